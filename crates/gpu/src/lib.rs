@@ -1,0 +1,1 @@
+//! bayan-gpu

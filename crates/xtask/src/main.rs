@@ -1,0 +1,2 @@
+//! bayan
+fn main() {}
