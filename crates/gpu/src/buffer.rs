@@ -1,0 +1,64 @@
+//! Buffers on the device and ranges of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[derive(Debug)]
+struct Inner {
+    raw: wgpu::Buffer,
+    size_bytes: u64,
+    allocated: Arc<AtomicU64>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.allocated.fetch_sub(self.size_bytes, Ordering::Relaxed);
+    }
+}
+
+/// A storage buffer on the device. Cloning shares it; the memory is freed with the last clone.
+#[derive(Debug, Clone)]
+pub struct Buffer(Arc<Inner>);
+
+impl Buffer {
+    pub(crate) fn new(raw: wgpu::Buffer, size_bytes: u64, allocated: Arc<AtomicU64>) -> Buffer {
+        allocated.fetch_add(size_bytes, Ordering::Relaxed);
+        Buffer(Arc::new(Inner { raw, size_bytes, allocated }))
+    }
+
+    pub(crate) fn raw(&self) -> &wgpu::Buffer {
+        &self.0.raw
+    }
+
+    /// Size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.0.size_bytes
+    }
+
+    /// The whole buffer as a binding.
+    pub fn whole(&self) -> Slice {
+        Slice { buffer: self.clone(), offset_bytes: 0, size_bytes: self.size_bytes() }
+    }
+
+    /// A range of the buffer as a binding; the offset must be a multiple of the device's alignment.
+    pub fn slice(&self, offset_bytes: u64, size_bytes: u64) -> Slice {
+        assert!(offset_bytes + size_bytes <= self.size_bytes(), "slice {offset_bytes}+{size_bytes} of a buffer of {} bytes", self.size_bytes());
+        Slice { buffer: self.clone(), offset_bytes, size_bytes }
+    }
+
+    /// Whether two handles name the same buffer.
+    pub fn same(&self, other: &Buffer) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// A range of a buffer.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    /// The buffer.
+    pub buffer: Buffer,
+    /// First byte.
+    pub offset_bytes: u64,
+    /// Number of bytes.
+    pub size_bytes: u64,
+}

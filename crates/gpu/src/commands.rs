@@ -1,0 +1,158 @@
+//! Submission of dispatch lists and read-back.
+
+use crate::oneshot::{self, Receiver};
+use crate::{Bindings, Buffer, Gpu, GpuError, Kernel};
+
+/// One dispatch of a prepared list.
+#[derive(Debug, Clone)]
+pub struct Dispatch {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// What it is bound to.
+    pub bindings: Bindings,
+    /// Number of workgroups.
+    pub grid: [u32; 3],
+}
+
+/// A range that is copied out after a submission.
+#[derive(Debug, Clone)]
+pub struct ReadRequest {
+    /// The buffer.
+    pub buffer: Buffer,
+    /// First byte, a multiple of 4.
+    pub offset_bytes: u64,
+    /// Number of bytes, a multiple of 4.
+    pub size_bytes: u64,
+}
+
+/// A read that is under way. Its staging buffer goes back to the pool when it has been awaited.
+pub struct PendingRead {
+    gpu: Gpu,
+    staging: wgpu::Buffer,
+    size_bytes: u64,
+    mapped: Receiver<Result<(), wgpu::BufferAsyncError>>,
+}
+
+impl PendingRead {
+    /// Waits for the submission and returns the bytes.
+    ///
+    /// # Errors
+    /// Device lost, or another error that the device reported meanwhile.
+    pub async fn wait(self) -> Result<Vec<u8>, GpuError> {
+        let polled = self.gpu.device().poll(wgpu::PollType::wait_indefinitely());
+        self.gpu.check()?;
+        polled.map_err(|e| GpuError::DeviceLost(e.to_string()))?;
+        if let Err(error) = self.mapped.await {
+            self.gpu.check()?;
+            return Err(GpuError::DeviceLost(error.to_string()));
+        }
+        let bytes = match self.staging.slice(..self.size_bytes).get_mapped_range() {
+            Ok(view) => view.to_vec(),
+            Err(error) => return Err(GpuError::DeviceLost(format!("{error:?}"))),
+        };
+        self.staging.unmap();
+        self.gpu.staging().push(self.staging.clone());
+        Ok(bytes)
+    }
+}
+
+impl Gpu {
+    /// Submits the list in one compute pass, then the copies, in one command buffer. Returns the reads in order.
+    pub fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a Dispatch>, reads: &[ReadRequest]) -> Vec<PendingRead> {
+        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in dispatches {
+                record(&mut pass, dispatch);
+            }
+        }
+        let staged: Vec<_> = reads
+            .iter()
+            .map(|read| {
+                let staging = self.take_staging(read.size_bytes);
+                encoder.copy_buffer_to_buffer(read.buffer.raw(), read.offset_bytes, &staging, 0, read.size_bytes);
+                (staging, read.size_bytes)
+            })
+            .collect();
+        self.queue().submit([encoder.finish()]);
+        staged
+            .into_iter()
+            .map(|(staging, size_bytes)| {
+                let (sender, mapped) = oneshot::channel();
+                staging.slice(..size_bytes).map_async(wgpu::MapMode::Read, move |result| sender.send(result));
+                PendingRead { gpu: self.clone(), staging, size_bytes, mapped }
+            })
+            .collect()
+    }
+
+    fn take_staging(&self, size_bytes: u64) -> wgpu::Buffer {
+        let mut pool = self.staging();
+        if let Some(index) = pool.iter().position(|b| b.size() >= size_bytes && b.size() <= size_bytes.max(4096) * 4) {
+            return pool.swap_remove(index);
+        }
+        drop(pool);
+        self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("staging"),
+            size: size_bytes.next_power_of_two().max(256),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// Reads a range back now.
+    ///
+    /// # Errors
+    /// Device lost, or an error that the device reported.
+    pub async fn read(&self, buffer: &Buffer, offset_bytes: u64, size_bytes: u64) -> Result<Vec<u8>, GpuError> {
+        let request = ReadRequest { buffer: buffer.clone(), offset_bytes, size_bytes };
+        let reads = self.submit([], &[request]);
+        let mut bytes = Vec::new();
+        for read in reads {
+            bytes = read.wait().await?;
+        }
+        Ok(bytes)
+    }
+
+    /// Writes bytes (a multiple of 4) into a buffer; ordered before the next submission.
+    pub fn write(&self, buffer: &Buffer, offset_bytes: u64, bytes: &[u8]) {
+        self.queue().write_buffer(buffer.raw(), offset_bytes, bytes);
+    }
+
+    /// Copies ranges between buffers.
+    pub fn copy(&self, from: &Buffer, from_bytes: u64, to: &Buffer, to_bytes: u64, size_bytes: u64) {
+        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(from.raw(), from_bytes, to.raw(), to_bytes, size_bytes);
+        self.queue().submit([encoder.finish()]);
+    }
+
+    /// Fills a buffer with zeros.
+    pub fn clear(&self, buffer: &Buffer) {
+        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.clear_buffer(buffer.raw(), 0, None);
+        self.queue().submit([encoder.finish()]);
+    }
+
+    /// Sends pending writes to the device, so that their staging memory can be used again.
+    ///
+    /// # Errors
+    /// What the device reported meanwhile.
+    pub async fn flush(&self) -> Result<(), GpuError> {
+        let (sender, done) = oneshot::channel();
+        self.queue().submit([]);
+        self.queue().on_submitted_work_done(move || sender.send(()));
+        let polled = self.device().poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map_err(|e| GpuError::DeviceLost(e.to_string()))?;
+        done.await;
+        self.check()
+    }
+}
+
+/// Records one dispatch into a pass.
+pub(crate) fn record(pass: &mut wgpu::ComputePass<'_>, dispatch: &Dispatch) {
+    pass.set_pipeline(dispatch.kernel.pipeline());
+    for (index, group) in dispatch.bindings.0.iter().enumerate() {
+        pass.set_bind_group(index as u32, group, &[]);
+    }
+    pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], dispatch.grid[2]);
+}

@@ -1,0 +1,260 @@
+//! Opening a device: adapters, features, limits, and where its errors go.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::{Buffer, Capabilities, Disable, GpuError, Kernel};
+
+/// How to open a device.
+#[derive(Debug, Clone, Default)]
+pub struct GpuOptions {
+    /// Index into [`list_adapters`], or a part of an adapter's name; `None` takes the fastest kind.
+    pub device: Option<String>,
+    /// Features not to use.
+    pub disable: Disable,
+    /// Pretend that bindings may not be larger than this, to test sharding.
+    pub max_binding_bytes: Option<u64>,
+}
+
+/// An adapter as the driver lists it.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// Its place in the list, for `--device`.
+    pub index: usize,
+    /// What Bayan would use of it.
+    pub capabilities: Capabilities,
+}
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    capabilities: Capabilities,
+    kernels: Mutex<HashMap<String, Kernel>>,
+    staging: Mutex<Vec<wgpu::Buffer>>,
+    allocated: Arc<AtomicU64>,
+    first_error: Arc<Mutex<Option<GpuError>>>,
+}
+
+/// An open device. Cloning shares it.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gpu({})", self.capabilities().name)
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // The validation of indirect calls inserts dispatches and barriers, and nothing here is indirect.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    wgpu::Instance::new(descriptor)
+}
+
+fn rank(info: &wgpu::AdapterInfo) -> u32 {
+    match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+async fn adapters(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+    let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    if found.is_empty() {
+        // A browser does not enumerate; it gives one adapter when asked.
+        let options = wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
+        found.extend(instance.request_adapter(&options).await);
+    }
+    found.sort_by_key(|adapter| rank(&adapter.get_info()));
+    found
+}
+
+/// All adapters, the preferred one first.
+pub async fn list_adapters(disable: Disable) -> Vec<AdapterSummary> {
+    let instance = instance();
+    let adapters = adapters(&instance).await;
+    adapters.iter().enumerate().map(|(index, adapter)| AdapterSummary { index, capabilities: capabilities(&instance, adapter, disable) }).collect()
+}
+
+fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Disable) -> Capabilities {
+    let info = adapter.get_info();
+    let features = adapter.features();
+    let limits = adapter.limits();
+    let browser = info.backend == wgpu::Backend::BrowserWebGpu;
+    // wgpu 30 does not report `subgroups` in a browser; the page's shim adds it and the sizes come through.
+    let has_subgroups = features.contains(wgpu::Features::SUBGROUP) || (browser && info.subgroup_min_size > 0 && info.subgroup_max_size > 0);
+    let has_f16 = features.contains(wgpu::Features::SHADER_F16);
+    let has_dot = instance.wgsl_language_features().contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct);
+    let mut missing = Vec::new();
+    if !has_f16 {
+        missing.push("shader-f16: matrix products of prompts run in f32 (Chrome on Linux hides it for NVIDIA)".to_string());
+    }
+    if !has_subgroups {
+        missing.push("subgroups: sums go through workgroup memory".to_string());
+    }
+    if !has_dot {
+        missing.push("packed_4x8_integer_dot_product: activations stay in f32".to_string());
+    }
+    Capabilities {
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
+        backend: format!("{:?}", info.backend),
+        device_type: format!("{:?}", info.device_type),
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        f16: has_f16 && !disable.f16,
+        subgroups: has_subgroups && !disable.subgroups,
+        subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
+        dot: has_dot && !disable.dot,
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        unchecked: !browser && !disable.unchecked,
+        browser,
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        max_workgroup_size: limits.max_compute_invocations_per_workgroup,
+        max_workgroups: limits.max_compute_workgroups_per_dimension,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        offset_alignment: limits.min_storage_buffer_offset_alignment,
+        missing,
+        name: info.name,
+    }
+}
+
+fn pick(found: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
+    let names: Vec<String> = found.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
+    let Some(wanted) = wanted else {
+        return found.into_iter().next().ok_or_else(|| GpuError::NoAdapter("no driver offers one".into()));
+    };
+    let matches = |(index, adapter): &(usize, wgpu::Adapter)| match wanted.parse::<usize>() {
+        Ok(number) => number == *index,
+        Err(_) => adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase()),
+    };
+    let chosen = found.into_iter().enumerate().find(matches);
+    chosen
+        .map(|(_, adapter)| adapter)
+        .ok_or_else(|| GpuError::NoAdapter(format!("asked for `{wanted}`, found {}", if names.is_empty() { "none".into() } else { names.join(", ") })))
+}
+
+impl Gpu {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// No adapter, or one that cannot be opened.
+    pub async fn open(options: &GpuOptions) -> Result<Gpu, GpuError> {
+        let instance = instance();
+        let adapter = pick(adapters(&instance).await, options.device.as_deref())?;
+        let mut capabilities = capabilities(&instance, &adapter, options.disable);
+        if let Some(limit) = options.max_binding_bytes {
+            capabilities.max_binding_bytes = capabilities.max_binding_bytes.min(limit);
+        }
+        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("bayan"),
+            required_features: adapter.features() & wanted,
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        };
+        let (device, queue) =
+            adapter.request_device(&descriptor).await.map_err(|e| GpuError::NoDevice { adapter: capabilities.name.clone(), reason: e.to_string() })?;
+        let first_error = Arc::new(Mutex::new(None));
+        let allocated = Arc::new(AtomicU64::new(0));
+        watch(&device, &first_error, &allocated);
+        Ok(Gpu(Arc::new(Inner { device, queue, capabilities, kernels: Mutex::default(), staging: Mutex::default(), allocated, first_error })))
+    }
+
+    /// What this device can do and what is used of it.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.0.capabilities
+    }
+
+    /// Bytes in live buffers made by [`Gpu::allocate`].
+    pub fn allocated_bytes(&self) -> u64 {
+        self.0.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Makes a storage buffer; contents are zero.
+    ///
+    /// # Errors
+    /// Larger than the device's limit, or out of memory.
+    pub fn allocate(&self, what: &str, size_bytes: u64) -> Result<Buffer, GpuError> {
+        let limit_bytes = self.capabilities().max_buffer_bytes;
+        let size_bytes = size_bytes.max(16).next_multiple_of(16);
+        if size_bytes > limit_bytes {
+            return Err(GpuError::TooLarge { what: what.to_string(), kind: "buffer", size_bytes, limit_bytes });
+        }
+        self.check()?;
+        let raw = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(what),
+            size: size_bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: false,
+        });
+        self.check().map_err(|error| match error {
+            GpuError::OutOfMemory { .. } => GpuError::OutOfMemory { what: what.to_string(), size_bytes, allocated_bytes: self.allocated_bytes() },
+            other => other,
+        })?;
+        Ok(Buffer::new(raw, size_bytes, self.0.allocated.clone()))
+    }
+
+    /// The first error that the device reported since the last call, if any. A lost device stays lost.
+    ///
+    /// # Errors
+    /// That error.
+    pub fn check(&self) -> Result<(), GpuError> {
+        let mut slot = self.0.first_error.lock().unwrap_or_else(|e| e.into_inner());
+        match slot.as_ref() {
+            None => Ok(()),
+            Some(lost @ GpuError::DeviceLost(_)) => Err(lost.clone()),
+            Some(_) => slot.take().map_or(Ok(()), Err),
+        }
+    }
+
+    /// Destroys the device, as a driver reset would. Every later call fails with [`GpuError::DeviceLost`].
+    pub fn destroy(&self) {
+        self.device().destroy();
+        let mut slot = self.0.first_error.lock().unwrap_or_else(|e| e.into_inner());
+        slot.get_or_insert(GpuError::DeviceLost("destroyed".into()));
+    }
+
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    pub(crate) fn kernels(&self) -> MutexGuard<'_, HashMap<String, Kernel>> {
+        self.0.kernels.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(crate) fn staging(&self) -> MutexGuard<'_, Vec<wgpu::Buffer>> {
+        self.0.staging.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// Keeps the first error for [`Gpu::check`] instead of wgpu's default, which is to panic.
+fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allocated: &Arc<AtomicU64>) {
+    let slot = first_error.clone();
+    let total = allocated.clone();
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        let error = match error {
+            wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory { what: "a buffer".into(), size_bytes: 0, allocated_bytes: total.load(Ordering::Relaxed) },
+            other => GpuError::Validation(other.to_string()),
+        };
+        tracing::error!("{error}");
+        slot.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+    }));
+    let slot = first_error.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        // Dropping the device at the end of the program is no loss.
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            *slot.lock().unwrap_or_else(|e| e.into_inner()) = Some(GpuError::DeviceLost(format!("{reason:?}: {message}")));
+        }
+    });
+}

@@ -1,0 +1,57 @@
+//! What can go wrong on a device, in the words of the person in front of it.
+
+/// An error of the device or of a kernel.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum GpuError {
+    /// No adapter fits.
+    #[error(
+        "no GPU adapter found ({0}); install a Vulkan driver (on Debian and Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` gives a software one) and run `bayan devices`"
+    )]
+    NoAdapter(String),
+    /// The adapter refused to open.
+    #[error("the adapter `{adapter}` could not be opened: {reason}; try another one with `--device N` (see `bayan devices`)")]
+    NoDevice {
+        /// Name of the adapter.
+        adapter: String,
+        /// What the driver said.
+        reason: String,
+    },
+    /// An allocation failed.
+    #[error(
+        "out of GPU memory while allocating {what} ({size_bytes} bytes; {allocated_bytes} bytes were already allocated); use a smaller format (`--quantize q4_0`), a shorter `--context`, or a smaller model"
+    )]
+    OutOfMemory {
+        /// What the buffer was for.
+        what: String,
+        /// Size asked for.
+        size_bytes: u64,
+        /// What this device already holds for us.
+        allocated_bytes: u64,
+    },
+    /// A buffer or binding is larger than the device allows.
+    #[error("{what} needs {size_bytes} bytes in one {kind}, and this device allows {limit_bytes}; use a smaller format or another device")]
+    TooLarge {
+        /// What it was for.
+        what: String,
+        /// `buffer` or `binding`.
+        kind: &'static str,
+        /// Size asked for.
+        size_bytes: u64,
+        /// The device's limit.
+        limit_bytes: u64,
+    },
+    /// The device is gone.
+    #[error("the GPU device was lost ({0}); the conversation is kept: reload the model, and if it happens again use a smaller model or a shorter context")]
+    DeviceLost(String),
+    /// The driver or wgpu rejected something we did.
+    #[error("the GPU rejected an operation: {0}")]
+    Validation(String),
+    /// A kernel's text is wrong.
+    #[error("kernel `{kernel}`: {reason}")]
+    Kernel {
+        /// Name of the kernel.
+        kernel: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

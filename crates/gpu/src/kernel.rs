@@ -1,0 +1,154 @@
+//! A compiled kernel and the bindings it is run with.
+
+use std::sync::Arc;
+
+use crate::shader::{self, Access};
+use crate::{Capabilities, Gpu, GpuError, Slice};
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    pipeline: wgpu::ComputePipeline,
+    layouts: Vec<wgpu::BindGroupLayout>,
+    bindings: Vec<Vec<(u32, Access)>>,
+}
+
+/// A compute pipeline with one entry point, `main`.
+#[derive(Debug, Clone)]
+pub struct Kernel(Arc<Inner>);
+
+/// Bind groups made for one kernel.
+#[derive(Debug, Clone)]
+pub struct Bindings(pub(crate) Arc<Vec<wgpu::BindGroup>>);
+
+impl Kernel {
+    /// The name it was made with.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    pub(crate) fn pipeline(&self) -> &wgpu::ComputePipeline {
+        &self.0.pipeline
+    }
+}
+
+/// The lines that must stand before a kernel's text on this device's compiler.
+pub(crate) fn preamble(capabilities: &Capabilities) -> String {
+    let mut text = String::new();
+    if capabilities.f16 {
+        text.push_str("enable f16;\n");
+    }
+    if capabilities.subgroups && capabilities.browser {
+        text.push_str("enable subgroups;\n");
+    }
+    if capabilities.dot {
+        text.push_str("requires packed_4x8_integer_dot_product;\n");
+    }
+    text
+}
+
+impl Gpu {
+    /// The kernel for this text, compiled once per device.
+    ///
+    /// # Errors
+    /// The compiler's message, or a binding declaration that cannot be read.
+    pub fn kernel(&self, name: &str, text: &str) -> Result<Kernel, GpuError> {
+        if let Some(kernel) = self.kernels().get(text) {
+            return Ok(kernel.clone());
+        }
+        let kernel = self.compile(name, text)?;
+        self.kernels().insert(text.to_string(), kernel.clone());
+        Ok(kernel)
+    }
+
+    fn compile(&self, name: &str, text: &str) -> Result<Kernel, GpuError> {
+        let fail = |reason: String| GpuError::Kernel { kernel: name.to_string(), reason };
+        let bindings = shader::bindings(text).map_err(fail)?;
+        let source = preamble(self.capabilities()) + text;
+        let device = self.device();
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.as_str().into()) };
+        let module = if self.capabilities().unchecked {
+            // SAFETY: kernels keep their indices within the sizes that the planner gave the bindings; the op suite runs every
+            // kernel with guard words around its outputs, and once with checks on.
+            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+        } else {
+            device.create_shader_module(descriptor)
+        };
+        let layouts: Vec<_> = bindings.iter().map(|group| self.layout(name, group)).collect();
+        let references: Vec<_> = layouts.iter().map(Some).collect();
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor { label: Some(name), bind_group_layouts: &references, immediate_size: 0 });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(name),
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: self.capabilities().browser || !self.capabilities().unchecked,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        self.check().map_err(|error| match error {
+            GpuError::Validation(reason) => fail(reason),
+            other => other,
+        })?;
+        Ok(Kernel(Arc::new(Inner { name: name.to_string(), pipeline, layouts, bindings })))
+    }
+
+    fn layout(&self, name: &str, group: &[(u32, Access)]) -> wgpu::BindGroupLayout {
+        let entries: Vec<_> = group
+            .iter()
+            .map(|&(binding, access)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match access {
+                        Access::Uniform => wgpu::BufferBindingType::Uniform,
+                        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                        Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        self.device().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries })
+    }
+
+    /// Binds `groups[g][i]` to the i-th binding of group g, in the order of the binding numbers in the text.
+    ///
+    /// # Panics
+    /// If the counts differ: that is a mistake in an op, not in a user's data.
+    ///
+    /// # Errors
+    /// A range larger than a binding of this device may be.
+    pub fn bind(&self, kernel: &Kernel, groups: &[Vec<Slice>]) -> Result<Bindings, GpuError> {
+        assert_eq!(groups.len(), kernel.0.bindings.len(), "kernel {}: groups given and declared", kernel.name());
+        let mut made = Vec::with_capacity(groups.len());
+        for (index, (slices, declared)) in groups.iter().zip(&kernel.0.bindings).enumerate() {
+            assert_eq!(slices.len(), declared.len(), "kernel {}: bindings given and declared in group {index}", kernel.name());
+            let mut entries = Vec::with_capacity(slices.len());
+            for (slice, &(binding, _)) in slices.iter().zip(declared) {
+                let limit_bytes = self.capabilities().max_binding_bytes;
+                if slice.size_bytes > limit_bytes {
+                    return Err(GpuError::TooLarge { what: kernel.name().to_string(), kind: "binding", size_bytes: slice.size_bytes, limit_bytes });
+                }
+                entries.push(wgpu::BindGroupEntry {
+                    binding,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: slice.buffer.raw(),
+                        offset: slice.offset_bytes,
+                        size: std::num::NonZeroU64::new(slice.size_bytes),
+                    }),
+                });
+            }
+            made.push(self.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(kernel.name()),
+                layout: &kernel.0.layouts[index],
+                entries: &entries,
+            }));
+        }
+        Ok(Bindings(Arc::new(made)))
+    }
+}
