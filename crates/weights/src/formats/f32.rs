@@ -1,0 +1,40 @@
+//! Dense 32-bit floats: norms, biases, and the exact reference for every other format.
+
+use super::{Format, PlaneSpec, Unrepresentable};
+use crate::dtype::Dtype;
+
+/// 4 bytes a weight.
+#[derive(Debug)]
+pub struct F32;
+
+impl Format for F32 {
+    fn name(&self) -> &'static str {
+        "f32"
+    }
+
+    fn block(&self) -> usize {
+        1
+    }
+
+    fn planes(&self) -> &'static [PlaneSpec] {
+        &[PlaneSpec { name: "values", bytes_per_block: 4, dtype: Dtype::F32 }]
+    }
+
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        _importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
+        for value in values {
+            planes[0].extend_from_slice(&value.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn dequantize_row(&self, planes: &[&[u8]], out: &mut [f32]) {
+        for (bytes, value) in planes[0].as_chunks::<4>().0.iter().zip(out) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+    }
+}

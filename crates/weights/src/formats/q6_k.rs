@@ -1,0 +1,101 @@
+//! 6-bit symmetric groups of 16: for embeddings and output heads beside q4_k, where 4 bits cost visible quality.
+//!
+//! | plane | per 32 weights | content |
+//! | --- | --- | --- |
+//! | codes | 16 bytes | low 4 bits: byte j: low nibble of q\[j\], high nibble of q\[j + 16\]; one `vec4<u32>` |
+//! | highs | 8 bytes | high 2 bits: two u32; q\[16·h + 4·i + b\] stands in word h at bit 8·b + 2·i |
+//! | scales | 4 bytes | f16 of weights 0..16 (low half of the u32), f16 of weights 16..32 |
+//!
+//! weight = d · (q − 32), q in 0..=63.
+//!
+//! The high bits are arranged so that four codes come out as four bytes of a word at once, for i in 0..4:
+//!
+//! ```wgsl
+//! let first  = (codes[i] & 0x0f0f0f0fu)         | (((highs[0] >> (2u * i)) & 0x03030303u) << 4u); // weights 4i ..
+//! let second = ((codes[i] >> 4u) & 0x0f0f0f0fu) | (((highs[1] >> (2u * i)) & 0x03030303u) << 4u); // weights 16 + 4i ..
+//! ```
+//!
+//! Scales are free f16 numbers. GGUF's Q6_K, one f16 times an 8-bit integer per 16 weights, maps in by multiplying; as the
+//! plane holds f16 anyway, restricting our own quantizer to such products would only add error.
+
+use super::search::{Levels, best_scale, block_weights, code, invert};
+use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half};
+use crate::dtype::Dtype;
+
+/// 7 bits a weight.
+#[derive(Debug)]
+pub struct Q6K;
+
+const BLOCK: usize = 32;
+const GROUP: usize = 16;
+const LEVELS: Levels = Levels { low: -32.0, high: 31.0 };
+
+/// Word and bit of the two high bits of code `j`.
+fn high_place(j: usize) -> (usize, usize) {
+    let (i, b) = (j % 16 / 4, j % 4);
+    (j / 16, 8 * b + 2 * i)
+}
+
+impl Format for Q6K {
+    fn name(&self) -> &'static str {
+        "q6_k"
+    }
+
+    fn block(&self) -> usize {
+        BLOCK
+    }
+
+    fn planes(&self) -> &'static [PlaneSpec] {
+        &[
+            PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 },
+            PlaneSpec { name: "highs", bytes_per_block: 8, dtype: Dtype::U8 },
+            PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 },
+        ]
+    }
+
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
+        for (index, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
+            let mut q = [0u8; BLOCK];
+            for (half, group) in block.as_chunks::<GROUP>().0.iter().enumerate() {
+                let start = index * BLOCK + half * GROUP;
+                let weights = block_weights::<GROUP>(importance, start);
+                let Some(scale) = best_scale(group, &weights, LEVELS) else {
+                    let peak = peak_of(group);
+                    return Err(Unrepresentable { index: start + peak.index, ..peak });
+                };
+                let inverse = invert(scale);
+                for (j, &value) in group.iter().enumerate() {
+                    q[half * GROUP + j] = (code(value, inverse, LEVELS) + 32.0) as u8;
+                }
+                push_half(&mut planes[2], scale);
+            }
+            let mut highs = [0u32; 2];
+            for (j, &q) in q.iter().enumerate() {
+                let (word, bit) = high_place(j);
+                highs[word] |= u32::from(q >> 4) << bit;
+            }
+            planes[0].extend((0..16).map(|j| (q[j] & 15) | (q[j + 16] & 15) << 4));
+            planes[1].extend(highs.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        Ok(())
+    }
+
+    fn dequantize_row(&self, planes: &[&[u8]], out: &mut [f32]) {
+        for (index, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            let codes = &planes[0][index * 16..][..16];
+            let highs = &planes[1][index * 8..][..8];
+            for (j, value) in block.iter_mut().enumerate() {
+                let low = if j < 16 { codes[j] & 15 } else { codes[j - 16] >> 4 };
+                let (word, bit) = high_place(j);
+                let high = (highs[word * 4 + bit / 8] >> (bit % 8)) & 3;
+                let scale = half_at(planes[2], index * 2 + j / GROUP);
+                *value = scale * (f32::from(low | high << 4) - 32.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Reading rows: stored bytes to `f32`, or to the planes of a format.
+//!
+//! Rows are the unit because both directions of use need them: an upload takes a few MiB at a time, and a vocabulary matrix
+//! is cut into row shards for GPUs with small bindings. Every float is checked on the way; a NaN found here names its
+//! tensor, a NaN found in a logit names nothing.
+
+use crate::checkpoint::{Checkpoint, Stored, TensorEntry, read_exact};
+use crate::dtype::Dtype;
+use crate::error::WeightsError;
+use crate::formats::{Format, Planes, Unrepresentable};
+use std::ops::Range;
+
+impl Checkpoint {
+    /// Rows of a tensor as `f32` [rows, K], dense or dequantized. Vectors are one row.
+    ///
+    /// Errors: missing tensor, rows out of range, not a floating-point tensor, NaN or infinity, a failing source.
+    pub async fn read_rows_f32(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        let entry = self.require(name)?;
+        check_rows(entry, &rows)?;
+        match entry.stored {
+            Stored::Dense(dtype) => {
+                check_dtype(entry, dtype)?;
+                let bytes = self.read_plane(entry, 0, &rows).await?;
+                let mut values = Vec::new();
+                to_f32(dtype, &bytes, &mut values);
+                check_finite(entry, rows.start, entry.k(), &values)?;
+                Ok(values)
+            }
+            Stored::Planes(_) => Ok(self.read_stored_planes(entry, &rows).await?.dequantize()),
+        }
+    }
+
+    /// A whole tensor as `f32`, row-major: for norms and biases, and for tests.
+    pub async fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
+        let rows = self.require(name)?.rows();
+        self.read_rows_f32(name, 0..rows).await
+    }
+
+    /// Rows of a tensor as the planes of `format`.
+    ///
+    /// Bytes stored in that format pass through; dense rows are quantized; quantized rows become dense when a dense format is
+    /// asked for. Errors: as [`read_rows_f32`](Self::read_rows_f32), and [`WeightsError::Requantize`],
+    /// [`WeightsError::Unrepresentable`].
+    pub async fn read_planes(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        format: &'static dyn Format,
+    ) -> Result<Planes, WeightsError> {
+        self.read_planes_weighted(name, rows, format, None).await
+    }
+
+    /// As [`read_planes`](Self::read_planes), with the importance [K] of each column for the quantizer.
+    pub async fn read_planes_weighted(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        format: &'static dyn Format,
+        importance: Option<&[f32]>,
+    ) -> Result<Planes, WeightsError> {
+        let entry = self.require(name)?;
+        check_rows(entry, &rows)?;
+        check_importance(entry, importance)?;
+        if let Stored::Planes(stored) = entry.stored {
+            if stored.name() == format.name() {
+                return self.read_stored_planes(entry, &rows).await;
+            }
+            if !format.is_dense() {
+                return Err(WeightsError::Requantize {
+                    tensor: entry.name.clone(),
+                    stored: stored.name(),
+                    wanted: format.name(),
+                });
+            }
+        }
+        let first = rows.start;
+        if let Stored::Dense(dtype) = entry.stored
+            && format.is_dense()
+            && format.planes()[0].dtype == dtype
+        {
+            return self.read_same_dense(entry, rows, format, dtype).await;
+        }
+        let count = rows.len();
+        let values = self.read_rows_f32(name, rows).await?;
+        let mut planes = Planes::new(format, entry.k());
+        if values.is_empty() {
+            planes.rows = count;
+            return Ok(planes);
+        }
+        planes
+            .push_rows(&values, importance)
+            .map_err(|error| unrepresentable(entry, first as u64 * entry.k() as u64, format, error))?;
+        Ok(planes)
+    }
+
+    /// Dense rows whose stored type is already the format's: checked, not converted.
+    async fn read_same_dense(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+        format: &'static dyn Format,
+        dtype: Dtype,
+    ) -> Result<Planes, WeightsError> {
+        let bytes = self.read_plane(entry, 0, &rows).await?;
+        check_finite_bytes(entry, rows.start, entry.k(), dtype, &bytes)?;
+        Ok(Planes { format, rows: rows.len(), k: entry.k(), bytes: vec![bytes] })
+    }
+
+    async fn read_stored_planes(&self, entry: &TensorEntry, rows: &Range<usize>) -> Result<Planes, WeightsError> {
+        let Stored::Planes(format) = entry.stored else {
+            return Err(wrong_dtype(entry));
+        };
+        let mut planes = Planes::new(format, entry.k());
+        planes.rows = rows.len();
+        for (number, plane) in format.planes().iter().enumerate() {
+            let bytes = self.read_plane(entry, number, rows).await?;
+            if plane.dtype == Dtype::F16 {
+                let per_row = (entry.row_bytes(number) / 2) as usize;
+                check_finite_bytes(entry, rows.start, per_row, plane.dtype, &bytes)?;
+            }
+            planes.bytes[number] = bytes;
+        }
+        Ok(planes)
+    }
+
+    async fn read_plane(
+        &self,
+        entry: &TensorEntry,
+        plane: usize,
+        rows: &Range<usize>,
+    ) -> Result<Vec<u8>, WeightsError> {
+        // The header's check keeps offset + rows * row_bytes inside the file, so neither product overflows.
+        let row_bytes = entry.row_bytes(plane);
+        let offset = entry.offsets[plane] + rows.start as u64 * row_bytes;
+        read_exact(self.source.as_ref(), &entry.file, offset, rows.len() as u64 * row_bytes).await
+    }
+}
+
+fn check_rows(entry: &TensorEntry, rows: &Range<usize>) -> Result<(), WeightsError> {
+    if rows.start <= rows.end && rows.end <= entry.rows() {
+        return Ok(());
+    }
+    Err(WeightsError::Request {
+        tensor: entry.name.clone(),
+        expected: format!("rows within 0..{} of its shape {:?}", entry.rows(), entry.shape),
+        got: format!("{rows:?}"),
+    })
+}
+
+fn check_importance(entry: &TensorEntry, importance: Option<&[f32]>) -> Result<(), WeightsError> {
+    let Some(importance) = importance else { return Ok(()) };
+    let sound = importance.iter().all(|value| value.is_finite() && *value >= 0.0);
+    if importance.len() == entry.k() && sound {
+        return Ok(());
+    }
+    Err(WeightsError::Request {
+        tensor: entry.name.clone(),
+        expected: format!("an importance of {} finite values that are not negative", entry.k()),
+        got: format!("{} values{}", importance.len(), if sound { "" } else { ", some negative or not finite" }),
+    })
+}
+
+fn wrong_dtype(entry: &TensorEntry) -> WeightsError {
+    WeightsError::Request {
+        tensor: entry.name.clone(),
+        expected: "weights of type F32, F16 or BF16".to_owned(),
+        got: format!("{}; convert the checkpoint to BF16", entry.stored.name()),
+    }
+}
+
+fn check_dtype(entry: &TensorEntry, dtype: Dtype) -> Result<(), WeightsError> {
+    if dtype.is_weight() { Ok(()) } else { Err(wrong_dtype(entry)) }
+}
+
+fn unrepresentable(entry: &TensorEntry, base: u64, format: &'static dyn Format, error: Unrepresentable) -> WeightsError {
+    WeightsError::Unrepresentable {
+        tensor: entry.name.clone(),
+        index: base + error.index as u64,
+        value: error.value,
+        format: format.name(),
+    }
+}
+
+/// Little-endian floats of `dtype` appended to `out`.
+fn to_f32(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) {
+    match dtype {
+        Dtype::F32 => out.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
+        Dtype::F16 => out.extend(bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32())),
+        _ => out.extend(bytes.as_chunks::<2>().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16))),
+    }
+}
+
+/// `values` begin at `first_row` of rows of `width`.
+fn check_finite(entry: &TensorEntry, first_row: usize, width: usize, values: &[f32]) -> Result<(), WeightsError> {
+    // The common case is a pass that vectorises; only a failure looks for the place.
+    let largest = values.iter().fold(0u32, |most, value| most.max(value.to_bits() & 0x7fff_ffff));
+    if largest < 0x7f80_0000 {
+        return Ok(());
+    }
+    let index = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
+    Err(WeightsError::NotFinite {
+        tensor: entry.name.clone(),
+        index: first_row as u64 * width as u64 + index as u64,
+        value: values[index],
+    })
+}
+
+fn check_finite_bytes(
+    entry: &TensorEntry,
+    first_row: usize,
+    width: usize,
+    dtype: Dtype,
+    bytes: &[u8],
+) -> Result<(), WeightsError> {
+    let piece = 1 << 16;
+    let mut values = Vec::with_capacity(piece.min(bytes.len()));
+    let mut done = 0;
+    for part in bytes.chunks(piece * dtype.size_bytes()) {
+        values.clear();
+        to_f32(dtype, part, &mut values);
+        if let Err(WeightsError::NotFinite { tensor, index, value }) = check_finite(entry, first_row, width, &values) {
+            return Err(WeightsError::NotFinite { tensor, index: index + done, value });
+        }
+        done += values.len() as u64;
+    }
+    Ok(())
+}
