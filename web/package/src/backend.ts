@@ -1,0 +1,35 @@
+/**
+ * The interface that is the same on both sides of the worker: `LocalBackend` implements it around the engine,
+ * `RemoteBackend` around `postMessage`. A session does not know which it holds, and tests may use either.
+ */
+import type { DownloadPlan, Message, OpenOptions, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type { BayanError } from './errors';
+
+export interface LoadCall {
+  source: Source;
+  options: OpenOptions;
+  /** Ask `confirm` before downloading more than this many bytes. */
+  confirmAboveBytes: number;
+}
+
+export interface LoadHooks {
+  onProgress?: (progress: Progress) => void;
+  /** False ends the load with Aborted. Without it a download of any size starts. */
+  confirm?: (plan: DownloadPlan) => Promise<boolean> | boolean;
+  signal?: AbortSignal;
+}
+
+export interface Backend {
+  load(call: LoadCall, hooks: LoadHooks): Promise<SessionInfo>;
+  chat(messages: Message[], sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
+  generate(prompt: string, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
+  tokenize(text: string): Promise<Uint32Array>;
+  loadAdapter(source: Source, hooks: LoadHooks): Promise<void>;
+  unloadAdapter(): Promise<void>;
+  info(): Promise<SessionInfo>;
+  listStored(): Promise<StoredModel[]>;
+  deleteStored(id: string): Promise<void>;
+  dispose(): Promise<void>;
+  /** Set by the owner; called once when the device or the worker is lost. */
+  onLost: ((error: BayanError) => void) | null;
+}

@@ -1,0 +1,44 @@
+/** What callers send is checked before it reaches the engine: a wrong number is an error, never a silent clamp. */
+import type { Message, Sampling } from './types';
+
+const RANGES = {
+  temperature: [0, 5],
+  topP: [0, 1],
+  topK: [0, 1_000_000],
+  minP: [0, 1],
+  repetitionPenalty: [0.1, 10],
+  maxTokens: [1, 1_000_000],
+  seed: [0, Number.MAX_SAFE_INTEGER],
+} as const;
+const WHOLE = new Set(['topK', 'maxTokens', 'seed']);
+
+export function checkSampling(sampling: Sampling): Sampling {
+  const checked: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(sampling)) {
+    if (value === undefined) continue;
+    if (name === 'stop') {
+      if (!Array.isArray(value) || value.length > 16 || value.some((s) => typeof s !== 'string' || s === '')) {
+        throw new TypeError('sampling.stop: expected up to 16 strings that are not empty');
+      }
+      checked['stop'] = value;
+      continue;
+    }
+    const range = (RANGES as Record<string, readonly [number, number]>)[name];
+    if (!range) throw new TypeError(`sampling.${name} is not a known setting; known: ${Object.keys(RANGES).join(', ')}, stop`);
+    const whole = WHOLE.has(name);
+    if (typeof value !== 'number' || !(value >= range[0] && value <= range[1]) || (whole && !Number.isInteger(value))) {
+      throw new TypeError(`sampling.${name}: expected ${whole ? 'a whole number' : 'a number'} from ${range[0]} to ${range[1]}, got ${String(value)}`);
+    }
+    checked[name] = value;
+  }
+  return checked as Sampling;
+}
+
+export function checkMessages(messages: Message[]): Message[] {
+  if (!Array.isArray(messages) || messages.length === 0) throw new TypeError('messages: expected at least one message');
+  return messages.map((message, at) => {
+    if (!['system', 'user', 'assistant'].includes(message?.role)) throw new TypeError(`messages[${at}].role: expected system, user or assistant, got ${String(message?.role)}`);
+    if (typeof message.content !== 'string') throw new TypeError(`messages[${at}].content: expected text, got ${typeof message.content}`);
+    return { role: message.role, content: message.content };
+  });
+}

@@ -1,0 +1,35 @@
+/** What the browser and the adapter offer, asked without creating a device: cheap, and works before any model is chosen. */
+import type { DeviceProbe } from './types';
+
+const NONE: DeviceProbe = {
+  webgpu: false, missing: 'api', vendor: '', architecture: '', description: '', fallback: false, features: [],
+  shaderF16: false, subgroups: false, packedDot: false, maxBufferBytes: 0, maxBindingBytes: 0, maxWorkgroupBytes: 0,
+};
+
+export async function probeDevice(): Promise<DeviceProbe> {
+  const gpu = (globalThis.navigator as Navigator | undefined)?.gpu;
+  if (!gpu) return { ...NONE, missing: globalThis.isSecureContext === false ? 'insecure' : 'api' };
+  let adapter: GPUAdapter | null = null;
+  try {
+    adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
+  } catch {
+    adapter = null;
+  }
+  if (!adapter) return { ...NONE, missing: 'adapter' };
+  const { info, limits, features } = adapter;
+  return {
+    webgpu: true,
+    missing: null,
+    vendor: info.vendor,
+    architecture: info.architecture,
+    description: info.description,
+    fallback: Boolean((info as GPUAdapterInfo & { isFallbackAdapter?: boolean }).isFallbackAdapter),
+    features: [...features].sort(),
+    shaderF16: features.has('shader-f16'),
+    subgroups: features.has('subgroups' as GPUFeatureName),
+    packedDot: Boolean(gpu.wgslLanguageFeatures?.has('packed_4x8_integer_dot_product')),
+    maxBufferBytes: limits.maxBufferSize,
+    maxBindingBytes: limits.maxStorageBufferBindingSize,
+    maxWorkgroupBytes: limits.maxComputeWorkgroupStorageSize,
+  };
+}

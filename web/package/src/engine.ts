@@ -1,0 +1,82 @@
+/**
+ * What the WebAssembly engine must export: the only seam between this package and `crates/wasm`.
+ *
+ * The engine is an ES module made by `wasm-bindgen --target web`, served as `engine/bayan.js` next to
+ * `engine/bayan_bg.wasm`, and imported inside the worker. Structured values cross as JSON text and bulk bytes as
+ * `Uint8Array`: serde on one side and `JSON` on the other, where generated bindings for twenty small types would be
+ * a second definition of each. There is one engine per worker and one model per engine; a second model is a second
+ * worker.
+ *
+ * Errors: throw (reject with) either an `Error` having the property `code`, or a string holding
+ * `{"code": ErrorCode, "message": string, "details"?: ErrorDetails}`. Codes are those of `errors.ts`.
+ * No call overlaps another, except `abort` and `info`, which may come at any time.
+ */
+
+/** A checkpoint's bytes. The engine asks for what it needs, in pieces of a few MiB, and keeps none of them. */
+export interface ByteSource {
+  /** Paths inside the checkpoint, with `/`, e.g. `config.json`, `model-00001-of-00002.safetensors`. */
+  files(): string[];
+  /** Bytes of a file listed by `files`; -1 for a name not listed. */
+  size(file: string): number;
+  /**
+   * Exactly `length` bytes from `offset`; rejects where the range is outside the file. Bytes from the cache are
+   * verified against the digests taken at download before they are handed out. `offset` may exceed 2^32 (f64).
+   */
+  read(file: string, offset: number, length: number): Promise<Uint8Array>;
+}
+
+/** Called for each piece of text: whole characters only. `tokens`: tokens of this answer so far. */
+export type OnToken = (text: string, tokens: number) => void;
+
+export interface EngineModule {
+  /** wasm-bindgen's initializer: compiles and instantiates the wasm. Called once, first. */
+  default(init?: { module_or_path: string | URL }): Promise<unknown>;
+
+  /**
+   * Ask for adapter and device, raise limits, choose kernel variants.
+   * `optionsJson`: `{"powerPreference": "high-performance" | "low-power"}`.
+   * `onLost(errorJson)`: called at most once, when the device is lost later, for any reason but `dispose`.
+   * Resolves to the JSON of `DeviceInfo`. Errors: NoWebGpu, UnsupportedDevice.
+   */
+  create(optionsJson: string, onLost: (errorJson: string) => void): Promise<string>;
+
+  /**
+   * Read config, tokenizer and template, then stream the weights to the GPU.
+   * `optionsJson`: `OpenOptions`. `onProgress(doneBytes, totalBytes)`: bytes of weights sent to the GPU.
+   * Resolves to the JSON of `ModelInfo`. Errors: BadCheckpoint, OutOfMemory, UnsupportedDevice, DeviceLost, Aborted.
+   */
+  open(source: ByteSource, optionsJson: string, onProgress: (doneBytes: number, totalBytes: number) => void): Promise<string>;
+
+  /**
+   * Answer a conversation: `messagesJson` is `Message[]`, `samplingJson` is `Sampling`. The common prefix with the
+   * last call is kept in the cache. Resolves to the JSON of `{finishReason: FinishReason, usage: Usage}` when the
+   * answer ends; rejects with Aborted after `abort`. Errors: ContextFull, DeviceLost, OutOfMemory.
+   */
+  chat(messagesJson: string, samplingJson: string, onToken: OnToken): Promise<string>;
+
+  /** As `chat`, from plain text without a template. */
+  generate(prompt: string, samplingJson: string, onToken: OnToken): Promise<string>;
+
+  /** End the running `open`, `chat` or `generate` as soon as the current step allows. No effect when idle. */
+  abort(): void;
+
+  /** Token ids of a text, without added special tokens. */
+  tokenize(text: string): Uint32Array;
+
+  /** A PEFT adapter (adapter_config.json + adapter_model.safetensors), kept apart from the base weights. */
+  loadAdapter(source: ByteSource, optionsJson: string): Promise<string>;
+  unloadAdapter(): void;
+
+  /** JSON of `{"speed": SpeedInfo | null, "adapter": string | null, "wasmBytes": number | null}`. */
+  info(): string;
+
+  /** Free the model and the device. The module is not used again. */
+  dispose(): void;
+}
+
+/** Import and initialise the engine. `url` is absolute and ends in `.js`; the wasm lies beside it. */
+export async function importEngine(url: string): Promise<EngineModule> {
+  const module = (await import(/* @vite-ignore */ url)) as EngineModule;
+  await module.default({ module_or_path: new URL(url.replace(/\.js$/, '_bg.wasm')) });
+  return module;
+}

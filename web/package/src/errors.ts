@@ -1,0 +1,149 @@
+/**
+ * The errors a caller can tell apart, the same on both sides of the worker.
+ *
+ * An error crosses `postMessage` as plain data (`code`, `message`, `details`) and is rebuilt as the same class,
+ * because structured clone drops subclasses. The alternative, matching on message text, breaks when text changes.
+ * Messages are for developers (English: what, expected, got, remedy); a page shows its own words for each code.
+ */
+
+export type ErrorCode =
+  | 'NoWebGpu'
+  | 'UnsupportedDevice'
+  | 'DeviceLost'
+  | 'OutOfMemory'
+  | 'BadCheckpoint'
+  | 'Network'
+  | 'Quota'
+  | 'ContextFull'
+  | 'Aborted'
+  | 'Internal';
+
+export interface ErrorDetails {
+  /** HTTP status, where the error came from a server. */
+  status?: number;
+  url?: string;
+  file?: string;
+  /** Bytes asked for and bytes to be had (Quota, OutOfMemory). */
+  neededBytes?: number;
+  availableBytes?: number;
+  /** Tokens in the conversation and tokens the context holds (ContextFull). */
+  tokens?: number;
+  contextLength?: number;
+  /** Seconds the server asked to wait (429, 503). */
+  retryAfterSeconds?: number;
+  /** True where the server wants an access token (401, 403). */
+  needsToken?: boolean;
+  reason?: string;
+}
+
+export interface WireError {
+  code: ErrorCode;
+  message: string;
+  details?: ErrorDetails;
+}
+
+/** Base of every error this package throws. */
+export class BayanError extends Error {
+  readonly code: ErrorCode;
+  readonly details: ErrorDetails;
+  constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
+    super(message);
+    this.name = code;
+    this.code = code;
+    this.details = details;
+  }
+}
+
+/** `navigator.gpu` is missing or gives no adapter. */
+export class NoWebGpu extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('NoWebGpu', message, details); }
+}
+/** There is a GPU, but it lacks something the model needs. */
+export class UnsupportedDevice extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('UnsupportedDevice', message, details); }
+}
+/** The GPU went away (driver reset, sleep, another page). Load again to go on. */
+export class DeviceLost extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('DeviceLost', message, details); }
+}
+/** The GPU or the tab has no room for this model and context. */
+export class OutOfMemory extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('OutOfMemory', message, details); }
+}
+/** The files are damaged, incomplete or of a kind not read here. */
+export class BadCheckpoint extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('BadCheckpoint', message, details); }
+}
+/** A server did not answer, or answered with a failure. */
+export class Network extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('Network', message, details); }
+}
+/** The browser's storage has no room for the download. */
+export class Quota extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('Quota', message, details); }
+}
+/** The conversation is longer than the context. */
+export class ContextFull extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('ContextFull', message, details); }
+}
+/** The caller's signal was aborted. */
+export class Aborted extends BayanError {
+  constructor(message = 'the call was aborted by its signal', details?: ErrorDetails) { super('Aborted', message, details); }
+}
+/** A defect in Bayan itself. */
+export class Internal extends BayanError {
+  constructor(message: string, details?: ErrorDetails) { super('Internal', message, details); }
+}
+
+const CLASSES: Record<ErrorCode, new (message: string, details?: ErrorDetails) => BayanError> = {
+  NoWebGpu, UnsupportedDevice, DeviceLost, OutOfMemory, BadCheckpoint, Network, Quota, ContextFull, Aborted, Internal,
+};
+
+export function isErrorCode(code: unknown): code is ErrorCode {
+  return typeof code === 'string' && Object.hasOwn(CLASSES, code);
+}
+
+export function fromWire(error: WireError): BayanError {
+  const code = isErrorCode(error.code) ? error.code : 'Internal';
+  return new CLASSES[code](String(error.message), error.details);
+}
+
+export function toWire(error: unknown): WireError {
+  const known = asBayanError(error);
+  return { code: known.code, message: known.message, details: known.details };
+}
+
+/**
+ * Any thrown value to a typed error. The engine throws `Error` objects with a `code` property, or strings holding
+ * the JSON of a {@link WireError}; WebAssembly traps and DOM exceptions are mapped by their kind.
+ */
+export function asBayanError(error: unknown): BayanError {
+  if (error instanceof BayanError) return error;
+  if (typeof error === 'string') return fromText(error);
+  if (error instanceof Error || error instanceof DOMException) {
+    const code = (error as { code?: unknown }).code;
+    if (isErrorCode(code)) return fromWire({ code, message: error.message, details: (error as { details?: ErrorDetails }).details ?? {} });
+    if (error.name === 'AbortError') return new Aborted();
+    if (error.name === 'QuotaExceededError') return new Quota(`the browser's storage is full: ${error.message}`);
+    if (error.name === 'RangeError' && /alloc|memory|array (buffer )?length/i.test(error.message)) return new OutOfMemory(error.message);
+    if (error.name === 'RuntimeError' && /memory/i.test(error.message)) return new OutOfMemory(error.message);
+    return fromText(error.message, error.stack);
+  }
+  return new Internal(`a value that is no error was thrown: ${String(error)}`);
+}
+
+function fromText(text: string, stack?: string): BayanError {
+  if (text.startsWith('{')) {
+    try {
+      const parsed = JSON.parse(text) as WireError;
+      if (isErrorCode(parsed.code)) return fromWire(parsed);
+    } catch {
+      // Not the JSON of an error; it is shown as text below.
+    }
+  }
+  return new Internal(text, stack ? { reason: stack } : {});
+}
+
+export function throwIfAborted(signal?: AbortSignal | null): void {
+  if (signal?.aborted) throw new Aborted();
+}

@@ -1,0 +1,8 @@
+/** Bayan in the browser: load a model onto the visitor's GPU and talk to it. See README.md. */
+export { load, loadWith, openBackend, asSource, Session, type LoadOptions, type CallOptions } from './session';
+export * from './errors';
+export type * from './types';
+export type { Backend, LoadCall, LoadHooks } from './backend';
+export { probeDevice } from './device';
+export type { ByteSource, EngineModule, OnToken } from './engine';
+export type { ChatCompletions, Completion, CompletionChunk, CompletionRequest } from './openai';

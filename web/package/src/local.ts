@@ -1,0 +1,160 @@
+/** The backend that holds the engine: validates what callers send, runs one thing at a time, turns callbacks into streams. */
+import type { Backend, LoadCall, LoadHooks } from './backend';
+import type { EngineModule, OnToken } from './engine';
+import { Aborted, asBayanError, BadCheckpoint, type BayanError, DeviceLost, fromWire, Internal, Network, throwIfAborted } from './errors';
+import { AsyncQueue } from './queue';
+import { checkMessages, checkSampling } from './check';
+import { ModelStore } from './source/store';
+import { openSource } from './source/open';
+import type { DeviceInfo, FinishReason, Message, ModelInfo, OpenOptions, Piece, Sampling, SessionInfo, Source, SpeedInfo, StoredModel, Usage } from './types';
+
+export class LocalBackend implements Backend {
+  onLost: ((error: BayanError) => void) | null = null;
+  private engine: EngineModule | null = null;
+  private device: DeviceInfo | null = null;
+  private model: ModelInfo | null = null;
+  private lost: BayanError | null = null;
+  private disposed = false;
+  /** Calls that use the GPU wait for each other. */
+  private turn: Promise<unknown> = Promise.resolve();
+
+  constructor(private readonly importEngine: () => Promise<EngineModule>, private readonly store: () => Promise<ModelStore | null>) {}
+
+  load(call: LoadCall, hooks: LoadHooks): Promise<SessionInfo> {
+    return this.inTurn(hooks.signal, async () => {
+      if (this.model) throw new Internal('this worker already holds a model; load a second one in a second session');
+      hooks.onProgress?.({ phase: 'device' });
+      const engine = await this.startEngine();
+      const source = await openSource(call.source, await this.store(), { ...hooks, confirmAboveBytes: call.confirmAboveBytes });
+      throwIfAborted(hooks.signal);
+      this.model = await this.openModel(engine, source, call.options, hooks);
+      hooks.onProgress?.({ phase: 'ready' });
+      return this.info();
+    });
+  }
+
+  private async openModel(engine: EngineModule, source: Awaited<ReturnType<typeof openSource>>, options: OpenOptions, hooks: LoadHooks): Promise<ModelInfo> {
+    if (source.files().length === 0) throw new BadCheckpoint('the source holds no file. Choose a folder with config.json and weights, or one .gguf file');
+    const stop = () => engine.abort();
+    hooks.signal?.addEventListener('abort', stop, { once: true });
+    try {
+      const json = await engine.open(source, JSON.stringify(options), (doneBytes, totalBytes) => hooks.onProgress?.({ phase: 'weights', doneBytes, totalBytes }));
+      return JSON.parse(json) as ModelInfo;
+    } finally {
+      hooks.signal?.removeEventListener('abort', stop);
+    }
+  }
+
+  private async startEngine(): Promise<EngineModule> {
+    if (this.engine && this.device) return this.engine;
+    let engine: EngineModule;
+    try {
+      engine = await this.importEngine();
+    } catch (error) {
+      throw new Network(`the engine could not be loaded: ${error instanceof Error ? error.message : String(error)}. Check that engine/bayan.js and engine/bayan_bg.wasm are served next to the page`);
+    }
+    const json = await engine.create(JSON.stringify({ powerPreference: 'high-performance' }), (errorJson) => this.lose(errorJson));
+    this.device = JSON.parse(json) as DeviceInfo;
+    this.engine = engine;
+    return engine;
+  }
+
+  private lose(errorJson: string): void {
+    if (this.lost || this.disposed) return;
+    const error = asBayanError(errorJson);
+    this.lost = error.code === 'Internal' ? new DeviceLost(error.message) : fromWire({ code: error.code, message: error.message, details: error.details });
+    this.onLost?.(this.lost);
+  }
+
+  chat(messages: Message[], sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece> {
+    return this.stream(signal, (engine, onToken) => engine.chat(JSON.stringify(checkMessages(messages)), JSON.stringify(checkSampling(sampling)), onToken));
+  }
+
+  generate(prompt: string, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece> {
+    return this.stream(signal, (engine, onToken) => engine.generate(prompt, JSON.stringify(checkSampling(sampling)), onToken));
+  }
+
+  private stream(signal: AbortSignal | undefined, run: (engine: EngineModule, onToken: OnToken) => Promise<string>): AsyncIterable<Piece> {
+    const left = new AbortController();
+    const queue = new AsyncQueue<Piece>(() => left.abort());
+    const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
+    this.inTurn(either, async () => {
+      const engine = this.ready();
+      const stop = () => engine.abort();
+      either.addEventListener('abort', stop, { once: true });
+      let tokens = 0;
+      try {
+        const json = await run(engine, (text, count) => {
+          tokens = count;
+          if (!either.aborted) queue.push({ text, tokens: count });
+        });
+        throwIfAborted(either);
+        const end = JSON.parse(json) as { finishReason: FinishReason; usage: Usage };
+        queue.push({ text: '', tokens, done: true, finishReason: end.finishReason, usage: end.usage });
+      } finally {
+        either.removeEventListener('abort', stop);
+      }
+    }).then(() => queue.end(), (error) => queue.fail(error));
+    return queue;
+  }
+
+  async tokenize(text: string): Promise<Uint32Array> {
+    return this.inTurn(undefined, async () => this.ready().tokenize(text));
+  }
+
+  loadAdapter(source: Source, hooks: LoadHooks): Promise<void> {
+    return this.inTurn(hooks.signal, async () => {
+      const engine = this.ready();
+      const bytes = await openSource(source, await this.store(), { ...hooks, confirmAboveBytes: Infinity });
+      await engine.loadAdapter(bytes, '{}');
+    });
+  }
+
+  unloadAdapter(): Promise<void> {
+    return this.inTurn(undefined, async () => this.ready().unloadAdapter());
+  }
+
+  async info(): Promise<SessionInfo> {
+    if (!this.engine || !this.device || !this.model) throw new Internal('no model is loaded; call load first');
+    const live = JSON.parse(this.engine.info()) as { speed: SpeedInfo | null; adapter: string | null; wasmBytes: number | null };
+    return { device: this.device, model: this.model, ...live };
+  }
+
+  async listStored(): Promise<StoredModel[]> {
+    return (await this.store())?.list() ?? [];
+  }
+
+  async deleteStored(id: string): Promise<void> {
+    await (await this.store())?.delete(id);
+  }
+
+  async dispose(): Promise<void> {
+    if (this.disposed) return;
+    this.disposed = true;
+    this.engine?.abort();
+    await this.turn.catch(() => {});
+    this.engine?.dispose();
+    this.engine = null;
+    this.model = null;
+  }
+
+  private ready(): EngineModule {
+    if (this.lost) throw this.lost;
+    if (this.disposed || !this.engine || !this.model) throw new Internal('no model is loaded; call load first');
+    return this.engine;
+  }
+
+  private inTurn<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+    const run = this.turn.then(async () => {
+      throwIfAborted(signal);
+      try {
+        return await work();
+      } catch (error) {
+        if (signal?.aborted) throw new Aborted();
+        throw asBayanError(error);
+      }
+    });
+    this.turn = run.catch(() => {});
+    return run;
+  }
+}

@@ -1,0 +1,110 @@
+/** `load` and `Session`: what most callers use. */
+import type { Backend, LoadHooks } from './backend';
+import type { BayanError } from './errors';
+import { completions, type ChatCompletions } from './openai';
+import { connectWorker } from './remote';
+import type { Message, OpenOptions, Piece, Sampling, SessionInfo, Source, StoredModel } from './types';
+
+export interface LoadOptions extends LoadHooks, OpenOptions {
+  /** Address of `bayan.js`; default: `engine/bayan.js` beside the page. */
+  engineUrl?: string | URL;
+  /** A worker to use instead of the package's own (bundlers that need to see `new Worker(…)` in the caller's code). Its name must be the engine's address. */
+  createWorker?: (engineUrl: string) => Worker;
+  /** Default 50 MB. */
+  confirmAboveBytes?: number;
+}
+
+export interface CallOptions {
+  sampling?: Sampling;
+  signal?: AbortSignal;
+}
+
+function startWorker(engineUrl: string): Worker {
+  return new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: engineUrl });
+}
+
+/** A backend in a worker of its own, for `load` and for looking after stored models. */
+export function openBackend(options: Pick<LoadOptions, 'engineUrl' | 'createWorker'> = {}): Backend {
+  const engineUrl = new URL(options.engineUrl ?? 'engine/bayan.js', globalThis.document?.baseURI ?? globalThis.location.href).href;
+  return connectWorker((options.createWorker ?? startWorker)(engineUrl));
+}
+
+/**
+ * Fetch (or reopen) a model and put it on the GPU. Throws the errors of `errors.ts`. Aborting `signal` ends the
+ * download; what arrived is kept and the next call goes on from there.
+ */
+export async function load(source: Source | string, options: LoadOptions = {}): Promise<Session> {
+  const backend = openBackend(options);
+  return loadWith(backend, source, options);
+}
+
+/** As {@link load}, with a backend the caller holds (a `LocalBackend` in tests). It is disposed where loading fails. */
+export async function loadWith(backend: Backend, source: Source | string, options: LoadOptions = {}): Promise<Session> {
+  const open: OpenOptions = {};
+  if (options.format !== undefined) open.format = options.format;
+  if (options.contextLength !== undefined) open.contextLength = options.contextLength;
+  try {
+    const info = await backend.load({ source: asSource(source), options: open, confirmAboveBytes: options.confirmAboveBytes ?? 50e6 }, options);
+    return new Session(backend, info);
+  } catch (error) {
+    await backend.dispose();
+    throw error;
+  }
+}
+
+/** Text to a source: an address, a path beside the page, or `owner/name` of a repository. */
+export function asSource(source: Source | string): Source {
+  if (typeof source !== 'string') return source;
+  if (/^https?:\/\//.test(source)) return { kind: 'url', url: source };
+  if (/^\.{0,2}\//.test(source)) return { kind: 'shipped', url: new URL(source, globalThis.document?.baseURI ?? globalThis.location.href).href };
+  return { kind: 'hub', repo: source };
+}
+
+export class Session {
+  /** OpenAI-shaped access to the same model. */
+  readonly chat: ((messages: Message[], options?: CallOptions) => AsyncIterable<Piece>) & { completions: ChatCompletions };
+  /** Called once when the device or the worker is lost; the session then only throws. Load again to go on. */
+  onLost: ((error: BayanError) => void) | null = null;
+
+  constructor(private readonly backend: Backend, private last: SessionInfo) {
+    backend.onLost = (error) => this.onLost?.(error);
+    const chat = (messages: Message[], options: CallOptions = {}) => backend.chat(messages, options.sampling ?? {}, options.signal);
+    this.chat = Object.assign(chat, { completions: completions(chat, () => this.last.model.name) });
+  }
+
+  /** What was known when the model was loaded or at the last `refreshInfo`. */
+  get info(): SessionInfo {
+    return this.last;
+  }
+
+  async refreshInfo(): Promise<SessionInfo> {
+    this.last = await this.backend.info();
+    return this.last;
+  }
+
+  generate(prompt: string, options: CallOptions = {}): AsyncIterable<Piece> {
+    return this.backend.generate(prompt, options.sampling ?? {}, options.signal);
+  }
+
+  tokenize(text: string): Promise<Uint32Array> {
+    return this.backend.tokenize(text);
+  }
+
+  async loadAdapter(source: Source | string, hooks: LoadHooks = {}): Promise<void> {
+    await this.backend.loadAdapter(asSource(source), hooks);
+    await this.refreshInfo();
+  }
+
+  async unloadAdapter(): Promise<void> {
+    await this.backend.unloadAdapter();
+    await this.refreshInfo();
+  }
+
+  listStored(): Promise<StoredModel[]> {
+    return this.backend.listStored();
+  }
+
+  dispose(): Promise<void> {
+    return this.backend.dispose();
+  }
+}

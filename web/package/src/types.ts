@@ -1,0 +1,160 @@
+/** The words both sides of the worker use. Sizes are bytes, times milliseconds, unless the name says otherwise. */
+
+export interface Message {
+  role: 'system' | 'user' | 'assistant';
+  content: string;
+}
+
+/** Every field is optional: what is missing comes from the checkpoint's generation_config, then from the engine. */
+export interface Sampling {
+  /** 0 = always the likeliest token. 0 to 5. */
+  temperature?: number;
+  /** 0 to 1. */
+  topP?: number;
+  /** 0 = off. */
+  topK?: number;
+  /** 0 to 1. */
+  minP?: number;
+  /** 1 = off. 0.1 to 10. */
+  repetitionPenalty?: number;
+  /** The longest answer, in tokens. */
+  maxTokens?: number;
+  /** The same seed on the same device gives the same answer. */
+  seed?: number;
+  stop?: string[];
+}
+
+/** Storage of the weights on the GPU. `auto` keeps what the files hold where they are quantized, else q4. */
+export type WeightFormat = 'auto' | 'f16' | 'q8' | 'q4';
+
+export type Source =
+  /** The model that ships beside the page: a folder with `manifest.json`, relative to the page. */
+  | { kind: 'shipped'; url: string }
+  /** Files from a file input, a drop or a directory picker. */
+  | { kind: 'files'; files: SourceFile[]; label?: string }
+  /** One checkpoint file, the first of a split one, or a folder (trailing slash). */
+  | { kind: 'url'; url: string; sha256?: string; token?: string }
+  /** `owner/name`, optionally one file of it and a revision. */
+  | { kind: 'hub'; repo: string; revision?: string; file?: string; token?: string; endpoint?: string };
+
+export interface SourceFile {
+  /** Path inside the folder, with `/`. */
+  path: string;
+  file: Blob;
+}
+
+export interface DownloadPlan {
+  label: string;
+  files: { path: string; sizeBytes: number }[];
+  totalBytes: number;
+  /** Already here from an earlier try. */
+  presentBytes: number;
+  neededBytes: number;
+  /** What the browser still grants this site; null where it does not say. */
+  freeBytes: number | null;
+}
+
+export type Progress =
+  | { phase: 'device' }
+  | { phase: 'listing' }
+  | { phase: 'download'; file: string; doneBytes: number; totalBytes: number; bytesPerSecond: number; resumed: boolean }
+  | { phase: 'retry'; file: string; attempt: number; waitMs: number; reason: string }
+  | { phase: 'verify'; file: string; doneBytes: number; totalBytes: number }
+  | { phase: 'repair'; file: string; reason: string }
+  | { phase: 'weights'; doneBytes: number; totalBytes: number }
+  | { phase: 'ready' };
+
+/** What the browser and the adapter offer, before any engine runs. */
+export interface DeviceProbe {
+  webgpu: boolean;
+  /** Why there is no WebGPU, where there is none. */
+  missing: 'api' | 'adapter' | 'insecure' | null;
+  vendor: string;
+  architecture: string;
+  description: string;
+  /** A software adapter: works, slowly. */
+  fallback: boolean;
+  features: string[];
+  shaderF16: boolean;
+  subgroups: boolean;
+  packedDot: boolean;
+  maxBufferBytes: number;
+  maxBindingBytes: number;
+  maxWorkgroupBytes: number;
+}
+
+/** What the engine chose on this device. */
+export interface DeviceInfo {
+  adapter: string;
+  /** Name of each choice (`storage`, `reduce`, `dot`, `matmul`, …) and what was picked. */
+  paths: Record<string, string>;
+  /** What is missing and what runs instead, as sentences for a developer. */
+  missing: string[];
+  maxBufferBytes: number;
+}
+
+export interface ModelInfo {
+  name: string;
+  architecture: string;
+  parameters: number;
+  contextLength: number;
+  /** Format of most weights, as the engine names it. */
+  format: string;
+  weightBytes: number;
+  cacheBytes: number;
+  /** True where the checkpoint brings its own chat template. */
+  hasChatTemplate: boolean;
+}
+
+export interface SpeedInfo {
+  prefillTokensPerSecond: number;
+  decodeTokensPerSecond: number;
+}
+
+export interface SessionInfo {
+  device: DeviceInfo;
+  model: ModelInfo;
+  speed: SpeedInfo | null;
+  adapter: string | null;
+  /** Bytes of wasm memory now in use; null where the engine does not say. */
+  wasmBytes: number | null;
+}
+
+export type FinishReason = 'stop' | 'length' | 'context';
+
+export interface Usage {
+  promptTokens: number;
+  completionTokens: number;
+  /** Tokens now in the cache, and how many it holds. */
+  contextUsed: number;
+  contextLength: number;
+  prefillMs: number;
+  decodeMs: number;
+}
+
+/** One piece of an answer. Texts joined in order are the answer; the last piece has `done`. */
+export interface Piece {
+  text: string;
+  /** Tokens of the answer so far. */
+  tokens: number;
+  done?: boolean;
+  usage?: Usage;
+  finishReason?: FinishReason;
+}
+
+export interface StoredModel {
+  id: string;
+  label: string;
+  source: Exclude<Source, { kind: 'files' }>;
+  complete: boolean;
+  sizeBytes: number;
+  storedBytes: number;
+  files: { path: string; sizeBytes: number; storedBytes: number }[];
+  createdAt: number;
+}
+
+export interface OpenOptions {
+  format?: WeightFormat;
+  /** Tokens the cache shall hold; the engine lowers it to what the model knows. */
+  contextLength?: number;
+}

@@ -1,0 +1,38 @@
+/** The messages between page and worker: a tagged union each way, matched by request id. */
+import type { WireError } from './errors';
+import type { LoadCall } from './backend';
+import type { DownloadPlan, Message, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+
+/** Calls by name: arguments and result. */
+export interface Calls {
+  load: { args: LoadCall; result: SessionInfo };
+  chat: { args: { messages: Message[]; sampling: Sampling }; result: null };
+  generate: { args: { prompt: string; sampling: Sampling }; result: null };
+  tokenize: { args: { text: string }; result: Uint32Array };
+  loadAdapter: { args: { source: Source }; result: null };
+  unloadAdapter: { args: null; result: null };
+  info: { args: null; result: SessionInfo };
+  listStored: { args: null; result: StoredModel[] };
+  deleteStored: { args: { id: string }; result: null };
+  dispose: { args: null; result: null };
+}
+export type CallName = keyof Calls;
+
+export type ToWorker =
+  | { [N in CallName]: { kind: 'call'; id: number; name: N; args: Calls[N]['args'] } }[CallName]
+  | { kind: 'cancel'; id: number }
+  | { kind: 'answer'; id: number; ok: boolean };
+
+export type FromWorker =
+  | { kind: 'result'; id: number; value: unknown }
+  | { kind: 'error'; id: number; error: WireError }
+  | { kind: 'piece'; id: number; piece: Piece }
+  | { kind: 'progress'; id: number; progress: Progress }
+  | { kind: 'confirm'; id: number; plan: DownloadPlan }
+  | { kind: 'lost'; error: WireError };
+
+/** The part of Worker and MessagePort used here. */
+export interface Port<Out, In> {
+  postMessage(message: Out, transfer?: Transferable[]): void;
+  addEventListener(type: 'message', listener: (event: MessageEvent<In>) => void): void;
+}

@@ -1,0 +1,167 @@
+import { createHash } from 'node:crypto';
+import { MessageChannel } from 'node:worker_threads';
+import { describe, expect, it, vi } from 'vitest';
+import type { EngineModule } from '../src/engine';
+import { asBayanError, BayanError, DeviceLost, fromWire, toWire } from '../src/errors';
+import { LocalBackend } from '../src/local';
+import { AsyncQueue } from '../src/queue';
+import { RemoteBackend } from '../src/remote';
+import { serve } from '../src/serve';
+import { loadWith } from '../src/session';
+import { Sha256 } from '../src/source/sha256';
+import type { Source } from '../src/types';
+import type { FromWorker, Port, ToWorker } from '../src/wire';
+
+const source: Source = { kind: 'files', files: [{ path: 'model.gguf', file: new Blob([new Uint8Array(3_000_000)]) }] };
+const user = (content: string) => [{ role: 'user' as const, content }];
+
+async function fakeEngine(): Promise<EngineModule> {
+  vi.resetModules();
+  return (await import('./engine-fake')) as unknown as EngineModule;
+}
+
+/** The whole path: session, wire, channel, serve, local, engine. */
+async function session() {
+  const engine = await fakeEngine();
+  const { port1, port2 } = new MessageChannel();
+  serve(port1 as unknown as Port<FromWorker, ToWorker>, new LocalBackend(async () => engine, async () => null));
+  const remote = new RemoteBackend(port2 as unknown as Port<ToWorker, FromWorker>, () => port2.close());
+  port1.start();
+  port2.start();
+  const progress: string[] = [];
+  const opened = await loadWith(remote, source, { onProgress: (p) => progress.push(p.phase) });
+  return { session: opened, progress, remote, engine };
+}
+
+async function collect(pieces: AsyncIterable<{ text: string }>): Promise<string> {
+  let text = '';
+  for await (const piece of pieces) text += piece.text;
+  return text;
+}
+
+describe('a session over the wire', () => {
+  it('loads, reports progress and describes itself', async () => {
+    const { session: s, progress } = await session();
+    expect(progress[0]).toBe('device');
+    expect(progress.filter((p) => p === 'weights').length).toBe(3);
+    expect(progress.at(-1)).toBe('ready');
+    expect(s.info.model.weightBytes).toBe(3_000_000);
+    expect(s.info.device.missing[0]).toContain('shader-f16');
+    expect([...(await s.tokenize('سلام'))]).toEqual([...'سلام'].map((c) => c.codePointAt(0)));
+    await s.dispose();
+  });
+
+  it('streams an answer with usage at the end', async () => {
+    const { session: s } = await session();
+    const pieces = [];
+    for await (const piece of s.chat(user('مرحبا'), { sampling: { maxTokens: 4 } })) pieces.push(piece);
+    expect(pieces.length).toBe(5);
+    expect(pieces.at(-1)).toMatchObject({ done: true, finishReason: 'length', tokens: 4, usage: { completionTokens: 4 } });
+    expect((await s.refreshInfo()).speed!.decodeTokensPerSecond).toBeGreaterThan(0);
+    await s.dispose();
+  });
+
+  it('stops by signal with Aborted, and by leaving the loop, and answers again after both', async () => {
+    const { session: s } = await session();
+    const abort = new AbortController();
+    let count = 0;
+    const run = (async () => {
+      for await (const piece of s.chat(user('قصة طويلة'), { signal: abort.signal })) if (piece && ++count === 3) abort.abort();
+    })();
+    await expect(run).rejects.toMatchObject({ code: 'Aborted' });
+    expect(count).toBeLessThan(50);
+    for await (const piece of s.chat(user('قصة طويلة'))) if (piece.tokens === 2) break;
+    expect(await collect(s.chat(user('الإصدار')))).toMatch(/^إجابة رقم/);
+    await s.dispose();
+  });
+
+  it('lets answers wait for each other', async () => {
+    const { session: s } = await session();
+    const [a, b] = await Promise.all([collect(s.chat(user('الإصدار'))), collect(s.chat(user('الإصدار')))]);
+    expect([a, b].sort()).toEqual(['إجابة رقم 1.', 'إجابة رقم 2.']);
+    await s.dispose();
+  });
+
+  it('carries typed errors and a lost device across', async () => {
+    const { session: s } = await session();
+    await expect(collect(s.chat(user('سياق ممتلئ')))).rejects.toMatchObject({ code: 'ContextFull' });
+    await expect(collect(s.chat(user('x'), { sampling: { temperature: 99 } }))).rejects.toThrow(/temperature/);
+    await expect(collect(s.chat([]))).rejects.toThrow(/at least one/);
+    const lost = new Promise<BayanError>((done) => (s.onLost = done));
+    const error = await collect(s.chat(user('افقد الجهاز'))).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(DeviceLost);
+    expect((await lost).code).toBe('DeviceLost');
+    await expect(collect(s.chat(user('مرحبا')))).rejects.toBeInstanceOf(DeviceLost);
+    await s.dispose();
+  });
+
+  it('loads adapters and refuses what is none', async () => {
+    const { session: s } = await session();
+    await expect(s.loadAdapter(source)).rejects.toMatchObject({ code: 'BadCheckpoint' });
+    await s.loadAdapter({ kind: 'files', files: [{ path: 'adapter_config.json', file: new Blob(['{}']) }] });
+    expect(s.info.adapter).toContain('adapter_config.json');
+    await s.unloadAdapter();
+    expect(s.info.adapter).toBeNull();
+    await s.dispose();
+  });
+
+  it('fails every open call when the worker dies', async () => {
+    const { session: s, remote } = await session();
+    const answer = collect(s.chat(user('قصة طويلة')));
+    const seen = vi.fn();
+    s.onLost = seen;
+    remote.fail(new DeviceLost('gone'));
+    await expect(answer).rejects.toBeInstanceOf(DeviceLost);
+    expect(seen).toHaveBeenCalledOnce();
+    await expect(s.tokenize('x')).rejects.toBeInstanceOf(DeviceLost);
+  });
+});
+
+describe('the OpenAI shape', () => {
+  it('answers whole and streamed', async () => {
+    const { session: s } = await session();
+    const whole = await s.chat.completions.create({ messages: user('الإصدار'), max_tokens: 100 });
+    expect(whole.choices[0]).toMatchObject({ message: { role: 'assistant', content: 'إجابة رقم 1.' }, finish_reason: 'stop' });
+    expect(whole.usage.total_tokens).toBe(whole.usage.prompt_tokens + whole.usage.completion_tokens);
+    let text = '';
+    const finishes = [];
+    for await (const chunk of await s.chat.completions.create({ messages: user('الإصدار'), stream: true, stream_options: { include_usage: true } })) {
+      text += chunk.choices[0]?.delta.content ?? '';
+      if (chunk.choices[0]?.finish_reason) finishes.push(chunk.choices[0].finish_reason);
+      if (chunk.usage) finishes.push(chunk.usage.completion_tokens);
+    }
+    expect(text).toBe('إجابة رقم 2.');
+    expect(finishes).toEqual(['stop', 3]);
+    await s.dispose();
+  });
+});
+
+describe('small parts', () => {
+  it('maps thrown values to typed errors and back', () => {
+    expect(fromWire(toWire(new DeviceLost('x', { reason: 'r' })))).toMatchObject({ code: 'DeviceLost', details: { reason: 'r' } });
+    expect(asBayanError('{"code":"OutOfMemory","message":"m"}').code).toBe('OutOfMemory');
+    expect(asBayanError(Object.assign(new Error('m'), { code: 'ContextFull' })).code).toBe('ContextFull');
+    expect(asBayanError(new RangeError('Array buffer allocation failed')).code).toBe('OutOfMemory');
+    expect(asBayanError(new Error('constructor')).code).toBe('Internal');
+    expect(fromWire({ code: 'constructor' as never, message: 'm' }).code).toBe('Internal');
+  });
+
+  it('hashes as everyone does, at every split', () => {
+    for (const length of [0, 1, 55, 56, 63, 64, 65, 119, 128, 1000]) {
+      const bytes = Buffer.alloc(length, 'بيان');
+      const want = createHash('sha256').update(bytes).digest('hex');
+      expect(new Sha256().update(bytes).hex()).toBe(want);
+      const cut = Math.floor(length / 3);
+      expect(new Sha256().update(bytes.subarray(0, cut)).update(bytes.subarray(cut)).hex()).toBe(want);
+    }
+  });
+
+  it('queues in order and reports leaving', async () => {
+    const left = vi.fn();
+    const queue = new AsyncQueue<number>(left);
+    queue.push(1);
+    queue.push(2);
+    for await (const n of queue) if (n === 2) break;
+    expect(left).toHaveBeenCalledOnce();
+  });
+});
