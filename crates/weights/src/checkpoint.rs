@@ -224,8 +224,7 @@ impl Builder {
             Some(json) => parse_description(file, json)?,
             None => BTreeMap::new(),
         };
-        let mut arrays: BTreeMap<String, ArrayInfo> =
-            header.arrays.into_iter().map(|array| (array.name.clone(), array)).collect();
+        let mut arrays: BTreeMap<String, ArrayInfo> = header.arrays.into_iter().map(|array| (array.name.clone(), array)).collect();
         let mut entries = Vec::with_capacity(arrays.len());
         for (name, described) in described {
             entries.push(join_planes(&shared, name, described, &mut arrays)?);
@@ -278,12 +277,7 @@ fn parse_description(file: &str, json: &str) -> Result<BTreeMap<String, Describe
 }
 
 /// The planes of one described tensor, taken out of `arrays`.
-fn join_planes(
-    file: &Rc<str>,
-    name: String,
-    described: Described,
-    arrays: &mut BTreeMap<String, ArrayInfo>,
-) -> Result<TensorEntry, WeightsError> {
+fn join_planes(file: &Rc<str>, name: String, described: Described, arrays: &mut BTreeMap<String, ArrayInfo>) -> Result<TensorEntry, WeightsError> {
     let bad = |problem: String| WeightsError::malformed(file, format!("tensor {name:?}: {problem}"));
     let format = format_by_name(&described.format).filter(|format| !format.is_dense());
     let Some(format) = format else {
@@ -307,12 +301,7 @@ fn join_planes(
         let per_row = format.row_bytes(number, k) / plane.dtype.size_bytes() as u64;
         let wanted = [rows, per_row];
         if array.dtype != plane.dtype || !array.shape.iter().map(|&size| size as u64).eq(wanted) {
-            return Err(bad(format!(
-                "expected the plane {key:?} to be {} {wanted:?}, got {} {:?}",
-                plane.dtype.name(),
-                array.dtype.name(),
-                array.shape
-            )));
+            return Err(bad(format!("expected the plane {key:?} to be {} {wanted:?}, got {} {:?}", plane.dtype.name(), array.dtype.name(), array.shape)));
         }
         offsets.push(array.offset);
     }
@@ -329,15 +318,9 @@ fn parse_json<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Result<
 }
 
 /// Exactly `length` bytes, whatever the source does.
-pub(crate) async fn read_exact(
-    source: &dyn Source,
-    file: &str,
-    offset: u64,
-    length: u64,
-) -> Result<Vec<u8>, WeightsError> {
+pub(crate) async fn read_exact(source: &dyn Source, file: &str, offset: u64, length: u64) -> Result<Vec<u8>, WeightsError> {
     let fail = |reason: String| WeightsError::Source { file: file.to_owned(), place: source.describe(), reason };
-    let length = usize::try_from(length)
-        .map_err(|_| fail(format!("{length} bytes at once do not fit this machine's address space; read fewer rows")))?;
+    let length = usize::try_from(length).map_err(|_| fail(format!("{length} bytes at once do not fit this machine's address space; read fewer rows")))?;
     if length == 0 {
         return Ok(Vec::new());
     }
@@ -440,18 +423,14 @@ pub(crate) fn unsupported_file(file: &str) -> WeightsError {
     let (what, remedy) = if file.ends_with(".gguf") {
         ("GGUF", "use the safetensors checkpoint the file was made from, and quantize it with this program")
     } else {
-        (
-            "a PyTorch pickle",
-            "such files can run code when loaded; convert it with transformers: model.save_pretrained(directory, safe_serialization=True)",
-        )
+        ("a PyTorch pickle", "such files can run code when loaded; convert it with transformers: model.save_pretrained(directory, safe_serialization=True)")
     };
     WeightsError::Unsupported { what: format!("{file} ({what})"), remedy: remedy.to_owned() }
 }
 
 /// Up to three names with the least edit distance to `name`; common names in big checkpoints differ in a layer number.
 fn near_names(name: &str, tensors: &[TensorEntry]) -> Vec<String> {
-    let mut scored: Vec<(usize, &str)> =
-        tensors.iter().take(20_000).map(|t| (distance(name, &t.name), t.name.as_str())).collect();
+    let mut scored: Vec<(usize, &str)> = tensors.iter().take(20_000).map(|t| (distance(name, &t.name), t.name.as_str())).collect();
     scored.sort_by_key(|(score, _)| *score);
     scored.into_iter().take(3).map(|(_, near)| near.to_owned()).collect()
 }

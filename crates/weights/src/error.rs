@@ -91,9 +91,7 @@ pub enum WeightsError {
         value: f32,
     },
     /// A weight, or the scale of its block, is too large for the format.
-    #[error(
-        "tensor {tensor:?}: the value {value} at flat index {index} does not fit the format {format}; keep this tensor in f32"
-    )]
+    #[error("tensor {tensor:?}: the value {value} at flat index {index} does not fit the format {format}; keep this tensor in f32")]
     Unrepresentable {
         /// The tensor.
         tensor: String,
@@ -122,11 +120,7 @@ pub enum WeightsError {
 pub(crate) const DOWNLOAD_AGAIN: &str = "download or copy it again and compare its size and checksum";
 
 fn near_text(near: &[String]) -> String {
-    if near.is_empty() {
-        "the checkpoint has no tensors".to_owned()
-    } else {
-        format!("near names: {}", near.join(", "))
-    }
+    if near.is_empty() { "the checkpoint has no tensors".to_owned() } else { format!("near names: {}", near.join(", ")) }
 }
 
 impl WeightsError {

@@ -31,4 +31,4 @@ pub use policy::Policy;
 pub use source::{LocalFuture, MemorySource, Source};
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use directory::DirectorySource;
+pub use directory::{CheckpointWriter, DirectorySource, Progress, Report, TensorPlan, TensorReport, WriteOptions, quantize_checkpoint};

@@ -41,12 +41,7 @@ impl Checkpoint {
     /// Bytes stored in that format pass through; dense rows are quantized; quantized rows become dense when a dense format is
     /// asked for. Errors: as [`read_rows_f32`](Self::read_rows_f32), and [`WeightsError::Requantize`],
     /// [`WeightsError::Unrepresentable`].
-    pub async fn read_planes(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        format: &'static dyn Format,
-    ) -> Result<Planes, WeightsError> {
+    pub async fn read_planes(&self, name: &str, rows: Range<usize>, format: &'static dyn Format) -> Result<Planes, WeightsError> {
         self.read_planes_weighted(name, rows, format, None).await
     }
 
@@ -66,11 +61,7 @@ impl Checkpoint {
                 return self.read_stored_planes(entry, &rows).await;
             }
             if !format.is_dense() {
-                return Err(WeightsError::Requantize {
-                    tensor: entry.name.clone(),
-                    stored: stored.name(),
-                    wanted: format.name(),
-                });
+                return Err(WeightsError::Requantize { tensor: entry.name.clone(), stored: stored.name(), wanted: format.name() });
             }
         }
         let first = rows.start;
@@ -87,20 +78,12 @@ impl Checkpoint {
             planes.rows = count;
             return Ok(planes);
         }
-        planes
-            .push_rows(&values, importance)
-            .map_err(|error| unrepresentable(entry, first as u64 * entry.k() as u64, format, error))?;
+        planes.push_rows(&values, importance).map_err(|error| unrepresentable(entry, first as u64 * entry.k() as u64, format, error))?;
         Ok(planes)
     }
 
     /// Dense rows whose stored type is already the format's: checked, not converted.
-    async fn read_same_dense(
-        &self,
-        entry: &TensorEntry,
-        rows: Range<usize>,
-        format: &'static dyn Format,
-        dtype: Dtype,
-    ) -> Result<Planes, WeightsError> {
+    async fn read_same_dense(&self, entry: &TensorEntry, rows: Range<usize>, format: &'static dyn Format, dtype: Dtype) -> Result<Planes, WeightsError> {
         let bytes = self.read_plane(entry, 0, &rows).await?;
         check_finite_bytes(entry, rows.start, entry.k(), dtype, &bytes)?;
         Ok(Planes { format, rows: rows.len(), k: entry.k(), bytes: vec![bytes] })
@@ -123,12 +106,7 @@ impl Checkpoint {
         Ok(planes)
     }
 
-    async fn read_plane(
-        &self,
-        entry: &TensorEntry,
-        plane: usize,
-        rows: &Range<usize>,
-    ) -> Result<Vec<u8>, WeightsError> {
+    async fn read_plane(&self, entry: &TensorEntry, plane: usize, rows: &Range<usize>) -> Result<Vec<u8>, WeightsError> {
         // The header's check keeps offset + rows * row_bytes inside the file, so neither product overflows.
         let row_bytes = entry.row_bytes(plane);
         let offset = entry.offsets[plane] + rows.start as u64 * row_bytes;
@@ -173,12 +151,7 @@ fn check_dtype(entry: &TensorEntry, dtype: Dtype) -> Result<(), WeightsError> {
 }
 
 fn unrepresentable(entry: &TensorEntry, base: u64, format: &'static dyn Format, error: Unrepresentable) -> WeightsError {
-    WeightsError::Unrepresentable {
-        tensor: entry.name.clone(),
-        index: base + error.index as u64,
-        value: error.value,
-        format: format.name(),
-    }
+    WeightsError::Unrepresentable { tensor: entry.name.clone(), index: base + error.index as u64, value: error.value, format: format.name() }
 }
 
 /// Little-endian floats of `dtype` appended to `out`.
@@ -198,20 +171,10 @@ fn check_finite(entry: &TensorEntry, first_row: usize, width: usize, values: &[f
         return Ok(());
     }
     let index = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
-    Err(WeightsError::NotFinite {
-        tensor: entry.name.clone(),
-        index: first_row as u64 * width as u64 + index as u64,
-        value: values[index],
-    })
+    Err(WeightsError::NotFinite { tensor: entry.name.clone(), index: first_row as u64 * width as u64 + index as u64, value: values[index] })
 }
 
-fn check_finite_bytes(
-    entry: &TensorEntry,
-    first_row: usize,
-    width: usize,
-    dtype: Dtype,
-    bytes: &[u8],
-) -> Result<(), WeightsError> {
+fn check_finite_bytes(entry: &TensorEntry, first_row: usize, width: usize, dtype: Dtype, bytes: &[u8]) -> Result<(), WeightsError> {
     let piece = 1 << 16;
     let mut values = Vec::with_capacity(piece.min(bytes.len()));
     let mut done = 0;

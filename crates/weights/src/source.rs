@@ -22,12 +22,7 @@ pub trait Source {
     fn size<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<u64>, WeightsError>>;
 
     /// Exactly `length` bytes of `file` from `offset`. Reading beyond the end is an error.
-    fn read<'a>(
-        &'a self,
-        file: &'a str,
-        offset: u64,
-        length: usize,
-    ) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>>;
+    fn read<'a>(&'a self, file: &'a str, offset: u64, length: usize) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>>;
 
     /// Names of files, where the source can list them; only used to write better error messages.
     fn list(&self) -> Vec<String> {
@@ -38,11 +33,7 @@ pub trait Source {
 /// Whether `name` is a plain file name: no separators, no drive or stream colon, not `.` or `..`, no control characters.
 /// Names inside an index file come from strangers; this keeps them inside their directory.
 pub fn is_plain_file_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 255
-        && name != "."
-        && name != ".."
-        && !name.chars().any(|c| matches!(c, '/' | '\\' | ':') || c.is_control())
+    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.chars().any(|c| matches!(c, '/' | '\\' | ':') || c.is_control())
 }
 
 /// The error for a name that is not plain.
@@ -83,9 +74,7 @@ impl MemorySource {
         let bytes = self.files.get(file).ok_or_else(|| fail("no such file".to_owned()))?;
         let range = usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(length)?));
         let part = range.and_then(|range| bytes.get(range));
-        part.map(<[u8]>::to_vec).ok_or_else(|| {
-            fail(format!("asked for {length} bytes at offset {offset}, the file has {} bytes", bytes.len()))
-        })
+        part.map(<[u8]>::to_vec).ok_or_else(|| fail(format!("asked for {length} bytes at offset {offset}, the file has {} bytes", bytes.len())))
     }
 }
 
@@ -99,12 +88,7 @@ impl Source for MemorySource {
         Box::pin(std::future::ready(Ok(size)))
     }
 
-    fn read<'a>(
-        &'a self,
-        file: &'a str,
-        offset: u64,
-        length: usize,
-    ) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>> {
+    fn read<'a>(&'a self, file: &'a str, offset: u64, length: usize) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>> {
         Box::pin(std::future::ready(self.read_now(file, offset, length)))
     }
 

@@ -1,6 +1,8 @@
 //! Checkpoints in directories of the local file system: the one place of this crate that touches files (not in the browser).
 
-//Q
+mod quantize;
+mod writer;
+
 use crate::checkpoint::unsupported_file;
 use crate::error::WeightsError;
 use crate::source::{LocalFuture, Source, bad_name, is_plain_file_name};
@@ -11,8 +13,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-//Q pub use quantize::{Progress, Report, TensorReport, quantize_checkpoint};
-//Q pub use writer::{CheckpointWriter, TensorPlan, WriteOptions};
+pub use quantize::{Progress, Report, TensorReport, quantize_checkpoint};
+pub use writer::{CheckpointWriter, TensorPlan, WriteOptions};
 
 /// The files of one directory, read at positions; names with separators or `..` are refused.
 #[derive(Debug)]
@@ -33,21 +35,15 @@ impl DirectorySource {
         let shown = path.display().to_string();
         match std::fs::metadata(path) {
             Ok(data) if data.is_dir() => Ok(Self { path: path.to_owned(), open: RefCell::default() }),
-            Ok(_) if [".gguf", ".bin", ".pt", ".pth"].iter().any(|suffix| shown.ends_with(suffix)) => {
-                Err(unsupported_file(&shown))
-            }
+            Ok(_) if [".gguf", ".bin", ".pt", ".pth"].iter().any(|suffix| shown.ends_with(suffix)) => Err(unsupported_file(&shown)),
             Ok(_) => Err(WeightsError::Unsupported {
                 what: format!("{shown}, a single file"),
                 remedy: "give the directory that holds config.json and model.safetensors".to_owned(),
             }),
-            Err(error) if error.kind() == ErrorKind::NotFound && looks_like_hub_name(path) => {
-                Err(WeightsError::Unsupported {
-                    what: format!("{shown}: there is no such directory, and a hub name in its place"),
-                    remedy: format!(
-                        "download it first, for example `hf download {shown} --local-dir model`, and give that directory"
-                    ),
-                })
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound && looks_like_hub_name(path) => Err(WeightsError::Unsupported {
+                what: format!("{shown}: there is no such directory, and a hub name in its place"),
+                remedy: format!("download it first, for example `hf download {shown} --local-dir model`, and give that directory"),
+            }),
             Err(source) => Err(WeightsError::Io { action: "open", path: shown, source }),
         }
     }
@@ -112,12 +108,7 @@ impl Source for DirectorySource {
         Box::pin(std::future::ready(self.size_now(file)))
     }
 
-    fn read<'a>(
-        &'a self,
-        file: &'a str,
-        offset: u64,
-        length: usize,
-    ) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>> {
+    fn read<'a>(&'a self, file: &'a str, offset: u64, length: usize) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>> {
         Box::pin(std::future::ready(self.read_now(file, offset, length)))
     }
 
@@ -133,9 +124,7 @@ impl Source for DirectorySource {
 fn looks_like_hub_name(path: &Path) -> bool {
     let Some(text) = path.to_str() else { return false };
     let parts: Vec<&str> = text.split('/').collect();
-    let plain = |part: &&str| {
-        !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
+    let plain = |part: &&str| !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     parts.len() == 2 && parts.iter().all(plain)
 }
 

@@ -22,12 +22,7 @@ impl Format for F16 {
         &[PlaneSpec { name: "values", bytes_per_block: 2, dtype: Dtype::F16 }]
     }
 
-    fn quantize_row(
-        &self,
-        values: &[f32],
-        _importance: Option<&[f32]>,
-        planes: &mut [Vec<u8>],
-    ) -> Result<(), Unrepresentable> {
+    fn quantize_row(&self, values: &[f32], _importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
         for (index, &value) in values.iter().enumerate() {
             let half = half::f16::from_f32(value);
             if !half.is_finite() {

@@ -20,12 +20,7 @@ impl Format for F32 {
         &[PlaneSpec { name: "values", bytes_per_block: 4, dtype: Dtype::F32 }]
     }
 
-    fn quantize_row(
-        &self,
-        values: &[f32],
-        _importance: Option<&[f32]>,
-        planes: &mut [Vec<u8>],
-    ) -> Result<(), Unrepresentable> {
+    fn quantize_row(&self, values: &[f32], _importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
         for value in values {
             planes[0].extend_from_slice(&value.to_le_bytes());
         }

@@ -71,12 +71,7 @@ pub trait Format: Sync + Send + Debug {
     ///
     /// `values` [K], finite, K a multiple of [`block`](Self::block). `importance` [K], not negative: how much the squared
     /// error of each column counts; `None` counts all alike.
-    fn quantize_row(
-        &self,
-        values: &[f32],
-        importance: Option<&[f32]>,
-        planes: &mut [Vec<u8>],
-    ) -> Result<(), Unrepresentable>;
+    fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable>;
 
     /// One row back to `f32`: `planes` each hold exactly that row, `out` is [K] with K a multiple of the block.
     fn dequantize_row(&self, planes: &[&[u8]], out: &mut [f32]);
@@ -168,11 +163,9 @@ impl Planes {
         let padded = self.format.padded(self.k);
         let mut row_values = vec![0.0; padded];
         let mut out = Vec::with_capacity(self.rows * self.k);
-        let row_bytes: Vec<usize> =
-            (0..self.bytes.len()).map(|plane| self.format.row_bytes(plane, self.k) as usize).collect();
+        let row_bytes: Vec<usize> = (0..self.bytes.len()).map(|plane| self.format.row_bytes(plane, self.k) as usize).collect();
         for row in 0..self.rows {
-            let planes: Vec<&[u8]> =
-                self.bytes.iter().zip(&row_bytes).map(|(bytes, &size)| &bytes[row * size..(row + 1) * size]).collect();
+            let planes: Vec<&[u8]> = self.bytes.iter().zip(&row_bytes).map(|(bytes, &size)| &bytes[row * size..(row + 1) * size]).collect();
             self.format.dequantize_row(&planes, &mut row_values);
             out.extend_from_slice(&row_values[..self.k]);
         }

@@ -9,7 +9,8 @@
 //!
 //! As in GGUF's Q4_K, the d and m of up to 8 consecutive groups (256 weights; the last of a row may have fewer) are 6-bit
 //! multiples of two f16 numbers, so such files map in up to the f16 rounding of the products, and a compact scale plane of
-//! 4.5 bits a weight can be added without quantizing again.
+//! 4.5 bits a weight can be added without quantizing again. Only where those numbers are so small that f16 holds fewer than
+//! 6 bits of them do the groups keep scales of their own.
 
 use super::search::{block_weights, limit, nearest};
 use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half, round_half};
@@ -24,6 +25,8 @@ const SUPER: usize = 256;
 const LANES: usize = 8;
 const TOP: f32 = 15.0;
 const STEPS: f32 = 63.0;
+/// Below this f16 is subnormal with fewer than 6 significant bits: a poor unit for 63 steps.
+const LEAST_UNIT: f32 = 1.0 / 262_144.0;
 
 /// weight = scale · q − min.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -124,6 +127,10 @@ fn shared_grids(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]]) -> Option<Vec
     let free: Vec<Affine> = blocks.iter().zip(weights).map(|(block, weight)| best_affine(block, weight)).collect();
     let unit = |of: fn(&Affine) -> f32| round_half(free.iter().map(of).fold(0.0, f32::max) / STEPS);
     let (scale_unit, min_unit) = (unit(|grid| grid.scale)?, unit(|grid| grid.min)?);
+    if scale_unit < LEAST_UNIT || (min_unit < LEAST_UNIT && free.iter().any(|grid| grid.min > 0.0)) {
+        let rounded = |grid: &Affine| Some(Affine { scale: round_half(grid.scale)?, min: round_half(grid.min)? });
+        return free.iter().map(rounded).collect();
+    }
     let steps = |value: f32, unit: f32| if unit == 0.0 { 0.0 } else { (value / unit).round().min(STEPS) };
     let mut grids = Vec::with_capacity(blocks.len());
     for ((block, weight), grid) in blocks.iter().zip(weights).zip(&free) {
@@ -156,23 +163,14 @@ impl Format for Q4K {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[
-            PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 },
-            PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 },
-        ]
+        &[PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 }, PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 }]
     }
 
-    fn quantize_row(
-        &self,
-        values: &[f32],
-        importance: Option<&[f32]>,
-        planes: &mut [Vec<u8>],
-    ) -> Result<(), Unrepresentable> {
+    fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
         for (number, chunk) in values.chunks(SUPER).enumerate() {
             let start = number * SUPER;
             let blocks = chunk.as_chunks::<BLOCK>().0;
-            let weights: Vec<[f32; BLOCK]> =
-                (0..blocks.len()).map(|i| block_weights(importance, start + i * BLOCK)).collect();
+            let weights: Vec<[f32; BLOCK]> = (0..blocks.len()).map(|i| block_weights(importance, start + i * BLOCK)).collect();
             let Some(grids) = shared_grids(blocks, &weights) else {
                 let peak = peak_of(chunk);
                 return Err(Unrepresentable { index: start + peak.index, ..peak });

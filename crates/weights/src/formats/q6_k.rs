@@ -53,12 +53,7 @@ impl Format for Q6K {
         ]
     }
 
-    fn quantize_row(
-        &self,
-        values: &[f32],
-        importance: Option<&[f32]>,
-        planes: &mut [Vec<u8>],
-    ) -> Result<(), Unrepresentable> {
+    fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
         for (index, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
             let mut q = [0u8; BLOCK];
             for (half, group) in block.as_chunks::<GROUP>().0.iter().enumerate() {

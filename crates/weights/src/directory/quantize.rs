@@ -1,0 +1,185 @@
+//! Quantizing a whole checkpoint, a few MiB at a time.
+
+use super::{CheckpointWriter, TensorPlan, WriteOptions};
+use crate::checkpoint::{Checkpoint, Stored, read_exact};
+use crate::error::WeightsError;
+use crate::formats::{F32, Format};
+use crate::policy::Policy;
+use std::path::Path;
+
+/// Files that travel with the weights: what a tokenizer, a chat and a licence need.
+const SIDE_FILES: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    "NOTICE.txt",
+    "USE_POLICY.md",
+];
+const MAX_SIDE_BYTES: u64 = 256 << 20;
+/// Rows are read so that they take about this many bytes as f32.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// How far a quantization is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The tensor at work; rows of it have just been written.
+    pub tensor: &'a str,
+    /// Weights done so far, over all tensors.
+    pub weights_done: u64,
+    /// Weights of all tensors.
+    pub weights_total: u64,
+}
+
+/// What became of one tensor.
+#[derive(Clone, Debug)]
+pub struct TensorReport {
+    /// Its name.
+    pub name: String,
+    /// The format it is stored in now.
+    pub format: &'static dyn Format,
+    /// Number of weights.
+    pub weights: u64,
+    /// Bytes it takes now.
+    pub size_bytes: u64,
+    /// Root of (squared error / squared weights), against the weights read; 0 for exact.
+    pub relative_error: f64,
+}
+
+/// What became of a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Every tensor, in file order.
+    pub tensors: Vec<TensorReport>,
+    /// Tensors that hold no weights (integer buffers) and were left out.
+    pub skipped: Vec<String>,
+}
+
+impl Report {
+    /// Bytes of all tensors.
+    pub fn size_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.size_bytes).sum()
+    }
+
+    /// Weights of all tensors.
+    pub fn weights(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.weights).sum()
+    }
+
+    /// Stored bits per weight over everything.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.size_bytes() as f64 * 8.0 / self.weights().max(1) as f64
+    }
+}
+
+/// Writes `checkpoint` to the new directory `out_dir` in the formats of `policy`, with its tokenizer and configuration.
+///
+/// Tensors already in the wanted format are copied. Errors: those of reading and writing; a checkpoint quantized by another
+/// program; an architecture that stores its matrices transposed.
+pub async fn quantize_checkpoint(
+    checkpoint: &Checkpoint,
+    out_dir: impl AsRef<Path>,
+    policy: &Policy,
+    options: &WriteOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, WeightsError> {
+    let out_dir = out_dir.as_ref();
+    check_checkpoint(checkpoint, out_dir)?;
+    let mut report = Report::default();
+    let mut plans = Vec::new();
+    for entry in checkpoint.tensors() {
+        if matches!(entry.stored, Stored::Dense(dtype) if !dtype.is_weight()) {
+            report.skipped.push(entry.name.clone());
+            continue;
+        }
+        let format = if entry.shape.is_empty() { &F32 } else { policy.format_for(&entry.name, &entry.shape) };
+        plans.push(TensorPlan { name: entry.name.clone(), shape: entry.shape.clone(), format });
+    }
+    let weights_total = plans.iter().filter_map(|plan| checkpoint.tensor(&plan.name)).map(|entry| entry.count()).sum();
+    let mut weights_done = 0;
+    let mut writer = CheckpointWriter::create(out_dir, plans.clone(), options)?;
+    for plan in &plans {
+        let entry = checkpoint.require(&plan.name)?;
+        let importance = policy.importance.get(&plan.name).map(Vec::as_slice);
+        let (rows, step) = (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES));
+        let (mut error, mut square, mut size_bytes) = (0.0, 0.0, 0);
+        for start in (0..rows).step_by(step) {
+            let part = start..rows.min(start.saturating_add(step));
+            let planes = checkpoint.read_planes_weighted(&plan.name, part.clone(), plan.format, importance).await?;
+            let exact = checkpoint.read_rows_f32(&plan.name, part).await?;
+            for (before, after) in exact.iter().zip(planes.dequantize()) {
+                error += f64::from(before - after).powi(2);
+                square += f64::from(*before).powi(2);
+            }
+            weights_done += exact.len() as u64;
+            size_bytes += planes.size_bytes() as u64;
+            writer.write(&plan.name, &planes)?;
+            progress(Progress { tensor: &plan.name, weights_done, weights_total });
+        }
+        report.tensors.push(TensorReport {
+            name: plan.name.clone(),
+            format: plan.format,
+            weights: entry.count(),
+            size_bytes,
+            relative_error: if square > 0.0 { (error / square).sqrt() } else { 0.0 },
+        });
+    }
+    write_config(checkpoint, &mut writer)?;
+    copy_side_files(checkpoint, &mut writer).await?;
+    writer.finish()?;
+    Ok(report)
+}
+
+fn check_checkpoint(checkpoint: &Checkpoint, out_dir: &Path) -> Result<(), WeightsError> {
+    let refuse = |what: String, remedy: &str| Err(WeightsError::Unsupported { what, remedy: remedy.to_owned() });
+    let place = checkpoint.source().describe();
+    let same = std::fs::canonicalize(out_dir).is_ok_and(|out| std::fs::canonicalize(&place).is_ok_and(|from| from == out));
+    if same {
+        return refuse(format!("quantizing {place} onto itself"), "name another directory; the original is needed to quantize differently later");
+    }
+    let config = checkpoint.config();
+    if let Some(method) = config.pointer("/quantization_config/quant_method").and_then(|method| method.as_str())
+        && method != "bayan"
+    {
+        return refuse(format!("quantizing {place}, which {method} has quantized already,"), "start from the original checkpoint in BF16, F16 or F32");
+    }
+    let model_type = config.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("");
+    if matches!(model_type, "gpt2" | "jais") {
+        return refuse(
+            format!("quantizing a {model_type} checkpoint to files"),
+            "its matrices are stored [in, out], across the blocks; quantize it while loading instead",
+        );
+    }
+    Ok(())
+}
+
+fn write_config(checkpoint: &Checkpoint, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
+    let mut config = checkpoint.config().clone();
+    if let (Some(object), Some(quantization)) = (config.as_object_mut(), writer.quantization_config()) {
+        object.insert("quantization_config".to_owned(), quantization);
+    }
+    writer.write_file("config.json", format!("{config:#}\n").as_bytes())
+}
+
+async fn copy_side_files(checkpoint: &Checkpoint, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
+    let source = checkpoint.source().as_ref();
+    for file in SIDE_FILES {
+        let Some(size) = source.size(file).await? else { continue };
+        if size > MAX_SIDE_BYTES {
+            return Err(WeightsError::malformed(file, format!("expected at most {MAX_SIDE_BYTES} bytes, got {size}")));
+        }
+        let bytes = read_exact(source, file, 0, size).await?;
+        writer.write_file(file, &bytes)?;
+    }
+    Ok(())
+}
