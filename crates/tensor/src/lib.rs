@@ -1,1 +1,28 @@
-//! bayan-tensor
+//! Graphs of operations on tensors: recording, planning for a device, and interpretation on the host.
+//!
+//! A model file records small operations once per shape. [`Plan`] gives them buffers and kernels and replays them; [`interpret`] runs
+//! the same list through each op's plain-Rust reference, so that a wrong kernel is found by running both and naming the first
+//! node that differs.
+
+pub mod cases;
+mod graph;
+mod interpret;
+mod lower;
+mod matrix;
+mod op;
+pub mod ops;
+mod plan;
+mod quant;
+mod state;
+mod tune;
+mod values;
+
+pub use graph::{Dtype, ELEMENT_BYTES, Graph, Node, Tensor, TensorInfo};
+pub use interpret::{interpret, nmse};
+pub use lower::{Extent, KernelText, Lowering, Planned, grid_2d};
+pub use matrix::{Matrix, MatrixBuilder, Shard, row_bytes};
+pub use op::{Op, Operand};
+pub use plan::{Cost, Plan};
+pub use state::State;
+pub use tune::{MatvecShape, Tuning};
+pub use values::Values;

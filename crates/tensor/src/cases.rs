@@ -1,0 +1,293 @@
+//! One table of cases for every operation: the op suite of the tests, of `bayan ops` and of the browser.
+//!
+//! A case records a small graph twice, on the device and on the host, from the same random numbers, and names the tensors to compare.
+
+use std::sync::Arc;
+
+use bayan_gpu::{Gpu, GpuError};
+use bayan_weights::{FORMATS, Format, Planes};
+
+use crate::graph::{Dtype, Graph, Tensor};
+use crate::interpret::{interpret, nmse};
+use crate::matrix::{Matrix, MatrixBuilder};
+use crate::ops::{Activation, Attention, Causality, Rope};
+use crate::plan::Plan;
+use crate::state::State;
+use crate::tune::Tuning;
+use crate::values::Values;
+
+/// What a case records: the graph and the tensors to compare.
+pub type Recorded = (Graph, Vec<Tensor>);
+
+/// One case.
+pub struct Case {
+    /// The operation, then what is special.
+    pub name: String,
+    /// Largest NMSE against the reference.
+    pub bound: f64,
+    record: Box<dyn Fn(&mut Maker<'_>) -> Result<Recorded, GpuError>>,
+}
+
+/// The outcome of a case on a device.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The case.
+    pub name: String,
+    /// Largest NMSE of its outputs.
+    pub nmse: f64,
+    /// What is allowed.
+    pub bound: f64,
+}
+
+impl Outcome {
+    /// Whether the kernel agrees with its reference.
+    pub fn passed(&self) -> bool {
+        self.nmse <= self.bound
+    }
+}
+
+/// Makes reproducible random tensors on the device or on the host.
+pub struct Maker<'a> {
+    gpu: Option<&'a Gpu>,
+    seed: u64,
+}
+
+impl Maker<'_> {
+    fn next(&mut self) -> f32 {
+        // SplitMix64 (Steele, Lea and Flood, 2014); twelve of them make a nearly normal number.
+        let mut sum = 0.0;
+        for _ in 0..12 {
+            self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.seed;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            sum += ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32;
+        }
+        sum - 6.0
+    }
+
+    /// Normal numbers with one channel in 37 a thousand times larger when `massive`.
+    fn numbers(&mut self, len: usize, massive: bool) -> Vec<f32> {
+        (0..len).map(|i| self.next() * if massive && i % 37 == 5 { 1000.0 } else { 1.0 }).collect()
+    }
+
+    fn state(&mut self, shape: &[usize], values: Vec<f32>) -> Result<Arc<State>, GpuError> {
+        State::new(self.gpu, "case", shape, Values::F32(values))
+    }
+
+    fn random(&mut self, shape: &[usize]) -> Result<Arc<State>, GpuError> {
+        let values = self.numbers(shape.iter().product(), false);
+        self.state(shape, values)
+    }
+
+    fn indices(&mut self, shape: &[usize], values: Vec<u32>) -> Result<Arc<State>, GpuError> {
+        State::new(self.gpu, "case", shape, Values::U32(values))
+    }
+
+    fn matrix(&mut self, format: &'static dyn Format, rows: usize, columns: usize) -> Result<Arc<Matrix>, GpuError> {
+        let values: Vec<f32> = self.numbers(rows * columns, false).iter().map(|v| v * 0.05).collect();
+        let mut planes = Planes::new(format, columns);
+        if let Err(error) = planes.push_rows(&values, None) {
+            unreachable!("normal numbers fit every format: {error:?}");
+        }
+        let mut builder = MatrixBuilder::new(self.gpu, "case", format, rows, columns)?;
+        builder.push(&planes);
+        Ok(builder.finish())
+    }
+}
+
+fn case(name: impl Into<String>, bound: f64, record: impl Fn(&mut Maker<'_>) -> Result<Recorded, GpuError> + 'static) -> Case {
+    Case { name: name.into(), bound, record: Box::new(record) }
+}
+
+/// Every case.
+pub fn cases() -> Vec<Case> {
+    let mut all = element_cases();
+    all.extend(linear_cases());
+    all.extend(attention_cases());
+    all
+}
+
+fn element_cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (rows, width) in [(1, 64), (3, 100), (2, 2304), (5, 33)] {
+        all.push(case(format!("rms_norm {rows}x{width}"), 1e-7, move |make| {
+            let mut graph = Graph::new();
+            let values = make.numbers(rows * width, width == 2304);
+            let x = make.state(&[rows, width], values)?;
+            let x = graph.state(&x);
+            let y = graph.rms_norm(x, &make.random(&[width])?, 1e-6);
+            Ok((graph, vec![y]))
+        }));
+        all.push(case(format!("add {rows}x{width}"), 1e-12, move |make| {
+            let mut graph = Graph::new();
+            let (a, b) = (make.random(&[rows, width])?, make.random(&[rows, width])?);
+            let (a, b) = (graph.state(&a), graph.state(&b));
+            let y = graph.add(a, b);
+            Ok((graph, vec![y]))
+        }));
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            all.push(case(format!("gated {} {rows}x{width}", activation.name()), 1e-7, move |make| {
+                let mut graph = Graph::new();
+                let values = make.numbers(rows * width * 2, true);
+                let x = make.state(&[rows, 2 * width], values)?;
+                let x = graph.state(&x);
+                let y = graph.gated(x, activation);
+                Ok((graph, vec![y]))
+            }));
+        }
+        all.push(case(format!("select_rows {rows}x{width}"), 0.0, move |make| {
+            let mut graph = Graph::new();
+            let x = make.random(&[rows, width])?;
+            let x = graph.state(&x);
+            let chosen = make.indices(&[2], vec![rows as u32 - 1, 0])?;
+            let y = graph.select_rows(x, &chosen);
+            Ok((graph, vec![y]))
+        }));
+    }
+    all
+}
+
+fn linear_cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for &format in FORMATS {
+        for width in [64, 100] {
+            all.push(case(format!("embed {} 300x{width}", format.name()), 1e-12, move |make| {
+                let mut graph = Graph::new();
+                let table = make.matrix(format, 300, width)?;
+                let tokens = make.indices(&[4], vec![0, 299, 7, 7])?;
+                let tokens = graph.state(&tokens);
+                let y = graph.embed(tokens, &table, 1.5);
+                Ok((graph, vec![y]))
+            }));
+        }
+        // Odd row counts, one block, blocks that do not divide among the invocations, and few, odd and many tokens.
+        for (n, k) in [(7, 32), (33, 96), (64, 1056), (130, 512), (70, 100)] {
+            for tokens in [1, 2, 5, 9, 31, 65] {
+                for bias in [false, true] {
+                    if bias && tokens != 2 && tokens != 31 {
+                        continue;
+                    }
+                    let name = format!("linear {} {n}x{k}, {tokens} tokens{}", format.name(), if bias { ", bias" } else { "" });
+                    all.push(case(name, LINEAR_BOUND, move |make| {
+                        let mut graph = Graph::new();
+                        let weight = make.matrix(format, n, k)?;
+                        let x = make.random(&[tokens, k])?;
+                        let x = graph.state(&x);
+                        let bias = if bias { Some(make.random(&[n])?) } else { None };
+                        let y = graph.linear(x, &weight, bias.as_ref());
+                        Ok((graph, vec![y]))
+                    }));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// f16 tiles round each product's factors to 11 bits.
+const LINEAR_BOUND: f64 = 5e-7;
+
+/// Sizes of one attention case.
+#[derive(Clone, Copy)]
+struct Heads {
+    h: usize,
+    k: usize,
+    d: usize,
+}
+
+/// A step: for each sequence, how many positions were cached before and how many tokens are new.
+type Sequences = &'static [(usize, usize)];
+
+fn attention_cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    let heads = [Heads { h: 4, k: 4, d: 64 }, Heads { h: 8, k: 2, d: 80 }, Heads { h: 7, k: 1, d: 128 }, Heads { h: 4, k: 2, d: 256 }];
+    let steps: [Sequences; 6] = [&[(0, 1)], &[(255, 1)], &[(300, 1), (17, 1)], &[(0, 20)], &[(37, 33)], &[(5, 17), (0, 3)]];
+    for (index, head) in heads.into_iter().enumerate() {
+        for step in steps {
+            for half in [false, true] {
+                for (window, softcap) in [(None, None), (Some(16), Some(5.0))] {
+                    if (index > 1) && (half != window.is_some()) {
+                        continue;
+                    }
+                    let name = format!("attention {}/{}x{} {step:?} {}{}", head.h, head.k, head.d, if half { "f16" } else { "f32" }, if window.is_some() { " window softcap" } else { "" });
+                    all.push(case(name, 1e-6, move |make| attention_case(make, head, step, half, window, softcap)));
+                }
+            }
+        }
+        all.push(case(format!("rope {}/{}x{}", head.h, head.k, head.d), 1e-7, move |make| rope_case(make, head, false)));
+        all.push(case(format!("rope {}/{}x{} with head norms", head.h, head.k, head.d), 1e-7, move |make| rope_case(make, head, true)));
+    }
+    all
+}
+
+fn rope_case(make: &mut Maker<'_>, heads: Heads, norms: bool) -> Result<Recorded, GpuError> {
+    let Heads { h, k, d } = heads;
+    let rotary = if norms { d } else { d / 2 };
+    let mut graph = Graph::new();
+    let qkv = make.random(&[3, (h + 2 * k) * d])?;
+    let positions = make.indices(&[3], vec![0, 9, 4])?;
+    let angles = (0..10).flat_map(|p| (0..rotary / 2).flat_map(move |i| [(p as f32 * 0.3f32.powi(i as i32)).cos(), (p as f32 * 0.3f32.powi(i as i32)).sin()]));
+    let table = make.state(&[10, rotary], angles.collect())?;
+    let weights = if norms { Some((make.random(&[d])?, make.random(&[d])?)) } else { None };
+    let (qkv, positions) = (graph.state(&qkv), graph.state(&positions));
+    let rope = Rope { heads: h, kv_heads: k, head_dim: d, rotary_dim: rotary, norm_eps: norms.then_some(1e-6) };
+    let outputs = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
+    Ok((graph, outputs.to_vec()))
+}
+
+fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, half: bool, window: Option<usize>, softcap: Option<f32>) -> Result<Recorded, GpuError> {
+    let Heads { h, k, d } = heads;
+    let context = 512;
+    let mut graph = Graph::new();
+    let tokens: usize = step.iter().map(|s| s.1).sum();
+    let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
+    for (sequence, &(before, new)) in step.iter().enumerate() {
+        for start in (0..new).step_by(crate::ops::QUERY_TILE) {
+            tiles.extend([(positions.len() + start) as u32, crate::ops::QUERY_TILE.min(new - start) as u32]);
+        }
+        positions.extend((before..before + new).map(|p| p as u32));
+        bases.extend(std::iter::repeat_n((sequence * context) as u32, new));
+    }
+    let width = if half { k * d / 2 } else { k * d };
+    let rows = step.len() * context;
+    let filled = make.numbers(2 * rows * k * d, false);
+    let mut cache = filled.chunks_exact(rows * k * d).map(|values| match half {
+        false => State::new(make.gpu, "cache", &[rows, width], Values::F32(values.to_vec())),
+        true => State::new(make.gpu, "cache", &[rows, width], Values::U32(values.chunks_exact(2).map(|v| crate::ops::pack_f16(v[0], v[1])).collect())),
+    });
+    let (Some(k_cache), Some(v_cache)) = (cache.next(), cache.next()) else { unreachable!("two halves") };
+    let (k_cache, v_cache) = (k_cache?, v_cache?);
+    let (q, new_k, new_v) = (make.random(&[tokens, h, d])?, make.random(&[tokens, k, d])?, make.random(&[tokens, k, d])?);
+    let (q, new_k, new_v) = (graph.state(&q), graph.state(&new_k), graph.state(&new_v));
+    let positions = make.indices(&[tokens], positions)?;
+    let bases = make.indices(&[tokens], bases)?;
+    let tiles = make.indices(&[tiles.len() / 2, 2], tiles)?;
+    let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
+    let (k_cache, v_cache) = graph.append(new_k, new_v, over.positions, over.bases, &k_cache, &v_cache);
+    let attention = Attention { heads: h, kv_heads: k, head_dim: d, scale: 1.0 / (d as f32).sqrt(), softcap, window, context };
+    let y = graph.attention(attention, q, k_cache, v_cache, over);
+    let caches = if half { vec![] } else { vec![k_cache, v_cache] };
+    Ok((graph, [vec![y], caches].concat()))
+}
+
+/// Runs a case on the device and against its reference. Outputs are filled with NaN first, so that a value that no kernel wrote fails.
+///
+/// # Errors
+/// The device failed, or a kernel does not compile.
+pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError> {
+    let (host_graph, outputs) = (case.record)(&mut Maker { gpu: None, seed })?;
+    let expected = interpret(&host_graph);
+    let (graph, _) = (case.record)(&mut Maker { gpu: Some(gpu), seed })?;
+    let plan = Plan::new(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities()))?;
+    plan.poison(gpu);
+    let requests: Vec<_> = outputs.iter().map(|&t| plan.read_request(t)).collect();
+    let mut worst = 0.0f64;
+    for (&tensor, read) in outputs.iter().zip(plan.submit(gpu, 512, &requests)) {
+        let bytes = read.wait().await?;
+        let reference = expected[tensor.index()].as_ref().map(Values::f32).unwrap_or_default();
+        let found = Values::from_bytes(&bytes, Dtype::F32);
+        worst = worst.max(nmse(reference, found.f32()));
+    }
+    Ok(Outcome { name: case.name.clone(), nmse: worst, bound: case.bound })
+}

@@ -1,0 +1,147 @@
+//! A flat list of operations in program order, recorded once per shape and replayed per step.
+//!
+//! A list and not a tree of lazily evaluated values: the order in which a model file says things is the order in which
+//! they run, the planner can see all of it, and training can walk it backwards.
+
+use std::sync::Arc;
+
+use crate::op::Op;
+use crate::state::State;
+
+/// Number of bytes of every element: f32, u32, or two packed f16.
+pub const ELEMENT_BYTES: u64 = 4;
+
+/// What the elements are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// 32-bit floating point.
+    F32,
+    /// 32-bit unsigned: indices, or packed values (two f16, four int8).
+    U32,
+}
+
+/// A tensor of a graph, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tensor(pub(crate) u32);
+
+impl Tensor {
+    /// Its place in the graph's list.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What the graph knows about a tensor.
+#[derive(Debug, Clone)]
+pub struct TensorInfo {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Its storage when it outlives the step: parameters, the cache, the step's inputs. `None`: the planner's choice.
+    pub state: Option<Arc<State>>,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One operation of a graph.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What it does.
+    pub op: Arc<dyn Op>,
+    /// What it reads.
+    pub inputs: Vec<Tensor>,
+    /// What it writes. A tensor with a state is updated in place.
+    pub outputs: Vec<Tensor>,
+}
+
+/// A recorded computation.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    tensors: Vec<TensorInfo>,
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Graph {
+        Graph::default()
+    }
+
+    /// The operations in program order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The tensors, by index.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// What is known about a tensor.
+    pub fn info(&self, tensor: Tensor) -> &TensorInfo {
+        &self.tensors[tensor.index()]
+    }
+
+    /// Its sizes, outermost first.
+    pub fn shape(&self, tensor: Tensor) -> &[usize] {
+        &self.info(tensor).shape
+    }
+
+    /// The last size.
+    pub fn width(&self, tensor: Tensor) -> usize {
+        self.shape(tensor).last().copied().unwrap_or(1)
+    }
+
+    /// The product of all sizes but the last.
+    pub fn rows(&self, tensor: Tensor) -> usize {
+        let shape = self.shape(tensor);
+        shape[..shape.len().saturating_sub(1)].iter().product()
+    }
+
+    /// A new intermediate tensor.
+    pub fn tensor(&mut self, shape: &[usize], dtype: Dtype) -> Tensor {
+        self.push(TensorInfo { shape: shape.to_vec(), dtype, state: None })
+    }
+
+    /// The tensor that stands for a state; the same one for the same state.
+    pub fn state(&mut self, state: &Arc<State>) -> Tensor {
+        let known = self.tensors.iter().position(|t| t.state.as_ref().is_some_and(|s| Arc::ptr_eq(s, state)));
+        match known {
+            Some(index) => Tensor(index as u32),
+            None => self.push(TensorInfo { shape: state.shape().to_vec(), dtype: state.dtype(), state: Some(state.clone()) }),
+        }
+    }
+
+    fn push(&mut self, info: TensorInfo) -> Tensor {
+        self.tensors.push(info);
+        Tensor(self.tensors.len() as u32 - 1)
+    }
+
+    /// Records an operation on existing tensors.
+    pub fn record(&mut self, op: impl Op, inputs: &[Tensor], outputs: &[Tensor]) {
+        self.nodes.push(Node { op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.to_vec() });
+    }
+
+    /// Records an operation with one new f32 output of the given sizes.
+    pub fn apply(&mut self, op: impl Op, inputs: &[Tensor], shape: &[usize]) -> Tensor {
+        let output = self.tensor(shape, Dtype::F32);
+        self.record(op, inputs, &[output]);
+        output
+    }
+
+    /// The same tensors with another list of operations: what a rewrite returns.
+    pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Graph {
+        Graph { tensors: self.tensors.clone(), nodes }
+    }
+}

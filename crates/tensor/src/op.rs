@@ -1,0 +1,69 @@
+//! What an operation is: a kernel, and the same mathematics in plain Rust.
+
+use std::any::Any;
+
+use bayan_gpu::GpuError;
+
+use crate::lower::Lowering;
+use crate::values::Values;
+
+/// A tensor as a reference sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand<'a> {
+    /// Sizes, outermost first.
+    pub shape: &'a [usize],
+    /// Elements.
+    pub values: &'a Values,
+}
+
+impl<'a> Operand<'a> {
+    /// The floats.
+    pub fn f32(&self) -> &'a [f32] {
+        self.values.f32()
+    }
+
+    /// The integers.
+    pub fn u32(&self) -> &'a [u32] {
+        self.values.u32()
+    }
+
+    /// The last size.
+    pub fn width(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The floats row by row.
+    pub fn rows(&self) -> std::slice::ChunksExact<'a, f32> {
+        self.f32().chunks_exact(self.width())
+    }
+}
+
+/// An operation. One Rust file and one WGSL file each.
+pub trait Op: std::fmt::Debug + Any + Send + Sync {
+    /// Its name, also that of its WGSL file.
+    fn name(&self) -> &'static str;
+
+    /// Emits its kernel or kernels for the tensors of the node.
+    ///
+    /// # Errors
+    /// A kernel that does not compile, or a device that fails.
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError>;
+
+    /// The same on the host, summing in f64: the definition that kernels are checked against.
+    ///
+    /// `inputs` and `outputs` have the node's tensors in order; outputs hold zeros, or the state that is updated in place.
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]);
+
+    /// For looking at the concrete type in rewrites.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Implements [`Op::as_any`] in an op's `impl` block.
+#[macro_export]
+macro_rules! op_as_any {
+    () => {
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    };
+}

@@ -1,0 +1,175 @@
+//! Causal attention over the cache, with grouped queries, an optional sliding window and logit soft-capping.
+//!
+//! Few tokens: the cached positions are split into runs that different workgroups take (flash decoding, Dao et al. 2023), and a
+//! second dispatch joins them. Many tokens: tiles of queries walk over tiles of keys (FlashAttention, Dao et al. 2022).
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use super::append::unpack_f16;
+use crate::graph::{Dtype, Graph, Tensor};
+use crate::lower::{Extent, KernelText, Lowering};
+use crate::op::{Op, Operand};
+use crate::values::Values;
+
+/// Steps with at most this many tokens split the cache instead of the tokens.
+pub const FEW_TOKENS: usize = 8;
+
+/// Queries of one tile of [`Attention`] over many tokens.
+pub const QUERY_TILE: usize = 16;
+
+/// Cached positions in one run of the split form.
+const SPLIT: usize = 256;
+
+/// Inputs: q [T, H, d], k and v cache, positions [T], bases [T], tiles [n, 2]; output [T, H, d].
+///
+/// Token t sees the cache rows bases[t] + p for p ≤ positions[t], and with a window only the last `window` of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// Query heads H.
+    pub heads: usize,
+    /// Key-value heads K.
+    pub kv_heads: usize,
+    /// Head size d.
+    pub head_dim: usize,
+    /// Multiplies q·k.
+    pub scale: f32,
+    /// c · tanh(score / c) before the mask (Gemma 2).
+    pub softcap: Option<f32>,
+    /// Number of positions that a token sees, itself included.
+    pub window: Option<usize>,
+    /// Positions that one sequence can have.
+    pub context: usize,
+}
+
+/// What names the sequences and positions of a step's tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Causality {
+    /// Position of each token in its sequence [T].
+    pub positions: Tensor,
+    /// Cache row of position 0 of each token's sequence [T].
+    pub bases: Tensor,
+    /// First token and number of tokens of each tile of one sequence [n, 2]; unused ones have none.
+    pub tiles: Tensor,
+}
+
+impl Graph {
+    /// Attention of q [T, H, d] over cached keys and values.
+    pub fn attention(&mut self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, over: Causality) -> Tensor {
+        let shape = self.shape(q).to_vec();
+        assert!(attention.head_dim.is_multiple_of(4), "attention: head_dim {} is not a multiple of 4", attention.head_dim);
+        self.apply(attention, &[q, k, v, over.positions, over.bases, over.tiles], &shape)
+    }
+}
+
+impl Attention {
+    fn defines(&self, to: &Lowering<'_>) -> Defines {
+        let half = to.input_shape(1).iter().skip(1).product::<usize>() != self.kv_heads * self.head_dim;
+        Defines::new()
+            .set("H", self.heads)
+            .set("K", self.kv_heads)
+            .set("G", self.heads / self.kv_heads)
+            .set("d", self.head_dim)
+            .set("SCALE", self.scale)
+            .set("SOFTCAP", self.softcap.is_some())
+            .set("CAP", self.softcap.unwrap_or(1.0))
+            .set("WINDOW", self.window.unwrap_or(0))
+            .set("HALF_CACHE", half)
+            .set("CACHE", if half { "vec2<u32>" } else { "vec4<f32>" })
+    }
+
+    fn dispatch_split(&self, to: &mut Lowering<'_>, tokens: usize) -> Result<(), GpuError> {
+        let (h, k, d) = (self.heads, self.kv_heads, self.head_dim);
+        let max_splits = self.context.div_ceil(SPLIT);
+        let partial = to.gpu().allocate("attention runs", (tokens * max_splits * h * (d + 2) * 4) as u64)?.whole();
+        let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
+        let defines = self.defines(to).set("SPLIT", SPLIT).set("MAX_SPLITS", max_splits).set("G_SPLIT", h / k * SPLIT);
+        let defines = super::reduction(to, defines, threads);
+        let parts = [
+            include_str!("../../../../shaders/lib/reduce.wgsl"),
+            include_str!("../../../../shaders/lib/cache.wgsl"),
+            include_str!("../../../../shaders/attention_split.wgsl"),
+        ];
+        let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];
+        let grid = [Extent::Fixed(k as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
+        to.emit(KernelText { name: "attention_split", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;
+        let bindings = vec![partial, to.input(3), to.output(0)];
+        let text = KernelText { name: "attention_merge", parts: &[include_str!("../../../../shaders/attention_merge.wgsl")], defines };
+        to.emit(text, &[bindings], [Extent::Fixed(h as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)])
+    }
+
+    fn dispatch_tiles(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let d4 = self.head_dim / 4;
+        let room = to.capabilities().max_workgroup_bytes as usize - 256;
+        let mut keys = 32;
+        while keys > 4 && (QUERY_TILE + keys) * self.head_dim * 4 + QUERY_TILE * keys * 4 > room {
+            keys /= 2;
+        }
+        let threads = 128;
+        let defines = self
+            .defines(to)
+            .set("THREADS", threads)
+            .set("TQ", QUERY_TILE)
+            .set("TK", keys)
+            .set("TQ_D4", QUERY_TILE * d4)
+            .set("TK_D4", keys * d4)
+            .set("TQ_TK", QUERY_TILE * keys)
+            .set("OUTPUTS", (QUERY_TILE * d4).div_ceil(threads));
+        let parts = [include_str!("../../../../shaders/lib/cache.wgsl"), include_str!("../../../../shaders/attention_tile.wgsl")];
+        let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
+        let tiles = to.input_shape(5)[0];
+        let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
+        to.emit(KernelText { name: "attention_tile", parts: &parts, defines }, &[bindings], grid)
+    }
+
+    fn score(&self, raw: f64) -> f64 {
+        let scaled = raw * f64::from(self.scale);
+        self.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh())
+    }
+}
+
+impl Op for Attention {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let tokens = to.input_shape(0)[0];
+        if tokens <= FEW_TOKENS { self.dispatch_split(to, tokens) } else { self.dispatch_tiles(to) }
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let d = self.head_dim;
+        let group = self.heads / self.kv_heads;
+        let keys = unpacked(inputs[1].values);
+        let values = unpacked(inputs[2].values);
+        for t in 0..inputs[0].shape[0] {
+            let position = inputs[3].u32()[t] as usize;
+            let base = inputs[4].u32()[t] as usize;
+            let begin = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+            for head in 0..self.heads {
+                let q = &inputs[0].f32()[(t * self.heads + head) * d..][..d];
+                let row = |p: usize| ((base + p) * self.kv_heads + head / group) * d;
+                let dot = |p: usize| q.iter().zip(&keys[row(p)..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+                let scores: Vec<f64> = (begin..=position).map(|p| self.score(dot(p))).collect();
+                let peak = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - peak).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                let y = &mut outputs[0].f32_mut()[(t * self.heads + head) * d..][..d];
+                for (i, y) in y.iter_mut().enumerate() {
+                    let sum: f64 = weights.iter().enumerate().map(|(j, w)| w * f64::from(values[row(begin + j) + i])).sum();
+                    *y = (sum / total) as f32;
+                }
+            }
+        }
+    }
+}
+
+fn unpacked(values: &Values) -> Vec<f32> {
+    match values.dtype() {
+        Dtype::F32 => values.f32().to_vec(),
+        Dtype::U32 => values.u32().iter().flat_map(|&w| unpack_f16(w)).collect(),
+    }
+}

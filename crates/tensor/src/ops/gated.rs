@@ -1,0 +1,84 @@
+//! The gate of a gated MLP: SwiGLU and GeGLU (Shazeer, 2020).
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Graph, Tensor};
+use crate::lower::{KernelText, Lowering};
+use crate::op::{Op, Operand};
+use crate::values::Values;
+
+/// The function applied to the gate, by Hugging Face's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// v · sigmoid(v)
+    Silu,
+    /// The tanh approximation of GELU (`gelu_pytorch_tanh`).
+    GeluTanh,
+}
+
+impl Activation {
+    /// The name in the shaders.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu_tanh",
+        }
+    }
+
+    /// The function itself.
+    pub fn apply(self, v: f64) -> f64 {
+        match self {
+            Activation::Silu => v / (1.0 + (-v).exp()),
+            Activation::GeluTanh => 0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v)).tanh()),
+        }
+    }
+}
+
+/// y[t, f] = activation(x[t, f]) · x[t, F + f]; x [T, 2F] holds the gates, then the ups.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gated {
+    /// Applied to the gates.
+    pub activation: Activation,
+}
+
+impl Graph {
+    /// Halves the width of x [T, 2F].
+    pub fn gated(&mut self, x: Tensor, activation: Activation) -> Tensor {
+        let mut shape = self.shape(x).to_vec();
+        if let Some(width) = shape.last_mut() {
+            assert!(width.is_multiple_of(2), "gated: width {width} is odd");
+            *width /= 2;
+        }
+        self.apply(Gated { activation }, &[x], &shape)
+    }
+}
+
+impl Op for Gated {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let shape = to.output_shape(0);
+        let len: usize = shape.iter().product();
+        let threads = super::row_threads(to, 64);
+        let (grid, stride) = super::flat_grid(to, len, threads);
+        let defines = Defines::new().set("THREADS", threads).set("F", shape[shape.len() - 1]).set("ACTIVATION", self.activation.name());
+        let size = to.uniform(&[len as u32, stride])?;
+        let parts = [include_str!("../../../../shaders/lib/activate.wgsl"), include_str!("../../../../shaders/gated.wgsl")];
+        let bindings = vec![to.input(0), to.output(0), size];
+        to.emit(KernelText { name: "gated", parts: &parts, defines }, &[bindings], grid)
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let width = inputs[0].width() / 2;
+        for (x, y) in inputs[0].rows().zip(outputs[0].f32_mut().chunks_exact_mut(width)) {
+            for f in 0..width {
+                y[f] = (self.activation.apply(f64::from(x[f])) * f64::from(x[width + f])) as f32;
+            }
+        }
+    }
+}

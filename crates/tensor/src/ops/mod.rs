@@ -1,0 +1,61 @@
+//! The operations. One file here and one WGSL file in `shaders/` each; the kernel and its plain-Rust reference stand together.
+
+mod add;
+mod append;
+mod attention;
+mod embed;
+mod gated;
+mod linear;
+mod rms_norm;
+mod rope;
+mod select_rows;
+
+pub use add::Add;
+pub use append::Append;
+pub(crate) use append::pack_f16;
+pub use attention::{Attention, Causality, FEW_TOKENS, QUERY_TILE};
+pub use embed::Embed;
+pub use gated::{Activation, Gated};
+pub use linear::Linear;
+pub use rms_norm::RmsNorm;
+pub use rope::Rope;
+pub use select_rows::SelectRows;
+
+use bayan_gpu::shader::Defines;
+
+use crate::lower::{Extent, Lowering};
+
+/// Invocations a workgroup for kernels that walk along a row.
+pub(crate) fn row_threads(to: &Lowering<'_>, width: usize) -> usize {
+    // Software devices pay for every barrier and every idle invocation; real ones want enough of them to hide latency.
+    let most = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 256 };
+    width.next_power_of_two().clamp(1, most)
+}
+
+/// Names for kernels that reduce over `threads` invocations.
+pub(crate) fn reduction(to: &Lowering<'_>, defines: Defines, threads: usize) -> Defines {
+    let (smallest, _) = to.capabilities().subgroup_size;
+    defines.set("THREADS", threads).set("ONE_SUBGROUP", to.capabilities().subgroups && threads <= smallest as usize)
+}
+
+/// `vec4<f32>` where rows are whole vectors, else scalars: the names and the width in them.
+pub(crate) fn vectors(defines: Defines, width: usize) -> (Defines, usize) {
+    if width.is_multiple_of(4) {
+        (defines.set("VEC", "vec4<f32>").set("SCALAR", false), width / 4)
+    } else {
+        (defines.set("VEC", "f32").set("SCALAR", true), width)
+    }
+}
+
+/// A grid with one workgroup a row.
+pub(crate) fn rows_grid(rows: usize) -> [Extent; 3] {
+    [Extent::Fixed(rows as u32), Extent::Fixed(1), Extent::Fixed(1)]
+}
+
+/// A flat grid over `count` elements with `threads` invocations a workgroup, folded over two dimensions; also the number of
+/// invocations in x, by which the kernel unfolds it.
+pub(crate) fn flat_grid(to: &Lowering<'_>, count: usize, threads: usize) -> ([Extent; 3], u32) {
+    let grid = crate::lower::grid_2d(count.div_ceil(threads), to.capabilities().max_workgroups);
+    let Extent::Fixed(x) = grid[0] else { unreachable!("a flat grid is fixed") };
+    (grid, x * threads as u32)
+}

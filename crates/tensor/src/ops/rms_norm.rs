@@ -1,0 +1,59 @@
+//! Root-mean-square normalisation (Zhang and Sennrich, 2019).
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Graph, Tensor};
+use crate::lower::{KernelText, Lowering};
+use crate::op::{Op, Operand};
+use crate::state::State;
+use crate::values::Values;
+
+/// y[t] = x[t] / sqrt(mean(x[t]²) + eps) · weight; inputs x [T, D] and weight [D].
+#[derive(Debug, Clone, PartialEq)]
+pub struct RmsNorm {
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl Graph {
+    /// Normalises the rows of x [T, D].
+    pub fn rms_norm(&mut self, x: Tensor, weight: &Arc<State>, eps: f32) -> Tensor {
+        let weight = self.state(weight);
+        assert_eq!(self.width(x), self.width(weight), "rms_norm: width of x and weight");
+        let shape = self.shape(x).to_vec();
+        self.apply(RmsNorm { eps }, &[x, weight], &shape)
+    }
+}
+
+impl Op for RmsNorm {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let shape = to.input_shape(0);
+        let width = shape[shape.len() - 1];
+        let rows = shape[..shape.len() - 1].iter().product();
+        let threads = super::row_threads(to, width.div_ceil(4));
+        let (defines, vectors) = super::vectors(Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32), width);
+        let defines = super::reduction(to, defines.set("WIDTH", vectors), threads);
+        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rms_norm.wgsl")];
+        let bindings = vec![to.input(0), to.input(1), to.output(0)];
+        to.emit(KernelText { name: "rms_norm", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let weight = inputs[1].f32();
+        let rows = inputs[0].f32().chunks_exact(weight.len());
+        for (x, y) in rows.zip(outputs[0].f32_mut().chunks_exact_mut(weight.len())) {
+            let mean = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
+            let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
+            y.iter_mut().zip(x.iter().zip(weight)).for_each(|(y, (&x, &w))| *y = (f64::from(x) * scale * f64::from(w)) as f32);
+        }
+    }
+}

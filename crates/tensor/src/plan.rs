@@ -1,0 +1,148 @@
+//! A graph made ready for a device: buffers by liveness, pipelines, bind groups, and the list that is replayed.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use bayan_gpu::{Buffer, Dispatch, Gpu, GpuError, KernelTime, PendingRead, ReadRequest};
+
+use crate::graph::{ELEMENT_BYTES, Graph, Tensor};
+use crate::lower::{Lowering, Planned};
+use crate::tune::Tuning;
+
+/// What one run of a plan costs, whatever the device: the portable half of speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Kernels started.
+    pub dispatches: usize,
+    /// Compute passes.
+    pub passes: usize,
+    /// Bytes in all bindings.
+    pub bound_bytes: u64,
+    /// Bytes of activations held.
+    pub activation_bytes: u64,
+}
+
+/// A prepared graph.
+#[derive(Debug)]
+pub struct Plan {
+    graph: Graph,
+    planned: Vec<Planned>,
+    dispatches: Mutex<Vec<Dispatch>>,
+    buffers: Vec<Option<Buffer>>,
+    activation_bytes: u64,
+}
+
+impl Plan {
+    /// Prepares a graph; the tensors in `keep` hold their values after a run.
+    ///
+    /// # Errors
+    /// Out of memory, a binding beyond the device's limits, or a kernel that does not compile.
+    pub fn new(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning) -> Result<Plan, GpuError> {
+        let (buffers, activation_bytes) = assign(gpu, &graph, keep)?;
+        let mut planned = Vec::new();
+        for index in 0..graph.nodes().len() {
+            let op = graph.nodes()[index].op.clone();
+            op.dispatch(&mut Lowering::new(gpu, &graph, index, &buffers, &mut planned, tuning))?;
+        }
+        let dispatches = Mutex::new(planned.iter().map(|p| p.dispatch.clone()).collect());
+        Ok(Plan { graph, planned, dispatches, buffers, activation_bytes })
+    }
+
+    /// The graph it runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Its cost, not counting what a longer cache adds.
+    pub fn cost(&self) -> Cost {
+        Cost {
+            dispatches: self.planned.len(),
+            passes: 1,
+            bound_bytes: self.planned.iter().map(|p| p.bound_bytes).sum(),
+            activation_bytes: self.activation_bytes,
+        }
+    }
+
+    /// Where a tensor is after a run: its state's buffer, or that of a tensor in `keep`.
+    ///
+    /// # Panics
+    /// If the tensor has no buffer.
+    pub fn buffer(&self, tensor: Tensor) -> &Buffer {
+        match (&self.graph.info(tensor).state, &self.buffers[tensor.index()]) {
+            (Some(state), _) => state.buffer(),
+            (None, Some(buffer)) => buffer,
+            (None, None) => panic!("tensor {} is not kept", tensor.index()),
+        }
+    }
+
+    /// Submits one run. `cached` is the largest number of cached positions that any sequence has after it.
+    pub fn submit(&self, gpu: &Gpu, cached: usize, reads: &[ReadRequest]) -> Vec<PendingRead> {
+        let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
+        for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
+            dispatch.grid = planned.grid.map(|extent| extent.resolve(cached));
+        }
+        gpu.submit(dispatches.iter(), reads)
+    }
+
+    /// Runs once with a timestamp pair around each dispatch.
+    ///
+    /// # Errors
+    /// The device has no timestamps, or fails.
+    pub async fn profile(&self, gpu: &Gpu, cached: usize) -> Result<Vec<KernelTime>, GpuError> {
+        let dispatches: Vec<Dispatch> =
+            self.planned.iter().map(|p| Dispatch { grid: p.grid.map(|extent| extent.resolve(cached)), ..p.dispatch.clone() }).collect();
+        gpu.profile(&dispatches).await
+    }
+
+    /// Fills every intermediate buffer with NaN, so that a test sees what no kernel wrote.
+    pub fn poison(&self, gpu: &Gpu) {
+        for buffer in self.buffers.iter().flatten() {
+            gpu.write(buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; buffer.size_bytes() as usize / 4]));
+        }
+    }
+
+    /// A read of a whole tensor.
+    pub fn read_request(&self, tensor: Tensor) -> ReadRequest {
+        ReadRequest { buffer: self.buffer(tensor).clone(), offset_bytes: 0, size_bytes: self.graph.info(tensor).len() as u64 * ELEMENT_BYTES }
+    }
+}
+
+/// Gives every intermediate tensor a buffer. A buffer is handed on once its tensor has been read for the last time; outputs
+/// never share with the inputs of the same node, so that no dispatch binds a buffer twice.
+fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor]) -> Result<(Vec<Option<Buffer>>, u64), GpuError> {
+    let mut last_use: HashMap<Tensor, usize> = HashMap::new();
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for &tensor in node.inputs.iter().chain(&node.outputs) {
+            last_use.insert(tensor, index);
+        }
+    }
+    let mut buffers: Vec<Option<Buffer>> = vec![None; graph.tensors().len()];
+    let mut free: Vec<Buffer> = Vec::new();
+    let mut total_bytes = 0;
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for &tensor in &node.outputs {
+            if graph.info(tensor).state.is_some() || buffers[tensor.index()].is_some() {
+                continue;
+            }
+            let size_bytes = (graph.info(tensor).len() as u64 * ELEMENT_BYTES).max(16).next_multiple_of(16);
+            let fitting = free.iter().enumerate().filter(|(_, b)| b.size_bytes() >= size_bytes).min_by_key(|(_, b)| b.size_bytes());
+            let buffer = match fitting.map(|(position, _)| position) {
+                Some(position) => free.swap_remove(position),
+                None => {
+                    total_bytes += size_bytes;
+                    gpu.allocate("activations", size_bytes)?
+                }
+            };
+            buffers[tensor.index()] = Some(buffer);
+        }
+        for &tensor in node.inputs.iter().chain(&node.outputs) {
+            let dead = last_use[&tensor] == index && !keep.contains(&tensor) && graph.info(tensor).state.is_none();
+            if let (true, Some(buffer)) = (dead, &buffers[tensor.index()])
+                && !free.iter().any(|f| f.same(buffer))
+            {
+                free.push(buffer.clone());
+            }
+        }
+    }
+    Ok((buffers, total_bytes))
+}

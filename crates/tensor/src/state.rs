@@ -1,0 +1,111 @@
+//! Storage that outlives a step: parameters, the key-value cache, the step's inputs.
+
+use std::sync::{Arc, Mutex};
+
+use bayan_gpu::{Buffer, Gpu, GpuError};
+
+use crate::graph::{Dtype, ELEMENT_BYTES};
+use crate::values::Values;
+
+/// A named buffer on the device, or in host memory when there is no device.
+#[derive(Debug)]
+pub struct State {
+    label: String,
+    shape: Vec<usize>,
+    dtype: Dtype,
+    buffer: Option<Buffer>,
+    host: Mutex<Option<Values>>,
+}
+
+impl State {
+    /// Zeros of the given sizes on the device, or on the host when `gpu` is `None`.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn zeros(gpu: Option<&Gpu>, label: &str, shape: &[usize], dtype: Dtype) -> Result<Arc<State>, GpuError> {
+        let len: usize = shape.iter().product();
+        let buffer = gpu.map(|gpu| gpu.allocate(label, len as u64 * ELEMENT_BYTES)).transpose()?;
+        let host = if gpu.is_none() { Some(Values::zeros(len, dtype)) } else { None };
+        Ok(Arc::new(State { label: label.to_string(), shape: shape.to_vec(), dtype, buffer, host: Mutex::new(host) }))
+    }
+
+    /// Values of the given sizes.
+    ///
+    /// # Errors
+    /// Out of memory.
+    ///
+    /// # Panics
+    /// If the number of values does not fit the sizes.
+    pub fn new(gpu: Option<&Gpu>, label: &str, shape: &[usize], values: Values) -> Result<Arc<State>, GpuError> {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "{label}: values for {shape:?}");
+        let state = State::zeros(gpu, label, shape, values.dtype())?;
+        state.write(gpu, 0, values.bytes());
+        Ok(state)
+    }
+
+    /// What it is.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Sizes, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64 * ELEMENT_BYTES
+    }
+
+    /// The device's buffer.
+    ///
+    /// # Panics
+    /// If the state lives on the host.
+    pub fn buffer(&self) -> &Buffer {
+        self.buffer.as_ref().unwrap_or_else(|| panic!("state `{}` has no device buffer", self.label))
+    }
+
+    /// Whether it is on a device.
+    pub fn on_device(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// Writes bytes at an element offset.
+    pub fn write(&self, gpu: Option<&Gpu>, offset: usize, bytes: &[u8]) {
+        if let (Some(buffer), Some(gpu)) = (&self.buffer, gpu) {
+            gpu.write(buffer, offset as u64 * ELEMENT_BYTES, bytes);
+        }
+        if let Some(values) = self.host.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+            let start = offset * ELEMENT_BYTES as usize;
+            values.bytes_mut()[start..start + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// A copy of the host's values.
+    pub fn host(&self) -> Option<Values> {
+        self.host.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Replaces the host's values.
+    pub(crate) fn set_host(&self, values: Values) {
+        *self.host.lock().unwrap_or_else(|e| e.into_inner()) = Some(values);
+    }
+
+    /// Reads the values back from wherever they are.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn read(&self, gpu: Option<&Gpu>) -> Result<Values, GpuError> {
+        if let (Some(buffer), Some(gpu)) = (&self.buffer, gpu) {
+            let bytes = gpu.read(buffer, 0, self.size_bytes()).await?;
+            return Ok(Values::from_bytes(&bytes, self.dtype));
+        }
+        Ok(self.host().unwrap_or_else(|| Values::zeros(0, self.dtype)))
+    }
+}

@@ -1,0 +1,112 @@
+//! Elements in host memory.
+
+use crate::graph::Dtype;
+
+/// A flat list of elements.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// Floating point.
+    F32(Vec<f32>),
+    /// Unsigned.
+    U32(Vec<u32>),
+}
+
+impl Values {
+    /// Zeros.
+    pub fn zeros(len: usize, dtype: Dtype) -> Values {
+        match dtype {
+            Dtype::F32 => Values::F32(vec![0.0; len]),
+            Dtype::U32 => Values::U32(vec![0; len]),
+        }
+    }
+
+    /// From little-endian bytes; a tail of less than four bytes is dropped.
+    pub fn from_bytes(bytes: &[u8], dtype: Dtype) -> Values {
+        let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        match dtype {
+            Dtype::F32 => Values::F32(words.map(f32::from_bits).collect()),
+            Dtype::U32 => Values::U32(words.collect()),
+        }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Values::F32(_) => Dtype::F32,
+            Values::U32(_) => Dtype::U32,
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Values::F32(v) => v.len(),
+            Values::U32(v) => v.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The floats.
+    ///
+    /// # Panics
+    /// If they are not floats: a mistake in an op.
+    pub fn f32(&self) -> &[f32] {
+        match self {
+            Values::F32(v) => v,
+            Values::U32(_) => panic!("expected f32 elements"),
+        }
+    }
+
+    /// The floats, to write.
+    ///
+    /// # Panics
+    /// If they are not floats: a mistake in an op.
+    pub fn f32_mut(&mut self) -> &mut [f32] {
+        match self {
+            Values::F32(v) => v,
+            Values::U32(_) => panic!("expected f32 elements"),
+        }
+    }
+
+    /// The integers.
+    ///
+    /// # Panics
+    /// If they are floats: a mistake in an op.
+    pub fn u32(&self) -> &[u32] {
+        match self {
+            Values::U32(v) => v,
+            Values::F32(_) => panic!("expected u32 elements"),
+        }
+    }
+
+    /// The integers, to write.
+    ///
+    /// # Panics
+    /// If they are floats: a mistake in an op.
+    pub fn u32_mut(&mut self) -> &mut [u32] {
+        match self {
+            Values::U32(v) => v,
+            Values::F32(_) => panic!("expected u32 elements"),
+        }
+    }
+
+    /// The elements as bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Values::F32(v) => bytemuck::cast_slice(v),
+            Values::U32(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    /// The elements as bytes, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Values::F32(v) => bytemuck::cast_slice_mut(v),
+            Values::U32(v) => bytemuck::cast_slice_mut(v),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Every operation on this machine's device against its reference, with each set of features.
+
+use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
+use bayan_tensor::cases;
+
+fn suite(disable: &str) {
+    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), ..Default::default() };
+    let gpu = block_on(Gpu::open(&options)).expect("a device");
+    let mut failures = Vec::new();
+    for (index, case) in cases::cases().iter().enumerate() {
+        match block_on(cases::run(&gpu, case, index as u64)) {
+            Ok(outcome) if outcome.passed() => {}
+            Ok(outcome) => failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound)),
+            Err(error) => failures.push(format!("{}: {error}", case.name)),
+        }
+    }
+    assert!(failures.is_empty(), "{} failures with `{disable}` disabled:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn all_features() {
+    suite("");
+}
+
+#[test]
+fn plain() {
+    suite("f16,subgroups,dot");
+}
+
+#[test]
+fn checked() {
+    suite("f16,unchecked");
+}

@@ -1,0 +1,24 @@
+// Writes the keys and values of T tokens into the cache: row bases[t] + positions[t].
+// k, v [T, K, d]; cache [rows, K, d], as f32 or as f16 pairs in u32.
+@group(0) @binding(0) var<storage, read> k: array<${FROM}>;
+@group(0) @binding(1) var<storage, read> v: array<${FROM}>;
+@group(0) @binding(2) var<storage, read> positions: array<u32>;
+@group(0) @binding(3) var<storage, read> bases: array<u32>;
+@group(0) @binding(4) var<storage, read_write> k_cache: array<${TO}>;
+@group(0) @binding(5) var<storage, read_write> v_cache: array<${TO}>;
+const WIDTH = ${WIDTH}u; // elements of a cache row
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let token = group.x;
+  let row = bases[token] + positions[token];
+  for (var i = lane; i < WIDTH; i += ${THREADS}u) {
+#if HALF_CACHE
+    k_cache[row * WIDTH + i] = pack2x16float(k[token * WIDTH + i]);
+    v_cache[row * WIDTH + i] = pack2x16float(v[token * WIDTH + i]);
+#else
+    k_cache[row * WIDTH + i] = k[token * WIDTH + i];
+    v_cache[row * WIDTH + i] = v[token * WIDTH + i];
+#endif
+  }
+}

@@ -1,0 +1,36 @@
+// y[t] = x[t] / sqrt(mean(x[t]²) + EPS) * weight      x, y [T, D], weight [D]; one workgroup a row.
+@group(0) @binding(0) var<storage, read> x: array<${VEC}>;
+@group(0) @binding(1) var<storage, read> weight: array<${VEC}>;
+@group(0) @binding(2) var<storage, read_write> y: array<${VEC}>;
+
+const WIDTH = ${WIDTH}u; // D in vectors
+
+@compute @workgroup_size(${THREADS})
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+#if SUBGROUPS
+  @builtin(subgroup_invocation_id) subgroup_lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(num_subgroups) subgroups: u32,
+#endif
+) {
+#if !SUBGROUPS
+  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
+#endif
+  let start = group.x * WIDTH;
+  var sum = ${VEC}(0.0);
+  for (var i = lane; i < WIDTH; i += ${THREADS}u) {
+    let v = x[start + i];
+    sum += v * v;
+  }
+#if SCALAR
+  let total = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
+#else
+  let total = reduce_sum(dot(sum, vec4<f32>(1.0)), lane, subgroup_lane, subgroup, subgroups);
+#endif
+  let scale = inverseSqrt(total * ${INVERSE_D} + ${EPS});
+  for (var i = lane; i < WIDTH; i += ${THREADS}u) {
+    y[start + i] = x[start + i] * scale * weight[i];
+  }
+}
