@@ -7,7 +7,7 @@
 use crate::checkpoint::{Checkpoint, Stored, TensorEntry, read_exact};
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
-use crate::formats::{Format, Planes, Unrepresentable};
+use crate::formats::{Format, Planes, Unrepresentable, halves_to_f32};
 use std::ops::Range;
 
 impl Checkpoint {
@@ -21,8 +21,7 @@ impl Checkpoint {
             Stored::Dense(dtype) => {
                 check_dtype(entry, dtype)?;
                 let bytes = self.read_plane(entry, 0, &rows).await?;
-                let mut values = Vec::new();
-                to_f32(dtype, &bytes, &mut values);
+                let values = to_f32(dtype, &bytes);
                 check_finite(entry, rows.start, entry.k(), &values)?;
                 Ok(values)
             }
@@ -154,12 +153,16 @@ fn unrepresentable(entry: &TensorEntry, base: u64, format: &'static dyn Format, 
     WeightsError::Unrepresentable { tensor: entry.name.clone(), index: base + error.index as u64, value: error.value, format: format.name() }
 }
 
-/// Little-endian floats of `dtype` appended to `out`.
-fn to_f32(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) {
+/// Little-endian floats of `dtype` as `f32`.
+fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     match dtype {
-        Dtype::F32 => out.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
-        Dtype::F16 => out.extend(bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32())),
-        _ => out.extend(bytes.as_chunks::<2>().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16))),
+        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F16 => {
+            let mut values = vec![0.0; bytes.len() / 2];
+            halves_to_f32(bytes, &mut values);
+            values
+        }
+        _ => bytes.as_chunks::<2>().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)).collect(),
     }
 }
 
@@ -174,17 +177,14 @@ fn check_finite(entry: &TensorEntry, first_row: usize, width: usize, values: &[f
     Err(WeightsError::NotFinite { tensor: entry.name.clone(), index: first_row as u64 * width as u64 + index as u64, value: values[index] })
 }
 
+/// As [`check_finite`], on stored F32, F16 or BF16, looking at exponent bits only.
 fn check_finite_bytes(entry: &TensorEntry, first_row: usize, width: usize, dtype: Dtype, bytes: &[u8]) -> Result<(), WeightsError> {
-    let piece = 1 << 16;
-    let mut values = Vec::with_capacity(piece.min(bytes.len()));
-    let mut done = 0;
-    for part in bytes.chunks(piece * dtype.size_bytes()) {
-        values.clear();
-        to_f32(dtype, part, &mut values);
-        if let Err(WeightsError::NotFinite { tensor, index, value }) = check_finite(entry, first_row, width, &values) {
-            return Err(WeightsError::NotFinite { tensor, index: index + done, value });
-        }
-        done += values.len() as u64;
-    }
-    Ok(())
+    let halves = || bytes.as_chunks::<2>().0.iter().fold(0, |most, b| most.max(u16::from_le_bytes(*b) & 0x7fff));
+    let words = || bytes.as_chunks::<4>().0.iter().fold(0, |most, b| most.max(u32::from_le_bytes(*b) & 0x7fff_ffff));
+    let finite = match dtype {
+        Dtype::F32 => words() < 0x7f80_0000,
+        Dtype::F16 => halves() < 0x7c00,
+        _ => halves() < 0x7f80,
+    };
+    if finite { Ok(()) } else { check_finite(entry, first_row, width, &to_f32(dtype, bytes)) }
 }

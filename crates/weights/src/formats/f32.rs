@@ -21,8 +21,10 @@ impl Format for F32 {
     }
 
     fn quantize_row(&self, values: &[f32], _importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
-        for value in values {
-            planes[0].extend_from_slice(&value.to_le_bytes());
+        let start = planes[0].len();
+        planes[0].resize(start + 4 * values.len(), 0);
+        for (bytes, value) in planes[0][start..].as_chunks_mut::<4>().0.iter_mut().zip(values) {
+            *bytes = value.to_le_bytes();
         }
         Ok(())
     }

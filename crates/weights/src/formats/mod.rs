@@ -19,6 +19,7 @@ pub(crate) mod search;
 mod tests;
 
 use crate::dtype::Dtype;
+use half::slice::HalfFloatSliceExt;
 use std::fmt::Debug;
 
 pub use self::f16::F16;
@@ -189,6 +190,36 @@ impl Planes {
 /// The `i`-th f16 of a plane, as f32.
 pub(crate) fn half_at(plane: &[u8], i: usize) -> f32 {
     half::f16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]).to_f32()
+}
+
+/// Little-endian f16 bytes to `f32`, a stack buffer at a time so that the processor's own conversion is used where it has one.
+pub(crate) fn halves_to_f32(bytes: &[u8], out: &mut [f32]) {
+    let mut halves = [half::f16::ZERO; 256];
+    for (bytes, out) in bytes.chunks(512).zip(out.chunks_mut(256)) {
+        let halves = &mut halves[..out.len()];
+        for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *half = half::f16::from_le_bytes(*bytes);
+        }
+        halves.convert_to_f32_slice(out);
+    }
+}
+
+/// `values` rounded to f16 and appended; the index of the first that overflows otherwise.
+pub(crate) fn push_halves(values: &[f32], plane: &mut Vec<u8>) -> Result<(), usize> {
+    let mut halves = [half::f16::ZERO; 256];
+    for (number, values) in values.chunks(256).enumerate() {
+        let halves = &mut halves[..values.len()];
+        halves.convert_from_f32_slice(values);
+        if let Some(index) = halves.iter().position(|half| !half.is_finite()) {
+            return Err(number * 256 + index);
+        }
+        let start = plane.len();
+        plane.resize(start + 2 * halves.len(), 0);
+        for (bytes, half) in plane[start..].as_chunks_mut::<2>().0.iter_mut().zip(halves) {
+            *bytes = half.to_le_bytes();
+        }
+    }
+    Ok(())
 }
 
 /// Appends a value already rounded to f16.
