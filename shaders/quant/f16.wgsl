@@ -6,10 +6,10 @@ fn unpack8(w: vec4<u32>) -> array<vec4<f32>, 2> {
 }
 
 fn weights32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-  let at = (row * BLOCKS + block) * 4u;
+  let at = slot(row, block, 4u, 0u);
   let a = unpack8(values[at]);
-  let b = unpack8(values[at + 1u]);
-  let c = unpack8(values[at + 2u]);
-  let d = unpack8(values[at + 3u]);
+  let b = unpack8(values[at + 32u]);
+  let c = unpack8(values[at + 64u]);
+  let d = unpack8(values[at + 96u]);
   return array<vec4<f32>, 8>(a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]);
 }

@@ -6,7 +6,7 @@ fn low4(w: u32, s: vec2<f32>) -> vec4<f32> { return s.x * vec4<f32>(unpack4xU8(w
 fn high4(w: u32, s: vec2<f32>) -> vec4<f32> { return s.x * vec4<f32>(unpack4xU8((w >> 4u) & 0x0f0f0f0fu)) - s.y; }
 
 fn weights32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-  let at = row * BLOCKS + block;
+  let at = slot(row, block, 1u, 0u);
   let w = codes[at];
   let s = unpack2x16float(scales[at]);
   return array<vec4<f32>, 8>(low4(w.x, s), low4(w.y, s), low4(w.z, s), low4(w.w, s), high4(w.x, s), high4(w.y, s), high4(w.z, s), high4(w.w, s));

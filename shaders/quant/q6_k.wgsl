@@ -9,7 +9,7 @@ fn six4(low: u32, high: u32, d: f32) -> vec4<f32> {
 }
 
 fn weights32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-  let at = row * BLOCKS + block;
+  let at = slot(row, block, 1u, 0u);
   let w = codes[at];
   let h = highs[at];
   let s = unpack2x16float(scales[at]);

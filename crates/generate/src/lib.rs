@@ -1,1 +1,2 @@
 //! bayan-generate
+pub mod text;

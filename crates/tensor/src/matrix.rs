@@ -96,7 +96,12 @@ pub fn row_bytes(format: &dyn Format, columns: usize) -> Vec<usize> {
 pub struct MatrixBuilder<'a> {
     gpu: Option<&'a Gpu>,
     matrix: Matrix,
+    /// Rows taken in.
     filled: usize,
+    /// Rows handed on.
+    emitted: usize,
+    /// The rows between, in each plane.
+    pending: Vec<Vec<u8>>,
 }
 
 impl<'a> MatrixBuilder<'a> {
@@ -114,13 +119,15 @@ impl<'a> MatrixBuilder<'a> {
             let mut first_row = 0;
             while first_row < rows {
                 let count = per_shard.min(rows - first_row);
-                let planes = bytes.iter().map(|&n| gpu.allocate(label, (count * n) as u64)).collect::<Result<_, _>>()?;
+                let padded = count.next_multiple_of(GROUP);
+                let planes = bytes.iter().map(|&n| gpu.allocate(label, (padded * n) as u64)).collect::<Result<_, _>>()?;
                 shards.push(Shard { first_row, rows: count, planes });
                 first_row += count;
             }
         }
         let host = gpu.is_none().then(|| bytes.iter().map(|&n| Vec::with_capacity(rows * n)).collect());
-        Ok(MatrixBuilder { gpu, matrix: Matrix { label: label.to_string(), format, rows, columns, shards, host }, filled: 0 })
+        let pending = vec![Vec::new(); bytes.len()];
+        Ok(MatrixBuilder { gpu, matrix: Matrix { label: label.to_string(), format, rows, columns, shards, host }, filled: 0, emitted: 0, pending })
     }
 
     /// Appends rows in the matrix's format.
@@ -128,43 +135,50 @@ impl<'a> MatrixBuilder<'a> {
     /// # Panics
     /// If the rows are of another format or width, or more than were reserved.
     pub fn push(&mut self, rows: &Planes) {
-        assert_eq!((rows.format.name(), rows.k), (self.matrix.format.name(), self.matrix.columns), "matrix `{}`: format and width", self.matrix.label);
-        if rows.format.is_dense() && !rows.k.is_multiple_of(32) {
-            // Dense rows are stored without padding; on the device every row is whole blocks.
-            let (from, to) = (rows.format.row_bytes(0, rows.k) as usize, row_bytes(rows.format, rows.k)[0]);
-            let mut padded = Vec::with_capacity(rows.rows * to);
-            for row in rows.bytes[0].chunks_exact(from) {
-                padded.extend_from_slice(row);
-                padded.resize(padded.len() + to - from, 0);
+        let matrix = &self.matrix;
+        assert_eq!((rows.format.name(), rows.k), (matrix.format.name(), matrix.columns), "matrix `{}`: format and width", matrix.label);
+        assert!(self.filled + rows.rows <= matrix.rows, "matrix `{}`: too many rows", matrix.label);
+        let to = row_bytes(matrix.format, matrix.columns);
+        for (plane, (bytes, &to)) in rows.bytes.iter().zip(&to).enumerate() {
+            let from = matrix.format.row_bytes(plane, rows.k) as usize;
+            for row in bytes.chunks_exact(from).take(rows.rows) {
+                // Dense rows are stored without padding; here every row is whole 32-blocks.
+                self.pending[plane].extend_from_slice(row);
+                let padded = self.pending[plane].len() + to - from;
+                self.pending[plane].resize(padded, 0);
             }
-            return self.push_bytes(&[&padded]);
         }
-        let planes: Vec<&[u8]> = rows.bytes.iter().map(Vec::as_slice).collect();
-        self.push_bytes(&planes);
+        self.filled += rows.rows;
+        self.emit(self.filled == self.matrix.rows);
     }
 
-    fn push_bytes(&mut self, planes: &[&[u8]]) {
+    /// Moves whole groups of rows, and at the end the last ones with zero rows after them, to where they belong.
+    fn emit(&mut self, last: bool) {
         let bytes = row_bytes(self.matrix.format, self.matrix.columns);
-        let count = planes[0].len() / bytes[0];
-        assert!(self.filled + count <= self.matrix.rows, "matrix `{}`: too many rows", self.matrix.label);
-        for (plane, &n) in planes.iter().zip(&bytes) {
-            assert_eq!(plane.len(), count * n, "matrix `{}`: whole rows", self.matrix.label);
+        let pending = self.pending[0].len() / bytes[0];
+        let count = if last { pending } else { pending / GROUP * GROUP };
+        if count == 0 {
+            return;
         }
-        if let Some(host) = &mut self.matrix.host {
-            host.iter_mut().zip(planes).for_each(|(to, from)| to.extend_from_slice(from));
-        }
-        if let Some(gpu) = self.gpu {
+        for (plane, &n) in bytes.iter().enumerate() {
+            let mut rows: Vec<u8> = self.pending[plane].drain(..count * n).collect();
+            if let Some(host) = &mut self.matrix.host {
+                host[plane].extend_from_slice(&rows);
+            }
+            let Some(gpu) = self.gpu else { continue };
+            rows.resize(count.next_multiple_of(GROUP) * n, 0);
+            let block_bytes = self.matrix.format.row_bytes(plane, 32) as usize;
+            let interleaved = interleave(&rows, n, block_bytes);
             for shard in &self.matrix.shards {
-                let start = self.filled.max(shard.first_row);
-                let end = (self.filled + count).min(shard.first_row + shard.rows);
-                if start < end {
-                    for ((buffer, plane), &n) in shard.planes.iter().zip(planes).zip(&bytes) {
-                        write_padded(gpu, buffer, (start - shard.first_row) * n, &plane[(start - self.filled) * n..(end - self.filled) * n]);
-                    }
+                let start = self.emitted.max(shard.first_row);
+                let end = (self.emitted + count).min(shard.first_row + shard.rows).next_multiple_of(GROUP);
+                if start < end && start < shard.first_row + shard.rows {
+                    let range = (start - self.emitted) * n..(end - self.emitted) * n;
+                    gpu.write(&shard.planes[plane], ((start - shard.first_row) * n) as u64, &interleaved[range]);
                 }
             }
         }
-        self.filled += count;
+        self.emitted += count;
     }
 
     /// The finished matrix.
@@ -177,13 +191,22 @@ impl<'a> MatrixBuilder<'a> {
     }
 }
 
-/// Writes bytes whose number may not be a multiple of four; rows are, so only the very end of a plane can be short.
-fn write_padded(gpu: &Gpu, buffer: &Buffer, offset: usize, bytes: &[u8]) {
-    if bytes.len() % 4 == 0 {
-        gpu.write(buffer, offset as u64, bytes);
-    } else {
-        let mut padded = bytes.to_vec();
-        padded.resize(bytes.len().next_multiple_of(4), 0);
-        gpu.write(buffer, offset as u64, &padded);
+/// Rows stand in groups of this many: one block of all rows of the group, then the next block. Invocations that own neighbouring rows
+/// then read neighbouring words, and a row needs no sum over invocations.
+pub const GROUP: usize = 32;
+
+/// From row after row to groups: `[group][block][part][row of the group]`, a part being 16 bytes or what a smaller block has.
+fn interleave(rows: &[u8], row_bytes: usize, block_bytes: usize) -> Vec<u8> {
+    let unit = block_bytes.min(16);
+    let units = row_bytes / unit;
+    let mut out = vec![0; rows.len()];
+    for (from, to) in rows.chunks_exact(GROUP * row_bytes).zip(out.chunks_exact_mut(GROUP * row_bytes)) {
+        for (r, row) in from.chunks_exact(row_bytes).enumerate() {
+            for (u, bytes) in row.chunks_exact(unit).enumerate().take(units) {
+                let at = (u * GROUP + r) * unit;
+                to[at..at + unit].copy_from_slice(bytes);
+            }
+        }
     }
+    out
 }

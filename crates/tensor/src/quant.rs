@@ -22,9 +22,12 @@ static TABLE: &[(&str, &str)] = &[
     ("q4_0", include_str!("../../../shaders/quant/q4_0.wgsl")),
 ];
 
-/// `BLOCKS`: the number of 32-blocks in a row of this matrix.
+/// `BLOCKS`, the number of 32-blocks in a row of this matrix, and `slot`, where a part of a block of a row stands in a plane.
 pub(crate) fn constants(matrix: &Matrix) -> String {
-    format!("const BLOCKS = {}u;", matrix.blocks())
+    format!(
+        "const BLOCKS = {}u;\nfn slot(row: u32, block: u32, parts: u32, part: u32) -> u32 {{ return (((row >> 5u) * BLOCKS + block) * parts + part) * 32u + (row & 31u); }}",
+        matrix.blocks()
+    )
 }
 
 #[cfg(test)]
