@@ -2,7 +2,7 @@
 //!
 //! Matrices of linear layers take the format the user names. Embeddings and output heads get a finer one: they are
 //! multiplied once per token instead of once per layer, so they cost little time, while an error in them goes straight into
-//! the logits and is not averaged over layers; with 4 bits that is the first thing that shows. Next to `q4_k` they take
+//! the logits and no later layer can make up for it. Next to `q4_k` they take
 //! `q6_k` (7 bits), next to `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per weight, no bit fiddling).
 //! Vectors (norms, biases) stay f32: they are a thousandth of the bytes.
 

@@ -1,4 +1,4 @@
-//! 4-bit groups of 32 with a minimum: the default 4-bit format, a third less error than q4_0 for half a bit more.
+//! 4-bit groups of 32 with a minimum: the default 4-bit format, 13 % less error than q4_0 on normal weights, 27 % on heavy tails, for half a bit more.
 //!
 //! | plane | per 32 weights | content |
 //! | --- | --- | --- |
