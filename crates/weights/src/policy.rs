@@ -20,7 +20,7 @@ pub struct Policy {
     pub head: &'static dyn Format,
     /// Exceptions by exact tensor name, before all other rules.
     pub exceptions: BTreeMap<String, &'static dyn Format>,
-    /// Importance [K] of the columns of a tensor, by tensor name, for the quantizer; usually mean squared activations.
+    /// Importance `[K]` of the columns of a tensor, by tensor name, for the quantizer; usually mean squared activations.
     pub importance: BTreeMap<String, Vec<f32>>,
 }
 

@@ -44,7 +44,7 @@ impl Checkpoint {
         self.read_planes_weighted(name, rows, format, None).await
     }
 
-    /// As [`read_planes`](Self::read_planes), with the importance \[K\] of each column for the quantizer.
+    /// As [`read_planes`](Self::read_planes), with the importance `[K]` of each column for the quantizer.
     pub async fn read_planes_weighted(
         &self,
         name: &str,
