@@ -11,7 +11,7 @@ use crate::formats::{Format, Planes, Unrepresentable, halves_to_f32};
 use std::ops::Range;
 
 impl Checkpoint {
-    /// Rows of a tensor as `f32` [rows, K], dense or dequantized. Vectors are one row.
+    /// Rows of a tensor as `f32` `[rows, K]`, dense or dequantized. Vectors are one row.
     ///
     /// Errors: missing tensor, rows out of range, not a floating-point tensor, NaN or infinity, a failing source.
     pub async fn read_rows_f32(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, WeightsError> {

@@ -70,11 +70,11 @@ pub trait Format: Sync + Send + Debug {
 
     /// Appends one row to every plane.
     ///
-    /// `values` [K], finite, K a multiple of [`block`](Self::block). `importance` [K], not negative: how much the squared
+    /// `values` `[K]`, finite, K a multiple of [`block`](Self::block). `importance` `[K]`, not negative: how much the squared
     /// error of each column counts; `None` counts all alike.
     fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable>;
 
-    /// One row back to `f32`: `planes` each hold exactly that row, `out` is [K] with K a multiple of the block.
+    /// One row back to `f32`: `planes` each hold exactly that row, `out` is `[K]` with K a multiple of the block.
     fn dequantize_row(&self, planes: &[&[u8]], out: &mut [f32]);
 
     /// Stored bits for one weight, padding aside.
@@ -124,7 +124,7 @@ impl Planes {
         Self { format, rows: 0, k, bytes: vec![Vec::new(); format.planes().len()] }
     }
 
-    /// Quantizes `values` [rows, k] and appends them. `importance` is [k].
+    /// Quantizes `values` `[rows, k]` and appends them. `importance` is `[k]`.
     ///
     /// Errors: the flat index within `values` of a value that does not fit.
     pub fn push_rows(&mut self, values: &[f32], importance: Option<&[f32]>) -> Result<(), Unrepresentable> {
@@ -156,7 +156,7 @@ impl Planes {
         Ok(())
     }
 
-    /// All rows as `f32` [rows, k].
+    /// All rows as `f32` `[rows, k]`.
     pub fn dequantize(&self) -> Vec<f32> {
         if self.k == 0 {
             return Vec::new();
