@@ -1,0 +1,71 @@
+/** What the person chose, in localStorage; anything unreadable falls back to the defaults, field by field. */
+import type { Sampling, WeightFormat } from 'bayan-web';
+
+export interface Settings {
+  language: 'ar' | 'en';
+  theme: 'system' | 'light' | 'dark';
+  textSize: 'normal' | 'large' | 'larger';
+  digits: 'latn' | 'arab';
+  system: string;
+  temperature: number;
+  topP: number;
+  repetition: number;
+  maxTokens: number;
+  contextLength: number;
+  seed: number | null;
+  format: WeightFormat;
+  budgetGb: number | null;
+}
+
+export const DEFAULTS: Settings = {
+  language: 'ar', theme: 'system', textSize: 'normal', digits: 'latn', system: '',
+  temperature: 0.6, topP: 0.9, repetition: 1.05, maxTokens: 1024, contextLength: 4096, seed: null, format: 'auto', budgetGb: null,
+};
+
+const ALLOWED: { [K in keyof Settings]?: readonly unknown[] } = {
+  language: ['ar', 'en'], theme: ['system', 'light', 'dark'], textSize: ['normal', 'large', 'larger'], digits: ['latn', 'arab'], format: ['auto', 'q4', 'q8', 'f16'],
+};
+const RANGE: { [K in keyof Settings]?: readonly [number, number] } = {
+  temperature: [0, 2], topP: [0.05, 1], repetition: [1, 2], maxTokens: [16, 32768], contextLength: [256, 131072], seed: [0, 2 ** 32 - 1], budgetGb: [0.5, 1024],
+};
+const KEY = 'bayan-settings';
+
+export function cleanSettings(raw: unknown): Settings {
+  const settings: Settings = { ...DEFAULTS };
+  if (typeof raw !== 'object' || raw === null) return settings;
+  for (const key of Object.keys(DEFAULTS) as (keyof Settings)[]) {
+    const value = (raw as Record<string, unknown>)[key];
+    const allowed = ALLOWED[key];
+    const range = RANGE[key];
+    const fine = allowed
+      ? allowed.includes(value)
+      : range
+        ? (value === null && DEFAULTS[key] === null) || (typeof value === 'number' && value >= range[0] && value <= range[1])
+        : typeof value === 'string' && value.length <= 20_000;
+    if (fine) (settings as unknown as Record<string, unknown>)[key] = value;
+  }
+  return settings;
+}
+
+export function readSettings(): Settings {
+  try {
+    return cleanSettings(JSON.parse(localStorage.getItem(KEY) ?? 'null'));
+  } catch {
+    return { ...DEFAULTS };
+  }
+}
+
+export function writeSettings(settings: Settings): void {
+  try {
+    localStorage.setItem(KEY, JSON.stringify(settings));
+  } catch {
+    // Storage is refused: the choice lasts as long as the page.
+  }
+}
+
+export function samplingOf(settings: Settings): Sampling {
+  return {
+    temperature: settings.temperature, topP: settings.topP, repetitionPenalty: settings.repetition, maxTokens: Math.round(settings.maxTokens),
+    ...(settings.seed === null ? {} : { seed: Math.round(settings.seed) }),
+  };
+}

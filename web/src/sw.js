@@ -1,0 +1,56 @@
+/**
+ * Offline: the page's own files are stored at the first visit; the engine is taken from the network when there is one
+ * (it may be newer) and from the store when there is none. Models are not kept here: the page keeps them itself,
+ * verified and resumable. Nothing outside this site passes through.
+ */
+const VERSION = __VERSION__;
+const FILES = __FILES__;
+const ENGINE = ['engine/bayan.js', 'engine/bayan_bg.wasm'];
+const CACHE = `bayan-${VERSION}`;
+const ENGINE_CACHE = 'bayan-engine';
+
+self.addEventListener('install', (event) => {
+  event.waitUntil((async () => {
+    const cache = await caches.open(CACHE);
+    await cache.addAll(FILES.map((url) => new Request(url, { cache: 'reload' })));
+    const engine = await caches.open(ENGINE_CACHE);
+    await Promise.all(ENGINE.map((url) => engine.add(new Request(url, { cache: 'reload' })).catch(() => {})));
+    await self.skipWaiting();
+  })());
+});
+
+self.addEventListener('activate', (event) => {
+  event.waitUntil((async () => {
+    for (const name of await caches.keys()) if (name.startsWith('bayan-') && name !== CACHE && name !== ENGINE_CACHE) await caches.delete(name);
+    await self.clients.claim();
+  })());
+});
+
+self.addEventListener('fetch', (event) => {
+  const { request } = event;
+  const url = new URL(request.url);
+  const scope = new URL(self.registration.scope);
+  if (request.method !== 'GET' || url.origin !== scope.origin || !url.pathname.startsWith(scope.pathname)) return;
+  const path = url.pathname.slice(scope.pathname.length);
+  if (path.startsWith('model/') && path !== 'model/manifest.json') return;
+  if (request.headers.has('range')) return;
+  if (path.startsWith('engine/') || path === 'model/manifest.json') event.respondWith(networkFirst(request));
+  else event.respondWith(cacheFirst(request));
+});
+
+async function cacheFirst(request) {
+  const cache = await caches.open(CACHE);
+  const found = await cache.match(request.mode === 'navigate' ? './' : request, { ignoreSearch: true });
+  return found ?? fetch(request);
+}
+
+async function networkFirst(request) {
+  const cache = await caches.open(ENGINE_CACHE);
+  try {
+    const response = await fetch(request);
+    if (response.ok) await cache.put(request, response.clone());
+    return response;
+  } catch {
+    return (await cache.match(request)) ?? Response.error();
+  }
+}

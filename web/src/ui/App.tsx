@@ -1,0 +1,50 @@
+import { useEffect } from 'preact/hooks';
+import { set, startConversation, strings } from '../state/app';
+import { Chat } from './Chat';
+import { Composer } from './Composer';
+import { useApp } from './hooks';
+import { Header } from './Header';
+import { ConfirmDownload, Notice } from './Dialogs';
+import { DevicePanel, NoGpu } from './DevicePanel';
+import { ModelsPanel } from './ModelsPanel';
+import { SettingsPanel } from './SettingsPanel';
+import { Sidebar } from './Sidebar';
+
+export function App() {
+  const state = useApp();
+  const t = strings();
+  useEffect(() => {
+    const keys = (event: KeyboardEvent) => {
+      // By place on the keyboard: an Arabic layout gives other letters.
+      if ((event.ctrlKey || event.metaKey) && event.shiftKey && event.code === 'KeyO') {
+        event.preventDefault();
+        startConversation();
+      } else if ((event.ctrlKey || event.metaKey) && event.code === 'KeyK') {
+        event.preventDefault();
+        set({ sidebar: true });
+        requestAnimationFrame(() => document.getElementById('search')?.focus());
+      } else if (event.code === 'Escape' && state.sidebar) set({ sidebar: false });
+    };
+    window.addEventListener('keydown', keys);
+    return () => window.removeEventListener('keydown', keys);
+  });
+  const noGpu = state.probe !== null && !state.probe.webgpu && !state.readOnly;
+  return (
+    <div class={state.sidebar ? 'shell with-sidebar' : 'shell'}>
+      <a class="skip" href="#main" onClick={(e) => { e.preventDefault(); document.getElementById('composer')?.focus(); }}>{t.skip}</a>
+      <Sidebar />
+      {state.sidebar && <button type="button" class="scrim" aria-label={t.close} onClick={() => set({ sidebar: false })} />}
+      <main id="main" class="main" inert={state.sidebar && matchMedia('(max-width: 820px)').matches}>
+        <Header />
+        {!state.online && <p class="strip" role="status">{t.offline}</p>}
+        {state.storageBroken && <p class="strip warn" role="alert">{t.storageFailed}</p>}
+        {noGpu ? <NoGpu /> : (<><Chat /><Composer /></>)}
+      </main>
+      {state.panel === 'models' && <ModelsPanel />}
+      {state.panel === 'settings' && <SettingsPanel />}
+      {state.panel === 'device' && <DevicePanel />}
+      {state.plan && <ConfirmDownload />}
+      <Notice />
+    </div>
+  );
+}

@@ -1,0 +1,143 @@
+import type { Source, SourceFile, WeightFormat } from 'bayan-web';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import catalogue from '../data/catalogue.json';
+import { type CatalogueModel, downloadBytes, fits, guessBudget, memoryBytes } from '../data/memory';
+import { changeSettings, deleteStored, formats, loadModel, refreshStored, set, shippedSource, strings, unloadModel } from '../state/app';
+import { plainName } from '../text/direction';
+import { Sheet } from './Dialogs';
+import { useApp } from './hooks';
+import { Icon } from './icons';
+
+const MODELS = catalogue.models as CatalogueModel[];
+
+export function ModelsPanel() {
+  const state = useApp();
+  const t = strings();
+  const f = formats();
+  useEffect(() => void refreshStored(), []);
+  const { model, stored, estimate, shipped, settings } = state;
+  const budget = settings.budgetGb === null ? guessBudget((navigator as Navigator & { deviceMemory?: number }).deviceMemory) : settings.budgetGb * 1e9;
+  return (
+    <Sheet title={t.models} onClose={() => set({ panel: null })}>
+      {model.kind === 'ready' && (
+        <div class="now"><span class="dot" aria-hidden="true" /><div><strong><bdi>{model.label}</bdi></strong><p class="dim small-text">{t.loaded}</p></div><span class="spacer" /><button type="button" class="button" onClick={() => void unloadModel()}>{t.unload}</button></div>
+      )}
+      {shipped && (
+        <section class="block"><h3>{t.shipped}</h3>
+          <div class="card"><div class="card-main"><strong><bdi>{plainName(shipped.name)}</bdi></strong><p class="dim small-text">{t.shippedNote} <bdi class="num">{f.bytes(shipped.bytes)}</bdi></p></div>
+            <button type="button" class="button primary" onClick={() => void loadModel(shippedSource(), plainName(shipped.name))}>{t.loadModel}</button></div>
+        </section>
+      )}
+      <section class="block"><h3>{t.stored}</h3>
+        {stored?.length === 0 && <p class="dim">{t.storedNone}</p>}
+        <ul class="cards">{stored?.map((item) => <Stored key={item.id} item={item} />)}</ul>
+        {estimate && <div class="storage"><progress max={estimate.quota} value={estimate.used} aria-label={t.stored} /><p class="dim small-text">{t.storedUse.replace('{used}', f.bytes(estimate.used)).replace('{quota}', f.bytes(estimate.quota))}</p></div>}
+      </section>
+      <section class="block"><h3>{t.catalogue}</h3>
+        <div class="grid2 tight">
+          <div class="field"><label for="format">{t.format}</label><select id="format" value={settings.format} onChange={(e) => changeSettings({ format: e.currentTarget.value as WeightFormat })}>{Object.entries(t.formats).map(([key, name]) => <option key={key} value={key}>{name}</option>)}</select></div>
+          <div class="field"><label for="budget">{t.budget}</label><input id="budget" type="number" dir="ltr" min={0.5} max={1024} step={0.5} value={Math.round(budget / 1e8) / 10} aria-describedby="budget-note" onChange={(e) => { const gb = Number(e.currentTarget.value); changeSettings({ budgetGb: gb >= 0.5 && gb <= 1024 ? gb : null }); }} /><p class="dim small-text" id="budget-note">{t.budgetNote}</p></div>
+        </div>
+        <ul class="cards">{MODELS.map((item) => <Recommended key={item.repo} item={item} budget={budget} />)}</ul>
+      </section>
+      <OtherSource />
+    </Sheet>
+  );
+}
+
+function Stored({ item }: { item: NonNullable<ReturnType<typeof useApp>['stored']>[number] }) {
+  const t = strings();
+  const f = formats();
+  const { model } = useApp();
+  const [asking, setAsking] = useState(false);
+  return (
+    <li class="card">
+      <div class="card-main"><strong><bdi>{plainName(item.label)}</bdi></strong>
+        <p class="dim small-text">{item.complete ? <bdi class="num">{f.bytes(item.storedBytes)}</bdi> : t.incomplete.replace('{done}', f.bytes(item.storedBytes)).replace('{total}', f.bytes(item.sizeBytes))} · {f.date(item.createdAt)}</p>
+        {asking && <p class="ask" role="alert">{t.deleteModelAsk}</p>}</div>
+      {asking ? (
+        <><button type="button" class="button danger" onClick={() => void deleteStored(item.id)}>{t.delete}</button><button type="button" class="button" onClick={() => setAsking(false)}>{t.cancel}</button></>
+      ) : (
+        <><button type="button" class="button primary" disabled={model.kind === 'loading'} onClick={() => void loadModel(item.source, plainName(item.label))}>{item.complete ? t.loadModel : t.resume}</button>
+          <button type="button" class="icon-button" aria-label={`${t.delete}: ${plainName(item.label)}`} onClick={() => setAsking(true)}><Icon name="trash" size={19} /></button></>
+      )}
+    </li>
+  );
+}
+
+function Recommended({ item, budget }: { item: CatalogueModel; budget: number }) {
+  const t = strings();
+  const f = formats();
+  const { settings, model } = useApp();
+  const format = settings.format === 'auto' ? 'q4' : settings.format;
+  const memory = memoryBytes(item, format, settings.contextLength);
+  const fit = fits(memory, budget);
+  return (
+    <li class="card tall">
+      <div class="card-main">
+        <div class="card-title"><strong><bdi>{item.name}</bdi></strong><span class={`badge ${fit}`}>{fit === 'yes' ? t.fitYes : fit === 'tight' ? t.fitTight : t.fitNo}</span></div>
+        <p>{item.note[settings.language]}</p>
+        <p class="dim small-text meta"><bdi>{item.maker}</bdi><span>{t.downloadSize} <bdi class="num">{f.bytes(downloadBytes(item))}</bdi></span><span>{t.memory} <bdi class="num">{f.bytes(memory)}</bdi></span><span>{t.licence} <bdi>{item.licence}</bdi></span></p>
+        {item.gated && <p class="dim small-text">{t.gated}</p>}
+      </div>
+      <button type="button" class="button" disabled={model.kind === 'loading'} onClick={() => void loadModel({ kind: 'hub', repo: item.repo }, item.name)}>{t.download}</button>
+    </li>
+  );
+}
+
+function OtherSource() {
+  const t = strings();
+  const [address, setAddress] = useState('');
+  const [token, setToken] = useState('');
+  const files = useRef<HTMLInputElement>(null);
+  const folder = useRef<HTMLInputElement>(null);
+  const fromList = (list: FileList | null) => {
+    const chosen: SourceFile[] = [...(list ?? [])].map((file) => ({ path: file.webkitRelativePath || file.name, file }));
+    if (chosen.length > 0) void loadModel({ kind: 'files', files: chosen }, plainName(chosen[0]!.path.split('/')[0]!));
+  };
+  const pickFolder = async () => {
+    const pick = (window as Window & { showDirectoryPicker?: () => Promise<FileSystemDirectoryHandle> }).showDirectoryPicker;
+    if (!pick) return folder.current?.click();
+    try {
+      const handle = await pick.call(window);
+      const chosen = await readFolder(handle);
+      await loadModel({ kind: 'files', files: chosen }, plainName(handle.name));
+    } catch (error) {
+      if (!(error instanceof DOMException && error.name === 'AbortError')) folder.current?.click();
+    }
+  };
+  const submit = (event: Event) => {
+    event.preventDefault();
+    const text = address.trim();
+    if (text === '') return;
+    const secret = token.trim() ? { token: token.trim() } : {};
+    const hub = /^(https:\/\/huggingface\.co\/)?[\w.-]+\/[\w.-]+\/?$/.test(text);
+    const source: Source = hub ? { kind: 'hub', repo: text, ...secret } : { kind: 'url', url: text, ...secret };
+    void loadModel(source, plainName(text.split('/').filter(Boolean).slice(-2).join('/')));
+  };
+  return (
+    <section class="block"><h3>{t.other}</h3><div class="grid2">
+      <div class="source"><h4><Icon name="folder" size={19} />{t.fromDisk}</h4><p class="dim small-text">{t.fromDiskNote}</p>
+        <div class="actions"><button type="button" class="button" onClick={() => void pickFolder()}>{t.pickFolder}</button><button type="button" class="button" onClick={() => files.current?.click()}>{t.pickFiles}</button></div>
+        <input ref={files} id="pick-files" type="file" multiple hidden aria-label={t.pickFiles} onChange={(e) => fromList(e.currentTarget.files)} />
+        <input ref={folder} type="file" multiple hidden aria-label={t.pickFolder} onChange={(e) => fromList(e.currentTarget.files)} {...{ webkitdirectory: true }} />
+      </div>
+      <form class="source" onSubmit={submit}><h4><Icon name="globe" size={19} />{t.fromAddress}</h4>
+        <div class="field"><label for="address">{t.addressLabel}</label><input id="address" dir="ltr" autocomplete="off" spellcheck={false} placeholder={t.addressPlaceholder} value={address} onInput={(e) => setAddress(e.currentTarget.value)} /></div>
+        <div class="field"><label for="token">{t.token}</label><input id="token" type="password" dir="ltr" autocomplete="off" value={token} aria-describedby="token-note" onInput={(e) => setToken(e.currentTarget.value)} /><p class="dim small-text" id="token-note">{t.tokenNote}</p></div>
+        <div class="actions"><button type="submit" class="button" disabled={address.trim() === ''}>{t.download}</button></div>
+      </form>
+    </div></section>
+  );
+}
+
+/** Files of a chosen folder and the folders directly inside it. */
+async function readFolder(handle: FileSystemDirectoryHandle, prefix = '', depth = 0): Promise<SourceFile[]> {
+  const found: SourceFile[] = [];
+  for await (const [name, entry] of handle.entries()) {
+    if (entry.kind === 'file') found.push({ path: `${prefix}${name}`, file: await (entry as FileSystemFileHandle).getFile() });
+    else if (depth < 1) found.push(...(await readFolder(entry as FileSystemDirectoryHandle, `${prefix}${name}/`, depth + 1)));
+    if (found.length > 2000) break;
+  }
+  return found;
+}

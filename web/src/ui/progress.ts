@@ -1,0 +1,30 @@
+import type { BayanError, Progress } from 'bayan-web';
+import type { Strings } from '../strings/ar';
+import type { Formats } from '../text/format';
+
+export function phaseText(progress: Progress, t: Strings): string {
+  switch (progress.phase) {
+    case 'device': return t.phaseDevice;
+    case 'listing': return t.phaseListing;
+    case 'download': return progress.resumed ? t.phaseResume : t.phaseDownload;
+    case 'retry': return t.phaseRetry;
+    case 'verify': return t.phaseVerify;
+    case 'repair': return t.phaseRepair;
+    case 'weights': return t.phaseWeights;
+    case 'ready': return t.modelReady;
+  }
+}
+
+/** An error in the person's words. */
+export function errorText(error: BayanError, t: Strings, f: Formats): { title: string; text: string } {
+  const { details } = error;
+  if (error.code === 'Network') {
+    if (details.needsToken) return t.errors.NetworkToken;
+    if (details.status === 404) return t.errors.Network404;
+    if (details.status === 429) return t.errors.Network429;
+  }
+  if (error.code === 'Quota') {
+    return { title: t.errors.Quota.title, text: t.errors.Quota.text.replace('{need}', f.bytes(details.neededBytes ?? 0)).replace('{free}', f.bytes(details.availableBytes ?? 0)) };
+  }
+  return t.errors[error.code];
+}
