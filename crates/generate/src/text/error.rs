@@ -1,0 +1,63 @@
+//! What can go wrong between text and ids. One enum, because callers show the message and seldom branch on it; the exception is
+//! [`TextError::TemplateRaised`], which is the template's own refusal and belongs to the user's conversation, not to the program.
+
+use thiserror::Error;
+
+/// The result of everything in [`crate::text`].
+pub type Result<T, E = TextError> = std::result::Result<T, E>;
+
+/// An error of the tokenizer, a configuration file or a chat template.
+#[derive(Debug, Error)]
+pub enum TextError {
+    /// A file is not what its name says.
+    #[error("{file}: {problem}. {remedy}")]
+    File {
+        /// Which file, by its usual name.
+        file: &'static str,
+        /// What was expected and what was found.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The tokenizer refused a text or an id sequence.
+    #[error("the tokenizer could not {action}: {problem}. Check that tokenizer.json is complete and belongs to this checkpoint")]
+    Tokenizer {
+        /// encode or decode.
+        action: &'static str,
+        /// What the tokenizer said.
+        problem: String,
+    },
+    /// The template is not valid Jinja.
+    #[error(
+        "the chat template does not parse: {0}. Fix chat_template in the checkpoint or choose a built-in template (llama2, acegpt, llama3, chatml, gemma, jais, jais-family)"
+    )]
+    TemplateSyntax(String),
+    /// The template called `raise_exception`: this conversation is not one it accepts.
+    #[error("the chat template refuses this conversation: {0}")]
+    TemplateRaised(String),
+    /// The template failed while rendering.
+    #[error("the chat template failed: {0}. Check the messages (role and content) and the template's arguments")]
+    TemplateFailed(String),
+    /// The template ran past a cap.
+    #[error("the chat template {what} (limit {limit}). Shorten the conversation, or distrust the template: it may be endless")]
+    TemplateLimit {
+        /// What grew too large.
+        what: &'static str,
+        /// The cap it reached.
+        limit: u64,
+    },
+    /// No such template.
+    #[error("no chat template named {name:?}; there is {available}. Pass one of these names")]
+    NoSuchTemplate {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        available: String,
+    },
+}
+
+impl TextError {
+    pub(crate) fn file(file: &'static str, problem: impl Into<String>, remedy: &'static str) -> Self {
+        Self::File { file, problem: problem.into(), remedy }
+    }
+}

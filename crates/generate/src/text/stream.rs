@@ -1,0 +1,185 @@
+//! Ids in, text out, one token at a time.
+//!
+//! Text is shown as soon as it is whole UTF-8; a character split over tokens waits for its last byte, so U+FFFD never appears for a split
+//! character. Joined together, the pieces and the flush are the whole decoding. One case has no right answer: byte-fallback decoders turn
+//! a whole run of `<0x..>` tokens into U+FFFD if any part of the run is broken, characters included that were shown long before. Here what
+//! was shown stays, and the rest of that run becomes one U+FFFD for each byte. The alternative, holding every run back until it ends, would
+//! delay every ؟ and every Arabic-Indic digit of a LLaMA-2 vocabulary for text that is broken in any case.
+
+use super::decoding::{Plan, TokenRule, byte_of, fallback_byte};
+use super::error::{Result, TextError};
+use super::tokenizer::Tokenizer;
+use tokenizers::Decoder;
+
+const LOSSY: char = '\u{FFFD}';
+
+/// Decodes a growing sequence of ids. Cheap to make; holds a handle of its tokenizer.
+#[derive(Debug, Clone)]
+pub struct TokenStream {
+    tokenizer: Tokenizer,
+    skip_special_tokens: bool,
+    /// Bytes of a character that is not complete yet (at most 3 between calls).
+    pending: Vec<u8>,
+    /// The current run of `<0x..>` tokens is not UTF-8.
+    run_broken: bool,
+    /// Tokens so far, without those skipped.
+    tokens: usize,
+    /// Characters that may still be stripped off the beginning.
+    strip_left: usize,
+    /// For [`Plan::Whole`] alone: all ids, and how many bytes of their text were shown.
+    ids: Vec<u32>,
+    shown: String,
+}
+
+impl TokenStream {
+    /// A stream at its beginning. With `skip_special_tokens`, control tokens such as `<|im_end|>` leave no text.
+    pub fn new(tokenizer: &Tokenizer, skip_special_tokens: bool) -> Self {
+        let strip_left = match tokenizer.plan() {
+            Plan::Pieces { strip: Some((_, n)), .. } => *n,
+            _ => 0,
+        };
+        let tokenizer = tokenizer.clone();
+        Self { tokenizer, skip_special_tokens, pending: vec![], run_broken: false, tokens: 0, strip_left, ids: vec![], shown: String::new() }
+    }
+
+    /// Takes one id; gives the text that became whole with it, if any. Ids without a token leave no text.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails, which a well-formed tokenizer.json does not do.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>> {
+        let Some(token) = self.tokenizer.visible_token(id, self.skip_special_tokens) else { return Ok(None) };
+        let tokenizer = self.tokenizer.clone();
+        let text = match tokenizer.plan() {
+            Plan::ByteLevel => self.push_byte_level(&token),
+            Plan::Spaced => {
+                if self.tokens == 0 {
+                    token
+                } else {
+                    format!(" {token}")
+                }
+            }
+            Plan::Pieces { rules, byte_fallback, strip } => {
+                let token = apply(rules, token, self.tokens == 0)?;
+                let text = self.push_piece(token, *byte_fallback);
+                self.strip(text, strip.map(|(c, _)| c))
+            }
+            Plan::Whole => self.push_whole(id)?,
+        };
+        self.tokens += 1;
+        Ok((!text.is_empty()).then_some(text))
+    }
+
+    /// The end of the stream: the text of what is still held back. An incomplete character becomes U+FFFD, as in the whole decoding.
+    pub fn flush(&mut self) -> Option<String> {
+        let tokenizer = self.tokenizer.clone();
+        let text = match tokenizer.plan() {
+            Plan::ByteLevel => String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned(),
+            Plan::Spaced => String::new(),
+            Plan::Pieces { strip, .. } => {
+                let text = lossy(&mut self.pending);
+                self.run_broken = false;
+                self.strip(text, strip.map(|(c, _)| c))
+            }
+            Plan::Whole => {
+                let whole = self.tokenizer.decode(&self.ids, self.skip_special_tokens).unwrap_or_default();
+                let rest = whole.strip_prefix(&self.shown).unwrap_or_default().to_owned();
+                self.shown = whole;
+                rest
+            }
+        };
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn push_byte_level(&mut self, token: &str) -> String {
+        match token.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
+            Some(bytes) => self.pending.extend(bytes),
+            None => self.pending.extend(token.as_bytes()),
+        }
+        let mut text = String::new();
+        loop {
+            let error = match std::str::from_utf8(&self.pending) {
+                Ok(whole) => {
+                    text.push_str(whole);
+                    self.pending.clear();
+                    return text;
+                }
+                Err(error) => error,
+            };
+            let valid = error.valid_up_to();
+            text.push_str(&String::from_utf8_lossy(&self.pending[..valid]));
+            let Some(bad) = error.error_len() else {
+                self.pending.drain(..valid);
+                return text;
+            };
+            text.push(LOSSY);
+            self.pending.drain(..valid + bad);
+        }
+    }
+
+    fn push_piece(&mut self, token: String, byte_fallback: bool) -> String {
+        let Some(byte) = fallback_byte(&token).filter(|_| byte_fallback) else {
+            self.run_broken = false;
+            let mut text = lossy(&mut self.pending);
+            text.push_str(&token);
+            return text;
+        };
+        self.pending.push(byte);
+        if !self.run_broken {
+            match std::str::from_utf8(&self.pending) {
+                Ok(whole) => {
+                    let text = whole.to_owned();
+                    self.pending.clear();
+                    return text;
+                }
+                Err(error) if error.error_len().is_none() => return String::new(),
+                Err(_) => self.run_broken = true,
+            }
+        }
+        lossy(&mut self.pending)
+    }
+
+    fn strip(&mut self, text: String, content: Option<char>) -> String {
+        let mut rest = text.as_str();
+        while self.strip_left > 0 && !rest.is_empty() {
+            match content.and_then(|c| rest.strip_prefix(c)) {
+                Some(shorter) => {
+                    rest = shorter;
+                    self.strip_left -= 1;
+                }
+                None => self.strip_left = 0,
+            }
+        }
+        rest.to_owned()
+    }
+
+    fn push_whole(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let whole = self.tokenizer.decode(&self.ids, self.skip_special_tokens)?;
+        if whole.ends_with(LOSSY) {
+            return Ok(String::new());
+        }
+        let Some(new) = whole.strip_prefix(&self.shown).map(str::to_owned) else { return Ok(String::new()) };
+        self.shown = whole;
+        Ok(new)
+    }
+}
+
+/// One U+FFFD for each byte, as the ByteFallback decoder does.
+fn lossy(bytes: &mut Vec<u8>) -> String {
+    let text = bytes.iter().map(|_| LOSSY).collect();
+    bytes.clear();
+    text
+}
+
+fn apply(rules: &[TokenRule], mut token: String, first: bool) -> Result<String> {
+    for rule in rules {
+        token = match rule {
+            TokenRule::Alone(decoder) => {
+                let problem = |e: tokenizers::Error| TextError::Tokenizer { action: "decode", problem: e.to_string() };
+                decoder.decode_chain(vec![token]).map_err(problem)?.concat()
+            }
+            TokenRule::Metaspace { replacement, drop_in_first } => token.replace(*replacement, if first && *drop_in_first { "" } else { " " }),
+        };
+    }
+    Ok(token)
+}
