@@ -1,1 +1,131 @@
-//! bayan-models
+//! Model architectures: layers, one file per architecture, and the table that finds them by Hugging Face's `model_type`.
+//!
+//! Model files repeat each other where architectures repeat each other: a file that reads from top to bottom is worth more than a shared
+//! transformer with flags.
+
+mod cache;
+mod config;
+mod decoder;
+mod error;
+mod layers;
+mod llama;
+mod load;
+mod mistral;
+mod qwen2;
+mod qwen3;
+mod rotary;
+
+use std::sync::Arc;
+
+use bayan_gpu::Gpu;
+use bayan_tensor::ops::Activation;
+use bayan_tensor::{State, Values};
+use bayan_weights::{Checkpoint, LocalFuture, Policy};
+
+pub use cache::{Cache, CacheFormat, CacheShape, LayerCache};
+pub use config::{Fields, Sizes};
+pub use decoder::{Decoder, StepInputs};
+pub use error::ModelError;
+pub use load::{Loader, OnProgress};
+pub use rotary::Rotary;
+
+use layers::{Embedding, Linear};
+
+/// How to open a model.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Positions that one sequence can have.
+    pub context: usize,
+}
+
+type Load = for<'a> fn(&'a Fields<'a>, &'a Opening, &'a mut Loader<'_>) -> LocalFuture<'a, Result<Box<dyn Decoder>, ModelError>>;
+
+/// One line for each architecture.
+static ARCHITECTURES: &[(&str, Load)] = &[
+    ("llama", |config, opening, loader| Box::pin(llama::Llama::load(config, opening, loader))),
+    ("mistral", |config, opening, loader| Box::pin(mistral::Mistral::load(config, opening, loader))),
+    ("qwen2", |config, opening, loader| Box::pin(qwen2::Qwen2::load(config, opening, loader))),
+    ("qwen3", |config, opening, loader| Box::pin(qwen3::Qwen3::load(config, opening, loader))),
+];
+
+/// The `model_type`s that can be opened.
+pub fn supported() -> Vec<&'static str> {
+    ARCHITECTURES.iter().map(|(name, _)| *name).collect()
+}
+
+/// The sizes in a checkpoint's configuration, without reading a weight.
+///
+/// # Errors
+/// An unknown architecture or impossible sizes.
+pub fn sizes(checkpoint: &Checkpoint) -> Result<Sizes, ModelError> {
+    architecture(checkpoint)?;
+    Sizes::read(&Fields(checkpoint.config()), false)
+}
+
+fn architecture(checkpoint: &Checkpoint) -> Result<Load, ModelError> {
+    let model_type = Fields(checkpoint.config()).text("model_type").unwrap_or("nothing");
+    let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
+    found.map(|(_, load)| *load).ok_or_else(|| ModelError::Architecture { model_type: model_type.to_string(), supported: supported().join(", ") })
+}
+
+/// Opens a checkpoint onto a device, or onto the host for the interpreter when `gpu` is `None`.
+///
+/// # Errors
+/// A configuration, a tensor or a device that does not fit.
+pub async fn open(
+    checkpoint: &Checkpoint,
+    gpu: Option<&Gpu>,
+    opening: &Opening,
+    policy: Option<Policy>,
+    on_progress: OnProgress<'_>,
+) -> Result<Box<dyn Decoder>, ModelError> {
+    let load = architecture(checkpoint)?;
+    let mut loader = Loader::new(checkpoint, gpu, policy, on_progress);
+    let decoder = load(&Fields(checkpoint.config()), opening, &mut loader).await?;
+    if let Some(gpu) = gpu {
+        gpu.flush().await?;
+    }
+    Ok(decoder)
+}
+
+/// A table of cosines and sines on the device.
+struct Table {
+    state: Arc<State>,
+    dim: usize,
+}
+
+fn rotary_table(config: &Fields<'_>, sizes: &Sizes, opening: &Opening, loader: &Loader<'_>) -> Result<Table, ModelError> {
+    let rotary = Rotary::read(config, sizes.head_dim, sizes.max_position_embeddings)?;
+    let dim = 2 * rotary.frequencies.len();
+    let state = State::new(loader.gpu(), "rotary table", &[opening.context, dim], Values::F32(rotary.table(opening.context)))?;
+    Ok(Table { state, dim })
+}
+
+async fn lm_head(sizes: &Sizes, embedding: &Embedding, loader: &mut Loader<'_>) -> Result<Linear, ModelError> {
+    if sizes.tie_word_embeddings {
+        return Ok(Linear { weight: embedding.weight.clone(), bias: None });
+    }
+    Linear::load(loader, "", &[("lm_head", sizes.vocab_size)], sizes.hidden_size, false).await
+}
+
+fn activation(config: &Fields<'_>) -> Result<Activation, ModelError> {
+    match config.text("hidden_activation").or(config.text("hidden_act")).unwrap_or("silu") {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
+        _ => config.refuse("hidden_act", "silu or gelu_pytorch_tanh"),
+    }
+}
+
+/// The window of each layer: Qwen puts it on the layers from `max_window_layers` on, and only where `use_sliding_window` says so; newer
+/// files list `layer_types`.
+fn qwen_windows(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<Option<usize>>, ModelError> {
+    let window = if config.flag("use_sliding_window", false)? { config.optional_size("sliding_window")? } else { None };
+    let first = config.number("max_window_layers", 0.0)? as usize;
+    let types = config.get("layer_types").and_then(|v| v.as_array());
+    Ok((0..sizes.num_hidden_layers)
+        .map(|layer| match types.and_then(|types| types.get(layer)).and_then(|t| t.as_str()) {
+            Some(kind) => window.filter(|_| kind == "sliding_attention"),
+            None => window.filter(|_| layer >= first),
+        })
+        .collect())
+}

@@ -141,7 +141,8 @@ fn element_cases() -> Vec<Case> {
             let x = make.random(&[rows, width])?;
             let x = graph.state(&x);
             let chosen = make.indices(&[2], vec![rows as u32 - 1, 0])?;
-            let y = graph.select_rows(x, &chosen);
+            let chosen = graph.state(&chosen);
+            let y = graph.select_rows(x, chosen);
             Ok((graph, vec![y]))
         }));
     }
@@ -210,7 +211,14 @@ fn attention_cases() -> Vec<Case> {
                     if (index > 1) && (half != window.is_some()) {
                         continue;
                     }
-                    let name = format!("attention {}/{}x{} {step:?} {}{}", head.h, head.k, head.d, if half { "f16" } else { "f32" }, if window.is_some() { " window softcap" } else { "" });
+                    let name = format!(
+                        "attention {}/{}x{} {step:?} {}{}",
+                        head.h,
+                        head.k,
+                        head.d,
+                        if half { "f16" } else { "f32" },
+                        if window.is_some() { " window softcap" } else { "" }
+                    );
                     all.push(case(name, 1e-6, move |make| attention_case(make, head, step, half, window, softcap)));
                 }
             }

@@ -140,6 +140,15 @@ impl Graph {
         output
     }
 
+    /// Another view of x [T, H, d] as [T, H d]; nothing is computed.
+    pub fn flatten(&mut self, x: Tensor) -> Tensor {
+        let shape = self.shape(x).to_vec();
+        if let (Some(info), [first, rest @ ..]) = (self.tensors.get_mut(x.index()), shape.as_slice()) {
+            info.shape = vec![*first, rest.iter().product()];
+        }
+        x
+    }
+
     /// The same tensors with another list of operations: what a rewrite returns.
     pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Graph {
         Graph { tensors: self.tensors.clone(), nodes }

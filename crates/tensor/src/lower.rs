@@ -160,4 +160,3 @@ pub fn grid_2d(count: usize, limit: u32) -> [Extent; 3] {
     let x = count.min(limit).max(1);
     [Extent::Fixed(x as u32), Extent::Fixed(count.div_ceil(x).max(1) as u32), Extent::Fixed(1)]
 }
-

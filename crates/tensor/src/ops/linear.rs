@@ -60,12 +60,7 @@ impl Linear {
 
     fn dispatch_matvec(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
         let tuned = to.tuning().matvec;
-        let defines = self
-            .defines()
-            .set("ROWS", tuned.rows)
-            .set("COLUMNS", tokens)
-            .set("ROWS_COLUMNS", tuned.rows * tokens)
-            .set("COLUMNS_8", tokens * 8);
+        let defines = self.defines().set("ROWS", tuned.rows).set("COLUMNS", tokens).set("ROWS_COLUMNS", tuned.rows * tokens).set("COLUMNS_8", tokens * 8);
         let defines = super::reduction(to, defines, tuned.threads);
         let grid = grid_2d(shard.rows.div_ceil(tuned.rows), to.capabilities().max_workgroups);
         let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };

@@ -1,14 +1,11 @@
 //! Picks rows, so that only the tokens whose logits are wanted reach the vocabulary matrix.
 
-use std::sync::Arc;
-
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use crate::graph::{Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
-use crate::state::State;
 use crate::values::Values;
 
 /// y[r] = x[rows[r]]; inputs x [T, D] and rows [R].
@@ -16,9 +13,13 @@ use crate::values::Values;
 pub struct SelectRows;
 
 impl Graph {
+    /// The rows of x [T, D] named by `rows` [R], or all of them.
+    pub fn choose_rows(&mut self, x: Tensor, rows: Option<Tensor>) -> Tensor {
+        rows.map_or(x, |rows| self.select_rows(x, rows))
+    }
+
     /// The rows of x [T, D] named by `rows` [R].
-    pub fn select_rows(&mut self, x: Tensor, rows: &Arc<State>) -> Tensor {
-        let rows = self.state(rows);
+    pub fn select_rows(&mut self, x: Tensor, rows: Tensor) -> Tensor {
         let shape = [self.shape(rows)[0], self.width(x)];
         self.apply(SelectRows, &[x, rows], &shape)
     }

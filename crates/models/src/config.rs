@@ -1,0 +1,176 @@
+//! Reads config.json by Hugging Face's names, in the key styles of transformers 4 and 5.
+
+use serde_json::Value;
+
+use crate::ModelError;
+
+/// A view of config.json that names the field in every error.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a>(pub &'a Value);
+
+/// Sizes above this are refused: they could only be damage, and would overflow later.
+const LARGEST: u64 = 1 << 31;
+
+impl<'a> Fields<'a> {
+    fn fail<T>(field: &str, expected: &str, got: &Value) -> Result<T, ModelError> {
+        let mut got = got.to_string();
+        if got.len() > 80 {
+            let cut = (0..=80).rev().find(|&i| got.is_char_boundary(i)).unwrap_or(0);
+            got.truncate(cut);
+            got.push('…');
+        }
+        Err(ModelError::Config { field: field.to_string(), expected: expected.to_string(), got })
+    }
+
+    /// A field that is there and not null.
+    pub fn get(&self, field: &str) -> Option<&'a Value> {
+        self.0.get(field).filter(|v| !v.is_null())
+    }
+
+    /// A positive whole number, if the field is there.
+    ///
+    /// # Errors
+    /// The field holds something else.
+    pub fn optional_size(&self, field: &str) -> Result<Option<usize>, ModelError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(n) if (1..LARGEST).contains(&n) => Ok(Some(n as usize)),
+                _ => Self::fail(field, "a positive whole number", value),
+            },
+        }
+    }
+
+    /// A positive whole number.
+    ///
+    /// # Errors
+    /// The field is missing or holds something else.
+    pub fn size(&self, field: &str) -> Result<usize, ModelError> {
+        match self.optional_size(field)? {
+            Some(size) => Ok(size),
+            None => Self::fail(field, "a positive whole number", &Value::String("nothing".into())),
+        }
+    }
+
+    /// A finite number, or the default when the field is missing.
+    ///
+    /// # Errors
+    /// The field holds something else.
+    pub fn number(&self, field: &str, default: f64) -> Result<f64, ModelError> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => match value.as_f64() {
+                Some(n) if n.is_finite() => Ok(n),
+                _ => Self::fail(field, "a number", value),
+            },
+        }
+    }
+
+    /// True or false, or the default when the field is missing.
+    ///
+    /// # Errors
+    /// The field holds something else.
+    pub fn flag(&self, field: &str, default: bool) -> Result<bool, ModelError> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(value) => Self::fail(field, "true or false", value),
+        }
+    }
+
+    /// A text, if the field is there.
+    pub fn text(&self, field: &str) -> Option<&'a str> {
+        self.get(field).and_then(Value::as_str)
+    }
+
+    /// An error about a field that is there but cannot be honoured.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn refuse<T>(&self, field: &str, expected: &str) -> Result<T, ModelError> {
+        Self::fail(field, expected, self.0.get(field).unwrap_or(&Value::Null))
+    }
+}
+
+/// The sizes that every decoder-only transformer has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sizes {
+    /// D
+    pub hidden_size: usize,
+    /// F
+    pub intermediate_size: usize,
+    /// L
+    pub num_hidden_layers: usize,
+    /// H
+    pub num_attention_heads: usize,
+    /// K
+    pub num_key_value_heads: usize,
+    /// d
+    pub head_dim: usize,
+    /// V
+    pub vocab_size: usize,
+    /// Positions that the model was made for.
+    pub max_position_embeddings: usize,
+    /// ε of the norms.
+    pub rms_norm_eps: f32,
+    /// The output head is the embedding matrix.
+    pub tie_word_embeddings: bool,
+}
+
+impl Sizes {
+    /// Reads and checks them. `tied` is the default of `tie_word_embeddings` for this architecture.
+    ///
+    /// # Errors
+    /// A field that is missing or impossible.
+    pub fn read(fields: &Fields<'_>, tied: bool) -> Result<Sizes, ModelError> {
+        let hidden_size = fields.size("hidden_size")?;
+        let num_attention_heads = fields.size("num_attention_heads")?;
+        let num_key_value_heads = fields.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
+        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
+            return fields.refuse("num_key_value_heads", &format!("a divisor of num_attention_heads, which is {num_attention_heads}"));
+        }
+        let head_dim = match fields.optional_size("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+            None => {
+                return fields.refuse("hidden_size", &format!("a multiple of num_attention_heads, which is {num_attention_heads}, or an explicit head_dim"));
+            }
+        };
+        if !head_dim.is_multiple_of(4) || head_dim > 1024 {
+            return fields.refuse("head_dim", "a multiple of 4 up to 1024");
+        }
+        let sizes = Sizes {
+            hidden_size,
+            intermediate_size: fields.size("intermediate_size")?,
+            num_hidden_layers: fields.size("num_hidden_layers")?,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            vocab_size: fields.size("vocab_size")?,
+            max_position_embeddings: fields.optional_size("max_position_embeddings")?.unwrap_or(2048),
+            rms_norm_eps: fields.number("rms_norm_eps", 1e-6)? as f32,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", tied)?,
+        };
+        if sizes.num_hidden_layers > 10_000 {
+            return fields.refuse("num_hidden_layers", "at most 10000");
+        }
+        Ok(sizes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn impossible_sizes_are_named() {
+        let config = |heads: Value| json!({"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": heads, "vocab_size": 10});
+        let error = |config: Value| Sizes::read(&Fields(&config), false).unwrap_err().to_string();
+        assert!(error(config(json!(0))).contains("num_attention_heads"));
+        assert!(error(config(json!(3))).contains("hidden_size"));
+        assert!(error(config(json!("many"))).contains("got \"many\""));
+        assert!(error(json!({})).contains("hidden_size"));
+        assert!(Sizes::read(&Fields(&config(json!(4))), false).is_ok());
+    }
+}

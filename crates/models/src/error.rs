@@ -1,0 +1,33 @@
+//! What can be wrong with a model.
+
+use bayan_gpu::GpuError;
+use bayan_weights::WeightsError;
+
+/// An error while a model is opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A field of config.json is missing or impossible.
+    #[error("config.json: `{field}`: expected {expected}, got {got}; check that the file belongs to this checkpoint")]
+    Config {
+        /// The field, by Hugging Face's name.
+        field: String,
+        /// What would do.
+        expected: String,
+        /// What stands there.
+        got: String,
+    },
+    /// No architecture of that name.
+    #[error("config.json: model_type `{model_type}` is not supported; supported: {supported}")]
+    Architecture {
+        /// What the checkpoint says.
+        model_type: String,
+        /// What there is.
+        supported: String,
+    },
+    /// The checkpoint's files.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The device.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+}

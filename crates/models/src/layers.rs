@@ -1,0 +1,149 @@
+//! The layers that model files are made of. A layer knows its weights and records its operations; it knows no architecture.
+
+use std::sync::Arc;
+
+use bayan_tensor::ops::{self, Activation, Causality};
+use bayan_tensor::{Graph, Matrix, State, Tensor};
+
+use crate::ModelError;
+use crate::cache::LayerCache;
+use crate::config::Sizes;
+use crate::load::Loader;
+
+/// x [T, K] to x Wᵀ + b [T, N]; possibly several projections of the same input, stacked by rows.
+#[derive(Debug)]
+pub struct Linear {
+    /// [N, K]
+    pub weight: Arc<Matrix>,
+    /// [N]
+    pub bias: Option<Arc<State>>,
+}
+
+impl Linear {
+    /// Loads `{prefix}{part}.weight` for each (part, rows), and the biases if `bias`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub async fn load(loader: &mut Loader<'_>, prefix: &str, parts: &[(&str, usize)], columns: usize, bias: bool) -> Result<Linear, ModelError> {
+        let named = |suffix: &str| parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>();
+        let weight = loader.matrix(&named("weight"), columns).await?;
+        let bias = if bias { Some(loader.vector(&named("bias"), 0.0).await?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    /// x [T, K] to [T, N]
+    pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
+        graph.linear(x, &self.weight, self.bias.as_ref())
+    }
+}
+
+/// Root-mean-square normalisation.
+#[derive(Debug)]
+pub struct RmsNorm {
+    /// [D]
+    pub weight: Arc<State>,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl RmsNorm {
+    /// Loads `{name}.weight`.
+    ///
+    /// # Errors
+    /// As [`Loader::vector`].
+    pub async fn load(loader: &mut Loader<'_>, name: &str, width: usize, eps: f32) -> Result<RmsNorm, ModelError> {
+        Ok(RmsNorm { weight: loader.vector(&[(format!("{name}.weight"), width)], 0.0).await?, eps })
+    }
+
+    /// x [T, D] to [T, D]
+    pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
+        graph.rms_norm(x, &self.weight, self.eps)
+    }
+}
+
+/// The token embedding, and the output head that may share its matrix.
+#[derive(Debug)]
+pub struct Embedding {
+    /// [V, D]
+    pub weight: Arc<Matrix>,
+    /// Multiplies the embeddings.
+    pub scale: f32,
+}
+
+impl Embedding {
+    /// Loads `{name}.weight`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub async fn load(loader: &mut Loader<'_>, name: &str, sizes: &Sizes, scale: f32) -> Result<Embedding, ModelError> {
+        Ok(Embedding { weight: loader.matrix(&[(format!("{name}.weight"), sizes.vocab_size)], sizes.hidden_size).await?, scale })
+    }
+
+    /// tokens [T] to [T, D]
+    pub fn forward(&self, graph: &mut Graph, tokens: Tensor) -> Tensor {
+        graph.embed(tokens, &self.weight, self.scale)
+    }
+}
+
+/// Causal self-attention with rotary positions.
+#[derive(Debug)]
+pub struct Attention {
+    /// Queries, keys and values, stacked.
+    pub qkv_proj: Linear,
+    /// Back to the hidden size.
+    pub o_proj: Linear,
+    /// Cosines and sines, [positions, R].
+    pub rotary: Arc<State>,
+    /// Weights of the norms of each query and key head.
+    pub qk_norm: Option<(Arc<State>, Arc<State>)>,
+    /// How heads are split and turned.
+    pub rope: ops::Rope,
+    /// How heads attend.
+    pub attention: ops::Attention,
+}
+
+impl Attention {
+    /// x [T, D] to [T, D]
+    pub fn forward(&self, graph: &mut Graph, x: Tensor, over: Causality, cache: &LayerCache) -> Tensor {
+        let qkv = self.qkv_proj.forward(graph, x); // [T, (H + 2K) d]
+        let norms = self.qk_norm.as_ref().map(|(q, k)| (q, k));
+        let [q, k, v] = graph.rope(self.rope.clone(), qkv, over.positions, &self.rotary, norms); // [T, H, d], [T, K, d] twice
+        let (keys, values) = graph.append(k, v, over.positions, over.bases, &cache.keys, &cache.values);
+        let y = graph.attention(self.attention.clone(), q, keys, values, over); // [T, H, d]
+        let y = graph.flatten(y); // [T, H d]
+        self.o_proj.forward(graph, y)
+    }
+}
+
+/// down(activation(gate(x)) · up(x))
+#[derive(Debug)]
+pub struct GatedMlp {
+    /// Gate and up, stacked.
+    pub gate_up_proj: Linear,
+    /// Back to the hidden size.
+    pub down_proj: Linear,
+    /// Applied to the gate.
+    pub activation: Activation,
+}
+
+impl GatedMlp {
+    /// Loads `{prefix}gate_proj`, `up_proj` and `down_proj`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub async fn load(loader: &mut Loader<'_>, prefix: &str, sizes: &Sizes, activation: Activation, bias: bool) -> Result<GatedMlp, ModelError> {
+        let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
+        Ok(GatedMlp {
+            gate_up_proj: Linear::load(loader, prefix, &[("gate_proj", f), ("up_proj", f)], d, bias).await?,
+            down_proj: Linear::load(loader, prefix, &[("down_proj", d)], f, bias).await?,
+            activation,
+        })
+    }
+
+    /// x [T, D] to [T, D]
+    pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
+        let gate_up = self.gate_up_proj.forward(graph, x); // [T, 2F]
+        let y = graph.gated(gate_up, self.activation); // [T, F]
+        self.down_proj.forward(graph, y)
+    }
+}

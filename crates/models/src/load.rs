@@ -1,0 +1,126 @@
+//! Streams a checkpoint's tensors to the device, a few MiB at a time.
+
+use std::sync::Arc;
+
+use bayan_gpu::Gpu;
+use bayan_tensor::{Matrix, MatrixBuilder, State, Values};
+use bayan_weights::{Checkpoint, Dtype, Format, Policy, Stored, format_by_name};
+
+use crate::ModelError;
+
+/// Bytes of a tensor that are in host memory at a time, about.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Bytes sent to the device before waiting for it: what the driver may hold in staging memory.
+const FLUSH_BYTES: usize = 32 << 20;
+
+/// Called with the bytes read so far and in all.
+pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// Reads tensors for one model.
+pub struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    gpu: Option<&'a Gpu>,
+    policy: Option<Policy>,
+    read_bytes: u64,
+    unflushed_bytes: usize,
+    on_progress: OnProgress<'a>,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader onto the device, or onto the host for the interpreter when `gpu` is `None`. With a policy, dense matrices are
+    /// quantized as they stream; without, they keep what is stored, bf16 as f16.
+    pub fn new(checkpoint: &'a Checkpoint, gpu: Option<&'a Gpu>, policy: Option<Policy>, on_progress: OnProgress<'a>) -> Loader<'a> {
+        Loader { checkpoint, gpu, policy, read_bytes: 0, unflushed_bytes: 0, on_progress }
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> Option<&'a Gpu> {
+        self.gpu
+    }
+
+    /// Whether the checkpoint has a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.checkpoint.tensor(name).is_some()
+    }
+
+    fn format(&self, name: &str) -> Result<&'static dyn Format, ModelError> {
+        let entry = self.checkpoint.require(name)?;
+        let stored = match entry.stored {
+            Stored::Planes(format) => return Ok(format),
+            Stored::Dense(Dtype::F32) => "f32",
+            Stored::Dense(_) => "f16",
+        };
+        match &self.policy {
+            Some(policy) => Ok(policy.format_for(name, &entry.shape)),
+            None => Ok(format_by_name(stored).unwrap_or(bayan_weights::FORMATS[0])),
+        }
+    }
+
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
+        let entry = self.checkpoint.require(name)?;
+        if entry.shape == shape {
+            return Ok(());
+        }
+        Err(ModelError::Config { field: name.to_string(), expected: format!("a tensor of sizes {shape:?} by config.json"), got: format!("{:?}", entry.shape) })
+    }
+
+    /// Matrices stacked by rows into one: parts are (tensor name, rows), each [rows, columns].
+    ///
+    /// # Errors
+    /// A tensor that is missing, has other sizes, is damaged, or does not fit the device.
+    pub async fn matrix(&mut self, parts: &[(String, usize)], columns: usize) -> Result<Arc<Matrix>, ModelError> {
+        for (name, rows) in parts {
+            self.check_shape(name, &[*rows, columns])?;
+        }
+        let (first, _) = &parts[0];
+        // One matrix has one format: the most exact of its parts.
+        let mut format = self.format(first)?;
+        for (name, _) in &parts[1..] {
+            let other = self.format(name)?;
+            if other.bits_per_weight() > format.bits_per_weight() {
+                format = other;
+            }
+        }
+        let rows = parts.iter().map(|p| p.1).sum();
+        let mut builder = MatrixBuilder::new(self.gpu, first, format, rows, columns)?;
+        for (name, rows) in parts {
+            let entry = self.checkpoint.require(name)?.clone();
+            let stored_row: u64 = (0..entry.offsets.len()).map(|plane| entry.row_bytes(plane)).sum();
+            let step = entry.rows_per_chunk(format, CHUNK_BYTES);
+            let importance = self.policy.as_ref().and_then(|p| p.importance.get(name)).cloned();
+            for start in (0..*rows).step_by(step) {
+                let range = start..(start + step).min(*rows);
+                let planes = self.checkpoint.read_planes_weighted(name, range.clone(), format, importance.as_deref()).await?;
+                self.unflushed_bytes += planes.bytes.iter().map(Vec::len).sum::<usize>();
+                builder.push(&planes);
+                self.advance(stored_row * range.len() as u64).await?;
+            }
+        }
+        Ok(builder.finish())
+    }
+
+    /// Vectors joined into one f32 state: parts are (tensor name, length). `plus` is added to every value (Gemma's norms hold w − 1).
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another length, is damaged, or does not fit the device.
+    pub async fn vector(&mut self, parts: &[(String, usize)], plus: f32) -> Result<Arc<State>, ModelError> {
+        let mut values = Vec::new();
+        for (name, length) in parts {
+            self.check_shape(name, &[*length])?;
+            values.extend(self.checkpoint.read_f32(name).await?.iter().map(|v| v + plus));
+            self.advance(4 * *length as u64).await?;
+        }
+        Ok(State::new(self.gpu, &parts[0].0, &[values.len()], Values::F32(values))?)
+    }
+
+    async fn advance(&mut self, bytes: u64) -> Result<(), ModelError> {
+        self.read_bytes += bytes;
+        if let (Some(gpu), true) = (self.gpu, self.unflushed_bytes >= FLUSH_BYTES) {
+            gpu.flush().await?;
+            self.unflushed_bytes = 0;
+        }
+        (self.on_progress)(self.read_bytes.min(self.checkpoint.size_bytes()), self.checkpoint.size_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Qwen 1.5, 2 and 2.5: LLaMA's layers with biases on queries, keys and values (Yang et al., 2024).
+
+use std::sync::Arc;
+
+use bayan_tensor::ops;
+use bayan_tensor::{Graph, Matrix, Tensor};
+
+use crate::cache::{Cache, LayerCache};
+use crate::config::{Fields, Sizes};
+use crate::decoder::{Decoder, StepInputs};
+use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
+use crate::load::Loader;
+use crate::{ModelError, Opening};
+
+#[derive(Debug)]
+struct Layer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: GatedMlp,
+}
+
+/// The model.
+#[derive(Debug)]
+pub struct Qwen2 {
+    sizes: Sizes,
+    embed_tokens: Embedding,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    lm_head: Linear,
+}
+
+impl Qwen2 {
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// A configuration or tensor that does not fit.
+    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+        let sizes = Sizes::read(config, false)?;
+        let activation = crate::activation(config)?;
+        let windows = crate::qwen_windows(config, &sizes)?;
+        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
+        let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
+        let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
+        for index in 0..sizes.num_hidden_layers {
+            let name = |part: &str| format!("model.layers.{index}.{part}");
+            layers.push(Layer {
+                input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), windows[index]).await?,
+                post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
+                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
+            });
+        }
+        let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
+        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Qwen2 { sizes, embed_tokens, layers, norm, lm_head }))
+    }
+}
+
+async fn attention(
+    sizes: &Sizes,
+    opening: &Opening,
+    rotary: &crate::Table,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+    window: Option<usize>,
+) -> Result<Attention, ModelError> {
+    let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
+    let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
+    Ok(Attention {
+        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, true).await?,
+        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
+        rotary: rotary.state.clone(),
+        qk_norm: None,
+        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, norm_eps: None },
+        attention: ops::Attention {
+            heads: sizes.num_attention_heads,
+            kv_heads: sizes.num_key_value_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            softcap: None,
+            window,
+            context: opening.context,
+        },
+    })
+}
+
+impl Layer {
+    fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
+        let y = self.input_layernorm.forward(graph, x);
+        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let x = graph.add(x, y);
+        let y = self.post_attention_layernorm.forward(graph, x);
+        let y = self.mlp.forward(graph, y);
+        graph.add(x, y)
+    }
+}
+
+impl Decoder for Qwen2 {
+    fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    fn cache_widths(&self) -> Vec<usize> {
+        vec![self.sizes.num_key_value_heads * self.sizes.head_dim; self.layers.len()]
+    }
+
+    fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {
+        let mut x = self.embed_tokens.forward(graph, inputs.tokens); // [T, D]
+        for (layer, cache) in self.layers.iter().zip(cache.layers()) {
+            x = layer.forward(graph, x, inputs, cache);
+        }
+        let x = graph.choose_rows(x, inputs.rows); // [R, D]
+        let x = self.norm.forward(graph, x);
+        self.lm_head.forward(graph, x) // [R, V]
+    }
+
+    fn matrices(&self) -> Vec<&Arc<Matrix>> {
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
+    }
+}

@@ -1,0 +1,151 @@
+//! Rotary angles: the frequencies of each scaling method, and the table of cosines and sines that the kernels read.
+//!
+//! The table is made here in f64, because an f32 product of a position beyond 16,000 and a frequency is off by up to a thousandth of
+//! a turn, and a GPU's own cosine of a large angle may be worse.
+
+use std::f64::consts::PI;
+
+use serde_json::{Value, json};
+
+use crate::ModelError;
+use crate::config::Fields;
+
+/// Frequencies of the R/2 pairs and the factor on cosine and sine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    /// Radians per position, one for each pair.
+    pub frequencies: Vec<f64>,
+    /// Multiplies cosines and sines (yarn's attention factor).
+    pub factor: f64,
+}
+
+impl Rotary {
+    /// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) for heads of size `dim`.
+    ///
+    /// # Errors
+    /// An unknown scaling method, or a field that is missing or impossible.
+    pub fn read(fields: &Fields<'_>, dim: usize, max_positions: usize) -> Result<Rotary, ModelError> {
+        let empty = json!({});
+        let (name, value) = match fields.get("rope_parameters") {
+            Some(value) => ("rope_parameters", value),
+            None => ("rope_scaling", fields.get("rope_scaling").unwrap_or(&empty)),
+        };
+        if !value.is_object() {
+            return fields.refuse(name, "an object");
+        }
+        let rope = Fields(value);
+        let theta = rope.number("rope_theta", fields.number("rope_theta", 10_000.0)?)?;
+        if theta <= 1.0 {
+            return fields.refuse("rope_theta", "a number above 1");
+        }
+        let partial = rope.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0)?)?;
+        let dim = ((dim as f64 * partial) as usize) / 2 * 2;
+        let plain: Vec<f64> = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64)).collect();
+        let kind = rope.text("rope_type").or(rope.text("type")).unwrap_or("default");
+        match kind {
+            "default" => Ok(Rotary { frequencies: plain, factor: 1.0 }),
+            "linear" => {
+                let factor = positive(&rope, "factor", None)?;
+                Ok(Rotary { frequencies: plain.iter().map(|f| f / factor).collect(), factor: 1.0 })
+            }
+            "llama3" => llama3(&rope, &plain),
+            "yarn" => yarn(&rope, &plain, theta, dim, max_positions),
+            _ => fields.refuse(name, "a rope_type of default, linear, llama3 or yarn"),
+        }
+    }
+
+    /// Cosine and sine [positions, R/2, 2] for positions 0..`positions`.
+    pub fn table(&self, positions: usize) -> Vec<f32> {
+        let mut table = Vec::with_capacity(positions * self.frequencies.len() * 2);
+        for position in 0..positions {
+            for frequency in &self.frequencies {
+                let angle = position as f64 * frequency;
+                table.extend([(angle.cos() * self.factor) as f32, (angle.sin() * self.factor) as f32]);
+            }
+        }
+        table
+    }
+}
+
+fn positive(rope: &Fields<'_>, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
+    let value = rope.number(field, default.unwrap_or(0.0))?;
+    if value > 0.0 { Ok(value) } else { rope.refuse(field, "a positive number") }
+}
+
+/// Llama 3.1: low frequencies are divided by the factor, high ones kept, those between blended.
+fn llama3(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
+    let factor = positive(rope, "factor", None)?;
+    let low = positive(rope, "low_freq_factor", Some(1.0))?;
+    let high = positive(rope, "high_freq_factor", Some(4.0))?;
+    let original = positive(rope, "original_max_position_embeddings", None)?;
+    if high <= low {
+        return rope.refuse("high_freq_factor", "a number above low_freq_factor");
+    }
+    let scaled = |frequency: f64| {
+        let wavelength = 2.0 * PI / frequency;
+        if wavelength > original / low {
+            frequency / factor
+        } else if wavelength < original / high {
+            frequency
+        } else {
+            let smooth = (original / wavelength - low) / (high - low);
+            (1.0 - smooth) * frequency / factor + smooth * frequency
+        }
+    };
+    Ok(Rotary { frequencies: plain.iter().copied().map(scaled).collect(), factor: 1.0 })
+}
+
+/// YaRN (Peng et al., 2023): interpolation ramps in over the dimensions, and attention gets a temperature.
+fn yarn(rope: &Fields<'_>, plain: &[f64], theta: f64, dim: usize, max_positions: usize) -> Result<Rotary, ModelError> {
+    let original = positive(rope, "original_max_position_embeddings", Some(max_positions as f64))?;
+    let factor = positive(rope, "factor", Some(max_positions as f64 / original))?;
+    let beta_fast = positive(rope, "beta_fast", Some(32.0))?;
+    let beta_slow = positive(rope, "beta_slow", Some(1.0))?;
+    let temperature = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
+    let mscale = rope.number("mscale", 0.0)?;
+    let mscale_all = rope.number("mscale_all_dim", 0.0)?;
+    let default = if mscale != 0.0 && mscale_all != 0.0 { temperature(factor, mscale) / temperature(factor, mscale_all) } else { temperature(factor, 1.0) };
+    let attention = rope.number("attention_factor", default)?;
+    let dimension = |rotations: f64| dim as f64 * (original / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln());
+    let truncate = rope.get("truncate").and_then(Value::as_bool).unwrap_or(true);
+    let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
+    if truncate {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    (low, high) = (low.max(0.0), high.min(dim as f64 - 1.0));
+    if low == high {
+        high += 0.001;
+    }
+    let scaled = plain.iter().enumerate().map(|(i, &frequency)| {
+        let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+        frequency / factor * ramp + frequency * (1.0 - ramp)
+    });
+    Ok(Rotary { frequencies: scaled.collect(), factor: attention })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_key_styles_agree() {
+        let old = json!({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}});
+        let new = json!({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}});
+        assert_eq!(Rotary::read(&Fields(&old), 64, 128).unwrap(), Rotary::read(&Fields(&new), 64, 128).unwrap());
+    }
+
+    #[test]
+    fn llama3_keeps_high_and_divides_low_frequencies() {
+        let config = json!({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}});
+        let rotary = Rotary::read(&Fields(&config), 128, 131072).unwrap();
+        assert_eq!(rotary.frequencies[0], 1.0);
+        let last = 500000f64.powf(-126.0 / 128.0);
+        assert!((rotary.frequencies[63] - last / 8.0).abs() < 1e-18);
+    }
+
+    #[test]
+    fn unknown_methods_are_refused() {
+        let config = json!({"rope_scaling": {"type": "spiral", "factor": 2.0}});
+        assert!(Rotary::read(&Fields(&config), 64, 128).unwrap_err().to_string().contains("spiral"));
+    }
+}
