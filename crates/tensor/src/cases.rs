@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bayan_gpu::{Gpu, GpuError};
 use bayan_weights::{FORMATS, Format, Planes};
 
-use crate::graph::{Dtype, Graph, Tensor};
+use crate::graph::{Graph, Tensor};
 use crate::interpret::{interpret, nmse};
 use crate::matrix::{Matrix, MatrixBuilder};
-use crate::ops::{Activation, Attention, Causality, Rope};
+use crate::ops::{Activation, Attention, Causality, HISTORY, Rope, SETTINGS, SampleSettings, SampleStates};
 use crate::plan::Plan;
 use crate::state::State;
 use crate::tune::Tuning;
@@ -105,6 +105,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = element_cases();
     all.extend(linear_cases());
     all.extend(attention_cases());
+    all.extend(sample_cases());
     all
 }
 
@@ -229,6 +230,44 @@ fn attention_cases() -> Vec<Case> {
     all
 }
 
+fn sample_cases() -> Vec<Case> {
+    let base = SampleSettings { seed: 0x1234_5678_9abc_def0, ..Default::default() };
+    let settings = [
+        ("greedy", base),
+        ("greedy with penalties", SampleSettings { repeat_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.2, biased: true, ..base }),
+        ("temperature", SampleSettings { temperature: 0.8, ..base }),
+        ("top-k", SampleSettings { temperature: 1.5, top_k: 40, ..base }),
+        ("top-p", SampleSettings { temperature: 1.0, top_p: 0.7, ..base }),
+        ("min-p", SampleSettings { temperature: 1.0, min_p: 0.1, ..base }),
+        ("all", SampleSettings { temperature: 0.7, top_k: 50, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, ..base }),
+    ];
+    let sized = [97, 5000].into_iter().flat_map(move |v| settings.into_iter().map(move |s| (v, s)));
+    sized
+        .map(|(vocabulary, (name, settings))| case(format!("sample {name} of {vocabulary}"), 1e-12, move |make| sample_case(make, vocabulary, settings)))
+        .collect()
+}
+
+fn sample_case(make: &mut Maker<'_>, vocabulary: usize, settings: SampleSettings) -> Result<Recorded, GpuError> {
+    let rows = 3;
+    let mut graph = Graph::new();
+    // An intermediate tensor, as sampling changes the logits in place.
+    let (a, b) = (make.random(&[rows, vocabulary])?, make.random(&[rows, vocabulary])?);
+    let (a, b) = (graph.state(&a), graph.state(&b));
+    let logits = graph.add(a, b);
+    let seen = (0..rows * vocabulary).map(|i| u32::from(i % 3 == 0) * (i % 5) as u32).collect();
+    let states = SampleStates {
+        settings: make.state(&[rows, SETTINGS], (0..rows).flat_map(|_| settings.row()).collect())?,
+        counts: make.indices(&[rows, vocabulary], seen)?,
+        bias: make.random(&[rows, vocabulary])?,
+        history: make.indices(&[rows, HISTORY], vec![0; rows * HISTORY])?,
+    };
+    let (tokens, positions) = (make.indices(&[rows], vec![0; rows])?, make.indices(&[rows], vec![7, 300, 12])?);
+    let (tokens, positions) = (graph.state(&tokens), graph.state(&positions));
+    graph.sample(logits, tokens, positions, &states);
+    let (counts, history) = (graph.state(&states.counts), graph.state(&states.history));
+    Ok((graph, vec![logits, tokens, positions, counts, history]))
+}
+
 fn rope_case(make: &mut Maker<'_>, heads: Heads, norms: bool) -> Result<Recorded, GpuError> {
     let Heads { h, k, d } = heads;
     let rotary = if norms { d } else { d / 2 };
@@ -279,6 +318,15 @@ fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, half: boo
     Ok((graph, [vec![y], caches].concat()))
 }
 
+/// NMSE of floats; integers are equal or infinitely wrong.
+fn difference(reference: &Values, found: &Values) -> f64 {
+    match (reference, found) {
+        (Values::F32(a), Values::F32(b)) => nmse(a, b),
+        (a, b) if a == b => 0.0,
+        _ => f64::INFINITY,
+    }
+}
+
 /// Runs a case on the device and against its reference. Outputs are filled with NaN first, so that a value that no kernel wrote fails.
 ///
 /// # Errors
@@ -293,9 +341,8 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError>
     let mut worst = 0.0f64;
     for (&tensor, read) in outputs.iter().zip(plan.submit(gpu, 512, &requests)) {
         let bytes = read.wait().await?;
-        let reference = expected[tensor.index()].as_ref().map(Values::f32).unwrap_or_default();
-        let found = Values::from_bytes(&bytes, Dtype::F32);
-        worst = worst.max(nmse(reference, found.f32()));
+        let reference = expected[tensor.index()].as_ref().unwrap_or_else(|| unreachable!("{}: output was computed", case.name));
+        worst = worst.max(difference(reference, &Values::from_bytes(&bytes, reference.dtype())));
     }
     Ok(Outcome { name: case.name.clone(), nmse: worst, bound: case.bound })
 }

@@ -8,6 +8,7 @@ mod gated;
 mod linear;
 mod rms_norm;
 mod rope;
+mod sample;
 mod select_rows;
 
 pub use add::Add;
@@ -19,6 +20,7 @@ pub use gated::{Activation, Gated};
 pub use linear::Linear;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
+pub use sample::{HISTORY, SETTINGS, Sample, SampleSettings, SampleStates};
 pub use select_rows::SelectRows;
 
 use bayan_gpu::shader::Defines;

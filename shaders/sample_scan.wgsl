@@ -1,0 +1,50 @@
+// First pass over the logits of each row: adds the bias, applies the penalties for tokens seen before, and finds each chunk's maximum.
+// logits [R, V] in place; counts [R, V]: how often each token has been seen; peaks [R, chunks, 2]: value and id.
+// settings [R, 16]: see sample_pick.
+@group(0) @binding(0) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(1) var<storage, read> counts: array<u32>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read> settings: array<f32>;
+@group(0) @binding(4) var<storage, read_write> peaks: array<vec2<u32>>;
+
+const V = ${V}u;
+const CHUNK = ${CHUNK}u;
+const CHUNKS = ${CHUNKS}u;
+
+var<workgroup> best_value: array<f32, ${THREADS}>;
+var<workgroup> best_id: array<u32, ${THREADS}>;
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let row = group.y;
+  let repeat = settings[row * 16u + 4u];
+  let presence = settings[row * 16u + 5u];
+  let frequency = settings[row * 16u + 6u];
+  let adjust = settings[row * 16u + 7u] != 0.0;
+  let end = min((group.x + 1u) * CHUNK, V);
+  var value = -3.4e38;
+  var id = end;
+  for (var i = group.x * CHUNK + lane; i < end; i += ${THREADS}u) {
+    var l = logits[row * V + i];
+    if (adjust) {
+      l += bias[row * V + i];
+      let seen = counts[row * V + i];
+      if (seen > 0u) {
+        l = select(l * repeat, l / repeat, l > 0.0);
+        l -= presence + frequency * f32(seen);
+      }
+      logits[row * V + i] = l;
+    }
+    // The smaller id wins a tie, whatever the order of the invocations.
+    if (l > value) { value = l; id = i; }
+  }
+  best_value[lane] = value;
+  best_id[lane] = id;
+  workgroupBarrier();
+  if (lane == 0u) {
+    for (var t = 1u; t < ${THREADS}u; t++) {
+      if (best_value[t] > value || (best_value[t] == value && best_id[t] < id)) { value = best_value[t]; id = best_id[t]; }
+    }
+    peaks[row * CHUNKS + group.x] = vec2<u32>(bitcast<u32>(value), id);
+  }
+}
