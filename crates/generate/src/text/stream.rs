@@ -90,6 +90,11 @@ impl TokenStream {
         (!text.is_empty()).then_some(text)
     }
 
+    /// Bytes that are held back because their character is not complete: at most 3 (for a decoder that is followed token by token).
+    pub fn held_bytes(&self) -> usize {
+        self.pending.len()
+    }
+
     fn push_byte_level(&mut self, token: &str) -> String {
         match token.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
             Some(bytes) => self.pending.extend(bytes),

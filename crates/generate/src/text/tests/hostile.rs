@@ -1,1 +1,80 @@
-//! wip
+//! Files that mean harm: templates that never end or grow without bound, and bytes that are no protobuf. All must end in an error.
+
+use super::sentencepiece::{llama2_model, read};
+use super::*;
+use crate::text::{ChatInput, RenderLimits, TextError};
+use proptest::prelude::*;
+
+fn outcome(source: &str) -> Result<String, TextError> {
+    ChatTemplate::new(source, None)?.render(&ChatInput::from_pairs([("user", "x")]))
+}
+
+#[test]
+fn endless_templates_end() {
+    let limit = |source: &str| {
+        let error = outcome(source).unwrap_err();
+        assert!(matches!(error, TextError::TemplateLimit { .. }), "{source}: {error}");
+        error.to_string()
+    };
+    assert!(limit("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}").contains("instructions"));
+    assert!(limit("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").contains("deeply"));
+    assert!(limit("{% for a in range(99999) %}{{ 'x' * 1000000 }}{% endfor %}").contains("bytes"));
+    assert!(limit(&"x".repeat(2 << 20)).contains("too long"));
+}
+
+#[test]
+fn templates_that_include_themselves_end() {
+    for source in ["{% include 'chat_template' %}", "{% extends 'chat_template' %}", "{% import 'chat_template' as t %}{{ t.x }}"] {
+        assert!(outcome(source).is_err(), "{source}");
+    }
+}
+
+#[test]
+fn broken_templates_and_missing_fields_are_errors() {
+    for source in ["{% if %}", "{{", "{% for x in y %}", "{{ messages[9].content.text }}", "{{ 'a' + 1 }}", "{{ f() }}", "{{ messages | nope }}"] {
+        assert!(outcome(source).is_err(), "{source}");
+    }
+    let raised = outcome("{{ raise_exception('لا أقبل هذا') }}").unwrap_err();
+    assert!(matches!(&raised, TextError::TemplateRaised(m) if m == "لا أقبل هذا"), "{raised}");
+}
+
+#[test]
+fn caps_can_be_set() {
+    let mut template = ChatTemplate::new("{{ 'x' * 100 }}", None).unwrap();
+    template.set_limits(RenderLimits { output_bytes: 99, ..Default::default() });
+    assert!(matches!(template.render(&ChatInput::default()), Err(TextError::TemplateLimit { limit: 99, .. })));
+    template.set_limits(RenderLimits { output_bytes: 100, ..Default::default() });
+    assert_eq!(template.render(&ChatInput::default()).unwrap().len(), 100);
+}
+
+#[test]
+fn a_truncated_or_flipped_model_is_an_error_or_another_model() {
+    let model = llama2_model();
+    for end in (0..model.len()).step_by(97) {
+        let _ = read(&model[..end]);
+    }
+    for at in (0..model.len()).step_by(211) {
+        let mut flipped = model.clone();
+        flipped[at] ^= 0x55;
+        let _ = read(&flipped);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read(&bytes);
+        let _ = Tokenizer::from_json(&bytes);
+    }
+
+    #[test]
+    fn any_template_ends(parts in prop::collection::vec(prop::sample::select(vec![
+        "{%", "%}", "{{", "}}", "{#", "#}", "-", " if ", " for x in ", "messages", "endif", "endfor", " set x = ", "'", "\"", "~", "*", "+", "|", "join",
+        "replace('','aa')", "x", ".", "[0]", "(", ")", "range(9)", "generation", "endgeneration", " raw ", " endraw ", "ج", "9", "macro f()", "endmacro", "f()",
+        "\n", "content", "loop.", "tojson(indent=4)", ":", ",", "not ", " is ", " in ", "{% for m in messages %}{{ m.content }}{% endfor %}", "{{ x }}",
+    ]), 0..24)) {
+        let _ = outcome(&parts.concat());
+    }
+}
