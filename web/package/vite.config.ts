@@ -6,6 +6,7 @@ const at = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 /** The npm package: plain ES modules that run with or without a bundler. Types come from tsc. */
 export default defineConfig({
   root: at('.'),
+  base: './',
   build: {
     outDir: at('dist'),
     emptyOutDir: true,

@@ -1,0 +1,116 @@
+/**
+ * What the browser tests share: a static server that serves the built page under a sub-path, as any host would, with
+ * the engine's test double in the engine's place, and Chromium driven by playwright-core. Dependencies are those of
+ * `web/package.json`; the tests need `npm ci` and `npm run build` there and Chromium (BAYAN_CHROMIUM, else
+ * /usr/bin/chromium).
+ */
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
+import { dirname, extname, join, normalize } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const here = dirname(fileURLToPath(import.meta.url));
+export const web = join(here, '../../web');
+const require = createRequire(join(web, 'package.json'));
+const { chromium } = require('playwright-core');
+export const axeSource = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
+
+const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.png': 'image/png', '.woff2': 'font/woff2', '.webmanifest': 'application/manifest+json', '.json': 'application/json', '.wasm': 'application/wasm' };
+export const PREFIX = '/any/sub-path/';
+
+async function fakeEngine() {
+  const { transformWithOxc } = await import(pathToFileURL(require.resolve('vite')).href.replace(/index\.cjs$/, 'dist/node/index.js'));
+  const path = join(web, 'package/test/engine-fake.ts');
+  return (await transformWithOxc(readFileSync(path, 'utf8'), path)).code;
+}
+
+/** Serves `dist` at PREFIX. `down`: every request is dropped. `cutModel`: cut the next answers for the model after that many bytes. */
+export async function startServer() {
+  if (!existsSync(join(web, 'dist/index.html'))) throw new Error('web/dist is missing: run `npm run build` in web first');
+  const engine = await fakeEngine();
+  const model = Buffer.alloc(9_000_000, 'نموذج صغير للاختبار ');
+  const manifest = JSON.stringify({ name: 'بيان الصغير', files: [{ path: 'model.gguf', size: model.length, sha256: createHash('sha256').update(model).digest('hex') }] });
+  const state = { down: false, cutModel: 0, log: [], ships: true };
+  const send = (request, response, bytes, type) => {
+    const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
+    const headers = { 'Content-Type': type, 'Accept-Ranges': 'bytes', ETag: `"${bytes.length}"` };
+    let body = bytes;
+    if (range) {
+      const to = range[2] ? Number(range[2]) : bytes.length - 1;
+      body = bytes.subarray(Number(range[1]), to + 1);
+      response.writeHead(206, { ...headers, 'Content-Range': `bytes ${range[1]}-${to}/${bytes.length}`, 'Content-Length': body.length });
+    } else response.writeHead(200, { ...headers, 'Content-Length': body.length });
+    if (type === 'application/octet-stream' && state.cutModel > 0 && body.length > state.cutModel) {
+      const at = state.cutModel;
+      state.cutModel = 0;
+      response.write(body.subarray(0, at), () => setTimeout(() => response.destroy(), 30));
+    } else response.end(body);
+  };
+  const server = createServer((request, response) => {
+    const path = decodeURIComponent(new URL(request.url, 'http://x').pathname);
+    state.log.push({ path, range: request.headers.range });
+    if (state.down) return void request.socket.destroy();
+    if (!path.startsWith(PREFIX)) return void response.writeHead(404).end();
+    const name = path.slice(PREFIX.length) || 'index.html';
+    if (name === 'engine/bayan.js') return send(request, response, Buffer.from(engine), 'text/javascript');
+    if (name === 'engine/bayan_bg.wasm') return send(request, response, Buffer.from([0, 97, 115, 109, 1, 0, 0, 0]), 'application/wasm');
+    if (state.ships && name === 'model/manifest.json') return send(request, response, Buffer.from(manifest), 'application/json');
+    if (state.ships && name === 'model/model.gguf') return send(request, response, model, 'application/octet-stream');
+    const file = normalize(join(web, 'dist', name));
+    if (!file.startsWith(join(web, 'dist')) || !existsSync(file) || !statSync(file).isFile()) return void response.writeHead(404).end();
+    send(request, response, readFileSync(file), TYPES[extname(file)] ?? 'application/x-unknown');
+  });
+  await new Promise((done) => server.listen(0, '127.0.0.1', done));
+  const url = `http://localhost:${server.address().port}${PREFIX}`;
+  return { url, state, stop: () => new Promise((done) => { server.closeAllConnections(); server.close(done); }) };
+}
+
+export function launch(extra = []) {
+  return chromium.launch({
+    executablePath: process.env.BAYAN_CHROMIUM ?? '/usr/bin/chromium',
+    args: ['--headless', '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', ...extra],
+  });
+}
+
+/** A page whose errors and policy violations are collected. */
+export async function openPage(context, url) {
+  const page = await context.newPage();
+  page.errors = [];
+  page.on('pageerror', (error) => page.errors.push(String(error)));
+  page.on('console', (message) => { if (message.type() === 'error' && /Content Security Policy|Uncaught/.test(message.text())) page.errors.push(message.text()); });
+  await page.goto(url);
+  await page.waitForSelector('#composer, .no-gpu');
+  return page;
+}
+
+export async function loadShipped(page) {
+  await page.locator('.model-chip').click();
+  await page.getByRole('button', { name: 'تشغيل' }).first().click();
+  await page.waitForSelector('.model-chip.ready', { timeout: 60_000 });
+}
+
+/** Type as a person does and send with Enter. */
+export async function say(page, text) {
+  await page.locator('#composer').click();
+  await page.keyboard.type(text);
+  await page.keyboard.press('Enter');
+}
+
+export async function finished(page) {
+  await page.waitForSelector('.send:not(.stop)', { timeout: 60_000 });
+  await page.waitForFunction(() => !document.querySelector('[aria-busy="true"]'));
+}
+
+export const lastAnswer = (page) => page.locator('.answer').last();
+
+/** Violations that axe calls serious or critical. */
+export async function seriousViolations(page) {
+  return page.evaluate(async (source) => {
+    // eslint-disable-next-line no-new-func
+    if (!window.axe) (0, eval)(source);
+    const { violations } = await window.axe.run(document, { resultTypes: ['violations'] });
+    return violations.filter((v) => v.impact === 'serious' || v.impact === 'critical').map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(' ')).slice(0, 4).join(' | ')}`);
+  }, axeSource);
+}
