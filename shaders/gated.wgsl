@@ -1,7 +1,7 @@
 // y[t, f] = act(gate[t, f]) * up[t, f]      x [T, 2F] holds the gates, then the ups; y [T, F].
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<uniform> size: vec4<u32>; // T * F, threads in x
+@group(0) @binding(2) var<storage, read> size: vec4<u32>; // T * F, threads in x
 
 const F = ${F}u;
 

@@ -2,7 +2,7 @@
 // with one block of 32 of K at a time in workgroup memory, and RM x RN results in registers.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<uniform> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, tokens
+@group(0) @binding(2) var<storage, read> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, tokens
 #if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 #endif

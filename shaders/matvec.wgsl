@@ -2,7 +2,7 @@
 // One workgroup: ROWS consecutive rows; its THREADS invocations share the blocks of K between them.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<uniform> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, workgroups in x
+@group(0) @binding(2) var<storage, read> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, workgroups in x
 #if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 #endif

@@ -1,2 +1,11 @@
-//! bayan-generate
+//! From a prompt to its answer: tokenizer and template, the engine that runs a decoder, and the two together.
+
+pub mod engine;
+mod error;
+mod model;
 pub mod text;
+
+pub use bayan_tensor::ops::SampleSettings;
+pub use engine::{Engine, EngineOptions, Finish, Usage};
+pub use error::GenerateError;
+pub use model::{Answer, Generation, Model, ModelOptions};

@@ -149,6 +149,12 @@ impl Graph {
         x
     }
 
+    /// The list up to and including the last operation of this name.
+    pub fn until_last(&self, name: &str) -> Graph {
+        let end = self.nodes.iter().rposition(|node| node.op.name() == name).map_or(self.nodes.len(), |index| index + 1);
+        self.with_nodes(self.nodes[..end].to_vec())
+    }
+
     /// The same tensors with another list of operations: what a rewrite returns.
     pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Graph {
         Graph { tensors: self.tensors.clone(), nodes }

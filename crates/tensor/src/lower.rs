@@ -121,11 +121,12 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// A small uniform buffer of numbers.
+    /// A small read-only buffer of numbers. Storage and not uniform: Mesa's software driver compiles a kernel anew when a loop bound
+    /// or a condition comes from a uniform buffer that is bound again.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn uniform(&self, numbers: &[u32]) -> Result<Slice, GpuError> {
+    pub fn numbers(&self, numbers: &[u32]) -> Result<Slice, GpuError> {
         let mut padded = numbers.to_vec();
         padded.resize(numbers.len().next_multiple_of(4), 0);
         let buffer = self.gpu.allocate("parameters", padded.len() as u64 * 4)?;

@@ -33,7 +33,7 @@ impl Op for Add {
         let threads = super::row_threads(to, 64);
         let (defines, count) = super::vectors(Defines::new().set("THREADS", threads), len);
         let (grid, stride) = super::flat_grid(to, count, threads);
-        let size = to.uniform(&[count as u32, stride])?;
+        let size = to.numbers(&[count as u32, stride])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
         to.emit(KernelText { name: "add", parts: &[include_str!("../../../../shaders/add.wgsl")], defines }, &[bindings], grid)
     }

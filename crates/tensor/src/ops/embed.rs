@@ -45,7 +45,7 @@ impl Op for Embed {
                 .set("D", self.table.columns())
                 .set("SCALE", self.scale)
                 .set("RAGGED", !self.table.columns().is_multiple_of(32));
-            let range = to.uniform(&[shard.first_row as u32, shard.rows as u32])?;
+            let range = to.numbers(&[shard.first_row as u32, shard.rows as u32])?;
             let constants = quant::constants(&self.table);
             let parts = [constants.as_str(), quant::shader(self.table.format()), include_str!("../../../../shaders/embed.wgsl")];
             let bindings = vec![to.input(0), to.output(0), range];

@@ -67,7 +67,7 @@ impl Op for Gated {
         let threads = super::row_threads(to, 64);
         let (grid, stride) = super::flat_grid(to, len, threads);
         let defines = Defines::new().set("THREADS", threads).set("F", shape[shape.len() - 1]).set("ACTIVATION", self.activation.name());
-        let size = to.uniform(&[len as u32, stride])?;
+        let size = to.numbers(&[len as u32, stride])?;
         let parts = [include_str!("../../../../shaders/lib/activate.wgsl"), include_str!("../../../../shaders/gated.wgsl")];
         let bindings = vec![to.input(0), to.output(0), size];
         to.emit(KernelText { name: "gated", parts: &parts, defines }, &[bindings], grid)

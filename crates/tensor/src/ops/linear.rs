@@ -64,7 +64,7 @@ impl Linear {
         let defines = super::reduction(to, defines, tuned.threads);
         let grid = grid_2d(shard.rows.div_ceil(tuned.rows), to.capabilities().max_workgroups);
         let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
-        let shape = to.uniform(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, x])?;
+        let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, x])?;
         let constants = quant::constants(&self.weight);
         let parts = [constants.as_str(), quant::shader(self.weight.format()), REDUCE, MATVEC];
         let name = format!("matvec {} {}x{}", self.weight.format().name(), self.weight.rows(), self.weight.columns());
@@ -85,7 +85,7 @@ impl Linear {
             .set("TN_9", tn * 9)
             .set("THREADS", tm / rm * (tn / rn))
             .set("HALF_TILES", to.capabilities().f16);
-        let shape = to.uniform(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
+        let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
         let constants = quant::constants(&self.weight);
         let parts = [constants.as_str(), quant::shader(self.weight.format()), MATMUL];
         let name = format!("matmul {} {}x{}", self.weight.format().name(), self.weight.rows(), self.weight.columns());

@@ -1,0 +1,48 @@
+//! What can go wrong between a prompt and its answer.
+
+use bayan_gpu::GpuError;
+use bayan_models::ModelError;
+use bayan_weights::WeightsError;
+
+use crate::text::TextError;
+
+/// An error while a model is opened or answers.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The checkpoint's files.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Tokenizer or template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The prompt does not fit.
+    #[error(
+        "the prompt has {prompt} tokens and the context holds {context}, of which at least one must be left for the answer; shorten it or use a larger `--context`"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Positions of the context.
+        context: usize,
+    },
+    /// A token that the model does not have.
+    #[error("token {id} is outside the vocabulary of {vocabulary}; the tokenizer does not belong to this checkpoint")]
+    Token {
+        /// The token.
+        id: u32,
+        /// The vocabulary's size.
+        vocabulary: usize,
+    },
+    /// Nothing to continue.
+    #[error("the prompt is empty: expected at least one token; give a text, or a tokenizer that adds a beginning-of-sequence token")]
+    EmptyPrompt,
+    /// No template.
+    #[error("this checkpoint has no chat template and none could be guessed from its vocabulary; choose one with `--chat-template` ({0})")]
+    NoTemplate(String),
+}
