@@ -1,2 +1,64 @@
-//! bayan
-fn main() {}
+//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`.
+//!
+//! A program in the workspace, so that a machine with only Rust can run every task; shell scripts and a task runner lost,
+//! because each would be one more thing to have first. It depends on little, so that it is built in seconds, and it never
+//! links the crates it builds.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+mod chat;
+mod packages;
+mod process;
+mod serve;
+mod test;
+mod tools;
+mod vulkan;
+mod wasm;
+mod web;
+mod workspace;
+
+/// Set-up, tests, the web build and comparisons.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Set up what is missing, build `bayan`, and open a chat; further arguments go to `bayan chat`.
+    #[command(disable_help_flag = true)]
+    Chat {
+        /// Arguments of `bayan chat`, e.g. `--model DIR`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Set up what the tests need and run all of them.
+    Test {
+        /// Formatting, lints and the quick tests only.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Build the browser engine and the page, and serve them.
+    Web(web::WebArguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Chat { arguments } => chat::run(&arguments),
+        Task::Test { quick } => test::run(quick),
+        Task::Web(arguments) => web::run(&arguments).map(|()| ExitCode::SUCCESS),
+    };
+    report(result)
+}
+
+/// Prints an error with its causes; the exit code of the program.
+fn report(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

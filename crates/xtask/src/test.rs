@@ -1,0 +1,156 @@
+//! `cargo xtask test`: sets up what the tests need and runs all of them, in the order in which they fail fastest.
+//!
+//! The first failing step ends the run, and the summary names the steps that were not reached. Going on after a failure lost:
+//! most later steps would report the same mistake again, slower.
+
+use crate::{process, tools, vulkan, wasm, web, workspace};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// What the steps share.
+struct Session {
+    quick: bool,
+    runtime_dir: Option<PathBuf>,
+}
+
+/// One line of the summary.
+struct Step {
+    title: &'static str,
+    action: fn(&Session) -> Result<()>,
+}
+
+const fn step(title: &'static str, action: fn(&Session) -> Result<()>) -> Step {
+    Step { title, action }
+}
+
+/// Runs the steps; a failure gives the exit code 1 after the summary.
+pub fn run(quick: bool) -> Result<ExitCode> {
+    let session = Session { quick, runtime_dir: process::runtime_dir(&workspace::target_dir()?) };
+    let steps = steps(quick);
+    let mut taken: Vec<Duration> = Vec::new();
+    let start = Instant::now();
+    for (index, step) in steps.iter().enumerate() {
+        eprintln!("\n==> [{}/{}] {}", index + 1, steps.len(), step.title);
+        let begin = Instant::now();
+        let result = (step.action)(&session);
+        taken.push(begin.elapsed());
+        if let Err(error) = result {
+            eprintln!("error: {error:#}");
+            summarize(&steps, &taken, start.elapsed(), true);
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    summarize(&steps, &taken, start.elapsed(), false);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The steps for the parts of the project that exist.
+fn steps(quick: bool) -> Vec<Step> {
+    let mut steps = vec![
+        step("Tools: rustfmt, clippy, cargo-nextest, Vulkan", set_up),
+        step("Formatting (cargo fmt)", format),
+        step("Lints (cargo clippy, warnings are errors)", lint),
+        step("Tests (cargo nextest)", tests),
+    ];
+    if quick {
+        return steps;
+    }
+    steps.push(step("Documentation tests (cargo test --doc)", doc_tests));
+    steps.push(step("Documentation (cargo doc, warnings are errors)", documentation));
+    if workspace::has_wasm() && !workspace::has_web() {
+        steps.push(step("Browser engine (WebAssembly)", |_| wasm::build().map(drop)));
+    }
+    if workspace::has_web() {
+        steps.push(step("Page: types and unit tests", page_tests));
+    }
+    if workspace::has_web() {
+        steps.push(if workspace::has_wasm() {
+            step("Site: page, engine and model", |_| web::build_site().map(drop))
+        } else {
+            step("Page: build", |_| web::build_page().map(drop))
+        });
+    }
+    if workspace::has_web() && workspace::has_browser_tests() {
+        steps.push(step("Browser tests (Chromium)", browser_tests));
+    }
+    steps
+}
+
+fn summarize(steps: &[Step], taken: &[Duration], total: Duration, failed: bool) {
+    println!("\nSummary");
+    for (index, step) in steps.iter().enumerate() {
+        let state = match taken.get(index) {
+            Some(time) if failed && index + 1 == taken.len() => format!("FAILED {:>7.1} s", time.as_secs_f64()),
+            Some(time) => format!("passed {:>7.1} s", time.as_secs_f64()),
+            None => "not run".to_owned(),
+        };
+        println!("  {state:<17}  {}", step.title);
+    }
+    println!("  {:<17}  everything", format!("total  {:>7.1} s", total.as_secs_f64()));
+    let failures = usize::from(failed);
+    println!("steps: {} passed, {failures} failed, {} skipped", taken.len() - failures, steps.len() - taken.len());
+}
+
+impl Session {
+    fn prepared(&self, mut command: Command) -> Command {
+        if let Some(directory) = &self.runtime_dir {
+            command.env("XDG_RUNTIME_DIR", directory);
+        }
+        command
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = workspace::cargo();
+        command.args(arguments);
+        self.prepared(command)
+    }
+}
+
+fn set_up(_: &Session) -> Result<()> {
+    tools::c_compiler()?;
+    tools::rust_components()?;
+    vulkan::set_up()?;
+    tools::nextest()
+}
+
+fn format(session: &Session) -> Result<()> {
+    process::run(&mut session.cargo(&["fmt", "--all", "--check"])).context("remedy: cargo fmt --all")
+}
+
+fn lint(session: &Session) -> Result<()> {
+    process::run(&mut session.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn tests(session: &Session) -> Result<()> {
+    let profile = if session.quick { "quick" } else { "default" };
+    process::run(&mut session.cargo(&["nextest", "run", "--workspace", "--all-targets", "--profile", profile]))
+}
+
+fn doc_tests(session: &Session) -> Result<()> {
+    process::run(&mut session.cargo(&["test", "--workspace", "--doc", "--quiet"]))
+}
+
+fn documentation(session: &Session) -> Result<()> {
+    process::run(session.cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn page_tests(session: &Session) -> Result<()> {
+    let node = tools::node()?;
+    tools::web_modules(node.as_deref())?;
+    for script in ["check", "test"] {
+        let mut command = tools::in_web("npm", node.as_deref())?;
+        command.args(["run", script]);
+        process::run(&mut session.prepared(command))?;
+    }
+    Ok(())
+}
+
+fn browser_tests(session: &Session) -> Result<()> {
+    let node = tools::node()?;
+    let chromium = tools::chromium()?;
+    let mut command = tools::in_web("npm", node.as_deref())?;
+    command.args(["run", "e2e"]).env("BAYAN_CHROMIUM", chromium);
+    process::run(&mut session.prepared(command))
+}

@@ -1,0 +1,162 @@
+//! The browser engine: `crates/wasm` to `bayan.js` and `bayan_bg.wasm`.
+//!
+//! Three ways to a compiler for `wasm32-unknown-unknown`, in this order: the target is installed; rustup adds it; or Debian's
+//! `rustc-web` with the standard library compiled from its sources, for machines where rustup cannot download.
+
+use crate::{packages, process, workspace};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// The package of the engine, and the name of its library's file.
+const PACKAGE: &str = "bayan-wasm";
+
+/// The name under which the page imports the engine.
+const NAME: &str = "bayan";
+
+/// WebAssembly features that rustc's output uses and every browser with WebGPU has.
+const FEATURES: &[&str] = &[
+    "--enable-bulk-memory",
+    "--enable-mutable-globals",
+    "--enable-multivalue",
+    "--enable-nontrapping-float-to-int",
+    "--enable-reference-types",
+    "--enable-sign-ext",
+    "--enable-simd",
+];
+
+/// Debian's compiler, its standard library's sources, and the linker it needs.
+const DEBIAN: &[&str] = &["rustc-web", "rust-web-src", "libstd-rust-web-dev", "lld-19"];
+
+/// How to compile for the browser here.
+enum Compiler {
+    /// The Rust in use has the target.
+    Installed,
+    /// Debian's compiler builds the standard library as well.
+    Debian,
+}
+
+/// Builds the engine of this workspace; the directory that holds `bayan.js` and `bayan_bg.wasm`.
+pub fn build() -> Result<PathBuf> {
+    build_package(&workspace::root(), PACKAGE, &workspace::target_dir()?)
+}
+
+/// Builds the `cdylib` of `package` in the workspace at `root`.
+pub fn build_package(root: &Path, package: &str, target_dir: &Path) -> Result<PathBuf> {
+    // Apart from the native build: other flags, and a second cargo need not wait.
+    let build_dir = target_dir.join("wasm");
+    let mut cargo = workspace::cargo();
+    cargo.current_dir(root).args(["build", "--release", "--package", package, "--target", TARGET, "--target-dir"]).arg(&build_dir);
+    if matches!(compiler()?, Compiler::Debian) {
+        cargo.args(["-Z", "build-std=std,panic_abort"]);
+        cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld-19");
+        // cargo and rustup set it for their own compiler.
+        cargo.env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN");
+    }
+    process::run(&mut cargo)?;
+    let wasm = build_dir.join(TARGET).join("release").join(format!("{}.wasm", package.replace('-', "_")));
+    let out = build_dir.join("engine");
+    if out.exists() {
+        std::fs::remove_dir_all(&out).with_context(|| format!("{} could not be emptied", out.display()))?;
+    }
+    std::fs::create_dir_all(&out).with_context(|| format!("{} could not be made", out.display()))?;
+    bindgen(&wasm, &out)?;
+    optimize(&out.join(format!("{NAME}_bg.wasm")))?;
+    Ok(out)
+}
+
+fn compiler() -> Result<Compiler> {
+    if has_target() {
+        return Ok(Compiler::Installed);
+    }
+    let debian_is_here = || Path::new("/usr/bin/rustc").is_file() && process::find_program("wasm-ld-19").is_some() && debian_has_sources();
+    if debian_is_here() {
+        return Ok(Compiler::Debian);
+    }
+    if process::find_program("rustup").is_some() {
+        eprintln!("Installing the Rust target {TARGET}: the browser engine is compiled for it");
+        let added = run_for(Command::new("rustup").args(["target", "add", TARGET]), Duration::from_secs(300));
+        if added && has_target() {
+            return Ok(Compiler::Installed);
+        }
+        eprintln!("rustup could not add {TARGET}; trying Debian's compiler instead");
+    }
+    packages::install(DEBIAN, "the browser engine needs a compiler for WebAssembly")?;
+    if !debian_is_here() {
+        bail!("{} are installed, but /usr/bin/rustc has no sources of the standard library; remedy: rustup target add {TARGET}", DEBIAN.join(" "));
+    }
+    Ok(Compiler::Debian)
+}
+
+/// Whether the Rust in use has a standard library for the browser.
+fn has_target() -> bool {
+    let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let Ok(directory) = process::capture(command.args(["--print", "target-libdir", "--target", TARGET])) else { return false };
+    std::fs::read_dir(directory.trim()).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn debian_has_sources() -> bool {
+    let sysroot = process::capture(Command::new("/usr/bin/rustc").env_remove("LD_LIBRARY_PATH").args(["--print", "sysroot"]));
+    sysroot.is_ok_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/std").is_dir())
+}
+
+/// Runs a command that may wait forever on a network that does not answer; whether it succeeded in time.
+fn run_for(command: &mut Command, limit: Duration) -> bool {
+    eprintln!("$ {}", process::describe(command));
+    let Ok(mut child) = command.spawn() else { return false };
+    let start = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if start.elapsed() < limit => std::thread::sleep(Duration::from_millis(100)),
+            Ok(None) | Err(_) => {
+                // It may have ended in between; either way it is gone.
+                let _ = child.kill();
+                let _ = child.wait();
+                return false;
+            }
+        }
+    }
+}
+
+fn bindgen(wasm: &Path, out: &Path) -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["run", "--quiet", "--package", "xtask", "--features", "bindgen", "--bin", "bindgen", "--"]);
+    process::run(cargo.arg(wasm).arg(out).arg(NAME))
+}
+
+/// Makes the module smaller and faster, in place.
+fn optimize(wasm: &Path) -> Result<()> {
+    if process::find_program("wasm-opt").is_none() {
+        packages::install(&["binaryen"], "wasm-opt makes the browser engine smaller")?;
+    }
+    let before = size(wasm)?;
+    let smaller = wasm.with_extension("opt.wasm");
+    // `--strip-target-features`: the section names features that older versions of wasm-opt refuse to read past.
+    process::run(
+        Command::new("wasm-opt")
+            .args(["-O3", "--strip-debug", "--strip-producers", "--strip-target-features"])
+            .args(FEATURES)
+            .arg(wasm)
+            .arg("-o")
+            .arg(&smaller),
+    )?;
+    std::fs::rename(&smaller, wasm).with_context(|| format!("{} could not be replaced", wasm.display()))?;
+    let after = size(wasm)?;
+    let packed = gzipped(wasm).map_or_else(String::new, |bytes| format!(", {:.2} MB gzipped", bytes as f64 / 1e6));
+    eprintln!("{}: {:.2} MB, was {:.2} MB{packed}", wasm.display(), after as f64 / 1e6, before as f64 / 1e6);
+    Ok(())
+}
+
+fn size(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).with_context(|| format!("{} could not be read", path.display()))?.len())
+}
+
+/// Bytes of the file as gzip packs it, where gzip is installed.
+fn gzipped(path: &Path) -> Option<usize> {
+    let output = Command::new("gzip").args(["-9", "--stdout"]).arg(path).output().ok()?;
+    output.status.success().then_some(output.stdout.len())
+}
