@@ -93,14 +93,16 @@ export async function loadShipped(page) {
 
 /** Type as a person does and send with Enter. */
 export async function say(page, text) {
+  const before = await page.locator('.bubble').count();
   await page.locator('#composer').click();
   await page.keyboard.type(text);
   await page.keyboard.press('Enter');
+  await page.waitForFunction((count) => document.querySelectorAll('.bubble').length > count, before);
 }
 
 export async function finished(page) {
   await page.waitForSelector('.send:not(.stop)', { timeout: 60_000 });
-  await page.waitForFunction(() => !document.querySelector('[aria-busy="true"]'));
+  await page.waitForFunction(() => !document.querySelector('[aria-busy="true"]') && [...document.querySelectorAll('.turn')].at(-1)?.matches('.answer-turn'));
 }
 
 export const lastAnswer = (page) => page.locator('.answer').last();

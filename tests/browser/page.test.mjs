@@ -20,12 +20,26 @@ beforeEach(async () => {
   await context?.close();
   server.state.down = false;
   context = await browser.newContext({ locale: 'ar', viewport: { width: 1280, height: 860 }, permissions: ['clipboard-read', 'clipboard-write'] });
+  // As if the person had stopped the included model: each test starts it when it wants it.
+  await context.addInitScript(() => localStorage.getItem('bayan-last-model') ?? localStorage.setItem('bayan-last-model', '{"kind":"stopped"}'));
   page = await openPage(context, server.url);
 });
 
 const clean = () => assert.deepEqual(page.errors, []);
 
 describe('a conversation', () => {
+  it('needs nothing but opening the page and writing', async () => {
+    const fresh = await browser.newContext({ locale: 'ar' });
+    try {
+      const first = await openPage(fresh, server.url);
+      await say(first, 'مرحبا');
+      await finished(first);
+      assert.match(await lastAnswer(first).innerText(), /أهلًا وسهلًا/);
+    } finally {
+      await fresh.close();
+    }
+  });
+
   it('is typed in Arabic, streamed, kept over a reload', async () => {
     await loadShipped(page);
     await say(page, 'كيف أحضّر القهوة العربية؟');

@@ -80,13 +80,47 @@ export const sessionInfo = () => session?.info ?? null;
 
 const createWorker = (engineUrl: string) => new Worker(new URL('../../package/src/worker.ts', import.meta.url), { type: 'module', name: engineUrl });
 
+/** What was run last: the included model starts by itself unless the person stopped it; another is offered. */
+const LAST = 'bayan-last-model';
+
+function remember(source: Source | null, label: string): void {
+  try {
+    if (source === null) localStorage.setItem(LAST, JSON.stringify({ kind: 'stopped' }));
+    else if (source.kind === 'shipped') localStorage.setItem(LAST, JSON.stringify({ kind: 'shipped' }));
+    else if (source.kind !== 'files') localStorage.setItem(LAST, JSON.stringify({ kind: 'other', source: { ...source, token: undefined }, label }));
+  } catch {
+    // Storage is refused: nothing is remembered.
+  }
+}
+
+export function lastModel(): { kind: 'none' | 'shipped' | 'stopped' } | { kind: 'other'; source: Source; label: string } {
+  try {
+    const raw = JSON.parse(localStorage.getItem(LAST) ?? 'null') as { kind?: string; source?: { kind?: string; repo?: unknown; url?: unknown }; label?: unknown } | null;
+    if (raw?.kind === 'shipped' || raw?.kind === 'stopped') return { kind: raw.kind };
+    const source = raw?.source;
+    const fine = (source?.kind === 'hub' && typeof source.repo === 'string') || (source?.kind === 'url' && typeof source.url === 'string');
+    if (raw?.kind === 'other' && fine && typeof raw.label === 'string') return { kind: 'other', source: source as Source, label: raw.label };
+  } catch {
+    // Unreadable: as if nothing had been run.
+  }
+  return { kind: 'none' };
+}
+
+/** Larger included models wait for a button: the visitor may pay for the download. */
+const START_BELOW_BYTES = 200e6;
+
+function startByItself(): void {
+  const { shipped, probe, model } = state;
+  const last = lastModel().kind;
+  if (model.kind === 'none' && shipped && probe?.webgpu && shipped.bytes <= START_BELOW_BYTES && (last === 'none' || last === 'shipped')) void loadModel(shippedSource(), shipped.name);
+}
+
 export async function start(): Promise<void> {
   applySettings();
   window.addEventListener('online', () => set({ online: true }));
   window.addEventListener('offline', () => set({ online: false }));
   onOtherTab((id) => void refreshFromOtherTab(id));
-  void probeDevice().then((probe) => set({ probe }));
-  void findShipped();
+  void Promise.all([probeDevice().then((probe) => set({ probe })), findShipped()]).then(startByItself);
   try {
     const conversations = await allConversations();
     const wanted = decodeURIComponent(location.hash.slice(1));
@@ -314,7 +348,8 @@ function loseModel(error: BayanError): void {
   set({ model: { kind: 'failed', label, error } });
 }
 
-export async function loadModel(source: Source, label: string): Promise<void> {
+/** `again`: after a failure. The message that was being answered is then not sent by itself: it may be what failed. */
+export async function loadModel(source: Source, label: string, again = false): Promise<void> {
   loading?.abort();
   const abort = (loading = new AbortController());
   const old = session;
@@ -343,7 +378,8 @@ export async function loadModel(source: Source, label: string): Promise<void> {
     session = opened;
     opened.onLost = (error) => loseModel(error);
     set({ model: { kind: 'ready', label: opened.info.model.name || label }, notice: null });
-    await answerWaiting();
+    remember(source, opened.info.model.name || label);
+    if (!again) await answerWaiting();
   } catch (error) {
     if (loading !== abort) return;
     const known = error instanceof BayanError ? error : new BayanError('Internal', String(error));
@@ -363,7 +399,7 @@ export function cancelLoading(): void {
 }
 
 export async function reloadModel(): Promise<void> {
-  if (lastSource) await loadModel(lastSource, plainLabel());
+  if (lastSource) await loadModel(lastSource, plainLabel(), true);
   else set({ panel: 'models' });
 }
 
@@ -372,6 +408,7 @@ export async function unloadModel(): Promise<void> {
   const old = session;
   session = null;
   set({ model: { kind: 'none' } });
+  remember(null, '');
   await old?.dispose();
 }
 

@@ -75,6 +75,7 @@ export const ar = {
   loadModel: 'تشغيل',
   loaded: 'يعمل الآن',
   unload: 'إيقاف النموذج',
+  startShipped: 'البدء بالنموذج المرفق',
   shipped: 'النموذج المرفق',
   shippedNote: 'صغير، يأتي مع الصفحة ويعمل فورًا.',
   shippedMissing: 'لا نموذج مرفق مع هذه النسخة.',

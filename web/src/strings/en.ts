@@ -74,6 +74,7 @@ export const en: Strings = {
   loadModel: 'Run',
   loaded: 'Running',
   unload: 'Stop the model',
+  startShipped: 'Start with the included model',
   shipped: 'Included model',
   shippedNote: 'Small, comes with the page and works at once.',
   shippedMissing: 'This copy includes no model.',

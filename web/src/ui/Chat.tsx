@@ -1,5 +1,5 @@
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
-import { baseDirection, editTurn, formats, getState, live, onLive, regenerate, reloadModel, send, set, startConversation, strings } from '../state/app';
+import { baseDirection, editTurn, formats, getState, lastModel, live, loadModel, onLive, regenerate, reloadModel, send, set, shippedSource, startConversation, strings } from '../state/app';
 import type { Turn } from '../state/database';
 import { directionOf, languageOf } from '../text/direction';
 import { rawCode } from '../text/markdown';
@@ -53,6 +53,9 @@ export function Chat() {
           {current.turns.map((turn, i) => turn.role === 'user'
             ? <UserTurn key={turn.id} turn={turn} />
             : <AnswerTurn key={turn.id} turn={turn} last={i === current.turns.length - 1} />)}
+          {!error && !failed && state.model.kind === 'ready' && state.answering === null && current.turns.at(-1)?.role === 'user' && (
+            <div class="actions"><button type="button" class="button" onClick={() => void regenerate()}><Icon name="retry" size={17} />{t.regenerate}</button></div>
+          )}
           {error && !failed && <Trouble title={errorText(error, t, formats()).title} text={errorText(error, t, formats()).text} detail={error.message}
             actions={error.code === 'ContextFull' ? [[t.newChat, startConversation], [t.settings, () => set({ panel: 'settings' })]] : [[t.regenerate, () => void regenerate()]]} />}
         </div>
@@ -82,6 +85,7 @@ function Trouble({ title, text, detail, actions }: { title: string; text: string
 function Welcome() {
   const t = strings();
   const state = useApp();
+  const last = lastModel();
   return (
     <div class="welcome">
       <Mark size={54} />
@@ -90,7 +94,11 @@ function Welcome() {
       {state.model.kind === 'none' && (
         <div class="first-model">
           <div><strong>{t.noModelTitle}</strong><p>{t.noModelText}</p></div>
-          <button type="button" class="button primary" onClick={() => set({ panel: 'models' })}>{t.chooseModel}</button>
+          <div class="actions">
+            {last.kind === 'other' && <button type="button" class="button primary" onClick={() => void loadModel(last.source, last.label)}>{t.loadModel}: <bdi>{last.label}</bdi></button>}
+            {last.kind !== 'other' && state.shipped && <button type="button" class="button primary" onClick={() => void loadModel(shippedSource(), state.shipped!.name)}>{t.startShipped}</button>}
+            <button type="button" class={last.kind !== 'other' && !state.shipped ? 'button primary' : 'button'} onClick={() => set({ panel: 'models' })}>{t.chooseModel}</button>
+          </div>
         </div>
       )}
       <div class="suggestions">

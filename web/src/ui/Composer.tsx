@@ -13,13 +13,19 @@ export function Composer() {
   const box = useRef<HTMLTextAreaElement>(null);
   const id = state.current.id;
   const [text, setText] = useState(drafts.get(id) ?? '');
+  const [width, setWidth] = useState(innerWidth);
   const [turned, setTurned] = useState<'rtl' | 'ltr' | null>(null);
   useEffect(() => setText(drafts.get(id) ?? ''), [id]);
   useEffect(() => {
     const area = box.current!;
     area.style.height = 'auto';
     area.style.height = `${Math.min(area.scrollHeight, 240)}px`;
-  }, [text]);
+  }, [text, width]);
+  useEffect(() => {
+    const onResize = () => setWidth(innerWidth);
+    addEventListener('resize', onResize);
+    return () => removeEventListener('resize', onResize);
+  }, []);
   const change = (value: string) => {
     drafts.set(id, value);
     setText(value);

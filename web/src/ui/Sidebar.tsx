@@ -34,7 +34,7 @@ export function Sidebar() {
       <button type="button" class="new-chat" onClick={startConversation}><Icon name="plus" />{t.newChat}</button>
       <label class="search">
         <Icon name="search" size={18} />
-        <input id="search" type="search" dir="auto" placeholder={t.search} aria-label={t.search} value={state.query} onInput={(e) => set({ query: e.currentTarget.value })} />
+        <input id="search" type="search" dir={state.query === '' ? undefined : 'auto'} placeholder={t.search} aria-label={t.search} value={state.query} onInput={(e) => set({ query: e.currentTarget.value })} />
       </label>
       <div class="chat-list">
         {state.conversations.length === 0 && <p class="dim pad">{t.noChats}</p>}

@@ -1,0 +1,57 @@
+/** Screenshots of the page with an Arabic conversation: `node screenshots.mjs FOLDER`. */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { finished, launch, loadShipped, openPage, say, startServer } from './harness.mjs';
+
+const folder = process.argv[2];
+if (!folder) throw new Error('which folder? node screenshots.mjs FOLDER');
+mkdirSync(folder, { recursive: true });
+const server = await startServer();
+const browser = await launch();
+try {
+  for (const theme of ['light', 'dark']) {
+    const context = await browser.newContext({ locale: 'ar', colorScheme: theme, viewport: { width: 1440, height: 900 } });
+    const page = await openPage(context, server.url);
+    const shot = (name) => page.screenshot({ path: join(folder, `${name}-${theme}.png`) });
+    const widths = [[360, 740], [768, 1024], [1440, 900]];
+    await page.evaluate(() => document.fonts.ready);
+    for (const [width, height] of widths) {
+      await page.setViewportSize({ width, height });
+      await shot(`welcome-${width}`);
+    }
+    await loadShipped(page);
+    await say(page, 'كيف أحضّر القهوة العربية الأصيلة في البيت؟');
+    await finished(page);
+    await say(page, 'أعطني مثالًا فيه نص عربي ومختلط وجدول وبرنامج');
+    await finished(page);
+    for (const [width, height] of widths) {
+      await page.setViewportSize({ width, height });
+      await page.waitForTimeout(150);
+      await page.locator('.scroller').evaluate((box) => box.scrollTo(0, box.scrollHeight));
+      await shot(`chat-${width}`);
+      await page.locator('.scroller').evaluate((box) => box.scrollTo(0, 0));
+      await shot(`chat-top-${width}`);
+    }
+    for (const [width, height] of [widths[0], widths[2]]) {
+      await page.setViewportSize({ width, height });
+      await page.locator('.model-chip').click();
+      await page.waitForSelector('.sheet .cards .card');
+      await shot(`models-${width}`);
+      await page.keyboard.press('Escape');
+      await page.locator('.top').getByRole('button', { name: 'الإعدادات' }).click();
+      await shot(`settings-${width}`);
+      await page.keyboard.press('Escape');
+      await page.locator('.top').getByRole('button', { name: 'الجهاز والإمكانات' }).click();
+      await shot(`device-${width}`);
+      await page.keyboard.press('Escape');
+    }
+    await page.setViewportSize({ width: 360, height: 740 });
+    await page.locator('.top').getByRole('button', { name: 'القائمة' }).click();
+    await page.waitForTimeout(350);
+    await shot('menu-360');
+    await context.close();
+  }
+} finally {
+  await browser.close();
+  await server.stop();
+}
