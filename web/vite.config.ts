@@ -28,6 +28,7 @@ function serviceWorker(): Plugin {
 /** Relative addresses everywhere (`base: './'`): the build works from any host under any path. */
 export default defineConfig({
   base: './',
+  plugins: [serviceWorker()],
   resolve: { alias: { 'bayan-web': at('package/src/index.ts') } },
   oxc: { jsx: { runtime: 'automatic', importSource: 'preact' } },
   worker: { format: 'es' },
