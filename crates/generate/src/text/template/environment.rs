@@ -3,22 +3,19 @@
 //! print what is in them).
 
 use super::budget::charge;
+use super::metered::{self, json};
 use super::methods::{self, charge_join, charge_replace, strip};
 use super::python::{JsonStyle, dumps, str_of};
-use crate::text::error::{Result, TextError};
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
-
-/// The template's name in its environment.
-pub(crate) const NAME: &str = "chat_template";
 
 /// The cause of the error when a template calls `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Raised(pub(crate) String);
 
-/// An environment with `source` compiled in it.
-pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
+/// The environment, without any template.
+pub(crate) fn environment() -> Environment<'static> {
     let mut env = Environment::new();
     env.set_trim_blocks(true);
     env.set_lstrip_blocks(true);
@@ -55,8 +52,10 @@ pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
         env.remove_filter(name);
     }
     env.add_test("mostly_arabic", mostly_arabic);
-    env.add_template_owned(NAME, without_generation_tags(source)).map_err(|e| TextError::TemplateSyntax(e.to_string()))?;
-    Ok(env)
+    env.add_filter(metered::CHARGED, metered::charged);
+    env.add_filter(metered::CHARGED_DEEP, metered::charged_deep);
+    env.add_filter(metered::PLAIN, |value: Value| value);
+    env
 }
 
 /// Python's `str` of a value; undefined prints nothing.
@@ -67,10 +66,6 @@ pub(crate) fn python_str(value: &Value) -> Result<String, Error> {
         ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Seq | ValueKind::Map => json(value).map(|v| str_of(&v)),
         _ => Ok(value.to_string()),
     }
-}
-
-fn json(value: &Value) -> Result<serde_json::Value, Error> {
-    serde_json::to_value(value).map_err(|e| Error::new(ErrorKind::BadSerialization, format!("not a JSON value: {e}")))
 }
 
 fn print(out: &mut Output, _state: &State, value: &Value) -> Result<(), Error> {
@@ -159,7 +154,7 @@ fn mostly_arabic(text: &Value) -> bool {
 
 /// The source with `{% generation %}` and `{% endgeneration %}` as an `if` that is always true, whitespace control kept. Tags in comments,
 /// strings and raw blocks are not tags and are left alone.
-fn without_generation_tags(source: &str) -> String {
+pub(crate) fn without_generation_tags(source: &str) -> String {
     if !source.contains("generation") {
         return source.to_owned();
     }

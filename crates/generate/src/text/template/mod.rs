@@ -8,6 +8,7 @@
 mod budget;
 mod builtin;
 mod environment;
+mod metered;
 mod methods;
 mod python;
 mod strftime;
@@ -15,12 +16,11 @@ mod strftime;
 use super::error::{Result, TextError};
 use super::tokenizer::{GuardedText, Tokenizer};
 pub use builtin::{BUILTIN_TEMPLATES, builtin_template, guess_builtin};
-use environment::{Raised, environment};
+use environment::{Raised, environment, without_generation_tags};
 use minijinja::value::Value as Jinja;
 use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 pub use strftime::LocalTime;
 
 /// Template source longer than this is refused; the longest in use have about 20 KB.
@@ -35,13 +35,13 @@ pub struct RenderLimits {
     pub recursion: usize,
     /// Bytes of the rendered text.
     pub output_bytes: usize,
-    /// Bytes of all strings and lists made on the way, beside the output.
+    /// Bytes of all strings and lists made on the way, the output included.
     pub working_bytes: usize,
 }
 
 impl Default for RenderLimits {
     fn default() -> Self {
-        Self { fuel: 5_000_000, recursion: 100, output_bytes: 16 << 20, working_bytes: 256 << 20 }
+        Self { fuel: 5_000_000, recursion: 250, output_bytes: 16 << 20, working_bytes: 256 << 20 }
     }
 }
 
@@ -79,6 +79,8 @@ impl ChatInput {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    /// The source with `{% generation %}` tags replaced; compiled for each rendering, which costs less than encoding the result.
+    program: String,
     variables: BTreeMap<String, String>,
     limits: RenderLimits,
 }
@@ -93,8 +95,10 @@ impl ChatTemplate {
             return Err(TextError::TemplateLimit { what: "source is too long in bytes", limit: MAX_SOURCE_BYTES as u64 });
         }
         let variables = tokenizer.map(|t| t.named_special_tokens().clone()).unwrap_or_default();
-        let environment = environment(source)?;
-        let mut template = Self { environment, source: source.to_owned(), variables, limits: RenderLimits::default() };
+        let program = without_generation_tags(source);
+        metered::compile(&program).map_err(|e| TextError::TemplateSyntax(e.to_string()))?;
+        let limits = RenderLimits::default();
+        let mut template = Self { environment: environment(), source: source.to_owned(), program, variables, limits };
         template.set_limits(RenderLimits::default());
         Ok(template)
     }
@@ -158,14 +162,11 @@ impl ChatTemplate {
     /// # Errors
     /// [`TextError::TemplateRaised`] with the template's message when it refuses the conversation; otherwise when it fails or runs past a cap.
     pub fn render(&self, input: &ChatInput) -> Result<String> {
-        let mut out = CappedOutput { text: Vec::new(), limit: self.limits.output_bytes, full: false };
         let budget = budget::Budget::new(self.limits.working_bytes);
-        let template = self.environment.get_template(environment::NAME).map_err(|e| TextError::TemplateFailed(e.to_string()))?;
-        let rendered = budget.during(|| template.render_captured_to(self.context(input), &mut out).map(|_| ()));
-        match rendered {
-            Ok(()) => String::from_utf8(out.text).map_err(|e| TextError::TemplateFailed(e.to_string())),
-            Err(_) if out.full => Err(TextError::TemplateLimit { what: "wrote too many bytes", limit: self.limits.output_bytes as u64 }),
-            Err(error) => Err(self.explain(&error)),
+        let text = budget.during(|| metered::run(&self.environment, &self.program, self.context(input))).map_err(|e| self.explain(&e))?;
+        match text.len() <= self.limits.output_bytes {
+            true => Ok(text),
+            false => Err(TextError::TemplateLimit { what: "wrote too many bytes", limit: self.limits.output_bytes as u64 }),
         }
     }
 
@@ -271,26 +272,4 @@ fn occurrences(text: &str, pattern: &str) -> Vec<usize> {
         from += at + text[from + at..].chars().next().map_or(1, char::len_utf8);
     }
     starts
-}
-
-/// The rendered text, up to a limit.
-struct CappedOutput {
-    text: Vec<u8>,
-    limit: usize,
-    full: bool,
-}
-
-impl io::Write for CappedOutput {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() > self.limit.saturating_sub(self.text.len()) {
-            self.full = true;
-            return Err(io::Error::other("the output cap is reached"));
-        }
-        self.text.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -19,7 +19,33 @@ fn endless_templates_end() {
     assert!(limit("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}").contains("instructions"));
     assert!(limit("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").contains("deeply"));
     assert!(limit("{% for a in range(99999) %}{{ 'x' * 1000000 }}{% endfor %}").contains("bytes"));
+    let doubling = [
+        "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(64) %}{% set ns.s %}{{ ns.s }}x{{ ns.s }}{% endset %}{% endfor %}",
+        "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(64) %}{% set ns.s = ns.s.replace('a', ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(64) %}{% set ns.s = [ns.s, ns.s]|join(ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s|tojson }}",
+        "{% macro f(s, n) %}{% if n > 0 %}{{ f(s ~ s, n - 1) }}{% endif %}{% endmacro %}{{ f('aaaaaaaa', 60) }}",
+        "{% set s = ('a' * 99999999) ~ ('a' * 99999999) ~ ('a' * 99999999) %}",
+        "{% for i in range(9999) %}{{ 'x'|indent(99999999) }}{% endfor %}",
+        "{{ range(99999)|join('x' * 99999) }}",
+    ];
+    for source in doubling {
+        assert!(limit(source).contains("bytes"), "{source}");
+    }
+    let raw = format!("{{% set x %}}{{% for i in range(99999) %}}{}{{% endfor %}}{{% endset %}}", "x".repeat(1 << 16));
+    assert!(outcome(&raw).is_err_and(|e| e.to_string().contains("bytes")));
     assert!(limit(&"x".repeat(2 << 20)).contains("too long"));
+}
+
+#[test]
+fn values_that_contain_themselves_are_not_printed() {
+    for print in ["{{ ns }}", "{{ ns|tojson }}", "{{ [ns] }}", "{{ ns|string }}"] {
+        let source = format!("{{% set ns = namespace() %}}{{% set ns.me = ns %}}{print}");
+        assert!(outcome(&source).unwrap_err().to_string().contains("nested"), "{source}");
+    }
 }
 
 #[test]
