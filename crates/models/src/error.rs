@@ -24,6 +24,16 @@ pub enum ModelError {
         /// What there is.
         supported: String,
     },
+    /// An adapter that does not fit the model.
+    #[error("adapter: module `{module}`: expected {expected}, got {got}; check that the adapter was trained on this base model")]
+    Adapter {
+        /// The module, by Hugging Face's name.
+        module: String,
+        /// What would fit.
+        expected: String,
+        /// What the adapter has.
+        got: String,
+    },
     /// The checkpoint's files.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -1,5 +1,6 @@
 //! The layers that model files are made of. A layer knows its weights and records its operations; it knows no architecture.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bayan_tensor::ops::{self, Activation, Causality};
@@ -10,16 +11,43 @@ use crate::cache::LayerCache;
 use crate::config::Sizes;
 use crate::load::Loader;
 
-/// x [T, K] to x Wᵀ + b [T, N]; possibly several projections of the same input, stacked by rows.
+/// A low-rank addition to some rows of a linear layer (LoRA, Hu et al., 2021): y[:, rows] += scale · (x Aᵀ) Bᵀ.
+#[derive(Debug, Clone)]
+pub struct LoraPart {
+    /// Which adapter it belongs to, so that it can be taken off again.
+    pub adapter: String,
+    /// The module's rows within the stacked matrix.
+    pub rows: Range<usize>,
+    /// A [r, K], dense f32.
+    pub a: Arc<State>,
+    /// B [rows, r], dense f32.
+    pub b: Arc<State>,
+    /// Multiplies the addition.
+    pub scale: f32,
+    /// Dropout of the adapter's input while training.
+    pub dropout: Option<ops::Dropout>,
+}
+
+/// x [T, K] to x Wᵀ + b [T, N]; possibly several projections of the same input, stacked by rows, and adapters on any of them.
 #[derive(Debug)]
 pub struct Linear {
     /// [N, K]
     pub weight: Arc<Matrix>,
     /// [N]
     pub bias: Option<Arc<State>>,
+    /// Hugging Face's name of each stacked module, such as `model.layers.0.self_attn.q_proj`, and its rows.
+    pub modules: Vec<(String, Range<usize>)>,
+    /// Adapters, in the order in which they are added. Without any, what is recorded is the base alone.
+    pub lora: Vec<LoraPart>,
 }
 
 impl Linear {
+    /// A layer of one module.
+    pub fn single(name: &str, weight: Arc<Matrix>, bias: Option<Arc<State>>) -> Linear {
+        let modules = vec![(name.to_string(), 0..weight.rows())];
+        Linear { weight, bias, modules, lora: Vec::new() }
+    }
+
     /// Loads `{prefix}{part}.weight` for each (part, rows), and the biases if `bias`.
     ///
     /// # Errors
@@ -28,12 +56,23 @@ impl Linear {
         let named = |suffix: &str| parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>();
         let weight = loader.matrix(&named("weight"), columns).await?;
         let bias = if bias { Some(loader.vector(&named("bias"), 0.0).await?) } else { None };
-        Ok(Linear { weight, bias })
+        let mut first = 0;
+        let modules = parts.iter().map(|(part, rows)| {
+            let range = first..first + rows;
+            first = range.end;
+            (format!("{prefix}{part}"), range)
+        });
+        Ok(Linear { weight, bias, modules: modules.collect(), lora: Vec::new() })
     }
 
     /// x [T, K] to [T, N]
     pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
-        graph.linear(x, &self.weight, self.bias.as_ref())
+        let y = graph.linear(x, &self.weight, self.bias.as_ref());
+        for part in &self.lora {
+            let x = part.dropout.as_ref().map_or(x, |dropout| graph.dropout(x, dropout));
+            graph.lora(x, y, part.rows.start, &part.a, &part.b, part.scale);
+        }
+        y
     }
 }
 

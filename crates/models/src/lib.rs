@@ -3,6 +3,7 @@
 //! Model files repeat each other where architectures repeat each other: a file that reads from top to bottom is worth more than a shared
 //! transformer with flags.
 
+mod adapter;
 mod cache;
 mod config;
 mod decoder;
@@ -22,14 +23,18 @@ use bayan_tensor::ops::Activation;
 use bayan_tensor::{State, Values};
 use bayan_weights::{Checkpoint, LocalFuture, Policy};
 
+pub use adapter::{
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, AdapterError, AdapterModule, PEFT_VERSION, Rules, TargetModules, layer_of, tensor_names,
+};
 pub use cache::{Cache, CacheFormat, CacheShape, LayerCache};
 pub use config::{Fields, Sizes};
 pub use decoder::{Decoder, StepInputs};
 pub use error::ModelError;
+pub use layers::{Linear, LoraPart};
 pub use load::{Loader, OnProgress};
 pub use rotary::Rotary;
 
-use layers::{Embedding, Linear};
+use layers::Embedding;
 
 /// How to open a model.
 #[derive(Debug, Clone)]
@@ -103,7 +108,7 @@ fn rotary_table(config: &Fields<'_>, sizes: &Sizes, opening: &Opening, loader: &
 
 async fn lm_head(sizes: &Sizes, embedding: &Embedding, loader: &mut Loader<'_>) -> Result<Linear, ModelError> {
     if sizes.tie_word_embeddings {
-        return Ok(Linear { weight: embedding.weight.clone(), bias: None });
+        return Ok(Linear::single("lm_head", embedding.weight.clone(), None));
     }
     Linear::load(loader, "", &[("lm_head", sizes.vocab_size)], sizes.hidden_size, false).await
 }

@@ -135,4 +135,12 @@ impl Decoder for Qwen3 {
             .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let layers = self.layers.iter_mut();
+        let linears = layers.flat_map(|layer| {
+            [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]
+        });
+        linears.chain([&mut self.lm_head]).collect()
+    }
 }

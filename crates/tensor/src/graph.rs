@@ -133,6 +133,10 @@ impl Graph {
         self.nodes.push(Node { op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.to_vec() });
     }
 
+    pub(crate) fn push_node(&mut self, node: Node) {
+        self.nodes.push(node);
+    }
+
     /// Records an operation with one new f32 output of the given sizes.
     pub fn apply(&mut self, op: impl Op, inputs: &[Tensor], shape: &[usize]) -> Tensor {
         let output = self.tensor(shape, Dtype::F32);

@@ -36,10 +36,8 @@ pub fn interpret(graph: &Graph) -> Vec<Option<Values>> {
 
 fn output_before(graph: &Graph, values: &mut [Option<Values>], tensor: Tensor) -> Values {
     let info = graph.info(tensor);
-    match &info.state {
-        Some(_) => values[tensor.index()].clone().unwrap_or_else(|| Values::zeros(info.len(), info.dtype)),
-        None => Values::zeros(info.len(), info.dtype),
-    }
+    // A tensor that was written before is being updated in place.
+    values[tensor.index()].clone().unwrap_or_else(|| Values::zeros(info.len(), info.dtype))
 }
 
 /// Σ(a−b)² / Σa²: the normalised mean square error of `b` against `a`. Infinite when `b` has a NaN, or when `a` is zero and `b` is not.

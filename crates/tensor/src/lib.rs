@@ -4,6 +4,7 @@
 //! the same list through each op's plain-Rust reference, so that a wrong kernel is found by running both and naming the first
 //! node that differs.
 
+mod autodiff;
 pub mod cases;
 mod graph;
 mod interpret;
@@ -17,6 +18,7 @@ mod state;
 mod tune;
 mod values;
 
+pub use autodiff::{Backward, BackwardError, BackwardOptions};
 pub use graph::{Dtype, ELEMENT_BYTES, Graph, Node, Tensor, TensorInfo};
 pub use interpret::{interpret, nmse};
 pub use lower::{Extent, KernelText, Lowering, Planned, grid_2d};
@@ -24,5 +26,5 @@ pub use matrix::{Matrix, MatrixBuilder, Shard, row_bytes};
 pub use op::{Op, Operand};
 pub use plan::{Cost, Plan};
 pub use state::State;
-pub use tune::{MatvecShape, Tuning};
+pub use tune::{RowsShape, Tuning};
 pub use values::Values;

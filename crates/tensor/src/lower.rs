@@ -115,7 +115,7 @@ impl<'a> Lowering<'a> {
         let info = self.graph.info(tensor);
         let size_bytes = (info.len() as u64 * crate::graph::ELEMENT_BYTES).max(16).next_multiple_of(16);
         match (&info.state, &self.buffers[tensor.index()]) {
-            (Some(state), _) => state.buffer().slice(0, size_bytes.min(state.buffer().size_bytes())),
+            (Some(state), _) => state.buffer().slice(state.offset_bytes(), size_bytes.min(state.buffer().size_bytes() - state.offset_bytes())),
             (None, Some(buffer)) => buffer.slice(0, size_bytes),
             (None, None) => unreachable!("the planner gave tensor {} no buffer", tensor.index()),
         }

@@ -4,6 +4,7 @@ use std::any::Any;
 
 use bayan_gpu::GpuError;
 
+use crate::autodiff::{Backward, BackwardError};
 use crate::lower::Lowering;
 use crate::values::Values;
 
@@ -53,6 +54,14 @@ pub trait Op: std::fmt::Debug + Any + Send + Sync {
     ///
     /// `inputs` and `outputs` have the node's tensors in order; outputs hold zeros, or the state that is updated in place.
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]);
+
+    /// Records the operations of its gradient: reads `to.gradient(output)`, calls `to.contribute` for the inputs that `to.wants`.
+    ///
+    /// # Errors
+    /// This operation, or a setting of it, has none.
+    fn backward(&self, _to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        Err(BackwardError(self.name()))
+    }
 
     /// For looking at the concrete type in rewrites.
     fn as_any(&self) -> &dyn Any;

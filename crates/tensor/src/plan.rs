@@ -103,7 +103,8 @@ impl Plan {
 
     /// A read of a whole tensor.
     pub fn read_request(&self, tensor: Tensor) -> ReadRequest {
-        ReadRequest { buffer: self.buffer(tensor).clone(), offset_bytes: 0, size_bytes: self.graph.info(tensor).len() as u64 * ELEMENT_BYTES }
+        let offset_bytes = self.graph.info(tensor).state.as_ref().map_or(0, |state| state.offset_bytes());
+        ReadRequest { buffer: self.buffer(tensor).clone(), offset_bytes, size_bytes: self.graph.info(tensor).len() as u64 * ELEMENT_BYTES }
     }
 }
 

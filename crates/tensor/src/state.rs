@@ -14,6 +14,7 @@ pub struct State {
     shape: Vec<usize>,
     dtype: Dtype,
     buffer: Option<Buffer>,
+    offset_bytes: u64,
     host: Mutex<Option<Values>>,
 }
 
@@ -26,7 +27,24 @@ impl State {
         let len: usize = shape.iter().product();
         let buffer = gpu.map(|gpu| gpu.allocate(label, len as u64 * ELEMENT_BYTES)).transpose()?;
         let host = if gpu.is_none() { Some(Values::zeros(len, dtype)) } else { None };
-        Ok(Arc::new(State { label: label.to_string(), shape: shape.to_vec(), dtype, buffer, host: Mutex::new(host) }))
+        Ok(Arc::new(State { label: label.to_string(), shape: shape.to_vec(), dtype, buffer, offset_bytes: 0, host: Mutex::new(host) }))
+    }
+
+    /// A part of a state on the device, from element `offset` on: parameters that one kernel updates together live in one. On the
+    /// host the part has memory of its own, with the parent's values.
+    ///
+    /// # Panics
+    /// If the part does not lie within the parent.
+    pub fn part(parent: &Arc<State>, label: &str, shape: &[usize], offset: usize) -> Arc<State> {
+        let len: usize = shape.iter().product();
+        let whole: usize = parent.shape.iter().product();
+        assert!(offset.checked_add(len).is_some_and(|end| end <= whole), "{label}: {shape:?} from {offset} on in {whole} elements");
+        let host = parent.host().map(|values| match values {
+            Values::F32(v) => Values::F32(v[offset..offset + len].to_vec()),
+            Values::U32(v) => Values::U32(v[offset..offset + len].to_vec()),
+        });
+        let offset_bytes = parent.offset_bytes + offset as u64 * ELEMENT_BYTES;
+        Arc::new(State { label: label.to_string(), shape: shape.to_vec(), dtype: parent.dtype, buffer: parent.buffer.clone(), offset_bytes, host: Mutex::new(host) })
     }
 
     /// Values of the given sizes.
@@ -71,6 +89,11 @@ impl State {
         self.buffer.as_ref().unwrap_or_else(|| panic!("state `{}` has no device buffer", self.label))
     }
 
+    /// Where it begins in the device's buffer.
+    pub fn offset_bytes(&self) -> u64 {
+        self.offset_bytes
+    }
+
     /// Whether it is on a device.
     pub fn on_device(&self) -> bool {
         self.buffer.is_some()
@@ -79,7 +102,7 @@ impl State {
     /// Writes bytes at an element offset.
     pub fn write(&self, gpu: Option<&Gpu>, offset: usize, bytes: &[u8]) {
         if let (Some(buffer), Some(gpu)) = (&self.buffer, gpu) {
-            gpu.write(buffer, offset as u64 * ELEMENT_BYTES, bytes);
+            gpu.write(buffer, self.offset_bytes + offset as u64 * ELEMENT_BYTES, bytes);
         }
         if let Some(values) = self.host.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
             let start = offset * ELEMENT_BYTES as usize;
@@ -103,7 +126,7 @@ impl State {
     /// The device failed.
     pub async fn read(&self, gpu: Option<&Gpu>) -> Result<Values, GpuError> {
         if let (Some(buffer), Some(gpu)) = (&self.buffer, gpu) {
-            let bytes = gpu.read(buffer, 0, self.size_bytes()).await?;
+            let bytes = gpu.read(buffer, self.offset_bytes, self.size_bytes()).await?;
             return Ok(Values::from_bytes(&bytes, self.dtype));
         }
         Ok(self.host().unwrap_or_else(|| Values::zeros(0, self.dtype)))
