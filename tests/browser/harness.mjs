@@ -35,7 +35,7 @@ export async function startServer() {
   const state = { down: false, cutModel: 0, log: [], ships: true };
   const send = (request, response, bytes, type) => {
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
-    const headers = { 'Content-Type': type, 'Accept-Ranges': 'bytes', ETag: `"${bytes.length}"` };
+    const headers = { 'Content-Type': type, 'Accept-Ranges': 'bytes', 'Access-Control-Allow-Origin': '*', ETag: `"${bytes.length}"` };
     let body = bytes;
     if (range) {
       const to = range[2] ? Number(range[2]) : bytes.length - 1;

@@ -312,6 +312,27 @@ describe('offline and tabs', () => {
   });
 });
 
+describe('another origin', () => {
+  it('the worker downloads from it, resumed after a break; the page itself may not reach it', async () => {
+    const elsewhere = server.url.replace('localhost', '127.0.0.1');
+    server.state.cutModel = 5_000_000;
+    await page.locator('.model-chip').click();
+    await page.locator('#address').fill(`${elsewhere}model/model.gguf`);
+    await page.locator('form.source button[type=submit]').click();
+    await page.waitForSelector('.model-chip.ready', { timeout: 60_000 });
+    const refused = await page.evaluate((url) => fetch(url).then(() => false, () => true), `${elsewhere}model/manifest.json`);
+    assert.ok(refused);
+  });
+
+  it('a name that is not there is explained', async () => {
+    await page.locator('.model-chip').click();
+    await page.locator('#address').fill(`${server.url}model/none.gguf`);
+    await page.locator('form.source button[type=submit]').click();
+    await page.waitForSelector('.trouble');
+    assert.match(await page.locator('.trouble').innerText(), /لا يوجد بهذا الاسم/);
+  });
+});
+
 describe('without WebGPU', () => {
   it('explains in Arabic what to do', async () => {
     const plain = await launch(['--disable-features=WebGPU', '--disable-blink-features=WebGPU']);

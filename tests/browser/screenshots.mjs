@@ -39,9 +39,13 @@ try {
       await shot(`models-${width}`);
       await page.keyboard.press('Escape');
       await page.locator('.top').getByRole('button', { name: 'الإعدادات' }).click();
+      await page.waitForSelector('#temperature');
+      await page.waitForTimeout(150);
       await shot(`settings-${width}`);
       await page.keyboard.press('Escape');
       await page.locator('.top').getByRole('button', { name: 'الجهاز والإمكانات' }).click();
+      await page.waitForSelector('.facts');
+      await page.waitForTimeout(150);
       await shot(`device-${width}`);
       await page.keyboard.press('Escape');
     }

@@ -71,6 +71,15 @@ describe('a file by address', () => {
     expect(progress.find((p) => p.phase === 'download' && p.resumed)).toBeTruthy();
   });
 
+  it('starts again where the file changed between two visits', async () => {
+    const abort = new AbortController();
+    server.trouble.set('/model.gguf', { cut: { bytes: CHUNK + 1000, times: 1 } });
+    await failure(read(url(), { signal: abort.signal, onProgress: (p) => { if (p.phase === 'retry') abort.abort(); } }));
+    const changed = randomBytes(weights.length);
+    server.put('/model.gguf', changed);
+    expect((await read(url())).equals(changed)).toBe(true);
+  });
+
   it('starts again where the server ignores ranges', async () => {
     server.trouble.set('/model.gguf', { cut: { bytes: CHUNK + 1000, times: 1 }, ignoreRange: true });
     expect((await read(url())).equals(weights)).toBe(true);
