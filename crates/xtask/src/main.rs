@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 mod chat;
 mod packages;
+mod peers;
 mod process;
 mod serve;
 mod test;
@@ -44,6 +45,8 @@ enum Task {
     },
     /// Build the browser engine and the page, and serve them.
     Web(web::WebArguments),
+    /// Run other programs and Bayan in turn on the same checkpoint and device, and print the ratios.
+    Peers(peers::PeersArguments),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Chat { arguments } => chat::run(&arguments),
         Task::Test { quick } => test::run(quick),
         Task::Web(arguments) => web::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Peers(arguments) => peers::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     report(result)
 }

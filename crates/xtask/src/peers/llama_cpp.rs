@@ -1,0 +1,87 @@
+//! llama.cpp through its npm package, which carries compiled Vulkan and CPU backends.
+
+use super::{Speed, Workload, checkpoint::Checkpoint};
+use crate::{process, tools};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The release that is compared. Raise it by hand, and measure again.
+const VERSION: &str = "3.22.1";
+
+/// Where llama.cpp runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The same Vulkan device as Bayan.
+    Vulkan,
+    /// Its own CPU code, for the record.
+    Cpu,
+}
+
+impl Backend {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Vulkan => "vulkan",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// An installed llama.cpp.
+pub struct LlamaCpp {
+    directory: PathBuf,
+    node: PathBuf,
+}
+
+/// Installs the packages below `cache` unless they are there.
+pub fn install(cache: &Path) -> Result<LlamaCpp> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        bail!("expected Linux on x86-64, where the npm package node-llama-cpp brings a compiled Vulkan backend; remedy: run the comparison there");
+    }
+    let bin = tools::node()?;
+    let directory = cache.join("llama.cpp");
+    fs::create_dir_all(&directory).with_context(|| format!("{} could not be made", directory.display()))?;
+    let names = ["node-llama-cpp", "@node-llama-cpp/linux-x64-vulkan", "@node-llama-cpp/linux-x64"];
+    let installed = |name: &&str| installed_version(&directory, name).as_deref() == Some(VERSION);
+    if !names.iter().all(installed) {
+        eprintln!("Installing llama.cpp (node-llama-cpp {VERSION}) into {}", directory.display());
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(&directory);
+        process::run(npm.args(names.map(|name| format!("{name}@{VERSION}"))))?;
+    }
+    let script = directory.join("bench.mjs");
+    fs::write(&script, include_str!("llama_cpp.mjs")).with_context(|| format!("{} could not be written", script.display()))?;
+    let node = bin.map_or_else(|| PathBuf::from("node"), |bin| bin.join("node"));
+    Ok(LlamaCpp { directory, node })
+}
+
+fn installed_version(directory: &Path, name: &str) -> Option<String> {
+    let text = fs::read_to_string(directory.join("node_modules").join(name).join("package.json")).ok()?;
+    let json: Value = serde_json::from_str(&text).ok()?;
+    Some(json["version"].as_str()?.to_owned())
+}
+
+impl LlamaCpp {
+    /// Tokens per second, and what ran where.
+    pub fn measure(&self, checkpoint: &Checkpoint, workload: &Workload, backend: Backend) -> Result<(Speed, String)> {
+        let mut node = Command::new(&self.node);
+        node.current_dir(&self.directory).arg("bench.mjs").arg(&checkpoint.gguf).arg(backend.word());
+        for number in [workload.prompt, workload.generate, workload.repetitions, threads()] {
+            node.arg(number.to_string());
+        }
+        // Without it the backend takes no software device, and computes on the CPU without a word.
+        node.env("GGML_VK_VISIBLE_DEVICES", workload.device.to_string());
+        let json = super::last_json(&process::capture(&mut node)?).context("llama.cpp printed no result")?;
+        let number = |key: &str| json[key].as_f64().with_context(|| format!("llama.cpp's result has no number {key}: {json}"));
+        let speed = Speed { prefill: number("prefill")?, decode: number("decode")? };
+        let devices: Vec<&str> = json["devices"].as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+        let place = if devices.is_empty() { format!("{} threads", threads()) } else { devices.join(", ") };
+        Ok((speed, format!("{} on {place}", json["version"].as_str().unwrap_or("unknown version"))))
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

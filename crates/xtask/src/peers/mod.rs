@@ -1,0 +1,171 @@
+//! `cargo xtask peers`: Bayan and other runtimes on the same checkpoint and the same device, in turn.
+//!
+//! A comparison that anyone can rerun, and not a timed test: figures of a busy machine would fail for no reason. The peer is
+//! the released package that users install, not a build of ours with flags of our choice.
+
+mod checkpoint;
+mod gguf;
+mod llama_cpp;
+
+use crate::{chat, process, vulkan, workspace};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use llama_cpp::Backend;
+use serde_json::Value;
+use std::process::Command;
+
+/// Arguments of `cargo xtask peers`.
+#[derive(Args)]
+pub struct PeersArguments {
+    /// Only this shape: llama-110m or qwen2.5-0.5b.
+    #[arg(long)]
+    shape: Option<String>,
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 128)]
+    prompt: usize,
+    /// Tokens to generate.
+    #[arg(long, default_value_t = 32)]
+    generate: usize,
+    /// Timed runs of each program; the median counts.
+    #[arg(long, default_value_t = 3)]
+    repetitions: usize,
+    /// The Vulkan device of the peer, as it counts them.
+    #[arg(long, default_value_t = 0)]
+    device: usize,
+    /// Measure the peers only.
+    #[arg(long)]
+    without_bayan: bool,
+    /// Further arguments of `bayan bench`, e.g. `-- --device 1`.
+    #[arg(last = true)]
+    bench_arguments: Vec<String>,
+}
+
+/// What every program is asked to do.
+pub struct Workload {
+    prompt: usize,
+    generate: usize,
+    repetitions: usize,
+    device: usize,
+}
+
+/// Tokens per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Speed {
+    prefill: f64,
+    decode: f64,
+}
+
+/// One line of the table.
+struct Row {
+    program: &'static str,
+    speed: Speed,
+    details: String,
+}
+
+/// Prepares, measures and prints one table for each shape.
+pub fn run(arguments: &PeersArguments) -> Result<()> {
+    let shapes = chosen(arguments.shape.as_deref())?;
+    for (name, number) in [("--prompt", arguments.prompt), ("--generate", arguments.generate), ("--repetitions", arguments.repetitions)] {
+        if number == 0 || number > 1024 {
+            bail!("{name}: expected 1 to 1024, got {number}");
+        }
+    }
+    vulkan::set_up()?;
+    let cache = workspace::target_dir()?.join("peers");
+    let peer = llama_cpp::install(&cache)?;
+    let bayan = if arguments.without_bayan { None } else { Some(chat::build_bayan()?) };
+    let workload = Workload { prompt: arguments.prompt, generate: arguments.generate, repetitions: arguments.repetitions, device: arguments.device };
+    for shape in shapes {
+        let checkpoint = checkpoint::ensure(shape, &cache)?;
+        let mut rows = Vec::new();
+        for (program, backend) in [("llama.cpp, Vulkan", Backend::Vulkan), ("llama.cpp, CPU", Backend::Cpu)] {
+            eprintln!("Measuring {program} on {}", shape.name);
+            let (speed, details) = peer.measure(&checkpoint, &workload, backend)?;
+            rows.push(Row { program, speed, details });
+        }
+        if let Some(bayan) = &bayan {
+            eprintln!("Measuring Bayan on {}", shape.name);
+            let (speed, details) = measure_bayan(bayan, &checkpoint, &workload, &arguments.bench_arguments)?;
+            rows.push(Row { program: "Bayan", speed, details });
+        }
+        print(shape.name, &workload, &rows);
+    }
+    Ok(())
+}
+
+fn chosen(name: Option<&str>) -> Result<Vec<&'static checkpoint::Shape>> {
+    let found: Vec<_> = checkpoint::SHAPES.iter().filter(|shape| name.is_none_or(|name| name == shape.name)).collect();
+    if found.is_empty() {
+        let names: Vec<&str> = checkpoint::SHAPES.iter().map(|shape| shape.name).collect();
+        bail!("--shape: expected one of {}, got {}", names.join(", "), name.unwrap_or_default());
+    }
+    Ok(found)
+}
+
+fn measure_bayan(program: &std::path::Path, checkpoint: &checkpoint::Checkpoint, workload: &Workload, further: &[String]) -> Result<(Speed, String)> {
+    let mut bench = Command::new(program);
+    bench.arg("bench").arg("--model").arg(&checkpoint.directory).args(["--quantize", "q4_0", "--json"]);
+    for (flag, number) in [("--prompt", workload.prompt), ("--generate", workload.generate), ("--repetitions", workload.repetitions)] {
+        bench.arg(flag).arg(number.to_string());
+    }
+    if let Some(directory) = process::runtime_dir(&workspace::target_dir()?) {
+        bench.env("XDG_RUNTIME_DIR", directory);
+    }
+    let json = last_json(&process::capture(bench.args(further))?).context("`bayan bench --json` printed no JSON")?;
+    read_bench(&json)
+}
+
+/// The last line, or the whole text, that is a JSON object.
+fn last_json(text: &str) -> Option<Value> {
+    let object = |text: &str| serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
+    object(text).or_else(|| text.lines().rev().find_map(object))
+}
+
+/// The figures in the output of `bayan bench --json`.
+fn read_bench(json: &Value) -> Result<(Speed, String)> {
+    let rate = |test: &str| {
+        let value = &json[test]["tokens_per_second"];
+        value.as_f64().with_context(|| format!("expected the number {test}.tokens_per_second in the output of `bayan bench --json`, got {json}"))
+    };
+    let device = json["device"]["name"].as_str().or_else(|| json["device"].as_str()).unwrap_or("unknown device");
+    Ok((Speed { prefill: rate("prompt")?, decode: rate("generate")? }, device.to_owned()))
+}
+
+fn print(shape: &str, workload: &Workload, rows: &[Row]) {
+    println!("\n{shape}, 4-bit weights, {} tokens of prompt, {} generated, tokens per second", workload.prompt, workload.generate);
+    let base = rows.first().map(|row| row.speed);
+    println!("{:<20} {:>10} {:>10} {:>10} {:>10}   device", "", "prefill", "decode", "prefill ×", "decode ×");
+    for row in rows {
+        let ratio = |value: f64, base: Option<f64>| base.filter(|base| *base > 0.0).map_or_else(|| "–".to_owned(), |base| format!("{:.2}", value / base));
+        println!(
+            "{:<20} {:>10.2} {:>10.2} {:>10} {:>10}   {}",
+            row.program,
+            row.speed.prefill,
+            row.speed.decode,
+            ratio(row.speed.prefill, base.map(|speed| speed.prefill)),
+            ratio(row.speed.decode, base.map(|speed| speed.decode)),
+            row.details
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn figures_are_found_among_other_lines() {
+        let text = "loading\n{\"prompt\":{\"tokens_per_second\":2.5},\"generate\":{\"tokens_per_second\":1.5},\"device\":{\"name\":\"soft\"}}\n";
+        let (speed, device) = read_bench(&last_json(text).expect("JSON")).expect("figures");
+        assert_eq!((speed, device.as_str()), (Speed { prefill: 2.5, decode: 1.5 }, "soft"));
+        assert!(read_bench(&json!({"prompt": {}})).is_err());
+        assert!(last_json("nothing").is_none());
+    }
+
+    #[test]
+    fn unknown_shapes_are_refused() {
+        assert!(chosen(Some("none")).is_err());
+        assert_eq!(chosen(None).expect("all").len(), checkpoint::SHAPES.len());
+    }
+}
