@@ -2,12 +2,15 @@
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> scales: array<u32>;
 
-fn low4(w: u32, s: vec2<f32>) -> vec4<f32> { return s.x * vec4<f32>(unpack4xU8(w & 0x0f0f0f0fu)) - s.y; }
-fn high4(w: u32, s: vec2<f32>) -> vec4<f32> { return s.x * vec4<f32>(unpack4xU8((w >> 4u) & 0x0f0f0f0fu)) - s.y; }
+fn low4(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8(w & 0x0f0f0f0fu)); }
+fn high4(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8((w >> 4u) & 0x0f0f0f0fu)); }
 
-fn weights32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-  let at = slot(row, block, 1u, 0u);
-  let w = codes[at];
-  let s = unpack2x16float(scales[at]);
-  return array<vec4<f32>, 8>(low4(w.x, s), low4(w.y, s), low4(w.z, s), low4(w.w, s), high4(w.x, s), high4(w.y, s), high4(w.z, s), high4(w.w, s));
+fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
+  let w = codes[slot(row, block, 1u, 0u)];
+  return array<vec4<f32>, 8>(low4(w.x), low4(w.y), low4(w.z), low4(w.w), high4(w.x), high4(w.y), high4(w.z), high4(w.w));
+}
+
+fn scales32(row: u32, block: u32) -> vec4<f32> {
+  let s = unpack2x16float(scales[slot(row, block, 1u, 0u)]);
+  return vec4<f32>(s, s);
 }

@@ -13,6 +13,9 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.allocated.fetch_sub(self.size_bytes, Ordering::Relaxed);
+        // In a browser dropping the handle leaves the memory to the garbage collector, which does not see its size.
+        #[cfg(target_arch = "wasm32")]
+        self.raw.destroy();
     }
 }
 

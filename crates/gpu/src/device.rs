@@ -13,6 +13,8 @@ pub struct GpuOptions {
     pub device: Option<String>,
     /// Features not to use.
     pub disable: Disable,
+    /// In a browser: prefer the adapter that saves power.
+    pub low_power: bool,
     /// Pretend that bindings may not be larger than this, to test sharding.
     pub max_binding_bytes: Option<u64>,
 }
@@ -34,7 +36,11 @@ struct Inner {
     staging: Mutex<Vec<wgpu::Buffer>>,
     allocated: Arc<AtomicU64>,
     first_error: Arc<Mutex<Option<GpuError>>>,
+    on_lost: OnLost,
 }
+
+/// Called once when the device is lost.
+type OnLost = Arc<Mutex<Option<Box<dyn FnOnce(GpuError) + Send>>>>;
 
 /// An open device. Cloning shares it.
 #[derive(Clone)]
@@ -63,11 +69,12 @@ fn rank(info: &wgpu::AdapterInfo) -> u32 {
     }
 }
 
-async fn adapters(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
-    let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
+async fn adapters(instance: &wgpu::Instance, low_power: bool) -> Vec<wgpu::Adapter> {
+    // A browser does not enumerate; it gives one adapter when asked.
+    let mut found = if cfg!(target_arch = "wasm32") { Vec::new() } else { instance.enumerate_adapters(wgpu::Backends::all()).await };
     if found.is_empty() {
-        // A browser does not enumerate; it gives one adapter when asked.
-        let options = wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
+        let power_preference = if low_power { wgpu::PowerPreference::LowPower } else { wgpu::PowerPreference::HighPerformance };
+        let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
         found.extend(instance.request_adapter(&options).await);
     }
     found.sort_by_key(|adapter| rank(&adapter.get_info()));
@@ -77,7 +84,7 @@ async fn adapters(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
 /// All adapters, the preferred one first.
 pub async fn list_adapters(disable: Disable) -> Vec<AdapterSummary> {
     let instance = instance();
-    let adapters = adapters(&instance).await;
+    let adapters = adapters(&instance, false).await;
     adapters.iter().enumerate().map(|(index, adapter)| AdapterSummary { index, capabilities: capabilities(&instance, adapter, disable) }).collect()
 }
 
@@ -146,7 +153,7 @@ impl Gpu {
     /// No adapter, or one that cannot be opened.
     pub async fn open(options: &GpuOptions) -> Result<Gpu, GpuError> {
         let instance = instance();
-        let adapter = pick(adapters(&instance).await, options.device.as_deref())?;
+        let adapter = pick(adapters(&instance, options.low_power).await, options.device.as_deref())?;
         let mut capabilities = capabilities(&instance, &adapter, options.disable);
         if let Some(limit) = options.max_binding_bytes {
             capabilities.max_binding_bytes = capabilities.max_binding_bytes.min(limit);
@@ -163,8 +170,9 @@ impl Gpu {
             adapter.request_device(&descriptor).await.map_err(|e| GpuError::NoDevice { adapter: capabilities.name.clone(), reason: e.to_string() })?;
         let first_error = Arc::new(Mutex::new(None));
         let allocated = Arc::new(AtomicU64::new(0));
-        watch(&device, &first_error, &allocated);
-        Ok(Gpu(Arc::new(Inner { device, queue, capabilities, kernels: Mutex::default(), staging: Mutex::default(), allocated, first_error })))
+        let on_lost = OnLost::default();
+        watch(&device, &first_error, &allocated, &on_lost);
+        Ok(Gpu(Arc::new(Inner { device, queue, capabilities, kernels: Mutex::default(), staging: Mutex::default(), allocated, first_error, on_lost })))
     }
 
     /// What this device can do and what is used of it.
@@ -214,11 +222,15 @@ impl Gpu {
         }
     }
 
+    /// Has `callback` called once when the device is lost, also by [`Gpu::destroy`]; `None` takes it back.
+    pub fn set_on_lost(&self, callback: Option<Box<dyn FnOnce(GpuError) + Send>>) {
+        *self.0.on_lost.lock().unwrap_or_else(|e| e.into_inner()) = callback;
+    }
+
     /// Destroys the device, as a driver reset would. Every later call fails with [`GpuError::DeviceLost`].
     pub fn destroy(&self) {
         self.device().destroy();
-        let mut slot = self.0.first_error.lock().unwrap_or_else(|e| e.into_inner());
-        slot.get_or_insert(GpuError::DeviceLost("destroyed".into()));
+        lose(GpuError::DeviceLost("destroyed".into()), &self.0.first_error, &self.0.on_lost);
     }
 
     pub(crate) fn device(&self) -> &wgpu::Device {
@@ -239,7 +251,7 @@ impl Gpu {
 }
 
 /// Keeps the first error for [`Gpu::check`] instead of wgpu's default, which is to panic.
-fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allocated: &Arc<AtomicU64>) {
+fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allocated: &Arc<AtomicU64>, on_lost: &OnLost) {
     let slot = first_error.clone();
     let total = allocated.clone();
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -250,11 +262,25 @@ fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allo
         tracing::error!("{error}");
         slot.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
     }));
-    let slot = first_error.clone();
+    let (slot, on_lost) = (first_error.clone(), on_lost.clone());
     device.set_device_lost_callback(move |reason, message| {
-        // Dropping the device at the end of the program is no loss.
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            *slot.lock().unwrap_or_else(|e| e.into_inner()) = Some(GpuError::DeviceLost(format!("{reason:?}: {message}")));
+        // Natively the device is also destroyed by dropping it at the end of the program, which is no loss; a browser never does that.
+        if cfg!(target_arch = "wasm32") || reason != wgpu::DeviceLostReason::Destroyed {
+            lose(GpuError::DeviceLost(format!("{reason:?}: {message}")), &slot, &on_lost);
         }
     });
+}
+
+fn lose(error: GpuError, slot: &Mutex<Option<GpuError>>, on_lost: &OnLost) {
+    {
+        let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
+        // The loss outranks what led to it, and its first report any later one.
+        if !matches!(*slot, Some(GpuError::DeviceLost(_))) {
+            *slot = Some(error.clone());
+        }
+    }
+    let callback = on_lost.lock().unwrap_or_else(|e| e.into_inner()).take();
+    if let Some(callback) = callback {
+        callback(error);
+    }
 }

@@ -1,7 +1,8 @@
 //! Links WGSL by concatenation, with a very small preprocessor for what `override` cannot do (array sizes, unrolled
 //! text, whole alternatives).
 //!
-//! Lines `#if NAME`, `#if !NAME`, `#if NAME == value`, `#else`, `#endif`; `${NAME}` in the text. A name that is not
+//! Lines `#if NAME`, `#if !NAME`, `#if NAME == value`, `#else`, `#endif`; `#for i in NAME` … `#end`, which repeats lines with `${i}` from 0
+//! (unrolling by the driver is not to be relied upon, and arrays that are not unrolled end in memory); `${NAME}` in the text. A name that is not
 //! defined is an error, so that a typo cannot choose a path silently. naga_oil and wesl were looked at: the first
 //! composes naga's representation and not text that a browser's compiler can read, the second needs a newer compiler.
 
@@ -77,9 +78,17 @@ impl Value for f32 {
 /// # Errors
 /// The line and what is wrong with it.
 pub fn link(parts: &[&str], defines: &Defines) -> Result<String, String> {
+    let lines: Vec<&str> = parts.iter().flat_map(|part| part.lines()).collect();
     let mut output = String::new();
+    expand(&lines, defines, &mut output)?;
+    Ok(output)
+}
+
+fn expand(lines: &[&str], defines: &Defines, output: &mut String) -> Result<(), String> {
     let mut stack: Vec<(bool, bool)> = Vec::new(); // (this branch is taken, the enclosing ones are)
-    for (number, line) in parts.iter().flat_map(|part| part.lines()).enumerate() {
+    let mut number = 0;
+    while number < lines.len() {
+        let line = lines[number];
         let fail = |reason: String| format!("line {}: `{line}`: {reason}", number + 1);
         let trimmed = line.trim_start();
         let live = stack.last().is_none_or(|&(taken, outer)| taken && outer);
@@ -91,12 +100,38 @@ pub fn link(parts: &[&str], defines: &Defines) -> Result<String, String> {
             top.0 = !top.0;
         } else if trimmed.starts_with("#endif") {
             stack.pop().ok_or_else(|| fail("no #if is open".into()))?;
+        } else if let Some(head) = trimmed.strip_prefix("#for ") {
+            let length = body_length(&lines[number + 1..]).ok_or_else(|| fail("#for without #end".into()))?;
+            if live {
+                let (name, count) = head.split_once(" in ").ok_or_else(|| fail("expected `#for name in COUNT`".into()))?;
+                let count = count.trim();
+                let count: usize = defines.get(count).unwrap_or(count).parse().map_err(|_| fail(format!("`{count}` is not a number")))?;
+                for index in 0..count {
+                    expand(&lines[number + 1..number + 1 + length], &defines.clone().set(name.trim(), index), output)?;
+                }
+            }
+            number += length + 1;
         } else if live {
-            substitute(line, defines, &mut output).map_err(fail)?;
+            substitute(line, defines, output).map_err(fail)?;
             output.push('\n');
         }
+        number += 1;
     }
-    if stack.is_empty() { Ok(output) } else { Err(format!("{} #if without #endif", stack.len())) }
+    if stack.is_empty() { Ok(()) } else { Err(format!("{} #if without #endif", stack.len())) }
+}
+
+/// Number of lines before the `#end` that belongs to a `#for` just above.
+fn body_length(lines: &[&str]) -> Option<usize> {
+    let mut depth = 0;
+    lines.iter().position(|line| {
+        let line = line.trim_start();
+        if line.starts_with("#for ") {
+            depth += 1;
+        } else if line.starts_with("#end") && !line.starts_with("#endif") {
+            depth -= 1;
+        }
+        depth < 0
+    })
 }
 
 fn evaluate(condition: &str, defines: &Defines) -> Result<bool, String> {
@@ -175,6 +210,13 @@ mod tests {
         let defines = Defines::new().set("A", true).set("B", false).set("N", 4usize).set("F", "q4_0");
         let text = "#if A\n#if B\nno\n#else\nyes ${N}\n#endif\n#endif\n#if F == q4_0\nformat\n#endif\n#if !A\nno\n#endif";
         assert_eq!(link(&[text], &defines).unwrap(), "yes 4\nformat\n");
+    }
+
+    #[test]
+    fn loops_repeat_and_nest() {
+        let text = "#for i in N\n#for j in 2\na${i}${j}\n#end\n#if i == 1\nlast\n#endif\n#end\nz";
+        assert_eq!(link(&[text], &Defines::new().set("N", 2usize)).unwrap(), "a00\na01\na10\na11\nlast\nz\n");
+        assert!(link(&["#for i in 2"], &Defines::new()).unwrap_err().contains("without #end"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bayan_weights::Format;
 
 use crate::matrix::Matrix;
 
-/// The text that unpacks a format: `weights32(row, block)`, planes in group 1.
+/// The text that unpacks a format: `codes32` and `scales32`, planes in group 1.
 ///
 /// # Panics
 /// If a format has no line in the table: a mistake of ours, found by the test below.
@@ -22,20 +22,25 @@ static TABLE: &[(&str, &str)] = &[
     ("q4_0", include_str!("../../../shaders/quant/q4_0.wgsl")),
 ];
 
-/// `BLOCKS`, the number of 32-blocks in a row of this matrix, and `slot`, where a part of a block of a row stands in a plane.
+/// What every kernel on weights links beside the format's text: `BLOCKS`, the number of 32-blocks in a row, `slot`, where a part of a
+/// block of a row stands in a plane, and `weights32`.
 pub(crate) fn constants(matrix: &Matrix) -> String {
-    format!(
-        "const BLOCKS = {}u;\nfn slot(row: u32, block: u32, parts: u32, part: u32) -> u32 {{ return (((row >> 5u) * BLOCKS + block) * parts + part) * 32u + (row & 31u); }}",
-        matrix.blocks()
-    )
+    format!("const BLOCKS = {}u;\n{SLOT}", matrix.blocks())
 }
+
+/// The same with `BLOCKS` as a variable that the kernel sets, so that one kernel serves matrices of all sizes.
+pub(crate) fn variables() -> String {
+    format!("var<private> BLOCKS: u32;\n{SLOT}")
+}
+
+const SLOT: &str = include_str!("../../../shaders/lib/weights.wgsl");
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn every_format_has_a_shader() {
         for format in bayan_weights::FORMATS {
-            assert!(super::shader(*format).contains("fn weights32("), "{}", format.name());
+            assert!(super::shader(*format).contains("fn codes32("), "{}", format.name());
         }
     }
 }

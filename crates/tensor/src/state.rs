@@ -44,7 +44,14 @@ impl State {
             Values::U32(v) => Values::U32(v[offset..offset + len].to_vec()),
         });
         let offset_bytes = parent.offset_bytes + offset as u64 * ELEMENT_BYTES;
-        Arc::new(State { label: label.to_string(), shape: shape.to_vec(), dtype: parent.dtype, buffer: parent.buffer.clone(), offset_bytes, host: Mutex::new(host) })
+        Arc::new(State {
+            label: label.to_string(),
+            shape: shape.to_vec(),
+            dtype: parent.dtype,
+            buffer: parent.buffer.clone(),
+            offset_bytes,
+            host: Mutex::new(host),
+        })
     }
 
     /// Values of the given sizes.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
+use bayan_gpu::{Capabilities, GpuError, Slice};
 
 use super::attention::FEW_TOKENS;
+use super::gated::Activation;
 use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering, grid_2d};
 use crate::matrix::{Matrix, Shard};
@@ -14,14 +15,20 @@ use crate::quant;
 use crate::state::State;
 use crate::values::Values;
 
-/// y[t, n] = Σ_k weight[n, k] x[t, k] (+ bias[n]) (+ residual[t, n]); inputs x [T, K], then bias [N] and residual [T, N] where flagged.
+/// y[t, n] = Σ_k weight[n, k] x[t, k], with what comes before and after it when rewrites have joined them.
+///
+/// Inputs: x [T, K], then, where flagged, the norm's weight [K], the bias [N] and the residual [T, N]. Output [T, N], gated [T, N/2].
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// The weights [N, K].
     pub weight: Arc<Matrix>,
-    /// Whether a bias is among the inputs.
+    /// The epsilon of a root-mean-square norm of x before.
+    pub norm: Option<f32>,
+    /// Whether a bias is added.
     pub bias: bool,
-    /// Whether a residual is among the inputs.
+    /// activation(first half) · second half, after.
+    pub gate: Option<Activation>,
+    /// Whether a residual is added at the end.
     pub residual: bool,
 }
 
@@ -32,50 +39,79 @@ impl Graph {
         let mut inputs = vec![x];
         inputs.extend(bias.map(|bias| self.state(bias)));
         let shape = [self.rows(x), weight.rows()];
-        self.apply(Linear { weight: weight.clone(), bias: bias.is_some(), residual: false }, &inputs, &shape)
+        self.apply(Linear { weight: weight.clone(), norm: None, bias: bias.is_some(), gate: None, residual: false }, &inputs, &shape)
     }
 }
 
-const REDUCE: &str = include_str!("../../../../shaders/lib/reduce.wgsl");
-const MATVEC: &str = include_str!("../../../../shaders/matvec.wgsl");
-const MATMUL: &str = include_str!("../../../../shaders/matmul.wgsl");
+const ROWS: &str = include_str!("../../../../shaders/linear_rows.wgsl");
+const TILES: &str = include_str!("../../../../shaders/linear_tiles.wgsl");
+const ACTIVATE: &str = include_str!("../../../../shaders/lib/activate.wgsl");
+
+/// Whether a product with this many tokens runs by rows on this device, the only form that takes a norm and a gate along.
+pub(crate) fn by_rows(capabilities: &Capabilities, tokens: usize) -> bool {
+    tokens <= FEW_TOKENS || capabilities.software
+}
 
 impl Linear {
     fn defines(&self) -> Defines {
-        let k = self.weight.columns();
-        let ragged = !k.is_multiple_of(32);
-        Defines::new()
-            .set("K", k)
-            .set("BIAS", self.bias)
-            .set("RESIDUAL", self.residual)
-            .set("RAGGED", ragged)
-            .set("XVEC", if ragged { "f32" } else { "vec4<f32>" })
+        let ragged = !self.weight.columns().is_multiple_of(32);
+        Defines::new().set("BIAS", self.bias).set("RESIDUAL", self.residual).set("RAGGED", ragged).set("XVEC", if ragged { "f32" } else { "vec4<f32>" })
     }
 
-    fn bindings(&self, to: &Lowering<'_>, shape: bayan_gpu::Slice) -> Vec<bayan_gpu::Slice> {
+    fn name(&self, form: &str) -> String {
+        let flags = [(self.norm.is_some(), "norm "), (self.gate.is_some(), "gate "), (self.residual, "add ")];
+        let flags: String = flags.iter().filter(|f| f.0).map(|f| f.1).collect();
+        format!("linear_{form} {flags}{} {}x{}", self.weight.format().name(), self.weight.rows(), self.weight.columns())
+    }
+
+    fn bindings(&self, to: &Lowering<'_>, shape: Slice) -> Vec<Slice> {
         let mut bindings = vec![to.input(0), to.output(0), shape];
         bindings.extend((1..to.input_count()).map(|i| to.input(i)));
         bindings
     }
 
-    fn dispatch_matvec(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
-        let tuned = to.tuning().matvec;
-        let defines = self.defines().set("ROWS", tuned.rows).set("COLUMNS", tokens).set("ROWS_COLUMNS", tuned.rows * tokens).set("COLUMNS_8", tokens * 8);
-        let defines = super::reduction(to, defines, tuned.threads);
-        let grid = grid_2d(shard.rows.div_ceil(tuned.rows), to.capabilities().max_workgroups);
+    fn dispatch_rows(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
+        let shape = to.tuning().rows_shape(to.capabilities());
+        let rows = shard.rows / if self.gate.is_some() { 2 } else { 1 };
+        let own = 32 / shape.lanes * if self.gate.is_some() { 2 } else { 1 };
+        let columns = tokens.min(if self.gate.is_some() { shape.columns / 2 } else { shape.columns }.max(1));
+        let defines = self
+            .defines()
+            .set("NORM", self.norm.is_some())
+            .set("EPS", self.norm.unwrap_or(0.0))
+            .set("GATED", self.gate.is_some())
+            .set("ACTIVATION", self.gate.unwrap_or(Activation::Silu).name())
+            .set("OFFSET", !matches!(self.weight.format().name(), "f32" | "f16" | "q8_0"))
+            .set("LANES", shape.lanes)
+            .set("PARTS", shape.parts)
+            .set("THREADS", shape.lanes * shape.parts)
+            .set("SHUFFLE", shape.shuffle)
+            .set("HELD", 8usize.div_ceil(shape.lanes))
+            .set("COLUMNS", columns)
+            .set("ROWS", own)
+            .set("OUTPUT_ROWS", 32 / shape.lanes)
+            .set("SPLIT_K", shape.parts > 1)
+            .set("BARRIER", shape.parts > 1 || self.norm.is_some())
+            .set("SHARED_SUMS", own * columns * shape.lanes * shape.parts)
+            .set("SHARED_SQUARES", columns * shape.lanes * shape.parts);
+        let mut grid = grid_2d(rows.div_ceil(32), to.capabilities().max_workgroups);
+        grid[2] = Extent::Fixed(tokens.div_ceil(columns) as u32);
         let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
-        let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, x])?;
-        let constants = quant::constants(&self.weight);
-        let parts = [constants.as_str(), quant::shader(self.weight.format()), REDUCE, MATVEC];
-        let name = format!("matvec {} {}x{}", self.weight.format().name(), self.weight.rows(), self.weight.columns());
+        let width = to.output_shape(0)[1];
+        let sizes = [rows, shard.first_row, width, x as usize, tokens, self.weight.blocks(), self.weight.columns()];
+        let shape = to.numbers(&sizes.map(|n| n as u32))?;
+        let variables = quant::variables();
+        let parts = [variables.as_str(), quant::shader(self.weight.format()), ACTIVATE, ROWS];
         let bindings = self.bindings(to, shape);
-        to.emit(KernelText { name: &name, parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        to.emit(KernelText { name: &self.name("rows"), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 
-    fn dispatch_matmul(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
+    fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
+        assert!(self.norm.is_none() && self.gate.is_none(), "tiles take no norm and no gate");
         let (tm, tn, rm, rn) = if tokens > 32 { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
         let defines = self
             .defines()
+            .set("K", self.weight.columns())
             .set("TM", tm)
             .set("TN", tn)
             .set("RM", rm)
@@ -87,11 +123,10 @@ impl Linear {
             .set("HALF_TILES", to.capabilities().f16);
         let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
         let constants = quant::constants(&self.weight);
-        let parts = [constants.as_str(), quant::shader(self.weight.format()), MATMUL];
-        let name = format!("matmul {} {}x{}", self.weight.format().name(), self.weight.rows(), self.weight.columns());
+        let parts = [constants.as_str(), quant::shader(self.weight.format()), TILES];
         let bindings = self.bindings(to, shape);
         let grid = [Extent::Fixed(shard.rows.div_ceil(tn) as u32), Extent::Fixed(tokens.div_ceil(tm) as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name: &name, parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        to.emit(KernelText { name: &self.name("tiles"), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 }
 
@@ -106,29 +141,46 @@ impl Op for Linear {
         let tokens = to.output_shape(0)[0];
         let weight = self.weight.clone();
         for shard in weight.shards() {
-            if tokens <= FEW_TOKENS {
-                self.dispatch_matvec(to, shard, tokens)?;
+            if by_rows(to.capabilities(), tokens) {
+                self.dispatch_rows(to, shard, tokens)?;
             } else {
-                self.dispatch_matmul(to, shard, tokens)?;
+                self.dispatch_tiles(to, shard, tokens)?;
             }
         }
         Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let rows = self.weight.rows();
-        let bias = self.bias.then(|| inputs[1].f32());
-        let residual = self.residual.then(|| inputs[1 + usize::from(self.bias)].f32());
+        let (rows, width) = (self.weight.rows(), self.weight.rows() / if self.gate.is_some() { 2 } else { 1 });
+        let mut rest = inputs[1..].iter();
+        let mut next = |flag: bool| if flag { rest.next() } else { None };
+        let (gamma, bias, residual) = (next(self.norm.is_some()), next(self.bias), next(self.residual));
         let mut weights = Vec::new();
-        let y = outputs[0].f32_mut();
+        let mut sums = vec![0f64; inputs[0].shape[0] * rows];
+        let x: Vec<Vec<f64>> = inputs[0].rows().map(|x| self.normalised(x, gamma)).collect();
         for n in 0..rows {
             self.weight.host_row(n, &mut weights);
-            for (t, x) in inputs[0].rows().enumerate() {
-                let mut sum: f64 = x.iter().zip(&weights).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-                sum += bias.map_or(0.0, |b| f64::from(b[n]));
-                sum += residual.map_or(0.0, |r| f64::from(r[t * rows + n]));
-                y[t * rows + n] = sum as f32;
+            for (t, x) in x.iter().enumerate() {
+                let sum: f64 = x.iter().zip(&weights).map(|(&a, &b)| a * f64::from(b)).sum();
+                sums[t * rows + n] = sum + bias.map_or(0.0, |b| f64::from(b.f32()[n]));
             }
         }
+        for (t, y) in outputs[0].f32_mut().chunks_exact_mut(width).enumerate() {
+            for (n, y) in y.iter_mut().enumerate() {
+                let first = sums[t * rows + n];
+                let value = self.gate.map_or(first, |gate| gate.apply(first) * sums[t * rows + width + n]);
+                *y = (value + residual.map_or(0.0, |r| f64::from(r.f32()[t * width + n]))) as f32;
+            }
+        }
+    }
+}
+
+impl Linear {
+    fn normalised(&self, x: &[f32], gamma: Option<&Operand<'_>>) -> Vec<f64> {
+        let values = x.iter().map(|&v| f64::from(v));
+        let (Some(gamma), Some(eps)) = (gamma, self.norm) else { return values.collect() };
+        let mean = values.clone().map(|v| v * v).sum::<f64>() / x.len() as f64;
+        let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+        values.zip(gamma.f32()).map(|(v, &g)| v * scale * f64::from(g)).collect()
     }
 }

@@ -1,0 +1,82 @@
+// dx[t, k] (+)= Σ_n dy[t, n] W[n, k]      a tile of TM tokens and 64 columns (two blocks) a workgroup, 32 rows of W at a time,
+// dequantised into workgroup memory and read along n. dy [T, N], dx [T, K].
+@group(0) @binding(0) var<storage, read> dy: array<${DY}>;
+@group(0) @binding(1) var<storage, read_write> dx: array<${VEC}>;
+@group(0) @binding(2) var<storage, read> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, tokens
+
+const K = ${K}u;
+const TM = ${TM}u;
+const RM = ${RM}u;
+const STRIDE = ${STRIDE}u;
+const THREADS = ${THREADS}u; // TM / RM * 16
+
+var<workgroup> tile_dy: array<vec4<f32>, ${TM_8}>; // [TM, 32 n]
+var<workgroup> tile_w: array<vec4<f32>, ${TILE_W}>; // [32 n, 64 k]
+
+fn gradients4(token: u32, row: u32) -> vec4<f32> {
+  let at = token * shape.z + shape.y + row;
+#if DY_VECTORS
+  if (row >= shape.x) { return vec4<f32>(0.0); }
+  return dy[at / 4u];
+#else
+  var v = vec4<f32>(0.0);
+  for (var j = 0u; j < 4u; j++) {
+    if (row + j < shape.x) { v[j] = dy[at + j]; }
+  }
+  return v;
+#endif
+}
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let token0 = group.y * TM;
+  let column = lane % 16u;
+  let first = lane / 16u * RM;
+  var sums: array<vec4<f32>, ${RM}>;
+  for (var row0 = 0u; row0 < shape.x; row0 += 32u) {
+    workgroupBarrier();
+    for (var i = lane; i < 64u; i += THREADS) {
+      let w = weights32(min(row0 + i % 32u, shape.x - 1u), min(group.x * 2u + i / 32u, BLOCKS - 1u));
+      for (var j = 0u; j < 8u; j++) { tile_w[(i % 32u) * STRIDE + i / 32u * 8u + j] = w[j]; }
+    }
+    for (var i = lane; i < TM * 8u; i += THREADS) {
+      tile_dy[i] = gradients4(min(token0 + i / 8u, shape.w - 1u), row0 + i % 8u * 4u);
+    }
+    workgroupBarrier();
+    for (var j = 0u; j < 8u; j++) {
+      let at = j * 4u * STRIDE + column;
+      let w0 = tile_w[at];
+      let w1 = tile_w[at + STRIDE];
+      let w2 = tile_w[at + 2u * STRIDE];
+      let w3 = tile_w[at + 3u * STRIDE];
+      for (var m = 0u; m < RM; m++) {
+        let d = tile_dy[(first + m) * 8u + j];
+        sums[m] += d.x * w0 + d.y * w1 + d.z * w2 + d.w * w3;
+      }
+    }
+  }
+  let k = group.x * 64u + column * 4u;
+  for (var m = 0u; m < RM; m++) {
+    let token = token0 + first + m;
+    if (token < shape.w && k < K) {
+#if SCALAR
+      for (var j = 0u; j < 4u; j++) {
+        if (k + j < K) {
+#if ADD
+          dx[token * K + k + j] += sums[m][j];
+#else
+          dx[token * K + k + j] = sums[m][j];
+#endif
+        }
+      }
+#else
+      let at = (token * K + k) / 4u;
+#if ADD
+      dx[at] += sums[m];
+#else
+      dx[at] = sums[m];
+#endif
+#endif
+    }
+  }
+}
