@@ -106,6 +106,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(linear_cases());
     all.extend(attention_cases());
     all.extend(sample_cases());
+    all.extend(layer_cases());
     all
 }
 
@@ -228,6 +229,63 @@ fn attention_cases() -> Vec<Case> {
         all.push(case(format!("rope {}/{}x{} with head norms", head.h, head.k, head.d), 1e-7, move |make| rope_case(make, head, true)));
     }
     all
+}
+
+/// Whole layers, so that rewrites and fused kernels are held against the operations that were recorded.
+fn layer_cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (index, &format) in FORMATS.iter().enumerate() {
+        for tokens in [1, 4, 20] {
+            for (norms, half) in [(false, false), (true, true)] {
+                let name = format!("layer {} {tokens} tokens{}", format.name(), if norms { ", head norms, f16 cache" } else { "" });
+                let position = [0, 5, 255, 256, 300, 510 - tokens][index % 6];
+                all.push(case(name, 2e-6, move |make| layer_case(make, format, tokens, position, norms, half)));
+            }
+        }
+    }
+    all
+}
+
+fn layer_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize, position: usize, norms: bool, half: bool) -> Result<Recorded, GpuError> {
+    let (width, inner, h, k, d, context) = (96, 160, 4, 2, 32, 512);
+    let mut graph = Graph::new();
+    let x = make.random(&[tokens, width])?;
+    let x = graph.state(&x);
+    let positions = make.indices(&[tokens], (0..tokens).map(|t| (position + t) as u32).collect())?;
+    let bases = make.indices(&[tokens], vec![0; tokens])?;
+    let tile = crate::ops::QUERY_TILE;
+    let tiles = make.indices(&[tokens.div_ceil(tile), 2], (0..tokens).step_by(tile).flat_map(|s| [s as u32, tile.min(tokens - s) as u32]).collect())?;
+    let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
+    let angles = (0..context).flat_map(|p| (0..d / 2).flat_map(move |i| [(p as f32 * 0.5f32.powi(i as i32)).cos(), (p as f32 * 0.5f32.powi(i as i32)).sin()]));
+    let table = make.state(&[context, d], angles.collect())?;
+    let mut cache = || {
+        let values = make.numbers(context * k * d, false);
+        match half {
+            false => State::new(make.gpu, "cache", &[context, k * d], Values::F32(values)),
+            true => {
+                State::new(make.gpu, "cache", &[context, k * d / 2], Values::U32(values.chunks_exact(2).map(|v| crate::ops::pack_f16(v[0], v[1])).collect()))
+            }
+        }
+    };
+    let (keys, values) = (cache()?, cache()?);
+    let y = graph.rms_norm(x, &make.random(&[width])?, 1e-5);
+    let bias = make.random(&[(h + 2 * k) * d])?;
+    let qkv = graph.linear(y, &make.matrix(format, (h + 2 * k) * d, width)?, Some(&bias));
+    let weights = if norms { Some((make.random(&[d])?, make.random(&[d])?)) } else { None };
+    let rope = Rope { heads: h, kv_heads: k, head_dim: d, rotary_dim: d, norm_eps: norms.then_some(1e-6) };
+    let [q, new_k, new_v] = graph.rope(rope, qkv, over.positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
+    let (keys, values) = graph.append(new_k, new_v, over.positions, over.bases, &keys, &values);
+    let attention = Attention { heads: h, kv_heads: k, head_dim: d, scale: 0.2, softcap: None, window: None, context };
+    let y = graph.attention(attention, q, keys, values, over);
+    let y = graph.flatten(y);
+    let y = graph.linear(y, &make.matrix(format, width, h * d)?, None);
+    let x = graph.add(x, y);
+    let y = graph.rms_norm(x, &make.random(&[width])?, 1e-5);
+    let gate_up = graph.linear(y, &make.matrix(format, 2 * inner, width)?, None);
+    let y = graph.gated(gate_up, Activation::Silu);
+    let y = graph.linear(y, &make.matrix(format, width, inner)?, None);
+    let x = graph.add(x, y);
+    Ok((graph, vec![x]))
 }
 
 fn sample_cases() -> Vec<Case> {

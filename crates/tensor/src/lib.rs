@@ -6,6 +6,7 @@
 
 mod autodiff;
 pub mod cases;
+mod fuse;
 mod graph;
 mod interpret;
 mod lower;
@@ -19,6 +20,7 @@ mod tune;
 mod values;
 
 pub use autodiff::{Backward, BackwardError, BackwardOptions};
+pub use fuse::{census, fuse};
 pub use graph::{Dtype, ELEMENT_BYTES, Graph, Node, Tensor, TensorInfo};
 pub use interpret::{interpret, nmse};
 pub use lower::{Extent, KernelText, Lowering, Planned, grid_2d};

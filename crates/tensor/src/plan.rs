@@ -38,6 +38,7 @@ impl Plan {
     /// # Errors
     /// Out of memory, a binding beyond the device's limits, or a kernel that does not compile.
     pub fn new(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning) -> Result<Plan, GpuError> {
+        let graph = if tuning.fuse { crate::fuse::fuse(&graph, keep, gpu.capabilities()) } else { graph };
         let (buffers, activation_bytes) = assign(gpu, &graph, keep)?;
         let mut planned = Vec::new();
         for index in 0..graph.nodes().len() {

@@ -1,4 +1,6 @@
 //! Every operation on this machine's device against its reference, with each set of features.
+//!
+//! `BAYAN_CASES` runs only the cases whose name contains it.
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::cases;
@@ -6,14 +8,18 @@ use bayan_tensor::cases;
 fn suite(disable: &str) {
     let options = GpuOptions { disable: Disable::parse(disable).unwrap(), ..Default::default() };
     let gpu = block_on(Gpu::open(&options)).expect("a device");
+    let only = std::env::var("BAYAN_CASES").unwrap_or_default();
     let mut failures = Vec::new();
-    for (index, case) in cases::cases().iter().enumerate() {
+    let mut ran = 0;
+    for (index, case) in cases::cases().iter().enumerate().filter(|(_, case)| case.name.contains(&only)) {
+        ran += 1;
         match block_on(cases::run(&gpu, case, index as u64)) {
             Ok(outcome) if outcome.passed() => {}
             Ok(outcome) => failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound)),
             Err(error) => failures.push(format!("{}: {error}", case.name)),
         }
     }
+    assert!(ran > 0, "no case has `{only}` in its name");
     assert!(failures.is_empty(), "{} failures with `{disable}` disabled:\n{}", failures.len(), failures.join("\n"));
 }
 

@@ -19,7 +19,7 @@ pub const FEW_TOKENS: usize = 8;
 pub const QUERY_TILE: usize = 16;
 
 /// Cached positions in one run of the split form.
-const SPLIT: usize = 256;
+pub(crate) const SPLIT: usize = 256;
 
 /// Inputs: q [T, H, d], k and v cache, positions [T], bases [T], tiles [n, 2]; output [T, H, d].
 ///
@@ -63,8 +63,8 @@ impl Graph {
 }
 
 impl Attention {
-    fn defines(&self, to: &Lowering<'_>) -> Defines {
-        let half = to.input_shape(1).iter().skip(1).product::<usize>() != self.kv_heads * self.head_dim;
+    /// Names that all forms share; `half`: the cache holds f16 pairs.
+    pub(crate) fn defines(&self, half: bool) -> Defines {
         Defines::new()
             .set("H", self.heads)
             .set("K", self.kv_heads)
@@ -83,7 +83,8 @@ impl Attention {
         let max_splits = self.context.div_ceil(SPLIT);
         let partial = to.gpu().allocate("attention runs", (tokens * max_splits * h * (d + 2) * 4) as u64)?.whole();
         let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
-        let defines = self.defines(to).set("SPLIT", SPLIT).set("MAX_SPLITS", max_splits).set("G_SPLIT", h / k * SPLIT);
+        let half = self.half_cache(to);
+        let defines = self.defines(half).set("SPLIT", SPLIT).set("MAX_SPLITS", max_splits).set("G_SPLIT", h / k * SPLIT);
         let defines = super::reduction(to, defines, threads);
         let parts = [
             include_str!("../../../../shaders/lib/reduce.wgsl"),
@@ -94,8 +95,11 @@ impl Attention {
         let grid = [Extent::Fixed(k as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
         to.emit(KernelText { name: "attention_split", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;
         let bindings = vec![partial, to.input(3), to.output(0)];
-        let text = KernelText { name: "attention_merge", parts: &[include_str!("../../../../shaders/attention_merge.wgsl")], defines };
-        to.emit(text, &[bindings], [Extent::Fixed(h as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)])
+        merge(to, defines, bindings, h, tokens)
+    }
+
+    fn half_cache(&self, to: &Lowering<'_>) -> bool {
+        to.input_shape(1).iter().skip(1).product::<usize>() != self.kv_heads * self.head_dim
     }
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
@@ -107,7 +111,7 @@ impl Attention {
         }
         let threads = 128;
         let defines = self
-            .defines(to)
+            .defines(self.half_cache(to))
             .set("THREADS", threads)
             .set("TQ", QUERY_TILE)
             .set("TK", keys)
@@ -126,6 +130,12 @@ impl Attention {
         let scaled = raw * f64::from(self.scale);
         self.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh())
     }
+}
+
+/// Joins the runs of each token and head.
+pub(crate) fn merge(to: &mut Lowering<'_>, defines: Defines, bindings: Vec<bayan_gpu::Slice>, heads: usize, tokens: usize) -> Result<(), GpuError> {
+    let text = KernelText { name: "attention_merge", parts: &[include_str!("../../../../shaders/attention_merge.wgsl")], defines };
+    to.emit(text, &[bindings], [Extent::Fixed(heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)])
 }
 
 impl Op for Attention {

@@ -1,0 +1,149 @@
+//! Rewrites small operations into fused ones. A model records the small ones; the fused op's reference is their composition, so that
+//! fused and unfused runs check each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bayan_gpu::Capabilities;
+
+use crate::graph::{Dtype, Graph, Node, Tensor};
+use crate::ops::{Add, Append, Attention, AttentionDecode, Gated, Linear, RmsNorm, Rope, by_rows};
+
+/// The graph with every known pattern rewritten, for this device. The tensors in `keep` stay computed.
+pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
+    let mut rewrite = Rewrite { graph: graph.clone(), nodes: graph.nodes().iter().cloned().map(Some).collect(), keep };
+    for index in 0..rewrite.nodes.len() {
+        rewrite.norm(index, capabilities);
+        rewrite.gate(index, capabilities);
+        rewrite.residual(index);
+        rewrite.attention(index, capabilities);
+    }
+    let nodes = rewrite.nodes.into_iter().flatten().collect();
+    rewrite.graph.with_nodes(nodes)
+}
+
+struct Rewrite<'a> {
+    graph: Graph,
+    /// The list; a node that was absorbed is gone.
+    nodes: Vec<Option<Node>>,
+    keep: &'a [Tensor],
+}
+
+impl Rewrite<'_> {
+    fn op<T: 'static>(&self, index: usize) -> Option<&T> {
+        self.nodes.get(index)?.as_ref()?.op.as_any().downcast_ref()
+    }
+
+    /// The nodes that read a tensor, if it may vanish: it is no state, nobody wants it, and only one node writes it.
+    fn readers(&self, tensor: Tensor) -> Option<Vec<usize>> {
+        let written = self.nodes.iter().flatten().filter(|node| node.outputs.contains(&tensor)).count();
+        if self.keep.contains(&tensor) || self.graph.info(tensor).state.is_some() || written != 1 {
+            return None;
+        }
+        let reads = |node: &Option<Node>| node.as_ref().is_some_and(|node| node.inputs.contains(&tensor));
+        Some((0..self.nodes.len()).filter(|&i| reads(&self.nodes[i])).collect())
+    }
+
+    fn only_reader(&self, tensor: Tensor) -> Option<usize> {
+        self.readers(tensor).filter(|readers| readers.len() == 1).map(|readers| readers[0])
+    }
+
+    fn replace(&mut self, index: usize, op: impl crate::Op, inputs: Vec<Tensor>, outputs: Vec<Tensor>) {
+        self.nodes[index] = Some(Node { op: Arc::new(op), inputs, outputs });
+    }
+
+    /// rms_norm, then linear: the root is one number a token and moves behind the sum.
+    fn norm(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+        let eps = self.op::<RmsNorm>(index)?.eps;
+        let node = self.nodes[index].clone()?;
+        let readers = self.readers(node.outputs[0])?;
+        let takes = |&reader: &usize| {
+            self.op::<Linear>(reader).is_some_and(|linear| {
+                let tokens = self.graph.rows(node.outputs[0]);
+                linear.norm.is_none()
+                    && linear.weight.columns().is_multiple_of(32)
+                    && by_rows(capabilities, tokens)
+                    && self.nodes[reader].as_ref().is_some_and(|n| n.inputs[0] == node.outputs[0])
+            })
+        };
+        if readers.is_empty() || !readers.iter().all(takes) {
+            return None;
+        }
+        for reader in readers {
+            let linear = Linear { norm: Some(eps), ..self.op::<Linear>(reader)?.clone() };
+            let old = self.nodes[reader].clone()?;
+            let inputs = [&node.inputs[..2], &old.inputs[1..]].concat();
+            self.replace(reader, linear, inputs, old.outputs);
+        }
+        self.nodes[index] = None;
+        Some(())
+    }
+
+    /// linear, then gated: an invocation that owns a gate's row owns the up's row too.
+    fn gate(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+        let linear = self.op::<Linear>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let reader = self.only_reader(node.outputs[0])?;
+        let activation = self.op::<Gated>(reader)?.activation;
+        let halves = linear.weight.rows() / 2;
+        let fits = halves.is_multiple_of(32) && linear.weight.shards().len() == 1 && by_rows(capabilities, self.graph.rows(node.outputs[0]));
+        if linear.gate.is_some() || linear.residual || !fits {
+            return None;
+        }
+        let outputs = self.nodes[reader].take()?.outputs;
+        self.replace(index, Linear { gate: Some(activation), ..linear }, node.inputs, outputs);
+        Some(())
+    }
+
+    /// linear, then add of something that is there before.
+    fn residual(&mut self, index: usize) -> Option<()> {
+        let linear = self.op::<Linear>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let reader = self.only_reader(node.outputs[0])?;
+        self.op::<Add>(reader)?;
+        let add = self.nodes[reader].clone()?;
+        let other = *add.inputs.iter().find(|&&t| t != node.outputs[0])?;
+        let before = self.graph.info(other).state.is_some() || self.nodes[..index].iter().flatten().any(|n| n.outputs.contains(&other));
+        if linear.gate.is_some() || linear.residual || linear.norm.is_some() || !before {
+            return None;
+        }
+        self.nodes[reader] = None;
+        let inputs = [&node.inputs[..], &[other]].concat();
+        self.replace(index, Linear { residual: true, ..linear }, inputs, add.outputs);
+        Some(())
+    }
+
+    /// rope, append, attention of one token.
+    fn attention(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+        let rope = self.op::<Rope>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        if self.graph.shape(node.inputs[0])[0] != 1 || !AttentionDecode::fits(&rope, capabilities.max_storage_buffers) {
+            return None;
+        }
+        let [q, k, v] = node.outputs[..] else { return None };
+        let (append_at, attention_at) = (self.only_reader(k)?, self.only_reader(q)?);
+        self.op::<Append>(append_at)?;
+        let attention = self.op::<Attention>(attention_at)?.clone();
+        let (append, attend) = (self.nodes[append_at].clone()?, self.nodes[attention_at].clone()?);
+        let matches =
+            self.only_reader(v)? == append_at && append.inputs[..2] == [k, v] && attend.inputs[1..3] == append.outputs[..2] && append_at < attention_at;
+        if !matches {
+            return None;
+        }
+        let op = AttentionDecode { rope, attention };
+        let runs = self.graph.tensor(&op.runs(1), Dtype::F32);
+        let inputs = [&[node.inputs[0], node.inputs[1], node.inputs[2], append.inputs[3]], &node.inputs[3..]].concat();
+        let outputs = vec![attend.outputs[0], append.outputs[0], append.outputs[1], runs];
+        self.nodes[index] = None;
+        self.nodes[append_at] = None;
+        self.replace(attention_at, op, inputs, outputs);
+        Some(())
+    }
+}
+
+/// How many operations of each name a graph has, for tests and for people.
+pub fn census(graph: &Graph) -> HashMap<&'static str, usize> {
+    let mut counts = HashMap::new();
+    graph.nodes().iter().for_each(|node| *counts.entry(node.op.name()).or_insert(0) += 1);
+    counts
+}

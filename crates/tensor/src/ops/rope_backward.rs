@@ -1,0 +1,99 @@
+//! The gradient of [`super::Rope`]: turned back by the same angles, then through the head norms, and joined again.
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use super::rope::Rope;
+use crate::graph::{Graph, Tensor};
+use crate::lower::{Extent, KernelText, Lowering};
+use crate::op::{Op, Operand};
+use crate::values::Values;
+
+/// Inputs: dq [T, H, d], dk and dv [T, K, d], positions [T], table, and with head norms also qkv, q_norm [d] and k_norm [d]; output
+/// dqkv [T, (H + 2K) d].
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeBackward(pub Rope);
+
+impl Graph {
+    /// The gradient [T, (H + 2K) d] of what `rope` split; `norms` are qkv and the two norms' weights.
+    pub fn rope_backward(&mut self, rope: Rope, gradients: [Tensor; 3], positions: Tensor, table: Tensor, norms: Option<[Tensor; 3]>) -> Tensor {
+        let tokens = self.shape(gradients[0])[0];
+        let width = (rope.heads + 2 * rope.kv_heads) * rope.head_dim;
+        let mut inputs = gradients.to_vec();
+        inputs.extend([positions, table]);
+        inputs.extend(norms.into_iter().flatten());
+        self.apply(RopeBackward(rope), &inputs, &[tokens, width])
+    }
+}
+
+impl RopeBackward {
+    /// (input, first head, heads, input of the norm's weight) of queries, keys and values.
+    fn parts(&self) -> [(usize, usize, usize, Option<usize>); 3] {
+        let Rope { heads, kv_heads, norm_eps, .. } = self.0;
+        let norm = |input: usize| norm_eps.map(|_| input);
+        [(0, 0, heads, norm(6)), (1, heads, kv_heads, norm(7)), (2, heads + kv_heads, kv_heads, None)]
+    }
+}
+
+impl Op for RopeBackward {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "rope_backward"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let tokens = to.input_shape(0)[0];
+        let d = self.0.head_dim;
+        let threads = super::row_threads(to, d.div_ceil(2));
+        for (input, first, heads, norm) in self.parts() {
+            let defines = Defines::new()
+                .set("d", d)
+                .set("ROTARY", self.0.rotary_dim)
+                .set("TURN", input < 2)
+                .set("NORM", norm.is_some())
+                .set("EPS", self.0.norm_eps.unwrap_or(0.0))
+                .set("INVERSE_D", 1.0 / d as f32)
+                .set("FIRST", first)
+                .set("HEADS", heads)
+                .set("ALL", self.0.heads + 2 * self.0.kv_heads);
+            let defines = super::reduction(to, defines, threads);
+            let mut bindings = vec![to.input(input), to.output(0)];
+            if input < 2 {
+                bindings.extend([to.input(3), to.input(4)]);
+            }
+            bindings.extend(norm.into_iter().flat_map(|norm| [to.input(5), to.input(norm)]));
+            let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rope_backward.wgsl")];
+            let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
+            to.emit(KernelText { name: "rope_backward", parts: &parts, defines }, &[bindings], grid)?;
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let (d, half) = (self.0.head_dim, self.0.rotary_dim / 2);
+        let all = self.0.heads + 2 * self.0.kv_heads;
+        let table = inputs[4].f32();
+        for (input, first, heads, norm) in self.parts() {
+            for (index, from) in inputs[input].f32().chunks_exact(d).enumerate() {
+                let (t, head) = (index / heads, first + index % heads);
+                let mut g: Vec<f64> = from.iter().map(|&v| f64::from(v)).collect();
+                for i in 0..if input < 2 { half } else { 0 } {
+                    let at = (inputs[3].u32()[t] as usize * half + i) * 2;
+                    let (cos, sin) = (f64::from(table[at]), f64::from(table[at + 1]));
+                    let (a, b) = (g[i], g[i + half]);
+                    (g[i], g[i + half]) = (a * cos + b * sin, b * cos - a * sin);
+                }
+                if let (Some(norm), Some(eps)) = (norm, self.0.norm_eps) {
+                    let x = &inputs[5].f32()[(t * all + head) * d..][..d];
+                    let scale = 1.0 / (x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / d as f64 + f64::from(eps)).sqrt();
+                    g.iter_mut().zip(inputs[norm].f32()).for_each(|(g, &w)| *g *= f64::from(w));
+                    let along = x.iter().zip(&g).map(|(&x, g)| f64::from(x) * g).sum::<f64>() / d as f64 * scale.powi(3);
+                    g.iter_mut().zip(x).for_each(|(g, &x)| *g = scale * *g - f64::from(x) * along);
+                }
+                let to = &mut outputs[0].f32_mut()[(t * all + head) * d..][..d];
+                to.iter_mut().zip(g).for_each(|(y, v)| *y = v as f32);
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+// Third pass: dv[p] = Σ_t w[t, p] dy[t], dk[p] = Σ_t ds[t, p] q[t], over the queries that see p and the heads of the group.
+// One workgroup: one key-value head and one tile of the step's keys, which are the rows of the tile's own tokens.
+@group(0) @binding(5) var<storage, read> statistics: array<vec4<f32>>; // [T, H]
+@group(0) @binding(6) var<storage, read_write> dk: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> dv: array<vec4<f32>>;
+
+const TOGETHER = ${TOGETHER}u;
+const EACH = ${EACH}u;
+
+var<workgroup> weights: array<f32, ${TILE_TILE}>; // [query, key]
+var<workgroup> slopes: array<f32, ${TILE_TILE}>;
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let kv = group.x;
+  let own = tiles[group.y];
+  if (own.y == 0u) { return; }
+  let about = statistics[own.x * H];
+  let base = bitcast<u32>(about.z);
+  let start = bitcast<u32>(about.w); // position of the first key
+  let last = start + own.y - 1u;
+  let column = lane % D4;
+  let part = lane / D4;
+  var dk_sums: array<vec4<f32>, ${EACH}>;
+  var dv_sums: array<vec4<f32>, ${EACH}>;
+  // The tiles of one sequence stand one after the other.
+  for (var index = group.y; index < arrayLength(&tiles); index++) {
+    let tile = tiles[index];
+    if (tile.y == 0u) { break; }
+    let now = statistics[tile.x * H];
+    let first = bitcast<u32>(now.w);
+    if (bitcast<u32>(now.z) != base || (index > group.y && first <= start)) { break; }
+    if (WINDOW > 0u && first >= last + WINDOW) { break; }
+    for (var g = 0u; g < H / K; g++) {
+      let head = kv * (H / K) + g;
+      products(lane, head, tile.x, tile.x + tile.y - 1u, base + start, base + last);
+      for (var o = 0u; o < PAIRS; o++) {
+        let i = lane + o * THREADS;
+        if (i < TILE * TILE) {
+          let t = i / TILE;
+          let key = start + i % TILE;
+          var weight = 0.0;
+          var slope = 0.0;
+          if (t < tile.y && key <= last && visible(first + t, key)) {
+            let known = statistics[(tile.x + t) * H + head];
+            let value = score(raw_scores[o]);
+            weight = exp(clamp(value - known.x, -80.0, 80.0));
+            slope = weight * (pulls[o] - known.y) * score_slope(value);
+          }
+          weights[i] = weight;
+          slopes[i] = slope;
+        }
+      }
+      workgroupBarrier();
+      if (part < TOGETHER) {
+        for (var t = 0u; t < tile.y; t++) {
+          let at = ((tile.x + t) * H + head) * D4 + column;
+          let query = q[at];
+          let gradient = dy[at];
+          for (var m = 0u; m < EACH; m++) {
+            let i = t * TILE + part + m * TOGETHER;
+            dk_sums[m] += slopes[i] * query;
+            dv_sums[m] += weights[i] * gradient;
+          }
+        }
+      }
+      workgroupBarrier();
+    }
+  }
+  for (var m = 0u; m < EACH; m++) {
+    let j = part + m * TOGETHER;
+    if (part < TOGETHER && j < own.y) {
+      let to = ((base + start + j) * K + kv) * D4 + column;
+      dk[to] = dk_sums[m];
+      dv[to] = dv_sums[m];
+    }
+  }
+}

@@ -1,0 +1,54 @@
+// Second pass: dq[t] = Σ_p ds[t, p] k[p] with ds = w (dy·v - Σ dy∘y) score'.   One workgroup: one query head and one tile of queries.
+@group(0) @binding(5) var<storage, read> statistics: array<vec4<f32>>; // [T, H]
+@group(0) @binding(6) var<storage, read_write> dq: array<vec4<f32>>;
+
+const TOGETHER = ${TOGETHER}u;
+const EACH = ${EACH}u;
+
+var<workgroup> slopes: array<f32, ${TILE_TILE}>; // [query, key]
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let head = group.x;
+  let kv = head / (H / K);
+  let tile = tiles[group.y];
+  if (tile.y == 0u) { return; }
+  let about = statistics[tile.x * H + head];
+  let base = bitcast<u32>(about.z);
+  let first = bitcast<u32>(about.w);
+  let last = first + tile.y - 1u;
+  var begin = 0u;
+  if (WINDOW > 0u && first + 1u > WINDOW) { begin = first + 1u - WINDOW; }
+  let column = lane % D4;
+  let part = lane / D4;
+  var sums: array<vec4<f32>, ${EACH}>;
+  for (var start = begin; start <= last; start += TILE) {
+    products(lane, head, tile.x, tile.x + tile.y - 1u, base + start, base + last);
+    for (var o = 0u; o < PAIRS; o++) {
+      let i = lane + o * THREADS;
+      if (i < TILE * TILE) {
+        let t = i / TILE;
+        let key = start + i % TILE;
+        var slope = 0.0;
+        if (t < tile.y && key <= last && visible(first + t, key)) {
+          let known = statistics[(tile.x + t) * H + head];
+          let value = score(raw_scores[o]);
+          slope = exp(clamp(value - known.x, -80.0, 80.0)) * (pulls[o] - known.y) * score_slope(value);
+        }
+        slopes[i] = slope;
+      }
+    }
+    workgroupBarrier();
+    if (part < TOGETHER) {
+      for (var j = 0u; j < min(TILE, last + 1u - start); j++) {
+        let key = k_cache[((base + start + j) * K + kv) * D4 + column];
+        for (var m = 0u; m < EACH; m++) { sums[m] += slopes[(part + m * TOGETHER) * TILE + j] * key; }
+      }
+    }
+    workgroupBarrier();
+  }
+  for (var m = 0u; m < EACH; m++) {
+    let t = part + m * TOGETHER;
+    if (part < TOGETHER && t < tile.y) { dq[((tile.x + t) * H + head) * D4 + column] = sums[m]; }
+  }
+}

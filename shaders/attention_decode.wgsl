@@ -1,0 +1,161 @@
+// One token: splits its fused projection into heads, normalises (QK_NORM) and turns queries and keys, appends key and value to the
+// cache, and attends over one run of SPLIT cached positions. What rope, append and attention_split do in three dispatches.
+// One workgroup: one key-value head, one run, one token; tokens of one step belong to different sequences.
+// qkv [T, (H + 2K) d]; table [positions, R/2, 2]; cache [rows, K, d]; partial [T, splits, H, d + 2].
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> positions: array<u32>;
+@group(0) @binding(2) var<storage, read> table: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> bases: array<u32>;
+@group(0) @binding(4) var<storage, read_write> k_cache: array<${CACHE}>;
+@group(0) @binding(5) var<storage, read_write> v_cache: array<${CACHE}>;
+@group(0) @binding(6) var<storage, read_write> partial: array<f32>;
+#if QK_NORM
+@group(0) @binding(7) var<storage, read> q_norm: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read> k_norm: array<vec4<f32>>;
+#endif
+
+const H = ${H}u;
+const K = ${K}u;
+const G = ${H}u / ${K}u;
+const D4 = ${d}u / 4u;
+const HALF4 = ${ROTARY}u / 8u;
+const SPLIT = ${SPLIT}u;
+const WINDOW = ${WINDOW}u; // 0: none
+const MAX_SPLITS = ${MAX_SPLITS}u;
+
+var<workgroup> queries: array<vec4<f32>, ${G_D4}>; // [G, d / 4]
+var<workgroup> weights: array<f32, ${G_SPLIT}>; // [G, SPLIT]
+
+#if HALF_CACHE
+fn packed(v: vec4<f32>) -> vec2<u32> { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
+#else
+fn packed(v: vec4<f32>) -> vec4<f32> { return v; }
+#endif
+
+@compute @workgroup_size(${THREADS})
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+#if SUBGROUPS
+  @builtin(subgroup_invocation_id) subgroup_lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(num_subgroups) subgroups: u32,
+#endif
+) {
+#if !SUBGROUPS
+  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
+#endif
+  let kv = group.x;
+  let split = group.y;
+  let token = group.z;
+  let position = positions[token];
+  let base = bases[token];
+  let end = min((split + 1u) * SPLIT, position + 1u);
+  var begin = split * SPLIT;
+  if (WINDOW > 0u && position + 1u > WINDOW) { begin = max(begin, position + 1u - WINDOW); }
+  if (begin >= end) {
+    for (var g = lane; g < G; g += ${THREADS}u) {
+      let to = ((token * MAX_SPLITS + split) * H + kv * G + g) * (D4 * 4u + 2u) + D4 * 4u;
+      partial[to] = -1e30;
+      partial[to + 1u] = 0.0;
+    }
+    return;
+  }
+  let projected = token * (H + 2u * K) * D4;
+  let angles = position * HALF4 * 2u;
+  // The heads of the group, and the key as one more where this run holds the token's own position.
+  let owner = split == position / SPLIT;
+  let heads = select(G, G + 1u, owner);
+  let row = ((base + position) * K + kv) * D4;
+  for (var h = 0u; h < heads; h++) {
+    let is_query = h < G;
+    let source = projected + select(H + kv, kv * G + h, is_query) * D4;
+    var scale = 1.0;
+#if QK_NORM
+    var sum = 0.0;
+    for (var i = lane; i < D4; i += ${THREADS}u) { let v = qkv[source + i]; sum += dot(v, v); }
+    scale = inverseSqrt(reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups) * ${INVERSE_D} + ${EPS});
+#endif
+    for (var i = lane; i < HALF4; i += ${THREADS}u) {
+      var a = qkv[source + i] * scale;
+      var b = qkv[source + i + HALF4] * scale;
+#if QK_NORM
+      a *= select(k_norm[i], q_norm[i], is_query);
+      b *= select(k_norm[i + HALF4], q_norm[i + HALF4], is_query);
+#endif
+      let t = table[angles + 2u * i];
+      let s = table[angles + 2u * i + 1u];
+      let cosines = vec4<f32>(t.x, t.z, s.x, s.z);
+      let sines = vec4<f32>(t.y, t.w, s.y, s.w);
+      let first = a * cosines - b * sines;
+      let second = b * cosines + a * sines;
+      if (is_query) { queries[h * D4 + i] = first; queries[h * D4 + i + HALF4] = second; }
+      else { k_cache[row + i] = packed(first); k_cache[row + i + HALF4] = packed(second); }
+    }
+    for (var i = 2u * HALF4 + lane; i < D4; i += ${THREADS}u) {
+      var a = qkv[source + i] * scale;
+#if QK_NORM
+      a *= select(k_norm[i], q_norm[i], is_query);
+#endif
+      if (is_query) { queries[h * D4 + i] = a; } else { k_cache[row + i] = packed(a); }
+    }
+  }
+  if (owner) {
+    for (var i = lane; i < D4; i += ${THREADS}u) { v_cache[row + i] = packed(qkv[projected + (H + K + kv) * D4 + i]); }
+  }
+  storageBarrier();
+  workgroupBarrier();
+  let count = end - begin;
+  for (var i = lane; i < count; i += ${THREADS}u) {
+    let at = ((base + begin + i) * K + kv) * D4;
+#for g in G
+    var sum_${g} = 0.0;
+#end
+    for (var c = 0u; c < D4; c++) {
+      let key = key4(at + c);
+#for g in G
+      sum_${g} += dot(queries[${g}u * D4 + c], key);
+#end
+    }
+#for g in G
+    weights[${g}u * SPLIT + i] = score(sum_${g});
+#end
+  }
+  workgroupBarrier();
+  for (var g = 0u; g < G; g++) {
+    var peak = -1e30;
+    for (var i = lane; i < count; i += ${THREADS}u) { peak = max(peak, weights[g * SPLIT + i]); }
+    peak = reduce_max(peak, lane, subgroup_lane, subgroup, subgroups);
+    var sum = 0.0;
+    for (var i = lane; i < count; i += ${THREADS}u) {
+      let w = exp(max(weights[g * SPLIT + i] - peak, -80.0));
+      weights[g * SPLIT + i] = w;
+      sum += w;
+    }
+    sum = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
+    if (lane == 0u) {
+      let to = ((token * MAX_SPLITS + split) * H + kv * G + g) * (D4 * 4u + 2u) + D4 * 4u;
+      partial[to] = peak;
+      partial[to + 1u] = sum;
+    }
+  }
+  workgroupBarrier();
+  for (var c = lane; c < D4; c += ${THREADS}u) {
+#for g in G
+    var out_${g} = vec4<f32>(0.0);
+#end
+    for (var i = 0u; i < count; i++) {
+      let value = value4(((base + begin + i) * K + kv) * D4 + c);
+#for g in G
+      out_${g} += weights[${g}u * SPLIT + i] * value;
+#end
+    }
+    let to = ((token * MAX_SPLITS + split) * H + kv * G) * (D4 * 4u + 2u) + c * 4u;
+#for g in G
+    partial[to + ${g}u * (D4 * 4u + 2u)] = out_${g}.x;
+    partial[to + ${g}u * (D4 * 4u + 2u) + 1u] = out_${g}.y;
+    partial[to + ${g}u * (D4 * 4u + 2u) + 2u] = out_${g}.z;
+    partial[to + ${g}u * (D4 * 4u + 2u) + 3u] = out_${g}.w;
+#end
+  }
+}

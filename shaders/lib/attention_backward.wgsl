@@ -1,0 +1,100 @@
+// Scores of a tile of queries against a tile of keys, and dy·v, which the passes of attention_backward share.
+// q, dy [T, H, d]; k_cache, v_cache [rows, K, d]; tiles: (first token, tokens) for each tile of one sequence.
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> k_cache: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
+#if STATISTICS
+@group(0) @binding(3) var<storage, read> y: array<vec4<f32>>;
+#else
+@group(0) @binding(3) var<storage, read> v_cache: array<vec4<f32>>;
+#endif
+@group(0) @binding(4) var<storage, read> tiles: array<vec2<u32>>;
+
+const H = ${H}u;
+const K = ${K}u;
+const D4 = ${d}u / 4u;
+const TILE = ${TILE}u;
+const THREADS = ${THREADS}u;
+const PAIRS = ${PAIRS}u; // pairs of a query and a key that one invocation owns
+const WINDOW = ${WINDOW}u; // 0: none
+const PITCH = 9u; // a row of a part of a tile: 8 vectors and one of padding
+
+var<workgroup> part_q: array<vec4<f32>, ${TILE_9}>;
+var<workgroup> part_k: array<vec4<f32>, ${TILE_9}>;
+#if !STATISTICS
+var<workgroup> part_dy: array<vec4<f32>, ${TILE_9}>;
+var<workgroup> part_v: array<vec4<f32>, ${TILE_9}>;
+#endif
+var<private> raw_scores: array<f32, ${PAIRS}>;
+var<private> pulls: array<f32, ${PAIRS}>;
+
+fn score(raw: f32) -> f32 {
+#if SOFTCAP
+  return ${CAP} * tanh(clamp(raw * ${SCALE} / ${CAP}, -15.0, 15.0));
+#else
+  return raw * ${SCALE};
+#endif
+}
+
+// The derivative of score() by raw, from its value.
+fn score_slope(value: f32) -> f32 {
+#if SOFTCAP
+  let t = value / ${CAP};
+  return ${SCALE} * (1.0 - t * t);
+#else
+  return ${SCALE};
+#endif
+}
+
+fn visible(query: u32, key: u32) -> bool { return key <= query && (WINDOW == 0u || key + WINDOW > query); }
+
+// q·k into raw_scores and dy·v into pulls for every pair of TILE queries from `token` on and TILE cache rows from `row` on; rows beyond
+// the last are taken as the last. Ends with a barrier before its workgroup memory may be written again.
+fn products(lane: u32, head: u32, token: u32, last_token: u32, row: u32, last_row: u32) {
+  let kv = head / (H / K);
+  for (var o = 0u; o < PAIRS; o++) { raw_scores[o] = 0.0; pulls[o] = 0.0; }
+  for (var c0 = 0u; c0 < D4; c0 += 8u) {
+    for (var i = lane; i < TILE * 8u; i += THREADS) {
+      let c = c0 + i % 8u;
+      let to = i / 8u * PITCH + i % 8u;
+      if (c < D4) {
+        let query = (min(token + i / 8u, last_token) * H + head) * D4 + c;
+        let key = (min(row + i / 8u, last_row) * K + kv) * D4 + c;
+        part_q[to] = q[query];
+        part_k[to] = k_cache[key];
+#if !STATISTICS
+        part_dy[to] = dy[query];
+        part_v[to] = v_cache[key];
+#endif
+      } else {
+        part_q[to] = vec4<f32>(0.0);
+#if !STATISTICS
+        part_dy[to] = vec4<f32>(0.0);
+#endif
+        part_k[to] = vec4<f32>(0.0);
+#if !STATISTICS
+        part_v[to] = vec4<f32>(0.0);
+#endif
+      }
+    }
+    workgroupBarrier();
+    for (var o = 0u; o < PAIRS; o++) {
+      let i = lane + o * THREADS;
+      if (i < TILE * TILE) {
+        let t = i / TILE * PITCH;
+        let j = i % TILE * PITCH;
+        var a = 0.0;
+        var b = 0.0;
+        for (var c = 0u; c < 8u; c++) {
+          a += dot(part_q[t + c], part_k[j + c]);
+#if !STATISTICS
+          b += dot(part_dy[t + c], part_v[j + c]);
+#endif
+        }
+        raw_scores[o] += a;
+        pulls[o] += b;
+      }
+    }
+    workgroupBarrier();
+  }
+}
