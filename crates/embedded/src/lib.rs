@@ -32,7 +32,9 @@ mod tests {
     fn the_list_is_the_folder() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoint");
         let mut names: Vec<String> = fs::read_dir(&folder)
-            .map(|entries| entries.flatten().filter(|e| e.path().is_file()).filter_map(|e| e.file_name().into_string().ok()).filter(|n| !n.starts_with('.')).collect())
+            .map(|entries| {
+                entries.flatten().filter(|e| e.path().is_file()).filter_map(|e| e.file_name().into_string().ok()).filter(|n| !n.starts_with('.')).collect()
+            })
             .unwrap_or_default();
         names.sort();
         assert_eq!(files().iter().map(|(n, _)| (*n).to_owned()).collect::<Vec<_>>(), names);
