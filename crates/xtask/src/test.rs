@@ -72,7 +72,7 @@ fn steps(quick: bool) -> Vec<Step> {
             step("Page: build", |_| web::build_page().map(drop))
         });
     }
-    if workspace::has_web() && workspace::has_browser_tests() {
+    if workspace::has_web() && !workspace::browser_tests().is_empty() {
         steps.push(step("Browser tests (Chromium)", browser_tests));
     }
     steps
@@ -150,7 +150,10 @@ fn page_tests(session: &Session) -> Result<()> {
 fn browser_tests(session: &Session) -> Result<()> {
     let node = tools::node()?;
     let chromium = tools::chromium()?;
-    let mut command = tools::in_web("npm", node.as_deref())?;
-    command.args(["run", "e2e"]).env("BAYAN_CHROMIUM", chromium);
+    let mut command = tools::in_web("node", node.as_deref())?;
+    // One after the other: each starts a Chromium with a software GPU.
+    command.args(["--test", "--test-concurrency=1"]).args(workspace::browser_tests());
+    // Where the engine's tests find the engine.
+    command.env("BAYAN_CHROMIUM", chromium).env("BAYAN_ENGINE", workspace::target_dir()?.join("wasm/engine"));
     process::run(&mut session.prepared(command))
 }

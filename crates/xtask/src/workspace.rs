@@ -38,10 +38,13 @@ pub fn has_web() -> bool {
     root().join("web/package.json").is_file()
 }
 
-/// Whether there are browser tests: JavaScript modules named `*.test.*` in `tests/browser`.
-pub fn has_browser_tests() -> bool {
-    let Ok(entries) = std::fs::read_dir(root().join("tests/browser")) else { return false };
-    entries.flatten().any(|entry| is_script(&entry.path()))
+/// The browser tests: JavaScript modules named `*.test.*`.
+pub fn browser_tests() -> Vec<PathBuf> {
+    let directories = ["tests/browser", "crates/wasm/tests/browser"];
+    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(root().join(directory)).ok()).flatten().flatten();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_script(path)).collect();
+    found.sort();
+    found
 }
 
 fn is_script(path: &Path) -> bool {

@@ -23,15 +23,20 @@ const tokens = Array.from({ length: prompt }, (_, i) => (i * 37 + 11) % 256);
 
 async function run() {
   await sequence.clearHistory();
-  const begin = performance.now();
+  const cpu = () => { const { user, system } = process.cpuUsage(); return (user + system) / 1e3; };
+  const [begin, cpuBegin] = [performance.now(), cpu()];
   await sequence.evaluateWithoutGeneratingNewTokens(tokens);
-  const middle = performance.now();
+  const [middle, cpuMiddle] = [performance.now(), cpu()];
   let count = 0;
   for await (const _ of sequence.evaluate([tokens[0]], { temperature: 0, yieldEogToken: true })) {
     if (++count === generate) break;
   }
   if (count !== generate) throw new Error(`asked for ${generate} tokens, got ${count}`);
-  return { prefill: (1000 * prompt) / (middle - begin), decode: (1000 * generate) / (performance.now() - middle) };
+  const [end, cpuEnd] = [performance.now(), cpu()];
+  return {
+    prefill: (1000 * prompt) / (middle - begin), decode: (1000 * generate) / (end - middle),
+    prefillPerCpuSecond: (1000 * prompt) / (cpuMiddle - cpuBegin), decodePerCpuSecond: (1000 * generate) / (cpuEnd - cpuMiddle),
+  };
 }
 
 await run();
@@ -42,5 +47,5 @@ const require = createRequire(import.meta.url);
 const root = require.resolve('node-llama-cpp').replace(/dist[\\/].*$/, '');
 const version = JSON.parse(readFileSync(`${root}package.json`, 'utf8')).version;
 const { tag } = JSON.parse(readFileSync(`${root}llama/llama.cpp.info.json`, 'utf8'));
-console.log(JSON.stringify({ prefill: median('prefill'), decode: median('decode'), load_ms: loadMs, devices, gpu_layers: loaded.gpuLayers, version: `node-llama-cpp ${version}, llama.cpp ${tag}` }));
+console.log(JSON.stringify({ prefill: median('prefill'), decode: median('decode'), prefill_per_cpu_s: median('prefillPerCpuSecond'), decode_per_cpu_s: median('decodePerCpuSecond'), load_ms: loadMs, devices, gpu_layers: loaded.gpuLayers, version: `node-llama-cpp ${version}, llama.cpp ${tag}` }));
 process.exit(0);

@@ -78,7 +78,8 @@ impl LlamaCpp {
         let speed = Speed { prefill: number("prefill")?, decode: number("decode")? };
         let devices: Vec<&str> = json["devices"].as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
         let place = if devices.is_empty() { format!("{} threads", threads()) } else { devices.join(", ") };
-        Ok((speed, format!("{} on {place}", json["version"].as_str().unwrap_or("unknown version"))))
+        let cpu = format!("per CPU second {:.2} and {:.2}", number("prefill_per_cpu_s")?, number("decode_per_cpu_s")?);
+        Ok((speed, format!("{} on {place}; {cpu}", json["version"].as_str().unwrap_or("unknown version"))))
     }
 }
 

@@ -121,14 +121,18 @@ fn last_json(text: &str) -> Option<Value> {
     object(text).or_else(|| text.lines().rev().find_map(object))
 }
 
-/// The figures in the output of `bayan bench --json`.
+/// The figures in the output of `bayan bench --json`: medians, as for the peers.
 fn read_bench(json: &Value) -> Result<(Speed, String)> {
-    let rate = |test: &str| {
-        let value = &json[test]["tokens_per_second"];
-        value.as_f64().with_context(|| format!("expected the number {test}.tokens_per_second in the output of `bayan bench --json`, got {json}"))
+    let median = |test: &str| {
+        let samples = json[test]["samples"].as_array().map(|list| list.iter().filter_map(Value::as_f64).collect::<Vec<f64>>());
+        let mut samples =
+            samples.filter(|list| !list.is_empty()).with_context(|| format!("expected numbers in {test}.samples of `bayan bench --json`, got {json}"))?;
+        samples.sort_by(f64::total_cmp);
+        anyhow::Ok(samples[samples.len() / 2])
     };
-    let device = json["device"]["name"].as_str().or_else(|| json["device"].as_str()).unwrap_or("unknown device");
-    Ok((Speed { prefill: rate("prompt")?, decode: rate("generate")? }, device.to_owned()))
+    let device = json["device"].as_str().unwrap_or("unknown device");
+    let path = json["path"].as_str().map_or_else(String::new, |path| format!(", {path}"));
+    Ok((Speed { prefill: median("prompt")?, decode: median("generate")? }, format!("{device}{path}")))
 }
 
 fn print(shape: &str, workload: &Workload, rows: &[Row]) {
@@ -156,9 +160,9 @@ mod tests {
 
     #[test]
     fn figures_are_found_among_other_lines() {
-        let text = "loading\n{\"prompt\":{\"tokens_per_second\":2.5},\"generate\":{\"tokens_per_second\":1.5},\"device\":{\"name\":\"soft\"}}\n";
+        let text = "loading\n{\"prompt\":{\"samples\":[3.0,2.5,1.0]},\"generate\":{\"samples\":[1.5]},\"device\":\"soft\",\"path\":\"plain\"}\n";
         let (speed, device) = read_bench(&last_json(text).expect("JSON")).expect("figures");
-        assert_eq!((speed, device.as_str()), (Speed { prefill: 2.5, decode: 1.5 }, "soft"));
+        assert_eq!((speed, device.as_str()), (Speed { prefill: 2.5, decode: 1.5 }, "soft, plain"));
         assert!(read_bench(&json!({"prompt": {}})).is_err());
         assert!(last_json("nothing").is_none());
     }
