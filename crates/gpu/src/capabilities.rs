@@ -11,10 +11,12 @@ pub struct Disable {
     pub dot: bool,
     /// Keep the bounds checks that browsers always have.
     pub unchecked: bool,
+    /// Treat a software device as hardware: run the kernel shapes of real GPUs, to test them without one.
+    pub software: bool,
 }
 
 impl Disable {
-    /// Parses `f16,subgroups,dot,unchecked`.
+    /// Parses `f16,subgroups,dot,unchecked,software`.
     ///
     /// # Errors
     /// An unknown word, with the known ones.
@@ -26,7 +28,8 @@ impl Disable {
                 "subgroups" => disable.subgroups = true,
                 "dot" => disable.dot = true,
                 "unchecked" => disable.unchecked = true,
-                _ => return Err(format!("unknown feature `{word}`: expected f16, subgroups, dot or unchecked")),
+                "software" => disable.software = true,
+                _ => return Err(format!("unknown feature `{word}`: expected f16, subgroups, dot, unchecked or software")),
             }
         }
         Ok(disable)

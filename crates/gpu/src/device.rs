@@ -111,7 +111,7 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
         backend: format!("{:?}", info.backend),
         device_type: format!("{:?}", info.device_type),
-        software: info.device_type == wgpu::DeviceType::Cpu,
+        software: info.device_type == wgpu::DeviceType::Cpu && !disable.software,
         f16: has_f16 && !disable.f16,
         subgroups: has_subgroups && !disable.subgroups,
         subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),

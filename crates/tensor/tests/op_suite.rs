@@ -37,3 +37,14 @@ fn plain() {
 fn checked() {
     suite("f16,unchecked");
 }
+
+/// The kernel shapes of real GPUs, on whatever device there is.
+#[test]
+fn hardware_shapes() {
+    suite("software");
+}
+
+#[test]
+fn hardware_shapes_plain() {
+    suite("software,f16,subgroups,dot");
+}
