@@ -46,7 +46,7 @@ pub fn build_site() -> Result<PathBuf> {
     copy_tree(&engine, &site.join("engine"))?;
     match embedded_checkpoint() {
         Some(checkpoint) => ship_model(&checkpoint, &site.join("model"))?,
-        None => eprintln!("crates/embedded holds no checkpoint: the site ships without a model"),
+        None => eprintln!("crates/embedded/checkpoint is missing: the site ships without a model"),
     }
     Ok(site)
 }
@@ -76,12 +76,10 @@ fn check_empty(directory: &Path) -> Result<()> {
     }
 }
 
-/// The directory in `crates/embedded` that holds a checkpoint.
+/// The checkpoint of `crates/embedded`, in a checkout that has it.
 fn embedded_checkpoint() -> Option<PathBuf> {
-    let entries = fs::read_dir(workspace::root().join("crates/embedded")).ok()?;
-    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.join("config.json").is_file()).collect();
-    found.sort();
-    found.into_iter().next()
+    let directory = workspace::root().join("crates/embedded/checkpoint");
+    directory.join("config.json").is_file().then_some(directory)
 }
 
 /// Copies a checkpoint and writes the `manifest.json` by which the page finds and verifies its files.
