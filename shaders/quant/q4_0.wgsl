@@ -15,3 +15,8 @@ fn scales32(row: u32, block: u32) -> vec4<f32> {
   let d = unpack2x16float(scales[at >> 1u] >> ((at & 1u) * 16u)).x;
   return vec4<f32>(d, 8.0 * d, d, 8.0 * d);
 }
+
+fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
+  let w = codes[slot(row, block, 1u, 0u)];
+  return array<vec4<u32>, 2>(w & vec4<u32>(0x0f0f0f0fu), (w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
+}

@@ -14,3 +14,8 @@ fn scales32(row: u32, block: u32) -> vec4<f32> {
   let s = unpack2x16float(scales[slot(row, block, 1u, 0u)]);
   return vec4<f32>(s, s);
 }
+
+fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
+  let w = codes[slot(row, block, 1u, 0u)];
+  return array<vec4<u32>, 2>(w & vec4<u32>(0x0f0f0f0fu), (w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
+}

@@ -21,3 +21,13 @@ fn scales32(row: u32, block: u32) -> vec4<f32> {
   let s = unpack2x16float(scales[slot(row, block, 1u, 0u)]);
   return vec4<f32>(s.x, 32.0 * s.x, s.y, 32.0 * s.y);
 }
+
+fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
+  let at = slot(row, block, 1u, 0u);
+  let w = codes[at];
+  let h = highs[at];
+  let shifts = vec4<u32>(0u, 2u, 4u, 6u);
+  let low = ((vec4<u32>(h.x) >> shifts) & vec4<u32>(0x03030303u)) << vec4<u32>(4u);
+  let high = ((vec4<u32>(h.y) >> shifts) & vec4<u32>(0x03030303u)) << vec4<u32>(4u);
+  return array<vec4<u32>, 2>((w & vec4<u32>(0x0f0f0f0fu)) | low, ((w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | high);
+}

@@ -16,3 +16,8 @@ fn scales32(row: u32, block: u32) -> vec4<f32> {
   let d = unpack2x16float(scales[at >> 1u] >> ((at & 1u) * 16u)).x;
   return vec4<f32>(d, 0.0, d, 0.0);
 }
+
+fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
+  let at = slot(row, block, 2u, 0u);
+  return array<vec4<u32>, 2>(codes[at], codes[at + 32u]);
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bayan_gpu::Capabilities;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
-use crate::ops::{Add, Append, Attention, AttentionDecode, Gated, Linear, RmsNorm, Rope, by_rows};
+use crate::ops::{Add, Append, Attention, AttentionDecode, Gated, Linear, Quantize, RmsNorm, Rope, by_rows, takes_int8};
 
 /// The graph with every known pattern rewritten, for this device. The tensors in `keep` stay computed.
 pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
@@ -19,7 +19,33 @@ pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Grap
         rewrite.attention(index, capabilities);
     }
     let nodes = rewrite.nodes.into_iter().flatten().collect();
-    rewrite.graph.with_nodes(nodes)
+    int8(rewrite.graph, nodes, capabilities)
+}
+
+/// Rounds the inputs of large products to int8 where the device multiplies packed bytes; an input shared by products is rounded once.
+fn int8(mut graph: Graph, nodes: Vec<Node>, capabilities: &Capabilities) -> Graph {
+    let mut rounded: HashMap<Tensor, [Tensor; 2]> = HashMap::new();
+    let mut list = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let linear = node.op.as_any().downcast_ref::<Linear>().filter(|linear| takes_int8(capabilities, linear, graph.rows(node.inputs[0])));
+        let Some(linear) = linear else {
+            node.outputs.iter().for_each(|output| {
+                rounded.remove(output);
+            });
+            list.push(node);
+            continue;
+        };
+        let x = node.inputs[0];
+        let [codes, scales] = *rounded.entry(x).or_insert_with(|| {
+            let (rows, width) = (graph.rows(x), graph.width(x));
+            let outputs = [graph.tensor(&[rows, width / 4], Dtype::U32), graph.tensor(&[rows, width / 32, 4], Dtype::F32)];
+            list.push(Node { op: Arc::new(Quantize), inputs: vec![x], outputs: outputs.to_vec() });
+            outputs
+        });
+        let inputs = [&[codes, scales], &node.inputs[1..]].concat();
+        list.push(Node { op: Arc::new(Linear { int8: true, ..linear.clone() }), inputs, outputs: node.outputs });
+    }
+    graph.with_nodes(list)
 }
 
 struct Rewrite<'a> {
@@ -86,7 +112,7 @@ impl Rewrite<'_> {
         let reader = self.only_reader(node.outputs[0])?;
         let activation = self.op::<Gated>(reader)?.activation;
         let halves = linear.weight.rows() / 2;
-        let fits = halves.is_multiple_of(32) && linear.weight.shards().len() == 1 && by_rows(capabilities, self.graph.rows(node.outputs[0]));
+        let fits = halves.is_multiple_of(32) && linear.weight.shards().len() <= 1 && by_rows(capabilities, self.graph.rows(node.outputs[0]));
         if linear.gate.is_some() || linear.residual || !fits {
             return None;
         }

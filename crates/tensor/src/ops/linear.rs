@@ -7,6 +7,7 @@ use bayan_gpu::{Capabilities, GpuError, Slice};
 
 use super::attention::FEW_TOKENS;
 use super::gated::Activation;
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering, grid_2d};
 use crate::matrix::{Matrix, Shard};
@@ -30,6 +31,8 @@ pub struct Linear {
     pub gate: Option<Activation>,
     /// Whether a residual is added at the end.
     pub residual: bool,
+    /// x comes as int8: its codes [T, K / 4] and scales [T, K / 32, 4] are the first two inputs.
+    pub int8: bool,
 }
 
 impl Graph {
@@ -39,17 +42,24 @@ impl Graph {
         let mut inputs = vec![x];
         inputs.extend(bias.map(|bias| self.state(bias)));
         let shape = [self.rows(x), weight.rows()];
-        self.apply(Linear { weight: weight.clone(), norm: None, bias: bias.is_some(), gate: None, residual: false }, &inputs, &shape)
+        self.apply(Linear { weight: weight.clone(), norm: None, bias: bias.is_some(), gate: None, residual: false, int8: false }, &inputs, &shape)
     }
 }
 
 const ROWS: &str = include_str!("../../../../shaders/linear_rows.wgsl");
 const TILES: &str = include_str!("../../../../shaders/linear_tiles.wgsl");
+const DOT: &str = include_str!("../../../../shaders/linear_dot.wgsl");
 const ACTIVATE: &str = include_str!("../../../../shaders/lib/activate.wgsl");
 
 /// Whether a product with this many tokens runs by rows on this device, the only form that takes a norm and a gate along.
 pub(crate) fn by_rows(capabilities: &Capabilities, tokens: usize) -> bool {
     tokens <= FEW_TOKENS || capabilities.software
+}
+
+/// Whether a product runs by packed dot products on this device, with activations rounded to int8.
+pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: usize) -> bool {
+    let quantized = !linear.weight.format().is_dense() && linear.weight.columns().is_multiple_of(32);
+    capabilities.dot && quantized && !by_rows(capabilities, tokens) && !linear.int8
 }
 
 impl Linear {
@@ -106,6 +116,19 @@ impl Linear {
         to.emit(KernelText { name: &self.name("rows"), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 
+    fn dispatch_dot(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
+        let (tm, tn, rm, rn) = if tokens > 32 { (64, 64, 4, 4) } else { (32, 64, 2, 4) };
+        let defines = self.defines().set("TM", tm).set("TN", tn).set("RM", rm).set("RN", rn);
+        let defines = defines.set("TM_3", tm * 3).set("TN_3", tn * 3).set("THREADS", tm / rm * (tn / rn));
+        let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
+        let mut bindings = vec![to.input(0), to.input(1), to.output(0), shape];
+        bindings.extend((2..to.input_count()).map(|i| to.input(i)));
+        let constants = quant::constants(&self.weight);
+        let parts = [constants.as_str(), quant::shader(self.weight.format()), DOT];
+        let grid = [Extent::Fixed(shard.rows.div_ceil(tn) as u32), Extent::Fixed(tokens.div_ceil(tm) as u32), Extent::Fixed(1)];
+        to.emit(KernelText { name: &self.name("dot"), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+    }
+
     fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
         assert!(self.norm.is_none() && self.gate.is_none(), "tiles take no norm and no gate");
         let (tm, tn, rm, rn) = if tokens > 32 { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
@@ -141,7 +164,9 @@ impl Op for Linear {
         let tokens = to.output_shape(0)[0];
         let weight = self.weight.clone();
         for shard in weight.shards() {
-            if by_rows(to.capabilities(), tokens) {
+            if self.int8 {
+                self.dispatch_dot(to, shard, tokens)?;
+            } else if by_rows(to.capabilities(), tokens) {
                 self.dispatch_rows(to, shard, tokens)?;
             } else {
                 self.dispatch_tiles(to, shard, tokens)?;
@@ -150,14 +175,33 @@ impl Op for Linear {
         Ok(())
     }
 
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        if self.norm.is_some() || self.gate.is_some() {
+            return Err(BackwardError("linear joined with its norm or gate by a rewrite"));
+        }
+        let Some(dy) = to.gradient(0) else { return Ok(()) };
+        if self.bias && to.wants(to.input(1)) {
+            return Err(BackwardError("linear with a trained bias"));
+        }
+        let x = to.input(0);
+        if to.wants(x) {
+            to.contribute(x, |graph, dx, add| graph.linear_backward(dy, &self.weight, dx, add));
+        }
+        if self.residual && to.wants(to.input(1 + usize::from(self.bias))) {
+            to.pass(dy, to.input(1 + usize::from(self.bias)));
+        }
+        Ok(())
+    }
+
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let (rows, width) = (self.weight.rows(), self.weight.rows() / if self.gate.is_some() { 2 } else { 1 });
-        let mut rest = inputs[1..].iter();
+        let mut rest = inputs[1 + usize::from(self.int8)..].iter();
         let mut next = |flag: bool| if flag { rest.next() } else { None };
         let (gamma, bias, residual) = (next(self.norm.is_some()), next(self.bias), next(self.residual));
         let mut weights = Vec::new();
         let mut sums = vec![0f64; inputs[0].shape[0] * rows];
-        let x: Vec<Vec<f64>> = inputs[0].rows().map(|x| self.normalised(x, gamma)).collect();
+        let dequantized = if self.int8 { super::quantize::dequantize(inputs[0].u32(), inputs[1].f32()) } else { inputs[0].f32().to_vec() };
+        let x: Vec<Vec<f64>> = dequantized.chunks_exact(self.weight.columns()).map(|x| self.normalised(x, gamma)).collect();
         for n in 0..rows {
             self.weight.host_row(n, &mut weights);
             for (t, x) in x.iter().enumerate() {
