@@ -1,0 +1,348 @@
+//! adapter_config.json: what is honoured, what is refused, and how it is written.
+//!
+//! Every field either changes what this program computes, or changes nothing, or must have its default: a field that is not known at
+//! all counts as the third kind. Ignoring what is not known, as most readers do, lost: the adapter would load and answer wrongly.
+
+use serde_json::{Map, Value, json};
+
+use super::error::AdapterError;
+use super::patterns::{Found, Matcher, Patterns, TargetModules, layer_of};
+
+/// The version of PEFT whose files are written.
+pub const PEFT_VERSION: &str = "0.21.2";
+
+const MAX_RANK: usize = 1 << 16;
+
+/// The honoured part of adapter_config.json.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterConfig {
+    /// Name or path of the base model, for people.
+    pub base_model_name_or_path: Option<String>,
+    /// Rank where no pattern says otherwise.
+    pub r: usize,
+    /// Numerator of the scale where no pattern says otherwise.
+    pub lora_alpha: f64,
+    /// Dropout before A while training; 0..1.
+    pub lora_dropout: f64,
+    /// Scale = alpha / √r instead of alpha / r.
+    pub use_rslora: bool,
+    /// Which modules.
+    pub target_modules: TargetModules,
+    /// Which modules not, though they are targets.
+    pub exclude_modules: Option<TargetModules>,
+    /// Which layers; `None`: all.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Ranks of modules by pattern; the first match wins.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Alphas of modules by pattern; the first match wins.
+    pub alpha_pattern: Vec<(String, f64)>,
+}
+
+impl AdapterConfig {
+    /// A configuration with PEFT's defaults for all else.
+    pub fn new(r: usize, lora_alpha: f64, target_modules: TargetModules) -> Self {
+        Self {
+            base_model_name_or_path: None,
+            r,
+            lora_alpha,
+            lora_dropout: 0.0,
+            use_rslora: false,
+            target_modules,
+            exclude_modules: None,
+            layers_to_transform: None,
+            rank_pattern: vec![],
+            alpha_pattern: vec![],
+        }
+    }
+
+    /// Reads adapter_config.json.
+    ///
+    /// # Errors
+    /// A field that is not honoured and not at its default, or one that is malformed; the error names it.
+    pub fn parse(config: &Value) -> Result<Self, AdapterError> {
+        let Value::Object(map) = config else {
+            return Err(AdapterError::config("(the file)", "a JSON object", kind(config), "save the adapter again with PEFT"));
+        };
+        for (field, value) in map {
+            check_field(field, value)?;
+        }
+        let read = Reader(map);
+        if map.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+            let got = map.get("peft_type").unwrap_or(&Value::Null);
+            return Err(AdapterError::config("peft_type", "\"LORA\"", got, "other kinds of adapters are not read"));
+        }
+        let targets = map.get("target_modules").unwrap_or(&Value::Null);
+        let excluded = map.get("exclude_modules").filter(|v| !is_off(v));
+        let layers = read.layers()?;
+        let parsed = Self {
+            base_model_name_or_path: map.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
+            r: read.rank("r", map.get("r").unwrap_or(&json!(8)))?,
+            lora_alpha: read.alpha("lora_alpha", map.get("lora_alpha").unwrap_or(&json!(8)))?,
+            lora_dropout: read.dropout()?,
+            use_rslora: read.flag("use_rslora")?,
+            target_modules: TargetModules::from_json("target_modules", targets)?,
+            exclude_modules: excluded.map(|v| TargetModules::from_json("exclude_modules", v)).transpose()?,
+            layers_to_transform: layers,
+            rank_pattern: read.pattern("rank_pattern", Reader::rank)?,
+            alpha_pattern: read.pattern("alpha_pattern", Reader::alpha)?,
+        };
+        parsed.rules()?;
+        Ok(parsed)
+    }
+
+    /// The configuration ready to be asked about modules.
+    ///
+    /// # Errors
+    /// A pattern that does not compile.
+    pub fn rules(&self) -> Result<Rules, AdapterError> {
+        Ok(Rules {
+            targets: Matcher::new("target_modules", &self.target_modules)?,
+            excluded: self.exclude_modules.as_ref().map(|e| Matcher::new("exclude_modules", e)).transpose()?,
+            layers: self.layers_to_transform.clone(),
+            ranks: Patterns::new("rank_pattern", &self.rank_pattern)?,
+            alphas: Patterns::new("alpha_pattern", &self.alpha_pattern)?,
+            r: self.r,
+            alpha: self.lora_alpha,
+            use_rslora: self.use_rslora,
+        })
+    }
+
+    /// The file as PEFT writes it: every field, sorted by name.
+    pub fn to_json(&self) -> Value {
+        let ranks: Map<String, Value> = self.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        let alphas: Map<String, Value> = self.alpha_pattern.iter().map(|(k, v)| (k.clone(), number(*v))).collect();
+        json!({
+            "alora_invocation_tokens": null,
+            "alpha_pattern": alphas,
+            "arrow_config": null,
+            "auto_mapping": null,
+            "base_model_name_or_path": self.base_model_name_or_path,
+            "bias": "none",
+            "corda_config": null,
+            "ensure_weight_tying": false,
+            "eva_config": null,
+            "exclude_modules": self.exclude_modules.as_ref().map(TargetModules::to_json),
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "kasa_config": null,
+            "layer_replication": null,
+            "layers_pattern": null,
+            "layers_to_transform": self.layers_to_transform,
+            "loftq_config": {},
+            "lora_alpha": number(self.lora_alpha),
+            "lora_bias": false,
+            "lora_dropout": self.lora_dropout,
+            "lora_ga_config": null,
+            "megatron_config": null,
+            "megatron_core": "megatron.core",
+            "modules_to_save": null,
+            "monteclora_config": null,
+            "peft_type": "LORA",
+            "peft_version": PEFT_VERSION,
+            "qalora_group_size": 16,
+            "r": self.r,
+            "rank_pattern": ranks,
+            "revision": null,
+            "target_modules": self.target_modules.to_json(),
+            "target_parameters": null,
+            "task_type": "CAUSAL_LM",
+            "trainable_token_indices": null,
+            "use_bdlora": null,
+            "use_dora": false,
+            "use_qalora": false,
+            "use_rslora": self.use_rslora,
+            "velora_config": null,
+        })
+    }
+}
+
+/// A number as Python would print it: without a fraction where there is none.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// A configuration with its patterns compiled.
+#[derive(Debug)]
+pub struct Rules {
+    targets: Matcher,
+    excluded: Option<Matcher>,
+    layers: Option<Vec<usize>>,
+    ranks: Patterns<usize>,
+    alphas: Patterns<f64>,
+    r: usize,
+    alpha: f64,
+    use_rslora: bool,
+}
+
+impl Rules {
+    /// Whether the module (`model.layers.0.self_attn.q_proj`) gets an adapter.
+    ///
+    /// # Errors
+    /// An expression that runs past its cap.
+    pub fn is_target(&self, module: &str) -> Result<bool, AdapterError> {
+        if let Some(excluded) = &self.excluded
+            && excluded.finds(module)? != Found::No
+        {
+            return Ok(false);
+        }
+        let found = self.targets.finds(module)?;
+        Ok(match (&self.layers, found) {
+            (_, Found::No) => false,
+            (None, _) | (_, Found::Exactly) => true,
+            (Some(layers), Found::ByPattern) => layer_of(module).is_some_and(|layer| layers.contains(&layer)),
+        })
+    }
+
+    /// The module's rank.
+    ///
+    /// # Errors
+    /// As [`Rules::is_target`].
+    pub fn rank(&self, module: &str) -> Result<usize, AdapterError> {
+        Ok(self.ranks.get(module)?.unwrap_or(self.r))
+    }
+
+    /// The module's scale: alpha / r, or alpha / √r with rsLoRA.
+    ///
+    /// # Errors
+    /// As [`Rules::is_target`].
+    pub fn scale(&self, module: &str) -> Result<f32, AdapterError> {
+        let rank = self.rank(module)? as f64;
+        let alpha = self.alphas.get(module)?.unwrap_or(self.alpha);
+        Ok((alpha / if self.use_rslora { rank.sqrt() } else { rank }) as f32)
+    }
+}
+
+const MERGE: &str = "merge it into its base with PEFT (merge_and_unload) and open the merged model, or train the adapter again without it";
+
+/// Honoured or without influence on what is computed.
+const READ: &[&str] = &[
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "use_rslora",
+];
+
+fn check_field(field: &str, value: &Value) -> Result<(), AdapterError> {
+    let refuse = |expected: &str| Err(AdapterError::config(field, expected, value, MERGE));
+    match field {
+        _ if READ.contains(&field) => match (field, value) {
+            ("layers_pattern", Value::String(text)) if text == "layers" => Ok(()),
+            ("layers_pattern", Value::Array(list)) if list.iter().all(|v| v == "layers") => Ok(()),
+            ("layers_pattern", Value::Null) => Ok(()),
+            ("layers_pattern", _) => refuse("null or \"layers\""),
+            _ => Ok(()),
+        },
+        "bias" => {
+            if value == "none" || value.is_null() {
+                Ok(())
+            } else {
+                refuse("\"none\"")
+            }
+        }
+        "task_type" => match value.as_str() {
+            None if value.is_null() => Ok(()),
+            Some("CAUSAL_LM") => Ok(()),
+            _ => refuse("\"CAUSAL_LM\""),
+        },
+        // The other initialisations (pissa, olora, loftq, corda, lora_ga) change the base weights that the adapter belongs to.
+        "init_lora_weights" => match value {
+            Value::Bool(_) | Value::Null => Ok(()),
+            Value::String(how) if how == "gaussian" || how == "orthogonal" => Ok(()),
+            _ => refuse("true, false, \"gaussian\" or \"orthogonal\", which leave the base weights as they are"),
+        },
+        _ if is_off(value) => Ok(()),
+        _ => refuse("its default, because this program does not honour it"),
+    }
+}
+
+/// null, false, or empty.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+struct Reader<'a>(&'a Map<String, Value>);
+
+const SAVE_AGAIN: &str = "save the adapter again with PEFT";
+
+impl Reader<'_> {
+    fn rank(&self, field: &str, value: &Value) -> Result<usize, AdapterError> {
+        let rank = value.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|v| (1..=MAX_RANK).contains(v));
+        rank.ok_or_else(|| AdapterError::config(field, format!("a whole number in 1..={MAX_RANK}"), value, SAVE_AGAIN))
+    }
+
+    fn alpha(&self, field: &str, value: &Value) -> Result<f64, AdapterError> {
+        let alpha = value.as_f64().filter(|v| v.is_finite() && v.abs() <= 1e9);
+        alpha.ok_or_else(|| AdapterError::config(field, "a finite number up to 1e9", value, SAVE_AGAIN))
+    }
+
+    fn dropout(&self) -> Result<f64, AdapterError> {
+        let value = self.0.get("lora_dropout").unwrap_or(&Value::Null);
+        let dropout = if value.is_null() { Some(0.0) } else { value.as_f64().filter(|v| (0.0..1.0).contains(v)) };
+        dropout.ok_or_else(|| AdapterError::config("lora_dropout", "a number in 0..1", value, SAVE_AGAIN))
+    }
+
+    fn flag(&self, field: &str) -> Result<bool, AdapterError> {
+        match self.0.get(field) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(other) => Err(AdapterError::config(field, "true or false", other, SAVE_AGAIN)),
+        }
+    }
+
+    fn layers(&self) -> Result<Option<Vec<usize>>, AdapterError> {
+        let value = self.0.get("layers_to_transform").unwrap_or(&Value::Null);
+        let index = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
+        let layers = match value {
+            Value::Null => return Ok(None),
+            Value::Array(list) if list.is_empty() => return Ok(None),
+            Value::Array(list) => list.iter().map(index).collect(),
+            one => index(one).map(|v| vec![v]),
+        };
+        let layers: Vec<usize> = layers.ok_or_else(|| AdapterError::config("layers_to_transform", "a layer number or a list of them", value, SAVE_AGAIN))?;
+        if self.0.get("target_modules").is_some_and(Value::is_string) {
+            return Err(AdapterError::config("layers_to_transform", "null when target_modules is an expression, as in PEFT", value, SAVE_AGAIN));
+        }
+        Ok(Some(layers))
+    }
+
+    fn pattern<T>(&self, field: &str, read: fn(&Self, &str, &Value) -> Result<T, AdapterError>) -> Result<Vec<(String, T)>, AdapterError> {
+        match self.0.get(field) {
+            None | Some(Value::Null) => Ok(vec![]),
+            Some(Value::Object(map)) => map.iter().map(|(key, value)| Ok((key.clone(), read(self, field, value)?))).collect(),
+            Some(other) => Err(AdapterError::config(field, "an object of patterns", other, SAVE_AGAIN)),
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! Checkpoints of a run: everything needed to go on as if it had never stopped.
+//!
+//! A checkpoint is a directory `checkpoint-STEP` with the weights (an adapter, or all parameters), the optimizer's arrays and one JSON
+//! file of numbers, written beside its place and renamed, so a kill at any moment leaves the one before. One large file lost: PEFT could not
+//! open the adapter inside.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
+use bayan_weights::safetensors::encode_header;
+use bayan_weights::{Checkpoint as Tensors, DirectorySource, Dtype};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Result, TrainError};
+use crate::files::{replace_directory, replace_file};
+use crate::order::Position;
+use crate::rng::Rng;
+use crate::schedule::Schedule;
+
+const STATE: &str = "trainer_state.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const MODEL: &str = "model.safetensors";
+const BEST: &str = "best.json";
+const VERSION: u32 = 1;
+
+/// The numbers of a run between two steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainState {
+    /// Of this layout.
+    pub version: u32,
+    /// Optimizer steps done; the next is the step with this number.
+    pub step: u64,
+    /// Where the next batch begins.
+    pub position: Position,
+    /// Learning rates of the whole run.
+    pub schedule: Schedule,
+    /// Generators by purpose (dropout, neftune, …).
+    pub rngs: BTreeMap<String, Rng>,
+    /// Loss scaling of f16, where it is used.
+    pub loss_scale: Option<f64>,
+    /// Lowest evaluation loss so far, and the step it was found after.
+    pub best: Option<(u64, f64)>,
+    /// Evaluations since without a better one.
+    pub evaluations_without_better: u64,
+    /// Training tokens seen.
+    pub tokens: u64,
+    /// The recipe, as it was resolved.
+    pub recipe: Value,
+    /// The data set's fingerprint: a resumed run must read the same examples.
+    pub data_fingerprint: u64,
+}
+
+impl TrainState {
+    /// The state before the first step.
+    pub fn new(schedule: Schedule, recipe: &crate::Recipe, data_fingerprint: u64) -> Self {
+        Self {
+            version: VERSION,
+            step: 0,
+            position: Position::default(),
+            schedule,
+            rngs: BTreeMap::new(),
+            loss_scale: None,
+            best: None,
+            evaluations_without_better: 0,
+            tokens: 0,
+            recipe: serde_json::to_value(recipe).unwrap_or_default(),
+            data_fingerprint,
+        }
+    }
+
+    /// Notes an evaluation loss. Gives whether it is the best so far, and whether patience is at its end.
+    pub fn evaluated(&mut self, loss: f64, patience: Option<u64>) -> (bool, bool) {
+        let better = loss.is_finite() && self.best.is_none_or(|(_, best)| loss < best);
+        if better {
+            self.best = Some((self.step, loss));
+            self.evaluations_without_better = 0;
+        } else {
+            self.evaluations_without_better += 1;
+        }
+        (better, patience.is_some_and(|patience| self.evaluations_without_better >= patience))
+    }
+}
+
+/// A named array in f32, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedArray {
+    /// Its name: a tensor's name, or for the optimizer `exp_avg.NAME`, `exp_avg_sq.NAME`.
+    pub name: String,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// The numbers.
+    pub values: Vec<f32>,
+}
+
+/// The trained weights.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrainedWeights {
+    /// Pairs over a frozen base.
+    Adapter(Adapter),
+    /// All parameters.
+    Full(Vec<NamedArray>),
+}
+
+/// A checkpoint as it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resumed {
+    /// The numbers.
+    pub state: TrainState,
+    /// The weights.
+    pub weights: TrainedWeights,
+    /// The optimizer's arrays, sorted by name.
+    pub optimizer: Vec<NamedArray>,
+    /// The directory.
+    pub path: PathBuf,
+}
+
+/// The checkpoints of one run's directory.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    directory: PathBuf,
+    keep_last: usize,
+}
+
+impl Checkpoints {
+    /// Checkpoints in `directory`; the newest `keep_last` and the best one stay.
+    pub fn new(directory: &Path, keep_last: usize) -> Self {
+        Self { directory: directory.to_owned(), keep_last: keep_last.max(1) }
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.directory.join(format!("checkpoint-{step}"))
+    }
+
+    /// Writes a checkpoint, then removes those that are neither among the last nor the best. A best one (`state.best` is of this step) is noted.
+    ///
+    /// # Errors
+    /// A refused file operation, NaN or infinity in an array (named); earlier checkpoints are as they were.
+    pub fn save(&self, state: &TrainState, weights: &TrainedWeights, optimizer: &[NamedArray]) -> Result<PathBuf> {
+        let path = self.path(state.step);
+        let optimizer = encode_arrays(&path, optimizer)?;
+        let text = serde_json::to_vec_pretty(state).map_err(|e| TrainError::checkpoint(&path, "numbers", e.to_string(), "report this as a bug"))?;
+        match weights {
+            TrainedWeights::Adapter(adapter) => {
+                for (name, module) in &adapter.modules {
+                    check_finite(&path, &format!("{name} (A)"), &module.a)?;
+                    check_finite(&path, &format!("{name} (B)"), &module.b)?;
+                }
+                let (config, weights) = (adapter.encode_config(), adapter.encode_weights()?);
+                replace_directory(&path, &[(ADAPTER_CONFIG, &config), (ADAPTER_MODEL, &weights), (OPTIMIZER, &optimizer), (STATE, &text)])?;
+            }
+            TrainedWeights::Full(arrays) => {
+                let weights = encode_arrays(&path, arrays)?;
+                replace_directory(&path, &[(MODEL, &weights), (OPTIMIZER, &optimizer), (STATE, &text)])?;
+            }
+        }
+        if let Some((step, loss)) = state.best.filter(|(step, _)| *step == state.step) {
+            replace_file(&self.directory.join(BEST), serde_json::json!({"step": step, "loss": loss}).to_string().as_bytes())?;
+        }
+        self.prune()?;
+        Ok(path)
+    }
+
+    /// The steps that there are complete checkpoints of, ascending.
+    ///
+    /// # Errors
+    /// A directory that cannot be listed.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+            Err(source) => return Err(TrainError::io("list", &self.directory, source)),
+        };
+        let mut steps = vec![];
+        for entry in entries {
+            let entry = entry.map_err(|source| TrainError::io("list", &self.directory, source))?;
+            let name = entry.file_name();
+            let step = name.to_str().and_then(|name| name.strip_prefix("checkpoint-")?.parse().ok());
+            steps.extend(step.filter(|_| entry.path().join(STATE).is_file()));
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// The step of the best checkpoint, if one was noted and is still there.
+    pub fn best(&self) -> Option<u64> {
+        let text = std::fs::read(self.directory.join(BEST)).ok()?;
+        let step = serde_json::from_slice::<Value>(&text).ok()?.get("step")?.as_u64()?;
+        self.path(step).join(STATE).is_file().then_some(step)
+    }
+
+    fn prune(&self) -> Result<()> {
+        let (steps, best) = (self.steps()?, self.best());
+        let surplus = steps.len().saturating_sub(self.keep_last);
+        for step in steps[..surplus].iter().filter(|step| Some(**step) != best) {
+            let path = self.path(*step);
+            std::fs::remove_dir_all(&path).map_err(|source| TrainError::io("remove", &path, source))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the newest checkpoint; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::read`].
+    pub fn resume(&self) -> Result<Option<Resumed>> {
+        self.steps()?.last().map(|step| self.read(*step)).transpose()
+    }
+
+    /// Reads the checkpoint of a step.
+    ///
+    /// # Errors
+    /// A missing or damaged file, or another version's.
+    pub fn read(&self, step: u64) -> Result<Resumed> {
+        let path = self.path(step);
+        let bad = |expected: &str, got: String| TrainError::checkpoint(&path, expected, got, "resume from an earlier checkpoint, or begin anew");
+        let text = std::fs::read(path.join(STATE)).map_err(|source| TrainError::io("read", &path.join(STATE), source))?;
+        let state: TrainState = serde_json::from_slice(&text).map_err(|e| bad("a state of this program", e.to_string()))?;
+        if state.version != VERSION || state.step != step {
+            return Err(bad(&format!("version {VERSION}, step {step}"), format!("version {}, step {}", state.version, state.step)));
+        }
+        let weights = if path.join(ADAPTER_MODEL).is_file() {
+            let source = DirectorySource::new(&path).map_err(|e| bad("a directory", e.to_string()))?;
+            TrainedWeights::Adapter(now(Adapter::open(Rc::new(source)))?)
+        } else {
+            TrainedWeights::Full(read_arrays(&path, MODEL)?)
+        };
+        Ok(Resumed { state, weights, optimizer: read_arrays(&path, OPTIMIZER)?, path })
+    }
+}
+
+/// Drives a future over local files, which never wait.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+}
+
+fn check_finite(path: &Path, name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(at) => {
+            let got = format!("{} at index {at} of {name}", values[at]);
+            Err(TrainError::checkpoint(path, "finite numbers", got, "lower the learning rate, or resume from the last checkpoint"))
+        }
+    }
+}
+
+/// A safetensors file of f32 arrays, sorted by name.
+fn encode_arrays(path: &Path, arrays: &[NamedArray]) -> Result<Vec<u8>> {
+    let mut sorted: Vec<&NamedArray> = arrays.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    for array in &sorted {
+        check_finite(path, &array.name, &array.values)?;
+        if array.shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size)) != Some(array.values.len()) {
+            let got = format!("{} numbers for {:?}", array.values.len(), array.shape);
+            return Err(TrainError::checkpoint(path, format!("as many numbers as the sizes of {} say", array.name), got, "report this as a bug"));
+        }
+    }
+    let described: Vec<(&str, Dtype, &[usize], u64)> =
+        sorted.iter().map(|a| (a.name.as_str(), Dtype::F32, a.shape.as_slice(), 4 * a.values.len() as u64)).collect();
+    let mut bytes = encode_header(&described, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]));
+    for array in sorted {
+        bytes.extend(array.values.iter().flat_map(|v| v.to_le_bytes()));
+    }
+    Ok(bytes)
+}
+
+fn read_arrays(path: &Path, file: &str) -> Result<Vec<NamedArray>> {
+    let bad = |e: bayan_weights::WeightsError| TrainError::checkpoint(&path.join(file), "arrays in f32", e.to_string(), "resume from an earlier checkpoint");
+    let source = DirectorySource::new(path).map_err(bad)?;
+    let stem = file.strip_suffix(".safetensors").unwrap_or(file);
+    let tensors = now(Tensors::open_as(Rc::new(source), STATE, stem)).map_err(bad)?;
+    let mut arrays = vec![];
+    for entry in tensors.tensors() {
+        let values = now(tensors.read_f32(&entry.name)).map_err(bad)?;
+        arrays.push(NamedArray { name: entry.name.clone(), shape: entry.shape.clone(), values });
+    }
+    arrays.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(arrays)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Recipe, Scheduler};
+
+    fn state(step: u64) -> TrainState {
+        let schedule = Schedule { scheduler: Scheduler::Linear, learning_rate: 0.1, warmup_steps: 1, total_steps: 9 };
+        let mut state = TrainState::new(schedule, &Recipe::default(), 77);
+        state.step = step;
+        state.rngs.insert("dropout".into(), Rng::new(step, 0));
+        state.position = Position { epoch: 1, taken: step };
+        state
+    }
+
+    fn arrays(value: f32) -> Vec<NamedArray> {
+        vec![
+            NamedArray { name: "exp_avg.b".into(), shape: vec![2, 2], values: vec![value, f32::MIN_POSITIVE / 2.0, -0.0, 1e-30] },
+            NamedArray { name: "exp_avg.a".into(), shape: vec![1], values: vec![value] },
+        ]
+    }
+
+    fn adapter() -> Adapter {
+        let source = DirectorySource::new(crate::testing::path(&["lora", "qwen2_r4_rslora", "adapter_final"])).unwrap();
+        now(Adapter::open(Rc::new(source))).unwrap()
+    }
+
+    #[test]
+    fn what_is_saved_is_read_to_the_bit_and_the_last_and_best_stay() {
+        let place = tempfile::tempdir().unwrap();
+        let run = Checkpoints::new(&place.path().join("run"), 2);
+        assert!(run.resume().unwrap().is_none());
+        let weights = TrainedWeights::Adapter(adapter());
+        for step in 1..=6 {
+            let mut state = state(step);
+            state.best = Some((2, 0.5)); // step 2 was the best
+            run.save(&state, &weights, &arrays(step as f32)).unwrap();
+        }
+        assert_eq!(run.steps().unwrap(), [2, 5, 6]);
+        assert_eq!(run.best(), Some(2));
+        let resumed = run.resume().unwrap().unwrap();
+        let mut want = state(6);
+        want.best = Some((2, 0.5));
+        assert_eq!((resumed.state, resumed.weights), (want, weights));
+        let mut sorted = arrays(6.0);
+        sorted.reverse();
+        assert!(
+            resumed.optimizer.iter().zip(&sorted).all(|(a, b)| a.name == b.name && a.values.iter().zip(&b.values).all(|(x, y)| x.to_bits() == y.to_bits()))
+        );
+    }
+
+    #[test]
+    fn a_full_run_keeps_its_weights() {
+        let place = tempfile::tempdir().unwrap();
+        let run = Checkpoints::new(place.path(), 1);
+        let mut weights = arrays(1.5);
+        run.save(&state(3), &TrainedWeights::Full(weights.clone()), &[]).unwrap();
+        weights.reverse();
+        let resumed = run.read(3).unwrap();
+        assert_eq!((resumed.weights, resumed.optimizer), (TrainedWeights::Full(weights), vec![]));
+    }
+
+    #[test]
+    fn an_unfinished_or_poisoned_checkpoint_never_replaces_a_good_one() {
+        let place = tempfile::tempdir().unwrap();
+        let run = Checkpoints::new(place.path(), 2);
+        let weights = TrainedWeights::Adapter(adapter());
+        run.save(&state(1), &weights, &arrays(1.0)).unwrap();
+        let error = run.save(&state(2), &weights, &arrays(f32::NAN)).unwrap_err().to_string();
+        assert!(error.contains("exp_avg.a"), "{error}");
+        // What a kill in the middle leaves: a hidden partial directory, or a checkpoint without its state.
+        std::fs::create_dir(place.path().join(".checkpoint-3.partial-1-1")).unwrap();
+        std::fs::create_dir(place.path().join("checkpoint-4")).unwrap();
+        assert_eq!(run.resume().unwrap().unwrap().state.step, 1);
+        std::fs::write(place.path().join("checkpoint-1").join(STATE), "{}").unwrap();
+        assert!(run.resume().unwrap_err().to_string().contains("checkpoint-1"));
+    }
+
+    #[test]
+    fn patience_counts_evaluations_that_are_not_better() {
+        let mut state = state(1);
+        assert_eq!(state.evaluated(1.0, Some(2)), (true, false));
+        assert_eq!(state.evaluated(1.0, Some(2)), (false, false));
+        assert_eq!(state.evaluated(0.9, Some(2)), (true, false));
+        assert_eq!(state.evaluated(f64::NAN, Some(2)), (false, false));
+        assert_eq!(state.evaluated(0.95, Some(2)), (false, true));
+        assert_eq!(state.best, Some((1, 0.9)));
+    }
+}

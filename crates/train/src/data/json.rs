@@ -1,0 +1,225 @@
+//! JSON rows from a stream: an array of objects, or objects one after another, without ever holding the whole file.
+//!
+//! A scanner finds where each object ends by counting brackets outside strings, and serde_json parses that stretch alone. A
+//! streaming deserializer lost: after one bad row it cannot go on, and it names lines of the row instead of lines of the file.
+
+use std::io::{BufRead, Read};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{MAX_ROW_BYTES, Row, RowError, parse_object};
+use crate::error::{BadRow, Place, TrainError, shortened};
+
+/// Rows of a `.json` file.
+pub(super) struct JsonRows<R> {
+    reader: R,
+    file: Arc<str>,
+    /// Lines that ended so far, plus 1.
+    line: u64,
+    state: State,
+}
+
+#[derive(PartialEq)]
+enum State {
+    Start,
+    /// Inside the array; whether an element stands before.
+    Array {
+        after_element: bool,
+    },
+    /// Objects without an array around them.
+    Bare,
+    Done,
+}
+
+impl<R: BufRead> JsonRows<R> {
+    pub(super) fn new(reader: R, file: Arc<str>) -> Self {
+        Self { reader, file, line: 1, state: State::Start }
+    }
+
+    fn fatal(&mut self, expected: &str, got: impl Into<String>) -> RowError {
+        self.state = State::Done;
+        let remedy = "check that the file is complete, or convert it to jsonl";
+        RowError::Fatal(TrainError::data(&self.file, expected, format!("{} in line {}", got.into(), self.line), remedy))
+    }
+
+    fn peek(&mut self) -> Result<Option<u8>, RowError> {
+        match self.reader.fill_buf() {
+            Ok(buffer) => Ok(buffer.first().copied()),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn failed(&mut self, error: std::io::Error) -> RowError {
+        self.state = State::Done;
+        RowError::Fatal(TrainError::io("read", std::path::Path::new(&*self.file), error))
+    }
+
+    fn advance(&mut self, byte: u8) {
+        self.reader.consume(1);
+        self.line += u64::from(byte == b'\n');
+    }
+
+    /// The next byte that is no white space, not consumed.
+    fn skip_space(&mut self) -> Result<Option<u8>, RowError> {
+        loop {
+            match self.peek()? {
+                Some(byte) if byte.is_ascii_whitespace() => self.advance(byte),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<(), RowError> {
+        if self.peek()? == Some(0xEF) {
+            let mut mark = [0; 3];
+            let read = self.reader.read_exact(&mut mark);
+            if read.is_err() || mark != [0xEF, 0xBB, 0xBF] {
+                return Err(self.fatal("JSON in UTF-8", "other bytes"));
+            }
+        }
+        self.state = match self.skip_space()? {
+            Some(b'[') => {
+                self.advance(b'[');
+                State::Array { after_element: false }
+            }
+            Some(b'{') => State::Bare,
+            Some(other) => return Err(self.fatal("an array of objects", format!("{:?}", char::from(other)))),
+            None => return Err(self.fatal("an array of objects", "nothing")),
+        };
+        Ok(())
+    }
+
+    /// Moves to the next element; false at the end.
+    fn to_element(&mut self) -> Result<bool, RowError> {
+        if self.state == State::Start {
+            self.start()?;
+        }
+        let next = self.skip_space()?;
+        let State::Array { after_element } = self.state else {
+            return Ok(self.state != State::Done && next.is_some());
+        };
+        match next {
+            Some(b']') => {
+                self.advance(b']');
+                if self.skip_space()?.is_some() {
+                    return Err(self.fatal("nothing after the array", "more"));
+                }
+                self.state = State::Done;
+                return Ok(false);
+            }
+            Some(b',') if after_element => {
+                self.advance(b',');
+                if matches!(self.skip_space()?, None | Some(b']' | b',')) {
+                    return Err(self.fatal("an object after the comma", "none"));
+                }
+            }
+            Some(_) if !after_element => {}
+            Some(_) => return Err(self.fatal("a comma between objects", "none")),
+            None => return Err(self.fatal("the array to end with ]", "the end of the file")),
+        }
+        self.state = State::Array { after_element: true };
+        Ok(true)
+    }
+
+    /// The bytes of one value.
+    fn value(&mut self) -> Result<Vec<u8>, RowError> {
+        let (mut bytes, mut depth, mut in_string, mut escaped) = (Vec::new(), 0u32, false, false);
+        loop {
+            let Some(byte) = self.peek()? else {
+                if depth > 0 || in_string || bytes.is_empty() {
+                    return Err(self.fatal("a whole object", "the end of the file inside one"));
+                }
+                return Ok(bytes);
+            };
+            if depth == 0 && !in_string && !bytes.is_empty() && (byte.is_ascii_whitespace() || matches!(byte, b',' | b']')) {
+                return Ok(bytes); // a number or a word
+            }
+            if bytes.len() >= MAX_ROW_BYTES {
+                return Err(self.fatal(&format!("rows of at most {MAX_ROW_BYTES} bytes"), "a longer one"));
+            }
+            self.advance(byte);
+            bytes.push(byte);
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_string => escaped = true,
+                b'"' => in_string = !in_string,
+                _ if in_string => continue,
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth = depth.saturating_sub(1),
+                _ => continue,
+            }
+            if depth == 0 && !in_string && matches!(byte, b'}' | b']' | b'"') {
+                return Ok(bytes);
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for JsonRows<R> {
+    type Item = Result<Row, RowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.to_element() {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => return Some(Err(error)),
+        }
+        let place = Place { file: self.file.clone(), number: self.line, unit: "line" };
+        Some(self.value().and_then(|bytes| parse_object(place, &bytes)))
+    }
+}
+
+/// Rows of a `.jsonl` file: one object per line; blank lines are skipped.
+pub(super) struct JsonLines<R> {
+    reader: R,
+    file: Arc<str>,
+    line: u64,
+    done: bool,
+}
+
+impl<R: BufRead> JsonLines<R> {
+    pub(super) fn new(reader: R, file: Arc<str>) -> Self {
+        Self { reader, file, line: 0, done: false }
+    }
+}
+
+impl<R: BufRead> Iterator for JsonLines<R> {
+    type Item = Result<Row, RowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.done {
+            let mut bytes = Vec::new();
+            self.line += 1;
+            match (&mut self.reader).take(MAX_ROW_BYTES as u64 + 1).read_until(b'\n', &mut bytes) {
+                Ok(0) => return None,
+                Ok(read) if read > MAX_ROW_BYTES => {
+                    self.done = true;
+                    let (expected, got) = (format!("lines of at most {MAX_ROW_BYTES} bytes"), format!("a longer one, line {}", self.line));
+                    return Some(Err(RowError::Fatal(TrainError::data(&self.file, expected, got, "put one object on each line"))));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.done = true;
+                    return Some(Err(RowError::Fatal(TrainError::io("read", std::path::Path::new(&*self.file), error))));
+                }
+            }
+            let line = bytes.strip_prefix(b"\xEF\xBB\xBF").filter(|_| self.line == 1).unwrap_or(&bytes).trim_ascii();
+            if !line.is_empty() {
+                return Some(parse_object(Place { file: self.file.clone(), number: self.line, unit: "line" }, line));
+            }
+        }
+        None
+    }
+}
+
+/// The list in a text cell (`[{"role": …}]`), as csv files carry them.
+pub(super) fn list_in_text(text: &str) -> Option<Vec<Value>> {
+    text.trim_start().starts_with('[').then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+/// A row's problem with its bytes quoted.
+pub(super) fn not_json(place: Place, bytes: &[u8], error: &serde_json::Error) -> RowError {
+    let text = shortened(&String::from_utf8_lossy(&bytes[..bytes.len().min(400)]), 60);
+    RowError::Bad(BadRow { place, field: String::new(), problem: format!("expected a JSON object, got {text:?} ({error})") })
+}

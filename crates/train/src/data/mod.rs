@@ -1,0 +1,331 @@
+//! Data files to examples: containers (json, jsonl, csv, tsv, parquet, each but parquet also gzipped), row shapes, counts.
+//!
+//! The choice: rows stream one at a time through one iterator, whatever the container; the shape is found on the first row and every
+//! later row must have it, so that a file of two shapes is an error and not half a data set. Guessing per row lost for that reason.
+
+mod json;
+mod preference;
+mod report;
+mod shapes;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flate2::read::MultiGzDecoder;
+use serde_json::{Map, Value};
+
+use crate::error::{BadRow, Place, Result, TrainError, nearest};
+use crate::recipe::Method;
+pub use report::{DataReport, DropReason};
+pub(crate) use shapes::role;
+pub use shapes::{COLUMN_NAMES, Shape};
+
+/// A row longer than this is refused: data sets have none, and it bounds the memory of a damaged file.
+const MAX_ROW_BYTES: usize = 64 << 20;
+
+/// One row as it stands in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Where.
+    pub place: Place,
+    /// Its fields.
+    pub fields: Map<String, Value>,
+}
+
+/// Why there is no row here.
+#[derive(Debug)]
+pub enum RowError {
+    /// This row is wrong; the next may be read.
+    Bad(BadRow),
+    /// The file cannot be read further.
+    Fatal(TrainError),
+}
+
+fn parse_object(place: Place, bytes: &[u8]) -> Result<Row, RowError> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(fields)) => Ok(Row { place, fields }),
+        Ok(_) => Err(RowError::Bad(BadRow { place, field: String::new(), problem: "expected a JSON object, got another value".into() })),
+        Err(error) => Err(json::not_json(place, bytes, &error)),
+    }
+}
+
+/// The rows of one file.
+pub type Rows = Box<dyn Iterator<Item = Result<Row, RowError>>>;
+
+/// Opens a data file by the ending of its name.
+///
+/// # Errors
+/// An unknown ending, a file that cannot be opened, or a table without a sound header.
+pub fn open_rows(path: &Path) -> Result<Rows> {
+    let file: Arc<str> = path.display().to_string().into();
+    let lower = file.to_lowercase();
+    let (container, gzipped) = match lower.strip_suffix(".gz") {
+        Some(inner) => (inner, true),
+        None => (lower.as_str(), false),
+    };
+    if container.ends_with(".parquet") && !gzipped {
+        return Ok(Box::new(table::ParquetRows::open(path, file)?));
+    }
+    let handle = File::open(path).map_err(|source| TrainError::io("open", path, source))?;
+    let bytes: Box<dyn Read> = if gzipped { Box::new(MultiGzDecoder::new(BufReader::new(handle))) } else { Box::new(handle) };
+    let reader = BufReader::with_capacity(1 << 16, bytes);
+    Ok(match container.rsplit('.').next() {
+        Some("json") => Box::new(json::JsonRows::new(reader, file)),
+        Some("jsonl" | "ndjson") => Box::new(json::JsonLines::new(reader, file)),
+        Some("csv") => Box::new(table::CsvRows::new(reader, file, b',')?),
+        Some("tsv") => Box::new(table::CsvRows::new(reader, file, b'\t')?),
+        _ => {
+            return Err(TrainError::data(
+                &file,
+                "a name that ends in .json, .jsonl, .csv, .tsv (also with .gz) or .parquet",
+                "another",
+                "rename or convert the file",
+            ));
+        }
+    })
+}
+
+/// The files of a data set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataFiles {
+    /// To train on.
+    pub train: Vec<PathBuf>,
+    /// To evaluate on; empty when there are none.
+    pub valid: Vec<PathBuf>,
+}
+
+impl DataFiles {
+    /// A file, or a directory with `train*`, and perhaps `valid*`, `validation*`, `eval*` or `dev*` files (as mlx_lm and the Hub lay them out). Files in
+    /// order of their names.
+    ///
+    /// # Errors
+    /// A path that does not exist, or a directory without training files.
+    pub fn find(path: &Path) -> Result<Self> {
+        let data = std::fs::metadata(path).map_err(|source| TrainError::io("open", path, source))?;
+        if !data.is_dir() {
+            return Ok(Self { train: vec![path.to_owned()], valid: vec![] });
+        }
+        let mut found = Self::default();
+        let mut files = vec![];
+        for entry in std::fs::read_dir(path).map_err(|source| TrainError::io("list", path, source))? {
+            files.push(entry.map_err(|source| TrainError::io("list", path, source))?.path());
+        }
+        files.sort();
+        let endings = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".json.gz", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".ndjson.gz"];
+        for file in files {
+            let name = file.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+            if !endings.iter().any(|ending| name.ends_with(ending)) {
+                continue;
+            }
+            if name.starts_with("train") {
+                found.train.push(file);
+            } else if ["valid", "eval", "dev"].iter().any(|start| name.starts_with(start)) {
+                found.valid.push(file);
+            }
+        }
+        if found.train.is_empty() {
+            let shown = path.display().to_string();
+            return Err(TrainError::data(&shown, "a file train.jsonl (or .json, .csv, .parquet, …)", "none", "name the file itself, or call it train.jsonl"));
+        }
+        Ok(found)
+    }
+}
+
+/// What one row teaches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Example {
+    /// A conversation; the assistant's turns from message `train_from` on are learned.
+    Chat {
+        /// Objects with `role` and `content`, as chat templates take them.
+        messages: Vec<Value>,
+        /// Tools as JSON schemas.
+        tools: Option<Vec<Value>>,
+        /// The first message that is not given (a completion after a prompt); 0 for whole conversations.
+        train_from: usize,
+    },
+    /// Running text, learned whole.
+    Text(String),
+    /// Two answers to the same conversation, the first preferred.
+    Preference {
+        /// The conversation before the answers.
+        prompt: Vec<Value>,
+        /// The better answer's messages.
+        chosen: Vec<Value>,
+        /// The worse answer's messages.
+        rejected: Vec<Value>,
+        /// Tools as JSON schemas.
+        tools: Option<Vec<Value>>,
+    },
+}
+
+/// How rows are read.
+#[derive(Debug, Clone, Default)]
+pub struct DataOptions {
+    /// sft or dpo: decides which shapes are looked for.
+    pub method: Method,
+    /// The shape, if not to be found on the first row.
+    pub shape: Option<Shape>,
+    /// From our column names ([`COLUMN_NAMES`]) to the file's; only these columns are looked at then.
+    pub columns: Vec<(String, String)>,
+    /// Count bad rows instead of stopping.
+    pub skip_bad: bool,
+    /// Leave out `system` messages, for templates that refuse them (axolotl's `drop_system_message`).
+    pub drop_system_message: bool,
+    /// Stop after this many rows.
+    pub limit: Option<u64>,
+}
+
+impl DataOptions {
+    /// Reads a `--columns` map: `prompt=question,response=answer`.
+    ///
+    /// # Errors
+    /// A part that is not `name=column`, or a name that is not ours.
+    pub fn parse_columns(text: &str) -> Result<Vec<(String, String)>> {
+        let known = COLUMN_NAMES.join(", ");
+        let pairs = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| {
+            let pair = part.split_once('=').map(|(ours, theirs)| (ours.trim(), theirs.trim())).filter(|(a, b)| !a.is_empty() && !b.is_empty());
+            let Some((ours, theirs)) = pair else {
+                return Err(TrainError::recipe("columns", "name=column pairs, as in prompt=question,response=answer", part, format!("the names are {known}")));
+            };
+            if COLUMN_NAMES.contains(&ours) {
+                return Ok((ours.to_owned(), theirs.to_owned()));
+            }
+            let near = nearest(ours, COLUMN_NAMES.iter().copied()).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
+            Err(TrainError::recipe("columns", format!("one of {known} before the ="), ours, format!("{near}write our name first, the file's column second")))
+        });
+        pairs.collect()
+    }
+}
+
+/// Examples of several files, one after another, with counts.
+pub struct Examples {
+    files: VecDeque<PathBuf>,
+    rows: Option<Rows>,
+    options: DataOptions,
+    shape: Option<Shape>,
+    /// What became of the rows so far.
+    pub report: DataReport,
+    failed: bool,
+}
+
+impl std::fmt::Debug for Examples {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Examples").field("files", &self.files).field("shape", &self.shape).field("read", &self.report.read).finish()
+    }
+}
+
+impl Examples {
+    /// Examples of these files. Nothing is opened yet.
+    pub fn new(files: &[PathBuf], options: DataOptions) -> Self {
+        let shape = options.shape;
+        Self { files: files.iter().cloned().collect(), rows: None, options, shape, report: DataReport::default(), failed: false }
+    }
+
+    /// The shape of the rows, once one was read.
+    pub fn shape(&self) -> Option<Shape> {
+        self.shape
+    }
+
+    /// The next row of any file.
+    fn next_row(&mut self) -> Option<Result<Row, RowError>> {
+        loop {
+            if let Some(rows) = &mut self.rows {
+                if let Some(row) = rows.next() {
+                    return Some(row);
+                }
+                self.rows = None;
+            }
+            match open_rows(&self.files.pop_front()?) {
+                Ok(rows) => self.rows = Some(rows),
+                Err(error) => return Some(Err(RowError::Fatal(error))),
+            }
+        }
+    }
+
+    fn read(&mut self, row: Row) -> Result<Result<Example, DropReason>> {
+        let Row { place, mut fields } = row;
+        let bad = |field: &str, problem: String| TrainError::Row(BadRow { place: place.clone(), field: field.to_owned(), problem });
+        if !self.options.columns.is_empty() {
+            let mut mapped = Map::new();
+            for (ours, theirs) in &self.options.columns {
+                let value = fields.remove(theirs).or_else(|| mapped.get(theirs).cloned());
+                let Some(value) = value else {
+                    let there = shapes::field_names(&fields);
+                    return Err(bad(theirs, format!("expected this column, since --columns names it; there are {there}")));
+                };
+                mapped.insert(shapes::canonical(ours).to_owned(), value);
+            }
+            fields = mapped;
+        }
+        let shape = match self.shape {
+            Some(shape) => shape,
+            None => {
+                let found = Shape::detect(&fields, self.options.method).map_err(|problem| bad("", problem))?;
+                *self.shape.insert(found)
+            }
+        };
+        let example = shape.read(&fields).map_err(|problem| bad(&problem.field, problem.problem))?;
+        Ok(example.and_then(|example| example.finished(self.options.drop_system_message)))
+    }
+
+    /// Records a bad row, or gives it back as the error that ends the run.
+    pub(crate) fn bad(&mut self, row: BadRow) -> Option<TrainError> {
+        if self.options.skip_bad {
+            self.report.count_bad(row);
+            return None;
+        }
+        self.failed = true;
+        Some(TrainError::Row(row))
+    }
+}
+
+impl Iterator for Examples {
+    type Item = Result<(Place, Example)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.failed && self.options.limit.is_none_or(|limit| self.report.read < limit) {
+            let row = match self.next_row()? {
+                Ok(row) => row,
+                Err(RowError::Bad(row)) => {
+                    self.report.read += 1;
+                    match self.bad(row) {
+                        Some(error) => return Some(Err(error)),
+                        None => continue,
+                    }
+                }
+                Err(RowError::Fatal(error)) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            };
+            self.report.read += 1;
+            let place = row.place.clone();
+            match self.read(row) {
+                Ok(Ok(example)) => return Some(Ok((place, example))),
+                Ok(Err(reason)) => self.report.count_dropped(reason),
+                Err(TrainError::Row(row)) => {
+                    // Without a shape nothing can be read: that is the file's fault, not a row's.
+                    if self.shape.is_none() {
+                        self.failed = true;
+                        let remedy = "name the columns with --columns, for example prompt=question,response=answer";
+                        return Some(Err(TrainError::data(&row.place.to_string(), "rows of a known shape", row.problem, remedy)));
+                    }
+                    if let Some(error) = self.bad(row) {
+                        return Some(Err(error));
+                    }
+                }
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,385 @@
+//! The shapes of rows that published data sets have, and what they mean.
+
+use serde_json::{Map, Value, json};
+
+use super::json::list_in_text;
+use super::{DropReason, Example, preference};
+use crate::error::shortened;
+use crate::recipe::Method;
+
+/// What a row looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shape {
+    /// `messages` [{role, content}], `tools`?
+    Messages,
+    /// `prompt`, `completion` (texts or lists of messages), `system`?
+    PromptCompletion,
+    /// `text`
+    Text,
+    /// `instruction`, `input`?, `output`, `system`?, `history`?
+    Alpaca,
+    /// `conversations` [{from, value}], `system`?, `tools`?
+    ShareGpt,
+    /// BARKA: `translated_instruction` or `translated_question`, and `translated_answer`.
+    BarkaTranslated,
+    /// BARKA's intermediate sets: `ift_instruction`, `ift_answer`.
+    BarkaIft,
+    /// `question`, `answer`, then `question_turn2`, `answer_turn2`, …
+    QuestionAnswer,
+    /// Aya: `inputs`, `targets`.
+    Aya,
+    /// `prompt`?, `chosen`, `rejected`: texts or lists of messages.
+    Preference,
+    /// `instruction`, `input`?, `chosen`, `rejected`
+    PreferenceAlpaca,
+    /// `conversations`, `chosen` {from, value}, `rejected` {from, value}
+    PreferenceShareGpt,
+    /// BeaverTails and PKU-SafeRLHF: `prompt`, `response_0`, `response_1`, `better_response_id`
+    BeaverTails,
+}
+
+/// Our names in a `--columns` map.
+pub const COLUMN_NAMES: [&str; 16] = [
+    "messages",
+    "conversations",
+    "prompt",
+    "response",
+    "completion",
+    "text",
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "history",
+    "tools",
+    "question",
+    "answer",
+    "chosen",
+    "rejected",
+];
+
+/// The name a shape is looked for under.
+pub(super) fn canonical(name: &str) -> &str {
+    if name == "response" { "completion" } else { name }
+}
+
+/// A problem with a field of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub(super) field: String,
+    pub(super) problem: String,
+}
+
+pub(super) fn problem<T>(field: &str, problem: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem { field: field.to_owned(), problem: problem.into() })
+}
+
+pub(super) type Fields = Map<String, Value>;
+
+/// Names for a message: the first fifteen.
+pub(super) fn field_names(fields: &Fields) -> String {
+    let names: Vec<String> = fields.keys().take(15).map(|name| shortened(name, 40)).collect();
+    let more = if fields.len() > 15 { ", …" } else { "" };
+    if names.is_empty() { "no fields".to_owned() } else { format!("the fields {}{more}", names.join(", ")) }
+}
+
+impl Shape {
+    /// The shape of a row, for a method.
+    pub(super) fn detect(fields: &Fields, method: Method) -> Result<Self, String> {
+        let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
+        let preference = match () {
+            () if has("response_0") && has("response_1") => Some(Self::BeaverTails),
+            () if !(has("chosen") && has("rejected")) => None,
+            () if has("conversations") => Some(Self::PreferenceShareGpt),
+            () if has("instruction") => Some(Self::PreferenceAlpaca),
+            () => Some(Self::Preference),
+        };
+        let sft = match () {
+            () if has("messages") => Some(Self::Messages),
+            () if has("conversations") => Some(Self::ShareGpt),
+            () if has("instruction") && has("output") => Some(Self::Alpaca),
+            () if (has("translated_instruction") || has("translated_question")) && has("translated_answer") => Some(Self::BarkaTranslated),
+            () if has("ift_instruction") && has("ift_answer") => Some(Self::BarkaIft),
+            () if has("question") && has("answer") => Some(Self::QuestionAnswer),
+            () if has("inputs") && has("targets") => Some(Self::Aya),
+            () if has("prompt") && (has("completion") || has("response")) => Some(Self::PromptCompletion),
+            () if has("text") => Some(Self::Text),
+            () => None,
+        };
+        let there = field_names(fields);
+        match (method, preference, sft) {
+            (Method::Dpo, Some(shape), _) => Ok(shape),
+            (Method::Dpo, None, Some(_)) => Err(format!("{there}, which have no chosen and rejected answers; use method sft for such data")),
+            (Method::Sft, None, Some(shape)) => Ok(shape),
+            (Method::Sft, Some(_), _) => {
+                Err(format!("{there}, which are preferences; use method dpo, or --columns prompt=prompt,response=chosen to learn the chosen answers"))
+            }
+            (_, None, None) => Err(there),
+        }
+    }
+
+    /// One row. The inner error: a sound row that teaches nothing.
+    pub(super) fn read(self, fields: &Fields) -> Result<Result<Example, DropReason>, Problem> {
+        let tools = tools(fields)?;
+        let chat = |messages: Vec<Value>, train_from| Ok(Ok(Example::Chat { messages, tools: tools.clone(), train_from }));
+        let mut messages: Vec<Value> = system(fields)?.into_iter().collect();
+        match self {
+            Self::Text => {
+                let text = required_text(fields, "text")?;
+                return Ok(if text.trim().is_empty() { Err(DropReason::EmptyText) } else { Ok(Example::Text(text.to_owned())) });
+            }
+            Self::Messages => messages.extend(message_list("messages", required(fields, "messages")?)?),
+            Self::ShareGpt => messages.extend(message_list("conversations", required(fields, "conversations")?)?),
+            Self::Alpaca => {
+                messages.extend(history(fields)?);
+                messages.push(user(&instruction(fields)?));
+                messages.push(assistant(required_text(fields, "output")?));
+            }
+            Self::BarkaTranslated => {
+                let field = if is_there(fields, "translated_instruction") { "translated_instruction" } else { "translated_question" };
+                return chat(pair(fields, field, "translated_answer")?, 0);
+            }
+            Self::BarkaIft => return chat(pair(fields, "ift_instruction", "ift_answer")?, 0),
+            Self::Aya => return chat(pair(fields, "inputs", "targets")?, 0),
+            Self::QuestionAnswer => messages.extend(turns(fields)?),
+            Self::PromptCompletion => {
+                if matches!(fields.get("label"), Some(Value::Bool(_))) {
+                    return problem("label", "expected no label; rows of good and bad answers without pairs cannot be trained on");
+                }
+                messages.extend(side(fields, "prompt", "user")?);
+                let train_from = messages.len();
+                let name = if is_there(fields, "completion") { "completion" } else { "response" };
+                messages.extend(side(fields, name, "assistant")?);
+                return chat(messages, train_from);
+            }
+            Self::Preference | Self::PreferenceAlpaca | Self::PreferenceShareGpt | Self::BeaverTails => {
+                return preference::read(self, fields, messages, tools);
+            }
+        }
+        chat(messages, 0)
+    }
+}
+
+pub(super) fn is_there(fields: &Fields, name: &str) -> bool {
+    fields.get(name).is_some_and(|v| !v.is_null())
+}
+
+pub(super) fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Value, Problem> {
+    match fields.get(name) {
+        Some(value) if !value.is_null() => Ok(value),
+        _ => problem(name, format!("expected it, as in the first row; there are {}", field_names(fields))),
+    }
+}
+
+pub(super) fn required_text<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, Problem> {
+    required(fields, name)?.as_str().map_or_else(|| problem(name, format!("expected text, got {}", kind(&fields[name]))), Ok)
+}
+
+/// Text that may be missing, null or empty.
+fn optional_text<'a>(fields: &'a Fields, name: &str) -> Result<Option<&'a str>, Problem> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.trim().is_empty())),
+        Some(other) => problem(name, format!("expected text, got {}", kind(other))),
+    }
+}
+
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+pub(super) fn user(text: &str) -> Value {
+    json!({"role": "user", "content": text})
+}
+
+pub(super) fn assistant(text: &str) -> Value {
+    json!({"role": "assistant", "content": text})
+}
+
+fn system(fields: &Fields) -> Result<Option<Value>, Problem> {
+    Ok(optional_text(fields, "system")?.map(|text| json!({"role": "system", "content": text})))
+}
+
+/// The row's tools: a list, or a text that holds one as JSON.
+fn tools(fields: &Fields) -> Result<Option<Vec<Value>>, Problem> {
+    match fields.get("tools") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(list)) => Ok(Some(list.clone()).filter(|list| !list.is_empty())),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        Some(Value::String(text)) => match list_in_text(text) {
+            Some(list) => Ok(Some(list).filter(|list| !list.is_empty())),
+            None => problem("tools", "expected a list of JSON schemas, got text that is not one"),
+        },
+        Some(other) => problem("tools", format!("expected a list of JSON schemas, got {}", kind(other))),
+    }
+}
+
+/// `instruction`, with `input` on its own line.
+pub(super) fn instruction(fields: &Fields) -> Result<String, Problem> {
+    let instruction = required_text(fields, "instruction")?;
+    Ok(match optional_text(fields, "input")? {
+        Some(input) if instruction.trim().is_empty() => input.to_owned(),
+        Some(input) => format!("{instruction}\n{input}"),
+        None => instruction.to_owned(),
+    })
+}
+
+/// Alpaca's earlier turns: [[question, answer], …]; their answers are learned too, as in LLaMA-Factory.
+fn history(fields: &Fields) -> Result<Vec<Value>, Problem> {
+    let list = match fields.get("history") {
+        None | Some(Value::Null) => return Ok(vec![]),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(vec![]),
+        Some(Value::String(text)) => list_in_text(text),
+        Some(Value::Array(list)) => Some(list.clone()),
+        Some(_) => None,
+    };
+    let Some(list) = list else { return problem("history", "expected a list of [question, answer] pairs") };
+    let mut messages = Vec::with_capacity(2 * list.len());
+    for (turn, pair) in list.iter().enumerate() {
+        match pair.as_array().map(Vec::as_slice) {
+            Some([Value::String(question), Value::String(answer)]) => messages.extend([user(question), assistant(answer)]),
+            _ => return problem(&format!("history[{turn}]"), "expected a pair of texts, [question, answer]"),
+        }
+    }
+    Ok(messages)
+}
+
+fn pair(fields: &Fields, question: &str, answer: &str) -> Result<Vec<Value>, Problem> {
+    Ok(vec![user(required_text(fields, question)?), assistant(required_text(fields, answer)?)])
+}
+
+/// `question`, `answer`, `question_turn2`, `answer_turn2`, … up to the first turn without a question.
+fn turns(fields: &Fields) -> Result<Vec<Value>, Problem> {
+    let mut messages = pair(fields, "question", "answer")?;
+    for turn in 2.. {
+        let Some(question) = optional_text(fields, &format!("question_turn{turn}"))? else { break };
+        let name = format!("answer_turn{turn}");
+        let Some(answer) = optional_text(fields, &name)? else {
+            return problem(&name, format!("expected an answer, since there is a question_turn{turn}"));
+        };
+        messages.extend([user(question), assistant(answer)]);
+    }
+    Ok(messages)
+}
+
+/// A text, which becomes one message of `role`, or a list of messages.
+pub(super) fn side(fields: &Fields, name: &str, role: &str) -> Result<Vec<Value>, Problem> {
+    match required(fields, name)? {
+        Value::String(text) => match list_in_text(text).filter(|list| list.iter().all(|m| m.get("role").or(m.get("from")).is_some())) {
+            Some(list) if !list.is_empty() => message_list(name, &Value::Array(list)),
+            _ => Ok(vec![json!({"role": role, "content": text})]),
+        },
+        Value::Object(message) => Ok(vec![message_of(name, &Value::Object(message.clone()))?]),
+        list @ Value::Array(_) => message_list(name, list),
+        other => problem(name, format!("expected text or a list of messages, got {}", kind(other))),
+    }
+}
+
+/// A list of {role, content} or {from, value}, or a text that holds one.
+pub(super) fn message_list(field: &str, value: &Value) -> Result<Vec<Value>, Problem> {
+    let parsed = value.as_str().and_then(list_in_text);
+    match value.as_array().or(parsed.as_ref()) {
+        Some(list) if !list.is_empty() => list.iter().enumerate().map(|(at, message)| message_of(&format!("{field}[{at}]"), message)).collect(),
+        Some(_) => problem(field, "expected at least one message, got an empty list"),
+        None => problem(field, format!("expected a list of messages, got {}", kind(value))),
+    }
+}
+
+/// The roles that data sets use, as chat templates name them.
+fn role_of(name: &str) -> Option<&'static str> {
+    Some(match name.to_lowercase().as_str() {
+        "user" | "human" | "prompter" | "customer" => "user",
+        "assistant" | "gpt" | "model" | "bot" | "chatgpt" | "bing" | "bard" | "function_call" => "assistant",
+        "system" => "system",
+        "developer" => "developer",
+        "tool" | "function" | "observation" | "function_response" | "ipython" => "tool",
+        _ => return None,
+    })
+}
+
+/// One message as templates take it. Fields that are null (tables fill them in) are left out.
+fn message_of(field: &str, value: &Value) -> Result<Value, Problem> {
+    let Value::Object(message) = value else { return problem(field, format!("expected a message, got {}", kind(value))) };
+    let get = |name: &str| message.get(name).filter(|v| !v.is_null());
+    let Some(role) = get("role").or(get("from")) else { return problem(field, format!("expected role or from, got {}", field_names(message))) };
+    let Some(role) = role.as_str().and_then(role_of) else {
+        return problem(field, format!("expected a role such as user, assistant or system, got {}", shortened(&role.to_string(), 40)));
+    };
+    let has_calls = get("tool_calls").is_some();
+    let content = match get("content").or(get("value")) {
+        Some(content @ (Value::String(_) | Value::Array(_))) => content.clone(),
+        None if has_calls => Value::from(""),
+        None => return problem(field, "expected content or value, got none"),
+        Some(other) => return problem(field, format!("expected text as content, got {}", kind(other))),
+    };
+    let mut clean = Map::new();
+    clean.insert("role".into(), role.into());
+    clean.insert("content".into(), content);
+    let others = message.iter().filter(|(key, v)| !v.is_null() && !matches!(key.as_str(), "role" | "from" | "content" | "value" | "weight"));
+    clean.extend(others.map(|(key, v)| (key.clone(), v.clone())));
+    Ok(Value::Object(clean))
+}
+
+pub(crate) fn role(message: &Value) -> &str {
+    message.get("role").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a message says nothing: no text, no parts, no calls.
+pub(super) fn is_empty(message: &Value) -> bool {
+    let nothing = match message.get("content") {
+        Some(Value::String(text)) => text.trim().is_empty(),
+        Some(Value::Array(parts)) => parts.is_empty(),
+        _ => true,
+    };
+    nothing && message.get("tool_calls").is_none()
+}
+
+impl Example {
+    /// Drops what teaches nothing: empty questions and answers, turns after the last answer, and system messages if asked.
+    pub(super) fn finished(self, drop_system: bool) -> Result<Self, DropReason> {
+        let without_system = |messages: &mut Vec<Value>| messages.retain(|m| !(drop_system && matches!(role(m), "system" | "developer")));
+        let check = |messages: &[Value]| {
+            let empty = messages.iter().find(|m| is_empty(m) && !matches!(role(m), "tool" | "system" | "developer"));
+            empty.map_or(Ok(()), |m| Err(if role(m) == "assistant" { DropReason::EmptyAnswer } else { DropReason::EmptyPrompt }))
+        };
+        match self {
+            Self::Chat { mut messages, tools, train_from } => {
+                let given = messages[..train_from.min(messages.len())].iter().filter(|m| drop_system && matches!(role(m), "system" | "developer")).count();
+                let train_from = train_from - given;
+                without_system(&mut messages);
+                let Some(last) = messages.iter().rposition(|m| role(m) == "assistant").filter(|last| *last >= train_from) else {
+                    return Err(DropReason::NoAnswer);
+                };
+                messages.truncate(last + 1);
+                check(&messages)?;
+                Ok(Self::Chat { messages, tools, train_from })
+            }
+            Self::Preference { mut prompt, chosen, rejected, tools } => {
+                without_system(&mut prompt);
+                for answer in [&chosen, &rejected] {
+                    if !answer.iter().any(|m| role(m) == "assistant") {
+                        return Err(DropReason::NoAnswer);
+                    }
+                    check(answer)?;
+                }
+                check(&prompt)?;
+                if prompt.is_empty() {
+                    return Err(DropReason::EmptyPrompt);
+                }
+                if chosen == rejected {
+                    return Err(DropReason::SameAnswers);
+                }
+                Ok(Self::Preference { prompt, chosen, rejected, tools })
+            }
+            text => Ok(text),
+        }
+    }
+}

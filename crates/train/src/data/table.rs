@@ -1,0 +1,149 @@
+//! Rows of tables: csv, tsv and parquet.
+//!
+//! Cells of a csv are texts; where a list is expected, a cell that holds JSON is read as such. Parquet goes row by row through the
+//! reference implementation without arrow; its decoder may panic on damaged pages, so it runs behind an unwinding guard.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use parquet::file::reader::SerializedFileReader;
+use parquet::record::reader::RowIter;
+use serde_json::{Map, Value};
+
+use super::{MAX_ROW_BYTES, Row, RowError};
+use crate::error::{BadRow, Place, TrainError};
+
+const MAX_COLUMNS: usize = 10_000;
+
+/// A reader that fails after a number of bytes, unless it is granted more: a quote that never closes must not read a whole file.
+struct Metered<R> {
+    inner: R,
+    left: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left.get() == 0 {
+            return Err(io::Error::other(format!("a row of more than {MAX_ROW_BYTES} bytes; a quotation mark may be missing")));
+        }
+        let read = self.inner.read(buffer)?;
+        self.left.set(self.left.get().saturating_sub(read));
+        Ok(read)
+    }
+}
+
+/// Rows of a csv or tsv file with a header line.
+pub(super) struct CsvRows<R> {
+    reader: csv::Reader<Metered<R>>,
+    left: Rc<Cell<usize>>,
+    columns: Vec<String>,
+    file: Arc<str>,
+    done: bool,
+}
+
+impl<R: Read> CsvRows<R> {
+    pub(super) fn new(reader: R, file: Arc<str>, delimiter: u8) -> Result<Self, TrainError> {
+        let left = Rc::new(Cell::new(MAX_ROW_BYTES));
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(Metered { inner: reader, left: left.clone() });
+        let remedy = "the first line must name the columns, each once";
+        let headers = reader.headers().map_err(|error| TrainError::data(&file, "a header line", error.to_string(), remedy))?;
+        let columns: Vec<String> = headers.iter().map(|name| name.trim_start_matches('\u{FEFF}').trim().to_owned()).collect();
+        let distinct: HashSet<&String> = columns.iter().collect();
+        if columns.is_empty() || columns.len() > MAX_COLUMNS || distinct.len() != columns.len() {
+            let got = format!("{} columns, {} of them distinct", columns.len(), distinct.len());
+            return Err(TrainError::data(&file, format!("1 to {MAX_COLUMNS} columns with distinct names"), got, remedy));
+        }
+        Ok(Self { reader, left, columns, file, done: false })
+    }
+}
+
+impl<R: Read> Iterator for CsvRows<R> {
+    type Item = Result<Row, RowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        self.left.set(MAX_ROW_BYTES);
+        let mut record = csv::StringRecord::new();
+        let place = |line: u64| Place { file: self.file.clone(), number: line, unit: "line" };
+        match self.reader.read_record(&mut record) {
+            Ok(false) => None,
+            Ok(true) => {
+                let line = record.position().map_or(0, csv::Position::line);
+                let cells = self.columns.iter().zip(record.iter());
+                let fields = cells.map(|(name, cell)| (name.clone(), Value::from(cell))).collect();
+                Some(Ok(Row { place: place(line), fields }))
+            }
+            Err(error) => {
+                let line = error.position().map_or_else(|| self.reader.position().line(), csv::Position::line);
+                if let csv::ErrorKind::Io(_) = error.kind() {
+                    self.done = true;
+                    return Some(Err(RowError::Fatal(TrainError::data(&self.file, "csv", error.to_string(), "check the quotation marks"))));
+                }
+                let problem = match error.kind() {
+                    csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("expected {expected_len} cells, got {len}"),
+                    csv::ErrorKind::Utf8 { .. } => "expected UTF-8 text".to_owned(),
+                    _ => error.to_string(),
+                };
+                Some(Err(RowError::Bad(BadRow { place: place(line), field: String::new(), problem })))
+            }
+        }
+    }
+}
+
+/// Rows of a parquet file.
+pub(super) struct ParquetRows {
+    rows: Option<RowIter<'static>>,
+    file: Arc<str>,
+    number: u64,
+}
+
+impl ParquetRows {
+    pub(super) fn open(path: &Path, file: Arc<str>) -> Result<Self, TrainError> {
+        let handle = File::open(path).map_err(|source| TrainError::io("open", path, source))?;
+        let opened = guarded(|| SerializedFileReader::new(handle).map(|reader| reader.into_iter()));
+        let rows = opened.map_err(|problem| damaged(&file, problem))?;
+        Ok(Self { rows: Some(rows), file, number: 0 })
+    }
+}
+
+fn damaged(file: &str, problem: String) -> TrainError {
+    TrainError::data(file, "a parquet file (uncompressed, snappy, gzip or zstd)", problem, "write it again, or convert it to jsonl")
+}
+
+/// Runs what may fail or panic on damaged bytes.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, parquet::errors::ParquetError>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("pages that cannot be decoded".to_owned()),
+    }
+}
+
+impl Iterator for ParquetRows {
+    type Item = Result<Row, RowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rows = self.rows.as_mut()?;
+        self.number += 1;
+        let decoded = guarded(|| rows.next().transpose().map(|row| row.map(|row| row.to_json_value())));
+        match decoded {
+            Ok(None) => None,
+            Ok(Some(value)) => {
+                let fields = if let Value::Object(fields) = value { fields } else { Map::new() };
+                Some(Ok(Row { place: Place { file: self.file.clone(), number: self.number, unit: "row" }, fields }))
+            }
+            Err(problem) => {
+                self.rows = None;
+                Some(Err(RowError::Fatal(damaged(&self.file, format!("{problem} at row {}", self.number)))))
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The tokenized data set in memory, packing, and the micro-batches that the engine takes.
+//!
+//! Texts stream through and only tokens stay, five bytes each. A batch is not padded: its sequences stand one after the other, every
+//! token with its position and the number of its sequence, which is also exactly what a packed sequence is. Padding lost: it costs
+//! compute, and the kernels address sequences by table anyway.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::data::{DataOptions, DataReport, Examples, Shape};
+use crate::error::{BadRow, Result, TrainError};
+use crate::render::{IGNORED, Renderer, Tokens};
+
+/// Sequences in one arena. A preference data set has two for each example, chosen and rejected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dataset {
+    ids: Vec<u32>,
+    trained: Vec<bool>,
+    /// Where each sequence ends.
+    ends: Vec<usize>,
+    /// Sequences of one example: 1, or 2 for pairs.
+    per_example: usize,
+}
+
+impl Dataset {
+    /// A data set from ready sequences, one for each example.
+    pub fn from_sequences<'a>(sequences: impl IntoIterator<Item = &'a Tokens>) -> Self {
+        let mut set = Self { per_example: 1, ..Self::default() };
+        sequences.into_iter().for_each(|tokens| set.push(tokens));
+        set
+    }
+
+    fn push(&mut self, tokens: &Tokens) {
+        self.ids.extend_from_slice(&tokens.ids);
+        self.trained.extend_from_slice(&tokens.trained);
+        self.ends.push(self.ids.len());
+    }
+
+    /// Reads, renders and tokenizes all rows of these files. `on_row` is called with the counts after each row.
+    ///
+    /// # Errors
+    /// A file or row that cannot be read (rows only unless they are skipped), a row that the template refuses, or nothing left to train on.
+    pub fn load(files: &[PathBuf], options: DataOptions, renderer: &Renderer, mut on_row: impl FnMut(&DataReport)) -> Result<Loaded> {
+        let mut examples = Examples::new(files, options);
+        let mut set = Self { per_example: 1, ..Self::default() };
+        while let Some(next) = examples.next() {
+            let (place, example) = next?;
+            let outcome = match renderer.render(&example) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let row = BadRow { place, field: String::new(), problem: error.to_string() };
+                    match examples.bad(row) {
+                        Some(error) => return Err(error),
+                        None => continue,
+                    }
+                }
+            };
+            let report = &mut examples.report;
+            report.untrained_turns += outcome.untrained_turns;
+            outcome.lengths.iter().for_each(|length| report.count_length(*length));
+            match outcome.rendered {
+                Err(reason) => report.count_dropped(reason),
+                Ok(rendered) => {
+                    report.kept += 1;
+                    report.truncated += u64::from(outcome.truncated);
+                    set.per_example = rendered.sequences().count();
+                    for tokens in rendered.sequences() {
+                        report.tokens += tokens.ids.len() as u64;
+                        report.trained_tokens += tokens.trained_count() as u64;
+                        set.push(tokens);
+                    }
+                }
+            }
+            on_row(report);
+        }
+        if set.ends.is_empty() {
+            let names = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
+            let got = format!("{} rows, of which {} were bad and {} dropped", examples.report.read, examples.report.bad, examples.report.dropped_total());
+            return Err(TrainError::data(&names, "at least one example to train on", got, "look at the first rows with --dry-run"));
+        }
+        Ok(Loaded { shape: examples.shape(), report: examples.report, dataset: set })
+    }
+
+    /// Examples.
+    pub fn len(&self) -> usize {
+        self.ends.len() / self.per_example.max(1)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Whether each example is a pair of chosen and rejected.
+    pub fn is_preference(&self) -> bool {
+        self.per_example == 2
+    }
+
+    /// The length of each sequence.
+    pub fn lengths(&self) -> Vec<usize> {
+        (0..self.ends.len()).map(|at| self.range(at).len()).collect()
+    }
+
+    fn range(&self, sequence: usize) -> Range<usize> {
+        let start = sequence.checked_sub(1).map_or(0, |before| self.ends[before]);
+        start..self.ends[sequence]
+    }
+
+    /// Ids and marks of a sequence. For pairs, example e has the sequences 2e (chosen) and 2e + 1 (rejected).
+    pub fn sequence(&self, sequence: usize) -> (&[u32], &[bool]) {
+        let range = self.range(sequence);
+        (&self.ids[range.clone()], &self.trained[range])
+    }
+
+    /// The examples with these numbers, as a data set of their own.
+    #[must_use]
+    pub fn subset(&self, examples: &[usize]) -> Self {
+        let mut set = Self { per_example: self.per_example, ..Self::default() };
+        for sequence in examples.iter().flat_map(|e| (0..self.per_example).map(move |part| e * self.per_example + part)) {
+            let (ids, trained) = self.sequence(sequence);
+            set.ids.extend_from_slice(ids);
+            set.trained.extend_from_slice(trained);
+            set.ends.push(set.ids.len());
+        }
+        set
+    }
+
+    /// Lays sequences one after the other, each beginning again at position 0.
+    pub fn micro_batch(&self, sequences: &[usize]) -> MicroBatch {
+        let mut batch = MicroBatch::default();
+        for (number, sequence) in sequences.iter().enumerate() {
+            let (ids, trained) = self.sequence(*sequence);
+            batch.ids.extend_from_slice(ids);
+            // The first token's label would be predicted by another sequence's last token.
+            batch.labels.extend(ids.iter().zip(trained).enumerate().map(|(at, (id, t))| if *t && at > 0 { *id as i32 } else { IGNORED }));
+            batch.positions.extend(0..ids.len() as u32);
+            batch.sequences.resize(batch.ids.len(), number as u32);
+            batch.starts.push((batch.ids.len() - ids.len()) as u32);
+        }
+        batch
+    }
+
+    /// Groups sequences into packs of at most `length` tokens: each goes into the fullest pack with room, in the order given, so that the
+    /// same order always gives the same packs. At most 256 packs are open at a time.
+    pub fn pack(&self, length: usize) -> Vec<Vec<usize>> {
+        const OPEN: usize = 256;
+        let mut packs: Vec<Vec<usize>> = Vec::new();
+        let mut open: Vec<(usize, usize)> = Vec::new(); // (tokens left, pack)
+        for (sequence, tokens) in self.lengths().into_iter().enumerate() {
+            let fit = open.iter().enumerate().filter(|(_, (left, _))| *left >= tokens).min_by_key(|(_, fit)| **fit).map(|(at, _)| at);
+            match fit {
+                Some(at) => {
+                    open[at].0 -= tokens;
+                    packs[open[at].1].push(sequence);
+                }
+                None => {
+                    packs.push(vec![sequence]);
+                    open.push((length.saturating_sub(tokens), packs.len() - 1));
+                    if open.len() > OPEN {
+                        let fullest = open.iter().enumerate().min_by_key(|(_, fit)| **fit).map_or(0, |(at, _)| at);
+                        open.swap_remove(fullest);
+                    }
+                }
+            }
+        }
+        packs
+    }
+}
+
+/// A data set as it was read.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The sequences.
+    pub dataset: Dataset,
+    /// What became of the rows.
+    pub report: DataReport,
+    /// The rows' shape.
+    pub shape: Option<Shape>,
+}
+
+/// Sequences one after the other, without padding. T is the sum of their lengths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// Token ids [T].
+    pub ids: Vec<u32>,
+    /// `labels[t]` is the token at t where it is trained, −100 elsewhere [T].
+    pub labels: Vec<i32>,
+    /// The position of each token in its own sequence [T].
+    pub positions: Vec<u32>,
+    /// The number of each token's sequence within the batch [T].
+    pub sequences: Vec<u32>,
+    /// Where each sequence begins.
+    pub starts: Vec<u32>,
+}
+
+impl MicroBatch {
+    /// What the logits at t must predict [T]: the next token of the same sequence where it is trained, −100 elsewhere.
+    pub fn targets(&self) -> Vec<i32> {
+        let next = |t: usize| self.sequences.get(t + 1).filter(|s| **s == self.sequences[t]).map_or(IGNORED, |_| self.labels[t + 1]);
+        (0..self.ids.len()).map(next).collect()
+    }
+
+    /// Trained tokens.
+    pub fn target_count(&self) -> usize {
+        self.labels.iter().filter(|label| **label != IGNORED).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(lengths: &[usize]) -> Dataset {
+        let sequences: Vec<Tokens> = lengths
+            .iter()
+            .enumerate()
+            .map(|(n, length)| Tokens {
+                ids: (0..*length as u32).map(|t| 100 * n as u32 + t).collect(),
+                trained: (0..*length).map(|t| t >= length / 2).collect(),
+            })
+            .collect();
+        Dataset::from_sequences(&sequences)
+    }
+
+    #[test]
+    fn a_batch_keeps_sequences_apart() {
+        let batch = set(&[4, 1, 3]).micro_batch(&[2, 0, 1]);
+        assert_eq!(batch.ids, [200, 201, 202, 0, 1, 2, 3, 100]);
+        assert_eq!(batch.positions, [0, 1, 2, 0, 1, 2, 3, 0]);
+        assert_eq!(batch.sequences, [0, 0, 0, 1, 1, 1, 1, 2]);
+        assert_eq!(batch.starts, [0, 3, 7]);
+        assert_eq!(batch.labels, [-100, 201, 202, -100, -100, 2, 3, -100]);
+        assert_eq!(batch.targets(), [201, 202, -100, -100, 2, 3, -100, -100]);
+        assert_eq!(batch.target_count(), 4);
+    }
+
+    #[test]
+    fn packs_hold_every_sequence_once_within_the_length() {
+        let lengths: Vec<usize> = (0..500).map(|n| 1 + (n * 37) % 60).collect();
+        let set = set(&lengths);
+        let packs = set.pack(64);
+        let mut all: Vec<usize> = packs.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..500).collect::<Vec<_>>());
+        assert!(packs.iter().all(|pack| pack.iter().map(|s| lengths[*s]).sum::<usize>() <= 64));
+        let least = lengths.iter().sum::<usize>().div_ceil(64);
+        assert!(packs.len() <= least + least / 10, "{} packs, at least {least} are needed", packs.len());
+        assert_eq!(packs, set.pack(64));
+    }
+
+    #[test]
+    fn a_subset_has_its_examples() {
+        let all = set(&[2, 3, 4]);
+        let some = all.subset(&[2, 0]);
+        assert_eq!((some.len(), some.lengths()), (2, vec![4, 2]));
+        assert_eq!(some.sequence(0), all.sequence(2));
+    }
+}

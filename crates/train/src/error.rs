@@ -1,0 +1,180 @@
+//! What can go wrong before, between and after the steps of a training run.
+//!
+//! One enum for the crate: callers print it. A bad data row is the exception, see [`BadRow`]: it is counted instead of
+//! returned when the user asked for that.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use bayan_generate::text::TextError;
+use bayan_models::AdapterError;
+
+/// The result of everything here.
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// open, read, write, …
+        action: &'static str,
+        /// The file or directory.
+        path: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A data file is not what its name says, or holds nothing to train on.
+    #[error("{file}: expected {expected}, got {got}; {remedy}")]
+    Data {
+        /// The file.
+        file: String,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        got: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// One row of a data file.
+    #[error("{0}; fix the row, or pass --skip-bad to count such rows instead of stopping")]
+    Row(BadRow),
+    /// A field of a recipe or a flag.
+    #[error("recipe: `{field}`: expected {expected}, got {got}; {remedy}")]
+    Recipe {
+        /// The field.
+        field: String,
+        /// What would do.
+        expected: String,
+        /// What stands there.
+        got: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A checkpoint of a run that cannot be resumed from.
+    #[error("checkpoint {path}: expected {expected}, got {got}; {remedy}")]
+    Checkpoint {
+        /// Its directory.
+        path: String,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        got: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// Tokenizer or chat template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The adapter's files.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+}
+
+impl TrainError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action, path: path.display().to_string(), source }
+    }
+
+    pub(crate) fn data(file: &str, expected: impl Into<String>, got: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Data { file: file.to_owned(), expected: expected.into(), got: got.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn recipe(field: &str, expected: impl Into<String>, got: impl fmt::Display, remedy: impl Into<String>) -> Self {
+        Self::Recipe { field: field.to_owned(), expected: expected.into(), got: shortened(&got.to_string(), 120), remedy: remedy.into() }
+    }
+
+    pub(crate) fn checkpoint(path: &Path, expected: impl Into<String>, got: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Checkpoint { path: path.display().to_string(), expected: expected.into(), got: got.into(), remedy: remedy.into() }
+    }
+}
+
+/// Where a row stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file, as it was named.
+    pub file: std::sync::Arc<str>,
+    /// The number of its line (jsonl, csv, json: where the row begins) or, in parquet, of the row; from 1.
+    pub number: u64,
+    /// `line` or `row`.
+    pub unit: &'static str,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.file, self.unit, self.number)
+    }
+}
+
+/// A row that cannot become an example.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRow {
+    /// Where.
+    pub place: Place,
+    /// The field, or empty when the row as a whole is wrong.
+    pub field: String,
+    /// What was expected and what is there.
+    pub problem: String,
+}
+
+impl fmt::Display for BadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.field.as_str() {
+            "" => write!(f, "{}: {}", self.place, self.problem),
+            field => write!(f, "{}: field `{field}`: {}", self.place, self.problem),
+        }
+    }
+}
+
+/// At most `limit` characters of something a stranger wrote.
+pub(crate) fn shortened(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text.to_owned(),
+    }
+}
+
+/// The known name nearest to a misspelt one, if it is near enough to be meant.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = shortened(&name.to_lowercase().replace('-', "_"), 64);
+    let scored = known.into_iter().map(|k| (distance(&name, k), k)).min()?;
+    (scored.0 <= (name.chars().count() / 2).clamp(1, 4)).then_some(scored.1)
+}
+
+/// Levenshtein distance in characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        let known = ["learning_rate", "rank", "alpha"];
+        assert_eq!(nearest("learning-rat", known), Some("learning_rate"));
+        assert_eq!(nearest("alhpa", known), Some("alpha"));
+        assert_eq!(nearest("zzzzzzzzzz", known), None);
+    }
+
+    #[test]
+    fn a_bad_row_names_file_line_and_field() {
+        let row = BadRow { place: Place { file: "a.jsonl".into(), number: 3, unit: "line" }, field: "messages".into(), problem: "missing".into() };
+        assert_eq!(row.to_string(), "a.jsonl: line 3: field `messages`: missing");
+    }
+}

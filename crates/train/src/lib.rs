@@ -1,0 +1,33 @@
+//! Fine-tuning without the GPU mathematics: data, rendering, recipes, schedules, adapters' files, order, logs, checkpoints, memory.
+//!
+//! The choice: everything that decides *what* is trained is plain Rust over bytes and arrays, checked against PEFT's and transformers'
+//! fixtures without a device; the engine that walks the graph backwards sees only token ids, labels and numbers. Putting the two
+//! together lost: a wrong label costs nothing to find here and a day to find in a loss curve.
+
+pub mod adapter;
+pub mod checkpoint;
+pub mod data;
+pub mod dataset;
+pub mod error;
+mod files;
+pub mod log;
+pub mod order;
+pub mod recipe;
+pub mod render;
+pub mod rng;
+pub mod schedule;
+
+#[cfg(test)]
+mod testing;
+
+pub use adapter::write_adapter;
+pub use checkpoint::{Checkpoints, NamedArray, Resumed, TrainState, TrainedWeights};
+pub use data::{DataFiles, DataOptions, DataReport, DropReason, Example, Examples, Shape};
+pub use dataset::{Dataset, Loaded, MicroBatch};
+pub use error::{BadRow, Place, Result, TrainError};
+pub use log::{LogEntry, RunLog};
+pub use order::{Batch, Order, Position, split_validation, steps_per_epoch};
+pub use recipe::{LossNormalization, Method, Recipe, RunPlan, TurnEnd};
+pub use render::{RenderOptions, Rendered, Renderer, Tokens, dry_run};
+pub use rng::Rng;
+pub use schedule::{Schedule, Scheduler};

@@ -1,0 +1,276 @@
+//! What a run leaves to look at: a JSONL file, TensorBoard events, and at the end a plot as PNG and as a page of its own.
+//!
+//! Every format is written here in a few lines; plotting and protobuf crates lost, since each would outweigh the rest of this crate.
+
+mod page;
+mod picture;
+mod tensorboard;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+use crate::files::replace_file;
+
+/// The name of the JSONL log in a run's directory.
+pub const LOG_FILE: &str = "train_log.jsonl";
+
+/// One line of the log: a training step or an evaluation.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// The optimizer step, from 0.
+    pub step: u64,
+    /// Epochs done, with a fraction.
+    pub epoch: f64,
+    /// The step's training loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// Its learning rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// The global norm of its gradients before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Tokens per second, all tokens of the sequences.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Device memory in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Loss on the evaluation data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
+    /// DPO: part of the pairs whose chosen answer is rewarded more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_accuracy: Option<f64>,
+    /// DPO: mean difference of the rewards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_margin: Option<f64>,
+}
+
+impl LogEntry {
+    /// Names and values for curves.
+    fn scalars(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let memory = self.memory_bytes.map(|bytes| bytes as f64);
+        let all = [
+            ("train/loss", self.loss),
+            ("train/learning_rate", self.learning_rate),
+            ("train/grad_norm", self.grad_norm),
+            ("train/tokens_per_second", self.tokens_per_second),
+            ("train/memory_bytes", memory),
+            ("train/reward_accuracy", self.reward_accuracy),
+            ("train/reward_margin", self.reward_margin),
+            ("eval/loss", self.eval_loss),
+        ];
+        all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)))
+    }
+}
+
+/// Writes a run's logs.
+#[derive(Debug)]
+pub struct RunLog {
+    directory: PathBuf,
+    lines: File,
+    events: tensorboard::EventFile,
+}
+
+fn seconds_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
+}
+
+impl RunLog {
+    /// Opens the logs of a run in `directory`. When resuming, lines from `next_step` on are taken out first: they belong to
+    /// steps that will be done again. A new run (`next_step` 0) begins an empty log.
+    ///
+    /// # Errors
+    /// A refused file operation.
+    pub fn open(directory: &Path, next_step: u64) -> Result<Self> {
+        fs::create_dir_all(directory).map_err(|source| TrainError::io("create", directory, source))?;
+        let path = directory.join(LOG_FILE);
+        let kept: Vec<LogEntry> = if next_step > 0 { read_log(directory)? } else { vec![] };
+        let mut text = Vec::new();
+        for entry in kept.iter().filter(|entry| entry.step < next_step) {
+            text.extend(line(entry));
+        }
+        replace_file(&path, &text)?;
+        let lines = OpenOptions::new().append(true).open(&path).map_err(|source| TrainError::io("open", &path, source))?;
+        let now = seconds_now();
+        let events = tensorboard::EventFile::create(&directory.join("tensorboard"), now)?;
+        Ok(Self { directory: directory.to_owned(), lines, events })
+    }
+
+    /// Adds an entry to both logs.
+    ///
+    /// # Errors
+    /// A refused write.
+    pub fn add(&mut self, entry: &LogEntry) -> Result<()> {
+        let path = self.directory.join(LOG_FILE);
+        self.lines.write_all(&line(entry)).map_err(|source| TrainError::io("write", &path, source))?;
+        self.events.add(seconds_now(), entry.step, &entry.scalars().collect::<Vec<_>>())
+    }
+
+    /// Draws `loss.png` and `loss.html` from the log. `title` stands above both.
+    ///
+    /// # Errors
+    /// A log that cannot be read, a refused write.
+    pub fn plot(&self, title: &str) -> Result<()> {
+        plot(&self.directory, title)
+    }
+}
+
+fn line(entry: &LogEntry) -> Vec<u8> {
+    let mut line = serde_json::to_vec(entry).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// Reads a run's JSONL log. A last line cut off by a kill is left out.
+///
+/// # Errors
+/// A file that cannot be read, or a line before the last that is not an entry.
+pub fn read_log(directory: &Path) -> Result<Vec<LogEntry>> {
+    let path = directory.join(LOG_FILE);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(source) => return Err(TrainError::io("open", &path, source)),
+    };
+    let (mut entries, mut broken) = (vec![], None);
+    for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let line = line.map_err(|source| TrainError::io("read", &path, source))?;
+        if let Some((number, error)) = broken {
+            let shown = path.display().to_string();
+            return Err(TrainError::data(&shown, "a log entry on each line", format!("{error} in line {number}"), "move the log away"));
+        }
+        match serde_json::from_slice(&line) {
+            Ok(entry) => entries.push(entry),
+            Err(error) => broken = Some((number + 1, error.to_string())),
+        }
+    }
+    Ok(entries)
+}
+
+/// Draws `loss.png` and `loss.html` of a run's directory.
+///
+/// # Errors
+/// A log that cannot be read, a refused write.
+pub fn plot(directory: &Path, title: &str) -> Result<()> {
+    let entries = read_log(directory)?;
+    replace_file(&directory.join("loss.png"), &picture::png(&entries))?;
+    replace_file(&directory.join("loss.html"), page::html(&entries, title).as_bytes())
+}
+
+/// Points (step, value) of one curve; what is not finite is left out.
+fn curve(entries: &[LogEntry], value: impl Fn(&LogEntry) -> Option<f64>) -> Vec<(f64, f64)> {
+    entries.iter().filter_map(|e| value(e).filter(|v| v.is_finite()).map(|v| (e.step as f64, v))).collect()
+}
+
+/// An exponential moving average, corrected for its beginning.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let keep = if points.len() > 400 { 0.97 } else { 0.9 };
+    let (mut sum, mut weight) = (0.0, 0.0);
+    let next = |(x, y): &(f64, f64)| {
+        sum = keep * sum + (1.0 - keep) * y;
+        weight = keep * weight + (1.0 - keep);
+        (*x, sum / weight)
+    };
+    points.iter().map(next).collect()
+}
+
+/// The range of the values of curves, never empty.
+fn range(curves: &[&[(f64, f64)]], pick: fn(&(f64, f64)) -> f64) -> (f64, f64) {
+    let values = || curves.iter().flat_map(|c| c.iter().map(pick));
+    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    match low.partial_cmp(&high) {
+        Some(std::cmp::Ordering::Less) => (low, high),
+        Some(std::cmp::Ordering::Equal) => (low - 0.5, high + 0.5),
+        _ => (0.0, 1.0),
+    }
+}
+
+/// Round values for the marks of an axis, about `count` of them.
+fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
+    let rough = (high - low) / count.max(1) as f64;
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(power);
+    let first = (low / step).ceil() as i64;
+    (first..).map(|n| n as f64 * step).take_while(|v| *v <= high + 1e-9 * step).take(3 * count).collect()
+}
+
+/// A number for an axis.
+fn label(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && !(1e-3..1e6).contains(&size) {
+        return format!("{value:.0e}");
+    }
+    let text = format!("{value:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(count: u64) -> Vec<LogEntry> {
+        let entry = |step: u64| LogEntry {
+            step,
+            loss: Some(3.0 / (1.0 + step as f64 / 20.0)),
+            learning_rate: Some(1e-4),
+            eval_loss: (step % 10 == 9).then_some(2.0),
+            ..LogEntry::default()
+        };
+        (0..count).map(entry).collect()
+    }
+
+    #[test]
+    fn a_resumed_log_has_every_step_once() {
+        let place = tempfile::tempdir().unwrap();
+        let all = entries(10);
+        let mut log = RunLog::open(place.path(), 0).unwrap();
+        all[..8].iter().for_each(|e| log.add(e).unwrap());
+        drop(log);
+        // A kill in the middle of a line.
+        let path = place.path().join(LOG_FILE);
+        let mut text = fs::read(&path).unwrap();
+        text.extend(b"{\"step\": 8, \"lo");
+        fs::write(&path, text).unwrap();
+        let mut log = RunLog::open(place.path(), 5).unwrap();
+        all[5..].iter().for_each(|e| log.add(e).unwrap());
+        assert_eq!(read_log(place.path()).unwrap(), all);
+        fs::write(&path, "x\n{}\n").unwrap();
+        assert!(read_log(place.path()).unwrap_err().to_string().contains("line 1"));
+    }
+
+    #[test]
+    fn plots_are_drawn_for_any_log() {
+        let place = tempfile::tempdir().unwrap();
+        for count in [0, 1, 2, 300] {
+            let mut log = RunLog::open(place.path(), 0).unwrap();
+            let mut all = entries(count);
+            if let Some(entry) = all.get_mut(1) {
+                entry.loss = Some(7e9);
+            }
+            all.iter().for_each(|e| log.add(e).unwrap());
+            log.plot("a <run> & its \"loss\"").unwrap();
+            let png = fs::read(place.path().join("loss.png")).unwrap();
+            assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xaeB`\x82"));
+            let html = fs::read_to_string(place.path().join("loss.html")).unwrap();
+            assert!(html.contains("a &lt;run&gt; &amp; its &quot;loss&quot;") && !html.contains("http"), "self-contained and escaped");
+            assert_eq!(html.contains("<polyline"), count > 1);
+        }
+    }
+
+    #[test]
+    fn axes_have_round_marks() {
+        assert_eq!(ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(label(0.25), "0.25");
+        assert_eq!(label(0.0001), "1e-4");
+        assert_eq!(label(3.0), "3");
+        let smooth = smoothed(&[(0.0, 2.0), (1.0, 2.0), (2.0, 2.0)]);
+        assert!(smooth.iter().all(|p| (p.1 - 2.0).abs() < 1e-12));
+    }
+}

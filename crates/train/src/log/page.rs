@@ -1,0 +1,95 @@
+//! The loss plot as a page of its own: inline SVG, no script, nothing fetched.
+
+use std::fmt::Write;
+
+use super::{LogEntry, curve, label, range, smoothed, ticks};
+
+const WIDTH: f64 = 900.0;
+const HEIGHT: f64 = 260.0;
+const LEFT: f64 = 70.0;
+const BOTTOM: f64 = 30.0;
+
+const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
+svg{width:100%;height:auto}text{font-size:12px;fill:#444}.grid{stroke:#e3e3e3}.raw{stroke:#aac8eb}.line{stroke:#1e5ab4;stroke-width:2}\
+.eval{stroke:#dc6e14;stroke-width:2}polyline{fill:none}td{padding:0 1.5em 0 0;text-align:right}h2{font-size:1em;margin:1.5em 0 .2em}\
+@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}text{fill:#bbb}.grid{stroke:#333}.raw{stroke:#34506f}.line{stroke:#6ea4ee}}";
+
+/// The page.
+pub(super) fn html(entries: &[LogEntry], title: &str) -> String {
+    let mut page = String::new();
+    let title = escaped(title);
+    let _ = write!(page, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">");
+    let _ = write!(page, "<title>{title}</title><style>{STYLE}</style><h1 dir=\"auto\">{title}</h1>");
+    let loss = curve(entries, |e| e.loss);
+    let evaluation = curve(entries, |e| e.eval_loss);
+    let last = |points: &[(f64, f64)]| points.last().map_or("–".to_owned(), |p| format!("{:.4}", p.1));
+    let best = evaluation.iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
+    let steps = entries.iter().map(|e| e.step + 1).max().unwrap_or(0);
+    let _ = write!(page, "<table><tr><td>steps<td>{steps}<tr><td>last training loss<td>{}<tr><td>last evaluation loss<td>{}", last(&loss), last(&evaluation));
+    if best.is_finite() {
+        let _ = write!(page, "<tr><td>best evaluation loss<td>{best:.4}");
+    }
+    page.push_str("</table>");
+    let smooth = smoothed(&loss);
+    chart(&mut page, "Loss (faint: each step; blue: smoothed; orange: evaluation)", &[("raw", &loss), ("line", &smooth), ("eval", &evaluation)]);
+    let curves: [(&str, fn(&LogEntry) -> Option<f64>); 5] = [
+        ("Learning rate", |e| e.learning_rate),
+        ("Gradient norm before clipping", |e| e.grad_norm),
+        ("Tokens per second", |e| e.tokens_per_second),
+        ("Reward margin", |e| e.reward_margin),
+        ("Reward accuracy", |e| e.reward_accuracy),
+    ];
+    for (name, value) in curves {
+        let points = curve(entries, value);
+        if !points.is_empty() {
+            chart(&mut page, name, &[("line", &points)]);
+        }
+    }
+    page.push_str("</html>\n");
+    page
+}
+
+fn chart(page: &mut String, name: &str, curves: &[(&str, &Vec<(f64, f64)>)]) {
+    let all: Vec<&[(f64, f64)]> = curves.iter().map(|(_, points)| points.as_slice()).collect();
+    let ((x_low, x_high), (y_low, y_high)) = (range(&all, |p| p.0), range(&all, |p| p.1));
+    let to_x = |x: f64| LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - 10.0);
+    let to_y = |y: f64| HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - BOTTOM - 10.0);
+    let _ = write!(page, "<h2>{name}</h2><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{name}\">");
+    for y in ticks(y_low, y_high, 5) {
+        let at = to_y(y);
+        let _ = write!(page, "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{:.1}\"/>", WIDTH - 10.0);
+        let _ = write!(page, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 8.0, at + 4.0, label(y));
+    }
+    for x in ticks(x_low, x_high, 8) {
+        let _ = write!(page, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", to_x(x), HEIGHT - 8.0, label(x));
+    }
+    for (class, points) in curves.iter().filter(|(_, points)| points.len() > 1) {
+        let _ = write!(page, "<polyline class=\"{class}\" points=\"");
+        for (x, y) in thinned(points) {
+            let _ = write!(page, "{:.1},{:.1} ", to_x(x), to_y(y));
+        }
+        page.push_str("\"/>");
+    }
+    page.push_str("</svg>");
+}
+
+/// At most 4000 points: of each stretch the lowest and the highest, so that peaks stay.
+fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    if points.len() <= 4000 {
+        return points.to_vec();
+    }
+    let mut out = vec![];
+    for stretch in points.chunks(points.len().div_ceil(2000)) {
+        let low = stretch.iter().min_by(|a, b| a.1.total_cmp(&b.1));
+        let high = stretch.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let mut pair: Vec<_> = low.into_iter().chain(high).copied().collect();
+        pair.sort_by(|a, b| a.0.total_cmp(&b.0));
+        pair.dedup();
+        out.extend(pair);
+    }
+    out
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,420 @@
+//! A recipe: every choice of a training run under one name each, the same in a file and as a flag.
+//!
+//! The names are those that users of mlx_lm.lora, PEFT and transformers know; their other spellings are understood and
+//! unknown ones are refused with the nearest known name. Free-form configuration lost: a misspelt `learning_rate` that is silently
+//! ignored costs a night of training.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use bayan_models::{AdapterConfig, TargetModules};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Result, TrainError};
+use crate::order::steps_per_epoch;
+use crate::schedule::{Schedule, Scheduler};
+
+pub use parse::{PRESETS, parse_assignment, parse_toml, parse_yaml, preset};
+
+/// What is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Supervised: the answers themselves.
+    #[default]
+    Sft,
+    /// Direct preference optimization: the better of two answers.
+    Dpo,
+}
+
+/// How the losses of micro-batches become one step's loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossNormalization {
+    /// Summed loss / trained tokens of all micro-batches, as transformers does since 4.46.
+    #[default]
+    TokenMean,
+    /// The mean of the micro-batches' means.
+    MeanOfMeans,
+}
+
+/// How far an assistant's turn is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnEnd {
+    /// With all the template adds after it: the end-of-turn token and perhaps a line break.
+    #[default]
+    Template,
+    /// Up to and including the end-of-turn token, as axolotl does.
+    Token,
+}
+
+/// Every choice of a run. See each field for its other accepted names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// The preset that the other fields began from.
+    pub preset: Option<String>,
+    /// The base model's directory.
+    pub model: Option<String>,
+    /// The data: a file, or a directory with train and valid files.
+    pub data: Option<String>,
+    /// A file to evaluate on; otherwise `val_split` takes from the training data.
+    pub valid_data: Option<String>,
+    /// Where the adapter, checkpoints and logs go (`adapter_path`, `output_dir`).
+    pub output: Option<String>,
+
+    /// sft or dpo.
+    pub method: Method,
+    /// DPO: how far the model may move from its reference.
+    pub beta: f64,
+    /// DPO: compute the reference's log-probabilities once, before training.
+    pub precompute_reference: bool,
+    /// Train all parameters instead of an adapter.
+    pub full: bool,
+    /// With `full`: begin from random weights.
+    pub from_scratch: bool,
+
+    /// LoRA rank (`r`, `lora_r`).
+    pub rank: usize,
+    /// LoRA alpha; the scale is alpha / rank (`lora_alpha`).
+    pub alpha: f64,
+    /// Dropout in front of A (`lora_dropout`).
+    pub dropout: f64,
+    /// Scale alpha / √rank.
+    pub use_rslora: bool,
+    /// Module names, a regular expression, or `all-linear`.
+    pub target_modules: Value,
+    /// Layers that get an adapter; all when absent.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Ranks of modules by pattern.
+    pub rank_pattern: Map<String, Value>,
+    /// Alphas of modules by pattern.
+    pub alpha_pattern: Map<String, Value>,
+
+    /// Sequences of a micro-batch (`per_device_train_batch_size`, `micro_batch_size`).
+    pub batch_size: usize,
+    /// Micro-batches of an optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Passes over the data (`num_train_epochs`); not together with `max_steps`.
+    pub epochs: Option<f64>,
+    /// Optimizer steps (`iters`).
+    pub max_steps: Option<u64>,
+    /// Tokens of a sequence at most; longer ones are cut at the right (`sequence_len`).
+    pub max_seq_length: usize,
+    /// Put several short sequences into one (`sample_packing`).
+    pub packing: bool,
+    /// Learn the assistant's turns only; otherwise all tokens.
+    pub mask_prompt: bool,
+    /// How far an assistant's turn is learned.
+    pub turn_end: TurnEnd,
+    /// token_mean or mean_of_means.
+    pub loss_normalization: LossNormalization,
+
+    /// The highest learning rate (`lr`).
+    pub learning_rate: f64,
+    /// cosine, linear or constant (`lr_scheduler_type`).
+    pub lr_scheduler: Scheduler,
+    /// Steps of warm-up (`warmup`).
+    pub warmup_steps: Option<u64>,
+    /// Warm-up as a part of all steps; not together with `warmup_steps`.
+    pub warmup_ratio: Option<f64>,
+    /// AdamW's β₁ (or both as `betas`).
+    pub adam_beta1: f64,
+    /// AdamW's β₂.
+    pub adam_beta2: f64,
+    /// AdamW's ε (`eps`).
+    pub adam_epsilon: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm; 0 leaves them (`clip_grad_norm`).
+    pub max_grad_norm: f64,
+    /// NEFTune: noise on the embeddings.
+    pub neftune_noise_alpha: Option<f64>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Shuffle the examples of each epoch.
+    pub shuffle: bool,
+    /// Compute each layer's activations again in the backward pass instead of keeping them (`gradient_checkpointing`).
+    pub grad_checkpoint: bool,
+    /// f16 activations with loss scaling, where the device has f16.
+    pub f16: bool,
+
+    /// Part (below 1) or number (from 1) of examples set aside for evaluation (`val_set_size`).
+    pub val_split: f64,
+    /// Evaluate every so many steps (`eval_steps`, `steps_per_eval`).
+    pub eval_every: Option<u64>,
+    /// Save a checkpoint every so many steps (`save_steps`).
+    pub save_every: Option<u64>,
+    /// Report every so many steps (`logging_steps`, `steps_per_report`).
+    pub log_every: u64,
+    /// Checkpoints kept beside the best one (`save_total_limit`).
+    pub keep_last: usize,
+    /// Keep the checkpoint with the lowest evaluation loss, and end with it (`load_best_model_at_end`).
+    pub keep_best: bool,
+    /// Stop after so many evaluations without a better loss.
+    pub early_stopping_patience: Option<u64>,
+
+    /// From our column names to the file's.
+    pub columns: BTreeMap<String, String>,
+    /// Count bad rows instead of stopping.
+    pub skip_bad: bool,
+    /// Leave out system messages.
+    pub drop_system_message: bool,
+    /// Rows read at most.
+    pub limit: Option<u64>,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            preset: None,
+            model: None,
+            data: None,
+            valid_data: None,
+            output: None,
+            method: Method::Sft,
+            beta: 0.1,
+            precompute_reference: false,
+            full: false,
+            from_scratch: false,
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            use_rslora: false,
+            target_modules: Value::from("all-linear"),
+            layers_to_transform: None,
+            rank_pattern: Map::new(),
+            alpha_pattern: Map::new(),
+            batch_size: 4,
+            gradient_accumulation_steps: 1,
+            epochs: None,
+            max_steps: None,
+            max_seq_length: 2048,
+            packing: false,
+            mask_prompt: true,
+            turn_end: TurnEnd::Template,
+            loss_normalization: LossNormalization::TokenMean,
+            learning_rate: 1e-4,
+            lr_scheduler: Scheduler::Cosine,
+            warmup_steps: None,
+            warmup_ratio: None,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            neftune_noise_alpha: None,
+            seed: 0,
+            shuffle: true,
+            grad_checkpoint: true,
+            f16: false,
+            val_split: 0.0,
+            eval_every: None,
+            save_every: None,
+            log_every: 1,
+            keep_last: 2,
+            keep_best: false,
+            early_stopping_patience: None,
+            columns: BTreeMap::new(),
+            skip_bad: false,
+            drop_system_message: false,
+            limit: None,
+        }
+    }
+}
+
+/// How long a run is, known once the examples are counted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RunPlan {
+    /// Optimizer steps of one epoch.
+    pub steps_per_epoch: u64,
+    /// Optimizer steps of the run.
+    pub total_steps: u64,
+    /// Their learning rates.
+    pub schedule: Schedule,
+}
+
+const MAX_SEQ_LENGTH: usize = 1 << 20;
+const MAX_BATCH: usize = 1 << 16;
+
+impl Recipe {
+    /// Checks every value, and values against each other.
+    ///
+    /// # Errors
+    /// The first field that cannot be, with what would do.
+    pub fn validate(&self) -> Result<()> {
+        let whole = |field: &str, value: usize, most: usize| {
+            let error = || TrainError::recipe(field, format!("a whole number in 1..={most}"), value, "choose another number");
+            if (1..=most).contains(&value) { Ok(()) } else { Err(error()) }
+        };
+        let number = |field: &str, value: f64, sound: bool, expected: &str| {
+            if value.is_finite() && sound { Ok(()) } else { Err(TrainError::recipe(field, expected, value, "choose another number")) }
+        };
+        whole("rank", self.rank, 1 << 16)?;
+        whole("batch_size", self.batch_size, MAX_BATCH)?;
+        whole("gradient_accumulation_steps", self.gradient_accumulation_steps, MAX_BATCH)?;
+        whole("keep_last", self.keep_last, MAX_BATCH)?;
+        whole("log_every", self.log_every as usize, usize::MAX)?;
+        if !(2..=MAX_SEQ_LENGTH).contains(&self.max_seq_length) {
+            return Err(TrainError::recipe("max_seq_length", format!("a whole number in 2..={MAX_SEQ_LENGTH}"), self.max_seq_length, "choose another number"));
+        }
+        number("alpha", self.alpha, self.alpha > 0.0 && self.alpha <= 1e6, "a number in 0..=1e6, above 0")?;
+        number("dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "a number in 0..1")?;
+        number("learning_rate", self.learning_rate, self.learning_rate > 0.0 && self.learning_rate <= 1.0, "a number in 0..=1, above 0, such as 1e-4")?;
+        number("adam_beta1", self.adam_beta1, (0.0..1.0).contains(&self.adam_beta1), "a number in 0..1")?;
+        number("adam_beta2", self.adam_beta2, (0.0..1.0).contains(&self.adam_beta2), "a number in 0..1")?;
+        number("adam_epsilon", self.adam_epsilon, self.adam_epsilon > 0.0 && self.adam_epsilon < 1.0, "a small number above 0, such as 1e-8")?;
+        number("weight_decay", self.weight_decay, (0.0..=1.0).contains(&self.weight_decay), "a number in 0..=1")?;
+        number("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "a number from 0 on (0: no clipping)")?;
+        number("beta", self.beta, self.beta > 0.0, "a number above 0, such as 0.1")?;
+        number(
+            "val_split",
+            self.val_split,
+            self.val_split >= 0.0 && (self.val_split < 1.0 || self.val_split.fract() == 0.0),
+            "a part below 1 or a whole number",
+        )?;
+        if let Some(noise) = self.neftune_noise_alpha {
+            number("neftune_noise_alpha", noise, noise >= 0.0, "a number from 0 on, such as 5")?;
+        }
+        if let Some(epochs) = self.epochs {
+            number("epochs", epochs, epochs > 0.0 && epochs <= 1e6, "a number above 0")?;
+        }
+        if let Some(ratio) = self.warmup_ratio {
+            number("warmup_ratio", ratio, (0.0..=1.0).contains(&ratio), "a number in 0..=1")?;
+        }
+        for (field, value) in [("max_steps", self.max_steps), ("eval_every", self.eval_every), ("save_every", self.save_every)] {
+            if value == Some(0) {
+                return Err(TrainError::recipe(field, "a whole number from 1 on", 0, "leave the field out for none"));
+            }
+        }
+        self.validate_together()?;
+        if self.full { Ok(()) } else { self.adapter_config().map(|_| ()) }
+    }
+
+    fn validate_together(&self) -> Result<()> {
+        let clash = |field: &str, expected: &str, got: &str, remedy: &str| Err(TrainError::recipe(field, expected, got, remedy));
+        if self.epochs.is_some() && self.max_steps.is_some() {
+            return clash("epochs", "either epochs or max_steps", "both", "leave one out");
+        }
+        if self.warmup_steps.is_some() && self.warmup_ratio.is_some() {
+            return clash("warmup_steps", "either warmup_steps or warmup_ratio", "both", "leave one out");
+        }
+        if let (Some(warmup), Some(steps)) = (self.warmup_steps, self.max_steps)
+            && warmup > steps
+        {
+            return clash("warmup_steps", &format!("at most max_steps, {steps}"), &warmup.to_string(), "shorten the warm-up");
+        }
+        let evaluates = self.val_split > 0.0 || self.valid_data.is_some();
+        if self.early_stopping_patience == Some(0) {
+            return clash("early_stopping_patience", "a whole number from 1 on", "0", "leave the field out for no early stopping");
+        }
+        if self.early_stopping_patience.is_some() && self.eval_every.is_none() {
+            return clash("early_stopping_patience", "eval_every beside it", "none", "set eval_every, for example 50");
+        }
+        if self.keep_best && self.eval_every.is_none() {
+            return clash("keep_best", "eval_every beside it", "none", "set eval_every, for example 50");
+        }
+        if self.eval_every.is_some() && !evaluates && self.data.as_deref().is_some_and(|d| !std::path::Path::new(d).is_dir()) {
+            return clash("eval_every", "data to evaluate on", "none", "set val_split (for example 0.05) or valid_data");
+        }
+        if self.from_scratch && !self.full {
+            return clash("from_scratch", "full = true beside it", "false", "an adapter on random weights learns nothing; set full");
+        }
+        if self.full && self.method == Method::Dpo {
+            return clash("method", "sft with full = true", "dpo", "DPO needs the base as its reference; train an adapter");
+        }
+        if self.packing && self.method == Method::Dpo {
+            return clash("packing", "false with method dpo", "true", "pairs are not packed");
+        }
+        Ok(())
+    }
+
+    /// The adapter's configuration. `all-linear` stays as it is: [`Recipe::adapter_config_for`] writes it out for a model.
+    ///
+    /// # Errors
+    /// Patterns or targets that are none.
+    pub fn adapter_config(&self) -> Result<AdapterConfig> {
+        let mut config = AdapterConfig::new(self.rank, self.alpha, TargetModules::from_json("target_modules", &self.target_modules)?);
+        config.lora_dropout = self.dropout;
+        config.use_rslora = self.use_rslora;
+        config.layers_to_transform = self.layers_to_transform.clone().filter(|layers| !layers.is_empty());
+        config.base_model_name_or_path = self.model.clone();
+        if config.layers_to_transform.is_some() && matches!(config.target_modules, TargetModules::Regex(_)) {
+            let remedy = "put the layer numbers into the expression";
+            return Err(TrainError::recipe("layers_to_transform", "none when target_modules is an expression", "both", remedy));
+        }
+        for (key, value) in &self.rank_pattern {
+            let rank = value.as_u64().filter(|r| (1..=1 << 16).contains(r));
+            let rank = rank.ok_or_else(|| TrainError::recipe("rank_pattern", "ranks in 1..=65536", format!("{key}: {value}"), "write a whole number"))?;
+            config.rank_pattern.push((key.clone(), rank as usize));
+        }
+        for (key, value) in &self.alpha_pattern {
+            let alpha = value.as_f64().filter(|a| a.is_finite() && *a > 0.0);
+            let alpha = alpha.ok_or_else(|| TrainError::recipe("alpha_pattern", "numbers above 0", format!("{key}: {value}"), "write a number"))?;
+            config.alpha_pattern.push((key.clone(), alpha));
+        }
+        config.rules()?;
+        Ok(config)
+    }
+
+    /// The adapter's configuration for a model with these linear layers, and the layers that get a pair, in the order given. As PEFT does,
+    /// `all-linear` is written out as the names' endings.
+    ///
+    /// # Errors
+    /// As [`Recipe::adapter_config`]; targets, layers or patterns that no layer of the model has.
+    pub fn adapter_config_for(&self, linears: &[String]) -> Result<(AdapterConfig, Vec<String>)> {
+        let mut config = self.adapter_config()?;
+        let ending = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+        let known = || linears.iter().map(|name| ending(name)).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+        let chosen = |config: &AdapterConfig| -> Result<Vec<String>> {
+            let rules = config.rules()?;
+            let pairs = linears.iter().map(|name| Ok((rules.is_target(name)?, name.clone())));
+            Ok(pairs.collect::<Result<Vec<_>>>()?.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect())
+        };
+        let modules = chosen(&config)?;
+        if modules.is_empty() {
+            let remedy = format!("this model's linear layers are {}", known());
+            return Err(TrainError::recipe("target_modules", "at least one linear layer of the model", &self.target_modules, remedy));
+        }
+        if let TargetModules::Names(names) = &config.target_modules {
+            let missing = names.iter().find(|name| !linears.iter().any(|l| l == *name || l.ends_with(&format!(".{name}"))));
+            if let Some(missing) = missing {
+                return Err(TrainError::recipe("target_modules", format!("names among {}", known()), missing, "correct the name or leave it out"));
+            }
+        }
+        if let Some(layers) = &config.layers_to_transform {
+            let there = |layer: &usize| modules.iter().any(|m| bayan_models::layer_of(m) == Some(*layer));
+            if let Some(missing) = layers.iter().find(|layer| !there(layer)) {
+                return Err(TrainError::recipe("layers_to_transform", "layers that the model has", missing, "layers count from 0"));
+            }
+        }
+        if config.target_modules == TargetModules::AllLinear {
+            let endings: std::collections::BTreeSet<String> = modules.iter().map(|name| ending(name)).collect();
+            config.target_modules = TargetModules::Names(endings.into_iter().collect());
+        }
+        Ok((config, modules))
+    }
+
+    /// The length of a run over `examples` training sequences (packs, when packing), as transformers' Trainer counts.
+    pub fn plan(&self, examples: usize) -> RunPlan {
+        let steps_per_epoch = steps_per_epoch(examples, self.batch_size, self.gradient_accumulation_steps);
+        let total_steps = self.max_steps.unwrap_or_else(|| (self.epochs.unwrap_or(1.0) * steps_per_epoch as f64).ceil() as u64);
+        let warmup_steps = match (self.warmup_steps, self.warmup_ratio) {
+            (Some(steps), _) => steps,
+            (None, ratio) => (total_steps as f64 * ratio.unwrap_or(0.0)).ceil() as u64,
+        };
+        let schedule = Schedule { scheduler: self.lr_scheduler, learning_rate: self.learning_rate, warmup_steps, total_steps };
+        RunPlan { steps_per_epoch, total_steps, schedule }
+    }
+
+    /// How many of `examples` are set aside for evaluation.
+    pub fn validation_count(&self, examples: usize) -> usize {
+        let wanted = if self.val_split < 1.0 { (self.val_split * examples as f64).ceil() } else { self.val_split };
+        (wanted as usize).min(examples.saturating_sub(1))
+    }
+}

@@ -1,0 +1,261 @@
+//! Examples to token ids, with a mark on every token that is trained.
+//!
+//! The choice: the model's own chat template renders the whole conversation, and where each assistant turn begins and ends is found by
+//! rendering prefixes of the conversation, so every template works without knowing it. Counting on `{% generation %}` marks lost (few
+//! templates have them), and so did searching for the roles' headers (every family spells them differently).
+
+mod spans;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::ops::Range;
+
+use bayan_generate::text::{ChatInput, ChatTemplate, TextError, Tokenizer};
+use serde_json::{Map, Value};
+
+use crate::data::{DropReason, Example};
+use crate::recipe::{Recipe, TurnEnd};
+pub use view::dry_run;
+
+/// The label of a token that is not trained, as in transformers.
+pub const IGNORED: i32 = -100;
+
+/// Token ids and which of them are trained.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tokens {
+    /// Token ids [T].
+    pub ids: Vec<u32>,
+    /// Whether each is learned [T]; the first never is, nothing predicts it.
+    pub trained: Vec<bool>,
+}
+
+impl Tokens {
+    /// Labels [T]: `labels[t]` is the token at t where it is trained, [`IGNORED`] elsewhere; the logits at t − 1 predict it.
+    pub fn labels(&self) -> Vec<i32> {
+        self.ids.iter().zip(&self.trained).map(|(id, trained)| if *trained { *id as i32 } else { IGNORED }).collect()
+    }
+
+    /// Trained tokens.
+    pub fn trained_count(&self) -> usize {
+        self.trained.iter().filter(|t| **t).count()
+    }
+
+    fn push(&mut self, ids: &[u32], trained: bool) {
+        self.ids.extend_from_slice(ids);
+        self.trained.resize(self.ids.len(), trained);
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.ids.truncate(length);
+        self.trained.truncate(length);
+    }
+}
+
+/// What an example becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rendered {
+    /// One sequence.
+    Sequence(Tokens),
+    /// A preference pair.
+    Pair {
+        /// Prompt and better answer.
+        chosen: Tokens,
+        /// Prompt and worse answer.
+        rejected: Tokens,
+    },
+}
+
+impl Rendered {
+    /// Its sequences.
+    pub fn sequences(&self) -> impl Iterator<Item = &Tokens> {
+        let (first, second) = match self {
+            Self::Sequence(tokens) => (tokens, None),
+            Self::Pair { chosen, rejected } => (chosen, Some(rejected)),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
+/// A rendered example and what was done to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The tokens, or why there are none.
+    pub rendered: Result<Rendered, DropReason>,
+    /// Lengths before truncation.
+    pub lengths: Vec<usize>,
+    /// Whether any sequence was cut.
+    pub truncated: bool,
+    /// Assistant turns that could not be located and are not trained.
+    pub untrained_turns: u64,
+}
+
+/// How to render.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RenderOptions {
+    /// Tokens of a sequence at most.
+    pub max_seq_length: usize,
+    /// Train the assistant's turns only.
+    pub mask_prompt: bool,
+    /// How far a turn is trained.
+    pub turn_end: TurnEnd,
+    /// Further variables of the template, such as `enable_thinking`.
+    pub template_kwargs: Map<String, Value>,
+}
+
+impl RenderOptions {
+    /// What a recipe says.
+    pub fn of(recipe: &Recipe) -> Self {
+        Self { max_seq_length: recipe.max_seq_length, mask_prompt: recipe.mask_prompt, turn_end: recipe.turn_end, template_kwargs: Map::new() }
+    }
+}
+
+/// Renders examples for one model.
+#[derive(Debug, Clone)]
+pub struct Renderer {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    options: RenderOptions,
+}
+
+impl Renderer {
+    /// A renderer. Without a template only plain texts can be rendered.
+    pub fn new(tokenizer: Tokenizer, template: Option<ChatTemplate>, options: RenderOptions) -> Self {
+        Self { tokenizer, template, options }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Tokens of an example, cut at the right to the maximal length.
+    ///
+    /// # Errors
+    /// The template refuses the conversation or fails, or there is none.
+    pub fn render(&self, example: &Example) -> Result<Outcome, TextError> {
+        let mut untrained_turns = 0;
+        let mut conversation = |messages: &[Value], tools: &Option<Vec<Value>>, from: usize| {
+            let (tokens, untrained) = self.conversation(messages, tools, from)?;
+            untrained_turns += untrained;
+            Ok::<_, TextError>(tokens)
+        };
+        let sequences = match example {
+            Example::Text(text) => vec![self.running_text(text)?],
+            Example::Chat { messages, tools, train_from } => vec![conversation(messages, tools, *train_from)?],
+            Example::Preference { prompt, chosen, rejected, tools } => {
+                let with = |answer: &[Value]| [prompt.as_slice(), answer].concat();
+                vec![conversation(&with(chosen), tools, prompt.len())?, conversation(&with(rejected), tools, prompt.len())?]
+            }
+        };
+        Ok(self.cut(sequences, untrained_turns))
+    }
+
+    fn cut(&self, mut sequences: Vec<Tokens>, untrained_turns: u64) -> Outcome {
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
+        let truncated = lengths.iter().any(|length| *length > self.options.max_seq_length);
+        for tokens in &mut sequences {
+            tokens.truncate(self.options.max_seq_length);
+            if let Some(first) = tokens.trained.first_mut() {
+                *first = false; // no logits predict it
+            }
+        }
+        let rendered = if sequences.iter().any(|s| s.trained_count() == 0) {
+            Err(DropReason::NothingTrained)
+        } else {
+            let mut sequences = sequences.into_iter();
+            match (sequences.next(), sequences.next()) {
+                (Some(chosen), Some(rejected)) => Ok(Rendered::Pair { chosen, rejected }),
+                (Some(tokens), None) => Ok(Rendered::Sequence(tokens)),
+                _ => Err(DropReason::NothingTrained),
+            }
+        };
+        Outcome { rendered, lengths, truncated, untrained_turns }
+    }
+
+    /// A text with the tokenizer's own beginning and its end-of-text token, all trained.
+    fn running_text(&self, text: &str) -> Result<Tokens, TextError> {
+        let mut tokens = Tokens::default();
+        tokens.push(&self.tokenizer.encode(text, true)?, true);
+        let eos = self.tokenizer.eos_token().and_then(|token| self.tokenizer.id(token)).or(self.tokenizer.eos().first().copied());
+        if let Some(eos) = eos.filter(|eos| tokens.ids.last() != Some(eos)) {
+            tokens.push(&[eos], true);
+        }
+        Ok(tokens)
+    }
+
+    fn conversation(&self, messages: &[Value], tools: &Option<Vec<Value>>, train_from: usize) -> Result<(Tokens, u64), TextError> {
+        let Some(template) = &self.template else {
+            let remedy = "the checkpoint ships no chat template; name a built-in one (chatml, llama3, gemma, …), or train on plain text".to_owned();
+            return Err(TextError::TemplateFailed(remedy));
+        };
+        let input = |messages: &[Value], add_generation_prompt| ChatInput {
+            messages: messages.to_vec(),
+            tools: tools.clone(),
+            add_generation_prompt,
+            kwargs: self.options.template_kwargs.clone(),
+            ..Default::default()
+        };
+        let render = |messages: &[Value], generation| template.render(&input(messages, generation));
+        let text = render(messages, false)?;
+        if !self.options.mask_prompt {
+            let mut tokens = Tokens::default();
+            tokens.push(&self.tokenizer.encode_chat(&text)?, true);
+            return Ok((tokens, 0));
+        }
+        let found = spans::assistant_spans(&text, messages, train_from, &render);
+        let mut tokens = self.encode(&text, &found.spans)?;
+        if self.options.turn_end == TurnEnd::Token {
+            self.end_at_control_token(&mut tokens);
+        }
+        Ok((tokens, found.missing))
+    }
+
+    /// Ids of the text, trained inside the spans (ascending, not touching each other's characters).
+    ///
+    /// Where the pieces encoded one by one give other ids than the whole (a token straddles a boundary, or the tokenizer puts a space in
+    /// front of every text), the whole wins as long as its tokens end where the spans do; it is what the model sees when it generates.
+    fn encode(&self, text: &str, spans: &[Range<usize>]) -> Result<Tokens, TextError> {
+        let whole = self.tokenizer.encode_chat(text)?;
+        let mut pieces = Tokens::default();
+        let mut position = 0;
+        for span in spans {
+            pieces.push(&self.tokenizer.encode_chat(&text[position..span.start])?, false);
+            pieces.push(&self.tokenizer.encode_chat(&text[span.clone()])?, true);
+            position = span.end;
+        }
+        pieces.push(&self.tokenizer.encode_chat(&text[position..])?, false);
+        if pieces.ids == whole {
+            return Ok(pieces);
+        }
+        let mut trained = vec![false; whole.len()];
+        let mut exact = true;
+        for span in spans {
+            let mut bound = [0; 2];
+            for (bound, at) in bound.iter_mut().zip([span.start, span.end]) {
+                let before = self.tokenizer.encode_chat(&text[..at])?;
+                *bound = before.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+                exact &= *bound == before.len();
+            }
+            trained[bound[0]..bound[1].max(bound[0])].fill(true);
+        }
+        if exact || self.tokenizer.decode(&pieces.ids, false)? != self.tokenizer.decode(&whole, false)? {
+            return Ok(Tokens { ids: whole, trained });
+        }
+        Ok(pieces)
+    }
+
+    /// Takes what follows the last control token of each trained stretch out of training.
+    fn end_at_control_token(&self, tokens: &mut Tokens) {
+        let ends_turn = |id: u32| self.tokenizer.is_special(id) || self.tokenizer.eos().contains(&id);
+        let mut end = tokens.ids.len();
+        while end > 0 {
+            let Some(last) = tokens.trained[..end].iter().rposition(|t| *t) else { return };
+            let start = tokens.trained[..last].iter().rposition(|t| !*t).map_or(0, |at| at + 1);
+            if let Some(control) = (start..=last).rev().find(|at| ends_turn(tokens.ids[*at])) {
+                tokens.trained[control + 1..=last].fill(false);
+            }
+            end = start;
+        }
+    }
+}
