@@ -16,8 +16,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let own = tiles[group.y];
   if (own.y == 0u) { return; }
   let about = statistics[own.x * H];
-  let base = bitcast<u32>(about.z);
-  let start = bitcast<u32>(about.w); // position of the first key
+  let base = u32(about.z);
+  let start = u32(about.w); // position of the first key
   let last = start + own.y - 1u;
   let column = lane % D4;
   let part = lane / D4;
@@ -28,8 +28,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let tile = tiles[index];
     if (tile.y == 0u) { break; }
     let now = statistics[tile.x * H];
-    let first = bitcast<u32>(now.w);
-    if (bitcast<u32>(now.z) != base || (index > group.y && first <= start)) { break; }
+    let first = u32(now.w);
+    if (u32(now.z) != base || (index > group.y && first <= start)) { break; }
     if (WINDOW > 0u && first >= last + WINDOW) { break; }
     for (var g = 0u; g < H / K; g++) {
       let head = kv * (H / K) + g;

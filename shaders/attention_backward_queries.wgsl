@@ -14,8 +14,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let tile = tiles[group.y];
   if (tile.y == 0u) { return; }
   let about = statistics[tile.x * H + head];
-  let base = bitcast<u32>(about.z);
-  let first = bitcast<u32>(about.w);
+  let base = u32(about.z);
+  let first = u32(about.w);
   let last = first + tile.y - 1u;
   var begin = 0u;
   if (WINDOW > 0u && first + 1u > WINDOW) { begin = first + 1u - WINDOW; }

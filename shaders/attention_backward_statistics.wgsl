@@ -40,6 +40,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let at = (tile.x + lane) * H + head;
     var sum = 0.0;
     for (var c = 0u; c < D4; c++) { sum += dot(dy[at * D4 + c], y[at * D4 + c]); }
-    statistics[at] = vec4<f32>(peak + log(total), sum, bitcast<f32>(base), bitcast<f32>(first + lane));
+    statistics[at] = vec4<f32>(peak + log(total), sum, f32(base), f32(first + lane));
   }
 }

@@ -137,6 +137,10 @@ impl Graph {
         self.nodes.push(node);
     }
 
+    pub(crate) fn pop_node(&mut self) -> Option<Node> {
+        self.nodes.pop()
+    }
+
     /// Records an operation with one new f32 output of the given sizes.
     pub fn apply(&mut self, op: impl Op, inputs: &[Tensor], shape: &[usize]) -> Tensor {
         let output = self.tensor(shape, Dtype::F32);

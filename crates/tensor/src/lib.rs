@@ -6,6 +6,7 @@
 
 mod autodiff;
 pub mod cases;
+pub mod cases_training;
 mod fuse;
 mod graph;
 mod interpret;

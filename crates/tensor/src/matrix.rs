@@ -1,8 +1,9 @@
 //! A weight matrix on the device: the planes of its format, split by rows where a binding could not hold them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use bayan_gpu::{Buffer, Gpu, GpuError, Slice};
+use bayan_gpu::{Gpu, GpuError, Slice};
 use bayan_weights::{Format, Planes};
 
 /// Rows of one shard start at multiples of this, so that no workgroup straddles two shards.
@@ -15,13 +16,13 @@ pub struct Shard {
     pub first_row: usize,
     /// Number of rows.
     pub rows: usize,
-    planes: Vec<Buffer>,
+    planes: Vec<Slice>,
 }
 
 impl Shard {
     /// The planes as bindings, in the format's order.
     pub fn planes(&self) -> Vec<Slice> {
-        self.planes.iter().map(Buffer::whole).collect()
+        self.planes.clone()
     }
 }
 
@@ -69,7 +70,30 @@ impl Matrix {
 
     /// Bytes of all planes.
     pub fn size_bytes(&self) -> u64 {
-        self.shards.iter().flat_map(|s| &s.planes).map(Buffer::size_bytes).sum()
+        self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum()
+    }
+
+    /// Some of the rows as a matrix of its own on the same memory.
+    ///
+    /// # Panics
+    /// If the first row is not a multiple of [`SHARD_ROWS`].
+    pub fn rows_view(matrix: &Arc<Matrix>, rows: Range<usize>) -> Arc<Matrix> {
+        if rows == (0..matrix.rows) {
+            return matrix.clone();
+        }
+        assert!(rows.start.is_multiple_of(SHARD_ROWS) && rows.start < rows.end && rows.end <= matrix.rows, "matrix `{}`: rows {rows:?}", matrix.label);
+        let bytes = row_bytes(matrix.format, matrix.columns);
+        let mut shards = Vec::new();
+        for shard in &matrix.shards {
+            let (start, end) = (rows.start.max(shard.first_row), rows.end.min(shard.first_row + shard.rows));
+            if start < end {
+                let padded = (end - start).next_multiple_of(GROUP);
+                let part = |(plane, &n): (&Slice, &usize)| plane.buffer.slice(plane.offset_bytes + ((start - shard.first_row) * n) as u64, (padded * n) as u64);
+                shards.push(Shard { first_row: start - rows.start, rows: end - start, planes: shard.planes.iter().zip(&bytes).map(part).collect() });
+            }
+        }
+        let host = matrix.host.as_ref().map(|planes| planes.iter().zip(&bytes).map(|(plane, &n)| plane[rows.start * n..rows.end * n].to_vec()).collect());
+        Arc::new(Matrix { label: matrix.label.clone(), format: matrix.format, rows: rows.len(), columns: matrix.columns, shards, host })
     }
 
     /// Row `row` as f32, from host memory.
@@ -120,7 +144,7 @@ impl<'a> MatrixBuilder<'a> {
             while first_row < rows {
                 let count = per_shard.min(rows - first_row);
                 let padded = count.next_multiple_of(GROUP);
-                let planes = bytes.iter().map(|&n| gpu.allocate(label, (padded * n) as u64)).collect::<Result<_, _>>()?;
+                let planes = bytes.iter().map(|&n| gpu.allocate(label, (padded * n) as u64).map(|buffer| buffer.whole())).collect::<Result<_, _>>()?;
                 shards.push(Shard { first_row, rows: count, planes });
                 first_row += count;
             }
@@ -174,7 +198,7 @@ impl<'a> MatrixBuilder<'a> {
                 let end = (self.emitted + count).min(shard.first_row + shard.rows).next_multiple_of(GROUP);
                 if start < end && start < shard.first_row + shard.rows {
                     let range = (start - self.emitted) * n..(end - self.emitted) * n;
-                    gpu.write(&shard.planes[plane], ((start - shard.first_row) * n) as u64, &interleaved[range]);
+                    gpu.write(&shard.planes[plane].buffer, ((start - shard.first_row) * n) as u64, &interleaved[range]);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -36,6 +37,15 @@ impl Op for Add {
         let size = to.numbers(&[count as u32, stride])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
         to.emit(KernelText { name: "add", parts: &[include_str!("../../../../shaders/add.wgsl")], defines }, &[bindings], grid)
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        for input in [to.input(0), to.input(1)] {
+            if let (Some(gradient), true) = (to.gradient(0), to.wants(input)) {
+                to.pass(gradient, input);
+            }
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -6,6 +6,7 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 use half::f16;
 
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -47,6 +48,19 @@ impl Op for Append {
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
         let text = KernelText { name: "append", parts: &[include_str!("../../../../shaders/append.wgsl")], defines };
         to.emit(text, &[bindings], super::rows_grid(shape[0]))
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let (positions, bases) = (to.input(2), to.input(3));
+        // The rows belong to this step alone: what a cache shared by layers held before has another gradient.
+        let (Some(dk), Some(dv)) = (to.take_gradient(0), to.take_gradient(1)) else { return Ok(()) };
+        let k = to.input(0);
+        let shape = to.graph().shape(k).to_vec();
+        let gradients = to.graph().append_backward(dk, dv, positions, bases, &shape);
+        for (input, gradient) in [k, to.input(1)].into_iter().zip(gradients) {
+            to.pass(gradient, input);
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -7,6 +7,7 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use super::append::unpack_f16;
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -148,6 +149,21 @@ impl Op for Attention {
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let tokens = to.input_shape(0)[0];
         if tokens <= FEW_TOKENS { self.dispatch_split(to, tokens) } else { self.dispatch_tiles(to) }
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let Some(dy) = to.gradient(0) else { return Ok(()) };
+        let [q, k, v] = [to.input(0), to.input(1), to.input(2)];
+        if to.graph().width(k) != self.kv_heads * self.head_dim {
+            return Err(BackwardError("attention over a cache in f16"));
+        }
+        let over = Causality { positions: to.input(3), bases: to.input(4), tiles: to.input(5) };
+        let y = to.output(0);
+        let gradients = to.graph().attention_backward(self.clone(), [q, k, v, y, dy], over);
+        for (gradient, input) in gradients.into_iter().zip([q, k, v]) {
+            to.pass(gradient, input);
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

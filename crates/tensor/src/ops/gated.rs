@@ -3,6 +3,7 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -71,6 +72,15 @@ impl Op for Gated {
         let parts = [include_str!("../../../../shaders/lib/activate.wgsl"), include_str!("../../../../shaders/gated.wgsl")];
         let bindings = vec![to.input(0), to.output(0), size];
         to.emit(KernelText { name: "gated", parts: &parts, defines }, &[bindings], grid)
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let x = to.input(0);
+        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+            let dx = to.graph().gated_backward(x, dy, self.activation);
+            to.pass(dx, x);
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -176,7 +176,7 @@ impl Op for Linear {
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
-        if self.norm.is_some() || self.gate.is_some() {
+        if self.norm.is_some() || self.gate.is_some() || self.int8 {
             return Err(BackwardError("linear joined with its norm or gate by a rewrite"));
         }
         let Some(dy) = to.gradient(0) else { return Ok(()) };

@@ -48,7 +48,7 @@ impl Op for LinearBackward {
         let vectors = weight.columns().is_multiple_of(4);
         for (index, shard) in weight.shards().iter().enumerate() {
             // A padded stride keeps the stores of neighbouring rows in different banks, where the device has the room.
-            let stride = if to.capabilities().max_workgroup_bytes >= 20_000 { 17 } else { 16 };
+            let stride: usize = if to.capabilities().max_workgroup_bytes >= 20_000 { 17 } else { 16 };
             let defines = Defines::new()
                 .set("K", weight.columns())
                 .set("TM", tm)

@@ -1,36 +1,54 @@
 //! The operations. One file here and one WGSL file in `shaders/` each; the kernel and its plain-Rust reference stand together.
 
+mod adamw;
 mod add;
 mod append;
 mod attention;
+mod attention_backward;
 mod attention_decode;
+mod cross_entropy;
 mod dropout;
 mod embed;
 mod gated;
+mod gated_backward;
 mod linear;
+mod linear_backward;
+mod objective;
 mod product;
 mod quantize;
 mod rms_norm;
+mod rms_norm_backward;
 mod rope;
+mod rope_backward;
 mod sample;
 mod select_rows;
+mod select_rows_backward;
 
+pub use adamw::{AdamW, Arenas, GradientNorm, Hyper};
 pub use add::Add;
 pub use append::Append;
 pub(crate) use append::pack_f16;
 pub use attention::{Attention, Causality, FEW_TOKENS, QUERY_TILE};
+pub use attention_backward::AttentionBackward;
 pub use attention_decode::AttentionDecode;
+pub use cross_entropy::{CrossEntropy, CrossEntropyBackward, CrossEntropyScan, IGNORED};
 pub use dropout::Dropout;
 pub use embed::Embed;
 pub use gated::{Activation, Gated};
+pub use gated_backward::GatedBackward;
 pub use linear::Linear;
 pub(crate) use linear::{by_rows, takes_int8};
+pub use linear_backward::LinearBackward;
+pub use objective::{PreferenceLoss, WeightedLoss};
 pub use product::{Product, View};
 pub use quantize::Quantize;
 pub use rms_norm::RmsNorm;
+pub use rms_norm_backward::RmsNormBackward;
 pub use rope::Rope;
+pub use rope_backward::RopeBackward;
 pub use sample::{HISTORY, SETTINGS, Sample, SampleSettings, SampleStates};
 pub use select_rows::SelectRows;
+pub use select_rows_backward::{AppendBackward, SelectRowsBackward};
 
 use bayan_gpu::shader::Defines;
 

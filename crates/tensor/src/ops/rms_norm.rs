@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -45,6 +46,17 @@ impl Op for RmsNorm {
         let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rms_norm.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
         to.emit(KernelText { name: "rms_norm", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let (x, weight, eps) = (to.input(0), to.input(1), self.eps);
+        if to.wants(weight) {
+            return Err(BackwardError("rms_norm with a trained weight"));
+        }
+        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+            to.contribute(x, |graph, dx, add| graph.rms_norm_backward(x, weight, dy, dx, eps, add));
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

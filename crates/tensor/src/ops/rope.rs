@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -75,6 +76,19 @@ impl Op for Rope {
         let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rope.wgsl")];
         let grid = [Extent::Fixed((self.heads + 2 * self.kv_heads) as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
         to.emit(KernelText { name: "rope", parts: &parts, defines }, &[bindings], grid)
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let (qkv, positions, table) = (to.input(0), to.input(1), to.input(2));
+        let norms = self.norm_eps.map(|_| [qkv, to.input(3), to.input(4)]);
+        if norms.is_some_and(|norms| norms[1..].iter().any(|&norm| to.wants(norm))) {
+            return Err(BackwardError("rope with trained head norms"));
+        }
+        if let (Some(dq), Some(dk), Some(dv), true) = (to.gradient(0), to.gradient(1), to.gradient(2), to.wants(qkv)) {
+            let dqkv = to.graph().rope_backward(self.clone(), [dq, dk, dv], positions, table, norms);
+            to.pass(dqkv, qkv);
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -3,6 +3,7 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -39,6 +40,16 @@ impl Op for SelectRows {
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
         let text = KernelText { name: "select_rows", parts: &[include_str!("../../../../shaders/select_rows.wgsl")], defines: defines.set("WIDTH", vectors) };
         to.emit(text, &[bindings], super::rows_grid(rows))
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let (x, rows) = (to.input(0), to.input(1));
+        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+            let tokens = to.graph().rows(x);
+            let dx = to.graph().select_rows_backward(dy, rows, tokens);
+            to.pass(dx, x);
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

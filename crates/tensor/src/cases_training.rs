@@ -1,0 +1,417 @@
+//! The cases of training: each records a small computation and its gradients. On the device the gradients are held against the
+//! interpreter's, and on the host those against finite differences of the forward references.
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_weights::{FORMATS, Format, format_by_name};
+
+use crate::autodiff::BackwardOptions;
+use crate::cases::{Case, Maker, Recorded, case};
+use crate::graph::{Dtype, Graph, Tensor};
+use crate::interpret::interpret;
+use crate::ops::{Activation, Arenas, Attention, Causality, Dropout, Hyper, QUERY_TILE, Rope};
+use crate::state::State;
+use crate::values::Values;
+
+/// A computation with its gradients.
+pub struct Differentiated {
+    /// Forward, then backward.
+    pub graph: Graph,
+    /// The result.
+    pub y: Tensor,
+    /// The function that is differentiated is Σ cotangent · y; `None`: the first element of y.
+    pub cotangent: Option<Arc<State>>,
+    /// What it is differentiated by, and the gradients.
+    pub gradients: Vec<(Arc<State>, Tensor)>,
+}
+
+/// One case.
+pub struct GradientCase {
+    /// The operation, then what is special.
+    pub name: String,
+    /// Largest NMSE of the kernels against the references.
+    pub bound: f64,
+    /// Small and smooth enough for finite differences.
+    pub small: bool,
+    record: Box<dyn Fn(&mut Maker<'_>) -> Result<Differentiated, GpuError> + Send + Sync>,
+}
+
+/// What [`finite_differences`] found: the largest relative error (L2) of any gradient, and which.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    /// Relative error.
+    pub error: f64,
+    /// Index of the gradient.
+    pub gradient: usize,
+}
+
+fn zeros(make: &Maker<'_>, shape: &[usize]) -> Result<Arc<State>, GpuError> {
+    State::zeros(make.gpu, "gradient", shape, Dtype::F32)
+}
+
+/// Differentiates what was recorded, for a random cotangent.
+fn differentiate(make: &mut Maker<'_>, mut graph: Graph, y: Tensor, by: Vec<Arc<State>>, recompute: bool) -> Result<Differentiated, GpuError> {
+    let shape = graph.shape(y).to_vec();
+    let cotangent = make.random(&shape)?;
+    let gradients: Vec<Arc<State>> = by.iter().map(|state| zeros(make, state.shape())).collect::<Result<_, _>>()?;
+    let parameters: Vec<_> = by.iter().cloned().zip(gradients.iter().cloned()).collect();
+    let seed = graph.state(&cotangent);
+    if let Err(error) = graph.backward(&[(y, seed)], &parameters, BackwardOptions { recompute }) {
+        unreachable!("cases are differentiable: {error}");
+    }
+    let gradients = by.into_iter().zip(gradients.iter().map(|g| graph.state(g))).collect();
+    Ok(Differentiated { graph, y, cotangent: Some(cotangent), gradients })
+}
+
+fn gradient(
+    name: impl Into<String>,
+    small: bool,
+    record: impl Fn(&mut Maker<'_>, &mut Graph) -> Result<(Tensor, Vec<Arc<State>>), GpuError> + Send + Sync + 'static,
+) -> GradientCase {
+    let whole = move |make: &mut Maker<'_>| {
+        let mut graph = Graph::new();
+        let (y, by) = record(make, &mut graph)?;
+        differentiate(make, graph, y, by, false)
+    };
+    GradientCase { name: name.into(), bound: 1e-10, small, record: Box::new(whole) }
+}
+
+/// Every gradient.
+pub fn gradient_cases() -> Vec<GradientCase> {
+    let mut all = element_cases();
+    all.extend(linear_cases());
+    all.extend(product_cases());
+    all.extend(attention_cases());
+    all.extend(loss_cases());
+    all.extend(layer_cases());
+    all
+}
+
+/// The same and the optimizer as kernels against references.
+pub fn cases() -> Vec<Case> {
+    let kernels = |gradient: GradientCase| {
+        case(gradient.name, gradient.bound, move |make| {
+            let made = (gradient.record)(make)?;
+            let outputs = made.gradients.iter().map(|g| g.1).collect();
+            Ok((made.graph, outputs))
+        })
+    };
+    let mut all: Vec<Case> = gradient_cases().into_iter().map(kernels).collect();
+    for (len, max_norm) in [(64, 1.0), (10_000, 0.5), (777, 0.0)] {
+        all.push(case(format!("adamw {len}, norm {max_norm}"), 1e-11, move |make| adamw_case(make, len, max_norm)));
+    }
+    all
+}
+
+fn element_cases() -> Vec<GradientCase> {
+    let mut all = Vec::new();
+    for (rows, width) in [(2, 12), (3, 33), (5, 2304)] {
+        let small = width < 100;
+        all.push(gradient(format!("rms_norm_backward {rows}x{width}"), small, move |make, graph| {
+            let (x, weight) = (make.random(&[rows, width])?, make.random(&[width])?);
+            let input = graph.state(&x);
+            // Twice, so that the second contribution is added.
+            let (a, b) = (graph.rms_norm(input, &weight, 1e-5), graph.rms_norm(input, &weight, 0.1));
+            Ok((graph.add(a, b), vec![x]))
+        }));
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            all.push(gradient(format!("gated_backward {} {rows}x{width}", activation.name()), small, move |make, graph| {
+                let x = make.random(&[rows, 2 * width])?;
+                let input = graph.state(&x);
+                Ok((graph.gated(input, activation), vec![x]))
+            }));
+        }
+        all.push(gradient(format!("select_rows_backward {rows}x{width}"), small, move |make, graph| {
+            let x = make.random(&[rows, width])?;
+            let chosen = make.indices(&[4], vec![rows as u32 - 1, 0, 0, 1])?;
+            let (input, chosen) = (graph.state(&x), graph.state(&chosen));
+            Ok((graph.select_rows(input, chosen), vec![x]))
+        }));
+        all.push(gradient(format!("dropout_backward {rows}x{width}"), small, move |make, graph| {
+            let x = make.random(&[rows, width])?;
+            let seed = make.indices(&[1], vec![77])?;
+            let input = graph.state(&x);
+            Ok((graph.dropout(input, &Dropout { p: 0.3, salt: 5, seed }), vec![x]))
+        }));
+    }
+    for (heads, kv_heads, head_dim, norms) in [(2, 1, 8, true), (4, 2, 8, false), (8, 2, 80, true), (4, 2, 256, false)] {
+        let name = format!("rope_backward {heads}/{kv_heads}x{head_dim}{}", if norms { " with head norms" } else { "" });
+        all.push(gradient(name, head_dim < 16, move |make, graph| rope(make, graph, heads, kv_heads, head_dim, norms)));
+    }
+    all
+}
+
+fn table(make: &mut Maker<'_>, positions: usize, rotary: usize) -> Result<Arc<State>, GpuError> {
+    let angle = |p: usize, i: usize| p as f32 * 0.3f32.powi(i as i32);
+    let values = (0..positions).flat_map(|p| (0..rotary / 2).flat_map(move |i| [angle(p, i).cos(), angle(p, i).sin()]));
+    make.state(&[positions, rotary], values.collect())
+}
+
+fn rope(make: &mut Maker<'_>, graph: &mut Graph, heads: usize, kv_heads: usize, head_dim: usize, norms: bool) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
+    let rotary_dim = if norms { head_dim } else { head_dim / 2 };
+    let x = make.random(&[3, (heads + 2 * kv_heads) * head_dim])?;
+    let positions = make.indices(&[3], vec![0, 9, 4])?;
+    let table = table(make, 10, rotary_dim)?;
+    let weights = if norms { Some((make.random(&[head_dim])?, make.random(&[head_dim])?)) } else { None };
+    let (qkv, positions) = (graph.state(&x), graph.state(&positions));
+    let rope = Rope { heads, kv_heads, head_dim, rotary_dim, norm_eps: norms.then_some(1e-2) };
+    let [q, k, v] = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
+    // All three in one tensor: keys times ones and values times ones are added to some columns of the queries.
+    let y = graph.flatten(q);
+    let width = heads * head_dim;
+    let ones = make.state(&[kv_heads * head_dim, 3], (0..3 * kv_heads * head_dim).map(|i| (i % 7) as f32 - 2.5).collect())?;
+    let ones = graph.state(&ones);
+    for (part, offset) in [(k, 0), (v, 2)] {
+        let part = graph.flatten(part);
+        let inner = kv_heads * head_dim;
+        let view = |width| crate::ops::View::of(width);
+        let c = crate::ops::View { offset, ..view(width) };
+        graph.product(crate::ops::Product { m: 3, n: 3, k: inner, a: view(inner), b: view(3), c, alpha: 0.5, add: true }, part, ones, y);
+    }
+    Ok((y, vec![x]))
+}
+
+fn linear_cases() -> Vec<GradientCase> {
+    let mut all = Vec::new();
+    for &format in FORMATS {
+        for (n, k, tokens) in [(7, 32, 2), (33, 100, 3), (130, 96, 40), (300, 160, 65), (64, 1056, 9)] {
+            let small = tokens < 4 && matches!(format.name(), "f32" | "q8_0");
+            all.push(gradient(format!("linear_backward {} {n}x{k}, {tokens} tokens", format.name()), small, move |make, graph| {
+                let weight = make.matrix(format, n, k)?;
+                let x = make.random(&[tokens, k])?;
+                let input = graph.state(&x);
+                let (a, b) = (graph.linear(input, &weight, None), graph.linear(input, &weight, None));
+                Ok((graph.add(a, b), vec![x]))
+            }));
+        }
+    }
+    all
+}
+
+fn product_cases() -> Vec<GradientCase> {
+    let mut all = Vec::new();
+    for (tokens, k, n, rank) in [(3, 8, 6, 2), (40, 96, 130, 8), (70, 1000, 300, 16), (300, 64, 33, 64), (1, 512, 256, 8)] {
+        all.push(gradient(format!("lora {tokens} tokens {n}x{k} rank {rank}"), tokens == 3, move |make, graph| {
+            let weight = make.matrix(FORMATS[0], n, k)?;
+            let (x, a, b, b2) = (make.random(&[tokens, k])?, make.random(&[rank, k])?, make.random(&[n, rank])?, make.random(&[n / 2, rank])?);
+            let input = graph.state(&x);
+            let y = graph.linear(input, &weight, None);
+            graph.lora(input, y, 0, &a, &b, 0.5);
+            graph.lora(input, y, n / 2, &a, &b2, 1.5);
+            Ok((y, vec![x, a, b, b2]))
+        }));
+    }
+    all
+}
+
+/// What one attention case is like.
+#[derive(Debug, Clone, Copy)]
+struct Heads {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: Option<usize>,
+    softcap: Option<f32>,
+}
+
+/// Tokens of sequences that follow each other: positions, bases and tiles.
+fn packed(make: &mut Maker<'_>, graph: &mut Graph, sequences: &[usize]) -> Result<Causality, GpuError> {
+    let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
+    for &len in sequences {
+        let first = positions.len();
+        tiles.extend((0..len).step_by(QUERY_TILE).flat_map(|start| [(first + start) as u32, QUERY_TILE.min(len - start) as u32]));
+        positions.extend((0..len).map(|p| p as u32));
+        bases.extend(std::iter::repeat_n(first as u32, len));
+    }
+    let tokens = positions.len();
+    let (positions, bases) = (make.indices(&[tokens], positions)?, make.indices(&[tokens], bases)?);
+    let tiles = make.indices(&[tiles.len() / 2, 2], tiles)?;
+    Ok(Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) })
+}
+
+fn attention_cases() -> Vec<GradientCase> {
+    let plain = Heads { heads: 2, kv_heads: 1, head_dim: 4, window: None, softcap: None };
+    let mut all = Vec::new();
+    let shapes: [(Heads, &'static [usize]); 8] = [
+        (plain, &[5]),
+        (Heads { heads: 4, kv_heads: 2, window: Some(3), softcap: Some(2.0), ..plain }, &[6, 1, 4]),
+        (Heads { heads: 4, kv_heads: 4, head_dim: 64, ..plain }, &[40]),
+        (Heads { heads: 8, kv_heads: 2, head_dim: 80, ..plain }, &[33, 17, 1]),
+        (Heads { heads: 7, kv_heads: 1, head_dim: 128, window: Some(16), ..plain }, &[70]),
+        (Heads { heads: 4, kv_heads: 2, head_dim: 256, softcap: Some(5.0), ..plain }, &[20, 20]),
+        (Heads { heads: 4, kv_heads: 2, head_dim: 36, window: Some(20), softcap: Some(5.0) }, &[50, 3]),
+        (Heads { heads: 2, kv_heads: 2, head_dim: 512, ..plain }, &[18]),
+    ];
+    for (shape, sequences) in shapes {
+        let tokens: usize = sequences.iter().sum();
+        let name = format!("attention_backward {shape:?} {sequences:?}");
+        all.push(gradient(name, tokens < 12, move |make, graph| {
+            let Heads { heads, kv_heads, head_dim, window, softcap } = shape;
+            let q = make.random(&[tokens, heads, head_dim])?;
+            let (k, v) = (make.random(&[tokens, kv_heads, head_dim])?, make.random(&[tokens, kv_heads, head_dim])?);
+            let over = packed(make, graph, sequences)?;
+            let cache = [zeros(make, &[tokens, kv_heads * head_dim])?, zeros(make, &[tokens, kv_heads * head_dim])?];
+            let [tq, tk, tv] = [&q, &k, &v].map(|state| graph.state(state));
+            let (keys, values) = graph.append(tk, tv, over.positions, over.bases, &cache[0], &cache[1]);
+            let attention = Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), softcap, window, context: tokens };
+            let y = graph.attention(attention, tq, keys, values, over);
+            Ok((y, vec![q, k, v]))
+        }));
+    }
+    all
+}
+
+fn loss_cases() -> Vec<GradientCase> {
+    let mut all = Vec::new();
+    let q8: &'static dyn Format = format_by_name("q8_0").unwrap_or(FORMATS[0]);
+    for (format, rows, width, vocabulary, budget) in [(FORMATS[0], 3, 8, 20, 1 << 20), (FORMATS[0], 4, 8, 600, 1), (q8, 33, 64, 1003, 33 * 512)] {
+        let record = move |make: &mut Maker<'_>| {
+            let (mut graph, hidden) = (Graph::new(), make.random(&[rows, width])?);
+            let weight = make.matrix(format, vocabulary, width)?;
+            let mut targets: Vec<u32> = (0..rows).map(|r| (r * 7919 % vocabulary) as u32).collect();
+            targets[1] = crate::ops::IGNORED;
+            let (targets, weights) = (make.indices(&[rows], targets)?, make.random(&[rows])?);
+            let [h, targets, weights] = [&hidden, &targets, &weights].map(|state| graph.state(state));
+            let logits = graph.linear(h, &weight, None);
+            let Some(sweep) = graph.cross_entropy(logits, targets, budget) else { unreachable!("straight from a linear layer") };
+            let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
+            let dh = graph.cross_entropy_backward(&sweep, weights);
+            Ok(Differentiated { graph, y: loss, cotangent: None, gradients: vec![(hidden, dh)] })
+        };
+        let name = format!("cross_entropy {} {rows}x{width}, {vocabulary} entries, {budget} at a time", format.name());
+        all.push(GradientCase { name, bound: 1e-10, small: rows < 10, record: Box::new(record) });
+    }
+    for (rows, pairs) in [(12, 2), (150, 3)] {
+        let record = move |make: &mut Maker<'_>| {
+            let (mut graph, hidden) = (Graph::new(), make.random(&[rows, 8])?);
+            let weight = make.matrix(FORMATS[0], 20, 8)?;
+            let targets = make.indices(&[rows], (0..rows).map(|r| (r * 13 % 20) as u32).collect())?;
+            let owners = (0..rows).map(|r| if r % 11 == 10 { crate::ops::IGNORED } else { (r % (2 * pairs)) as u32 });
+            let owners = make.indices(&[rows], owners.collect())?;
+            let (reference, settings) = (make.random(&[pairs, 2])?, make.state(&[4], vec![0.3, 0.5, 0.0, 0.0])?);
+            let [h, targets, owners, reference, settings] = [&hidden, &targets, &owners, &reference, &settings].map(|state| graph.state(state));
+            let logits = graph.linear(h, &weight, None);
+            let Some(sweep) = graph.cross_entropy(logits, targets, 1 << 20) else { unreachable!("straight from a linear layer") };
+            let [_, weights, _, loss] = graph.preference_loss(sweep.statistics, owners, reference, settings);
+            let dh = graph.cross_entropy_backward(&sweep, weights);
+            Ok(Differentiated { graph, y: loss, cotangent: None, gradients: vec![(hidden, dh)] })
+        };
+        all.push(GradientCase { name: format!("preference_loss {rows} rows, {pairs} pairs"), bound: 1e-10, small: rows < 20, record: Box::new(record) });
+    }
+    all
+}
+
+/// Two pre-norm layers with adapters: everything together, with and without recomputation.
+fn layer_cases() -> Vec<GradientCase> {
+    let mut all = Vec::new();
+    for recompute in [false, true] {
+        let record = move |make: &mut Maker<'_>| {
+            let mut graph = Graph::new();
+            let (y, by) = layers(make, &mut graph)?;
+            differentiate(make, graph, y, by, recompute)
+        };
+        all.push(GradientCase { name: format!("layers, recompute {recompute}"), bound: 1e-9, small: true, record: Box::new(record) });
+    }
+    all
+}
+
+fn layers(make: &mut Maker<'_>, graph: &mut Graph) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
+    let (width, heads, head_dim, sequences) = (8, 2, 4, [4, 3]);
+    let embedding = make.matrix(FORMATS[0], 11, width)?;
+    let tokens = make.indices(&[7], vec![3, 1, 4, 1, 5, 9, 2])?;
+    let tokens = graph.state(&tokens);
+    let over = packed(make, graph, &sequences)?;
+    let table = table(make, 8, head_dim)?;
+    let mut x = graph.embed(tokens, &embedding, 20.0);
+    let mut by = Vec::new();
+    for _ in 0..2 {
+        let (qkv_weight, gate_weight, down_weight) = (make.matrix(FORMATS[0], 16, 8)?, make.matrix(FORMATS[0], 12, 8)?, make.matrix(FORMATS[0], 8, 6)?);
+        let norm = make.random(&[width])?;
+        let pairs = [(0, 8, 8), (12, 4, 8), (0, 8, 6)].map(|(first, rows, columns)| Ok((first, make.random(&[2, columns])?, make.random(&[rows, 2])?)));
+        let [q_pair, v_pair, down_pair] = pairs;
+        let (q_pair, v_pair, down_pair): (_, _, (usize, Arc<State>, Arc<State>)) = (q_pair?, v_pair?, down_pair?);
+        let h = graph.rms_norm(x, &norm, 1e-3);
+        let qkv = graph.linear(h, &qkv_weight, None);
+        for (first, a, b) in [&q_pair, &v_pair] {
+            graph.lora(h, qkv, *first, a, b, 0.3);
+        }
+        let rope = Rope { heads, kv_heads: 1, head_dim, rotary_dim: head_dim, norm_eps: None };
+        let [q, k, v] = graph.rope(rope, qkv, over.positions, &table, None);
+        let cache = [zeros(make, &[7, head_dim])?, zeros(make, &[7, head_dim])?];
+        let (keys, values) = graph.append(k, v, over.positions, over.bases, &cache[0], &cache[1]);
+        let attention = Attention { heads, kv_heads: 1, head_dim, scale: 0.5, softcap: None, window: None, context: 8 };
+        let y = graph.attention(attention, q, keys, values, over);
+        let y = graph.flatten(y);
+        x = graph.add(x, y);
+        let h = graph.rms_norm(x, &norm, 1e-3);
+        let gate = graph.linear(h, &gate_weight, None);
+        let y = graph.gated(gate, Activation::Silu);
+        let z = graph.linear(y, &down_weight, None);
+        graph.lora(y, z, 0, &down_pair.1, &down_pair.2, 0.3);
+        x = graph.add(x, z);
+        by.extend([q_pair.1, q_pair.2, v_pair.1, v_pair.2, down_pair.1, down_pair.2]);
+    }
+    Ok((x, by))
+}
+
+fn adamw_case(make: &mut Maker<'_>, len: usize, max_norm: f64) -> Result<Recorded, GpuError> {
+    let mut graph = Graph::new();
+    let second: Vec<f32> = make.numbers(len, false).iter().map(|v| v * v).collect();
+    let arenas = Arenas { parameters: make.random(&[len])?, gradients: make.random(&[len])?, first: make.random(&[len])?, second: make.state(&[len], second)? };
+    let hyper = Hyper { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, max_norm, update: 3 };
+    let hyper = make.state(&[Hyper::LEN], hyper.numbers().to_vec())?;
+    let norm = zeros(make, &[4])?;
+    graph.adamw(&arenas, &hyper, &norm);
+    let outputs = [&norm, &arenas.parameters, &arenas.first, &arenas.second].map(|state| graph.state(state));
+    Ok((graph, outputs.to_vec()))
+}
+
+/// Compares the gradients of a case, as the references give them, with fourth-order central differences of the forward references.
+///
+/// # Errors
+/// Never on the host; the signature is that of recording.
+pub fn finite_differences(case: &GradientCase, seed: u64) -> Result<Difference, GpuError> {
+    let made = (case.record)(&mut Maker { gpu: None, seed })?;
+    let initial: Vec<Values> = made.graph.tensors().iter().filter_map(|info| info.state.as_ref()?.host()).collect();
+    let states: Vec<Arc<State>> = made.graph.tensors().iter().filter_map(|info| info.state.clone()).collect();
+    // Running changes states (gradients, the cache): every run starts from the same.
+    let restore = || states.iter().zip(&initial).for_each(|(state, values)| state.write(None, 0, values.bytes()));
+    let run = |graph: &Graph| {
+        restore();
+        interpret(graph)
+    };
+    let values = run(&made.graph);
+    let found: Vec<Vec<f32>> = made.gradients.iter().map(|(_, g)| values[g.index()].as_ref().map(|v| v.f32().to_vec()).unwrap_or_default()).collect();
+    let cotangent = made.cotangent.as_ref().and_then(|state| state.host());
+    let function = |graph: &Graph| {
+        let values = interpret(graph);
+        let y = values[made.y.index()].as_ref().map(|v| v.f32().to_vec()).unwrap_or_default();
+        match &cotangent {
+            Some(c) => y.iter().zip(c.f32()).map(|(&y, &c)| f64::from(y) * f64::from(c)).sum::<f64>(),
+            None => f64::from(y[0]),
+        }
+    };
+    let mut worst = Difference { error: 0.0, gradient: 0 };
+    for (index, (state, _)) in made.gradients.iter().enumerate() {
+        let at: Vec<f32> = state.host().map(|v| v.f32().to_vec()).unwrap_or_default();
+        let (mut error, mut size) = (0.0, 0.0);
+        for i in 0..at.len() {
+            let step = 0.03f32;
+            let probe = |factor: f32| {
+                restore();
+                state.write(None, i, bytemuck::bytes_of(&(at[i] + factor * step)));
+                function(&made.graph)
+            };
+            let slope = (8.0 * (probe(1.0) - probe(-1.0)) - (probe(2.0) - probe(-2.0))) / (12.0 * f64::from(step));
+            error += (slope - f64::from(found[index][i])).powi(2);
+            size += slope * slope;
+        }
+        let relative = (error / size.max(1e-12)).sqrt();
+        if !(relative <= worst.error) {
+            worst = Difference { error: relative, gradient: index };
+        }
+    }
+    restore();
+    Ok(worst)
+}

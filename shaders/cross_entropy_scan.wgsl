@@ -1,0 +1,40 @@
+// statistics[r] = (maximum, Σ exp(logit - maximum), logit of the target), over the chunks of the vocabulary seen so far.
+// logits [R, C] of the entries from OFFSET on; one workgroup a row.
+@group(0) @binding(0) var<storage, read> logits: array<f32>;
+@group(0) @binding(1) var<storage, read> targets: array<u32>;
+@group(0) @binding(2) var<storage, read_write> statistics: array<vec4<f32>>;
+
+const C = ${C}u;
+
+@compute @workgroup_size(${THREADS})
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+#if SUBGROUPS
+  @builtin(subgroup_invocation_id) subgroup_lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(num_subgroups) subgroups: u32,
+#endif
+) {
+#if !SUBGROUPS
+  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
+#endif
+  let start = group.x * C;
+  var highest = -1e30;
+  for (var i = lane; i < C; i += ${THREADS}u) { highest = max(highest, logits[start + i]); }
+  highest = reduce_max(highest, lane, subgroup_lane, subgroup, subgroups);
+#if FIRST
+  var known = vec4<f32>(-1e30, 0.0, 0.0, 0.0);
+#else
+  var known = statistics[group.x];
+#endif
+  let peak = max(highest, known.x);
+  var sum = 0.0;
+  for (var i = lane; i < C; i += ${THREADS}u) { sum += exp(max(logits[start + i] - peak, -80.0)); }
+  sum = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
+  if (lane == 0u) {
+    let at = targets[group.x] - ${OFFSET}u;
+    if (targets[group.x] >= ${OFFSET}u && at < C) { known.z = logits[start + at]; }
+    statistics[group.x] = vec4<f32>(peak, known.y * exp(max(known.x - peak, -80.0)) + sum, known.z, 0.0);
+  }
+}

@@ -1,0 +1,25 @@
+// norm = (√Σ partial, factor that brings it down to the limit): limit / (norm + 1e-6), at most 1; no limit: 1.   One workgroup.
+@group(0) @binding(0) var<storage, read> partial: array<f32>;
+@group(0) @binding(1) var<storage, read> hyper: array<f32>;
+@group(0) @binding(2) var<storage, read_write> norm: array<f32>;
+
+@compute @workgroup_size(${THREADS})
+fn main(
+  @builtin(local_invocation_index) lane: u32,
+#if SUBGROUPS
+  @builtin(subgroup_invocation_id) subgroup_lane: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(num_subgroups) subgroups: u32,
+#endif
+) {
+#if !SUBGROUPS
+  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
+#endif
+  var sum = 0.0;
+  for (var i = lane; i < ${PARTS}u; i += ${THREADS}u) { sum += partial[i]; }
+  sum = sqrt(reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups));
+  if (lane == 0u) {
+    norm[0] = sum;
+    norm[1] = select(1.0, min(hyper[6] / (sum + 1e-6), 1.0), hyper[6] > 0.0);
+  }
+}
