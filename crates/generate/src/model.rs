@@ -43,6 +43,8 @@ pub struct Generation {
 pub struct Answer {
     /// The text, without stop texts.
     pub text: String,
+    /// Its tokens, without the stop token; with those of a stop text.
+    pub ids: Vec<u32>,
     /// What it took.
     pub usage: Usage,
 }
@@ -166,16 +168,19 @@ impl Model {
     ) -> Result<Answer, GenerateError> {
         let mut stream = TokenStream::new(&self.tokenizer, true);
         let mut matcher = StopMatcher::new(generation.stop.iter().cloned());
-        let mut text = String::new();
+        let (mut text, mut ids) = (String::new(), Vec::new());
         let mut failure = None;
         let stop: &[u32] = if generation.ignore_eos { &[] } else { &self.stop };
         let max_tokens = generation.max_tokens.unwrap_or(usize::MAX);
         let mut usage = {
-            let mut on_token = |id: u32| match stream.push(id) {
-                Ok(piece) => emit(piece, &mut matcher, &mut text, on_text),
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
+            let mut on_token = |id: u32| {
+                ids.push(id);
+                match stream.push(id) {
+                    Ok(piece) => emit(piece, &mut matcher, &mut text, on_text),
+                    Err(error) => {
+                        failure = Some(error);
+                        ControlFlow::Break(())
+                    }
                 }
             };
             self.engine.generate(prompt, &generation.settings, &generation.bias, stop, max_tokens, &mut on_token).await?
@@ -192,7 +197,7 @@ impl Model {
                 let _ = on_text(&rest);
             }
         }
-        Ok(Answer { text, usage })
+        Ok(Answer { text, ids, usage })
     }
 }
 

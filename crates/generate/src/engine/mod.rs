@@ -1,10 +1,17 @@
 //! Runs a decoder: prompts in chunks, tokens one after another, several steps ahead of the host.
 
+mod control;
 mod step;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::sync::Arc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Instant;
+
+#[cfg(target_arch = "wasm32")]
+use web_time::Instant;
 
 use bayan_gpu::{Gpu, KernelTime, PendingRead, ReadRequest};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, OnProgress, Opening};
@@ -13,6 +20,8 @@ use bayan_tensor::{Cost, ELEMENT_BYTES, Tuning, Values};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
+pub use control::Control;
+use control::PrefillPace;
 use step::{Sampling, Step, StepKind};
 
 /// How to open an engine.
@@ -24,7 +33,7 @@ pub struct EngineOptions {
     pub cache: CacheFormat,
     /// Quantize dense weights as they are loaded.
     pub policy: Option<Policy>,
-    /// Tokens of a prompt that one submission takes.
+    /// Tokens of a prompt that one submission takes; `None`: chosen for the device, and in a browser by the time that submissions take.
     pub prefill_chunk: Option<usize>,
 }
 
@@ -64,6 +73,10 @@ pub struct Usage {
     pub generated_tokens: usize,
     /// Why it ended.
     pub finish: Finish,
+    /// Until the first token was known.
+    pub prefill_seconds: f64,
+    /// From the first token to the last.
+    pub decode_seconds: f64,
 }
 
 /// A decoder with its cache on a device.
@@ -76,7 +89,8 @@ pub struct Engine {
     steps: HashMap<StepKind, Rc<Step>>,
     /// The tokens whose keys and values stand in the cache.
     cached: Vec<u32>,
-    prefill_chunk: usize,
+    pace: PrefillPace,
+    control: Arc<Control>,
 }
 
 impl Engine {
@@ -94,10 +108,15 @@ impl Engine {
         let shape = CacheShape { sequences: 1, context, format: options.cache };
         let cache = Cache::new(Some(gpu), shape, &decoder.cache_widths())?;
         let sampling = Sampling::new(gpu, decoder.sizes().vocab_size)?;
-        let software = gpu.capabilities().software;
-        let prefill_chunk = options.prefill_chunk.unwrap_or(if software { 128 } else { 512 }).max(1);
+        let pace = PrefillPace::new(options.prefill_chunk, gpu.capabilities());
         let tuning = Tuning::defaults(gpu.capabilities());
-        Ok(Engine { gpu: gpu.clone(), decoder, cache, tuning, sampling, steps: HashMap::new(), cached: Vec::new(), prefill_chunk })
+        let control = Arc::default();
+        Ok(Engine { gpu: gpu.clone(), decoder, cache, tuning, sampling, steps: HashMap::new(), cached: Vec::new(), pace, control })
+    }
+
+    /// A handle on the running generation: how far it is, and how to end it.
+    pub fn control(&self) -> Arc<Control> {
+        self.control.clone()
     }
 
     /// The device.
@@ -166,7 +185,7 @@ impl Engine {
         }
         // Odd lengths come from the ends of prompts; keeping a few plans of them is enough.
         if self.steps.len() > 12 {
-            self.steps.retain(|kind, _| matches!(kind, StepKind::Decode) || *kind == StepKind::Prefill(self.prefill_chunk));
+            self.steps.retain(|kind, _| matches!(kind, StepKind::Decode) || *kind == StepKind::Prefill(self.pace.chunk()));
         }
         let step = Rc::new(Step::new(&self.gpu, self.decoder.as_ref(), &self.cache, &self.sampling, kind, &self.tuning)?);
         self.steps.insert(kind, step.clone());
@@ -196,7 +215,7 @@ impl Engine {
         self.cached.clear();
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
-        for chunk in ids.chunks(self.prefill_chunk.min(64)) {
+        for chunk in ids.chunks(self.pace.chunk().min(64)) {
             let step = self.step(StepKind::Logits(chunk.len()))?;
             step.write(&self.gpu, chunk, self.cached.len());
             self.cached.extend_from_slice(chunk);
@@ -209,18 +228,29 @@ impl Engine {
         Ok(if all { rows } else { rows.split_off(rows.len().saturating_sub(1)) })
     }
 
-    /// Brings the cache to hold exactly the first `ids.len() - 1` tokens of the prompt, reusing what it has in common with it.
+    /// Brings the cache to hold exactly the first `ids.len() - 1` tokens of the prompt, reusing what it has in common with it; or fewer,
+    /// when it is told to stop.
     async fn prefill(&mut self, ids: &[u32]) -> Result<usize, GenerateError> {
         let wanted = &ids[..ids.len() - 1];
         let common = self.cached.iter().zip(wanted).take_while(|(a, b)| a == b).count();
         self.cached.truncate(common);
-        for chunk in wanted[common..].chunks(self.prefill_chunk) {
-            let step = self.step(StepKind::Prefill(chunk.len()))?;
+        while self.cached.len() < wanted.len() && !self.control.is_stopped() {
+            let left = &wanted[self.cached.len()..];
+            let chunk = &left[..left.len().min(self.pace.chunk())];
+            let kind = StepKind::Prefill(chunk.len());
+            let prepared = self.steps.contains_key(&kind);
+            let step = self.step(kind)?;
+            if !prepared {
+                // Compiling kernels is no measure of the device's speed.
+                self.gpu.flush().await?;
+            }
+            let start = Instant::now();
             step.write(&self.gpu, chunk, self.cached.len());
             step.plan.submit(&self.gpu, self.cached.len() + chunk.len(), &[]);
             self.cached.extend_from_slice(chunk);
             // One chunk at a time, so that a slow device is not given seconds of work that cannot be stopped.
             self.gpu.flush().await?;
+            self.pace.learn(chunk.len(), start.elapsed().as_secs_f64());
         }
         Ok(common)
     }
@@ -245,8 +275,7 @@ impl Engine {
         if prompt.len() >= self.context() {
             return Err(GenerateError::PromptTooLong { prompt: prompt.len(), context: self.context() });
         }
-        let cached_before = std::mem::take(&mut self.cached);
-        self.cached = cached_before;
+        self.control.start();
         let result = self.run(prompt, settings, bias, stop, max_tokens, on_token).await;
         if result.is_err() {
             self.cached.clear();
@@ -263,12 +292,17 @@ impl Engine {
         max_tokens: usize,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Usage, GenerateError> {
+        let start = Instant::now();
         let cached_tokens = self.prefill(prompt).await?;
+        let (prefill_seconds, decode_seconds) = (start.elapsed().as_secs_f64(), 0.0);
+        let mut usage = Usage { prompt_tokens: prompt.len(), cached_tokens, generated_tokens: 0, finish: Finish::Length, prefill_seconds, decode_seconds };
+        if self.control.is_stopped() {
+            return Ok(Usage { finish: Finish::Stopped, ..usage });
+        }
         self.sampling.write(&self.gpu, settings, bias, prompt);
         let step = self.step(StepKind::Decode)?;
         step.write(&self.gpu, &prompt[prompt.len() - 1..], prompt.len() - 1);
         self.cached.push(prompt[prompt.len() - 1]);
-        let mut usage = Usage { prompt_tokens: prompt.len(), cached_tokens, generated_tokens: 0, finish: Finish::Length };
         let room = self.context() - prompt.len();
         let limit = max_tokens.min(room);
         let mut under_way: std::collections::VecDeque<PendingRead> = std::collections::VecDeque::new();
@@ -280,11 +314,16 @@ impl Engine {
             }
             let Some(read) = under_way.pop_front() else { break };
             let token = Values::from_bytes(&read.wait().await?, bayan_tensor::Dtype::U32).u32().first().copied().unwrap_or(0);
-            if stop.contains(&token) {
-                usage.finish = Finish::Stop;
+            match usage.generated_tokens {
+                0 => usage.prefill_seconds = start.elapsed().as_secs_f64(),
+                _ => usage.decode_seconds = start.elapsed().as_secs_f64() - usage.prefill_seconds,
+            }
+            if stop.contains(&token) || self.control.is_stopped() {
+                usage.finish = if self.control.is_stopped() { Finish::Stopped } else { Finish::Stop };
                 break;
             }
             usage.generated_tokens += 1;
+            self.control.count(usage.generated_tokens);
             if on_token(token).is_break() {
                 usage.finish = Finish::Stopped;
                 break;

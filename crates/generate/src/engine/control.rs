@@ -1,0 +1,107 @@
+//! What goes on beside a generation: a handle to follow and end it, and the pace at which prompts are submitted.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bayan_gpu::Capabilities;
+
+/// A handle on the running generation. It ends between two tokens or two parts of a prompt, also while no text comes out.
+#[derive(Debug, Default)]
+pub struct Control {
+    stopped: AtomicBool,
+    tokens: AtomicUsize,
+}
+
+impl Control {
+    /// Ends the running generation with [`super::Finish::Stopped`]; without effect when none runs.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Tokens that the running or the last generation has made.
+    pub fn tokens(&self) -> usize {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn start(&self) {
+        self.stopped.store(false, Ordering::Relaxed);
+        self.count(0);
+    }
+
+    pub(super) fn count(&self, tokens: usize) {
+        self.tokens.store(tokens, Ordering::Relaxed);
+    }
+}
+
+/// What one submission may take in a browser: longer ones make the whole screen stutter, and far longer ones end with a lost device.
+const SUBMISSION_SECONDS: f64 = 0.1;
+
+/// Bounds of a chunk that follows the clock.
+const CHUNKS: std::ops::RangeInclusive<usize> = 16..=512;
+
+/// How many tokens of a prompt one submission takes.
+#[derive(Debug)]
+pub(super) struct PrefillPace {
+    chunk: usize,
+    follows_clock: bool,
+}
+
+impl PrefillPace {
+    pub(super) fn new(fixed: Option<usize>, capabilities: &Capabilities) -> PrefillPace {
+        let start = match (capabilities.browser, capabilities.software) {
+            (true, _) => 64,
+            (false, true) => 128,
+            (false, false) => 512,
+        };
+        PrefillPace { chunk: fixed.unwrap_or(start).max(1), follows_clock: fixed.is_none() && capabilities.browser }
+    }
+
+    pub(super) fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// Takes into account that a submission of `tokens` took `seconds`. A last, shorter part of a prompt says nothing.
+    pub(super) fn learn(&mut self, tokens: usize, seconds: f64) {
+        if !self.follows_clock || tokens != self.chunk {
+            return;
+        }
+        let mut expected = seconds;
+        while expected > SUBMISSION_SECONDS && self.chunk > *CHUNKS.start() {
+            self.chunk /= 2;
+            expected /= 2.0;
+        }
+        // With room to spare, so that it does not swing between two sizes.
+        if expected * 2.0 < SUBMISSION_SECONDS * 0.8 && self.chunk < *CHUNKS.end() {
+            self.chunk *= 2;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_settles_below_the_limit_and_stays() {
+        for (per_token, expected) in [(0.0001, 512), (0.001, 64), (0.002, 32), (0.05, 16)] {
+            let mut pace = PrefillPace { chunk: 64, follows_clock: true };
+            for _ in 0..8 {
+                pace.learn(pace.chunk, pace.chunk as f64 * per_token);
+            }
+            assert_eq!(pace.chunk, expected, "{per_token} s a token");
+        }
+    }
+
+    #[test]
+    fn a_fixed_size_and_a_remainder_change_nothing() {
+        let mut fixed = PrefillPace { chunk: 100, follows_clock: false };
+        fixed.learn(100, 10.0);
+        assert_eq!(fixed.chunk, 100);
+        let mut pace = PrefillPace { chunk: 64, follows_clock: true };
+        pace.learn(3, 10.0);
+        assert_eq!(pace.chunk, 64);
+    }
+}

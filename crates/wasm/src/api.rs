@@ -1,0 +1,92 @@
+//! What JavaScript sees: `EngineModule`, and a few functions for tests and measurements.
+
+use js_sys::{Function, Promise};
+use wasm_bindgen::JsValue;
+use wasm_bindgen::prelude::wasm_bindgen;
+
+use crate::promise::{install_panic_hook, promise};
+use crate::session::{self, Prompt};
+use crate::source::ByteSource;
+use crate::suite;
+
+/// Opens the device. `options`: `{"powerPreference", "disable": ["f16" | "subgroups" | "dot"], "maxBindingBytes"}`, all optional. Resolves to `DeviceInfo`
+/// as JSON; `on_lost(errorJson)` is called at most once, later.
+#[wasm_bindgen]
+pub fn create(options: String, on_lost: Function) -> Promise {
+    install_panic_hook(session::lose);
+    promise(async move { session::create(&options, on_lost).await })
+}
+
+/// Streams a checkpoint to the device. `options`: `{"format", "contextLength", "cache", "template", "prefillChunk"}`, all optional. Resolves to
+/// `ModelInfo` as JSON.
+#[wasm_bindgen]
+pub fn open(source: ByteSource, options: String, on_progress: Function) -> Promise {
+    session::begin();
+    promise(async move { session::open(source, &options, on_progress).await })
+}
+
+/// Answers a conversation (`Message[]` and `Sampling` as JSON); `on_token(text, tokens)` gets the text. Resolves to `{finishReason, usage}` as JSON.
+#[wasm_bindgen]
+pub fn chat(messages: String, sampling: String, on_token: Function) -> Promise {
+    session::begin();
+    promise(async move { session::answer(Prompt::Chat(messages), &sampling, on_token).await })
+}
+
+/// As `chat`, from plain text.
+#[wasm_bindgen]
+pub fn generate(prompt: String, sampling: String, on_token: Function) -> Promise {
+    session::begin();
+    promise(async move { session::answer(Prompt::Text(prompt), &sampling, on_token).await })
+}
+
+/// As `chat`, from ids, for tests and measurements; the result has the `ids` of the answer.
+#[wasm_bindgen(js_name = generateFromIds)]
+pub fn generate_from_ids(ids: Vec<u32>, sampling: String, on_token: Function) -> Promise {
+    session::begin();
+    promise(async move { session::answer(Prompt::Ids(ids), &sampling, on_token).await })
+}
+
+/// Ends the running `open`, `chat`, `generate` or `runSuite` as soon as its step allows.
+#[wasm_bindgen]
+pub fn abort() {
+    session::abort();
+}
+
+/// Ids of a text, without added special tokens.
+///
+/// # Errors
+/// No model, or a text that the tokenizer refuses.
+#[wasm_bindgen]
+pub fn tokenize(text: &str) -> Result<Vec<u32>, JsValue> {
+    Ok(session::tokenize(text)?)
+}
+
+/// `{"speed", "adapter", "wasmBytes", "gpuBytes"}` as JSON.
+#[wasm_bindgen]
+pub fn info() -> String {
+    session::info()
+}
+
+/// Frees the model and the device.
+#[wasm_bindgen]
+pub fn dispose() {
+    session::dispose();
+}
+
+/// Destroys the device as a driver reset would, for tests of what follows.
+///
+/// # Errors
+/// No device.
+#[wasm_bindgen(js_name = destroyDevice)]
+pub fn destroy_device() -> Result<(), JsValue> {
+    Ok(session::destroy_device()?)
+}
+
+/// Runs the op suite on a device of its own. `options`: `{"device": {…as for create}, "names": [parts of names]}`. `on_case(name, done, total)` is called
+/// before each case. Resolves to `{"device", "total", "passed", "failures": [{"name", "nmse", "bound", "error"}], "seconds"}` as JSON.
+#[wasm_bindgen(js_name = runSuite)]
+pub fn run_suite(options: String, on_case: Function) -> Promise {
+    install_panic_hook(session::lose);
+    session::begin();
+    promise(async move { suite::run(&options, on_case).await })
+}

@@ -1,0 +1,163 @@
+//! Errors as the page tells them apart: an `Error` with `code`, one of those of `web/package/src/errors.ts`, and `details`.
+
+use bayan_generate::GenerateError;
+use bayan_generate::text::TextError;
+use bayan_gpu::GpuError;
+use bayan_models::ModelError;
+use bayan_weights::WeightsError;
+use serde_json::{Value, json};
+use wasm_bindgen::JsValue;
+
+/// What kind of error it is, by the name that JavaScript sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    NoWebGpu,
+    UnsupportedDevice,
+    DeviceLost,
+    OutOfMemory,
+    BadCheckpoint,
+    ContextFull,
+    Aborted,
+    Internal,
+}
+
+impl Code {
+    fn name(self) -> &'static str {
+        match self {
+            Code::NoWebGpu => "NoWebGpu",
+            Code::UnsupportedDevice => "UnsupportedDevice",
+            Code::DeviceLost => "DeviceLost",
+            Code::OutOfMemory => "OutOfMemory",
+            Code::BadCheckpoint => "BadCheckpoint",
+            Code::ContextFull => "ContextFull",
+            Code::Aborted => "Aborted",
+            Code::Internal => "Internal",
+        }
+    }
+}
+
+/// An error on its way to JavaScript.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineError {
+    code: Code,
+    message: String,
+    details: Value,
+    /// What JavaScript itself threw, to be thrown again as it was.
+    thrown: Option<JsValue>,
+}
+
+impl EngineError {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> EngineError {
+        EngineError { code, message: message.into(), details: json!({}), thrown: None }
+    }
+
+    pub(crate) fn thrown(value: JsValue) -> EngineError {
+        EngineError { thrown: Some(value), ..EngineError::new(Code::Internal, "thrown by JavaScript") }
+    }
+
+    pub(crate) fn aborted() -> EngineError {
+        EngineError::new(Code::Aborted, "the call was aborted")
+    }
+
+    /// A call with options that are no JSON of the expected kind.
+    pub(crate) fn options(what: &str, error: &serde_json::Error) -> EngineError {
+        EngineError::new(Code::Internal, format!("{what}: expected JSON of the documented fields, got something else: {error}"))
+    }
+
+    fn with(mut self, details: Value) -> EngineError {
+        self.details = details;
+        self
+    }
+
+    /// `{"code", "message", "details"}`.
+    pub(crate) fn json(&self) -> String {
+        json!({"code": self.code.name(), "message": self.message, "details": self.details}).to_string()
+    }
+}
+
+impl From<EngineError> for JsValue {
+    fn from(error: EngineError) -> JsValue {
+        if let Some(thrown) = error.thrown {
+            return thrown;
+        }
+        let value = js_sys::Error::new(&error.message);
+        value.set_name(error.code.name());
+        // Setting a field of a new object cannot fail.
+        let set = |key: &str, field: &JsValue| js_sys::Reflect::set(&value, &key.into(), field).is_ok();
+        set("code", &error.code.name().into());
+        set("details", &js_sys::JSON::parse(&error.details.to_string()).unwrap_or(JsValue::UNDEFINED));
+        value.into()
+    }
+}
+
+impl From<GpuError> for EngineError {
+    fn from(error: GpuError) -> EngineError {
+        let text = error.to_string();
+        match error {
+            GpuError::NoAdapter(_) => EngineError::new(
+                Code::NoWebGpu,
+                "the browser offers no GPU adapter; turn hardware acceleration on, update the driver, or use another browser",
+            ),
+            GpuError::NoDevice { adapter, reason } => EngineError::new(
+                Code::UnsupportedDevice,
+                format!("the GPU `{adapter}` could not be opened: {reason}; close other pages that use the GPU, or restart the browser"),
+            ),
+            GpuError::OutOfMemory { what, size_bytes, allocated_bytes } => EngineError::new(
+                Code::OutOfMemory,
+                format!("out of GPU memory while allocating {what}: {size_bytes} bytes more than the {allocated_bytes} held; choose a smaller format, a shorter context or a smaller model"),
+            )
+            .with(json!({"neededBytes": size_bytes})),
+            GpuError::TooLarge { size_bytes, limit_bytes, .. } => {
+                EngineError::new(Code::OutOfMemory, text).with(json!({"neededBytes": size_bytes, "availableBytes": limit_bytes}))
+            }
+            GpuError::DeviceLost(_) => EngineError::new(Code::DeviceLost, text),
+            GpuError::Validation(_) => EngineError::new(Code::Internal, text),
+            GpuError::Kernel { .. } => EngineError::new(Code::UnsupportedDevice, text),
+        }
+    }
+}
+
+impl From<WeightsError> for EngineError {
+    fn from(error: WeightsError) -> EngineError {
+        EngineError::new(Code::BadCheckpoint, error.to_string())
+    }
+}
+
+impl From<ModelError> for EngineError {
+    fn from(error: ModelError) -> EngineError {
+        match error {
+            ModelError::Gpu(error) => error.into(),
+            other => EngineError::new(Code::BadCheckpoint, other.to_string()),
+        }
+    }
+}
+
+impl From<TextError> for EngineError {
+    fn from(error: TextError) -> EngineError {
+        let code = match error {
+            // The conversation is what does not fit, not the files.
+            TextError::TemplateRaised(_) => Code::Internal,
+            _ => Code::BadCheckpoint,
+        };
+        EngineError::new(code, error.to_string())
+    }
+}
+
+impl From<GenerateError> for EngineError {
+    fn from(error: GenerateError) -> EngineError {
+        let text = error.to_string();
+        match error {
+            GenerateError::Model(error) => error.into(),
+            GenerateError::Gpu(error) => error.into(),
+            GenerateError::Weights(error) => error.into(),
+            GenerateError::Text(error) => error.into(),
+            GenerateError::PromptTooLong { prompt, context } => EngineError::new(
+                Code::ContextFull,
+                format!("the conversation has {prompt} tokens and the context holds {context}, with one left for the answer; shorten it or load with a larger contextLength"),
+            )
+            .with(json!({"tokens": prompt, "contextLength": context})),
+            GenerateError::EmptyPrompt => EngineError::new(Code::Internal, text),
+            _ => EngineError::new(Code::BadCheckpoint, text),
+        }
+    }
+}

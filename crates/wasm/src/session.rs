@@ -1,0 +1,256 @@
+//! The one device and the one model of this engine, and the calls that use them.
+//!
+//! A call that waits takes the model out of its place and puts it back at the end, so that nothing is borrowed while JavaScript
+//! runs: `abort` and `info` come in between.
+
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bayan_generate::engine::{Control, EngineOptions, Finish, Usage};
+use bayan_generate::{Answer, GenerateError, Model, ModelOptions};
+use bayan_gpu::{Gpu, GpuError};
+use bayan_models::CacheFormat;
+use bayan_weights::{Checkpoint, Policy, Stored};
+use js_sys::Function;
+use serde_json::{Value, json};
+use wasm_bindgen::JsValue;
+
+use crate::device;
+use crate::error::{Code, EngineError};
+use crate::options::{CreateOptions, OpenOptions, Sampling};
+use crate::source::{ByteSource, JsSource};
+
+thread_local! {
+    static GPU: RefCell<Option<Gpu>> = const { RefCell::new(None) };
+    static MODEL: RefCell<Option<Model>> = const { RefCell::new(None) };
+    static CONTROL: RefCell<Option<Arc<Control>>> = const { RefCell::new(None) };
+    static ON_LOST: RefCell<Option<Function>> = const { RefCell::new(None) };
+    static SPEED: Cell<Option<(f64, f64)>> = const { Cell::new(None) };
+    static ABORTED: Cell<bool> = const { Cell::new(false) };
+    static DISPOSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the running call is to end.
+pub(crate) fn is_aborted() -> bool {
+    ABORTED.get()
+}
+
+/// Begins a call that `abort` can end.
+pub(crate) fn begin() {
+    ABORTED.set(false);
+}
+
+/// Ends the running call as soon as its step allows.
+pub(crate) fn abort() {
+    ABORTED.set(true);
+    CONTROL.with_borrow(|control| control.iter().for_each(|c| c.stop()));
+}
+
+/// Tells the page, once, that the engine cannot go on.
+pub(crate) fn lose(error: &EngineError) {
+    if let Some(on_lost) = ON_LOST.take() {
+        // What the page does with it is not this crate's to handle.
+        let _ = on_lost.call1(&JsValue::UNDEFINED, &error.json().into());
+    }
+}
+
+pub(crate) async fn create(options: &str, on_lost: Function) -> Result<JsValue, EngineError> {
+    let options: CreateOptions = serde_json::from_str(options).map_err(|e| EngineError::options("create", &e))?;
+    let (gpu, info) = device::open(&options).await?;
+    ON_LOST.set(Some(on_lost));
+    gpu.set_on_lost(Some(Box::new(|error: GpuError| lose(&error.into()))));
+    GPU.set(Some(gpu));
+    DISPOSED.set(false);
+    Ok(info.to_string().into())
+}
+
+fn gpu() -> Result<Gpu, EngineError> {
+    GPU.with_borrow(Clone::clone).ok_or_else(|| EngineError::new(Code::Internal, "no device is open; call create first"))
+}
+
+pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Function) -> Result<JsValue, EngineError> {
+    let options: OpenOptions = serde_json::from_str(options).map_err(|e| EngineError::options("open", &e))?;
+    let gpu = gpu()?;
+    let cache = options.cache()?;
+    // The memory of a model that is open goes first.
+    close();
+    let source = JsSource::new(source);
+    let before_bytes = gpu.allocated_bytes();
+    let checkpoint = Checkpoint::open(source.clone()).await.map_err(|e| source.explain(e))?;
+    let policy = options.policy(&checkpoint)?;
+    let limit = bayan_models::sizes(&checkpoint)?.max_position_embeddings;
+    let context = options.context_length.map(|wanted| wanted.clamp(2, limit.max(2)));
+    let engine = EngineOptions { context, cache, policy: policy.clone(), prefill_chunk: options.prefill_chunk };
+    let model_options = ModelOptions { engine, chat_template: options.template.clone() };
+    let mut progress = |done: u64, total: u64| {
+        let _ = on_progress.call2(&JsValue::UNDEFINED, &(done as f64).into(), &(total as f64).into());
+    };
+    let model = Model::open(&checkpoint, &gpu, &model_options, &mut progress).await.map_err(|e| source.explain(e))?;
+    if is_aborted() {
+        return Err(EngineError::aborted());
+    }
+    gpu.check()?;
+    let info = model_info(&checkpoint, &model, policy.as_ref(), cache, gpu.allocated_bytes().saturating_sub(before_bytes));
+    CONTROL.set(Some(model.engine.control()));
+    MODEL.set(Some(model));
+    Ok(info.to_string().into())
+}
+
+fn model_info(checkpoint: &Checkpoint, model: &Model, policy: Option<&Policy>, cache: CacheFormat, held_bytes: u64) -> Value {
+    let config = checkpoint.config();
+    let text = |name: &str| config.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());
+    let architecture = text("model_type").unwrap_or("unknown");
+    let name = text("_name_or_path").and_then(|path| path.rsplit('/').next()).unwrap_or(architecture);
+    json!({
+        "name": name,
+        "architecture": architecture,
+        "parameters": checkpoint.tensors().iter().map(|t| t.count()).sum::<u64>(),
+        "contextLength": model.engine.context(),
+        "format": format_name(checkpoint, policy),
+        "cacheFormat": if cache == CacheFormat::F16 { "f16" } else { "f32" },
+        "weightBytes": held_bytes.saturating_sub(model.engine.cache_bytes()),
+        "cacheBytes": model.engine.cache_bytes(),
+        "vocabulary": model.engine.decoder().sizes().vocab_size,
+        "hasChatTemplate": model.template.is_some(),
+    })
+}
+
+/// The format in which most weights are on the device.
+fn format_name(checkpoint: &Checkpoint, policy: Option<&Policy>) -> String {
+    let mut counts = std::collections::BTreeMap::<String, u64>::new();
+    for tensor in checkpoint.tensors() {
+        let name = match (tensor.stored, policy) {
+            (Stored::Dense(_), Some(policy)) => policy.format_for(&tensor.name, &tensor.shape).name(),
+            (Stored::Dense(bayan_weights::Dtype::F32), None) => "f32",
+            (Stored::Dense(_), None) => "f16",
+            (Stored::Planes(format), _) => format.name(),
+        };
+        *counts.entry(name.to_string()).or_default() += tensor.count();
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name).unwrap_or_default()
+}
+
+/// What is continued.
+pub(crate) enum Prompt {
+    /// `Message[]` as JSON.
+    Chat(String),
+    /// Text without a template.
+    Text(String),
+    /// Ids.
+    Ids(Vec<u32>),
+}
+
+pub(crate) async fn answer(prompt: Prompt, sampling: &str, on_token: Function) -> Result<JsValue, EngineError> {
+    let sampling: Sampling = serde_json::from_str(sampling).map_err(|e| EngineError::options("sampling", &e))?;
+    gpu()?.check()?;
+    let Some(mut model) = MODEL.take() else {
+        return Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time"));
+    };
+    let with_ids = matches!(prompt, Prompt::Ids(_));
+    let result = run(&mut model, prompt, sampling, &on_token).await;
+    let (used, length) = (model.engine.cached_tokens(), model.engine.context());
+    if !DISPOSED.get() {
+        MODEL.set(Some(model));
+    }
+    let answer = result?;
+    if answer.usage.finish == Finish::Stopped || is_aborted() {
+        return Err(EngineError::aborted());
+    }
+    let mut report = report(&answer.usage, used, length);
+    if with_ids {
+        report["ids"] = json!(answer.ids);
+    }
+    Ok(report.to_string().into())
+}
+
+async fn run(model: &mut Model, prompt: Prompt, sampling: Sampling, on_token: &Function) -> Result<Answer, EngineError> {
+    if is_aborted() {
+        return Err(EngineError::aborted());
+    }
+    let generation = sampling.generation(&model.defaults);
+    let ids = match prompt {
+        Prompt::Chat(messages) => {
+            let messages: Vec<Value> = serde_json::from_str(&messages).map_err(|e| EngineError::options("messages", &e))?;
+            model.chat_prompt(&messages)?
+        }
+        Prompt::Text(text) => model.tokenizer.encode_prompt(&text)?,
+        Prompt::Ids(ids) => ids,
+    };
+    let control = model.engine.control();
+    let mut thrown = None;
+    let mut on_text = |text: &str| match on_token.call2(&JsValue::UNDEFINED, &text.into(), &(control.tokens() as f64).into()) {
+        Ok(_) if is_aborted() => ControlFlow::Break(()),
+        Ok(_) => ControlFlow::Continue(()),
+        Err(error) => {
+            thrown = Some(error);
+            ControlFlow::Break(())
+        }
+    };
+    let answer = model.generate(&ids, &generation, &mut on_text).await;
+    match thrown {
+        Some(error) => Err(EngineError::thrown(error)),
+        None => answer.map_err(|e: GenerateError| e.into()),
+    }
+}
+
+fn report(usage: &Usage, used: usize, length: usize) -> Value {
+    let finish = match usage.finish {
+        Finish::Length => "length",
+        Finish::ContextFull => "context",
+        Finish::Stop | Finish::Stopped => "stop",
+    };
+    let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+    let prefill = rate(usage.prompt_tokens.saturating_sub(usage.cached_tokens), usage.prefill_seconds);
+    SPEED.set(Some((prefill, rate(usage.generated_tokens.saturating_sub(1), usage.decode_seconds))));
+    json!({
+        "finishReason": finish,
+        "usage": {
+            "promptTokens": usage.prompt_tokens,
+            "cachedTokens": usage.cached_tokens,
+            "completionTokens": usage.generated_tokens,
+            "contextUsed": used,
+            "contextLength": length,
+            "prefillMs": usage.prefill_seconds * 1e3,
+            "decodeMs": usage.decode_seconds * 1e3,
+        },
+    })
+}
+
+pub(crate) fn tokenize(text: &str) -> Result<Vec<u32>, EngineError> {
+    MODEL.with_borrow(|model| match model {
+        Some(model) => Ok(model.tokenizer.encode(text, false)?),
+        None => Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time")),
+    })
+}
+
+pub(crate) fn info() -> String {
+    let speed = SPEED.get().map(|(prefill, decode)| json!({"prefillTokensPerSecond": prefill, "decodeTokensPerSecond": decode}));
+    let gpu_bytes = GPU.with_borrow(|gpu| gpu.as_ref().map(Gpu::allocated_bytes));
+    // One page of WebAssembly memory is 64 KiB.
+    let wasm_bytes = core::arch::wasm32::memory_size(0) as u64 * 65536;
+    json!({"speed": speed, "adapter": null, "wasmBytes": wasm_bytes, "gpuBytes": gpu_bytes}).to_string()
+}
+
+fn close() {
+    CONTROL.take();
+    MODEL.take();
+    SPEED.take();
+}
+
+/// As a driver reset would.
+pub(crate) fn destroy_device() -> Result<(), EngineError> {
+    gpu()?.destroy();
+    Ok(())
+}
+
+pub(crate) fn dispose() {
+    DISPOSED.set(true);
+    abort();
+    ON_LOST.take();
+    close();
+    if let Some(gpu) = GPU.take() {
+        gpu.set_on_lost(None);
+        gpu.destroy();
+    }
+}

@@ -1,0 +1,174 @@
+/** The engine in real Chromium: every kernel against its reference, fixtures' greedy answers, and what happens when things go wrong. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { filesOf, fixtures, newEngine, start } from './harness.mjs';
+
+const MODELS = ['qwen3_qknorm', 'qwen2_bias', 'llama3_gqa', 'mistral_swa'];
+/** Where two logits are nearer than this, another order of sums may choose the other token. */
+const CLEAR_GAP = 0.02;
+
+const json = (...path) => JSON.parse(readFileSync(join(fixtures, ...path), 'utf8'));
+let site;
+before(async () => { site = await start(); });
+after(async () => { await site?.stop(); });
+
+async function opened(model, create = {}, options = {}) {
+  const engine = await newEngine(site.page);
+  const device = await engine.call('create', create);
+  const info = await engine.call('open', `models/${model}/`, filesOf(join(fixtures, 'models', model)), { format: 'stored', cache: 'f32', ...options });
+  return { engine, device, info };
+}
+
+describe('op suite', () => {
+  for (const disable of [[], ['subgroups'], ['subgroups', 'dot']]) {
+    it(`agrees with the references, ${disable.length ? `without ${disable.join(' and ')}` : 'with all features'}`, async () => {
+      const engine = await newEngine(site.page);
+      const names = process.env.BAYAN_CASES ? process.env.BAYAN_CASES.split(',') : [];
+      const result = await engine.call('runSuite', { device: { disable }, names });
+      console.log(`  ${result.device.adapter}: ${result.device.path}: ${result.passed} of ${result.total} in ${result.seconds.toFixed(1)} s`);
+      assert.equal(result.device.paths.reduce, disable.includes('subgroups') ? 'workgroup' : 'subgroups');
+      assert.deepEqual(result.failures.slice(0, 20), []);
+      assert.ok(result.total > 0 && result.passed === result.total);
+      await engine.end();
+    });
+  }
+});
+
+describe('greedy answers', () => {
+  for (const model of MODELS) {
+    for (const disable of [[], ['subgroups']]) {
+      it(`${model} agrees with the fixtures${disable.length ? ' without subgroups' : ''}`, async () => {
+        const { engine } = await opened(model, { disable });
+        const prompts = json('expected', model, 'prompts.json');
+        const { greedy } = json('expected', model, 'expected.json');
+        let compared = 0;
+        for (const [name, { ids, top1_gaps: gaps }] of Object.entries(greedy)) {
+          const unclear = gaps.findIndex((gap) => gap < CLEAR_GAP);
+          const wanted = unclear < 0 ? ids : ids.slice(0, unclear);
+          const result = await engine.call('generateFromIds', prompts[name], { temperature: 0, repetitionPenalty: 1, maxTokens: ids.length, ignoreEos: true });
+          assert.deepEqual(result.ids.slice(0, wanted.length), wanted, name);
+          compared += wanted.length;
+        }
+        assert.ok(compared > 20, `only ${compared} tokens were clear enough to compare`);
+        await engine.end();
+      });
+    }
+  }
+});
+
+describe('a session', () => {
+  const say = [{ role: 'user', content: 'مرحبا، كيف حالك؟' }];
+
+  it('streams, reports, reuses the cache, aborts and goes on', async () => {
+    const { engine, device, info } = await opened('qwen3_qknorm');
+    assert.ok(device.missing.some((m) => m.startsWith('shader-f16')), 'SwiftShader has no f16, and that is said');
+    assert.equal(info.architecture, 'qwen3');
+    assert.ok(info.hasChatTemplate && info.parameters > 100_000 && info.weightBytes > 0 && info.cacheBytes > 0);
+    assert.equal((await engine.events()).progress.at(-1)[0], (await engine.events()).progress.at(-1)[1]);
+    const sampling = { temperature: 0.8, topK: 20, seed: 7, maxTokens: 24, ignoreEos: true };
+    const first = await engine.call('chat', say, sampling);
+    assert.equal(first.usage.completionTokens, 24);
+    assert.equal(first.finishReason, 'length');
+    assert.ok(first.pieces.length > 1 && first.usage.prefillMs > 0 && first.usage.decodeMs > 0);
+    const second = await engine.call('chat', say, sampling);
+    assert.equal(second.text, first.text, 'the same seed gives the same answer');
+    assert.ok(second.usage.cachedTokens > 0);
+    const aborted = await engine.attempt('chat', say, { ...sampling, maxTokens: 500 }, 5);
+    assert.equal(aborted.error?.code, 'Aborted');
+    assert.equal((await engine.call('chat', say, sampling)).text, first.text, 'an abort leaves a usable cache');
+    const live = await engine.call('info');
+    assert.ok(live.speed.decodeTokensPerSecond > 0 && live.wasmBytes < 256e6);
+    await engine.end();
+  });
+
+  it('tokenizes as the fixtures say', async () => {
+    const { engine } = await opened('qwen3_qknorm');
+    const { cases } = json('expected', 'qwen3_qknorm', 'chat_cases.json');
+    const plain = cases.find((c) => c.rendered && c.ids && !c.rendered.includes('<|'));
+    const text = 'مرحبا بالعالم 123';
+    const ids = await engine.call('tokenize', text);
+    assert.ok(ids.length > 0);
+    if (plain) assert.deepEqual(await engine.call('tokenize', plain.rendered), plain.ids);
+    await engine.end();
+  });
+
+  it('says when the conversation does not fit', async () => {
+    const { engine, info } = await opened('qwen3_qknorm', {}, { contextLength: 32 });
+    assert.equal(info.contextLength, 32);
+    const { error } = await engine.attempt('generate', 'كلمة '.repeat(100), { maxTokens: 4 });
+    assert.equal(error?.code, 'ContextFull');
+    assert.equal(error.details.contextLength, 32);
+    assert.ok(error.details.tokens > 32);
+    const full = await engine.call('generate', 'كلمة', { temperature: 0, ignoreEos: true });
+    assert.equal(full.finishReason, 'context');
+    await engine.end();
+  });
+
+  it('refuses checkpoints that are damaged or missing, and opens a good one after', async () => {
+    const engine = await newEngine(site.page);
+    await engine.call('create', {});
+    assert.equal((await engine.attempt('open', 'models/none/', {}, {})).error?.code, 'BadCheckpoint');
+    const files = filesOf(join(fixtures, 'models/qwen3_qknorm'));
+    const shrunk = { ...files, 'model-00002-of-00002.safetensors': 1000 };
+    assert.equal((await engine.attempt('open', 'models/qwen3_qknorm/', shrunk, {})).error?.code, 'BadCheckpoint');
+    assert.equal((await engine.attempt('open', 'models/nowhere/', files, {})).error?.code, 'Network', 'what the reader threw arrives as it was');
+    await engine.call('open', 'models/qwen3_qknorm/', files, {});
+    assert.ok((await engine.call('generate', 'مرحبا', { maxTokens: 3, ignoreEos: true })).usage.completionTokens === 3);
+    await engine.end();
+  });
+
+  it('reports a lost device once, fails with it, and a new engine works', async () => {
+    const { engine } = await opened('qwen3_qknorm');
+    await engine.call('destroyDevice');
+    const { error } = await engine.attempt('chat', say, { maxTokens: 3 });
+    assert.equal(error?.code, 'DeviceLost');
+    const { lost } = await engine.events();
+    assert.equal(lost.length, 1);
+    assert.equal(lost[0].code, 'DeviceLost');
+    await engine.end();
+    const again = await opened('qwen3_qknorm');
+    assert.equal((await again.engine.call('chat', say, { maxTokens: 3, ignoreEos: true })).usage.completionTokens, 3);
+    await again.engine.call('dispose');
+    assert.equal((await again.engine.events()).lost.length, 0, 'disposing is no loss');
+    await again.engine.end();
+  });
+
+  it('quantizes while it loads and still answers', async () => {
+    for (const format of ['q4', 'q8', 'f16']) {
+      const { engine, info } = await opened('llama3_gqa', {}, { format });
+      assert.equal(info.format, { q4: 'q4_0', q8: 'q8_0', f16: 'f16' }[format]);
+      assert.equal((await engine.call('generate', 'مرحبا', { temperature: 0, maxTokens: 8, ignoreEos: true })).usage.completionTokens, 8);
+      await engine.end();
+    }
+  });
+
+  it('gives the same ids whether a prompt goes in whole or in parts', async () => {
+    const prompt = json('expected', 'qwen3_qknorm', 'prompts.json').r129;
+    const answers = [];
+    for (const prefillChunk of [512, 16, 7, null]) {
+      const { engine } = await opened('qwen3_qknorm', {}, { prefillChunk });
+      answers.push((await engine.call('generateFromIds', prompt, { temperature: 0, repetitionPenalty: 1, maxTokens: 8, ignoreEos: true })).ids);
+      await engine.end();
+    }
+    for (const ids of answers) assert.deepEqual(ids, answers[0]);
+  });
+});
+
+it('says that there is no WebGPU where there is none', async () => {
+  const engine = await newEngine(site.page);
+  const { error } = await engine.attempt('create', { disable: ['nothing'] });
+  assert.match(error.message, /unknown feature `nothing`/);
+  await engine.end();
+  const context = await site.page.context().browser().newContext();
+  const page = await context.newPage();
+  await page.route('**/worker.mjs', async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, body: `Object.defineProperty(navigator, 'gpu', { value: undefined });\n${await response.text()}` });
+  });
+  await page.goto(site.page.url());
+  const without = await newEngine(page);
+  assert.equal((await without.attempt('create', {})).error?.code, 'NoWebGpu');
+  await context.close();
+});

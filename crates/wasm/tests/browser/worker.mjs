@@ -1,0 +1,52 @@
+/** The engine in a worker, driven by messages `{id, call, arguments}` from the page. Everything the engine exports can be called. */
+let engine;
+
+const url = new URL('engine/bayan.js', self.location.href).href;
+
+/** A checkpoint served beside the page, in the shape the engine asks for: ranges, read when wanted. */
+function served(base, files) {
+  return {
+    files: () => Object.keys(files),
+    size: (file) => files[file] ?? -1,
+    async read(file, offset, length) {
+      if (length === 0) return new Uint8Array(0);
+      const response = await fetch(base + file, { headers: { Range: `bytes=${offset}-${offset + length - 1}` } });
+      if (response.status !== 206) throw Object.assign(new Error(`${file}: status ${response.status}`), { code: 'Network' });
+      return new Uint8Array(await response.arrayBuffer());
+    },
+  };
+}
+
+const calls = {
+  async load() {
+    engine = await import(url);
+    await engine.default({ module_or_path: new URL('engine/bayan_bg.wasm', self.location.href) });
+  },
+  create: (options) => engine.create(JSON.stringify(options), (json) => self.postMessage({ event: 'lost', value: JSON.parse(json) })).then(JSON.parse),
+  open: (base, files, options) => engine.open(served(base, files), JSON.stringify(options), (done, total) => self.postMessage({ event: 'progress', value: [done, total] })).then(JSON.parse),
+  generateFromIds: (ids, sampling) => streamed((on) => engine.generateFromIds(new Uint32Array(ids), JSON.stringify(sampling), on)),
+  generate: (prompt, sampling) => streamed((on) => engine.generate(prompt, JSON.stringify(sampling), on)),
+  chat: (messages, sampling, abortAfter) => streamed((on) => engine.chat(JSON.stringify(messages), JSON.stringify(sampling), on), abortAfter),
+  tokenize: (text) => Array.from(engine.tokenize(text)),
+  info: () => JSON.parse(engine.info()),
+  runSuite: (options) => engine.runSuite(JSON.stringify(options), (name, done, total) => self.postMessage({ event: 'case', value: [name, done, total] })).then(JSON.parse),
+  destroyDevice: () => engine.destroyDevice(),
+  dispose: () => engine.dispose(),
+};
+
+async function streamed(run, abortAfter) {
+  const pieces = [];
+  const json = await run((text, tokens) => {
+    pieces.push([text, tokens]);
+    if (tokens === abortAfter) engine.abort();
+  });
+  return { ...JSON.parse(json), text: pieces.map((piece) => piece[0]).join(''), pieces };
+}
+
+self.onmessage = async ({ data: { id, call, arguments: values } }) => {
+  try {
+    self.postMessage({ id, value: await calls[call](...values) });
+  } catch (error) {
+    self.postMessage({ id, error: { code: error?.code ?? null, message: String(error?.message ?? error), details: error?.details ?? null, stack: error?.stack } });
+  }
+};
