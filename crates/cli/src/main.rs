@@ -1,2 +1,94 @@
-//! bayan
-fn main() {}
+//! `bayan`: runs Arabic language models on any GPU from the command line.
+//!
+//! One file for each subcommand, and flags in the words of llama.cpp and OpenAI, so that nobody has to learn new ones. The choice:
+//! every subcommand lists the flags that it obeys and refuses others, instead of global flags that most subcommands would ignore.
+//!
+//! Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage.
+
+mod bench;
+mod chat;
+mod conformance;
+mod devices;
+mod generate;
+mod inspect;
+mod interrupt;
+mod open;
+mod ops;
+mod options;
+mod output;
+mod quantize;
+mod sampling;
+mod template;
+mod text;
+mod tokenize;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "bayan", version, about = "Runs Arabic language models on any GPU", propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Talk with a model
+    Chat(chat::ChatArgs),
+    /// Continue a prompt, or answer one question
+    Generate(generate::GenerateArgs),
+    /// Text to token ids, and back
+    Tokenize(tokenize::TokenizeArgs),
+    /// Render a conversation with the model's chat template
+    Template(template::TemplateArgs),
+    /// Write a checkpoint in smaller formats
+    Quantize(quantize::QuantizeArgs),
+    /// Show what a checkpoint holds and the memory it needs
+    Inspect(inspect::InspectArgs),
+    /// List GPU adapters and what Bayan uses of them
+    Devices(devices::DevicesArgs),
+    /// Measure speed
+    Bench(bench::BenchArgs),
+    /// Check every operation on this device against its reference
+    Ops(ops::OpsArgs),
+    /// Answer a file of requests, to be compared with Hugging Face transformers
+    Conformance(conformance::ConformanceArgs),
+}
+
+fn main() -> ExitCode {
+    set_runtime_dir();
+    let cli = Cli::parse();
+    output::set_up_log();
+    let result = match cli.command {
+        Command::Chat(args) => chat::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Template(args) => template::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Devices(args) => devices::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Ops(args) => ops::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        // Whoever reads the output has seen enough.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Mesa's software device prints a complaint on every start when this variable is unset.
+fn set_runtime_dir() {
+    #[cfg(unix)]
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the first thing in `main`; no other thread exists that could read the environment.
+        unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
+    }
+}

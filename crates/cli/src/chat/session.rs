@@ -1,0 +1,251 @@
+//! A conversation with a loaded model: answers, commands, and what to do when the context is full.
+
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bayan_generate::{Answer, Finish, GenerateError, Generation, Model};
+use bayan_gpu::block_on;
+
+use super::commands::{Command, HELP};
+use super::conversation::Conversation;
+use crate::interrupt::Answering;
+use crate::open::Loaded;
+use crate::output;
+
+/// Positions that /drop leaves free for an answer, at most a quarter of the context.
+const ROOM: usize = 512;
+
+/// Whether to go on.
+pub enum Next {
+    /// With the next line.
+    Continue,
+    /// No.
+    Exit,
+}
+
+/// Speed of the last answer, and sums.
+#[derive(Default)]
+struct Stats {
+    last: Option<(Answer, Duration, Option<Duration>)>,
+    answers: usize,
+    tokens: usize,
+}
+
+/// The state of `bayan chat`.
+pub struct Session {
+    model: Model,
+    load: Duration,
+    conversation: Conversation,
+    generation: Generation,
+    interactive: bool,
+    /// Whether answers are shown on a terminal, which obeys control characters.
+    terminal: bool,
+    /// A message that did not fit the context.
+    pending: Option<String>,
+    stats: Stats,
+}
+
+impl Session {
+    /// A session; `interactive` when a person types the lines.
+    pub fn new(loaded: Loaded, conversation: Conversation, generation: Generation, interactive: bool) -> Session {
+        let terminal = std::io::stdout().is_terminal();
+        let (model, load) = (loaded.model, loaded.load);
+        Session { model, load, conversation, generation, interactive, terminal, pending: None, stats: Stats::default() }
+    }
+
+    /// Whether this model can chat at all, before anybody types.
+    ///
+    /// # Errors
+    /// It has no template.
+    pub fn check_template(&self) -> Result<()> {
+        match &self.model.template {
+            Some(_) => Ok(()),
+            None => Err(GenerateError::NoTemplate(bayan_generate::text::BUILTIN_TEMPLATES.join(", ")).into()),
+        }
+    }
+
+    /// The first lines.
+    pub fn greet(&self) -> Result<()> {
+        let engine = &self.model.engine;
+        let c = engine.gpu().capabilities();
+        output::line(&format!("بيان · {} · {} · /help", c.name, c.path()))?;
+        if c.software {
+            output::line("This device is software: answers are right and slow.")?;
+        }
+        if !self.conversation.turns.is_empty() {
+            output::line(&format!("{} messages were loaded.", self.conversation.turns.len()))?;
+        }
+        Ok(())
+    }
+
+    /// Does what a line says.
+    ///
+    /// # Errors
+    /// What made it fail; the conversation is then as before.
+    pub fn run(&mut self, command: Command) -> Result<Next> {
+        match command {
+            Command::Message(text) => self.answer(text)?,
+            Command::System(None) => self.say(self.conversation.system.as_deref().unwrap_or("no instructions are set"))?,
+            Command::System(text) => self.conversation.system = text,
+            Command::Save(file) => {
+                self.conversation.save(&file)?;
+                self.say(&format!("{} messages are in {}", self.conversation.messages().len(), file.display()))?;
+            }
+            Command::Load(file) => {
+                self.conversation = Conversation::load(&file)?;
+                self.pending = None;
+                self.say(&format!("{} messages were loaded", self.conversation.messages().len()))?;
+            }
+            Command::Reset => {
+                self.conversation.turns.clear();
+                self.pending = None;
+                self.model.engine.reset();
+            }
+            Command::Drop => self.drop_oldest()?,
+            Command::Stats => self.show_stats()?,
+            Command::Help => self.say(HELP)?,
+            Command::Exit => return Ok(Next::Exit),
+        }
+        Ok(Next::Continue)
+    }
+
+    /// Text about the conversation: not part of what a pipe's reader wants as answers.
+    fn say(&self, text: &str) -> Result<()> {
+        if self.interactive {
+            return output::line(text);
+        }
+        output::note(text);
+        Ok(())
+    }
+
+    fn answer(&mut self, text: String) -> Result<()> {
+        self.pending = None;
+        self.conversation.push("user", &text);
+        match self.generate() {
+            Ok(answer) => {
+                self.conversation.push("assistant", &answer.text);
+                self.explain(answer.usage.finish)
+            }
+            Err(error) => {
+                self.conversation.turns.pop();
+                if let (Some(GenerateError::PromptTooLong { prompt, context }), true) = (error.downcast_ref(), self.interactive) {
+                    let message = format!(
+                        "the conversation has {prompt} tokens with this message, and the context holds {context}. /drop drops the oldest turns and \
+                         then answers it; `--context {}` at the start gives more room",
+                        (2 * context).max(prompt.next_power_of_two())
+                    );
+                    self.pending = Some(text);
+                    return output::line(&message);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Streams the answer to the conversation as it stands.
+    fn generate(&mut self) -> Result<Answer> {
+        let messages = self.conversation.messages();
+        let terminal = self.terminal;
+        let answering = Answering::begin();
+        let started = Instant::now();
+        let mut first = None;
+        let mut failure = None;
+        let mut on_text = |piece: &str| {
+            first.get_or_insert_with(|| started.elapsed());
+            if let Err(error) = show(piece, terminal) {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+            if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let result = block_on(self.model.chat(&messages, &self.generation, &mut on_text));
+        let elapsed = started.elapsed();
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        if result.is_ok() || first.is_some() {
+            output::line("")?;
+        }
+        let answer = result?;
+        self.stats.answers += 1;
+        self.stats.tokens += answer.usage.generated_tokens;
+        self.stats.last = Some((answer.clone(), elapsed, first));
+        Ok(answer)
+    }
+
+    fn explain(&self, finish: Finish) -> Result<()> {
+        let context = self.model.engine.context();
+        match finish {
+            Finish::ContextFull => self.say(&format!(
+                "[the context of {context} positions is full and the answer was cut: /drop drops the oldest turns; `--context {}` at the start gives more room]",
+                2 * context
+            )),
+            Finish::Stopped if self.interactive => self.say("[stopped]"),
+            Finish::Length if self.interactive => self.say("[cut at --max-tokens]"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops turns until an answer has room, at least one; then answers the message that did not fit.
+    fn drop_oldest(&mut self) -> Result<()> {
+        let waiting = self.pending.take();
+        if let Some(text) = &waiting {
+            self.conversation.push("user", text);
+        }
+        let context = self.model.engine.context();
+        let limit = context - ROOM.min(context / 4);
+        let mut dropped = 0;
+        while dropped == 0 || self.model.chat_prompt(&self.conversation.messages())?.len() > limit {
+            if !self.conversation.drop_oldest() {
+                break;
+            }
+            dropped += 1;
+        }
+        if waiting.is_some() {
+            self.conversation.turns.pop();
+        }
+        self.say(&format!("{dropped} turns were dropped, {} messages are left", self.conversation.turns.len()))?;
+        match waiting {
+            Some(text) if dropped > 0 => self.answer(text),
+            _ => Ok(()),
+        }
+    }
+
+    fn show_stats(&self) -> Result<()> {
+        let engine = &self.model.engine;
+        let c = engine.gpu().capabilities();
+        let mut lines = vec![format!("device: {}, {}", c.name, c.path())];
+        lines.push(format!("loaded in {:.2} s; device memory {}", self.load.as_secs_f64(), output::size(engine.gpu().allocated_bytes())));
+        let (used, context) = (engine.cached_tokens(), engine.context());
+        lines.push(format!("context: {used} of {context} positions; cache {}", output::size(engine.cache_bytes())));
+        lines.push(format!("seed: {}", self.generation.settings.seed));
+        if let Some((answer, elapsed, first)) = &self.stats.last {
+            let usage = &answer.usage;
+            let cached = usage.cached_tokens;
+            lines.push(format!("last answer: prompt of {} tokens, {cached} of them cached; {} new tokens", usage.prompt_tokens, usage.generated_tokens));
+            let first = first.unwrap_or(*elapsed);
+            let rest = (*elapsed - first).as_secs_f64();
+            let rate = if rest > 0.0 { usage.generated_tokens.saturating_sub(1) as f64 / rest } else { 0.0 };
+            lines.push(format!("first text after {:.0} ms, then {rate:.1} tokens/s", first.as_secs_f64() * 1e3));
+        }
+        lines.push(format!("{} answers with {} tokens so far", self.stats.answers, self.stats.tokens));
+        self.say(&lines.join("\n"))
+    }
+}
+
+/// Writes a piece of an answer at once. A terminal gets no control characters: an answer may not move its cursor or change its title.
+fn show(piece: &str, terminal: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if terminal && piece.chars().any(is_control) {
+        out.write_all(piece.chars().filter(|&c| !is_control(c)).collect::<String>().as_bytes())?;
+    } else {
+        out.write_all(piece.as_bytes())?;
+    }
+    out.flush()
+}
+
+fn is_control(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
+}

@@ -1,0 +1,130 @@
+//! `bayan generate`: one prompt, one continuation.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use bayan_generate::{Answer, Finish};
+use bayan_gpu::block_on;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::interrupt::{self, Answering};
+use crate::options::ModelArgs;
+use crate::sampling::SamplingArgs;
+use crate::text::input;
+use crate::{open, output};
+
+/// Flags of `bayan generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The prompt; without it and --file, stdin
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
+    text: Option<String>,
+    /// The prompt, as a flag
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    prompt: Option<String>,
+    /// Read the prompt from a file; `-` is stdin
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Treat the prompt as a user's message, with the model's chat template
+    #[arg(long)]
+    chat: bool,
+    /// Instructions that stand before the conversation; with --chat
+    #[arg(long, env = "BAYAN_SYSTEM", value_name = "TEXT")]
+    system: Option<String>,
+    /// Print JSON at the end instead of text as it comes
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Why an answer ended, in OpenAI's words where it has one.
+pub fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+        Finish::ContextFull => "context_full",
+        Finish::Stopped => "interrupted",
+    }
+}
+
+/// Generates.
+///
+/// # Errors
+/// A model, a device or a prompt that does not fit.
+pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
+    let prompt = input(args.text.as_deref().or(args.prompt.as_deref()), args.file.as_deref(), "prompt")?;
+    interrupt::set_up();
+    let mut loaded = open::model(&args.model, None)?;
+    let model = &mut loaded.model;
+    let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
+    let ids = if args.chat { model.chat_prompt(&messages(args, &prompt))? } else { model.tokenizer.encode_prompt(&prompt)? };
+    let answering = Answering::begin();
+    let started = Instant::now();
+    let mut first = None;
+    let mut failure = None;
+    let answer = block_on(model.generate(&ids, &generation, &mut |piece| {
+        first.get_or_insert_with(|| started.elapsed());
+        if !args.json {
+            let mut out = std::io::stdout().lock();
+            if let Err(error) = out.write_all(piece.as_bytes()).and_then(|()| out.flush()) {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }))?;
+    let elapsed = started.elapsed();
+    drop(answering);
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    let context = model.engine.context();
+    if args.json {
+        let timings = json!({
+            "load_ms": millis(loaded.load),
+            "first_text_ms": first.map(millis),
+            "total_ms": millis(elapsed),
+        });
+        output::json(&result(&answer, generation.settings.seed, timings))?;
+    } else {
+        output::line("")?;
+    }
+    if answer.usage.finish == Finish::ContextFull {
+        output::note(&format!("the context of {context} positions is full and the answer was cut; `--context {}` makes it larger", 2 * context));
+    }
+    Ok(if answer.usage.finish == Finish::Stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+fn messages(args: &GenerateArgs, prompt: &str) -> Vec<Value> {
+    let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
+    // A file or a pipe ends with a newline that nobody meant.
+    system.chain([json!({"role": "user", "content": prompt.trim_end_matches(['\n', '\r'])})]).collect()
+}
+
+fn millis(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn result(answer: &Answer, seed: u64, timings: Value) -> Value {
+    let usage = &answer.usage;
+    json!({
+        "text": answer.text,
+        "finish_reason": finish_reason(usage.finish),
+        "seed": seed,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.generated_tokens,
+            "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+        },
+        "timings": timings,
+    })
+}

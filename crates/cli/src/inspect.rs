@@ -1,0 +1,206 @@
+//! `bayan inspect`: what a checkpoint holds, and what memory it will take. Only headers are read.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use bayan_gpu::{Disable, block_on, list_adapters};
+use bayan_models::Sizes;
+use bayan_weights::{Checkpoint, Dtype, Format, Policy, Stored, TensorEntry, format_by_name};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::options::ModelArgs;
+use crate::{open, output};
+
+/// Flags of `bayan inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Directory of the checkpoint (or --model)
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    directory: Option<PathBuf>,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Bytes of one kind.
+#[derive(Default)]
+struct Group {
+    tensors: usize,
+    weights: u64,
+    size_bytes: u64,
+}
+
+impl Group {
+    fn bits_per_weight(&self) -> f64 {
+        self.size_bytes as f64 * 8.0 / self.weights.max(1) as f64
+    }
+}
+
+/// What the model takes on a device.
+struct Memory {
+    context: usize,
+    weight_bytes: u64,
+    cache_bytes: u64,
+    largest_binding_bytes: u64,
+}
+
+/// Shows it.
+///
+/// # Errors
+/// Files that are not a checkpoint.
+pub fn run(args: &InspectArgs) -> Result<ExitCode> {
+    let directory = args.directory.as_deref().or(args.model.checkpoint.model.as_deref());
+    let checkpoint = open::checkpoint(directory)?;
+    let mut groups: BTreeMap<&'static str, Group> = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let group = groups.entry(tensor.stored.name()).or_default();
+        group.tensors += 1;
+        group.weights += tensor.count();
+        group.size_bytes += tensor.size_bytes();
+    }
+    // A checkpoint of an unknown architecture is worth inspecting too.
+    let sizes = bayan_models::sizes(&checkpoint);
+    let memory = sizes.as_ref().ok().map(|sizes| memory(&checkpoint, sizes, &args.model));
+    let adapter = block_on(list_adapters(Disable::default())).into_iter().next();
+    if args.json {
+        let limit = adapter.as_ref().map(|a| a.capabilities.max_binding_bytes);
+        output::json(&as_json(&checkpoint, &groups, &sizes, memory.as_ref(), limit, args.tensors))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print_model(&checkpoint, &sizes)?;
+    let row = |name: &str, g: &Group| {
+        vec![name.to_string(), g.tensors.to_string(), output::count(g.weights), output::size(g.size_bytes), format!("{:.2}", g.bits_per_weight())]
+    };
+    let mut rows: Vec<Vec<String>> = groups.iter().map(|(name, group)| row(name, group)).collect();
+    rows.push(row("all", &total(&groups)));
+    output::line(&output::table(&["stored as", "tensors", "weights", "size", "bits/weight"], &rows))?;
+    if args.tensors {
+        let rows: Vec<Vec<String>> = checkpoint
+            .tensors()
+            .iter()
+            .map(|t| vec![t.name.clone(), t.stored.name().to_string(), format!("{:?}", t.shape), output::size(t.size_bytes())])
+            .collect();
+        output::line(&output::table(&["tensor", "stored as", "shape", "size"], &rows))?;
+    }
+    if let Some(memory) = &memory {
+        print_memory(memory, args, adapter.as_ref().map(|a| &a.capabilities))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn total(groups: &BTreeMap<&'static str, Group>) -> Group {
+    groups.values().fold(Group::default(), |all, group| Group {
+        tensors: all.tensors + group.tensors,
+        weights: all.weights + group.weights,
+        size_bytes: all.size_bytes + group.size_bytes,
+    })
+}
+
+/// The format in which a tensor stands on the device; vectors are f32 there.
+fn loaded_format(tensor: &TensorEntry, policy: Option<&Policy>) -> Option<&'static dyn Format> {
+    if tensor.shape.len() != 2 {
+        return format_by_name("f32");
+    }
+    match (tensor.stored, policy) {
+        (Stored::Planes(format), _) => Some(format),
+        (Stored::Dense(_), Some(policy)) => Some(policy.format_for(&tensor.name, &tensor.shape)),
+        (Stored::Dense(Dtype::F32), None) => format_by_name("f32"),
+        (Stored::Dense(_), None) => format_by_name("f16"),
+    }
+}
+
+fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs) -> Memory {
+    let context = args.context.map_or_else(|| sizes.max_position_embeddings.min(bayan_generate::engine::DEFAULT_CONTEXT), |n| n as usize).max(2);
+    let policy = args.quantize.map(Policy::for_format);
+    let (mut weight_bytes, mut largest_binding_bytes) = (0, 0);
+    for tensor in checkpoint.tensors() {
+        let Some(format) = loaded_format(tensor, policy.as_ref()) else { continue };
+        for plane in 0..format.planes().len() {
+            let bytes = format.row_bytes(plane, tensor.k().next_multiple_of(32)).saturating_mul(tensor.rows() as u64);
+            weight_bytes += bytes;
+            largest_binding_bytes = largest_binding_bytes.max(bytes);
+        }
+    }
+    let width = sizes.num_key_value_heads as u64 * sizes.head_dim as u64;
+    let per_position = 2 * width * sizes.num_hidden_layers as u64 * args.cache.bytes();
+    Memory { context, weight_bytes, cache_bytes: per_position.saturating_mul(context as u64), largest_binding_bytes }
+}
+
+fn print_model(checkpoint: &Checkpoint, sizes: &Result<Sizes, bayan_models::ModelError>) -> Result<()> {
+    let model_type = checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or("unknown");
+    output::line(&format!("{}: {model_type}", checkpoint.source().describe()))?;
+    match sizes {
+        Ok(s) => {
+            output::line(&format!("{} layers of width {}, feed-forward {}", s.num_hidden_layers, s.hidden_size, s.intermediate_size))?;
+            output::line(&format!("{} heads of {}, {} for keys and values", s.num_attention_heads, s.head_dim, s.num_key_value_heads))?;
+            let tied = if s.tie_word_embeddings { ", shared with the output head" } else { "" };
+            output::line(&format!("{} tokens{tied}; {} positions", s.vocab_size, s.max_position_embeddings))
+        }
+        Err(error) => output::line(&format!("cannot be run: {error}")),
+    }
+}
+
+fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&bayan_gpu::Capabilities>) -> Result<()> {
+    let form = args.model.quantize.map_or("as stored".to_string(), |format| format!("as {}", format.name()));
+    let (weights, cache) = (output::size(memory.weight_bytes), output::size(memory.cache_bytes));
+    let sum = output::size(memory.weight_bytes.saturating_add(memory.cache_bytes));
+    output::line(&format!("on the device: weights {form} {weights} + cache for {} positions {cache} = {sum}, and some activations", memory.context))?;
+    let Some(device) = device else {
+        return output::line("no GPU adapter was found; see `bayan devices`");
+    };
+    let parts = memory.largest_binding_bytes.div_ceil(device.max_binding_bytes.max(1));
+    let fit = if parts > 1 { format!("the largest matrix is split into {parts} parts there") } else { "every matrix fits one binding there".to_string() };
+    output::line(&format!("{}: bindings up to {}; {fit}", device.name, output::size(device.max_binding_bytes)))
+}
+
+fn as_json(
+    checkpoint: &Checkpoint,
+    groups: &BTreeMap<&'static str, Group>,
+    sizes: &Result<Sizes, bayan_models::ModelError>,
+    memory: Option<&Memory>,
+    max_binding_bytes: Option<u64>,
+    tensors: bool,
+) -> Value {
+    let group = |g: &Group| json!({"tensors": g.tensors, "weights": g.weights, "bytes": g.size_bytes, "bits_per_weight": g.bits_per_weight()});
+    let mut value = json!({
+        "model": checkpoint.source().describe(),
+        "model_type": checkpoint.config().get("model_type"),
+        "error": sizes.as_ref().err().map(ToString::to_string),
+        "parameters": total(groups).weights,
+        "stored": groups.iter().map(|(name, g)| (name.to_string(), group(g))).collect::<serde_json::Map<_, _>>(),
+        "total": group(&total(groups)),
+        "memory": memory.map(|m| json!({
+            "context": m.context,
+            "weight_bytes": m.weight_bytes,
+            "cache_bytes": m.cache_bytes,
+            "largest_plane_bytes": m.largest_binding_bytes,
+            "device_max_binding_bytes": max_binding_bytes,
+        })),
+    });
+    if let Ok(s) = sizes {
+        value["sizes"] = json!({
+            "hidden_size": s.hidden_size,
+            "intermediate_size": s.intermediate_size,
+            "num_hidden_layers": s.num_hidden_layers,
+            "num_attention_heads": s.num_attention_heads,
+            "num_key_value_heads": s.num_key_value_heads,
+            "head_dim": s.head_dim,
+            "vocab_size": s.vocab_size,
+            "max_position_embeddings": s.max_position_embeddings,
+            "tie_word_embeddings": s.tie_word_embeddings,
+        });
+    }
+    if tensors {
+        let describe = |t: &TensorEntry| json!({"name": t.name, "stored": t.stored.name(), "shape": t.shape, "bytes": t.size_bytes(), "file": t.file.as_ref()});
+        value["tensors"] = checkpoint.tensors().iter().map(describe).collect();
+    }
+    value
+}

@@ -1,0 +1,100 @@
+//! Opens checkpoints, devices and models as the flags say.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bayan_generate::text::BUILTIN_TEMPLATES;
+use bayan_generate::{EngineOptions, Model, ModelOptions};
+use bayan_gpu::{Gpu, GpuOptions, block_on};
+use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Policy, Source};
+
+use crate::options::{DeviceArgs, ModelArgs};
+use crate::output::Progress;
+
+/// The files of the model that was named, or of the one in the program.
+///
+/// # Errors
+/// The files are not a checkpoint's.
+pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
+    if let Some(path) = model {
+        return Ok(Rc::new(DirectorySource::new(path)?));
+    }
+    let files = bayan_embedded::files();
+    if files.is_empty() {
+        bail!("this program was built without a model of its own: expected `--model DIR` with the directory of a Hugging Face checkpoint");
+    }
+    Ok(Rc::new(files.iter().fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes))))
+}
+
+/// The checkpoint that was named.
+///
+/// # Errors
+/// As [`source`], and damaged files.
+pub fn checkpoint(model: Option<&Path>) -> Result<Checkpoint> {
+    Ok(block_on(Checkpoint::open(source(model)?))?)
+}
+
+/// The device that was asked for.
+///
+/// # Errors
+/// There is none, or it does not open.
+pub fn gpu(args: &DeviceArgs) -> Result<Gpu> {
+    let options = GpuOptions { device: args.device.clone(), disable: args.disable, max_binding_bytes: args.max_binding_bytes, ..Default::default() };
+    Ok(block_on(Gpu::open(&options))?)
+}
+
+/// The text behind `--chat-template`: names stay names, files are read.
+///
+/// # Errors
+/// Neither a built-in name nor a file that can be read.
+pub fn chat_template(argument: Option<&str>) -> Result<Option<String>> {
+    match argument {
+        None => Ok(None),
+        Some(name) if BUILTIN_TEMPLATES.contains(&name) || name.contains("{%") || name.contains("{{") => Ok(Some(name.to_string())),
+        Some(file) => {
+            let names = BUILTIN_TEMPLATES.join(", ");
+            let text = std::fs::read_to_string(file);
+            text.map(Some).with_context(|| format!("--chat-template {file}: expected one of {names}, or a file that can be read"))
+        }
+    }
+}
+
+/// A loaded model and what loading took.
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// From the command's start to a model that can answer, without the device's own start.
+    pub load: Duration,
+}
+
+/// Loads the model that the flags describe; `least_context` is what the caller needs where the user did not choose.
+///
+/// # Errors
+/// Files, device or sizes that do not fit.
+pub fn model(args: &ModelArgs, least_context: Option<usize>) -> Result<Loaded> {
+    let checkpoint = checkpoint(args.checkpoint.model.as_deref())?;
+    bayan_models::sizes(&checkpoint)?;
+    let chat_template = chat_template(args.checkpoint.chat_template.as_deref())?;
+    let gpu = gpu(&args.device)?;
+    load(&checkpoint, &gpu, args, chat_template, least_context)
+}
+
+/// Loads an opened checkpoint.
+///
+/// # Errors
+/// As [`model`].
+pub fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template: Option<String>, least_context: Option<usize>) -> Result<Loaded> {
+    let engine = EngineOptions {
+        context: args.context.map(|n| n as usize).or(least_context),
+        cache: args.cache.format(),
+        policy: args.quantize.map(Policy::for_format),
+        ..Default::default()
+    };
+    let started = Instant::now();
+    let mut progress = Progress::new("loading", true);
+    let options = ModelOptions { engine, chat_template };
+    let model = block_on(Model::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?;
+    Ok(Loaded { model, load: started.elapsed() })
+}

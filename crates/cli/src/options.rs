@@ -1,0 +1,90 @@
+//! Flags that several subcommands share: which model, which device, in which form.
+
+use std::path::PathBuf;
+
+use bayan_gpu::Disable;
+use bayan_models::CacheFormat;
+use bayan_weights::{FORMATS, Format, format_by_name};
+use clap::{Args, ValueEnum};
+
+/// Contexts beyond this are typing mistakes: no published model goes further, and tables of this length must fit in memory.
+const LONGEST_CONTEXT: u64 = 1 << 20;
+
+/// The device.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceArgs {
+    /// Adapter to use: its number in `bayan devices`, or a part of its name
+    #[arg(long, env = "BAYAN_DEVICE", value_name = "N|NAME")]
+    pub device: Option<String>,
+    /// Features not to use, separated by commas: f16, subgroups, dot, unchecked
+    #[arg(long, env = "BAYAN_DISABLE", value_name = "LIST", value_parser = Disable::parse, default_value = "", hide_default_value = true)]
+    pub disable: Disable,
+    /// Pretend that bindings may not be larger than this, to test matrices split over several
+    #[arg(long, env = "BAYAN_MAX_BINDING_BYTES", value_name = "BYTES", hide = true, value_parser = clap::value_parser!(u64).range(1 << 16..))]
+    pub max_binding_bytes: Option<u64>,
+}
+
+/// A checkpoint, where only its files are read.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub struct CheckpointArgs {
+    /// Directory of a Hugging Face checkpoint
+    #[arg(short, long, env = "BAYAN_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Chat template instead of the checkpoint's own: a built-in name, or a file
+    #[arg(long, env = "BAYAN_CHAT_TEMPLATE", value_name = "NAME|FILE")]
+    pub chat_template: Option<String>,
+}
+
+/// A checkpoint that is loaded onto a device.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    #[command(flatten)]
+    pub checkpoint: CheckpointArgs,
+    /// Quantize weights on load: f32, f16, q8_0, q6_k, q4_k or q4_0
+    #[arg(long, env = "BAYAN_QUANTIZE", value_name = "FORMAT", value_parser = format_argument)]
+    pub quantize: Option<&'static dyn Format>,
+    /// Positions of the context [default: the model's own limit, at most 4096]
+    #[arg(short, long, visible_alias = "ctx-size", env = "BAYAN_CONTEXT", value_name = "N", value_parser = clap::value_parser!(u64).range(2..=LONGEST_CONTEXT))]
+    pub context: Option<u64>,
+    /// Numbers of the key-value cache
+    #[arg(long, env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
+    pub cache: CacheArg,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Element formats of the cache.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum CacheArg {
+    /// 4 bytes
+    F32,
+    /// 2 bytes
+    F16,
+}
+
+impl CacheArg {
+    /// For the engine.
+    pub fn format(self) -> CacheFormat {
+        match self {
+            CacheArg::F32 => CacheFormat::F32,
+            CacheArg::F16 => CacheFormat::F16,
+        }
+    }
+
+    /// Bytes of one number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            CacheArg::F32 => 4,
+            CacheArg::F16 => 2,
+        }
+    }
+}
+
+/// A weight format by name.
+pub fn format_argument(name: &str) -> Result<&'static dyn Format, String> {
+    let names = || FORMATS.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
+    format_by_name(&name.to_lowercase()).ok_or_else(|| format!("no weight format of that name: expected one of {}", names()))
+}

@@ -1,0 +1,144 @@
+//! Each subcommand does what its help says.
+
+mod common;
+
+use common::{model, run, run_with_input, succeed, text};
+use serde_json::Value;
+
+const MODEL: &str = "qwen3_qknorm";
+
+fn place() -> String {
+    model(MODEL).to_str().expect("a path").to_string()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&succeed(&run(arguments))).expect("JSON")
+}
+
+#[test]
+fn text_becomes_ids_and_text_again() {
+    let place = place();
+    let source = "السلام عليكم، كَيْفَ الحال؟ ١٢٣";
+    let ids = succeed(&run(&["tokenize", source, "--model", &place]));
+    assert!(ids.split_whitespace().all(|id| id.parse::<u32>().is_ok()));
+    assert_eq!(succeed(&run_with_input(&["tokenize", "--decode", "--model", &place], &ids)).trim_end(), source);
+    assert_eq!(succeed(&run_with_input(&["tokenize", "--model", &place], source)), ids);
+    let parsed = json(&["tokenize", source, "--json", "--model", &place]);
+    assert_eq!(parsed["count"].as_u64().expect("a count") as usize, ids.split_whitespace().count());
+}
+
+#[test]
+fn templates_render_and_encode() {
+    let place = place();
+    let messages = r#"[{"role": "user", "content": "من أنت؟"}]"#;
+    let prompt = succeed(&run(&["template", messages, "--model", &place]));
+    assert!(prompt.contains("<|im_start|>user\nمن أنت؟<|im_end|>"), "{prompt}");
+    let parsed = json(&["template", messages, "--json", "--model", &place]);
+    assert_eq!(parsed["text"].as_str().expect("text"), prompt.strip_suffix('\n').expect("a line"));
+    assert!(!parsed["ids"].as_array().expect("ids").is_empty());
+    let shorter = succeed(&run(&["template", messages, "--no-generation-prompt", "--model", &place]));
+    assert!(prompt.len() > shorter.len());
+    let other = succeed(&run(&["template", messages, "--chat-template", "gemma", "--model", &place]));
+    assert!(other.contains("<start_of_turn>user"), "{other}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let place = place();
+    let arguments = ["generate", "مرحبا", "--max-tokens", "12", "--seed", "7", "--ignore-eos", "--json", "--model", &place];
+    let (first, second) = (json(&arguments), json(&arguments));
+    assert_eq!(first["text"], second["text"]);
+    assert_eq!((&first["usage"]["completion_tokens"], &first["finish_reason"], &first["seed"]), (&12.into(), &"length".into(), &7.into()));
+    let greedy = |prompt: &[&str]| succeed(&run(&[&["generate", "--temperature", "0", "--max-tokens", "8", "--model", &place], prompt].concat()));
+    let from_stdin = run_with_input(&["generate", "--temperature", "0", "--max-tokens", "8", "--model", &place], "سؤال");
+    assert_eq!(greedy(&["سؤال"]), succeed(&from_stdin));
+    assert_eq!(greedy(&["--prompt", "سؤال"]), greedy(&["سؤال"]));
+    assert_ne!(greedy(&["سؤال", "--chat"]), greedy(&["سؤال"]));
+}
+
+#[test]
+fn a_pipe_gets_one_answer_for_each_line() {
+    let place = place();
+    let arguments = ["chat", "--temperature", "0", "--max-tokens", "4", "--stop", "\n", "--model", &place];
+    let output = run_with_input(&arguments, "مرحبا\n\nمن أنت؟\n/stats\n/exit\nلا يصل\n");
+    let (answers, notes) = (succeed(&output), text(&output.stderr));
+    assert_eq!(answers.lines().count(), 2, "{answers}");
+    assert!(notes.contains("2 answers"), "{notes}");
+}
+
+#[test]
+fn conversations_are_saved_and_loaded() {
+    let (place, folder) = (place(), tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join("c.json");
+    let file = file.to_str().expect("a path");
+    let chat = |more: &[&str], input: &str| {
+        run_with_input(&[&["chat", "--temperature", "0", "--max-tokens", "3", "--stop", "\n", "--model", &place], more].concat(), input)
+    };
+    succeed(&chat(&["--system", "كن موجزًا"], &format!("مرحبا\n/save {file}\n")));
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(file).expect("a file")).expect("JSON");
+    let roles: Vec<&str> = saved["messages"].as_array().expect("messages").iter().filter_map(|m| m["role"].as_str()).collect();
+    assert_eq!(roles, ["system", "user", "assistant"]);
+    let again = format!("{file}.2");
+    succeed(&chat(&["--load", file], &format!("/save {again}\n")));
+    assert_eq!(std::fs::read_to_string(file).expect("a file"), std::fs::read_to_string(again).expect("a file"));
+}
+
+#[test]
+fn a_full_context_is_said() {
+    let place = place();
+    let full = run(&["generate", "مرحبا", "--context", "24", "--ignore-eos", "--json", "--model", &place]);
+    let parsed: Value = serde_json::from_str(&succeed(&full)).expect("JSON");
+    assert_eq!(parsed["finish_reason"], "context_full");
+    assert!(text(&full.stderr).contains("--context 48"), "{}", text(&full.stderr));
+    assert_eq!(parsed["usage"]["total_tokens"], 24);
+    let chat = ["chat", "--context", "40", "--ignore-eos", "--temperature", "0", "--model", &place];
+    let output = run_with_input(&chat, "مرحبا\nكيف الحال؟\n");
+    let message = common::fail(&output, 1);
+    assert!(message.contains("--context"), "{message}");
+}
+
+#[test]
+fn quantized_checkpoints_load_and_are_smaller() {
+    let (place, folder) = (place(), tempfile::tempdir().expect("a folder"));
+    let out = folder.path().join("q");
+    let out = out.to_str().expect("a path");
+    let report = json(&["quantize", &place, out, "--format", "q4_k", "--json"]);
+    let bits = report["bits_per_weight"].as_f64().expect("bits");
+    assert!((4.0..8.0).contains(&bits), "{bits}");
+    let inspected = json(&["inspect", out, "--json"]);
+    assert_eq!(inspected["total"]["bytes"], report["bytes"]);
+    assert!(inspected["stored"]["q4_k"]["tensors"].as_u64().is_some_and(|n| n > 0), "{inspected}");
+    let generate = |model: &str, more: &[&str]| {
+        succeed(&run(&[&["generate", "مرحبا", "--temperature", "0", "--max-tokens", "8", "--ignore-eos", "--model", model], more].concat()))
+    };
+    // Quantized to files and quantized on load are the same weights.
+    assert_eq!(generate(out, &[]), generate(&place, &["--quantize", "q4_k"]));
+}
+
+#[test]
+fn inspect_counts_what_loading_allocates() {
+    let place = place();
+    let inspected = json(&["inspect", &place, "--context", "64", "--cache", "f32", "--json"]);
+    let bench = json(&["bench", "--prompt", "8", "--generate", "4", "--repetitions", "2", "--context", "64", "--cache", "f32", "--json", "--model", &place]);
+    assert_eq!(inspected["memory"]["cache_bytes"], bench["cache_bytes"]);
+    for name in ["prompt", "generate"] {
+        assert_eq!(bench[name]["samples"].as_array().expect("samples").len(), 2);
+        assert!(bench[name]["mean"].as_f64().is_some_and(|v| v > 0.0), "{bench}");
+    }
+    assert!(bench["cost_per_token"]["passes"] == 1 && bench["copy_gb_per_s"].as_f64().is_some_and(|v| v > 0.0), "{bench}");
+    let (weights, read) = (inspected["memory"]["weight_bytes"].as_u64().expect("bytes"), bench["weight_bytes_per_token"].as_u64().expect("bytes"));
+    assert!(read > weights / 2 && read < 2 * weights, "{read} of {weights}");
+}
+
+#[test]
+fn devices_and_ops_describe_this_machine() {
+    let devices = json(&["devices", "--json"]);
+    let first = &devices["devices"][0];
+    assert!(first["name"].as_str().is_some_and(|n| !n.is_empty()) && first["limits"]["max_binding_bytes"].as_u64().is_some(), "{devices}");
+    let plain = json(&["devices", "--json", "--disable", "f16,subgroups,dot"]);
+    assert_eq!(plain["devices"][0]["path"], "plain");
+    let ops = json(&["ops", "--filter", "rms_norm", "--json"]);
+    assert_eq!(ops["failed"], 0, "{ops}");
+    assert!(ops["cases"].as_array().is_some_and(|cases| cases.iter().all(|c| c["name"].as_str().is_some_and(|n| n.contains("rms_norm")))));
+    common::fail(&run(&["ops", "--filter", "no such case"]), 1);
+}

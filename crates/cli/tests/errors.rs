@@ -1,0 +1,167 @@
+//! Bad input ends with one clear message, the right exit code, and no panic.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{bayan, copy_of, fail, finish, model, run, run_with_input, succeed};
+
+fn generate(directory: &Path, flags: &[&str]) -> std::process::Output {
+    let directory = directory.to_str().expect("a path in UTF-8");
+    run(&[&["generate", "مرحبا", "--max-tokens", "2", "--model", directory], flags].concat())
+}
+
+/// Breaks a copy of a checkpoint and expects generating to fail with these words.
+fn broken(words: &[&str], damage: impl Fn(&Path)) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = copy_of("llama3_gqa", folder.path());
+    damage(&directory);
+    let message = fail(&generate(&directory, &[]), 1);
+    assert!(message.starts_with("error: ") && words.iter().all(|word| message.contains(word)), "expected {words:?} in: {message}");
+}
+
+fn weights(directory: &Path) -> std::path::PathBuf {
+    let files = fs::read_dir(directory).expect("the copy").flatten().map(|e| e.path());
+    let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "safetensors")).collect();
+    files.sort();
+    files.remove(0)
+}
+
+fn edit_config(directory: &Path, edit: impl Fn(&mut serde_json::Value)) {
+    let file = directory.join("config.json");
+    let mut config = serde_json::from_str(&fs::read_to_string(&file).expect("config.json")).expect("JSON");
+    edit(&mut config);
+    fs::write(&file, config.to_string()).expect("a file");
+}
+
+#[test]
+fn missing_files() {
+    broken(&["config.json"], |d| fs::remove_file(d.join("config.json")).expect("removed"));
+    broken(&["tokenizer"], |d| fs::remove_file(d.join("tokenizer.json")).expect("removed"));
+    broken(&["safetensors"], |d| fs::remove_file(weights(d)).expect("removed"));
+}
+
+#[test]
+fn damaged_files() {
+    broken(&["config.json", "JSON"], |d| fs::write(d.join("config.json"), "{").expect("written"));
+    broken(&["tokenizer.json"], |d| fs::write(d.join("tokenizer.json"), "{}").expect("written"));
+    broken(&["safetensors"], |d| {
+        let bytes = fs::read(weights(d)).expect("weights");
+        fs::write(weights(d), &bytes[..bytes.len() / 2]).expect("written");
+    });
+    broken(&["safetensors"], |d| fs::write(weights(d), [0xff; 64]).expect("written"));
+    broken(&["safetensors"], |d| fs::write(weights(d), []).expect("written"));
+}
+
+#[test]
+fn weights_that_are_not_numbers() {
+    broken(&["finite"], |d| {
+        let mut bytes = fs::read(weights(d)).expect("weights");
+        let half = bytes.len() / 2 / 4 * 4;
+        // All ones is NaN in f32, f16 and bf16 alike.
+        bytes[half..half + 4096].fill(0xff);
+        fs::write(weights(d), bytes).expect("written");
+    });
+}
+
+#[test]
+fn configurations_that_do_not_fit() {
+    broken(&["wings", "supported"], |d| edit_config(d, |c| c["model_type"] = "wings".into()));
+    broken(&["hidden_size"], |d| edit_config(d, |c| c["hidden_size"] = 0.into()));
+    broken(&["expected", "got"], |d| edit_config(d, |c| c["intermediate_size"] = 96.into()));
+    broken(&["layers.50"], |d| edit_config(d, |c| c["num_hidden_layers"] = 51.into()));
+    broken(&["vocab_size"], |d| edit_config(d, |c| c["vocab_size"] = "many".into()));
+    broken(&["expected", "got"], |d| edit_config(d, |c| c["vocab_size"] = 2_000_000_000.into()));
+}
+
+#[test]
+fn places_without_a_checkpoint() {
+    let message = |place: &str| fail(&run(&["generate", "a", "--model", place]), 1);
+    assert!(message("no/such").contains("download"), "{}", message("no/such"));
+    assert!(message("/no/such/place").contains("/no/such/place"));
+    assert!(message(env!("CARGO_MANIFEST_DIR")).contains("safetensors"));
+    let gguf = common::fixtures("gguf").join("qwen2_bias-Q4_0.gguf");
+    assert!(message(gguf.to_str().expect("a path")).contains("GGUF"));
+}
+
+#[test]
+fn prompts_and_contexts_that_do_not_fit() {
+    let directory = model("llama3_gqa");
+    let message = fail(&generate(&directory, &["--context", "2"]), 1);
+    assert!(message.contains("--context") && message.contains("the context holds 2"), "{message}");
+    let message = fail(&generate(&directory, &["--logit-bias", "99999999+1"]), 1);
+    assert!(message.contains("99999999"), "{message}");
+    let message = fail(&generate(&directory, &["--chat", "--chat-template", "/no/such.jinja"]), 1);
+    assert!(message.contains("/no/such.jinja"), "{message}");
+    let place = directory.to_str().expect("a path");
+    let message = fail(&run_with_input(&["generate", "--model", place], ""), 1);
+    assert!(message.contains("empty") || message.contains("1 tokens"), "{message}");
+}
+
+#[test]
+fn wrong_usage_is_code_2() {
+    let wrong: [&[&str]; 12] = [
+        &[],
+        &["fly"],
+        &["generate", "--top-p", "2"],
+        &["generate", "--context", "1"],
+        &["generate", "--context", "99999999999"],
+        &["generate", "--quantize", "q3"],
+        &["generate", "--disable", "everything"],
+        &["generate", "--cache", "f8"],
+        &["generate", "a", "--file", "b"],
+        &["bench", "--repetitions", "0"],
+        &["quantize", "only-one", "--format", "q4_0"],
+        &["conformance"],
+    ];
+    for arguments in wrong {
+        fail(&run(arguments), 2);
+    }
+}
+
+#[test]
+fn every_subcommand_has_help() {
+    for command in ["chat", "generate", "tokenize", "template", "quantize", "inspect", "devices", "bench", "ops", "conformance"] {
+        let help = succeed(&run(&[command, "--help"]));
+        assert!(help.contains("Usage:") && help.contains(command), "{help}");
+    }
+}
+
+#[test]
+fn no_adapter() {
+    let directory = model("llama3_gqa");
+    let place = directory.to_str().expect("a path");
+    for arguments in [vec!["generate", "a", "--model", place], vec!["devices"], vec!["ops", "--filter", "add"]] {
+        // The loader reads no driver from these; other backends of the machine are not hidden by them.
+        let mut command = bayan();
+        command.args(&arguments).env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
+        let output = finish(&mut command);
+        if cfg!(target_os = "linux") {
+            let message = fail(&output, 1);
+            assert!(message.contains("no GPU adapter") && message.contains("mesa-vulkan-drivers"), "{message}");
+        }
+    }
+    let message = fail(&run(&["generate", "a", "--model", place, "--device", "no such device"]), 1);
+    assert!(message.contains("no such device"), "{message}");
+}
+
+#[test]
+fn a_failed_quantization_leaves_what_was_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = copy_of("llama3_gqa", folder.path());
+    let (from, out) = (directory.to_str().expect("a path"), folder.path().join("out"));
+    let to = out.to_str().expect("a path");
+    succeed(&run(&["quantize", from, to, "--format", "q8_0"]));
+    let before = fs::read(out.join("model.safetensors")).expect("a checkpoint");
+    let message = fail(&run(&["quantize", from, to, "--format", "q4_0"]), 1);
+    assert!(message.contains("overwrite"), "{message}");
+    let mut bytes = fs::read(weights(&directory)).expect("weights");
+    let half = bytes.len() / 2 / 4 * 4;
+    bytes[half..half + 4096].fill(0xff);
+    fs::write(weights(&directory), bytes).expect("written");
+    fail(&run(&["quantize", from, to, "--format", "q4_0", "--overwrite"]), 1);
+    assert_eq!(fs::read(out.join("model.safetensors")).expect("a checkpoint"), before);
+    let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
