@@ -151,7 +151,7 @@ impl Gpu {
 /// Records one dispatch into a pass.
 pub(crate) fn record(pass: &mut wgpu::ComputePass<'_>, dispatch: &Dispatch) {
     pass.set_pipeline(dispatch.kernel.pipeline());
-    for (index, group) in dispatch.bindings.0.iter().enumerate() {
+    for (index, group) in dispatch.bindings.groups.iter().enumerate() {
         pass.set_bind_group(index as u32, group, &[]);
     }
     pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], dispatch.grid[2]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::shader::{self, Access};
-use crate::{Capabilities, Gpu, GpuError, Slice};
+use crate::{Buffer, Capabilities, Gpu, GpuError, Slice};
 
 #[derive(Debug)]
 struct Inner {
@@ -17,9 +17,13 @@ struct Inner {
 #[derive(Debug, Clone)]
 pub struct Kernel(Arc<Inner>);
 
-/// Bind groups made for one kernel.
+/// Bind groups made for one kernel. They keep their buffers alive.
 #[derive(Debug, Clone)]
-pub struct Bindings(pub(crate) Arc<Vec<wgpu::BindGroup>>);
+pub struct Bindings {
+    pub(crate) groups: Arc<Vec<wgpu::BindGroup>>,
+    /// In a browser a buffer is destroyed with its last handle, also when a bind group still names it.
+    _buffers: Arc<Vec<Buffer>>,
+}
 
 impl Kernel {
     /// The name it was made with.
@@ -149,6 +153,7 @@ impl Gpu {
                 entries: &entries,
             }));
         }
-        Ok(Bindings(Arc::new(made)))
+        let buffers = groups.iter().flatten().map(|slice| slice.buffer.clone()).collect();
+        Ok(Bindings { groups: Arc::new(made), _buffers: Arc::new(buffers) })
     }
 }
