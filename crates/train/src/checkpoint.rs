@@ -178,7 +178,7 @@ impl Checkpoints {
         for entry in entries {
             let entry = entry.map_err(|source| TrainError::io("list", &self.directory, source))?;
             let name = entry.file_name();
-            let step = name.to_str().and_then(|name| name.strip_prefix("checkpoint-")?.parse().ok());
+            let step: Option<u64> = name.to_str().and_then(|name| name.strip_prefix("checkpoint-")?.parse().ok());
             steps.extend(step.filter(|_| entry.path().join(STATE).is_file()));
         }
         steps.sort_unstable();

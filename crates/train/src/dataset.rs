@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use crate::data::{DataOptions, DataReport, Examples, Shape};
 use crate::error::{BadRow, Result, TrainError};
 use crate::render::{IGNORED, Renderer, Tokens};
+use crate::rng::split_mix;
 
 /// Sequences in one arena. A preference data set has two for each example, chosen and rejected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,6 +95,19 @@ impl Dataset {
     /// Whether each example is a pair of chosen and rejected.
     pub fn is_preference(&self) -> bool {
         self.per_example == 2
+    }
+
+    /// A number that changes with any token, mark or order of the set: a resumed run must find the one it began with.
+    pub fn fingerprint(&self) -> u64 {
+        let mut state = self.ends.len() as u64;
+        let mut mix = |value: u64| {
+            state ^= value;
+            split_mix(&mut state);
+            state = state.rotate_left(23).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        };
+        self.ends.iter().for_each(|end| mix(*end as u64));
+        self.ids.iter().zip(&self.trained).for_each(|(id, trained)| mix(u64::from(*id) << 1 | u64::from(*trained)));
+        state
     }
 
     /// The length of each sequence.
@@ -254,5 +268,8 @@ mod tests {
         let some = all.subset(&[2, 0]);
         assert_eq!((some.len(), some.lengths()), (2, vec![4, 2]));
         assert_eq!(some.sequence(0), all.sequence(2));
+        assert_eq!(all.fingerprint(), set(&[2, 3, 4]).fingerprint());
+        assert_ne!(all.fingerprint(), all.subset(&[1, 0, 2]).fingerprint());
+        assert_ne!(all.fingerprint(), set(&[2, 3, 5]).fingerprint());
     }
 }

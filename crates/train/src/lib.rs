@@ -11,6 +11,7 @@ pub mod dataset;
 pub mod error;
 mod files;
 pub mod log;
+pub mod memory;
 pub mod order;
 pub mod recipe;
 pub mod render;
@@ -26,6 +27,7 @@ pub use data::{DataFiles, DataOptions, DataReport, DropReason, Example, Examples
 pub use dataset::{Dataset, Loaded, MicroBatch};
 pub use error::{BadRow, Place, Result, TrainError};
 pub use log::{LogEntry, RunLog};
+pub use memory::{Calibration, MemoryEstimate, MemoryInputs, adapter_parameters, estimate};
 pub use order::{Batch, Order, Position, split_validation, steps_per_epoch};
 pub use recipe::{LossNormalization, Method, Recipe, RunPlan, TurnEnd};
 pub use render::{RenderOptions, Rendered, Renderer, Tokens, dry_run};

@@ -376,6 +376,12 @@ impl Recipe {
             let pairs = linears.iter().map(|name| Ok((rules.is_target(name)?, name.clone())));
             Ok(pairs.collect::<Result<Vec<_>>>()?.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect())
         };
+        if let Some(layers) = &config.layers_to_transform {
+            let there = |layer: &usize| linears.iter().any(|m| bayan_models::layer_of(m) == Some(*layer));
+            if let Some(missing) = layers.iter().find(|layer| !there(layer)) {
+                return Err(TrainError::recipe("layers_to_transform", "layers that the model has", missing, "layers count from 0"));
+            }
+        }
         let modules = chosen(&config)?;
         if modules.is_empty() {
             let remedy = format!("this model's linear layers are {}", known());
@@ -385,12 +391,6 @@ impl Recipe {
             let missing = names.iter().find(|name| !linears.iter().any(|l| l == *name || l.ends_with(&format!(".{name}"))));
             if let Some(missing) = missing {
                 return Err(TrainError::recipe("target_modules", format!("names among {}", known()), missing, "correct the name or leave it out"));
-            }
-        }
-        if let Some(layers) = &config.layers_to_transform {
-            let there = |layer: &usize| modules.iter().any(|m| bayan_models::layer_of(m) == Some(*layer));
-            if let Some(missing) = layers.iter().find(|layer| !there(layer)) {
-                return Err(TrainError::recipe("layers_to_transform", "layers that the model has", missing, "layers count from 0"));
             }
         }
         if config.target_modules == TargetModules::AllLinear {

@@ -1,1 +1,168 @@
+//! Labels against PEFT's fixtures, and the templates that are hard.
 
+use super::*;
+use crate::testing::{lora_expected, text};
+use serde_json::json;
+
+fn renderer(model: &str, change: impl FnOnce(&mut RenderOptions)) -> Renderer {
+    let (tokenizer, template) = text(model);
+    let mut options = RenderOptions { max_seq_length: 4096, mask_prompt: true, turn_end: TurnEnd::Template, template_kwargs: Map::new() };
+    change(&mut options);
+    Renderer::new(tokenizer, Some(template), options)
+}
+
+fn chat(messages: Value) -> Example {
+    Example::Chat { messages: messages.as_array().cloned().unwrap(), tools: None, train_from: 0 }
+}
+
+fn tokens(renderer: &Renderer, example: &Example) -> Tokens {
+    match renderer.render(example).unwrap().rendered.unwrap() {
+        Rendered::Sequence(tokens) => tokens,
+        Rendered::Pair { .. } => panic!("a sequence"),
+    }
+}
+
+/// The trained text, its stretches apart.
+fn trained(renderer: &Renderer, tokens: &Tokens) -> Vec<String> {
+    let marked = dry_run(tokens, renderer.tokenizer(), false).unwrap();
+    marked.split('⟦').skip(1).map(|part| part.split('⟧').next().unwrap().to_owned()).collect()
+}
+
+fn numbers(value: &Value) -> Vec<i64> {
+    value.as_array().unwrap().iter().map(|v| v.as_i64().unwrap()).collect()
+}
+
+#[test]
+fn labels_are_those_of_the_fixtures() {
+    for case in ["llama3_r8_all", "qwen2_r4_rslora"] {
+        let expected = lora_expected(case);
+        let renderer = renderer(expected["model"].as_str().unwrap(), |_| {});
+        let samples = expected["samples"].as_array().unwrap();
+        assert_eq!(samples.len(), 6);
+        let mut rendered = vec![];
+        for sample in samples {
+            let tokens = tokens(&renderer, &chat(sample["messages"].clone()));
+            assert_eq!(tokens.ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>(), numbers(&sample["ids"]), "{case} {}", sample["messages"]);
+            assert_eq!(tokens.labels().iter().map(|l| i64::from(*l)).collect::<Vec<_>>(), numbers(&sample["labels"]), "{case} {}", sample["messages"]);
+            rendered.push(tokens);
+        }
+        // The micro-batches are the samples two by two, padded at the right.
+        for (number, batch) in expected["micro_batches"].as_array().unwrap().iter().enumerate() {
+            for row in 0..2 {
+                let (tokens, labels) = (&rendered[2 * number + row], numbers(&batch["labels"][row]));
+                assert!(tokens.labels().iter().map(|l| i64::from(*l)).eq(labels[..tokens.ids.len()].iter().copied()));
+                assert!(labels[tokens.ids.len()..].iter().all(|l| *l == -100));
+            }
+        }
+    }
+}
+
+#[test]
+fn preference_pairs_are_those_of_the_fixture() {
+    let expected = lora_expected("dpo_llama3_r8");
+    let renderer = renderer("llama3_gqa", |_| {});
+    for pair in expected["pairs"].as_array().unwrap() {
+        let answer = |name: &str| vec![json!({"role": "assistant", "content": pair[name]})];
+        let prompt = pair["prompt"].as_array().cloned().unwrap();
+        let example = Example::Preference { prompt, chosen: answer("chosen"), rejected: answer("rejected"), tools: None };
+        let Ok(Rendered::Pair { chosen, rejected }) = renderer.render(&example).unwrap().rendered else { panic!("a pair") };
+        for (tokens, ids, labels) in [(chosen, "chosen_ids", "chosen_labels"), (rejected, "rejected_ids", "rejected_labels")] {
+            assert_eq!(tokens.ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>(), numbers(&pair[ids]));
+            assert_eq!(tokens.labels().iter().map(|l| i64::from(*l)).collect::<Vec<_>>(), numbers(&pair[labels]));
+        }
+    }
+}
+
+const TURNS: [(&str, &str); 4] = [("user", "ما اسمك؟"), ("assistant", "اسمي بيان."), ("user", "شكرا"), ("assistant", "العفو!")];
+
+fn turns() -> Example {
+    chat(TURNS.iter().map(|(role, content)| json!({"role": role, "content": content})).collect())
+}
+
+#[test]
+fn every_template_trains_both_answers_and_keeps_the_ids_of_the_whole() {
+    for (model, ending) in [
+        ("gemma2_softcap", "<end_of_turn>\n"),
+        ("gemma3_text", "<end_of_turn>\n"),
+        ("jais2", "<|im_end|>\n"),
+        ("llama2_mha", "</s>"),
+        ("llama3_gqa", "<|eot_id|>"),
+        ("mistral_swa", "</s>"),
+        ("qwen2_bias", "<|im_end|>\n"),
+        ("qwen3_qknorm", "<|im_end|>\n"),
+    ] {
+        let renderer = renderer(model, |_| {});
+        let tokens = tokens(&renderer, &turns());
+        let (tokenizer, template) = text(model);
+        let Example::Chat { messages, .. } = turns() else { unreachable!() };
+        let whole = template.render(&ChatInput { messages, ..Default::default() }).unwrap();
+        assert_eq!(tokens.ids, tokenizer.encode_chat(&whole).unwrap(), "{model}");
+        let stretches = trained(&renderer, &tokens);
+        assert_eq!(stretches.len(), 2, "{model}: {stretches:?}");
+        for (stretch, answer) in stretches.iter().zip(["اسمي بيان.", "العفو!"]) {
+            assert!(stretch.contains(answer) && stretch.ends_with(ending), "{model}: {stretch:?}");
+            assert!(!stretch.contains("شكرا") && !stretch.contains("user"), "{model}: {stretch:?}");
+        }
+        let token = Renderer::new(tokenizer, Some(template), RenderOptions { turn_end: TurnEnd::Token, ..renderer.options.clone() });
+        let shorter = trained(&token, &self::tokens(&token, &turns()));
+        assert!(shorter.iter().all(|s| s.ends_with(ending.trim_end())), "{model}: {shorter:?}");
+    }
+}
+
+#[test]
+fn reasoning_that_the_template_takes_out_of_earlier_turns_does_not_mislead() {
+    let renderer = renderer("qwen3_qknorm", |_| {});
+    let with_thought = |thought: &str| format!("<think>\n{thought}\n</think>\n\nاسمي بيان.");
+    let example = chat(json!([
+        {"role": "user", "content": "ما اسمك؟"},
+        {"role": "assistant", "content": with_thought("أفكر")},
+        {"role": "user", "content": "شكرا"},
+        {"role": "assistant", "content": "العفو!"}
+    ]));
+    let outcome = renderer.render(&example).unwrap();
+    let Ok(Rendered::Sequence(tokens)) = outcome.rendered else { panic!("a sequence") };
+    let stretches = trained(&renderer, &tokens);
+    assert_eq!(stretches.len() as u64 + outcome.untrained_turns, 2, "{stretches:?}");
+    assert!(stretches.last().unwrap().contains("العفو!") && stretches.iter().all(|s| !s.contains("شكرا")), "{stretches:?}");
+}
+
+#[test]
+fn cutting_masking_and_running_text() {
+    let whole = tokens(&renderer("llama3_gqa", |_| {}), &turns());
+    let short = renderer("llama3_gqa", |o| o.max_seq_length = whole.ids.len() - 3);
+    let outcome = short.render(&turns()).unwrap();
+    assert!(outcome.truncated && outcome.lengths == [whole.ids.len()]);
+    let Ok(Rendered::Sequence(cut)) = outcome.rendered else { panic!("a sequence") };
+    assert_eq!((cut.ids.len(), &cut.ids[..]), (whole.ids.len() - 3, &whole.ids[..whole.ids.len() - 3]));
+    let tiny = renderer("llama3_gqa", |o| o.max_seq_length = 5);
+    assert_eq!(tiny.render(&turns()).unwrap().rendered, Err(DropReason::NothingTrained));
+    let all = tokens(&renderer("llama3_gqa", |o| o.mask_prompt = false), &turns());
+    assert_eq!((all.ids.len(), all.trained_count()), (whole.ids.len(), whole.ids.len() - 1));
+    let plain = renderer("llama3_gqa", |_| {});
+    let running = tokens(&plain, &Example::Text("بسم الله".into()));
+    assert_eq!(running.ids.last(), plain.tokenizer().eos().first());
+    assert_eq!(running.trained_count(), running.ids.len() - 1);
+    let completion = Example::Chat { messages: TURNS.iter().map(|(r, c)| json!({"role": r, "content": c})).collect(), tools: None, train_from: 2 };
+    assert_eq!(trained(&plain, &tokens(&plain, &completion)), ["العفو!<|eot_id|>"], "given turns are not learned");
+}
+
+#[test]
+fn what_a_template_refuses_is_an_error_with_its_words() {
+    let gemma = renderer("gemma2_softcap", |_| {});
+    let system = chat(json!([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z"}]));
+    assert!(gemma.render(&system).unwrap_err().to_string().contains("System role not supported"));
+    let (tokenizer, _) = text("llama3_gqa");
+    let without = Renderer::new(tokenizer, None, gemma.options.clone());
+    assert!(without.render(&turns()).unwrap_err().to_string().contains("no chat template"));
+}
+
+#[test]
+fn the_view_shows_marks_and_no_control_characters() {
+    let renderer = renderer("llama3_gqa", |_| {});
+    let example = chat(json!([{"role": "user", "content": "\u{1b}[31mred"}, {"role": "assistant", "content": "نعم"}]));
+    let tokens = tokens(&renderer, &example);
+    let shown = dry_run(&tokens, renderer.tokenizer(), false).unwrap();
+    assert!(shown.contains("⟦نعم<|eot_id|>⟧") && !shown.contains('\u{1b}'), "{shown}");
+    let coloured = dry_run(&tokens, renderer.tokenizer(), true).unwrap();
+    assert!(coloured.contains("\u{1b}[32mنعم<|eot_id|>\u{1b}[0m"), "{coloured}");
+}

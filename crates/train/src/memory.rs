@@ -1,0 +1,183 @@
+//! How much memory a run will take, before anything is loaded.
+//!
+//! A sum of plain formulas over the model's sizes, each shown to the user on a line of its own. Trying and failing lost: on most systems the
+//! desktop dies first. The constants in [`Calibration`] are the engine's: it measures a run's peak and corrects them here.
+//!
+//! With n tokens in a micro-batch, e bytes of an activation (4, or 2 with f16), and D, F, H, K, d, V, L as in a model's sizes:
+//!
+//! | part | bytes |
+//! | --- | --- |
+//! | base | what the checkpoint and its format say |
+//! | weights, gradients, optimizer | 4 P, 4 P, 8 P for P trained parameters (adapter pairs, or all) |
+//! | kept activations | checkpointing: n e D (L + 1); otherwise n e L · layer |
+//! | layer | 6 D + 2 (H + 2 K) d + H d + 3 F, and H · 4 / e for the softmax sums, and r for each pair |
+//! | working set | with checkpointing one layer's activations, always its largest gradients: n e (3 D + (H + 2 K) d + 3 F) |
+//! | loss | n (4 C + 2 e D) for chunks of C vocabulary entries |
+//! | fixed | pipelines, staging, tables |
+
+use std::fmt;
+
+use bayan_models::Sizes;
+
+use crate::recipe::{Method, Recipe};
+
+/// What the engine's implementation adds; found by measuring.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Calibration {
+    /// Vocabulary entries of a chunk of the loss.
+    pub vocab_chunk: usize,
+    /// Bytes whatever the model.
+    pub fixed_bytes: u64,
+    /// Factor on the activations (allocation in blocks, arrays that live at the same time).
+    pub activations: f64,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self { vocab_chunk: 4096, fixed_bytes: 96 << 20, activations: 1.0 }
+    }
+}
+
+/// What must be known of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryInputs<'a> {
+    /// The model.
+    pub sizes: &'a Sizes,
+    /// Bytes of the frozen base on the device, in its format; 0 when all parameters are trained.
+    pub base_bytes: u64,
+    /// Trained parameters.
+    pub trained_parameters: u64,
+    /// Adapter ranks summed over the pairs of one layer.
+    pub ranks_per_layer: u64,
+    /// The longest sequence there is (at most `max_seq_length`).
+    pub longest_sequence: usize,
+}
+
+/// Bytes by purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryEstimate {
+    /// The frozen base.
+    pub base: u64,
+    /// Trained weights.
+    pub weights: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// Both moments of AdamW.
+    pub optimizer: u64,
+    /// Activations kept for the backward pass.
+    pub activations: u64,
+    /// What lives only while one layer runs.
+    pub working: u64,
+    /// Chunks of logits and the gradient of the last hidden states.
+    pub loss: u64,
+    /// The rest.
+    pub fixed: u64,
+}
+
+impl MemoryEstimate {
+    /// All together.
+    pub fn total(&self) -> u64 {
+        let parts = [self.base, self.weights, self.gradients, self.optimizer, self.activations, self.working, self.loss, self.fixed];
+        parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
+    }
+}
+
+/// Trained parameters of an adapter: r (in + out) summed over its pairs.
+pub fn adapter_parameters(pairs: impl IntoIterator<Item = (usize, usize, usize)>) -> u64 {
+    pairs.into_iter().map(|(rank, input, output)| rank as u64 * (input as u64 + output as u64)).sum()
+}
+
+/// The estimate for a recipe.
+pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibration) -> MemoryEstimate {
+    let sizes = inputs.sizes;
+    let size = |n: usize| n as f64;
+    let (d_model, d_ff, vocabulary, layers) = (size(sizes.hidden_size), size(sizes.intermediate_size), size(sizes.vocab_size), size(sizes.num_hidden_layers));
+    let heads = size(sizes.num_attention_heads);
+    let qkv = (heads + 2.0 * size(sizes.num_key_value_heads)) * size(sizes.head_dim);
+    let attended = heads * size(sizes.head_dim);
+    // A packed sequence is full; otherwise the longest one bounds every batch. A pair is two sequences.
+    let length = if recipe.packing { recipe.max_seq_length } else { inputs.longest_sequence.min(recipe.max_seq_length) };
+    let sequences = if recipe.method == Method::Dpo { 2.0 } else { 1.0 } * size(recipe.batch_size);
+    let tokens = sequences * size(length);
+    let element = if recipe.f16 { 2.0 } else { 4.0 };
+
+    let layer = 6.0 * d_model + 2.0 * qkv + attended + 3.0 * d_ff + heads * 4.0 / element + inputs.ranks_per_layer as f64;
+    let widest = 3.0 * d_model + qkv + 3.0 * d_ff;
+    let kept = if recipe.grad_checkpoint { d_model * (layers + 1.0) } else { layer * layers };
+    let working = widest + if recipe.grad_checkpoint { layer } else { 0.0 };
+    let chunk = size(calibration.vocab_chunk).min(vocabulary);
+    let bytes = |elements: f64| (tokens * element * elements * calibration.activations) as u64;
+    let parameters = inputs.trained_parameters;
+    MemoryEstimate {
+        base: inputs.base_bytes,
+        weights: parameters.saturating_mul(4),
+        gradients: parameters.saturating_mul(4),
+        optimizer: parameters.saturating_mul(8),
+        activations: bytes(kept),
+        working: bytes(working),
+        loss: (tokens * (4.0 * chunk + 2.0 * element * d_model)) as u64,
+        fixed: calibration.fixed_bytes,
+    }
+}
+
+impl fmt::Display for MemoryEstimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = [
+            ("base weights", self.base),
+            ("trained weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("kept activations", self.activations),
+            ("working set", self.working),
+            ("loss", self.loss),
+            ("fixed", self.fixed),
+            ("together", self.total()),
+        ];
+        for (name, bytes) in lines {
+            writeln!(f, "{name:<18} {:>9.1} MiB", bytes as f64 / (1 << 20) as f64)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes() -> Sizes {
+        Sizes {
+            hidden_size: 2048,
+            intermediate_size: 6144,
+            num_hidden_layers: 28,
+            num_attention_heads: 16,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            vocab_size: 151_936,
+            max_position_embeddings: 4096,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: true,
+        }
+    }
+
+    #[test]
+    fn every_choice_moves_the_part_that_it_should() {
+        let sizes = sizes();
+        let inputs = MemoryInputs { sizes: &sizes, base_bytes: 1 << 30, trained_parameters: 10_000_000, ranks_per_layer: 112, longest_sequence: 900 };
+        let of = |change: fn(&mut Recipe)| {
+            let mut recipe = Recipe { max_seq_length: 1024, batch_size: 2, ..Recipe::default() };
+            change(&mut recipe);
+            estimate(&recipe, &inputs, &Calibration::default())
+        };
+        let plain = of(|_| {});
+        assert_eq!((plain.weights, plain.gradients, plain.optimizer), (40_000_000, 40_000_000, 80_000_000));
+        assert_eq!(plain.activations, 1800 * 4 * 2048 * 29);
+        assert_eq!(plain.loss, 1800 * (4 * 4096 + 2 * 4 * 2048));
+        assert!(of(|r| r.grad_checkpoint = false).activations > 10 * plain.activations);
+        assert_eq!(of(|r| r.f16 = true).activations * 2, plain.activations);
+        assert_eq!(of(|r| r.method = Method::Dpo).activations, 2 * plain.activations);
+        assert_eq!(of(|r| r.packing = true).activations, plain.activations / 900 * 1024);
+        assert_eq!(of(|r| r.batch_size = 4).working, 2 * plain.working);
+        assert!(plain.total() > plain.base + plain.activations && plain.to_string().contains("together"));
+        assert_eq!(adapter_parameters([(8, 128, 64), (4, 10, 10)]), 8 * 192 + 80);
+    }
+}
