@@ -128,7 +128,11 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         cost: engine.decode_cost()?,
         profiles: if args.profile { profiles(engine, prompt, generate)? } else { Vec::new() },
     };
-    if args.json { output::json(&as_json(args, engine, &measured))? } else { print(engine, &measured)? }
+    if args.json {
+        output::json(&as_json(args, engine, &measured))?
+    } else {
+        print(engine, &measured)?
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -292,7 +296,12 @@ fn print(engine: &Engine, measured: &Measured) -> Result<()> {
     for (title, kernels) in &measured.profiles {
         let total: f64 = kernels.iter().map(|k| k.elapsed_ms).sum();
         let row = |k: &Kernel| {
-            vec![k.name.clone(), k.dispatches.to_string(), format!("{:.3}", k.elapsed_ms), format!("{:.1}", 100.0 * k.elapsed_ms / total.max(f64::MIN_POSITIVE))]
+            vec![
+                k.name.clone(),
+                k.dispatches.to_string(),
+                format!("{:.3}", k.elapsed_ms),
+                format!("{:.1}", 100.0 * k.elapsed_ms / total.max(f64::MIN_POSITIVE)),
+            ]
         };
         output::line(&format!("{title}: {total:.3} ms in kernels"))?;
         output::line(&output::table(&["kernel", "dispatches", "ms", "%"], &kernels.iter().map(row).collect::<Vec<_>>()))?;

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
 use bayan_generate::{Answer, Finish};
@@ -66,12 +65,9 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let model = &mut loaded.model;
     let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
     let ids = if args.chat { model.chat_prompt(&messages(args, &prompt))? } else { model.tokenizer.encode_prompt(&prompt)? };
-    let answering = Answering::begin();
-    let started = Instant::now();
-    let mut first = None;
+    let answering = Answering::begin(model.engine.control());
     let mut failure = None;
     let answer = block_on(model.generate(&ids, &generation, &mut |piece| {
-        first.get_or_insert_with(|| started.elapsed());
         if !args.json {
             let mut out = std::io::stdout().lock();
             if let Err(error) = out.write_all(piece.as_bytes()).and_then(|()| out.flush()) {
@@ -81,19 +77,13 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
         }
         if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }))?;
-    let elapsed = started.elapsed();
     drop(answering);
     if let Some(error) = failure {
         return Err(error.into());
     }
     let context = model.engine.context();
     if args.json {
-        let timings = json!({
-            "load_ms": millis(loaded.load),
-            "first_text_ms": first.map(millis),
-            "total_ms": millis(elapsed),
-        });
-        output::json(&result(&answer, generation.settings.seed, timings))?;
+        output::json(&result(&answer, generation.settings.seed, loaded.load.as_secs_f64()))?;
     } else {
         output::line("")?;
     }
@@ -109,14 +99,15 @@ fn messages(args: &GenerateArgs, prompt: &str) -> Vec<Value> {
     system.chain([json!({"role": "user", "content": prompt.trim_end_matches(['\n', '\r'])})]).collect()
 }
 
-fn millis(duration: std::time::Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
+fn millis(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e3
 }
 
-fn result(answer: &Answer, seed: u64, timings: Value) -> Value {
+fn result(answer: &Answer, seed: u64, load_seconds: f64) -> Value {
     let usage = &answer.usage;
     json!({
         "text": answer.text,
+        "ids": answer.ids,
         "finish_reason": finish_reason(usage.finish),
         "seed": seed,
         "usage": {
@@ -125,6 +116,10 @@ fn result(answer: &Answer, seed: u64, timings: Value) -> Value {
             "completion_tokens": usage.generated_tokens,
             "total_tokens": usage.prompt_tokens + usage.generated_tokens,
         },
-        "timings": timings,
+        "timings": {
+            "load_ms": millis(load_seconds),
+            "prompt_ms": millis(usage.prefill_seconds),
+            "predicted_ms": millis(usage.decode_seconds),
+        },
     })
 }

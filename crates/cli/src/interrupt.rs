@@ -1,44 +1,60 @@
 //! Ctrl-C: stops the answer under way, and the program when there is none.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-static ANSWERING: AtomicBool = AtomicBool::new(false);
-static STOP: AtomicBool = AtomicBool::new(false);
+use bayan_generate::Control;
 
 /// What a shell reports for a program that was interrupted.
 const INTERRUPTED: i32 = 130;
+
+struct State {
+    control: Arc<Control>,
+    interrupted: bool,
+}
+
+static ANSWER: Mutex<Option<State>> = Mutex::new(None);
+
+fn with_answer<T>(look: impl FnOnce(&mut Option<State>) -> T) -> T {
+    look(&mut ANSWER.lock().unwrap_or_else(|e| e.into_inner()))
+}
 
 /// Takes over Ctrl-C for the rest of the program.
 pub fn set_up() {
     // The only failure is a second handler, and there is one call.
     let _ = ctrlc::set_handler(|| {
-        // A second Ctrl-C before the first had an effect (a long prompt on a slow device) ends the program.
-        if !ANSWERING.load(Ordering::SeqCst) || STOP.swap(true, Ordering::SeqCst) {
+        let stops_an_answer = with_answer(|answer| match answer {
+            Some(state) if !state.interrupted => {
+                state.interrupted = true;
+                state.control.stop();
+                true
+            }
+            // A second Ctrl-C before the first had an effect ends the program.
+            _ => false,
+        });
+        if !stops_an_answer {
             std::process::exit(INTERRUPTED);
         }
     });
 }
 
-/// While this lives, Ctrl-C asks the answer to stop.
+/// While this lives, Ctrl-C ends the generation behind the handle instead of the program.
 pub struct Answering(());
 
 impl Answering {
     /// From here on.
-    pub fn begin() -> Answering {
-        STOP.store(false, Ordering::SeqCst);
-        ANSWERING.store(true, Ordering::SeqCst);
+    pub fn begin(control: Arc<Control>) -> Answering {
+        with_answer(|answer| *answer = Some(State { control, interrupted: false }));
         Answering(())
     }
 
-    /// Whether Ctrl-C was pressed.
+    /// Whether Ctrl-C was pressed; asked with every piece of text, as the handle forgets what came before the generation began.
     pub fn interrupted(&self) -> bool {
-        STOP.load(Ordering::SeqCst)
+        with_answer(|answer| answer.as_ref().is_some_and(|state| state.interrupted))
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        ANSWERING.store(false, Ordering::SeqCst);
-        STOP.store(false, Ordering::SeqCst);
+        with_answer(|answer| *answer = None);
     }
 }

@@ -102,9 +102,7 @@ fn print(report: &Report, before_bytes: u64, out: &std::path::Path) -> Result<()
 }
 
 fn as_json(report: &Report, before_bytes: u64) -> Value {
-    let tensor = |t: &bayan_weights::TensorReport| {
-        json!({"name": t.name, "format": t.format.name(), "weights": t.weights, "bytes": t.size_bytes, "relative_error": t.relative_error})
-    };
+    let tensor = |t: &bayan_weights::TensorReport| json!({"name": t.name, "format": t.format.name(), "weights": t.weights, "bytes": t.size_bytes, "relative_error": t.relative_error});
     json!({
         "bytes_before": before_bytes,
         "bytes": report.size_bytes(),

@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_usage_errors() {
-        for wrong in [["--top-p", "1.5"], ["--temperature", "-1"], ["--temperature", "nan"], ["--repeat-penalty", "0"], ["--max-tokens", "0"], ["--seed", "-3"]] {
+        for wrong in [["--top-p", "1.5"], ["--temperature", "-1"], ["--temperature", "nan"], ["--repeat-penalty", "0"], ["--max-tokens", "0"], ["--seed", "-3"]]
+        {
             assert!(flags(&wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(flags(&["--presence-penalty", "-0.5"]).unwrap().presence_penalty, -0.5);

@@ -65,7 +65,9 @@ impl TextSide {
     pub fn template(&self) -> Result<&ChatTemplate> {
         match &self.template {
             Some(template) => Ok(template),
-            None => bail!("this checkpoint has no chat template and none could be guessed; choose one with `--chat-template` ({})", BUILTIN_TEMPLATES.join(", ")),
+            None => {
+                bail!("this checkpoint has no chat template and none could be guessed; choose one with `--chat-template` ({})", BUILTIN_TEMPLATES.join(", "))
+            }
         }
     }
 }

@@ -46,7 +46,11 @@ pub fn run(args: &TokenizeArgs) -> Result<ExitCode> {
         let words = text.split(|c: char| c == ',' || c.is_whitespace() || c == '[' || c == ']').filter(|word| !word.is_empty());
         let ids = words.map(|word| word.parse::<u32>().with_context(|| format!("expected token ids, got {word:?}"))).collect::<Result<Vec<_>>>()?;
         let decoded = tokenizer.decode(&ids, !args.special)?;
-        if args.json { output::json(&json!({"ids": ids, "text": decoded}))? } else { output::line(&decoded)? }
+        if args.json {
+            output::json(&json!({"ids": ids, "text": decoded}))?
+        } else {
+            output::line(&decoded)?
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let ids = tokenizer.encode(&text, args.special)?;

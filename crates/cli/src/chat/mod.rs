@@ -55,7 +55,11 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
     let interactive = std::io::stdin().is_terminal();
     let mut session = Session::new(loaded, conversation, generation, interactive);
     session.check_template()?;
-    if interactive { talk(&mut session, !args.no_history)? } else { read_lines(&mut session)? }
+    if interactive {
+        talk(&mut session, !args.no_history)?
+    } else {
+        read_lines(&mut session)?
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,10 +2,10 @@
 
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
-use bayan_generate::{Answer, Finish, GenerateError, Generation, Model};
+use bayan_generate::{Answer, Finish, GenerateError, Generation, Model, Usage};
 use bayan_gpu::block_on;
 
 use super::commands::{Command, HELP};
@@ -25,10 +25,10 @@ pub enum Next {
     Exit,
 }
 
-/// Speed of the last answer, and sums.
+/// What the last answer took, and sums.
 #[derive(Default)]
 struct Stats {
-    last: Option<(Answer, Duration, Option<Duration>)>,
+    last: Option<Usage>,
     answers: usize,
     tokens: usize,
 }
@@ -125,7 +125,12 @@ impl Session {
         self.conversation.push("user", &text);
         match self.generate() {
             Ok(answer) => {
-                self.conversation.push("assistant", &answer.text);
+                // Stopped before it began: as if nothing had been asked.
+                if answer.text.is_empty() && answer.usage.finish == Finish::Stopped {
+                    self.conversation.turns.pop();
+                } else {
+                    self.conversation.push("assistant", &answer.text);
+                }
                 self.explain(answer.usage.finish)
             }
             Err(error) => {
@@ -148,12 +153,10 @@ impl Session {
     fn generate(&mut self) -> Result<Answer> {
         let messages = self.conversation.messages();
         let terminal = self.terminal;
-        let answering = Answering::begin();
-        let started = Instant::now();
-        let mut first = None;
-        let mut failure = None;
+        let answering = Answering::begin(self.model.engine.control());
+        let (mut begun, mut failure) = (false, None);
         let mut on_text = |piece: &str| {
-            first.get_or_insert_with(|| started.elapsed());
+            begun = true;
             if let Err(error) = show(piece, terminal) {
                 failure = Some(error);
                 return ControlFlow::Break(());
@@ -161,17 +164,16 @@ impl Session {
             if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let result = block_on(self.model.chat(&messages, &self.generation, &mut on_text));
-        let elapsed = started.elapsed();
         if let Some(error) = failure {
             return Err(error.into());
         }
-        if result.is_ok() || first.is_some() {
+        if result.is_ok() || begun {
             output::line("")?;
         }
         let answer = result?;
         self.stats.answers += 1;
         self.stats.tokens += answer.usage.generated_tokens;
-        self.stats.last = Some((answer.clone(), elapsed, first));
+        self.stats.last = Some(answer.usage.clone());
         Ok(answer)
     }
 
@@ -221,14 +223,12 @@ impl Session {
         let (used, context) = (engine.cached_tokens(), engine.context());
         lines.push(format!("context: {used} of {context} positions; cache {}", output::size(engine.cache_bytes())));
         lines.push(format!("seed: {}", self.generation.settings.seed));
-        if let Some((answer, elapsed, first)) = &self.stats.last {
-            let usage = &answer.usage;
+        if let Some(usage) = &self.stats.last {
             let cached = usage.cached_tokens;
             lines.push(format!("last answer: prompt of {} tokens, {cached} of them cached; {} new tokens", usage.prompt_tokens, usage.generated_tokens));
-            let first = first.unwrap_or(*elapsed);
-            let rest = (*elapsed - first).as_secs_f64();
-            let rate = if rest > 0.0 { usage.generated_tokens.saturating_sub(1) as f64 / rest } else { 0.0 };
-            lines.push(format!("first text after {:.0} ms, then {rate:.1} tokens/s", first.as_secs_f64() * 1e3));
+            let rest = usage.generated_tokens.saturating_sub(1) as f64;
+            let rate = if usage.decode_seconds > 0.0 { rest / usage.decode_seconds } else { 0.0 };
+            lines.push(format!("first token after {:.0} ms, then {rate:.1} tokens/s", usage.prefill_seconds * 1e3));
         }
         lines.push(format!("{} answers with {} tokens so far", self.stats.answers, self.stats.tokens));
         self.say(&lines.join("\n"))
