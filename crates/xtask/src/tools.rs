@@ -8,6 +8,9 @@ use std::process::Command;
 /// The oldest Node the page's build tools accept.
 const NODE: (u32, u32) = (20, 19);
 
+/// The newest cargo-nextest that compiles with the `rust-version` of the workspace.
+const NEXTEST: &str = "0.9.114";
+
 /// The Node that is installed where the system has none or an older one.
 const NODE_PACKAGE: &str = "node@22";
 
@@ -32,7 +35,7 @@ pub fn nextest() -> Result<()> {
         return Ok(());
     }
     eprintln!("Installing cargo-nextest: it runs the tests, each in its own process (compiling it takes some minutes)");
-    process::run(workspace::cargo().args(["install", "--locked", "cargo-nextest"]))
+    process::run(workspace::cargo().args(["install", "--locked", "cargo-nextest", "--version", NEXTEST]))
         .context("cargo-nextest could not be installed; remedy: install it by hand, from your system's packages or as its site says")
 }
 
