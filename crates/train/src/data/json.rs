@@ -91,7 +91,7 @@ impl<R: BufRead> JsonRows<R> {
     }
 
     /// Moves to the next element; false at the end.
-    fn to_element(&mut self) -> Result<bool, RowError> {
+    fn seek_element(&mut self) -> Result<bool, RowError> {
         if self.state == State::Start {
             self.start()?;
         }
@@ -160,7 +160,7 @@ impl<R: BufRead> Iterator for JsonRows<R> {
     type Item = Result<Row, RowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.to_element() {
+        match self.seek_element() {
             Ok(true) => {}
             Ok(false) => return None,
             Err(error) => return Some(Err(error)),

@@ -98,7 +98,7 @@ fn every_shape_of_preference_is_understood() {
         json!({"prompt": "q", "response_0": "bad", "response_1": "good", "better_response_id": 1, "safer_response_id": 0}),
         json!({"prompt": "q", "response_0": "good", "response_1": "bad", "safer_response_id": "0"}),
     ] {
-        assert_eq!(one(row.clone(), dpo()).unwrap(), [want.clone()], "{row}");
+        assert_eq!(one(row.clone(), dpo()).unwrap(), std::slice::from_ref(&want), "{row}");
         assert!(one(row, DataOptions::default()).unwrap_err().to_string().contains("method dpo"));
     }
     assert!(one(json!({"text": "x"}), dpo()).unwrap_err().to_string().contains("method sft"));
