@@ -1,9 +1,9 @@
 // First pass over the logits of each row: adds the bias, applies the penalties for tokens seen before, and finds each chunk's maximum.
 // logits [R, V] in place; counts [R, V]: how often each token has been seen; peaks [R, chunks, 2]: value and id.
 // settings [R, 16]: see sample_pick.
-@group(0) @binding(0) var<storage, read_write> logits: array<f32>;
-@group(0) @binding(1) var<storage, read> counts: array<u32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(0) var<storage, read_write> logits: array<${VEC}>;
+@group(0) @binding(1) var<storage, read> counts: array<${COUNTS}>;
+@group(0) @binding(2) var<storage, read> bias: array<${VEC}>;
 @group(0) @binding(3) var<storage, read> settings: array<f32>;
 @group(0) @binding(4) var<storage, read_write> peaks: array<vec2<u32>>;
 
@@ -24,20 +24,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let end = min((group.x + 1u) * CHUNK, V);
   var value = -3.4e38;
   var id = end;
+  // The smaller id wins a tie, whatever the order of the invocations.
+#if SCALAR
   for (var i = group.x * CHUNK + lane; i < end; i += ${THREADS}u) {
-    var l = logits[row * V + i];
+    let at = row * V + i;
+    var l = logits[at];
     if (adjust) {
-      l += bias[row * V + i];
-      let seen = counts[row * V + i];
-      if (seen > 0u) {
-        l = select(l * repeat, l / repeat, l > 0.0);
-        l -= presence + frequency * f32(seen);
-      }
-      logits[row * V + i] = l;
+      l += bias[at];
+      let seen = counts[at];
+      let repeated = select(l * repeat, l / repeat, l > 0.0) - (presence + frequency * f32(seen));
+      l = select(l, repeated, seen > 0u);
+      logits[at] = l;
     }
-    // The smaller id wins a tie, whatever the order of the invocations.
     if (l > value) { value = l; id = i; }
   }
+#else
+  for (var i = group.x * CHUNK / 4u + lane; i < end / 4u; i += ${THREADS}u) {
+    let at = row * (V / 4u) + i;
+    var l = logits[at];
+    if (adjust) {
+      l += bias[at];
+      let seen = counts[at];
+      let repeated = select(l * repeat, l / repeat, l > vec4<f32>(0.0)) - (presence + frequency * vec4<f32>(seen));
+      l = select(l, repeated, seen > vec4<u32>(0u));
+      logits[at] = l;
+    }
+#for c in 4
+    if (l[${c}] > value) { value = l[${c}]; id = i * 4u + ${c}u; }
+#end
+  }
+#endif
   best_value[lane] = value;
   best_id[lane] = id;
   workgroupBarrier();

@@ -29,5 +29,5 @@ pub use matrix::{Matrix, MatrixBuilder, Shard, row_bytes};
 pub use op::{Op, Operand};
 pub use plan::{Cost, Plan};
 pub use state::State;
-pub use tune::{RowsShape, Tuning};
+pub use tune::{Measured, RowsShape, Tuning, measure_rows};
 pub use values::Values;

@@ -16,7 +16,7 @@ use web_time::Instant;
 use bayan_gpu::{Gpu, KernelTime, PendingRead, ReadRequest};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, OnProgress, Opening};
 use bayan_tensor::ops::{HISTORY, SampleSettings};
-use bayan_tensor::{Cost, ELEMENT_BYTES, Tuning, Values};
+use bayan_tensor::{Cost, ELEMENT_BYTES, Measured, Tuning, Values, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
@@ -122,6 +122,31 @@ impl Engine {
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// The kernel shapes in use.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Uses other kernel shapes from the next step on.
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+        self.steps.clear();
+    }
+
+    /// Measures the kernel shapes on this model's matrices and uses the fastest. `now_ms` is a clock.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub async fn autotune(&mut self, now_ms: &dyn Fn() -> f64) -> Result<Vec<Measured>, GenerateError> {
+        let mut seen = std::collections::HashSet::new();
+        let matrices: Vec<_> = self.decoder.matrices().into_iter().filter(|m| seen.insert(std::sync::Arc::as_ptr(m))).cloned().collect();
+        let measured = measure_rows(&self.gpu, &matrices, now_ms).await?;
+        if let Some(best) = measured.first() {
+            self.set_tuning(Tuning { rows: Some(best.shape), ..self.tuning.clone() });
+        }
+        Ok(measured)
     }
 
     /// The model.

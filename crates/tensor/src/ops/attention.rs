@@ -127,6 +127,22 @@ impl Attention {
         to.emit(KernelText { name: "attention_tile", parts: &parts, defines }, &[bindings], grid)
     }
 
+    /// One subgroup of these many invocations, where the device is a software one and the sizes fit.
+    fn lanes(&self, to: &Lowering<'_>) -> Option<usize> {
+        let shape = to.tuning().rows_shape(to.capabilities());
+        (shape.shuffle && self.head_dim.is_multiple_of(4 * shape.lanes) && QUERY_TILE.is_multiple_of(shape.lanes)).then_some(shape.lanes)
+    }
+
+    fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {
+        let d4 = self.head_dim / 4;
+        let defines = self.defines(self.half_cache(to)).set("LANES", lanes).set("TQ", QUERY_TILE).set("D4", d4).set("HELD", d4 / lanes);
+        let parts = [include_str!("../../../../shaders/lib/cache.wgsl"), include_str!("../../../../shaders/attention_lanes.wgsl")];
+        let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
+        let tiles = to.input_shape(5)[0] * QUERY_TILE / lanes;
+        let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
+        to.emit(KernelText { name: "attention_lanes", parts: &parts, defines }, &[bindings], grid)
+    }
+
     fn score(&self, raw: f64) -> f64 {
         let scaled = raw * f64::from(self.scale);
         self.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh())
@@ -148,7 +164,11 @@ impl Op for Attention {
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let tokens = to.input_shape(0)[0];
-        if tokens <= FEW_TOKENS { self.dispatch_split(to, tokens) } else { self.dispatch_tiles(to) }
+        match self.lanes(to) {
+            _ if tokens <= FEW_TOKENS => self.dispatch_split(to, tokens),
+            Some(lanes) => self.dispatch_lanes(to, lanes),
+            None => self.dispatch_tiles(to),
+        }
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

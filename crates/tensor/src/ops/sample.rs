@@ -124,8 +124,10 @@ impl Op for Sample {
         let chunks = vocabulary.div_ceil(CHUNK);
         let threads = super::row_threads(to, 256);
         let defines = Defines::new().set("THREADS", threads).set("V", vocabulary).set("CHUNK", CHUNK).set("CHUNKS", chunks).set("RING", HISTORY);
+        let (vectors, _) = super::vectors(defines.clone(), vocabulary);
+        let counts = if vocabulary.is_multiple_of(4) { "vec4<u32>" } else { "u32" };
         let scan = vec![to.output(0), to.input(2), to.input(3), to.input(1), to.output(1)];
-        let text = KernelText { name: "sample_scan", parts: &[include_str!("../../../../shaders/sample_scan.wgsl")], defines: defines.clone() };
+        let text = KernelText { name: "sample_scan", parts: &[include_str!("../../../../shaders/sample_scan.wgsl")], defines: vectors.set("COUNTS", counts) };
         to.emit(text, &[scan], [Extent::Fixed(chunks as u32), Extent::Fixed(rows as u32), Extent::Fixed(1)])?;
         let pick = vec![to.output(0), to.input(1), to.output(1), to.output(2), to.output(3), to.output(4), to.output(5)];
         let text = KernelText { name: "sample_pick", parts: &[include_str!("../../../../shaders/sample_pick.wgsl")], defines };

@@ -1,0 +1,263 @@
+//! The engine on this machine's device, on tiny checkpoints with random weights: kernels against the interpreter node by node, several
+//! sequences in one step, the cost of a token, prefixes that are kept, shards, limits.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bayan_generate::{Engine, EngineOptions, Finish, GenerateError, SampleSettings};
+use bayan_gpu::{Gpu, GpuOptions, block_on};
+use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, Opening, StepInputs};
+use bayan_tensor::ops::{Causality, QUERY_TILE};
+use bayan_tensor::{Dtype, Graph, Plan, State, Tuning, Values, interpret, nmse};
+use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
+
+const MODELS: [&str; 7] = ["llama2_mha", "llama3_gqa", "llama3_tied", "mistral_swa", "qwen2_bias", "qwen2_yarn", "qwen3_qknorm"];
+
+fn checkpoint(name: &str) -> Checkpoint {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name);
+    block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap()
+}
+
+fn gpu(options: GpuOptions) -> Gpu {
+    block_on(Gpu::open(&options)).expect("a device")
+}
+
+fn policy(format: &str) -> Option<Policy> {
+    Some(Policy::for_format(format_by_name(format).unwrap()))
+}
+
+fn engine(name: &str, gpu: &Gpu, options: EngineOptions) -> Engine {
+    block_on(Engine::open(&checkpoint(name), gpu, &options, &mut |_, _| {})).unwrap()
+}
+
+fn exact() -> EngineOptions {
+    EngineOptions { cache: CacheFormat::F32, policy: policy("f32"), ..Default::default() }
+}
+
+fn ids(count: usize, vocabulary: usize) -> Vec<u32> {
+    (0..count).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect()
+}
+
+fn greedy(engine: &mut Engine, prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    let mut collect = |token| {
+        tokens.push(token);
+        ControlFlow::Continue(())
+    };
+    block_on(engine.generate(prompt, &SampleSettings::default(), &[], &[], count, &mut collect)).unwrap();
+    tokens
+}
+
+/// A model with a cache, on the device or on the host.
+struct Loaded {
+    decoder: Box<dyn Decoder>,
+    cache: Cache,
+    gpu: Option<Gpu>,
+}
+
+fn load(name: &str, gpu: Option<&Gpu>, sequences: usize, format: &str) -> Loaded {
+    let context = 64;
+    let decoder = block_on(bayan_models::open(&checkpoint(name), gpu, &Opening { context }, policy(format), &mut |_, _| {})).unwrap();
+    let shape = CacheShape { sequences, context, format: CacheFormat::F32 };
+    let cache = Cache::new(gpu, shape, &decoder.cache_widths()).unwrap();
+    Loaded { decoder, cache, gpu: gpu.cloned() }
+}
+
+/// Records a step of tokens of several sequences: (sequence, first position, ids).
+fn record(model: &Loaded, parts: &[(usize, usize, Vec<u32>)]) -> (Graph, bayan_tensor::Tensor) {
+    let gpu = model.gpu.as_ref();
+    let (mut tokens, mut positions, mut bases, mut tiles) = (vec![], vec![], vec![], vec![]);
+    for (sequence, first, ids) in parts {
+        for start in (0..ids.len()).step_by(QUERY_TILE) {
+            tiles.extend([(tokens.len() + start) as u32, QUERY_TILE.min(ids.len() - start) as u32]);
+        }
+        tokens.extend_from_slice(ids);
+        positions.extend((*first..first + ids.len()).map(|p| p as u32));
+        bases.extend(ids.iter().map(|_| (sequence * model.cache.shape.context) as u32));
+    }
+    let state = |values: Vec<u32>, shape: &[usize]| State::new(gpu, "step", shape, Values::U32(values)).unwrap();
+    let count = tokens.len();
+    let tile_count = tiles.len() / 2;
+    let mut graph = Graph::new();
+    let [tokens, positions, bases] = [tokens, positions, bases].map(|values| state(values, &[count]));
+    let tiles = state(tiles, &[tile_count, 2]);
+    let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
+    let inputs = StepInputs { tokens: graph.state(&tokens), over, rows: None };
+    let logits = model.decoder.forward(&mut graph, inputs, &model.cache);
+    (graph, logits)
+}
+
+fn run(model: &Loaded, parts: &[(usize, usize, Vec<u32>)]) -> Vec<f32> {
+    let gpu = model.gpu.as_ref().unwrap();
+    let (graph, logits) = record(model, parts);
+    let plan = Plan::new(gpu, graph, &[logits], &Tuning::defaults(gpu.capabilities())).unwrap();
+    let reads = plan.submit(gpu, 64, &[plan.read_request(logits)]);
+    let bytes = reads.into_iter().map(|read| block_on(read.wait()).unwrap()).next().unwrap();
+    Values::from_bytes(&bytes, Dtype::F32).f32().to_vec()
+}
+
+#[test]
+fn kernels_and_interpreter_agree_node_by_node() {
+    let gpu = gpu(GpuOptions::default());
+    for name in MODELS {
+        for tokens in [1, 19] {
+            let (device, host) = (load(name, Some(&gpu), 1, "f32"), load(name, None, 1, "f32"));
+            let step = [(0, 0, ids(tokens, device.decoder.sizes().vocab_size))];
+            let (host_graph, _) = record(&host, &step);
+            let expected = interpret(&host_graph);
+            // Unfused and everything kept, so that the first node that differs can be named.
+            let (graph, _) = record(&device, &step);
+            let outputs: Vec<_> = graph.nodes().iter().flat_map(|node| node.outputs.iter().copied()).filter(|&t| graph.info(t).state.is_none()).collect();
+            let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
+            let plan = Plan::new(&gpu, graph.clone(), &outputs, &tuning).unwrap();
+            plan.submit(&gpu, 64, &[]);
+            for node in graph.nodes() {
+                for &output in node.outputs.iter().filter(|&&t| graph.info(t).state.is_none()) {
+                    let request = plan.read_request(output);
+                    let bytes = block_on(gpu.read(&request.buffer, 0, request.size_bytes)).unwrap();
+                    let error = nmse(expected[output.index()].as_ref().unwrap().f32(), Values::from_bytes(&bytes, Dtype::F32).f32());
+                    assert!(error < 1e-8, "{name}, {tokens} tokens: first difference at `{}` ({}), NMSE {error:.2e}", node.op.name(), output.index());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn several_sequences_in_one_step_are_what_each_is_alone() {
+    let gpu = gpu(GpuOptions::default());
+    for name in ["llama3_gqa", "qwen3_qknorm"] {
+        let together = load(name, Some(&gpu), 2, "q8_0");
+        let vocabulary = together.decoder.sizes().vocab_size;
+        let (first, second) = (ids(11, vocabulary), ids(30, vocabulary)[9..].to_vec());
+        // Two prompts in one step, then one new token of each in one step.
+        let prompts = run(&together, &[(0, 0, first.clone()), (1, 0, second.clone())]);
+        let tokens = run(&together, &[(0, 11, vec![3]), (1, 21, vec![5])]);
+        for (index, (prompt, token)) in [(first, 3), (second, 5)].into_iter().enumerate() {
+            let alone = load(name, Some(&gpu), 1, "q8_0");
+            let expected = run(&alone, &[(0, 0, prompt.clone())]);
+            let start = if index == 0 { 0 } else { 11 } * vocabulary;
+            assert!(nmse(&expected, &prompts[start..start + expected.len()]) < 1e-9, "{name}: prompt {index}");
+            let expected = run(&alone, &[(0, prompt.len(), vec![token])]);
+            assert!(nmse(&expected, &tokens[index * vocabulary..(index + 1) * vocabulary]) < 1e-9, "{name}: token {index}");
+        }
+    }
+}
+
+#[test]
+fn a_token_costs_at_most_six_dispatches_a_layer_and_five() {
+    let gpu = gpu(GpuOptions::default());
+    for name in MODELS {
+        let mut engine = engine(name, &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
+        let layers = engine.decoder().sizes().num_hidden_layers;
+        let cost = engine.decode_cost().unwrap();
+        assert!(cost.dispatches <= 6 * layers + 5, "{name}: {} dispatches for {layers} layers", cost.dispatches);
+        assert_eq!(cost.passes, 1, "{name}");
+    }
+}
+
+#[test]
+fn decoding_one_by_one_is_prefilling() {
+    let gpu = gpu(GpuOptions::default());
+    for name in MODELS {
+        let mut engine = engine(name, &gpu, exact());
+        let prompt = ids(40, engine.decoder().sizes().vocab_size);
+        let whole = block_on(engine.logits(&prompt, false)).unwrap();
+        let generated = greedy(&mut engine, &prompt, 6);
+        // The same tokens through the prompt's path give the same continuation.
+        let longer = [&prompt[..], &generated[..5]].concat();
+        let again = block_on(engine.logits(&longer, true)).unwrap();
+        assert!(nmse(&whole[0], &again[39]) < 1e-9, "{name}");
+        for (step, token) in generated.iter().enumerate() {
+            let row = &again[39 + step];
+            let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert!(best - row[*token as usize] < 1e-3, "{name}: token {step}");
+        }
+    }
+}
+
+#[test]
+fn prefixes_are_kept_and_runs_repeat() {
+    let gpu = gpu(GpuOptions::default());
+    let mut engine = engine("qwen3_qknorm", &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
+    let prompt = ids(30, engine.decoder().sizes().vocab_size);
+    let settings = SampleSettings { temperature: 1.0, top_k: 40, top_p: 0.95, repeat_penalty: 1.1, seed: 7, ..Default::default() };
+    let mut sample = |engine: &mut Engine, prompt: &[u32]| {
+        let mut tokens = Vec::new();
+        let mut collect = |token| {
+            tokens.push(token);
+            ControlFlow::Continue(())
+        };
+        let usage = block_on(engine.generate(prompt, &settings, &[], &[], 12, &mut collect)).unwrap();
+        (tokens, usage)
+    };
+    let (first, usage) = sample(&mut engine, &prompt);
+    assert_eq!((usage.cached_tokens, usage.finish), (0, Finish::Length));
+    let longer = [&prompt[..], &first[..], &[4, 5]].concat();
+    let (kept, usage) = sample(&mut engine, &longer);
+    assert!(usage.cached_tokens >= prompt.len() + first.len() - 1, "kept {} of {}", usage.cached_tokens, longer.len());
+    engine.reset();
+    assert_eq!(sample(&mut engine, &longer).0, kept, "a kept prefix changes nothing");
+    engine.reset();
+    assert_eq!(sample(&mut engine, &prompt).0, first, "same seed, same device: same tokens");
+}
+
+#[test]
+fn shards_change_nothing() {
+    // 64 KiB hold less than the vocabulary matrices of these models in q8_0.
+    let (whole, sharded) = (gpu(GpuOptions::default()), gpu(GpuOptions { max_binding_bytes: Some(64 << 10), ..Default::default() }));
+    for name in ["llama2_mha", "qwen2_bias", "llama3_tied"] {
+        let options = || EngineOptions { policy: policy("q8_0"), cache: CacheFormat::F32, context: Some(64), ..Default::default() };
+        let (mut a, mut b) = (engine(name, &whole, options()), engine(name, &sharded, options()));
+        let prompt = ids(20, a.decoder().sizes().vocab_size);
+        assert!(b.decoder().matrices().iter().any(|matrix| matrix.shards().len() > 1), "{name}: nothing was sharded");
+        let (a_logits, b_logits) = (block_on(a.logits(&prompt, true)).unwrap(), block_on(b.logits(&prompt, true)).unwrap());
+        assert!(nmse(&a_logits.concat(), &b_logits.concat()) < 1e-12, "{name}");
+        assert_eq!(greedy(&mut a, &prompt, 8), greedy(&mut b, &prompt, 8), "{name}");
+    }
+}
+
+#[test]
+fn tuning_measures_and_changes_no_token() {
+    let gpu = gpu(GpuOptions::default());
+    let mut engine = engine("qwen3_qknorm", &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
+    let prompt = ids(20, engine.decoder().sizes().vocab_size);
+    let before = greedy(&mut engine, &prompt, 8);
+    let start = std::time::Instant::now();
+    let measured = block_on(engine.autotune(&|| start.elapsed().as_secs_f64() * 1e3)).unwrap();
+    assert!(measured.len() > 3, "all shapes agree with the default: {measured:?}");
+    assert!(measured.windows(2).all(|pair| pair[0].elapsed_ms <= pair[1].elapsed_ms));
+    assert_eq!(engine.tuning().rows, Some(measured[0].shape));
+    engine.reset();
+    assert_eq!(greedy(&mut engine, &prompt, 8), before);
+}
+
+#[test]
+fn the_context_ends_openly() {
+    let gpu = gpu(GpuOptions::default());
+    let mut engine = engine("llama3_gqa", &gpu, EngineOptions { context: Some(24), ..exact() });
+    let prompt = ids(20, engine.decoder().sizes().vocab_size);
+    let mut count = 0;
+    let mut counted = |_| {
+        count += 1;
+        ControlFlow::Continue(())
+    };
+    let usage = block_on(engine.generate(&prompt, &SampleSettings::default(), &[], &[], 100, &mut counted)).unwrap();
+    assert_eq!((usage.finish, count), (Finish::ContextFull, 4));
+    let error = block_on(engine.generate(&ids(24, 1000), &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    assert!(matches!(error, GenerateError::PromptTooLong { prompt: 24, context: 24 }), "{error}");
+    let error = block_on(engine.generate(&[1_000_000], &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    assert!(matches!(error, GenerateError::Token { .. }), "{error}");
+    let error = block_on(engine.generate(&[], &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    assert!(matches!(error, GenerateError::EmptyPrompt), "{error}");
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_not_a_panic() {
+    let gpu = gpu(GpuOptions::default());
+    let mut engine = engine("llama3_gqa", &gpu, exact());
+    gpu.destroy();
+    let error = block_on(engine.logits(&[1, 2, 3], false)).unwrap_err();
+    assert!(error.to_string().contains("lost"), "{error}");
+}
