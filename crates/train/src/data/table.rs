@@ -115,7 +115,7 @@ impl ParquetRows {
 }
 
 fn damaged(file: &str, problem: String) -> TrainError {
-    TrainError::data(file, "a parquet file (uncompressed, snappy, gzip or zstd)", problem, "write it again, or convert it to jsonl")
+    TrainError::data(file, "a parquet file (uncompressed, snappy or gzip)", problem, "write it again, or convert it to jsonl")
 }
 
 /// Runs what may fail or panic on damaged bytes.
