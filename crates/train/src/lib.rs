@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod checkpoint;
 pub mod data;
 pub mod dataset;
+pub mod engine;
 pub mod error;
 mod files;
 pub mod log;

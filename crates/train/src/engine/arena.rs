@@ -1,0 +1,153 @@
+//! The arena of all trained numbers: where each module's pair stands in it, and how it goes in and out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bayan_gpu::Gpu;
+use bayan_models::{Adapter, AdapterConfig, AdapterModule, Decoder};
+use bayan_tensor::ops::Arenas;
+use bayan_tensor::{Dtype, State, Values};
+
+use super::EngineError;
+use crate::Rng;
+
+/// Bindings must begin at multiples of 256 bytes.
+const ALIGNMENT: usize = 64;
+
+/// One module's pair in the arenas.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub name: String,
+    pub scale: f32,
+    rank: usize,
+    in_features: usize,
+    out_features: usize,
+    a: usize,
+    b: usize,
+    pub parameters: [Arc<State>; 2],
+    pub gradients: [Arc<State>; 2],
+}
+
+/// Everything that is trained.
+#[derive(Debug)]
+pub(super) struct Arena {
+    pub states: Arenas,
+    pub places: Vec<Place>,
+    config: AdapterConfig,
+    len: usize,
+}
+
+impl Arena {
+    /// Lays an adapter out and uploads it.
+    pub fn new(gpu: Option<&Gpu>, adapter: &Adapter) -> Result<Arena, EngineError> {
+        let mut len = 0usize;
+        let mut reserve = |count: usize| {
+            let start = len;
+            len = (start + count).next_multiple_of(ALIGNMENT);
+            start
+        };
+        let offsets: Vec<(usize, usize)> = adapter.modules.values().map(|m| (reserve(m.a.len()), reserve(m.b.len()))).collect();
+        let len = len.max(ALIGNMENT);
+        let values = flattened(adapter, &offsets, len)?;
+        let zeros = |label: &str| State::zeros(gpu, label, &[len], Dtype::F32);
+        let parameters = State::new(gpu, "trained parameters", &[len], Values::F32(values))?;
+        let states = Arenas { parameters, gradients: zeros("gradients")?, first: zeros("first moments")?, second: zeros("second moments")? };
+        let place = |((name, m), &(a, b)): ((&String, &AdapterModule), &(usize, usize))| {
+            let shapes = [([m.rank, m.in_features], a), ([m.out_features, m.rank], b)];
+            let parts = |of: &Arc<State>| shapes.map(|(shape, offset)| State::part(of, name, &shape, offset));
+            let (parameters, gradients) = (parts(&states.parameters), parts(&states.gradients));
+            let AdapterModule { scale, rank, in_features, out_features, .. } = *m;
+            Place { name: name.clone(), scale, rank, in_features, out_features, a, b, parameters, gradients }
+        };
+        let places = adapter.modules.iter().zip(&offsets).map(place).collect();
+        Ok(Arena { states, places, config: adapter.config.clone(), len })
+    }
+
+    /// Puts other values in place of the trained ones and forgets moments and gradients.
+    pub fn load(&self, gpu: Option<&Gpu>, adapter: &Adapter) -> Result<(), EngineError> {
+        let same = adapter.modules.len() == self.places.len()
+            && self.places.iter().all(|p| {
+                adapter.modules.get(&p.name).is_some_and(|m| (m.rank, m.in_features, m.out_features) == (p.rank, p.in_features, p.out_features))
+            });
+        if !same {
+            return Err(EngineError::input("adapter", "the modules and ranks of the one in training", "others", "open a new trainer for it"));
+        }
+        let offsets: Vec<(usize, usize)> = self.places.iter().map(|p| (p.a, p.b)).collect();
+        let values = flattened(adapter, &offsets, self.len)?;
+        self.states.parameters.write(gpu, 0, bytemuck::cast_slice(&values));
+        let zeros = vec![0u8; self.len * 4];
+        for state in [&self.states.gradients, &self.states.first, &self.states.second] {
+            state.write(gpu, 0, &zeros);
+        }
+        Ok(())
+    }
+
+    /// (parameter, gradient) of every matrix.
+    pub fn pairs(&self) -> Vec<(Arc<State>, Arc<State>)> {
+        self.places.iter().flat_map(|p| p.parameters.iter().cloned().zip(p.gradients.iter().cloned())).collect()
+    }
+
+    /// The trained values, or with `gradients` their gradients, as an adapter.
+    pub async fn read(&self, gpu: Option<&Gpu>, gradients: bool) -> Result<Adapter, EngineError> {
+        let whole = if gradients { &self.states.gradients } else { &self.states.parameters };
+        let whole = if gpu.is_some() { Some(whole.read(gpu).await?) } else { None };
+        let mut modules = BTreeMap::new();
+        for place in &self.places {
+            let parts = if gradients { &place.gradients } else { &place.parameters };
+            let values = |index: usize, offset: usize, len: usize| match &whole {
+                Some(values) => values.f32()[offset..offset + len].to_vec(),
+                // On the host every part has memory of its own.
+                None => parts[index].host().map(|v| v.f32().to_vec()).unwrap_or_default(),
+            };
+            let module = AdapterModule {
+                rank: place.rank,
+                in_features: place.in_features,
+                out_features: place.out_features,
+                scale: place.scale,
+                a: values(0, place.a, place.rank * place.in_features),
+                b: values(1, place.b, place.out_features * place.rank),
+            };
+            modules.insert(place.name.clone(), module);
+        }
+        Ok(Adapter { config: self.config.clone(), modules })
+    }
+}
+
+fn flattened(adapter: &Adapter, offsets: &[(usize, usize)], len: usize) -> Result<Vec<f32>, EngineError> {
+    let mut values = vec![0.0f32; len];
+    for ((name, m), &(a, b)) in adapter.modules.iter().zip(offsets) {
+        if m.a.len() != m.rank * m.in_features || m.b.len() != m.out_features * m.rank {
+            let expected = format!("A [{}, {}] and B [{}, {}]", m.rank, m.in_features, m.out_features, m.rank);
+            return Err(EngineError::input(name, expected, format!("{} and {} numbers", m.a.len(), m.b.len()), "read the adapter again"));
+        }
+        values[a..a + m.a.len()].copy_from_slice(&m.a);
+        values[b..b + m.b.len()].copy_from_slice(&m.b);
+    }
+    Ok(values)
+}
+
+/// A fresh adapter as PEFT begins: A uniform within ±1/√in, B zero, so that it changes nothing yet. The output head is no target of
+/// `all-linear`, as in PEFT.
+///
+/// # Errors
+/// A pattern that is not valid, or no module that is a target.
+pub fn new_adapter(decoder: &mut dyn Decoder, config: AdapterConfig, rng: &mut Rng) -> Result<Adapter, EngineError> {
+    let rules = config.rules()?;
+    let mut modules = BTreeMap::new();
+    for linear in decoder.linears_mut() {
+        for (name, rows) in linear.modules.iter().filter(|(name, _)| name != "lm_head") {
+            if !rules.is_target(name)? {
+                continue;
+            }
+            let (rank, in_features, out_features) = (rules.rank(name)?, linear.weight.columns(), rows.len());
+            let bound = 1.0 / (in_features as f64).sqrt();
+            let a = (0..rank * in_features).map(|_| ((rng.uniform() * 2.0 - 1.0) * bound) as f32).collect();
+            let module = AdapterModule { rank, in_features, out_features, scale: rules.scale(name)?, a, b: vec![0.0; out_features * rank] };
+            modules.insert(name.clone(), module);
+        }
+    }
+    if modules.is_empty() {
+        return Err(EngineError::input("target_modules", "at least one linear module of this model", "none", "name modules such as q_proj, or all-linear"));
+    }
+    Ok(Adapter { config, modules })
+}

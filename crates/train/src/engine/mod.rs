@@ -1,0 +1,20 @@
+//! The engine: a decoder with a trained adapter, micro-batches in, losses and updated weights out.
+//!
+//! The graph that inference records is recorded for a packed micro-batch, walked backwards, and replayed with the same kernels; a
+//! separate training model lost, since it would have to be kept equal to the first. All trained numbers live in one arena, so that
+//! clipping and AdamW are three dispatches and nothing but the loss is read back.
+
+mod arena;
+mod conformance;
+mod error;
+mod step;
+mod trainer;
+
+
+#[cfg(test)]
+mod tests;
+
+pub use arena::new_adapter;
+pub use conformance::{dpo, lora_grads, lora_train};
+pub use error::EngineError;
+pub use trainer::{PairOutcome, Trainer, TrainerOptions};

@@ -1,0 +1,298 @@
+//! One recorded step: forward over a packed micro-batch, loss, and where asked the gradients, for given numbers of tokens and rows.
+//!
+//! Sizes are rounded up, so that batches of similar lengths share a plan. Padding tokens form sequences of their own, and padding rows
+//! have targets that are ignored: nothing they compute reaches the loss.
+
+use std::sync::Arc;
+
+use bayan_gpu::{Gpu, GpuError};
+use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, StepInputs};
+use bayan_tensor::ops::{Causality, IGNORED, QUERY_TILE};
+use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret};
+
+use super::EngineError;
+use super::arena::Arena;
+use crate::MicroBatch;
+
+/// What a step computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// Losses of rows with the adapter attached, no gradients.
+    Evaluate,
+    /// Losses of rows of the base alone.
+    Base,
+    /// Σ weight · nll, and gradients.
+    Supervised,
+    /// Preferences between pairs, and gradients.
+    Preference,
+}
+
+/// The sizes of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub aim: Aim,
+    tokens: usize,
+    rows: usize,
+    tiles: usize,
+    pairs: usize,
+}
+
+/// A micro-batch as the kernels read it.
+#[derive(Debug)]
+pub(super) struct Packed {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    bases: Vec<u32>,
+    tiles: Vec<u32>,
+    rows: Vec<u32>,
+    targets: Vec<u32>,
+    owners: Vec<u32>,
+    longest: usize,
+    /// Rows that are trained.
+    pub count: usize,
+    sequences: usize,
+}
+
+fn rounded(n: usize, least: usize) -> usize {
+    let step = (n.next_power_of_two() / 8).max(least);
+    n.next_multiple_of(step)
+}
+
+impl Packed {
+    /// Checks and packs. `context` is the number of positions of the model's rotary table.
+    pub fn new(batch: &MicroBatch, context: usize, vocabulary: usize) -> Result<Packed, EngineError> {
+        let lengths = batch.ids.len();
+        if lengths == 0 || [batch.labels.len(), batch.positions.len(), batch.sequences.len()] != [lengths; 3] {
+            return Err(EngineError::input("micro-batch", "ids, labels, positions and sequences of one length above 0", format!("{lengths} ids"), "report this as a bug"));
+        }
+        if let Some(id) = batch.ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(EngineError::input("micro-batch", format!("token ids below {vocabulary}"), id.to_string(), "use the tokenizer of this model"));
+        }
+        let tokens = rounded(lengths, 2 * QUERY_TILE);
+        let mut packed = Packed {
+            tokens: batch.ids.clone(),
+            positions: Vec::with_capacity(tokens),
+            bases: Vec::with_capacity(tokens),
+            tiles: Vec::new(),
+            rows: Vec::new(),
+            targets: Vec::new(),
+            owners: Vec::new(),
+            longest: 0,
+            count: 0,
+            sequences: 0,
+        };
+        for start in batch.starts.iter().map(|&s| s as usize) {
+            let Some(&number) = batch.sequences.get(start) else { continue };
+            packed.push(batch.sequences[start..].iter().take_while(|&&s| s == number).count(), context)?;
+        }
+        if packed.positions != batch.positions {
+            return Err(EngineError::input("micro-batch", "positions from 0 on in each sequence", "others", "report this as a bug"));
+        }
+        packed.tokens.resize(tokens, 0);
+        while packed.positions.len() < tokens {
+            packed.push((tokens - packed.positions.len()).min(context), context)?;
+        }
+        let targets = batch.targets();
+        for (t, &target) in targets.iter().enumerate().filter(|(_, target)| **target >= 0) {
+            if target as usize >= vocabulary {
+                return Err(EngineError::input("micro-batch", format!("labels below {vocabulary}"), target.to_string(), "use the tokenizer of this model"));
+            }
+            packed.rows.push(t as u32);
+            packed.targets.push(target as u32);
+            packed.owners.push(batch.sequences[t]);
+        }
+        packed.count = packed.rows.len();
+        let rows = rounded(packed.count.max(1), 16);
+        packed.rows.resize(rows, 0);
+        packed.targets.resize(rows, IGNORED);
+        packed.owners.resize(rows, IGNORED);
+        let tiles = packed.tokens.len() / QUERY_TILE + packed.sequences.next_power_of_two();
+        packed.tiles.resize(2 * tiles.max(packed.tiles.len() / 2), 0);
+        Ok(packed)
+    }
+
+    fn push(&mut self, len: usize, context: usize) -> Result<(), EngineError> {
+        if len > context {
+            let remedy = "shorten the sequences, or open the model with a longer context";
+            return Err(EngineError::input("micro-batch", format!("sequences of at most {context} tokens"), len.to_string(), remedy));
+        }
+        let first = self.positions.len();
+        self.tiles.extend((0..len).step_by(QUERY_TILE).flat_map(|start| [(first + start) as u32, QUERY_TILE.min(len - start) as u32]));
+        self.positions.extend((0..len).map(|p| p as u32));
+        self.bases.extend(std::iter::repeat_n(first as u32, len));
+        self.longest = self.longest.max(len);
+        self.sequences += 1;
+        Ok(())
+    }
+
+    /// The shape of the step that takes it; `pairs` matters for preferences.
+    pub fn shape(&self, aim: Aim, pairs: usize) -> Shape {
+        Shape { aim, tokens: self.tokens.len(), rows: self.rows.len(), tiles: self.tiles.len() / 2, pairs: if aim == Aim::Preference { pairs } else { 0 } }
+    }
+}
+
+/// What else a step reads.
+#[derive(Debug, Clone)]
+pub(super) enum Extra {
+    /// Every row counts this much.
+    Scale(f32),
+    /// Reference log-probabilities of pairs (chosen, rejected), β, and the scale of the loss.
+    Preference(Vec<[f32; 2]>, f32, f32),
+}
+
+/// What a step gives.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outcome {
+    /// Weighted loss.
+    pub loss: f32,
+    /// Summed nll of every owner (sequence), by number.
+    pub sums: Vec<f64>,
+    /// For each pair: log-probability of chosen and rejected, margin, loss.
+    pub pairs: Vec<[f32; 4]>,
+}
+
+struct Inputs {
+    tokens: Arc<State>,
+    positions: Arc<State>,
+    bases: Arc<State>,
+    tiles: Arc<State>,
+    rows: Arc<State>,
+    targets: Arc<State>,
+    owners: Arc<State>,
+    weights: Arc<State>,
+    reference: Arc<State>,
+    settings: Arc<State>,
+}
+
+impl Inputs {
+    fn new(gpu: Option<&Gpu>, shape: Shape) -> Result<Inputs, GpuError> {
+        let integers = |label: &str, shape: &[usize]| State::zeros(gpu, label, shape, Dtype::U32);
+        let floats = |label: &str, shape: &[usize]| State::zeros(gpu, label, shape, Dtype::F32);
+        Ok(Inputs {
+            tokens: integers("tokens", &[shape.tokens])?,
+            positions: integers("positions", &[shape.tokens])?,
+            bases: integers("bases", &[shape.tokens])?,
+            tiles: integers("tiles", &[shape.tiles, 2])?,
+            rows: integers("rows", &[shape.rows])?,
+            targets: integers("targets", &[shape.rows])?,
+            owners: integers("owners", &[shape.rows])?,
+            weights: floats("weights", &[shape.rows])?,
+            reference: floats("reference", &[shape.pairs.max(1), 2])?,
+            settings: floats("settings", &[4])?,
+        })
+    }
+}
+
+/// A recorded step.
+pub(super) struct Step {
+    pub shape: Shape,
+    inputs: Inputs,
+    graph: Option<Graph>,
+    plan: Option<Plan>,
+    loss: Tensor,
+    nll: Tensor,
+    pairs: Option<Tensor>,
+}
+
+impl Step {
+    /// Records and plans. The decoder has the adapter attached, or not, as the aim wants it.
+    pub fn new(gpu: Option<&Gpu>, decoder: &dyn Decoder, arena: &Arena, shape: Shape, budget: usize, recompute: bool) -> Result<Step, EngineError> {
+        let inputs = Inputs::new(gpu, shape)?;
+        let cache = Cache::new(gpu, CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32 }, &decoder.cache_widths())?;
+        let mut graph = Graph::new();
+        let over = Causality { positions: graph.state(&inputs.positions), bases: graph.state(&inputs.bases), tiles: graph.state(&inputs.tiles) };
+        let (tokens, rows, targets) = (graph.state(&inputs.tokens), graph.state(&inputs.rows), graph.state(&inputs.targets));
+        let logits = decoder.forward(&mut graph, StepInputs { tokens, over, rows: Some(rows) }, &cache);
+        let Some(sweep) = graph.cross_entropy(logits, targets, budget) else {
+            let expected = "an output head that is a plain linear layer without bias or adapter";
+            return Err(EngineError::input("model", expected, "another one", "leave lm_head out of target_modules"));
+        };
+        let (loss, nll, weights, pairs) = if shape.aim == Aim::Preference {
+            let [owners, reference, settings] = [&inputs.owners, &inputs.reference, &inputs.settings].map(|state| graph.state(state));
+            let [nll, weights, pairs, loss] = graph.preference_loss(sweep.statistics, owners, reference, settings);
+            (loss, nll, weights, Some(pairs))
+        } else {
+            let weights = graph.state(&inputs.weights);
+            let (loss, nll) = graph.weighted_loss(sweep.statistics, targets, weights);
+            (loss, nll, weights, None)
+        };
+        if matches!(shape.aim, Aim::Supervised | Aim::Preference) {
+            let gradient = graph.cross_entropy_backward(&sweep, weights);
+            graph.backward(&[(sweep.hidden(), gradient)], &arena.pairs(), BackwardOptions { recompute })?;
+        }
+        let keep: Vec<Tensor> = [loss, nll].into_iter().chain(pairs).collect();
+        let Some(gpu) = gpu else {
+            return Ok(Step { shape, inputs, graph: Some(graph), plan: None, loss, nll, pairs });
+        };
+        // Rewrites are for inference: some round activations, and all hide what the gradients read.
+        let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
+        let plan = Plan::new(gpu, graph, &keep, &tuning)?;
+        Ok(Step { shape, inputs, graph: None, plan: Some(plan), loss, nll, pairs })
+    }
+
+    /// Bytes of activations on the device.
+    pub fn activation_bytes(&self) -> u64 {
+        self.plan.as_ref().map_or(0, |plan| plan.cost().activation_bytes)
+    }
+
+    /// Number of dispatches.
+    pub fn dispatches(&self) -> usize {
+        self.plan.as_ref().map_or(0, |plan| plan.cost().dispatches)
+    }
+
+    /// Runs once.
+    pub async fn run(&self, gpu: Option<&Gpu>, packed: &Packed, extra: &Extra) -> Result<Outcome, EngineError> {
+        self.write(gpu, packed, extra);
+        let wanted: Vec<Tensor> = [self.loss, self.nll].into_iter().chain(self.pairs).collect();
+        let values = match (gpu, &self.plan, &self.graph) {
+            (Some(gpu), Some(plan), _) => {
+                let requests: Vec<_> = wanted.iter().map(|&t| plan.read_request(t)).collect();
+                let mut values = Vec::new();
+                for read in plan.submit(gpu, packed.longest, &requests) {
+                    values.push(Values::from_bytes(&read.wait().await?, Dtype::F32));
+                }
+                values
+            }
+            (_, _, Some(graph)) => {
+                let all = interpret(graph);
+                wanted.iter().map(|t| all[t.index()].clone().unwrap_or_else(|| Values::zeros(0, Dtype::F32))).collect()
+            }
+            _ => Vec::new(),
+        };
+        let mut outcome = Outcome { loss: values[0].f32()[0], sums: vec![0.0; packed.sequences], ..Outcome::default() };
+        for (&nll, &owner) in values[1].f32().iter().zip(&packed.owners) {
+            if let Some(sum) = outcome.sums.get_mut(owner as usize) {
+                *sum += f64::from(nll);
+            }
+        }
+        if let Some(pairs) = values.get(2) {
+            outcome.pairs = pairs.f32().chunks_exact(4).map(|p| [p[0], p[1], p[2], p[3]]).collect();
+        }
+        Ok(outcome)
+    }
+
+    fn write(&self, gpu: Option<&Gpu>, packed: &Packed, extra: &Extra) {
+        let inputs = &self.inputs;
+        for (state, values) in [
+            (&inputs.tokens, &packed.tokens),
+            (&inputs.positions, &packed.positions),
+            (&inputs.bases, &packed.bases),
+            (&inputs.tiles, &packed.tiles),
+            (&inputs.rows, &packed.rows),
+            (&inputs.targets, &packed.targets),
+            (&inputs.owners, &packed.owners),
+        ] {
+            state.write(gpu, 0, bytemuck::cast_slice(values));
+        }
+        match extra {
+            Extra::Scale(scale) => {
+                let weights: Vec<f32> = packed.targets.iter().map(|&target| if target == IGNORED { 0.0 } else { *scale }).collect();
+                inputs.weights.write(gpu, 0, bytemuck::cast_slice(&weights));
+            }
+            Extra::Preference(reference, beta, scale) => {
+                inputs.reference.write(gpu, 0, bytemuck::cast_slice(reference));
+                inputs.settings.write(gpu, 0, bytemuck::cast_slice(&[*beta, *scale, 0.0, 0.0]));
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The trainer: accumulates gradients over micro-batches and updates the adapter.
+
+use std::sync::Arc;
+
+use bayan_gpu::Gpu;
+use bayan_models::{Adapter, Decoder, LoraPart};
+use bayan_tensor::ops::{Dropout, Hyper};
+use bayan_tensor::{Dtype, Graph, Plan, State, Tuning};
+
+use super::EngineError;
+use super::arena::Arena;
+use super::step::{Aim, Extra, Outcome, Packed, Step};
+use crate::{MicroBatch, NamedArray};
+
+/// Name under which the trained pairs are attached.
+const NAME: &str = "trained";
+
+/// Plans that are kept at a time: each holds the activations of its shape.
+const PLANS: usize = 3;
+
+/// How to train.
+#[derive(Debug, Clone)]
+pub struct TrainerOptions {
+    /// Positions that the base was opened with.
+    pub context: usize,
+    /// Compute each layer again on the way back instead of keeping its activations.
+    pub recompute: bool,
+    /// Largest number of logits held at a time.
+    pub logits_budget: usize,
+    /// Seed of the dropout masks.
+    pub seed: u64,
+}
+
+impl Default for TrainerOptions {
+    fn default() -> Self {
+        Self { context: 2048, recompute: true, logits_budget: 16 << 20, seed: 0 }
+    }
+}
+
+/// What a micro-batch of preference pairs gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairOutcome {
+    /// Summed loss times the scale.
+    pub loss: f64,
+    /// For each pair: log-probability of the chosen and of the rejected answer under the policy, margin β (Δ − Δref), loss.
+    pub pairs: Vec<[f32; 4]>,
+}
+
+/// A base model and the adapter in training.
+pub struct Trainer {
+    gpu: Option<Gpu>,
+    decoder: Box<dyn Decoder>,
+    arena: Arena,
+    options: TrainerOptions,
+    dropout: f32,
+    seed: Arc<State>,
+    /// Micro-batches so far: the dropout masks follow from it.
+    micro_steps: u64,
+    updates: u64,
+    steps: Vec<Step>,
+    hyper: Arc<State>,
+    norm: Arc<State>,
+    optimizer: Option<Plan>,
+}
+
+impl Trainer {
+    /// A trainer for this base and adapter. Without a device everything but [`Trainer::update`] runs through the interpreter.
+    ///
+    /// Gradients follow the device's arithmetic: open it without `f16` and `dot` for f32 throughout.
+    ///
+    /// # Errors
+    /// A module that the base does not have, or out of memory.
+    pub fn new(gpu: Option<&Gpu>, mut decoder: Box<dyn Decoder>, adapter: &Adapter, options: TrainerOptions) -> Result<Trainer, EngineError> {
+        let arena = Arena::new(gpu, adapter)?;
+        let hyper = State::zeros(gpu, "hyperparameters", &[Hyper::LEN], Dtype::F32)?;
+        let norm = State::zeros(gpu, "gradient norm", &[4], Dtype::F32)?;
+        let seed = State::zeros(gpu, "dropout seed", &[1], Dtype::U32)?;
+        let optimizer = match gpu {
+            None => None,
+            Some(gpu) => {
+                let mut graph = Graph::new();
+                graph.adamw(&arena.states, &hyper, &norm);
+                Some(Plan::new(gpu, graph, &[], &Tuning::defaults(gpu.capabilities()))?)
+            }
+        };
+        // Attached once here, so that an adapter that does not fit is refused before anything runs.
+        attach(&mut *decoder, &arena, None)?;
+        decoder.detach(NAME);
+        let dropout = adapter.config.lora_dropout as f32;
+        let gpu = gpu.cloned();
+        Ok(Trainer { gpu, decoder, arena, options, dropout, seed, micro_steps: 0, updates: 0, steps: Vec::new(), hyper, norm, optimizer })
+    }
+
+    /// The base.
+    pub fn decoder(&self) -> &dyn Decoder {
+        &*self.decoder
+    }
+
+    /// The base, without the trained adapter.
+    pub fn into_decoder(self) -> Box<dyn Decoder> {
+        self.decoder
+    }
+
+    /// Optimizer updates so far.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Micro-batches so far, which decide the dropout masks: to be saved and set again.
+    pub fn micro_steps(&mut self) -> &mut u64 {
+        &mut self.micro_steps
+    }
+
+    /// Bytes of activations of the largest step so far, and the dispatches of the latest.
+    pub fn cost(&self) -> (u64, usize) {
+        (self.steps.iter().map(Step::activation_bytes).max().unwrap_or(0), self.steps.last().map_or(0, Step::dispatches))
+    }
+
+    /// Adds the gradients of `scale` · Σ nll over the trained tokens, and returns that loss. For the mean over the tokens of several
+    /// micro-batches (`token_mean`) the scale is one over the trained tokens of all of them.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model, a device that fails, or a loss that is not finite.
+    pub async fn accumulate(&mut self, batch: &MicroBatch, scale: f64) -> Result<f64, EngineError> {
+        let outcome = self.run(batch, Aim::Supervised, &Extra::Scale(scale as f32)).await?;
+        finite(f64::from(outcome.loss))
+    }
+
+    /// The summed nll of the trained tokens and their number, without gradients.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn evaluate(&mut self, batch: &MicroBatch) -> Result<(f64, usize), EngineError> {
+        let outcome = self.run(batch, Aim::Evaluate, &Extra::Scale(1.0)).await?;
+        Ok((finite(outcome.sums.iter().sum())?, batch.target_count()))
+    }
+
+    /// Log-probabilities under the base without the adapter of pairs: sequence 2p of the batch is the chosen, 2p + 1 the rejected answer.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn reference(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
+        let outcome = self.run(batch, Aim::Base, &Extra::Scale(1.0)).await?;
+        let pairs = pairs_of(batch)?;
+        let sums = outcome.sums.get(..2 * pairs).unwrap_or_default();
+        Ok(sums.chunks_exact(2).map(|pair| [-pair[0] as f32, -pair[1] as f32]).collect())
+    }
+
+    /// Adds the gradients of `scale` · Σ of the pairs' DPO losses (sigmoid).
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn accumulate_pairs(&mut self, batch: &MicroBatch, reference: &[[f32; 2]], beta: f64, scale: f64) -> Result<PairOutcome, EngineError> {
+        let pairs = pairs_of(batch)?;
+        if reference.len() != pairs {
+            return Err(EngineError::input("reference", format!("one for each of {pairs} pairs"), reference.len().to_string(), "compute it for this batch"));
+        }
+        let extra = Extra::Preference(reference.to_vec(), beta as f32, scale as f32);
+        let outcome = self.run(batch, Aim::Preference, &extra).await?;
+        Ok(PairOutcome { loss: finite(f64::from(outcome.loss))?, pairs: outcome.pairs })
+    }
+
+    async fn run(&mut self, batch: &MicroBatch, aim: Aim, extra: &Extra) -> Result<Outcome, EngineError> {
+        let pairs = if let Extra::Preference(reference, ..) = extra { reference.len() } else { 0 };
+        let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
+        if packed.count == 0 {
+            return Err(EngineError::input("micro-batch", "at least one trained token", "none", "drop examples without any, or train on all tokens"));
+        }
+        if matches!(aim, Aim::Supervised | Aim::Preference) {
+            let seed = (self.options.seed ^ self.micro_steps.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 16;
+            self.seed.write(self.gpu.as_ref(), 0, bytemuck::bytes_of(&(seed as u32)));
+            self.micro_steps += 1;
+        }
+        let shape = packed.shape(aim, pairs);
+        if let Some(at) = self.steps.iter().position(|step| step.shape == shape) {
+            let step = self.steps.remove(at);
+            self.steps.push(step);
+        } else {
+            if self.steps.len() >= PLANS {
+                self.steps.remove(0);
+            }
+            if aim != Aim::Base {
+                let trains = matches!(aim, Aim::Supervised | Aim::Preference) && self.dropout > 0.0;
+                attach(&mut *self.decoder, &self.arena, trains.then_some((self.dropout, &self.seed)))?;
+            }
+            let step = Step::new(self.gpu.as_ref(), &*self.decoder, &self.arena, shape, self.options.logits_budget, self.options.recompute);
+            self.decoder.detach(NAME);
+            self.steps.push(step?);
+        }
+        match self.steps.last() {
+            Some(step) => step.run(self.gpu.as_ref(), &packed, extra).await,
+            None => Ok(Outcome::default()),
+        }
+    }
+
+    /// Updates the adapter with the gradients gathered, and clears them. [`Hyper::update`] is counted here.
+    ///
+    /// # Errors
+    /// There is no device.
+    pub fn update(&mut self, hyper: &Hyper) -> Result<(), EngineError> {
+        let (Some(gpu), Some(optimizer)) = (&self.gpu, &self.optimizer) else {
+            return Err(EngineError::input("trainer", "a device to update on", "none", "open one"));
+        };
+        self.updates += 1;
+        let numbers = Hyper { update: self.updates, ..*hyper }.numbers();
+        self.hyper.write(Some(gpu), 0, bytemuck::cast_slice(&numbers));
+        optimizer.submit(gpu, 0, &[]);
+        gpu.clear(self.arena.states.gradients.buffer());
+        Ok(())
+    }
+
+    /// The norm of the gradients before clipping at the last update; an error where it was not finite, in which case that update
+    /// changed nothing.
+    ///
+    /// # Errors
+    /// The device, or a norm that is not finite.
+    pub async fn gradient_norm(&self) -> Result<f64, EngineError> {
+        let values = self.norm.read(self.gpu.as_ref()).await?;
+        let norm = f64::from(values.f32()[0]);
+        if norm.is_finite() { Ok(norm) } else { Err(EngineError::NotFinite { what: "the norm of the gradients".into() }) }
+    }
+
+    /// Sets the gradients to zero.
+    pub fn clear_gradients(&self) {
+        match &self.gpu {
+            Some(gpu) => gpu.clear(self.arena.states.gradients.buffer()),
+            None => {
+                for state in self.arena.places.iter().flat_map(|place| &place.gradients) {
+                    state.write(None, 0, &vec![0; state.size_bytes() as usize]);
+                }
+            }
+        }
+    }
+
+    /// The trained adapter.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn adapter(&self) -> Result<Adapter, EngineError> {
+        self.arena.read(self.gpu.as_ref(), false).await
+    }
+
+    /// The gradients gathered so far, in the shape of an adapter.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn gradients(&self) -> Result<Adapter, EngineError> {
+        self.arena.read(self.gpu.as_ref(), true).await
+    }
+
+    /// The first matrix whose gradient has a NaN or an infinity, by PEFT's name.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn not_finite(&self) -> Result<Option<String>, EngineError> {
+        let gradients = self.gradients().await?;
+        let bad = |values: &[f32]| values.iter().any(|v| !v.is_finite());
+        Ok(gradients.modules.iter().find_map(|(name, m)| {
+            let (a, b) = bayan_models::tensor_names(name);
+            bad(&m.a).then_some(a).or(bad(&m.b).then_some(b))
+        }))
+    }
+
+    /// Begins again with this adapter: no moments, no gradients, no updates.
+    ///
+    /// # Errors
+    /// An adapter of other sizes.
+    pub fn load(&mut self, adapter: &Adapter) -> Result<(), EngineError> {
+        self.arena.load(self.gpu.as_ref(), adapter)?;
+        (self.updates, self.micro_steps) = (0, 0);
+        Ok(())
+    }
+
+    /// Moments and the number of updates, to go on from later.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn optimizer_state(&self) -> Result<Vec<NamedArray>, EngineError> {
+        let mut arrays = Vec::new();
+        for (name, state) in [("exp_avg", &self.arena.states.first), ("exp_avg_sq", &self.arena.states.second)] {
+            let values = state.read(self.gpu.as_ref()).await?.f32().to_vec();
+            arrays.push(NamedArray { name: name.into(), shape: vec![values.len()], values });
+        }
+        // Two floats hold the counts exactly up to 2^48.
+        let counts = [self.updates, self.micro_steps].iter().flat_map(|n| [(n >> 24) as f32, (n & 0xff_ffff) as f32]).collect();
+        arrays.push(NamedArray { name: "counts".into(), shape: vec![4], values: counts });
+        Ok(arrays)
+    }
+
+    /// Takes over what [`Trainer::optimizer_state`] gave; the adapter is loaded before.
+    ///
+    /// # Errors
+    /// Arrays that are missing or of another size.
+    pub fn load_optimizer_state(&mut self, arrays: &[NamedArray]) -> Result<(), EngineError> {
+        let find = |name: &str, len: usize| {
+            let found = arrays.iter().find(|array| array.name == name && array.values.len() == len);
+            found.ok_or_else(|| EngineError::input("optimizer state", format!("{len} numbers `{name}`"), "others", "resume with the recipe of the run"))
+        };
+        let len = self.arena.states.first.shape()[0];
+        for (name, state) in [("exp_avg", &self.arena.states.first), ("exp_avg_sq", &self.arena.states.second)] {
+            state.write(self.gpu.as_ref(), 0, bytemuck::cast_slice(&find(name, len)?.values));
+        }
+        let counts = &find("counts", 4)?.values;
+        let count = |high: f32, low: f32| ((high as u64) << 24) + low as u64;
+        (self.updates, self.micro_steps) = (count(counts[0], counts[1]), count(counts[2], counts[3]));
+        Ok(())
+    }
+}
+
+fn attach(decoder: &mut dyn Decoder, arena: &Arena, dropout: Option<(f32, &Arc<State>)>) -> Result<(), EngineError> {
+    for (number, place) in arena.places.iter().enumerate() {
+        let [a, b] = place.parameters.clone();
+        let dropout = dropout.map(|(p, seed)| Dropout { p, salt: number as u32 + 1, seed: seed.clone() });
+        let part = LoraPart { adapter: NAME.to_string(), rows: 0..0, a, b, scale: place.scale, dropout };
+        if let Err(error) = decoder.attach(&place.name, part) {
+            decoder.detach(NAME);
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+fn pairs_of(batch: &MicroBatch) -> Result<usize, EngineError> {
+    let sequences = batch.starts.len();
+    if sequences == 0 || !sequences.is_multiple_of(2) {
+        return Err(EngineError::input("preference batch", "pairs of sequences", format!("{sequences} sequences"), "give chosen and rejected in turn"));
+    }
+    Ok(sequences / 2)
+}
+
+fn finite(loss: f64) -> Result<f64, EngineError> {
+    if loss.is_finite() { Ok(loss) } else { Err(EngineError::NotFinite { what: "the loss".into() }) }
+}
