@@ -105,16 +105,22 @@ impl Backward<'_> {
     /// Hands a tensor on as (a part of) the gradient of `tensor`, without a copy where there is none yet.
     pub fn pass(&mut self, gradient: Tensor, tensor: Tensor) {
         let total = match self.walk.gradients.get(&tensor).copied() {
+            Some(known) if self.walk.lasting.contains(&known) => {
+                self.graph.accumulate(gradient, known);
+                known
+            }
             Some(known) => self.graph.add(known, gradient),
             None => gradient,
         };
         self.walk.gradients.insert(tensor, total);
     }
 
-    /// Whether a gradient may be changed in place: no tensor that has still to be walked over has the same one.
+    /// Whether a gradient may be changed in place: it is no state of somebody else's, and no tensor that has still to be walked over has
+    /// the same one.
     fn may_change(&self, tensor: Tensor, gradient: Tensor) -> bool {
         let waiting = |other: Tensor| self.walk.producers[other.index()] <= self.index;
-        self.walk.lasting.contains(&gradient) || !self.walk.gradients.iter().any(|(&other, &g)| other != tensor && g == gradient && waiting(other))
+        let ours = self.graph.info(gradient).state.is_none();
+        self.walk.lasting.contains(&gradient) || ours && !self.walk.gradients.iter().any(|(&other, &g)| other != tensor && g == gradient && waiting(other))
     }
 }
 
@@ -142,7 +148,7 @@ impl Graph {
                 *producer = (*producer).min(index);
             }
         }
-        let end = seeds.iter().map(|(seed, _)| walk.producers[seed.index()]).filter(|&p| p != usize::MAX).max().map_or(0, |last| last + 1);
+        let end = forward.iter().rposition(|node| seeds.iter().any(|(seed, _)| node.outputs.contains(seed))).map_or(0, |last| last + 1);
         let segments = if options.recompute { self.segments(&forward[..end]) } else { vec![0..end] };
         for (number, segment) in segments.iter().enumerate().rev() {
             let again = number + 1 < segments.len();

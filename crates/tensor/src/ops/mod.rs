@@ -1,5 +1,6 @@
 //! The operations. One file here and one WGSL file in `shaders/` each; the kernel and its plain-Rust reference stand together.
 
+mod accumulate;
 mod adamw;
 mod add;
 mod append;
@@ -24,6 +25,7 @@ mod sample;
 mod select_rows;
 mod select_rows_backward;
 
+pub use accumulate::Accumulate;
 pub use adamw::{AdamW, Arenas, GradientNorm, Hyper};
 pub use add::Add;
 pub use append::Append;
