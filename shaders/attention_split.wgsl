@@ -52,12 +52,19 @@ fn main(
   let query = (token * H + kv * G) * D4;
   for (var i = lane; i < count; i += ${THREADS}u) {
     let row = ((base + begin + i) * K + kv) * D4;
-    var sums: array<f32, ${G}>;
+    // One name a head: SwiftShader loses what is stored in an array of a loop's body.
+#for g in G
+    var sum_${g} = 0.0;
+#end
     for (var c = 0u; c < D4; c++) {
       let key = key4(row + c);
-      for (var g = 0u; g < G; g++) { sums[g] += dot(q[query + g * D4 + c], key); }
+#for g in G
+      sum_${g} += dot(q[query + ${g}u * D4 + c], key);
+#end
     }
-    for (var g = 0u; g < G; g++) { weights[g * SPLIT + i] = score(sums[g]); }
+#for g in G
+    weights[${g}u * SPLIT + i] = score(sum_${g});
+#end
   }
   workgroupBarrier();
   for (var g = 0u; g < G; g++) {
@@ -79,17 +86,22 @@ fn main(
   }
   workgroupBarrier();
   for (var c = lane; c < D4; c += ${THREADS}u) {
-    var sums: array<vec4<f32>, ${G}>;
+#for g in G
+    var sum_${g} = vec4<f32>(0.0);
+#end
     for (var i = 0u; i < count; i++) {
       let value = value4(((base + begin + i) * K + kv) * D4 + c);
-      for (var g = 0u; g < G; g++) { sums[g] += weights[g * SPLIT + i] * value; }
+#for g in G
+      sum_${g} += weights[${g}u * SPLIT + i] * value;
+#end
     }
-    for (var g = 0u; g < G; g++) {
-      let to = ((token * MAX_SPLITS + split) * H + kv * G + g) * (D4 * 4u + 2u) + c * 4u;
-      partial[to] = sums[g].x;
-      partial[to + 1u] = sums[g].y;
-      partial[to + 2u] = sums[g].z;
-      partial[to + 3u] = sums[g].w;
-    }
+    var to = ((token * MAX_SPLITS + split) * H + kv * G) * (D4 * 4u + 2u) + c * 4u;
+#for g in G
+    partial[to] = sum_${g}.x;
+    partial[to + 1u] = sum_${g}.y;
+    partial[to + 2u] = sum_${g}.z;
+    partial[to + 3u] = sum_${g}.w;
+    to += D4 * 4u + 2u;
+#end
   }
 }
