@@ -38,7 +38,7 @@ async function streamed(run, abortAfter) {
   const pieces = [];
   const json = await run((text, tokens) => {
     pieces.push([text, tokens]);
-    if (tokens === abortAfter) engine.abort();
+    if (tokens >= abortAfter) engine.abort();
   });
   return { ...JSON.parse(json), text: pieces.map((piece) => piece[0]).join(''), pieces };
 }
