@@ -15,18 +15,18 @@ const d = ${d}u;
 const HALF = ${ROTARY}u / 2u;
 
 // Element i of the gradient, turned back.
-fn turned(token: u32, from: u32, i: u32) -> f32 {
+fn turned(token: u32, source: u32, i: u32) -> f32 {
 #if TURN
   if (i < HALF) {
     let angle = table[positions[token] * HALF + i];
-    return gradient[from + i] * angle.x + gradient[from + i + HALF] * angle.y;
+    return gradient[source + i] * angle.x + gradient[source + i + HALF] * angle.y;
   }
   if (i < 2u * HALF) {
     let angle = table[positions[token] * HALF + i - HALF];
-    return gradient[from + i] * angle.x - gradient[from + i - HALF] * angle.y;
+    return gradient[source + i] * angle.x - gradient[source + i - HALF] * angle.y;
   }
 #endif
-  return gradient[from + i];
+  return gradient[source + i];
 }
 
 @compute @workgroup_size(${THREADS})
@@ -43,7 +43,7 @@ fn main(
   let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
 #endif
   let token = group.y;
-  let from = (token * ${HEADS}u + group.x) * d;
+  let source = (token * ${HEADS}u + group.x) * d;
   let to = (token * ${ALL}u + ${FIRST}u + group.x) * d;
 #if NORM
   var squares = 0.0;
@@ -51,14 +51,14 @@ fn main(
   for (var i = lane; i < d; i += ${THREADS}u) {
     let x = qkv[to + i];
     squares += x * x;
-    products += x * weight[i] * turned(token, from, i);
+    products += x * weight[i] * turned(token, source, i);
   }
   let square = reduce_sum(squares, lane, subgroup_lane, subgroup, subgroups);
   let product = reduce_sum(products, lane, subgroup_lane, subgroup, subgroups);
   let scale = inverseSqrt(square * ${INVERSE_D} + ${EPS});
   let along = product * ${INVERSE_D} * scale * scale * scale;
-  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = scale * weight[i] * turned(token, from, i) - qkv[to + i] * along; }
+  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = scale * weight[i] * turned(token, source, i) - qkv[to + i] * along; }
 #else
-  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = turned(token, from, i); }
+  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = turned(token, source, i); }
 #endif
 }

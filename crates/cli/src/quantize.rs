@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bayan_gpu::block_on;
 use bayan_weights::{Format, Policy, Report, WriteOptions, quantize_checkpoint};
 use clap::Args;
@@ -44,6 +44,10 @@ pub struct QuantizeArgs {
 /// # Errors
 /// Files that cannot be read or written; OUT is then as it was.
 pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
+    let taken = std::fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some());
+    if taken && !args.overwrite {
+        bail!("{} exists and is not empty: expected a new directory; name another, or replace it with --overwrite", args.output.display());
+    }
     let checkpoint = crate::open::checkpoint(Some(&args.input))?;
     let mut policy = Policy::for_format(args.format);
     policy.embedding = args.embedding.unwrap_or(policy.embedding);

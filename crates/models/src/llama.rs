@@ -130,9 +130,8 @@ impl Decoder for Llama {
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears = layers.flat_map(|layer| {
-            [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]
-        });
+        let linears =
+            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
         linears.chain([&mut self.lm_head]).collect()
     }
 }

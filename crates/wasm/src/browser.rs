@@ -58,7 +58,10 @@ fn text(value: &JsValue, name: &str) -> String {
 pub(crate) async fn adapter(low_power: bool) -> Result<Adapter, EngineError> {
     let gpu = field(&field(&js_sys::global(), "navigator"), "gpu");
     let Ok(request) = field(&gpu, "requestAdapter").dyn_into::<Function>() else {
-        return Err(EngineError::new(Code::NoWebGpu, "navigator.gpu is missing: this browser has no WebGPU, or the page is not served over https or from localhost"));
+        return Err(EngineError::new(
+            Code::NoWebGpu,
+            "navigator.gpu is missing: this browser has no WebGPU, or the page is not served over https or from localhost",
+        ));
     };
     let options = Object::new();
     let preference = if low_power { "low-power" } else { "high-performance" };

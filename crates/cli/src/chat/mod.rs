@@ -49,16 +49,16 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
     if args.system.is_some() {
         conversation.system = args.system.clone();
     }
+    // The line editor takes Ctrl-C when it is made, so it comes first; while it reads, Ctrl-C reaches it as a key.
+    let editor = if std::io::stdin().is_terminal() { Some(DefaultEditor::new().context("the terminal cannot be used for line editing")?) } else { None };
     interrupt::set_up();
     let loaded = open::model(&args.model, None)?;
     let generation = args.sampling.generation(&loaded.model.defaults, loaded.model.engine.decoder().sizes().vocab_size)?;
-    let interactive = std::io::stdin().is_terminal();
-    let mut session = Session::new(loaded, conversation, generation, interactive);
+    let mut session = Session::new(loaded, conversation, generation, editor.is_some());
     session.check_template()?;
-    if interactive {
-        talk(&mut session, !args.no_history)?
-    } else {
-        read_lines(&mut session)?
+    match editor {
+        Some(editor) => talk(&mut session, editor, !args.no_history)?,
+        None => read_lines(&mut session)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -86,8 +86,7 @@ const PROMPT: &str = "› ";
 const MORE: &str = "… ";
 
 /// The line editor's loop; failures are shown and the conversation goes on.
-fn talk(session: &mut Session, keep_history: bool) -> Result<()> {
-    let mut editor = DefaultEditor::new().context("the terminal cannot be used for line editing")?;
+fn talk(session: &mut Session, mut editor: DefaultEditor, keep_history: bool) -> Result<()> {
     let history = if keep_history { history_file() } else { None };
     if let Some(file) = &history {
         // There is none the first time.

@@ -66,9 +66,10 @@ impl Arena {
     /// Puts other values in place of the trained ones and forgets moments and gradients.
     pub fn load(&self, gpu: Option<&Gpu>, adapter: &Adapter) -> Result<(), EngineError> {
         let same = adapter.modules.len() == self.places.len()
-            && self.places.iter().all(|p| {
-                adapter.modules.get(&p.name).is_some_and(|m| (m.rank, m.in_features, m.out_features) == (p.rank, p.in_features, p.out_features))
-            });
+            && self
+                .places
+                .iter()
+                .all(|p| adapter.modules.get(&p.name).is_some_and(|m| (m.rank, m.in_features, m.out_features) == (p.rank, p.in_features, p.out_features)));
         if !same {
             return Err(EngineError::input("adapter", "the modules and ranks of the one in training", "others", "open a new trainer for it"));
         }

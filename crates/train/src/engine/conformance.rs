@@ -76,7 +76,9 @@ fn write(request: &Value, name: &str, adapter: &Adapter) -> Result<String, Engin
     let path = Path::new(directory).join(format!("{name}_{safe}.safetensors"));
     let bytes = adapter.encode_weights()?;
     let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, bytes));
-    written.map_err(|source| EngineError::input("out_dir", "a directory that can be written to", TrainError::io("write", &path, source).to_string(), "choose another"))?;
+    written.map_err(|source| {
+        EngineError::input("out_dir", "a directory that can be written to", TrainError::io("write", &path, source).to_string(), "choose another")
+    })?;
     Ok(path.display().to_string())
 }
 

@@ -10,7 +10,6 @@ mod error;
 mod step;
 mod trainer;
 
-
 #[cfg(test)]
 mod tests;
 

@@ -63,7 +63,12 @@ impl Packed {
     pub fn new(batch: &MicroBatch, context: usize, vocabulary: usize) -> Result<Packed, EngineError> {
         let lengths = batch.ids.len();
         if lengths == 0 || [batch.labels.len(), batch.positions.len(), batch.sequences.len()] != [lengths; 3] {
-            return Err(EngineError::input("micro-batch", "ids, labels, positions and sequences of one length above 0", format!("{lengths} ids"), "report this as a bug"));
+            return Err(EngineError::input(
+                "micro-batch",
+                "ids, labels, positions and sequences of one length above 0",
+                format!("{lengths} ids"),
+                "report this as a bug",
+            ));
         }
         if let Some(id) = batch.ids.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(EngineError::input("micro-batch", format!("token ids below {vocabulary}"), id.to_string(), "use the tokenizer of this model"));

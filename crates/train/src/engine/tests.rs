@@ -18,12 +18,12 @@ fn gpu() -> Gpu {
 }
 
 fn adapter(parts: &[&str]) -> Adapter {
-    let source = DirectorySource::open(path(parts)).expect("a directory");
+    let source = DirectorySource::new(path(parts)).expect("a directory");
     block_on(Adapter::open(Rc::new(source))).expect("a fixture's adapter")
 }
 
 fn base(gpu: Option<&Gpu>, model: &str, format: &str) -> Box<dyn Decoder> {
-    let source = DirectorySource::open(path(&["models", model])).expect("a directory");
+    let source = DirectorySource::new(path(&["models", model])).expect("a directory");
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint");
     let policy = Policy::for_format(format_by_name(format).expect("a format"));
     block_on(open(&checkpoint, gpu, &Opening { context: 256 }, Some(policy), &mut |_, _| {})).expect("a model")
@@ -46,7 +46,7 @@ fn tensors(file: PathBuf) -> Vec<(String, Vec<f32>)> {
     let files = tempfile::tempdir().expect("a directory");
     std::fs::copy(directory.join(format!("{name}.safetensors")), files.path().join("model.safetensors")).expect("copied");
     std::fs::write(files.path().join("config.json"), "{}").expect("written");
-    let source = DirectorySource::open(files.path().to_path_buf()).expect("a directory");
+    let source = DirectorySource::new(files.path().to_path_buf()).expect("a directory");
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("tensors");
     let names: Vec<String> = checkpoint.names().map(|name| name.to_string()).collect();
     names.into_iter().map(|name| (name.clone(), block_on(checkpoint.read_f32(&name)).expect("a tensor"))).collect()
@@ -78,7 +78,11 @@ fn check_gradients(case: &str) {
         let (loss, want) = (answer["loss"].as_f64().expect("a loss"), expected["micro0"]["loss"].as_f64().expect("a loss"));
         let found = tensors(answer["grads_file"].as_str().expect("a file").into());
         let worst = worst_relative(&found, &tensors(path(&["lora", case, "grads_micro0.safetensors"])));
-        println!("{case} recompute {recompute}: loss off by {:.1e}, gradients by {worst:.1e}, (bytes, dispatches) {:?}", (loss - want).abs() / want, trainer.cost());
+        println!(
+            "{case} recompute {recompute}: loss off by {:.1e}, gradients by {worst:.1e}, (bytes, dispatches) {:?}",
+            (loss - want).abs() / want,
+            trainer.cost()
+        );
         assert!((loss - want).abs() / want < 1e-4, "loss {loss}, PEFT has {want}");
         assert!(worst < 1e-3, "a gradient is off by {worst:.1e}");
     }
