@@ -75,7 +75,7 @@ impl Session {
             output::line("This device is software: answers are right and slow.")?;
         }
         if !self.conversation.turns.is_empty() {
-            output::line(&format!("{} messages were loaded.", self.conversation.turns.len()))?;
+            output::line(&format!("messages loaded: {}", self.conversation.messages().len()))?;
         }
         Ok(())
     }
@@ -91,12 +91,12 @@ impl Session {
             Command::System(text) => self.conversation.system = text,
             Command::Save(file) => {
                 self.conversation.save(&file)?;
-                self.say(&format!("{} messages are in {}", self.conversation.messages().len(), file.display()))?;
+                self.say(&format!("saved to {}", file.display()))?;
             }
             Command::Load(file) => {
                 self.conversation = Conversation::load(&file)?;
                 self.pending = None;
-                self.say(&format!("{} messages were loaded", self.conversation.messages().len()))?;
+                self.say(&format!("messages loaded: {}", self.conversation.messages().len()))?;
             }
             Command::Reset => {
                 self.conversation.turns.clear();
@@ -208,7 +208,7 @@ impl Session {
         if waiting.is_some() {
             self.conversation.turns.pop();
         }
-        self.say(&format!("{dropped} turns were dropped, {} messages are left", self.conversation.turns.len()))?;
+        self.say(&format!("turns dropped: {dropped}; messages left: {}", self.conversation.turns.len()))?;
         match waiting {
             Some(text) if dropped > 0 => self.answer(text),
             _ => Ok(()),
@@ -230,7 +230,7 @@ impl Session {
             let rate = if usage.decode_seconds > 0.0 { rest / usage.decode_seconds } else { 0.0 };
             lines.push(format!("first token after {:.0} ms, then {rate:.1} tokens/s", usage.prefill_seconds * 1e3));
         }
-        lines.push(format!("{} answers with {} tokens so far", self.stats.answers, self.stats.tokens));
+        lines.push(format!("answers so far: {}, with {} tokens", self.stats.answers, self.stats.tokens));
         self.say(&lines.join("\n"))
     }
 }
