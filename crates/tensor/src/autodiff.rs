@@ -149,7 +149,7 @@ impl Graph {
             }
         }
         let end = forward.iter().rposition(|node| seeds.iter().any(|(seed, _)| node.outputs.contains(seed))).map_or(0, |last| last + 1);
-        let segments = if options.recompute { self.segments(&forward[..end]) } else { vec![0..end] };
+        let segments = if options.recompute { self.segments(&forward[..end]) } else { std::iter::once(0..end).collect() };
         for (number, segment) in segments.iter().enumerate().rev() {
             let again = number + 1 < segments.len();
             let nodes = if again { self.repeat(&forward, segment.clone(), &mut walk) } else { forward[segment.clone()].to_vec() };

@@ -17,7 +17,7 @@ pub struct WeightedLoss;
 
 /// Direct preference optimisation with the sigmoid loss (Rafailov et al., 2023): mean over pairs of −ln σ(β (Δ − Δref)), where Δ is
 /// the difference of the summed log-probabilities of the chosen and the rejected answer. Inputs: statistics [R, 4], owners [R] (2 · pair,
-/// + 1 for the rejected answer, [`IGNORED`] for a row of nobody), reference [P, 2] sums, settings [4] (β, scale of loss and gradient);
+/// plus 1 for the rejected answer, [`IGNORED`] for a row of nobody), reference [P, 2] sums, settings [4] (β, scale of loss and gradient);
 /// outputs: nll [R], weights [R], pairs [P, 4] (log-probability of chosen and rejected, margin z, loss), loss [4].
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreferenceLoss;
