@@ -1,6 +1,5 @@
 //! `bayan generate`: one prompt, one continuation.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,18 +67,17 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let answering = Answering::begin(model.engine.control());
     let mut failure = None;
     let answer = block_on(model.generate(&ids, &generation, &mut |piece| {
-        if !args.json {
-            let mut out = std::io::stdout().lock();
-            if let Err(error) = out.write_all(piece.as_bytes()).and_then(|()| out.flush()) {
-                failure = Some(error);
-                return ControlFlow::Break(());
-            }
+        if !args.json
+            && let Err(error) = output::piece(piece)
+        {
+            failure = Some(error);
+            return ControlFlow::Break(());
         }
         if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }))?;
     drop(answering);
     if let Some(error) = failure {
-        return Err(error.into());
+        return Err(error);
     }
     let context = model.engine.context();
     if args.json {

@@ -50,6 +50,8 @@ struct Memory {
     weight_bytes: u64,
     cache_bytes: u64,
     largest_binding_bytes: u64,
+    /// Keys, or values, of one layer: a binding that cannot be split.
+    cache_binding_bytes: u64,
 }
 
 /// Shows it.
@@ -131,7 +133,8 @@ fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs) -> Memory {
     }
     let width = sizes.num_key_value_heads as u64 * sizes.head_dim as u64;
     let per_position = 2 * width * sizes.num_hidden_layers as u64 * args.cache.bytes();
-    Memory { context, weight_bytes, cache_bytes: per_position.saturating_mul(context as u64), largest_binding_bytes }
+    let cache_binding_bytes = (width * args.cache.bytes()).saturating_mul(context as u64);
+    Memory { context, weight_bytes, cache_bytes: per_position.saturating_mul(context as u64), largest_binding_bytes, cache_binding_bytes }
 }
 
 fn print_model(checkpoint: &Checkpoint, sizes: &Result<Sizes, bayan_models::ModelError>) -> Result<()> {
@@ -158,7 +161,12 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&bayan_gpu::
     };
     let parts = memory.largest_binding_bytes.div_ceil(device.max_binding_bytes.max(1));
     let fit = if parts > 1 { format!("the largest matrix is split into {parts} parts there") } else { "every matrix fits one binding there".to_string() };
-    output::line(&format!("{}: bindings up to {}; {fit}", device.name, output::size(device.max_binding_bytes)))
+    output::line(&format!("{}: bindings up to {}; {fit}", device.name, output::size(device.max_binding_bytes)))?;
+    if memory.cache_binding_bytes > device.max_binding_bytes {
+        let longest = device.max_binding_bytes / (memory.cache_binding_bytes / memory.context as u64).max(1);
+        output::line(&format!("this context is too long for the device: its cache allows --context {longest} at most"))?;
+    }
+    Ok(())
 }
 
 fn as_json(

@@ -1,5 +1,6 @@
 //! Ctrl-C: stops the answer under way, and the program when there is none.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bayan_generate::Control;
@@ -34,6 +35,21 @@ pub fn set_up() {
         if !stops_an_answer {
             std::process::exit(INTERRUPTED);
         }
+    });
+}
+
+/// Lets Ctrl-C remove what an unfinished quantization has written before the program ends: the hidden directory beside `out`.
+pub fn remove_partial(out: &Path) {
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.partial-{}-", std::process::id());
+    let _ = ctrlc::set_handler(move || {
+        for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        std::process::exit(INTERRUPTED);
     });
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use tracing::level_filters::LevelFilter;
@@ -54,10 +54,13 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// One line on stdout.
 pub fn line(text: &str) -> Result<()> {
+    piece(&format!("{text}\n"))
+}
+
+/// Text on stdout, shown at once.
+pub fn piece(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
 /// JSON on stdout, indented.

@@ -53,6 +53,7 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
     policy.embedding = args.embedding.unwrap_or(policy.embedding);
     policy.head = args.head.unwrap_or(policy.head);
     let options = WriteOptions { overwrite: args.overwrite, ..WriteOptions::default() };
+    crate::interrupt::remove_partial(&args.output);
     let mut progress = Progress::new("quantizing", false);
     let report = block_on(quantize_checkpoint(&checkpoint, &args.output, &policy, &options, &mut |step| {
         progress.message(step.tensor);

@@ -1,6 +1,6 @@
 //! A conversation with a loaded model: answers, commands, and what to do when the context is full.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -165,7 +165,7 @@ impl Session {
         };
         let result = block_on(self.model.chat(&messages, &self.generation, &mut on_text));
         if let Some(error) = failure {
-            return Err(error.into());
+            return Err(error);
         }
         if result.is_ok() || begun {
             output::line("")?;
@@ -236,14 +236,11 @@ impl Session {
 }
 
 /// Writes a piece of an answer at once. A terminal gets no control characters: an answer may not move its cursor or change its title.
-fn show(piece: &str, terminal: bool) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn show(piece: &str, terminal: bool) -> Result<()> {
     if terminal && piece.chars().any(is_control) {
-        out.write_all(piece.chars().filter(|&c| !is_control(c)).collect::<String>().as_bytes())?;
-    } else {
-        out.write_all(piece.as_bytes())?;
+        return output::piece(&piece.chars().filter(|&c| !is_control(c)).collect::<String>());
     }
-    out.flush()
+    output::piece(piece)
 }
 
 fn is_control(c: char) -> bool {
