@@ -5,7 +5,6 @@
 @group(0) @binding(7) var<storage, read_write> dv: array<vec4<f32>>;
 
 const TOGETHER = ${TOGETHER}u;
-const EACH = ${EACH}u;
 
 var<workgroup> weights: array<f32, ${TILE_TILE}>; // [query, key]
 var<workgroup> slopes: array<f32, ${TILE_TILE}>;
@@ -21,8 +20,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let last = start + own.y - 1u;
   let column = lane % D4;
   let part = lane / D4;
-  var dk_sums: array<vec4<f32>, ${EACH}>;
-  var dv_sums: array<vec4<f32>, ${EACH}>;
+#for m in EACH
+  var dk_${m} = vec4<f32>(0.0);
+  var dv_${m} = vec4<f32>(0.0);
+#end
   // The tiles of one sequence stand one after the other.
   for (var index = group.y; index < arrayLength(&tiles); index++) {
     let tile = tiles[index];
@@ -34,8 +35,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var g = 0u; g < H / K; g++) {
       let head = kv * (H / K) + g;
       products(lane, head, tile.x, tile.x + tile.y - 1u, base + start, base + last);
-      for (var o = 0u; o < PAIRS; o++) {
-        let i = lane + o * THREADS;
+#for o in PAIRS
+      {
+        let i = lane + ${o}u * THREADS;
         if (i < TILE * TILE) {
           let t = i / TILE;
           let key = start + i % TILE;
@@ -43,36 +45,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           var slope = 0.0;
           if (t < tile.y && key <= last && visible(first + t, key)) {
             let known = statistics[(tile.x + t) * H + head];
-            let value = score(raw_scores[o]);
+            let value = score(raw_${o});
             weight = exp(clamp(value - known.x, -80.0, 80.0));
-            slope = weight * (pulls[o] - known.y) * score_slope(value);
+            slope = weight * (pull_${o} - known.y) * score_slope(value);
           }
           weights[i] = weight;
           slopes[i] = slope;
         }
       }
+#end
       workgroupBarrier();
       if (part < TOGETHER) {
         for (var t = 0u; t < tile.y; t++) {
           let at = ((tile.x + t) * H + head) * D4 + column;
           let query = q[at];
           let gradient = dy[at];
-          for (var m = 0u; m < EACH; m++) {
-            let i = t * TILE + part + m * TOGETHER;
-            dk_sums[m] += slopes[i] * query;
-            dv_sums[m] += weights[i] * gradient;
-          }
+#for m in EACH
+          dk_${m} += slopes[t * TILE + part + ${m}u * TOGETHER] * query;
+          dv_${m} += weights[t * TILE + part + ${m}u * TOGETHER] * gradient;
+#end
         }
       }
       workgroupBarrier();
     }
   }
-  for (var m = 0u; m < EACH; m++) {
-    let j = part + m * TOGETHER;
+#for m in EACH
+  {
+    let j = part + ${m}u * TOGETHER;
     if (part < TOGETHER && j < own.y) {
       let to = ((base + start + j) * K + kv) * D4 + column;
-      dk[to] = dk_sums[m];
-      dv[to] = dv_sums[m];
+      dk[to] = dk_${m};
+      dv[to] = dv_${m};
     }
   }
+#end
 }

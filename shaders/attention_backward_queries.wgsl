@@ -3,7 +3,6 @@
 @group(0) @binding(6) var<storage, read_write> dq: array<vec4<f32>>;
 
 const TOGETHER = ${TOGETHER}u;
-const EACH = ${EACH}u;
 
 var<workgroup> slopes: array<f32, ${TILE_TILE}>; // [query, key]
 
@@ -21,34 +20,42 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (WINDOW > 0u && first + 1u > WINDOW) { begin = first + 1u - WINDOW; }
   let column = lane % D4;
   let part = lane / D4;
-  var sums: array<vec4<f32>, ${EACH}>;
+#for m in EACH
+  var sum_${m} = vec4<f32>(0.0);
+#end
   for (var start = begin; start <= last; start += TILE) {
     products(lane, head, tile.x, tile.x + tile.y - 1u, base + start, base + last);
-    for (var o = 0u; o < PAIRS; o++) {
-      let i = lane + o * THREADS;
+#for o in PAIRS
+    {
+      let i = lane + ${o}u * THREADS;
       if (i < TILE * TILE) {
         let t = i / TILE;
         let key = start + i % TILE;
         var slope = 0.0;
         if (t < tile.y && key <= last && visible(first + t, key)) {
           let known = statistics[(tile.x + t) * H + head];
-          let value = score(raw_scores[o]);
-          slope = exp(clamp(value - known.x, -80.0, 80.0)) * (pulls[o] - known.y) * score_slope(value);
+          let value = score(raw_${o});
+          slope = exp(clamp(value - known.x, -80.0, 80.0)) * (pull_${o} - known.y) * score_slope(value);
         }
         slopes[i] = slope;
       }
     }
+#end
     workgroupBarrier();
     if (part < TOGETHER) {
       for (var j = 0u; j < min(TILE, last + 1u - start); j++) {
         let key = k_cache[((base + start + j) * K + kv) * D4 + column];
-        for (var m = 0u; m < EACH; m++) { sums[m] += slopes[(part + m * TOGETHER) * TILE + j] * key; }
+#for m in EACH
+        sum_${m} += slopes[(part + ${m}u * TOGETHER) * TILE + j] * key;
+#end
       }
     }
     workgroupBarrier();
   }
-  for (var m = 0u; m < EACH; m++) {
-    let t = part + m * TOGETHER;
-    if (part < TOGETHER && t < tile.y) { dq[((tile.x + t) * H + head) * D4 + column] = sums[m]; }
+#for m in EACH
+  {
+    let t = part + ${m}u * TOGETHER;
+    if (part < TOGETHER && t < tile.y) { dq[((tile.x + t) * H + head) * D4 + column] = sum_${m}; }
   }
+#end
 }

@@ -20,10 +20,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var total = 0.0;
   for (var start = begin; start <= last; start += TILE) {
     products(lane, head, tile.x, tile.x + tile.y - 1u, base + start, base + last);
-    for (var o = 0u; o < PAIRS; o++) {
-      let i = lane + o * THREADS;
-      if (i < TILE * TILE) { weights[i] = select(-1e30, score(raw_scores[o]), visible(first + i / TILE, start + i % TILE) && start + i % TILE <= last); }
+#for o in PAIRS
+    {
+      let i = lane + ${o}u * THREADS;
+      if (i < TILE * TILE) { weights[i] = select(-1e30, score(raw_${o}), visible(first + i / TILE, start + i % TILE) && start + i % TILE <= last); }
     }
+#end
     workgroupBarrier();
     if (lane < TILE) {
       let old = peak;

@@ -28,11 +28,19 @@ fn gradients4(token: u32, row: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+#if SHUFFLE
+  @builtin(subgroup_invocation_id) subgroup_lane: u32,
+#endif
+) {
   let token0 = group.y * TM;
   let column = lane % 16u;
   let first = lane / 16u * RM;
-  var sums: array<vec4<f32>, ${RM}>;
+#for m in RM
+  var sum_${m} = vec4<f32>(0.0);
+#end
   for (var row0 = 0u; row0 < shape.x; row0 += 32u) {
     workgroupBarrier();
     for (var i = lane; i < 64u; i += THREADS) {
@@ -49,34 +57,46 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let w1 = tile_w[at + STRIDE];
       let w2 = tile_w[at + 2u * STRIDE];
       let w3 = tile_w[at + 3u * STRIDE];
-      for (var m = 0u; m < RM; m++) {
-        let d = tile_dy[(first + m) * 8u + j];
-        sums[m] += d.x * w0 + d.y * w1 + d.z * w2 + d.w * w3;
+#if SHUFFLE
+      // A subgroup has one token for each invocation in common: each reads one and passes it around.
+      let held = tile_dy[(first + subgroup_lane) * 8u + j];
+#endif
+#for m in RM
+      {
+#if SHUFFLE
+        let d = subgroupShuffle(held, ${m}u);
+#else
+        let d = tile_dy[(first + ${m}u) * 8u + j];
+#endif
+        sum_${m} += d.x * w0 + d.y * w1 + d.z * w2 + d.w * w3;
       }
+#end
     }
   }
   let k = group.x * 64u + column * 4u;
-  for (var m = 0u; m < RM; m++) {
-    let token = token0 + first + m;
+#for m in RM
+  {
+    let token = token0 + first + ${m}u;
     if (token < shape.w && k < K) {
 #if SCALAR
       for (var j = 0u; j < 4u; j++) {
         if (k + j < K) {
 #if ADD
-          dx[token * K + k + j] += sums[m][j];
+          dx[token * K + k + j] += sum_${m}[j];
 #else
-          dx[token * K + k + j] = sums[m][j];
+          dx[token * K + k + j] = sum_${m}[j];
 #endif
         }
       }
 #else
       let at = (token * K + k) / 4u;
 #if ADD
-      dx[at] += sums[m];
+      dx[at] += sum_${m};
 #else
-      dx[at] = sums[m];
+      dx[at] = sum_${m};
 #endif
 #endif
     }
   }
+#end
 }

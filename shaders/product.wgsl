@@ -1,16 +1,19 @@
 // c[m, n] (+)= ALPHA Σ_k a[m, k] b[k, n], matrices given by strides; with SPLIT, part z of the sum goes to c[z, m, n] instead.
-// A tile of TM x TN results a workgroup, 16 of k at a time in workgroup memory, RM x RN results in registers.
+// TILED: a tile of TM x TN results a workgroup, 16 of k at a time in workgroup memory, RM x RN results in registers. Otherwise
+// (software devices, where a barrier costs more than a load from the cache): RM x RN results an invocation, read directly.
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;
 @group(0) @binding(3) var<storage, read> size: array<u32>; // M, N, K, K of one split; offset, row and column stride of a, b, c; splits
 
-const TM = ${TM}u;
-const TN = ${TN}u;
-const TK = 16u;
 const RM = ${RM}u;
 const RN = ${RN}u;
 const THREADS = ${THREADS}u;
+
+#if TILED
+const TM = ${TM}u;
+const TN = ${TN}u;
+const TK = 16u;
 
 var<workgroup> tile_a: array<f32, ${TM_TK}>; // [TK, TM]
 var<workgroup> tile_b: array<f32, ${TN_TK}>; // [TK, TN]
@@ -22,6 +25,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let end = min((group.z + 1u) * size[3], size[2]);
   let tm = lane / (TN / RN) * RM;
   let tn = lane % (TN / RN) * RN;
+  let row = m0 + tm;
+  let column = n0 + tn;
   var sums: array<f32, ${RM_RN}>;
   for (var start = group.z * size[3]; start < end; start += TK) {
     workgroupBarrier();
@@ -55,9 +60,39 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
     }
   }
+#else
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  let block = id.y * ${STRIDE}u + id.x;
+  let across = (size[1] + RN - 1u) / RN;
+  let row = block / across * RM;
+  let column = block % across * RN;
+  if (row >= size[0]) { return; }
+  let end = min((group.z + 1u) * size[3], size[2]);
+#for m in RM
+  let left_${m} = size[4] + min(row + ${m}u, size[0] - 1u) * size[5];
+  var sum_${m} = vec4<f32>(0.0);
+#end
+  let last = size[1] - 1u;
+  let right = size[7] + min(vec4<u32>(column, column + 1u, column + 2u, column + 3u), vec4<u32>(last)) * size[9];
+  for (var k = group.z * size[3]; k < end; k++) {
+    let at = right + k * size[8];
+    let factors = vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+#for m in RM
+    sum_${m} += a[left_${m} + k * size[6]] * factors;
+#end
+  }
+  var sums: array<f32, ${RM_RN}>;
+#for m in RM
+  sums[${m}u * RN] = sum_${m}.x;
+  sums[${m}u * RN + 1u] = sum_${m}.y;
+  sums[${m}u * RN + 2u] = sum_${m}.z;
+  sums[${m}u * RN + 3u] = sum_${m}.w;
+#end
+#endif
   for (var i = 0u; i < RM * RN; i++) {
-    let m = m0 + tm + i / RN;
-    let n = n0 + tn + i % RN;
+    let m = row + i / RN;
+    let n = column + i % RN;
     if (m < size[0] && n < size[1]) {
 #if SPLIT
       c[(group.z * size[0] + m) * size[1] + n] = sums[i];

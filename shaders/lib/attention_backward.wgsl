@@ -15,7 +15,6 @@ const K = ${K}u;
 const D4 = ${d}u / 4u;
 const TILE = ${TILE}u;
 const THREADS = ${THREADS}u;
-const PAIRS = ${PAIRS}u; // pairs of a query and a key that one invocation owns
 const WINDOW = ${WINDOW}u; // 0: none
 const PITCH = 9u; // a row of a part of a tile: 8 vectors and one of padding
 
@@ -25,8 +24,11 @@ var<workgroup> part_k: array<vec4<f32>, ${TILE_9}>;
 var<workgroup> part_dy: array<vec4<f32>, ${TILE_9}>;
 var<workgroup> part_v: array<vec4<f32>, ${TILE_9}>;
 #endif
-var<private> raw_scores: array<f32, ${PAIRS}>;
-var<private> pulls: array<f32, ${PAIRS}>;
+// q·k and dy·v of the pairs lane + o * THREADS that an invocation owns.
+#for o in PAIRS
+var<private> raw_${o}: f32;
+var<private> pull_${o}: f32;
+#end
 
 fn score(raw: f32) -> f32 {
 #if SOFTCAP
@@ -48,11 +50,14 @@ fn score_slope(value: f32) -> f32 {
 
 fn visible(query: u32, key: u32) -> bool { return key <= query && (WINDOW == 0u || key + WINDOW > query); }
 
-// q·k into raw_scores and dy·v into pulls for every pair of TILE queries from `token` on and TILE cache rows from `row` on; rows beyond
+// q·k into raw and dy·v into pull for every pair of TILE queries from `token` on and TILE cache rows from `row` on; rows beyond
 // the last are taken as the last. Ends with a barrier before its workgroup memory may be written again.
 fn products(lane: u32, head: u32, token: u32, last_token: u32, row: u32, last_row: u32) {
   let kv = head / (H / K);
-  for (var o = 0u; o < PAIRS; o++) { raw_scores[o] = 0.0; pulls[o] = 0.0; }
+#for o in PAIRS
+  var a_${o} = 0.0;
+  var b_${o} = 0.0;
+#end
   for (var c0 = 0u; c0 < D4; c0 += 8u) {
     for (var i = lane; i < TILE * 8u; i += THREADS) {
       let c = c0 + i % 8u;
@@ -78,23 +83,21 @@ fn products(lane: u32, head: u32, token: u32, last_token: u32, row: u32, last_ro
       }
     }
     workgroupBarrier();
-    for (var o = 0u; o < PAIRS; o++) {
-      let i = lane + o * THREADS;
-      if (i < TILE * TILE) {
-        let t = i / TILE * PITCH;
-        let j = i % TILE * PITCH;
-        var a = 0.0;
-        var b = 0.0;
-        for (var c = 0u; c < 8u; c++) {
-          a += dot(part_q[t + c], part_k[j + c]);
+    for (var c = 0u; c < 8u; c++) {
+#for o in PAIRS
+      {
+        let i = min(lane + ${o}u * THREADS, TILE * TILE - 1u);
+        a_${o} += dot(part_q[i / TILE * PITCH + c], part_k[i % TILE * PITCH + c]);
 #if !STATISTICS
-          b += dot(part_dy[t + c], part_v[j + c]);
+        b_${o} += dot(part_dy[i / TILE * PITCH + c], part_v[i % TILE * PITCH + c]);
 #endif
-        }
-        raw_scores[o] += a;
-        pulls[o] += b;
       }
+#end
     }
     workgroupBarrier();
   }
+#for o in PAIRS
+  raw_${o} = a_${o};
+  pull_${o} = b_${o};
+#end
 }

@@ -35,7 +35,9 @@ impl AttentionBackward {
         let d4 = self.0.head_dim / 4;
         // One invocation owns one vector of d in every JG-th row of the tile.
         let mut together = 1;
-        while together * 2 * d4 <= 128 && together < QUERY_TILE {
+        // Software devices pay for every barrier by the invocation: there, as few as a tile needs.
+        let most = if to.capabilities().software { QUERY_TILE } else { 128 };
+        while together * 2 * d4 <= most && together < QUERY_TILE {
             together *= 2;
         }
         let threads = (together * d4).max(QUERY_TILE);

@@ -49,7 +49,10 @@ impl Op for LinearBackward {
         for (index, shard) in weight.shards().iter().enumerate() {
             // A padded stride keeps the stores of neighbouring rows in different banks, where the device has the room.
             let stride: usize = if to.capabilities().max_workgroup_bytes >= 20_000 { 17 } else { 16 };
+            let (smallest, largest) = to.capabilities().subgroup_size;
+            let shuffle = to.capabilities().software && to.capabilities().subgroups && (smallest as usize, largest as usize) == (rm, rm);
             let defines = Defines::new()
+                .set("SHUFFLE", shuffle)
                 .set("K", weight.columns())
                 .set("TM", tm)
                 .set("RM", rm)

@@ -66,6 +66,8 @@ pub struct Product {
 
 /// Results with fewer tiles than this share each sum among several workgroups.
 const ENOUGH_TILES: usize = 48;
+/// Invocations of a workgroup in the form without tiles.
+const DIRECT_THREADS: usize = 32;
 /// Shortest part of a sum that is worth a workgroup.
 const SHORTEST_SPLIT: usize = 128;
 
@@ -127,9 +129,15 @@ impl Op for Product {
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let splits = self.splits();
-        let (tm, tn, rm, rn) = self.tile();
+        let tiled = !to.capabilities().software;
+        let (tm, tn, rm, rn) = if tiled { self.tile() } else { (64, 64, 4, 4) };
         let per_split = self.k.div_ceil(splits).next_multiple_of(16);
         let splits = self.k.div_ceil(per_split);
+        let (mut grid, stride) = super::flat_grid(to, self.m.div_ceil(rm) * self.n.div_ceil(rn), DIRECT_THREADS);
+        grid[2] = Extent::Fixed(splits as u32);
+        if tiled {
+            grid = [self.n.div_ceil(tn), self.m.div_ceil(tm), splits].map(|n| Extent::Fixed(n as u32));
+        }
         let defines = Defines::new()
             .set("TM", tm)
             .set("TN", tn)
@@ -138,7 +146,9 @@ impl Op for Product {
             .set("RM_RN", rm * rn)
             .set("TM_TK", tm * 16)
             .set("TN_TK", tn * 16)
-            .set("THREADS", tm / rm * (tn / rn))
+            .set("THREADS", if tiled { tm / rm * (tn / rn) } else { DIRECT_THREADS })
+            .set("TILED", tiled)
+            .set("STRIDE", stride)
             .set("ALPHA", self.alpha)
             .set("ADD", self.add)
             .set("SPLIT", splits > 1)
@@ -152,7 +162,6 @@ impl Op for Product {
         numbers.push(splits as u32);
         let numbers = to.numbers(&numbers)?;
         let result = if splits > 1 { to.output(1) } else { to.output(0) };
-        let grid = [self.n.div_ceil(tn), self.m.div_ceil(tm), splits].map(|n| Extent::Fixed(n as u32));
         let text = KernelText { name: "product", parts: &[include_str!("../../../../shaders/product.wgsl")], defines: defines.clone() };
         to.emit(text, &[vec![to.input(0), to.input(1), result.clone(), numbers.clone()]], grid)?;
         if splits > 1 {

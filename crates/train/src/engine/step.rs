@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::{Gpu, GpuError};
+use bayan_gpu::{Gpu, GpuError, KernelTime};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, IGNORED, QUERY_TILE};
 use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret};
@@ -243,6 +243,14 @@ impl Step {
     /// Number of dispatches.
     pub fn dispatches(&self) -> usize {
         self.plan.as_ref().map_or(0, |plan| plan.cost().dispatches)
+    }
+
+    /// The times of its kernels.
+    pub async fn profile(&self, gpu: &Gpu) -> Result<Vec<KernelTime>, EngineError> {
+        match &self.plan {
+            Some(plan) => Ok(plan.profile(gpu, self.shape.tokens).await?),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Runs once.

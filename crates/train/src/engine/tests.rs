@@ -46,7 +46,7 @@ fn tensors(file: PathBuf) -> Vec<(String, Vec<f32>)> {
     let files = tempfile::tempdir().expect("a directory");
     std::fs::copy(directory.join(format!("{name}.safetensors")), files.path().join("model.safetensors")).expect("copied");
     std::fs::write(files.path().join("config.json"), "{}").expect("written");
-    let source = DirectorySource::new(files.path().to_path_buf()).expect("a directory");
+    let source = DirectorySource::new(files.path()).expect("a directory");
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("tensors");
     let names: Vec<String> = checkpoint.names().map(|name| name.to_string()).collect();
     names.into_iter().map(|name| (name.clone(), block_on(checkpoint.read_f32(&name)).expect("a tensor"))).collect()

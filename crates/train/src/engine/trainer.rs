@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::Gpu;
+use bayan_gpu::{Gpu, KernelTime};
 use bayan_models::{Adapter, Decoder, LoraPart};
 use bayan_tensor::ops::{Dropout, Hyper};
 use bayan_tensor::{Dtype, Graph, Plan, State, Tuning};
@@ -124,6 +124,18 @@ impl Trainer {
     pub async fn accumulate(&mut self, batch: &MicroBatch, scale: f64) -> Result<f64, EngineError> {
         let outcome = self.run(batch, Aim::Supervised, &Extra::Scale(scale as f32)).await?;
         finite(f64::from(outcome.loss))
+    }
+
+    /// Runs [`Trainer::accumulate`]'s step once more with a timestamp pair around each kernel; `None` where the device has none.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn profile(&mut self, batch: &MicroBatch, scale: f64) -> Result<Option<Vec<KernelTime>>, EngineError> {
+        self.accumulate(batch, scale).await?;
+        match (&self.gpu, self.steps.last()) {
+            (Some(gpu), Some(step)) if gpu.capabilities().timestamps => step.profile(gpu).await.map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The summed nll of the trained tokens and their number, without gradients.
