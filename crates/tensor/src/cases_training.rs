@@ -327,7 +327,7 @@ fn layers(make: &mut Maker<'_>, graph: &mut Graph) -> Result<(Tensor, Vec<Arc<St
     let mut by = Vec::new();
     for _ in 0..2 {
         let (qkv_weight, gate_weight, down_weight) = (make.matrix(FORMATS[0], 16, 8)?, make.matrix(FORMATS[0], 12, 8)?, make.matrix(FORMATS[0], 8, 6)?);
-        let norm = make.numbers(width, false).iter().map(|v| 6.0 * v).collect();
+        let norm = make.numbers(width, false).iter().map(|v| 2.0 * v).collect();
         let norm = make.state(&[width], norm)?;
         let pairs = [(0, 8, 8), (12, 4, 8), (0, 8, 6)].map(|(first, rows, columns)| Ok((first, make.random(&[2, columns])?, make.random(&[rows, 2])?)));
         let [q_pair, v_pair, down_pair] = pairs;
