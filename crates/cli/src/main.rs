@@ -21,6 +21,7 @@ mod sampling;
 mod template;
 mod text;
 mod tokenize;
+mod tuning;
 
 use std::process::ExitCode;
 

@@ -12,6 +12,7 @@ use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Policy, Source};
 
 use crate::options::{DeviceArgs, ModelArgs};
 use crate::output::Progress;
+use crate::tuning;
 
 /// The files of the model that was named, or of the one in the program.
 ///
@@ -95,6 +96,7 @@ pub fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template:
     let started = Instant::now();
     let mut progress = Progress::new("loading", true);
     let options = ModelOptions { engine, chat_template };
-    let model = block_on(Model::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?;
+    let mut model = block_on(Model::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?;
+    tuning::apply(&mut model.engine, args.autotune)?;
     Ok(Loaded { model, load: started.elapsed() })
 }

@@ -7,6 +7,8 @@ use bayan_models::CacheFormat;
 use bayan_weights::{FORMATS, Format, format_by_name};
 use clap::{Args, ValueEnum};
 
+use crate::tuning::Autotune;
+
 /// Contexts beyond this are typing mistakes: no published model goes further, and tables of this length must fit in memory.
 const LONGEST_CONTEXT: u64 = 1 << 20;
 
@@ -52,6 +54,9 @@ pub struct ModelArgs {
     /// Numbers of the key-value cache
     #[arg(long, env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
     pub cache: CacheArg,
+    /// Measure which kernel shapes are fastest here, and remember them
+    #[arg(long, env = "BAYAN_AUTOTUNE", value_name = "WHEN", default_value = "auto")]
+    pub autotune: Autotune,
     #[command(flatten)]
     pub device: DeviceArgs,
 }

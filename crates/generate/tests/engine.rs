@@ -183,7 +183,7 @@ fn prefixes_are_kept_and_runs_repeat() {
     let mut engine = engine("qwen3_qknorm", &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
     let prompt = ids(30, engine.decoder().sizes().vocab_size);
     let settings = SampleSettings { temperature: 1.0, top_k: 40, top_p: 0.95, repeat_penalty: 1.1, seed: 7, ..Default::default() };
-    let mut sample = |engine: &mut Engine, prompt: &[u32]| {
+    let sample = |engine: &mut Engine, prompt: &[u32]| {
         let mut tokens = Vec::new();
         let mut collect = |token| {
             tokens.push(token);
@@ -205,12 +205,12 @@ fn prefixes_are_kept_and_runs_repeat() {
 
 #[test]
 fn shards_change_nothing() {
-    // 64 KiB hold less than the vocabulary matrices of these models in q8_0.
-    let (whole, sharded) = (gpu(GpuOptions::default()), gpu(GpuOptions { max_binding_bytes: Some(64 << 10), ..Default::default() }));
+    // 78 KiB hold less than the vocabulary matrices of these models in q8_0, and enough for everything else.
+    let (whole, sharded) = (gpu(GpuOptions::default()), gpu(GpuOptions { max_binding_bytes: Some(78 << 10), ..Default::default() }));
     for name in ["llama2_mha", "qwen2_bias", "llama3_tied"] {
         let options = || EngineOptions { policy: policy("q8_0"), cache: CacheFormat::F32, context: Some(64), ..Default::default() };
         let (mut a, mut b) = (engine(name, &whole, options()), engine(name, &sharded, options()));
-        let prompt = ids(20, a.decoder().sizes().vocab_size);
+        let prompt = ids(12, a.decoder().sizes().vocab_size);
         assert!(b.decoder().matrices().iter().any(|matrix| matrix.shards().len() > 1), "{name}: nothing was sharded");
         let (a_logits, b_logits) = (block_on(a.logits(&prompt, true)).unwrap(), block_on(b.logits(&prompt, true)).unwrap());
         assert!(nmse(&a_logits.concat(), &b_logits.concat()) < 1e-12, "{name}");
@@ -245,6 +245,10 @@ fn the_context_ends_openly() {
     };
     let usage = block_on(engine.generate(&prompt, &SampleSettings::default(), &[], &[], 100, &mut counted)).unwrap();
     assert_eq!((usage.finish, count), (Finish::ContextFull, 4));
+    // Nothing asked for: nothing is cached that was not computed.
+    engine.reset();
+    let usage = block_on(engine.generate(&prompt[..8], &SampleSettings::default(), &[], &[], 0, &mut |_| ControlFlow::Continue(()))).unwrap();
+    assert_eq!((usage.generated_tokens, engine.cached_tokens()), (0, 7));
     let error = block_on(engine.generate(&ids(24, 1000), &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap_err();
     assert!(matches!(error, GenerateError::PromptTooLong { prompt: 24, context: 24 }), "{error}");
     let error = block_on(engine.generate(&[1_000_000], &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap_err();

@@ -6,6 +6,8 @@ use crate::{Bindings, Buffer, Gpu, GpuError, Kernel};
 /// One dispatch of a prepared list.
 #[derive(Debug, Clone)]
 pub struct Dispatch {
+    /// What it computes, for profiles: one kernel may serve several sizes.
+    pub name: String,
     /// The kernel.
     pub kernel: Kernel,
     /// What it is bound to.

@@ -29,7 +29,9 @@ pub enum GpuError {
         allocated_bytes: u64,
     },
     /// A buffer or binding is larger than the device allows.
-    #[error("{what} needs {size_bytes} bytes in one {kind}, and this device allows {limit_bytes}; use a smaller format or another device")]
+    #[error(
+        "{what} needs {size_bytes} bytes in one {kind}, and this device allows {limit_bytes}; use a smaller format, a shorter `--context` or another device"
+    )]
     TooLarge {
         /// What it was for.
         what: String,

@@ -120,14 +120,14 @@ impl Gpu {
         self.device().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries })
     }
 
-    /// Binds `groups[g][i]` to the i-th binding of group g, in the order of the binding numbers in the text.
+    /// For `what`, binds `groups[g][i]` to the i-th binding of group g, in the order of the binding numbers in the text.
     ///
     /// # Panics
     /// If the counts differ: that is a mistake in an op, not in a user's data.
     ///
     /// # Errors
     /// A range larger than a binding of this device may be.
-    pub fn bind(&self, kernel: &Kernel, groups: &[Vec<Slice>]) -> Result<Bindings, GpuError> {
+    pub fn bind(&self, what: &str, kernel: &Kernel, groups: &[Vec<Slice>]) -> Result<Bindings, GpuError> {
         assert_eq!(groups.len(), kernel.0.bindings.len(), "kernel {}: groups given and declared", kernel.name());
         let mut made = Vec::with_capacity(groups.len());
         for (index, (slices, declared)) in groups.iter().zip(&kernel.0.bindings).enumerate() {
@@ -136,7 +136,7 @@ impl Gpu {
             for (slice, &(binding, _)) in slices.iter().zip(declared) {
                 let limit_bytes = self.capabilities().max_binding_bytes;
                 if slice.size_bytes > limit_bytes {
-                    return Err(GpuError::TooLarge { what: kernel.name().to_string(), kind: "binding", size_bytes: slice.size_bytes, limit_bytes });
+                    return Err(GpuError::TooLarge { what: what.to_string(), kind: "binding", size_bytes: slice.size_bytes, limit_bytes });
                 }
                 entries.push(wgpu::BindGroupEntry {
                     binding,

@@ -6,7 +6,7 @@ use crate::{Dispatch, Gpu, GpuError};
 /// Time of one dispatch.
 #[derive(Debug, Clone)]
 pub struct KernelTime {
-    /// The kernel's name.
+    /// The dispatch's name.
     pub name: String,
     /// Its time on the device.
     pub elapsed_ms: f64,
@@ -57,7 +57,7 @@ impl Gpu {
         let bytes = self.read(&target, 0, size_bytes).await?;
         let ticks: Vec<u64> = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8]))).collect();
         let period_ms = f64::from(self.queue().get_timestamp_period()) * 1e-6;
-        let name = |i: usize| dispatches[i].kernel.name().to_string();
+        let name = |i: usize| dispatches[i].name.clone();
         Ok(ticks.chunks_exact(2).enumerate().map(|(i, t)| KernelTime { name: name(i), elapsed_ms: t[1].saturating_sub(t[0]) as f64 * period_ms }).collect())
     }
 }

@@ -143,14 +143,19 @@ impl<'a> Lowering<'a> {
         let defines = text.defines.set("SUBGROUPS", self.capabilities().subgroups).set("F16", self.capabilities().f16).set("DOT", self.capabilities().dot);
         let source = link(text.parts, &defines).map_err(fail)?;
         let kernel = self.gpu.kernel(text.name, &source)?;
-        let bindings = self.gpu.bind(&kernel, groups)?;
+        let bindings = self.gpu.bind(text.name, &kernel, groups)?;
         let limit = self.capabilities().max_workgroups;
         let resolved = grid.map(|extent| extent.resolve(1));
         if let Some(&over) = resolved.iter().find(|&&n| n > limit) {
             return Err(fail(format!("{over} workgroups in one dimension, this device allows {limit}")));
         }
         let bound_bytes = groups.iter().flatten().map(|slice| slice.size_bytes).sum();
-        self.planned.push(Planned { dispatch: Dispatch { kernel, bindings, grid: resolved }, grid, node: self.node_index, bound_bytes });
+        self.planned.push(Planned {
+            dispatch: Dispatch { name: text.name.to_string(), kernel, bindings, grid: resolved },
+            grid,
+            node: self.node_index,
+            bound_bytes,
+        });
         Ok(())
     }
 }

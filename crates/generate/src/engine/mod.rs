@@ -324,6 +324,9 @@ impl Engine {
         if self.control.is_stopped() {
             return Ok(Usage { finish: Finish::Stopped, ..usage });
         }
+        if max_tokens == 0 {
+            return Ok(usage);
+        }
         self.sampling.write(&self.gpu, settings, bias, prompt);
         let step = self.step(StepKind::Decode)?;
         step.write(&self.gpu, &prompt[prompt.len() - 1..], prompt.len() - 1);
