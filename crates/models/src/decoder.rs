@@ -13,11 +13,11 @@ use crate::layers::{Linear, LoraPart};
 /// What a step hands to a decoder.
 #[derive(Debug, Clone, Copy)]
 pub struct StepInputs {
-    /// Token ids [T].
+    /// Token ids \[T\].
     pub tokens: Tensor,
     /// Their positions and sequences.
     pub over: Causality,
-    /// The tokens [R] whose logits are wanted; `None`: all.
+    /// The tokens \[R\] whose logits are wanted; `None`: all.
     pub rows: Option<Tensor>,
 }
 
@@ -29,7 +29,7 @@ pub trait Decoder: std::fmt::Debug {
     /// Width K d of the cache of each layer.
     fn cache_widths(&self) -> Vec<usize>;
 
-    /// Records a step: tokens [T] to logits [R, V].
+    /// Records a step: tokens \[T\] to logits [R, V].
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor;
 
     /// Its weight matrices; a shared one may be named twice.

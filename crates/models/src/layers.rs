@@ -33,7 +33,7 @@ pub struct LoraPart {
 pub struct Linear {
     /// [N, K]
     pub weight: Arc<Matrix>,
-    /// [N]
+    /// \[N\]
     pub bias: Option<Arc<State>>,
     /// Hugging Face's name of each stacked module, such as `model.layers.0.self_attn.q_proj`, and its rows.
     pub modules: Vec<(String, Range<usize>)>,
@@ -79,7 +79,7 @@ impl Linear {
 /// Root-mean-square normalisation.
 #[derive(Debug)]
 pub struct RmsNorm {
-    /// [D]
+    /// \[D\]
     pub weight: Arc<State>,
     /// Added to the mean square.
     pub eps: f32,
@@ -118,7 +118,7 @@ impl Embedding {
         Ok(Embedding { weight: loader.matrix(&[(format!("{name}.weight"), sizes.vocab_size)], sizes.hidden_size).await?, scale })
     }
 
-    /// tokens [T] to [T, D]
+    /// tokens \[T\] to [T, D]
     pub fn forward(&self, graph: &mut Graph, tokens: Tensor) -> Tensor {
         graph.embed(tokens, &self.weight, self.scale)
     }

@@ -76,7 +76,7 @@ impl Matrix {
     /// Some of the rows as a matrix of its own on the same memory.
     ///
     /// # Panics
-    /// If the first row is not a multiple of [`SHARD_ROWS`].
+    /// If the first row is not a multiple of `SHARD_ROWS`.
     pub fn rows_view(matrix: &Arc<Matrix>, rows: Range<usize>) -> Arc<Matrix> {
         if rows == (0..matrix.rows) {
             return matrix.clone();

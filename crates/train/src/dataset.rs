@@ -195,20 +195,20 @@ pub struct Loaded {
 /// Sequences one after the other, without padding. T is the sum of their lengths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MicroBatch {
-    /// Token ids [T].
+    /// Token ids \[T\].
     pub ids: Vec<u32>,
-    /// `labels[t]` is the token at t where it is trained, −100 elsewhere [T].
+    /// `labels[t]` is the token at t where it is trained, −100 elsewhere \[T\].
     pub labels: Vec<i32>,
-    /// The position of each token in its own sequence [T].
+    /// The position of each token in its own sequence \[T\].
     pub positions: Vec<u32>,
-    /// The number of each token's sequence within the batch [T].
+    /// The number of each token's sequence within the batch \[T\].
     pub sequences: Vec<u32>,
     /// Where each sequence begins.
     pub starts: Vec<u32>,
 }
 
 impl MicroBatch {
-    /// What the logits at t must predict [T]: the next token of the same sequence where it is trained, −100 elsewhere.
+    /// What the logits at t must predict \[T\]: the next token of the same sequence where it is trained, −100 elsewhere.
     pub fn targets(&self) -> Vec<i32> {
         let next = |t: usize| self.sequences.get(t + 1).filter(|s| **s == self.sequences[t]).map_or(IGNORED, |_| self.labels[t + 1]);
         (0..self.ids.len()).map(next).collect()

@@ -1,5 +1,6 @@
 //! Runs a decoder: prompts in chunks, tokens one after another, several steps ahead of the host.
 
+mod adapters;
 mod control;
 mod step;
 
@@ -225,7 +226,7 @@ impl Engine {
         }
     }
 
-    /// Logits [V] after each of the prompt's tokens, or only after the last one. The cache is started anew.
+    /// Logits \[V\] after each of the prompt's tokens, or only after the last one. The cache is started anew.
     ///
     /// # Errors
     /// A prompt that does not fit, or a device that fails.

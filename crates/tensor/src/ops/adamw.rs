@@ -43,16 +43,16 @@ impl Hyper {
     }
 }
 
-/// The global norm of a gradient arena: inputs gradients [N], hyper [8]; outputs partial sums, and [4]: norm, clipping factor.
+/// The global norm of a gradient arena: inputs gradients \[N\], hyper \[8\]; outputs partial sums, and \[4\]: norm, clipping factor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientNorm;
 
-/// One update in place: inputs gradients [N], norm [4], hyper [8], and parameters, first and second moment [N], which are also the outputs.
+/// One update in place: inputs gradients \[N\], norm \[4\], hyper \[8\], and parameters, first and second moment \[N\], which are also the outputs.
 /// Nothing is changed when the norm is not finite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW;
 
-/// The arenas of an optimizer, all [N].
+/// The arenas of an optimizer, all \[N\].
 #[derive(Debug, Clone)]
 pub struct Arenas {
     /// What is trained.
@@ -69,7 +69,7 @@ pub struct Arenas {
 const PARTS: usize = 64;
 
 impl Graph {
-    /// Records the norm of the gradients into `norm` [4] and the update; see [`Hyper`].
+    /// Records the norm of the gradients into `norm` \[4\] and the update; see [`Hyper`].
     pub fn adamw(&mut self, arenas: &Arenas, hyper: &Arc<State>, norm: &Arc<State>) {
         let [parameters, gradients, first, second] = [&arenas.parameters, &arenas.gradients, &arenas.first, &arenas.second].map(|state| self.state(state));
         let (hyper, norm) = (self.state(hyper), self.state(norm));

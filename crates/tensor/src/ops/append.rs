@@ -13,7 +13,7 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// cache[bases[t] + positions[t]] = (k[t], v[t]); inputs k, v [T, K, d], positions [T], bases [T]; outputs: the two cache states
+/// cache[bases\[t\] + positions\[t\]] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache states
 /// [rows, K d], or [rows, K d / 2] with two f16 in each u32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Append;

@@ -22,9 +22,9 @@ pub const QUERY_TILE: usize = 16;
 /// Cached positions in one run of the split form.
 pub(crate) const SPLIT: usize = 256;
 
-/// Inputs: q [T, H, d], k and v cache, positions [T], bases [T], tiles [n, 2]; output [T, H, d].
+/// Inputs: q [T, H, d], k and v cache, positions \[T\], bases \[T\], tiles [n, 2]; output [T, H, d].
 ///
-/// Token t sees the cache rows bases[t] + p for p ≤ positions[t], and with a window only the last `window` of them.
+/// Token t sees the cache rows bases\[t\] + p for p ≤ positions\[t\], and with a window only the last `window` of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
     /// Query heads H.
@@ -46,9 +46,9 @@ pub struct Attention {
 /// What names the sequences and positions of a step's tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Causality {
-    /// Position of each token in its sequence [T].
+    /// Position of each token in its sequence \[T\].
     pub positions: Tensor,
-    /// Cache row of position 0 of each token's sequence [T].
+    /// Cache row of position 0 of each token's sequence \[T\].
     pub bases: Tensor,
     /// First token and number of tokens of each tile of one sequence [n, 2]; unused ones have none.
     pub tiles: Tensor,

@@ -13,7 +13,7 @@ use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// Inputs: q [T, H, d], k and v cache [rows, K d] f32, y and dy [T, H, d], positions [T], bases [T], tiles [n, 2]; outputs: dq [T, H, d],
+/// Inputs: q [T, H, d], k and v cache [rows, K d] f32, y and dy [T, H, d], positions \[T\], bases \[T\], tiles [n, 2]; outputs: dq [T, H, d],
 /// statistics [T, H, 4] (log-sum-exp, Σ dy∘y, base and position), and dk and dv [rows, K d], of which only the step's rows are written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionBackward(pub Attention);

@@ -10,7 +10,7 @@ use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// Inputs: qkv [T, (H + 2K) d], positions [T], table, bases [T], then with head norms q_norm [d] and k_norm [d].
+/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table, bases \[T\], then with head norms q_norm \[d\] and k_norm \[d\].
 /// Outputs: y [T, H, d], k cache, v cache, and the runs [T, splits, H, d + 2]. Tokens belong to different sequences.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionDecode {

@@ -18,7 +18,7 @@ use crate::values::Values;
 /// A target that is not trained.
 pub const IGNORED: u32 = u32::MAX;
 
-/// Adds a chunk of logits to the statistics of each row. Inputs: logits [R, C], targets [R] (and the statistics when not first); output
+/// Adds a chunk of logits to the statistics of each row. Inputs: logits [R, C], targets \[R\] (and the statistics when not first); output
 /// statistics [R, 4]: maximum, Σ exp(logit − maximum), and the target's logit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrossEntropyScan {
@@ -28,8 +28,8 @@ pub struct CrossEntropyScan {
     pub first: bool,
 }
 
-/// Turns a chunk of logits into gradients in place: weights[r] (softmax − 1 at the target). Inputs: logits [R, C], targets [R],
-/// statistics [R, 4], weights [R]; output: logits.
+/// Turns a chunk of logits into gradients in place: weights\[r\] (softmax − 1 at the target). Inputs: logits [R, C], targets \[R\],
+/// statistics [R, 4], weights \[R\]; output: logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrossEntropyBackward {
     /// Vocabulary entry of the first column.
@@ -56,7 +56,7 @@ impl CrossEntropy {
 
 impl Graph {
     /// Records the first sweep for `logits` [R, V], the last thing recorded: its linear node is taken off the list and done chunk by
-    /// chunk, at most `budget` logits at a time. `targets` [R] may hold [`IGNORED`]. `None` when the logits do not come straight from a
+    /// chunk, at most `budget` logits at a time. `targets` \[R\] may hold [`IGNORED`]. `None` when the logits do not come straight from a
     /// linear layer without a bias.
     pub fn cross_entropy(&mut self, logits: Tensor, targets: Tensor, budget: usize) -> Option<CrossEntropy> {
         let node = self.nodes().last()?.clone();
@@ -87,7 +87,7 @@ impl Graph {
         self.linear(sweep.hidden, &sweep.chunks[index].1, None)
     }
 
-    /// Records the second sweep: the gradient of the head's input, for the weights [R] of the rows.
+    /// Records the second sweep: the gradient of the head's input, for the weights \[R\] of the rows.
     pub fn cross_entropy_backward(&mut self, sweep: &CrossEntropy, weights: Tensor) -> Tensor {
         let shape = self.shape(sweep.hidden).to_vec();
         let gradient = self.tensor(&shape, Dtype::F32);

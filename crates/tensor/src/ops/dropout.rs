@@ -12,14 +12,14 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// y[i] = x[i] / (1 − p), or 0 with probability p; inputs x and seed [1].
+/// y\[i\] = x\[i\] / (1 − p), or 0 with probability p; inputs x and seed \[1\].
 #[derive(Debug, Clone)]
 pub struct Dropout {
     /// Probability of a zero.
     pub p: f32,
     /// Tells the layers of one step apart.
     pub salt: u32,
-    /// [1] u32; another one for each step.
+    /// \[1\] u32; another one for each step.
     pub seed: Arc<State>,
 }
 

@@ -12,7 +12,7 @@ use crate::op::{Op, Operand};
 use crate::quant;
 use crate::values::Values;
 
-/// y[t] = scale · table[tokens[t]]; input tokens [T], table [V, D].
+/// y\[t\] = scale · table[tokens\[t\]]; input tokens \[T\], table [V, D].
 #[derive(Debug, Clone)]
 pub struct Embed {
     /// The embedding matrix [V, D].
@@ -22,7 +22,7 @@ pub struct Embed {
 }
 
 impl Graph {
-    /// The embeddings [T, D] of tokens [T].
+    /// The embeddings [T, D] of tokens \[T\].
     pub fn embed(&mut self, tokens: Tensor, table: &Arc<Matrix>, scale: f32) -> Tensor {
         let shape = [self.shape(tokens)[0], table.columns()];
         self.apply(Embed { table: table.clone(), scale }, &[tokens], &shape)

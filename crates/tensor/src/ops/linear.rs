@@ -18,7 +18,7 @@ use crate::values::Values;
 
 /// y[t, n] = Σ_k weight[n, k] x[t, k], with what comes before and after it when rewrites have joined them.
 ///
-/// Inputs: x [T, K], then, where flagged, the norm's weight [K], the bias [N] and the residual [T, N]. Output [T, N], gated [T, N/2].
+/// Inputs: x [T, K], then, where flagged, the norm's weight \[K\], the bias \[N\] and the residual [T, N]. Output [T, N], gated [T, N/2].
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// The weights [N, K].

@@ -10,20 +10,20 @@ use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// loss = Σ weights[r] nll[r]. Inputs: statistics [R, 4], targets [R], weights [R]; outputs: nll [R] (0 where ignored), loss [4]: the
+/// loss = Σ weights\[r\] nll\[r\]. Inputs: statistics [R, 4], targets \[R\], weights \[R\]; outputs: nll \[R\] (0 where ignored), loss \[4\]: the
 /// loss, and the sum of nll.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightedLoss;
 
 /// Direct preference optimisation with the sigmoid loss (Rafailov et al., 2023): mean over pairs of −ln σ(β (Δ − Δref)), where Δ is
-/// the difference of the summed log-probabilities of the chosen and the rejected answer. Inputs: statistics [R, 4], owners [R] (2 · pair,
-/// plus 1 for the rejected answer, [`IGNORED`] for a row of nobody), reference [P, 2] sums, settings [4] (β, scale of loss and gradient);
-/// outputs: nll [R], weights [R], pairs [P, 4] (log-probability of chosen and rejected, margin z, loss), loss [4].
+/// the difference of the summed log-probabilities of the chosen and the rejected answer. Inputs: statistics [R, 4], owners \[R\] (2 · pair,
+/// plus 1 for the rejected answer, [`IGNORED`] for a row of nobody), reference [P, 2] sums, settings \[4\] (β, scale of loss and gradient);
+/// outputs: nll \[R\], weights \[R\], pairs [P, 4] (log-probability of chosen and rejected, margin z, loss), loss \[4\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreferenceLoss;
 
 impl Graph {
-    /// The loss [4] and nll [R] of weighted rows.
+    /// The loss \[4\] and nll \[R\] of weighted rows.
     pub fn weighted_loss(&mut self, statistics: Tensor, targets: Tensor, weights: Tensor) -> (Tensor, Tensor) {
         let rows = self.rows(statistics);
         let (nll, loss) = (self.tensor(&[rows], Dtype::F32), self.tensor(&[4], Dtype::F32));

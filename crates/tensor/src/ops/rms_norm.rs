@@ -12,7 +12,7 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// y[t] = x[t] / sqrt(mean(x[t]²) + eps) · weight; inputs x [T, D] and weight [D].
+/// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNorm {
     /// Added to the mean square.

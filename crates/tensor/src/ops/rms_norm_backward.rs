@@ -8,7 +8,7 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// dx = s w∘dy − x s³ mean(x∘w∘dy) with s = 1 / sqrt(mean(x²) + eps), or added to dx; inputs x [T, D], weight [D], dy [T, D] (and dx).
+/// dx = s w∘dy − x s³ mean(x∘w∘dy) with s = 1 / sqrt(mean(x²) + eps), or added to dx; inputs x [T, D], weight \[D\], dy [T, D] (and dx).
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNormBackward {
     /// Added to the mean square.

@@ -13,8 +13,8 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// Inputs: qkv [T, (H + 2K) d], positions [T], table [positions, R] with cosine and sine of each of the R/2 angles in turn, and with
-/// `norm_eps` also q_norm [d] and k_norm [d]. Outputs: q [T, H, d], k [T, K, d], v [T, K, d]. Pairs are (i, i + R/2).
+/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table [positions, R] with cosine and sine of each of the R/2 angles in turn, and with
+/// `norm_eps` also q_norm \[d\] and k_norm \[d\]. Outputs: q [T, H, d], k [T, K, d], v [T, K, d]. Pairs are (i, i + R/2).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Query heads H.

@@ -9,7 +9,7 @@ use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// Inputs: dq [T, H, d], dk and dv [T, K, d], positions [T], table, and with head norms also qkv, q_norm [d] and k_norm [d]; output
+/// Inputs: dq [T, H, d], dk and dv [T, K, d], positions \[T\], table, and with head norms also qkv, q_norm \[d\] and k_norm \[d\]; output
 /// dqkv [T, (H + 2K) d].
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeBackward(pub Rope);

@@ -97,12 +97,12 @@ pub struct SampleStates {
     pub history: Arc<State>,
 }
 
-/// Inputs: logits [R, V], settings, counts, bias; outputs: logits (adjusted), peaks, counts, tokens [R], positions [R], history.
+/// Inputs: logits [R, V], settings, counts, bias; outputs: logits (adjusted), peaks, counts, tokens \[R\], positions \[R\], history.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample;
 
 impl Graph {
-    /// Chooses a token from each row of logits [R, V], writes it to `tokens` [R] and advances `positions` [R].
+    /// Chooses a token from each row of logits [R, V], writes it to `tokens` \[R\] and advances `positions` \[R\].
     pub fn sample(&mut self, logits: Tensor, tokens: Tensor, positions: Tensor, states: &SampleStates) {
         let (rows, chunks) = (self.rows(logits), self.width(logits).div_ceil(CHUNK));
         let peaks = self.tensor(&[rows, chunks, 2], Dtype::U32);

@@ -9,17 +9,17 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// y[r] = x[rows[r]]; inputs x [T, D] and rows [R].
+/// y\[r\] = x[rows\[r\]]; inputs x [T, D] and rows \[R\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelectRows;
 
 impl Graph {
-    /// The rows of x [T, D] named by `rows` [R], or all of them.
+    /// The rows of x [T, D] named by `rows` \[R\], or all of them.
     pub fn choose_rows(&mut self, x: Tensor, rows: Option<Tensor>) -> Tensor {
         rows.map_or(x, |rows| self.select_rows(x, rows))
     }
 
-    /// The rows of x [T, D] named by `rows` [R].
+    /// The rows of x [T, D] named by `rows` \[R\].
     pub fn select_rows(&mut self, x: Tensor, rows: Tensor) -> Tensor {
         let shape = [self.shape(rows)[0], self.width(x)];
         self.apply(SelectRows, &[x, rows], &shape)

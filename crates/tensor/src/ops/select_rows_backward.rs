@@ -8,11 +8,11 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// dx[t] = Σ dy[r] over the r with rows[r] = t; inputs dy [R, D] and rows [R], output dx [T, D]. A row may have been selected several times.
+/// dx\[t\] = Σ dy\[r\] over the r with rows\[r\] = t; inputs dy [R, D] and rows \[R\], output dx [T, D]. A row may have been selected several times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelectRowsBackward;
 
-/// dk[t] = dcache[bases[t] + positions[t]], and dv the same; inputs dk_cache, dv_cache [rows, K d], positions [T], bases [T].
+/// dk\[t\] = dcache[bases\[t\] + positions\[t\]], and dv the same; inputs dk_cache, dv_cache [rows, K d], positions \[T\], bases \[T\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct AppendBackward;
 

@@ -24,14 +24,14 @@ pub const IGNORED: i32 = -100;
 /// Token ids and which of them are trained.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tokens {
-    /// Token ids [T].
+    /// Token ids \[T\].
     pub ids: Vec<u32>,
-    /// Whether each is learned [T]; the first never is, nothing predicts it.
+    /// Whether each is learned \[T\]; the first never is, nothing predicts it.
     pub trained: Vec<bool>,
 }
 
 impl Tokens {
-    /// Labels [T]: `labels[t]` is the token at t where it is trained, [`IGNORED`] elsewhere; the logits at t − 1 predict it.
+    /// Labels \[T\]: `labels[t]` is the token at t where it is trained, [`IGNORED`] elsewhere; the logits at t − 1 predict it.
     pub fn labels(&self) -> Vec<i32> {
         self.ids.iter().zip(&self.trained).map(|(id, trained)| if *trained { *id as i32 } else { IGNORED }).collect()
     }
