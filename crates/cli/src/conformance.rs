@@ -17,7 +17,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::options::ModelArgs;
+use crate::options::{AdapterArg, ModelArgs};
 use crate::text::TextSide;
 use crate::{open, output};
 
@@ -36,7 +36,7 @@ struct File {
     version: u32,
     model: PathBuf,
     #[serde(default)]
-    adapter: Option<Value>,
+    adapter: Option<PathBuf>,
     requests: Vec<Request>,
 }
 
@@ -137,7 +137,6 @@ impl From<anyhow::Error> for Refusal {
 /// What is opened when it is first needed. A failure is kept and told to every request that needs it.
 struct Session<'a> {
     args: &'a ModelArgs,
-    adapter: bool,
     context: usize,
     text: Option<Result<TextSide, String>>,
     model: Option<Result<Model, (bool, String)>>,
@@ -155,8 +154,9 @@ pub fn run(args: &ConformanceArgs) -> Result<ExitCode> {
     }
     let mut model = args.model.clone();
     model.checkpoint.model = Some(file.model);
+    model.adapter.extend(file.adapter.map(|path| AdapterArg { path, scale: 1.0 }));
     let context = file.requests.iter().filter_map(|r| r.op.positions()).max().unwrap_or(0).clamp(2, 1 << 20);
-    let mut session = Session { args: &model, adapter: file.adapter.is_some(), context, text: None, model: None };
+    let mut session = Session { args: &model, context, text: None, model: None };
     let responses: Vec<Value> = file.requests.iter().map(|request| session.respond(request)).collect();
     output::line(&json!({ "responses": responses }).to_string())?;
     Ok(ExitCode::SUCCESS)
@@ -180,9 +180,6 @@ impl Session<'_> {
     }
 
     fn model(&mut self) -> Result<&mut Model, Refusal> {
-        if self.adapter {
-            return Err(Refusal::Unsupported("adapters are not supported yet".into()));
-        }
         let (args, context) = (self.args, self.context);
         let model = self.model.get_or_insert_with(|| match open::model(args, Some(context)) {
             Ok(loaded) => Ok(loaded.model),

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bayan_generate::text::BUILTIN_TEMPLATES;
-use bayan_generate::{EngineOptions, Model, ModelOptions};
+use bayan_generate::{Engine, EngineOptions, Model, ModelOptions};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
+use bayan_models::Adapter;
 use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Policy, Source};
 
-use crate::options::{DeviceArgs, ModelArgs};
+use crate::options::{AdapterArg, DeviceArgs, ModelArgs};
 use crate::output::Progress;
 use crate::tuning;
 
@@ -82,6 +83,18 @@ pub fn model(args: &ModelArgs, least_context: Option<usize>) -> Result<Loaded> {
     load(&checkpoint, &gpu, args, chat_template, least_context)
 }
 
+/// Attaches an adapter under the name of its directory.
+///
+/// # Errors
+/// Files that are not an adapter's, or one that does not fit the model.
+pub fn attach(engine: &mut Engine, argument: &AdapterArg) -> Result<()> {
+    let name = argument.path.display().to_string();
+    let opened = DirectorySource::new(&argument.path).map_err(anyhow::Error::from);
+    let adapter = opened.and_then(|source| Ok(block_on(Adapter::open(Rc::new(source)))?));
+    let attached = adapter.and_then(|adapter| Ok(engine.attach(&name, &adapter, argument.scale)?));
+    attached.with_context(|| format!("--adapter {name}"))
+}
+
 /// Loads an opened checkpoint.
 ///
 /// # Errors
@@ -98,5 +111,8 @@ pub fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template:
     let options = ModelOptions { engine, chat_template };
     let mut model = block_on(Model::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?;
     tuning::apply(&mut model.engine, args.autotune)?;
+    for adapter in &args.adapter {
+        attach(&mut model.engine, adapter)?;
+    }
     Ok(Loaded { model, load: started.elapsed() })
 }

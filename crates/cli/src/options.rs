@@ -54,6 +54,9 @@ pub struct ModelArgs {
     /// Numbers of the key-value cache
     #[arg(long, env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
     pub cache: CacheArg,
+    /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale [repeatable]
+    #[arg(long, env = "BAYAN_ADAPTER", value_name = "DIR[:SCALE]", value_parser = AdapterArg::parse)]
+    pub adapter: Vec<AdapterArg>,
     /// Measure which kernel shapes are fastest here, and remember them
     #[arg(long, env = "BAYAN_AUTOTUNE", value_name = "WHEN", default_value = "auto")]
     pub autotune: Autotune,
@@ -92,4 +95,42 @@ impl CacheArg {
 pub fn format_argument(name: &str) -> Result<&'static dyn Format, String> {
     let names = || FORMATS.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
     format_by_name(&name.to_lowercase()).ok_or_else(|| format!("no weight format of that name: expected one of {}", names()))
+}
+
+/// An adapter and how much of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterArg {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Multiplies its own scale.
+    pub scale: f32,
+}
+
+impl AdapterArg {
+    /// Parses `DIR` or `DIR:SCALE`; a colon that no number follows belongs to the directory.
+    ///
+    /// # Errors
+    /// A scale that is not finite.
+    pub fn parse(text: &str) -> Result<AdapterArg, String> {
+        let split = text.rsplit_once(':').and_then(|(path, scale)| Some((path, scale.parse::<f32>().ok()?)));
+        let (path, scale) = split.unwrap_or((text, 1.0));
+        if path.is_empty() || !scale.is_finite() {
+            return Err(format!("`{text}`: expected DIR or DIR:SCALE with a finite scale, such as `my-adapter:0.5`"));
+        }
+        Ok(AdapterArg { path: PathBuf::from(path), scale })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_have_an_optional_scale() {
+        let parsed = |text: &str| AdapterArg::parse(text).map(|a| (a.path.display().to_string(), a.scale));
+        assert_eq!(parsed("dir"), Ok(("dir".into(), 1.0)));
+        assert_eq!(parsed("dir:0.5"), Ok(("dir".into(), 0.5)));
+        assert_eq!(parsed("c:/dir"), Ok(("c:/dir".into(), 1.0)));
+        assert!(parsed(":1").is_err() && parsed("dir:inf").is_err());
+    }
 }

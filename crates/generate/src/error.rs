@@ -42,6 +42,9 @@ pub enum GenerateError {
     /// Nothing to continue.
     #[error("the prompt is empty: expected at least one token; give a text, or a tokenizer that adds a beginning-of-sequence token")]
     EmptyPrompt,
+    /// An adapter of that name is there.
+    #[error("an adapter named `{0}` is attached already; take it off first or give the new one another name")]
+    AdapterName(String),
     /// No template.
     #[error("this checkpoint has no chat template and none could be guessed from its vocabulary; choose one with `--chat-template` ({0})")]
     NoTemplate(String),

@@ -233,6 +233,54 @@ fn tuning_measures_and_changes_no_token() {
     assert_eq!(greedy(&mut engine, &prompt, 8), before);
 }
 
+/// The tensor of this name in a safetensors file of f32.
+fn tensor(file: &std::path::Path, name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(file).unwrap();
+    let header_bytes = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_bytes]).unwrap();
+    let offsets: Vec<usize> = header[name]["data_offsets"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
+    let data = &bytes[8 + header_bytes + offsets[0]..8 + header_bytes + offsets[1]];
+    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn adapters_give_what_peft_gives_and_leave_the_base_as_it_was() {
+    let gpu = gpu(GpuOptions::default());
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    for (case, model) in [("llama3_r8_all", "llama3_gqa"), ("qwen2_r4_rslora", "qwen2_bias")] {
+        let prompts: serde_json::Value = serde_json::from_slice(&std::fs::read(root.join(format!("expected/{model}/prompts.json"))).unwrap()).unwrap();
+        let prompt: Vec<u32> = prompts["r33"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
+        let open = |which: &str| {
+            let source = DirectorySource::new(root.join(format!("lora/{case}/{which}"))).unwrap();
+            block_on(bayan_models::Adapter::open(Rc::new(source))).unwrap()
+        };
+        let (first, last) = (open("adapter_init"), open("adapter_final"));
+        let mut engine = engine(model, &gpu, exact());
+        let logits = |engine: &mut Engine| block_on(engine.logits(&prompt, false)).unwrap().concat();
+        let base = logits(&mut engine);
+        for (adapter, key) in [(&first, "init"), (&last, "final")] {
+            engine.attach("tuned", adapter, 1.0).unwrap();
+            let expected = tensor(&root.join(format!("lora/{case}/logits.safetensors")), &format!("{key}.r33.last_logits"));
+            let error = nmse(&expected, &logits(&mut engine));
+            assert!(error < 1e-8, "{case} {key}: NMSE {error:.2e}");
+            assert!(engine.detach("tuned"));
+            assert_eq!(logits(&mut engine), base, "{case}: the base is what it was");
+        }
+        // Two at half scale are one at full scale.
+        engine.attach("one", &last, 0.5).unwrap();
+        engine.attach("two", &last, 0.5).unwrap();
+        assert!(matches!(engine.attach("one", &last, 1.0), Err(GenerateError::AdapterName(_))));
+        let expected = tensor(&root.join(format!("lora/{case}/logits.safetensors")), "final.r33.last_logits");
+        assert!(nmse(&expected, &logits(&mut engine)) < 1e-8, "{case}: two halves");
+        assert_eq!(engine.adapters(), ["one", "two"]);
+    }
+    let mut engine = engine("qwen3_qknorm", &gpu, exact());
+    let source = DirectorySource::new(root.join("lora/llama3_r8_all/adapter_final")).unwrap();
+    let foreign = block_on(bayan_models::Adapter::open(Rc::new(source))).unwrap();
+    assert!(engine.attach("foreign", &foreign, 1.0).is_err());
+    assert!(engine.adapters().is_empty());
+}
+
 #[test]
 fn the_context_ends_openly() {
     let gpu = gpu(GpuOptions::default());

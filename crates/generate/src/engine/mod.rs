@@ -92,6 +92,8 @@ pub struct Engine {
     cached: Vec<u32>,
     pace: PrefillPace,
     control: Arc<Control>,
+    /// Names of the attached adapters.
+    adapters: Vec<String>,
 }
 
 impl Engine {
@@ -112,7 +114,7 @@ impl Engine {
         let pace = PrefillPace::new(options.prefill_chunk, gpu.capabilities());
         let tuning = Tuning::defaults(gpu.capabilities());
         let control = Arc::default();
-        Ok(Engine { gpu: gpu.clone(), decoder, cache, tuning, sampling, steps: HashMap::new(), cached: Vec::new(), pace, control })
+        Ok(Engine { gpu: gpu.clone(), decoder, cache, tuning, sampling, steps: HashMap::new(), cached: Vec::new(), pace, control, adapters: Vec::new() })
     }
 
     /// A handle on the running generation: how far it is, and how to end it.
