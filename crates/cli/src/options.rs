@@ -54,7 +54,7 @@ pub struct ModelArgs {
     /// Numbers of the key-value cache
     #[arg(long, env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
     pub cache: CacheArg,
-    /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale [repeatable]
+    /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale (repeatable)
     #[arg(long, env = "BAYAN_ADAPTER", value_name = "DIR[:SCALE]", value_parser = AdapterArg::parse)]
     pub adapter: Vec<AdapterArg>,
     /// Measure which kernel shapes are fastest here, and remember them
