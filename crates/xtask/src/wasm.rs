@@ -130,9 +130,13 @@ fn bindgen(wasm: &Path, out: &Path) -> Result<()> {
 
 /// Makes the module smaller and faster, in place.
 fn optimize(wasm: &Path) -> Result<()> {
-    if process::find_program("wasm-opt").is_none() {
-        packages::install(&["binaryen"], "wasm-opt makes the browser engine smaller")?;
-    }
+    let Some(version) = optimizer_version().filter(|&version| version >= OLDEST_OPTIMIZER) else {
+        eprintln!(
+            "wasm-opt {OLDEST_OPTIMIZER} or newer was not found: the engine is left as it is, larger but right (Debian 12's version 108 confuses its tables)"
+        );
+        return Ok(());
+    };
+    eprintln!("wasm-opt version {version}");
     let before = size(wasm)?;
     let smaller = wasm.with_extension("opt.wasm");
     // `--strip-target-features`: the section names features that older versions of wasm-opt refuse to read past.
@@ -149,6 +153,16 @@ fn optimize(wasm: &Path) -> Result<()> {
     let packed = gzipped(wasm).map_or_else(String::new, |bytes| format!(", {:.2} MB gzipped", bytes as f64 / 1e6));
     eprintln!("{}: {:.2} MB, was {:.2} MB{packed}", wasm.display(), after as f64 / 1e6, before as f64 / 1e6);
     Ok(())
+}
+
+/// Older versions of wasm-opt write a module whose table of references to JavaScript holds functions instead; it does not start.
+const OLDEST_OPTIMIZER: u32 = 116;
+
+/// The number in `wasm-opt version 116 (…)`.
+fn optimizer_version() -> Option<u32> {
+    process::find_program("wasm-opt")?;
+    let text = process::capture(Command::new("wasm-opt").arg("--version")).ok()?;
+    text.split_whitespace().find_map(|word| word.parse().ok())
 }
 
 fn size(path: &Path) -> Result<u64> {
