@@ -9,12 +9,10 @@
 @group(0) @binding(3) var<storage, read_write> counts: array<u32>;
 @group(0) @binding(4) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(5) var<storage, read_write> positions: array<u32>;
-@group(0) @binding(6) var<storage, read_write> history: array<u32>;
 
 const V = ${V}u;
 const CHUNK = ${CHUNK}u;
 const CHUNKS = ${CHUNKS}u;
-const RING = ${RING}u;
 const THREADS = ${THREADS}u;
 
 var<workgroup> shared_value: array<f32, THREADS>;
@@ -122,7 +120,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (lane == 0u) {
     tokens[row] = token;
     counts[row * V + token] += 1u;
-    history[row * RING + positions[row] % RING] = token;
     positions[row] += 1u;
   }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use bayan_generate::{Engine, SampleSettings};
+use bayan_generate::{Engine, Request, SampleSettings};
 use bayan_gpu::{Gpu, KernelTime, block_on};
 use bayan_tensor::Cost;
 use clap::Args;
@@ -30,6 +30,9 @@ pub struct BenchArgs {
     /// How often to measure
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     repetitions: u32,
+    /// Sequences that generate at a time; the speed is that of all together
+    #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    parallel: u32,
     /// Also show the time of each kernel
     #[arg(long)]
     profile: bool,
@@ -99,7 +102,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if let Some(context) = args.model.context.filter(|&n| (n as usize) < least) {
         bail!("a context of {context} is too short: this measurement needs {least} positions; use a larger --context or fewer tokens");
     }
-    let mut loaded = crate::open::model(&args.model, Some(least))?;
+    let mut loaded = crate::open::model_for(&args.model, Some(least), args.parallel as usize)?;
     let engine = &mut loaded.model.engine;
     let mut progress = Progress::new("measuring", false);
     let repetitions = u64::from(args.repetitions);
@@ -155,13 +158,15 @@ fn measure_prompt(engine: &mut Engine, count: usize) -> Result<(f64, f64)> {
     Ok((count as f64 / prefilled.as_secs_f64(), started.elapsed().as_secs_f64() * 1e3))
 }
 
-/// New tokens a second, from an empty cache.
+/// New tokens a second of all sequences together, from an empty cache.
 fn measure_generate(engine: &mut Engine, count: usize) -> Result<f64> {
-    let prompt = tokens(engine, 1);
+    let prompts = tokens(engine, engine.sequences());
     engine.reset();
+    let request = |prompt| Request { prompt, settings: SampleSettings::default(), bias: &[], stop: &[], max_tokens: count };
+    let requests: Vec<_> = prompts.chunks(1).map(request).collect();
     let started = Instant::now();
-    block_on(engine.generate(&prompt, &SampleSettings::default(), &[], &[], count, &mut |_| ControlFlow::Continue(())))?;
-    Ok(count as f64 / started.elapsed().as_secs_f64())
+    block_on(engine.generate_many(&requests, &mut |_, _| ControlFlow::Continue(())))?;
+    Ok((count * requests.len()) as f64 / started.elapsed().as_secs_f64())
 }
 
 /// Bytes of weights that one decoded token reads: every matrix once, and one row of an embedding that is not the output head too.
@@ -246,6 +251,7 @@ fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
         "model": args.model.checkpoint.model,
         "formats": formats(engine),
         "context": engine.context(),
+        "parallel": engine.sequences(),
         "device": c.name,
         "driver": c.driver,
         "backend": c.backend,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
+use bayan_generate::TextSide;
 use bayan_generate::text::{ChatInput, TokenStream};
 use bayan_generate::{Model, SampleSettings};
 use bayan_gpu::block_on;
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::options::{AdapterArg, ModelArgs};
-use crate::text::TextSide;
+use crate::text;
 use crate::{open, output};
 
 /// Flags of `bayan conformance`.
@@ -175,7 +176,7 @@ impl Session<'_> {
 
     fn text(&mut self) -> Result<&TextSide, Refusal> {
         let args = self.args;
-        let text = self.text.get_or_insert_with(|| TextSide::open(&args.checkpoint).map_err(|e| output::describe(&e)));
+        let text = self.text.get_or_insert_with(|| text::side(&args.checkpoint).map_err(|e| output::describe(&e)));
         text.as_ref().map_err(|reason| Refusal::Failed(anyhow!("{reason}")))
     }
 
@@ -229,7 +230,7 @@ impl Session<'_> {
                     kwargs: kwargs.clone(),
                     ..ChatInput::new(messages.clone())
                 };
-                Ok(json!({ "text": self.text()?.template()?.render(&input).map_err(anyhow::Error::from)? }))
+                Ok(json!({ "text": self.text()?.template().map_err(anyhow::Error::from)?.render(&input).map_err(anyhow::Error::from)? }))
             }
             Op::Unknown => Err(Refusal::Unsupported("no such operation in this version".into())),
         }

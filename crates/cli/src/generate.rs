@@ -1,17 +1,18 @@
-//! `bayan generate`: one prompt, one continuation.
+//! `bayan generate`: one prompt and its continuation, or a file of prompts, several at a time.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use bayan_generate::{Answer, Finish};
+use anyhow::{Context, Result, bail};
+use bayan_generate::{Answer, Finish, Model};
 use bayan_gpu::block_on;
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::interrupt::{self, Answering};
 use crate::options::ModelArgs;
+use crate::output::Progress;
 use crate::sampling::SamplingArgs;
 use crate::text::input;
 use crate::{open, output};
@@ -28,6 +29,12 @@ pub struct GenerateArgs {
     /// Read the prompt from a file; `-` is stdin
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Every line is a prompt of its own; the answers come as JSON lines in the same order
+    #[arg(long)]
+    lines: bool,
+    /// Prompts that are answered at a time, with --lines; each has a context of its own
+    #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, requires = "lines", value_parser = clap::value_parser!(u32).range(1..=256))]
+    parallel: u32,
     /// Treat the prompt as a user's message, with the model's chat template
     #[arg(long)]
     chat: bool,
@@ -60,10 +67,13 @@ pub fn finish_reason(finish: Finish) -> &'static str {
 pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let prompt = input(args.text.as_deref().or(args.prompt.as_deref()), args.file.as_deref(), "prompt")?;
     interrupt::set_up();
+    if args.lines {
+        return lines(args, &prompt);
+    }
     let mut loaded = open::model(&args.model, None)?;
     let model = &mut loaded.model;
     let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
-    let ids = if args.chat { model.chat_prompt(&messages(args, &prompt))? } else { model.tokenizer.encode_prompt(&prompt)? };
+    let ids = encode(args, model, &prompt)?;
     let answering = Answering::begin(model.engine.control());
     let mut failure = None;
     let answer = block_on(model.generate(&ids, &generation, &mut |piece| {
@@ -89,6 +99,38 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
         output::note(&format!("the context of {context} positions is full and the answer was cut; `--context {}` makes it larger", 2 * context));
     }
     Ok(if answer.usage.finish == Finish::Stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+fn encode(args: &GenerateArgs, model: &Model, prompt: &str) -> Result<Vec<u32>> {
+    Ok(if args.chat { model.chat_prompt(&messages(args, prompt))? } else { model.tokenizer.encode_prompt(prompt)? })
+}
+
+/// Every line that is not empty is a prompt.
+fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
+    let prompts: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    if prompts.is_empty() {
+        bail!("no prompt was given: expected at least one line that is not empty");
+    }
+    let mut loaded = open::model_for(&args.model, None, (args.parallel as usize).min(prompts.len()))?;
+    let model = &mut loaded.model;
+    let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
+    let encoded = prompts.iter().zip(1..).map(|(prompt, line)| encode(args, model, prompt).with_context(|| format!("prompt {line}")));
+    let ids = encoded.collect::<Result<Vec<_>>>()?;
+    let mut progress = Progress::new("answering", false);
+    let mut started = vec![false; ids.len()];
+    let answering = Answering::begin(model.engine.control());
+    let answers = block_on(model.generate_many(&ids, &generation, &mut |index, _| {
+        started[index] = true;
+        progress.set(started.iter().filter(|begun| **begun).count() as u64, ids.len() as u64);
+        if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }))?;
+    drop((answering, progress));
+    for (index, answer) in answers.iter().enumerate() {
+        let mut line = result(answer, generation.settings.seed, loaded.load.as_secs_f64());
+        line["index"] = json!(index);
+        output::line(&line.to_string())?;
+    }
+    Ok(if answers.iter().any(|answer| answer.usage.finish == Finish::Stopped) { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
 fn messages(args: &GenerateArgs, prompt: &str) -> Vec<Value> {

@@ -76,11 +76,19 @@ pub struct Loaded {
 /// # Errors
 /// Files, device or sizes that do not fit.
 pub fn model(args: &ModelArgs, least_context: Option<usize>) -> Result<Loaded> {
+    model_for(args, least_context, 1)
+}
+
+/// As [`model`], with places for several sequences at a time.
+///
+/// # Errors
+/// As [`model`].
+pub fn model_for(args: &ModelArgs, least_context: Option<usize>, sequences: usize) -> Result<Loaded> {
     let checkpoint = checkpoint(args.checkpoint.model.as_deref())?;
     bayan_models::sizes(&checkpoint)?;
     let chat_template = chat_template(args.checkpoint.chat_template.as_deref())?;
     let gpu = gpu(&args.device)?;
-    load(&checkpoint, &gpu, args, chat_template, least_context)
+    load(&checkpoint, &gpu, args, chat_template, least_context, sequences)
 }
 
 /// Attaches an adapter under the name of its directory.
@@ -95,13 +103,10 @@ pub fn attach(engine: &mut Engine, argument: &AdapterArg) -> Result<()> {
     attached.with_context(|| format!("--adapter {name}"))
 }
 
-/// Loads an opened checkpoint.
-///
-/// # Errors
-/// As [`model`].
-pub fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template: Option<String>, least_context: Option<usize>) -> Result<Loaded> {
+fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template: Option<String>, least_context: Option<usize>, sequences: usize) -> Result<Loaded> {
     let engine = EngineOptions {
         context: args.context.map(|n| n as usize).or(least_context),
+        sequences,
         cache: args.cache.format(),
         policy: args.quantize.map(Policy::for_format),
         ..Default::default()

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::options::CheckpointArgs;
 use crate::output;
-use crate::text::{TextSide, input};
+use crate::text::{self, input};
 
 /// Flags of `bayan template`.
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub struct TemplateArgs {
 /// # Errors
 /// Messages that are not JSON or that the template refuses.
 pub fn run(args: &TemplateArgs) -> Result<ExitCode> {
-    let side = TextSide::open(&args.checkpoint)?;
+    let side = text::side(&args.checkpoint)?;
     let text = input(args.messages.as_deref(), args.file.as_deref(), "messages")?;
     let value: Value = serde_json::from_str(&text).context("the messages are not JSON: expected [{\"role\": \"user\", \"content\": \"…\"}]")?;
     let (messages, tools) = parts(value)?;

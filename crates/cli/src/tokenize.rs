@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::options::CheckpointArgs;
 use crate::output;
-use crate::text::{TextSide, input};
+use crate::text::{self, input};
 
 /// Flags of `bayan tokenize`.
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ pub struct TokenizeArgs {
 /// # Errors
 /// Files, texts or ids that cannot be read.
 pub fn run(args: &TokenizeArgs) -> Result<ExitCode> {
-    let tokenizer = TextSide::open(&args.checkpoint)?.tokenizer;
+    let tokenizer = text::side(&args.checkpoint)?.tokenizer;
     let text = input(args.text.as_deref(), args.file.as_deref(), "text")?;
     if args.decode {
         let words = text.split(|c: char| c == ',' || c.is_whitespace() || c == '[' || c == ']').filter(|word| !word.is_empty());

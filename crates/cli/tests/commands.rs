@@ -57,6 +57,19 @@ fn the_same_seed_gives_the_same_text() {
 }
 
 #[test]
+fn lines_are_answered_together_as_alone() {
+    let place = place();
+    let flags = ["generate", "--temperature", "0", "--max-tokens", "6", "--ignore-eos", "--quantize", "f32", "--cache", "f32", "--model", &place];
+    let prompts = ["مرحبا", "كيف الحال؟ وما اسمك؟", "١٢٣"];
+    let alone = prompts.map(|prompt| succeed(&run(&[&flags[..], &[prompt]].concat())).trim_end_matches('\n').to_string());
+    let together = succeed(&run_with_input(&[&flags[..], &["--lines", "--parallel", "2"]].concat(), &prompts.join("\n\n")));
+    let texts: Vec<String> =
+        together.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["text"].as_str().expect("text").to_string()).collect();
+    assert_eq!(texts, alone);
+    assert!(text(&run_with_input(&[&flags[..], &["--lines"]].concat(), "\n").stderr).contains("at least one line"));
+}
+
+#[test]
 fn a_pipe_gets_one_answer_for_each_line() {
     let place = place();
     let arguments = ["chat", "--temperature", "0", "--max-tokens", "4", "--stop", "\n", "--model", &place];

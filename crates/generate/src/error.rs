@@ -45,6 +45,16 @@ pub enum GenerateError {
     /// An adapter of that name is there.
     #[error("an adapter named `{0}` is attached already; take it off first or give the new one another name")]
     AdapterName(String),
+    /// A file of the text side that no tokenizer or template could need.
+    #[error("{file}: expected at most {largest_bytes} bytes, got {size_bytes}; this is not what its name says")]
+    TextSize {
+        /// Its name.
+        file: String,
+        /// Its size.
+        size_bytes: u64,
+        /// The limit.
+        largest_bytes: u64,
+    },
     /// No template.
     #[error("this checkpoint has no chat template and none could be guessed from its vocabulary; choose one with `--chat-template` ({0})")]
     NoTemplate(String),

@@ -6,6 +6,6 @@ mod model;
 pub mod text;
 
 pub use bayan_tensor::ops::SampleSettings;
-pub use engine::{Control, Engine, EngineOptions, Finish, Usage};
+pub use engine::{Control, Engine, EngineOptions, Finish, Request, Usage};
 pub use error::GenerateError;
-pub use model::{Answer, Generation, Model, ModelOptions};
+pub use model::{Answer, Generation, Model, ModelOptions, TextSide};

@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use bayan_gpu::Gpu;
 use bayan_models::OnProgress;
 use bayan_tensor::ops::SampleSettings;
-use bayan_weights::Checkpoint;
+use bayan_weights::{Checkpoint, Source};
 use serde_json::Value;
 
 use crate::GenerateError;
-use crate::engine::{Engine, EngineOptions, Finish, Usage};
+use crate::engine::{Engine, EngineOptions, Finish, Request, Usage};
 use crate::text::{
     BUILTIN_TEMPLATES, ChatInput, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer, TokenizerFiles, guess_builtin, stop_ids,
 };
@@ -76,49 +76,58 @@ pub struct TextSide {
 }
 
 impl TextSide {
-    /// Reads tokenizer, template and defaults.
+    /// Reads tokenizer, template and defaults; the weights need not be there.
     ///
     /// # Errors
-    /// A file that is missing or damaged.
-    pub async fn open(checkpoint: &Checkpoint, chat_template: Option<&str>) -> Result<TextSide, GenerateError> {
-        let mut files = Vec::new();
-        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
-            files.push(checkpoint.text(name).await?);
-        }
-        let model_file = if files[0].is_none() { read_whole(checkpoint, "tokenizer.model").await? } else { None };
-        let config = checkpoint.config().to_string();
-        let bytes = |index: usize| files[index].as_ref().map(String::as_bytes);
+    /// A file that is missing, damaged or far larger than what its name says.
+    pub async fn open(source: &dyn Source, chat_template: Option<&str>) -> Result<TextSide, GenerateError> {
+        let tokenizer_json = read(source, "tokenizer.json").await?;
+        let tokenizer_model = if tokenizer_json.is_none() { read(source, "tokenizer.model").await? } else { None };
+        let (tokenizer_config, special) = (read(source, "tokenizer_config.json").await?, read(source, "special_tokens_map.json").await?);
+        let (generation, config) = (read(source, "generation_config.json").await?, read(source, "config.json").await?);
         let tokenizer = Tokenizer::from_files(&TokenizerFiles {
-            tokenizer_json: bytes(0),
-            tokenizer_model: model_file.as_deref(),
-            tokenizer_config: bytes(1),
-            special_tokens_map: bytes(2),
-            generation_config: bytes(3),
-            config: Some(config.as_bytes()),
+            tokenizer_json: tokenizer_json.as_deref(),
+            tokenizer_model: tokenizer_model.as_deref(),
+            tokenizer_config: tokenizer_config.as_deref(),
+            special_tokens_map: special.as_deref(),
+            generation_config: generation.as_deref(),
+            config: config.as_deref(),
         })?;
-        let parse = |index: usize| files[index].as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
-        let jinja = checkpoint.text("chat_template.jinja").await?;
+        let parse = |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+        let jinja = read(source, "chat_template.jinja").await?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let template = match chat_template {
             Some(name) if BUILTIN_TEMPLATES.contains(&name) => Some(ChatTemplate::builtin(name, Some(&tokenizer))?),
             Some(text) if text.contains('{') => Some(ChatTemplate::new(text, Some(&tokenizer))?),
             Some(name) => return Err(TextError::NoSuchTemplate { name: name.to_string(), available: BUILTIN_TEMPLATES.join(", ") }.into()),
-            None => match ChatTemplate::from_checkpoint(jinja.as_deref(), parse(1).as_ref(), None, false, Some(&tokenizer))? {
+            None => match ChatTemplate::from_checkpoint(jinja.as_deref(), parse(&tokenizer_config).as_ref(), None, false, Some(&tokenizer))? {
                 Some(template) => Some(template),
                 None => guess_builtin(&tokenizer).map(|name| ChatTemplate::builtin(name, Some(&tokenizer))).transpose()?,
             },
         };
-        let generation = parse(3);
-        let stop = stop_ids(Some(checkpoint.config()), generation.as_ref(), &tokenizer, template.as_ref());
+        let generation = parse(&generation);
+        let stop = stop_ids(parse(&config).as_ref(), generation.as_ref(), &tokenizer, template.as_ref());
         let defaults = generation.as_ref().map(GenerationDefaults::from_json).unwrap_or_default();
         Ok(TextSide { tokenizer, template, stop, defaults })
     }
+
+    /// The template, or how to choose one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn template(&self) -> Result<&ChatTemplate, GenerateError> {
+        self.template.as_ref().ok_or_else(|| GenerateError::NoTemplate(BUILTIN_TEMPLATES.join(", ")))
+    }
 }
 
-async fn read_whole(checkpoint: &Checkpoint, file: &str) -> Result<Option<Vec<u8>>, GenerateError> {
-    match checkpoint.source().size(file).await? {
-        Some(size) => Ok(Some(checkpoint.source().read(file, 0, usize::try_from(size).unwrap_or(usize::MAX)).await?)),
-        None => Ok(None),
+/// No tokenizer or template in use comes near this.
+const LARGEST_TEXT_BYTES: u64 = 256 << 20;
+
+async fn read(source: &dyn Source, file: &str) -> Result<Option<Vec<u8>>, GenerateError> {
+    let Some(size) = source.size(file).await? else { return Ok(None) };
+    if size > LARGEST_TEXT_BYTES {
+        return Err(GenerateError::TextSize { file: file.to_string(), size_bytes: size, largest_bytes: LARGEST_TEXT_BYTES });
     }
+    Ok(Some(source.read(file, 0, size as usize).await?))
 }
 
 impl Model {
@@ -127,7 +136,7 @@ impl Model {
     /// # Errors
     /// A file that is missing or damaged, or a device that does not fit.
     pub async fn open(checkpoint: &Checkpoint, gpu: &Gpu, options: &ModelOptions, on_progress: OnProgress<'_>) -> Result<Model, GenerateError> {
-        let text = TextSide::open(checkpoint, options.chat_template.as_deref()).await?;
+        let text = TextSide::open(checkpoint.source().as_ref(), options.chat_template.as_deref()).await?;
         let engine = Engine::open(checkpoint, gpu, &options.engine, on_progress).await?;
         Ok(Model { engine, tokenizer: text.tokenizer, template: text.template, stop: text.stop, defaults: text.defaults })
     }
@@ -166,38 +175,72 @@ impl Model {
         generation: &Generation,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, GenerateError> {
-        let mut stream = TokenStream::new(&self.tokenizer, true);
-        let mut matcher = StopMatcher::new(generation.stop.iter().cloned());
-        let (mut text, mut ids) = (String::new(), Vec::new());
-        let mut failure = None;
+        let answers = self.generate_many(&[prompt.to_vec()], generation, &mut |_, piece| on_text(piece)).await?;
+        answers.into_iter().next().ok_or(GenerateError::EmptyPrompt)
+    }
+
+    /// Continues several prompts, as many at a time as the engine has sequences. `on_text` gets the number of the prompt and its text as it
+    /// becomes whole, and may end that answer. The answers come in the order of the prompts.
+    ///
+    /// # Errors
+    /// As [`Engine::generate_many`].
+    pub async fn generate_many(
+        &mut self,
+        prompts: &[Vec<u32>],
+        generation: &Generation,
+        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<Answer>, GenerateError> {
+        let mut writings: Vec<Writing> = prompts.iter().map(|_| Writing::new(&self.tokenizer, &generation.stop)).collect();
         let stop: &[u32] = if generation.ignore_eos { &[] } else { &self.stop };
         let max_tokens = generation.max_tokens.unwrap_or(usize::MAX);
-        let mut usage = {
-            let mut on_token = |id: u32| {
-                ids.push(id);
-                match stream.push(id) {
-                    Ok(piece) => emit(piece, &mut matcher, &mut text, on_text),
-                    Err(error) => {
-                        failure = Some(error);
-                        ControlFlow::Break(())
-                    }
-                }
-            };
-            self.engine.generate(prompt, &generation.settings, &generation.bias, stop, max_tokens, &mut on_token).await?
+        let request = |prompt| Request { prompt, settings: generation.settings, bias: &generation.bias, stop, max_tokens };
+        let requests: Vec<Request<'_>> = prompts.iter().map(|prompt| request(prompt.as_slice())).collect();
+        let mut failure = None;
+        let mut on_token = |index: usize, id: u32| {
+            writings[index].push(id, &mut |piece| on_text(index, piece)).unwrap_or_else(|error| {
+                failure = Some(error);
+                ControlFlow::Break(())
+            })
         };
+        let usages = self.engine.generate_many(&requests, &mut on_token).await?;
         if let Some(error) = failure {
             return Err(error.into());
         }
-        if matcher.stopped().is_some() {
+        let ended = writings.into_iter().zip(usages).enumerate();
+        Ok(ended.map(|(index, (writing, usage))| writing.end(usage, &mut |piece| on_text(index, piece))).collect())
+    }
+}
+
+/// An answer's text while it grows.
+struct Writing {
+    stream: TokenStream,
+    matcher: StopMatcher,
+    text: String,
+    ids: Vec<u32>,
+}
+
+impl Writing {
+    fn new(tokenizer: &Tokenizer, stop: &[String]) -> Writing {
+        Writing { stream: TokenStream::new(tokenizer, true), matcher: StopMatcher::new(stop.iter().cloned()), text: String::new(), ids: Vec::new() }
+    }
+
+    fn push(&mut self, id: u32, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<ControlFlow<()>, TextError> {
+        self.ids.push(id);
+        let piece = self.stream.push(id)?;
+        Ok(emit(piece, &mut self.matcher, &mut self.text, on_text))
+    }
+
+    fn end(mut self, mut usage: Usage, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Answer {
+        if self.matcher.stopped().is_some() {
             usage.finish = Finish::Stop;
         } else {
-            let _ = emit(stream.flush(), &mut matcher, &mut text, on_text);
-            if let Some(rest) = matcher.flush() {
-                text.push_str(&rest);
+            let _ = emit(self.stream.flush(), &mut self.matcher, &mut self.text, on_text);
+            if let Some(rest) = self.matcher.flush() {
+                self.text.push_str(&rest);
                 let _ = on_text(&rest);
             }
         }
-        Ok(Answer { text, ids, usage })
+        Answer { text: self.text, ids: self.ids, usage }
     }
 }
 

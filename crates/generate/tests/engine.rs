@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use bayan_generate::{Engine, EngineOptions, Finish, GenerateError, SampleSettings};
+use bayan_generate::{Engine, EngineOptions, Finish, GenerateError, Request, SampleSettings};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, Opening, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE};
@@ -141,6 +141,62 @@ fn several_sequences_in_one_step_are_what_each_is_alone() {
             assert!(nmse(&expected, &prompts[start..start + expected.len()]) < 1e-9, "{name}: prompt {index}");
             let expected = run(&alone, &[(0, prompt.len(), vec![token])]);
             assert!(nmse(&expected, &tokens[index * vocabulary..(index + 1) * vocabulary]) < 1e-9, "{name}: token {index}");
+        }
+    }
+}
+
+#[test]
+fn many_prompts_answer_as_each_does_alone() {
+    let gpu = gpu(GpuOptions::default());
+    let vocabulary = 500;
+    let prompts: Vec<Vec<u32>> = [5, 19, 1, 30, 8].iter().enumerate().map(|(i, &n)| ids(n + i, vocabulary)[i..].to_vec()).collect();
+    for name in ["llama3_gqa", "mistral_swa"] {
+        let mut alone = engine(name, &gpu, exact());
+        let settings = |i: usize| SampleSettings {
+            temperature: if i.is_multiple_of(2) { 0.0 } else { 0.8 },
+            repeat_penalty: 1.0 + 0.1 * i as f32,
+            seed: i as u64,
+            ..Default::default()
+        };
+        let wanted = |i: usize| [12, 3, 9, 20, 6][i];
+        let expected: Vec<Vec<u32>> = (0..prompts.len())
+            .map(|i| {
+                let mut tokens = Vec::new();
+                alone.reset();
+                block_on(alone.generate(&prompts[i], &settings(i), &[], &[], wanted(i), &mut |token| {
+                    tokens.push(token);
+                    ControlFlow::Continue(())
+                }))
+                .unwrap();
+                tokens
+            })
+            .collect();
+        // The third answer also ends at a stop token, and the last by its reader.
+        let stop = [expected[2][4]];
+        for sequences in [1, 2, 3, 5] {
+            let mut many = engine(name, &gpu, EngineOptions { sequences, context: Some(64), ..exact() });
+            let request =
+                |i: usize| Request { prompt: &prompts[i], settings: settings(i), bias: &[], stop: if i == 2 { &stop } else { &[] }, max_tokens: wanted(i) };
+            let requests: Vec<_> = (0..prompts.len()).map(request).collect();
+            // The second time the prompts are in the cache, not all in the same place.
+            for _ in 0..2 {
+                let mut tokens = vec![Vec::new(); prompts.len()];
+                let usages = block_on(many.generate_many(&requests, &mut |i, token| {
+                    tokens[i].push(token);
+                    if i == 4 && tokens[i].len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                }))
+                .unwrap();
+                let first = expected[2].iter().position(|&token| token == stop[0]).unwrap();
+                for (i, expected) in expected.iter().enumerate() {
+                    let (count, finish) = match i {
+                        2 => (first, Finish::Stop),
+                        4 => (2, Finish::Stopped),
+                        _ => (wanted(i), Finish::Length),
+                    };
+                    assert_eq!(tokens[i], expected[..count], "{name}, {sequences} at a time, prompt {i}");
+                    assert_eq!((usages[i].finish, usages[i].generated_tokens, usages[i].prompt_tokens), (finish, count, prompts[i].len()));
+                }
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::fuse::{census, fuse};
 use crate::graph::{Graph, Tensor};
 use crate::interpret::{interpret, nmse};
 use crate::matrix::{Matrix, MatrixBuilder};
-use crate::ops::{Activation, Attention, Causality, HISTORY, Rope, SETTINGS, SampleSettings, SampleStates};
+use crate::ops::{Activation, Attention, Causality, Rope, SETTINGS, SampleSettings, SampleStates};
 use crate::plan::Plan;
 use crate::state::State;
 use crate::tune::Tuning;
@@ -318,13 +318,12 @@ fn sample_case(make: &mut Maker<'_>, vocabulary: usize, settings: SampleSettings
         settings: make.state(&[rows, SETTINGS], (0..rows).flat_map(|_| settings.row()).collect())?,
         counts: make.indices(&[rows, vocabulary], seen)?,
         bias: make.random(&[rows, vocabulary])?,
-        history: make.indices(&[rows, HISTORY], vec![0; rows * HISTORY])?,
     };
     let (tokens, positions) = (make.indices(&[rows], vec![0; rows])?, make.indices(&[rows], vec![7, 300, 12])?);
     let (tokens, positions) = (graph.state(&tokens), graph.state(&positions));
     graph.sample(logits, tokens, positions, &states);
-    let (counts, history) = (graph.state(&states.counts), graph.state(&states.history));
-    Ok((graph, vec![logits, tokens, positions, counts, history]))
+    let counts = graph.state(&states.counts);
+    Ok((graph, vec![logits, tokens, positions, counts]))
 }
 
 fn rope_case(make: &mut Maker<'_>, heads: Heads, norms: bool) -> Result<Recorded, GpuError> {

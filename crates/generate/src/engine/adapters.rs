@@ -63,6 +63,6 @@ impl Engine {
     /// Recorded steps and cached tokens belong to the adapters that were attached when they were made.
     fn forget(&mut self) {
         self.steps.clear();
-        self.cached.clear();
+        self.reset();
     }
 }

@@ -1,6 +1,7 @@
-//! Runs a decoder: prompts in chunks, tokens one after another, several steps ahead of the host.
+//! Runs a decoder: prompts in chunks, tokens one after another, several steps ahead of the host, for one sequence or several at a time.
 
 mod adapters;
+mod batch;
 mod control;
 mod step;
 
@@ -8,19 +9,15 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
-#[cfg(not(target_arch = "wasm32"))]
-use std::time::Instant;
 
-#[cfg(target_arch = "wasm32")]
-use web_time::Instant;
-
-use bayan_gpu::{Gpu, KernelTime, PendingRead, ReadRequest};
+use bayan_gpu::{Gpu, KernelTime};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, OnProgress, Opening};
-use bayan_tensor::ops::{HISTORY, SampleSettings};
-use bayan_tensor::{Cost, ELEMENT_BYTES, Measured, Tuning, Values, measure_rows};
+use bayan_tensor::ops::SampleSettings;
+use bayan_tensor::{Cost, Measured, Tuning, Values, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
+pub use batch::Request;
 pub use control::Control;
 use control::PrefillPace;
 use step::{Sampling, Step, StepKind};
@@ -28,8 +25,10 @@ use step::{Sampling, Step, StepKind};
 /// How to open an engine.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Positions of the context; `None`: the model's own limit, at most [`DEFAULT_CONTEXT`].
+    /// Positions of the context of each sequence; `None`: the model's own limit, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
+    /// Sequences that the cache holds, and that decode at a time.
+    pub sequences: usize,
     /// Element format of the key-value cache.
     pub cache: CacheFormat,
     /// Quantize dense weights as they are loaded.
@@ -40,15 +39,12 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { context: None, cache: CacheFormat::F16, policy: None, prefill_chunk: None }
+        EngineOptions { context: None, sequences: 1, cache: CacheFormat::F16, policy: None, prefill_chunk: None }
     }
 }
 
 /// Context when neither the user nor a smaller model says otherwise: a cache of this length fits beside every model that fits.
 pub const DEFAULT_CONTEXT: usize = 4096;
-
-/// Steps that may be under way before the host looks at the oldest one's token.
-const STEPS_AHEAD: usize = 3;
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +84,8 @@ pub struct Engine {
     tuning: Tuning,
     sampling: Sampling,
     steps: HashMap<StepKind, Rc<Step>>,
-    /// The tokens whose keys and values stand in the cache.
-    cached: Vec<u32>,
+    /// For each sequence, the tokens whose keys and values stand in the cache.
+    cached: Vec<Vec<u32>>,
     pace: PrefillPace,
     control: Arc<Control>,
     /// Names of the attached adapters.
@@ -108,13 +104,25 @@ impl Engine {
             tracing::warn!("a context of {context} is longer than the {} positions this model was made for", sizes.max_position_embeddings);
         }
         let decoder = bayan_models::open(checkpoint, Some(gpu), &Opening { context }, options.policy.clone(), on_progress).await?;
-        let shape = CacheShape { sequences: 1, context, format: options.cache };
+        let sequences = options.sequences.max(1);
+        let shape = CacheShape { sequences, context, format: options.cache };
         let cache = Cache::new(Some(gpu), shape, &decoder.cache_widths())?;
-        let sampling = Sampling::new(gpu, decoder.sizes().vocab_size)?;
+        let sampling = Sampling::new(gpu, sequences, decoder.sizes().vocab_size)?;
         let pace = PrefillPace::new(options.prefill_chunk, gpu.capabilities());
         let tuning = Tuning::defaults(gpu.capabilities());
         let control = Arc::default();
-        Ok(Engine { gpu: gpu.clone(), decoder, cache, tuning, sampling, steps: HashMap::new(), cached: Vec::new(), pace, control, adapters: Vec::new() })
+        Ok(Engine {
+            gpu: gpu.clone(),
+            decoder,
+            cache,
+            tuning,
+            sampling,
+            steps: HashMap::new(),
+            cached: vec![Vec::new(); sequences],
+            pace,
+            control,
+            adapters: Vec::new(),
+        })
     }
 
     /// A handle on the running generation: how far it is, and how to end it.
@@ -157,7 +165,12 @@ impl Engine {
         self.decoder.as_ref()
     }
 
-    /// Positions of the context.
+    /// Sequences that decode at a time.
+    pub fn sequences(&self) -> usize {
+        self.cache.shape.sequences
+    }
+
+    /// Positions of the context of each sequence.
     pub fn context(&self) -> usize {
         self.cache.shape.context
     }
@@ -167,14 +180,14 @@ impl Engine {
         self.cache.size_bytes()
     }
 
-    /// Tokens in the cache.
+    /// Tokens in the cache, of all sequences.
     pub fn cached_tokens(&self) -> usize {
-        self.cached.len()
+        self.cached.iter().map(Vec::len).sum()
     }
 
     /// Forgets the cached tokens.
     pub fn reset(&mut self) {
-        self.cached.clear();
+        self.cached.iter_mut().for_each(Vec::clear);
     }
 
     /// What decoding one token costs.
@@ -182,7 +195,7 @@ impl Engine {
     /// # Errors
     /// The step could not be prepared.
     pub fn decode_cost(&mut self) -> Result<Cost, GenerateError> {
-        Ok(self.step(StepKind::Decode)?.plan.cost())
+        Ok(self.step(StepKind::Decode(1))?.plan.cost())
     }
 
     /// Time of each kernel of one decoded token.
@@ -190,9 +203,9 @@ impl Engine {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile_decode(&mut self) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.step(StepKind::Decode)?;
-        let position = self.cached.len().min(self.context() - 1);
-        step.write(&self.gpu, &[0], position);
+        let step = self.step(StepKind::Decode(1))?;
+        let position = self.cached[0].len().min(self.context() - 1);
+        step.write(&self.gpu, &[0], position, 0);
         Ok(step.plan.profile(&self.gpu, position + 1).await?)
     }
 
@@ -202,8 +215,8 @@ impl Engine {
     /// The device has no timestamps, or fails.
     pub async fn profile_prefill(&mut self, tokens: usize) -> Result<Vec<KernelTime>, GenerateError> {
         let step = self.step(StepKind::Prefill(tokens))?;
-        step.write(&self.gpu, &vec![0; tokens], 0);
-        self.cached.clear();
+        step.write(&self.gpu, &vec![0; tokens], 0, 0);
+        self.reset();
         Ok(step.plan.profile(&self.gpu, tokens).await?)
     }
 
@@ -213,7 +226,7 @@ impl Engine {
         }
         // Odd lengths come from the ends of prompts; keeping a few plans of them is enough.
         if self.steps.len() > 12 {
-            self.steps.retain(|kind, _| matches!(kind, StepKind::Decode) || *kind == StepKind::Prefill(self.pace.chunk()));
+            self.steps.retain(|kind, _| matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.pace.chunk()));
         }
         let step = Rc::new(Step::new(&self.gpu, self.decoder.as_ref(), &self.cache, &self.sampling, kind, &self.tuning)?);
         self.steps.insert(kind, step.clone());
@@ -228,7 +241,7 @@ impl Engine {
         }
     }
 
-    /// Logits \[V\] after each of the prompt's tokens, or only after the last one. The cache is started anew.
+    /// Logits \[V\] after each of the prompt's tokens, or only after the last one. The first sequence's cache is started anew.
     ///
     /// # Errors
     /// A prompt that does not fit, or a device that fails.
@@ -240,47 +253,20 @@ impl Engine {
         if ids.len() > self.context() {
             return Err(GenerateError::PromptTooLong { prompt: ids.len(), context: self.context() });
         }
-        self.cached.clear();
+        self.cached[0].clear();
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
         for chunk in ids.chunks(self.pace.chunk().min(64)) {
             let step = self.step(StepKind::Logits(chunk.len()))?;
-            step.write(&self.gpu, chunk, self.cached.len());
-            self.cached.extend_from_slice(chunk);
-            let reads = step.plan.submit(&self.gpu, self.cached.len(), &[step.plan.read_request(step.logits)]);
+            step.write(&self.gpu, chunk, self.cached[0].len(), 0);
+            self.cached[0].extend_from_slice(chunk);
+            let reads = step.plan.submit(&self.gpu, self.cached[0].len(), &[step.plan.read_request(step.logits)]);
             for read in reads {
                 let values = Values::from_bytes(&read.wait().await?, bayan_tensor::Dtype::F32);
                 rows.extend(values.f32().chunks_exact(vocabulary).map(<[f32]>::to_vec));
             }
         }
         Ok(if all { rows } else { rows.split_off(rows.len().saturating_sub(1)) })
-    }
-
-    /// Brings the cache to hold exactly the first `ids.len() - 1` tokens of the prompt, reusing what it has in common with it; or fewer,
-    /// when it is told to stop.
-    async fn prefill(&mut self, ids: &[u32]) -> Result<usize, GenerateError> {
-        let wanted = &ids[..ids.len() - 1];
-        let common = self.cached.iter().zip(wanted).take_while(|(a, b)| a == b).count();
-        self.cached.truncate(common);
-        while self.cached.len() < wanted.len() && !self.control.is_stopped() {
-            let left = &wanted[self.cached.len()..];
-            let chunk = &left[..left.len().min(self.pace.chunk())];
-            let kind = StepKind::Prefill(chunk.len());
-            let prepared = self.steps.contains_key(&kind);
-            let step = self.step(kind)?;
-            if !prepared {
-                // Compiling kernels is no measure of the device's speed.
-                self.gpu.flush().await?;
-            }
-            let start = Instant::now();
-            step.write(&self.gpu, chunk, self.cached.len());
-            step.plan.submit(&self.gpu, self.cached.len() + chunk.len(), &[]);
-            self.cached.extend_from_slice(chunk);
-            // One chunk at a time, so that a slow device is not given seconds of work that cannot be stopped.
-            self.gpu.flush().await?;
-            self.pace.learn(chunk.len(), start.elapsed().as_secs_f64());
-        }
-        Ok(common)
     }
 
     /// Continues a prompt. `on_token` gets each new token as it is known and may stop; a stop token ends the answer and is not handed on.
@@ -296,87 +282,8 @@ impl Engine {
         max_tokens: usize,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Usage, GenerateError> {
-        self.check(prompt)?;
-        if prompt.is_empty() {
-            return Err(GenerateError::EmptyPrompt);
-        }
-        if prompt.len() >= self.context() {
-            return Err(GenerateError::PromptTooLong { prompt: prompt.len(), context: self.context() });
-        }
-        self.control.start();
-        let result = self.run(prompt, settings, bias, stop, max_tokens, on_token).await;
-        if result.is_err() {
-            self.cached.clear();
-        }
-        result
-    }
-
-    async fn run(
-        &mut self,
-        prompt: &[u32],
-        settings: &SampleSettings,
-        bias: &[(u32, f32)],
-        stop: &[u32],
-        max_tokens: usize,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<Usage, GenerateError> {
-        let start = Instant::now();
-        let cached_tokens = self.prefill(prompt).await?;
-        let (prefill_seconds, decode_seconds) = (start.elapsed().as_secs_f64(), 0.0);
-        let mut usage = Usage { prompt_tokens: prompt.len(), cached_tokens, generated_tokens: 0, finish: Finish::Length, prefill_seconds, decode_seconds };
-        if self.control.is_stopped() {
-            return Ok(Usage { finish: Finish::Stopped, ..usage });
-        }
-        if max_tokens == 0 {
-            return Ok(usage);
-        }
-        self.sampling.write(&self.gpu, settings, bias, prompt);
-        let step = self.step(StepKind::Decode)?;
-        step.write(&self.gpu, &prompt[prompt.len() - 1..], prompt.len() - 1);
-        self.cached.push(prompt[prompt.len() - 1]);
-        let room = self.context() - prompt.len();
-        let limit = max_tokens.min(room);
-        let mut under_way: std::collections::VecDeque<PendingRead> = std::collections::VecDeque::new();
-        let mut submitted = 0;
-        while usage.generated_tokens < limit {
-            while submitted < limit && under_way.len() < STEPS_AHEAD {
-                under_way.extend(self.submit_decode(&step, prompt.len() + submitted));
-                submitted += 1;
-            }
-            let Some(read) = under_way.pop_front() else { break };
-            let token = Values::from_bytes(&read.wait().await?, bayan_tensor::Dtype::U32).u32().first().copied().unwrap_or(0);
-            match usage.generated_tokens {
-                0 => usage.prefill_seconds = start.elapsed().as_secs_f64(),
-                _ => usage.decode_seconds = start.elapsed().as_secs_f64() - usage.prefill_seconds,
-            }
-            if stop.contains(&token) || self.control.is_stopped() {
-                usage.finish = if self.control.is_stopped() { Finish::Stopped } else { Finish::Stop };
-                break;
-            }
-            usage.generated_tokens += 1;
-            self.control.count(usage.generated_tokens);
-            if on_token(token).is_break() {
-                usage.finish = Finish::Stopped;
-                break;
-            }
-            // The step that reads this token is under way or was the last one; its keys and values count from here on.
-            if usage.generated_tokens < limit {
-                self.cached.push(token);
-            }
-        }
-        if usage.finish == Finish::Length && limit == room && max_tokens > room {
-            usage.finish = Finish::ContextFull;
-        }
-        for read in under_way {
-            read.wait().await?;
-        }
-        Ok(usage)
-    }
-
-    /// Submits the step whose token will be number `length` of the sequence.
-    fn submit_decode(&self, step: &Step, length: usize) -> Vec<PendingRead> {
-        let slot = (length - 1) % HISTORY;
-        let read = ReadRequest { buffer: self.sampling.states.history.buffer().clone(), offset_bytes: slot as u64 * ELEMENT_BYTES, size_bytes: ELEMENT_BYTES };
-        step.plan.submit(&self.gpu, length, &[read])
+        let request = Request { prompt, settings: *settings, bias, stop, max_tokens };
+        let usages = self.generate_many(&[request], &mut |_, token| on_token(token)).await?;
+        usages.into_iter().next().ok_or(GenerateError::EmptyPrompt)
     }
 }

@@ -48,7 +48,7 @@ pub use rms_norm::RmsNorm;
 pub use rms_norm_backward::RmsNormBackward;
 pub use rope::Rope;
 pub use rope_backward::RopeBackward;
-pub use sample::{HISTORY, SETTINGS, Sample, SampleSettings, SampleStates};
+pub use sample::{SETTINGS, Sample, SampleSettings, SampleStates};
 pub use select_rows::SelectRows;
 pub use select_rows_backward::{AppendBackward, SelectRowsBackward};
 

@@ -11,9 +11,6 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// How many of a sequence's last tokens stay on the device.
-pub const HISTORY: usize = 256;
-
 /// Logits of one chunk of the first pass.
 const CHUNK: usize = 2048;
 
@@ -93,11 +90,9 @@ pub struct SampleStates {
     pub counts: Arc<State>,
     /// Added to the logits [R, V].
     pub bias: Arc<State>,
-    /// The tokens chosen [R, HISTORY]: the one that follows position p stands at p mod HISTORY.
-    pub history: Arc<State>,
 }
 
-/// Inputs: logits [R, V], settings, counts, bias; outputs: logits (adjusted), peaks, counts, tokens \[R\], positions \[R\], history.
+/// Inputs: logits [R, V], settings, counts, bias; outputs: logits (adjusted), peaks, counts, tokens \[R\], positions \[R\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample;
 
@@ -106,8 +101,8 @@ impl Graph {
     pub fn sample(&mut self, logits: Tensor, tokens: Tensor, positions: Tensor, states: &SampleStates) {
         let (rows, chunks) = (self.rows(logits), self.width(logits).div_ceil(CHUNK));
         let peaks = self.tensor(&[rows, chunks, 2], Dtype::U32);
-        let [settings, counts, bias, history] = [&states.settings, &states.counts, &states.bias, &states.history].map(|s| self.state(s));
-        self.record(Sample, &[logits, settings, counts, bias, tokens, positions, history], &[logits, peaks, counts, tokens, positions, history]);
+        let [settings, counts, bias] = [&states.settings, &states.counts, &states.bias].map(|s| self.state(s));
+        self.record(Sample, &[logits, settings, counts, bias, tokens, positions], &[logits, peaks, counts, tokens, positions]);
     }
 }
 
@@ -123,13 +118,13 @@ impl Op for Sample {
         let (rows, vocabulary) = (shape[0], shape[1]);
         let chunks = vocabulary.div_ceil(CHUNK);
         let threads = super::row_threads(to, 256);
-        let defines = Defines::new().set("THREADS", threads).set("V", vocabulary).set("CHUNK", CHUNK).set("CHUNKS", chunks).set("RING", HISTORY);
+        let defines = Defines::new().set("THREADS", threads).set("V", vocabulary).set("CHUNK", CHUNK).set("CHUNKS", chunks);
         let (vectors, _) = super::vectors(defines.clone(), vocabulary);
         let counts = if vocabulary.is_multiple_of(4) { "vec4<u32>" } else { "u32" };
         let scan = vec![to.output(0), to.input(2), to.input(3), to.input(1), to.output(1)];
         let text = KernelText { name: "sample_scan", parts: &[include_str!("../../../../shaders/sample_scan.wgsl")], defines: vectors.set("COUNTS", counts) };
         to.emit(text, &[scan], [Extent::Fixed(chunks as u32), Extent::Fixed(rows as u32), Extent::Fixed(1)])?;
-        let pick = vec![to.output(0), to.input(1), to.output(1), to.output(2), to.output(3), to.output(4), to.output(5)];
+        let pick = vec![to.output(0), to.input(1), to.output(1), to.output(2), to.output(3), to.output(4)];
         let text = KernelText { name: "sample_pick", parts: &[include_str!("../../../../shaders/sample_pick.wgsl")], defines };
         to.emit(text, &[pick], super::rows_grid(rows))
     }
@@ -147,7 +142,6 @@ impl Op for Sample {
             outputs[2].u32_mut()[row * vocabulary + token] += 1;
             outputs[3].u32_mut()[row] = token as u32;
             outputs[4].u32_mut()[row] = position + 1;
-            outputs[5].u32_mut()[row * HISTORY + position as usize % HISTORY] = token as u32;
         }
     }
 }

@@ -1,0 +1,225 @@
+//! Several prompts at once: each has a place in the cache, and a decoding step takes one token of every answer that is not finished.
+//!
+//! A step reads every weight once, however many sequences it serves. One chat is the case of one request, not code of its own. When a
+//! sequence ends, the steps under way are awaited and the rows are laid out anew; masking the ended row inside the step lost, since a
+//! row that ended would go on costing as much as one that lives.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Instant;
+
+#[cfg(target_arch = "wasm32")]
+use web_time::Instant;
+
+use bayan_gpu::PendingRead;
+use bayan_tensor::ops::SampleSettings;
+use bayan_tensor::{Dtype, Values};
+
+use super::step::{Step, StepKind};
+use super::{Engine, Finish, Usage};
+use crate::GenerateError;
+
+/// Steps that may be under way before the host looks at the oldest one's tokens.
+const STEPS_AHEAD: usize = 3;
+
+/// A prompt to continue.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Its tokens.
+    pub prompt: &'a [u32],
+    /// How tokens are chosen.
+    pub settings: SampleSettings,
+    /// Added to the logits of these tokens.
+    pub bias: &'a [(u32, f32)],
+    /// Tokens that end the answer and are not part of it.
+    pub stop: &'a [u32],
+    /// New tokens at most.
+    pub max_tokens: usize,
+}
+
+/// An answer that is being made.
+struct Row<'a> {
+    /// Its number among the requests.
+    index: usize,
+    /// Its place in the cache.
+    place: usize,
+    request: &'a Request<'a>,
+    /// The prompt and the tokens chosen so far.
+    tokens: Vec<u32>,
+    /// Steps submitted: so many tokens from the prompt's last one on have been read, and stand in the cache.
+    submitted: usize,
+    /// New tokens that the request and the context allow.
+    limit: usize,
+    usage: Usage,
+    finish: Option<Finish>,
+    start: Instant,
+}
+
+impl Row<'_> {
+    fn chosen(&mut self, token: u32, stopped: bool) -> bool {
+        let elapsed = self.start.elapsed().as_secs_f64();
+        match self.usage.generated_tokens {
+            0 => self.usage.prefill_seconds = elapsed,
+            _ => self.usage.decode_seconds = elapsed - self.usage.prefill_seconds,
+        }
+        if self.request.stop.contains(&token) || stopped {
+            self.finish = Some(if stopped { Finish::Stopped } else { Finish::Stop });
+            return false;
+        }
+        self.usage.generated_tokens += 1;
+        self.tokens.push(token);
+        if self.usage.generated_tokens >= self.limit {
+            self.finish = Some(if self.limit < self.request.max_tokens { Finish::ContextFull } else { Finish::Length });
+        }
+        true
+    }
+
+    /// Steps that it still wants.
+    fn wants(&self) -> usize {
+        self.limit - self.submitted.min(self.limit)
+    }
+}
+
+impl Engine {
+    /// Continues several prompts, as many at a time as the engine has sequences; the others wait their turn. `on_token` gets the number of
+    /// the request and each new token as it is known, and may end that answer. The usages come in the order of the requests.
+    ///
+    /// # Errors
+    /// A prompt that does not fit, or a device that fails. After an error the cache is empty.
+    pub async fn generate_many(
+        &mut self,
+        requests: &[Request<'_>],
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<Usage>, GenerateError> {
+        for request in requests {
+            self.check(request.prompt)?;
+            if request.prompt.is_empty() {
+                return Err(GenerateError::EmptyPrompt);
+            }
+            if request.prompt.len() >= self.context() {
+                return Err(GenerateError::PromptTooLong { prompt: request.prompt.len(), context: self.context() });
+            }
+        }
+        self.control.start();
+        let result = self.run(requests, on_token).await;
+        if result.is_err() {
+            self.reset();
+        }
+        result
+    }
+
+    async fn run(&mut self, requests: &[Request<'_>], on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>) -> Result<Vec<Usage>, GenerateError> {
+        let mut usages: Vec<Option<Usage>> = vec![None; requests.len()];
+        let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
+        let mut rows: Vec<Row<'_>> = Vec::new();
+        loop {
+            while rows.len() < self.sequences() {
+                let Some(index) = waiting.pop_front() else { break };
+                rows.push(self.admit(index, &requests[index], &rows).await?);
+            }
+            if rows.iter().all(|row| row.finish.is_none()) && !rows.is_empty() {
+                self.decode(&mut rows, on_token).await?;
+            }
+            for row in rows.extract_if(.., |row| row.finish.is_some()) {
+                let finish = row.finish.unwrap_or(Finish::Length);
+                usages[row.index] = Some(Usage { finish, ..row.usage });
+            }
+            if rows.is_empty() && waiting.is_empty() {
+                return Ok(usages.into_iter().flatten().collect());
+            }
+        }
+    }
+
+    /// Gives a request a free place, the one that has most of its prompt already, and brings the prompt into the cache.
+    async fn admit<'a>(&mut self, index: usize, request: &'a Request<'a>, rows: &[Row<'_>]) -> Result<Row<'a>, GenerateError> {
+        let start = Instant::now();
+        let wanted = &request.prompt[..request.prompt.len() - 1];
+        let common = |place: usize| self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        let free = (0..self.sequences()).filter(|place| rows.iter().all(|row| row.place != *place));
+        let place = free.max_by_key(|&place| (common(place), std::cmp::Reverse(place))).unwrap_or(0);
+        let cached_tokens = self.prefill(place, wanted).await?;
+        let room = self.context() - request.prompt.len();
+        let finish = match (self.control.is_stopped(), request.max_tokens) {
+            (true, _) => Some(Finish::Stopped),
+            (false, 0) => Some(Finish::Length),
+            _ => None,
+        };
+        let prompt_tokens = request.prompt.len();
+        let prefill_seconds = start.elapsed().as_secs_f64();
+        let usage = Usage { prompt_tokens, cached_tokens, generated_tokens: 0, finish: Finish::Length, prefill_seconds, decode_seconds: 0.0 };
+        let limit = request.max_tokens.min(room);
+        Ok(Row { index, place, request, tokens: request.prompt.to_vec(), submitted: 0, limit, usage, finish, start })
+    }
+
+    /// Brings a place of the cache to hold exactly these tokens, reusing what it has in common with them; or fewer, when it is told to stop.
+    async fn prefill(&mut self, place: usize, wanted: &[u32]) -> Result<usize, GenerateError> {
+        let base = place * self.context();
+        let common = self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        self.cached[place].truncate(common);
+        while self.cached[place].len() < wanted.len() && !self.control.is_stopped() {
+            let at = self.cached[place].len();
+            let left = &wanted[at..];
+            let chunk = &left[..left.len().min(self.pace.chunk())];
+            let kind = StepKind::Prefill(chunk.len());
+            let prepared = self.steps.contains_key(&kind);
+            let step = self.step(kind)?;
+            if !prepared {
+                // Compiling kernels is no measure of the device's speed.
+                self.gpu.flush().await?;
+            }
+            let start = Instant::now();
+            step.write(&self.gpu, chunk, at, base);
+            step.plan.submit(&self.gpu, at + chunk.len(), &[]);
+            self.cached[place].extend_from_slice(chunk);
+            // One chunk at a time, so that a slow device is not given seconds of work that cannot be stopped.
+            self.gpu.flush().await?;
+            self.pace.learn(chunk.len(), start.elapsed().as_secs_f64());
+        }
+        Ok(common)
+    }
+
+    /// Decodes until one of the rows has ended.
+    async fn decode(&mut self, rows: &mut [Row<'_>], on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>) -> Result<(), GenerateError> {
+        let step = self.step(StepKind::Decode(rows.len()))?;
+        self.lay_out(&step, rows);
+        // From here on every row's place holds what the steps under way will have written there.
+        let mut under_way: VecDeque<PendingRead> = VecDeque::new();
+        loop {
+            let ended = rows.iter().any(|row| row.finish.is_some());
+            while !ended && under_way.len() < STEPS_AHEAD && rows.iter().all(|row| row.wants() > 0) {
+                let length = rows.iter().map(|row| row.request.prompt.len() + row.submitted).max().unwrap_or(1);
+                under_way.extend(step.plan.submit(&self.gpu, length, &[step.chosen()]));
+                rows.iter_mut().for_each(|row| row.submitted += 1);
+            }
+            let Some(read) = under_way.pop_front() else { break };
+            let values = Values::from_bytes(&read.wait().await?, Dtype::U32);
+            for (row, &token) in rows.iter_mut().zip(values.u32()).filter(|(row, _)| row.finish.is_none()) {
+                if row.chosen(token, self.control.is_stopped()) {
+                    self.control.count(self.control.tokens() + 1);
+                    if on_token(row.index, token).is_break() {
+                        row.finish = Some(Finish::Stopped);
+                    }
+                }
+            }
+        }
+        for row in rows {
+            let read = (row.request.prompt.len() - 1 + row.submitted).min(row.tokens.len());
+            self.cached[row.place] = row.tokens[..read].to_vec();
+        }
+        Ok(())
+    }
+
+    /// Writes each row's next token, position, place and sampler. No step is under way.
+    fn lay_out(&self, step: &Rc<Step>, rows: &[Row<'_>]) {
+        let next = rows.iter().map(|row| {
+            let position = row.tokens.len() - 1;
+            (row.tokens[position], position, row.place * self.context())
+        });
+        step.write_each(&self.gpu, &next.collect::<Vec<_>>());
+        for (number, row) in rows.iter().enumerate() {
+            self.sampling.write(&self.gpu, number, &row.request.settings, row.request.bias, &row.tokens);
+        }
+    }
+}
