@@ -118,17 +118,59 @@ pub struct Planes {
     pub bytes: Vec<Vec<u8>>,
 }
 
+/// Fewer values than this are quantized where they are: starting threads would take longer.
+const THREADED_VALUES: usize = 1 << 17;
+
+/// Threads to quantize with.
+#[cfg(not(target_arch = "wasm32"))]
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// A browser's engine has one.
+#[cfg(target_arch = "wasm32")]
+fn threads() -> usize {
+    1
+}
+
 impl Planes {
     /// No rows yet.
     pub fn new(format: &'static dyn Format, k: usize) -> Self {
         Self { format, rows: 0, k, bytes: vec![Vec::new(); format.planes().len()] }
     }
 
-    /// Quantizes `values` `[rows, k]` and appends them. `importance` is `[k]`.
+    /// Quantizes `values` `[rows, k]` and appends them, many rows on every core of the machine. `importance` is `[k]`.
     ///
     /// Errors: the flat index within `values` of a value that does not fit.
     pub fn push_rows(&mut self, values: &[f32], importance: Option<&[f32]>) -> Result<(), Unrepresentable> {
         assert!(self.k > 0 && values.len().is_multiple_of(self.k), "values must be whole rows of {}", self.k);
+        let rows = values.len() / self.k;
+        let threads = if values.len() < THREADED_VALUES { 1 } else { threads().min(rows) };
+        if threads < 2 {
+            return self.push_rows_here(values, importance);
+        }
+        let share = rows.div_ceil(threads) * self.k;
+        let (format, k) = (self.format, self.k);
+        let quantize = |(number, part): (usize, &[f32])| {
+            let mut planes = Planes::new(format, k);
+            let done = planes.push_rows_here(part, importance);
+            done.map(|()| planes).map_err(|error| Unrepresentable { index: number * share + error.index, ..error })
+        };
+        let parts: Vec<Result<Planes, Unrepresentable>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = values.chunks(share).enumerate().map(|part| scope.spawn(move || quantize(part))).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        for part in parts {
+            let part = part?;
+            for (to, from) in self.bytes.iter_mut().zip(&part.bytes) {
+                to.extend_from_slice(from);
+            }
+            self.rows += part.rows;
+        }
+        Ok(())
+    }
+
+    fn push_rows_here(&mut self, values: &[f32], importance: Option<&[f32]>) -> Result<(), Unrepresentable> {
         let rows = values.len() / self.k;
         for (plane, bytes) in self.bytes.iter_mut().enumerate() {
             bytes.reserve(self.format.row_bytes(plane, self.k) as usize * rows);

@@ -330,3 +330,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn many_rows_on_several_threads_are_the_rows_one_by_one() {
+    let (rows, k) = (700, 257);
+    let values: Vec<f32> = (0..rows * k).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 100.0).collect();
+    let importance: Vec<f32> = (0..k).map(|i| 1.0 + (i % 7) as f32).collect();
+    for format in FORMATS {
+        let (mut together, mut single) = (Planes::new(*format, k), Planes::new(*format, k));
+        together.push_rows(&values, Some(&importance)).expect("finite values");
+        values.chunks_exact(k).for_each(|row| single.push_rows(row, Some(&importance)).expect("finite values"));
+        assert_eq!((together.rows, &together.bytes), (rows, &single.bytes), "{}", format.name());
+    }
+    let mut broken = values.clone();
+    broken[600 * k + 5] = 1e9;
+    let found = Planes::new(format_by_name("f16").expect("f16"), k).push_rows(&broken, None).expect_err("1e9 is no f16");
+    assert_eq!(found.index, 600 * k + 5);
+}

@@ -1,0 +1,102 @@
+//! Loading a checkpoint of more than 2 GB: what the host holds beyond the device's buffers stays small. On a software device those buffers
+//! are host memory too and are subtracted.
+#![cfg(target_os = "linux")]
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::rc::Rc;
+
+use bayan_generate::{Engine, EngineOptions};
+use bayan_gpu::{Gpu, GpuOptions, block_on};
+use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
+use serde_json::{Map, Value, json};
+
+/// What is allowed: the host's memory beyond the device's buffers, whatever the checkpoint's size.
+const MOST_BYTES: u64 = 300 << 20;
+
+const LAYERS: usize = 16;
+
+fn shapes() -> Vec<(String, [u64; 2])> {
+    let (d, f, v) = (2048, 8192, 32000);
+    let mut list = vec![("model.embed_tokens.weight".to_string(), [v, d]), ("lm_head.weight".to_string(), [v, d])];
+    for layer in 0..LAYERS {
+        let parts = [("q", d, d), ("k", d, d), ("v", d, d), ("o", d, d)].map(|(name, rows, columns)| (format!("self_attn.{name}_proj"), [rows, columns]));
+        let mlp = [("gate", f, d), ("up", f, d), ("down", d, f)].map(|(name, rows, columns)| (format!("mlp.{name}_proj"), [rows, columns]));
+        list.extend(parts.into_iter().chain(mlp).map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+    }
+    list
+}
+
+/// Random f16 matrices and norms of ones, as one safetensors file; its size in bytes.
+fn write(directory: &Path) -> u64 {
+    let config = json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "torch_dtype": "float16",
+        "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu"});
+    std::fs::write(directory.join("config.json"), config.to_string()).expect("a config");
+    let norms = (0..LAYERS).flat_map(|layer| ["input_layernorm", "post_attention_layernorm"].map(|norm| format!("model.layers.{layer}.{norm}.weight")));
+    let norms: Vec<String> = norms.chain(["model.norm.weight".to_string()]).collect();
+    let (mut header, mut end) = (Map::new(), 0u64);
+    for (name, shape) in shapes() {
+        let begin = end;
+        end += shape[0] * shape[1] * 2;
+        header.insert(name, json!({"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}));
+    }
+    for name in &norms {
+        header.insert(name.clone(), json!({"dtype": "F16", "shape": [2048], "data_offsets": [end, end + 4096]}));
+        end += 4096;
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(directory.join("model.safetensors")).expect("a file"));
+    file.write_all(&(header.len() as u64).to_le_bytes()).expect("room");
+    file.write_all(header.as_bytes()).expect("room");
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut chunk = vec![0u8; 1 << 20];
+    let mut left = shapes().iter().map(|(_, shape)| shape[0] * shape[1] * 2).sum::<u64>();
+    while left > 0 {
+        for word in chunk.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            // Signs and mantissas at random, the exponent of numbers from 0.0156 to 0.0312.
+            word.copy_from_slice(&(state & 0x83ff_83ff_83ff_83ff | 0x2400_2400_2400_2400).to_le_bytes());
+        }
+        let count = left.min(chunk.len() as u64);
+        file.write_all(&chunk[..count as usize]).expect("room for 2 GB in the temporary directory");
+        left -= count;
+    }
+    let ones: Vec<u8> = [0x00, 0x3c].repeat(2048);
+    norms.iter().for_each(|_| file.write_all(&ones).expect("room"));
+    file.flush().expect("room");
+    end
+}
+
+/// A line of /proc/self/status in bytes.
+fn status(line: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let found = text.lines().find_map(|l| l.strip_prefix(line)?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    found.expect("a size") * 1024
+}
+
+#[test]
+fn a_large_checkpoint_needs_little_of_the_host() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file_bytes = write(directory.path());
+    assert!(file_bytes > 2 << 30, "{file_bytes}");
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+    let source = Rc::new(DirectorySource::new(directory.path()).expect("a directory"));
+    let checkpoint = block_on(Checkpoint::open(source)).expect("a checkpoint");
+    for format in ["f16", "q8_0"] {
+        // Resets the high-water mark.
+        std::fs::write("/proc/self/clear_refs", "5").expect("/proc");
+        let (before, device_before) = (status("VmRSS:"), gpu.allocated_bytes());
+        let options = EngineOptions { context: Some(256), policy: Some(Policy::for_format(format_by_name(format).expect("a format"))), ..Default::default() };
+        let engine = block_on(Engine::open(&checkpoint, &gpu, &options, &mut |_, _| {})).expect("an engine");
+        let (peak, device) = (status("VmHWM:"), gpu.allocated_bytes() - device_before);
+        let beyond = peak.saturating_sub(before).saturating_sub(if gpu.capabilities().software { device } else { 0 });
+        let mib = |bytes: u64| bytes >> 20;
+        println!("{format}: file {} MiB, device {} MiB, host beyond the device {} MiB", mib(file_bytes), mib(device), mib(beyond));
+        assert!(beyond <= MOST_BYTES, "{format}: {} MiB beyond the device's {} MiB", mib(beyond), mib(device));
+        drop(engine);
+    }
+}
