@@ -347,3 +347,18 @@ fn many_rows_on_several_threads_are_the_rows_one_by_one() {
     let found = Planes::new(format_by_name("f16").expect("f16"), k).push_rows(&broken, None).expect_err("1e9 is no f16");
     assert_eq!(found.index, 600 * k + 5);
 }
+
+/// Prints how fast each format quantizes; not a check of speed, which is the machine's.
+#[test]
+#[ignore = "a measurement: cargo test --release -p bayan-weights speed -- --ignored --nocapture"]
+fn speed_of_the_quantizers() {
+    let mut random = Random(7);
+    let k = 4096;
+    let values: Vec<f32> = (0..256 * k).map(|_| 0.02 * random.normal()).collect();
+    for format in FORMATS {
+        let start = std::time::Instant::now();
+        let mut planes = Planes::new(*format, k);
+        values.chunks_exact(k).for_each(|row| planes.push_rows(row, None).expect("finite values"));
+        println!("{}: {:.0} million weights a second on one core", format.name(), values.len() as f64 / start.elapsed().as_secs_f64() / 1e6);
+    }
+}
