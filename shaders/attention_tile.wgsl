@@ -17,7 +17,9 @@ const TK = ${TK}u;
 const WINDOW = ${WINDOW}u; // 0: none
 const OUTPUTS = ${OUTPUTS}u; // vectors of y that one invocation owns
 
+#if SHARED_QUERIES
 var<workgroup> queries: array<vec4<f32>, ${TQ_D4}>;
+#endif
 var<workgroup> rows: array<vec4<f32>, ${TK_D4}>;
 var<workgroup> weights: array<f32, ${TQ_TK}>;
 var<workgroup> peaks: array<f32, ${TQ}>;
@@ -36,10 +38,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let last = first + count - 1u;
   var begin = 0u;
   if (WINDOW > 0u && first + 1u > WINDOW) { begin = first + 1u - WINDOW; }
+#if SHARED_QUERIES
   for (var i = lane; i < TQ * D4; i += ${THREADS}u) {
     let t = min(i / D4, count - 1u);
     queries[i] = q[((tile.x + t) * H + head) * D4 + i % D4];
   }
+#endif
   if (lane < TQ) { peaks[lane] = -1e30; sums[lane] = 0.0; }
   var outputs: array<vec4<f32>, ${OUTPUTS}>;
   for (var start = begin; start <= last; start += TK) {
@@ -52,7 +56,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let t = i / TK;
       let key = i % TK;
       var sum = 0.0;
+#if SHARED_QUERIES
       for (var c = 0u; c < D4; c++) { sum += dot(queries[t * D4 + c], rows[key * D4 + c]); }
+#else
+      let at = ((tile.x + min(t, count - 1u)) * H + head) * D4;
+      for (var c = 0u; c < D4; c++) { sum += dot(q[at + c], rows[key * D4 + c]); }
+#endif
       let position = first + t;
       var visible = start + key <= position && t < count;
       if (WINDOW > 0u) { visible = visible && start + key + WINDOW > position; }

@@ -13,15 +13,17 @@ fn main() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=checkpoint");
     let mut source = String::from("&[\n");
-    for (name, path) in listing(&checkpoint)? {
-        source += &format!("    ({name:?}, include_bytes!({path:?})),\n");
+    for name in listing(&checkpoint)? {
+        // Relative to the manifest, so that a build folder outlives the place of the checkout.
+        let path = format!("/checkpoint/{name}");
+        source += &format!("    ({name:?}, include_bytes!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))),\n");
     }
     source += "]\n";
     fs::write(out.join("files.rs"), source).map_err(|e| format!("cannot write the file list: {e}"))
 }
 
-/// (name, absolute path) of each plain file in `directory`, by name; nothing when it is missing.
-fn listing(directory: &Path) -> Result<Vec<(String, String)>, String> {
+/// The plain files in `directory`, by name; nothing when it is missing.
+fn listing(directory: &Path) -> Result<Vec<String>, String> {
     if !directory.is_dir() {
         return Ok(Vec::new());
     }
@@ -29,11 +31,11 @@ fn listing(directory: &Path) -> Result<Vec<(String, String)>, String> {
     let entries = fs::read_dir(directory).map_err(|e| format!("cannot list {}: {e}", directory.display()))?;
     for entry in entries {
         let path = entry.map_err(|e| format!("cannot list {}: {e}", directory.display()))?.path();
-        let (Some(name), Some(full)) = (path.file_name().and_then(|n| n.to_str()), path.to_str()) else {
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
             return Err(format!("{} has a name that is not UTF-8: rename it", path.display()));
         };
         if path.is_file() && !name.starts_with('.') {
-            files.push((name.to_owned(), full.to_owned()));
+            files.push(name.to_owned());
         }
     }
     files.sort();

@@ -17,6 +17,8 @@ pub struct GpuOptions {
     pub low_power: bool,
     /// Pretend that bindings may not be larger than this, to test sharding.
     pub max_binding_bytes: Option<u64>,
+    /// Change what is believed of the device, to compile the kernels of devices that are not at hand. What it then computes may be wrong.
+    pub pretend: Option<fn(&mut Capabilities)>,
 }
 
 /// An adapter as the driver lists it.
@@ -157,6 +159,9 @@ impl Gpu {
         let mut capabilities = capabilities(&instance, &adapter, options.disable);
         if let Some(limit) = options.max_binding_bytes {
             capabilities.max_binding_bytes = capabilities.max_binding_bytes.min(limit);
+        }
+        if let Some(pretend) = options.pretend {
+            pretend(&mut capabilities);
         }
         let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let descriptor = wgpu::DeviceDescriptor {

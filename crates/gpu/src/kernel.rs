@@ -65,6 +65,12 @@ impl Gpu {
         Ok(kernel)
     }
 
+    /// Name and text of every kernel that was compiled, as the device's compiler got it.
+    pub fn kernel_texts(&self) -> Vec<(String, String)> {
+        let before = preamble(self.capabilities());
+        self.kernels().iter().map(|(text, kernel)| (kernel.name().to_string(), format!("{before}{text}"))).collect()
+    }
+
     fn compile(&self, name: &str, text: &str) -> Result<Kernel, GpuError> {
         let fail = |reason: String| GpuError::Kernel { kernel: name.to_string(), reason };
         let bindings = shader::bindings(text).map_err(fail)?;

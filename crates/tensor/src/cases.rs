@@ -385,6 +385,15 @@ fn difference(reference: &Values, found: &Values) -> f64 {
     }
 }
 
+/// Links and compiles a case's kernels, and runs nothing.
+///
+/// # Errors
+/// A kernel does not compile.
+pub fn compile(gpu: &Gpu, case: &Case) -> Result<(), GpuError> {
+    let (graph, outputs) = (case.record)(&mut Maker { gpu: Some(gpu), seed: 0 })?;
+    Plan::new(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities())).map(|_| ())
+}
+
 /// Runs a case on the device and against its reference. Outputs are filled with NaN first, so that a value that no kernel wrote fails.
 ///
 /// # Errors

@@ -2,16 +2,19 @@
 //!
 //! `BAYAN_CASES` runs only the cases whose name contains it.
 
-use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
+use bayan_gpu::{Capabilities, Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::cases;
 
 fn suite(disable: &str) {
-    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), ..Default::default() };
+    suite_on(disable, &std::env::var("BAYAN_CASES").unwrap_or_default(), None);
+}
+
+fn suite_on(disable: &str, only: &str, pretend: Option<fn(&mut Capabilities)>) {
+    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), pretend, ..Default::default() };
     let gpu = block_on(Gpu::open(&options)).expect("a device");
-    let only = std::env::var("BAYAN_CASES").unwrap_or_default();
     let mut failures = Vec::new();
     let mut ran = 0;
-    for (index, case) in cases::cases().iter().enumerate().filter(|(_, case)| case.name.contains(&only)) {
+    for (index, case) in cases::cases().iter().enumerate().filter(|(_, case)| case.name.contains(only)) {
         ran += 1;
         match block_on(cases::run(&gpu, case, index as u64)) {
             Ok(outcome) if outcome.passed() => {}
@@ -47,4 +50,12 @@ fn hardware_shapes() {
 #[test]
 fn hardware_shapes_plain() {
     suite("software,f16,subgroups,dot");
+}
+
+/// Tiles that are smaller because the device has little workgroup memory.
+#[test]
+fn hardware_shapes_with_little_memory() {
+    for only in ["attention", "linear f32", "linear q4_0"] {
+        suite_on("software,f16,subgroups,dot", only, Some(|capabilities| capabilities.max_workgroup_bytes = 16 << 10));
+    }
 }

@@ -106,8 +106,11 @@ impl Attention {
     fn dispatch_tiles(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let d4 = self.head_dim / 4;
         let room = to.capabilities().max_workgroup_bytes as usize - 256;
+        // Where wide heads leave no room for both in workgroup memory, only the keys and values go there.
+        let needs = |queries: usize, keys: usize| (queries + keys) * self.head_dim * 4 + QUERY_TILE * keys * 4;
+        let shared = needs(QUERY_TILE, 4) <= room;
         let mut keys = 32;
-        while keys > 4 && (QUERY_TILE + keys) * self.head_dim * 4 + QUERY_TILE * keys * 4 > room {
+        while keys > 4 && needs(if shared { QUERY_TILE } else { 0 }, keys) > room {
             keys /= 2;
         }
         let threads = 128;
@@ -116,6 +119,7 @@ impl Attention {
             .set("THREADS", threads)
             .set("TQ", QUERY_TILE)
             .set("TK", keys)
+            .set("SHARED_QUERIES", shared)
             .set("TQ_D4", QUERY_TILE * d4)
             .set("TK_D4", keys * d4)
             .set("TQ_TK", QUERY_TILE * keys)

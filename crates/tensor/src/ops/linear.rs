@@ -131,7 +131,9 @@ impl Linear {
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
         assert!(self.norm.is_none() && self.gate.is_none(), "tiles take no norm and no gate");
-        let (tm, tn, rm, rn) = if tokens > 32 { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
+        // 128 rows of tiles in f32 are 18 KiB of workgroup memory, more than every WebGPU device has.
+        let fits = to.capabilities().f16 || to.capabilities().max_workgroup_bytes >= (64 + 64) * 9 * 16;
+        let (tm, tn, rm, rn) = if tokens > 32 && fits { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
         let defines = self
             .defines()
             .set("K", self.weight.columns())
