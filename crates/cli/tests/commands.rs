@@ -155,3 +155,26 @@ fn devices_and_ops_describe_this_machine() {
     assert!(ops["cases"].as_array().is_some_and(|cases| cases.iter().all(|c| c["name"].as_str().is_some_and(|n| n.contains("rms_norm")))));
     common::fail(&run(&["ops", "--filter", "no such case"]), 1);
 }
+
+/// A checkpoint as LLaMA-2's repositories have it: a bare SentencePiece model and no tokenizer.json.
+#[test]
+fn a_bare_sentencepiece_model_is_enough() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for entry in std::fs::read_dir(model("llama2_mha")).expect("a fixture").flatten() {
+        let name = entry.file_name();
+        if !name.to_string_lossy().contains("token") {
+            std::fs::copy(entry.path(), directory.path().join(name)).expect("a copy");
+        }
+    }
+    for name in ["tokenizer.model", "tokenizer_config.json"] {
+        std::fs::copy(common::fixtures("sentencepiece").join(name), directory.path().join(name)).expect("a copy");
+    }
+    let place = directory.path().to_str().expect("a path");
+    let source = "السلام عليكم، كَيْفَ الحال؟ ١٢٣ 😀";
+    let ids = succeed(&run(&["tokenize", source, "--model", place]));
+    assert_eq!(succeed(&run_with_input(&["tokenize", "--decode", "--model", place], &ids)).trim(), source);
+    let answer = json(&["generate", "مرحبا", "--max-tokens", "8", "--temperature", "0", "--ignore-eos", "--json", "--model", place]);
+    assert_eq!(answer["ids"].as_array().expect("ids").len(), 8);
+    let chat = json(&["generate", "مرحبا", "--chat", "--chat-template", "llama2", "--max-tokens", "4", "--json", "--model", place]);
+    assert!(chat["usage"]["prompt_tokens"].as_u64() > answer["usage"]["prompt_tokens"].as_u64(), "{chat}");
+}

@@ -115,3 +115,19 @@ fn models_that_cannot_be_followed_are_refused_with_a_remedy() {
     assert!(message(&piece(&"x".repeat(600), 0.0, 1)).contains("600 bytes"));
     assert!(message(&[0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).contains("bytes, where 0 are left"));
 }
+
+#[test]
+fn ids_are_those_of_the_sentencepiece_library() {
+    let file = |name: &str| std::fs::read(format!("{}/../../tests/fixtures/sentencepiece/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (model, config) = (file("tokenizer.model"), file("tokenizer_config.json"));
+    let tokenizer = Tokenizer::from_files(&TokenizerFiles { tokenizer_model: Some(&model), tokenizer_config: Some(&config), ..Default::default() }).unwrap();
+    let cases = json(&file("cases.json"));
+    let cases = cases["cases"].as_array().unwrap();
+    assert!(cases.len() > 70);
+    for case in cases {
+        let text = case["text"].as_str().unwrap();
+        // The library has no special tokens in texts; as a user's text they stay text.
+        assert_eq!(tokenizer.encode_untrusted(text).unwrap(), ids(&case["ids"]), "{text:?}");
+        assert_eq!(tokenizer.decode(&ids(&case["ids"]), false).unwrap(), case["decoded"], "{text:?}");
+    }
+}
