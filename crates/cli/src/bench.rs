@@ -270,6 +270,7 @@ fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
             "bound_bytes": measured.cost.bound_bytes,
             "activation_bytes": measured.cost.activation_bytes,
         },
+        "streamed_bytes_per_step": engine.streamed_bytes(),
         "cache_bytes": engine.cache_bytes(),
         "allocated_bytes": engine.gpu().allocated_bytes(),
         "profile": profiles,
@@ -299,6 +300,10 @@ fn print(engine: &Engine, measured: &Measured) -> Result<()> {
     output::line(&format!("one token: {} dispatches in {} pass, {bound} bound, {activations} of activations", cost.dispatches, cost.passes))?;
     let (allocated, cache) = (output::size(engine.gpu().allocated_bytes()), output::size(engine.cache_bytes()));
     output::line(&format!("device memory: {allocated}, of which the cache of {} positions {cache}", engine.context()))?;
+    if let streamed @ 1.. = engine.streamed_bytes() {
+        let per_second = measured.generate.as_ref().map_or(0.0, |speed| speed.mean() / f64::from(engine.sequences() as u32) * streamed as f64 / 1e9);
+        output::line(&format!("streamed from host memory: {} for every step, {per_second:.2} GB/s while generating", output::size(streamed)))?;
+    }
     for (title, kernels) in &measured.profiles {
         let total: f64 = kernels.iter().map(|k| k.elapsed_ms).sum();
         let row = |k: &Kernel| {

@@ -12,7 +12,7 @@ use bayan_models::Adapter;
 use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Policy, Source};
 
 use crate::options::{AdapterArg, DeviceArgs, ModelArgs};
-use crate::output::Progress;
+use crate::output::{self, Progress};
 use crate::tuning;
 
 /// The files of the model that was named, or of the one in the program.
@@ -109,12 +109,17 @@ fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template: Opt
         sequences,
         cache: args.cache.format(),
         policy: args.quantize.map(Policy::for_format),
+        gpu_layers: args.gpu_layers,
         ..Default::default()
     };
     let started = Instant::now();
     let mut progress = Progress::new("loading", true);
     let options = ModelOptions { engine, chat_template };
     let mut model = block_on(Model::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?;
+    drop(progress);
+    if let streamed @ 1.. = model.engine.streamed_bytes() {
+        output::note(&format!("{} of weights stay in host memory and are sent to the device for every step", output::size(streamed)));
+    }
     tuning::apply(&mut model.engine, args.autotune)?;
     for adapter in &args.adapter {
         attach(&mut model.engine, adapter)?;

@@ -51,6 +51,9 @@ pub struct ModelArgs {
     /// Positions of the context [default: the model's own limit, at most 4096]
     #[arg(short, long, visible_alias = "ctx-size", env = "BAYAN_CONTEXT", value_name = "N", value_parser = clap::value_parser!(u64).range(2..=LONGEST_CONTEXT))]
     pub context: Option<u64>,
+    /// Layers on the device; the others stay in host memory and are streamed there for every step [default: all]
+    #[arg(long, visible_aliases = ["n-gpu-layers", "ngl"], env = "BAYAN_GPU_LAYERS", value_name = "N")]
+    pub gpu_layers: Option<usize>,
     /// Numbers of the key-value cache
     #[arg(long, env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
     pub cache: CacheArg,

@@ -202,6 +202,34 @@ fn many_prompts_answer_as_each_does_alone() {
 }
 
 #[test]
+fn streamed_layers_change_nothing_but_the_memory() {
+    let gpu = gpu(GpuOptions::default());
+    for (name, format) in [("llama3_gqa", "q4_k"), ("qwen3_qknorm", "f16")] {
+        let open = |gpu_layers| {
+            let before = gpu.allocated_bytes();
+            let options = EngineOptions { gpu_layers, policy: policy(format), context: Some(64), ..exact() };
+            let engine = engine(name, &gpu, options);
+            let held = gpu.allocated_bytes() - before;
+            (engine, held)
+        };
+        let prompt = ids(40, 500);
+        let (mut whole, whole_bytes) = open(None);
+        let expected = (greedy(&mut whole, &prompt, 12), block_on(whole.logits(&prompt, true)).unwrap());
+        assert_eq!(whole.streamed_bytes(), 0);
+        drop(whole);
+        let layers = checkpoint(name).config()["num_hidden_layers"].as_u64().unwrap() as usize;
+        for kept in 0..layers {
+            let (mut partly, _) = open(Some(kept));
+            assert!(partly.streamed_bytes() > 0);
+            assert_eq!((greedy(&mut partly, &prompt, 12), block_on(partly.logits(&prompt, true)).unwrap()), expected, "{name}, {kept} layers kept");
+        }
+        // With as many layers as there are, nothing is streamed.
+        let (all, all_bytes) = open(Some(layers));
+        assert_eq!((all.streamed_bytes(), all_bytes), (0, whole_bytes));
+    }
+}
+
+#[test]
 fn a_token_costs_at_most_six_dispatches_a_layer_and_five() {
     let gpu = gpu(GpuOptions::default());
     for name in MODELS {

@@ -1,14 +1,19 @@
 //! Buffers on the device and ranges of them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 #[derive(Debug)]
 struct Inner {
     raw: wgpu::Buffer,
     size_bytes: u64,
     allocated: Arc<AtomicU64>,
+    /// What was streamed into it last.
+    holds: Mutex<Option<Contents>>,
 }
+
+/// Bytes in host memory that a buffer shared by several owners must hold while one of them is used.
+pub type Contents = Arc<Vec<u8>>;
 
 impl Drop for Inner {
     fn drop(&mut self) {
@@ -26,7 +31,7 @@ pub struct Buffer(Arc<Inner>);
 impl Buffer {
     pub(crate) fn new(raw: wgpu::Buffer, size_bytes: u64, allocated: Arc<AtomicU64>) -> Buffer {
         allocated.fetch_add(size_bytes, Ordering::Relaxed);
-        Buffer(Arc::new(Inner { raw, size_bytes, allocated }))
+        Buffer(Arc::new(Inner { raw, size_bytes, allocated, holds: Mutex::default() }))
     }
 
     pub(crate) fn raw(&self) -> &wgpu::Buffer {
@@ -40,13 +45,23 @@ impl Buffer {
 
     /// The whole buffer as a binding.
     pub fn whole(&self) -> Slice {
-        Slice { buffer: self.clone(), offset_bytes: 0, size_bytes: self.size_bytes() }
+        self.slice(0, self.size_bytes())
     }
 
     /// A range of the buffer as a binding; the offset must be a multiple of the device's alignment.
     pub fn slice(&self, offset_bytes: u64, size_bytes: u64) -> Slice {
         assert!(offset_bytes + size_bytes <= self.size_bytes(), "slice {offset_bytes}+{size_bytes} of a buffer of {} bytes", self.size_bytes());
-        Slice { buffer: self.clone(), offset_bytes, size_bytes }
+        Slice { buffer: self.clone(), offset_bytes, size_bytes, contents: None }
+    }
+
+    /// Takes note that the buffer gets these contents; false if it has them already.
+    pub(crate) fn takes(&self, contents: &Contents) -> bool {
+        let mut holds = self.0.holds.lock().unwrap_or_else(|e| e.into_inner());
+        let new = !holds.as_ref().is_some_and(|held| Arc::ptr_eq(held, contents));
+        if new {
+            *holds = Some(contents.clone());
+        }
+        new
     }
 
     /// Whether two handles name the same buffer.
@@ -64,4 +79,6 @@ pub struct Slice {
     pub offset_bytes: u64,
     /// Number of bytes.
     pub size_bytes: u64,
+    /// What the whole buffer must hold when a kernel reads this: brought there before the kernel runs.
+    pub contents: Option<Contents>,
 }

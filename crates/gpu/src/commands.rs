@@ -1,7 +1,7 @@
 //! Submission of dispatch lists and read-back.
 
 use crate::oneshot::{self, Receiver};
-use crate::{Bindings, Buffer, Gpu, GpuError, Kernel};
+use crate::{Bindings, Buffer, Contents, Gpu, GpuError, Kernel};
 
 /// One dispatch of a prepared list.
 #[derive(Debug, Clone)]
@@ -14,7 +14,12 @@ pub struct Dispatch {
     pub bindings: Bindings,
     /// Number of workgroups.
     pub grid: [u32; 3],
+    /// What buffers must hold before it runs.
+    pub uploads: Vec<(Buffer, Contents)>,
 }
+
+/// Bytes streamed to the device before waiting for it: what staging memory may hold.
+const STREAM_BYTES: usize = 256 << 20;
 
 /// A range that is copied out after a submission.
 #[derive(Debug, Clone)]
@@ -59,15 +64,29 @@ impl PendingRead {
 }
 
 impl Gpu {
-    /// Submits the list in one compute pass, then the copies, in one command buffer. Returns the reads in order.
+    /// Submits the list in one compute pass, then the copies, in one command buffer; only where weights are streamed from host memory, in
+    /// one for each change of what the buffers hold. Returns the reads in order.
     pub fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a Dispatch>, reads: &[ReadRequest]) -> Vec<PendingRead> {
-        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in dispatches {
-                record(&mut pass, dispatch);
+        let mut part: Vec<&Dispatch> = Vec::new();
+        let mut streamed = 0;
+        for dispatch in dispatches {
+            let missing: Vec<_> = dispatch.uploads.iter().filter(|(buffer, contents)| buffer.takes(contents)).collect();
+            if !missing.is_empty() {
+                self.queue().submit([self.encode(&part).finish()]);
+                part.clear();
             }
+            for (buffer, contents) in missing {
+                if streamed + contents.len() > STREAM_BYTES {
+                    // An error shows at the next read.
+                    let _ = self.device().poll(wgpu::PollType::wait_indefinitely());
+                    streamed = 0;
+                }
+                self.write(buffer, 0, contents);
+                streamed += contents.len();
+            }
+            part.push(dispatch);
         }
+        let mut encoder = self.encode(&part);
         let staged: Vec<_> = reads
             .iter()
             .map(|read| {
@@ -85,6 +104,17 @@ impl Gpu {
                 PendingRead { gpu: self.clone(), staging, size_bytes, mapped }
             })
             .collect()
+    }
+
+    fn encode(&self, dispatches: &[&Dispatch]) -> wgpu::CommandEncoder {
+        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in dispatches {
+                record(&mut pass, dispatch);
+            }
+        }
+        encoder
     }
 
     fn take_staging(&self, size_bytes: u64) -> wgpu::Buffer {

@@ -18,7 +18,7 @@ pub enum GpuError {
     },
     /// An allocation failed.
     #[error(
-        "out of GPU memory while allocating {what} ({size_bytes} bytes; {allocated_bytes} bytes were already allocated); use a smaller format (`--quantize q4_0`), a shorter `--context`, or a smaller model"
+        "out of GPU memory while allocating {what} ({size_bytes} bytes; {allocated_bytes} bytes were already allocated); use a smaller format (`--quantize q4_0`), a shorter `--context`, a smaller model, or `--gpu-layers N` to stream the layers after the first N from host memory"
     )]
     OutOfMemory {
         /// What the buffer was for.

@@ -15,7 +15,7 @@ mod oneshot;
 mod profile;
 pub mod shader;
 
-pub use buffer::{Buffer, Slice};
+pub use buffer::{Buffer, Contents, Slice};
 pub use capabilities::{Capabilities, Disable};
 pub use commands::{Dispatch, PendingRead, ReadRequest};
 pub use device::{AdapterSummary, Gpu, GpuOptions, list_adapters};

@@ -84,8 +84,25 @@ pub async fn open(
     policy: Option<Policy>,
     on_progress: OnProgress<'_>,
 ) -> Result<Box<dyn Decoder>, ModelError> {
+    open_partly(checkpoint, gpu, opening, policy, None, on_progress).await
+}
+
+/// As [`open`], with only the first `gpu_layers` layers on the device; the others stay in host memory and are streamed there when they are
+/// used.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_partly(
+    checkpoint: &Checkpoint,
+    gpu: Option<&Gpu>,
+    opening: &Opening,
+    policy: Option<Policy>,
+    gpu_layers: Option<usize>,
+    on_progress: OnProgress<'_>,
+) -> Result<Box<dyn Decoder>, ModelError> {
     let load = architecture(checkpoint)?;
     let mut loader = Loader::new(checkpoint, gpu, policy, on_progress);
+    loader.stream_layers_from(gpu_layers);
     let decoder = load(&Fields(checkpoint.config()), opening, &mut loader).await?;
     if let Some(gpu) = gpu {
         gpu.flush().await?;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bayan_gpu::Gpu;
-use bayan_tensor::{Matrix, MatrixBuilder, State, Values};
+use bayan_tensor::{Matrix, MatrixBuilder, Slots, State, Values};
 use bayan_weights::{Checkpoint, Dtype, Format, Policy, Stored, format_by_name};
 
 use crate::ModelError;
+use crate::adapter::layer_of;
 
 /// Bytes of a tensor that are in host memory at a time, about.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -25,13 +26,33 @@ pub struct Loader<'a> {
     read_bytes: u64,
     unflushed_bytes: usize,
     on_progress: OnProgress<'a>,
+    gpu_layers: Option<usize>,
+    slots: Slots,
 }
 
 impl<'a> Loader<'a> {
     /// A loader onto the device, or onto the host for the interpreter when `gpu` is `None`. With a policy, dense matrices are
     /// quantized as they stream; without, they keep what is stored, bf16 as f16.
     pub fn new(checkpoint: &'a Checkpoint, gpu: Option<&'a Gpu>, policy: Option<Policy>, on_progress: OnProgress<'a>) -> Loader<'a> {
-        Loader { checkpoint, gpu, policy, read_bytes: 0, unflushed_bytes: 0, on_progress }
+        Loader { checkpoint, gpu, policy, read_bytes: 0, unflushed_bytes: 0, on_progress, gpu_layers: None, slots: Slots::default() }
+    }
+
+    /// Keeps the matrices of the layers from this one on in host memory, to be brought to the device when they are used. Two layers have room
+    /// there at a time.
+    pub fn stream_layers_from(&mut self, gpu_layers: Option<usize>) {
+        self.gpu_layers = gpu_layers;
+    }
+
+    fn builder(&mut self, name: &str, format: &'static dyn Format, rows: usize, columns: usize) -> Result<MatrixBuilder<'a>, ModelError> {
+        let layer = layer_of(name).filter(|layer| self.gpu_layers.is_some_and(|kept| *layer >= kept));
+        Ok(match (self.gpu, layer) {
+            (Some(gpu), Some(layer)) => {
+                // Neighbouring layers alternate, so that one can be written while the other is read.
+                let slot = format!("{}{}", layer % 2, name.rsplit('.').take(3).collect::<Vec<_>>().join("."));
+                MatrixBuilder::streamed(gpu, &mut self.slots, &slot, name, format, rows, columns)?
+            }
+            _ => MatrixBuilder::new(self.gpu, name, format, rows, columns)?,
+        })
     }
 
     /// The device.
@@ -83,7 +104,7 @@ impl<'a> Loader<'a> {
             }
         }
         let rows = parts.iter().map(|p| p.1).sum();
-        let mut builder = MatrixBuilder::new(self.gpu, first, format, rows, columns)?;
+        let mut builder = self.builder(first, format, rows, columns)?;
         for (name, rows) in parts {
             let entry = self.checkpoint.require(name)?.clone();
             let stored_row: u64 = (0..entry.offsets.len()).map(|plane| entry.row_bytes(plane)).sum();

@@ -25,7 +25,7 @@ pub use fuse::{census, fuse};
 pub use graph::{Dtype, ELEMENT_BYTES, Graph, Node, Tensor, TensorInfo};
 pub use interpret::{interpret, nmse};
 pub use lower::{Extent, KernelText, Lowering, Planned, grid_2d};
-pub use matrix::{Matrix, MatrixBuilder, Shard, row_bytes};
+pub use matrix::{Matrix, MatrixBuilder, Shard, Slots, row_bytes};
 pub use op::{Op, Operand};
 pub use plan::{Cost, Plan};
 pub use state::State;

@@ -150,8 +150,9 @@ impl<'a> Lowering<'a> {
             return Err(fail(format!("{over} workgroups in one dimension, this device allows {limit}")));
         }
         let bound_bytes = groups.iter().flatten().map(|slice| slice.size_bytes).sum();
+        let uploads = groups.iter().flatten().filter_map(|slice| Some((slice.buffer.clone(), slice.contents.clone()?))).collect();
         self.planned.push(Planned {
-            dispatch: Dispatch { name: text.name.to_string(), kernel, bindings, grid: resolved },
+            dispatch: Dispatch { name: text.name.to_string(), kernel, bindings, grid: resolved, uploads },
             grid,
             node: self.node_index,
             bound_bytes,

@@ -1,9 +1,10 @@
 //! A weight matrix on the device: the planes of its format, split by rows where a binding could not hold them.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bayan_gpu::{Gpu, GpuError, Slice};
+use bayan_gpu::{Buffer, Gpu, GpuError, Slice};
 use bayan_weights::{Format, Planes};
 
 /// Rows of one shard start at multiples of this, so that no workgroup straddles two shards.
@@ -73,6 +74,11 @@ impl Matrix {
         self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum()
     }
 
+    /// Bytes that are brought from host memory each time the matrix is used; 0 for one that lives on the device.
+    pub fn streamed_bytes(&self) -> u64 {
+        self.shards.iter().flat_map(|s| &s.planes).filter_map(|plane| plane.contents.as_ref()).map(|contents| contents.len() as u64).sum()
+    }
+
     /// Some of the rows as a matrix of its own on the same memory.
     ///
     /// # Panics
@@ -88,7 +94,10 @@ impl Matrix {
             let (start, end) = (rows.start.max(shard.first_row), rows.end.min(shard.first_row + shard.rows));
             if start < end {
                 let padded = (end - start).next_multiple_of(GROUP);
-                let part = |(plane, &n): (&Slice, &usize)| plane.buffer.slice(plane.offset_bytes + ((start - shard.first_row) * n) as u64, (padded * n) as u64);
+                let part = |(plane, &n): (&Slice, &usize)| {
+                    let slice = plane.buffer.slice(plane.offset_bytes + ((start - shard.first_row) * n) as u64, (padded * n) as u64);
+                    Slice { contents: plane.contents.clone(), ..slice }
+                };
                 shards.push(Shard { first_row: start - rows.start, rows: end - start, planes: shard.planes.iter().zip(&bytes).map(part).collect() });
             }
         }
@@ -116,6 +125,14 @@ pub fn row_bytes(format: &dyn Format, columns: usize) -> Vec<usize> {
     (0..format.planes().len()).map(|plane| format.row_bytes(plane, columns) as usize).collect()
 }
 
+/// The rows of each shard.
+fn shard_rows(gpu: &Gpu, format: &dyn Format, rows: usize, columns: usize) -> Vec<Range<usize>> {
+    let limit = gpu.capabilities().max_binding_bytes.min(gpu.capabilities().max_buffer_bytes);
+    let widest = row_bytes(format, columns).into_iter().max().unwrap_or(1) as u64;
+    let per_shard = ((limit / widest) as usize / SHARD_ROWS * SHARD_ROWS).max(SHARD_ROWS);
+    (0..rows).step_by(per_shard).map(|first| first..(first + per_shard).min(rows)).collect()
+}
+
 /// Fills a matrix by consecutive rows, as they stream in.
 pub struct MatrixBuilder<'a> {
     gpu: Option<&'a Gpu>,
@@ -126,7 +143,13 @@ pub struct MatrixBuilder<'a> {
     emitted: usize,
     /// The rows between, in each plane.
     pending: Vec<Vec<u8>>,
+    /// For a matrix that is streamed: what its shards' planes will have to hold.
+    streamed: Option<Vec<Vec<Vec<u8>>>>,
 }
+
+/// Buffers that matrices of equal sizes and format share; see [`MatrixBuilder::streamed`].
+#[derive(Debug, Default)]
+pub struct Slots(HashMap<(String, &'static str, usize, usize), Vec<Vec<Buffer>>>);
 
 impl<'a> MatrixBuilder<'a> {
     /// Reserves a matrix on the device, or on the host when `gpu` is `None`.
@@ -137,21 +160,52 @@ impl<'a> MatrixBuilder<'a> {
         let bytes = row_bytes(format, columns);
         let mut shards = Vec::new();
         if let Some(gpu) = gpu {
-            let limit = gpu.capabilities().max_binding_bytes.min(gpu.capabilities().max_buffer_bytes);
-            let widest = bytes.iter().copied().max().unwrap_or(1) as u64;
-            let per_shard = ((limit / widest) as usize / SHARD_ROWS * SHARD_ROWS).max(SHARD_ROWS);
-            let mut first_row = 0;
-            while first_row < rows {
-                let count = per_shard.min(rows - first_row);
-                let padded = count.next_multiple_of(GROUP);
+            for range in shard_rows(gpu, format, rows, columns) {
+                let padded = range.len().next_multiple_of(GROUP);
                 let planes = bytes.iter().map(|&n| gpu.allocate(label, (padded * n) as u64).map(|buffer| buffer.whole())).collect::<Result<_, _>>()?;
-                shards.push(Shard { first_row, rows: count, planes });
-                first_row += count;
+                shards.push(Shard { first_row: range.start, rows: range.len(), planes });
             }
         }
         let host = gpu.is_none().then(|| bytes.iter().map(|&n| Vec::with_capacity(rows * n)).collect());
         let pending = vec![Vec::new(); bytes.len()];
-        Ok(MatrixBuilder { gpu, matrix: Matrix { label: label.to_string(), format, rows, columns, shards, host }, filled: 0, emitted: 0, pending })
+        let matrix = Matrix { label: label.to_string(), format, rows, columns, shards, host };
+        Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending, streamed: None })
+    }
+
+    /// A matrix that stays in host memory and is brought to the device whenever a kernel reads it. Matrices with the same `slot`, format and
+    /// sizes share the buffers there.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn streamed(
+        gpu: &'a Gpu,
+        slots: &mut Slots,
+        slot: &str,
+        label: &str,
+        format: &'static dyn Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<MatrixBuilder<'a>, GpuError> {
+        let key = (slot.to_string(), format.name(), rows, columns);
+        let mut builder = match slots.0.get(&key) {
+            None => MatrixBuilder::new(Some(gpu), label, format, rows, columns)?,
+            Some(buffers) => {
+                let firsts = shard_rows(gpu, format, rows, columns);
+                let shards = firsts.into_iter().zip(buffers).map(|(rows, planes)| Shard {
+                    first_row: rows.start,
+                    rows: rows.len(),
+                    planes: planes.iter().map(Buffer::whole).collect(),
+                });
+                let matrix = Matrix { label: label.to_string(), format, rows, columns, shards: shards.collect(), host: None };
+                let pending = vec![Vec::new(); row_bytes(format, columns).len()];
+                MatrixBuilder { gpu: Some(gpu), matrix, filled: 0, emitted: 0, pending, streamed: None }
+            }
+        };
+        let planes = |shard: &Shard| shard.planes.iter().map(|plane| plane.buffer.clone()).collect();
+        slots.0.entry(key).or_insert_with(|| builder.matrix.shards.iter().map(planes).collect());
+        let room = |shard: &Shard| shard.planes.iter().map(|plane| vec![0; plane.size_bytes as usize]).collect();
+        builder.streamed = Some(builder.matrix.shards.iter().map(room).collect());
+        Ok(builder)
     }
 
     /// Appends rows in the matrix's format.
@@ -193,12 +247,16 @@ impl<'a> MatrixBuilder<'a> {
             rows.resize(count.next_multiple_of(GROUP) * n, 0);
             let block_bytes = self.matrix.format.row_bytes(plane, 32) as usize;
             let interleaved = interleave(&rows, n, block_bytes);
-            for shard in &self.matrix.shards {
+            for (number, shard) in self.matrix.shards.iter().enumerate() {
                 let start = self.emitted.max(shard.first_row);
                 let end = (self.emitted + count).min(shard.first_row + shard.rows).next_multiple_of(GROUP);
                 if start < end && start < shard.first_row + shard.rows {
                     let range = (start - self.emitted) * n..(end - self.emitted) * n;
-                    gpu.write(&shard.planes[plane].buffer, ((start - shard.first_row) * n) as u64, &interleaved[range]);
+                    let at = (start - shard.first_row) * n;
+                    match &mut self.streamed {
+                        Some(streamed) => streamed[number][plane][at..at + range.len()].copy_from_slice(&interleaved[range]),
+                        None => gpu.write(&shard.planes[plane].buffer, at as u64, &interleaved[range]),
+                    }
                 }
             }
         }
@@ -209,8 +267,13 @@ impl<'a> MatrixBuilder<'a> {
     ///
     /// # Panics
     /// If rows are missing.
-    pub fn finish(self) -> Arc<Matrix> {
+    pub fn finish(mut self) -> Arc<Matrix> {
         assert_eq!(self.filled, self.matrix.rows, "matrix `{}`: all rows", self.matrix.label);
+        for (shard, planes) in self.matrix.shards.iter_mut().zip(self.streamed.into_iter().flatten()) {
+            for (plane, bytes) in shard.planes.iter_mut().zip(planes) {
+                plane.contents = Some(Arc::new(bytes));
+            }
+        }
         Arc::new(self.matrix)
     }
 }

@@ -33,13 +33,15 @@ pub struct EngineOptions {
     pub cache: CacheFormat,
     /// Quantize dense weights as they are loaded.
     pub policy: Option<Policy>,
+    /// Layers on the device; the others stay in host memory and are brought there for every step. `None`: all.
+    pub gpu_layers: Option<usize>,
     /// Tokens of a prompt that one submission takes; `None`: chosen for the device, and in a browser by the time that submissions take.
     pub prefill_chunk: Option<usize>,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { context: None, sequences: 1, cache: CacheFormat::F16, policy: None, prefill_chunk: None }
+        EngineOptions { context: None, sequences: 1, cache: CacheFormat::F16, policy: None, gpu_layers: None, prefill_chunk: None }
     }
 }
 
@@ -103,7 +105,7 @@ impl Engine {
         if context > sizes.max_position_embeddings {
             tracing::warn!("a context of {context} is longer than the {} positions this model was made for", sizes.max_position_embeddings);
         }
-        let decoder = bayan_models::open(checkpoint, Some(gpu), &Opening { context }, options.policy.clone(), on_progress).await?;
+        let decoder = bayan_models::open_partly(checkpoint, Some(gpu), &Opening { context }, options.policy.clone(), options.gpu_layers, on_progress).await?;
         let sequences = options.sequences.max(1);
         let shape = CacheShape { sequences, context, format: options.cache };
         let cache = Cache::new(Some(gpu), shape, &decoder.cache_widths())?;
@@ -173,6 +175,11 @@ impl Engine {
     /// Positions of the context of each sequence.
     pub fn context(&self) -> usize {
         self.cache.shape.context
+    }
+
+    /// Bytes of weights that every step brings from host memory; 0 when the whole model is on the device.
+    pub fn streamed_bytes(&self) -> u64 {
+        self.decoder.matrices().iter().map(|matrix| matrix.streamed_bytes()).sum()
     }
 
     /// Bytes of the key-value cache.
