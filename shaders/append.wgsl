@@ -1,4 +1,4 @@
-// Writes the keys and values of T tokens into the cache: row bases[t] + positions[t].
+// Writes the keys and values of T tokens into the cache, each into the row of its position.
 // k, v [T, K, d]; cache [rows, K, d], as f32 or as f16 pairs in u32.
 @group(0) @binding(0) var<storage, read> k: array<${FROM}>;
 @group(0) @binding(1) var<storage, read> v: array<${FROM}>;
@@ -11,14 +11,21 @@ const WIDTH = ${WIDTH}u; // elements of a cache row
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let token = group.x;
+#if RING == 0
   let row = bases[token] + positions[token];
-  for (var i = lane; i < WIDTH; i += ${THREADS}u) {
-#if HALF_CACHE
-    k_cache[row * WIDTH + i] = pack2x16float(k[token * WIDTH + i]);
-    v_cache[row * WIDTH + i] = pack2x16float(v[token * WIDTH + i]);
 #else
-    k_cache[row * WIDTH + i] = k[token * WIDTH + i];
-    v_cache[row * WIDTH + i] = v[token * WIDTH + i];
+  let row = bases[token] / ${CONTEXT}u * ${RING}u + positions[token] % ${RING}u;
+#endif
+  for (var i = lane; i < WIDTH; i += ${THREADS}u) {
+    let source = token * WIDTH + i;
+    let to = row * WIDTH + i;
+#if ELEMENT == f32
+    k_cache[to] = k[source];
+    v_cache[to] = v[source];
+#endif
+#if ELEMENT == f16
+    k_cache[to] = pack2x16float(k[source]);
+    v_cache[to] = pack2x16float(v[source]);
 #endif
   }
 }

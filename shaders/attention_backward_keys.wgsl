@@ -45,7 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           var slope = 0.0;
           if (t < tile.y && key <= last && visible(first + t, key)) {
             let known = statistics[(tile.x + t) * H + head];
-            let value = score(raw_${o});
+            let value = score(raw_${o}, alibi_slope(head), first + t - key);
             weight = exp(clamp(value - known.x, -80.0, 80.0));
             slope = weight * (pull_${o} - known.y) * score_slope(value);
           }

@@ -16,6 +16,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let last = first + tile.y - 1u;
   var begin = 0u;
   if (WINDOW > 0u && first + 1u > WINDOW) { begin = first + 1u - WINDOW; }
+  let slope = alibi_slope(head);
   var peak = -1e30;
   var total = 0.0;
   for (var start = begin; start <= last; start += TILE) {
@@ -23,7 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for o in PAIRS
     {
       let i = lane + ${o}u * THREADS;
-      if (i < TILE * TILE) { weights[i] = select(-1e30, score(raw_${o}), visible(first + i / TILE, start + i % TILE) && start + i % TILE <= last); }
+      if (i < TILE * TILE) { weights[i] = select(-1e30, score(raw_${o}, slope, first + i / TILE - start - i % TILE), visible(first + i / TILE, start + i % TILE) && start + i % TILE <= last); }
     }
 #end
     workgroupBarrier();

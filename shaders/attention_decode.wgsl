@@ -12,6 +12,8 @@
 #if QK_NORM
 @group(0) @binding(7) var<storage, read> q_norm: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read> k_norm: array<vec4<f32>>;
+const WIDE = 4u;
+fn total(v: vec4<f32>) -> f32 { return dot(v, vec4<f32>(1.0)); }
 #endif
 
 const H = ${H}u;
@@ -26,7 +28,7 @@ const MAX_SPLITS = ${MAX_SPLITS}u;
 var<workgroup> queries: array<vec4<f32>, ${G_D4}>; // [G, d / 4]
 var<workgroup> weights: array<f32, ${G_SPLIT}>; // [G, SPLIT]
 
-#if HALF_CACHE
+#if ELEMENT == f16
 fn packed(v: vec4<f32>) -> vec2<u32> { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
 #else
 fn packed(v: vec4<f32>) -> vec4<f32> { return v; }
@@ -66,22 +68,41 @@ fn main(
   // The heads of the group, and the key as one more where this run holds the token's own position.
   let owner = split == position / SPLIT;
   let heads = select(G, G + 1u, owner);
-  let row = ((base + position) * K + kv) * D4;
+  let row = (cache_row(base, position) * K + kv) * D4;
   for (var h = 0u; h < heads; h++) {
     let is_query = h < G;
     let source = projected + select(H + kv, kv * G + h, is_query) * D4;
-    var scale = 1.0;
 #if QK_NORM
-    var sum = 0.0;
-    for (var i = lane; i < D4; i += ${THREADS}u) { let v = qkv[source + i]; sum += dot(v, v); }
-    scale = inverseSqrt(reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups) * ${INVERSE_D} + ${EPS});
+#if QK_WHOLE
+    let norm = head_norm(projected + select(H, 0u, is_query) * D4, select(K, H, is_query) * D4, lane, subgroup_lane, subgroup, subgroups);
+#else
+    let norm = head_norm(source, D4, lane, subgroup_lane, subgroup, subgroups);
 #endif
-    for (var i = lane; i < HALF4; i += ${THREADS}u) {
-      var a = qkv[source + i] * scale;
-      var b = qkv[source + i + HALF4] * scale;
+#if QK_EACH
+    let own = select(kv, kv * G + h, is_query) * D4;
+#else
+    let own = 0u;
+#endif
+#endif
+#if INTERLEAVED
+    for (var i = lane; i < 2u * HALF4; i += ${THREADS}u) {
+      var a = qkv[source + i];
 #if QK_NORM
-      a *= select(k_norm[i], q_norm[i], is_query);
-      b *= select(k_norm[i + HALF4], q_norm[i + HALF4], is_query);
+      a = (a - norm.mean) * norm.scale;
+      if (is_query) { a *= q_norm[own + i]; } else { a *= k_norm[own + i]; }
+#endif
+      let t = table[angles + i];
+      let turned = vec4<f32>(a.x * t.x - a.y * t.y, a.y * t.x + a.x * t.y, a.z * t.z - a.w * t.w, a.w * t.z + a.z * t.w);
+      if (is_query) { queries[h * D4 + i] = turned; } else { k_cache[row + i] = packed(turned); }
+    }
+#else
+    for (var i = lane; i < HALF4; i += ${THREADS}u) {
+      var a = qkv[source + i];
+      var b = qkv[source + i + HALF4];
+#if QK_NORM
+      a = (a - norm.mean) * norm.scale;
+      b = (b - norm.mean) * norm.scale;
+      if (is_query) { a *= q_norm[own + i]; b *= q_norm[own + i + HALF4]; } else { a *= k_norm[own + i]; b *= k_norm[own + i + HALF4]; }
 #endif
       let t = table[angles + 2u * i];
       let s = table[angles + 2u * i + 1u];
@@ -92,10 +113,12 @@ fn main(
       if (is_query) { queries[h * D4 + i] = first; queries[h * D4 + i + HALF4] = second; }
       else { k_cache[row + i] = packed(first); k_cache[row + i + HALF4] = packed(second); }
     }
+#endif
     for (var i = 2u * HALF4 + lane; i < D4; i += ${THREADS}u) {
-      var a = qkv[source + i] * scale;
+      var a = qkv[source + i];
 #if QK_NORM
-      a *= select(k_norm[i], q_norm[i], is_query);
+      a = (a - norm.mean) * norm.scale;
+      if (is_query) { a *= q_norm[own + i]; } else { a *= k_norm[own + i]; }
 #endif
       if (is_query) { queries[h * D4 + i] = a; } else { k_cache[row + i] = packed(a); }
     }
@@ -106,8 +129,11 @@ fn main(
   storageBarrier();
   workgroupBarrier();
   let count = end - begin;
+#for g in G
+  let slope_${g} = alibi_slope(kv * G + ${g}u);
+#end
   for (var i = lane; i < count; i += ${THREADS}u) {
-    let at = ((base + begin + i) * K + kv) * D4;
+    let at = (cache_row(base, begin + i) * K + kv) * D4;
 #for g in G
     var sum_${g} = 0.0;
 #end
@@ -118,7 +144,7 @@ fn main(
 #end
     }
 #for g in G
-    weights[${g}u * SPLIT + i] = score(sum_${g});
+    weights[${g}u * SPLIT + i] = score(sum_${g}, slope_${g}, position - begin - i);
 #end
   }
   workgroupBarrier();
@@ -145,7 +171,7 @@ fn main(
     var out_${g} = vec4<f32>(0.0);
 #end
     for (var i = 0u; i < count; i++) {
-      let value = value4(((base + begin + i) * K + kv) * D4 + c);
+      let value = value4((cache_row(base, begin + i) * K + kv) * D4 + c);
 #for g in G
       out_${g} += weights[${g}u * SPLIT + i] * value;
 #end

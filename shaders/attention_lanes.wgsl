@@ -35,13 +35,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let q_${i} = q[(token * H + head) * D4 + ${i}u];
   var out_${i} = vec4<f32>(0.0);
 #end
+  let slope = alibi_slope(head);
   var peak = -1e30;
   var total = 0.0;
   for (var start = begin; start <= last; start += 4u) {
 #for j in 4
     var score_${j} = 0.0;
     {
-      let row = ((base + min(start + ${j}u, last)) * K + kv) * D4;
+      let row = (cache_row(base, min(start + ${j}u, last)) * K + kv) * D4;
       var held: array<vec4<f32>, ${HELD}>;
 #for h in HELD
       held[${h}] = key4(row + ${h}u * LANES + lane);
@@ -51,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
       var visible = start + ${j}u <= position;
       if (WINDOW > 0u) { visible = visible && start + ${j}u + WINDOW > position; }
-      score_${j} = select(-1e30, score(score_${j}), visible);
+      score_${j} = select(-1e30, score(score_${j}, slope, position - start - ${j}u), visible);
     }
 #end
     let higher = max(max(max(score_0, score_1), max(score_2, score_3)), peak);
@@ -65,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     {
       let w = select(0.0, exp(max(score_${j} - higher, -80.0)), score_${j} > -1e29);
       total += w;
-      let row = ((base + min(start + ${j}u, last)) * K + kv) * D4;
+      let row = (cache_row(base, min(start + ${j}u, last)) * K + kv) * D4;
       var held: array<vec4<f32>, ${HELD}>;
 #for h in HELD
       held[${h}] = value4(row + ${h}u * LANES + lane);

@@ -50,8 +50,11 @@ fn main(
   }
   let count = end - begin;
   let query = (token * H + kv * G) * D4;
+#for g in G
+  let slope_${g} = alibi_slope(kv * G + ${g}u);
+#end
   for (var i = lane; i < count; i += ${THREADS}u) {
-    let row = ((base + begin + i) * K + kv) * D4;
+    let row = (cache_row(base, begin + i) * K + kv) * D4;
     // One name a head: SwiftShader loses what is stored in an array of a loop's body.
 #for g in G
     var sum_${g} = 0.0;
@@ -63,7 +66,7 @@ fn main(
 #end
     }
 #for g in G
-    weights[${g}u * SPLIT + i] = score(sum_${g});
+    weights[${g}u * SPLIT + i] = score(sum_${g}, slope_${g}, position - begin - i);
 #end
   }
   workgroupBarrier();
@@ -90,7 +93,7 @@ fn main(
     var sum_${g} = vec4<f32>(0.0);
 #end
     for (var i = 0u; i < count; i++) {
-      let value = value4(((base + begin + i) * K + kv) * D4 + c);
+      let value = value4((cache_row(base, begin + i) * K + kv) * D4 + c);
 #for g in G
       sum_${g} += weights[${g}u * SPLIT + i] * value;
 #end

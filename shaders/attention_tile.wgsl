@@ -44,12 +44,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     queries[i] = q[((tile.x + t) * H + head) * D4 + i % D4];
   }
 #endif
+  let slope = alibi_slope(head);
   if (lane < TQ) { peaks[lane] = -1e30; sums[lane] = 0.0; }
   var outputs: array<vec4<f32>, ${OUTPUTS}>;
   for (var start = begin; start <= last; start += TK) {
     workgroupBarrier();
     for (var i = lane; i < TK * D4; i += ${THREADS}u) {
-      rows[i] = key4(((base + min(start + i / D4, last)) * K + kv) * D4 + i % D4);
+      rows[i] = key4((cache_row(base, min(start + i / D4, last)) * K + kv) * D4 + i % D4);
     }
     workgroupBarrier();
     for (var i = lane; i < TQ * TK; i += ${THREADS}u) {
@@ -65,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let position = first + t;
       var visible = start + key <= position && t < count;
       if (WINDOW > 0u) { visible = visible && start + key + WINDOW > position; }
-      weights[i] = select(-1e30, score(sum), visible);
+      weights[i] = select(-1e30, score(sum, slope, position - start - key), visible);
     }
     workgroupBarrier();
     if (lane < TQ) {
@@ -85,7 +86,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       peaks[lane] = peak;
     }
     for (var i = lane; i < TK * D4; i += ${THREADS}u) {
-      rows[i] = value4(((base + min(start + i / D4, last)) * K + kv) * D4 + i % D4);
+      rows[i] = value4((cache_row(base, min(start + i / D4, last)) * K + kv) * D4 + i % D4);
     }
     workgroupBarrier();
     for (var o = 0u; o < OUTPUTS; o++) {

@@ -14,6 +14,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let weight = select(weights[row], 0.0, targets[row] == 0xffffffffu);
   for (var i = lane; i < C; i += ${THREADS}u) {
     let at = row * C + i;
-    logits[at] = weight * (exp(max(logits[at] - known.x, -80.0)) / known.y - select(0.0, 1.0, i == hit));
+    let value = logits[at];
+    var gradient = weight * (exp(max(value - known.x, -80.0)) / known.y - select(0.0, 1.0, i == hit));
+#if SOFTCAP
+    gradient *= 1.0 - (value / ${CAP}) * (value / ${CAP});
+#endif
+    logits[at] = gradient;
   }
 }

@@ -3,7 +3,8 @@
 // PARTS such sets share the blocks of K.
 //
 // Before: x is normalised (NORM): x[t, k] / sqrt(mean(x[t]²) + EPS) * gamma[k]. The root is one number a token and moves behind the sum.
-// After: + bias[n]; act(gate) * up, where rows n and n + N/2 belong together (GATED: an invocation owns both); + residual[t, n].
+// After: + bias[n]; act(gate) * up, where rows n and n + N/2 belong together (GATED: an invocation owns both), or act(y) (ACTIVATED), or
+// + residual[t, n].
 //
 // SHUFFLE: a subgroup of LANES invocations reads each input once and passes it around, instead of every invocation reading all of it.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
@@ -184,10 +185,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #if GATED
       y[at + ${r}u] = activate(sums[${r}]) * sums[${r}u + OWN];
 #else
+#if ACTIVATED
+      y[at + ${r}u] = activate(sums[${r}]);
+#else
 #if RESIDUAL
       y[at + ${r}u] = sums[${r}] + residual[at + ${r}u];
 #else
       y[at + ${r}u] = sums[${r}];
+#endif
 #endif
 #endif
     }

@@ -1,7 +1,10 @@
-// y[t] = x[t] / sqrt(mean(x[t]²) + EPS) * weight      x, y [T, D], weight [D]; one workgroup a row.
+// y[t] = x[t] / sqrt(mean(x[t]²) + EPS) * weight (+ residual[t])      x, y [T, D], weight [D]; one workgroup a row.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> weight: array<${VEC}>;
 @group(0) @binding(2) var<storage, read_write> y: array<${VEC}>;
+#if RESIDUAL
+@group(0) @binding(3) var<storage, read> residual: array<${VEC}>;
+#endif
 
 const WIDTH = ${WIDTH}u; // D in vectors
 
@@ -31,6 +34,10 @@ fn main(
 #endif
   let scale = inverseSqrt(total * ${INVERSE_D} + ${EPS});
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {
+#if RESIDUAL
+    y[start + i] = x[start + i] * scale * weight[i] + residual[start + i];
+#else
     y[start + i] = x[start + i] * scale * weight[i];
+#endif
   }
 }

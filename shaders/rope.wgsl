@@ -1,6 +1,6 @@
-// Splits qkv [T, (H + 2K) d] into q [T, H, d], k [T, K, d], v [T, K, d]; normalises each head of q and k when asked (RMS over d);
-// turns pairs (i, i + R/2) of q and k by the angle of their position, R = ROTARY of the d values. One workgroup a token and head.
-// table [positions, R/2, 2]: cosine and sine, made on the host in f64.
+// Splits qkv [T, (H + 2K) d] into q [T, H, d], k [T, K, d], v [T, K, d]; normalises each head of q and k when asked;
+// turns pairs (i, i + R/2) of q and k, or (2i, 2i + 1) when INTERLEAVED, by the angle of their position, R = ROTARY of the d values.
+// table [positions, R/2, 2]: cosine and sine, made on the host in f64. One workgroup a token and head.
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
 @group(0) @binding(2) var<storage, read> table: array<vec2<f32>>;
@@ -10,6 +10,8 @@
 #if QK_NORM
 @group(0) @binding(6) var<storage, read> q_norm: array<f32>;
 @group(0) @binding(7) var<storage, read> k_norm: array<f32>;
+const WIDE = 1u;
+fn total(v: f32) -> f32 { return v; }
 #endif
 
 const H = ${H}u;
@@ -38,31 +40,47 @@ fn main(
     for (var i = lane; i < d; i += ${THREADS}u) { v[to + i] = qkv[start + i]; }
     return;
   }
-  var scale = 1.0;
+  let is_query = head < H;
+  let index = select(head - H, head, is_query);
 #if QK_NORM
-  var sum = 0.0;
-  for (var i = lane; i < d; i += ${THREADS}u) { let value = qkv[start + i]; sum += value * value; }
-  scale = inverseSqrt(reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups) * ${INVERSE_D} + ${EPS});
+#if QK_WHOLE
+  let norm = head_norm((token * (H + 2u * K) + select(H, 0u, is_query)) * d, select(K, H, is_query) * d, lane, subgroup_lane, subgroup, subgroups);
+#else
+  let norm = head_norm(start, d, lane, subgroup_lane, subgroup, subgroups);
+#endif
+#if QK_EACH
+  let weights = index * d;
+#else
+  let weights = 0u;
+#endif
 #endif
   let angles = positions[token] * HALF;
-  let is_query = head < H;
-  let to = select((token * K + head - H) * d, (token * H + head) * d, is_query);
+  let to = select((token * K + index) * d, (token * H + index) * d, is_query);
   for (var i = lane; i < HALF; i += ${THREADS}u) {
-    var a = qkv[start + i] * scale;
-    var b = qkv[start + i + HALF] * scale;
+#if INTERLEAVED
+    let one = 2u * i;
+    let two = 2u * i + 1u;
+#else
+    let one = i;
+    let two = i + HALF;
+#endif
+    var a = qkv[start + one];
+    var b = qkv[start + two];
 #if QK_NORM
-    a *= select(k_norm[i], q_norm[i], is_query);
-    b *= select(k_norm[i + HALF], q_norm[i + HALF], is_query);
+    a = (a - norm.mean) * norm.scale;
+    b = (b - norm.mean) * norm.scale;
+    if (is_query) { a *= q_norm[weights + one]; b *= q_norm[weights + two]; } else { a *= k_norm[weights + one]; b *= k_norm[weights + two]; }
 #endif
     let turn = table[angles + i];
     let first = a * turn.x - b * turn.y;
     let second = b * turn.x + a * turn.y;
-    if (is_query) { q[to + i] = first; q[to + i + HALF] = second; } else { k[to + i] = first; k[to + i + HALF] = second; }
+    if (is_query) { q[to + one] = first; q[to + two] = second; } else { k[to + one] = first; k[to + two] = second; }
   }
   for (var i = 2u * HALF + lane; i < d; i += ${THREADS}u) {
-    var a = qkv[start + i] * scale;
+    var a = qkv[start + i];
 #if QK_NORM
-    a *= select(k_norm[i], q_norm[i], is_query);
+    a = (a - norm.mean) * norm.scale;
+    if (is_query) { a *= q_norm[weights + i]; } else { a *= k_norm[weights + i]; }
 #endif
     if (is_query) { q[to + i] = a; } else { k[to + i] = a; }
   }

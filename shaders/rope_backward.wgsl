@@ -1,5 +1,6 @@
 // dqkv[t, FIRST + head] from the gradient of one of q, k, v: turned back by the angle of the position (TURN), then through the
-// normalisation of the head (NORM). gradient [T, HEADS, d], dqkv and qkv [T, ALL, d]. One workgroup a token and head.
+// normalisation of the head (NORM), or of all HEADS together (WHOLE). gradient [T, HEADS, d], dqkv and qkv [T, ALL, d]. One workgroup a
+// token and head.
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;
 @group(0) @binding(1) var<storage, read_write> dqkv: array<f32>;
 #if TURN
@@ -14,16 +15,20 @@
 const d = ${d}u;
 const HALF = ${ROTARY}u / 2u;
 
-// Element i of the gradient, turned back.
+// Element i of the gradient of a head, turned back.
 fn turned(token: u32, source: u32, i: u32) -> f32 {
 #if TURN
-  if (i < HALF) {
-    let angle = table[positions[token] * HALF + i];
-    return gradient[source + i] * angle.x + gradient[source + i + HALF] * angle.y;
-  }
   if (i < 2u * HALF) {
-    let angle = table[positions[token] * HALF + i - HALF];
-    return gradient[source + i] * angle.x - gradient[source + i - HALF] * angle.y;
+#if INTERLEAVED
+    let angle = table[positions[token] * HALF + i / 2u];
+    let even = i % 2u == 0u;
+    let other = gradient[source + select(i - 1u, i + 1u, even)];
+#else
+    let angle = table[positions[token] * HALF + i % max(HALF, 1u)];
+    let even = i < HALF;
+    let other = gradient[source + select(i - HALF, i + HALF, even)];
+#endif
+    return gradient[source + i] * angle.x + select(-other, other, even) * angle.y;
   }
 #endif
   return gradient[source + i];
@@ -46,18 +51,51 @@ fn main(
   let source = (token * ${HEADS}u + group.x) * d;
   let to = (token * ${ALL}u + ${FIRST}u + group.x) * d;
 #if NORM
+#if WHOLE
+  let head = 0u;
+  let many = ${HEADS}u * d;
+#else
+  let head = group.x;
+  let many = d;
+#endif
+  let all = (token * ${ALL}u + ${FIRST}u + head) * d;
+  let gradients = (token * ${HEADS}u + head) * d;
+#if EACH
+  let weights = head * d;
+  let own = group.x * d;
+#else
+  let weights = 0u;
+  let own = 0u;
+#endif
+  var mean = 0.0;
+#if MEAN
+  var sum = 0.0;
+  for (var i = lane; i < many; i += ${THREADS}u) { sum += qkv[all + i]; }
+  mean = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups) / f32(many);
+  var pulls = 0.0;
+#endif
   var squares = 0.0;
   var products = 0.0;
-  for (var i = lane; i < d; i += ${THREADS}u) {
-    let x = qkv[to + i];
+  for (var i = lane; i < many; i += ${THREADS}u) {
+    let x = qkv[all + i] - mean;
+    let pull = weight[weights + i] * turned(token, gradients + i / d * d, i % d);
     squares += x * x;
-    products += x * weight[i] * turned(token, source, i);
+    products += x * pull;
+#if MEAN
+    pulls += pull;
+#endif
   }
   let square = reduce_sum(squares, lane, subgroup_lane, subgroup, subgroups);
   let product = reduce_sum(products, lane, subgroup_lane, subgroup, subgroups);
-  let scale = inverseSqrt(square * ${INVERSE_D} + ${EPS});
-  let along = product * ${INVERSE_D} * scale * scale * scale;
-  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = scale * weight[i] * turned(token, source, i) - qkv[to + i] * along; }
+  var plain = 0.0;
+#if MEAN
+  plain = reduce_sum(pulls, lane, subgroup_lane, subgroup, subgroups) / f32(many);
+#endif
+  let scale = inverseSqrt(square / f32(many) + ${EPS});
+  let along = product / f32(many) * scale * scale * scale;
+  for (var i = lane; i < d; i += ${THREADS}u) {
+    dqkv[to + i] = scale * (weight[own + i] * turned(token, source, i) - plain) - (qkv[to + i] - mean) * along;
+  }
 #else
   for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = turned(token, source, i); }
 #endif

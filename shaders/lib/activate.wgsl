@@ -7,4 +7,8 @@ fn activate(v: f32) -> f32 {
   let u = 0.7978845608028654 * (v + 0.044715 * v * v * v);
   return v - v / (1.0 + exp(clamp(2.0 * u, -80.0, 80.0)));
 #endif
+#if ACTIVATION == relu2
+  let positive = max(v, 0.0);
+  return positive * positive;
+#endif
 }

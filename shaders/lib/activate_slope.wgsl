@@ -9,4 +9,7 @@ fn activate_slope(v: f32) -> f32 {
   let s = 1.0 / (1.0 + exp(clamp(-1.5957691216057308 * (v + 0.044715 * v * v * v), -80.0, 80.0)));
   return s + 1.5957691216057308 * v * s * (1.0 - s) * (1.0 + 0.134145 * v * v);
 #endif
+#if ACTIVATION == relu2
+  return 2.0 * max(v, 0.0);
+#endif
 }

@@ -30,14 +30,6 @@ var<private> raw_${o}: f32;
 var<private> pull_${o}: f32;
 #end
 
-fn score(raw: f32) -> f32 {
-#if SOFTCAP
-  return ${CAP} * tanh(clamp(raw * ${SCALE} / ${CAP}, -15.0, 15.0));
-#else
-  return raw * ${SCALE};
-#endif
-}
-
 // The derivative of score() by raw, from its value.
 fn score_slope(value: f32) -> f32 {
 #if SOFTCAP

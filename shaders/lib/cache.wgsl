@@ -1,16 +1,29 @@
-// Four consecutive elements of a cache row, from f32 or from f16 pairs.
-#if HALF_CACHE
-fn key4(i: u32) -> vec4<f32> { let w = k_cache[i]; return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)); }
-fn value4(i: u32) -> vec4<f32> { let w = v_cache[i]; return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)); }
-#else
+// Four consecutive elements of a cache row, from f32, from f16 pairs, or from codes of 8 or 4 bits in blocks of 32, whose scales stand
+// behind all the codes.
+#if ELEMENT == f32
 fn key4(i: u32) -> vec4<f32> { return k_cache[i]; }
 fn value4(i: u32) -> vec4<f32> { return v_cache[i]; }
 #endif
-
-fn score(raw: f32) -> f32 {
-#if SOFTCAP
-  return ${CAP} * tanh(clamp(raw * ${SCALE} / ${CAP}, -15.0, 15.0));
-#else
-  return raw * ${SCALE};
+#if ELEMENT == f16
+fn key4(i: u32) -> vec4<f32> { let w = k_cache[i]; return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)); }
+fn value4(i: u32) -> vec4<f32> { let w = v_cache[i]; return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)); }
 #endif
+#if ELEMENT == q8_0
+fn four(w: u32, scale: u32) -> vec4<f32> {
+  return bitcast<f32>(scale) * vec4<f32>(vec4<i32>(bitcast<i32>(w << 24u), bitcast<i32>(w << 16u), bitcast<i32>(w << 8u), bitcast<i32>(w)) >> vec4<u32>(24u));
 }
+fn key4(i: u32) -> vec4<f32> { return four(k_cache[i], k_cache[${SCALES}u + (i >> 3u)]); }
+fn value4(i: u32) -> vec4<f32> { return four(v_cache[i], v_cache[${SCALES}u + (i >> 3u)]); }
+#endif
+#if ELEMENT == q4_0
+fn four(w: u32, scale: u32) -> vec4<f32> { return bitcast<f32>(scale) * (vec4<f32>(vec4<u32>(w, w >> 4u, w >> 8u, w >> 12u) & vec4<u32>(15u)) - 8.0); }
+fn key4(i: u32) -> vec4<f32> { return four(k_cache[i >> 1u] >> ((i & 1u) * 16u), k_cache[${SCALES}u + (i >> 3u)]); }
+fn value4(i: u32) -> vec4<f32> { return four(v_cache[i >> 1u] >> ((i & 1u) * 16u), v_cache[${SCALES}u + (i >> 3u)]); }
+#endif
+
+// The row of a position of the sequence whose position 0 would have row `base` in a cache of whole contexts.
+#if RING == 0
+fn cache_row(base: u32, position: u32) -> u32 { return base + position; }
+#else
+fn cache_row(base: u32, position: u32) -> u32 { return base / ${CONTEXT}u * ${RING}u + position % ${RING}u; }
+#endif

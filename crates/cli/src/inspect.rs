@@ -132,8 +132,8 @@ fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs) -> Memory {
         }
     }
     let width = sizes.num_key_value_heads as u64 * sizes.head_dim as u64;
-    let per_position = 2 * width * sizes.num_hidden_layers as u64 * args.cache.bytes();
-    let cache_binding_bytes = (width * args.cache.bytes()).saturating_mul(context as u64);
+    let per_position = 2 * sizes.num_hidden_layers as u64 * args.cache.row_bytes(width);
+    let cache_binding_bytes = args.cache.row_bytes(width).saturating_mul(context as u64);
     Memory { context, weight_bytes, cache_bytes: per_position.saturating_mul(context as u64), largest_binding_bytes, cache_binding_bytes }
 }
 

@@ -55,7 +55,7 @@ pub struct ModelArgs {
     #[arg(long, visible_aliases = ["n-gpu-layers", "ngl"], env = "BAYAN_GPU_LAYERS", value_name = "N")]
     pub gpu_layers: Option<usize>,
     /// Numbers of the key-value cache
-    #[arg(long, env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
+    #[arg(long, visible_alias = "cache-type", env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
     pub cache: CacheArg,
     /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale (repeatable)
     #[arg(long, env = "BAYAN_ADAPTER", value_name = "DIR[:SCALE]", value_parser = AdapterArg::parse)]
@@ -74,6 +74,12 @@ pub enum CacheArg {
     F32,
     /// 2 bytes
     F16,
+    /// A byte, and a scale for 32 numbers
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// Half a byte, and a scale for 32 numbers
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl CacheArg {
@@ -82,15 +88,14 @@ impl CacheArg {
         match self {
             CacheArg::F32 => CacheFormat::F32,
             CacheArg::F16 => CacheFormat::F16,
+            CacheArg::Q8_0 => CacheFormat::Q8_0,
+            CacheArg::Q4_0 => CacheFormat::Q4_0,
         }
     }
 
-    /// Bytes of one number.
-    pub fn bytes(self) -> u64 {
-        match self {
-            CacheArg::F32 => 4,
-            CacheArg::F16 => 2,
-        }
+    /// Bytes of a row of this many numbers.
+    pub fn row_bytes(self, width: u64) -> u64 {
+        4 * self.format().words(usize::try_from(width).unwrap_or(usize::MAX)) as u64
     }
 }
 

@@ -23,7 +23,26 @@ const Q8: Limits = Limits { nmse: 1e-3, gap: 0.5, nll: 0.1 };
 const Q4: Limits = Limits { nmse: 0.1, gap: 4.0, nll: 1.0 };
 
 /// Models with an architecture that runs; the others' tokenizers and templates are checked all the same.
-const RUNNABLE: [&str; 8] = ["llama2_mha", "llama3_gqa", "llama3_k256", "llama3_tied", "mistral_swa", "qwen2_bias", "qwen2_yarn", "qwen3_qknorm"];
+const RUNNABLE: [&str; 18] = [
+    "cohere",
+    "cohere2",
+    "gemma1",
+    "gemma2_softcap",
+    "gemma3_hot",
+    "gemma3_text",
+    "jais2",
+    "llama2_mha",
+    "llama3_gqa",
+    "llama3_k256",
+    "llama3_tied",
+    "mistral_swa",
+    "olmo2",
+    "phi3_fused",
+    "phi3_longrope",
+    "qwen2_bias",
+    "qwen2_yarn",
+    "qwen3_qknorm",
+];
 
 /// What the reference says about one model.
 struct Reference {

@@ -12,7 +12,25 @@ use bayan_tensor::ops::{Causality, QUERY_TILE};
 use bayan_tensor::{Dtype, Graph, Plan, State, Tuning, Values, interpret, nmse};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 
-const MODELS: [&str; 7] = ["llama2_mha", "llama3_gqa", "llama3_tied", "mistral_swa", "qwen2_bias", "qwen2_yarn", "qwen3_qknorm"];
+const MODELS: [&str; 17] = [
+    "llama2_mha",
+    "llama3_gqa",
+    "llama3_tied",
+    "mistral_swa",
+    "qwen2_bias",
+    "qwen2_yarn",
+    "qwen3_qknorm",
+    "cohere",
+    "cohere2",
+    "gemma1",
+    "gemma2_softcap",
+    "gemma3_hot",
+    "gemma3_text",
+    "jais2",
+    "olmo2",
+    "phi3_fused",
+    "phi3_longrope",
+];
 
 fn checkpoint(name: &str) -> Checkpoint {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name);
@@ -59,8 +77,8 @@ struct Loaded {
 fn load(name: &str, gpu: Option<&Gpu>, sequences: usize, format: &str) -> Loaded {
     let context = 64;
     let decoder = block_on(bayan_models::open(&checkpoint(name), gpu, &Opening { context }, policy(format), &mut |_, _| {})).unwrap();
-    let shape = CacheShape { sequences, context, format: CacheFormat::F32 };
-    let cache = Cache::new(gpu, shape, &decoder.cache_widths()).unwrap();
+    let shape = CacheShape { sequences, context, format: CacheFormat::F32, step: None };
+    let cache = Cache::new(gpu, shape, &decoder.cache_needs()).unwrap();
     Loaded { decoder, cache, gpu: gpu.cloned() }
 }
 
@@ -230,13 +248,21 @@ fn streamed_layers_change_nothing_but_the_memory() {
 }
 
 #[test]
-fn a_token_costs_at_most_six_dispatches_a_layer_and_five() {
+fn a_token_costs_six_dispatches_a_layer_and_five_or_what_its_norms_add() {
     let gpu = gpu(GpuOptions::default());
     for name in MODELS {
         let mut engine = engine(name, &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
         let layers = engine.decoder().sizes().num_hidden_layers;
         let cost = engine.decode_cost().unwrap();
-        assert!(cost.dispatches <= 6 * layers + 5, "{name}: {} dispatches for {layers} layers", cost.dispatches);
+        // Norms after a sub-layer, norms with a mean, and a final cap are dispatches of their own.
+        let (a_layer, besides) = match name {
+            "cohere" | "cohere2" => (7, 6),
+            "gemma2_softcap" => (8, 6),
+            "gemma3_hot" | "gemma3_text" | "olmo2" => (8, 5),
+            "jais2" => (8, 6),
+            _ => (6, 5),
+        };
+        assert!(cost.dispatches <= a_layer * layers + besides, "{name}: {} dispatches for {layers} layers", cost.dispatches);
         assert_eq!(cost.passes, 1, "{name}");
     }
 }

@@ -1,18 +1,16 @@
-//! The key-value cache: for every layer, one row a position for each of a number of sequences.
+//! What a decoder remembers of a sequence: keys and values by layer, one row a position, and whatever else its layers carry along.
+//!
+//! Layers with a sliding window keep a ring of rows as long as the window and one step's tokens, instead of the whole context. Recurrent
+//! layers keep states of a fixed size, which cannot be taken back to an earlier position.
 
 use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuError};
+use bayan_tensor::ops::{CacheElement, CacheRows};
 use bayan_tensor::{Dtype, State};
 
-/// What the cache's elements are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheFormat {
-    /// 4 bytes.
-    F32,
-    /// 2 bytes, two in each u32.
-    F16,
-}
+/// What the numbers of keys and values are.
+pub type CacheFormat = CacheElement;
 
 /// How large a cache is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +21,32 @@ pub struct CacheShape {
     pub context: usize,
     /// Element format.
     pub format: CacheFormat,
+    /// Tokens of one sequence in one step, at most; `None`: as many as the context, and no layer keeps less than all positions.
+    pub step: Option<usize>,
 }
 
-/// Keys and values of one layer, [sequences · context, K d].
+/// What one layer needs remembered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LayerNeeds {
+    /// K d, the width of a row of keys; 0: no attention.
+    pub width: usize,
+    /// Positions that a token sees, where they are limited.
+    pub window: Option<usize>,
+    /// Sizes of other states of a sequence, in f32; at position 0 a layer takes them as zeros.
+    pub states: Vec<usize>,
+}
+
+/// The memory of one layer.
 #[derive(Debug)]
 pub struct LayerCache {
-    /// Keys, after rotation.
+    /// Keys, after rotation, [sequences · rows, K d] as [`CacheElement`] says.
     pub keys: Arc<State>,
     /// Values.
     pub values: Arc<State>,
+    /// Which row a position has.
+    pub rows: CacheRows,
+    /// Other states, [sequences, size] each.
+    pub states: Vec<Arc<State>>,
 }
 
 /// The whole cache.
@@ -43,20 +58,13 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache; `widths` has K d of each layer.
+    /// An empty cache for layers with these needs.
     ///
     /// # Errors
-    /// Out of memory.
-    pub fn new(gpu: Option<&Gpu>, shape: CacheShape, widths: &[usize]) -> Result<Cache, GpuError> {
-        let rows = shape.sequences * shape.context;
-        let layer = |&width: &usize| {
-            let make = |label| match shape.format {
-                CacheFormat::F32 => State::zeros(gpu, label, &[rows, width], Dtype::F32),
-                CacheFormat::F16 => State::zeros(gpu, label, &[rows, width / 2], Dtype::U32),
-            };
-            Ok(LayerCache { keys: make("key cache")?, values: make("value cache")? })
-        };
-        Ok(Cache { shape, layers: widths.iter().map(layer).collect::<Result<_, GpuError>>()? })
+    /// Out of memory, or a format that does not fit a layer's width.
+    pub fn new(gpu: Option<&Gpu>, shape: CacheShape, needs: &[LayerNeeds]) -> Result<Cache, GpuError> {
+        let layers = needs.iter().map(|layer| layer_cache(gpu, shape, layer)).collect::<Result<_, GpuError>>()?;
+        Ok(Cache { shape, layers })
     }
 
     /// Layer by layer.
@@ -66,6 +74,76 @@ impl Cache {
 
     /// Bytes of all layers.
     pub fn size_bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.keys.size_bytes() + layer.values.size_bytes()).sum()
+        let states = self.layers.iter().flat_map(|layer| [&layer.keys, &layer.values].into_iter().chain(&layer.states));
+        states.map(|state| state.size_bytes()).sum()
+    }
+
+    /// Whether a sequence that has `length` positions in the cache can be continued after the first `kept` of them, the others
+    /// forgotten: recurrent states cannot be taken back, and a ring may have overwritten what the next token sees.
+    pub fn can_return(&self, length: usize, kept: usize) -> bool {
+        let layer = |layer: &LayerCache| {
+            let recurrent = !layer.states.is_empty() && kept != length && kept > 0;
+            // A ring is as long as the window and one step's tokens.
+            let step = self.shape.step.unwrap_or(0);
+            let overwritten = layer.rows.ring.is_some_and(|ring| length > ring && kept > 0 && length.saturating_sub(kept) > step);
+            !recurrent && !overwritten
+        };
+        self.layers.iter().all(layer)
+    }
+
+    /// Whether a layer carries a state that cannot be taken back.
+    pub fn is_recurrent(&self) -> bool {
+        self.layers.iter().any(|layer| !layer.states.is_empty())
+    }
+}
+
+fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, needs: &LayerNeeds) -> Result<LayerCache, GpuError> {
+    let CacheShape { sequences, context, format, step } = shape;
+    if !format.fits(needs.width) {
+        let (name, width) = (format.name(), needs.width);
+        return Err(GpuError::Validation(format!("a key-value cache in {name} needs rows of a multiple of 32 numbers, this model has {width}; use f16")));
+    }
+    let ring = needs.window.zip(step).and_then(|(window, step)| window.checked_add(step)).filter(|&ring| ring < context);
+    let rows = CacheRows { context, ring };
+    let make = |label| match needs.width {
+        0 => State::zeros(gpu, label, &[1, 4], Dtype::F32),
+        width => State::zeros(gpu, label, &[sequences * rows.per_sequence(), format.words(width)], format.dtype()),
+    };
+    let states = needs.states.iter().map(|&size| State::zeros(gpu, "layer state", &[sequences, size], Dtype::F32));
+    Ok(LayerCache { keys: make("key cache")?, values: make("value cache")?, rows, states: states.collect::<Result<_, _>>()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(step: Option<usize>, needs: LayerNeeds) -> Cache {
+        let shape = CacheShape { sequences: 2, context: 1000, format: CacheFormat::Q8_0, step };
+        Cache::new(None, shape, &[needs]).unwrap()
+    }
+
+    #[test]
+    fn windows_keep_a_ring_and_whole_contexts_everything() {
+        let windowed = || LayerNeeds { width: 64, window: Some(100), ..Default::default() };
+        assert_eq!(cache(Some(28), windowed()).size_bytes(), 2 * 2 * 128 * 4 * (16 + 2));
+        assert_eq!(cache(None, windowed()).size_bytes(), 2 * 2 * 1000 * 4 * (16 + 2));
+        assert_eq!(cache(Some(950), windowed()).size_bytes(), 2 * 2 * 1000 * 4 * (16 + 2));
+        assert!(cache(None, windowed()).can_return(900, 3));
+    }
+
+    #[test]
+    fn what_was_overwritten_cannot_be_returned_to() {
+        let ring = cache(Some(28), LayerNeeds { width: 64, window: Some(100), ..Default::default() });
+        assert!(ring.can_return(500, 500) && ring.can_return(500, 472) && !ring.can_return(500, 471));
+        assert!(ring.can_return(500, 0) && ring.can_return(128, 1));
+        let recurrent = cache(None, LayerNeeds { width: 64, states: vec![7], ..Default::default() });
+        assert!(recurrent.is_recurrent() && recurrent.can_return(9, 9) && recurrent.can_return(9, 0) && !recurrent.can_return(9, 8));
+    }
+
+    #[test]
+    fn a_width_that_does_not_fit_is_an_error() {
+        let shape = CacheShape { sequences: 1, context: 8, format: CacheFormat::Q4_0, step: None };
+        let error = Cache::new(None, shape, &[LayerNeeds { width: 40, ..Default::default() }]).unwrap_err();
+        assert!(error.to_string().contains("multiple of 32"), "{error}");
     }
 }

@@ -52,6 +52,39 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A positive whole number under the first of these names that is there.
+    ///
+    /// # Errors
+    /// None of the fields is there, or the first holds something else.
+    pub fn size_named(&self, names: &[&str]) -> Result<usize, ModelError> {
+        let name = names.iter().find(|name| self.get(name).is_some());
+        self.size(name.unwrap_or(&names[0]))
+    }
+
+    /// The epsilon of the norms under whichever name it has.
+    ///
+    /// # Errors
+    /// It is no number.
+    pub fn norm_eps(&self) -> Result<f32, ModelError> {
+        let names = [("rms_norm_eps", 1e-6), ("layer_norm_eps", 1e-5), ("layer_norm_epsilon", 1e-5), ("norm_eps", 1e-5)];
+        let (name, default) = names.into_iter().find(|(name, _)| self.get(name).is_some()).unwrap_or(names[0]);
+        Ok(self.number(name, default)? as f32)
+    }
+
+    /// The window of each layer: by `layer_types` where the file lists them, else where `is_sliding` says so.
+    ///
+    /// # Errors
+    /// The window is no number.
+    pub fn windows(&self, layers: usize, default: usize, is_sliding: impl Fn(usize) -> bool) -> Result<Vec<Option<usize>>, ModelError> {
+        let window = self.optional_size("sliding_window")?.unwrap_or(default);
+        let types = self.get("layer_types").and_then(|v| v.as_array());
+        let sliding = |layer: usize| match types.and_then(|types| types.get(layer)).and_then(|t| t.as_str()) {
+            Some(kind) => kind == "sliding_attention",
+            None => is_sliding(layer),
+        };
+        Ok((0..layers).map(|layer| sliding(layer).then_some(window)).collect())
+    }
+
     /// A finite number, or the default when the field is missing.
     ///
     /// # Errors
@@ -111,7 +144,7 @@ pub struct Sizes {
     pub vocab_size: usize,
     /// Positions that the model was made for.
     pub max_position_embeddings: usize,
-    /// ε of the norms.
+    /// ε of the norms, of whatever kind.
     pub rms_norm_eps: f32,
     /// The output head is the embedding matrix.
     pub tie_word_embeddings: bool,
@@ -123,8 +156,8 @@ impl Sizes {
     /// # Errors
     /// A field that is missing or impossible.
     pub fn read(fields: &Fields<'_>, tied: bool) -> Result<Sizes, ModelError> {
-        let hidden_size = fields.size("hidden_size")?;
-        let num_attention_heads = fields.size("num_attention_heads")?;
+        let hidden_size = fields.size_named(&["hidden_size", "n_embd"])?;
+        let num_attention_heads = fields.size_named(&["num_attention_heads", "n_head"])?;
         let num_key_value_heads = fields.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             return fields.refuse("num_key_value_heads", &format!("a divisor of num_attention_heads, which is {num_attention_heads}"));
@@ -141,14 +174,14 @@ impl Sizes {
         }
         let sizes = Sizes {
             hidden_size,
-            intermediate_size: fields.size("intermediate_size")?,
-            num_hidden_layers: fields.size("num_hidden_layers")?,
+            intermediate_size: fields.size_named(&["intermediate_size", "n_inner", "block_ff_dim"])?,
+            num_hidden_layers: fields.size_named(&["num_hidden_layers", "n_layer"])?,
             num_attention_heads,
             num_key_value_heads,
             head_dim,
             vocab_size: fields.size("vocab_size")?,
-            max_position_embeddings: fields.optional_size("max_position_embeddings")?.unwrap_or(2048),
-            rms_norm_eps: fields.number("rms_norm_eps", 1e-6)? as f32,
+            max_position_embeddings: fields.optional_size("max_position_embeddings")?.or(fields.optional_size("n_positions")?).unwrap_or(2048),
+            rms_norm_eps: fields.norm_eps()?,
             tie_word_embeddings: fields.flag("tie_word_embeddings", tied)?,
         };
         if sizes.num_hidden_layers > 10_000 {

@@ -6,7 +6,7 @@ use bayan_tensor::ops::Causality;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
 use crate::ModelError;
-use crate::cache::Cache;
+use crate::cache::{Cache, LayerNeeds};
 use crate::config::Sizes;
 use crate::layers::{Linear, LoraPart};
 
@@ -26,8 +26,8 @@ pub trait Decoder: std::fmt::Debug {
     /// Its sizes.
     fn sizes(&self) -> &Sizes;
 
-    /// Width K d of the cache of each layer.
-    fn cache_widths(&self) -> Vec<usize>;
+    /// What each layer needs remembered.
+    fn cache_needs(&self) -> Vec<LayerNeeds>;
 
     /// Records a step: tokens \[T\] to logits [R, V].
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor;

@@ -7,7 +7,7 @@ use bayan_tensor::ops::{self, Activation, Causality};
 use bayan_tensor::{Graph, Matrix, State, Tensor};
 
 use crate::ModelError;
-use crate::cache::LayerCache;
+use crate::cache::{LayerCache, LayerNeeds};
 use crate::config::Sizes;
 use crate::load::Loader;
 
@@ -94,9 +94,45 @@ impl RmsNorm {
         Ok(RmsNorm { weight: loader.vector(&[(format!("{name}.weight"), width)], 0.0).await?, eps })
     }
 
+    /// Loads `{name}.weight`, which holds the factors minus one (Gemma).
+    ///
+    /// # Errors
+    /// As [`Loader::vector`].
+    pub async fn load_minus_one(loader: &mut Loader<'_>, name: &str, width: usize, eps: f32) -> Result<RmsNorm, ModelError> {
+        Ok(RmsNorm { weight: loader.vector(&[(format!("{name}.weight"), width)], 1.0).await?, eps })
+    }
+
     /// x [T, D] to [T, D]
     pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
         graph.rms_norm(x, &self.weight, self.eps)
+    }
+}
+
+/// Normalisation by mean and variance.
+#[derive(Debug)]
+pub struct LayerNorm {
+    /// \[D\]
+    pub weight: Arc<State>,
+    /// \[D\]
+    pub bias: Option<Arc<State>>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl LayerNorm {
+    /// Loads `{name}.weight`, and `{name}.bias` if `bias`; both times `factor`, so that what follows need not be scaled.
+    ///
+    /// # Errors
+    /// As [`Loader::vector`].
+    pub async fn load(loader: &mut Loader<'_>, name: &str, width: usize, eps: f32, bias: bool, factor: f32) -> Result<LayerNorm, ModelError> {
+        let weight = loader.scaled_vector(&format!("{name}.weight"), &[width], factor).await?;
+        let bias = if bias { Some(loader.scaled_vector(&format!("{name}.bias"), &[width], factor).await?) } else { None };
+        Ok(LayerNorm { weight, bias, eps })
+    }
+
+    /// x [T, D] to [T, D]
+    pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
+        graph.layer_norm(x, &self.weight, self.bias.as_ref(), self.eps)
     }
 }
 
@@ -142,13 +178,19 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// What it needs remembered.
+    pub fn needs(&self) -> LayerNeeds {
+        LayerNeeds { width: self.attention.kv_heads * self.attention.head_dim, window: self.attention.window, states: Vec::new() }
+    }
+
     /// x [T, D] to [T, D]
     pub fn forward(&self, graph: &mut Graph, x: Tensor, over: Causality, cache: &LayerCache) -> Tensor {
         let qkv = self.qkv_proj.forward(graph, x); // [T, (H + 2K) d]
         let norms = self.qk_norm.as_ref().map(|(q, k)| (q, k));
         let [q, k, v] = graph.rope(self.rope.clone(), qkv, over.positions, &self.rotary, norms); // [T, H, d], [T, K, d] twice
-        let (keys, values) = graph.append(k, v, over.positions, over.bases, &cache.keys, &cache.values);
-        let y = graph.attention(self.attention.clone(), q, keys, values, over); // [T, H, d]
+        let (keys, values) = graph.append(cache.rows, k, v, over.positions, over.bases, [&cache.keys, &cache.values]);
+        let attention = ops::Attention { context: cache.rows.context, ring: cache.rows.ring, ..self.attention.clone() };
+        let y = graph.attention(attention, q, keys, values, over); // [T, H, d]
         let y = graph.flatten(y); // [T, H d]
         self.o_proj.forward(graph, y)
     }
@@ -183,6 +225,26 @@ impl GatedMlp {
     pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
         let gate_up = self.gate_up_proj.forward(graph, x); // [T, 2F]
         let y = graph.gated(gate_up, self.activation); // [T, F]
+        self.down_proj.forward(graph, y)
+    }
+}
+
+/// down(activation(up(x)))
+#[derive(Debug)]
+pub struct PlainMlp {
+    /// To the intermediate size.
+    pub up_proj: Linear,
+    /// Back to the hidden size.
+    pub down_proj: Linear,
+    /// Between them.
+    pub activation: Activation,
+}
+
+impl PlainMlp {
+    /// x [T, D] to [T, D]
+    pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
+        let y = self.up_proj.forward(graph, x); // [T, F]
+        let y = graph.activate(y, self.activation);
         self.down_proj.forward(graph, y)
     }
 }

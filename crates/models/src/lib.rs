@@ -5,13 +5,21 @@
 
 mod adapter;
 mod cache;
+mod cohere;
+mod cohere2;
 mod config;
 mod decoder;
 mod error;
+mod gemma;
+mod gemma2;
+mod gemma3_text;
+mod jais2;
 mod layers;
 mod llama;
 mod load;
 mod mistral;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rotary;
@@ -26,7 +34,7 @@ use bayan_weights::{Checkpoint, LocalFuture, Policy};
 pub use adapter::{
     ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, AdapterError, AdapterModule, PEFT_VERSION, Rules, TargetModules, layer_of, tensor_names,
 };
-pub use cache::{Cache, CacheFormat, CacheShape, LayerCache};
+pub use cache::{Cache, CacheFormat, CacheShape, LayerCache, LayerNeeds};
 pub use config::{Fields, Sizes};
 pub use decoder::{Decoder, StepInputs};
 pub use error::ModelError;
@@ -47,8 +55,16 @@ type Load = for<'a> fn(&'a Fields<'a>, &'a Opening, &'a mut Loader<'_>) -> Local
 
 /// One line for each architecture.
 static ARCHITECTURES: &[(&str, Load)] = &[
+    ("cohere", |config, opening, loader| Box::pin(cohere::Cohere::load(config, opening, loader))),
+    ("cohere2", |config, opening, loader| Box::pin(cohere2::Cohere2::load(config, opening, loader))),
+    ("gemma", |config, opening, loader| Box::pin(gemma::Gemma::load(config, opening, loader))),
+    ("gemma2", |config, opening, loader| Box::pin(gemma2::Gemma2::load(config, opening, loader))),
+    ("gemma3_text", |config, opening, loader| Box::pin(gemma3_text::Gemma3Text::load(config, opening, loader))),
+    ("jais2", |config, opening, loader| Box::pin(jais2::Jais2::load(config, opening, loader))),
     ("llama", |config, opening, loader| Box::pin(llama::Llama::load(config, opening, loader))),
     ("mistral", |config, opening, loader| Box::pin(mistral::Mistral::load(config, opening, loader))),
+    ("olmo2", |config, opening, loader| Box::pin(olmo2::Olmo2::load(config, opening, loader))),
+    ("phi3", |config, opening, loader| Box::pin(phi3::Phi3::load(config, opening, loader))),
     ("qwen2", |config, opening, loader| Box::pin(qwen2::Qwen2::load(config, opening, loader))),
     ("qwen3", |config, opening, loader| Box::pin(qwen3::Qwen3::load(config, opening, loader))),
 ];
@@ -117,7 +133,7 @@ struct Table {
 }
 
 fn rotary_table(config: &Fields<'_>, sizes: &Sizes, opening: &Opening, loader: &Loader<'_>) -> Result<Table, ModelError> {
-    let rotary = Rotary::read(config, sizes.head_dim, sizes.max_position_embeddings)?;
+    let rotary = Rotary::read(config, sizes.head_dim, sizes.max_position_embeddings, opening.context)?;
     let dim = 2 * rotary.frequencies.len();
     let state = State::new(loader.gpu(), "rotary table", &[opening.context, dim], Values::F32(rotary.table(opening.context)))?;
     Ok(Table { state, dim })
@@ -134,7 +150,8 @@ fn activation(config: &Fields<'_>) -> Result<Activation, ModelError> {
     match config.text("hidden_activation").or(config.text("hidden_act")).unwrap_or("silu") {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
-        _ => config.refuse("hidden_act", "silu or gelu_pytorch_tanh"),
+        "relu2" => Ok(Activation::Relu2),
+        _ => config.refuse("hidden_act", "silu, gelu_pytorch_tanh or relu2"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
-use crate::cache::{Cache, LayerCache};
+use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
@@ -77,15 +77,15 @@ async fn attention(
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
-        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, norm_eps: None },
+        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, ..Default::default() },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            softcap: None,
             window: None,
             context: opening.context,
+            ..Default::default()
         },
     })
 }
@@ -106,8 +106,8 @@ impl Decoder for Llama {
         &self.sizes
     }
 
-    fn cache_widths(&self) -> Vec<usize> {
-        vec![self.sizes.num_key_value_heads * self.sizes.head_dim; self.layers.len()]
+    fn cache_needs(&self) -> Vec<LayerNeeds> {
+        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

@@ -135,6 +135,17 @@ impl<'a> Loader<'a> {
         Ok(State::new(self.gpu, &parts[0].0, &[values.len()], Values::F32(values))?)
     }
 
+    /// One tensor of these sizes as an f32 state \[all of it\], times `factor`.
+    ///
+    /// # Errors
+    /// As [`Loader::vector`].
+    pub async fn scaled_vector(&mut self, name: &str, shape: &[usize], factor: f32) -> Result<Arc<State>, ModelError> {
+        self.check_shape(name, shape)?;
+        let values: Vec<f32> = self.checkpoint.read_f32(name).await?.iter().map(|v| v * factor).collect();
+        self.advance(4 * values.len() as u64).await?;
+        Ok(State::new(self.gpu, name, &[values.len()], Values::F32(values))?)
+    }
+
     async fn advance(&mut self, bytes: u64) -> Result<(), ModelError> {
         self.read_bytes += bytes;
         if let (Some(gpu), true) = (self.gpu, self.unflushed_bytes >= FLUSH_BYTES) {

@@ -20,11 +20,12 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) for heads of size `dim`.
+    /// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) for heads of size `dim`, for a
+    /// context of this many positions: some methods choose by it.
     ///
     /// # Errors
     /// An unknown scaling method, or a field that is missing or impossible.
-    pub fn read(fields: &Fields<'_>, dim: usize, max_positions: usize) -> Result<Rotary, ModelError> {
+    pub fn read(fields: &Fields<'_>, dim: usize, max_positions: usize, context: usize) -> Result<Rotary, ModelError> {
         let empty = json!({});
         let (name, value) = match fields.get("rope_parameters") {
             Some(value) => ("rope_parameters", value),
@@ -50,7 +51,9 @@ impl Rotary {
             }
             "llama3" => llama3(&rope, &plain),
             "yarn" => yarn(&rope, &plain, theta, dim, max_positions),
-            _ => fields.refuse(name, "a rope_type of default, linear, llama3 or yarn"),
+            "dynamic" => dynamic(&rope, theta, dim, max_positions, context),
+            "longrope" | "su" => longrope(fields, &rope, &plain, max_positions, context),
+            _ => fields.refuse(name, "a rope_type of default, linear, dynamic, llama3, yarn or longrope"),
         }
     }
 
@@ -95,6 +98,34 @@ fn llama3(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
     Ok(Rotary { frequencies: plain.iter().copied().map(scaled).collect(), factor: 1.0 })
 }
 
+/// Dynamic NTK scaling: the base grows with the context. The context that was opened decides once: keys that are cached keep the angles
+/// that they were turned by, so the base cannot follow the length of each step, as it does in transformers without a cache.
+fn dynamic(rope: &Fields<'_>, theta: f64, dim: usize, max_positions: usize, context: usize) -> Result<Rotary, ModelError> {
+    let factor = positive(rope, "factor", None)?;
+    if dim < 4 || factor < 1.0 {
+        return rope.refuse("factor", "at least 1, with at least 4 numbers of a head turned");
+    }
+    let length = context.max(max_positions) as f64;
+    let base = theta * (factor * length / max_positions as f64 - (factor - 1.0)).powf(dim as f64 / (dim as f64 - 2.0));
+    Ok(Rotary { frequencies: (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect(), factor: 1.0 })
+}
+
+/// LongRoPE (Ding et al., 2024): a divisor for each frequency, other ones beyond the original context. As with `dynamic`, the context that was
+/// opened chooses.
+fn longrope(fields: &Fields<'_>, rope: &Fields<'_>, plain: &[f64], max_positions: usize, context: usize) -> Result<Rotary, ModelError> {
+    let original = fields.number("original_max_position_embeddings", max_positions as f64)?;
+    let original = positive(rope, "original_max_position_embeddings", Some(original))?;
+    let name = if context as f64 > original { "long_factor" } else { "short_factor" };
+    let divisors: Option<Vec<f64>> = rope.get(name).and_then(Value::as_array).map(|list| list.iter().filter_map(Value::as_f64).filter(|&v| v > 0.0).collect());
+    let Some(divisors) = divisors.filter(|divisors| divisors.len() == plain.len()) else {
+        return rope.refuse(name, &format!("a list of {} positive numbers", plain.len()));
+    };
+    let factor = rope.number("factor", max_positions as f64 / original)?;
+    let default = if factor <= 1.0 || original <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+    let attention = rope.number("attention_factor", default)?;
+    Ok(Rotary { frequencies: plain.iter().zip(divisors).map(|(frequency, divisor)| frequency / divisor).collect(), factor: attention })
+}
+
 /// YaRN (Peng et al., 2023): interpolation ramps in over the dimensions, and attention gets a temperature.
 fn yarn(rope: &Fields<'_>, plain: &[f64], theta: f64, dim: usize, max_positions: usize) -> Result<Rotary, ModelError> {
     let original = positive(rope, "original_max_position_embeddings", Some(max_positions as f64))?;
@@ -131,13 +162,13 @@ mod tests {
     fn both_key_styles_agree() {
         let old = json!({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}});
         let new = json!({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}});
-        assert_eq!(Rotary::read(&Fields(&old), 64, 128).unwrap(), Rotary::read(&Fields(&new), 64, 128).unwrap());
+        assert_eq!(Rotary::read(&Fields(&old), 64, 128, 128).unwrap(), Rotary::read(&Fields(&new), 64, 128, 128).unwrap());
     }
 
     #[test]
     fn llama3_keeps_high_and_divides_low_frequencies() {
         let config = json!({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}});
-        let rotary = Rotary::read(&Fields(&config), 128, 131072).unwrap();
+        let rotary = Rotary::read(&Fields(&config), 128, 131072, 4096).unwrap();
         assert_eq!(rotary.frequencies[0], 1.0);
         let last = 500000f64.powf(-126.0 / 128.0);
         assert!((rotary.frequencies[63] - last / 8.0).abs() < 1e-18);
@@ -146,6 +177,6 @@ mod tests {
     #[test]
     fn unknown_methods_are_refused() {
         let config = json!({"rope_scaling": {"type": "spiral", "factor": 2.0}});
-        assert!(Rotary::read(&Fields(&config), 64, 128).unwrap_err().to_string().contains("spiral"));
+        assert!(Rotary::read(&Fields(&config), 64, 128, 128).unwrap_err().to_string().contains("spiral"));
     }
 }

@@ -11,7 +11,7 @@ use crate::fuse::{census, fuse};
 use crate::graph::{Graph, Tensor};
 use crate::interpret::{interpret, nmse};
 use crate::matrix::{Matrix, MatrixBuilder};
-use crate::ops::{Activation, Attention, Causality, Rope, SETTINGS, SampleSettings, SampleStates};
+use crate::ops::{Activation, Attention, CacheRows, Causality, Rope, SETTINGS, SampleSettings, SampleStates};
 use crate::plan::Plan;
 use crate::state::State;
 use crate::tune::Tuning;
@@ -105,7 +105,7 @@ pub(crate) fn case(name: impl Into<String>, bound: f64, record: impl Fn(&mut Mak
 pub fn cases() -> Vec<Case> {
     let mut all = element_cases();
     all.extend(linear_cases());
-    all.extend(attention_cases());
+    all.extend(crate::cases_attention::cases());
     all.extend(sample_cases());
     all.extend(layer_cases());
     all
@@ -139,6 +139,41 @@ fn element_cases() -> Vec<Case> {
                 Ok((graph, vec![y]))
             }));
         }
+        for bias in [false, true] {
+            all.push(case(format!("layer_norm {rows}x{width}{}", if bias { ", bias" } else { "" }), 1e-7, move |make| {
+                let mut graph = Graph::new();
+                let values = make.numbers(rows * width, width == 2304).iter().map(|v| v + 3.0).collect();
+                let x = make.state(&[rows, width], values)?;
+                let x = graph.state(&x);
+                let bias = if bias { Some(make.random(&[width])?) } else { None };
+                let y = graph.layer_norm(x, &make.random(&[width])?, bias.as_ref(), 1e-5);
+                Ok((graph, vec![y]))
+            }));
+        }
+        all.push(case(format!("rms_norm add {rows}x{width}"), 1e-7, move |make| {
+            let mut graph = Graph::new();
+            let (x, residual) = (make.random(&[rows, width])?, make.random(&[rows, width])?);
+            let (x, residual) = (graph.state(&x), graph.state(&residual));
+            let y = graph.rms_norm(x, &make.random(&[width])?, 1e-6);
+            let y = graph.add(residual, y);
+            Ok((graph, vec![y]))
+        }));
+        all.push(case(format!("softcap {rows}x{width}"), 1e-7, move |make| {
+            let mut graph = Graph::new();
+            let values = make.numbers(rows * width, true).iter().map(|v| v * 20.0).collect();
+            let x = make.state(&[rows, width], values)?;
+            let x = graph.state(&x);
+            let y = graph.softcap(x, 30.0);
+            Ok((graph, vec![y]))
+        }));
+        all.push(case(format!("activate {rows}x{width}"), 1e-7, move |make| {
+            let mut graph = Graph::new();
+            let x = make.random(&[rows, width])?;
+            let x = graph.state(&x);
+            let y = graph.activate(x, Activation::Relu2);
+            let z = graph.scale_columns(y, &make.random(&[width])?);
+            Ok((graph, vec![z]))
+        }));
         all.push(case(format!("select_rows {rows}x{width}"), 0.0, move |make| {
             let mut graph = Graph::new();
             let x = make.random(&[rows, width])?;
@@ -192,46 +227,6 @@ fn linear_cases() -> Vec<Case> {
 /// f16 tiles round each product's factors to 11 bits.
 const LINEAR_BOUND: f64 = 5e-7;
 
-/// Sizes of one attention case.
-#[derive(Clone, Copy)]
-struct Heads {
-    h: usize,
-    k: usize,
-    d: usize,
-}
-
-/// A step: for each sequence, how many positions were cached before and how many tokens are new.
-type Sequences = &'static [(usize, usize)];
-
-fn attention_cases() -> Vec<Case> {
-    let mut all = Vec::new();
-    let heads = [Heads { h: 4, k: 4, d: 64 }, Heads { h: 8, k: 2, d: 80 }, Heads { h: 7, k: 1, d: 128 }, Heads { h: 4, k: 2, d: 256 }];
-    let steps: [Sequences; 6] = [&[(0, 1)], &[(255, 1)], &[(300, 1), (17, 1)], &[(0, 20)], &[(37, 33)], &[(5, 17), (0, 3)]];
-    for (index, head) in heads.into_iter().enumerate() {
-        for step in steps {
-            for half in [false, true] {
-                for (window, softcap) in [(None, None), (Some(16), Some(5.0))] {
-                    if (index > 1) && (half != window.is_some()) {
-                        continue;
-                    }
-                    let name = format!(
-                        "attention {}/{}x{} {step:?} {}{}",
-                        head.h,
-                        head.k,
-                        head.d,
-                        if half { "f16" } else { "f32" },
-                        if window.is_some() { " window softcap" } else { "" }
-                    );
-                    all.push(case(name, 1e-6, move |make| attention_case(make, head, step, half, window, softcap)));
-                }
-            }
-        }
-        all.push(case(format!("rope {}/{}x{}", head.h, head.k, head.d), 1e-7, move |make| rope_case(make, head, false)));
-        all.push(case(format!("rope {}/{}x{} with head norms", head.h, head.k, head.d), 1e-7, move |make| rope_case(make, head, true)));
-    }
-    all
-}
-
 /// Whole layers, so that rewrites and fused kernels are held against the operations that were recorded.
 fn layer_cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -243,8 +238,30 @@ fn layer_cases() -> Vec<Case> {
                 all.push(case(name, 2e-6, move |make| layer_case(make, format, tokens, position, norms, half)));
             }
         }
+        for tokens in [1, 20] {
+            let name = format!("layer {} {tokens} tokens, norms after, squared ReLU", format.name());
+            all.push(case(name, 2e-6, move |make| post_norm_case(make, format, tokens)));
+        }
     }
     all
+}
+
+/// A sub-layer without a gate whose norm comes after it, and capped results.
+fn post_norm_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize) -> Result<Recorded, GpuError> {
+    let (width, inner) = (96, 160);
+    let mut graph = Graph::new();
+    let x = make.random(&[tokens, width])?;
+    let x = graph.state(&x);
+    let (up_bias, down_bias) = (make.random(&[inner])?, make.random(&[width])?);
+    let y = graph.layer_norm(x, &make.random(&[width])?, Some(&make.random(&[width])?), 1e-5);
+    let y = graph.linear(y, &make.matrix(format, inner, width)?, Some(&up_bias));
+    let y = graph.activate(y, Activation::Relu2);
+    let y = graph.linear(y, &make.matrix(format, width, inner)?, Some(&down_bias));
+    let y = graph.rms_norm(y, &make.random(&[width])?, 1e-6);
+    let x = graph.add(x, y);
+    let y = graph.linear(x, &make.matrix(format, 70, width)?, None);
+    let y = graph.softcap(y, 2.0);
+    Ok((graph, vec![x, y]))
 }
 
 fn layer_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize, position: usize, norms: bool, half: bool) -> Result<Recorded, GpuError> {
@@ -273,10 +290,10 @@ fn layer_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize, 
     let bias = make.random(&[(h + 2 * k) * d])?;
     let qkv = graph.linear(y, &make.matrix(format, (h + 2 * k) * d, width)?, Some(&bias));
     let weights = if norms { Some((make.random(&[d])?, make.random(&[d])?)) } else { None };
-    let rope = Rope { heads: h, kv_heads: k, head_dim: d, rotary_dim: d, norm_eps: norms.then_some(1e-6) };
+    let rope = Rope { heads: h, kv_heads: k, head_dim: d, rotary_dim: d, norm_eps: norms.then_some(1e-6), ..Default::default() };
     let [q, new_k, new_v] = graph.rope(rope, qkv, over.positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
-    let (keys, values) = graph.append(new_k, new_v, over.positions, over.bases, &keys, &values);
-    let attention = Attention { heads: h, kv_heads: k, head_dim: d, scale: 0.2, softcap: None, window: None, context };
+    let (keys, values) = graph.append(CacheRows { context, ring: None }, new_k, new_v, over.positions, over.bases, [&keys, &values]);
+    let attention = Attention { heads: h, kv_heads: k, head_dim: d, scale: 0.2, softcap: None, window: None, context, ..Default::default() };
     let y = graph.attention(attention, q, keys, values, over);
     let y = graph.flatten(y);
     let y = graph.linear(y, &make.matrix(format, width, h * d)?, None);
@@ -324,56 +341,6 @@ fn sample_case(make: &mut Maker<'_>, vocabulary: usize, settings: SampleSettings
     graph.sample(logits, tokens, positions, &states);
     let counts = graph.state(&states.counts);
     Ok((graph, vec![logits, tokens, positions, counts]))
-}
-
-fn rope_case(make: &mut Maker<'_>, heads: Heads, norms: bool) -> Result<Recorded, GpuError> {
-    let Heads { h, k, d } = heads;
-    let rotary = if norms { d } else { d / 2 };
-    let mut graph = Graph::new();
-    let qkv = make.random(&[3, (h + 2 * k) * d])?;
-    let positions = make.indices(&[3], vec![0, 9, 4])?;
-    let angles = (0..10).flat_map(|p| (0..rotary / 2).flat_map(move |i| [(p as f32 * 0.3f32.powi(i as i32)).cos(), (p as f32 * 0.3f32.powi(i as i32)).sin()]));
-    let table = make.state(&[10, rotary], angles.collect())?;
-    let weights = if norms { Some((make.random(&[d])?, make.random(&[d])?)) } else { None };
-    let (qkv, positions) = (graph.state(&qkv), graph.state(&positions));
-    let rope = Rope { heads: h, kv_heads: k, head_dim: d, rotary_dim: rotary, norm_eps: norms.then_some(1e-6) };
-    let outputs = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
-    Ok((graph, outputs.to_vec()))
-}
-
-fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, half: bool, window: Option<usize>, softcap: Option<f32>) -> Result<Recorded, GpuError> {
-    let Heads { h, k, d } = heads;
-    let context = 512;
-    let mut graph = Graph::new();
-    let tokens: usize = step.iter().map(|s| s.1).sum();
-    let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
-    for (sequence, &(before, new)) in step.iter().enumerate() {
-        for start in (0..new).step_by(crate::ops::QUERY_TILE) {
-            tiles.extend([(positions.len() + start) as u32, crate::ops::QUERY_TILE.min(new - start) as u32]);
-        }
-        positions.extend((before..before + new).map(|p| p as u32));
-        bases.extend(std::iter::repeat_n((sequence * context) as u32, new));
-    }
-    let width = if half { k * d / 2 } else { k * d };
-    let rows = step.len() * context;
-    let filled = make.numbers(2 * rows * k * d, false);
-    let mut cache = filled.chunks_exact(rows * k * d).map(|values| match half {
-        false => State::new(make.gpu, "cache", &[rows, width], Values::F32(values.to_vec())),
-        true => State::new(make.gpu, "cache", &[rows, width], Values::U32(values.chunks_exact(2).map(|v| crate::ops::pack_f16(v[0], v[1])).collect())),
-    });
-    let (Some(k_cache), Some(v_cache)) = (cache.next(), cache.next()) else { unreachable!("two halves") };
-    let (k_cache, v_cache) = (k_cache?, v_cache?);
-    let (q, new_k, new_v) = (make.random(&[tokens, h, d])?, make.random(&[tokens, k, d])?, make.random(&[tokens, k, d])?);
-    let (q, new_k, new_v) = (graph.state(&q), graph.state(&new_k), graph.state(&new_v));
-    let positions = make.indices(&[tokens], positions)?;
-    let bases = make.indices(&[tokens], bases)?;
-    let tiles = make.indices(&[tiles.len() / 2, 2], tiles)?;
-    let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
-    let (k_cache, v_cache) = graph.append(new_k, new_v, over.positions, over.bases, &k_cache, &v_cache);
-    let attention = Attention { heads: h, kv_heads: k, head_dim: d, scale: 1.0 / (d as f32).sqrt(), softcap, window, context };
-    let y = graph.attention(attention, q, k_cache, v_cache, over);
-    let caches = if half { vec![] } else { vec![k_cache, v_cache] };
-    Ok((graph, [vec![y], caches].concat()))
 }
 
 /// NMSE of floats; integers are equal or infinitely wrong.

@@ -10,7 +10,7 @@ use crate::autodiff::BackwardOptions;
 use crate::cases::{Case, Maker, Recorded, case};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::interpret::interpret;
-use crate::ops::{Activation, Arenas, Attention, Causality, Dropout, Hyper, QUERY_TILE, Rope};
+use crate::ops::{Activation, Arenas, Attention, CacheRows, Causality, Dropout, HeadNorm, Hyper, QUERY_TILE, Rope};
 use crate::state::State;
 use crate::values::Values;
 
@@ -115,6 +115,18 @@ fn element_cases() -> Vec<GradientCase> {
             let (a, b) = (graph.rms_norm(input, &weight, 1e-5), graph.rms_norm(input, &weight, 0.1));
             Ok((graph.add(a, b), vec![x]))
         }));
+        all.push(gradient(format!("layer_norm_backward {rows}x{width}"), small, move |make, graph| {
+            let (x, weight, bias) = (make.random(&[rows, width])?, make.random(&[width])?, make.random(&[width])?);
+            let input = graph.state(&x);
+            let (a, b) = (graph.layer_norm(input, &weight, Some(&bias), 1e-2), graph.layer_norm(input, &weight, None, 0.1));
+            Ok((graph.add(a, b), vec![x]))
+        }));
+        all.push(gradient(format!("activate_backward {rows}x{width}"), small, move |make, graph| {
+            let (x, factors) = (make.random(&[rows, width])?, make.random(&[width])?);
+            let input = graph.state(&x);
+            let input = graph.scale_columns(input, &factors);
+            Ok((graph.activate(input, Activation::Relu2), vec![x]))
+        }));
         for activation in [Activation::Silu, Activation::GeluTanh] {
             all.push(gradient(format!("gated_backward {} {rows}x{width}", activation.name()), small, move |make, graph| {
                 let x = make.random(&[rows, 2 * width])?;
@@ -135,9 +147,12 @@ fn element_cases() -> Vec<GradientCase> {
             Ok((graph.dropout(input, &Dropout { p: 0.3, salt: 5, seed }), vec![x]))
         }));
     }
-    for (heads, kv_heads, head_dim, norms) in [(2, 1, 8, true), (4, 2, 8, false), (8, 2, 80, true), (4, 2, 256, false)] {
-        let name = format!("rope_backward {heads}/{kv_heads}x{head_dim}{}", if norms { " with head norms" } else { "" });
-        all.push(gradient(name, head_dim < 16, move |make, graph| rope(make, graph, heads, kv_heads, head_dim, norms)));
+    let norms = [Some(HeadNorm::Rms), None, Some(HeadNorm::RmsWhole), Some(HeadNorm::Layer)];
+    for (index, (heads, kv_heads, head_dim)) in [(2, 1, 8), (4, 2, 8), (8, 2, 80), (4, 2, 256)].into_iter().enumerate() {
+        for (interleaved, norm) in [(false, norms[index]), (true, norms[(index + 1) % 4]), (index > 1, norms[(index + 2) % 4])] {
+            let name = format!("rope_backward {heads}/{kv_heads}x{head_dim} {norm:?}{}", if interleaved { " interleaved" } else { "" });
+            all.push(gradient(name, head_dim < 16, move |make, graph| rope(make, graph, [heads, kv_heads, head_dim], norm, interleaved)));
+        }
     }
     all
 }
@@ -148,14 +163,17 @@ fn table(make: &mut Maker<'_>, positions: usize, rotary: usize) -> Result<Arc<St
     make.state(&[positions, rotary], values.collect())
 }
 
-fn rope(make: &mut Maker<'_>, graph: &mut Graph, heads: usize, kv_heads: usize, head_dim: usize, norms: bool) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
-    let rotary_dim = if norms { head_dim } else { head_dim / 2 };
+fn rope(make: &mut Maker<'_>, graph: &mut Graph, sizes: [usize; 3], norm: Option<HeadNorm>, interleaved: bool) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
+    let [heads, kv_heads, head_dim] = sizes;
+    let rotary_dim = if norm.is_some() { head_dim } else { head_dim / 2 };
     let x = make.random(&[3, (heads + 2 * kv_heads) * head_dim])?;
     let positions = make.indices(&[3], vec![0, 9, 4])?;
     let table = table(make, 10, rotary_dim)?;
-    let weights = if norms { Some((make.random(&[head_dim])?, make.random(&[head_dim])?)) } else { None };
+    let each = norm.is_some_and(HeadNorm::each);
+    let widths = if each { [heads * head_dim, kv_heads * head_dim] } else { [head_dim; 2] };
+    let weights = if norm.is_some() { Some((make.random(&widths[..1])?, make.random(&widths[1..])?)) } else { None };
     let (qkv, positions) = (graph.state(&x), graph.state(&positions));
-    let rope = Rope { heads, kv_heads, head_dim, rotary_dim, norm_eps: norms.then_some(1e-2) };
+    let rope = Rope { heads, kv_heads, head_dim, rotary_dim, interleaved, norm_eps: norm.map(|_| 1e-2), norm: norm.unwrap_or_default() };
     let [q, k, v] = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
     // All three in one tensor: keys times ones and values times ones are added to some columns of the queries.
     let y = graph.flatten(q);
@@ -213,6 +231,7 @@ struct Heads {
     head_dim: usize,
     window: Option<usize>,
     softcap: Option<f32>,
+    alibi: Option<f32>,
 }
 
 /// Tokens of sequences that follow each other: positions, bases and tiles.
@@ -231,30 +250,33 @@ fn packed(make: &mut Maker<'_>, graph: &mut Graph, sequences: &[usize]) -> Resul
 }
 
 fn attention_cases() -> Vec<GradientCase> {
-    let plain = Heads { heads: 2, kv_heads: 1, head_dim: 4, window: None, softcap: None };
+    let plain = Heads { heads: 2, kv_heads: 1, head_dim: 4, window: None, softcap: None, alibi: None };
     let mut all = Vec::new();
-    let shapes: [(Heads, &'static [usize]); 8] = [
+    let shapes: [(Heads, &'static [usize]); 10] = [
+        (Heads { heads: 3, kv_heads: 3, alibi: Some(0.7), ..plain }, &[6, 2]),
+        (Heads { heads: 6, kv_heads: 3, head_dim: 64, alibi: Some(1.0), ..plain }, &[37, 20]),
         (plain, &[5]),
         (Heads { heads: 4, kv_heads: 2, window: Some(3), softcap: Some(2.0), ..plain }, &[6, 1, 4]),
         (Heads { heads: 4, kv_heads: 4, head_dim: 64, ..plain }, &[40]),
         (Heads { heads: 8, kv_heads: 2, head_dim: 80, ..plain }, &[33, 17, 1]),
         (Heads { heads: 7, kv_heads: 1, head_dim: 128, window: Some(16), ..plain }, &[70]),
         (Heads { heads: 4, kv_heads: 2, head_dim: 256, softcap: Some(5.0), ..plain }, &[20, 20]),
-        (Heads { heads: 4, kv_heads: 2, head_dim: 36, window: Some(20), softcap: Some(5.0) }, &[50, 3]),
+        (Heads { heads: 4, kv_heads: 2, head_dim: 36, window: Some(20), softcap: Some(5.0), ..plain }, &[50, 3]),
         (Heads { heads: 2, kv_heads: 2, head_dim: 512, ..plain }, &[18]),
     ];
     for (shape, sequences) in shapes {
         let tokens: usize = sequences.iter().sum();
         let name = format!("attention_backward {shape:?} {sequences:?}");
         all.push(gradient(name, tokens < 12, move |make, graph| {
-            let Heads { heads, kv_heads, head_dim, window, softcap } = shape;
+            let Heads { heads, kv_heads, head_dim, window, softcap, alibi } = shape;
             let q = make.random(&[tokens, heads, head_dim])?;
             let (k, v) = (make.random(&[tokens, kv_heads, head_dim])?, make.random(&[tokens, kv_heads, head_dim])?);
             let over = packed(make, graph, sequences)?;
             let cache = [zeros(make, &[tokens, kv_heads * head_dim])?, zeros(make, &[tokens, kv_heads * head_dim])?];
             let [tq, tk, tv] = [&q, &k, &v].map(|state| graph.state(state));
-            let (keys, values) = graph.append(tk, tv, over.positions, over.bases, &cache[0], &cache[1]);
-            let attention = Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), softcap, window, context: tokens };
+            let (keys, values) = graph.append(CacheRows { context: tokens, ring: None }, tk, tv, over.positions, over.bases, [&cache[0], &cache[1]]);
+            let attention =
+                Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), softcap, window, alibi, context: tokens, ..Default::default() };
             let y = graph.attention(attention, tq, keys, values, over);
             Ok((y, vec![q, k, v]))
         }));
@@ -265,7 +287,8 @@ fn attention_cases() -> Vec<GradientCase> {
 fn loss_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
     let q8: &'static dyn Format = format_by_name("q8_0").unwrap_or(FORMATS[0]);
-    for (format, rows, width, vocabulary, budget) in [(FORMATS[0], 3, 8, 20, 1 << 20), (FORMATS[0], 4, 8, 600, 1), (q8, 33, 64, 1003, 33 * 512)] {
+    let sizes = [(FORMATS[0], 3, 8, 20, 1 << 20), (FORMATS[0], 4, 8, 600, 1), (q8, 33, 64, 1003, 33 * 512)];
+    for ((format, rows, width, vocabulary, budget), cap) in sizes.into_iter().flat_map(|sizes| [(sizes, None), (sizes, Some(1.5))]) {
         let record = move |make: &mut Maker<'_>| {
             let (mut graph, hidden) = (Graph::new(), make.random(&[rows, width])?);
             let weight = make.matrix(format, vocabulary, width)?;
@@ -274,12 +297,14 @@ fn loss_cases() -> Vec<GradientCase> {
             let (targets, weights) = (make.indices(&[rows], targets)?, make.random(&[rows])?);
             let [h, targets, weights] = [&hidden, &targets, &weights].map(|state| graph.state(state));
             let logits = graph.linear(h, &weight, None);
+            let logits = cap.map_or(logits, |cap| graph.softcap(logits, cap));
             let Some(sweep) = graph.cross_entropy(logits, targets, budget) else { unreachable!("straight from a linear layer") };
             let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
             let dh = graph.cross_entropy_backward(&sweep, weights);
             Ok(Differentiated { graph, y: loss, cotangent: None, gradients: vec![(hidden, dh)] })
         };
-        let name = format!("cross_entropy {} {rows}x{width}, {vocabulary} entries, {budget} at a time", format.name());
+        let name =
+            format!("cross_entropy {} {rows}x{width}, {vocabulary} entries, {budget} at a time{}", format.name(), if cap.is_some() { ", capped" } else { "" });
         all.push(GradientCase { name, bound: 1e-10, small: rows < 10, record: Box::new(record) });
     }
     for (rows, pairs) in [(12, 2), (150, 3)] {
@@ -337,11 +362,11 @@ fn layers(make: &mut Maker<'_>, graph: &mut Graph) -> Result<(Tensor, Vec<Arc<St
         for (first, a, b) in [&q_pair, &v_pair] {
             graph.lora(h, qkv, *first, a, b, 0.3);
         }
-        let rope = Rope { heads, kv_heads: 1, head_dim, rotary_dim: head_dim, norm_eps: None };
+        let rope = Rope { heads, kv_heads: 1, head_dim, rotary_dim: head_dim, ..Default::default() };
         let [q, k, v] = graph.rope(rope, qkv, over.positions, &table, None);
         let cache = [zeros(make, &[7, head_dim])?, zeros(make, &[7, head_dim])?];
-        let (keys, values) = graph.append(k, v, over.positions, over.bases, &cache[0], &cache[1]);
-        let attention = Attention { heads, kv_heads: 1, head_dim, scale: 0.5, softcap: None, window: None, context: 8 };
+        let (keys, values) = graph.append(CacheRows { context: 8, ring: None }, k, v, over.positions, over.bases, [&cache[0], &cache[1]]);
+        let attention = Attention { heads, kv_heads: 1, head_dim, scale: 0.5, softcap: None, window: None, context: 8, ..Default::default() };
         let y = graph.attention(attention, q, keys, values, over);
         let y = graph.flatten(y);
         x = graph.add(x, y);

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use bayan_gpu::Capabilities;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
-use crate::ops::{Add, Append, Attention, AttentionDecode, Gated, Linear, Quantize, RmsNorm, Rope, by_rows, takes_int8};
+use crate::ops::{Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Quantize, RmsNorm, Rope, by_rows, takes_int8};
 
 /// The graph with every known pattern rewritten, for this device. The tensors in `keep` stay computed.
 pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
     let mut rewrite = Rewrite { graph: graph.clone(), nodes: graph.nodes().iter().cloned().map(Some).collect(), keep };
     for index in 0..rewrite.nodes.len() {
         rewrite.norm(index, capabilities);
+        rewrite.norm_residual(index);
         rewrite.gate(index, capabilities);
+        rewrite.activation(index, capabilities);
         rewrite.residual(index);
         rewrite.attention(index, capabilities);
     }
@@ -105,6 +107,42 @@ impl Rewrite<'_> {
         Some(())
     }
 
+    /// rms_norm, then add of something that is there before.
+    fn norm_residual(&mut self, index: usize) -> Option<()> {
+        let norm = self.op::<RmsNorm>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let reader = self.only_reader(node.outputs[0])?;
+        self.op::<Add>(reader)?;
+        let add = self.nodes[reader].clone()?;
+        let other = *add.inputs.iter().find(|&&t| t != node.outputs[0])?;
+        if norm.residual || !self.known_before(other, index) {
+            return None;
+        }
+        self.nodes[reader] = None;
+        let inputs = [&node.inputs[..], &[other]].concat();
+        self.replace(index, RmsNorm { residual: true, ..norm }, inputs, add.outputs);
+        Some(())
+    }
+
+    /// Whether a tensor has its value before node number `index`.
+    fn known_before(&self, tensor: Tensor, index: usize) -> bool {
+        self.graph.info(tensor).state.is_some() || self.nodes[..index].iter().flatten().any(|n| n.outputs.contains(&tensor))
+    }
+
+    /// linear, then an activation.
+    fn activation(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+        let linear = self.op::<Linear>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let reader = self.only_reader(node.outputs[0])?;
+        let activation = self.op::<Activate>(reader)?.activation;
+        if linear.gate.is_some() || linear.activation.is_some() || linear.residual || !by_rows(capabilities, self.graph.rows(node.outputs[0])) {
+            return None;
+        }
+        let outputs = self.nodes[reader].take()?.outputs;
+        self.replace(index, Linear { activation: Some(activation), ..linear }, node.inputs, outputs);
+        Some(())
+    }
+
     /// linear, then gated: an invocation that owns a gate's row owns the up's row too.
     fn gate(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
         let linear = self.op::<Linear>(index)?.clone();
@@ -113,7 +151,7 @@ impl Rewrite<'_> {
         let activation = self.op::<Gated>(reader)?.activation;
         let halves = linear.weight.rows() / 2;
         let fits = halves.is_multiple_of(32) && linear.weight.shards().len() <= 1 && by_rows(capabilities, self.graph.rows(node.outputs[0]));
-        if linear.gate.is_some() || linear.residual || !fits {
+        if linear.gate.is_some() || linear.activation.is_some() || linear.residual || !fits {
             return None;
         }
         let outputs = self.nodes[reader].take()?.outputs;
@@ -129,8 +167,7 @@ impl Rewrite<'_> {
         self.op::<Add>(reader)?;
         let add = self.nodes[reader].clone()?;
         let other = *add.inputs.iter().find(|&&t| t != node.outputs[0])?;
-        let before = self.graph.info(other).state.is_some() || self.nodes[..index].iter().flatten().any(|n| n.outputs.contains(&other));
-        if linear.gate.is_some() || linear.residual || linear.norm.is_some() || !before {
+        if linear.gate.is_some() || linear.activation.is_some() || linear.residual || linear.norm.is_some() || !self.known_before(other, index) {
             return None;
         }
         self.nodes[reader] = None;
@@ -143,13 +180,16 @@ impl Rewrite<'_> {
     fn attention(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
         let rope = self.op::<Rope>(index)?.clone();
         let node = self.nodes[index].clone()?;
-        if self.graph.shape(node.inputs[0])[0] != 1 || !AttentionDecode::fits(&rope, capabilities.max_storage_buffers) {
+        if self.graph.shape(node.inputs[0])[0] != 1 || node.outputs.len() != 3 {
             return None;
         }
         let [q, k, v] = node.outputs[..] else { return None };
         let (append_at, attention_at) = (self.only_reader(k)?, self.only_reader(q)?);
         self.op::<Append>(append_at)?;
         let attention = self.op::<Attention>(attention_at)?.clone();
+        if !AttentionDecode::fits(&rope, &attention, capabilities.max_storage_buffers) {
+            return None;
+        }
         let (append, attend) = (self.nodes[append_at].clone()?, self.nodes[attention_at].clone()?);
         let matches =
             self.only_reader(v)? == append_at && append.inputs[..2] == [k, v] && attend.inputs[1..3] == append.outputs[..2] && append_at < attention_at;

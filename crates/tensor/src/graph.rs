@@ -157,9 +157,10 @@ impl Graph {
         x
     }
 
-    /// The list up to and including the last operation of this name.
-    pub fn until_last(&self, name: &str) -> Graph {
-        let end = self.nodes.iter().rposition(|node| node.op.name() == name).map_or(self.nodes.len(), |index| index + 1);
+    /// The list up to and including the last operation that writes a state: what remains of a step whose results nobody reads.
+    pub fn until_last_state(&self) -> Graph {
+        let writes = |node: &Node| node.outputs.iter().any(|&output| self.info(output).state.is_some());
+        let end = self.nodes.iter().rposition(writes).map_or(self.nodes.len(), |index| index + 1);
         self.with_nodes(self.nodes[..end].to_vec())
     }
 

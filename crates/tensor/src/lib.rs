@@ -6,6 +6,7 @@
 
 mod autodiff;
 pub mod cases;
+mod cases_attention;
 pub mod cases_training;
 mod fuse;
 mod graph;

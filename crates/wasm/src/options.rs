@@ -42,7 +42,7 @@ pub(crate) struct OpenOptions {
     /// `auto`, `stored`, `f16`, `q8`, `q4`, or the engine's name of a format.
     format: Option<String>,
     pub(crate) context_length: Option<usize>,
-    /// `f16` or `f32`.
+    /// `f32`, `f16`, `q8_0` or `q4_0`.
     cache: Option<String>,
     /// Name or text of a chat template.
     pub(crate) template: Option<String>,
@@ -53,9 +53,11 @@ pub(crate) struct OpenOptions {
 impl OpenOptions {
     pub(crate) fn cache(&self) -> Result<CacheFormat, EngineError> {
         match self.cache.as_deref() {
-            None | Some("f16") => Ok(CacheFormat::F16),
-            Some("f32") => Ok(CacheFormat::F32),
-            Some(other) => Err(EngineError::new(Code::Internal, format!("cache: expected f16 or f32, got {other}"))),
+            None => Ok(CacheFormat::F16),
+            Some(name) => CacheFormat::ALL
+                .into_iter()
+                .find(|format| format.name() == name)
+                .ok_or_else(|| EngineError::new(Code::Internal, format!("cache: expected f32, f16, q8_0 or q4_0, got {name}"))),
         }
     }
 

@@ -108,7 +108,7 @@ fn model_info(checkpoint: &Checkpoint, model: &Model, policy: Option<&Policy>, c
         "parameters": checkpoint.tensors().iter().map(|t| t.count()).sum::<u64>(),
         "contextLength": model.engine.context(),
         "format": format_name(checkpoint, policy),
-        "cacheFormat": if cache == CacheFormat::F16 { "f16" } else { "f32" },
+        "cacheFormat": cache.name(),
         "weightBytes": held_bytes.saturating_sub(model.engine.cache_bytes()),
         "cacheBytes": model.engine.cache_bytes(),
         "vocabulary": model.engine.decoder().sizes().vocab_size,

@@ -156,8 +156,12 @@ impl Engine {
     /// Brings a place of the cache to hold exactly these tokens, reusing what it has in common with them; or fewer, when it is told to stop.
     async fn prefill(&mut self, place: usize, wanted: &[u32]) -> Result<usize, GenerateError> {
         let base = place * self.context();
-        let common = self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        let mut common = self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        if !self.cache.can_return(self.written[place], common) {
+            common = 0;
+        }
         self.cached[place].truncate(common);
+        self.written[place] = if common == 0 { 0 } else { self.written[place] };
         while self.cached[place].len() < wanted.len() && !self.control.is_stopped() {
             let at = self.cached[place].len();
             let left = &wanted[at..];
@@ -173,6 +177,7 @@ impl Engine {
             step.write(&self.gpu, chunk, at, base);
             step.plan.submit(&self.gpu, at + chunk.len(), &[]);
             self.cached[place].extend_from_slice(chunk);
+            self.written[place] = self.written[place].max(at + chunk.len());
             // One chunk at a time, so that a slow device is not given seconds of work that cannot be stopped.
             self.gpu.flush().await?;
             self.pace.learn(chunk.len(), start.elapsed().as_secs_f64());
@@ -186,9 +191,11 @@ impl Engine {
         self.lay_out(&step, rows);
         // From here on every row's place holds what the steps under way will have written there.
         let mut under_way: VecDeque<PendingRead> = VecDeque::new();
+        // What a recurrent layer has read cannot be taken back when the answer turns out to have ended.
+        let ahead = if self.cache.is_recurrent() { 1 } else { STEPS_AHEAD };
         loop {
             let ended = rows.iter().any(|row| row.finish.is_some());
-            while !ended && under_way.len() < STEPS_AHEAD && rows.iter().all(|row| row.wants() > 0) {
+            while !ended && under_way.len() < ahead && rows.iter().all(|row| row.wants() > 0) {
                 let length = rows.iter().map(|row| row.request.prompt.len() + row.submitted).max().unwrap_or(1);
                 under_way.extend(step.plan.submit(&self.gpu, length, &[step.chosen()]));
                 rows.iter_mut().for_each(|row| row.submitted += 1);
@@ -207,6 +214,7 @@ impl Engine {
         for row in rows {
             let read = (row.request.prompt.len() - 1 + row.submitted).min(row.tokens.len());
             self.cached[row.place] = row.tokens[..read].to_vec();
+            self.written[row.place] = self.written[row.place].max(row.request.prompt.len() - 1 + row.submitted);
         }
         Ok(())
     }

@@ -59,6 +59,11 @@ impl PrefillPace {
         PrefillPace { chunk: fixed.unwrap_or(start).max(1), follows_clock: fixed.is_none() && capabilities.browser }
     }
 
+    /// The most that a chunk will ever be.
+    pub(super) fn longest(&self) -> usize {
+        if self.follows_clock { *CHUNKS.end() } else { self.chunk }
+    }
+
     pub(super) fn chunk(&self) -> usize {
         self.chunk
     }

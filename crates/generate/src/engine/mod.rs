@@ -48,6 +48,9 @@ impl Default for EngineOptions {
 /// Context when neither the user nor a smaller model says otherwise: a cache of this length fits beside every model that fits.
 pub const DEFAULT_CONTEXT: usize = 4096;
 
+/// Tokens of one step whose logits are read.
+const LOGITS_CHUNK: usize = 64;
+
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
@@ -88,6 +91,8 @@ pub struct Engine {
     steps: HashMap<StepKind, Rc<Step>>,
     /// For each sequence, the tokens whose keys and values stand in the cache.
     cached: Vec<Vec<u32>>,
+    /// For each sequence, the positions that were written: steps under way may have gone beyond what was kept.
+    written: Vec<usize>,
     pace: PrefillPace,
     control: Arc<Control>,
     /// Names of the attached adapters.
@@ -107,10 +112,10 @@ impl Engine {
         }
         let decoder = bayan_models::open_partly(checkpoint, Some(gpu), &Opening { context }, options.policy.clone(), options.gpu_layers, on_progress).await?;
         let sequences = options.sequences.max(1);
-        let shape = CacheShape { sequences, context, format: options.cache };
-        let cache = Cache::new(Some(gpu), shape, &decoder.cache_widths())?;
-        let sampling = Sampling::new(gpu, sequences, decoder.sizes().vocab_size)?;
         let pace = PrefillPace::new(options.prefill_chunk, gpu.capabilities());
+        let shape = CacheShape { sequences, context, format: options.cache, step: Some(pace.longest().max(LOGITS_CHUNK)) };
+        let cache = Cache::new(Some(gpu), shape, &decoder.cache_needs())?;
+        let sampling = Sampling::new(gpu, sequences, decoder.sizes().vocab_size)?;
         let tuning = Tuning::defaults(gpu.capabilities());
         let control = Arc::default();
         Ok(Engine {
@@ -121,6 +126,7 @@ impl Engine {
             sampling,
             steps: HashMap::new(),
             cached: vec![Vec::new(); sequences],
+            written: vec![0; sequences],
             pace,
             control,
             adapters: Vec::new(),
@@ -263,10 +269,11 @@ impl Engine {
         self.cached[0].clear();
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
-        for chunk in ids.chunks(self.pace.chunk().min(64)) {
+        for chunk in ids.chunks(self.pace.chunk().min(LOGITS_CHUNK)) {
             let step = self.step(StepKind::Logits(chunk.len()))?;
             step.write(&self.gpu, chunk, self.cached[0].len(), 0);
             self.cached[0].extend_from_slice(chunk);
+            self.written[0] = self.cached[0].len();
             let reads = step.plan.submit(&self.gpu, self.cached[0].len(), &[step.plan.read_request(step.logits)]);
             for read in reads {
                 let values = Values::from_bytes(&read.wait().await?, bayan_tensor::Dtype::F32);

@@ -92,9 +92,9 @@ impl Step {
         let mut keep = vec![logits];
         match kind {
             StepKind::Decode(_) => graph.sample(logits, inputs.tokens, over.positions, &sampling.states),
-            // A prompt's tokens only fill the cache: what comes after the last append is not run.
+            // A prompt's tokens only fill the cache: what comes after the last that is remembered is not run.
             StepKind::Prefill(_) => {
-                graph = graph.until_last("append");
+                graph = graph.until_last_state();
                 logits = inputs.tokens;
                 keep.clear();
             }

@@ -6,23 +6,30 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 use half::f16;
 
+use super::cache_element::{CacheElement, CacheRows};
 use crate::autodiff::{Backward, BackwardError};
-use crate::graph::{Dtype, Graph, Tensor};
+use crate::graph::{Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// cache[bases\[t\] + positions\[t\]] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache states
-/// [rows, K d], or [rows, K d / 2] with two f16 in each u32.
+/// cache\[row of t\] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache states, with rows as
+/// [`CacheElement`] says.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Append;
+pub struct Append {
+    /// Which row a position has.
+    pub rows: CacheRows,
+    /// What the cache's elements are.
+    pub element: CacheElement,
+}
 
 impl Graph {
     /// Appends and returns the cache's two tensors.
-    pub fn append(&mut self, k: Tensor, v: Tensor, positions: Tensor, bases: Tensor, k_cache: &Arc<State>, v_cache: &Arc<State>) -> (Tensor, Tensor) {
-        let (k_cache, v_cache) = (self.state(k_cache), self.state(v_cache));
-        self.record(Append, &[k, v, positions, bases], &[k_cache, v_cache]);
+    pub fn append(&mut self, rows: CacheRows, k: Tensor, v: Tensor, positions: Tensor, bases: Tensor, caches: [&Arc<State>; 2]) -> (Tensor, Tensor) {
+        let element = CacheElement::of(caches[0].shape()[1], self.shape(k)[1..].iter().product());
+        let [k_cache, v_cache] = caches.map(|cache| self.state(cache));
+        self.record(Append { rows, element }, &[k, v, positions, bases], &[k_cache, v_cache]);
         (k_cache, v_cache)
     }
 }
@@ -36,18 +43,28 @@ impl Op for Append {
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let shape = to.input_shape(0);
-        let width = to.output_shape(0)[1];
-        let half = width != shape[1] * shape[2];
-        let threads = super::row_threads(to, width);
-        let (from, into, vectors) = match (half, width.is_multiple_of(4)) {
-            (true, _) => ("vec2<f32>", "u32", width),
-            (false, true) => ("vec4<f32>", "vec4<f32>", width / 4),
-            (false, false) => ("f32", "f32", width),
+        let width = shape[1] * shape[2];
+        let element = self.element;
+        let (from, into, elements) = match (element, width.is_multiple_of(4)) {
+            (CacheElement::F16, _) => ("vec2<f32>", "u32", width / 2),
+            (CacheElement::F32, true) => ("vec4<f32>", "vec4<f32>", width / 4),
+            (CacheElement::F32, false) => ("f32", "f32", width),
+            (CacheElement::Q8_0 | CacheElement::Q4_0, _) => ("vec4<f32>", "u32", width / 32),
         };
-        let defines = Defines::new().set("THREADS", threads).set("FROM", from).set("TO", into).set("WIDTH", vectors).set("HALF_CACHE", half);
+        let threads = super::row_threads(to, elements);
+        let defines = Defines::new().set("THREADS", threads).set("FROM", from).set("TO", into).set("WIDTH", elements).set("BLOCKS", elements);
+        let defines = element.defines(self.rows.defines(defines), to.output_shape(0)[0], width);
+        let grid = super::rows_grid(shape[0]);
+        if element.is_quantized() {
+            for part in 0..2 {
+                let bindings = vec![to.input(part), to.input(2), to.input(3), to.output(part)];
+                let text = KernelText { name: "append_codes", parts: &[include_str!("../../../../shaders/append_codes.wgsl")], defines: defines.clone() };
+                to.emit(text, &[bindings], grid)?;
+            }
+            return Ok(());
+        }
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
-        let text = KernelText { name: "append", parts: &[include_str!("../../../../shaders/append.wgsl")], defines };
-        to.emit(text, &[bindings], super::rows_grid(shape[0]))
+        to.emit(KernelText { name: "append", parts: &[include_str!("../../../../shaders/append.wgsl")], defines }, &[bindings], grid)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
@@ -64,18 +81,11 @@ impl Op for Append {
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let width = inputs[0].shape[1] * inputs[0].shape[2];
-        for t in 0..inputs[0].shape[0] {
-            let row = (inputs[2].u32()[t] + inputs[3].u32()[t]) as usize;
-            for (input, output) in inputs[..2].iter().zip(outputs.iter_mut()) {
-                let from = &input.f32()[t * width..(t + 1) * width];
-                match output.dtype() {
-                    Dtype::F32 => output.f32_mut()[row * width..(row + 1) * width].copy_from_slice(from),
-                    Dtype::U32 => {
-                        let to = &mut output.u32_mut()[row * width / 2..(row + 1) * width / 2];
-                        to.iter_mut().zip(from.chunks_exact(2)).for_each(|(y, v)| *y = pack_f16(v[0], v[1]));
-                    }
-                }
+        let (tokens, width) = (inputs[0].shape[0], inputs[0].shape[1] * inputs[0].shape[2]);
+        for (input, output) in inputs[..2].iter().zip(outputs.iter_mut()) {
+            for t in 0..tokens {
+                let row = self.rows.row(inputs[3].u32()[t] as usize, inputs[2].u32()[t] as usize);
+                self.element.write(output, row, &input.f32()[t * width..(t + 1) * width]);
             }
         }
     }

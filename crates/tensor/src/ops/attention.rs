@@ -6,9 +6,9 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
-use super::append::unpack_f16;
+use super::cache_element::{CacheElement, CacheRows};
 use crate::autodiff::{Backward, BackwardError};
-use crate::graph::{Dtype, Graph, Tensor};
+use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
@@ -19,13 +19,16 @@ pub const FEW_TOKENS: usize = 8;
 /// Queries of one tile of [`Attention`] over many tokens.
 pub const QUERY_TILE: usize = 16;
 
+const CACHE: &str = include_str!("../../../../shaders/lib/cache.wgsl");
+pub(crate) const SCORE: &str = include_str!("../../../../shaders/lib/score.wgsl");
+
 /// Cached positions in one run of the split form.
 pub(crate) const SPLIT: usize = 256;
 
 /// Inputs: q [T, H, d], k and v cache, positions \[T\], bases \[T\], tiles [n, 2]; output [T, H, d].
 ///
 /// Token t sees the cache rows bases\[t\] + p for p ≤ positions\[t\], and with a window only the last `window` of them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attention {
     /// Query heads H.
     pub heads: usize,
@@ -41,6 +44,12 @@ pub struct Attention {
     pub window: Option<usize>,
     /// Positions that one sequence can have.
     pub context: usize,
+    /// Each score is less by a slope of its head for every position of distance (ALiBi); the slopes are multiplied by this.
+    pub alibi: Option<f32>,
+    /// Rows that a sequence has in the cache, where they are fewer than the context; see [`CacheRows`].
+    pub ring: Option<usize>,
+    /// What the cache's elements are; set when the operation is recorded.
+    pub element: CacheElement,
 }
 
 /// What names the sequences and positions of a step's tokens.
@@ -59,24 +68,46 @@ impl Graph {
     pub fn attention(&mut self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, over: Causality) -> Tensor {
         let shape = self.shape(q).to_vec();
         assert!(attention.head_dim.is_multiple_of(4), "attention: head_dim {} is not a multiple of 4", attention.head_dim);
+        assert!(attention.alibi.is_none() || attention.softcap.is_none(), "attention: ALiBi with a cap");
+        let attention = Attention { element: CacheElement::of(self.width(k), attention.kv_heads * attention.head_dim), ..attention };
         self.apply(attention, &[q, k, v, over.positions, over.bases, over.tiles], &shape)
     }
 }
 
 impl Attention {
-    /// Names that all forms share; `half`: the cache holds f16 pairs.
-    pub(crate) fn defines(&self, half: bool) -> Defines {
-        Defines::new()
+    /// Which rows of the cache a sequence has.
+    pub fn rows(&self) -> CacheRows {
+        CacheRows { context: self.context, ring: self.ring }
+    }
+
+    /// Names that all forms share; the cache has `rows` rows.
+    pub(crate) fn defines(&self, rows: usize) -> Defines {
+        let defines = self.score_defines(Defines::new());
+        let defines = self.element.defines(self.rows().defines(defines), rows, self.kv_heads * self.head_dim);
+        defines
             .set("H", self.heads)
             .set("K", self.kv_heads)
             .set("G", self.heads / self.kv_heads)
             .set("d", self.head_dim)
+            .set("WINDOW", self.window.unwrap_or(0))
+    }
+
+    /// Names of the scores.
+    pub(crate) fn score_defines(&self, defines: Defines) -> Defines {
+        defines
             .set("SCALE", self.scale)
             .set("SOFTCAP", self.softcap.is_some())
             .set("CAP", self.softcap.unwrap_or(1.0))
-            .set("WINDOW", self.window.unwrap_or(0))
-            .set("HALF_CACHE", half)
-            .set("CACHE", if half { "vec2<u32>" } else { "vec4<f32>" })
+            .set("ALIBI", self.alibi.is_some())
+            .set("ALIBI_FACTOR", self.alibi.unwrap_or(0.0))
+            .set("ALIBI_POWER", (self.heads + 1).next_power_of_two() / 2)
+    }
+
+    /// What a head's scores lose for every position of distance (Press et al., 2022).
+    pub(crate) fn slope(&self, head: usize) -> f64 {
+        let power = (self.heads + 1).next_power_of_two() / 2;
+        let exponent = if head < power { 8.0 * (head + 1) as f64 } else { 4.0 * (2 * (head - power) + 1) as f64 };
+        self.alibi.map_or(0.0, |factor| f64::from(factor) * (-exponent / power as f64).exp2())
     }
 
     fn dispatch_split(&self, to: &mut Lowering<'_>, tokens: usize) -> Result<(), GpuError> {
@@ -84,23 +115,14 @@ impl Attention {
         let max_splits = self.context.div_ceil(SPLIT);
         let partial = to.gpu().allocate("attention runs", (tokens * max_splits * h * (d + 2) * 4) as u64)?.whole();
         let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
-        let half = self.half_cache(to);
-        let defines = self.defines(half).set("SPLIT", SPLIT).set("MAX_SPLITS", max_splits).set("G_SPLIT", h / k * SPLIT);
+        let defines = self.defines(to.input_shape(1)[0]).set("SPLIT", SPLIT).set("MAX_SPLITS", max_splits).set("G_SPLIT", h / k * SPLIT);
         let defines = super::reduction(to, defines, threads);
-        let parts = [
-            include_str!("../../../../shaders/lib/reduce.wgsl"),
-            include_str!("../../../../shaders/lib/cache.wgsl"),
-            include_str!("../../../../shaders/attention_split.wgsl"),
-        ];
+        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), CACHE, SCORE, include_str!("../../../../shaders/attention_split.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];
         let grid = [Extent::Fixed(k as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
         to.emit(KernelText { name: "attention_split", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;
         let bindings = vec![partial, to.input(3), to.output(0)];
         merge(to, defines, bindings, h, tokens)
-    }
-
-    fn half_cache(&self, to: &Lowering<'_>) -> bool {
-        to.input_shape(1).iter().skip(1).product::<usize>() != self.kv_heads * self.head_dim
     }
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
@@ -115,7 +137,7 @@ impl Attention {
         }
         let threads = 128;
         let defines = self
-            .defines(self.half_cache(to))
+            .defines(to.input_shape(1)[0])
             .set("THREADS", threads)
             .set("TQ", QUERY_TILE)
             .set("TK", keys)
@@ -124,7 +146,7 @@ impl Attention {
             .set("TK_D4", keys * d4)
             .set("TQ_TK", QUERY_TILE * keys)
             .set("OUTPUTS", (QUERY_TILE * d4).div_ceil(threads));
-        let parts = [include_str!("../../../../shaders/lib/cache.wgsl"), include_str!("../../../../shaders/attention_tile.wgsl")];
+        let parts = [CACHE, SCORE, include_str!("../../../../shaders/attention_tile.wgsl")];
         let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
         let tiles = to.input_shape(5)[0];
         let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
@@ -139,17 +161,24 @@ impl Attention {
 
     fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {
         let d4 = self.head_dim / 4;
-        let defines = self.defines(self.half_cache(to)).set("LANES", lanes).set("TQ", QUERY_TILE).set("D4", d4).set("HELD", d4 / lanes);
-        let parts = [include_str!("../../../../shaders/lib/cache.wgsl"), include_str!("../../../../shaders/attention_lanes.wgsl")];
+        let defines = self.defines(to.input_shape(1)[0]).set("LANES", lanes).set("TQ", QUERY_TILE).set("D4", d4).set("HELD", d4 / lanes);
+        let parts = [CACHE, SCORE, include_str!("../../../../shaders/attention_lanes.wgsl")];
         let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
         let tiles = to.input_shape(5)[0] * QUERY_TILE / lanes;
         let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
         to.emit(KernelText { name: "attention_lanes", parts: &parts, defines }, &[bindings], grid)
     }
 
-    fn score(&self, raw: f64) -> f64 {
-        let scaled = raw * f64::from(self.scale);
-        self.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh())
+    /// The score of a raw product, and its derivative by it.
+    pub(crate) fn score(&self, raw: f64, head: usize, distance: usize) -> (f64, f64) {
+        let scale = f64::from(self.scale);
+        match self.softcap.map(f64::from) {
+            None => (raw * scale - self.slope(head) * distance as f64, scale),
+            Some(cap) => {
+                let t = (raw * scale / cap).tanh();
+                (cap * t, scale * (1.0 - t * t))
+            }
+        }
     }
 }
 
@@ -178,8 +207,8 @@ impl Op for Attention {
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let Some(dy) = to.gradient(0) else { return Ok(()) };
         let [q, k, v] = [to.input(0), to.input(1), to.input(2)];
-        if to.graph().width(k) != self.kv_heads * self.head_dim {
-            return Err(BackwardError("attention over a cache in f16"));
+        if self.element != CacheElement::F32 || self.ring.is_some() {
+            return Err(BackwardError("attention over a cache that is not in f32, or a ring"));
         }
         let over = Causality { positions: to.input(3), bases: to.input(4), tiles: to.input(5) };
         let y = to.output(0);
@@ -193,17 +222,17 @@ impl Op for Attention {
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let d = self.head_dim;
         let group = self.heads / self.kv_heads;
-        let keys = unpacked(inputs[1].values);
-        let values = unpacked(inputs[2].values);
+        let [keys, values] = [1, 2].map(|i: usize| self.element.read(inputs[i].values, self.kv_heads * d));
+        let rows = self.rows();
         for t in 0..inputs[0].shape[0] {
             let position = inputs[3].u32()[t] as usize;
             let base = inputs[4].u32()[t] as usize;
             let begin = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
             for head in 0..self.heads {
                 let q = &inputs[0].f32()[(t * self.heads + head) * d..][..d];
-                let row = |p: usize| ((base + p) * self.kv_heads + head / group) * d;
+                let row = |p: usize| (rows.row(base, p) * self.kv_heads + head / group) * d;
                 let dot = |p: usize| q.iter().zip(&keys[row(p)..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-                let scores: Vec<f64> = (begin..=position).map(|p| self.score(dot(p))).collect();
+                let scores: Vec<f64> = (begin..=position).map(|p| self.score(dot(p), head, position - p).0).collect();
                 let peak = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - peak).exp()).collect();
                 let total: f64 = weights.iter().sum();
@@ -214,12 +243,5 @@ impl Op for Attention {
                 }
             }
         }
-    }
-}
-
-fn unpacked(values: &Values) -> Vec<f32> {
-    match values.dtype() {
-        Dtype::F32 => values.f32().to_vec(),
-        Dtype::U32 => values.u32().iter().flat_map(|&w| unpack_f16(w)).collect(),
     }
 }

@@ -7,7 +7,7 @@
 use bayan_gpu::shader::Defines;
 use bayan_gpu::{GpuError, Slice};
 
-use super::attention::{Attention, Causality, QUERY_TILE};
+use super::attention::{Attention, Causality, QUERY_TILE, SCORE};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -41,13 +41,12 @@ impl AttentionBackward {
             together *= 2;
         }
         let threads = (together * d4).max(QUERY_TILE);
-        let defines = Defines::new()
+        let defines = self
+            .0
+            .score_defines(Defines::new())
             .set("H", self.0.heads)
             .set("K", self.0.kv_heads)
             .set("d", self.0.head_dim)
-            .set("SCALE", self.0.scale)
-            .set("SOFTCAP", self.0.softcap.is_some())
-            .set("CAP", self.0.softcap.unwrap_or(1.0))
             .set("WINDOW", self.0.window.unwrap_or(0))
             .set("TILE", QUERY_TILE)
             .set("TILE_9", QUERY_TILE * 9)
@@ -58,21 +57,9 @@ impl AttentionBackward {
             .set("STATISTICS", name == "attention_backward_statistics")
             .set("THREADS", threads);
         let tiles = to.input_shape(7)[0];
-        let parts = [include_str!("../../../../shaders/lib/attention_backward.wgsl"), text];
+        let parts = [SCORE, include_str!("../../../../shaders/lib/attention_backward.wgsl"), text];
         let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
         to.emit(KernelText { name, parts: &parts, defines }, &[bindings], grid)
-    }
-
-    /// The score of a raw product, and its derivative by it.
-    fn score(&self, raw: f64) -> (f64, f64) {
-        let scale = f64::from(self.0.scale);
-        match self.0.softcap.map(f64::from) {
-            None => (raw * scale, scale),
-            Some(cap) => {
-                let t = (raw * scale / cap).tanh();
-                (cap * t, scale * (1.0 - t * t))
-            }
-        }
     }
 }
 
@@ -110,7 +97,7 @@ impl Op for AttentionBackward {
                 let at = (t * heads + head) * d;
                 let row = |p: usize| ((base + p) * kv_heads + head / (heads / kv_heads)) * d;
                 let (q, dy) = (&q[at..at + d], &dy[at..at + d]);
-                let scores: Vec<(f64, f64)> = (begin..=position).map(|p| self.score(dot(q, &k[row(p)..][..d]))).collect();
+                let scores: Vec<(f64, f64)> = (begin..=position).map(|p| self.0.score(dot(q, &k[row(p)..][..d]), head, position - p)).collect();
                 let peak = scores.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|s| (s.0 - peak).exp()).sum();
                 let weights: Vec<f64> = scores.iter().map(|s| (s.0 - peak).exp() / total).collect();

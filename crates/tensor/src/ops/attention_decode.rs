@@ -3,7 +3,7 @@
 use bayan_gpu::GpuError;
 
 use super::append::Append;
-use super::attention::{Attention, SPLIT, merge};
+use super::attention::{Attention, SCORE, SPLIT, merge};
 use super::rope::Rope;
 use crate::graph::Dtype;
 use crate::lower::{Extent, KernelText, Lowering};
@@ -22,8 +22,11 @@ pub struct AttentionDecode {
 
 impl AttentionDecode {
     /// Whether the kernel can take these sizes: vectors of four must not straddle the halves that turn against each other.
-    pub fn fits(rope: &Rope, max_storage_buffers: u32) -> bool {
-        rope.rotary_dim.is_multiple_of(8) && rope.head_dim.is_multiple_of(4) && (rope.norm_eps.is_none() || max_storage_buffers >= 9)
+    pub fn fits(rope: &Rope, attention: &Attention, max_storage_buffers: u32) -> bool {
+        !attention.element.is_quantized()
+            && rope.rotary_dim.is_multiple_of(8)
+            && rope.head_dim.is_multiple_of(4)
+            && (rope.norm_eps.is_none() || max_storage_buffers >= 9)
     }
 
     /// Sizes of the runs.
@@ -42,15 +45,11 @@ impl Op for AttentionDecode {
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let Attention { heads, kv_heads, head_dim, context, .. } = self.attention;
         let tokens = to.input_shape(0)[0];
-        let half = to.output_shape(1)[1] != kv_heads * head_dim;
         let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
+        let defines = self.attention.defines(to.output_shape(1)[0]);
         let defines = self
-            .attention
-            .defines(half)
-            .set("ROTARY", self.rope.rotary_dim)
-            .set("QK_NORM", self.rope.norm_eps.is_some())
-            .set("EPS", self.rope.norm_eps.unwrap_or(0.0))
-            .set("INVERSE_D", 1.0 / head_dim as f32)
+            .rope
+            .name(defines)
             .set("SPLIT", SPLIT)
             .set("MAX_SPLITS", context.div_ceil(SPLIT))
             .set("G_SPLIT", heads / kv_heads * SPLIT)
@@ -60,7 +59,9 @@ impl Op for AttentionDecode {
         bindings.extend((4..to.input_count()).map(|i| to.input(i)));
         let parts = [
             include_str!("../../../../shaders/lib/reduce.wgsl"),
+            include_str!("../../../../shaders/lib/head_norm.wgsl"),
             include_str!("../../../../shaders/lib/cache.wgsl"),
+            SCORE,
             include_str!("../../../../shaders/attention_decode.wgsl"),
         ];
         let grid = [Extent::Fixed(kv_heads as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
@@ -78,7 +79,8 @@ impl Op for AttentionDecode {
         roped.extend(&inputs[4..]);
         self.rope.reference(&roped, &mut turned);
         let operand = |i: usize| Operand { shape: &shapes[i], values: &turned[i] };
-        Append.reference(&[operand(1), operand(2), inputs[1], inputs[3]], &mut outputs[1..3]);
+        let append = Append { rows: self.attention.rows(), element: self.attention.element };
+        append.reference(&[operand(1), operand(2), inputs[1], inputs[3]], &mut outputs[1..3]);
         let (y, caches) = outputs.split_at_mut(1);
         let cached = |i: usize| Operand { shape: &[], values: &caches[i] };
         self.attention.reference(&[operand(0), cached(0), cached(1), inputs[1], inputs[3]], y);

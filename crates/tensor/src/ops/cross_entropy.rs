@@ -9,6 +9,7 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use super::linear::Linear;
+use super::softcap::SoftCap;
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::matrix::Matrix;
@@ -29,11 +30,13 @@ pub struct CrossEntropyScan {
 }
 
 /// Turns a chunk of logits into gradients in place: weights\[r\] (softmax − 1 at the target). Inputs: logits [R, C], targets \[R\],
-/// statistics [R, 4], weights \[R\]; output: logits.
+/// statistics [R, 4], weights \[R\]; output: logits. Where the logits were capped, the gradient is that of what went into the cap.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrossEntropyBackward {
     /// Vocabulary entry of the first column.
     pub offset: usize,
+    /// The cap of the logits.
+    pub softcap: Option<f32>,
 }
 
 /// Output head and rows in chunks of the vocabulary.
@@ -42,6 +45,7 @@ pub struct CrossEntropy {
     hidden: Tensor,
     targets: Tensor,
     chunks: Vec<(usize, Arc<Matrix>)>,
+    softcap: Option<f32>,
     logits: Option<Tensor>,
     /// Statistics of each row [R, 4]: maximum, sum, logit of the target.
     pub statistics: Tensor,
@@ -55,23 +59,31 @@ impl CrossEntropy {
 }
 
 impl Graph {
-    /// Records the first sweep for `logits` [R, V], the last thing recorded: its linear node is taken off the list and done chunk by
-    /// chunk, at most `budget` logits at a time. `targets` \[R\] may hold [`IGNORED`]. `None` when the logits do not come straight from a
-    /// linear layer without a bias.
+    /// Records the first sweep for `logits` [R, V], the last thing recorded: its linear node (and its soft-cap) is taken off the list and
+    /// done chunk by chunk, at most `budget` logits at a time. `targets` \[R\] may hold [`IGNORED`]. `None` when the logits do not come
+    /// straight from a linear layer without a bias.
     pub fn cross_entropy(&mut self, logits: Tensor, targets: Tensor, budget: usize) -> Option<CrossEntropy> {
-        let node = self.nodes().last()?.clone();
+        let last = self.nodes().last()?;
+        let softcap = last.op.as_any().downcast_ref::<SoftCap>().filter(|_| last.outputs == [logits]).map(|op| op.cap);
+        let (node, expected) = match softcap {
+            Some(_) => (self.nodes().iter().rev().nth(1)?.clone(), last.inputs[0]),
+            None => (last.clone(), logits),
+        };
         let linear = node.op.as_any().downcast_ref::<Linear>()?;
-        if node.outputs != [logits] || linear.residual || linear.bias {
+        if node.outputs != [expected] || linear.residual || linear.bias {
             return None;
         }
         let (rows, vocabulary) = (self.rows(logits), self.width(logits));
         self.pop_node();
+        if softcap.is_some() {
+            self.pop_node();
+        }
         let hidden = node.inputs[0];
         let wide = (budget / rows.max(1)).max(crate::matrix::SHARD_ROWS) / crate::matrix::SHARD_ROWS * crate::matrix::SHARD_ROWS;
         let starts = (0..vocabulary).step_by(wide);
         let chunks: Vec<_> = starts.map(|start| (start, Matrix::rows_view(&linear.weight, start..(start + wide).min(vocabulary)))).collect();
         let statistics = self.tensor(&[rows, 4], Dtype::F32);
-        let mut sweep = CrossEntropy { hidden, targets, chunks, logits: None, statistics };
+        let mut sweep = CrossEntropy { hidden, targets, chunks, softcap, logits: None, statistics };
         for index in 0..sweep.chunks.len() {
             let logits = self.chunk_logits(&sweep, index);
             let inputs = [logits, targets, statistics];
@@ -84,7 +96,8 @@ impl Graph {
     }
 
     fn chunk_logits(&mut self, sweep: &CrossEntropy, index: usize) -> Tensor {
-        self.linear(sweep.hidden, &sweep.chunks[index].1, None)
+        let logits = self.linear(sweep.hidden, &sweep.chunks[index].1, None);
+        sweep.softcap.map_or(logits, |cap| self.softcap(logits, cap))
     }
 
     /// Records the second sweep: the gradient of the head's input, for the weights \[R\] of the rows.
@@ -96,7 +109,8 @@ impl Graph {
                 Some(logits) => logits,
                 None => self.chunk_logits(sweep, index),
             };
-            self.record(CrossEntropyBackward { offset: *offset }, &[logits, sweep.targets, sweep.statistics, weights], &[logits]);
+            let op = CrossEntropyBackward { offset: *offset, softcap: sweep.softcap };
+            self.record(op, &[logits, sweep.targets, sweep.statistics, weights], &[logits]);
             self.linear_backward(logits, weight, gradient, index > 0);
         }
         gradient
@@ -146,6 +160,7 @@ impl Op for CrossEntropyBackward {
         let (rows, width) = (to.input_shape(0)[0], to.input_shape(0)[1]);
         let threads = super::row_threads(to, width);
         let defines = Defines::new().set("C", width).set("OFFSET", self.offset).set("THREADS", threads);
+        let defines = defines.set("SOFTCAP", self.softcap.is_some()).set("CAP", self.softcap.unwrap_or(1.0));
         let parts = [include_str!("../../../../shaders/cross_entropy_backward.wgsl")];
         let bindings = vec![to.output(0), to.input(1), to.input(2), to.input(3)];
         to.emit(KernelText { name: "cross_entropy_backward", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
@@ -159,7 +174,8 @@ impl Op for CrossEntropyBackward {
             for (i, v) in logits.iter_mut().enumerate() {
                 let probability = (f64::from(*v) - f64::from(known[0])).exp() / f64::from(known[1]);
                 let hit = if target as usize == self.offset + i { 1.0 } else { 0.0 };
-                *v = if target == IGNORED { 0.0 } else { (f64::from(weight) * (probability - hit)) as f32 };
+                let slope = self.softcap.map_or(1.0, |cap| 1.0 - (f64::from(*v) / f64::from(cap)).powi(2));
+                *v = if target == IGNORED { 0.0 } else { (f64::from(weight) * (probability - hit) * slope) as f32 };
             }
         }
     }

@@ -16,6 +16,8 @@ pub enum Activation {
     Silu,
     /// The tanh approximation of GELU (`gelu_pytorch_tanh`).
     GeluTanh,
+    /// max(v, 0)² (`relu2`)
+    Relu2,
 }
 
 impl Activation {
@@ -24,6 +26,7 @@ impl Activation {
         match self {
             Activation::Silu => "silu",
             Activation::GeluTanh => "gelu_tanh",
+            Activation::Relu2 => "relu2",
         }
     }
 
@@ -32,6 +35,7 @@ impl Activation {
         match self {
             Activation::Silu => v / (1.0 + (-v).exp()),
             Activation::GeluTanh => 0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v)).tanh()),
+            Activation::Relu2 => v.max(0.0).powi(2),
         }
     }
 }

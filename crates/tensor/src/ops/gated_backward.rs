@@ -22,6 +22,7 @@ impl Activation {
                 let t = (c * (v + 0.044715 * v * v * v)).tanh();
                 0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * v * v)
             }
+            Activation::Relu2 => 2.0 * v.max(0.0),
         }
     }
 }

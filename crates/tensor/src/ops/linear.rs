@@ -29,6 +29,8 @@ pub struct Linear {
     pub bias: bool,
     /// activation(first half) · second half, after.
     pub gate: Option<Activation>,
+    /// activation(y), after, where nothing is gated.
+    pub activation: Option<Activation>,
     /// Whether a residual is added at the end.
     pub residual: bool,
     /// x comes as int8: its codes [T, K / 4] and scales [T, K / 32, 4] are the first two inputs.
@@ -42,7 +44,11 @@ impl Graph {
         let mut inputs = vec![x];
         inputs.extend(bias.map(|bias| self.state(bias)));
         let shape = [self.rows(x), weight.rows()];
-        self.apply(Linear { weight: weight.clone(), norm: None, bias: bias.is_some(), gate: None, residual: false, int8: false }, &inputs, &shape)
+        self.apply(
+            Linear { weight: weight.clone(), norm: None, bias: bias.is_some(), gate: None, activation: None, residual: false, int8: false },
+            &inputs,
+            &shape,
+        )
     }
 }
 
@@ -69,7 +75,7 @@ impl Linear {
     }
 
     fn name(&self, form: &str) -> String {
-        let flags = [(self.norm.is_some(), "norm "), (self.gate.is_some(), "gate "), (self.residual, "add ")];
+        let flags = [(self.norm.is_some(), "norm "), (self.gate.is_some(), "gate "), (self.activation.is_some(), "act "), (self.residual, "add ")];
         let flags: String = flags.iter().filter(|f| f.0).map(|f| f.1).collect();
         format!("linear_{form} {flags}{} {}x{}", self.weight.format().name(), self.weight.rows(), self.weight.columns())
     }
@@ -90,7 +96,8 @@ impl Linear {
             .set("NORM", self.norm.is_some())
             .set("EPS", self.norm.unwrap_or(0.0))
             .set("GATED", self.gate.is_some())
-            .set("ACTIVATION", self.gate.unwrap_or(Activation::Silu).name())
+            .set("ACTIVATED", self.activation.is_some())
+            .set("ACTIVATION", self.gate.or(self.activation).unwrap_or(Activation::Silu).name())
             .set("OFFSET", !matches!(self.weight.format().name(), "f32" | "f16" | "q8_0"))
             .set("LANES", shape.lanes)
             .set("PARTS", shape.parts)
@@ -130,7 +137,7 @@ impl Linear {
     }
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
-        assert!(self.norm.is_none() && self.gate.is_none(), "tiles take no norm and no gate");
+        assert!(self.norm.is_none() && self.gate.is_none() && self.activation.is_none(), "tiles take no norm and no gate");
         // 128 rows of tiles in f32 are 18 KiB of workgroup memory, more than every WebGPU device has.
         let fits = to.capabilities().f16 || to.capabilities().max_workgroup_bytes >= (64 + 64) * 9 * 16;
         let (tm, tn, rm, rn) = if tokens > 32 && fits { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
@@ -178,7 +185,7 @@ impl Op for Linear {
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
-        if self.norm.is_some() || self.gate.is_some() || self.int8 {
+        if self.norm.is_some() || self.gate.is_some() || self.activation.is_some() || self.int8 {
             return Err(BackwardError("linear joined with its norm or gate by a rewrite"));
         }
         let Some(dy) = to.gradient(0) else { return Ok(()) };
@@ -215,6 +222,7 @@ impl Op for Linear {
             for (n, y) in y.iter_mut().enumerate() {
                 let first = sums[t * rows + n];
                 let value = self.gate.map_or(first, |gate| gate.apply(first) * sums[t * rows + width + n]);
+                let value = self.activation.map_or(value, |activation| activation.apply(value));
                 *y = (value + residual.map_or(0.0, |r| f64::from(r.f32()[t * width + n]))) as f32;
             }
         }

@@ -1,17 +1,21 @@
 //! The operations. One file here and one WGSL file in `shaders/` each; the kernel and its plain-Rust reference stand together.
 
 mod accumulate;
+mod activate;
 mod adamw;
 mod add;
 mod append;
 mod attention;
 mod attention_backward;
 mod attention_decode;
+mod cache_element;
 mod cross_entropy;
 mod dropout;
 mod embed;
 mod gated;
 mod gated_backward;
+mod layer_norm;
+mod layer_norm_backward;
 mod linear;
 mod linear_backward;
 mod objective;
@@ -22,10 +26,13 @@ mod rms_norm_backward;
 mod rope;
 mod rope_backward;
 mod sample;
+mod scale_columns;
 mod select_rows;
 mod select_rows_backward;
+mod softcap;
 
 pub use accumulate::Accumulate;
+pub use activate::Activate;
 pub use adamw::{AdamW, Arenas, GradientNorm, Hyper};
 pub use add::Add;
 pub use append::Append;
@@ -33,11 +40,14 @@ pub(crate) use append::pack_f16;
 pub use attention::{Attention, Causality, FEW_TOKENS, QUERY_TILE};
 pub use attention_backward::AttentionBackward;
 pub use attention_decode::AttentionDecode;
+pub use cache_element::{CacheElement, CacheRows};
 pub use cross_entropy::{CrossEntropy, CrossEntropyBackward, CrossEntropyScan, IGNORED};
 pub use dropout::Dropout;
 pub use embed::Embed;
 pub use gated::{Activation, Gated};
 pub use gated_backward::GatedBackward;
+pub use layer_norm::LayerNorm;
+pub use layer_norm_backward::LayerNormBackward;
 pub use linear::Linear;
 pub(crate) use linear::{by_rows, takes_int8};
 pub use linear_backward::LinearBackward;
@@ -46,11 +56,13 @@ pub use product::{Product, View};
 pub use quantize::Quantize;
 pub use rms_norm::RmsNorm;
 pub use rms_norm_backward::RmsNormBackward;
-pub use rope::Rope;
+pub use rope::{HeadNorm, Rope};
 pub use rope_backward::RopeBackward;
 pub use sample::{SETTINGS, Sample, SampleSettings, SampleStates};
+pub use scale_columns::ScaleColumns;
 pub use select_rows::SelectRows;
 pub use select_rows_backward::{AppendBackward, SelectRowsBackward};
+pub use softcap::SoftCap;
 
 use bayan_gpu::shader::Defines;
 

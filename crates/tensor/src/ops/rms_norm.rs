@@ -12,11 +12,13 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\].
+/// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\], and where flagged the residual [T, D].
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNorm {
     /// Added to the mean square.
     pub eps: f32,
+    /// Whether a residual is added at the end, as after the norms that follow a sub-layer.
+    pub residual: bool,
 }
 
 impl Graph {
@@ -25,7 +27,7 @@ impl Graph {
         let weight = self.state(weight);
         assert_eq!(self.width(x), self.width(weight), "rms_norm: width of x and weight");
         let shape = self.shape(x).to_vec();
-        self.apply(RmsNorm { eps }, &[x, weight], &shape)
+        self.apply(RmsNorm { eps, residual: false }, &[x, weight], &shape)
     }
 }
 
@@ -44,14 +46,16 @@ impl Op for RmsNorm {
         let (defines, vectors) = super::vectors(Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32), width);
         let defines = super::reduction(to, defines.set("WIDTH", vectors), threads);
         let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rms_norm.wgsl")];
-        let bindings = vec![to.input(0), to.input(1), to.output(0)];
-        to.emit(KernelText { name: "rms_norm", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
+        let mut bindings = vec![to.input(0), to.input(1), to.output(0)];
+        bindings.extend(self.residual.then(|| to.input(2)));
+        let name = if self.residual { "rms_norm add" } else { "rms_norm" };
+        to.emit(KernelText { name, parts: &parts, defines: defines.set("RESIDUAL", self.residual) }, &[bindings], super::rows_grid(rows))
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (x, weight, eps) = (to.input(0), to.input(1), self.eps);
-        if to.wants(weight) {
-            return Err(BackwardError("rms_norm with a trained weight"));
+        if to.wants(weight) || self.residual {
+            return Err(BackwardError("rms_norm with a trained weight, or joined with a sum by a rewrite"));
         }
         if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
             to.contribute(x, |graph, dx, add| graph.rms_norm_backward(x, weight, dy, dx, eps, add));
@@ -66,6 +70,9 @@ impl Op for RmsNorm {
             let mean = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
             let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
             y.iter_mut().zip(x.iter().zip(weight)).for_each(|(y, (&x, &w))| *y = (f64::from(x) * scale * f64::from(w)) as f32);
+        }
+        if self.residual {
+            outputs[0].f32_mut().iter_mut().zip(inputs[2].f32()).for_each(|(y, r)| *y += r);
         }
     }
 }

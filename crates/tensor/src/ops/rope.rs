@@ -14,8 +14,8 @@ use crate::state::State;
 use crate::values::Values;
 
 /// Inputs: qkv [T, (H + 2K) d], positions \[T\], table [positions, R] with cosine and sine of each of the R/2 angles in turn, and with
-/// `norm_eps` also q_norm \[d\] and k_norm \[d\]. Outputs: q [T, H, d], k [T, K, d], v [T, K, d]. Pairs are (i, i + R/2).
-#[derive(Debug, Clone, PartialEq)]
+/// `norm_eps` also q_norm and k_norm, sized as [`HeadNorm`] says. Outputs: q [T, H, d], k [T, K, d], v [T, K, d].
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rope {
     /// Query heads H.
     pub heads: usize,
@@ -23,10 +23,56 @@ pub struct Rope {
     pub kv_heads: usize,
     /// Head size d.
     pub head_dim: usize,
-    /// How many of the d values turn: R.
+    /// How many of the d values turn: R; with 0 the projection is only split.
     pub rotary_dim: usize,
-    /// Root-mean-square normalisation of each head of q and k before turning.
+    /// Pairs are (2i, 2i + 1) instead of (i, i + R/2).
+    pub interleaved: bool,
+    /// The epsilon of the normalisation of q and k before turning, if there is one.
     pub norm_eps: Option<f32>,
+    /// What is normalised.
+    pub norm: HeadNorm,
+}
+
+/// How queries and keys are normalised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HeadNorm {
+    /// Root mean square of each head; weights \[d\] for all heads (Qwen 3, Gemma 3).
+    #[default]
+    Rms,
+    /// Root mean square over all heads together; weights [H d] and [K d] (OLMo 2).
+    RmsWhole,
+    /// Layer normalisation of each head without a bias; weights [H d] and [K d] (Cohere).
+    Layer,
+}
+
+impl HeadNorm {
+    /// Numbers that are normalised together, and where their weights begin, for one of `heads` heads.
+    fn span(self, head: usize, heads: usize, d: usize) -> (usize, usize, usize) {
+        match self {
+            HeadNorm::Rms => (head * d, d, 0),
+            HeadNorm::RmsWhole => (0, heads * d, 0),
+            HeadNorm::Layer => (head * d, d, head * d),
+        }
+    }
+
+    /// Whether every head has weights of its own.
+    pub(crate) fn each(self) -> bool {
+        self != HeadNorm::Rms
+    }
+
+    /// Of the numbers of all `heads` heads: mean and inverse root for one head, its span, and the first of its weights.
+    pub(crate) fn about(self, row: &[f32], head: usize, heads: usize, eps: f32) -> (f64, f64, std::ops::Range<usize>, usize) {
+        let (first, count, weights) = self.span(head, heads, row.len() / heads);
+        let values = || row[first..first + count].iter().map(|&v| f64::from(v));
+        let mean = if self == HeadNorm::Layer { values().sum::<f64>() / count as f64 } else { 0.0 };
+        let variance = values().map(|v| (v - mean).powi(2)).sum::<f64>() / count as f64;
+        (mean, 1.0 / (variance + f64::from(eps)).sqrt(), first..first + count, weights)
+    }
+}
+
+/// The two numbers of pair `i` among R.
+pub(crate) fn pair(i: usize, half: usize, interleaved: bool) -> (usize, usize) {
+    if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) }
 }
 
 impl Graph {
@@ -46,15 +92,20 @@ impl Graph {
 }
 
 impl Rope {
-    pub(crate) fn defines(&self) -> Defines {
-        Defines::new()
-            .set("H", self.heads)
-            .set("K", self.kv_heads)
-            .set("d", self.head_dim)
+    fn defines(&self) -> Defines {
+        self.name(Defines::new().set("H", self.heads).set("K", self.kv_heads).set("d", self.head_dim))
+    }
+
+    /// Names beside the numbers of heads and their size.
+    pub(crate) fn name(&self, defines: Defines) -> Defines {
+        defines
             .set("ROTARY", self.rotary_dim)
+            .set("INTERLEAVED", self.interleaved)
             .set("QK_NORM", self.norm_eps.is_some())
+            .set("QK_WHOLE", self.norm == HeadNorm::RmsWhole)
+            .set("QK_MEAN", self.norm == HeadNorm::Layer)
+            .set("QK_EACH", self.norm.each())
             .set("EPS", self.norm_eps.unwrap_or(0.0))
-            .set("INVERSE_D", 1.0 / self.head_dim as f32)
     }
 }
 
@@ -73,7 +124,11 @@ impl Op for Rope {
         if self.norm_eps.is_some() {
             bindings.extend([to.input(3), to.input(4)]);
         }
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rope.wgsl")];
+        let parts = [
+            include_str!("../../../../shaders/lib/reduce.wgsl"),
+            include_str!("../../../../shaders/lib/head_norm.wgsl"),
+            include_str!("../../../../shaders/rope.wgsl"),
+        ];
         let grid = [Extent::Fixed((self.heads + 2 * self.kv_heads) as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
         to.emit(KernelText { name: "rope", parts: &parts, defines }, &[bindings], grid)
     }
@@ -105,15 +160,18 @@ impl Op for Rope {
                 let to = &mut outputs[output].f32_mut()[index * d..(index + 1) * d];
                 let mut values: Vec<f64> = from.iter().map(|&v| f64::from(v)).collect();
                 if let (Some(weight), Some(eps)) = (norm, self.norm_eps) {
-                    let scale = 1.0 / (values.iter().map(|v| v * v).sum::<f64>() / d as f64 + f64::from(eps)).sqrt();
-                    values.iter_mut().zip(weight.f32()).for_each(|(v, &w)| *v *= scale * f64::from(w));
+                    let (first, heads) = if output == 0 { (0, self.heads) } else { (self.heads, self.kv_heads) };
+                    let (mean, scale, ..) = self.norm.about(&row[first * d..(first + heads) * d], head - first, heads, eps);
+                    let weights = &weight.f32()[if self.norm.each() { (head - first) * d } else { 0 }..];
+                    values.iter_mut().zip(weights).for_each(|(v, &w)| *v = (*v - mean) * scale * f64::from(w));
                 }
                 if output < 2 {
                     for i in 0..half {
                         let at = (position as usize * half + i) * 2;
                         let (cos, sin) = (f64::from(table[at]), f64::from(table[at + 1]));
-                        let (a, b) = (values[i], values[i + half]);
-                        (values[i], values[i + half]) = (a * cos - b * sin, b * cos + a * sin);
+                        let (one, two) = pair(i, half, self.interleaved);
+                        let (a, b) = (values[one], values[two]);
+                        (values[one], values[two]) = (a * cos - b * sin, b * cos + a * sin);
                     }
                 }
                 to.iter_mut().zip(values).for_each(|(y, v)| *y = v as f32);

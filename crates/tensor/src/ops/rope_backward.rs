@@ -3,7 +3,7 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
-use super::rope::Rope;
+use super::rope::{HeadNorm, Rope, pair};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -51,9 +51,12 @@ impl Op for RopeBackward {
                 .set("d", d)
                 .set("ROTARY", self.0.rotary_dim)
                 .set("TURN", input < 2)
+                .set("INTERLEAVED", self.0.interleaved)
                 .set("NORM", norm.is_some())
+                .set("WHOLE", self.0.norm == HeadNorm::RmsWhole)
+                .set("MEAN", self.0.norm == HeadNorm::Layer)
+                .set("EACH", self.0.norm.each())
                 .set("EPS", self.0.norm_eps.unwrap_or(0.0))
-                .set("INVERSE_D", 1.0 / d as f32)
                 .set("FIRST", first)
                 .set("HEADS", heads)
                 .set("ALL", self.0.heads + 2 * self.0.kv_heads);
@@ -71,29 +74,47 @@ impl Op for RopeBackward {
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let (d, half) = (self.0.head_dim, self.0.rotary_dim / 2);
+        let d = self.0.head_dim;
         let all = self.0.heads + 2 * self.0.kv_heads;
-        let table = inputs[4].f32();
         for (input, first, heads, norm) in self.parts() {
-            for (index, from) in inputs[input].f32().chunks_exact(d).enumerate() {
-                let (t, head) = (index / heads, first + index % heads);
-                let mut g: Vec<f64> = from.iter().map(|&v| f64::from(v)).collect();
-                for i in 0..if input < 2 { half } else { 0 } {
-                    let at = (inputs[3].u32()[t] as usize * half + i) * 2;
-                    let (cos, sin) = (f64::from(table[at]), f64::from(table[at + 1]));
-                    let (a, b) = (g[i], g[i + half]);
-                    (g[i], g[i + half]) = (a * cos + b * sin, b * cos - a * sin);
+            for (t, gradients) in inputs[input].f32().chunks_exact(heads * d).enumerate() {
+                let turned: Vec<f64> = gradients.chunks_exact(d).flat_map(|from| self.turned(inputs, from, t, input < 2)).collect();
+                for head in 0..heads {
+                    let mut g = turned[head * d..(head + 1) * d].to_vec();
+                    if let (Some(norm), Some(eps)) = (norm, self.0.norm_eps) {
+                        let row = &inputs[5].f32()[(t * all + first) * d..][..heads * d];
+                        let weight = inputs[norm].f32();
+                        let (mean, scale, span, weights) = self.0.norm.about(row, head, heads, eps);
+                        let count = span.len() as f64;
+                        let pulls: Vec<f64> = span.clone().enumerate().map(|(i, at)| turned[at] * f64::from(weight[weights + i])).collect();
+                        let plain = if self.0.norm == HeadNorm::Layer { pulls.iter().sum::<f64>() / count } else { 0.0 };
+                        let along = span.clone().zip(&pulls).map(|(at, pull)| (f64::from(row[at]) - mean) * pull).sum::<f64>() / count * scale.powi(3);
+                        for (i, g) in g.iter_mut().enumerate() {
+                            let at = head * d + i;
+                            *g = scale * (pulls[at - span.start] - plain) - (f64::from(row[at]) - mean) * along;
+                        }
+                    }
+                    let to = &mut outputs[0].f32_mut()[(t * all + first + head) * d..][..d];
+                    to.iter_mut().zip(g).for_each(|(y, v)| *y = v as f32);
                 }
-                if let (Some(norm), Some(eps)) = (norm, self.0.norm_eps) {
-                    let x = &inputs[5].f32()[(t * all + head) * d..][..d];
-                    let scale = 1.0 / (x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / d as f64 + f64::from(eps)).sqrt();
-                    g.iter_mut().zip(inputs[norm].f32()).for_each(|(g, &w)| *g *= f64::from(w));
-                    let along = x.iter().zip(&g).map(|(&x, g)| f64::from(x) * g).sum::<f64>() / d as f64 * scale.powi(3);
-                    g.iter_mut().zip(x).for_each(|(g, &x)| *g = scale * *g - f64::from(x) * along);
-                }
-                let to = &mut outputs[0].f32_mut()[(t * all + head) * d..][..d];
-                to.iter_mut().zip(g).for_each(|(y, v)| *y = v as f32);
             }
         }
+    }
+}
+
+impl RopeBackward {
+    /// The gradient of one head of token t, turned back where it was turned.
+    fn turned(&self, inputs: &[Operand<'_>], from: &[f32], t: usize, turn: bool) -> Vec<f64> {
+        let half = self.0.rotary_dim / 2;
+        let table = inputs[4].f32();
+        let mut g: Vec<f64> = from.iter().map(|&v| f64::from(v)).collect();
+        for i in 0..if turn { half } else { 0 } {
+            let at = (inputs[3].u32()[t] as usize * half + i) * 2;
+            let (cos, sin) = (f64::from(table[at]), f64::from(table[at + 1]));
+            let (one, two) = pair(i, half, self.0.interleaved);
+            let (a, b) = (g[one], g[two]);
+            (g[one], g[two]) = (a * cos + b * sin, b * cos - a * sin);
+        }
+        g
     }
 }

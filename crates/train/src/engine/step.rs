@@ -203,7 +203,7 @@ impl Step {
     /// Records and plans. The decoder has the adapter attached, or not, as the aim wants it.
     pub fn new(gpu: Option<&Gpu>, decoder: &dyn Decoder, arena: &Arena, shape: Shape, budget: usize, recompute: bool) -> Result<Step, EngineError> {
         let inputs = Inputs::new(gpu, shape)?;
-        let cache = Cache::new(gpu, CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32 }, &decoder.cache_widths())?;
+        let cache = Cache::new(gpu, CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None }, &decoder.cache_needs())?;
         let mut graph = Graph::new();
         let over = Causality { positions: graph.state(&inputs.positions), bases: graph.state(&inputs.bases), tiles: graph.state(&inputs.tiles) };
         let (tokens, rows, targets) = (graph.state(&inputs.tokens), graph.state(&inputs.rows), graph.state(&inputs.targets));

@@ -1,0 +1,133 @@
+//! Gemma (Mesnard et al., 2024): LLaMA's layers with GeGLU, embeddings times the root of the hidden size, and norms that hold their factors
+//! minus one.
+
+use std::sync::Arc;
+
+use bayan_tensor::ops;
+use bayan_tensor::{Graph, Matrix, Tensor};
+
+use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::config::{Fields, Sizes};
+use crate::decoder::{Decoder, StepInputs};
+use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
+use crate::load::Loader;
+use crate::{ModelError, Opening};
+
+#[derive(Debug)]
+struct Layer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: GatedMlp,
+}
+
+/// The model.
+#[derive(Debug)]
+pub struct Gemma {
+    sizes: Sizes,
+    embed_tokens: Embedding,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    lm_head: Linear,
+}
+
+impl Gemma {
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// A configuration or tensor that does not fit.
+    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+        let sizes = Sizes::read(config, true)?;
+        let activation = activation(config)?;
+        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
+        let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, (d as f32).sqrt()).await?;
+        let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
+        for index in 0..sizes.num_hidden_layers {
+            let name = |part: &str| format!("model.layers.{index}.{part}");
+            layers.push(Layer {
+                input_layernorm: RmsNorm::load_minus_one(loader, &name("input_layernorm"), d, eps).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?,
+                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps).await?,
+                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
+            });
+        }
+        let norm = RmsNorm::load_minus_one(loader, "model.norm", d, eps).await?;
+        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Gemma { sizes, embed_tokens, layers, norm, lm_head }))
+    }
+}
+
+/// GELU by its tanh approximation; the first files say `gelu` and mean this.
+pub(crate) fn activation(config: &Fields<'_>) -> Result<ops::Activation, ModelError> {
+    match config.text("hidden_activation").or(config.text("hidden_act")).unwrap_or("gelu") {
+        "gelu" => Ok(ops::Activation::GeluTanh),
+        _ => crate::activation(config),
+    }
+}
+
+async fn attention(sizes: &Sizes, opening: &Opening, rotary: &crate::Table, loader: &mut Loader<'_>, prefix: &str) -> Result<Attention, ModelError> {
+    let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
+    let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
+    Ok(Attention {
+        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, false).await?,
+        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
+        rotary: rotary.state.clone(),
+        qk_norm: None,
+        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, ..Default::default() },
+        attention: ops::Attention {
+            heads: sizes.num_attention_heads,
+            kv_heads: sizes.num_key_value_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            context: opening.context,
+            ..Default::default()
+        },
+    })
+}
+
+impl Layer {
+    fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
+        let y = self.input_layernorm.forward(graph, x);
+        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let x = graph.add(x, y);
+        let y = self.post_attention_layernorm.forward(graph, x);
+        let y = self.mlp.forward(graph, y);
+        graph.add(x, y)
+    }
+}
+
+impl Decoder for Gemma {
+    fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    fn cache_needs(&self) -> Vec<LayerNeeds> {
+        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    }
+
+    fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {
+        let mut x = self.embed_tokens.forward(graph, inputs.tokens); // [T, D]
+        for (layer, cache) in self.layers.iter().zip(cache.layers()) {
+            x = layer.forward(graph, x, inputs, cache);
+        }
+        let x = graph.choose_rows(x, inputs.rows); // [R, D]
+        let x = self.norm.forward(graph, x);
+        self.lm_head.forward(graph, x) // [R, V]
+    }
+
+    fn matrices(&self) -> Vec<&Arc<Matrix>> {
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let layers = self.layers.iter_mut();
+        let linears =
+            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        linears.chain([&mut self.lm_head]).collect()
+    }
+}

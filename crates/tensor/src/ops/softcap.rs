@@ -1,0 +1,48 @@
+//! Soft-capping of the final logits (Gemma 2): cap · tanh(x / cap). The scores of attention have their own, inside its kernels; the
+//! gradient of the final one is part of the cross-entropy, the only thing that logits are differentiated through.
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Graph, Tensor};
+use crate::lower::{KernelText, Lowering};
+use crate::op::{Op, Operand};
+use crate::values::Values;
+
+/// y = cap · tanh(x / cap), element by element.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SoftCap {
+    /// What |y| stays below.
+    pub cap: f32,
+}
+
+impl Graph {
+    /// cap · tanh(x / cap)
+    pub fn softcap(&mut self, x: Tensor, cap: f32) -> Tensor {
+        let shape = self.shape(x).to_vec();
+        self.apply(SoftCap { cap }, &[x], &shape)
+    }
+}
+
+impl Op for SoftCap {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "softcap"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let len: usize = to.output_shape(0).iter().product();
+        let threads = super::row_threads(to, 64);
+        let (grid, stride) = super::flat_grid(to, len, threads);
+        let size = to.numbers(&[len as u32, stride])?;
+        let defines = Defines::new().set("THREADS", threads).set("CAP", self.cap);
+        let bindings = vec![to.input(0), to.output(0), size];
+        to.emit(KernelText { name: "softcap", parts: &[include_str!("../../../../shaders/softcap.wgsl")], defines }, &[bindings], grid)
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let cap = f64::from(self.cap);
+        outputs[0].f32_mut().iter_mut().zip(inputs[0].f32()).for_each(|(y, &x)| *y = (cap * (f64::from(x) / cap).tanh()) as f32);
+    }
+}

@@ -1,0 +1,12 @@
+// y[t, n] = x[t, n] factors[n]
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> factors: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read> size: vec4<u32>; // elements, threads in x, N
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  let i = id.y * size.y + id.x;
+  if (i >= size.x) { return; }
+  y[i] = x[i] * factors[i % size.z];
+}
