@@ -314,6 +314,46 @@ fn prefixes_are_kept_and_runs_repeat() {
 }
 
 #[test]
+fn layers_with_a_window_keep_a_ring_and_give_the_same() {
+    let gpu = gpu(GpuOptions::default());
+    for name in ["mistral_swa", "gemma3_text"] {
+        let open = |chunk| engine(name, &gpu, EngineOptions { context: Some(300), prefill_chunk: Some(chunk), ..exact() });
+        // A chunk as long as the context leaves no room for a ring; both round the same way where the kernels are the same.
+        let (mut whole, mut ring) = (open(300), open(16));
+        assert!(ring.cache_bytes() < whole.cache_bytes(), "{name}: {} and {} bytes", ring.cache_bytes(), whole.cache_bytes());
+        let vocabulary = whole.decoder().sizes().vocab_size;
+        let prompt = ids(250, vocabulary);
+        let (a, b) = (block_on(whole.logits(&prompt, true)).unwrap().concat(), block_on(ring.logits(&prompt, true)).unwrap().concat());
+        assert!(nmse(&a, &b) < 1e-9, "{name}");
+        assert_eq!(greedy(&mut whole, &prompt, 40), greedy(&mut ring, &prompt, 40), "{name}");
+        // Back to what is still there, and to what was overwritten.
+        for kept in [280, 240, 100, 3] {
+            let other = [&prompt[..kept.min(250)], &ids(kept + 9, vocabulary)[kept..]].concat();
+            assert_eq!(greedy(&mut whole, &other, 8), greedy(&mut ring, &other, 8), "{name}: {kept} tokens kept");
+        }
+    }
+}
+
+#[test]
+fn quantized_caches_stay_near() {
+    let gpu = gpu(GpuOptions::default());
+    for name in ["llama3_gqa", "gemma2_softcap", "qwen3_qknorm"] {
+        let open = |cache| {
+            let mut engine = engine(name, &gpu, EngineOptions { cache, context: Some(256), ..exact() });
+            let prompt = ids(150, engine.decoder().sizes().vocab_size);
+            (block_on(engine.logits(&prompt, true)).unwrap().concat(), greedy(&mut engine, &prompt, 3).len(), engine.cache_bytes())
+        };
+        let (exact, _, most) = open(CacheFormat::F32);
+        for (cache, bound, share) in [(CacheFormat::F16, 1e-5, 16), (CacheFormat::Q8_0, 1e-3, 9), (CacheFormat::Q4_0, 0.2, 5)] {
+            let (logits, count, bytes) = open(cache);
+            let error = nmse(&exact, &logits);
+            assert!(error < bound && count == 3, "{name} {}: NMSE {error:.1e}", cache.name());
+            assert_eq!(bytes, most / 32 * share, "{name} {}", cache.name());
+        }
+    }
+}
+
+#[test]
 fn shards_change_nothing() {
     // 78 KiB hold less than the vocabulary matrices of these models in q8_0, and enough for everything else.
     let (whole, sharded) = (gpu(GpuOptions::default()), gpu(GpuOptions { max_binding_bytes: Some(78 << 10), ..Default::default() }));
