@@ -36,6 +36,8 @@ fn main(
   let token = group.z;
   let position = positions[token];
   let base = bases[token];
+  // Runs that this token has not reached are not read either.
+  if (split * SPLIT > position) { return; }
   let end = min((split + 1u) * SPLIT, position + 1u);
   var begin = split * SPLIT;
   if (WINDOW > 0u && position + 1u > WINDOW) { begin = max(begin, position + 1u - WINDOW); }

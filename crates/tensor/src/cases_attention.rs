@@ -57,8 +57,9 @@ pub(crate) fn cases() -> Vec<Case> {
         let mut kinds = vec![Kind::default(), Kind { element: half, ..capped }];
         if index < 2 {
             let ring = Kind { window: Some(40), ring: Some(75), ..Kind::default() };
-            kinds.extend([Kind { element: half, ..Kind::default() }, capped, ring, Kind { alibi: Some(0.5), ..Kind::default() }]);
-            kinds.extend([CacheElement::Q8_0, CacheElement::Q4_0].map(|element| Kind { element, ring: ring.ring, window: ring.window, ..Kind::default() }));
+            let element = [CacheElement::Q8_0, CacheElement::Q4_0][index];
+            kinds.extend([Kind { element: half, ..Kind::default() }, capped, Kind { element, ..ring }]);
+            kinds.push([ring, Kind { alibi: Some(0.5), ..Kind::default() }][index]);
         }
         for kind in kinds {
             for step in steps {
