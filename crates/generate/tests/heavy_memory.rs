@@ -78,25 +78,70 @@ fn status(line: &str) -> u64 {
     found.expect("a size") * 1024
 }
 
+/// Opens a checkpoint and says what the host held beyond the device's buffers.
+fn open(checkpoint: &Checkpoint, gpu: &Gpu, format: &str) -> (Engine, u64) {
+    // Resets the high-water mark.
+    std::fs::write("/proc/self/clear_refs", "5").expect("/proc");
+    let (before, device_before) = (status("VmRSS:"), gpu.allocated_bytes());
+    let options = EngineOptions { context: Some(256), policy: Some(Policy::for_format(format_by_name(format).expect("a format"))), ..Default::default() };
+    let engine = block_on(Engine::open(checkpoint, gpu, &options, &mut |_, _| {})).expect("an engine");
+    let (peak, device) = (status("VmHWM:"), gpu.allocated_bytes() - device_before);
+    let beyond = peak.saturating_sub(before).saturating_sub(if gpu.capabilities().software { device } else { 0 });
+    println!("{format}: device {} MiB, host beyond the device {} MiB", device >> 20, beyond >> 20);
+    (engine, beyond)
+}
+
+fn checkpoint(directory: &Path) -> Checkpoint {
+    let source = Rc::new(DirectorySource::new(directory).expect("a directory"));
+    block_on(Checkpoint::open(source)).expect("a checkpoint")
+}
+
 #[test]
 fn a_large_checkpoint_needs_little_of_the_host() {
     let directory = tempfile::tempdir().expect("a directory");
     let file_bytes = write(directory.path());
     assert!(file_bytes > 2 << 30, "{file_bytes}");
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
-    let source = Rc::new(DirectorySource::new(directory.path()).expect("a directory"));
-    let checkpoint = block_on(Checkpoint::open(source)).expect("a checkpoint");
+    let checkpoint = checkpoint(directory.path());
     for format in ["f16", "q8_0"] {
-        // Resets the high-water mark.
-        std::fs::write("/proc/self/clear_refs", "5").expect("/proc");
-        let (before, device_before) = (status("VmRSS:"), gpu.allocated_bytes());
-        let options = EngineOptions { context: Some(256), policy: Some(Policy::for_format(format_by_name(format).expect("a format"))), ..Default::default() };
-        let engine = block_on(Engine::open(&checkpoint, &gpu, &options, &mut |_, _| {})).expect("an engine");
-        let (peak, device) = (status("VmHWM:"), gpu.allocated_bytes() - device_before);
-        let beyond = peak.saturating_sub(before).saturating_sub(if gpu.capabilities().software { device } else { 0 });
-        let mib = |bytes: u64| bytes >> 20;
-        println!("{format}: file {} MiB, device {} MiB, host beyond the device {} MiB", mib(file_bytes), mib(device), mib(beyond));
-        assert!(beyond <= MOST_BYTES, "{format}: {} MiB beyond the device's {} MiB", mib(beyond), mib(device));
-        drop(engine);
+        let (_engine, beyond) = open(&checkpoint, &gpu, format);
+        assert!(beyond <= MOST_BYTES, "{format}: {} MiB beyond the device's", beyond >> 20);
     }
+}
+
+/// The whole of LLaMA-3 70B as a sparse file of 141 GB, of which the first two layers are opened.
+#[test]
+fn the_first_layers_of_70b_come_from_a_sparse_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (d, f, v, kv) = (8192u64, 28672u64, 128_256u64, 1024u64);
+    let config = |layers: u64| {
+        json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": d, "intermediate_size": f, "num_hidden_layers": layers,
+            "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": v, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+            "torch_dtype": "bfloat16", "rope_theta": 500000.0, "tie_word_embeddings": false, "hidden_act": "silu"})
+    };
+    std::fs::write(directory.path().join("config.json"), config(2).to_string()).expect("a config");
+    let mut tensors =
+        vec![("model.embed_tokens.weight".to_string(), vec![v, d]), ("lm_head.weight".to_string(), vec![v, d]), ("model.norm.weight".to_string(), vec![d])];
+    for layer in 0..80 {
+        let parts = [("self_attn.q_proj", vec![d, d]), ("self_attn.k_proj", vec![kv, d]), ("self_attn.v_proj", vec![kv, d]), ("self_attn.o_proj", vec![d, d])];
+        let mlp = [("mlp.gate_proj", vec![f, d]), ("mlp.up_proj", vec![f, d]), ("mlp.down_proj", vec![d, f])];
+        let norms = [("input_layernorm", vec![d]), ("post_attention_layernorm", vec![d])];
+        tensors.extend(parts.into_iter().chain(mlp).chain(norms).map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+    }
+    let (mut header, mut end) = (Map::new(), 0u64);
+    for (name, shape) in tensors {
+        let begin = end;
+        end += shape.iter().product::<u64>() * 2;
+        header.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}));
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = File::create(directory.path().join("model.safetensors")).expect("a file");
+    file.write_all(&(header.len() as u64).to_le_bytes()).expect("room");
+    file.write_all(header.as_bytes()).expect("room");
+    file.set_len(8 + header.len() as u64 + end).expect("a sparse file");
+    assert!(end > 140_000_000_000, "{end}");
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+    let (engine, beyond) = open(&checkpoint(directory.path()), &gpu, "q4_0");
+    assert_eq!(engine.decoder().cache_widths().len(), 2);
+    assert!(beyond <= MOST_BYTES, "{} MiB beyond the device's", beyond >> 20);
 }
