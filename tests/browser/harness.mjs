@@ -1,11 +1,11 @@
 /**
  * What the browser tests share: a static server that serves the built page under a sub-path, as any host would, with
- * the engine's test double in the engine's place, and Chromium driven by playwright-core. Dependencies are those of
+ * the engine's test double in the engine's place or (`real`) the engine itself and the embedded model, and Chromium driven by playwright-core. Dependencies are those of
  * `web/package.json`; the tests need `npm ci` and `npm run build` there and Chromium (BAYAN_CHROMIUM, else
  * /usr/bin/chromium).
  */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { dirname, extname, join, normalize } from 'node:path';
@@ -26,12 +26,34 @@ async function fakeEngine() {
   return (await transformWithOxc(readFileSync(path, 'utf8'), path)).code;
 }
 
+const root = join(here, '../..');
+export const fixtures = join(root, 'tests/fixtures');
+const engineFolder = process.env.BAYAN_ENGINE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'wasm/engine');
+
+/** Runs first in the worker, where the engine is real: lets a test watch the GPU and spoil it. */
+const PRELUDE = `globalThis.probe = { spoil: false };
+const { createBuffer } = GPUDevice.prototype;
+GPUDevice.prototype.createBuffer = function (descriptor) {
+  // More than the driver can give at a time: a real error of a real allocator.
+  return createBuffer.call(this, probe.spoil ? { ...descriptor, size: this.limits.maxBufferSize } : descriptor);
+};
+`;
+
+/** What stands in the engine's place and the files of the included model. */
+async function parts(real) {
+  if (!real) return { script: await fakeEngine(), wasm: Buffer.from([0, 97, 115, 109, 1, 0, 0, 0]), model: { 'model.gguf': Buffer.alloc(9_000_000, 'نموذج صغير للاختبار ') } };
+  if (!existsSync(join(engineFolder, 'bayan.js'))) throw new Error(`${engineFolder} holds no bayan.js: build the engine first (cargo xtask web --release-dir DIR)`);
+  const checkpoint = join(root, 'crates/embedded/checkpoint');
+  const model = Object.fromEntries(readdirSync(checkpoint).map((name) => [name, readFileSync(join(checkpoint, name))]));
+  return { script: PRELUDE + readFileSync(join(engineFolder, 'bayan.js'), 'utf8'), wasm: readFileSync(join(engineFolder, 'bayan_bg.wasm')), model };
+}
+
 /** Serves `dist` at PREFIX. `down`: every request is dropped. `cutModel`: cut the next answers for the model after that many bytes. */
-export async function startServer() {
+export async function startServer({ real = false } = {}) {
   if (!existsSync(join(web, 'dist/index.html'))) throw new Error('web/dist is missing: run `npm run build` in web first');
-  const engine = await fakeEngine();
-  const model = Buffer.alloc(9_000_000, 'نموذج صغير للاختبار ');
-  const manifest = JSON.stringify({ name: 'بيان الصغير', files: [{ path: 'model.gguf', size: model.length, sha256: createHash('sha256').update(model).digest('hex') }] });
+  const { script, wasm, model } = await parts(real);
+  const files = Object.entries(model).map(([path, bytes]) => ({ path, size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') }));
+  const manifest = JSON.stringify({ name: 'بيان الصغير', files });
   const state = { down: false, cutModel: 0, log: [], ships: true };
   const send = (request, response, bytes, type) => {
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
@@ -54,10 +76,10 @@ export async function startServer() {
     if (state.down) return void request.socket.destroy();
     if (!path.startsWith(PREFIX)) return void response.writeHead(404).end();
     const name = path.slice(PREFIX.length) || 'index.html';
-    if (name === 'engine/bayan.js') return send(request, response, Buffer.from(engine), 'text/javascript');
-    if (name === 'engine/bayan_bg.wasm') return send(request, response, Buffer.from([0, 97, 115, 109, 1, 0, 0, 0]), 'application/wasm');
+    if (name === 'engine/bayan.js') return send(request, response, Buffer.from(script), 'text/javascript');
+    if (name === 'engine/bayan_bg.wasm') return send(request, response, wasm, 'application/wasm');
     if (state.ships && name === 'model/manifest.json') return send(request, response, Buffer.from(manifest), 'application/json');
-    if (state.ships && name === 'model/model.gguf') return send(request, response, model, 'application/octet-stream');
+    if (state.ships && name.startsWith('model/') && Object.hasOwn(model, name.slice(6))) return send(request, response, model[name.slice(6)], 'application/octet-stream');
     const file = normalize(join(web, 'dist', name));
     if (!file.startsWith(join(web, 'dist')) || !existsSync(file) || !statSync(file).isFile()) return void response.writeHead(404).end();
     send(request, response, readFileSync(file), TYPES[extname(file)] ?? 'application/x-unknown');
@@ -90,6 +112,9 @@ export async function loadShipped(page) {
   await page.getByRole('button', { name: 'تشغيل' }).first().click();
   await page.waitForSelector('.model-chip.ready', { timeout: 60_000 });
 }
+
+/** The worker that holds the engine. */
+export const engineWorker = (page) => page.workers().at(-1);
 
 /** Type as a person does and send with Enter. */
 export async function say(page, text) {

@@ -5,7 +5,8 @@
  */
 const VERSION = __VERSION__;
 const FILES = __FILES__;
-const ENGINE = ['engine/bayan.js', 'engine/bayan_bg.wasm'];
+/** Looked up when the page runs; the last one only where a model is included. */
+const ENGINE = ['engine/bayan.js', 'engine/bayan_bg.wasm', 'model/manifest.json'];
 const CACHE = `bayan-${VERSION}`;
 const ENGINE_CACHE = 'bayan-engine';
 
@@ -34,7 +35,7 @@ self.addEventListener('fetch', (event) => {
   const path = url.pathname.slice(scope.pathname.length);
   if (path.startsWith('model/') && path !== 'model/manifest.json') return;
   if (request.headers.has('range')) return;
-  if (path.startsWith('engine/') || path === 'model/manifest.json') event.respondWith(networkFirst(request));
+  if (path.startsWith('engine/') || path === 'model/manifest.json') event.respondWith(networkFirst(event));
   else event.respondWith(cacheFirst(request));
 });
 
@@ -44,13 +45,16 @@ async function cacheFirst(request) {
   return found ?? fetch(request);
 }
 
-async function networkFirst(request) {
+async function networkFirst(event) {
+  const { request } = event;
   const cache = await caches.open(ENGINE_CACHE);
+  let response;
   try {
-    const response = await fetch(request);
-    if (response.ok) await cache.put(request, response.clone());
-    return response;
+    response = await fetch(request);
   } catch {
     return (await cache.match(request)) ?? Response.error();
   }
+  // A full storage keeps the page from being stored, not from working.
+  if (response.ok) event.waitUntil(cache.put(request, response.clone()).catch(() => {}));
+  return response;
 }

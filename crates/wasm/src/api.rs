@@ -4,6 +4,7 @@ use js_sys::{Function, Promise};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 
+use crate::adapter;
 use crate::promise::{install_panic_hook, promise};
 use crate::session::{self, Prompt};
 use crate::source::ByteSource;
@@ -61,7 +62,24 @@ pub fn tokenize(text: &str) -> Result<Vec<u32>, JsValue> {
     Ok(session::tokenize(text)?)
 }
 
-/// `{"speed", "adapter", "wasmBytes", "gpuBytes"}` as JSON.
+/// Puts a LoRA adapter, as PEFT writes it, on the open model; several add up. `options`: `{"name", "scale"}`, both optional. Resolves to
+/// `AdapterInfo` as JSON. The base is untouched: taking the adapter off gives back the same answers.
+#[wasm_bindgen(js_name = loadAdapter)]
+pub fn load_adapter(source: ByteSource, options: String) -> Promise {
+    session::begin();
+    promise(async move { adapter::load(source, &options).await })
+}
+
+/// Takes off the adapter of that name, or all of them.
+///
+/// # Errors
+/// No model, or none of that name.
+#[wasm_bindgen(js_name = unloadAdapter)]
+pub fn unload_adapter(name: Option<String>) -> Result<(), JsValue> {
+    Ok(adapter::unload(name.as_deref())?)
+}
+
+/// `{"speed", "adapters", "wasmBytes", "gpuBytes"}` as JSON.
 #[wasm_bindgen]
 pub fn info() -> String {
     session::info()

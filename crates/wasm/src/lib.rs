@@ -7,6 +7,8 @@
 //! The crate is empty on other targets.
 
 #[cfg(target_arch = "wasm32")]
+mod adapter;
+#[cfg(target_arch = "wasm32")]
 mod api;
 #[cfg(target_arch = "wasm32")]
 mod browser;

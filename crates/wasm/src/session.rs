@@ -16,7 +16,7 @@ use js_sys::Function;
 use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 
-use crate::device;
+use crate::{adapter, device};
 use crate::error::{Code, EngineError};
 use crate::options::{CreateOptions, OpenOptions, Sampling};
 use crate::source::{ByteSource, JsSource};
@@ -81,7 +81,7 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     let policy = options.policy(&checkpoint)?;
     let limit = bayan_models::sizes(&checkpoint)?.max_position_embeddings;
     let context = options.context_length.map(|wanted| wanted.clamp(2, limit.max(2)));
-    let engine = EngineOptions { context, cache, policy: policy.clone(), prefill_chunk: options.prefill_chunk };
+    let engine = EngineOptions { context, cache, policy: policy.clone(), prefill_chunk: options.prefill_chunk, ..EngineOptions::default() };
     let model_options = ModelOptions { engine, chat_template: options.template.clone() };
     let mut progress = |done: u64, total: u64| {
         let _ = on_progress.call2(&JsValue::UNDEFINED, &(done as f64).into(), &(total as f64).into());
@@ -218,10 +218,7 @@ fn report(usage: &Usage, used: usize, length: usize) -> Value {
 }
 
 pub(crate) fn tokenize(text: &str) -> Result<Vec<u32>, EngineError> {
-    MODEL.with_borrow(|model| match model {
-        Some(model) => Ok(model.tokenizer.encode(text, false)?),
-        None => Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time")),
-    })
+    with_model(|model| Ok(model.tokenizer.encode(text, false)?))
 }
 
 pub(crate) fn info() -> String {
@@ -229,10 +226,25 @@ pub(crate) fn info() -> String {
     let gpu_bytes = GPU.with_borrow(|gpu| gpu.as_ref().map(Gpu::allocated_bytes));
     // One page of WebAssembly memory is 64 KiB.
     let wasm_bytes = core::arch::wasm32::memory_size(0) as u64 * 65536;
-    json!({"speed": speed, "adapter": null, "wasmBytes": wasm_bytes, "gpuBytes": gpu_bytes}).to_string()
+    json!({"speed": speed, "adapters": adapter::attached(), "wasmBytes": wasm_bytes, "gpuBytes": gpu_bytes}).to_string()
+}
+
+/// Does something with the open model between two calls.
+pub(crate) fn with_model<T>(work: impl FnOnce(&mut Model) -> Result<T, EngineError>) -> Result<T, EngineError> {
+    gpu()?.check()?;
+    MODEL.with_borrow_mut(|model| match model {
+        Some(model) => work(model),
+        None => Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time")),
+    })
+}
+
+/// Waits for the device, and reports what it refused.
+pub(crate) async fn settle() -> Result<(), EngineError> {
+    Ok(gpu()?.flush().await?)
 }
 
 fn close() {
+    adapter::forget();
     CONTROL.take();
     MODEL.take();
     SPEED.take();

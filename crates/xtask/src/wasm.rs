@@ -3,8 +3,9 @@
 //! Three ways to a compiler for `wasm32-unknown-unknown`, in this order: the target is installed; rustup adds it; or Debian's
 //! `rustc-web` with the standard library compiled from its sources, for machines where rustup cannot download.
 
-use crate::{packages, process, workspace};
+use crate::{packages, process, tools, workspace};
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -64,7 +65,7 @@ pub fn build_package(root: &Path, package: &str, target_dir: &Path) -> Result<Pa
     }
     std::fs::create_dir_all(&out).with_context(|| format!("{} could not be made", out.display()))?;
     bindgen(&wasm, &out)?;
-    optimize(&out.join(format!("{NAME}_bg.wasm")))?;
+    optimize(&out.join(format!("{NAME}_bg.wasm")), &build_dir)?;
     Ok(out)
 }
 
@@ -128,41 +129,55 @@ fn bindgen(wasm: &Path, out: &Path) -> Result<()> {
     process::run(cargo.arg(wasm).arg(out).arg(NAME))
 }
 
-/// Makes the module smaller and faster, in place.
-fn optimize(wasm: &Path) -> Result<()> {
-    let Some(version) = optimizer_version().filter(|&version| version >= OLDEST_OPTIMIZER) else {
-        eprintln!(
-            "wasm-opt {OLDEST_OPTIMIZER} or newer was not found: the engine is left as it is, larger but right (Debian 12's version 108 confuses its tables)"
-        );
+/// Makes the module smaller and faster, in place. It takes a minute, so the result is kept under the digest of what went in.
+fn optimize(wasm: &Path, build_dir: &Path) -> Result<()> {
+    let Some(mut optimizer) = optimizer()? else {
+        eprintln!("wasm-opt {OLDEST_OPTIMIZER} or newer was not found: the engine is left as it is, larger but right; remedy: npm ci in web/");
         return Ok(());
     };
-    eprintln!("wasm-opt version {version}");
-    let before = size(wasm)?;
-    let smaller = wasm.with_extension("opt.wasm");
-    // `--strip-target-features`: the section names features that older versions of wasm-opt refuse to read past.
-    process::run(
-        Command::new("wasm-opt")
-            .args(["-O3", "--strip-debug", "--strip-producers", "--strip-target-features"])
-            .args(FEATURES)
-            .arg(wasm)
-            .arg("-o")
-            .arg(&smaller),
-    )?;
-    std::fs::rename(&smaller, wasm).with_context(|| format!("{} could not be replaced", wasm.display()))?;
-    let after = size(wasm)?;
+    let bytes = std::fs::read(wasm).with_context(|| format!("{} could not be read", wasm.display()))?;
+    let digest: String = Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let kept = build_dir.join("optimized").join(format!("{digest}.wasm"));
+    if !kept.is_file() {
+        let folder = build_dir.join("optimized");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("{} could not be emptied", folder.display()))?;
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("{} could not be made", folder.display()))?;
+        let unfinished = kept.with_extension("part");
+        // `--strip-target-features`: the section names features that older versions of wasm-opt refuse to read past.
+        let flags = ["-O2", "--strip-debug", "--strip-producers", "--strip-target-features"];
+        process::run(optimizer.args(flags).args(FEATURES).arg(wasm).arg("-o").arg(&unfinished))?;
+        std::fs::rename(&unfinished, &kept).with_context(|| format!("{} could not be renamed", unfinished.display()))?;
+    }
+    std::fs::copy(&kept, wasm).with_context(|| format!("{} could not be replaced", wasm.display()))?;
     let packed = gzipped(wasm).map_or_else(String::new, |bytes| format!(", {:.2} MB gzipped", bytes as f64 / 1e6));
-    eprintln!("{}: {:.2} MB, was {:.2} MB{packed}", wasm.display(), after as f64 / 1e6, before as f64 / 1e6);
+    eprintln!("{}: {:.2} MB, was {:.2} MB{packed}", wasm.display(), size(wasm)? as f64 / 1e6, bytes.len() as f64 / 1e6);
     Ok(())
 }
 
 /// Older versions of wasm-opt write a module whose table of references to JavaScript holds functions instead; it does not start.
 const OLDEST_OPTIMIZER: u32 = 116;
 
-/// The number in `wasm-opt version 116 (…)`.
-fn optimizer_version() -> Option<u32> {
-    process::find_program("wasm-opt")?;
-    let text = process::capture(Command::new("wasm-opt").arg("--version")).ok()?;
-    text.split_whitespace().find_map(|word| word.parse().ok())
+/// The wasm-opt of the page's npm packages, whose version is locked; else the system's, where it is new enough.
+fn optimizer() -> Result<Option<Command>> {
+    if workspace::has_web() {
+        let node = tools::node()?;
+        tools::web_modules(node.as_deref())?;
+        let script = workspace::root().join("web/node_modules/binaryen/bin/wasm-opt");
+        if script.is_file() {
+            let mut command = tools::in_web("node", node.as_deref())?;
+            command.arg(script);
+            return Ok(Some(command));
+        }
+    }
+    let version = || {
+        process::find_program("wasm-opt")?;
+        let text = process::capture(Command::new("wasm-opt").arg("--version")).ok()?;
+        // `wasm-opt version 116 (…)`
+        text.split_whitespace().find_map(|word| word.parse::<u32>().ok())
+    };
+    Ok(version().filter(|&version| version >= OLDEST_OPTIMIZER).map(|_| Command::new("wasm-opt")))
 }
 
 fn size(path: &Path) -> Result<u64> {

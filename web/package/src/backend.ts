@@ -2,7 +2,7 @@
  * The interface that is the same on both sides of the worker: `LocalBackend` implements it around the engine,
  * `RemoteBackend` around `postMessage`. A session does not know which it holds, and tests may use either.
  */
-import type { DownloadPlan, Message, OpenOptions, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type { AdapterInfo, AdapterOptions, DownloadPlan, Message, OpenOptions, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
 import type { BayanError } from './errors';
 
 export interface LoadCall {
@@ -24,8 +24,9 @@ export interface Backend {
   chat(messages: Message[], sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
   generate(prompt: string, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
   tokenize(text: string): Promise<Uint32Array>;
-  loadAdapter(source: Source, hooks: LoadHooks): Promise<void>;
-  unloadAdapter(): Promise<void>;
+  loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo>;
+  /** Without a name: all of them. */
+  unloadAdapter(name?: string): Promise<void>;
   info(): Promise<SessionInfo>;
   listStored(): Promise<StoredModel[]>;
   deleteStored(id: string): Promise<void>;

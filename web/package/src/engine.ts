@@ -63,11 +63,15 @@ export interface EngineModule {
   /** Token ids of a text, without added special tokens. */
   tokenize(text: string): Uint32Array;
 
-  /** A PEFT adapter (adapter_config.json + adapter_model.safetensors), kept apart from the base weights. */
+  /**
+   * A PEFT adapter (adapter_config.json + adapter_model.safetensors), kept apart from the base weights; several add up.
+   * `optionsJson`: `AdapterOptions`. Resolves to the JSON of `AdapterInfo`. Errors: BadCheckpoint, OutOfMemory, DeviceLost, Aborted.
+   */
   loadAdapter(source: ByteSource, optionsJson: string): Promise<string>;
-  unloadAdapter(): void;
+  /** Takes the adapter of that name off, or all of them; the base then answers as before. */
+  unloadAdapter(name?: string): void;
 
-  /** JSON of `{"speed": SpeedInfo | null, "adapter": string | null, "wasmBytes": number | null}`. */
+  /** JSON of `{"speed": SpeedInfo | null, "adapters": AdapterInfo[], "wasmBytes": number | null}`. */
   info(): string;
 
   /** Free the model and the device. The module is not used again. */

@@ -6,7 +6,7 @@ import { AsyncQueue } from './queue';
 import { checkMessages, checkSampling } from './check';
 import { ModelStore } from './source/store';
 import { openSource } from './source/open';
-import type { DeviceInfo, FinishReason, Message, ModelInfo, OpenOptions, Piece, Sampling, SessionInfo, Source, SpeedInfo, StoredModel, Usage } from './types';
+import type { AdapterInfo, AdapterOptions, DeviceInfo, FinishReason, Message, ModelInfo, OpenOptions, Piece, Sampling, SessionInfo, Source, SpeedInfo, StoredModel, Usage } from './types';
 
 export class LocalBackend implements Backend {
   onLost: ((error: BayanError) => void) | null = null;
@@ -102,21 +102,27 @@ export class LocalBackend implements Backend {
     return this.inTurn(undefined, async () => this.ready().tokenize(text));
   }
 
-  loadAdapter(source: Source, hooks: LoadHooks): Promise<void> {
+  loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {
     return this.inTurn(hooks.signal, async () => {
       const engine = this.ready();
       const bytes = await openSource(source, await this.store(), { ...hooks, confirmAboveBytes: Infinity });
-      await engine.loadAdapter(bytes, '{}');
+      const stop = () => engine.abort();
+      hooks.signal?.addEventListener('abort', stop, { once: true });
+      try {
+        return JSON.parse(await engine.loadAdapter(bytes, JSON.stringify(options))) as AdapterInfo;
+      } finally {
+        hooks.signal?.removeEventListener('abort', stop);
+      }
     });
   }
 
-  unloadAdapter(): Promise<void> {
-    return this.inTurn(undefined, async () => this.ready().unloadAdapter());
+  unloadAdapter(name?: string): Promise<void> {
+    return this.inTurn(undefined, async () => this.ready().unloadAdapter(name));
   }
 
   async info(): Promise<SessionInfo> {
     if (!this.engine || !this.device || !this.model) throw new Internal('no model is loaded; call load first');
-    const live = JSON.parse(this.engine.info()) as { speed: SpeedInfo | null; adapter: string | null; wasmBytes: number | null };
+    const live = JSON.parse(this.engine.info()) as { speed: SpeedInfo | null; adapters: AdapterInfo[]; wasmBytes: number | null };
     return { device: this.device, model: this.model, ...live };
   }
 

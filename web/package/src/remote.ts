@@ -2,7 +2,7 @@
 import type { Backend, LoadCall, LoadHooks } from './backend';
 import { Aborted, type BayanError, DeviceLost, fromWire } from './errors';
 import { AsyncQueue } from './queue';
-import type { DownloadPlan, Message, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type { AdapterInfo, AdapterOptions, DownloadPlan, Message, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
 import type { CallName, Calls, FromWorker, Port, ToWorker } from './wire';
 
 interface Pending {
@@ -48,12 +48,12 @@ export class RemoteBackend implements Backend {
     return this.call('tokenize', { text });
   }
 
-  async loadAdapter(source: Source, hooks: LoadHooks): Promise<void> {
-    await this.call('loadAdapter', { source }, hooks);
+  loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {
+    return this.call('loadAdapter', { source, options }, hooks);
   }
 
-  async unloadAdapter(): Promise<void> {
-    await this.call('unloadAdapter', null);
+  async unloadAdapter(name?: string): Promise<void> {
+    await this.call('unloadAdapter', { name });
   }
 
   info(): Promise<SessionInfo> {

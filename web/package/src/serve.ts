@@ -32,8 +32,8 @@ export function serve(port: Port<FromWorker, ToWorker>, backend: Backend): void 
       case 'chat': return forward(id, backend.chat(message.args.messages, message.args.sampling, signal));
       case 'generate': return forward(id, backend.generate(message.args.prompt, message.args.sampling, signal));
       case 'tokenize': return backend.tokenize(message.args.text);
-      case 'loadAdapter': return backend.loadAdapter(message.args.source, hooksFor(id, signal));
-      case 'unloadAdapter': return backend.unloadAdapter();
+      case 'loadAdapter': return backend.loadAdapter(message.args.source, message.args.options, hooksFor(id, signal));
+      case 'unloadAdapter': return backend.unloadAdapter(message.args.name);
       case 'info': return backend.info();
       case 'listStored': return backend.listStored();
       case 'deleteStored': return backend.deleteStored(message.args.id);

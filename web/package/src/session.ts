@@ -3,7 +3,7 @@ import type { Backend, LoadHooks } from './backend';
 import type { BayanError } from './errors';
 import { completions, type ChatCompletions } from './openai';
 import { connectWorker } from './remote';
-import type { Message, OpenOptions, Piece, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type { AdapterInfo, AdapterOptions, Message, OpenOptions, Piece, Sampling, SessionInfo, Source, StoredModel } from './types';
 
 export interface LoadOptions extends LoadHooks, OpenOptions {
   /** Address of `bayan.js`; default: `engine/bayan.js` beside the page. */
@@ -90,13 +90,17 @@ export class Session {
     return this.backend.tokenize(text);
   }
 
-  async loadAdapter(source: Source | string, hooks: LoadHooks = {}): Promise<void> {
-    await this.backend.loadAdapter(asSource(source), hooks);
+  /** Put a PEFT LoRA adapter on the model; several add up. */
+  async loadAdapter(source: Source | string, options: AdapterOptions & LoadHooks = {}): Promise<AdapterInfo> {
+    const { name, scale, ...hooks } = options;
+    const info = await this.backend.loadAdapter(asSource(source), { ...(name === undefined ? {} : { name }), ...(scale === undefined ? {} : { scale }) }, hooks);
     await this.refreshInfo();
+    return info;
   }
 
-  async unloadAdapter(): Promise<void> {
-    await this.backend.unloadAdapter();
+  /** Take the adapter of that name off, or all of them. */
+  async unloadAdapter(name?: string): Promise<void> {
+    await this.backend.unloadAdapter(name);
     await this.refreshInfo();
   }
 

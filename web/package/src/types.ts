@@ -106,6 +106,24 @@ export interface ModelInfo {
   hasChatTemplate: boolean;
 }
 
+/** A LoRA adapter on the loaded model. */
+export interface AdapterInfo {
+  name: string;
+  /** What the adapter's own scale is multiplied by. */
+  scale: number;
+  /** The largest rank of its pairs; null for an adapter without any. */
+  rank: number | null;
+  modules: number;
+  parameters: number;
+}
+
+export interface AdapterOptions {
+  /** Under which name it is taken off again; must not be in use. */
+  name?: string;
+  /** Default 1. */
+  scale?: number;
+}
+
 export interface SpeedInfo {
   prefillTokensPerSecond: number;
   decodeTokensPerSecond: number;
@@ -115,7 +133,8 @@ export interface SessionInfo {
   device: DeviceInfo;
   model: ModelInfo;
   speed: SpeedInfo | null;
-  adapter: string | null;
+  /** The adapters in use, in the order they were put on. */
+  adapters: AdapterInfo[];
   /** Bytes of wasm memory now in use; null where the engine does not say. */
   wasmBytes: number | null;
 }

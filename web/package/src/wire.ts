@@ -1,7 +1,7 @@
 /** The messages between page and worker: a tagged union each way, matched by request id. */
 import type { WireError } from './errors';
 import type { LoadCall } from './backend';
-import type { DownloadPlan, Message, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type { AdapterInfo, AdapterOptions, DownloadPlan, Message, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
 
 /** Calls by name: arguments and result. */
 export interface Calls {
@@ -9,8 +9,8 @@ export interface Calls {
   chat: { args: { messages: Message[]; sampling: Sampling }; result: null };
   generate: { args: { prompt: string; sampling: Sampling }; result: null };
   tokenize: { args: { text: string }; result: Uint32Array };
-  loadAdapter: { args: { source: Source }; result: null };
-  unloadAdapter: { args: null; result: null };
+  loadAdapter: { args: { source: Source; options: AdapterOptions }; result: AdapterInfo };
+  unloadAdapter: { args: { name: string | undefined }; result: null };
   info: { args: null; result: SessionInfo };
   listStored: { args: null; result: StoredModel[] };
   deleteStored: { args: { id: string }; result: null };

@@ -8,7 +8,7 @@ import type { ByteSource, OnToken } from '../src/engine';
 let lost: ((json: string) => void) | null = null;
 let open_ = false;
 let stop = false;
-let adapter: string | null = null;
+let adapters: { name: string; scale: number; rank: number; modules: number; parameters: number }[] = [];
 let readBytes = 0;
 let checksum = 0;
 let speed: { prefillTokensPerSecond: number; decodeTokensPerSecond: number } | null = null;
@@ -106,18 +106,20 @@ export function tokenize(text: string): Uint32Array {
   return Uint32Array.from(text, (character) => character.codePointAt(0)!);
 }
 
-export async function loadAdapter(source: ByteSource): Promise<string> {
+export async function loadAdapter(source: ByteSource, optionsJson: string): Promise<string> {
   if (!source.files().includes('adapter_config.json')) throw failure('BadCheckpoint', 'no adapter_config.json');
-  adapter = source.files().join(' ');
-  return '{}';
+  const { name = 'adapter', scale = 1 } = JSON.parse(optionsJson) as { name?: string; scale?: number };
+  const info = { name, scale, rank: 8, modules: 2, parameters: source.size('adapter_config.json') };
+  adapters.push(info);
+  return JSON.stringify(info);
 }
 
-export function unloadAdapter(): void {
-  adapter = null;
+export function unloadAdapter(name?: string): void {
+  adapters = adapters.filter((adapter) => name !== undefined && adapter.name !== name);
 }
 
 export function info(): string {
-  return JSON.stringify({ speed, adapter, wasmBytes: 0, readBytes, checksum });
+  return JSON.stringify({ speed, adapters, wasmBytes: 0, readBytes, checksum });
 }
 
 export function dispose(): void {

@@ -98,10 +98,14 @@ describe('a session over the wire', () => {
   it('loads adapters and refuses what is none', async () => {
     const { session: s } = await session();
     await expect(s.loadAdapter(source)).rejects.toMatchObject({ code: 'BadCheckpoint' });
-    await s.loadAdapter({ kind: 'files', files: [{ path: 'adapter_config.json', file: new Blob(['{}']) }] });
-    expect(s.info.adapter).toContain('adapter_config.json');
+    const files: Source = { kind: 'files', files: [{ path: 'adapter_config.json', file: new Blob(['{}']) }] };
+    expect(await s.loadAdapter(files, { name: 'أ', scale: 0.5 })).toMatchObject({ name: 'أ', scale: 0.5, parameters: 2 });
+    await s.loadAdapter(files, { name: 'ب' });
+    expect(s.info.adapters.map((adapter) => adapter.name)).toEqual(['أ', 'ب']);
+    await s.unloadAdapter('أ');
+    expect(s.info.adapters.map((adapter) => adapter.name)).toEqual(['ب']);
     await s.unloadAdapter();
-    expect(s.info.adapter).toBeNull();
+    expect(s.info.adapters).toEqual([]);
     await s.dispose();
   });
 

@@ -3,10 +3,11 @@
  * the engine or the database itself. Text that streams does not pass through here for every token: `live` carries it
  * to the one message that shows it.
  */
-import { BayanError, type DeviceProbe, type DownloadPlan, load, openBackend, probeDevice, type Progress, type Session, type Source, type StoredModel, type Usage } from 'bayan-web';
+import { BayanError, type DeviceProbe, type DownloadPlan, load, openBackend, probeDevice, type Progress, type Session, type Source, type SourceFile, type StoredModel, type Usage } from 'bayan-web';
 import { ar, type Strings } from '../strings/ar';
 import { en } from '../strings/en';
 import { Formats } from '../text/format';
+import { addAdapter as add, type AdapterState, forgetAdapters, NO_ADAPTERS, putBackAdapters, removeAdapter as remove } from './adapters';
 import { allConversations, type Conversation, exportText, importText, newConversation, onOtherTab, removeConversation, saveConversation, titleFrom, type Turn } from './database';
 import { readSettings, samplingOf, type Settings, writeSettings } from './settings';
 
@@ -35,6 +36,7 @@ export interface State {
   sidebar: boolean;
   panel: Panel;
   model: ModelState;
+  adapters: AdapterState;
   /** Set while an answer is being written, in any conversation. */
   answering: { conversation: string; turn: string } | null;
   /** The error under the last answer. */
@@ -53,7 +55,7 @@ export interface State {
 
 let state: State = {
   settings: readSettings(), conversations: [], current: newConversation(), query: '', sidebar: false, panel: null,
-  model: { kind: 'none' }, answering: null, answerError: null, usage: null, plan: null, probe: null, readOnly: false, stored: null,
+  model: { kind: 'none' }, adapters: NO_ADAPTERS, answering: null, answerError: null, usage: null, plan: null, probe: null, readOnly: false, stored: null,
   estimate: null, shipped: null, online: navigator.onLine, notice: null, storageBroken: false,
 };
 const listeners = new Set<() => void>();
@@ -377,6 +379,7 @@ export async function loadModel(source: Source, label: string, again = false): P
     if (abort.signal.aborted) return void opened.dispose();
     session = opened;
     opened.onLost = (error) => loseModel(error);
+    await (again ? putBackAdapters(opened) : forgetAdapters());
     set({ model: { kind: 'ready', label: opened.info.model.name || label }, notice: null });
     remember(source, opened.info.model.name || label);
     if (!again) await answerWaiting();
@@ -386,6 +389,9 @@ export async function loadModel(source: Source, label: string, again = false): P
     set({ plan: null, model: known.code === 'Aborted' ? { kind: 'none' } : { kind: 'failed', label, error: known } });
   }
 }
+
+export const addAdapter = (files: SourceFile[], label: string): Promise<void> => add(session, files, label);
+export const removeAdapter = (name: string): Promise<void> => remove(session, name);
 
 /** A message written before there was a model is answered once there is one. */
 async function answerWaiting(): Promise<void> {
@@ -408,6 +414,7 @@ export async function unloadModel(): Promise<void> {
   const old = session;
   session = null;
   set({ model: { kind: 'none' } });
+  forgetAdapters();
   remember(null, '');
   await old?.dispose();
 }

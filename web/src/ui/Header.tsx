@@ -1,4 +1,5 @@
 import { cancelLoading, formats, set, startConversation, strings } from '../state/app';
+import { plainName } from '../text/direction';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 import { phaseText } from './progress';
@@ -14,7 +15,7 @@ export function Header() {
       <button type="button" class="icon-button only-narrow" aria-label={t.menu} aria-expanded={state.sidebar} onClick={() => set({ sidebar: true })}><Icon name="menu" flip /></button>
       <button type="button" class={`model-chip ${model.kind}`} onClick={() => set({ panel: 'models' })}>
         <span class="dot" aria-hidden="true" />
-        <span class="model-name"><bdi>{model.kind === 'none' ? t.chooseModel : model.label}</bdi></span>
+        <span class="model-name"><bdi>{model.kind === 'none' ? t.chooseModel : model.label}</bdi>{state.adapters.list.map((adapter) => <bdi key={adapter.name} class="chip-adapter">{plainName(adapter.name)}</bdi>)}</span>
       </button>
       <span class="spacer" />
       {usage && (

@@ -1,10 +1,12 @@
-import type { Source, SourceFile, WeightFormat } from 'bayan-web';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import type { Source, WeightFormat } from 'bayan-web';
+import { useEffect, useState } from 'preact/hooks';
 import catalogue from '../data/catalogue.json';
 import { type CatalogueModel, downloadBytes, fits, guessBudget, memoryBytes } from '../data/memory';
 import { changeSettings, deleteStored, formats, loadModel, refreshStored, set, shippedSource, strings, unloadModel } from '../state/app';
 import { plainName } from '../text/direction';
+import { Adapters } from './Adapters';
 import { Sheet } from './Dialogs';
+import { FilePicker } from './FilePicker';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
@@ -22,6 +24,7 @@ export function ModelsPanel() {
       {model.kind === 'ready' && (
         <div class="now"><span class="dot" aria-hidden="true" /><div><strong><bdi>{model.label}</bdi></strong><p class="dim small-text">{t.loaded}</p></div><span class="spacer" /><button type="button" class="button" onClick={() => void unloadModel()}>{t.unload}</button></div>
       )}
+      {model.kind === 'ready' && <Adapters />}
       {shipped && (
         <section class="block"><h3>{t.shipped}</h3>
           <div class="card"><div class="card-main"><strong><bdi>{plainName(shipped.name)}</bdi></strong><p class="dim small-text">{t.shippedNote} <bdi class="num">{f.bytes(shipped.bytes)}</bdi></p></div>
@@ -89,23 +92,6 @@ function OtherSource() {
   const t = strings();
   const [address, setAddress] = useState('');
   const [token, setToken] = useState('');
-  const files = useRef<HTMLInputElement>(null);
-  const folder = useRef<HTMLInputElement>(null);
-  const fromList = (list: FileList | null) => {
-    const chosen: SourceFile[] = [...(list ?? [])].map((file) => ({ path: file.webkitRelativePath || file.name, file }));
-    if (chosen.length > 0) void loadModel({ kind: 'files', files: chosen }, plainName(chosen[0]!.path.split('/')[0]!));
-  };
-  const pickFolder = async () => {
-    const pick = (window as Window & { showDirectoryPicker?: () => Promise<FileSystemDirectoryHandle> }).showDirectoryPicker;
-    if (!pick) return folder.current?.click();
-    try {
-      const handle = await pick.call(window);
-      const chosen = await readFolder(handle);
-      await loadModel({ kind: 'files', files: chosen }, plainName(handle.name));
-    } catch (error) {
-      if (!(error instanceof DOMException && error.name === 'AbortError')) folder.current?.click();
-    }
-  };
   const submit = (event: Event) => {
     event.preventDefault();
     const text = address.trim();
@@ -118,9 +104,7 @@ function OtherSource() {
   return (
     <section class="block"><h3>{t.other}</h3><div class="grid2">
       <div class="source"><h4><Icon name="folder" size={19} />{t.fromDisk}</h4><p class="dim small-text">{t.fromDiskNote}</p>
-        <div class="actions"><button type="button" class="button" onClick={() => void pickFolder()}>{t.pickFolder}</button><button type="button" class="button" onClick={() => files.current?.click()}>{t.pickFiles}</button></div>
-        <input ref={files} id="pick-files" type="file" multiple hidden aria-label={t.pickFiles} onChange={(e) => fromList(e.currentTarget.files)} />
-        <input ref={folder} type="file" multiple hidden aria-label={t.pickFolder} onChange={(e) => fromList(e.currentTarget.files)} {...{ webkitdirectory: true }} />
+        <FilePicker id="pick-files" onFiles={(files, label) => void loadModel({ kind: 'files', files }, label)} />
       </div>
       <form class="source" onSubmit={submit}><h4><Icon name="globe" size={19} />{t.fromAddress}</h4>
         <div class="field"><label for="address">{t.addressLabel}</label><input id="address" dir="ltr" autocomplete="off" spellcheck={false} placeholder={t.addressPlaceholder} value={address} onInput={(e) => setAddress(e.currentTarget.value)} /></div>
@@ -129,15 +113,4 @@ function OtherSource() {
       </form>
     </div></section>
   );
-}
-
-/** Files of a chosen folder and the folders directly inside it. */
-async function readFolder(handle: FileSystemDirectoryHandle, prefix = '', depth = 0): Promise<SourceFile[]> {
-  const found: SourceFile[] = [];
-  for await (const [name, entry] of handle.entries()) {
-    if (entry.kind === 'file') found.push({ path: `${prefix}${name}`, file: await (entry as FileSystemFileHandle).getFile() });
-    else if (depth < 1) found.push(...(await readFolder(entry as FileSystemDirectoryHandle, `${prefix}${name}/`, depth + 1)));
-    if (found.length > 2000) break;
-  }
-  return found;
 }

@@ -24,7 +24,10 @@ export function errorText(error: BayanError, t: Strings, f: Formats): { title: s
     if (details.status === 429) return t.errors.Network429;
   }
   if (error.code === 'Quota') {
-    return { title: t.errors.Quota.title, text: t.errors.Quota.text.replace('{need}', f.bytes(details.neededBytes ?? 0)).replace('{free}', f.bytes(details.availableBytes ?? 0)) };
+    if (details.neededBytes === undefined || details.availableBytes === undefined) {
+      return { title: t.errors.Quota.title, text: t.errors.QuotaUnknown.text.replace('{need}', f.bytes(details.neededBytes ?? 0)) };
+    }
+    return { title: t.errors.Quota.title, text: t.errors.Quota.text.replace('{need}', f.bytes(details.neededBytes)).replace('{free}', f.bytes(details.availableBytes)) };
   }
   return t.errors[error.code];
 }

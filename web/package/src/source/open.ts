@@ -3,7 +3,7 @@
  * A complete copy in the cache is opened without any request, so that it works offline and while a server is down.
  */
 import type { ByteSource } from '../engine';
-import { Aborted, Network, Quota, throwIfAborted } from '../errors';
+import { Aborted, asBayanError, Network, Quota, throwIfAborted } from '../errors';
 import type { DownloadPlan, Progress, Source } from '../types';
 import { downloadFile } from './download';
 import { type Listing, listSource, sourceKey } from './listing';
@@ -39,11 +39,13 @@ export async function openSource(source: Source, store: ModelStore | null, hooks
     const listing = await listSource(source, retry);
     const manifest = merge(id, source, listing, again);
     await ask(store, manifest, hooks);
-    await store.writeManifest(manifest);
-    for (let i = 0; i < manifest.files.length; i++) {
-      throwIfAborted(hooks.signal);
-      if (!manifest.files[i]!.done) await downloadFile(store, manifest, i, inner);
-    }
+    await withSizesOfQuota(store, manifest, async () => {
+      await store.writeManifest(manifest);
+      for (let i = 0; i < manifest.files.length; i++) {
+        throwIfAborted(hooks.signal);
+        if (!manifest.files[i]!.done) await downloadFile(store, manifest, i, inner);
+      }
+    });
     return new CachedSource(store, manifest, inner);
   });
 }
@@ -77,9 +79,7 @@ function merge(id: string, source: Exclude<Source, { kind: 'files' }>, listing: 
 
 async function ask(store: ModelStore, manifest: Manifest, hooks: OpenHooks): Promise<void> {
   const files = manifest.files.map((file) => ({ path: file.path, sizeBytes: Math.max(0, file.size) }));
-  const totalBytes = files.reduce((sum, file) => sum + file.sizeBytes, 0);
-  const presentBytes = manifest.files.reduce((sum, file) => sum + (file.done ? file.size : Math.min(file.chunks.length * CHUNK, Math.max(0, file.size))), 0);
-  const neededBytes = totalBytes - presentBytes;
+  const { totalBytes, presentBytes, neededBytes } = sizes(manifest);
   const freeBytes = await store.storage.freeBytes();
   if (freeBytes !== null && neededBytes > 0 && neededBytes + Math.min(MARGIN, neededBytes) > freeBytes) {
     throw new Quota(`the download needs ${neededBytes} bytes, the browser grants ${freeBytes}. Delete stored models or free disk space`, { neededBytes, availableBytes: freeBytes });
@@ -88,6 +88,26 @@ async function ask(store: ModelStore, manifest: Manifest, hooks: OpenHooks): Pro
     const ok = await hooks.confirm({ label: manifest.label, files, totalBytes, presentBytes, neededBytes, freeBytes });
     if (!ok) throw new Aborted('the download was declined');
   }
+}
+
+/** The browser may refuse to write although its estimate left room: then, too, the error says what is needed and what there is. */
+async function withSizesOfQuota(store: ModelStore, manifest: Manifest, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    const known = asBayanError(error);
+    if (known.code !== 'Quota' || known.details.neededBytes !== undefined) throw error;
+    const { neededBytes } = sizes(manifest);
+    const freeBytes = await store.storage.freeBytes().catch(() => null);
+    const room = freeBytes !== null && freeBytes < neededBytes ? { availableBytes: freeBytes } : {};
+    throw new Quota(`the browser refused to store the rest of the download, ${neededBytes} bytes: ${known.message}. Delete stored models or free disk space`, { neededBytes, ...room });
+  }
+}
+
+function sizes(manifest: Manifest): { totalBytes: number; presentBytes: number; neededBytes: number } {
+  const totalBytes = manifest.files.reduce((sum, file) => sum + Math.max(0, file.size), 0);
+  const presentBytes = manifest.files.reduce((sum, file) => sum + (file.done ? file.size : Math.min(file.chunks.length * CHUNK, Math.max(0, file.size))), 0);
+  return { totalBytes, presentBytes, neededBytes: totalBytes - presentBytes };
 }
 
 /** Two tabs asking for the same model download it once: the second waits for the first, then reads its copy. */

@@ -1,0 +1,79 @@
+//! Adapters on the open model: read from the page's files by the strict reader, attached and taken off between answers.
+
+use std::cell::RefCell;
+
+use bayan_models::{Adapter, AdapterError};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use wasm_bindgen::JsValue;
+
+use crate::error::{Code, EngineError};
+use crate::session;
+use crate::source::{ByteSource, JsSource};
+
+thread_local! {
+    /// `AdapterInfo` of each attached adapter, in order.
+    static ATTACHED: RefCell<Vec<Value>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Options of `loadAdapter`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct AdapterOptions {
+    name: Option<String>,
+    scale: Option<f32>,
+}
+
+impl From<AdapterError> for EngineError {
+    fn from(error: AdapterError) -> EngineError {
+        EngineError::new(Code::BadCheckpoint, error.to_string())
+    }
+}
+
+pub(crate) async fn load(source: ByteSource, options: &str) -> Result<JsValue, EngineError> {
+    let options: AdapterOptions = serde_json::from_str(options).map_err(|e| EngineError::options("loadAdapter", &e))?;
+    let scale = options.scale.unwrap_or(1.0);
+    if !scale.is_finite() {
+        return Err(EngineError::new(Code::Internal, format!("scale: expected a finite number, got {scale}")));
+    }
+    let name = options.name.unwrap_or_else(|| format!("adapter {}", ATTACHED.with_borrow(Vec::len) + 1));
+    let source = JsSource::new(source);
+    let adapter = Adapter::open(source.clone()).await.map_err(|e| source.explain(e))?;
+    if session::is_aborted() {
+        return Err(EngineError::aborted());
+    }
+    session::with_model(|model| Ok(model.engine.attach(&name, &adapter, scale)?))?;
+    let rank = adapter.modules.values().map(|m| m.rank).max();
+    let info = json!({"name": name, "scale": scale, "rank": rank, "modules": adapter.modules.len(), "parameters": adapter.parameters()});
+    ATTACHED.with_borrow_mut(|attached| attached.push(info.clone()));
+    // What did not fit is reported only after the upload; the adapter then goes again.
+    if let Err(error) = session::settle().await {
+        let _ = unload(Some(&name));
+        return Err(error);
+    }
+    Ok(info.to_string().into())
+}
+
+pub(crate) fn unload(name: Option<&str>) -> Result<(), EngineError> {
+    session::with_model(|model| {
+        let names: Vec<String> = model.engine.adapters().iter().filter(|known| name.is_none_or(|name| name == known.as_str())).cloned().collect();
+        if let (Some(name), true) = (name, names.is_empty()) {
+            let known = model.engine.adapters().join(", ");
+            return Err(EngineError::new(Code::Internal, format!("no adapter is named `{name}`; attached: {known}")));
+        }
+        for name in names {
+            model.engine.detach(&name);
+            ATTACHED.with_borrow_mut(|attached| attached.retain(|info| info["name"] != name));
+        }
+        Ok(())
+    })
+}
+
+/// The attached adapters; forgotten when their model goes.
+pub(crate) fn attached() -> Value {
+    ATTACHED.with_borrow(|attached| attached.clone().into())
+}
+
+pub(crate) fn forget() {
+    ATTACHED.take();
+}

@@ -1,0 +1,196 @@
+/** The page with the engine itself and the embedded model: what a person sees when nothing is a test double. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { after, before, beforeEach, describe, it } from 'node:test';
+import { engineWorker, finished, lastAnswer, launch, loadShipped, openPage, say, startServer } from './harness.mjs';
+
+let server;
+let browser;
+let context;
+let page;
+
+/** The likeliest word each time: the answers that the embedded model is held to. */
+const SETTINGS = { temperature: 0, repetition: 1, maxTokens: 64 };
+
+async function newContext() {
+  const made = await browser.newContext({ locale: 'ar', viewport: { width: 1280, height: 860 } });
+  await made.addInitScript((settings) => localStorage.getItem('bayan-settings') ?? localStorage.setItem('bayan-settings', settings), JSON.stringify(SETTINGS));
+  return made;
+}
+
+/** The page, as a visitor opens it: the included model starts by itself. */
+async function visit() {
+  const opened = await openPage(context, server.url);
+  await opened.waitForSelector('.model-chip.ready', { timeout: 90_000 });
+  return opened;
+}
+
+before(async () => {
+  server = await startServer({ real: true });
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+beforeEach(async () => {
+  await context?.close();
+  Object.assign(server.state, { down: false, cutModel: 0 });
+  server.state.log.length = 0;
+  context = await newContext();
+});
+
+const weightRanges = () => server.state.log.filter((entry) => entry.path.endsWith('model.safetensors')).map((entry) => entry.range);
+
+describe('a conversation with the embedded model', () => {
+  it('is typed in Arabic, streamed, remembered, regenerated, edited and stopped', async () => {
+    page = await visit();
+    await say(page, 'ما عاصمة مصر؟');
+    await page.waitForSelector('.send.stop');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /القاهرة/);
+    await say(page, 'والأردن؟');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /عمّ?ان/);
+    const first = await lastAnswer(page).innerText();
+    await page.getByRole('button', { name: 'إعادة المحاولة' }).click();
+    await page.waitForSelector('.send.stop');
+    await finished(page);
+    assert.equal(await lastAnswer(page).innerText(), first, 'greedy answers repeat');
+    await page.locator('.turn.user').last().hover();
+    await page.getByRole('button', { name: 'تعديل' }).last().click();
+    await page.locator('.editing textarea').fill('كم يساوي ٣ + ٤؟');
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => /٣ \+ ٤/.test([...document.querySelectorAll('.bubble')].at(-1)?.textContent ?? ''));
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /٧/);
+    assert.equal(await page.locator('.bubble').count(), 2);
+    assert.match(await page.locator('.gauge').innerText(), /%|٪/);
+    assert.match(await page.locator('.answer-turn .tools').last().innerText(), /رمز\/ث/);
+    await say(page, 'كيف أصنع الشاي؟');
+    await page.waitForFunction(() => ([...document.querySelectorAll('.answer')].at(-1)?.textContent.length ?? 0) > 4);
+    await page.locator('.send.stop').click();
+    await finished(page);
+    const stopped = await lastAnswer(page).innerText();
+    assert.match(await page.locator('.note').innerText(), /أُوقفت/);
+    assert.ok(stopped.length < 100, stopped);
+    assert.deepEqual(page.errors, []);
+  });
+
+  it('stays over a reload and goes on without a network', async () => {
+    page = await visit();
+    await say(page, 'ما اسمك؟');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /بيان/);
+    await page.evaluate(() => navigator.serviceWorker.ready);
+    await page.waitForFunction(() => navigator.serviceWorker.controller !== null);
+    server.state.down = true;
+    await page.reload();
+    await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
+    assert.match(await lastAnswer(page).innerText(), /بيان/);
+    await say(page, 'ما عاصمة السعودية؟');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /الرياض/);
+  });
+
+  it('goes on in a hidden tab', async () => {
+    page = await visit();
+    await say(page, 'كيف أصنع الشاي؟');
+    await page.waitForSelector('.send.stop');
+    const front = await context.newPage();
+    await front.goto('about:blank');
+    await front.bringToFront();
+    await page.waitForFunction(() => !document.querySelector('[aria-busy="true"]') && document.querySelector('.answer')?.textContent.length > 20, null, { polling: 200, timeout: 60_000 });
+    await front.close();
+  });
+});
+
+describe('when something breaks', () => {
+  it('a lost device: the conversation stays, one button brings the model and its adapter back', async () => {
+    page = await visit();
+    await say(page, 'مرحبا');
+    await finished(page);
+    const worker = engineWorker(page);
+    await worker.evaluate(async () => (await import(self.name)).destroyDevice());
+    await page.waitForSelector('.trouble');
+    assert.match(await page.locator('.trouble').innerText(), /انقطع الاتصال بمعالج/);
+    assert.equal(await page.locator('.bubble').innerText(), 'مرحبا');
+    await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
+    await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
+    await say(page, 'ما عاصمة المغرب؟');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /الرباط/);
+    assert.equal(await page.locator('.bubble').count(), 2);
+  });
+
+  it('a device without memory: said in Arabic, and the next try works', async () => {
+    page = await visit();
+    await say(page, 'مرحبا');
+    await finished(page);
+    await engineWorker(page).evaluate(() => { probe.spoil = true; });
+    // A longer message needs a step of another size, and with it new buffers.
+    await say(page, 'أريد أن أعرف كيف أصنع الشاي بالنعناع في البيت');
+    await page.waitForSelector('.trouble');
+    assert.match(await page.locator('.trouble').innerText(), /لم تكفِ الذاكرة/);
+    await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
+    await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
+    await page.getByRole('button', { name: 'إعادة المحاولة' }).click();
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /الشاي/);
+  });
+
+  it('an interrupted download is resumed by a range', async () => {
+    server.state.cutModel = 4_300_000;
+    page = await visit();
+    const ranges = weightRanges();
+    assert.equal(ranges.length, 2, String(ranges));
+    assert.match(ranges[1], /^bytes=(4194304|4300000)-$/);
+  });
+
+  it('a corrupted cache file is noticed and only its part fetched again', async () => {
+    page = await visit();
+    await page.evaluate(async () => {
+      const root = await (await navigator.storage.getDirectory()).getDirectoryHandle('bayan-models');
+      for await (const [, folder] of root.entries()) {
+        for await (const [name, handle] of folder.entries()) {
+          if (!name.startsWith('f') || (await handle.getFile()).size < 4_300_000) continue;
+          const writable = await handle.createWritable({ keepExistingData: true });
+          await writable.write({ type: 'write', position: 1_000_000, data: new Uint8Array([1, 2, 3]) });
+          await writable.close();
+        }
+      }
+    });
+    server.state.log.length = 0;
+    await page.reload();
+    await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
+    assert.deepEqual(weightRanges(), ['bytes=0-4194303']);
+    await say(page, 'ما عاصمة مصر؟');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /القاهرة/);
+  });
+
+  it('a full storage is said with sizes', async () => {
+    page = await context.newPage();
+    const session = await context.newCDPSession(page);
+    await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(server.url).origin, quotaSize: 3_000_000 });
+    await page.goto(server.url);
+    await page.waitForSelector('.trouble', { timeout: 60_000 });
+    const text = await page.locator('.trouble').innerText();
+    assert.match(text, /لا مساحة تكفي/);
+    // How much is missing is known to the page only where the browser's estimate tells the truth; how much is needed always.
+    assert.match(text, /4\.[0-9]+\sم\.ب/);
+    await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(server.url).origin });
+    await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
+    await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
+  });
+
+  it('two tabs download once and answer side by side', async () => {
+    const [one, two] = await Promise.all([visit(), visit()]);
+    assert.equal(weightRanges().length, 1);
+    await Promise.all([say(one, 'ما عاصمة مصر؟'), say(two, 'ما عاصمة العراق؟')]);
+    await Promise.all([finished(one), finished(two)]);
+    assert.match(await lastAnswer(one).innerText(), /القاهرة/);
+    assert.match(await lastAnswer(two).innerText(), /بغداد/);
+    await one.waitForSelector('.row-title:has-text("ما عاصمة العراق؟")');
+  });
+});
