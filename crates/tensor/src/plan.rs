@@ -85,6 +85,17 @@ impl Plan {
         gpu.submit(dispatches.iter(), reads)
     }
 
+    /// As [`Plan::submit`], cut into so many submissions at most, each short enough for a slow device that also draws the screen.
+    pub fn submit_parts(&self, gpu: &Gpu, cached: usize, parts: usize) {
+        let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
+        for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
+            dispatch.grid = planned.grid.map(|extent| extent.resolve(cached));
+        }
+        for part in dispatches.chunks(dispatches.len().div_ceil(parts.max(1)).max(1)) {
+            gpu.submit(part, &[]);
+        }
+    }
+
     /// Runs once with a timestamp pair around each dispatch.
     ///
     /// # Errors

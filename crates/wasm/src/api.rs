@@ -47,6 +47,13 @@ pub fn generate_from_ids(ids: Vec<u32>, sampling: String, on_token: Function) ->
     promise(async move { session::answer(Prompt::Ids(ids), &sampling, on_token).await })
 }
 
+/// Logits after the last of these ids, for tests; the cache begins anew.
+#[wasm_bindgen]
+pub fn logits(ids: Vec<u32>) -> Promise {
+    session::begin();
+    promise(async move { session::logits(&ids).await })
+}
+
 /// Ends the running `open`, `chat`, `generate` or `runSuite` as soon as its step allows.
 #[wasm_bindgen]
 pub fn abort() {

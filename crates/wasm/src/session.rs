@@ -16,10 +16,10 @@ use js_sys::Function;
 use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 
-use crate::{adapter, device};
 use crate::error::{Code, EngineError};
 use crate::options::{CreateOptions, OpenOptions, Sampling};
 use crate::source::{ByteSource, JsSource};
+use crate::{adapter, device};
 
 thread_local! {
     static GPU: RefCell<Option<Gpu>> = const { RefCell::new(None) };
@@ -90,7 +90,8 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     if is_aborted() {
         return Err(EngineError::aborted());
     }
-    gpu.check()?;
+    // A browser says only afterwards that there was no room.
+    gpu.flush().await?;
     let info = model_info(&checkpoint, &model, policy.as_ref(), cache, gpu.allocated_bytes().saturating_sub(before_bytes));
     CONTROL.set(Some(model.engine.control()));
     MODEL.set(Some(model));
@@ -162,6 +163,16 @@ pub(crate) async fn answer(prompt: Prompt, sampling: &str, on_token: Function) -
         report["ids"] = json!(answer.ids);
     }
     Ok(report.to_string().into())
+}
+
+pub(crate) async fn logits(ids: &[u32]) -> Result<JsValue, EngineError> {
+    gpu()?.check()?;
+    let Some(mut model) = MODEL.take() else {
+        return Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time"));
+    };
+    let rows = model.engine.logits(ids, false).await;
+    MODEL.set(Some(model));
+    Ok(js_sys::Float32Array::from(rows?.concat().as_slice()).into())
 }
 
 async fn run(model: &mut Model, prompt: Prompt, sampling: Sampling, on_token: &Function) -> Result<Answer, EngineError> {

@@ -155,5 +155,8 @@ fn browser_tests(session: &Session) -> Result<()> {
     command.args(["--test", "--test-concurrency=1"]).args(workspace::browser_tests());
     // Where the engine's tests find the engine.
     command.env("BAYAN_CHROMIUM", chromium).env("BAYAN_ENGINE", workspace::target_dir()?.join("wasm/engine"));
+    // What the browser's answers are compared with; the tests before have built it.
+    process::run(&mut session.cargo(&["build", "--package", "bayan-cli"]))?;
+    command.env("BAYAN_NATIVE", workspace::target_dir()?.join("debug").join(format!("bayan{}", std::env::consts::EXE_SUFFIX)));
     process::run(&mut session.prepared(command))
 }

@@ -175,7 +175,7 @@ impl Engine {
             }
             let start = Instant::now();
             step.write(&self.gpu, chunk, at, base);
-            step.plan.submit(&self.gpu, at + chunk.len(), &[]);
+            step.plan.submit_parts(&self.gpu, at + chunk.len(), self.pace.parts());
             self.cached[place].extend_from_slice(chunk);
             self.written[place] = self.written[place].max(at + chunk.len());
             // One chunk at a time, so that a slow device is not given seconds of work that cannot be stopped.

@@ -42,10 +42,14 @@ const SUBMISSION_SECONDS: f64 = 0.1;
 /// Bounds of a chunk that follows the clock.
 const CHUNKS: std::ops::RangeInclusive<usize> = 16..=512;
 
-/// How many tokens of a prompt one submission takes.
+/// Submissions that one chunk may be cut into.
+const MOST_PARTS: usize = 64;
+
+/// How many tokens of a prompt one submission takes, and where even the fewest take too long, into how many submissions they are cut.
 #[derive(Debug)]
 pub(super) struct PrefillPace {
     chunk: usize,
+    parts: usize,
     follows_clock: bool,
 }
 
@@ -56,7 +60,7 @@ impl PrefillPace {
             (false, true) => 128,
             (false, false) => 512,
         };
-        PrefillPace { chunk: fixed.unwrap_or(start).max(1), follows_clock: fixed.is_none() && capabilities.browser }
+        PrefillPace { chunk: fixed.unwrap_or(start).max(1), parts: 1, follows_clock: fixed.is_none() && capabilities.browser }
     }
 
     /// The most that a chunk will ever be.
@@ -66,6 +70,10 @@ impl PrefillPace {
 
     pub(super) fn chunk(&self) -> usize {
         self.chunk
+    }
+
+    pub(super) fn parts(&self) -> usize {
+        self.parts
     }
 
     /// Takes into account that a submission of `tokens` took `seconds`. A last, shorter part of a prompt says nothing.
@@ -78,6 +86,7 @@ impl PrefillPace {
             self.chunk /= 2;
             expected /= 2.0;
         }
+        self.parts = ((expected / SUBMISSION_SECONDS).ceil() as usize).clamp(1, MOST_PARTS);
         // With room to spare, so that it does not swing between two sizes.
         if expected * 2.0 < SUBMISSION_SECONDS * 0.8 && self.chunk < *CHUNKS.end() {
             self.chunk *= 2;
@@ -91,21 +100,21 @@ mod tests {
 
     #[test]
     fn the_pace_settles_below_the_limit_and_stays() {
-        for (per_token, expected) in [(0.0001, 512), (0.001, 64), (0.002, 32), (0.05, 16)] {
-            let mut pace = PrefillPace { chunk: 64, follows_clock: true };
+        for (per_token, expected, parts) in [(0.0001, 512, 1), (0.001, 64, 1), (0.002, 32, 1), (0.05, 16, 8), (9.0, 16, MOST_PARTS)] {
+            let mut pace = PrefillPace { chunk: 64, parts: 1, follows_clock: true };
             for _ in 0..8 {
                 pace.learn(pace.chunk, pace.chunk as f64 * per_token);
             }
-            assert_eq!(pace.chunk, expected, "{per_token} s a token");
+            assert_eq!((pace.chunk(), pace.parts()), (expected, parts), "{per_token} s a token");
         }
     }
 
     #[test]
     fn a_fixed_size_and_a_remainder_change_nothing() {
-        let mut fixed = PrefillPace { chunk: 100, follows_clock: false };
+        let mut fixed = PrefillPace { chunk: 100, parts: 1, follows_clock: false };
         fixed.learn(100, 10.0);
         assert_eq!(fixed.chunk, 100);
-        let mut pace = PrefillPace { chunk: 64, follows_clock: true };
+        let mut pace = PrefillPace { chunk: 64, parts: 1, follows_clock: true };
         pace.learn(3, 10.0);
         assert_eq!(pace.chunk, 64);
     }

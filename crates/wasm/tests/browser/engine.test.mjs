@@ -1,9 +1,11 @@
 /** The engine in real Chromium: every kernel against its reference, fixtures' greedy answers, and what happens when things go wrong. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { filesOf, fixtures, newEngine, start } from './harness.mjs';
+import { filesOf, fixtures, newEngine, root, start } from './harness.mjs';
 
 const MODELS = ['qwen3_qknorm', 'qwen2_bias', 'llama3_gqa', 'mistral_swa'];
 /** Where two logits are nearer than this, another order of sums may choose the other token. */
@@ -56,6 +58,108 @@ describe('greedy answers', () => {
       });
     }
   }
+});
+
+/** A tensor of f32 in a safetensors file. */
+function tensor(file, name) {
+  const bytes = readFileSync(file);
+  const start = 8 + Number(bytes.readBigUInt64LE(0));
+  const [from, to] = JSON.parse(bytes.subarray(8, start).toString())[name].data_offsets;
+  return Array.from({ length: (to - from) / 4 }, (_, i) => bytes.readFloatLE(start + from + 4 * i));
+}
+
+const nmse = (wanted, got) => wanted.reduce((sum, w, i) => sum + (w - got[i]) ** 2, 0) / wanted.reduce((sum, w) => sum + w * w, 0);
+
+describe('adapters', () => {
+  for (const [name, model] of [['llama3_r8_all', 'llama3_gqa'], ['qwen2_r4_rslora', 'qwen2_bias']]) {
+    it(`${name} gives PEFT's logits, and leaves the base as it was`, async () => {
+      const { engine } = await opened(model);
+      const prompt = json('expected', model, 'prompts.json').r33;
+      const [base, folder] = [await engine.call('logits', prompt), join(fixtures, 'lora', name)];
+      const load = (options) => engine.call('loadAdapter', `lora/${name}/adapter_final/`, filesOf(join(folder, 'adapter_final')), options);
+      const tuned = tensor(join(folder, 'logits.safetensors'), 'final.r33.last_logits');
+      const info = await load({ name: 'whole' });
+      assert.equal(info.rank, json('lora', name, 'expected.json').r);
+      assert.ok(nmse(tuned, base) > 1e-4, 'the adapter changes something');
+      const error = nmse(tuned, await engine.call('logits', prompt));
+      assert.ok(error < 1e-8, `NMSE ${error}`);
+      await engine.call('unloadAdapter', 'whole');
+      assert.deepEqual(await engine.call('logits', prompt), base);
+      await load({ name: 'one', scale: 0.5 });
+      await load({ name: 'two', scale: 0.5 });
+      assert.ok(nmse(tuned, await engine.call('logits', prompt)) < 1e-8, 'two halves are a whole');
+      assert.deepEqual((await engine.call('info')).adapters.map((a) => [a.name, a.scale]), [['one', 0.5], ['two', 0.5]]);
+      await engine.call('unloadAdapter');
+      assert.deepEqual(await engine.call('logits', prompt), base);
+      await engine.end();
+    });
+  }
+
+  it('refuses what is no adapter of this model, and goes on', async () => {
+    const { engine } = await opened('qwen3_qknorm');
+    const foreign = await engine.attempt('loadAdapter', 'lora/llama3_r8_all/adapter_final/', filesOf(join(fixtures, 'lora/llama3_r8_all/adapter_final')), {});
+    assert.equal(foreign.error?.code, 'BadCheckpoint', JSON.stringify(foreign));
+    const none = await engine.attempt('loadAdapter', 'models/qwen3_qknorm/', filesOf(join(fixtures, 'models/qwen3_qknorm')), {});
+    assert.equal(none.error?.code, 'BadCheckpoint', JSON.stringify(none));
+    assert.deepEqual((await engine.call('info')).adapters, []);
+    assert.equal((await engine.call('generate', 'مرحبا', { maxTokens: 3, ignoreEos: true })).usage.completionTokens, 3);
+    await engine.end();
+  });
+});
+
+it('native and browser agree: rendered prompts, their ids, greedy answers', async () => {
+  const program = process.env.BAYAN_NATIVE ?? join(root, 'target/debug/bayan');
+  const folder = mkdtempSync(join(tmpdir(), 'bayan-'));
+  const native = (model, requests) => {
+    const file = join(folder, 'requests.json');
+    writeFileSync(file, JSON.stringify({ version: 1, model, adapter: null, requests: requests.map((request, id) => ({ id: String(id), ...request })) }));
+    const output = execFileSync(program, ['conformance', '--request', file, '--cache', 'f32', '--disable', 'f16'], { encoding: 'utf8', maxBuffer: 1 << 26 });
+    return JSON.parse(output.trim().split('\n').at(-1)).responses;
+  };
+  const embedded = join(root, 'crates/embedded/checkpoint');
+  const questions = ['السلام عليكم', 'ما عاصمة الأردن؟', 'كيف أصنع القهوة؟', 'كم يساوي ٩ - ٤؟'];
+  for (const [model, served, files] of [[embedded, 'embedded/', filesOf(embedded)], [join(fixtures, 'models/qwen3_qknorm'), 'models/qwen3_qknorm/', filesOf(join(fixtures, 'models/qwen3_qknorm'))]]) {
+    const rendered = native(model, questions.map((content) => ({ op: 'chat', messages: [{ role: 'user', content }], add_generation_prompt: true }))).map(({ text }) => text);
+    const engine = await newEngine(site.page);
+    await engine.call('create', {});
+    await engine.call('open', served, files, { format: 'stored', cache: 'f32' });
+    const ids = [];
+    for (const text of rendered) ids.push(await engine.call('tokenize', text));
+    const length = 24;
+    const wanted = native(model, [...rendered.map((text) => ({ op: 'encode', text, add_special_tokens: false })), ...ids.map((list) => ({ op: 'generate', ids: list, max_new_tokens: length, greedy: true, ignore_eos: true }))]).map((response) => response.ids);
+    assert.deepEqual(ids, wanted.slice(0, ids.length));
+    for (const [i, prompt] of ids.entries()) {
+      const answer = await engine.call('generateFromIds', prompt, { temperature: 0, repetitionPenalty: 1, maxTokens: length, ignoreEos: true });
+      assert.deepEqual(answer.ids, wanted[ids.length + i], questions[i]);
+    }
+    await engine.end();
+  }
+  rmSync(folder, { recursive: true });
+});
+
+describe('what is asked of the GPU', () => {
+  it('a token makes no buffer, bind group or pipeline, and is not waited for by the next', async () => {
+    const engine = await newEngine(site.page);
+    await engine.call('watch');
+    await engine.call('create', {});
+    await engine.call('open', 'embedded/', filesOf(join(root, 'crates/embedded/checkpoint')), { format: 'stored' });
+    const prompt = Array.from({ length: 20 }, (_, i) => 100 + i);
+    const sampling = { temperature: 0, maxTokens: 32, ignoreEos: true };
+    await engine.call('generateFromIds', prompt, sampling);
+    await engine.call('asked');
+    await engine.call('generateFromIds', prompt, sampling);
+    const asked = await engine.call('asked');
+    assert.deepEqual([...new Set(asked)].sort(), ['mapAsync', 'mapped', 'submit'], 'only submissions and reads');
+    assert.equal(asked.filter((name) => name === 'mapAsync').length, 32, 'one read a token');
+    // When the token of step n arrives, steps n + 1 and n + 2 have been submitted.
+    let [submitted, arrived, late] = [0, 0, 0];
+    for (const name of asked) {
+      if (name === 'mapAsync') submitted++;
+      if (name === 'mapped' && ++arrived < 30 && submitted - arrived < 2) late++;
+    }
+    assert.equal(late, 0, asked.join(' '));
+    await engine.end();
+  });
 });
 
 describe('a session', () => {

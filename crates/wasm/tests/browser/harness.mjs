@@ -18,7 +18,7 @@ const engine = process.env.BAYAN_ENGINE ?? join(process.env.CARGO_TARGET_DIR ?? 
 const TYPES = { '.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm', '.json': 'application/json' };
 
 /** What each folder of the site is served from. */
-const FOLDERS = { 'engine/': engine, 'models/': join(fixtures, 'models'), ...(process.env.BAYAN_CHECKPOINTS ? { 'checkpoints/': process.env.BAYAN_CHECKPOINTS } : {}) };
+const FOLDERS = { 'engine/': engine, 'models/': join(fixtures, 'models'), 'lora/': join(fixtures, 'lora'), 'embedded/': join(root, 'crates/embedded/checkpoint'), ...(process.env.BAYAN_CHECKPOINTS ? { 'checkpoints/': process.env.BAYAN_CHECKPOINTS } : {}) };
 
 function answer(request, response) {
   const path = decodeURIComponent(new URL(request.url, 'http://x').pathname).slice(1);

@@ -17,7 +17,29 @@ function served(base, files) {
   };
 }
 
+/** Notes, from now on, what is asked of the GPU: a list of names in order. `mapped`: a read that has come back. */
+let asked = [];
+function note(prototype, method, after) {
+  const original = prototype[method];
+  prototype[method] = function (...values) {
+    asked?.push(method);
+    const result = original.apply(this, values);
+    if (after) Promise.resolve(result).then(() => asked?.push(after), () => {});
+    return result;
+  };
+}
+
 const calls = {
+  async watch() {
+    for (const method of ['createBuffer', 'createBindGroup', 'createComputePipeline', 'createComputePipelineAsync', 'createShaderModule', 'createPipelineLayout', 'createBindGroupLayout']) note(GPUDevice.prototype, method);
+    note(GPUQueue.prototype, 'submit');
+    note(GPUBuffer.prototype, 'mapAsync', 'mapped');
+  },
+  asked() {
+    const list = asked;
+    asked = [];
+    return list;
+  },
   async load() {
     engine = await import(url);
     await engine.default({ module_or_path: new URL('engine/bayan_bg.wasm', self.location.href) });
@@ -27,6 +49,9 @@ const calls = {
   generateFromIds: (ids, sampling) => streamed((on) => engine.generateFromIds(new Uint32Array(ids), JSON.stringify(sampling), on)),
   generate: (prompt, sampling) => streamed((on) => engine.generate(prompt, JSON.stringify(sampling), on)),
   chat: (messages, sampling, abortAfter) => streamed((on) => engine.chat(JSON.stringify(messages), JSON.stringify(sampling), on), abortAfter),
+  logits: async (ids) => Array.from(await engine.logits(new Uint32Array(ids))),
+  loadAdapter: (base, files, options) => engine.loadAdapter(served(base, files), JSON.stringify(options)).then(JSON.parse),
+  unloadAdapter: (name) => engine.unloadAdapter(name),
   tokenize: (text) => Array.from(engine.tokenize(text)),
   info: () => JSON.parse(engine.info()),
   runSuite: (options) => engine.runSuite(JSON.stringify(options), (name, done, total) => self.postMessage({ event: 'case', value: [name, done, total] })).then(JSON.parse),
