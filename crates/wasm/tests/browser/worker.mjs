@@ -1,8 +1,6 @@
 /** The engine in a worker, driven by messages `{id, call, arguments}` from the page. Everything the engine exports can be called. */
 let engine;
 
-const url = new URL('engine/bayan.js', self.location.href).href;
-
 /** A checkpoint served beside the page, in the shape the engine asks for: ranges, read when wanted. */
 function served(base, files) {
   return {
@@ -40,13 +38,14 @@ const calls = {
     asked = [];
     return list;
   },
-  async load() {
-    engine = await import(url);
-    await engine.default({ module_or_path: new URL('engine/bayan_bg.wasm', self.location.href) });
+  async load(folder = 'engine/') {
+    const base = new URL(folder, self.location.href);
+    engine = await import(new URL('bayan.js', base).href);
+    await engine.default({ module_or_path: new URL('bayan_bg.wasm', base) });
   },
   create: (options) => engine.create(JSON.stringify(options), (json) => self.postMessage({ event: 'lost', value: JSON.parse(json) })).then(JSON.parse),
   open: (base, files, options) => engine.open(served(base, files), JSON.stringify(options), (done, total) => self.postMessage({ event: 'progress', value: [done, total] })).then(JSON.parse),
-  generateFromIds: (ids, sampling) => streamed((on) => engine.generateFromIds(new Uint32Array(ids), JSON.stringify(sampling), on)),
+  generateFromIds: (ids, sampling, live) => streamed((on) => engine.generateFromIds(new Uint32Array(ids), JSON.stringify(sampling), on), undefined, live),
   generate: (prompt, sampling) => streamed((on) => engine.generate(prompt, JSON.stringify(sampling), on)),
   chat: (messages, sampling, abortAfter) => streamed((on) => engine.chat(JSON.stringify(messages), JSON.stringify(sampling), on), abortAfter),
   logits: async (ids) => Array.from(await engine.logits(new Uint32Array(ids))),
@@ -59,10 +58,11 @@ const calls = {
   dispose: () => engine.dispose(),
 };
 
-async function streamed(run, abortAfter) {
+async function streamed(run, abortAfter, live = false) {
   const pieces = [];
   const json = await run((text, tokens) => {
     pieces.push([text, tokens]);
+    if (live) self.postMessage({ event: 'token', value: tokens });
     if (tokens >= abortAfter) engine.abort();
   });
   return { ...JSON.parse(json), text: pieces.map((piece) => piece[0]).join(''), pieces };
