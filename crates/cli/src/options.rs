@@ -45,7 +45,7 @@ pub struct CheckpointArgs {
 pub struct ModelArgs {
     #[command(flatten)]
     pub checkpoint: CheckpointArgs,
-    /// Quantize weights on load: f32, f16, q8_0, q6_k, q4_k or q4_0
+    /// Quantize weights on load: f32, f16, q8_0, q6_k, q5_k, q4_k or q4_0
     #[arg(long, env = "BAYAN_QUANTIZE", value_name = "FORMAT", value_parser = format_argument)]
     pub quantize: Option<&'static dyn Format>,
     /// Positions of the context [default: the model's own limit, at most 4096]

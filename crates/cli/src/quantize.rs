@@ -22,10 +22,10 @@ pub struct QuantizeArgs {
     /// Directory to write; it must not exist, unless --overwrite is given
     #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// Format of the linear layers: f32, f16, q8_0, q6_k, q4_k or q4_0
+    /// Format of the linear layers: f32, f16, q8_0, q6_k, q5_k, q4_k or q4_0
     #[arg(long, value_name = "FORMAT", value_parser = format_argument)]
     format: &'static dyn Format,
-    /// Format of the token embedding [default: q6_k beside q4_k, q8_0 beside q4_0, else as --format]
+    /// Format of the token embedding [default: q6_k beside q4_k and q5_k, q8_0 beside q4_0, else as --format]
     #[arg(long, value_name = "FORMAT", value_parser = format_argument)]
     embedding: Option<&'static dyn Format>,
     /// Format of the output head, where it is not the embedding [default: as the embedding's]

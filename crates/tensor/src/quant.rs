@@ -18,6 +18,7 @@ static TABLE: &[(&str, &str)] = &[
     ("f16", include_str!("../../../shaders/quant/f16.wgsl")),
     ("q8_0", include_str!("../../../shaders/quant/q8_0.wgsl")),
     ("q6_k", include_str!("../../../shaders/quant/q6_k.wgsl")),
+    ("q5_k", include_str!("../../../shaders/quant/q5_k.wgsl")),
     ("q4_k", include_str!("../../../shaders/quant/q4_k.wgsl")),
     ("q4_0", include_str!("../../../shaders/quant/q4_0.wgsl")),
 ];

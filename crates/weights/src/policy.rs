@@ -2,7 +2,7 @@
 //!
 //! Matrices of linear layers take the format the user names. Embeddings and output heads get a finer one: they are
 //! multiplied once per token instead of once per layer, so they cost little time, while an error in them goes straight into
-//! the logits and no later layer can make up for it. Next to `q4_k` they take
+//! the logits and no later layer can make up for it. Next to `q4_k` and `q5_k` they take
 //! `q6_k` (7 bits), next to `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per weight, no bit fiddling).
 //! Vectors (norms, biases) stay f32: they are a thousandth of the bytes.
 
@@ -28,7 +28,7 @@ impl Policy {
     /// The usual companions of `linear`.
     pub fn for_format(linear: &'static dyn Format) -> Self {
         let fine: &'static dyn Format = match linear.name() {
-            "q4_k" => &Q6K,
+            "q4_k" | "q5_k" => &Q6K,
             "q4_0" => &Q8_0,
             _ => linear,
         };

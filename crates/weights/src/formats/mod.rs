@@ -8,11 +8,13 @@
 //!
 //! `K` that is not a multiple of [`Format::block`] is padded with zero weights; tensors keep the logical `K`.
 
+mod affine;
 mod f16;
 mod f32;
 mod q4_0;
 mod q4_k;
-mod q6_k;
+pub(crate) mod q5_k;
+pub(crate) mod q6_k;
 mod q8_0;
 pub(crate) mod search;
 #[cfg(test)]
@@ -26,11 +28,12 @@ pub use self::f16::F16;
 pub use self::f32::F32;
 pub use self::q4_0::Q4_0;
 pub use self::q4_k::Q4K;
+pub use self::q5_k::Q5K;
 pub use self::q6_k::Q6K;
 pub use self::q8_0::Q8_0;
 
 /// Every format, from exact to smallest. Tests walk this table.
-pub static FORMATS: &[&dyn Format] = &[&F32, &F16, &Q8_0, &Q6K, &Q4K, &Q4_0];
+pub static FORMATS: &[&dyn Format] = &[&F32, &F16, &Q8_0, &Q6K, &Q5K, &Q4K, &Q4_0];
 
 /// The format called `name`, e.g. `"q4_0"`.
 pub fn format_by_name(name: &str) -> Option<&'static dyn Format> {
@@ -262,6 +265,11 @@ pub(crate) fn push_halves(values: &[f32], plane: &mut Vec<u8>) -> Result<(), usi
         }
     }
     Ok(())
+}
+
+/// Appends 32 codes of 4 bits: byte j holds q\[j\] and q\[j + 16\].
+pub(crate) fn push_nibbles(q: &[u8; 32], plane: &mut Vec<u8>) {
+    plane.extend((0..16).map(|j| q[j] | q[j + 16] << 4));
 }
 
 /// Appends a value already rounded to f16.

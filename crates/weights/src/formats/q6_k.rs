@@ -19,7 +19,7 @@
 //! plane holds f16 anyway, restricting our own quantizer to such products would only add error.
 
 use super::search::{Levels, best_scale, block_weights, code, invert};
-use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half};
+use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half, push_nibbles};
 use crate::dtype::Dtype;
 
 /// 7 bits a weight.
@@ -69,13 +69,7 @@ impl Format for Q6K {
                 }
                 push_half(&mut planes[2], scale);
             }
-            let mut highs = [0u32; 2];
-            for (j, &q) in q.iter().enumerate() {
-                let (word, bit) = high_place(j);
-                highs[word] |= u32::from(q >> 4) << bit;
-            }
-            planes[0].extend((0..16).map(|j| (q[j] & 15) | (q[j + 16] & 15) << 4));
-            planes[1].extend(highs.iter().flat_map(|word| word.to_le_bytes()));
+            push_codes(&q, planes);
         }
         Ok(())
     }
@@ -93,4 +87,15 @@ impl Format for Q6K {
             }
         }
     }
+}
+
+/// Appends the codes (0..=63) of one block to the planes `codes` and `highs`.
+pub(crate) fn push_codes(q: &[u8; BLOCK], planes: &mut [Vec<u8>]) {
+    let mut highs = [0u32; 2];
+    for (j, &q) in q.iter().enumerate() {
+        let (word, bit) = high_place(j);
+        highs[word] |= u32::from(q >> 4) << bit;
+    }
+    push_nibbles(&q.map(|q| q & 15), &mut planes[0]);
+    planes[1].extend(highs.iter().flat_map(|word| word.to_le_bytes()));
 }

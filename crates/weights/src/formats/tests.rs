@@ -62,12 +62,13 @@ fn plain(format: &dyn Format, values: &[f32]) -> Option<Vec<f32>> {
         "q8_0" => Some(symmetric(32, -127.0, 127.0)),
         "q6_k" => Some(symmetric(16, -32.0, 31.0)),
         "q4_0" => Some(symmetric(32, -8.0, 7.0)),
-        "q4_k" => Some(values.chunks(256).flat_map(plain_q4_k).collect()),
+        "q4_k" => Some(values.chunks(256).flat_map(|block| plain_affine(block, 15.0)).collect()),
+        "q5_k" => Some(values.chunks(256).flat_map(|block| plain_affine(block, 31.0)).collect()),
         _ => None,
     }
 }
 
-fn plain_q4_k(values: &[f32]) -> Vec<f32> {
+fn plain_affine(values: &[f32], top: f32) -> Vec<f32> {
     let ranges: Vec<(f32, f32)> = values
         .chunks(32)
         .map(|block| {
@@ -76,15 +77,15 @@ fn plain_q4_k(values: &[f32]) -> Vec<f32> {
         })
         .collect();
     let unit = |values: Vec<f32>| round_half(values.into_iter().fold(0.0, f32::max) / 63.0).expect("fits");
-    let scale_unit = unit(ranges.iter().map(|(range, _)| range / 15.0).collect());
+    let scale_unit = unit(ranges.iter().map(|(range, _)| range / top).collect());
     let min_unit = unit(ranges.iter().map(|(_, min)| *min).collect());
     let steps = |value: f32, unit: f32| if unit == 0.0 { 0.0 } else { (value / unit).round().min(63.0) };
     let mut out = Vec::new();
     for (block, (range, min)) in values.chunks(32).zip(ranges) {
-        let scale = scale_unit * steps(range / 15.0, scale_unit);
+        let scale = scale_unit * steps(range / top, scale_unit);
         let min = min_unit * steps(min, min_unit);
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        out.extend(block.iter().map(|v| scale * ((v + min) * inverse).round().clamp(0.0, 15.0) - min));
+        out.extend(block.iter().map(|v| scale * ((v + min) * inverse).round().clamp(0.0, top) - min));
     }
     out
 }
@@ -102,7 +103,7 @@ fn names_are_unique_and_found() {
 #[test]
 fn bits_per_weight_are_those_of_the_layout() {
     let bits: Vec<(&str, f64)> = FORMATS.iter().map(|f| (f.name(), f.bits_per_weight())).collect();
-    assert_eq!(bits, [("f32", 32.0), ("f16", 16.0), ("q8_0", 8.5), ("q6_k", 7.0), ("q4_k", 5.0), ("q4_0", 4.5)]);
+    assert_eq!(bits, [("f32", 32.0), ("f16", 16.0), ("q8_0", 8.5), ("q6_k", 7.0), ("q5_k", 6.0), ("q4_k", 5.0), ("q4_0", 4.5)]);
 }
 
 /// Relative root-mean-square error on (normal, uniform, heavy) rows; the search must beat the plain method by the factor.
@@ -113,6 +114,7 @@ fn errors_are_bounded_and_below_the_plain_method() {
         ("f16", [3e-4; 3], [0.0; 3]),
         ("q8_0", [6e-3, 5e-3, 9e-3], [0.999, 0.999, 0.995]),
         ("q6_k", [2e-2, 1.8e-2, 2.8e-2], [0.98, 0.99, 0.98]),
+        ("q5_k", [3.7e-2, 2.9e-2, 4.9e-2], [0.97, 0.98, 0.97]),
         ("q4_k", [7.4e-2, 5.8e-2, 9.6e-2], [0.95, 0.97, 0.95]),
         ("q4_0", [9e-2, 8e-2, 13e-2], [0.97, 0.98, 0.97]),
     ];
@@ -139,7 +141,7 @@ fn q4_k_steps_cost_little() {
         let stepped = relative_error(&values, &through(&Q4K, &values, 1024));
         let mut free = Vec::new();
         for block in values.as_chunks::<32>().0 {
-            let grid = super::q4_k::best_affine(block, &[1.0; 32]);
+            let grid = super::affine::best_affine(block, &[1.0; 32], 15.0);
             let (scale, min) = (round_half(grid.scale).expect("fits"), round_half(grid.min).expect("fits"));
             free.extend(block.iter().map(|v| scale * ((v + min) / scale).round().clamp(0.0, 15.0) - min));
         }
@@ -158,10 +160,12 @@ fn grid_values_round_trip_exactly() {
             "q6_k" => (-32, 31),
             "q4_0" => (-8, 7),
             "q4_k" => (0, 15),
+            "q5_k" => (0, 31),
             _ => (-1000, 1000),
         };
         for scale in [0.5f32, -0.25] {
-            let scale = if format.name() == "q4_k" { scale.abs() } else { scale };
+            let affine = matches!(format.name(), "q4_k" | "q5_k");
+            let scale = if affine { scale.abs() } else { scale };
             // Every block of 16 holds `low`, so that the grid is determined.
             let values: Vec<f32> = (0..256)
                 .map(|i| if i % 16 == 3 { low } else { low + (i * 37 + i / 32) % (high - low + 1) })
@@ -171,7 +175,7 @@ fn grid_values_round_trip_exactly() {
                 })
                 .collect();
             let back = through(*format, &values, 256);
-            if format.name() == "q4_k" {
+            if affine {
                 assert!(relative_error(&values, &back) < 5e-4, "{format:?}");
             } else {
                 assert_eq!(values, back, "{format:?} {scale}");
@@ -233,8 +237,8 @@ fn zeros_and_tiny_values_give_no_nan() {
         spike[200] = -3.0;
         let back = through(*format, &spike, 256);
         assert!((back[200] + 3.0).abs() < 0.02, "{format:?}: {}", back[200]);
-        // q4_k meets zero only up to the f16 rounding of a scale and a minimum.
-        let limit = if format.name() == "q4_k" { 5e-3 } else { 1e-6 };
+        // These meet zero only up to the f16 rounding of a scale and a minimum.
+        let limit = if matches!(format.name(), "q4_k" | "q5_k") { 5e-3 } else { 1e-6 };
         assert!(back.iter().enumerate().all(|(i, v)| i == 200 || v.abs() < limit), "{format:?}");
     }
 }
@@ -302,7 +306,7 @@ proptest! {
                     let back = planes.dequantize();
                     // The largest weight of the row bounds every block's step; below 2^-25 f16 scales vanish.
                     let peak = peak_of(&values).value.abs();
-                    let step = match format.name() { "q4_0" => 0.20, "q4_k" => 0.20, _ => 0.04 };
+                    let step = match format.name() { "q4_0" => 0.20, "q4_k" => 0.20, "q5_k" => 0.10, _ => 0.04 };
                     for (value, got) in values.iter().zip(&back) {
                         prop_assert!((value - got).abs() <= step * peak + 4.5e-6, "{}: {value} became {got}, peak {peak}", format.name());
                     }

@@ -1,0 +1,197 @@
+//! A quantized GGUF block taken apart: integer codes, scales and minima, whatever its packing.
+//!
+//! Every type but the dense ones is `weight = scale · code − min` with one pair for 16 or 32 weights; so one loop gives values, and one
+//! gives planes. A decoder per type, as llama.cpp has them, lost: the planes would have needed a second set.
+
+use super::blocks::BlockType::{self, *};
+use crate::formats::{half_at, push_half, push_nibbles, q5_k, q6_k, round_half};
+
+/// The 16 levels of IQ4.
+const IQ4_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// Twice the values of e2m1.
+const MXFP4_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// One block.
+pub(super) struct Parts {
+    kind: BlockType,
+    codes: [i8; 256],
+    /// Scale and min of each `sub` weights.
+    scales: [(f32, f32); 16],
+    /// 16 or 32.
+    sub: usize,
+}
+
+impl Parts {
+    /// Takes a block of a quantized type apart.
+    pub(super) fn of(kind: BlockType, bytes: &[u8]) -> Self {
+        let mut parts = Self { kind, codes: [0; 256], scales: [(0.0, 0.0); 16], sub: 32 };
+        match kind {
+            Q4_0 | Q4_1 | IQ4_NL | MXFP4 => parts.small_4(bytes),
+            Q5_0 | Q5_1 => parts.small_5(bytes),
+            Q8_0 => {
+                parts.scales[0].0 = half_at(bytes, 0);
+                parts.codes.iter_mut().zip(&bytes[2..34]).for_each(|(code, &byte)| *code = byte as i8);
+            }
+            Q2_K => parts.q2_k(bytes),
+            Q3_K => parts.q3_k(bytes),
+            Q4_K => parts.q45_k(bytes, &[0; 32], &bytes[16..]),
+            Q5_K => parts.q45_k(bytes, &bytes[16..48], &bytes[48..]),
+            Q6_K => parts.q6_k(bytes),
+            IQ4_XS => parts.iq4_xs(bytes),
+            F32 | F16 | BF16 => {}
+        }
+        parts
+    }
+
+    /// The weights of the block.
+    pub(super) fn values(&self, out: &mut [f32]) {
+        for ((out, codes), (scale, min)) in out.chunks_exact_mut(self.sub).zip(self.codes.chunks_exact(self.sub)).zip(self.scales) {
+            for (value, &code) in out.iter_mut().zip(codes) {
+                *value = scale * f32::from(code) - min;
+            }
+        }
+    }
+
+    /// 32 of the weights as a block of the type's own format; the scale that f16 cannot hold otherwise.
+    pub(super) fn push_group(&self, group: usize, planes: &mut [Vec<u8>]) -> Result<(), f32> {
+        let codes = &self.codes[group * 32..][..32];
+        let shifted = |by: i8| std::array::from_fn::<u8, 32, _>(|j| (codes[j].wrapping_add(by)) as u8);
+        let (scale, min) = self.scales[group * 32 / self.sub];
+        let half = |value: f32| round_half(value).ok_or(value);
+        match self.kind {
+            Q4_0 => {
+                push_nibbles(&shifted(8), &mut planes[0]);
+                push_half(&mut planes[1], scale);
+            }
+            Q4_1 | Q4_K => {
+                push_nibbles(&shifted(0), &mut planes[0]);
+                push_half(&mut planes[1], half(scale)?);
+                push_half(&mut planes[1], half(min)?);
+            }
+            Q5_0 | Q5_1 | Q5_K => {
+                q5_k::push_codes(&shifted(0), planes);
+                push_half(&mut planes[2], half(scale)?);
+                push_half(&mut planes[2], half(min)?);
+            }
+            Q3_K | Q6_K => {
+                q6_k::push_codes(&shifted(32), planes);
+                push_half(&mut planes[2], half(scale)?);
+                push_half(&mut planes[2], half(self.scales[group * 2 + 1].0)?);
+            }
+            _ => {
+                let all_zero = codes.iter().all(|&code| code == 0);
+                let rounded = if all_zero { 0.0 } else { half(scale)? };
+                if self.kind == MXFP4 && !all_zero && rounded != scale {
+                    return Err(scale);
+                }
+                planes[0].extend(shifted(0));
+                push_half(&mut planes[1], rounded);
+            }
+        }
+        Ok(())
+    }
+
+    fn small_4(&mut self, bytes: &[u8]) {
+        let codes = &bytes[bytes.len() - 16..];
+        let level = |nibble: u8| match self.kind {
+            Q4_0 => nibble as i8 - 8,
+            Q4_1 => nibble as i8,
+            IQ4_NL => IQ4_LEVELS[usize::from(nibble)],
+            _ => MXFP4_LEVELS[usize::from(nibble)],
+        };
+        for (j, &byte) in codes.iter().enumerate() {
+            (self.codes[j], self.codes[j + 16]) = (level(byte & 15), level(byte >> 4));
+        }
+        self.scales[0] = match self.kind {
+            Q4_1 => (half_at(bytes, 0), -half_at(bytes, 1)),
+            MXFP4 => (2f32.powi(i32::from(bytes[0]) - 128), 0.0),
+            _ => (half_at(bytes, 0), 0.0),
+        };
+    }
+
+    fn small_5(&mut self, bytes: &[u8]) {
+        let start = bytes.len() - 20;
+        let highs = u32::from_le_bytes([bytes[start], bytes[start + 1], bytes[start + 2], bytes[start + 3]]);
+        for (j, &byte) in bytes[start + 4..].iter().enumerate() {
+            let high = |j: usize| ((highs >> j & 1) << 4) as i8;
+            self.codes[j] = (byte & 15) as i8 | high(j);
+            self.codes[j + 16] = (byte >> 4) as i8 | high(j + 16);
+        }
+        let scale = half_at(bytes, 0);
+        self.scales[0] = (scale, if self.kind == Q5_1 { -half_at(bytes, 1) } else { 16.0 * scale });
+    }
+
+    /// 16 scales and minima of 4 bits; two bits a code, in two halves of four interleaved groups of 32.
+    fn q2_k(&mut self, bytes: &[u8]) {
+        let (scale, min) = (half_at(&bytes[80..], 0), half_at(&bytes[80..], 1));
+        self.sub = 16;
+        for (to, &byte) in self.scales.iter_mut().zip(&bytes[..16]) {
+            *to = (scale * f32::from(byte & 15), min * f32::from(byte >> 4));
+        }
+        for (index, code) in self.codes.iter_mut().enumerate() {
+            let (half, group, lane) = (index / 128, index / 32 % 4, index % 32);
+            *code = (bytes[16 + 32 * half + lane] >> (2 * group) & 3) as i8;
+        }
+    }
+
+    /// As Q2_K's codes, with a third bit that means "do not subtract 4"; 16 scales of 6 bits.
+    fn q3_k(&mut self, bytes: &[u8]) {
+        let (scale, packed) = (half_at(&bytes[108..], 0), &bytes[96..108]);
+        self.sub = 16;
+        for (index, to) in self.scales.iter_mut().enumerate() {
+            let low = packed[index % 8] >> (4 * (index / 8)) & 15;
+            let high = packed[8 + index % 4] >> (2 * (index / 4)) & 3;
+            to.0 = scale * (f32::from(low | high << 4) - 32.0);
+        }
+        for (index, code) in self.codes.iter_mut().enumerate() {
+            let (half, group, lane) = (index / 128, index / 32 % 4, index % 32);
+            let low = bytes[32 + 32 * half + lane] >> (2 * group) & 3;
+            let high = bytes[lane] >> (4 * half + group) & 1;
+            *code = low as i8 - if high == 0 { 4 } else { 0 };
+        }
+    }
+
+    /// Eight groups with scales and minima of 6 bits; a fifth bit of each code in `highs` for Q5_K.
+    fn q45_k(&mut self, bytes: &[u8], highs: &[u8], nibbles: &[u8]) {
+        let (scale, min, packed) = (half_at(bytes, 0), half_at(bytes, 1), &bytes[4..16]);
+        for group in 0..8 {
+            let (s, m) = if group < 4 {
+                (packed[group] & 63, packed[group + 4] & 63)
+            } else {
+                (packed[group + 4] & 15 | packed[group - 4] >> 6 << 4, packed[group + 4] >> 4 | packed[group] >> 6 << 4)
+            };
+            self.scales[group] = (scale * f32::from(s), min * f32::from(m));
+            for lane in 0..32 {
+                let nibble = nibbles[32 * (group / 2) + lane] >> (4 * (group % 2)) & 15;
+                self.codes[32 * group + lane] = (nibble | (highs[lane] >> group & 1) << 4) as i8;
+            }
+        }
+    }
+
+    fn q6_k(&mut self, bytes: &[u8]) {
+        let scale = half_at(&bytes[208..], 0);
+        self.sub = 16;
+        for (to, &byte) in self.scales.iter_mut().zip(&bytes[192..208]) {
+            to.0 = scale * f32::from(byte as i8);
+        }
+        for (index, code) in self.codes.iter_mut().enumerate() {
+            let (half, group, lane) = (index / 128, index / 32 % 4, index % 32);
+            let low = bytes[64 * half + 32 * (group % 2) + lane] >> (4 * (group / 2)) & 15;
+            let high = bytes[128 + 32 * half + lane] >> (2 * group) & 3;
+            *code = (low | high << 4) as i8 - 32;
+        }
+    }
+
+    fn iq4_xs(&mut self, bytes: &[u8]) {
+        let (scale, highs) = (half_at(bytes, 0), u16::from_le_bytes([bytes[2], bytes[3]]));
+        for group in 0..8 {
+            let low = bytes[4 + group / 2] >> (4 * (group % 2)) & 15;
+            let high = (highs >> (2 * group) & 3) as u8;
+            self.scales[group].0 = scale * (f32::from(low | high << 4) - 32.0);
+            for (j, &byte) in bytes[8 + 16 * group..][..16].iter().enumerate() {
+                self.codes[32 * group + j] = IQ4_LEVELS[usize::from(byte & 15)];
+                self.codes[32 * group + 16 + j] = IQ4_LEVELS[usize::from(byte >> 4)];
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! GGUF's tokenizer metadata as the files of a Hugging Face checkpoint: a SentencePiece `tokenizer.model`, or the `tokenizer.json` of a
+//! byte-level BPE, and `tokenizer_config.json` with the chat template.
+//!
+//! The choice: the same code that reads published files reads these, so there is one definition of every id. GGUF names the regular
+//! expression that cuts a text only by a nickname; those of our models are listed, and an unknown one is refused, because
+//! a near miss gives ids that are almost right.
+
+use super::config::end_ids;
+use super::header::Header;
+use crate::error::WeightsError;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+const LLAMA3: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Token kinds, numbered as SentencePiece's.
+const NORMAL: i64 = 1;
+const UNKNOWN: i64 = 2;
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+const UNUSED: i64 = 5;
+
+/// How a byte-level BPE cuts texts.
+struct Cutting {
+    regex: Option<&'static str>,
+    digits: bool,
+    nfc: bool,
+    ignore_merges: bool,
+    bos: bool,
+}
+
+fn cutting(name: &str) -> Option<Cutting> {
+    let plain = Cutting { regex: None, digits: false, nfc: false, ignore_merges: false, bos: false };
+    Some(match name {
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "lfm2" => Cutting { regex: Some(LLAMA3), ignore_merges: true, bos: true, ..plain },
+        "dbrx" | "smaug-bpe" => Cutting { regex: Some(LLAMA3), ..plain },
+        "qwen2" | "deepseek-r1-qwen" | "megrez" => Cutting { regex: Some(QWEN2), nfc: true, ..plain },
+        "command-r" => Cutting { digits: true, nfc: true, ..plain },
+        "gpt-2" | "jais" | "phi-2" | "olmo" | "default" => plain,
+        _ => return None,
+    })
+}
+
+/// The files, by name.
+pub(super) fn files(file: &str, header: &Header, model_type: &str) -> Result<BTreeMap<String, Vec<u8>>, WeightsError> {
+    let mut files = BTreeMap::new();
+    let Some(tokens) = header.texts("tokenizer.ggml.tokens") else { return Ok(files) };
+    let kinds = header.integers("tokenizer.ggml.token_type");
+    if let Some(kinds) = kinds.filter(|kinds| kinds.len() != tokens.len()) {
+        return Err(WeightsError::malformed(file, format!("{} tokens have {} token types", tokens.len(), kinds.len())));
+    }
+    let kind = |id: usize| kinds.map_or(NORMAL, |kinds| kinds[id]);
+    let add_bos = match header.text("tokenizer.ggml.model") {
+        Some("llama") => {
+            files.insert("tokenizer.model".to_owned(), sentencepiece(file, header, tokens, &kind)?);
+            header.flag("tokenizer.ggml.add_bos_token").unwrap_or(true)
+        }
+        Some("gpt2") => {
+            let name = header.text("tokenizer.ggml.pre").unwrap_or("default");
+            let cutting = cutting(name).ok_or_else(|| WeightsError::Unsupported {
+                what: format!("{file}: the pre-tokenizer {name:?}"),
+                remedy: "take the safetensors checkpoint of this model, whose tokenizer.json says how texts are cut".to_owned(),
+            })?;
+            let add_bos = header.flag("tokenizer.ggml.add_bos_token").unwrap_or(cutting.bos);
+            files.insert("tokenizer.json".to_owned(), byte_level(file, header, tokens, &kind, &cutting, add_bos)?);
+            add_bos
+        }
+        other => {
+            return Err(WeightsError::Unsupported {
+                what: format!("{file}: a tokenizer of kind {:?}", other.unwrap_or("none")),
+                remedy: "kinds \"llama\" (SentencePiece) and \"gpt2\" (byte-level BPE) are read; take the safetensors checkpoint of this model".to_owned(),
+            });
+        }
+    };
+    files.insert("tokenizer_config.json".to_owned(), tokenizer_config(header, tokens, model_type, add_bos).to_string().into_bytes());
+    let ends = end_ids(header);
+    files.insert("generation_config.json".to_owned(), json!({"eos_token_id": ends}).to_string().into_bytes());
+    Ok(files)
+}
+
+fn tokenizer_config(header: &Header, tokens: &[String], model_type: &str, add_bos: bool) -> Value {
+    let text = |key: &str| header.integer(&format!("tokenizer.ggml.{key}_token_id")).and_then(|id| tokens.get(usize::try_from(id).ok()?)).cloned();
+    let mut config = Map::new();
+    for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")] {
+        config.insert(name.to_owned(), json!(text(key)));
+    }
+    // Qwen has no bos; the converter names one all the same.
+    if model_type.starts_with("qwen") && !add_bos {
+        config.insert("bos_token".to_owned(), Value::Null);
+    }
+    config.insert("add_bos_token".to_owned(), json!(add_bos));
+    config.insert("add_eos_token".to_owned(), json!(header.flag("tokenizer.ggml.add_eos_token").unwrap_or(false)));
+    config.insert("legacy".to_owned(), json!(true));
+    if let Some(template) = header.text("tokenizer.chat_template") {
+        let named = header.texts("tokenizer.chat_templates").unwrap_or_default();
+        let source = |name: &String| Some(json!({"name": name, "template": header.text(&format!("tokenizer.chat_template.{name}"))?}));
+        let mut list: Vec<Value> = named.iter().filter_map(source).collect();
+        let value = if list.is_empty() {
+            json!(template)
+        } else {
+            list.insert(0, json!({"name": "default", "template": template}));
+            Value::Array(list)
+        };
+        config.insert("chat_template".to_owned(), value);
+    }
+    Value::Object(config)
+}
+
+/// A SentencePiece model of type BPE: pieces with their scores, and how spaces are treated.
+fn sentencepiece(file: &str, header: &Header, tokens: &[String], kind: &dyn Fn(usize) -> i64) -> Result<Vec<u8>, WeightsError> {
+    let scores = header.floats("tokenizer.ggml.scores").unwrap_or_default();
+    if scores.len() != tokens.len() {
+        return Err(WeightsError::malformed(file, format!("{} tokens have {} scores", tokens.len(), scores.len())));
+    }
+    let mut out = Vec::new();
+    for (id, token) in tokens.iter().enumerate() {
+        let mut piece = Vec::new();
+        push_bytes(&mut piece, 1, token.as_bytes());
+        piece.push(2 << 3 | 5);
+        piece.extend_from_slice(&(scores[id] as f32).to_le_bytes());
+        push_number(&mut piece, 3, u64::try_from(kind(id)).unwrap_or(0));
+        push_bytes(&mut out, 1, &piece);
+    }
+    let mut trainer = Vec::new();
+    push_number(&mut trainer, 3, 2);
+    push_number(&mut trainer, 35, u64::from((0..tokens.len()).any(|id| kind(id) == 6)));
+    push_bytes(&mut out, 2, &trainer);
+    let mut normalizer = Vec::new();
+    push_number(&mut normalizer, 3, u64::from(header.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true)));
+    push_number(&mut normalizer, 4, u64::from(header.flag("tokenizer.ggml.remove_extra_whitespaces").unwrap_or(false)));
+    push_bytes(&mut out, 3, &normalizer);
+    Ok(out)
+}
+
+fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn push_number(out: &mut Vec<u8>, field: u64, value: u64) {
+    push_varint(out, field << 3);
+    push_varint(out, value);
+}
+
+fn push_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
+    push_varint(out, field << 3 | 2);
+    push_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn byte_level(
+    file: &str,
+    header: &Header,
+    tokens: &[String],
+    kind: &dyn Fn(usize) -> i64,
+    cutting: &Cutting,
+    add_bos: bool,
+) -> Result<Vec<u8>, WeightsError> {
+    let bad = |problem: String| WeightsError::malformed(file, problem);
+    let merges = header.texts("tokenizer.ggml.merges").ok_or_else(|| bad("a BPE tokenizer without tokenizer.ggml.merges".to_owned()))?;
+    let mut pairs = Vec::with_capacity(merges.len());
+    for merge in merges {
+        let pair = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| (&merge[..at], &merge[at + 1..]));
+        let (left, right) = pair.ok_or_else(|| bad(format!("the merge {merge:?} is not two tokens with a space between")))?;
+        pairs.push([left, right]);
+    }
+    let mut vocab = Map::new();
+    let mut added = Vec::new();
+    for (id, token) in tokens.iter().enumerate() {
+        if kind(id) == UNUSED {
+            continue;
+        }
+        if vocab.insert(token.clone(), json!(id)).is_some() {
+            return Err(bad(format!("the token {token:?} occurs twice")));
+        }
+        if matches!(kind(id), UNKNOWN | CONTROL | USER_DEFINED) {
+            let special = kind(id) != USER_DEFINED;
+            added.push(json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special}));
+        }
+    }
+    let bos = header.integer("tokenizer.ggml.bos_token_id").filter(|_| add_bos).and_then(|id| Some((id, tokens.get(usize::try_from(id).ok()?)?)));
+    let level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let pre_tokenizer = match (cutting.regex, cutting.digits) {
+        (Some(regex), _) => {
+            json!({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false}, level(false)]})
+        }
+        (None, true) => json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, level(true)]}),
+        (None, false) => level(true),
+    };
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": if cutting.nfc { json!({"type": "NFC"}) } else { Value::Null },
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": bos.map(|(id, text)| post_processor(id, text)),
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": cutting.ignore_merges, "vocab": vocab, "merges": pairs,
+        },
+    });
+    Ok(json.to_string().into_bytes())
+}
+
+/// Puts the bos token in front of each text.
+fn post_processor(id: u64, text: &str) -> Value {
+    let around = |sequence: &str, type_id: usize| {
+        [json!({"SpecialToken": {"id": text, "type_id": type_id}}), json!({"Sequence": {"id": sequence, "type_id": type_id}})]
+    };
+    let special = json!({"id": text, "ids": [id], "tokens": [text]});
+    json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": [around("A", 0), around("B", 1)].concat(), "special_tokens": {text: special}})
+}
