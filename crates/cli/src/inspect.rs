@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use bayan_gpu::{Disable, block_on, list_adapters};
 use bayan_models::Sizes;
-use bayan_weights::{Checkpoint, Dtype, Format, Policy, Stored, TensorEntry, format_by_name};
+use bayan_weights::{Checkpoint, Format, Policy, TensorEntry, format_by_name};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -111,12 +111,7 @@ fn loaded_format(tensor: &TensorEntry, policy: Option<&Policy>) -> Option<&'stat
     if tensor.shape.len() != 2 {
         return format_by_name("f32");
     }
-    match (tensor.stored, policy) {
-        (Stored::Planes(format), _) => Some(format),
-        (Stored::Dense(_), Some(policy)) => Some(policy.format_for(&tensor.name, &tensor.shape)),
-        (Stored::Dense(Dtype::F32), None) => format_by_name("f32"),
-        (Stored::Dense(_), None) => format_by_name("f16"),
-    }
+    Some(tensor.loaded_format(policy))
 }
 
 fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs) -> Memory {

@@ -31,8 +31,8 @@ pub struct DeviceArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct CheckpointArgs {
-    /// Directory of a Hugging Face checkpoint
-    #[arg(short, long, env = "BAYAN_MODEL", value_name = "DIR")]
+    /// Directory of a Hugging Face checkpoint, or a GGUF file
+    #[arg(short, long, env = "BAYAN_MODEL", value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
     /// Chat template instead of the checkpoint's own: a built-in name, or a file
     #[arg(long, env = "BAYAN_CHAT_TEMPLATE", value_name = "NAME|FILE")]

@@ -15,7 +15,7 @@ use crate::options::CheckpointArgs;
 /// # Errors
 /// A file that is missing or damaged.
 pub fn side(args: &CheckpointArgs) -> Result<TextSide> {
-    let source = open::source(args.model.as_deref())?;
+    let source = block_on(bayan_weights::gguf::files_of(open::source(args.model.as_deref())?))?;
     let chat_template = open::chat_template(args.chat_template.as_deref())?;
     block_on(TextSide::open(source.as_ref(), chat_template.as_deref())).with_context(|| format!("the tokenizer of {} cannot be read", source.describe()))
 }

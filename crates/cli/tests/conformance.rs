@@ -257,6 +257,11 @@ fn q6_k() {
 }
 
 #[test]
+fn q5_k() {
+    hold_format("q5_k", Q4);
+}
+
+#[test]
 fn q4_k() {
     hold_format("q4_k", Q4);
 }

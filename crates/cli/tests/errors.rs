@@ -81,8 +81,11 @@ fn places_without_a_checkpoint() {
     assert!(message("no/such").contains("download"), "{}", message("no/such"));
     assert!(message("/no/such/place").contains("/no/such/place"));
     assert!(message(env!("CARGO_MANIFEST_DIR")).contains("safetensors"));
-    let gguf = common::fixtures("gguf").join("qwen2_bias-Q4_0.gguf");
-    assert!(message(gguf.to_str().expect("a path")).contains("GGUF"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let gguf = folder.path().join("cut.gguf");
+    let bytes = std::fs::read(common::fixtures("gguf").join("qwen2_bias-Q4_0.gguf")).expect("a fixture");
+    std::fs::write(&gguf, &bytes[..bytes.len() / 2]).expect("a file");
+    assert!(message(gguf.to_str().expect("a path")).contains("cut off"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bayan_gpu::Gpu;
 use bayan_tensor::{Matrix, MatrixBuilder, Slots, State, Values};
-use bayan_weights::{Checkpoint, Dtype, Format, Policy, Stored, format_by_name};
+use bayan_weights::{Checkpoint, Format, Policy, joined_format};
 
 use crate::ModelError;
 use crate::adapter::layer_of;
@@ -67,15 +67,7 @@ impl<'a> Loader<'a> {
 
     fn format(&self, name: &str) -> Result<&'static dyn Format, ModelError> {
         let entry = self.checkpoint.require(name)?;
-        let stored = match entry.stored {
-            Stored::Planes(format) => return Ok(format),
-            Stored::Dense(Dtype::F32) => "f32",
-            Stored::Dense(_) => "f16",
-        };
-        match &self.policy {
-            Some(policy) => Ok(policy.format_for(name, &entry.shape)),
-            None => Ok(format_by_name(stored).unwrap_or(bayan_weights::FORMATS[0])),
-        }
+        Ok(entry.loaded_format(self.policy.as_ref()))
     }
 
     fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
@@ -95,19 +87,16 @@ impl<'a> Loader<'a> {
             self.check_shape(name, &[*rows, columns])?;
         }
         let (first, _) = &parts[0];
-        // One matrix has one format: the most exact of its parts.
+        // One matrix has one format, which holds all parts without loss.
         let mut format = self.format(first)?;
         for (name, _) in &parts[1..] {
-            let other = self.format(name)?;
-            if other.bits_per_weight() > format.bits_per_weight() {
-                format = other;
-            }
+            format = joined_format(format, self.format(name)?);
         }
         let rows = parts.iter().map(|p| p.1).sum();
         let mut builder = self.builder(first, format, rows, columns)?;
         for (name, rows) in parts {
             let entry = self.checkpoint.require(name)?.clone();
-            let stored_row: u64 = (0..entry.offsets.len()).map(|plane| entry.row_bytes(plane)).sum();
+            let stored_row = entry.size_bytes() / (entry.rows() as u64).max(1);
             let step = entry.rows_per_chunk(format, CHUNK_BYTES);
             let importance = self.policy.as_ref().and_then(|p| p.importance.get(name)).cloned();
             for start in (0..*rows).step_by(step) {

@@ -50,6 +50,7 @@ impl Rotary {
                 Ok(Rotary { frequencies: plain.iter().map(|f| f / factor).collect(), factor: 1.0 })
             }
             "llama3" => llama3(&rope, &plain),
+            "frequency_factors" => divided(&rope, &plain),
             "yarn" => yarn(&rope, &plain, theta, dim, max_positions),
             "dynamic" => dynamic(&rope, theta, dim, max_positions, context),
             "longrope" | "su" => longrope(fields, &rope, &plain, max_positions, context),
@@ -73,6 +74,15 @@ impl Rotary {
 fn positive(rope: &Fields<'_>, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
     let value = rope.number(field, default.unwrap_or(0.0))?;
     if value > 0.0 { Ok(value) } else { rope.refuse(field, "a positive number") }
+}
+
+/// What a GGUF file says in the place of a method: a divisor of each frequency.
+fn divided(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
+    let factors: Option<Vec<f64>> = rope.get("factors").and_then(Value::as_array).and_then(|list| list.iter().map(Value::as_f64).collect());
+    match factors.filter(|factors| factors.len() == plain.len() && factors.iter().all(|factor| *factor > 0.0)) {
+        Some(factors) => Ok(Rotary { frequencies: plain.iter().zip(factors).map(|(frequency, factor)| frequency / factor).collect(), factor: 1.0 }),
+        None => rope.refuse("factors", &format!("{} positive numbers", plain.len())),
+    }
 }
 
 /// Llama 3.1: low frequencies are divided by the factor, high ones kept, those between blended.

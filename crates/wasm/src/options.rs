@@ -64,7 +64,7 @@ impl OpenOptions {
     /// How dense weights are stored on the device; `None`: as in the files.
     pub(crate) fn policy(&self, checkpoint: &Checkpoint) -> Result<Option<Policy>, EngineError> {
         let name = match self.format.as_deref().unwrap_or("auto") {
-            "auto" if checkpoint.tensors().iter().any(|t| matches!(t.stored, Stored::Planes(_))) => return Ok(None),
+            "auto" if checkpoint.tensors().iter().any(|t| matches!(t.stored, Stored::Planes(_) | Stored::Foreign(_))) => return Ok(None),
             "stored" => return Ok(None),
             "auto" | "q4" => "q4_0",
             "q8" => "q8_0",

@@ -121,12 +121,7 @@ fn model_info(checkpoint: &Checkpoint, model: &Model, policy: Option<&Policy>, c
 fn format_name(checkpoint: &Checkpoint, policy: Option<&Policy>) -> String {
     let mut counts = std::collections::BTreeMap::<String, u64>::new();
     for tensor in checkpoint.tensors() {
-        let name = match (tensor.stored, policy) {
-            (Stored::Dense(_), Some(policy)) => policy.format_for(&tensor.name, &tensor.shape).name(),
-            (Stored::Dense(bayan_weights::Dtype::F32), None) => "f32",
-            (Stored::Dense(_), None) => "f16",
-            (Stored::Planes(format), _) => format.name(),
-        };
+        let name = tensor.loaded_format(policy).name();
         *counts.entry(name.to_string()).or_default() += tensor.count();
     }
     counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name).unwrap_or_default()

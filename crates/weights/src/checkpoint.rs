@@ -20,7 +20,9 @@
 
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
-use crate::formats::{Format, format_by_name};
+use crate::foreign::{Foreign, RowReader};
+use crate::formats::{F16, F32, Format, format_by_name};
+use crate::policy::Policy;
 use crate::safetensors::{ArrayInfo, Header, MAX_DIM, MAX_DIMS, header_length, parse_header};
 use crate::source::{Source, bad_name, is_plain_file_name};
 use serde::Deserialize;
@@ -43,6 +45,8 @@ pub enum Stored {
     Dense(Dtype),
     /// The planes of a quantized format.
     Planes(&'static dyn Format),
+    /// The form of another program.
+    Foreign(Foreign),
 }
 
 impl Stored {
@@ -51,6 +55,7 @@ impl Stored {
         match self {
             Self::Dense(dtype) => dtype.name(),
             Self::Planes(format) => format.name(),
+            Self::Foreign(foreign) => foreign.name,
         }
     }
 }
@@ -66,8 +71,10 @@ pub struct TensorEntry {
     pub stored: Stored,
     /// The file they are in.
     pub file: Rc<str>,
-    /// Offset in that file of each plane; one for a dense tensor.
+    /// Offset in that file of each plane; one for a dense tensor, none for a foreign one.
     pub offsets: Vec<u64>,
+    /// Reads the rows where they do not simply stand at the offsets.
+    pub(crate) reader: Option<Rc<dyn RowReader>>,
 }
 
 impl TensorEntry {
@@ -92,12 +99,36 @@ impl TensorEntry {
         match self.stored {
             Stored::Dense(dtype) => self.k() as u64 * dtype.size_bytes() as u64,
             Stored::Planes(format) => format.row_bytes(plane, self.k()),
+            Stored::Foreign(_) => self.size_bytes() / (self.rows() as u64).max(1),
         }
     }
 
     /// Stored bytes of the whole tensor.
     pub fn size_bytes(&self) -> u64 {
+        if let (Stored::Foreign(_), Some(reader)) = (self.stored, &self.reader) {
+            return reader.size_bytes();
+        }
         (0..self.offsets.len()).map(|plane| self.row_bytes(plane) * self.rows() as u64).sum()
+    }
+
+    /// The format it takes when it is loaded: its own, for dense ones what the policy says, by default f32 or f16.
+    ///
+    /// What is quantized already stays as it is, but where the policy wants plain numbers of what another program quantized, or fewer
+    /// bits than 8.
+    pub fn loaded_format(&self, policy: Option<&Policy>) -> &'static dyn Format {
+        let wanted = policy.map(|policy| policy.format_for(&self.name, &self.shape));
+        match (self.stored, wanted) {
+            (Stored::Planes(format), _) => format,
+            (Stored::Foreign(foreign), Some(wanted)) => {
+                let native = foreign.native;
+                let smaller = native.bits_per_weight() >= 8.0 && wanted.bits_per_weight() < native.bits_per_weight();
+                if wanted.is_dense() || smaller { wanted } else { native }
+            }
+            (Stored::Foreign(foreign), None) => foreign.native,
+            (Stored::Dense(_), Some(wanted)) => wanted,
+            (Stored::Dense(Dtype::F32), None) => &F32,
+            (Stored::Dense(_), None) => &F16,
+        }
     }
 
     /// How many rows to ask for at a time so that they take about `bytes` in `format`; a multiple of the format's row
@@ -128,19 +159,21 @@ impl std::fmt::Debug for Checkpoint {
 
 impl Checkpoint {
     /// Opens a model: `config.json` and `model.safetensors` or its shards.
+    ///
+    /// Also a GGUF file: the one that the source was opened for, or the only one of a place without safetensors.
     pub async fn open(source: Rc<dyn Source>) -> Result<Self, WeightsError> {
-        Self::open_as(source, "config.json", "model").await
+        let Some(file) = crate::gguf::find(source.as_ref()).await? else {
+            return Self::open_as(source, "config.json", "model").await;
+        };
+        let opened = crate::gguf::open(source, &file).await?;
+        let mut builder = Builder::default();
+        builder.insert_all(opened.tensors)?;
+        Ok(Self { source: opened.source, config: opened.config, tensors: builder.tensors, by_name: builder.by_name })
     }
 
     /// Opens a checkpoint under other names: `open_as(source, "adapter_config.json", "adapter_model")` reads a PEFT adapter.
     pub async fn open_as(source: Rc<dyn Source>, config: &str, stem: &str) -> Result<Self, WeightsError> {
-        let single = format!("{stem}.safetensors");
-        let index = format!("{single}.index.json");
-        let has_single = source.size(&single).await?.is_some();
-        let has_index = !has_single && source.size(&index).await?.is_some();
-        if !has_single && !has_index {
-            return Err(no_weights(source.as_ref(), &single));
-        }
+        let kind = Container::find(source.as_ref(), stem).await?;
         let Some(text) = read_text(source.as_ref(), config, MAX_CONFIG_BYTES).await? else {
             return Err(WeightsError::MissingFile {
                 file: config.to_owned(),
@@ -153,11 +186,16 @@ impl Checkpoint {
             return Err(WeightsError::malformed(config, "expected a JSON object"));
         }
         let mut builder = Builder::default();
-        if has_single {
-            let header = read_header(source.as_ref(), &single).await?;
-            builder.add(&single, header)?;
-        } else {
-            read_shards(source.as_ref(), &index, &mut builder).await?;
+        match kind {
+            Container::Safetensors(file) => builder.add(&file, read_header(source.as_ref(), &file).await?)?,
+            Container::Shards(index) => read_shards(source.as_ref(), &index, &mut builder).await?,
+            Container::Torch(file) => builder.insert_all(crate::torch::read(source.as_ref(), &file).await?)?,
+            Container::TorchShards(index) => read_torch_shards(source.as_ref(), &index, &mut builder).await?,
+        }
+        if stem == "model" {
+            let tensors = crate::packed::join(&config_value, std::mem::take(&mut builder.tensors))?;
+            builder.by_name.clear();
+            builder.insert_all(tensors)?;
         }
         Ok(Self { source, config: config_value, tensors: builder.tensors, by_name: builder.by_name })
     }
@@ -209,6 +247,36 @@ impl Checkpoint {
     }
 }
 
+/// Which files hold the weights; the first of these kinds that is there.
+enum Container {
+    Safetensors(String),
+    /// The index.
+    Shards(String),
+    Torch(String),
+    TorchShards(String),
+}
+
+impl Container {
+    async fn find(source: &dyn Source, stem: &str) -> Result<Self, WeightsError> {
+        let single = format!("{stem}.safetensors");
+        if source.size(&single).await?.is_some() {
+            return Ok(Self::Safetensors(single));
+        }
+        let index = format!("{single}.index.json");
+        if source.size(&index).await?.is_some() {
+            return Ok(Self::Shards(index));
+        }
+        if stem == "model" {
+            for (file, of) in [("pytorch_model.bin", Self::Torch as fn(String) -> Self), ("pytorch_model.bin.index.json", Self::TorchShards)] {
+                if source.size(file).await?.is_some() {
+                    return Ok(of(file.to_owned()));
+                }
+            }
+        }
+        Err(no_weights(source, &single))
+    }
+}
+
 /// Collects tensors over the files of a checkpoint.
 #[derive(Default)]
 struct Builder {
@@ -235,12 +303,17 @@ impl Builder {
             stored: Stored::Dense(array.dtype),
             file: shared.clone(),
             offsets: vec![array.offset],
+            reader: None,
         }));
         entries.sort_by_key(|entry| entry.offsets[0]);
         for entry in entries {
             self.insert(entry)?;
         }
         Ok(())
+    }
+
+    fn insert_all(&mut self, entries: Vec<TensorEntry>) -> Result<(), WeightsError> {
+        entries.into_iter().try_for_each(|entry| self.insert(entry))
     }
 
     fn insert(&mut self, entry: TensorEntry) -> Result<(), WeightsError> {
@@ -305,7 +378,7 @@ fn join_planes(file: &Rc<str>, name: String, described: Described, arrays: &mut 
         }
         offsets.push(array.offset);
     }
-    Ok(TensorEntry { shape, stored: Stored::Planes(format), file: file.clone(), offsets, name })
+    Ok(TensorEntry { shape, stored: Stored::Planes(format), file: file.clone(), offsets, name, reader: None })
 }
 
 fn quantized_names() -> String {
@@ -401,13 +474,32 @@ async fn read_shards(source: &dyn Source, index_file: &str, builder: &mut Builde
     Ok(())
 }
 
+/// Every shard of a PyTorch checkpoint; each tensor must be where the index says.
+async fn read_torch_shards(source: &dyn Source, index_file: &str, builder: &mut Builder) -> Result<(), WeightsError> {
+    let bad = |problem: String| WeightsError::malformed(index_file, problem);
+    let text = read_text(source, index_file, crate::safetensors::MAX_HEADER_BYTES).await?.unwrap_or_default();
+    let index: Index = parse_json(index_file, &text)?;
+    let files: std::collections::BTreeSet<&String> = index.weight_map.values().collect();
+    if files.is_empty() || files.len() > MAX_SHARDS {
+        return Err(bad(format!("expected 1 to {MAX_SHARDS} shards, got {}", files.len())));
+    }
+    for file in files {
+        if !is_plain_file_name(file) {
+            return Err(bad_name(&source.describe(), file));
+        }
+        builder.insert_all(crate::torch::read(source, file).await?)?;
+    }
+    let missing = index.weight_map.iter().find(|(name, file)| builder.by_name.get(*name).is_none_or(|&at| builder.tensors[at].file.as_ref() != file.as_str()));
+    match missing {
+        Some((name, file)) => Err(bad(format!("it places tensor {name:?} in {file}, which does not hold it"))),
+        None => Ok(()),
+    }
+}
+
 /// The error for a place without safetensors, according to what is there instead.
 fn no_weights(source: &dyn Source, wanted: &str) -> WeightsError {
     let files = source.list();
     let first = |suffixes: &[&str]| files.iter().find(|file| suffixes.iter().any(|suffix| file.ends_with(suffix)));
-    if let Some(file) = first(&[".gguf"]) {
-        return unsupported_file(file);
-    }
     if let Some(file) = first(&[".bin", ".pt", ".pth"]) {
         return unsupported_file(file);
     }
@@ -420,12 +512,8 @@ fn no_weights(source: &dyn Source, wanted: &str) -> WeightsError {
 
 /// The error for weights in a container that is not read, by file name.
 pub(crate) fn unsupported_file(file: &str) -> WeightsError {
-    let (what, remedy) = if file.ends_with(".gguf") {
-        ("GGUF", "use the safetensors checkpoint the file was made from, and quantize it with this program")
-    } else {
-        ("a PyTorch pickle", "such files can run code when loaded; convert it with transformers: model.save_pretrained(directory, safe_serialization=True)")
-    };
-    WeightsError::Unsupported { what: format!("{file} ({what})"), remedy: remedy.to_owned() }
+    let remedy = "such files can run code when loaded; convert it with transformers: model.save_pretrained(directory, safe_serialization=True)";
+    WeightsError::Unsupported { what: format!("{file} (a PyTorch pickle)"), remedy: remedy.to_owned() }
 }
 
 /// Up to three names with the least edit distance to `name`; common names in big checkpoints differ in a layer number.

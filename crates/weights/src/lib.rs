@@ -1,6 +1,6 @@
 //! A checkpoint's bytes to named tensors, and back.
 //!
-//! [`Checkpoint::open`] reads the headers of a safetensors checkpoint from any [`Source`] (a directory, memory, later a
+//! [`Checkpoint::open`] reads the headers of a safetensors checkpoint, or of a GGUF file, from any [`Source`] (a directory, memory, later a
 //! network or the browser's file store) and hands out rows of tensors a few MiB at a time, either as `f32` or as the
 //! *planes* of a [`Format`]: the arrays a GPU kernel binds. With the `directory` module (native only) planes are written back as
 //! safetensors and whole checkpoints are quantized.
@@ -14,11 +14,15 @@
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;
+mod foreign;
 pub mod formats;
+pub mod gguf;
+mod packed;
 pub mod policy;
 mod read;
 pub mod safetensors;
 pub mod source;
+mod torch;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod directory;
@@ -26,7 +30,8 @@ pub mod directory;
 pub use checkpoint::{Checkpoint, Stored, TensorEntry};
 pub use dtype::Dtype;
 pub use error::WeightsError;
-pub use formats::{FORMATS, Format, PlaneSpec, Planes, format_by_name};
+pub use foreign::Foreign;
+pub use formats::{FORMATS, Format, PlaneSpec, Planes, format_by_name, joined_format};
 pub use policy::Policy;
 pub use source::{LocalFuture, MemorySource, Source};
 

@@ -17,6 +17,11 @@ impl Checkpoint {
     pub async fn read_rows_f32(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>, WeightsError> {
         let entry = self.require(name)?;
         check_rows(entry, &rows)?;
+        if let Some(reader) = &entry.reader {
+            let values = reader.read_f32(self.source.as_ref(), name, rows.clone()).await?;
+            check_finite(entry, rows.start, entry.k(), &values)?;
+            return Ok(values);
+        }
         match entry.stored {
             Stored::Dense(dtype) => {
                 check_dtype(entry, dtype)?;
@@ -25,7 +30,7 @@ impl Checkpoint {
                 check_finite(entry, rows.start, entry.k(), &values)?;
                 Ok(values)
             }
-            Stored::Planes(_) => Ok(self.read_stored_planes(entry, &rows).await?.dequantize()),
+            Stored::Planes(_) | Stored::Foreign(_) => Ok(self.read_stored_planes(entry, &rows).await?.dequantize()),
         }
     }
 
@@ -63,10 +68,18 @@ impl Checkpoint {
                 return Err(WeightsError::Requantize { tensor: entry.name.clone(), stored: stored.name(), wanted: format.name() });
             }
         }
+        if let (Stored::Foreign(foreign), Some(reader)) = (entry.stored, &entry.reader)
+            && foreign.native.name() == format.name()
+            && let Some(planes) = reader.read_planes(self.source.as_ref(), name, rows.clone()).await?
+        {
+            check_scales(entry, rows.start, &planes)?;
+            return Ok(planes);
+        }
         let first = rows.start;
         if let Stored::Dense(dtype) = entry.stored
             && format.is_dense()
             && format.planes()[0].dtype == dtype
+            && entry.reader.is_none()
         {
             return self.read_same_dense(entry, rows, format, dtype).await;
         }
@@ -175,6 +188,15 @@ fn check_finite(entry: &TensorEntry, first_row: usize, width: usize, values: &[f
     }
     let index = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
     Err(WeightsError::NotFinite { tensor: entry.name.clone(), index: first_row as u64 * width as u64 + index as u64, value: values[index] })
+}
+
+/// Every f16 plane of rows that a foreign reader made.
+fn check_scales(entry: &TensorEntry, first_row: usize, planes: &Planes) -> Result<(), WeightsError> {
+    for (number, plane) in planes.format.planes().iter().enumerate().filter(|(_, plane)| plane.dtype == Dtype::F16) {
+        let per_row = (planes.format.row_bytes(number, entry.k()) / 2) as usize;
+        check_finite_bytes(entry, first_row, per_row, plane.dtype, &planes.bytes[number])?;
+    }
+    Ok(())
 }
 
 /// As [`check_finite`], on stored F32, F16 or BF16, looking at exponent bits only.

@@ -24,9 +24,14 @@ pub trait Source {
     /// Exactly `length` bytes of `file` from `offset`. Reading beyond the end is an error.
     fn read<'a>(&'a self, file: &'a str, offset: u64, length: usize) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>>;
 
-    /// Names of files, where the source can list them; only used to write better error messages.
+    /// Names of files, where the source can list them: to find a GGUF file of any name, and for better error messages.
     fn list(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The file that the user named, where it was a file and not a place.
+    fn main_file(&self) -> Option<String> {
+        None
     }
 }
 

@@ -141,8 +141,12 @@ fn directories_that_are_not_checkpoints_say_what_to_do() {
     let temp = tempfile::tempdir().expect("temporary directory");
     let gguf = temp.path().join("model.gguf");
     std::fs::write(&gguf, b"GGUF").expect("written");
-    let error = DirectorySource::new(&gguf).expect_err("a file").to_string();
-    assert!(error.contains("GGUF"), "{error}");
+    let source = DirectorySource::new(&gguf).expect("the file and those beside it");
+    let error = block_on(Checkpoint::open(Rc::new(source))).expect_err("cut off").to_string();
+    assert!(error.contains("model.gguf is damaged"), "{error}");
+    let single = temp.path().join("model.pt");
+    std::fs::write(&single, b"x").expect("written");
+    assert!(DirectorySource::new(&single).expect_err("a file").to_string().contains("pickle"));
 
     let in_directory = |file: &str| {
         let temp = tempfile::tempdir().expect("temporary directory");
@@ -150,8 +154,9 @@ fn directories_that_are_not_checkpoints_say_what_to_do() {
         let source = DirectorySource::new(temp.path()).expect("a directory");
         block_on(Checkpoint::open(Rc::new(source))).expect_err("no safetensors").to_string()
     };
-    assert!(in_directory("model.gguf").contains("GGUF"));
-    assert!(in_directory("pytorch_model.bin").contains("pickle"));
+    assert!(in_directory("model.gguf").contains("model.gguf is damaged"));
+    assert!(in_directory("pytorch_model.bin").contains("config.json"));
+    assert!(in_directory("model.pt").contains("pickle"));
     assert!(in_directory("readme").contains("model.safetensors"));
     assert!(in_directory("config.json").contains("model.safetensors"));
 }

@@ -182,6 +182,7 @@ fn checkpoints_are_quantized_as_the_policy_says() {
             match new.stored {
                 Stored::Planes(format) => assert_eq!(format.name(), wanted.name()),
                 Stored::Dense(dtype) => assert_eq!(wanted.planes()[0].dtype, dtype),
+                Stored::Foreign(foreign) => panic!("{} was written as {}", new.name, foreign.name),
             }
             let direct = block_on(original.read_planes(&entry.name, 0..entry.rows(), wanted)).expect("read");
             let stored = block_on(quantized.read_planes(&entry.name, 0..entry.rows(), wanted)).expect("read");

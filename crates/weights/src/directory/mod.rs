@@ -20,6 +20,8 @@ pub use writer::{CheckpointWriter, TensorPlan, WriteOptions};
 #[derive(Debug)]
 pub struct DirectorySource {
     path: PathBuf,
+    /// The file in it that was named.
+    main: Option<String>,
     open: RefCell<HashMap<String, Rc<File>>>,
 }
 
@@ -27,15 +29,20 @@ pub struct DirectorySource {
 const MAX_OPEN_FILES: usize = 64;
 
 impl DirectorySource {
-    /// The directory at `path`.
+    /// The directory at `path`, or the GGUF file there and its other parts.
     ///
-    /// Errors that say what to do: a path that does not exist (a hub name, perhaps), or a single GGUF or pickle file.
+    /// Errors that say what to do: a path that does not exist (a hub name, perhaps), or a single file of another kind.
     pub fn new(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
         let shown = path.display().to_string();
         match std::fs::metadata(path) {
-            Ok(data) if data.is_dir() => Ok(Self { path: path.to_owned(), open: RefCell::default() }),
-            Ok(_) if [".gguf", ".bin", ".pt", ".pth"].iter().any(|suffix| shown.ends_with(suffix)) => Err(unsupported_file(&shown)),
+            Ok(data) if data.is_dir() => Ok(Self { path: path.to_owned(), main: None, open: RefCell::default() }),
+            Ok(_) if shown.ends_with(".gguf") => {
+                let main = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                Ok(Self { path: parent.to_owned(), main, open: RefCell::default() })
+            }
+            Ok(_) if [".bin", ".pt", ".pth"].iter().any(|suffix| shown.ends_with(suffix)) => Err(unsupported_file(&shown)),
             Ok(_) => Err(WeightsError::Unsupported {
                 what: format!("{shown}, a single file"),
                 remedy: "give the directory that holds config.json and model.safetensors".to_owned(),
@@ -101,7 +108,14 @@ impl DirectorySource {
 
 impl Source for DirectorySource {
     fn describe(&self) -> String {
-        self.path.display().to_string()
+        match &self.main {
+            Some(file) => self.path.join(file).display().to_string(),
+            None => self.path.display().to_string(),
+        }
+    }
+
+    fn main_file(&self) -> Option<String> {
+        self.main.clone()
     }
 
     fn size<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<u64>, WeightsError>> {

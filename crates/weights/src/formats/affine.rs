@@ -1,7 +1,7 @@
 //! The search for scales and minima that q4_k and q5_k share: `weight = scale · q − min`, q in 0..=`TOP`.
 
-use super::search::{limit, nearest};
 use super::round_half;
+use super::search::{limit, nearest};
 
 pub(super) const BLOCK: usize = 32;
 pub(super) const SUPER: usize = 256;
@@ -134,4 +134,3 @@ pub(super) fn shared_grids(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], to
     }
     Some(grids)
 }
-

@@ -40,6 +40,17 @@ pub fn format_by_name(name: &str) -> Option<&'static dyn Format> {
     FORMATS.iter().copied().find(|format| format.name() == name)
 }
 
+/// The format for rows of both formats in one matrix: where they differ, numbers plain enough to hold both without loss.
+///
+/// Quantizing one side again would add its error to that of the first time; so a matrix stacked from `q4_k` and `q6_k` parts is f16.
+pub fn joined_format(a: &'static dyn Format, b: &'static dyn Format) -> &'static dyn Format {
+    match (a.name(), b.name()) {
+        (x, y) if x == y => a,
+        ("f32", _) | (_, "f32") => &F32,
+        _ => &F16,
+    }
+}
+
 /// One plane of a format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaneSpec {

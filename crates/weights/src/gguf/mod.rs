@@ -15,6 +15,9 @@ mod parts;
 mod tensors;
 mod tokenizer;
 
+#[cfg(test)]
+mod tests;
+
 use crate::checkpoint::{TensorEntry, read_exact};
 use crate::error::WeightsError;
 use crate::source::{LocalFuture, Source, is_plain_file_name};
@@ -48,6 +51,17 @@ pub async fn find(source: &dyn Source) -> Result<Option<String>, WeightsError> {
             what: format!("{} with several GGUF files, none named,", source.describe()),
             remedy: format!("name one of them: {}", files.join(", ")),
         }),
+    }
+}
+
+/// The source of a checkpoint's files: `source` itself, or where it is a GGUF file, what that file holds in their place.
+///
+/// # Errors
+/// A damaged GGUF file.
+pub async fn files_of(source: Rc<dyn Source>) -> Result<Rc<dyn Source>, WeightsError> {
+    match find(source.as_ref()).await? {
+        Some(file) => Ok(open(source, &file).await?.source),
+        None => Ok(source),
     }
 }
 
@@ -135,7 +149,10 @@ async fn hints(source: &dyn Source, all: &[(&Rc<str>, &TensorInfo)]) -> Result<H
     let floats = |name: &'static str| async move {
         let Some((file, info)) = find(name) else { return Ok(None) };
         if info.kind != BlockType::F32 || info.size_bytes > 1 << 20 {
-            return Err(WeightsError::malformed(file, format!("tensor {name:?}: expected some F32 numbers, got {} bytes of {}", info.size_bytes, info.kind.name())));
+            return Err(WeightsError::malformed(
+                file,
+                format!("tensor {name:?}: expected some F32 numbers, got {} bytes of {}", info.size_bytes, info.kind.name()),
+            ));
         }
         let bytes = read_exact(source, file, info.offset, info.size_bytes).await?;
         let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();

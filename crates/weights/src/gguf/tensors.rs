@@ -85,7 +85,11 @@ impl Blocks {
     async fn values(&self, source: &dyn Source, rows: Range<usize>) -> Result<Vec<f32>, WeightsError> {
         let vector = self.rows == 1;
         let mut out = vec![0.0; rows.len() * self.k];
-        let bytes = if vector { read_exact(source, &self.file, self.info.offset, (rows.len() * self.row_bytes()) as u64).await? } else { self.bytes(source, &rows).await? };
+        let bytes = if vector {
+            read_exact(source, &self.file, self.info.offset, (rows.len() * self.row_bytes()) as u64).await?
+        } else {
+            self.bytes(source, &rows).await?
+        };
         self.info.kind.decode(&bytes, &mut out);
         if let (true, RowOrder::Interleaved(head)) = (vector, self.order) {
             out = (0..out.len()).map(|i| out[interleaved(i, head)]).collect();

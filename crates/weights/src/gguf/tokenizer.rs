@@ -11,8 +11,7 @@ use crate::error::WeightsError;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-const LLAMA3: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Token kinds, numbered as SentencePiece's.
@@ -153,14 +152,7 @@ fn push_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn byte_level(
-    file: &str,
-    header: &Header,
-    tokens: &[String],
-    kind: &dyn Fn(usize) -> i64,
-    cutting: &Cutting,
-    add_bos: bool,
-) -> Result<Vec<u8>, WeightsError> {
+fn byte_level(file: &str, header: &Header, tokens: &[String], kind: &dyn Fn(usize) -> i64, cutting: &Cutting, add_bos: bool) -> Result<Vec<u8>, WeightsError> {
     let bad = |problem: String| WeightsError::malformed(file, problem);
     let merges = header.texts("tokenizer.ggml.merges").ok_or_else(|| bad("a BPE tokenizer without tokenizer.ggml.merges".to_owned()))?;
     let mut pairs = Vec::with_capacity(merges.len());
@@ -208,9 +200,9 @@ fn byte_level(
 
 /// Puts the bos token in front of each text.
 fn post_processor(id: u64, text: &str) -> Value {
-    let around = |sequence: &str, type_id: usize| {
-        [json!({"SpecialToken": {"id": text, "type_id": type_id}}), json!({"Sequence": {"id": sequence, "type_id": type_id}})]
-    };
+    let around =
+        |sequence: &str, type_id: usize| [json!({"SpecialToken": {"id": text, "type_id": type_id}}), json!({"Sequence": {"id": sequence, "type_id": type_id}})];
     let special = json!({"id": text, "ids": [id], "tokens": [text]});
-    json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": [around("A", 0), around("B", 1)].concat(), "special_tokens": {text: special}})
+    let pair = [around("A", 0), around("B", 1)].concat();
+    json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": {text: special}})
 }

@@ -1,0 +1,118 @@
+//! GGUF files against what transformers computes from their dequantized weights, and against the tokenizers they were made from.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{bayan, finish, fixtures, succeed};
+use serde_json::{Value, json};
+
+/// Files, and the NMSE that their own formats may have: they round scales to f16, or quantize again where no format of ours is equal.
+const FILES: [(&str, &str, f64); 4] = [
+    ("llama2_mha-Q5_0", "llama2_mha", 1e-10),
+    ("llama3_k256-Q4_K", "llama3_k256", 1e-5),
+    ("llama3_k256-mix", "llama3_k256", 1e-3),
+    ("qwen2_bias-Q4_0", "qwen2_bias", 1e-10),
+];
+
+fn json_of(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).expect("JSON")
+}
+
+fn ask(model: &Path, requests: &[Value], flags: &[&str]) -> BTreeMap<String, Value> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("request.json");
+    std::fs::write(&file, json!({"version": 1, "model": model, "adapter": null, "requests": requests}).to_string()).expect("a file");
+    let output = finish(bayan().arg("conformance").arg("--request").arg(&file).args(flags));
+    let answer: Value = serde_json::from_str(&succeed(&output)).expect("one line of JSON");
+    let responses = answer["responses"].as_array().expect("responses").clone();
+    responses.into_iter().map(|response| (response["id"].as_str().expect("an id").to_string(), response)).collect()
+}
+
+fn floats(file: &safetensors::SafeTensors<'_>, name: &str) -> Vec<f32> {
+    file.tensor(name).expect("a tensor").data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+fn nmse(wanted: &[f32], found: &[f32]) -> f64 {
+    assert_eq!(wanted.len(), found.len());
+    let error: f64 = wanted.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    error / wanted.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>()
+}
+
+fn gguf(name: &str) -> std::path::PathBuf {
+    fixtures("gguf").join(format!("{name}.gguf"))
+}
+
+/// `bound`: for the file as it is, or with every weight as f32.
+fn hold_logits(name: &str, model: &str, bound: f64, flags: &[&str]) {
+    let prompts = json_of(&fixtures("expected").join(model).join("prompts.json"));
+    let bytes = std::fs::read(fixtures("gguf").join(format!("{name}.expected.safetensors"))).expect("logits");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let known = |prompt: &&String| file.tensor(&format!("{prompt}.last_logits")).is_ok();
+    let names: Vec<&String> = prompts.as_object().expect("prompts").keys().filter(known).collect();
+    assert!(names.len() >= 3, "{name}");
+    let request = |prompt: &&String| json!({"id": prompt, "op": "logits", "ids": prompts[prompt.as_str()], "top_k": 1, "full_last": true});
+    let answers = ask(&gguf(name), &names.iter().map(request).collect::<Vec<_>>(), flags);
+    for prompt in names {
+        let found: Vec<f32> = serde_json::from_value(answers[prompt]["last_logits"].clone()).unwrap_or_else(|e| panic!("{name}: {e}: {answers:?}"));
+        let error = nmse(&floats(&file, &format!("{prompt}.last_logits")), &found);
+        println!("{name} {prompt} {flags:?}: NMSE {error:.2e}");
+        assert!(error <= bound, "{name} {prompt} {flags:?}: NMSE {error:.2e}, at most {bound:.0e}");
+    }
+}
+
+#[test]
+fn logits_are_those_of_the_dequantized_weights() {
+    for (name, model, _) in FILES {
+        hold_logits(name, model, 1e-10, &["--quantize", "f32", "--cache", "f32", "--disable", "f16"]);
+    }
+}
+
+#[test]
+fn formats_of_our_own_lose_no_more_than_is_said() {
+    for (name, model, bound) in FILES {
+        hold_logits(name, model, bound, &["--cache", "f32", "--disable", "f16,dot"]);
+    }
+}
+
+#[test]
+fn ids_are_those_of_the_original_tokenizer() {
+    for (name, model) in FILES.map(|(name, model, _)| (name, model)).into_iter().chain([("gemma2_softcap-Q8_0", "gemma2_softcap")]) {
+        // The original's ids are held against transformers elsewhere; not every model has cases of its own.
+        let own = fixtures("expected").join(model).join("tokenizer_cases.json");
+        let cases = json_of(&if own.exists() { own } else { fixtures("expected").join("llama3_gqa").join("tokenizer_cases.json") });
+        let mut requests = Vec::new();
+        for (i, case) in cases["cases"].as_array().expect("cases").iter().enumerate() {
+            for special in [false, true] {
+                requests.push(json!({"id": format!("encode {i} {special}"), "op": "encode", "text": case["text"], "add_special_tokens": special}));
+            }
+            requests.push(json!({"id": format!("decode {i}"), "op": "decode", "ids": case["ids"], "skip_special_tokens": false}));
+        }
+        let (found, wanted) = (ask(&gguf(name), &requests, &[]), ask(&fixtures("models").join(model), &requests, &[]));
+        assert!(wanted.len() > 300, "{name}");
+        for (id, answer) in wanted {
+            assert_eq!(found[&id], answer, "{name}: {id}");
+        }
+    }
+}
+
+#[test]
+fn templates_come_with_the_file() {
+    let message = json!([{"role": "user", "content": "مرحبا"}]);
+    for (name, model) in [("llama3_k256-Q4_K", "llama3_k256"), ("qwen2_bias-Q4_0", "qwen2_bias")] {
+        let request = [json!({"id": "a", "op": "chat", "messages": message, "add_generation_prompt": true})];
+        let (ours, original) = (ask(&gguf(name), &request, &[]), ask(&fixtures("models").join(model), &request, &[]));
+        assert!(ours["a"]["text"].as_str().is_some_and(|text| text.contains("مرحبا")), "{name}: {ours:?}");
+        assert_eq!(ours["a"]["text"], original["a"]["text"], "{name}");
+    }
+}
+
+#[test]
+fn inspect_says_what_becomes_of_each_type() {
+    let output = finish(bayan().arg("inspect").arg(gguf("llama3_k256-mix")));
+    let text = succeed(&output);
+    for part in ["Q2_K", "Q5_1", "llama"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}

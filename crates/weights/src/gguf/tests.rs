@@ -1,0 +1,259 @@
+//! Block types against the reference's values, and headers that lie.
+
+use super::blocks::BlockType;
+use super::header::read_header;
+use super::*;
+use crate::formats::Planes;
+use crate::source::MemorySource;
+use crate::{Checkpoint, Stored};
+use pollster::block_on;
+use proptest::prelude::*;
+
+/// Writes headers, correct and not.
+#[derive(Default)]
+struct File {
+    keys: u64,
+    tensors: u64,
+    metadata: Vec<u8>,
+    infos: Vec<u8>,
+    data: Vec<u8>,
+}
+
+fn text(out: &mut Vec<u8>, value: &str) {
+    out.extend((value.len() as u64).to_le_bytes());
+    out.extend(value.as_bytes());
+}
+
+impl File {
+    fn key(mut self, name: &str, kind: u32, value: &[u8]) -> Self {
+        text(&mut self.metadata, name);
+        self.metadata.extend(kind.to_le_bytes());
+        self.metadata.extend(value);
+        self.keys += 1;
+        self
+    }
+
+    fn text(self, name: &str, value: &str) -> Self {
+        let mut bytes = Vec::new();
+        text(&mut bytes, value);
+        self.key(name, 8, &bytes)
+    }
+
+    fn number(self, name: &str, value: u32) -> Self {
+        self.key(name, 4, &value.to_le_bytes())
+    }
+
+    fn tensor(mut self, name: &str, shape: &[u64], kind: u32, offset: u64, bytes: usize) -> Self {
+        text(&mut self.infos, name);
+        self.infos.extend((shape.len() as u32).to_le_bytes());
+        shape.iter().rev().for_each(|size| self.infos.extend(size.to_le_bytes()));
+        self.infos.extend(kind.to_le_bytes());
+        self.infos.extend(offset.to_le_bytes());
+        self.tensors += 1;
+        self.data.resize(self.data.len() + bytes, 0);
+        self
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(3u32.to_le_bytes());
+        out.extend(self.tensors.to_le_bytes());
+        out.extend(self.keys.to_le_bytes());
+        out.extend(&self.metadata);
+        out.extend(&self.infos);
+        out.resize(out.len().next_multiple_of(32), 0);
+        out.extend(&self.data);
+        out
+    }
+}
+
+fn header(bytes: Vec<u8>) -> Result<Header, WeightsError> {
+    block_on(read_header(&MemorySource::new().with("m.gguf", bytes), "m.gguf"))
+}
+
+fn tiny() -> File {
+    File::default()
+        .text("general.architecture", "llama")
+        .number("llama.block_count", 1)
+        .number("llama.embedding_length", 32)
+        .number("llama.feed_forward_length", 32)
+        .number("llama.attention.head_count", 2)
+}
+
+fn vectors() -> safetensors::SafeTensors<'static> {
+    static BYTES: &[u8] = include_bytes!("../../../../tests/fixtures/gguf/dequant_vectors.safetensors");
+    safetensors::SafeTensors::deserialize(BYTES).expect("vectors")
+}
+
+const QUANTIZED: [BlockType; 12] = {
+    use BlockType::*;
+    [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS]
+};
+
+fn case(kind: BlockType) -> (Vec<u8>, Vec<f32>) {
+    let file = vectors();
+    let blocks = file.tensor(&format!("{}.blocks", kind.name())).expect("blocks").data().to_vec();
+    let values = file.tensor(&format!("{}.values", kind.name())).expect("values");
+    (blocks, values.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+#[test]
+fn every_type_has_the_reference_s_values() {
+    for kind in QUANTIZED {
+        let (blocks, wanted) = case(kind);
+        let mut found = vec![0.0; wanted.len()];
+        kind.decode(&blocks, &mut found);
+        let differ = found.iter().zip(&wanted).filter(|(a, b)| a != b).count();
+        assert_eq!(differ, 0, "{}: {differ} of {} values differ", kind.name(), wanted.len());
+    }
+}
+
+/// The planes hold the same numbers where the table says so, and otherwise only round a scale to f16.
+#[test]
+fn planes_keep_the_values() {
+    for kind in QUANTIZED.into_iter().filter(|kind| *kind != BlockType::Q2_K) {
+        let (blocks, wanted) = case(kind);
+        let mut planes = Planes::new(kind.native(), kind.block());
+        for row in blocks.chunks_exact(kind.bytes()) {
+            kind.push_planes(row, &mut planes.bytes).expect("the scales fit");
+            planes.rows += 1;
+        }
+        let found = planes.dequantize();
+        // An f16 rounds by 2^-11 of itself at most, and by 2^-25 near zero; codes go up to 127, a minimum is as large as its block.
+        for (block, (found, wanted)) in found.chunks(32).zip(wanted.chunks(32)).enumerate() {
+            let peak = wanted.iter().fold(0f32, |most, value| most.max(value.abs()));
+            let least = wanted.iter().fold(peak, |least, value| least.min(*value)).abs();
+            let bound = if kind.change().is_some() { (peak + least) * 2f32.powi(-10) + 127.0 * 2f32.powi(-24) } else { 0.0 };
+            for (a, b) in found.iter().zip(wanted) {
+                assert!((a - b).abs() <= bound, "{} block {block}: {a} for {b}, bound {bound}", kind.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn mxfp4_is_integers_times_a_power_of_two() {
+    let mut block = [0u8; 17];
+    block[0] = 127; // 2^-1 times twice the value
+    block[1..].copy_from_slice(&[0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut values = [0.0; 32];
+    BlockType::MXFP4.decode(&block, &mut values);
+    assert_eq!(values[..8], [0.0, 1.0, 2.0, 4.0, -0.0, -1.0, -2.0, -4.0]);
+    assert_eq!(values[16..24], [0.5, 1.5, 3.0, 6.0, -0.5, -1.5, -3.0, -6.0]);
+    let mut planes = Planes::new(BlockType::MXFP4.native(), 32);
+    BlockType::MXFP4.push_planes(&block, &mut planes.bytes).expect("fits");
+    planes.rows = 1;
+    assert_eq!(planes.dequantize(), values);
+    block[0] = 10; // 2^-118 is no f16
+    assert!(BlockType::MXFP4.push_planes(&block, &mut planes.bytes).is_err());
+    block[1..].fill(0);
+    assert!(BlockType::MXFP4.push_planes(&block, &mut planes.bytes).is_ok(), "zeros need no scale");
+}
+
+#[test]
+fn a_file_without_lies_opens() {
+    let file = tiny().tensor("token_embd.weight", &[4, 32], 0, 0, 512).tensor("blk.0.attn_q.weight", &[32, 32], 8, 512, 32 * 34);
+    let source = MemorySource::new().with("m.gguf", file.bytes());
+    let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("opens");
+    assert_eq!(checkpoint.config()["model_type"], "llama");
+    assert_eq!(checkpoint.config()["vocab_size"], 4);
+    assert_eq!(checkpoint.config()["tie_word_embeddings"], true);
+    let q = checkpoint.require("model.layers.0.self_attn.q_proj.weight").expect("there");
+    assert!(matches!(q.stored, Stored::Foreign(foreign) if foreign.name == "Q8_0"));
+    assert_eq!((q.size_bytes(), checkpoint.size_bytes()), (32 * 34, 512 + 32 * 34));
+    assert_eq!(block_on(checkpoint.read_f32("model.layers.0.self_attn.q_proj.weight")).expect("reads").len(), 1024);
+}
+
+#[test]
+fn lies_are_refused_by_name() {
+    let error = |file: File| header(file.bytes()).expect_err("a lie").to_string();
+    // Shaped like the CVEs of other readers: sizes and offsets beyond the file, products that overflow, counts without bytes.
+    assert!(error(tiny().tensor("t", &[1 << 40], 0, 0, 0)).contains("sizes up to"));
+    assert!(error(tiny().tensor("t", &[1 << 30, 1 << 30, 1 << 30], 0, 0, 0)).contains("overflows"));
+    assert!(error(tiny().tensor("t", &[64], 0, u64::MAX - 31, 256)).contains("overflows"));
+    assert!(error(tiny().tensor("t", &[64], 0, 1 << 20, 256)).contains("the file has"));
+    assert!(error(tiny().tensor("t", &[65], 0, 0, 256)).contains("the file has"));
+    assert!(error(tiny().tensor("t", &[64], 0, 4, 512)).contains("no multiple of 32"));
+    assert!(error(tiny().tensor("t", &[64], 0, 0, 256).tensor("u", &[64], 0, 224, 256)).contains("overlaps"));
+    assert!(error(tiny().tensor("t", &[64], 0, 0, 256).tensor("t", &[64], 0, 256, 256)).contains("twice"));
+    assert!(error(tiny().tensor("t", &[33], 8, 0, 256)).contains("whole Q8_0 blocks"));
+    assert!(error(tiny().tensor("t", &[64], 16, 0, 256)).contains("IQ2_XXS"));
+    assert!(error(tiny().tensor("t", &[1; 9], 0, 0, 256)).contains("dimensions"));
+    assert!(error(tiny().number("general.alignment", 0)).contains("power of two"));
+    assert!(error(tiny().number("general.alignment", 33)).contains("power of two"));
+    assert!(error(tiny().text("general.architecture", "llama")).contains("twice"));
+    assert!(error(tiny().key("a", 99, &[])).contains("metadata type 99"));
+    let array = |kind: u32, count: u64| [&kind.to_le_bytes()[..], &count.to_le_bytes()[..]].concat();
+    assert!(error(tiny().key("a", 9, &array(9, 1))).contains("array of metadata type 9"));
+    assert!(error(tiny().key("a", 9, &array(8, u64::MAX))).contains("bytes are left"));
+    assert!(error(tiny().key("a", 9, &array(4, u64::MAX / 2))).contains("bytes are left"));
+    assert!(error(tiny().key("a", 8, &u64::MAX.to_le_bytes())).contains("bytes"));
+    assert!(error(tiny().key("a", 8, &[1, 0, 0, 0, 0, 0, 0, 0, 0xff])).contains("UTF-8"));
+}
+
+#[test]
+fn versions_and_counts_are_checked() {
+    let with = |at: usize, bytes: &[u8]| {
+        let mut file = tiny().bytes();
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        header(file).expect_err("a lie").to_string()
+    };
+    assert!(with(0, b"GGML").contains("begin with"));
+    assert!(with(4, &1u32.to_le_bytes()).contains("version 1"));
+    assert!(with(4, &9u32.to_le_bytes()).contains("version 9"));
+    assert!(with(4, &3u32.to_be_bytes()).contains("big-endian"));
+    assert!(with(8, &u64::MAX.to_le_bytes()).contains("tensors are announced"));
+    assert!(with(16, &u64::MAX.to_le_bytes()).contains("metadata keys are announced"));
+    assert!(header(b"GG".to_vec()).is_err());
+}
+
+#[test]
+fn parts_belong_together() {
+    let part = |number: u32, name: &str| {
+        let file = if number == 0 { tiny() } else { File::default() };
+        let file = file.key("split.count", 2, &2u16.to_le_bytes()).key("split.no", 2, &(number as u16).to_le_bytes());
+        file.tensor(name, &[4, 32], 0, 0, 512).bytes()
+    };
+    let open = |second: Option<Vec<u8>>| {
+        let mut source = MemorySource::new().with("m-00001-of-00002.gguf", part(0, "token_embd.weight"));
+        second.into_iter().for_each(|bytes| source.insert("m-00002-of-00002.gguf", bytes));
+        block_on(Checkpoint::open(Rc::new(source)))
+    };
+    assert_eq!(open(Some(part(1, "output.weight"))).expect("two parts").tensors().len(), 2);
+    assert!(open(None).expect_err("one part").to_string().contains("m-00002-of-00002.gguf"));
+    assert!(open(Some(part(0, "output.weight"))).expect_err("the wrong part").to_string().contains("split.no"));
+    assert!(open(Some(part(1, "token_embd.weight"))).expect_err("a name twice").to_string().contains("also in"));
+}
+
+#[test]
+fn one_of_several_must_be_named() {
+    let two = MemorySource::new().with("a.gguf", tiny().bytes()).with("b.gguf", tiny().bytes());
+    let error = block_on(Checkpoint::open(Rc::new(two))).expect_err("which?").to_string();
+    assert!(error.contains("a.gguf, b.gguf"), "{error}");
+    let beside = MemorySource::new().with("a.gguf", tiny().bytes()).with("mmproj-a.gguf", tiny().bytes());
+    assert!(block_on(Checkpoint::open(Rc::new(beside))).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Damage anywhere gives an error or a file whose tensors lie inside it, never a panic.
+    #[test]
+    fn any_damage_is_survived(changes in prop::collection::vec((0usize..1000, any::<u8>()), 1..6), cut in 0usize..1200) {
+        let file = tiny().text("tokenizer.ggml.model", "gpt2").tensor("token_embd.weight", &[4, 32], 0, 0, 512).tensor("output_norm.weight", &[32], 0, 512, 128);
+        let mut bytes = file.bytes();
+        for (at, value) in changes {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        bytes.truncate(cut.max(64));
+        let size = bytes.len() as u64;
+        let source = MemorySource::new().with("m.gguf", bytes);
+        if let Ok(checkpoint) = block_on(Checkpoint::open(Rc::new(source))) {
+            prop_assert!(checkpoint.size_bytes() <= size);
+            for entry in checkpoint.tensors() {
+                let _ = block_on(checkpoint.read_rows_f32(&entry.name, 0..entry.rows().min(64)));
+            }
+        }
+    }
+}
