@@ -17,6 +17,7 @@ mod ops;
 mod options;
 mod output;
 mod quantize;
+mod random;
 mod sampling;
 mod template;
 mod text;

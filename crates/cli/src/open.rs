@@ -13,13 +13,17 @@ use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Policy, Source};
 
 use crate::options::{AdapterArg, DeviceArgs, ModelArgs};
 use crate::output::{self, Progress};
-use crate::tuning;
+use crate::{random, tuning};
 
 /// The files of the model that was named, or of the one in the program.
 ///
 /// # Errors
 /// The files are not a checkpoint's.
 pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
+    if let Some(shape) = model.and_then(|path| path.to_str()?.strip_prefix(random::PREFIX)) {
+        let source = random::RandomSource::new(shape);
+        return source.map(|source| Rc::new(source) as Rc<dyn Source>).with_context(|| format!("--model random:{shape}: expected one of {}", random::shapes()));
+    }
     if let Some(path) = model {
         return Ok(Rc::new(DirectorySource::new(path)?));
     }

@@ -142,6 +142,6 @@ fn the_first_layers_of_70b_come_from_a_sparse_file() {
     assert!(end > 140_000_000_000, "{end}");
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
     let (engine, beyond) = open(&checkpoint(directory.path()), &gpu, "q4_0");
-    assert_eq!(engine.decoder().cache_widths().len(), 2);
+    assert_eq!(engine.decoder().sizes().num_hidden_layers, 2);
     assert!(beyond <= MOST_BYTES, "{} MiB beyond the device's", beyond >> 20);
 }

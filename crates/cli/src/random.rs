@@ -1,0 +1,189 @@
+//! `--model random:SHAPE`: a checkpoint of a known shape with random weights, made up while it is read.
+//!
+//! Speed and memory do not depend on what the weights say, so that every model can be measured on every device without a download and without a
+//! file. The bytes are a function of their place, so that any range can be read at any time; files on disk lost, at 16 GB for an 8B model.
+
+use std::collections::BTreeMap;
+
+use bayan_weights::{LocalFuture, Source, WeightsError};
+use serde_json::{Map, Value, json};
+
+/// What stands before the name of a shape.
+pub const PREFIX: &str = "random:";
+
+/// Name, model_type, hidden, intermediate, layers, heads, key-value heads, head_dim, vocabulary, tied head, rope_theta.
+type Row = (&'static str, &'static str, usize, usize, usize, usize, usize, usize, usize, bool, f64);
+
+const SHAPES: &[Row] = &[
+    ("llama-110m", "llama", 768, 2048, 12, 12, 12, 64, 32000, true, 1e4),
+    ("qwen2.5-0.5b", "qwen2", 896, 4864, 24, 14, 2, 64, 151_936, true, 1e6),
+    ("qwen3-0.6b", "qwen3", 1024, 3072, 28, 16, 8, 128, 151_936, true, 1e6),
+    ("qwen3-1.7b", "qwen3", 2048, 6144, 28, 16, 8, 128, 151_936, true, 1e6),
+    ("llama3.2-1b", "llama", 2048, 8192, 16, 32, 8, 64, 128_256, true, 5e5),
+    ("allam-7b", "llama", 4096, 11008, 32, 32, 32, 128, 64000, false, 1e4),
+    ("llama3-8b", "llama", 4096, 14336, 32, 32, 8, 128, 128_256, false, 5e5),
+    ("acegpt-v2-32b", "llama", 5120, 27392, 64, 40, 8, 128, 152_064, false, 1e6),
+    ("llama3-70b", "llama", 8192, 28672, 80, 64, 8, 128, 128_256, false, 5e5),
+];
+
+/// Names of the shapes.
+pub fn shapes() -> String {
+    SHAPES.iter().map(|row| row.0).collect::<Vec<_>>().join(", ")
+}
+
+/// The files of a made-up checkpoint.
+pub struct RandomSource {
+    name: &'static str,
+    files: BTreeMap<&'static str, Vec<u8>>,
+    /// Bytes of the weights' file: its header, and what follows.
+    header: Vec<u8>,
+    weights_bytes: u64,
+}
+
+const WEIGHTS: &str = "model.safetensors";
+
+impl RandomSource {
+    /// The checkpoint of that name; `None` where there is none.
+    pub fn new(name: &str) -> Option<RandomSource> {
+        let &(name, model_type, d, f, layers, heads, kv, head_dim, v, tied, theta) = SHAPES.iter().find(|row| row.0 == name)?;
+        let config = json!({
+            "model_type": model_type, "hidden_size": d, "intermediate_size": f, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "num_key_value_heads": kv, "head_dim": head_dim, "vocab_size": v, "tie_word_embeddings": tied, "rope_theta": theta,
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 131_072, "hidden_act": "silu", "torch_dtype": "bfloat16",
+        });
+        let (header, body_bytes) = header(model_type, [d, f, layers, v], [heads * head_dim, kv * head_dim, head_dim], tied);
+        let files = [("config.json", config.to_string().into_bytes()), ("tokenizer.json", tokenizer().to_string().into_bytes())];
+        Some(RandomSource { name, files: files.into(), weights_bytes: header.len() as u64 + body_bytes, header })
+    }
+
+    fn read_now(&self, file: &str, offset: u64, length: usize) -> Result<Vec<u8>, WeightsError> {
+        let size = if file == WEIGHTS { self.weights_bytes } else { self.files.get(file).map_or(0, |bytes| bytes.len() as u64) };
+        if offset.checked_add(length as u64).is_none_or(|end| end > size) {
+            let reason = format!("asked for {length} bytes at offset {offset}, the file has {size}");
+            return Err(WeightsError::Source { file: file.to_owned(), place: self.describe(), reason });
+        }
+        if file != WEIGHTS {
+            return Ok(self.files[file][offset as usize..][..length].to_vec());
+        }
+        let mut bytes = vec![0; length];
+        let known = (self.header.len() as u64).saturating_sub(offset).min(length as u64) as usize;
+        if known > 0 {
+            bytes[..known].copy_from_slice(&self.header[offset as usize..][..known]);
+        }
+        fill(&mut bytes[known..], (offset + known as u64).saturating_sub(self.header.len() as u64));
+        Ok(bytes)
+    }
+}
+
+impl Source for RandomSource {
+    fn describe(&self) -> String {
+        format!("{PREFIX}{}", self.name)
+    }
+
+    fn size<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<u64>, WeightsError>> {
+        let size = if file == WEIGHTS { Some(self.weights_bytes) } else { self.files.get(file).map(|bytes| bytes.len() as u64) };
+        Box::pin(std::future::ready(Ok(size)))
+    }
+
+    fn read<'a>(&'a self, file: &'a str, offset: u64, length: usize) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>> {
+        Box::pin(std::future::ready(self.read_now(file, offset, length)))
+    }
+}
+
+/// The safetensors header, and the bytes that follow it. Everything is bf16.
+fn header(model_type: &str, [d, f, layers, v]: [usize; 4], [q, kv, head_dim]: [usize; 3], tied: bool) -> (Vec<u8>, u64) {
+    let mut tensors = vec![("model.embed_tokens.weight".to_string(), vec![v, d])];
+    for layer in 0..layers {
+        let mut add = |name: &str, shape: Vec<usize>| tensors.push((format!("model.layers.{layer}.{name}"), shape));
+        for (name, rows) in [("q_proj", q), ("k_proj", kv), ("v_proj", kv)] {
+            add(&format!("self_attn.{name}.weight"), vec![rows, d]);
+            if model_type == "qwen2" {
+                add(&format!("self_attn.{name}.bias"), vec![rows]);
+            }
+        }
+        if model_type == "qwen3" {
+            add("self_attn.q_norm.weight", vec![head_dim]);
+            add("self_attn.k_norm.weight", vec![head_dim]);
+        }
+        add("self_attn.o_proj.weight", vec![d, q]);
+        add("input_layernorm.weight", vec![d]);
+        add("post_attention_layernorm.weight", vec![d]);
+        add("mlp.gate_proj.weight", vec![f, d]);
+        add("mlp.up_proj.weight", vec![f, d]);
+        add("mlp.down_proj.weight", vec![d, f]);
+    }
+    tensors.push(("model.norm.weight".to_string(), vec![d]));
+    if !tied {
+        tensors.push(("lm_head.weight".to_string(), vec![v, d]));
+    }
+    let (mut entries, mut end) = (Map::new(), 0u64);
+    for (name, shape) in tensors {
+        let begin = end;
+        end += shape.iter().product::<usize>() as u64 * 2;
+        entries.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}));
+    }
+    let mut text = Value::Object(entries).to_string();
+    text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+    let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    (bytes, end)
+}
+
+/// Random bf16 numbers between 0.0156 and 0.0625 of either sign; byte `offset` of the sequence comes first.
+fn fill(bytes: &mut [u8], offset: u64) {
+    let word = |index: u64| {
+        // SplitMix64 (Steele et al., 2014).
+        let mut z = index.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (((z ^ (z >> 31)) & 0x80ff_80ff_80ff_80ff) + 0x3c80_3c80_3c80_3c80).to_le_bytes()
+    };
+    let skip = (offset % 8) as usize;
+    let first = word(offset / 8);
+    let (head, rest) = bytes.split_at_mut(if skip == 0 { 0 } else { (8 - skip).min(bytes.len()) });
+    head.copy_from_slice(&first[skip..][..head.len()]);
+    let start = offset / 8 + u64::from(skip > 0);
+    for (index, chunk) in rest.chunks_mut(8).enumerate() {
+        chunk.copy_from_slice(&word(start + index as u64)[..chunk.len()]);
+    }
+}
+
+/// Bytes as tokens: there is no text that such a model would know.
+fn tokenizer() -> Value {
+    let vocab: Map<String, Value> = (0..=255u32).map(|byte| (format!("<0x{byte:02X}>"), byte.into())).collect();
+    json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true, "unk_token": "<0x00>", "fuse_unk": false},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bayan_gpu::block_on;
+    use bayan_weights::Checkpoint;
+    use std::rc::Rc;
+
+    #[test]
+    fn any_range_has_the_bytes_of_the_whole() {
+        let source = RandomSource::new("llama-110m").expect("a shape");
+        let begin = source.header.len() as u64 - 5;
+        let whole = source.read_now(WEIGHTS, begin, 300).expect("bytes");
+        for (offset, length) in [(0, 1), (3, 2), (4, 9), (5, 8), (6, 1), (13, 100), (21, 279)] {
+            assert_eq!(source.read_now(WEIGHTS, begin + offset as u64, length).expect("bytes"), whole[offset..offset + length], "{offset}+{length}");
+        }
+        assert!(source.read_now(WEIGHTS, source.weights_bytes - 1, 2).is_err());
+    }
+
+    #[test]
+    fn every_shape_is_a_checkpoint_of_finite_small_numbers() {
+        for row in SHAPES {
+            let checkpoint = block_on(Checkpoint::open(Rc::new(RandomSource::new(row.0).expect("a shape")))).expect("a checkpoint");
+            let sizes = bayan_models::sizes(&checkpoint).expect("sizes");
+            assert_eq!((sizes.hidden_size, sizes.num_hidden_layers), (row.2, row.4), "{}", row.0);
+            let values = block_on(checkpoint.read_rows_f32("model.layers.1.mlp.down_proj.weight", 3..5)).expect("rows");
+            let mean = values.iter().sum::<f32>() / values.len() as f32;
+            assert!(values.iter().all(|v| (0.0156..=0.0626).contains(&v.abs())) && mean.abs() < 0.01, "{}: mean {mean}", row.0);
+        }
+    }
+}
