@@ -1,6 +1,7 @@
 //! Ctrl-C: stops the answer under way, and the program when there is none.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bayan_generate::Control;
@@ -51,6 +52,19 @@ pub fn remove_partial(out: &Path) {
         }
         std::process::exit(INTERRUPTED);
     });
+}
+
+/// A flag that the first Ctrl-C sets; the second ends the program at once.
+pub fn flag() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let pressed = flag.clone();
+    let _ = ctrlc::set_handler(move || {
+        if pressed.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+        crate::output::note("finishing this step and saving a checkpoint; Ctrl-C again ends at once, without it");
+    });
+    flag
 }
 
 /// While this lives, Ctrl-C ends the generation behind the handle instead of the program.

@@ -9,6 +9,7 @@ mod bench;
 mod chat;
 mod conformance;
 mod devices;
+mod finetune;
 mod generate;
 mod inspect;
 mod interrupt;
@@ -47,6 +48,8 @@ enum Command {
     Template(template::TemplateArgs),
     /// Write a checkpoint in smaller formats
     Quantize(quantize::QuantizeArgs),
+    /// Train an adapter, or all parameters, on your data
+    Finetune(finetune::FinetuneArgs),
     /// Show what a checkpoint holds and the memory it needs
     Inspect(inspect::InspectArgs),
     /// List GPU adapters and what Bayan uses of them
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Template(args) => template::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Finetune(args) => finetune::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -15,6 +15,9 @@ use crate::options::{AdapterArg, DeviceArgs, ModelArgs};
 use crate::output::{self, Progress};
 use crate::{random, tuning};
 
+/// The name of the model in the program.
+pub const EMBEDDED: &str = "embedded";
+
 /// The files of the model that was named, or of the one in the program.
 ///
 /// # Errors
@@ -24,7 +27,7 @@ pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
         let source = random::RandomSource::new(shape);
         return source.map(|source| Rc::new(source) as Rc<dyn Source>).with_context(|| format!("--model random:{shape}: expected one of {}", random::shapes()));
     }
-    if let Some(path) = model {
+    if let Some(path) = model.filter(|path| *path != Path::new(EMBEDDED) || path.exists()) {
         return Ok(Rc::new(DirectorySource::new(path)?));
     }
     let files = bayan_embedded::files();

@@ -3,11 +3,18 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// Bytes in live buffers, and the most there ever were.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    pub now: AtomicU64,
+    pub peak: AtomicU64,
+}
+
 #[derive(Debug)]
 struct Inner {
     raw: wgpu::Buffer,
     size_bytes: u64,
-    allocated: Arc<AtomicU64>,
+    allocated: Arc<Meter>,
     /// What was streamed into it last.
     holds: Mutex<Option<Contents>>,
 }
@@ -17,7 +24,7 @@ pub type Contents = Arc<Vec<u8>>;
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.allocated.fetch_sub(self.size_bytes, Ordering::Relaxed);
+        self.allocated.now.fetch_sub(self.size_bytes, Ordering::Relaxed);
         // In a browser dropping the handle leaves the memory to the garbage collector, which does not see its size.
         #[cfg(target_arch = "wasm32")]
         self.raw.destroy();
@@ -29,8 +36,9 @@ impl Drop for Inner {
 pub struct Buffer(Arc<Inner>);
 
 impl Buffer {
-    pub(crate) fn new(raw: wgpu::Buffer, size_bytes: u64, allocated: Arc<AtomicU64>) -> Buffer {
-        allocated.fetch_add(size_bytes, Ordering::Relaxed);
+    pub(crate) fn new(raw: wgpu::Buffer, size_bytes: u64, allocated: Arc<Meter>) -> Buffer {
+        let now = allocated.now.fetch_add(size_bytes, Ordering::Relaxed) + size_bytes;
+        allocated.peak.fetch_max(now, Ordering::Relaxed);
         Buffer(Arc::new(Inner { raw, size_bytes, allocated, holds: Mutex::default() }))
     }
 

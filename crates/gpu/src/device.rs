@@ -1,9 +1,10 @@
 //! Opening a device: adapters, features, limits, and where its errors go.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::buffer::Meter;
 use crate::{Buffer, Capabilities, Disable, GpuError, Kernel};
 
 /// How to open a device.
@@ -36,7 +37,7 @@ struct Inner {
     capabilities: Capabilities,
     kernels: Mutex<HashMap<String, Kernel>>,
     staging: Mutex<Vec<wgpu::Buffer>>,
-    allocated: Arc<AtomicU64>,
+    allocated: Arc<Meter>,
     first_error: Arc<Mutex<Option<GpuError>>>,
     on_lost: OnLost,
 }
@@ -175,7 +176,7 @@ impl Gpu {
         let (device, queue) =
             adapter.request_device(&descriptor).await.map_err(|e| GpuError::NoDevice { adapter: capabilities.name.clone(), reason: e.to_string() })?;
         let first_error = Arc::new(Mutex::new(None));
-        let allocated = Arc::new(AtomicU64::new(0));
+        let allocated = Arc::new(Meter::default());
         let on_lost = OnLost::default();
         watch(&device, &first_error, &allocated, &on_lost);
         Ok(Gpu(Arc::new(Inner { device, queue, capabilities, kernels: Mutex::default(), staging: Mutex::default(), allocated, first_error, on_lost })))
@@ -188,7 +189,17 @@ impl Gpu {
 
     /// Bytes in live buffers made by [`Gpu::allocate`].
     pub fn allocated_bytes(&self) -> u64 {
-        self.0.allocated.load(Ordering::Relaxed)
+        self.0.allocated.now.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were in live buffers at a time since the device was opened, or since [`Gpu::reset_peak`].
+    pub fn peak_allocated_bytes(&self) -> u64 {
+        self.0.allocated.peak.load(Ordering::Relaxed)
+    }
+
+    /// Begins to look for the peak anew.
+    pub fn reset_peak(&self) {
+        self.0.allocated.peak.store(self.allocated_bytes(), Ordering::Relaxed);
     }
 
     /// Makes a storage buffer; contents are zero.
@@ -257,12 +268,14 @@ impl Gpu {
 }
 
 /// Keeps the first error for [`Gpu::check`] instead of wgpu's default, which is to panic.
-fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allocated: &Arc<AtomicU64>, on_lost: &OnLost) {
+fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allocated: &Arc<Meter>, on_lost: &OnLost) {
     let slot = first_error.clone();
     let total = allocated.clone();
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
         let error = match error {
-            wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory { what: "a buffer".into(), size_bytes: 0, allocated_bytes: total.load(Ordering::Relaxed) },
+            wgpu::Error::OutOfMemory { .. } => {
+                GpuError::OutOfMemory { what: "a buffer".into(), size_bytes: 0, allocated_bytes: total.now.load(Ordering::Relaxed) }
+            }
             other => GpuError::Validation(other.to_string()),
         };
         tracing::error!("{error}");

@@ -38,8 +38,17 @@ impl Plan {
     /// # Errors
     /// Out of memory, a binding beyond the device's limits, or a kernel that does not compile.
     pub fn new(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning) -> Result<Plan, GpuError> {
+        Plan::sharing(gpu, graph, keep, tuning, &mut Vec::new())
+    }
+
+    /// As [`Plan::new`], with activations in the buffers of `pool` where they fit; what does not fit is added to it. Plans that share a
+    /// pool run one after the other, and what one of them keeps lasts until the next one runs.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn sharing(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning, pool: &mut Vec<Buffer>) -> Result<Plan, GpuError> {
         let graph = if tuning.fuse { crate::fuse::fuse(&graph, keep, gpu.capabilities()) } else { graph };
-        let (buffers, activation_bytes) = assign(gpu, &graph, keep)?;
+        let (buffers, activation_bytes) = assign(gpu, &graph, keep, pool)?;
         let mut planned = Vec::new();
         for index in 0..graph.nodes().len() {
             let op = graph.nodes()[index].op.clone();
@@ -122,7 +131,7 @@ impl Plan {
 
 /// Gives every intermediate tensor a buffer. A buffer is handed on once its tensor has been read for the last time; outputs
 /// never share with the inputs of the same node, so that no dispatch binds a buffer twice.
-fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor]) -> Result<(Vec<Option<Buffer>>, u64), GpuError> {
+fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Vec<Buffer>) -> Result<(Vec<Option<Buffer>>, u64), GpuError> {
     let mut last_use: HashMap<Tensor, usize> = HashMap::new();
     for (index, node) in graph.nodes().iter().enumerate() {
         for &tensor in node.inputs.iter().chain(&node.outputs) {
@@ -130,8 +139,8 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor]) -> Result<(Vec<Option<Buffe
         }
     }
     let mut buffers: Vec<Option<Buffer>> = vec![None; graph.tensors().len()];
-    let mut free: Vec<Buffer> = Vec::new();
-    let mut total_bytes = 0;
+    let mut free: Vec<Buffer> = pool.clone();
+    let mut used: Vec<Buffer> = Vec::new();
     for (index, node) in graph.nodes().iter().enumerate() {
         for &tensor in &node.outputs {
             if graph.info(tensor).state.is_some() || buffers[tensor.index()].is_some() {
@@ -142,10 +151,14 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor]) -> Result<(Vec<Option<Buffe
             let buffer = match fitting.map(|(position, _)| position) {
                 Some(position) => free.swap_remove(position),
                 None => {
-                    total_bytes += size_bytes;
-                    gpu.allocate("activations", size_bytes)?
+                    let fresh = gpu.allocate("activations", size_bytes)?;
+                    pool.push(fresh.clone());
+                    fresh
                 }
             };
+            if !used.iter().any(|u| u.same(&buffer)) {
+                used.push(buffer.clone());
+            }
             buffers[tensor.index()] = Some(buffer);
         }
         for &tensor in node.inputs.iter().chain(&node.outputs) {
@@ -157,5 +170,5 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor]) -> Result<(Vec<Option<Buffe
             }
         }
     }
-    Ok((buffers, total_bytes))
+    Ok((buffers, used.iter().map(Buffer::size_bytes).sum()))
 }

@@ -254,7 +254,7 @@ fn check_finite(path: &Path, name: &str, values: &[f32]) -> Result<()> {
 }
 
 /// A safetensors file of f32 arrays, sorted by name.
-fn encode_arrays(path: &Path, arrays: &[NamedArray]) -> Result<Vec<u8>> {
+pub(crate) fn encode_arrays(path: &Path, arrays: &[NamedArray]) -> Result<Vec<u8>> {
     let mut sorted: Vec<&NamedArray> = arrays.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     for array in &sorted {

@@ -17,6 +17,7 @@ pub mod order;
 pub mod recipe;
 pub mod render;
 pub mod rng;
+pub mod run;
 pub mod schedule;
 
 #[cfg(test)]
@@ -33,4 +34,5 @@ pub use order::{Batch, Order, Position, split_validation, steps_per_epoch};
 pub use recipe::{LossNormalization, Method, Recipe, RunPlan, TurnEnd};
 pub use render::{RenderOptions, Rendered, Renderer, Tokens, dry_run};
 pub use rng::Rng;
+pub use run::{BaseInfo, End, Ended, Event, Observer, Run, RunData, RunError};
 pub use schedule::{Schedule, Scheduler};

@@ -3,38 +3,42 @@
 //! A sum of plain formulas over the model's sizes, each shown to the user on a line of its own. Trying and failing lost: on most systems the
 //! desktop dies first. The constants in [`Calibration`] are the engine's: it measures a run's peak and corrects them here.
 //!
-//! With n tokens in a micro-batch, e bytes of an activation (4, or 2 with f16), and D, F, H, K, d, V, L as in a model's sizes:
+//! With n tokens in a micro-batch and r trained ones (both rounded up as the engine does), and D, F, H, K, d, V, L as in a model's sizes:
 //!
 //! | part | bytes |
 //! | --- | --- |
 //! | base | what the checkpoint and its format say |
 //! | weights, gradients, optimizer | 4 P, 4 P, 8 P for P trained parameters (adapter pairs, or all) |
-//! | kept activations | checkpointing: n e D (L + 1); otherwise n e L · layer |
-//! | layer | 6 D + 2 (H + 2 K) d + H d + 3 F, and H · 4 / e for the softmax sums, and r for each pair |
-//! | working set | with checkpointing one layer's activations, always its largest gradients: n e (3 D + (H + 2 K) d + 3 F) |
-//! | loss | n (4 C + 2 e D) for chunks of C vocabulary entries |
-//! | fixed | pipelines, staging, tables |
+//! | keys and values | 4 n · 2 K d · L |
+//! | kept activations | checkpointing: 4 n D (L + 1); otherwise 4 n L · layer |
+//! | layer | 6 D + 2 (H + 2 K) d + H d + 3 F, and H for the softmax sums, and a rank for each pair |
+//! | working set | with checkpointing one layer's activations, always its largest gradients: 4 n (3 D + (H + 2 K) d + 3 F) |
+//! | loss | 4 r (C + 2 D) for C logits of a row at a time |
+//! | fixed | the rotary table, inputs |
 
 use std::fmt;
 
 use bayan_models::Sizes;
 
-use crate::recipe::{Method, Recipe};
+use bayan_tensor::ops::QUERY_TILE;
+
+use crate::engine::{TrainerOptions, rounded};
+use crate::recipe::Recipe;
 
 /// What the engine's implementation adds; found by measuring.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Calibration {
-    /// Vocabulary entries of a chunk of the loss.
-    pub vocab_chunk: usize,
+    /// Logits held at a time.
+    pub logits_budget: usize,
     /// Bytes whatever the model.
     pub fixed_bytes: u64,
-    /// Factor on the activations (allocation in blocks, arrays that live at the same time).
-    pub activations: f64,
+    /// Factor on what lives while one layer runs (buffers that are larger than what stands in them).
+    pub working: f64,
 }
 
 impl Default for Calibration {
     fn default() -> Self {
-        Self { vocab_chunk: 4096, fixed_bytes: 96 << 20, activations: 1.0 }
+        Self { logits_budget: TrainerOptions::default().logits_budget, fixed_bytes: 1 << 20, working: 1.0 }
     }
 }
 
@@ -49,6 +53,10 @@ pub struct MemoryInputs<'a> {
     pub trained_parameters: u64,
     /// Adapter ranks summed over the pairs of one layer.
     pub ranks_per_layer: u64,
+    /// Tokens of the largest micro-batch.
+    pub tokens: usize,
+    /// Trained tokens of it.
+    pub trained_tokens: usize,
     /// The longest sequence there is (at most `max_seq_length`).
     pub longest_sequence: usize,
 }
@@ -64,6 +72,8 @@ pub struct MemoryEstimate {
     pub gradients: u64,
     /// Both moments of AdamW.
     pub optimizer: u64,
+    /// Keys and values of all layers.
+    pub cache: u64,
     /// Activations kept for the backward pass.
     pub activations: u64,
     /// What lives only while one layer runs.
@@ -77,7 +87,7 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// All together.
     pub fn total(&self) -> u64 {
-        let parts = [self.base, self.weights, self.gradients, self.optimizer, self.activations, self.working, self.loss, self.fixed];
+        let parts = [self.base, self.weights, self.gradients, self.optimizer, self.cache, self.activations, self.working, self.loss, self.fixed];
         parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
     }
 }
@@ -95,28 +105,27 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let heads = size(sizes.num_attention_heads);
     let qkv = (heads + 2.0 * size(sizes.num_key_value_heads)) * size(sizes.head_dim);
     let attended = heads * size(sizes.head_dim);
-    // A packed sequence is full; otherwise the longest one bounds every batch. A pair is two sequences.
-    let length = if recipe.packing { recipe.max_seq_length } else { inputs.longest_sequence.min(recipe.max_seq_length) };
-    let sequences = if recipe.method == Method::Dpo { 2.0 } else { 1.0 } * size(recipe.batch_size);
-    let tokens = sequences * size(length);
-    let element = if recipe.f16 { 2.0 } else { 4.0 };
-
-    let layer = 6.0 * d_model + 2.0 * qkv + attended + 3.0 * d_ff + heads * 4.0 / element + inputs.ranks_per_layer as f64;
+    let tokens = size(rounded(inputs.tokens, 2 * QUERY_TILE));
+    let rows = size(rounded(inputs.trained_tokens.max(1), 16));
+    let layer = 6.0 * d_model + 2.0 * qkv + attended + 3.0 * d_ff + heads + inputs.ranks_per_layer as f64;
     let widest = 3.0 * d_model + qkv + 3.0 * d_ff;
+    let cached = 2.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim) * layers;
     let kept = if recipe.grad_checkpoint { d_model * (layers + 1.0) } else { layer * layers };
     let working = widest + if recipe.grad_checkpoint { layer } else { 0.0 };
-    let chunk = size(calibration.vocab_chunk).min(vocabulary);
-    let bytes = |elements: f64| (tokens * element * elements * calibration.activations) as u64;
+    let chunk = (size(calibration.logits_budget) / rows).min(vocabulary);
+    let bytes = |elements: f64| (4.0 * tokens * elements) as u64;
     let parameters = inputs.trained_parameters;
+    let table = 4 * (inputs.longest_sequence * sizes.head_dim) as u64;
     MemoryEstimate {
         base: inputs.base_bytes,
         weights: parameters.saturating_mul(4),
         gradients: parameters.saturating_mul(4),
         optimizer: parameters.saturating_mul(8),
+        cache: bytes(cached),
         activations: bytes(kept),
-        working: bytes(working),
-        loss: (tokens * (4.0 * chunk + 2.0 * element * d_model)) as u64,
-        fixed: calibration.fixed_bytes,
+        working: bytes(working * calibration.working),
+        loss: (4.0 * rows * (chunk + 2.0 * d_model)) as u64,
+        fixed: calibration.fixed_bytes + table,
     }
 }
 
@@ -127,6 +136,7 @@ impl fmt::Display for MemoryEstimate {
             ("trained weights", self.weights),
             ("gradients", self.gradients),
             ("optimizer", self.optimizer),
+            ("keys and values", self.cache),
             ("kept activations", self.activations),
             ("working set", self.working),
             ("loss", self.loss),
@@ -162,7 +172,15 @@ mod tests {
     #[test]
     fn every_choice_moves_the_part_that_it_should() {
         let sizes = sizes();
-        let inputs = MemoryInputs { sizes: &sizes, base_bytes: 1 << 30, trained_parameters: 10_000_000, ranks_per_layer: 112, longest_sequence: 900 };
+        let inputs = MemoryInputs {
+            sizes: &sizes,
+            base_bytes: 1 << 30,
+            trained_parameters: 10_000_000,
+            ranks_per_layer: 112,
+            tokens: 1792,
+            trained_tokens: 512,
+            longest_sequence: 900,
+        };
         let of = |change: fn(&mut Recipe)| {
             let mut recipe = Recipe { max_seq_length: 1024, batch_size: 2, ..Recipe::default() };
             change(&mut recipe);
@@ -170,13 +188,9 @@ mod tests {
         };
         let plain = of(|_| {});
         assert_eq!((plain.weights, plain.gradients, plain.optimizer), (40_000_000, 40_000_000, 80_000_000));
-        assert_eq!(plain.activations, 1800 * 4 * 2048 * 29);
-        assert_eq!(plain.loss, 1800 * (4 * 4096 + 2 * 4 * 2048));
+        assert_eq!(plain.activations, 1792 * 4 * 2048 * 29);
+        assert_eq!(plain.loss, 512 * 4 * (32768 + 2 * 2048));
         assert!(of(|r| r.grad_checkpoint = false).activations > 10 * plain.activations);
-        assert_eq!(of(|r| r.f16 = true).activations * 2, plain.activations);
-        assert_eq!(of(|r| r.method = Method::Dpo).activations, 2 * plain.activations);
-        assert_eq!(of(|r| r.packing = true).activations, plain.activations / 900 * 1024);
-        assert_eq!(of(|r| r.batch_size = 4).working, 2 * plain.working);
         assert!(plain.total() > plain.base + plain.activations && plain.to_string().contains("together"));
         assert_eq!(adapter_parameters([(8, 128, 64), (4, 10, 10)]), 8 * 192 + 80);
     }

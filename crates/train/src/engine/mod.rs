@@ -16,4 +16,5 @@ mod tests;
 pub use arena::new_adapter;
 pub use conformance::{dpo, lora_grads, lora_train};
 pub use error::EngineError;
+pub(crate) use step::rounded;
 pub use trainer::{PairOutcome, Trainer, TrainerOptions};

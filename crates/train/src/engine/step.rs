@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::{Gpu, GpuError, KernelTime};
-use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, StepInputs};
+use bayan_gpu::{Buffer, Gpu, GpuError, KernelTime};
+use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, IGNORED, QUERY_TILE};
 use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret};
 
 use super::EngineError;
 use super::arena::Arena;
+use super::trainer::TrainerOptions;
 use crate::MicroBatch;
 
 /// What a step computes.
@@ -31,7 +32,7 @@ pub(super) enum Aim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     pub aim: Aim,
-    tokens: usize,
+    pub tokens: usize,
     rows: usize,
     tiles: usize,
     pairs: usize,
@@ -53,7 +54,8 @@ pub(super) struct Packed {
     sequences: usize,
 }
 
-fn rounded(n: usize, least: usize) -> usize {
+/// `n` rounded up to one of eight sizes between powers of two.
+pub(crate) fn rounded(n: usize, least: usize) -> usize {
     let step = (n.next_power_of_two() / 8).max(least);
     n.next_multiple_of(step)
 }
@@ -201,14 +203,21 @@ pub(super) struct Step {
 
 impl Step {
     /// Records and plans. The decoder has the adapter attached, or not, as the aim wants it.
-    pub fn new(gpu: Option<&Gpu>, decoder: &dyn Decoder, arena: &Arena, shape: Shape, budget: usize, recompute: bool) -> Result<Step, EngineError> {
+    pub fn new(
+        gpu: Option<&Gpu>,
+        decoder: &dyn Decoder,
+        arena: &Arena,
+        cache: &Cache,
+        shape: Shape,
+        options: &TrainerOptions,
+        pool: &mut Vec<Buffer>,
+    ) -> Result<Step, EngineError> {
         let inputs = Inputs::new(gpu, shape)?;
-        let cache = Cache::new(gpu, CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None }, &decoder.cache_needs())?;
         let mut graph = Graph::new();
         let over = Causality { positions: graph.state(&inputs.positions), bases: graph.state(&inputs.bases), tiles: graph.state(&inputs.tiles) };
         let (tokens, rows, targets) = (graph.state(&inputs.tokens), graph.state(&inputs.rows), graph.state(&inputs.targets));
-        let logits = decoder.forward(&mut graph, StepInputs { tokens, over, rows: Some(rows) }, &cache);
-        let Some(sweep) = graph.cross_entropy(logits, targets, budget) else {
+        let logits = decoder.forward(&mut graph, StepInputs { tokens, over, rows: Some(rows) }, cache);
+        let Some(sweep) = graph.cross_entropy(logits, targets, options.logits_budget) else {
             let expected = "an output head that is a plain linear layer without bias or adapter";
             return Err(EngineError::input("model", expected, "another one", "leave lm_head out of target_modules"));
         };
@@ -223,7 +232,7 @@ impl Step {
         };
         if matches!(shape.aim, Aim::Supervised | Aim::Preference) {
             let gradient = graph.cross_entropy_backward(&sweep, weights);
-            graph.backward(&[(sweep.hidden(), gradient)], &arena.pairs(), BackwardOptions { recompute })?;
+            graph.backward(&[(sweep.hidden(), gradient)], &arena.pairs(), BackwardOptions { recompute: options.recompute })?;
         }
         let keep: Vec<Tensor> = [loss, nll].into_iter().chain(pairs).collect();
         let Some(gpu) = gpu else {
@@ -231,7 +240,7 @@ impl Step {
         };
         // Rewrites are for inference: some round activations, and all hide what the gradients read.
         let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
-        let plan = Plan::new(gpu, graph, &keep, &tuning)?;
+        let plan = Plan::sharing(gpu, graph, &keep, &tuning, pool)?;
         Ok(Step { shape, inputs, graph: None, plan: Some(plan), loss, nll, pairs })
     }
 

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::{Gpu, KernelTime};
-use bayan_models::{Adapter, Decoder, LoraPart};
+use bayan_gpu::{Buffer, Gpu, KernelTime};
+use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPart};
 use bayan_tensor::ops::{Dropout, Hyper};
 use bayan_tensor::{Dtype, Graph, Plan, State, Tuning};
 
 use super::EngineError;
 use super::arena::Arena;
-use super::step::{Aim, Extra, Outcome, Packed, Step};
-use crate::{MicroBatch, NamedArray};
+use super::step::{Aim, Extra, Outcome, Packed, Shape, Step};
+use crate::{MicroBatch, NamedArray, TrainedWeights};
 
 /// Name under which the trained pairs are attached.
 const NAME: &str = "trained";
 
-/// Plans that are kept at a time: each holds the activations of its shape.
-const PLANS: usize = 3;
+/// Plans that are kept at a time. They share their activations' memory.
+const PLANS: usize = 8;
 
 /// How to train.
 #[derive(Debug, Clone)]
@@ -58,6 +58,10 @@ pub struct Trainer {
     micro_steps: u64,
     updates: u64,
     steps: Vec<Step>,
+    /// Activations of all steps.
+    pool: Vec<Buffer>,
+    /// Keys and values of the largest step so far.
+    cache: Option<Cache>,
     hyper: Arc<State>,
     norm: Arc<State>,
     optimizer: Option<Plan>,
@@ -88,7 +92,22 @@ impl Trainer {
         decoder.detach(NAME);
         let dropout = adapter.config.lora_dropout as f32;
         let gpu = gpu.cloned();
-        Ok(Trainer { gpu, decoder, arena, options, dropout, seed, micro_steps: 0, updates: 0, steps: Vec::new(), hyper, norm, optimizer })
+        Ok(Trainer {
+            gpu,
+            decoder,
+            arena,
+            options,
+            dropout,
+            seed,
+            micro_steps: 0,
+            updates: 0,
+            steps: Vec::new(),
+            pool: Vec::new(),
+            cache: None,
+            hyper,
+            norm,
+            optimizer,
+        })
     }
 
     /// The base.
@@ -152,10 +171,32 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::accumulate`].
     pub async fn reference(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
-        let outcome = self.run(batch, Aim::Base, &Extra::Scale(1.0)).await?;
+        self.pair_sums(batch, Aim::Base).await
+    }
+
+    /// As [`Trainer::reference`], under the model with the adapter.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn log_probabilities(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
+        self.pair_sums(batch, Aim::Evaluate).await
+    }
+
+    async fn pair_sums(&mut self, batch: &MicroBatch, aim: Aim) -> Result<Vec<[f32; 2]>, EngineError> {
         let pairs = pairs_of(batch)?;
+        let outcome = self.run(batch, aim, &Extra::Scale(1.0)).await?;
         let sums = outcome.sums.get(..2 * pairs).unwrap_or_default();
         Ok(sums.chunks_exact(2).map(|pair| [-pair[0] as f32, -pair[1] as f32]).collect())
+    }
+
+    /// Reserves the memory of a training step over a batch of this shape, so that smaller ones need no more.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub fn reserve(&mut self, batch: &MicroBatch, preference: bool) -> Result<(), EngineError> {
+        let (aim, pairs) = if preference { (Aim::Preference, pairs_of(batch)?) } else { (Aim::Supervised, 0) };
+        let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
+        self.prepare(packed.shape(aim, pairs))
     }
 
     /// Adds the gradients of `scale` · Σ of the pairs' DPO losses (sigmoid).
@@ -183,26 +224,46 @@ impl Trainer {
             self.seed.write(self.gpu.as_ref(), 0, bytemuck::bytes_of(&(seed as u32)));
             self.micro_steps += 1;
         }
-        let shape = packed.shape(aim, pairs);
-        if let Some(at) = self.steps.iter().position(|step| step.shape == shape) {
-            let step = self.steps.remove(at);
-            self.steps.push(step);
-        } else {
-            if self.steps.len() >= PLANS {
-                self.steps.remove(0);
-            }
-            if aim != Aim::Base {
-                let trains = matches!(aim, Aim::Supervised | Aim::Preference) && self.dropout > 0.0;
-                attach(&mut *self.decoder, &self.arena, trains.then_some((self.dropout, &self.seed)))?;
-            }
-            let step = Step::new(self.gpu.as_ref(), &*self.decoder, &self.arena, shape, self.options.logits_budget, self.options.recompute);
-            self.decoder.detach(NAME);
-            self.steps.push(step?);
-        }
+        self.prepare(packed.shape(aim, pairs))?;
         match self.steps.last() {
             Some(step) => step.run(self.gpu.as_ref(), &packed, extra).await,
             None => Ok(Outcome::default()),
         }
+    }
+
+    /// Records the step of this shape, or brings it to the end of the list.
+    fn prepare(&mut self, shape: Shape) -> Result<(), EngineError> {
+        if let Some(at) = self.steps.iter().position(|step| step.shape == shape) {
+            let step = self.steps.remove(at);
+            self.steps.push(step);
+            return Ok(());
+        }
+        if self.steps.len() >= PLANS {
+            self.steps.remove(0);
+        }
+        if shape.aim != Aim::Base {
+            let trains = matches!(shape.aim, Aim::Supervised | Aim::Preference) && self.dropout > 0.0;
+            attach(&mut *self.decoder, &self.arena, trains.then_some((self.dropout, &self.seed)))?;
+        }
+        let step = self.record(shape);
+        self.decoder.detach(NAME);
+        self.steps.push(step?);
+        Ok(())
+    }
+
+    fn record(&mut self, shape: Shape) -> Result<Step, EngineError> {
+        let gpu = self.gpu.as_ref();
+        let cache = match self.cache.take().filter(|cache| cache.shape.context >= shape.tokens) {
+            Some(cache) => cache,
+            None => {
+                // Recorded steps hold the smaller one.
+                self.steps.clear();
+                Cache::new(gpu, CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None }, &self.decoder.cache_needs())?
+            }
+        };
+        let step = Step::new(gpu, &*self.decoder, &self.arena, &cache, shape, &self.options, &mut self.pool);
+        self.cache = Some(cache);
+        step
     }
 
     /// Updates the adapter with the gradients gathered, and clears them. [`Hyper::update`] is counted here.
@@ -260,17 +321,46 @@ impl Trainer {
         self.arena.read(self.gpu.as_ref(), true).await
     }
 
-    /// The first matrix whose gradient has a NaN or an infinity, by PEFT's name.
+    /// The first matrix that has a NaN or an infinity, by PEFT's name, or else the first whose gradient has.
     ///
     /// # Errors
     /// The device failed.
     pub async fn not_finite(&self) -> Result<Option<String>, EngineError> {
-        let gradients = self.gradients().await?;
         let bad = |values: &[f32]| values.iter().any(|v| !v.is_finite());
-        Ok(gradients.modules.iter().find_map(|(name, m)| {
-            let (a, b) = bayan_models::tensor_names(name);
-            bad(&m.a).then_some(a).or(bad(&m.b).then_some(b))
-        }))
+        let first = |of: &Adapter| {
+            of.modules.iter().find_map(|(name, m)| {
+                let (a, b) = bayan_models::tensor_names(name);
+                bad(&m.a).then_some(a).or(bad(&m.b).then_some(b))
+            })
+        };
+        if let Some(name) = first(&self.adapter().await?) {
+            return Ok(Some(name));
+        }
+        Ok(first(&self.gradients().await?).map(|name| format!("the gradient of {name}")))
+    }
+
+    /// The most device memory so far, in bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.gpu.as_ref().map(Gpu::peak_allocated_bytes)
+    }
+
+    /// What is trained.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn weights(&self) -> Result<TrainedWeights, EngineError> {
+        Ok(TrainedWeights::Adapter(self.adapter().await?))
+    }
+
+    /// Takes over what [`Trainer::weights`] gave: no moments, no gradients, no updates.
+    ///
+    /// # Errors
+    /// Weights of other sizes.
+    pub fn load_weights(&mut self, weights: &TrainedWeights) -> Result<(), EngineError> {
+        match weights {
+            TrainedWeights::Adapter(adapter) => self.load(adapter),
+            TrainedWeights::Full(_) => Err(EngineError::input("checkpoint", "an adapter", "all parameters", "resume with the recipe of the run")),
+        }
     }
 
     /// Begins again with this adapter: no moments, no gradients, no updates.

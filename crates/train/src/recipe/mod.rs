@@ -18,7 +18,7 @@ use crate::error::{Result, TrainError};
 use crate::order::steps_per_epoch;
 use crate::schedule::{Schedule, Scheduler};
 
-pub use parse::{PRESETS, parse_assignment, parse_toml, parse_yaml, preset};
+pub use parse::{ALIASES, PRESETS, parse_assignment, parse_toml, parse_yaml, preset};
 
 /// What is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,6 +61,10 @@ pub struct Recipe {
     pub preset: Option<String>,
     /// The base model's directory.
     pub model: Option<String>,
+    /// Weight format of the frozen base (QLoRA): f16, q8_0, q6_k, q4_k or q4_0; as stored when absent.
+    pub quantize: Option<String>,
+    /// A built-in chat template, or the text of one, instead of the model's own.
+    pub chat_template: Option<String>,
     /// The data: a file, or a directory with train and valid files.
     pub data: Option<String>,
     /// A file to evaluate on; otherwise `val_split` takes from the training data.
@@ -174,6 +178,8 @@ impl Default for Recipe {
         Self {
             preset: None,
             model: None,
+            quantize: None,
+            chat_template: None,
             data: None,
             valid_data: None,
             output: None,

@@ -10,7 +10,7 @@ use crate::error::{Result, TrainError, nearest};
 pub const PRESETS: [&str; 3] = ["barka", "quick", "dpo"];
 
 /// Other spellings of our names, from mlx_lm.lora, PEFT, transformers and axolotl.
-const ALIASES: &[(&str, &str)] = &[
+pub const ALIASES: &[(&str, &str)] = &[
     ("r", "rank"),
     ("lora_r", "rank"),
     ("lora_rank", "rank"),

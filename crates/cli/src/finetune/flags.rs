@@ -1,0 +1,205 @@
+//! The recipe's fields as flags, made from the recipe itself: a field is a flag of the same name, and so are its other spellings.
+//!
+//! A struct with one member for each field lost: it would be a second list of sixty names, to be kept equal to the first.
+
+use bayan_train::recipe::{ALIASES, parse_assignment};
+use clap::builder::StyledStr;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+use serde_json::{Map, Value};
+
+/// (field, value name, help); an empty value name is a switch. In the order of `--help`, headings between.
+const FIELDS: &[(&str, &str, &str)] = &[
+    ("", "", "Model and data"),
+    ("model", "DIR|embedded", "Base model: a checkpoint's directory, or `embedded`"),
+    ("quantize", "FORMAT", "Weight format of the frozen base: f16, q8_0, q6_k, q4_k or q4_0 [default: as stored]"),
+    ("chat_template", "NAME", "A built-in chat template instead of the model's own"),
+    ("data", "PATH", "Training data: json, jsonl, csv, tsv (also .gz) or parquet, or a directory with train and valid files"),
+    ("valid_data", "PATH", "Data to evaluate on; otherwise --val-split takes from the training data"),
+    ("val_split", "N", "Part (below 1) or number of examples set aside for evaluation [default: 0]"),
+    ("output", "DIR", "Where adapter, checkpoints and logs go"),
+    ("columns", "MAP", "Our column names and the file's: prompt=question,completion=answer"),
+    ("limit", "N", "Rows to read at most"),
+    ("skip_bad", "", "Count bad rows instead of stopping at the first"),
+    ("drop_system_message", "", "Leave out system messages"),
+    ("max_seq_length", "N", "Tokens of a sequence at most; longer ones are cut [default: 2048]"),
+    ("packing", "", "Put several short sequences into one"),
+    ("mask_prompt", "", "Learn the assistant's turns only [default: true]"),
+    ("turn_end", "WHERE", "How far a turn is learned: template or token [default: template]"),
+    ("", "", "Method"),
+    ("preset", "NAME", "Begin with a preset: barka, quick or dpo"),
+    ("method", "NAME", "sft or dpo [default: sft]"),
+    ("beta", "X", "DPO: how far the model may move from its reference [default: 0.1]"),
+    ("precompute_reference", "", "DPO: compute the reference's log-probabilities once, in front"),
+    ("full", "", "Train all parameters instead of an adapter"),
+    ("from_scratch", "", "With --full: begin from random weights"),
+    ("", "", "Adapter"),
+    ("rank", "N", "LoRA rank [default: 16]"),
+    ("alpha", "X", "LoRA alpha; the scale is alpha / rank [default: 32]"),
+    ("dropout", "X", "Dropout in front of A [default: 0]"),
+    ("use_rslora", "", "Scale alpha / √rank"),
+    ("target_modules", "LIST", "Names separated by commas, a regular expression, or all-linear [default: all-linear]"),
+    ("layers_to_transform", "LIST", "Numbers of the layers that get an adapter [default: all]"),
+    ("rank_pattern", "JSON", "Ranks of modules by pattern: {\"q_proj\": 32}"),
+    ("alpha_pattern", "JSON", "Alphas of modules by pattern"),
+    ("", "", "Steps"),
+    ("batch_size", "N", "Sequences of a micro-batch [default: 4]"),
+    ("gradient_accumulation_steps", "N", "Micro-batches of an optimizer step [default: 1]"),
+    ("epochs", "X", "Passes over the data [default: 1]"),
+    ("max_steps", "N", "Optimizer steps, instead of epochs"),
+    ("learning_rate", "X", "The highest learning rate [default: 1e-4]"),
+    ("lr_scheduler", "NAME", "cosine, linear or constant [default: cosine]"),
+    ("warmup_steps", "N", "Steps of warm-up [default: 0]"),
+    ("warmup_ratio", "X", "Warm-up as a part of all steps"),
+    ("adam_beta1", "X", "AdamW's β₁ [default: 0.9]"),
+    ("adam_beta2", "X", "AdamW's β₂ [default: 0.999]"),
+    ("adam_epsilon", "X", "AdamW's ε [default: 1e-8]"),
+    ("weight_decay", "X", "Decoupled weight decay [default: 0]"),
+    ("max_grad_norm", "X", "Gradients are scaled down to this global norm; 0: never [default: 1]"),
+    ("loss_normalization", "HOW", "token_mean or mean_of_means [default: token_mean]"),
+    ("neftune_noise_alpha", "X", "NEFTune: noise on the embeddings"),
+    ("seed", "N", "Seed of everything random [default: 0]"),
+    ("shuffle", "", "Shuffle the examples of each epoch [default: true]"),
+    ("grad_checkpoint", "", "Compute activations again instead of keeping them: less memory [default: true]"),
+    ("f16", "", "f16 arithmetic in matrix products with loss scaling, where the device has it"),
+    ("", "", "Evaluations, checkpoints and logs"),
+    ("eval_every", "N", "Evaluate every so many steps [default: at the end, where there is data to]"),
+    ("save_every", "N", "Save a checkpoint every so many steps [default: ten times a run]"),
+    ("log_every", "N", "Log every so many steps [default: 1]"),
+    ("keep_last", "N", "Checkpoints kept beside the best one [default: 2]"),
+    ("keep_best", "", "End with the weights of the lowest evaluation loss"),
+    ("early_stopping_patience", "N", "Stop after so many evaluations without a better loss"),
+];
+
+/// What was given as flags, as a layer of a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct RecipeFlags(pub Map<String, Value>);
+
+/// A value as it is typed: JSON where it is JSON, lists by commas where the field takes one.
+fn typed(field: &str, text: &str) -> Result<Value, String> {
+    let (_, value) = parse_assignment(&format!("x={text}")).map_err(|error| error.to_string())?;
+    let parts = || text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    Ok(match (field, value) {
+        ("model" | "data" | "valid_data" | "output" | "preset" | "chat_template" | "quantize", _) => Value::from(text),
+        ("target_modules", Value::String(text)) if text.contains(',') && !text.contains(['(', '\\', '[']) => parts().map(Value::from).collect(),
+        // A single name is a name; an expression has something that no name has.
+        ("target_modules", Value::String(text)) if text != "all-linear" && text.chars().all(|c| c.is_alphanumeric() || c == '_') => {
+            vec![Value::from(text)].into()
+        }
+        ("layers_to_transform", Value::Number(number)) => vec![Value::Number(number)].into(),
+        ("layers_to_transform", Value::String(_)) => {
+            let numbers = parts().map(|part| part.parse::<u64>().map(Value::from).map_err(|_| format!("`{part}` is no layer number")));
+            numbers.collect::<Result<Vec<_>, _>>()?.into()
+        }
+        ("columns", Value::String(text)) => {
+            let pairs = bayan_train::DataOptions::parse_columns(&text).map_err(|error| error.to_string())?;
+            Value::Object(pairs.into_iter().map(|(ours, theirs)| (ours, Value::from(theirs))).collect())
+        }
+        (_, value) => value,
+    })
+}
+
+impl FromArgMatches for RecipeFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let mut flags = RecipeFlags::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        let invalid = |field: &str, problem: String| Error::raw(clap::error::ErrorKind::InvalidValue, format!("--{}: {problem}\n", field.replace('_', "-")));
+        for (field, _, _) in FIELDS.iter().filter(|(field, _, _)| !field.is_empty()) {
+            if let Some(text) = matches.get_one::<String>(field) {
+                self.0.insert((*field).to_owned(), typed(field, text).map_err(|problem| invalid(field, problem))?);
+            }
+        }
+        for text in matches.get_many::<String>("set").into_iter().flatten() {
+            let (name, value) = parse_assignment(text).map_err(|error| invalid("set", error.to_string()))?;
+            self.0.insert(name, value);
+        }
+        Ok(())
+    }
+}
+
+impl Args for RecipeFlags {
+    fn augment_args(mut command: Command) -> Command {
+        let mut heading = "Recipe";
+        for &(field, value, help) in FIELDS {
+            if field.is_empty() {
+                heading = help;
+                continue;
+            }
+            let kebab = field.replace('_', "-");
+            let others = ALIASES.iter().filter(|(_, ours)| *ours == field).map(|(alias, _)| alias.replace('_', "-"));
+            let mut arg = Arg::new(field).long(kebab).aliases(others).help(StyledStr::from(help)).help_heading(heading).action(ArgAction::Set);
+            arg = match value {
+                "" => arg.num_args(0..=1).default_missing_value("true").require_equals(true).value_name("true|false"),
+                value => arg.value_name(value).allow_hyphen_values(true),
+            };
+            command = command.arg(match field {
+                "model" => arg.short('m').env("BAYAN_MODEL"),
+                "output" => arg.short('o'),
+                _ => arg,
+            });
+        }
+        let set = Arg::new("set").long("set").value_name("NAME=VALUE").action(ArgAction::Append).help_heading("Recipe");
+        command.arg(set.help("Any field of a recipe by name, also under the names of mlx_lm.lora, PEFT and transformers (repeatable)"))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bayan_train::Recipe;
+
+    fn parse(arguments: &[&str]) -> Result<Map<String, Value>, String> {
+        let matches = RecipeFlags::augment_args(Command::new("x")).try_get_matches_from([&["x"], arguments].concat()).map_err(|e| e.to_string())?;
+        RecipeFlags::from_arg_matches(&matches).map(|flags| flags.0).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_field_of_a_recipe_is_a_flag_and_no_other() {
+        let fields = serde_json::to_value(Recipe::default()).unwrap();
+        let fields: Vec<&String> = fields.as_object().unwrap().keys().collect();
+        let flags: Vec<&str> = FIELDS.iter().map(|(name, _, _)| *name).filter(|name| !name.is_empty()).collect();
+        assert!(fields.iter().all(|field| flags.contains(&field.as_str())), "{:?}", fields.iter().find(|f| !flags.contains(&f.as_str())));
+        assert_eq!(fields.len(), flags.len());
+    }
+
+    #[test]
+    fn flags_become_a_recipe() {
+        let layer = parse(&[
+            "--lora-r=8",
+            "--iters",
+            "20",
+            "--target-modules",
+            "q_proj,v_proj",
+            "--packing",
+            "--mask-prompt=false",
+            "--layers-to-transform",
+            "0,2",
+            "--lr",
+            "2e-4",
+            "--columns",
+            "prompt=سؤال,response=جواب",
+            "--set",
+            "eps=1e-6",
+            "--data",
+            "12",
+        ])
+        .unwrap();
+        let recipe = Recipe::resolve([layer]).unwrap();
+        assert_eq!((recipe.rank, recipe.max_steps, recipe.packing, recipe.mask_prompt), (8, Some(20), true, false));
+        assert_eq!(recipe.target_modules, serde_json::json!(["q_proj", "v_proj"]));
+        assert_eq!((recipe.layers_to_transform, recipe.learning_rate, recipe.adam_epsilon), (Some(vec![0, 2]), 2e-4, 1e-6));
+        assert_eq!(recipe.data.as_deref(), Some("12"));
+        assert_eq!(parse(&["--target-modules", "q_proj"]).unwrap()["target_modules"], serde_json::json!(["q_proj"]));
+        assert_eq!(parse(&["--target-modules", ".*q_proj"]).unwrap()["target_modules"], ".*q_proj");
+        assert!(parse(&["--layers-to-transform", "a"]).unwrap_err().contains("layer number"));
+        assert!(parse(&["--columns", "prompt"]).unwrap_err().contains("name=column"));
+        assert!(parse(&["--rnak", "3"]).is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! Around a run: what must be known of the base before it is loaded, the run's directory, and the result in it.
+
+use std::path::{Path, PathBuf};
+
+use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, Rules, Sizes};
+use bayan_weights::{Checkpoint, Dtype, Policy, Stored, TensorEntry, format_by_name};
+
+use super::RunData;
+use crate::MicroBatch;
+use crate::checkpoint::{Checkpoints, Resumed, TrainedWeights};
+use crate::error::{Result, TrainError};
+use crate::files::{replace_directory, replace_file};
+use crate::log::LOG_FILE;
+use crate::memory::{MemoryInputs, adapter_parameters};
+use crate::recipe::Recipe;
+
+/// The recipe of a run in its directory.
+pub const RECIPE_FILE: &str = "recipe.toml";
+
+/// What a checkpoint's headers say.
+#[derive(Debug, Clone)]
+pub struct BaseInfo {
+    /// Sizes in its configuration.
+    pub sizes: Sizes,
+    /// Bytes on the device, in the format it is loaded in.
+    pub base_bytes: u64,
+    /// The adapter's configuration, its targets written out.
+    pub adapter: AdapterConfig,
+    /// Rank, inputs and outputs of each pair.
+    pub pairs: Vec<(usize, usize, usize)>,
+    /// All parameters of the checkpoint.
+    pub parameters: u64,
+}
+
+impl BaseInfo {
+    /// Reads headers only.
+    ///
+    /// # Errors
+    /// An architecture that is not known, or targets that it does not have.
+    pub fn of(checkpoint: &Checkpoint, recipe: &Recipe, policy: Option<&Policy>) -> Result<BaseInfo> {
+        let unknown = |error: bayan_models::ModelError| TrainError::recipe("model", "a model that can be opened", error, "see `bayan inspect`");
+        let sizes = bayan_models::sizes(checkpoint).map_err(unknown)?;
+        let linears: Vec<(String, &TensorEntry)> = checkpoint.tensors().iter().filter_map(|tensor| Some((linear_name(tensor)?, tensor))).collect();
+        let names: Vec<String> = linears.iter().map(|(name, _)| name.clone()).collect();
+        let (adapter, pairs) = if recipe.full {
+            (recipe.adapter_config()?, vec![])
+        } else {
+            let (adapter, chosen) = recipe.adapter_config_for(&names)?;
+            let rules: Rules = adapter.rules()?;
+            let pair = |name: &String| {
+                let tensor = linears.iter().find(|(known, _)| known == name).map(|(_, tensor)| *tensor);
+                Ok((rules.rank(name)?, tensor.map_or(0, TensorEntry::k), tensor.map_or(0, TensorEntry::rows)))
+            };
+            let pairs = chosen.iter().map(pair).collect::<Result<Vec<_>>>()?;
+            (adapter, pairs)
+        };
+        let parameters = checkpoint.tensors().iter().map(TensorEntry::count).sum();
+        Ok(BaseInfo { sizes, base_bytes: loaded_bytes(checkpoint, policy), adapter, pairs, parameters })
+    }
+
+    /// Parameters that are trained.
+    pub fn trained_parameters(&self, recipe: &Recipe) -> u64 {
+        if recipe.full { self.parameters } else { adapter_parameters(self.pairs.iter().copied()) }
+    }
+
+    /// What the memory estimate needs.
+    pub fn memory_inputs<'a>(&'a self, recipe: &Recipe, data: &RunData, largest: &MicroBatch) -> MemoryInputs<'a> {
+        let ranks: u64 = self.pairs.iter().map(|pair| pair.0 as u64).sum();
+        MemoryInputs {
+            sizes: &self.sizes,
+            base_bytes: if recipe.full { 0 } else { self.base_bytes },
+            trained_parameters: self.trained_parameters(recipe),
+            ranks_per_layer: ranks.div_ceil(self.sizes.num_hidden_layers.max(1) as u64),
+            tokens: largest.ids.len(),
+            trained_tokens: largest.target_count(),
+            longest_sequence: data.longest(),
+        }
+    }
+}
+
+/// The module that a tensor is the weight of, if it is a linear layer's.
+fn linear_name(tensor: &TensorEntry) -> Option<String> {
+    let module = tensor.name.strip_suffix(".weight").filter(|_| tensor.shape.len() == 2)?;
+    (!module.contains("embed")).then(|| module.to_owned())
+}
+
+/// Bytes of a checkpoint's tensors on a device; vectors are f32 there.
+pub fn loaded_bytes(checkpoint: &Checkpoint, policy: Option<&Policy>) -> u64 {
+    let format = |tensor: &TensorEntry| match (tensor.stored, policy) {
+        _ if tensor.shape.len() != 2 => format_by_name("f32"),
+        (Stored::Planes(format), _) => Some(format),
+        (Stored::Dense(_), Some(policy)) => Some(policy.format_for(&tensor.name, &tensor.shape)),
+        (Stored::Dense(Dtype::F32), None) => format_by_name("f32"),
+        (Stored::Dense(_), None) => format_by_name("f16"),
+    };
+    let bytes = |tensor: &TensorEntry| {
+        let format = format(tensor)?;
+        let row: u64 = (0..format.planes().len()).map(|plane| format.row_bytes(plane, tensor.k().next_multiple_of(32))).sum();
+        let rows = if tensor.shape.len() == 2 { tensor.rows().next_multiple_of(32) } else { tensor.rows() };
+        Some(row.saturating_mul(rows as u64))
+    };
+    checkpoint.tensors().iter().filter_map(bytes).fold(0, u64::saturating_add)
+}
+
+/// Makes the directory of a new run ready and puts the recipe there. What an earlier run left is removed with `overwrite`.
+///
+/// # Errors
+/// A directory with an earlier run and no `overwrite`, or a refused file operation.
+pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result<()> {
+    let ours = |name: &str| {
+        [ADAPTER_CONFIG, ADAPTER_MODEL, RECIPE_FILE, LOG_FILE, "loss.png", "loss.html", "best.json", "tensorboard", "model"].contains(&name)
+            || name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok())
+    };
+    std::fs::create_dir_all(output).map_err(|source| TrainError::io("create", output, source))?;
+    let entries = std::fs::read_dir(output).map_err(|source| TrainError::io("list", output, source))?;
+    let mut old = vec![];
+    for entry in entries {
+        let entry = entry.map_err(|source| TrainError::io("list", output, source))?;
+        if ours(&entry.file_name().to_string_lossy()) {
+            old.push(entry.path());
+        }
+    }
+    if let (Some(first), false) = (old.first(), overwrite) {
+        let got = format!("{} of an earlier run", first.file_name().unwrap_or_default().to_string_lossy());
+        let remedy = "name another --output, go on with --resume, or replace the run with --overwrite";
+        return Err(TrainError::checkpoint(output, "a directory without a run", got, remedy));
+    }
+    for path in old {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(|source| TrainError::io("remove", &path, source))?;
+    }
+    replace_file(&output.join(RECIPE_FILE), recipe.to_toml().as_bytes())
+}
+
+/// The newest checkpoint of a run, and whether it belongs to this recipe: what only moves logs, checkpoints and evaluations may differ.
+///
+/// # Errors
+/// A damaged checkpoint, or one of another recipe; the error names the first field.
+pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
+    const FREE: [&str; 12] = [
+        "preset",
+        "data",
+        "valid_data",
+        "output",
+        "model",
+        "log_every",
+        "save_every",
+        "keep_last",
+        "keep_best",
+        "eval_every",
+        "early_stopping_patience",
+        "precompute_reference",
+    ];
+    let Some(resumed) = Checkpoints::new(output, recipe.keep_last).resume()? else { return Ok(None) };
+    let now = serde_json::to_value(recipe).unwrap_or_default();
+    let fields = now.as_object().into_iter().flatten().filter(|(name, _)| !FREE.contains(&name.as_str()));
+    for (name, value) in fields {
+        let before = resumed.state.recipe.get(name).unwrap_or(&serde_json::Value::Null);
+        if before != value {
+            let got = format!("{name} = {value}");
+            return Err(TrainError::checkpoint(&resumed.path, format!("{name} = {before}, as the run began"), got, "leave the flag out, or begin anew"));
+        }
+    }
+    Ok(Some(resumed))
+}
+
+/// Puts the result where `--adapter` and PEFT find it: an adapter into `output` itself, all parameters as a checkpoint into `output/model`,
+/// beside which the base's other files are copied.
+///
+/// # Errors
+/// A refused file operation. An adapter is complete or not there: its configuration comes last.
+pub fn write_result(output: &Path, weights: &TrainedWeights, base: &[(String, Vec<u8>)]) -> Result<PathBuf> {
+    match weights {
+        TrainedWeights::Adapter(adapter) => {
+            write_adapter_files(output, adapter)?;
+            Ok(output.to_owned())
+        }
+        TrainedWeights::Full(arrays) => {
+            let target = output.join("model");
+            let encoded = crate::checkpoint::encode_arrays(&target, arrays)?;
+            let mut files: Vec<(&str, &[u8])> = base.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+            files.push(("model.safetensors", &encoded));
+            replace_directory(&target, &files)?;
+            Ok(target)
+        }
+    }
+}
+
+fn write_adapter_files(output: &Path, adapter: &Adapter) -> Result<()> {
+    let config = output.join(ADAPTER_CONFIG);
+    match std::fs::remove_file(&config) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(TrainError::io("remove", &config, source)),
+        _ => {}
+    }
+    replace_file(&output.join(ADAPTER_MODEL), &adapter.encode_weights()?)?;
+    replace_file(&config, &adapter.encode_config())
+}

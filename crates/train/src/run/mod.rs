@@ -1,0 +1,409 @@
+//! A run: data, steps, evaluations, checkpoints and logs, until it is done, stopped or not finite.
+//!
+//! The choice: the run is a loop over plain state that is saved whole between two steps, and tells what happens through one trait; the
+//! command line parses and prints, and a test or another front end drives the same loop. A run inside the command line lost: resuming
+//! could only be tested through a process.
+
+mod base;
+mod data;
+mod preference;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bayan_tensor::ops::Hyper;
+
+use crate::checkpoint::{Checkpoints, Resumed, TrainState, TrainedWeights};
+use crate::engine::{EngineError, Trainer};
+use crate::error::TrainError;
+use crate::log::{LogEntry, RunLog};
+use crate::order::{Batch, Order};
+use crate::recipe::{LossNormalization, Method, Recipe, RunPlan};
+
+pub use base::{BaseInfo, RECIPE_FILE, prepare_output, resumable, write_result};
+pub use data::{RunData, Units};
+
+/// Checkpoints of a run that does not say how often.
+const CHECKPOINTS: u64 = 10;
+
+/// Something that ends a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Data, recipe, files.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// NaN or infinity.
+    #[error(
+        "step {step}: {what} is not finite{}; training stopped. {}; lower learning_rate, raise warmup_steps, or set max_grad_norm",
+        tensor.as_ref().map(|t| format!(", and neither is `{t}`")).unwrap_or_default(),
+        checkpoint.as_ref().map_or_else(|| "No checkpoint was saved before it".to_owned(), |c| format!("The last good checkpoint is {}", c.display()))
+    )]
+    NotFinite {
+        /// The optimizer step, from 0.
+        step: u64,
+        /// The loss, or the norm of the gradients.
+        what: String,
+        /// The first tensor that is not finite.
+        tensor: Option<String>,
+        /// What can be resumed from.
+        checkpoint: Option<PathBuf>,
+    },
+}
+
+/// What happens in a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Log-probabilities of the reference, computed in front of training.
+    Reference {
+        /// Batches done.
+        done: usize,
+        /// Of so many.
+        total: usize,
+    },
+    /// An optimizer step was done.
+    Step {
+        /// Loss, learning rate, norm, speed, memory.
+        entry: &'a LogEntry,
+        /// Whether it goes into the log.
+        logged: bool,
+        /// Steps of the whole run.
+        total_steps: u64,
+        /// Until the end, at the speed so far.
+        left: Duration,
+    },
+    /// Batches of an evaluation.
+    Evaluating {
+        /// Batches done.
+        done: usize,
+        /// Of so many.
+        total: usize,
+    },
+    /// An evaluation was done.
+    Evaluated {
+        /// Its numbers.
+        entry: &'a LogEntry,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+    /// A checkpoint was saved.
+    Saved {
+        /// Its directory.
+        path: &'a Path,
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// Is told what happens, and may end the run.
+pub trait Observer {
+    /// Something happened.
+    fn event(&mut self, event: Event<'_>);
+
+    /// Whether to save a checkpoint and stop; asked after each step.
+    fn stop(&mut self) -> bool {
+        false
+    }
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All steps are done.
+    Done,
+    /// Evaluations did not become better.
+    EarlyStopped,
+    /// The observer asked for it; it can be resumed.
+    Interrupted,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// Why.
+    pub end: End,
+    /// Optimizer steps done, those before a resumption included.
+    pub steps: u64,
+    /// Training tokens seen.
+    pub tokens: u64,
+    /// Time in this process.
+    pub elapsed: Duration,
+    /// Loss of the last step.
+    pub loss: Option<f64>,
+    /// Best evaluation: the number of steps before it, and its loss.
+    pub best: Option<(u64, f64)>,
+    /// The steps after which the resulting weights were saved.
+    pub weights_of_step: u64,
+    /// The weights to keep: the best ones with `keep_best`, otherwise the last.
+    pub weights: TrainedWeights,
+}
+
+/// A run that is ready to begin.
+pub struct Run<'a> {
+    /// Its choices.
+    pub recipe: &'a Recipe,
+    /// Its data.
+    pub data: &'a RunData,
+    /// Where checkpoints and logs go.
+    pub output: PathBuf,
+    /// Stands above the plot.
+    pub title: String,
+}
+
+struct State<'a> {
+    run: &'a Run<'a>,
+    plan: RunPlan,
+    state: TrainState,
+    order: Order,
+    checkpoints: Checkpoints,
+    log: RunLog,
+    /// DPO: log-probabilities of the reference for every training example, where they are computed in front.
+    reference: Option<Vec<[f32; 2]>>,
+    started: Instant,
+    steps_here: u64,
+    tokens_here: u64,
+    saved: Option<u64>,
+}
+
+impl Run<'_> {
+    /// How long it is.
+    pub fn plan(&self) -> RunPlan {
+        self.recipe.plan(self.data.train.len())
+    }
+
+    /// Epochs, a begun one included.
+    pub fn epochs(&self) -> u64 {
+        let plan = self.plan();
+        plan.total_steps.div_ceil(plan.steps_per_epoch.max(1))
+    }
+
+    /// Trains from the beginning, or from what was saved. The trainer begins with the weights that a new run begins with.
+    ///
+    /// # Errors
+    /// Data or a checkpoint that does not belong to this recipe, a device or a disk that fails, or a loss that is not finite; the last
+    /// checkpoint is then as it was.
+    pub async fn go(&self, trainer: &mut Trainer, resumed: Option<Resumed>, observer: &mut dyn Observer) -> Result<Ended, RunError> {
+        let plan = self.plan();
+        let state = match resumed {
+            None => TrainState::new(plan.schedule, self.recipe, self.data.fingerprint()),
+            Some(resumed) => {
+                self.check(&resumed)?;
+                trainer.load_weights(&resumed.weights)?;
+                trainer.load_optimizer_state(&resumed.optimizer)?;
+                resumed.state
+            }
+        };
+        let recipe = self.recipe;
+        let order = Order::new(self.data.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle).resumed(state.position);
+        let log = RunLog::open(&self.output, state.step)?;
+        let checkpoints = Checkpoints::new(&self.output, recipe.keep_last);
+        // The largest step first: what does not fit the device fails now and not after an hour.
+        trainer.reserve(&self.data.largest_batch(recipe, self.epochs()), recipe.method == Method::Dpo)?;
+        let saved = Some(state.step).filter(|step| *step > 0);
+        let started = Instant::now();
+        let mut running = State { run: self, plan, state, order, checkpoints, log, reference: None, started, steps_here: 0, tokens_here: 0, saved };
+        if recipe.method == Method::Dpo && recipe.precompute_reference {
+            running.reference = Some(preference::reference(trainer, &self.data.train, recipe.batch_size, observer).await?);
+            running.started = Instant::now();
+        }
+        let ended = running.all(trainer, observer).await;
+        // Also what a failed run logged is worth looking at.
+        let plotted = running.log.plot(&self.title);
+        let ended = ended?;
+        plotted?;
+        Ok(ended)
+    }
+
+    /// Whether a checkpoint belongs to this run.
+    fn check(&self, resumed: &Resumed) -> Result<(), TrainError> {
+        if resumed.state.data_fingerprint != self.data.fingerprint() {
+            let (expected, remedy) = ("the data that the run began with", "restore the data, or begin anew with another --output");
+            return Err(TrainError::checkpoint(&resumed.path, expected, "other examples", remedy));
+        }
+        if resumed.state.schedule != self.plan().schedule {
+            let (expected, remedy) = ("the learning rates that the run began with", "resume with the recipe of the run");
+            return Err(TrainError::checkpoint(&resumed.path, expected, "another length or schedule", remedy));
+        }
+        Ok(())
+    }
+}
+
+impl State<'_> {
+    async fn all(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<Ended, RunError> {
+        let recipe = self.run.recipe;
+        let save_every = recipe.save_every.unwrap_or_else(|| self.plan.total_steps.div_ceil(CHECKPOINTS).max(1));
+        let (mut end, mut loss) = (End::Done, None);
+        while self.state.step < self.plan.total_steps {
+            loss = Some(self.step(trainer, observer).await?);
+            let last = self.state.step == self.plan.total_steps;
+            let evaluates = self.run.data.valid.is_some() && (last || recipe.eval_every.is_some_and(|every| self.state.step.is_multiple_of(every)));
+            let (mut best, mut exhausted) = (false, false);
+            if evaluates {
+                (best, exhausted) = self.evaluate(trainer, observer).await?;
+            }
+            let stop = observer.stop();
+            if last || stop || exhausted || best && recipe.keep_best || self.state.step.is_multiple_of(save_every) {
+                self.save(trainer, observer).await?;
+            }
+            if exhausted && !last {
+                end = End::EarlyStopped;
+                break;
+            }
+            if stop && !last {
+                end = End::Interrupted;
+                break;
+            }
+        }
+        let weights_of_step = match self.state.best {
+            Some((step, _)) if recipe.keep_best && end != End::Interrupted => step,
+            _ => self.state.step,
+        };
+        let weights = if weights_of_step == self.state.step { trainer.weights().await? } else { self.checkpoints.read(weights_of_step)?.weights };
+        let (steps, tokens, best) = (self.state.step, self.state.tokens, self.state.best);
+        Ok(Ended { end, steps, tokens, elapsed: self.started.elapsed(), loss, best, weights_of_step, weights })
+    }
+
+    /// One optimizer step.
+    async fn step(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<f64, RunError> {
+        let recipe = self.run.recipe;
+        let step = self.state.step;
+        let batches = self.order.next_step(recipe.gradient_accumulation_steps);
+        let mut entry = LogEntry { step, ..LogEntry::default() };
+        let computed = match recipe.method {
+            Method::Sft => self.supervised(trainer, &batches, &mut entry).await,
+            Method::Dpo => self.preferred(trainer, &batches, &mut entry).await,
+        };
+        let loss = match computed {
+            Ok(loss) => loss,
+            Err(error) => return Err(self.failed(trainer, error).await),
+        };
+        let learning_rate = self.plan.schedule.at(step);
+        let betas = (recipe.adam_beta1, recipe.adam_beta2);
+        let (eps, weight_decay, max_norm) = (recipe.adam_epsilon, recipe.weight_decay, recipe.max_grad_norm);
+        trainer.update(&Hyper { learning_rate, betas, eps, weight_decay, max_norm, update: 0 })?;
+        let norm = match trainer.gradient_norm().await {
+            Ok(norm) => norm,
+            Err(error) => return Err(self.failed(trainer, error).await),
+        };
+        self.state.step += 1;
+        self.state.position = self.order.position();
+        self.steps_here += 1;
+        let elapsed = self.started.elapsed().as_secs_f64();
+        entry.epoch = self.epoch();
+        entry.loss = Some(loss);
+        entry.learning_rate = Some(learning_rate);
+        entry.grad_norm = Some(norm);
+        entry.tokens_per_second = Some(self.tokens_here as f64 / elapsed.max(1e-9));
+        entry.memory_bytes = trainer.memory_bytes();
+        let logged = self.state.step.is_multiple_of(recipe.log_every) || self.state.step == self.plan.total_steps;
+        if logged {
+            self.log.add(&entry)?;
+        }
+        let remaining = (self.plan.total_steps - self.state.step) as f64;
+        let left = Duration::try_from_secs_f64(elapsed / self.steps_here as f64 * remaining).unwrap_or_default();
+        observer.event(Event::Step { entry: &entry, logged, total_steps: self.plan.total_steps, left });
+        Ok(loss)
+    }
+
+    fn count(&mut self, tokens: usize) {
+        self.state.tokens += tokens as u64;
+        self.tokens_here += tokens as u64;
+    }
+
+    fn epoch(&self) -> f64 {
+        let position = self.state.position;
+        position.epoch as f64 + position.taken as f64 / self.run.data.train.len().max(1) as f64
+    }
+
+    async fn supervised(&mut self, trainer: &mut Trainer, batches: &[Batch], _entry: &mut LogEntry) -> Result<f64, EngineError> {
+        let train = &self.run.data.train;
+        let batches: Vec<_> = batches.iter().map(|batch| train.micro_batch(&batch.examples)).collect();
+        let total: usize = batches.iter().map(|batch| batch.target_count()).sum();
+        let mut loss = 0.0;
+        for batch in &batches {
+            let tokens = match self.run.recipe.loss_normalization {
+                LossNormalization::TokenMean => total,
+                LossNormalization::MeanOfMeans => batch.target_count() * batches.len(),
+            };
+            loss += trainer.accumulate(batch, 1.0 / tokens.max(1) as f64).await?;
+            self.count(batch.ids.len());
+        }
+        Ok(loss)
+    }
+
+    async fn preferred(&mut self, trainer: &mut Trainer, batches: &[Batch], entry: &mut LogEntry) -> Result<f64, EngineError> {
+        let recipe = self.run.recipe;
+        let total: usize = batches.iter().map(|batch| batch.examples.len()).sum();
+        let mut tally = preference::Tally::default();
+        let mut loss = 0.0;
+        for batch in batches {
+            let micro = self.run.data.train.micro_batch(&batch.examples);
+            let reference = match &self.reference {
+                Some(all) => batch.examples.iter().map(|&example| all[example]).collect(),
+                None => trainer.reference(&micro).await?,
+            };
+            let outcome = trainer.accumulate_pairs(&micro, &reference, recipe.beta, 1.0 / total.max(1) as f64).await?;
+            loss += outcome.loss;
+            outcome.pairs.iter().for_each(|pair| tally.add(f64::from(pair[2])));
+            self.count(micro.ids.len());
+        }
+        (entry.reward_accuracy, entry.reward_margin) = tally.means();
+        Ok(loss)
+    }
+
+    /// Evaluates. Gives whether the loss is the best so far, and whether patience is at its end.
+    async fn evaluate(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<(bool, bool), RunError> {
+        let recipe = self.run.recipe;
+        let Some(valid) = &self.run.data.valid else { return Ok((false, false)) };
+        let mut entry = LogEntry { step: self.state.step.saturating_sub(1), epoch: self.epoch(), ..LogEntry::default() };
+        let batches = valid.batches(recipe.batch_size);
+        let (mut sum, mut count, mut tally) = (0.0, 0usize, preference::Tally::default());
+        for (done, units) in batches.iter().enumerate() {
+            let batch = valid.micro_batch(units);
+            let evaluated = match recipe.method {
+                Method::Sft => trainer.evaluate(&batch).await,
+                Method::Dpo => preference::evaluate(trainer, &batch, recipe.beta, &mut tally).await,
+            };
+            let (loss, of) = match evaluated {
+                Ok(found) => found,
+                Err(error) => return Err(self.failed(trainer, error).await),
+            };
+            sum += loss;
+            count += of;
+            observer.event(Event::Evaluating { done: done + 1, total: batches.len() });
+        }
+        let loss = sum / count.max(1) as f64;
+        entry.eval_loss = Some(loss);
+        (entry.reward_accuracy, entry.reward_margin) = tally.means();
+        self.log.add(&entry)?;
+        let (best, exhausted) = self.state.evaluated(loss, recipe.early_stopping_patience);
+        observer.event(Event::Evaluated { entry: &entry, best });
+        Ok((best, exhausted))
+    }
+
+    async fn save(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<(), RunError> {
+        if self.saved == Some(self.state.step) {
+            return Ok(());
+        }
+        let weights = trainer.weights().await?;
+        let path = self.checkpoints.save(&self.state, &weights, &trainer.optimizer_state().await?)?;
+        self.saved = Some(self.state.step);
+        observer.event(Event::Saved { path: &path, step: self.state.step });
+        Ok(())
+    }
+
+    /// Names the tensor, where the trouble is one that is not finite.
+    async fn failed(&self, trainer: &Trainer, error: EngineError) -> RunError {
+        let EngineError::NotFinite { what } = error else { return error.into() };
+        let tensor = trainer.not_finite().await.ok().flatten();
+        let steps = self.checkpoints.steps().unwrap_or_default();
+        let checkpoint = steps.last().map(|step| self.run.output.join(format!("checkpoint-{step}")));
+        RunError::NotFinite { step: self.state.step, what, tensor, checkpoint }
+    }
+}

@@ -1,0 +1,150 @@
+//! Whole runs on a small model: stopped and resumed to the bit, stopped by infinity, best weights kept, preferences.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
+use bayan_models::{Opening, open};
+use bayan_weights::{Checkpoint, DirectorySource};
+
+use super::*;
+use crate::engine::{TrainerOptions, new_adapter};
+use crate::render::Tokens;
+use crate::{Dataset, Rng};
+
+fn gpu() -> Gpu {
+    let options = GpuOptions { disable: Disable::parse("f16,dot").expect("known words"), ..GpuOptions::default() };
+    block_on(Gpu::open(&options)).expect("a device")
+}
+
+fn checkpoint(model: &str) -> Checkpoint {
+    let source = DirectorySource::new(crate::testing::path(&["models", model])).expect("a directory");
+    block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint")
+}
+
+fn recipe(more: &str) -> Recipe {
+    let text = format!("rank = 4\nbatch_size = 2\nmax_seq_length = 64\nlearning_rate = 2e-3\nseed = 3\n{more}");
+    Recipe::from_file("r.toml", &text, serde_json::Map::new()).expect("a recipe")
+}
+
+/// `count` sequences of different lengths; what comes next can be learned.
+fn dataset(count: usize, longest: usize) -> Dataset {
+    let sequence = |n: usize| {
+        let len = longest / 2 + n * 5 % (longest / 2 + 1);
+        Tokens { ids: (0..len).map(|t| ((n * 7 + t * 3) % 200) as u32 + 3).collect(), trained: (0..len).map(|t| t > 2).collect() }
+    };
+    Dataset::from_sequences(&(0..count).map(sequence).collect::<Vec<_>>())
+}
+
+fn data(valid: usize) -> RunData {
+    let valid = (valid > 0).then(|| Units::new(dataset(valid, 20), None));
+    RunData { train: Units::new(dataset(7, 24), None), valid, report: Default::default(), valid_report: None, shape: None }
+}
+
+/// Notes losses, and stops after so many steps.
+#[derive(Default)]
+struct Notes {
+    losses: Vec<(u64, u64)>,
+    evaluations: Vec<f64>,
+    stop_after: Option<u64>,
+    stopping: bool,
+}
+
+impl Observer for Notes {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step { entry, .. } => {
+                self.losses.push((entry.step, entry.loss.expect("a loss").to_bits()));
+                self.stopping = self.stop_after == Some(entry.step + 1);
+            }
+            Event::Evaluated { entry, .. } => self.evaluations.push(entry.eval_loss.expect("a loss")),
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self) -> bool {
+        self.stopping
+    }
+}
+
+fn trainer(gpu: &Gpu, checkpoint: &Checkpoint, recipe: &Recipe) -> Trainer {
+    let base = BaseInfo::of(checkpoint, recipe, None).expect("a base");
+    let mut decoder = block_on(open(checkpoint, Some(gpu), &Opening { context: 64 }, None, &mut |_, _| {})).expect("a model");
+    let adapter = new_adapter(&mut *decoder, base.adapter, &mut Rng::new(recipe.seed, 1)).expect("an adapter");
+    let options = TrainerOptions { context: 64, recompute: recipe.grad_checkpoint, seed: recipe.seed, ..TrainerOptions::default() };
+    Trainer::new(Some(gpu), decoder, &adapter, options).expect("a trainer")
+}
+
+fn go(gpu: &Gpu, recipe: &Recipe, data: &RunData, output: &Path, notes: &mut Notes) -> Result<Ended, RunError> {
+    let checkpoint = checkpoint("llama3_gqa");
+    let resumed = resumable(output, recipe)?;
+    let run = Run { recipe, data, output: output.to_owned(), title: "test".into() };
+    block_on(run.go(&mut trainer(gpu, &checkpoint, recipe), resumed, notes))
+}
+
+#[test]
+fn a_stopped_run_goes_on_as_if_it_had_never_stopped() {
+    let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
+    let recipe = recipe("max_steps = 7\ndropout = 0.1\nwarmup_steps = 2\ngradient_accumulation_steps = 2\neval_every = 3");
+    let data = data(3);
+    let mut whole = Notes::default();
+    let ended = go(&gpu, &recipe, &data, &place.path().join("whole"), &mut whole).unwrap();
+    assert_eq!((ended.end, ended.steps, whole.losses.len(), whole.evaluations.len()), (End::Done, 7, 7, 3));
+    let (first, last) = (f64::from_bits(whole.losses[0].1), f64::from_bits(whole.losses[6].1));
+    assert!(last < first, "the loss went from {first} to {last}");
+
+    let parts = place.path().join("parts");
+    let mut notes = Notes { stop_after: Some(3), ..Notes::default() };
+    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, End::Interrupted);
+    notes.stop_after = None;
+    let resumed = go(&gpu, &recipe, &data, &parts, &mut notes).unwrap();
+    assert_eq!(notes.losses, whole.losses);
+    assert_eq!(notes.evaluations, whole.evaluations);
+    assert_eq!((resumed.weights, resumed.tokens, resumed.best), (ended.weights, ended.tokens, ended.best));
+    let log = |of: &str| crate::log::read_log(&place.path().join(of)).unwrap().iter().map(|e| (e.step, e.loss, e.eval_loss, e.grad_norm)).collect::<Vec<_>>();
+    assert_eq!(log("parts"), log("whole"));
+    assert!(parts.join("loss.png").is_file() && parts.join("loss.html").is_file());
+
+    let other = Recipe { learning_rate: 1e-3, ..recipe.clone() };
+    assert!(resumable(&parts, &other).unwrap_err().to_string().contains("learning_rate"));
+    let fewer = RunData { train: Units::new(dataset(6, 24), None), ..data };
+    assert!(go(&gpu, &recipe, &fewer, &parts, &mut notes).unwrap_err().to_string().contains("other examples"));
+}
+
+#[test]
+fn infinity_stops_the_run_and_names_what_and_where() {
+    let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
+    let recipe = recipe("max_steps = 9\nwarmup_steps = 4\nmax_grad_norm = 0\nsave_every = 1");
+    // Beyond what a recipe allows: the first step has rate 0, the second throws the weights far away.
+    let recipe = Recipe { learning_rate: 1e30, ..recipe };
+    let mut notes = Notes::default();
+    let Err(error) = go(&gpu, &recipe, &data(0), place.path(), &mut notes) else { panic!("the run ended as if nothing had happened") };
+    let RunError::NotFinite { step, tensor, checkpoint, .. } = &error else { panic!("{error}") };
+    assert!(tensor.as_ref().is_some_and(|t| t.contains("lora_")), "{error}");
+    assert_eq!(*step as usize, notes.losses.len());
+    let saved = checkpoint.as_ref().expect("a checkpoint");
+    let step: u64 = saved.to_string_lossy().rsplit('-').next().and_then(|s| s.parse().ok()).expect("a number");
+    assert!(Checkpoints::new(place.path(), 2).read(step).is_ok());
+    assert!(!crate::log::read_log(place.path()).unwrap().is_empty());
+}
+
+#[test]
+fn the_best_weights_are_kept_and_patience_ends() {
+    let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
+    let mut recipe = recipe("max_steps = 40\neval_every = 1\nval_split = 1\nkeep_best = true\nearly_stopping_patience = 2\nlr_scheduler = \"constant\"");
+    // Far too fast: the first evaluation is the best for a while.
+    recipe.learning_rate = 0.5;
+    let mut notes = Notes::default();
+    let ended = go(&gpu, &recipe, &data(2), place.path(), &mut notes).unwrap();
+    assert_eq!(ended.end, End::EarlyStopped);
+    let (step, loss) = ended.best.expect("a best one");
+    let lowest = notes.evaluations.iter().copied().fold(f64::INFINITY, f64::min);
+    assert_eq!((ended.weights_of_step, loss, ended.steps), (step, lowest, step + 2));
+    assert_eq!(ended.weights, Checkpoints::new(place.path(), 1).read(step).unwrap().weights);
+    let result = write_result(place.path(), &ended.weights, &[]).unwrap();
+    let adapter = block_on(bayan_models::Adapter::open(Rc::new(DirectorySource::new(result).unwrap()))).unwrap();
+    assert_eq!(TrainedWeights::Adapter(adapter), ended.weights);
+    assert!(prepare_output(place.path(), &recipe, false).unwrap_err().to_string().contains("--resume"));
+    prepare_output(place.path(), &recipe, true).unwrap();
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "only the recipe is left");
+}
