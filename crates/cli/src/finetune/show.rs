@@ -119,13 +119,11 @@ impl Observer for Show {
         match event {
             Event::Reference { done, total } => self.bar("reference", done, total),
             Event::Evaluating { done, total } => self.bar("evaluating", done, total),
-            Event::Step { entry, logged, total_steps, left } => {
-                if logged {
-                    let mut value = entry_json("step", entry);
-                    value["total_steps"] = json!(total_steps);
-                    value["seconds_left"] = json!(left.as_secs_f64());
-                    self.told(&step_line(entry, total_steps, left), &value);
-                }
+            Event::Step { entry, logged: true, total_steps, left } => {
+                let mut value = entry_json("step", entry);
+                value["total_steps"] = json!(total_steps);
+                value["seconds_left"] = json!(left.as_secs_f64());
+                self.told(&step_line(entry, total_steps, left), &value);
             }
             Event::Evaluated { entry, best } => {
                 let mut value = entry_json("evaluation", entry);
