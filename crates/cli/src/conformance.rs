@@ -4,16 +4,18 @@
 //! not supported, and such requests as need the model are answered as unsupported.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow};
 use bayan_generate::TextSide;
 use bayan_generate::text::{ChatInput, TokenStream};
 use bayan_generate::{Model, SampleSettings};
 use bayan_gpu::block_on;
-use bayan_models::ModelError;
-use bayan_weights::WeightsError;
+use bayan_models::{Adapter, ModelError, Opening};
+use bayan_train::engine::{Trainer, TrainerOptions, dpo, lora_grads, lora_train};
+use bayan_weights::{DirectorySource, Policy, WeightsError};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -93,6 +95,9 @@ enum Op {
         #[serde(default)]
         kwargs: Map<String, Value>,
     },
+    LoraGrads(Map<String, Value>),
+    LoraTrain(Map<String, Value>),
+    Dpo(Map<String, Value>),
     #[serde(other)]
     Unknown,
 }
@@ -138,6 +143,9 @@ impl From<anyhow::Error> for Refusal {
 /// What is opened when it is first needed. A failure is kept and told to every request that needs it.
 struct Session<'a> {
     args: &'a ModelArgs,
+    /// The adapter that training requests begin with.
+    adapter: Option<PathBuf>,
+    trainer: Option<Result<(Trainer, Adapter), (bool, String)>>,
     context: usize,
     text: Option<Result<TextSide, String>>,
     model: Option<Result<Model, (bool, String)>>,
@@ -155,9 +163,9 @@ pub fn run(args: &ConformanceArgs) -> Result<ExitCode> {
     }
     let mut model = args.model.clone();
     model.checkpoint.model = Some(file.model);
-    model.adapter.extend(file.adapter.map(|path| AdapterArg { path, scale: 1.0 }));
+    model.adapter.extend(file.adapter.clone().map(|path| AdapterArg { path, scale: 1.0 }));
     let context = file.requests.iter().filter_map(|r| r.op.positions()).max().unwrap_or(0).clamp(2, 1 << 20);
-    let mut session = Session { args: &model, context, text: None, model: None };
+    let mut session = Session { args: &model, adapter: file.adapter, trainer: None, context, text: None, model: None };
     let responses: Vec<Value> = file.requests.iter().map(|request| session.respond(request)).collect();
     output::line(&json!({ "responses": responses }).to_string())?;
     Ok(ExitCode::SUCCESS)
@@ -165,7 +173,7 @@ pub fn run(args: &ConformanceArgs) -> Result<ExitCode> {
 
 impl Session<'_> {
     fn respond(&mut self, request: &Request) -> Value {
-        let mut response = match self.answer(&request.op) {
+        let mut response = match self.answer(request) {
             Ok(response) => response,
             Err(Refusal::Unsupported(reason)) => json!({"unsupported": true, "reason": reason}),
             Err(Refusal::Failed(error)) => json!({"error": output::describe(&error)}),
@@ -195,8 +203,37 @@ impl Session<'_> {
         })
     }
 
-    fn answer(&mut self, op: &Op) -> Result<Value, Refusal> {
-        match op {
+    /// The base in f32 arithmetic and the adapter that is trained, beside the model that other requests run on.
+    fn trainer(&mut self) -> Result<&mut (Trainer, Adapter), Refusal> {
+        if self.trainer.is_none() {
+            let opened = open_trainer(self.args, self.adapter.as_deref());
+            self.trainer = Some(opened.map_err(|error| match Refusal::from(error) {
+                Refusal::Unsupported(reason) => (true, reason),
+                Refusal::Failed(error) => (false, output::describe(&error)),
+            }));
+        }
+        match self.trainer.as_mut() {
+            Some(Ok(trainer)) => Ok(trainer),
+            Some(Err((true, reason))) => Err(Refusal::Unsupported(reason.clone())),
+            Some(Err((false, reason))) => Err(Refusal::Failed(anyhow!("{reason}"))),
+            None => Err(Refusal::Failed(anyhow!("no trainer"))),
+        }
+    }
+
+    fn train(&mut self, id: &Value, fields: &Map<String, Value>, what: Training) -> Result<Value, Refusal> {
+        let mut request = Value::Object(fields.clone());
+        request["id"] = id.clone();
+        let (trainer, initial) = self.trainer()?;
+        let answer = match what {
+            Training::Gradients => block_on(lora_grads(trainer, initial, &request)),
+            Training::Steps => block_on(lora_train(trainer, initial, &request)),
+            Training::Preferences => block_on(dpo(trainer, initial, &request)),
+        };
+        Ok(answer.map_err(anyhow::Error::from)?)
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<Value, Refusal> {
+        match &request.op {
             Op::Logits { ids, top_k, positions, full_last } => {
                 let all = positions.as_deref() == Some("all");
                 let rows = block_on(self.model()?.engine.logits(ids, all)).map_err(anyhow::Error::from)?;
@@ -232,9 +269,38 @@ impl Session<'_> {
                 };
                 Ok(json!({ "text": self.text()?.template().map_err(anyhow::Error::from)?.render(&input).map_err(anyhow::Error::from)? }))
             }
+            Op::LoraGrads(fields) => self.train(&request.id, fields, Training::Gradients),
+            Op::LoraTrain(fields) => self.train(&request.id, fields, Training::Steps),
+            Op::Dpo(fields) => self.train(&request.id, fields, Training::Preferences),
             Op::Unknown => Err(Refusal::Unsupported("no such operation in this version".into())),
         }
     }
+}
+
+/// What a training request asks for.
+#[derive(Debug, Clone, Copy)]
+enum Training {
+    Gradients,
+    Steps,
+    Preferences,
+}
+
+/// Positions of the longest sequence that is trained on.
+const TRAINING_CONTEXT: usize = 4096;
+
+fn open_trainer(args: &ModelArgs, adapter: Option<&Path>) -> Result<(Trainer, Adapter)> {
+    let directory = adapter.context("training requests begin with an adapter: expected `adapter`, the directory of one, in the request file")?;
+    let adapter = block_on(Adapter::open(Rc::new(DirectorySource::new(directory)?)))?;
+    let checkpoint = open::checkpoint(args.checkpoint.model.as_deref())?;
+    let context = bayan_models::sizes(&checkpoint)?.max_position_embeddings.min(TRAINING_CONTEXT);
+    let mut device = args.device.clone();
+    device.disable.f16 = true;
+    device.disable.dot = true;
+    let gpu = open::gpu(&device)?;
+    let policy = args.quantize.map(Policy::for_format);
+    let decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &Opening { context }, policy, &mut |_, _| {}))?;
+    let options = TrainerOptions { context, ..TrainerOptions::default() };
+    Ok((Trainer::new(Some(&gpu), decoder, &adapter, options)?, adapter))
 }
 
 fn logits_response(rows: &[Vec<f32>], top_k: usize, full_last: bool) -> Value {

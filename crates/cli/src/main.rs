@@ -13,6 +13,7 @@ mod finetune;
 mod generate;
 mod inspect;
 mod interrupt;
+mod merge;
 mod open;
 mod ops;
 mod options;
@@ -50,6 +51,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     /// Train an adapter, or all parameters, on your data
     Finetune(finetune::FinetuneArgs),
+    /// Put adapters into their base for good
+    Merge(merge::MergeArgs),
     /// Show what a checkpoint holds and the memory it needs
     Inspect(inspect::InspectArgs),
     /// List GPU adapters and what Bayan uses of them
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Template(args) => template::run(&args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Finetune(args) => finetune::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),

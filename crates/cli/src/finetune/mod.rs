@@ -23,8 +23,8 @@ use serde_json::{Map, Value, json};
 
 use crate::options::{CheckpointArgs, DeviceArgs, format_argument};
 use crate::output::Progress;
-use crate::text::TextSide;
-use crate::{interrupt, open, output};
+
+use crate::{interrupt, open, output, text};
 use flags::RecipeFlags;
 use show::Show;
 
@@ -144,7 +144,7 @@ fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
         }
         recipe.max_seq_length = sizes.max_position_embeddings;
     }
-    let text = TextSide::open(&CheckpointArgs { model: recipe.model.clone().map(PathBuf::from), chat_template: recipe.chat_template.clone() })?;
+    let text = text::side(&CheckpointArgs { model: recipe.model.clone().map(PathBuf::from), chat_template: recipe.chat_template.clone() })?;
     let renderer = Renderer::new(text.tokenizer, text.template, RenderOptions::of(&recipe));
     let mut progress = Progress::new("reading data: rows", false);
     let data = RunData::load(&recipe, &renderer, &mut |report| progress.set(report.read, report.read.max(1)))?;

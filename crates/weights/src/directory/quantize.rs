@@ -171,7 +171,10 @@ fn write_config(checkpoint: &Checkpoint, writer: &mut CheckpointWriter) -> Resul
     writer.write_file("config.json", format!("{config:#}\n").as_bytes())
 }
 
-async fn copy_side_files(checkpoint: &Checkpoint, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
+/// Copies what travels with the weights: tokenizer, templates, licences.
+///
+/// Errors: a file that cannot be read or written, or is far too large.
+pub async fn copy_side_files(checkpoint: &Checkpoint, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
     let source = checkpoint.source().as_ref();
     for file in SIDE_FILES {
         let Some(size) = source.size(file).await? else { continue };

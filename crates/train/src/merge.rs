@@ -1,0 +1,198 @@
+//! Adapters put into their base for good: W + Σ scale · B A, written as a checkpoint a few MiB at a time.
+//!
+//! The sum is made in f32 and rounded once, into the format that is asked for. Merging on the device lost: it would hold the whole
+//! base there, and a merge reads and writes every weight once anyway.
+
+use std::path::Path;
+
+use bayan_models::{Adapter, AdapterError, AdapterModule};
+use bayan_weights::formats::F32;
+use bayan_weights::{Checkpoint, CheckpointWriter, Format, Planes, Policy, Progress, Stored, TensorEntry, TensorPlan, WeightsError, WriteOptions};
+use serde_json::Value;
+
+/// Rows are read so that they take about this many bytes as f32.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Why a merge failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    /// The base, or what is written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// An adapter that does not fit the base.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// A sum that the format cannot hold.
+    #[error("{tensor}: expected weights that {format} can hold, got {value}; merge to bf16 or f32")]
+    Range {
+        /// The tensor.
+        tensor: String,
+        /// The format.
+        format: &'static str,
+        /// The weight.
+        value: f32,
+    },
+}
+
+/// What became of the weights.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MergeReport {
+    /// Matrices that an adapter changed.
+    pub merged: usize,
+    /// All tensors written.
+    pub tensors: usize,
+    /// Bytes written.
+    pub size_bytes: u64,
+    /// Root of (Σ adapters' change² / Σ weights²) over the changed matrices.
+    pub relative_change: f64,
+    /// Root of (Σ rounding error² / Σ adapters' change²) over them: 1 and more means that rounding hides the change.
+    pub rounding: f64,
+}
+
+/// In which form to write.
+#[derive(Debug, Clone)]
+pub enum MergeFormat {
+    /// Every tensor in this dense format.
+    Dense(&'static dyn Format),
+    /// As a quantized checkpoint; tensors that are quantized in the base keep their format.
+    Quantized(Policy),
+}
+
+impl MergeFormat {
+    fn of(&self, entry: &TensorEntry) -> &'static dyn Format {
+        match self {
+            MergeFormat::Dense(format) => *format,
+            MergeFormat::Quantized(_) if entry.shape.is_empty() => &F32,
+            MergeFormat::Quantized(policy) => match entry.stored {
+                Stored::Planes(format) => format,
+                Stored::Dense(_) => policy.format_for(&entry.name, &entry.shape),
+            },
+        }
+    }
+
+    /// The name of the dense type, for `config.json`.
+    fn dtype(&self) -> Option<&'static str> {
+        match self {
+            MergeFormat::Dense(format) => match format.name() {
+                "f32" => Some("float32"),
+                "f16" => Some("float16"),
+                _ => Some("bfloat16"),
+            },
+            MergeFormat::Quantized(_) => None,
+        }
+    }
+}
+
+/// Writes the base with the adapters (each with a factor on its own scale) merged into it to the new directory `out`, with tokenizer and
+/// configuration. `progress` is called with every few rows.
+///
+/// # Errors
+/// A base or adapter that does not fit the other, files that cannot be read or written; `out` is then as it was.
+pub async fn merge(
+    checkpoint: &Checkpoint,
+    adapters: &[(Adapter, f32)],
+    out: &Path,
+    format: &MergeFormat,
+    options: &WriteOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<MergeReport, MergeError> {
+    for (adapter, _) in adapters {
+        adapter.check_base(|module| {
+            let entry = checkpoint.tensor(&format!("{module}.weight")).filter(|entry| entry.shape.len() == 2)?;
+            Some((entry.rows(), entry.k()))
+        })?;
+    }
+    let weights = |entry: &&TensorEntry| !matches!(entry.stored, Stored::Dense(dtype) if !dtype.is_weight());
+    let plan = |entry: &TensorEntry| TensorPlan { name: entry.name.clone(), shape: entry.shape.clone(), format: format.of(entry) };
+    let plans: Vec<TensorPlan> = checkpoint.tensors().iter().filter(weights).map(plan).collect();
+    let weights_total = checkpoint.tensors().iter().filter(weights).map(TensorEntry::count).sum();
+    let mut writer = CheckpointWriter::create(out, plans.clone(), options)?;
+    let mut sums = Sums::default();
+    let (mut weights_done, mut report) = (0, MergeReport { tensors: plans.len(), ..MergeReport::default() });
+    for plan in &plans {
+        let entry = checkpoint.require(&plan.name)?;
+        let module = plan.name.strip_suffix(".weight").unwrap_or(&plan.name);
+        let pairs: Vec<(&AdapterModule, f32)> =
+            adapters.iter().filter_map(|(adapter, factor)| adapter.modules.get(module).map(|pair| (pair, pair.scale * factor))).collect();
+        report.merged += usize::from(!pairs.is_empty());
+        let (rows, step) = (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES));
+        for start in (0..rows).step_by(step) {
+            let part = start..rows.min(start.saturating_add(step));
+            let planes = if pairs.is_empty() {
+                checkpoint.read_planes(&plan.name, part.clone(), plan.format).await?
+            } else {
+                let mut values = checkpoint.read_rows_f32(&plan.name, part.clone()).await?;
+                let before = values.clone();
+                pairs.iter().for_each(|(pair, scale)| add_rows(&mut values, pair, *scale, start));
+                let mut planes = Planes::new(plan.format, entry.k());
+                let range = |error: bayan_weights::formats::Unrepresentable| MergeError::Range {
+                    tensor: plan.name.clone(),
+                    format: plan.format.name(),
+                    value: error.value,
+                };
+                planes.push_rows(&values, None).map_err(range)?;
+                sums.add(&before, &values, &planes.dequantize());
+                planes
+            };
+            weights_done += (part.len() * entry.k()) as u64;
+            report.size_bytes += planes.size_bytes() as u64;
+            writer.write(&plan.name, &planes)?;
+            progress(Progress { tensor: &plan.name, weights_done, weights_total });
+        }
+    }
+    write_config(checkpoint, format, &mut writer)?;
+    bayan_weights::directory::copy_side_files(checkpoint, &mut writer).await?;
+    writer.finish()?;
+    (report.relative_change, report.rounding) = sums.ratios();
+    Ok(report)
+}
+
+/// values [rows, K] += scale · B[first..] A
+fn add_rows(values: &mut [f32], pair: &AdapterModule, scale: f32, first: usize) {
+    for (row, into) in values.chunks_exact_mut(pair.in_features).enumerate() {
+        let b = &pair.b[(first + row) * pair.rank..][..pair.rank];
+        for (&b, a) in b.iter().zip(pair.a.chunks_exact(pair.in_features)) {
+            let factor = scale * b;
+            into.iter_mut().zip(a).for_each(|(value, a)| *value += factor * a);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Sums {
+    weights: f64,
+    change: f64,
+    error: f64,
+}
+
+impl Sums {
+    fn add(&mut self, before: &[f32], exact: &[f32], written: &[f32]) {
+        for ((&before, &exact), &written) in before.iter().zip(exact).zip(written) {
+            self.weights += f64::from(before).powi(2);
+            self.change += f64::from(exact - before).powi(2);
+            self.error += f64::from(written - exact).powi(2);
+        }
+    }
+
+    fn ratios(&self) -> (f64, f64) {
+        let root = |part: f64, whole: f64| if whole > 0.0 { (part / whole).sqrt() } else { 0.0 };
+        (root(self.change, self.weights), root(self.error, self.change))
+    }
+}
+
+fn write_config(checkpoint: &Checkpoint, format: &MergeFormat, writer: &mut CheckpointWriter) -> Result<(), MergeError> {
+    let mut config = checkpoint.config().clone();
+    if let Some(object) = config.as_object_mut() {
+        match writer.quantization_config() {
+            Some(quantization) => object.insert("quantization_config".to_owned(), quantization),
+            None => object.shift_remove("quantization_config"),
+        };
+        if let Some(dtype) = format.dtype() {
+            let name = if object.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+            object.insert(name.to_owned(), Value::from(dtype));
+        }
+    }
+    writer.write_file("config.json", format!("{config:#}\n").as_bytes())?;
+    Ok(())
+}

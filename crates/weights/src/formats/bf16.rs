@@ -1,0 +1,41 @@
+//! Dense bfloat16, rounded to nearest even: a format of files, to be written and not computed with.
+//!
+//! No kernel reads it, so it is not in the table of formats: on a device bf16 weights are f16.
+
+use super::{Format, PlaneSpec, Unrepresentable};
+use crate::dtype::Dtype;
+
+/// 2 bytes a weight.
+#[derive(Debug)]
+pub struct Bf16;
+
+impl Format for Bf16 {
+    fn name(&self) -> &'static str {
+        "bf16"
+    }
+
+    fn block(&self) -> usize {
+        1
+    }
+
+    fn planes(&self) -> &'static [PlaneSpec] {
+        &[PlaneSpec { name: "values", bytes_per_block: 2, dtype: Dtype::Bf16 }]
+    }
+
+    fn quantize_row(&self, values: &[f32], _importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
+        for (index, &value) in values.iter().enumerate() {
+            let rounded = half::bf16::from_f32(value);
+            if !rounded.is_finite() {
+                return Err(Unrepresentable { index, value });
+            }
+            planes[0].extend_from_slice(&rounded.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn dequantize_row(&self, planes: &[&[u8]], out: &mut [f32]) {
+        for (value, bytes) in out.iter_mut().zip(planes[0].as_chunks::<2>().0) {
+            *value = half::bf16::from_le_bytes(*bytes).to_f32();
+        }
+    }
+}
