@@ -15,6 +15,7 @@ use bayan_tensor::Cost;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::bench_train::{self, TrainBench};
 use crate::options::ModelArgs;
 use crate::output::{self, Progress};
 
@@ -33,6 +34,15 @@ pub struct BenchArgs {
     /// Sequences that generate at a time; the speed is that of all together
     #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
+    /// Measure a LoRA training step instead, over one sequence of --prompt tokens
+    #[arg(long)]
+    train: bool,
+    /// With --train: rank of the adapters on all linear layers
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "train", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    rank: u32,
+    /// With --train: keep activations instead of computing them again
+    #[arg(long, requires = "train")]
+    no_grad_checkpoint: bool,
     /// Also show the time of each kernel
     #[arg(long)]
     profile: bool,
@@ -82,10 +92,13 @@ struct Measured {
 }
 
 /// The time of all dispatches of one kernel.
-struct Kernel {
-    name: String,
-    dispatches: usize,
-    elapsed_ms: f64,
+pub struct Kernel {
+    /// Its name.
+    pub name: String,
+    /// How many.
+    pub dispatches: usize,
+    /// All together.
+    pub elapsed_ms: f64,
 }
 
 /// Measures and prints.
@@ -93,6 +106,17 @@ struct Kernel {
 /// # Errors
 /// A model or device that does not fit, or fails.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    if args.train {
+        let request = TrainBench {
+            tokens: args.prompt as usize,
+            repetitions: args.repetitions,
+            rank: args.rank as usize,
+            recompute: !args.no_grad_checkpoint,
+            profile: args.profile,
+            json: args.json,
+        };
+        return bench_train::run(&request, &args.model);
+    }
     let (prompt, generate) = (args.prompt as usize, args.generate as usize);
     if prompt + generate == 0 {
         bail!("nothing to measure: expected --prompt or --generate above 0");
@@ -220,7 +244,8 @@ fn profiles(engine: &mut Engine, prompt: usize, generate: usize) -> Result<Vec<(
     Ok(all)
 }
 
-fn by_kernel(times: Vec<KernelTime>) -> Vec<Kernel> {
+/// Sums by kernel, the longest first.
+pub fn by_kernel(times: Vec<KernelTime>) -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for time in times {
         match kernels.iter_mut().find(|kernel| kernel.name == time.name) {
@@ -305,19 +330,19 @@ fn print(engine: &Engine, measured: &Measured) -> Result<()> {
         output::line(&format!("streamed from host memory: {} for every step, {per_second:.2} GB/s while generating", output::size(streamed)))?;
     }
     for (title, kernels) in &measured.profiles {
-        let total: f64 = kernels.iter().map(|k| k.elapsed_ms).sum();
-        let row = |k: &Kernel| {
-            vec![
-                k.name.clone(),
-                k.dispatches.to_string(),
-                format!("{:.3}", k.elapsed_ms),
-                format!("{:.1}", 100.0 * k.elapsed_ms / total.max(f64::MIN_POSITIVE)),
-            ]
-        };
-        output::line(&format!("{title}: {total:.3} ms in kernels"))?;
-        output::line(&output::table(&["kernel", "dispatches", "ms", "%"], &kernels.iter().map(row).collect::<Vec<_>>()))?;
+        print_kernels(title, kernels)?;
     }
     Ok(())
+}
+
+/// A table of kernels.
+pub fn print_kernels(title: &str, kernels: &[Kernel]) -> Result<()> {
+    let total: f64 = kernels.iter().map(|k| k.elapsed_ms).sum();
+    let row = |k: &Kernel| {
+        vec![k.name.clone(), k.dispatches.to_string(), format!("{:.3}", k.elapsed_ms), format!("{:.1}", 100.0 * k.elapsed_ms / total.max(f64::MIN_POSITIVE))]
+    };
+    output::line(&format!("{title}: {total:.3} ms in kernels"))?;
+    output::line(&output::table(&["kernel", "dispatches", "ms", "%"], &kernels.iter().map(row).collect::<Vec<_>>()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage.
 
 mod bench;
+mod bench_train;
 mod chat;
 mod conformance;
 mod devices;

@@ -154,7 +154,7 @@ impl Attention {
     }
 
     /// One subgroup of these many invocations, where the device is a software one and the sizes fit.
-    fn lanes(&self, to: &Lowering<'_>) -> Option<usize> {
+    pub(crate) fn lanes(&self, to: &Lowering<'_>) -> Option<usize> {
         let shape = to.tuning().rows_shape(to.capabilities());
         (shape.shuffle && self.head_dim.is_multiple_of(4 * shape.lanes) && QUERY_TILE.is_multiple_of(shape.lanes)).then_some(shape.lanes)
     }

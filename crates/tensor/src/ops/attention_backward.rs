@@ -61,6 +61,43 @@ impl AttentionBackward {
         let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
         to.emit(KernelText { name, parts: &parts, defines }, &[bindings], grid)
     }
+
+    /// The passes with one subgroup's invocations for as many queries or keys.
+    fn emit_lanes(&self, to: &mut Lowering<'_>, lanes: usize, name: &str, text: &str, bindings: Vec<Slice>, heads: usize) -> Result<(), GpuError> {
+        let d4 = self.0.head_dim / 4;
+        let statistics = name == "attention_backward_lanes_statistics";
+        let defines = self
+            .0
+            .score_defines(Defines::new())
+            .set("H", self.0.heads)
+            .set("K", self.0.kv_heads)
+            .set("d", self.0.head_dim)
+            .set("WINDOW", self.0.window.unwrap_or(0))
+            .set("LANES", lanes)
+            .set("TQ", QUERY_TILE)
+            .set("D4", d4)
+            .set("HELD", d4 / lanes)
+            .set("STATISTICS", statistics);
+        let tiles = to.input_shape(7)[0] * QUERY_TILE / lanes;
+        let parts = [SCORE, include_str!("../../../../shaders/lib/attention_backward_lanes.wgsl"), text];
+        let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
+        to.emit(KernelText { name, parts: &parts, defines }, &[bindings], grid)
+    }
+
+    fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {
+        let input = |number: usize| to.input(number);
+        let (q, k, v, y, dy, positions, bases, tiles) = (input(0), input(1), input(2), input(3), input(4), input(5), input(6), input(7));
+        let (dq, statistics, dk, dv) = (to.output(0), to.output(1), to.output(2), to.output(3));
+        let bindings = vec![q.clone(), k.clone(), dy.clone(), y, tiles.clone(), positions, bases, statistics.clone()];
+        let text = include_str!("../../../../shaders/attention_backward_lanes_statistics.wgsl");
+        self.emit_lanes(to, lanes, "attention_backward_lanes_statistics", text, bindings, self.0.heads)?;
+        let bindings = vec![q.clone(), k.clone(), dy.clone(), v.clone(), tiles.clone(), statistics.clone(), dq];
+        let text = include_str!("../../../../shaders/attention_backward_lanes_queries.wgsl");
+        self.emit_lanes(to, lanes, "attention_backward_lanes_queries", text, bindings, self.0.heads)?;
+        let bindings = vec![q, k, dy, v, tiles, statistics, dk, dv];
+        let text = include_str!("../../../../shaders/attention_backward_lanes_keys.wgsl");
+        self.emit_lanes(to, lanes, "attention_backward_lanes_keys", text, bindings, self.0.kv_heads)
+    }
 }
 
 impl Op for AttentionBackward {
@@ -71,6 +108,9 @@ impl Op for AttentionBackward {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        if let Some(lanes) = self.0.lanes(to) {
+            return self.dispatch_lanes(to, lanes);
+        }
         let (q, k, v, y, dy) = (to.input(0), to.input(1), to.input(2), to.input(3), to.input(4));
         let (positions, bases, tiles) = (to.input(5), to.input(6), to.input(7));
         let (dq, statistics, dk, dv) = (to.output(0), to.output(1), to.output(2), to.output(3));
