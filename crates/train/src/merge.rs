@@ -66,6 +66,7 @@ impl MergeFormat {
             MergeFormat::Quantized(_) if entry.shape.is_empty() => &F32,
             MergeFormat::Quantized(policy) => match entry.stored {
                 Stored::Planes(format) => format,
+                Stored::Foreign(foreign) => foreign.native,
                 Stored::Dense(_) => policy.format_for(&entry.name, &entry.shape),
             },
         }

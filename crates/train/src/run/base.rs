@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, Rules, Sizes};
-use bayan_weights::{Checkpoint, Dtype, Policy, Stored, TensorEntry, format_by_name};
+use bayan_weights::{Checkpoint, Policy, TensorEntry, format_by_name};
 
 use super::RunData;
 use crate::MicroBatch;
@@ -86,13 +86,7 @@ fn linear_name(tensor: &TensorEntry) -> Option<String> {
 
 /// Bytes of a checkpoint's tensors on a device; vectors are f32 there.
 pub fn loaded_bytes(checkpoint: &Checkpoint, policy: Option<&Policy>) -> u64 {
-    let format = |tensor: &TensorEntry| match (tensor.stored, policy) {
-        _ if tensor.shape.len() != 2 => format_by_name("f32"),
-        (Stored::Planes(format), _) => Some(format),
-        (Stored::Dense(_), Some(policy)) => Some(policy.format_for(&tensor.name, &tensor.shape)),
-        (Stored::Dense(Dtype::F32), None) => format_by_name("f32"),
-        (Stored::Dense(_), None) => format_by_name("f16"),
-    };
+    let format = |tensor: &TensorEntry| if tensor.shape.len() == 2 { Some(tensor.loaded_format(policy)) } else { format_by_name("f32") };
     let bytes = |tensor: &TensorEntry| {
         let format = format(tensor)?;
         let row: u64 = (0..format.planes().len()).map(|plane| format.row_bytes(plane, tensor.k().next_multiple_of(32))).sum();
