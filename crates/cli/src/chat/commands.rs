@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::options::AdapterArg;
+
 /// A line that is not empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// To the model.
     Message(String),
@@ -17,12 +19,25 @@ pub enum Command {
     Reset,
     /// Drops the oldest turns.
     Drop,
+    /// Puts an adapter on the model, or takes one off, or lists them.
+    Adapter(AdapterCommand),
     /// Shows speeds and memory.
     Stats,
     /// Lists the commands.
     Help,
     /// Ends the program.
     Exit,
+}
+
+/// What to do with adapters.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AdapterCommand {
+    /// Name those that are on.
+    List,
+    /// Put one on.
+    On(AdapterArg),
+    /// Take one off, or all.
+    Off(Option<String>),
 }
 
 /// The text of `/help`.
@@ -32,6 +47,7 @@ pub const HELP: &str = "\
 /load FILE     go on with a conversation from a file
 /reset         forget the conversation, keep the instructions
 /drop          drop the oldest turns, to make room in the context
+/adapter DIR[:SCALE]   put a LoRA adapter on the model; without DIR list them; /adapter off [DIR] takes one or all off
 /stats         speeds, tokens and memory
 /exit          leave (or Ctrl-D)
 Ctrl-C stops an answer. A line that ends with \\ goes on in the next. //TEXT sends a message that begins with a slash.";
@@ -58,12 +74,22 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         "load" => Command::Load(file()?),
         "reset" | "clear" => alone(Command::Reset)?,
         "drop" => alone(Command::Drop)?,
+        "adapter" | "adapters" => Command::Adapter(adapter(argument)?),
         "stats" => alone(Command::Stats)?,
         "help" | "?" => alone(Command::Help)?,
         "exit" | "quit" | "bye" => alone(Command::Exit)?,
         _ => return Err(format!("there is no command /{name}; /help lists them, and //{rest} sends it as a message")),
     };
     Ok(Some(command))
+}
+
+fn adapter(argument: &str) -> Result<AdapterCommand, String> {
+    match argument.split_once(char::is_whitespace).unwrap_or((argument, "")) {
+        ("", _) => Ok(AdapterCommand::List),
+        ("off", "") => Ok(AdapterCommand::Off(None)),
+        ("off", name) => Ok(AdapterCommand::Off(Some(name.trim().to_string()))),
+        _ => AdapterArg::parse(argument).map(AdapterCommand::On).map_err(|problem| format!("/adapter: {problem}")),
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +106,10 @@ mod tests {
         assert_eq!(ok("/system"), Some(Command::System(None)));
         assert_eq!(ok("/save a b.json"), Some(Command::Save("a b.json".into())));
         assert_eq!(ok("/exit"), Some(Command::Exit));
+        assert_eq!(ok("/adapter"), Some(Command::Adapter(AdapterCommand::List)));
+        assert_eq!(ok("/adapter a b:0.5"), Some(Command::Adapter(AdapterCommand::On(AdapterArg { path: "a b".into(), scale: 0.5 }))));
+        assert_eq!(ok("/adapter off"), Some(Command::Adapter(AdapterCommand::Off(None))));
+        assert_eq!(ok("/adapter off a"), Some(Command::Adapter(AdapterCommand::Off(Some("a".into())))));
         for wrong in ["/save", "/nothing", "/reset now", "/"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -8,10 +8,10 @@ use anyhow::Result;
 use bayan_generate::{Answer, Finish, GenerateError, Generation, Model, Usage};
 use bayan_gpu::block_on;
 
-use super::commands::{Command, HELP};
+use super::commands::{AdapterCommand, Command, HELP};
 use super::conversation::Conversation;
 use crate::interrupt::Answering;
-use crate::open::Loaded;
+use crate::open::{self, Loaded};
 use crate::output;
 
 /// Positions that /drop leaves free for an answer, at most a quarter of the context.
@@ -104,11 +104,37 @@ impl Session {
                 self.model.engine.reset();
             }
             Command::Drop => self.drop_oldest()?,
+            Command::Adapter(command) => self.adapter(command)?,
             Command::Stats => self.show_stats()?,
             Command::Help => self.say(HELP)?,
             Command::Exit => return Ok(Next::Exit),
         }
         Ok(Next::Continue)
+    }
+
+    /// Adapters on the model; the conversation goes on, read again with what is on now.
+    fn adapter(&mut self, command: AdapterCommand) -> Result<()> {
+        let engine = &mut self.model.engine;
+        match command {
+            AdapterCommand::List => {}
+            AdapterCommand::On(adapter) => {
+                // The same one again: with another scale.
+                engine.detach(&adapter.path.display().to_string());
+                open::attach(engine, &adapter)?;
+            }
+            AdapterCommand::Off(None) => {
+                for name in engine.adapters().to_vec() {
+                    engine.detach(&name);
+                }
+            }
+            AdapterCommand::Off(Some(name)) => {
+                if !engine.detach(&name) {
+                    anyhow::bail!("/adapter off {name}: expected the name of one that is on: {}", engine.adapters().join(", "));
+                }
+            }
+        }
+        let names = self.model.engine.adapters().join(", ");
+        self.say(&if names.is_empty() { "no adapters: the base alone".to_string() } else { format!("adapters: {names}") })
     }
 
     /// Text about the conversation: not part of what a pipe's reader wants as answers.

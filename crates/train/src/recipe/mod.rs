@@ -334,6 +334,12 @@ impl Recipe {
         if self.full && self.method == Method::Dpo {
             return clash("method", "sft with full = true", "dpo", "DPO needs the base as its reference; train an adapter");
         }
+        // Read, so that recipes of other programs are told apart from misspelt ones, and refused: nothing is ignored in silence.
+        for (field, set) in [("full", self.full), ("f16", self.f16), ("neftune_noise_alpha", self.neftune_noise_alpha.is_some_and(|noise| noise > 0.0))] {
+            if set {
+                return clash(field, "a choice that this version trains with", "one that it does not", "leave the field out");
+            }
+        }
         if self.packing && self.method == Method::Dpo {
             return clash("packing", "false with method dpo", "true", "pairs are not packed");
         }

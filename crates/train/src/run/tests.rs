@@ -148,3 +148,35 @@ fn the_best_weights_are_kept_and_patience_ends() {
     prepare_output(place.path(), &recipe, true).unwrap();
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "only the recipe is left");
 }
+
+#[test]
+fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
+    let mut worst = 0.0f64;
+    for (model, more) in [
+        ("llama3_gqa", "max_steps = 3\nbatch_size = 6"),
+        ("llama3_gqa", "max_steps = 2\nbatch_size = 6\ngrad_checkpoint = false"),
+        ("qwen2_bias", "max_steps = 2\nbatch_size = 3\nquantize = \"q8_0\"\nrank = 16"),
+        ("qwen3_qknorm", "max_steps = 2\nbatch_size = 7\nmask_prompt = false"),
+    ] {
+        let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
+        let recipe = recipe(&more.replace("rank = 16", "alpha = 8"));
+        let checkpoint = checkpoint(model);
+        let policy = recipe.quantize.as_deref().and_then(bayan_weights::format_by_name).map(bayan_weights::Policy::for_format);
+        let data = RunData { train: Units::new(dataset(12, 60), None), ..data(0) };
+        let base = BaseInfo::of(&checkpoint, &recipe, policy.as_ref()).unwrap();
+        let run = Run { recipe: &recipe, data: &data, output: place.path().to_owned(), title: "test".into() };
+        let largest = data.largest_batch(&recipe, run.epochs());
+        let inputs = base.memory_inputs(&recipe, &data, &largest);
+        let estimated = crate::estimate(&recipe, &inputs, &crate::Calibration::default());
+        let mut decoder = block_on(open(&checkpoint, Some(&gpu), &Opening { context: data.longest() }, policy, &mut |_, _| {})).unwrap();
+        let adapter = new_adapter(&mut *decoder, base.adapter.clone(), &mut Rng::new(1, 1)).unwrap();
+        let options = TrainerOptions { context: data.longest(), recompute: recipe.grad_checkpoint, ..TrainerOptions::default() };
+        let mut trainer = Trainer::new(Some(&gpu), decoder, &adapter, options).unwrap();
+        block_on(run.go(&mut trainer, None, &mut Notes::default())).unwrap();
+        let measured = gpu.peak_allocated_bytes() as f64;
+        let ratio = estimated.total() as f64 / measured;
+        println!("{model} {more:?}: estimated / measured {ratio:.3}, measured {measured}\n{estimated}");
+        worst = worst.max((ratio - 1.0).abs());
+    }
+    assert!(worst < 0.15, "an estimate is off by {:.0} %", 100.0 * worst);
+}
