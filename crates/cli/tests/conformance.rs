@@ -23,14 +23,18 @@ const Q8: Limits = Limits { nmse: 1e-3, gap: 0.5, nll: 0.1 };
 const Q4: Limits = Limits { nmse: 0.1, gap: 4.0, nll: 1.0 };
 
 /// Models with an architecture that runs; the others' tokenizers and templates are checked all the same.
-const RUNNABLE: [&str; 18] = [
+const RUNNABLE: [&str; 22] = [
     "cohere",
     "cohere2",
+    "falcon_h1",
+    "falcon_h1_norm",
     "gemma1",
     "gemma2_softcap",
     "gemma3_hot",
     "gemma3_text",
+    "jais",
     "jais2",
+    "lfm2",
     "llama2_mha",
     "llama3_gqa",
     "llama3_k256",

@@ -65,6 +65,23 @@ impl Linear {
         Ok(Linear { weight, bias, modules: modules.collect(), lora: Vec::new() })
     }
 
+    /// As [`Linear::load`] with biases, from matrices stored [in, out].
+    ///
+    /// # Errors
+    /// As [`Loader::transposed_matrix`].
+    pub async fn load_transposed(loader: &mut Loader<'_>, prefix: &str, parts: &[(&str, usize)], columns: usize) -> Result<Linear, ModelError> {
+        let named = |suffix: &str| parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>();
+        let weight = loader.transposed_matrix(&named("weight"), columns).await?;
+        let bias = loader.vector(&named("bias"), 0.0).await?;
+        let mut first = 0;
+        let modules = parts.iter().map(|(part, rows)| {
+            let range = first..first + rows;
+            first = range.end;
+            (format!("{prefix}{part}"), range)
+        });
+        Ok(Linear { weight, bias: Some(bias), modules: modules.collect(), lora: Vec::new() })
+    }
+
     /// x [T, K] to [T, N]
     pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
         let y = graph.linear(x, &self.weight, self.bias.as_ref());

@@ -10,11 +10,14 @@ mod cohere2;
 mod config;
 mod decoder;
 mod error;
+mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod jais;
 mod jais2;
 mod layers;
+mod lfm2;
 mod llama;
 mod load;
 mod mistral;
@@ -57,10 +60,13 @@ type Load = for<'a> fn(&'a Fields<'a>, &'a Opening, &'a mut Loader<'_>) -> Local
 static ARCHITECTURES: &[(&str, Load)] = &[
     ("cohere", |config, opening, loader| Box::pin(cohere::Cohere::load(config, opening, loader))),
     ("cohere2", |config, opening, loader| Box::pin(cohere2::Cohere2::load(config, opening, loader))),
+    ("falcon_h1", |config, opening, loader| Box::pin(falcon_h1::FalconH1::load(config, opening, loader))),
     ("gemma", |config, opening, loader| Box::pin(gemma::Gemma::load(config, opening, loader))),
     ("gemma2", |config, opening, loader| Box::pin(gemma2::Gemma2::load(config, opening, loader))),
     ("gemma3_text", |config, opening, loader| Box::pin(gemma3_text::Gemma3Text::load(config, opening, loader))),
+    ("jais", |config, opening, loader| Box::pin(jais::Jais::load(config, opening, loader))),
     ("jais2", |config, opening, loader| Box::pin(jais2::Jais2::load(config, opening, loader))),
+    ("lfm2", |config, opening, loader| Box::pin(lfm2::Lfm2::load(config, opening, loader))),
     ("llama", |config, opening, loader| Box::pin(llama::Llama::load(config, opening, loader))),
     ("mistral", |config, opening, loader| Box::pin(mistral::Mistral::load(config, opening, loader))),
     ("olmo2", |config, opening, loader| Box::pin(olmo2::Olmo2::load(config, opening, loader))),

@@ -15,6 +15,9 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Bytes sent to the device before waiting for it: what the driver may hold in staging memory.
 const FLUSH_BYTES: usize = 32 << 20;
 
+/// Bytes of a tensor, as f32, that are held to turn it.
+const TRANSPOSED_BYTES: usize = 64 << 20;
+
 /// Called with the bytes read so far and in all.
 pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
 
@@ -110,6 +113,42 @@ impl<'a> Loader<'a> {
         Ok(builder.finish())
     }
 
+    /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`). Columns of the stored tensor are taken as many at a time as
+    /// fit [`TRANSPOSED_BYTES`], and the tensor is read once for each time.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub async fn transposed_matrix(&mut self, parts: &[(String, usize)], columns: usize) -> Result<Arc<Matrix>, ModelError> {
+        let (first, _) = &parts[0];
+        let format = self.format(first)?;
+        let rows = parts.iter().map(|p| p.1).sum();
+        let mut builder = self.builder(first, format, rows, columns)?;
+        for (name, rows) in parts {
+            self.check_shape(name, &[columns, *rows])?;
+            let entry = self.checkpoint.require(name)?.clone();
+            let step = (TRANSPOSED_BYTES / (4 * columns)).max(1);
+            for start in (0..*rows).step_by(step) {
+                let taken = start..(start + step).min(*rows);
+                let planes = self.checkpoint.read_planes_transposed(name, taken.clone(), format).await?;
+                self.unflushed_bytes += planes.bytes.iter().map(Vec::len).sum::<usize>();
+                builder.push(&planes);
+                self.advance(entry.size_bytes() * taken.len() as u64 / *rows as u64).await?;
+            }
+        }
+        Ok(builder.finish())
+    }
+
+    /// The numbers of one tensor of these sizes.
+    ///
+    /// # Errors
+    /// As [`Loader::vector`].
+    pub async fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        self.check_shape(name, shape)?;
+        let values = self.checkpoint.read_f32(name).await?;
+        self.advance(4 * values.len() as u64).await?;
+        Ok(values)
+    }
+
     /// Vectors joined into one f32 state: parts are (tensor name, length). `plus` is added to every value (Gemma's norms hold w − 1).
     ///
     /// # Errors
@@ -129,9 +168,7 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::vector`].
     pub async fn scaled_vector(&mut self, name: &str, shape: &[usize], factor: f32) -> Result<Arc<State>, ModelError> {
-        self.check_shape(name, shape)?;
-        let values: Vec<f32> = self.checkpoint.read_f32(name).await?.iter().map(|v| v * factor).collect();
-        self.advance(4 * values.len() as u64).await?;
+        let values: Vec<f32> = self.values(name, shape).await?.iter().map(|v| v * factor).collect();
         Ok(State::new(self.gpu, name, &[values.len()], Values::F32(values))?)
     }
 

@@ -106,6 +106,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = element_cases();
     all.extend(linear_cases());
     all.extend(crate::cases_attention::cases());
+    all.extend(crate::cases_attention::recurrent_cases());
     all.extend(sample_cases());
     all.extend(layer_cases());
     all

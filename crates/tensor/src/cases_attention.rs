@@ -4,7 +4,7 @@ use bayan_gpu::GpuError;
 
 use crate::cases::{Case, Maker, Recorded, case};
 use crate::graph::Graph;
-use crate::ops::{Attention, CacheElement, CacheRows, Causality, HeadNorm, QUERY_TILE, Rope};
+use crate::ops::{Attention, CacheElement, CacheRows, Causality, HeadNorm, QUERY_TILE, Rope, ShortConv, StateSpace};
 use crate::state::State;
 use crate::values::Values;
 
@@ -81,6 +81,47 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
+/// Layers that carry a state of a fixed size: prompts that begin and go on, and single tokens of several sequences.
+pub(crate) fn recurrent_cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    let steps: [Sequences; 5] = [&[(0, 1)], &[(0, 2)], &[(37, 20)], &[(7, 1), (0, 1), (100, 1)], &[(0, 17), (4, 3)]];
+    for step in steps {
+        for (channels, kernel, gated, bias) in [(64, 3, true, false), (100, 4, false, true), (33, 2, true, true)] {
+            let name = format!("short_conv {channels}x{kernel} {step:?}{}", if gated { " gated" } else { "" });
+            all.push(case(name, 1e-7, move |make| {
+                let mut graph = Graph::new();
+                let (tokens, over) = sequences(make, &mut graph, step)?;
+                let width = 5 + channels * if gated { 3 } else { 2 };
+                let (x, weight, last) =
+                    (make.random(&[tokens, width])?, make.random(&[channels, kernel])?, make.random(&[step.len(), channels * (kernel - 1)])?);
+                let bias = if bias { Some(make.random(&[channels])?) } else { None };
+                let x = graph.state(&x);
+                let op = ShortConv { channels, kernel, first: 5, gated, bias: false, context: CONTEXT };
+                let y = graph.short_conv(op, x, &weight, bias.as_ref(), over, &last);
+                let last = graph.state(&last);
+                Ok((graph, vec![y, last]))
+            }));
+        }
+        for (heads, head_dim, groups, state_size) in [(6, 16, 1, 32), (4, 20, 2, 7)] {
+            let name = format!("state_space {heads}x{head_dim} {groups}x{state_size} {step:?}");
+            all.push(case(name, 1e-7, move |make| {
+                let mut graph = Graph::new();
+                let (tokens, over) = sequences(make, &mut graph, step)?;
+                let inner = heads * head_dim;
+                let op = StateSpace { heads, head_dim, groups, state_size, steps: inner + 3, scale: 0.7, context: CONTEXT };
+                let (mixed, projection) = (make.random(&[tokens, inner + 2 * groups * state_size])?, make.random(&[tokens, inner + 3 + heads])?);
+                let numbers = make.numbers(3 * heads, false).iter().enumerate().map(|(i, v)| if i < heads { -v.abs() } else { *v }).collect();
+                let (constants, state) = (make.state(&[3, heads], numbers)?, make.random(&[step.len(), op.state_len()])?);
+                let (mixed, projection) = (graph.state(&mixed), graph.state(&projection));
+                let y = graph.state_space(op, mixed, projection, &constants, over, &state);
+                let state = graph.state(&state);
+                Ok((graph, vec![y, state]))
+            }));
+        }
+    }
+    all
+}
+
 fn rope_kinds() -> [(HeadNorm, Option<f32>, bool); 6] {
     [
         (HeadNorm::Rms, None, false),
@@ -151,10 +192,8 @@ fn caches(make: &mut Maker<'_>, heads: Heads, sequences: usize, kind: Kind) -> R
     Ok([cache()?, cache()?])
 }
 
-fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, kind: Kind) -> Result<Recorded, GpuError> {
-    let Heads { h, k, d } = heads;
-    let mut graph = Graph::new();
-    let tokens: usize = step.iter().map(|s| s.1).sum();
+/// The tokens of a step: how many, and their positions, places and tiles.
+fn sequences(make: &mut Maker<'_>, graph: &mut Graph, step: Sequences) -> Result<(usize, Causality), GpuError> {
     let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
     for (sequence, &(before, new)) in step.iter().enumerate() {
         for start in (0..new).step_by(QUERY_TILE) {
@@ -163,13 +202,19 @@ fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, kind: Kin
         positions.extend((before..before + new).map(|p| p as u32));
         bases.extend(std::iter::repeat_n((sequence * CONTEXT) as u32, new));
     }
+    let tokens = positions.len();
+    let (positions, bases) = (make.indices(&[tokens], positions)?, make.indices(&[tokens], bases)?);
+    let tiles = make.indices(&[tiles.len() / 2, 2], tiles)?;
+    Ok((tokens, Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) }))
+}
+
+fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, kind: Kind) -> Result<Recorded, GpuError> {
+    let Heads { h, k, d } = heads;
+    let mut graph = Graph::new();
+    let (tokens, over) = sequences(make, &mut graph, step)?;
     let [k_cache, v_cache] = caches(make, heads, step.len(), kind)?;
     let (q, new_k, new_v) = (make.random(&[tokens, h, d])?, make.random(&[tokens, k, d])?, make.random(&[tokens, k, d])?);
     let (q, new_k, new_v) = (graph.state(&q), graph.state(&new_k), graph.state(&new_v));
-    let positions = make.indices(&[tokens], positions)?;
-    let bases = make.indices(&[tokens], bases)?;
-    let tiles = make.indices(&[tiles.len() / 2, 2], tiles)?;
-    let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
     let rows = CacheRows { context: CONTEXT, ring: kind.ring };
     let (k_cache, v_cache) = graph.append(rows, new_k, new_v, over.positions, over.bases, [&k_cache, &v_cache]);
     let y = graph.attention(kind.attention(heads), q, k_cache, v_cache, over);

@@ -157,6 +157,15 @@ impl Graph {
         x
     }
 
+    /// Another view of x with these sizes, row by row in the same order; nothing is computed.
+    pub fn reshape(&mut self, x: Tensor, shape: &[usize]) -> Tensor {
+        assert_eq!(self.info(x).len(), shape.iter().product::<usize>(), "reshape: number of elements");
+        if let Some(info) = self.tensors.get_mut(x.index()) {
+            info.shape = shape.to_vec();
+        }
+        x
+    }
+
     /// The list up to and including the last operation that writes a state: what remains of a step whose results nobody reads.
     pub fn until_last_state(&self) -> Graph {
         let writes = |node: &Node| node.outputs.iter().any(|&output| self.info(output).state.is_some());

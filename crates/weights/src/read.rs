@@ -94,6 +94,36 @@ impl Checkpoint {
         Ok(planes)
     }
 
+    /// Columns of a dense tensor `[K, N]` as rows of the planes of `format`: for matrices stored `[in, out]`. Reads the whole tensor, a few
+    /// rows at a time, and holds the columns asked for as `f32`.
+    ///
+    /// Errors: as [`read_planes`](Self::read_planes), and a tensor that is not a dense matrix.
+    pub async fn read_planes_transposed(&self, name: &str, columns: Range<usize>, format: &'static dyn Format) -> Result<Planes, WeightsError> {
+        const CHUNK_VALUES: usize = 1 << 20;
+        let entry = self.require(name)?;
+        let (rows, width) = (entry.rows(), entry.k());
+        if entry.shape.len() != 2 || columns.start > columns.end || columns.end > width || !matches!(entry.stored, Stored::Dense(_)) {
+            return Err(WeightsError::Request {
+                tensor: entry.name.clone(),
+                expected: format!("columns {columns:?} of a dense matrix"),
+                got: format!("shape {:?}, stored as {}; quantize the original checkpoint while it is loaded", entry.shape, entry.stored.name()),
+            });
+        }
+        let mut turned = vec![0f32; columns.len() * rows];
+        let step = (CHUNK_VALUES / width.max(1)).max(1);
+        for start in (0..rows).step_by(step) {
+            let part = self.read_rows_f32(name, start..(start + step).min(rows)).await?;
+            for (offset, row) in part.chunks_exact(width).enumerate() {
+                for (column, value) in row[columns.clone()].iter().enumerate() {
+                    turned[column * rows + start + offset] = *value;
+                }
+            }
+        }
+        let mut planes = Planes::new(format, rows);
+        planes.push_rows(&turned, None).map_err(|error| unrepresentable(entry, 0, format, error))?;
+        Ok(planes)
+    }
+
     /// Dense rows whose stored type is already the format's: checked, not converted.
     async fn read_same_dense(&self, entry: &TensorEntry, rows: Range<usize>, format: &'static dyn Format, dtype: Dtype) -> Result<Planes, WeightsError> {
         let bytes = self.read_plane(entry, 0, &rows).await?;

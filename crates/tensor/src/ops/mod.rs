@@ -29,7 +29,9 @@ mod sample;
 mod scale_columns;
 mod select_rows;
 mod select_rows_backward;
+mod short_conv;
 mod softcap;
+mod state_space;
 
 pub use accumulate::Accumulate;
 pub use activate::Activate;
@@ -62,7 +64,9 @@ pub use sample::{SETTINGS, Sample, SampleSettings, SampleStates};
 pub use scale_columns::ScaleColumns;
 pub use select_rows::SelectRows;
 pub use select_rows_backward::{AppendBackward, SelectRowsBackward};
+pub use short_conv::ShortConv;
 pub use softcap::SoftCap;
+pub use state_space::StateSpace;
 
 use bayan_gpu::shader::Defines;
 
