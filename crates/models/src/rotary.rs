@@ -184,6 +184,54 @@ mod tests {
         assert!((rotary.frequencies[63] - last / 8.0).abs() < 1e-18);
     }
 
+    /// e^(i θ)ᵖ by repeated squaring, which shares nothing with a cosine of p θ.
+    fn power(theta: f64, mut p: usize) -> (f64, f64) {
+        let (mut square, mut result) = ((theta.cos(), theta.sin()), (1.0, 0.0));
+        while p > 0 {
+            let times = |a: (f64, f64), b: (f64, f64)| (a.0 * b.0 - a.1 * b.1, a.0 * b.1 + a.1 * b.0);
+            if p % 2 == 1 {
+                result = times(result, square);
+            }
+            square = times(square, square);
+            p /= 2;
+        }
+        result
+    }
+
+    #[test]
+    fn angles_stay_exact_far_out() {
+        let config = json!({"rope_theta": 1e6});
+        let rotary = Rotary::read(&Fields(&config), 128, 32768, 32768).unwrap();
+        let table = rotary.table(32768);
+        let (mut worst, mut in_f32) = (0f64, 0f64);
+        for position in [16_385, 20_011, 24_576, 30_001, 32_767] {
+            for (i, &frequency) in rotary.frequencies.iter().enumerate() {
+                let (cos, sin) = power(frequency, position);
+                let found = &table[(position * 64 + i) * 2..][..2];
+                worst = worst.max((cos - f64::from(found[0])).abs()).max((sin - f64::from(found[1])).abs());
+                in_f32 = in_f32.max((cos - f64::from((position as f32 * frequency as f32).cos())).abs());
+            }
+        }
+        // Rounding to f32 is all that is lost; a product in f32 would be off by ten thousand times as much.
+        assert!(worst < 6.1e-8 && in_f32 > 3e-4, "{worst:.1e}, in f32 {in_f32:.1e}");
+    }
+
+    #[test]
+    fn dynamic_and_longrope_choose_by_the_context() {
+        let config = json!({"rope_theta": 10000.0, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
+        let at = |context| Rotary::read(&Fields(&config), 64, 2048, context).unwrap().frequencies;
+        assert_eq!(at(1000), at(2048));
+        let base: f64 = 10000.0 * 3f64.powf(64.0 / 62.0); // 2 · 4096 / 2048 − 1
+        assert!((at(4096)[5] - base.powf(-10.0 / 64.0)).abs() < 1e-15);
+        let factors = |value: f64| vec![value; 4];
+        let scaling = json!({"type": "longrope", "short_factor": factors(1.0), "long_factor": factors(4.0)});
+        let config = json!({"rope_theta": 10000.0, "rope_scaling": scaling, "original_max_position_embeddings": 4096});
+        let at = |context| Rotary::read(&Fields(&config), 8, 131072, context).unwrap();
+        assert_eq!(at(4096).frequencies[1] / 4.0, at(4097).frequencies[1]);
+        assert!((at(4096).factor - (1.0 + 32f64.ln() / 4096f64.ln()).sqrt()).abs() < 1e-12);
+        assert!(Rotary::read(&Fields(&config), 16, 131072, 4096).unwrap_err().to_string().contains("a list of 8"));
+    }
+
     #[test]
     fn unknown_methods_are_refused() {
         let config = json!({"rope_scaling": {"type": "spiral", "factor": 2.0}});

@@ -1,0 +1,125 @@
+//! Every architecture made of attention and an MLP trains: low-rank pairs on all its linear layers, the gradients of the kernels against
+//! those of the interpreter, and the interpreter's along their own direction against a difference quotient of the loss.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bayan_gpu::{Gpu, GpuOptions, block_on};
+use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoraPart, Opening, StepInputs};
+use bayan_tensor::ops::Causality;
+use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret, nmse};
+use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
+
+const MODELS: [&str; 10] = ["cohere", "cohere2", "gemma1", "gemma2_softcap", "gemma3_text", "jais", "jais2", "olmo2", "phi3_fused", "phi3_longrope"];
+
+/// Two sequences in one step.
+const LENGTHS: [usize; 2] = [5, 3];
+const RANK: usize = 2;
+
+struct Trained {
+    graph: Graph,
+    loss: Tensor,
+    /// Parameters and where their gradients are added.
+    pairs: Vec<(Arc<State>, Arc<State>)>,
+}
+
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 104_729 + 31) % 1009) as f32 / 504.5 - 1.0).collect()
+}
+
+fn decoder(name: &str, gpu: Option<&Gpu>) -> Box<dyn Decoder> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name);
+    let checkpoint = block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap();
+    let policy = Policy::for_format(format_by_name("f32").unwrap());
+    block_on(bayan_models::open(&checkpoint, gpu, &Opening { context: 16 }, Some(policy), &mut |_, _| {})).unwrap()
+}
+
+/// Puts a pair on every module but the head; returns the parameters.
+fn attach(decoder: &mut dyn Decoder, gpu: Option<&Gpu>) -> Vec<Arc<State>> {
+    let linears = decoder.linears_mut();
+    let about = |linear: &&mut bayan_models::Linear| {
+        let columns = linear.weight.columns();
+        linear.modules.iter().map(|(name, rows)| (name.clone(), rows.len(), columns)).collect::<Vec<_>>()
+    };
+    let modules: Vec<_> = linears.iter().flat_map(about).filter(|(name, ..)| name != "lm_head").collect();
+    let mut parameters = Vec::new();
+    for (index, (name, rows, columns)) in modules.into_iter().enumerate() {
+        let make = |shape: [usize; 2], seed| {
+            let values = numbers(shape[0] * shape[1], seed).iter().map(|v| 0.2 * v).collect();
+            State::new(gpu, "pair", &shape, Values::F32(values)).unwrap()
+        };
+        let (a, b) = (make([RANK, columns], 2 * index), make([rows, RANK], 2 * index + 1));
+        decoder.attach(&name, LoraPart { adapter: "test".into(), rows: 0..0, a: a.clone(), b: b.clone(), scale: 0.5, dropout: None }).unwrap();
+        parameters.extend([a, b]);
+    }
+    parameters
+}
+
+fn train(name: &str, gpu: Option<&Gpu>) -> Trained {
+    let mut decoder = decoder(name, gpu);
+    let parameters = attach(decoder.as_mut(), gpu);
+    let tokens: usize = LENGTHS.iter().sum();
+    let vocabulary = decoder.sizes().vocab_size;
+    let cache = Cache::new(gpu, CacheShape { sequences: 1, context: tokens, format: CacheFormat::F32, step: None }, &decoder.cache_needs()).unwrap();
+    let integers = |values: Vec<u32>, shape: &[usize]| State::new(gpu, "step", shape, Values::U32(values)).unwrap();
+    let mut graph = Graph::new();
+    let [first, second] = LENGTHS.map(|n| n as u32);
+    let ids = integers((0..tokens).map(|i| (i * 37 % vocabulary) as u32).collect(), &[tokens]);
+    let positions = integers((0..first).chain(0..second).collect(), &[tokens]);
+    let bases = integers([vec![0; LENGTHS[0]], vec![first; LENGTHS[1]]].concat(), &[tokens]);
+    let tiles = integers(vec![0, first, first, second], &[2, 2]);
+    let targets = integers((0..tokens).map(|i| (i * 53 % vocabulary) as u32).collect(), &[tokens]);
+    let weights = State::new(gpu, "weights", &[tokens], Values::F32(vec![1.0 / tokens as f32; tokens])).unwrap();
+    let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
+    let (ids, targets, weights) = (graph.state(&ids), graph.state(&targets), graph.state(&weights));
+    let logits = decoder.forward(&mut graph, StepInputs { tokens: ids, over, rows: None }, &cache);
+    let sweep = graph.cross_entropy(logits, targets, 1 << 20).expect("an output head without a bias");
+    let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
+    let gradient = graph.cross_entropy_backward(&sweep, weights);
+    let zeros = |state: &Arc<State>| State::zeros(gpu, "gradient", state.shape(), Dtype::F32).unwrap();
+    let pairs: Vec<_> = parameters.into_iter().map(|state| (zeros(&state), state)).map(|(gradient, state)| (state, gradient)).collect();
+    graph.backward(&[(sweep.hidden(), gradient)], &pairs, BackwardOptions { recompute: false }).unwrap_or_else(|error| panic!("{name}: {error}"));
+    Trained { graph, loss, pairs }
+}
+
+/// Runs on the host; the loss, and every gradient.
+fn on_host(trained: &Trained) -> (f64, Vec<Vec<f32>>) {
+    trained.pairs.iter().for_each(|(_, gradient)| gradient.write(None, 0, &vec![0; gradient.size_bytes() as usize]));
+    let values = interpret(&trained.graph);
+    let loss = f64::from(values[trained.loss.index()].as_ref().unwrap().f32()[0]);
+    (loss, trained.pairs.iter().map(|(_, gradient)| gradient.host().unwrap().f32().to_vec()).collect())
+}
+
+#[test]
+fn gradients_of_every_architecture() {
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+    for name in MODELS {
+        let host = train(name, None);
+        let (_, expected) = on_host(&host);
+        // The difference quotient of the loss along the gradient is the gradient's length.
+        let length = expected.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        assert!(length > 1e-3, "{name}: no gradient");
+        let before: Vec<Vec<f32>> = host.pairs.iter().map(|(state, _)| state.host().unwrap().f32().to_vec()).collect();
+        let moved = |distance: f64| {
+            for ((state, _), (from, gradient)) in host.pairs.iter().zip(before.iter().zip(&expected)) {
+                let values = from.iter().zip(gradient).map(|(v, g)| (f64::from(*v) + distance * f64::from(*g) / length) as f32).collect();
+                state.write(None, 0, Values::F32(values).bytes());
+            }
+            on_host(&host).0
+        };
+        let step = 0.02;
+        let slope = (moved(step) - moved(-step)) / (2.0 * step);
+        assert!((slope / length - 1.0).abs() < 5e-3, "{name}: slope {slope}, length of the gradient {length}");
+        // The kernels.
+        let device = train(name, Some(&gpu));
+        let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
+        let plan = Plan::new(&gpu, device.graph.clone(), &[device.loss], &tuning).unwrap();
+        plan.submit(&gpu, 16, &[]);
+        for (index, ((_, gradient), expected)) in device.pairs.iter().zip(&expected).enumerate() {
+            let found = block_on(gradient.read(Some(&gpu))).unwrap();
+            let error = nmse(expected, found.f32());
+            assert!(error < 1e-8, "{name}: gradient {index}, NMSE {error:.1e}");
+        }
+    }
+}
