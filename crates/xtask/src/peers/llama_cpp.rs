@@ -57,7 +57,7 @@ pub fn install(cache: &Path) -> Result<LlamaCpp> {
     Ok(LlamaCpp { directory, node })
 }
 
-fn installed_version(directory: &Path, name: &str) -> Option<String> {
+pub fn installed_version(directory: &Path, name: &str) -> Option<String> {
     let text = fs::read_to_string(directory.join("node_modules").join(name).join("package.json")).ok()?;
     let json: Value = serde_json::from_str(&text).ok()?;
     Some(json["version"].as_str()?.to_owned())

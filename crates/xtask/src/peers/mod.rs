@@ -6,6 +6,7 @@
 mod checkpoint;
 mod gguf;
 mod llama_cpp;
+mod web;
 
 use crate::{chat, process, vulkan, workspace};
 use anyhow::{Context, Result, bail};
@@ -32,6 +33,12 @@ pub struct PeersArguments {
     /// The Vulkan device of the peer, as it counts them.
     #[arg(long, default_value_t = 0)]
     device: usize,
+    /// Compare in a browser instead: transformers.js, wllama and Bayan in the same Chromium.
+    #[arg(long)]
+    web: bool,
+    /// With --web, only runtimes with this in their name.
+    #[arg(long, requires = "web")]
+    only: Option<String>,
     /// Measure the peers only.
     #[arg(long)]
     without_bayan: bool,
@@ -69,6 +76,9 @@ pub fn run(arguments: &PeersArguments) -> Result<()> {
         if number == 0 || number > 1024 {
             bail!("{name}: expected 1 to 1024, got {number}");
         }
+    }
+    if arguments.web {
+        return web::run(arguments.prompt, arguments.generate, arguments.only.as_deref());
     }
     vulkan::set_up()?;
     let cache = workspace::target_dir()?.join("peers");
