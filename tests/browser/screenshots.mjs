@@ -1,16 +1,22 @@
-/** Screenshots of the page with an Arabic conversation: `node screenshots.mjs FOLDER`. */
+/**
+ * Screenshots of the page with an Arabic conversation: `node screenshots.mjs FOLDER`. The words are the embedded model's own, by the engine
+ * itself; `--mixed` takes the engine's test double instead, whose answers have lists, tables, code and two scripts.
+ */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { finished, launch, loadShipped, openPage, say, startServer } from './harness.mjs';
+import { finished, launch, openPage, say, startServer } from './harness.mjs';
 
 const folder = process.argv[2];
 if (!folder) throw new Error('which folder? node screenshots.mjs FOLDER');
 mkdirSync(folder, { recursive: true });
-const server = await startServer();
+const mixed = process.argv.includes('--mixed');
+const server = await startServer({ real: !mixed });
+const questions = mixed ? ['كيف أحضّر القهوة العربية الأصيلة في البيت؟', 'أعطني مثالًا فيه نص عربي ومختلط وجدول وبرنامج'] : ['السلام عليكم', 'ما اسمك؟', 'كيف أصنع الشاي؟', 'ما عاصمة المغرب؟'];
 const browser = await launch();
 try {
   for (const theme of ['light', 'dark']) {
     const context = await browser.newContext({ locale: 'ar', colorScheme: theme, viewport: { width: 1440, height: 900 } });
+    await context.addInitScript(() => localStorage.setItem('bayan-settings', JSON.stringify({ temperature: 0, repetition: 1, maxTokens: 96 })));
     const page = await openPage(context, server.url);
     const shot = (name) => page.screenshot({ path: join(folder, `${name}-${theme}.png`) });
     const widths = [[360, 740], [768, 1024], [1440, 900]];
@@ -19,11 +25,11 @@ try {
       await page.setViewportSize({ width, height });
       await shot(`welcome-${width}`);
     }
-    await loadShipped(page);
-    await say(page, 'كيف أحضّر القهوة العربية الأصيلة في البيت؟');
-    await finished(page);
-    await say(page, 'أعطني مثالًا فيه نص عربي ومختلط وجدول وبرنامج');
-    await finished(page);
+    await page.waitForSelector('.model-chip.ready', { timeout: 120_000 });
+    for (const question of questions) {
+      await say(page, question);
+      await finished(page);
+    }
     for (const [width, height] of widths) {
       await page.setViewportSize({ width, height });
       await page.waitForTimeout(150);

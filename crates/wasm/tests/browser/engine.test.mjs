@@ -5,7 +5,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { filesOf, fixtures, newEngine, root, start } from './harness.mjs';
+import { filesOf, fixtures, made, newEngine, root, start } from './harness.mjs';
+import { synthetic } from './synthetic.mjs';
 
 const MODELS = ['qwen3_qknorm', 'qwen2_bias', 'llama3_gqa', 'mistral_swa'];
 /** Where two logits are nearer than this, another order of sums may choose the other token. */
@@ -160,6 +161,24 @@ describe('what is asked of the GPU', () => {
     assert.equal(late, 0, asked.join(' '));
     await engine.end();
   });
+});
+
+it('a checkpoint larger than the memory it may take is quantized while it streams', async () => {
+  const embedded = join(root, 'crates/embedded/checkpoint');
+  made.large = synthetic(embedded, { hidden: 1024, intermediate: 2816, layers: 4, heads: 16, vocabulary: 96_000 });
+  const { sizes, largestTensorBytes } = made.large;
+  assert.ok(sizes['model.safetensors'] > 256e6 && largestTensorBytes > 180e6);
+  const engine = await newEngine(site.page);
+  await engine.call('create', {});
+  const start = (await engine.call('info')).wasmBytes;
+  await engine.call('open', 'large/', sizes, { format: 'q4', contextLength: 64 });
+  const { wasmBytes, gpuBytes } = await engine.call('info');
+  console.log(`  ${(sizes['model.safetensors'] / 1e6).toFixed(0)} MB of weights, ${(gpuBytes / 1e6).toFixed(0)} MB on the device, ${(wasmBytes / 1e6).toFixed(0)} MB of wasm memory, ${(start / 1e6).toFixed(0)} before`);
+  // WebAssembly memory never shrinks: what it has is the most it had. The limit is 256 MB; a tensor of its own would show far below it.
+  assert.ok(wasmBytes < 128e6, `${wasmBytes} bytes`);
+  assert.equal((await engine.call('generateFromIds', [1, 2, 3], { temperature: 0, maxTokens: 2, ignoreEos: true })).ids.length, 2);
+  await engine.end();
+  delete made.large;
 });
 
 describe('a session', () => {

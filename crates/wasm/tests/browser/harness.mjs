@@ -20,8 +20,16 @@ const TYPES = { '.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'a
 /** What each folder of the site is served from. */
 const FOLDERS = { 'engine/': engine, 'models/': join(fixtures, 'models'), 'lora/': join(fixtures, 'lora'), 'embedded/': join(root, 'crates/embedded/checkpoint'), ...(process.env.BAYAN_CHECKPOINTS ? { 'checkpoints/': process.env.BAYAN_CHECKPOINTS } : {}) };
 
+/** Checkpoints that are made while they are read, by the name of their folder. */
+export const made = {};
+
 function answer(request, response) {
   const path = decodeURIComponent(new URL(request.url, 'http://x').pathname).slice(1);
+  const [folderName, madeFile] = path.split('/');
+  if (made[folderName]) {
+    const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range);
+    return void response.writeHead(206).end(made[folderName].read(madeFile, Number(from), Number(to) + 1));
+  }
   if (path === '') return void response.writeHead(200, { 'Content-Type': 'text/html' }).end('<!doctype html><title>engine</title>');
   const folder = Object.keys(FOLDERS).find((prefix) => path.startsWith(prefix));
   const base = folder ? FOLDERS[folder] : here;

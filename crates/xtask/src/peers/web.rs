@@ -1,6 +1,7 @@
 //! `cargo xtask peers --web`: the runtimes that people use in browsers, and Bayan, in the same Chromium on the same checkpoint.
 //!
-//! Each runs in a browser of its own, driven through its public interface by `web/measure.mjs`, after a short warm-up. The peers are the
+//! Each runs in a browser of its own, driven through its public interface by `web/measure.mjs`, after a warm-up with a prompt of the
+//! same length. The peers are the
 //! released npm packages; pages get the headers that allow threads, which Bayan does not need. CPU seconds are those of the browser's
 //! processes: where the GPU is software, only they tell apart who waits and who works.
 
