@@ -69,7 +69,7 @@ pub struct Measured {
 fn candidates(capabilities: &Capabilities) -> Vec<RowsShape> {
     let default = Tuning::defaults(capabilities).rows_shape(capabilities);
     let mut all = vec![default];
-    for (lanes, parts) in [(32, 1), (32, 2), (32, 4), (32, 8), (16, 4), (16, 8), (8, 1), (8, 8)] {
+    for (lanes, parts) in [(32, 1), (32, 2), (32, 4), (32, 8), (16, 4), (16, 8), (8, 1), (8, 8), (4, 1)] {
         let shape = RowsShape { lanes, parts, shuffle: false, ..default };
         if lanes * parts <= capabilities.max_workgroup_size as usize && !all.contains(&shape) {
             all.push(shape);

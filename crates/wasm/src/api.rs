@@ -18,7 +18,7 @@ pub fn create(options: String, on_lost: Function) -> Promise {
     promise(async move { session::create(&options, on_lost).await })
 }
 
-/// Streams a checkpoint to the device. `options`: `{"format", "contextLength", "cache", "template", "prefillChunk"}`, all optional. Resolves to
+/// Streams a checkpoint to the device. `options`: `{"format", "contextLength", "cache", "template", "prefillChunk", "autotune"}`, all optional. Resolves to
 /// `ModelInfo` as JSON.
 #[wasm_bindgen]
 pub fn open(source: ByteSource, options: String, on_progress: Function) -> Promise {

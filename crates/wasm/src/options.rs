@@ -48,6 +48,8 @@ pub(crate) struct OpenOptions {
     pub(crate) template: Option<String>,
     /// Tokens of a prompt in one submission, instead of what the clock says.
     pub(crate) prefill_chunk: Option<usize>,
+    /// Measure the kernel shapes on this model's matrices first, and use the fastest.
+    pub(crate) autotune: bool,
 }
 
 impl OpenOptions {

@@ -86,13 +86,20 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     let mut progress = |done: u64, total: u64| {
         let _ = on_progress.call2(&JsValue::UNDEFINED, &(done as f64).into(), &(total as f64).into());
     };
-    let model = Model::open(&checkpoint, &gpu, &model_options, &mut progress).await.map_err(|e| source.explain(e))?;
+    let mut model = Model::open(&checkpoint, &gpu, &model_options, &mut progress).await.map_err(|e| source.explain(e))?;
     if is_aborted() {
         return Err(EngineError::aborted());
     }
     // A browser says only afterwards that there was no room.
     gpu.flush().await?;
-    let info = model_info(&checkpoint, &model, policy.as_ref(), cache, gpu.allocated_bytes().saturating_sub(before_bytes));
+    let tuned = match options.autotune {
+        true => model.engine.autotune(&js_sys::Date::now).await?,
+        false => Vec::new(),
+    };
+    let mut info = model_info(&checkpoint, &model, policy.as_ref(), cache, gpu.allocated_bytes().saturating_sub(before_bytes));
+    if !tuned.is_empty() {
+        info["tuned"] = tuned.iter().map(|m| json!({"shape": format!("{:?}", m.shape), "milliseconds": m.elapsed_ms})).collect();
+    }
     CONTROL.set(Some(model.engine.control()));
     MODEL.set(Some(model));
     Ok(info.to_string().into())

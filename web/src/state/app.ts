@@ -6,6 +6,7 @@
 import { BayanError, type DeviceProbe, type DownloadPlan, load, openBackend, probeDevice, type Progress, type Session, type Source, type SourceFile, type StoredModel, type Usage } from 'bayan-web';
 import { ar, type Strings } from '../strings/ar';
 import { en } from '../strings/en';
+import { plainName } from '../text/direction';
 import { Formats } from '../text/format';
 import { addAdapter as add, type AdapterState, forgetAdapters, NO_ADAPTERS, putBackAdapters, removeAdapter as remove } from './adapters';
 import { allConversations, type Conversation, exportText, importText, newConversation, onOtherTab, removeConversation, saveConversation, titleFrom, type Turn } from './database';
@@ -114,7 +115,7 @@ const START_BELOW_BYTES = 200e6;
 function startByItself(): void {
   const { shipped, probe, model } = state;
   const last = lastModel().kind;
-  if (model.kind === 'none' && shipped && probe?.webgpu && shipped.bytes <= START_BELOW_BYTES && (last === 'none' || last === 'shipped')) void loadModel(shippedSource(), shipped.name);
+  if (model.kind === 'none' && shipped && probe?.webgpu && shipped.bytes <= START_BELOW_BYTES && (last === 'none' || last === 'shipped')) void loadModel(shippedSource(), plainName(shipped.name));
 }
 
 export async function start(): Promise<void> {
@@ -380,8 +381,9 @@ export async function loadModel(source: Source, label: string, again = false): P
     session = opened;
     opened.onLost = (error) => loseModel(error);
     await (again ? putBackAdapters(opened) : forgetAdapters());
-    set({ model: { kind: 'ready', label: opened.info.model.name || label }, notice: null });
-    remember(source, opened.info.model.name || label);
+    // What the person chose is called as it was when it was chosen; many checkpoints do not say their own name.
+    set({ model: { kind: 'ready', label: label || opened.info.model.name }, notice: null });
+    remember(source, label || opened.info.model.name);
     if (!again) await answerWaiting();
   } catch (error) {
     if (loading !== abort) return;

@@ -1,7 +1,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { baseDirection, editTurn, formats, getState, lastModel, live, loadModel, onLive, regenerate, reloadModel, send, set, shippedSource, startConversation, strings } from '../state/app';
 import type { Turn } from '../state/database';
-import { directionOf, languageOf } from '../text/direction';
+import { directionOf, languageOf, plainName } from '../text/direction';
 import { rawCode } from '../text/markdown';
 import { Sentences } from '../text/sentences';
 import { StreamingText } from '../text/streaming';
@@ -86,6 +86,8 @@ function Welcome() {
   const t = strings();
   const state = useApp();
   const last = lastModel();
+  // The included model can answer these; the usual suggestions would show it at its worst.
+  const small = state.shipped !== null && (state.model.kind === 'ready' || state.model.kind === 'loading') && state.model.label === plainName(state.shipped.name);
   return (
     <div class="welcome">
       <Mark size={54} />
@@ -96,13 +98,13 @@ function Welcome() {
           <div><strong>{t.noModelTitle}</strong><p>{t.noModelText}</p></div>
           <div class="actions">
             {last.kind === 'other' && <button type="button" class="button primary" onClick={() => void loadModel(last.source, last.label)}>{t.loadModel}: <bdi>{last.label}</bdi></button>}
-            {last.kind !== 'other' && state.shipped && <button type="button" class="button primary" onClick={() => void loadModel(shippedSource(), state.shipped!.name)}>{t.startShipped}</button>}
+            {last.kind !== 'other' && state.shipped && <button type="button" class="button primary" onClick={() => void loadModel(shippedSource(), plainName(state.shipped!.name))}>{t.startShipped}</button>}
             <button type="button" class={last.kind !== 'other' && !state.shipped ? 'button primary' : 'button'} onClick={() => set({ panel: 'models' })}>{t.chooseModel}</button>
           </div>
         </div>
       )}
       <div class="suggestions">
-        {t.suggestions.map((s) => (
+        {(small ? t.smallSuggestions : t.suggestions).map((s) => (
           <button type="button" key={s.title} onClick={() => {
             const box = document.getElementById('composer') as HTMLTextAreaElement | null;
             if (!box) return;
@@ -112,6 +114,7 @@ function Welcome() {
           }}><strong>{s.title}</strong><span>{s.text.trim()}</span></button>
         ))}
       </div>
+      {small && <p class="small-note dim small-text">{t.smallNote} <button type="button" class="text-button" onClick={() => set({ panel: 'models' })}>{t.chooseModel}</button></p>}
     </div>
   );
 }

@@ -10,6 +10,7 @@ import { FilePicker } from './FilePicker';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
+const FORMATS = ['q4', 'q8', 'f16'] as const;
 const MODELS = catalogue.models as CatalogueModel[];
 
 export function ModelsPanel() {
@@ -80,7 +81,8 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
       <div class="card-main">
         <div class="card-title"><strong><bdi>{item.name}</bdi></strong><span class={`badge ${fit}`}>{fit === 'yes' ? t.fitYes : fit === 'tight' ? t.fitTight : t.fitNo}</span></div>
         <p>{item.note[settings.language]}</p>
-        <p class="dim small-text meta"><bdi>{item.maker}</bdi><span>{t.downloadSize} <bdi class="num">{f.bytes(downloadBytes(item))}</bdi></span><span>{t.memory} <bdi class="num">{f.bytes(memory)}</bdi></span><span>{t.licence} <bdi>{item.licence}</bdi></span></p>
+        <p class="dim small-text meta"><bdi>{item.maker}</bdi><span>{t.downloadSize} <bdi class="num">{f.bytes(downloadBytes(item))}</bdi></span><span>{t.licence} <bdi>{item.licence}</bdi></span></p>
+        <p class="dim small-text meta"><span>{t.memory}</span>{FORMATS.map((each) => <span key={each} class={each === format ? 'chosen' : undefined}>{t.shortFormats[each]} <bdi class="num">{f.bytes(memoryBytes(item, each, settings.contextLength))}</bdi></span>)}</p>
         {item.gated && <p class="dim small-text">{t.gated}</p>}
       </div>
       <button type="button" class="button" disabled={model.kind === 'loading'} onClick={() => void loadModel({ kind: 'hub', repo: item.repo }, item.name)}>{t.download}</button>
