@@ -1,8 +1,9 @@
 /** The page with the engine itself and the embedded model: what a person sees when nothing is a test double. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { engineWorker, finished, lastAnswer, launch, loadShipped, openPage, say, startServer } from './harness.mjs';
+import { engineWorker, finished, fixtures, lastAnswer, launch, loadShipped, openPage, say, startServer } from './harness.mjs';
 
 let server;
 let browser;
@@ -105,8 +106,49 @@ describe('a conversation with the embedded model', () => {
   });
 });
 
+describe('an adapter from disk', () => {
+  it('changes the answers, comes back after a lost device, and goes without a trace', async () => {
+    page = await visit();
+    const filesIn = (folder) => readdirSync(folder).map((name) => join(folder, name));
+    const open = async (input, folder) => {
+      await page.locator('.model-chip').click();
+      await page.locator(input).setInputFiles(filesIn(folder));
+    };
+    const ask = async () => {
+      await page.getByRole('button', { name: 'محادثة جديدة' }).first().click();
+      await say(page, 'مرحبا');
+      await finished(page);
+      return lastAnswer(page).innerText();
+    };
+    await open('#pick-files', join(fixtures, 'models/llama3_gqa'));
+    await page.waitForSelector('.model-chip.loading');
+    await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
+    const plain = await ask();
+    await open('#pick-adapter', join(fixtures, 'models/qwen3_qknorm'));
+    await page.waitForSelector('.adapters .trouble');
+    assert.match(await page.locator('.adapters .trouble').innerText(), /adapter_config\.json/);
+    await page.locator('#pick-adapter').setInputFiles(filesIn(join(fixtures, 'lora/llama3_r8_all/adapter_final')));
+    await page.waitForSelector('.adapters .card');
+    assert.match(await page.locator('.adapters .card').innerText(), /الرتبة 8/);
+    await page.keyboard.press('Escape');
+    assert.equal(await page.locator('.chip-adapter').count(), 1);
+    const tuned = await ask();
+    assert.notEqual(tuned, plain);
+    await engineWorker(page).evaluate(async () => (await import(self.name)).destroyDevice());
+    await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
+    await page.waitForSelector('.model-chip.ready .chip-adapter', { timeout: 90_000 });
+    assert.equal(await ask(), tuned);
+    await page.locator('.model-chip').click();
+    await page.getByRole('button', { name: 'إزالة' }).click();
+    await page.waitForSelector('.adapters .card', { state: 'detached' });
+    await page.keyboard.press('Escape');
+    assert.equal(await ask(), plain);
+    assert.deepEqual(page.errors, []);
+  });
+});
+
 describe('when something breaks', () => {
-  it('a lost device: the conversation stays, one button brings the model and its adapter back', async () => {
+  it('a lost device: the conversation stays, one button brings the model back', async () => {
     page = await visit();
     await say(page, 'مرحبا');
     await finished(page);

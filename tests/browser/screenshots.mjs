@@ -11,7 +11,7 @@ if (!folder) throw new Error('which folder? node screenshots.mjs FOLDER');
 mkdirSync(folder, { recursive: true });
 const mixed = process.argv.includes('--mixed');
 const server = await startServer({ real: !mixed });
-const questions = mixed ? ['كيف أحضّر القهوة العربية الأصيلة في البيت؟', 'أعطني مثالًا فيه نص عربي ومختلط وجدول وبرنامج'] : ['السلام عليكم', 'ما اسمك؟', 'كيف أصنع الشاي؟', 'ما عاصمة المغرب؟'];
+const questions = mixed ? ['كيف أحضّر القهوة العربية الأصيلة في البيت؟', 'أعطني مثالًا فيه نص عربي ومختلط وجدول وبرنامج'] : ['السلام عليكم', 'ما اسمك؟', 'ما عاصمة المغرب؟', 'ما جمع كتاب؟'];
 const browser = await launch();
 try {
   for (const theme of ['light', 'dark']) {
@@ -23,6 +23,7 @@ try {
     await page.evaluate(() => document.fonts.ready);
     for (const [width, height] of widths) {
       await page.setViewportSize({ width, height });
+      await page.waitForTimeout(500);
       await shot(`welcome-${width}`);
     }
     await page.waitForSelector('.model-chip.ready', { timeout: 120_000 });
@@ -34,6 +35,7 @@ try {
       await page.setViewportSize({ width, height });
       await page.waitForTimeout(150);
       await page.locator('.scroller').evaluate((box) => box.scrollTo(0, box.scrollHeight));
+      await page.waitForTimeout(350);
       await shot(`chat-${width}`);
       await page.locator('.scroller').evaluate((box) => box.scrollTo(0, 0));
       await shot(`chat-top-${width}`);
