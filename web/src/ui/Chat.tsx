@@ -19,11 +19,13 @@ export function Chat() {
   const toEnd = (smooth = false) => scroller.current?.scrollTo({ top: scroller.current.scrollHeight, behavior: smooth && !matchMedia('(prefers-reduced-motion: reduce)').matches ? 'smooth' : 'instant' });
   useLayoutEffect(() => {
     pinned.current = true;
-    toEnd();
+    // The welcome is read from its beginning.
+    if (current.turns.length > 0) toEnd();
+    else scroller.current?.scrollTo({ top: 0 });
   }, [current.id, current.turns.length]);
   useEffect(() => {
     const inner = scroller.current?.firstElementChild;
-    if (!inner) return;
+    if (!inner || current.turns.length === 0) return;
     const grows = new ResizeObserver(() => pinned.current && toEnd());
     grows.observe(inner);
     return () => grows.disconnect();
