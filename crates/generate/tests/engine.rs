@@ -342,6 +342,37 @@ fn layers_with_a_window_keep_a_ring_and_give_the_same() {
 }
 
 #[test]
+fn recurrent_models_go_on_where_they_stopped_or_start_anew() {
+    let gpu = gpu(GpuOptions::default());
+    for name in ["lfm2", "falcon_h1"] {
+        let open = || engine(name, &gpu, EngineOptions { context: Some(200), prefill_chunk: Some(16), ..exact() });
+        let (mut engine, mut fresh) = (open(), open());
+        let prompt = ids(40, engine.decoder().sizes().vocab_size);
+        let answer = greedy(&mut engine, &prompt, 12);
+        // An answer that ended at a stop token: the state has read all before it, and nothing after.
+        let mut ended = Vec::new();
+        let mut collect = |token| {
+            ended.push(token);
+            ControlFlow::Continue(())
+        };
+        engine.reset();
+        let stop = *answer.iter().find(|&t| *t != answer[0]).unwrap_or(&answer[11]);
+        block_on(engine.generate(&prompt, &SampleSettings::default(), &[], &[stop], 12, &mut collect)).unwrap();
+        let longer = [&prompt[..], &ended[..], &[4, 5, 6]].concat();
+        let usage = block_on(engine.generate(&longer, &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap();
+        assert_eq!(usage.cached_tokens, prompt.len() + ended.len(), "{name}");
+        let mut after = |prompt: &[u32], kept: bool| {
+            fresh.reset();
+            let expected = greedy(&mut fresh, prompt, 8);
+            assert_eq!(greedy(&mut engine, prompt, 8), expected, "{name}, {kept}");
+        };
+        after(&longer, true);
+        // Back to the middle, which the state cannot go to.
+        after(&[&prompt[..20], &[9, 8, 7]].concat(), false);
+    }
+}
+
+#[test]
 fn quantized_caches_stay_near() {
     let gpu = gpu(GpuOptions::default());
     for name in ["llama3_gqa", "gemma2_softcap", "qwen3_qknorm"] {
