@@ -12,6 +12,7 @@ mod conformance;
 mod devices;
 mod finetune;
 mod generate;
+mod hub;
 mod inspect;
 mod interrupt;
 mod merge;
@@ -34,6 +35,9 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "bayan", version, about = "Runs Arabic language models on any GPU", propagate_version = true)]
 struct Cli {
+    /// Use no network: models by name come from the cache or not at all
+    #[arg(long, env = "HF_HUB_OFFLINE", global = true, hide_env = true)]
+    offline: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -56,6 +60,12 @@ enum Command {
     Merge(merge::MergeArgs),
     /// Show what a checkpoint holds and the memory it needs
     Inspect(inspect::InspectArgs),
+    /// Download a model from a hub, or what is new of it
+    Pull(hub::PullArgs),
+    /// List the models that were downloaded
+    List(hub::ListArgs),
+    /// Delete a downloaded model
+    Remove(hub::RemoveArgs),
     /// List GPU adapters and what Bayan uses of them
     Devices(devices::DevicesArgs),
     /// Measure speed
@@ -70,6 +80,7 @@ fn main() -> ExitCode {
     set_runtime_dir();
     let cli = Cli::parse();
     output::set_up_log();
+    hub::set_offline(cli.offline);
     let result = match cli.command {
         Command::Chat(args) => chat::run(&args),
         Command::Generate(args) => generate::run(&args),
@@ -79,6 +90,9 @@ fn main() -> ExitCode {
         Command::Finetune(args) => finetune::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Pull(args) => hub::pull(&args),
+        Command::List(args) => hub::list(&args),
+        Command::Remove(args) => hub::remove(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Ops(args) => ops::run(&args),

@@ -11,6 +11,7 @@ use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_models::Adapter;
 use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Policy, Source};
 
+use crate::hub::{self, HubName};
 use crate::options::{AdapterArg, DeviceArgs, ModelArgs};
 use crate::output::{self, Progress};
 use crate::{random, tuning};
@@ -28,7 +29,10 @@ pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
         return source.map(|source| Rc::new(source) as Rc<dyn Source>).with_context(|| format!("--model random:{shape}: expected one of {}", random::shapes()));
     }
     if let Some(path) = model.filter(|path| *path != Path::new(EMBEDDED) || path.exists()) {
-        return Ok(Rc::new(DirectorySource::new(path)?));
+        return match HubName::from_path(path) {
+            Some(name) => Ok(Rc::new(DirectorySource::new(hub::open(&name)?)?)),
+            None => Ok(Rc::new(DirectorySource::new(path)?)),
+        };
     }
     let files = bayan_embedded::files();
     if files.is_empty() {

@@ -112,7 +112,13 @@ fn try_once(agent: &ureq::Agent, plan: &Plan, file: &Remote, partial: &Path, on_
         }
         _ => bail!(explain(status, &plan.name)),
     }
-    let mut out = File::options().create(true).append(start > 0).write(true).truncate(start == 0).open(partial).with_context(|| format!("cannot write {}", partial.display()))?;
+    let mut out = File::options()
+        .create(true)
+        .append(start > 0)
+        .write(true)
+        .truncate(start == 0)
+        .open(partial)
+        .with_context(|| format!("cannot write {}", partial.display()))?;
     // One byte more than announced is enough to know that the size is wrong.
     let mut body = response.into_body().into_reader().take(file.size_bytes - start + 1);
     let (mut buffer, mut written) = (vec![0; BUFFER_BYTES], start);

@@ -100,7 +100,9 @@ pub fn plan(cache: &Cache, name: &HubName) -> Result<Plan> {
     let mut response = api.repo(super::repo(name)).info_request().query("blobs", "true").call().map_err(|error| {
         let text = error.to_string();
         let status = text.strip_prefix("http status: ").and_then(|status| status.parse().ok());
-        anyhow::anyhow!(status.map_or_else(|| format!("{endpoint} cannot be asked about {name}: {text}; check the network, or use --offline"), |s| explain(s, name)))
+        anyhow::anyhow!(
+            status.map_or_else(|| format!("{endpoint} cannot be asked about {name}: {text}; check the network, or use --offline"), |s| explain(s, name))
+        )
     })?;
     let info: Info = response.body_mut().read_json().with_context(|| format!("{endpoint}: expected a description of {name} in JSON"))?;
     if !is_hex(&info.sha, 40) {

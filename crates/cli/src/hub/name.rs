@@ -73,7 +73,9 @@ mod tests {
         let parsed = |text: &str| HubName::parse(text).map(|name| (name.repo.clone(), name.revision.clone(), name.file.clone(), name.to_string()));
         assert_eq!(parsed("a/b"), Some(("a/b".into(), "main".into(), None, "a/b".into())));
         assert_eq!(parsed("a/b:v1/q/x.gguf"), Some(("a/b".into(), "v1".into(), Some("q/x.gguf".into()), "a/b:v1/q/x.gguf".into())));
-        for bad in ["a", "/a/b", "a/../b.gguf", "../b", "a/b/c.bin", "a/b/../x.gguf", "a/b:../x", "a/b/C:x.gguf", "a//b", "a/b:", "a/b/\\x.gguf", "a--b/c", "./a"] {
+        for bad in
+            ["a", "/a/b", "a/../b.gguf", "../b", "a/b/c.bin", "a/b/../x.gguf", "a/b:../x", "a/b/C:x.gguf", "a//b", "a/b:", "a/b/\\x.gguf", "a--b/c", "./a"]
+        {
             assert_eq!(parsed(bad), None, "{bad}");
         }
     }
