@@ -1,13 +1,13 @@
 //! `bayan inspect`: what a checkpoint holds, and what memory it will take. Only headers are read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use bayan_gpu::{Disable, block_on, list_adapters};
 use bayan_models::Sizes;
-use bayan_weights::{Checkpoint, Format, Policy, TensorEntry, format_by_name};
+use bayan_weights::{Checkpoint, FORMATS, Format, Policy, Stored, TensorEntry, format_by_name};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -74,7 +74,11 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     let adapter = block_on(list_adapters(Disable::default())).into_iter().next();
     if args.json {
         let limit = adapter.as_ref().map(|a| a.capabilities.max_binding_bytes);
-        output::json(&as_json(&checkpoint, &groups, &sizes, memory.as_ref(), limit, args.tensors))?;
+        let formats = sizes.as_ref().map_or(Value::Null, |sizes| {
+            let of = |format: &&'static dyn Format| memory_in(&checkpoint, sizes, &args.model, *format);
+            FORMATS.iter().map(|format| (format.name().to_string(), of(format))).collect::<serde_json::Map<_, _>>().into()
+        });
+        output::json(&as_json(&checkpoint, &groups, &sizes, memory.as_ref(), limit, args.tensors, formats))?;
         return Ok(ExitCode::SUCCESS);
     }
     print_model(&checkpoint, &sizes)?;
@@ -84,6 +88,17 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     let mut rows: Vec<Vec<String>> = groups.iter().map(|(name, group)| row(name, group)).collect();
     rows.push(row("all", &total(&groups)));
     output::line(&output::table(&["stored as", "tensors", "weights", "size", "bits/weight"], &rows))?;
+    let changes: BTreeSet<String> = checkpoint
+        .tensors()
+        .iter()
+        .filter_map(|tensor| match tensor.stored {
+            Stored::Foreign(foreign) => Some(format!("{} becomes {}: {}", foreign.name, foreign.native.name(), foreign.change.unwrap_or("the same numbers"))),
+            _ => None,
+        })
+        .collect();
+    for change in changes {
+        output::line(&change)?;
+    }
     if args.tensors {
         let rows: Vec<Vec<String>> = checkpoint
             .tensors()
@@ -94,6 +109,9 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     }
     if let Some(memory) = &memory {
         print_memory(memory, args, adapter.as_ref().map(|a| &a.capabilities))?;
+        if let Ok(sizes) = &sizes {
+            print_formats(&checkpoint, sizes, &args.model, adapter.as_ref().is_some_and(|a| a.capabilities.software))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -164,6 +182,36 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&bayan_gpu::
     Ok(())
 }
 
+/// What the model would take in each format, with this context, and whether that fits where a device tells how much it has.
+fn print_formats(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, software: bool) -> Result<()> {
+    let available = software.then(available_bytes).flatten();
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for format in [None].into_iter().chain(FORMATS.iter().copied().map(Some)) {
+        let memory = memory(checkpoint, sizes, &ModelArgs { quantize: format, ..args.clone() });
+        let sum = memory.weight_bytes.saturating_add(memory.cache_bytes);
+        let fits = available.map_or("not told", |bytes| if sum <= bytes { "yes" } else { "no" });
+        let name = format.map_or("as stored", |format| format.name());
+        rows.push(vec![name.to_string(), output::size(memory.weight_bytes), output::size(memory.cache_bytes), output::size(sum), fits.to_string()]);
+    }
+    output::line(&output::table(&["on the device as", "weights", "cache", "sum", "fits"], &rows))?;
+    match available {
+        Some(bytes) => output::line(&format!("this device is software: {} of host memory are free", output::size(bytes))),
+        None => output::line("graphics interfaces do not tell how much memory a device has: compare the sum with its data sheet"),
+    }
+}
+
+fn memory_in(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, format: &'static dyn Format) -> Value {
+    let memory = memory(checkpoint, sizes, &ModelArgs { quantize: Some(format), ..args.clone() });
+    json!({"weight_bytes": memory.weight_bytes, "cache_bytes": memory.cache_bytes})
+}
+
+/// Free host memory, where the system tells.
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 fn as_json(
     checkpoint: &Checkpoint,
     groups: &BTreeMap<&'static str, Group>,
@@ -171,6 +219,7 @@ fn as_json(
     memory: Option<&Memory>,
     max_binding_bytes: Option<u64>,
     tensors: bool,
+    formats: Value,
 ) -> Value {
     let group = |g: &Group| json!({"tensors": g.tensors, "weights": g.weights, "bytes": g.size_bytes, "bits_per_weight": g.bits_per_weight()});
     let mut value = json!({
@@ -180,6 +229,7 @@ fn as_json(
         "parameters": total(groups).weights,
         "stored": groups.iter().map(|(name, g)| (name.to_string(), group(g))).collect::<serde_json::Map<_, _>>(),
         "total": group(&total(groups)),
+        "formats": formats,
         "memory": memory.map(|m| json!({
             "context": m.context,
             "weight_bytes": m.weight_bytes,

@@ -10,6 +10,7 @@ mod bench_train;
 mod chat;
 mod conformance;
 mod devices;
+mod export;
 mod finetune;
 mod generate;
 mod hub;
@@ -20,6 +21,7 @@ mod open;
 mod ops;
 mod options;
 mod output;
+mod perplexity;
 mod quantize;
 mod random;
 mod sampling;
@@ -60,6 +62,10 @@ enum Command {
     Merge(merge::MergeArgs),
     /// Show what a checkpoint holds and the memory it needs
     Inspect(inspect::InspectArgs),
+    /// Write a model, or an adapter, as the GGUF file that llama.cpp loads
+    Export(export::ExportArgs),
+    /// Measure how well a model predicts a text, and what quantization changed
+    Perplexity(perplexity::PerplexityArgs),
     /// Download a model from a hub, or what is new of it
     Pull(hub::PullArgs),
     /// List the models that were downloaded
@@ -90,6 +96,8 @@ fn main() -> ExitCode {
         Command::Finetune(args) => finetune::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
         Command::Pull(args) => hub::pull(&args),
         Command::List(args) => hub::list(&args),
         Command::Remove(args) => hub::remove(&args),

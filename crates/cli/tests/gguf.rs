@@ -116,3 +116,69 @@ fn inspect_says_what_becomes_of_each_type() {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
+
+/// Exported and read again, logits and ids are the original's: rows reordered and back, norms, scales of rotary frequencies, formats.
+#[test]
+fn exported_models_come_back() {
+    let prompts = |model: &str| json_of(&fixtures("expected").join(model).join("prompts.json"));
+    let folder = tempfile::tempdir().expect("a folder");
+    for (model, format) in
+        [("llama3_gqa", None), ("llama2_mha", Some("q4_0")), ("qwen2_yarn", Some("q4_k")), ("qwen3_qknorm", Some("q5_k")), ("gemma2_softcap", None)]
+    {
+        let mut from = fixtures("models").join(model);
+        if let Some(format) = format {
+            let quantized = folder.path().join(format!("{model}-{format}"));
+            succeed(&finish(bayan().arg("quantize").arg(&from).arg(&quantized).args(["--format", format])));
+            from = quantized;
+        }
+        let out = folder.path().join(format!("{model}.gguf"));
+        succeed(&finish(bayan().arg("export").arg("--gguf").arg(&out).arg("--model").arg(&from)));
+        let again = finish(bayan().arg("export").arg("--gguf").arg(&out).arg("--model").arg(&from));
+        assert!(!again.status.success(), "nothing is overwritten");
+        let mut requests = vec![json!({"id": "ids", "op": "encode", "text": "مرحبا <s> 12 don't", "add_special_tokens": true})];
+        if model != "gemma2_softcap" {
+            let prompt = prompts(model).as_object().expect("prompts").values().next_back().expect("one").clone();
+            requests.push(json!({"id": "logits", "op": "logits", "ids": prompt, "top_k": 1, "full_last": true}));
+        }
+        let flags = ["--cache", "f32", "--disable", "f16,dot"];
+        let (found, wanted) = (ask(&out, &requests, &flags), ask(&from, &requests, &flags));
+        assert_eq!(found["ids"], wanted["ids"], "{model}");
+        if let Some(answer) = wanted.get("logits") {
+            let last = |answer: &Value| -> Vec<f32> { serde_json::from_value(answer["last_logits"].clone()).expect("logits") };
+            let error = nmse(&last(answer), &last(&found["logits"]));
+            // The embedding beside q4_k and q5_k is q6_k, which goes out as f16.
+            let bound = if matches!(format, Some("q4_k" | "q5_k")) { 1e-6 } else { 1e-9 };
+            assert!(error < bound, "{model}: NMSE {error:.2e}");
+        }
+    }
+}
+
+#[test]
+fn adapters_are_exported_for_llama_cpp() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("a.gguf");
+    let adapter = fixtures("lora").join("llama3_r8_all").join("adapter_final");
+    succeed(&finish(bayan().arg("export").arg("--gguf").arg(&out).arg("--adapter").arg(adapter).arg("--model").arg(fixtures("models").join("llama3_gqa"))));
+    let bytes = std::fs::read(&out).expect("a file");
+    let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    for name in ["adapter.lora.alpha", "blk.0.attn_q.weight.lora_a", "blk.2.ffn_down.weight.lora_b"] {
+        assert!(holds(name), "{name}");
+    }
+}
+
+#[test]
+fn perplexity_and_divergence() {
+    let model = fixtures("models").join("qwen3_qknorm");
+    let text = fixtures("expected").join("ppl_text.txt");
+    let measure = |flags: &[&str]| -> Value {
+        let output = finish(bayan().arg("perplexity").arg(&text).arg("--model").arg(&model).args(["--json", "--context", "64", "--stride", "16"]).args(flags));
+        serde_json::from_str(&succeed(&output)).expect("JSON")
+    };
+    let base = model.to_str().expect("a path");
+    let same = measure(&["--base", base]);
+    assert!(same["tokens"].as_u64().is_some_and(|n| n > 50), "{same}");
+    assert!(same["base"]["mean_kl"].as_f64().is_some_and(|kl| kl < 1e-9), "{same}");
+    let rough = measure(&["--base", base, "--quantize", "q4_0"]);
+    let kl = |value: &Value| value["base"]["mean_kl"].as_f64().expect("a divergence");
+    assert!(kl(&rough) > 1e-4 && kl(&rough) > kl(&measure(&["--base", base, "--quantize", "q8_0"])), "{rough}");
+}

@@ -45,11 +45,11 @@ pub fn open(name: &HubName) -> Result<PathBuf> {
     if OFFLINE.load(Ordering::Relaxed) {
         bail!("{name} is not in {}, and --offline allows no download: run `bayan pull {name}` with a network", cache.path().display());
     }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        bail!("{name} is neither a file or directory here nor in {}: download it with `bayan pull {name}`", cache.path().display());
+    }
     let plan = listing::plan(&cache, name)?;
     let size = output::size(plan.missing_bytes());
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        bail!("{name} is not on this machine: download it ({size}) with `bayan pull {name}`");
-    }
     let _ = write!(std::io::stderr(), "{name} is not on this machine. Download {size} from {} into {}? [y/N] ", plan.endpoint, cache.path().display());
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

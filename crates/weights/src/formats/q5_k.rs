@@ -74,7 +74,7 @@ impl Format for Q5K {
 }
 
 /// Where the high bit of code `j` stands.
-fn high_bit(j: usize) -> usize {
+pub(crate) fn high_bit(j: usize) -> usize {
     8 * (j % 4) + 4 * (j / 16) + j % 16 / 4
 }
 

@@ -9,11 +9,17 @@
 
 pub mod blocks;
 mod config;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod export;
 pub mod header;
 pub mod names;
 mod parts;
 mod tensors;
 mod tokenizer;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod vocabulary;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod writer;
 
 #[cfg(test)]
 mod tests;

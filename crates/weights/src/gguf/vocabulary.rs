@@ -1,0 +1,122 @@
+//! A `tokenizer.json` as GGUF's metadata.
+
+use super::tokenizer::{LLAMA3, QWEN2};
+use super::writer::Entry;
+use crate::error::WeightsError;
+use serde_json::Value;
+use std::collections::HashMap;
+
+fn unsupported(what: &str) -> WeightsError {
+    WeightsError::Unsupported {
+        what: format!("tokenizer.json: {what}, as GGUF"),
+        remedy: "written are byte-level BPE as GPT-2, LLaMA 3 and Qwen 2 cut texts, and BPE with byte fallback".to_owned(),
+    }
+}
+
+/// The keys of the tokenizer, the special ids and the chat template.
+///
+/// Errors: a kind of tokenizer that GGUF has no equal of.
+pub fn metadata(tokenizer: &Value, tokenizer_config: &Value, config: &Value, template: Option<&str>) -> Result<Vec<(String, Entry)>, WeightsError> {
+    let model = tokenizer.get("model").ok_or_else(|| unsupported("a file without a model"))?;
+    let vocab = model.get("vocab").and_then(Value::as_object).ok_or_else(|| unsupported("a model without a vocabulary"))?;
+    let size = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
+    let fallback = model.get("byte_fallback").and_then(Value::as_bool).unwrap_or(false);
+    let largest = vocab.values().filter_map(Value::as_u64).max().unwrap_or(0) as usize;
+    if size <= largest || size > 100 * (largest + 1000) {
+        return Err(unsupported("a vocabulary of another size than the model's"));
+    }
+    let mut tokens: Vec<String> = (0..size).map(|id| format!("[PAD{id}]")).collect();
+    let mut kinds = vec![5; size];
+    for (token, id) in vocab {
+        let id = id.as_u64().unwrap_or(0) as usize;
+        let byte = fallback && token.len() == 6 && token.starts_with("<0x");
+        (tokens[id], kinds[id]) = (token.clone(), if byte { 6 } else { 1 });
+    }
+    for added in tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
+        let (id, text) = (added.get("id").and_then(Value::as_u64), added.get("content").and_then(Value::as_str));
+        if let (Some(id), Some(text)) = (id.filter(|id| (*id as usize) < size), text) {
+            let special = added.get("special").and_then(Value::as_bool).unwrap_or(false);
+            let unknown = model.get("unk_token").and_then(Value::as_str) == Some(text);
+            (tokens[id as usize], kinds[id as usize]) = (
+                text.to_owned(),
+                if unknown {
+                    2
+                } else if special {
+                    3
+                } else {
+                    4
+                },
+            );
+        }
+    }
+    let merges = merges(model)?;
+    let mut out: Vec<(String, Entry)> = Vec::new();
+    let mut add = |key: &str, entry: Entry| out.push((format!("tokenizer.{key}"), entry));
+    let (mut add_bos, mut add_eos) = (false, false);
+    let around = tokenizer.to_string();
+    let named = |name: &str| tokenizer_config.get(name).and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()));
+    let id_of = |text: &str| tokens.iter().position(|token| token == text);
+    // Whether texts get a bos or an eos is what the post-processor does.
+    for (name, flag) in [("bos_token", &mut add_bos), ("eos_token", &mut add_eos)] {
+        *flag = named(name).is_some_and(|text| {
+            tokenizer.pointer("/post_processor").is_some() && around.contains(&format!("{{\"SpecialToken\":{{\"id\":{}", Value::from(text)))
+        });
+    }
+    if fallback {
+        let prefix = tokenizer.get("normalizer").is_some_and(|value| value.to_string().contains("Prepend"))
+            || tokenizer.get("pre_tokenizer").is_some_and(|value| value.to_string().contains("Metaspace"));
+        let mut rank: HashMap<String, usize> = HashMap::new();
+        for (index, [left, right]) in merges.iter().enumerate() {
+            rank.entry(format!("{left}{right}")).or_insert(index);
+        }
+        let score = |(id, token): (usize, &String)| if kinds[id] == 1 { -(rank.get(token).copied().unwrap_or(merges.len() + id) as f32) } else { 0.0 };
+        add("ggml.model", Entry::Text("llama".into()));
+        add("ggml.scores", Entry::Floats(tokens.iter().enumerate().map(score).collect()));
+        add("ggml.add_space_prefix", Entry::Flag(prefix));
+    } else {
+        add("ggml.model", Entry::Text("gpt2".into()));
+        add("ggml.pre", Entry::Text(nickname(tokenizer)?.into()));
+        add("ggml.merges", Entry::Texts(merges.iter().map(|[left, right]| format!("{left} {right}")).collect()));
+    }
+    for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")] {
+        if let Some(id) = named(name).and_then(id_of) {
+            add(&format!("ggml.{key}_token_id"), Entry::Number(id as u32));
+        }
+    }
+    add("ggml.add_bos_token", Entry::Flag(add_bos));
+    add("ggml.add_eos_token", Entry::Flag(add_eos));
+    if let Some(template) = template {
+        add("chat_template", Entry::Text(template.to_owned()));
+    }
+    add("ggml.token_type", Entry::Numbers(kinds));
+    add("ggml.tokens", Entry::Texts(tokens));
+    Ok(out)
+}
+
+fn merges(model: &Value) -> Result<Vec<[String; 2]>, WeightsError> {
+    let list = model.get("merges").and_then(Value::as_array).ok_or_else(|| unsupported("a model that is no BPE"))?;
+    let pair = |merge: &Value| match merge {
+        Value::String(text) => text.split_once(' ').map(|(left, right)| [left.to_owned(), right.to_owned()]),
+        Value::Array(both) => Some([both.first()?.as_str()?.to_owned(), both.get(1)?.as_str()?.to_owned()]),
+        _ => None,
+    };
+    list.iter().map(|merge| pair(merge).ok_or_else(|| unsupported("a merge that is no pair"))).collect()
+}
+
+/// llama.cpp's name for how texts are cut.
+fn nickname(tokenizer: &Value) -> Result<&'static str, WeightsError> {
+    let pre = tokenizer.get("pre_tokenizer").unwrap_or(&Value::Null);
+    let steps: Vec<&Value> = match pre.get("pretokenizers").and_then(Value::as_array) {
+        Some(steps) => steps.iter().collect(),
+        None => vec![pre],
+    };
+    let regex = steps.iter().find_map(|step| step.pointer("/pattern/Regex")).and_then(Value::as_str);
+    let ignores = tokenizer.pointer("/model/ignore_merges").and_then(Value::as_bool).unwrap_or(false);
+    let kind = |step: &&Value| step.get("type").and_then(Value::as_str) == Some("ByteLevel");
+    match (regex, steps.as_slice()) {
+        (Some(regex), [_, level]) if kind(level) && regex == LLAMA3 => Ok(if ignores { "llama-bpe" } else { "dbrx" }),
+        (Some(regex), [_, level]) if kind(level) && regex == QWEN2 => Ok("qwen2"),
+        (None, [level]) if kind(level) && level.get("add_prefix_space") == Some(&Value::Bool(false)) => Ok("gpt-2"),
+        _ => Err(unsupported("a way of cutting texts that has no name there")),
+    }
+}
