@@ -14,8 +14,8 @@ mod f16;
 mod f32;
 mod q4_0;
 mod q4_k;
-pub(crate) mod q5_k;
-pub(crate) mod q6_k;
+pub mod q5_k;
+pub mod q6_k;
 mod q8_0;
 pub(crate) mod search;
 #[cfg(test)]
