@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(checkpoint) = block_on(Checkpoint::open(Rc::new(source))) else { return };
     if let Ok(sizes) = bayan_models::sizes(&checkpoint) {
         let fields = Fields(checkpoint.config());
-        if let Ok(rotary) = Rotary::read(&fields, sizes.head_dim, sizes.max_position_embeddings) {
+        if let Ok(rotary) = Rotary::read(&fields, sizes.head_dim, sizes.max_position_embeddings, 64) {
             assert_eq!(rotary.table(3).len(), 3 * 2 * rotary.frequencies.len());
         }
     }
