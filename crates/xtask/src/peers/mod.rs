@@ -6,6 +6,7 @@
 mod checkpoint;
 mod gguf;
 mod llama_cpp;
+mod training;
 mod web;
 
 use crate::{chat, process, vulkan, workspace};
@@ -42,6 +43,12 @@ pub struct PeersArguments {
     /// Measure the peers only.
     #[arg(long)]
     without_bayan: bool,
+    /// Compare a LoRA training step with PEFT's on PyTorch's CPU backend instead, over one sequence of 256 tokens.
+    #[arg(long)]
+    train: bool,
+    /// With --train: a Python with torch, transformers and peft; otherwise they are installed from PyPI.
+    #[arg(long, requires = "train")]
+    python: Option<std::path::PathBuf>,
     /// Further arguments of `bayan bench`, e.g. `-- --device 1`.
     #[arg(last = true)]
     bench_arguments: Vec<String>,
@@ -79,6 +86,11 @@ pub fn run(arguments: &PeersArguments) -> Result<()> {
     }
     if arguments.web {
         return web::run(arguments.prompt, arguments.generate, arguments.only.as_deref());
+    }
+    if arguments.train {
+        let shape = if arguments.shape.is_some() { shapes[0] } else { &checkpoint::SHAPES[0] };
+        let training = training::Training { tokens: 256, rank: 16, repetitions: arguments.repetitions, python: arguments.python.clone() };
+        return training::run(&training, shape, &arguments.bench_arguments);
     }
     vulkan::set_up()?;
     let cache = workspace::target_dir()?.join("peers");
