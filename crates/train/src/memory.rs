@@ -10,11 +10,13 @@
 //! | base | what the checkpoint and its format say |
 //! | weights, gradients, optimizer | 4 P, 4 P, 8 P for P trained parameters (adapter pairs, or all) |
 //! | keys and values | 4 n · 2 K d · L |
-//! | kept activations | checkpointing: 4 n D (L + 1); otherwise 4 n L · layer |
-//! | layer | 6 D + 2 (H + 2 K) d + H d + 3 F, and H for the softmax sums, and a rank for each pair |
-//! | working set | with checkpointing one layer's activations, always its largest gradients: 4 n (3 D + (H + 2 K) d + 3 F) |
+//! | kept activations | checkpointing: 4 n D L; otherwise 4 n L · layer |
+//! | layer | 4 D + 2 H d + 3 F + 4 H, a rank for each pair, and with norms of queries and keys (H + 2 K) d |
+//! | working set | with checkpointing one layer's activations; always the largest gradients of the MLP or, when its activations are gone, of attention |
 //! | loss | 4 r (C + 2 D) for C logits of a row at a time |
-//! | fixed | the rotary table, inputs |
+//! | fixed | the rotary table |
+//!
+//! Measured is [`Gpu::peak_allocated_bytes`](bayan_gpu::Gpu::peak_allocated_bytes): every buffer that the engine makes.
 
 use std::fmt;
 
@@ -32,13 +34,11 @@ pub struct Calibration {
     pub logits_budget: usize,
     /// Bytes whatever the model.
     pub fixed_bytes: u64,
-    /// Factor on what lives while one layer runs (buffers that are larger than what stands in them).
-    pub working: f64,
 }
 
 impl Default for Calibration {
     fn default() -> Self {
-        Self { logits_budget: TrainerOptions::default().logits_budget, fixed_bytes: 1 << 20, working: 1.0 }
+        Self { logits_budget: TrainerOptions::default().logits_budget, fixed_bytes: 64 << 10 }
     }
 }
 
@@ -53,6 +53,8 @@ pub struct MemoryInputs<'a> {
     pub trained_parameters: u64,
     /// Adapter ranks summed over the pairs of one layer.
     pub ranks_per_layer: u64,
+    /// Whether queries and keys are normalised.
+    pub qk_norm: bool,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
     /// Trained tokens of it.
@@ -107,10 +109,11 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let attended = heads * size(sizes.head_dim);
     let tokens = size(rounded(inputs.tokens, 2 * QUERY_TILE));
     let rows = size(rounded(inputs.trained_tokens.max(1), 16));
-    let layer = 6.0 * d_model + 2.0 * qkv + attended + 3.0 * d_ff + heads + inputs.ranks_per_layer as f64;
-    let widest = 3.0 * d_model + qkv + 3.0 * d_ff;
+    let layer = 4.0 * d_model + 2.0 * attended + 3.0 * d_ff + 4.0 * heads + inputs.ranks_per_layer as f64 + if inputs.qk_norm { qkv } else { 0.0 };
+    let (of_mlp, of_attention) = (2.0 * d_model + 3.0 * d_ff, 2.0 * d_model + 3.0 * attended + 4.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim));
+    let widest = of_mlp.max(of_attention - d_model - 3.0 * d_ff);
     let cached = 2.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim) * layers;
-    let kept = if recipe.grad_checkpoint { d_model * (layers + 1.0) } else { layer * layers };
+    let kept = if recipe.grad_checkpoint { d_model * layers } else { layer * layers };
     let working = widest + if recipe.grad_checkpoint { layer } else { 0.0 };
     let chunk = (size(calibration.logits_budget) / rows).min(vocabulary);
     let bytes = |elements: f64| (4.0 * tokens * elements) as u64;
@@ -123,7 +126,7 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
         optimizer: parameters.saturating_mul(8),
         cache: bytes(cached),
         activations: bytes(kept),
-        working: bytes(working * calibration.working),
+        working: bytes(working),
         loss: (4.0 * rows * (chunk + 2.0 * d_model)) as u64,
         fixed: calibration.fixed_bytes + table,
     }
@@ -177,6 +180,7 @@ mod tests {
             base_bytes: 1 << 30,
             trained_parameters: 10_000_000,
             ranks_per_layer: 112,
+            qk_norm: true,
             tokens: 1792,
             trained_tokens: 512,
             longest_sequence: 900,
@@ -188,7 +192,7 @@ mod tests {
         };
         let plain = of(|_| {});
         assert_eq!((plain.weights, plain.gradients, plain.optimizer), (40_000_000, 40_000_000, 80_000_000));
-        assert_eq!(plain.activations, 1792 * 4 * 2048 * 29);
+        assert_eq!(plain.activations, 1792 * 4 * 2048 * 28);
         assert_eq!(plain.loss, 512 * 4 * (32768 + 2 * 2048));
         assert!(of(|r| r.grad_checkpoint = false).activations > 10 * plain.activations);
         assert!(plain.total() > plain.base + plain.activations && plain.to_string().contains("together"));

@@ -30,6 +30,8 @@ pub struct BaseInfo {
     pub pairs: Vec<(usize, usize, usize)>,
     /// All parameters of the checkpoint.
     pub parameters: u64,
+    /// Whether queries and keys are normalised.
+    pub qk_norm: bool,
 }
 
 impl BaseInfo {
@@ -55,7 +57,8 @@ impl BaseInfo {
             (adapter, pairs)
         };
         let parameters = checkpoint.tensors().iter().map(TensorEntry::count).sum();
-        Ok(BaseInfo { sizes, base_bytes: loaded_bytes(checkpoint, policy), adapter, pairs, parameters })
+        let qk_norm = checkpoint.names().any(|name| name.ends_with("q_norm.weight"));
+        Ok(BaseInfo { sizes, base_bytes: loaded_bytes(checkpoint, policy), adapter, pairs, parameters, qk_norm })
     }
 
     /// Parameters that are trained.
@@ -71,6 +74,7 @@ impl BaseInfo {
             base_bytes: if recipe.full { 0 } else { self.base_bytes },
             trained_parameters: self.trained_parameters(recipe),
             ranks_per_layer: ranks.div_ceil(self.sizes.num_hidden_layers.max(1) as u64),
+            qk_norm: self.qk_norm,
             tokens: largest.ids.len(),
             trained_tokens: largest.target_count(),
             longest_sequence: data.longest(),

@@ -152,14 +152,14 @@ fn the_best_weights_are_kept_and_patience_ends() {
 #[test]
 fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
     let mut worst = 0.0f64;
-    for (model, more) in [
-        ("llama3_gqa", "max_steps = 3\nbatch_size = 6"),
-        ("llama3_gqa", "max_steps = 2\nbatch_size = 6\ngrad_checkpoint = false"),
-        ("qwen2_bias", "max_steps = 2\nbatch_size = 3\nquantize = \"q8_0\"\nrank = 16"),
-        ("qwen3_qknorm", "max_steps = 2\nbatch_size = 7\nmask_prompt = false"),
+    for (model, batch_size, more) in [
+        ("llama3_gqa", 6, "max_steps = 3"),
+        ("llama3_gqa", 6, "max_steps = 2\ngrad_checkpoint = false"),
+        ("qwen2_bias", 3, "max_steps = 2\nquantize = \"q8_0\"\nalpha = 8"),
+        ("qwen3_qknorm", 7, "max_steps = 2\nmask_prompt = false"),
     ] {
         let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
-        let recipe = recipe(&more.replace("rank = 16", "alpha = 8"));
+        let recipe = Recipe { batch_size, ..recipe(more) };
         let checkpoint = checkpoint(model);
         let policy = recipe.quantize.as_deref().and_then(bayan_weights::format_by_name).map(bayan_weights::Policy::for_format);
         let data = RunData { train: Units::new(dataset(12, 60), None), ..data(0) };

@@ -71,7 +71,7 @@ fn median(json: &Value) -> Result<f64> {
 
 fn measure_peft(python: &Path, cache: &Path, directory: &Path, training: &Training, recompute: bool) -> Result<(f64, String)> {
     let script = cache.join("bench_peft.py");
-    fs::write(&script, include_str!("peft.py")).with_context(|| format!("{} could not be written", script.display()))?;
+    fs::write(&script, include_str!("peft_step.py")).with_context(|| format!("{} could not be written", script.display()))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut command = Command::new(python);
     command.arg(&script).arg(directory);

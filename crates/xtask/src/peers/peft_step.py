@@ -1,6 +1,6 @@
 """One LoRA training step after the other with PEFT on PyTorch's CPU backend, in f32; prints tokens a second as JSON.
 
-python peft.py CHECKPOINT TOKENS RANK REPETITIONS THREADS CHECKPOINTING
+python peft_step.py CHECKPOINT TOKENS RANK REPETITIONS THREADS CHECKPOINTING
 """
 
 import json
