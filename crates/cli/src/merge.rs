@@ -12,8 +12,8 @@ use bayan_generate::{Engine, EngineOptions};
 use bayan_gpu::{Gpu, block_on};
 use bayan_models::{Adapter, CacheFormat};
 use bayan_train::{MergeFormat, MergeReport, merge};
-use bayan_weights::formats::{Bf16, F16, F32};
-use bayan_weights::{Checkpoint, DirectorySource, Dtype, Policy, Stored, WriteOptions};
+use bayan_weights::formats::{F16, F32};
+use bayan_weights::{Bf16, Checkpoint, DirectorySource, Dtype, Policy, Stored, WriteOptions};
 use clap::Args;
 use serde_json::json;
 

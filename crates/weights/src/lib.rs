@@ -11,6 +11,7 @@
 //!
 //! Nothing here knows a GPU or a model architecture. Every size read from a file is checked before it is used.
 
+mod bf16;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;
@@ -27,6 +28,7 @@ mod torch;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod directory;
 
+pub use bf16::Bf16;
 pub use checkpoint::{Checkpoint, Stored, TensorEntry};
 pub use dtype::Dtype;
 pub use error::WeightsError;

@@ -138,7 +138,7 @@ fn one_crate_names_each_platform_library() {
 
 /// The modules that a `mod.rs` or `lib.rs` declares.
 fn modules(text: &str) -> BTreeSet<String> {
-    let declared = text.lines().filter_map(|line| line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")));
+    let declared = text.lines().filter_map(|line| ["pub mod ", "pub(crate) mod ", "mod "].iter().find_map(|start| line.strip_prefix(start)));
     declared.filter_map(|rest| rest.strip_suffix(';')).map(str::to_owned).collect()
 }
 

@@ -9,7 +9,6 @@
 //! `K` that is not a multiple of [`Format::block`] is padded with zero weights; tensors keep the logical `K`.
 
 mod affine;
-mod bf16;
 mod f16;
 mod f32;
 mod q4_0;
@@ -25,7 +24,6 @@ use crate::dtype::Dtype;
 use half::slice::HalfFloatSliceExt;
 use std::fmt::Debug;
 
-pub use self::bf16::Bf16;
 pub use self::f16::F16;
 pub use self::f32::F32;
 pub use self::q4_0::Q4_0;

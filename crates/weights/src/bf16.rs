@@ -2,8 +2,8 @@
 //!
 //! No kernel reads it, so it is not in the table of formats: on a device bf16 weights are f16.
 
-use super::{Format, PlaneSpec, Unrepresentable};
 use crate::dtype::Dtype;
+use crate::formats::{Format, PlaneSpec, Unrepresentable};
 
 /// 2 bytes a weight.
 #[derive(Debug)]
