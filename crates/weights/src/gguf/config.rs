@@ -141,7 +141,8 @@ impl Reader<'_> {
             self.set("use_qk_norm", json!(hints.has_q_norm));
         } else {
             self.copy("sliding_window", "attention.sliding_window");
-            self.set("sliding_window_pattern", json!(4));
+            let pattern = self.size("attention.sliding_window_pattern").unwrap_or(4);
+            self.set("sliding_window_pattern", json!(pattern));
         }
     }
 
