@@ -114,7 +114,7 @@ impl<'a> Loader<'a> {
     }
 
     /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`). Columns of the stored tensor are taken as many at a time as
-    /// fit [`TRANSPOSED_BYTES`], and the tensor is read once for each time.
+    /// fit `TRANSPOSED_BYTES`, and the tensor is read once for each time.
     ///
     /// # Errors
     /// As [`Loader::matrix`].

@@ -15,7 +15,7 @@ use crate::output;
 /// Flags of `bayan pull`.
 #[derive(Debug, Args)]
 pub struct PullArgs {
-    /// The model: org/name[:revision][/file.gguf]
+    /// The model: `org/name[:revision][/file.gguf]`
     #[arg(value_name = "NAME", value_parser = hub_name)]
     name: HubName,
 }

@@ -1,6 +1,6 @@
 //! GGUF, llama.cpp's container, seen as the files of a Hugging Face checkpoint.
 //!
-//! [`open`] reads the header of one file, or of all parts of a split one, and gives tensors under Hugging Face's names and in its
+//! `open` reads the header of one file, or of all parts of a split one, and gives tensors under Hugging Face's names and in its
 //! order of rows, a `config.json`, and the tokenizer's files, so that nothing above this module knows GGUF. Weights stay in the file and
 //! stream by rows as any others. Reading GGUF's names and conventions in the model files lost: every architecture would have had two
 //! loaders.
