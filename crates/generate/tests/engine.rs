@@ -12,29 +12,21 @@ use bayan_tensor::ops::{Causality, QUERY_TILE};
 use bayan_tensor::{Dtype, Graph, Plan, State, Tuning, Values, interpret, nmse};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 
-const MODELS: [&str; 21] = [
-    "llama2_mha",
-    "llama3_gqa",
-    "llama3_tied",
-    "mistral_swa",
-    "qwen2_bias",
-    "qwen2_yarn",
-    "qwen3_qknorm",
-    "cohere",
-    "cohere2",
-    "falcon_h1",
-    "falcon_h1_norm",
-    "gemma1",
-    "gemma2_softcap",
-    "gemma3_hot",
-    "gemma3_text",
-    "jais",
-    "jais2",
-    "lfm2",
-    "olmo2",
-    "phi3_fused",
-    "phi3_longrope",
-];
+/// The checkpoints of tests/fixtures/models, by name.
+fn models() -> Vec<String> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
+    let mut names: Vec<String> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_architecture_has_a_checkpoint_here() {
+    let types: Vec<String> = models().iter().map(|name| checkpoint(name).config()["model_type"].as_str().unwrap().to_string()).collect();
+    for architecture in bayan_models::supported() {
+        assert!(types.iter().any(|found| found == architecture), "{architecture}");
+    }
+}
 
 fn checkpoint(name: &str) -> Checkpoint {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name);
@@ -122,7 +114,7 @@ fn run(model: &Loaded, parts: &[(usize, usize, Vec<u32>)]) -> Vec<f32> {
 #[test]
 fn kernels_and_interpreter_agree_node_by_node() {
     let gpu = gpu(GpuOptions::default());
-    for name in MODELS {
+    for name in models().iter().map(String::as_str) {
         for tokens in [1, 19] {
             let (device, host) = (load(name, Some(&gpu), 1, "f32"), load(name, None, 1, "f32"));
             let step = [(0, 0, ids(tokens, device.decoder.sizes().vocab_size))];
@@ -254,7 +246,7 @@ fn streamed_layers_change_nothing_but_the_memory() {
 #[test]
 fn a_token_costs_six_dispatches_a_layer_and_five_or_what_its_norms_add() {
     let gpu = gpu(GpuOptions::default());
-    for name in MODELS {
+    for name in models().iter().map(String::as_str) {
         let mut engine = engine(name, &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
         let layers = engine.decoder().sizes().num_hidden_layers;
         let cost = engine.decode_cost().unwrap();
@@ -277,7 +269,7 @@ fn a_token_costs_six_dispatches_a_layer_and_five_or_what_its_norms_add() {
 #[test]
 fn decoding_one_by_one_is_prefilling() {
     let gpu = gpu(GpuOptions::default());
-    for name in MODELS {
+    for name in models().iter().map(String::as_str) {
         let mut engine = engine(name, &gpu, exact());
         let prompt = ids(40, engine.decoder().sizes().vocab_size);
         let whole = block_on(engine.logits(&prompt, false)).unwrap();

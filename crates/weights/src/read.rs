@@ -197,7 +197,7 @@ fn unrepresentable(entry: &TensorEntry, base: u64, format: &'static dyn Format, 
 }
 
 /// Little-endian floats of `dtype` as `f32`.
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     match dtype {
         Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         Dtype::F16 => {

@@ -16,6 +16,15 @@ pub fn model(name: &str) -> PathBuf {
     fixtures("models").join(name)
 }
 
+/// The names of all of them, by name.
+pub fn every_model() -> Vec<String> {
+    let entries = std::fs::read_dir(fixtures("models")).expect("tests/fixtures/models");
+    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    assert!(!names.is_empty(), "tests/fixtures/models has checkpoints");
+    names
+}
+
 /// The program, without the variables of whoever runs the tests.
 pub fn bayan() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bayan"));

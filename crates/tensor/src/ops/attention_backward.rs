@@ -42,12 +42,7 @@ impl AttentionBackward {
         }
         let threads = (together * d4).max(QUERY_TILE);
         let defines = self
-            .0
-            .score_defines(Defines::new())
-            .set("H", self.0.heads)
-            .set("K", self.0.kv_heads)
-            .set("d", self.0.head_dim)
-            .set("WINDOW", self.0.window.unwrap_or(0))
+            .defines()
             .set("TILE", QUERY_TILE)
             .set("TILE_9", QUERY_TILE * 9)
             .set("TILE_TILE", QUERY_TILE * QUERY_TILE)
@@ -62,22 +57,17 @@ impl AttentionBackward {
         to.emit(KernelText { name, parts: &parts, defines }, &[bindings], grid)
     }
 
+    /// Names that all passes share.
+    fn defines(&self) -> Defines {
+        let defines = self.0.score_defines(Defines::new()).set("H", self.0.heads).set("K", self.0.kv_heads);
+        defines.set("d", self.0.head_dim).set("WINDOW", self.0.window.unwrap_or(0))
+    }
+
     /// The passes with one subgroup's invocations for as many queries or keys.
     fn emit_lanes(&self, to: &mut Lowering<'_>, lanes: usize, name: &str, text: &str, bindings: Vec<Slice>, heads: usize) -> Result<(), GpuError> {
         let d4 = self.0.head_dim / 4;
         let statistics = name == "attention_backward_lanes_statistics";
-        let defines = self
-            .0
-            .score_defines(Defines::new())
-            .set("H", self.0.heads)
-            .set("K", self.0.kv_heads)
-            .set("d", self.0.head_dim)
-            .set("WINDOW", self.0.window.unwrap_or(0))
-            .set("LANES", lanes)
-            .set("TQ", QUERY_TILE)
-            .set("D4", d4)
-            .set("HELD", d4 / lanes)
-            .set("STATISTICS", statistics);
+        let defines = self.defines().set("LANES", lanes).set("TQ", QUERY_TILE).set("D4", d4).set("HELD", d4 / lanes).set("STATISTICS", statistics);
         let tiles = to.input_shape(7)[0] * QUERY_TILE / lanes;
         let parts = [SCORE, include_str!("../../../../shaders/lib/attention_backward_lanes.wgsl"), text];
         let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];

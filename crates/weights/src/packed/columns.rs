@@ -3,7 +3,7 @@
 use crate::checkpoint::{TensorEntry, read_exact};
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
-use crate::formats::halves_to_f32;
+use crate::read::to_f32;
 use crate::source::Source;
 use std::ops::Range;
 use std::rc::Rc;
@@ -54,14 +54,6 @@ impl Array {
 
     /// Bytes of this array's floats.
     pub(super) fn floats(&self, bytes: &[u8]) -> Vec<f32> {
-        match self.dtype {
-            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => {
-                let mut values = vec![0.0; bytes.len() / 2];
-                halves_to_f32(bytes, &mut values);
-                values
-            }
-            _ => bytes.as_chunks::<2>().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)).collect(),
-        }
+        to_f32(self.dtype, bytes)
     }
 }
