@@ -1,15 +1,16 @@
 // y[t, n] = Σ_k W[n, k] x[t, k], by rows: an invocation owns whole rows, so that nothing is summed over invocations but parts of K.
-// One workgroup: a group of 32 rows (as they stand in memory) and COLUMNS tokens; LANES invocations share the rows, OWN each, and
-// PARTS such sets share the blocks of K.
+// One workgroup: a group of 32 rows (as they stand in memory) from each of SETS equal parts of the matrix, and COLUMNS tokens; LANES
+// invocations share the rows, OWN of each set, and PARTS such groups of invocations share the blocks of K.
 //
 // Before: x is normalised (NORM): x[t, k] / sqrt(mean(x[t]²) + EPS) * gamma[k]. The root is one number a token and moves behind the sum.
-// After: + bias[n]; act(gate) * up, where rows n and n + N/2 belong together (GATED: an invocation owns both), or act(y) (ACTIVATED), or
+// After: + bias[n]; act(gate) * up, where rows n and n + N/2 belong together (GATED: they are the two sets), or act(y) (ACTIVATED), or
 // + residual[t, n].
 //
 // SHUFFLE: a subgroup of LANES invocations reads each input once and passes it around, instead of every invocation reading all of it.
+// SPREAD_CODES: codes come as code times 256^j (lib/spread.wgsl), inputs are divided by it while they are held.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<storage, read> shape: array<u32>; // rows of this shard, first row, width of y, workgroups in x, tokens, blocks, K
+@group(0) @binding(2) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks, K
 #if NORM
 @group(0) @binding(3) var<storage, read> gamma: array<vec4<f32>>;
 #endif
@@ -77,6 +78,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     squares_${c} += dot(held_${c}[${h}], held_${c}[${h}]);
     held_${c}[${h}] *= gamma[block * 8u + ${h}u * LANES + lane];
 #endif
+#if SPREAD_CODES
+    held_${c}[${h}] *= 1.0 / SPREAD;
+#endif
 #end
 #else
 #if NORM
@@ -102,8 +106,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for i in 4
       {
 #if SHUFFLE
-        let v = subgroupShuffle(held_${c}[${i}u / LANES], ${i}u % LANES);
-        let e = subgroupShuffle(held_${c}[(${i}u + 4u) / LANES], (${i}u + 4u) % LANES);
+        let v = ${PASS}(held_${c}[${i}u / LANES], ${i}u % LANES);
+        let e = ${PASS}(held_${c}[(${i}u + 4u) / LANES], (${i}u + 4u) % LANES);
 #else
 #if NORM
         let v = inputs4(token_${c}, block * 32u + ${i}u * 4u) * gamma[block * 8u + ${i}u];
@@ -114,8 +118,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
 #endif
 #if OFFSET
+#if SPREAD_CODES
+        inputs_low += dot(v, SPREAD);
+        inputs_high += dot(e, SPREAD);
+#else
         inputs_low += v.x + v.y + v.z + v.w;
         inputs_high += e.x + e.y + e.z + e.w;
+#endif
 #endif
 #for r in ROWS
         low_${r} += dot(weights_${r}[${i}], v);
@@ -181,17 +190,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     sums[${r}] = sum_${r}_${c};
 #end
 #for r in OUTPUT_ROWS
-    if (row + ${r}u < rows) {
+    if (row + ${r}u % OWN < rows) {
+      let to = at + ${r}u % OWN + ${r}u / OWN * rows;
 #if GATED
-      y[at + ${r}u] = activate(sums[${r}]) * sums[${r}u + OWN];
+      y[to] = activate(sums[${r}]) * sums[${r}u + OWN];
 #else
 #if ACTIVATED
-      y[at + ${r}u] = activate(sums[${r}]);
+      y[to] = activate(sums[${r}]);
 #else
 #if RESIDUAL
-      y[at + ${r}u] = sums[${r}] + residual[at + ${r}u];
+      y[to] = sums[${r}] + residual[to];
 #else
-      y[at + ${r}u] = sums[${r}];
+      y[to] = sums[${r}];
 #endif
 #endif
 #endif

@@ -1,5 +1,5 @@
-// Where a part of a block of a row stands in a plane: rows stand in groups of 32, one block of all of them after the other.
-fn slot(row: u32, block: u32, parts: u32, part: u32) -> u32 { return (((row >> 5u) * BLOCKS + block) * parts + part) * 32u + (row & 31u); }
+// Four codes of a byte each, lowest first.
+fn bytes4(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8(w)); }
 
 // 32 weights of a row in order, from any format: codes times scale minus offset, for each half of the block.
 fn weights32(row: u32, block: u32) -> array<vec4<f32>, 8> {

@@ -2,8 +2,8 @@
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> scales: array<u32>;
 
-fn low4(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8(w & 0x0f0f0f0fu)); }
-fn high4(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8((w >> 4u) & 0x0f0f0f0fu)); }
+fn low4(w: u32) -> vec4<f32> { return bytes4(w & 0x0f0f0f0fu); }
+fn high4(w: u32) -> vec4<f32> { return bytes4((w >> 4u) & 0x0f0f0f0fu); }
 
 fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
   let w = codes[slot(row, block, 1u, 0u)];

@@ -5,7 +5,7 @@
 @group(1) @binding(2) var<storage, read> scales: array<u32>;
 
 fn six4(low: u32, high: u32) -> vec4<f32> {
-  return vec4<f32>(unpack4xU8((low & 0x0f0f0f0fu) | ((high & 0x03030303u) << 4u)));
+  return bytes4((low & 0x0f0f0f0fu) | ((high & 0x03030303u) << 4u));
 }
 
 fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {

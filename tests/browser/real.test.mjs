@@ -147,6 +147,23 @@ describe('an adapter from disk', () => {
   });
 });
 
+it('an adapter that `bayan finetune` trained gives the embedded model its dialect', async () => {
+  page = await visit();
+  await say(page, 'السلام عليكم');
+  await finished(page);
+  assert.doesNotMatch(await lastAnswer(page).innerText(), /يا غالي/);
+  await page.locator('.model-chip').click();
+  const adapter = join(fixtures, '../../examples/finetune/adapter');
+  await page.locator('#pick-adapter').setInputFiles(readdirSync(adapter).map((name) => join(adapter, name)));
+  await page.waitForSelector('.adapters .card');
+  await page.keyboard.press('Escape');
+  await page.getByRole('button', { name: 'محادثة جديدة' }).first().click();
+  await say(page, 'السلام عليكم');
+  await finished(page);
+  assert.match(await lastAnswer(page).innerText(), /يا غالي/);
+  assert.deepEqual(page.errors, []);
+});
+
 describe('when something breaks', () => {
   it('a lost device: the conversation stays, one button brings the model back', async () => {
     page = await visit();

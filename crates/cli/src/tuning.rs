@@ -79,15 +79,24 @@ fn directory() -> Option<PathBuf> {
 fn read(file: &PathBuf, key: &str) -> Option<RowsShape> {
     let value: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     let number = |name: &str| value[name].as_u64().and_then(|n| usize::try_from(n).ok());
-    let shape = RowsShape { lanes: number("lanes")?, parts: number("parts")?, columns: number("columns")?, shuffle: value["shuffle"].as_bool()? };
+    let shape = RowsShape {
+        lanes: number("lanes")?,
+        parts: number("parts")?,
+        columns: number("columns")?,
+        sets: number("sets")?,
+        shuffle: value["shuffle"].as_bool()?,
+    };
     // A file that somebody wrote must not choose sizes that no kernel has.
-    let sound =
-        [4, 8, 16, 32].contains(&shape.lanes) && (1..=32).contains(&shape.parts) && (1..=16).contains(&shape.columns) && !(shape.shuffle && shape.parts > 1);
+    let sound = [4, 8, 16, 32].contains(&shape.lanes)
+        && (1..=32).contains(&shape.parts)
+        && (1..=16).contains(&shape.columns)
+        && (1..=2).contains(&shape.sets)
+        && !(shape.shuffle && shape.parts > 1);
     (value["key"] == key && sound).then_some(shape)
 }
 
 fn write(file: &PathBuf, key: &str, shape: RowsShape) {
-    let value = json!({"key": key, "lanes": shape.lanes, "parts": shape.parts, "columns": shape.columns, "shuffle": shape.shuffle});
+    let value = json!({"key": key, "lanes": shape.lanes, "parts": shape.parts, "columns": shape.columns, "sets": shape.sets, "shuffle": shape.shuffle});
     let written = file.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
         let temporary = file.with_extension(format!("{}.tmp", std::process::id()));
         std::fs::write(&temporary, value.to_string())?;
@@ -106,7 +115,7 @@ mod tests {
     fn entries_come_back_and_damaged_ones_do_not() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("deep").join("entry.json");
-        let shape = RowsShape { lanes: 16, parts: 4, columns: 8, shuffle: false };
+        let shape = RowsShape { lanes: 16, parts: 4, columns: 8, sets: 1, shuffle: false };
         write(&file, "a key", shape);
         assert_eq!(read(&file, "a key"), Some(shape));
         assert_eq!(read(&file, "another key"), None);

@@ -26,15 +26,23 @@ static TABLE: &[(&str, &str)] = &[
 /// What every kernel on weights links beside the format's text: `BLOCKS`, the number of 32-blocks in a row, `slot`, where a part of a
 /// block of a row stands in a plane, and `weights32`.
 pub(crate) fn constants(matrix: &Matrix) -> String {
-    format!("const BLOCKS = {}u;\n{SLOT}", matrix.blocks())
+    format!("const BLOCKS = {}u;\n{SLOT}{WEIGHTS}", matrix.blocks())
 }
 
 /// The same with `BLOCKS` as a variable that the kernel sets, so that one kernel serves matrices of all sizes.
-pub(crate) fn variables() -> String {
-    format!("var<private> BLOCKS: u32;\n{SLOT}")
+/// `spread`: codes of a byte are left where they stand in their word (`spread.wgsl`), and there is no `weights32`.
+pub(crate) fn variables(spread: bool) -> String {
+    format!("var<private> BLOCKS: u32;\n{SLOT}{}", if spread { SPREAD } else { WEIGHTS })
 }
 
-const SLOT: &str = include_str!("../../../shaders/lib/weights.wgsl");
+/// Whether codes of a format are unsigned bytes below 128, scaled with an offset: these can be spread.
+pub(crate) fn has_offset(format: &dyn Format) -> bool {
+    shader(format).contains("bytes4(")
+}
+
+const SLOT: &str = include_str!("../../../shaders/lib/slot.wgsl");
+const WEIGHTS: &str = include_str!("../../../shaders/lib/weights.wgsl");
+const SPREAD: &str = include_str!("../../../shaders/lib/spread.wgsl");
 
 #[cfg(test)]
 mod tests {

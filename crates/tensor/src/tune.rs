@@ -20,6 +20,8 @@ pub struct RowsShape {
     pub parts: usize,
     /// Tokens of one workgroup.
     pub columns: usize,
+    /// Sets of 32 rows of one workgroup, from as many equal parts of the matrix; 1 where its rows cannot be so divided, 2 with a gate.
+    pub sets: usize,
     /// Inputs are read once a subgroup and passed around; needs lanes = subgroup size and one part.
     pub shuffle: bool,
 }
@@ -41,17 +43,19 @@ impl Tuning {
 
     /// The shape of the linear kernel by rows.
     ///
-    /// Software devices pay for each load instruction (a loop over the lanes) and each barrier, not for bytes: eight lanes, one subgroup,
-    /// four rows each, inputs passed around by shuffles. Measured on Mesa 22.3 against one row an invocation: 0.09 to 0.24 ns a weight.
+    /// Software devices pay for each load instruction (a loop over the lanes) and each barrier, not for bytes: the lanes of one subgroup,
+    /// all the rows of two groups shared among them, inputs passed around by shuffles. Measured on Mesa 22.3 (subgroups of 8): 0.09 ns a
+    /// weight and token against 0.24 with one row an invocation. On SwiftShader (subgroups of 4) passing an input around costs 2.6 ns, its
+    /// product with a weight 0.18 and unpacking a weight 0.8: with 16 columns, or four sets, the text outgrows what caches hold.
     /// Real devices want one row an invocation, so that neighbours read neighbouring words, and K split to have enough of them.
     pub fn rows_shape(&self, capabilities: &Capabilities) -> RowsShape {
         let (smallest, largest) = capabilities.subgroup_size;
         self.rows.unwrap_or(match capabilities.software {
             true if capabilities.subgroups && smallest == largest && matches!(smallest, 4 | 8) => {
-                RowsShape { lanes: smallest as usize, parts: 1, columns: 8, shuffle: true }
+                RowsShape { lanes: smallest as usize, parts: 1, columns: 8, sets: 2, shuffle: true }
             }
-            true => RowsShape { lanes: 8, parts: 1, columns: 8, shuffle: false },
-            false => RowsShape { lanes: 32, parts: 8, columns: 8, shuffle: false },
+            true => RowsShape { lanes: 8, parts: 1, columns: 8, sets: 1, shuffle: false },
+            false => RowsShape { lanes: 32, parts: 8, columns: 8, sets: 1, shuffle: false },
         })
     }
 }

@@ -207,12 +207,15 @@ describe('a repository', () => {
     server = await new FileServer().start();
   });
 
-  it('chooses weights by kind and never pickles', () => {
+  it('chooses weights by kind, archives of PyTorch last', () => {
     expect(chooseFiles(['config.json', 'model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors', 'model.safetensors.index.json', 'x.gguf'])).toEqual(
       ['config.json', 'model.safetensors.index.json', 'model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']);
     expect(chooseFiles(['a-Q8_0.gguf', 'a-Q4_K_M.gguf', 'mmproj.gguf'])).toEqual(['a-Q4_K_M.gguf']);
     expect(chooseFiles(['q/b-Q4_0-00001-of-00002.gguf', 'q/b-Q4_0-00002-of-00002.gguf'])).toHaveLength(2);
-    expect(() => chooseFiles(['pytorch_model.bin', 'config.json'])).toThrow(/pickled/);
+    expect(chooseFiles(['pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin', 'pytorch_model.bin.index.json', 'config.json', 'optimizer.bin'])).toEqual(
+      ['config.json', 'pytorch_model.bin.index.json', 'pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin']);
+    expect(chooseFiles(['pytorch_model.bin', 'model.safetensors', 'config.json'])).toEqual(['config.json', 'model.safetensors']);
+    expect(() => chooseFiles(['training_args.bin', 'config.json'])).toThrow(/no weights/);
     expect(() => chooseFiles(['a.gguf'], 'b.gguf')).toThrow(/no file/);
   });
 

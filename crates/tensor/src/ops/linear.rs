@@ -88,9 +88,16 @@ impl Linear {
 
     fn dispatch_rows(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
         let shape = to.tuning().rows_shape(to.capabilities());
-        let rows = shard.rows / if self.gate.is_some() { 2 } else { 1 };
-        let own = 32 / shape.lanes * if self.gate.is_some() { 2 } else { 1 };
-        let columns = tokens.min(if self.gate.is_some() { shape.columns / 2 } else { shape.columns }.max(1));
+        let sets = match self.gate {
+            Some(_) => 2,
+            None if shard.rows.is_multiple_of(32 * shape.sets) => shape.sets,
+            None => 1,
+        };
+        let rows = shard.rows / sets;
+        let own = 32 / shape.lanes * sets;
+        let columns = tokens.min((shape.columns * shape.sets / sets).max(1));
+        let offset = quant::has_offset(self.weight.format());
+        let spread = offset && shape.shuffle;
         let defines = self
             .defines()
             .set("NORM", self.norm.is_some())
@@ -98,15 +105,17 @@ impl Linear {
             .set("GATED", self.gate.is_some())
             .set("ACTIVATED", self.activation.is_some())
             .set("ACTIVATION", self.gate.or(self.activation).unwrap_or(Activation::Silu).name())
-            .set("OFFSET", !matches!(self.weight.format().name(), "f32" | "f16" | "q8_0"))
+            .set("OFFSET", offset)
+            .set("SPREAD_CODES", spread)
             .set("LANES", shape.lanes)
             .set("PARTS", shape.parts)
             .set("THREADS", shape.lanes * shape.parts)
             .set("SHUFFLE", shape.shuffle)
+            .set("PASS", if shape.lanes == 4 { "quadBroadcast" } else { "subgroupShuffle" })
             .set("HELD", 8usize.div_ceil(shape.lanes))
             .set("COLUMNS", columns)
             .set("ROWS", own)
-            .set("OUTPUT_ROWS", 32 / shape.lanes)
+            .set("OUTPUT_ROWS", if self.gate.is_some() { own / 2 } else { own })
             .set("SPLIT_K", shape.parts > 1)
             .set("BARRIER", shape.parts > 1 || self.norm.is_some())
             .set("SHARED_SUMS", own * columns * shape.lanes * shape.parts)
@@ -117,7 +126,7 @@ impl Linear {
         let width = to.output_shape(0)[1];
         let sizes = [rows, shard.first_row, width, x as usize, tokens, self.weight.blocks(), self.weight.columns()];
         let shape = to.numbers(&sizes.map(|n| n as u32))?;
-        let variables = quant::variables();
+        let variables = quant::variables(spread);
         let parts = [variables.as_str(), quant::shader(self.weight.format()), ACTIVATE, ROWS];
         let bindings = self.bindings(to, shape);
         to.emit(KernelText { name: &self.name("rows"), parts: &parts, defines }, &[bindings, shard.planes()], grid)

@@ -1,7 +1,7 @@
 /** The engine in real Chromium: every kernel against its reference, fixtures' greedy answers, and what happens when things go wrong. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -70,6 +70,54 @@ function tensor(file, name) {
 }
 
 const nmse = (wanted, got) => wanted.reduce((sum, w, i) => sum + (w - got[i]) ** 2, 0) / wanted.reduce((sum, w) => sum + w * w, 0);
+
+describe('every architecture and every form that weights come in', () => {
+  for (const model of readdirSync(join(fixtures, 'models'))) {
+    it(`${model}: the logits of transformers`, async () => {
+      const { engine } = await opened(model);
+      await agree(engine, model, join(fixtures, 'expected', model, 'expected.safetensors'), 1e-6);
+      await engine.end();
+    });
+  }
+
+  for (const file of readdirSync(join(fixtures, 'gguf')).filter((name) => name.endsWith('.gguf'))) {
+    it(`${file}: the logits of its dequantized weights`, async () => {
+      const [name, model] = [file.slice(0, -'.gguf'.length), file.split('-')[0]];
+      made.one = folder({ [file]: readFileSync(join(fixtures, 'gguf', file)) });
+      const engine = await newEngine(site.page);
+      await engine.call('create', {});
+      const info = await engine.call('open', 'one/', made.one.sizes, { format: 'f32', cache: 'f32' });
+      assert.ok(info.hasChatTemplate);
+      await agree(engine, model, join(fixtures, 'gguf', `${name}.expected.safetensors`), 1e-8);
+      const { text, ids } = json('expected', model, 'tokenizer_cases.json').cases.find((c) => /[ء-ي]/.test(c.text));
+      assert.deepEqual(await engine.call('tokenize', text), ids);
+      await engine.end();
+    });
+  }
+
+  it('pytorch_model.bin: the logits of transformers', async () => {
+    const model = 'phi3_longrope';
+    const from = join(fixtures, 'models', model);
+    const files = Object.fromEntries(readdirSync(from).filter((name) => name !== 'model.safetensors').map((name) => [name, readFileSync(join(from, name))]));
+    made.one = folder({ ...files, 'pytorch_model.bin': readFileSync(join(fixtures, 'packed', `${model}.bin`)) });
+    const engine = await newEngine(site.page);
+    await engine.call('create', {});
+    await engine.call('open', 'one/', made.one.sizes, { format: 'stored', cache: 'f32' });
+    await agree(engine, model, join(fixtures, 'expected', model, 'expected.safetensors'), 1e-6);
+    await engine.end();
+  });
+});
+
+/** A checkpoint of files in memory, as `made` serves it. */
+function folder(files) {
+  return { sizes: Object.fromEntries(Object.entries(files).map(([name, bytes]) => [name, bytes.length])), read: (file, from, to) => files[file].subarray(from, to) };
+}
+
+/** Whether the engine's logits after a prompt of 33 tokens are those of a file. */
+async function agree(engine, model, file, bound) {
+  const error = nmse(tensor(file, 'r33.last_logits'), await engine.call('logits', json('expected', model, 'prompts.json').r33));
+  assert.ok(error < bound, `NMSE ${error}`);
+}
 
 describe('adapters', () => {
   for (const [name, model] of [['llama3_r8_all', 'llama3_gqa'], ['qwen2_r4_rslora', 'qwen2_bias']]) {

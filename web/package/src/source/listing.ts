@@ -144,7 +144,7 @@ async function listHub(source: Extract<Source, { kind: 'hub' }>, options: HttpOp
 
 /**
  * The files to fetch from a repository: safetensors of the top folder and what belongs to them, else one GGUF (a middle
- * quantization first). Pickled weights are never fetched.
+ * quantization first), else PyTorch archives (the engine's reader of them runs nothing that a file asks for).
  */
 export function chooseFiles(paths: string[], wanted?: string): string[] {
   const top = paths.filter((path) => !path.includes('/'));
@@ -162,7 +162,9 @@ export function chooseFiles(paths: string[], wanted?: string): string[] {
     const found = ggufs.find((path) => kind.test(path) && !/-(?!00001)\d{5}-of-\d{5}\.gguf$/.test(path));
     if (found) return ggufParts(paths, found);
   }
-  throw new BadCheckpoint('the repository has neither .safetensors nor .gguf weights (pickled weights are not read here)');
+  const archives = top.filter((path) => /^pytorch_model(-\d{5}-of-\d{5})?\.bin$/.test(path));
+  if (archives.length > 0) return [...side, ...top.filter((path) => path === 'pytorch_model.bin.index.json'), ...archives];
+  throw new BadCheckpoint('the repository has no weights in .safetensors, .gguf or pytorch_model.bin');
 }
 
 function ggufParts(paths: string[], first: string): string[] {
