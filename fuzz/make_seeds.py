@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Writes the seeds of the fuzz targets: the smallest files that reach most of each parser. Needs gguf, numpy, torch, safetensors."""
+import gzip
 import io
 import json
 import os
@@ -112,3 +113,10 @@ if __name__ == "__main__":
     prefix = "base_model.model.model.layers.0.self_attn.q_proj"
     lora = {f"{prefix}.lora_A.weight": np.ones((1, 2), np.float32), f"{prefix}.lora_B.weight": np.ones((3, 1), np.float32)}
     seed("adapter", "one", adapter + SPLIT + save(lora))
+    rows = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n{"prompt": "a", "completion": "b"}\n'
+    seed("data", "messages", b"\x01" + rows)
+    seed("data", "list", b"\x00" + b'[{"instruction": "a", "input": "", "output": "b", "history": [["c", "d"]]}]')
+    seed("data", "table", b"\x02" + b'question,answer\na,"b ""c"""\n')
+    seed("data", "squeezed", b"\x04" + gzip.compress(b'[{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}]', mtime=0))
+    seed("recipe", "toml", b"\x00" + b'rank = 8\ntarget_modules = ["q_proj"]\nlearning_rate = 1e-4\nrank_pattern = { "layers.0" = 4 }\n')
+    seed("recipe", "yaml", b"\x01" + b"preset: barka\nepochs: 1\nlr_scheduler_type: linear\n")

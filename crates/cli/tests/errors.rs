@@ -169,3 +169,41 @@ fn a_failed_quantization_leaves_what_was_there() {
     let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").flatten().map(|e| e.file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
 }
+
+/// Requests that no well-behaved program sends: the file is refused as a whole, or each is answered with what is wrong with it.
+#[test]
+fn conformance_requests_from_strangers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("requests.json");
+    let ask = |text: &str| {
+        fs::write(&file, text).expect("a file");
+        run(&["conformance", "--request", file.to_str().expect("a path in UTF-8")])
+    };
+    let directory = model("qwen3_qknorm");
+    let whole = |requests: &str| format!(r#"{{"version": 1, "model": {directory:?}, "requests": [{requests}]}}"#);
+    let file_errors =
+        ["", "[]", "{\"version\": 1}", &"[".repeat(100_000), &whole(r#"{"id": 1, "op": "nll", "ids": [-1]}"#), &whole("").replace(": 1,", ": 7,")];
+    for text in file_errors {
+        fail(&ask(text), 1);
+    }
+    // Each with a part of its answer.
+    let requests = [
+        (r#"{"op": "logits", "ids": []"#, "empty"),
+        (r#"{"op": "logits", "ids": [4294967295]"#, "outside the vocabulary"),
+        (r#"{"op": "nll", "ids": [1]"#, "[]"),
+        (r#"{"op": "generate", "ids": [], "max_new_tokens": 1"#, "empty"),
+        (r#"{"op": "generate", "ids": [1], "max_new_tokens": 18446744073709551615"#, "--context"),
+        (r#"{"op": "decode", "ids": [4294967295, 0]"#, "text"),
+        (r#"{"op": "stream", "ids": [4294967295]"#, "null"),
+        (r#"{"op": "chat", "messages": [7]"#, "text"),
+        (r#"{"op": "lora_grads", "ids": {}"#, "`adapter`"),
+        (r#"{"op": "fly", "to": "the moon""#, "unsupported"),
+    ];
+    for (id, (request, part)) in requests.iter().enumerate() {
+        let answer = succeed(&ask(&whole(&format!("{request}, \"id\": {id}}}"))));
+        let answer: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+        let response = &answer["responses"][0];
+        assert_eq!(response["id"], id);
+        assert!(response.to_string().contains(part), "{request}: {response}");
+    }
+}

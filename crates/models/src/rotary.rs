@@ -40,6 +40,9 @@ impl Rotary {
             return fields.refuse("rope_theta", "a number above 1");
         }
         let partial = rope.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0)?)?;
+        if !(partial > 0.0 && partial <= 1.0) {
+            return fields.refuse("partial_rotary_factor", "a number above 0, at most 1");
+        }
         let dim = ((dim as f64 * partial) as usize) / 2 * 2;
         let plain: Vec<f64> = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64)).collect();
         let kind = rope.text("rope_type").or(rope.text("type")).unwrap_or("default");

@@ -10,6 +10,7 @@ use super::config::{id_list, token_text};
 use super::decoding::{Plan, plan};
 use super::error::{Result, TextError};
 use super::sentencepiece;
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -256,8 +257,33 @@ fn encode_error(error: tokenizers::Error) -> TextError {
     TextError::Tokenizer { action: "encode", problem: error.to_string() }
 }
 
+/// Parts of a tokenizer.json that the tokenizers library panics on instead of refusing them.
+#[derive(Deserialize)]
+struct Delicate {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    #[allow(dead_code)] // reading it is the check: the library expects JSON there
+    decoder: Value,
+}
+
+/// Whether a part, or a part within it, is of this type.
+fn mentions(part: &Value, kind: &str) -> bool {
+    match part {
+        Value::Object(fields) => fields.get("type").is_some_and(|t| t == kind) || fields.values().any(|inner| mentions(inner, kind)),
+        Value::Array(list) => list.iter().any(|inner| mentions(inner, kind)),
+        _ => false,
+    }
+}
+
 fn read_json(bytes: &[u8]) -> Result<Inner> {
     let remedy = "Download the file again, or re-export it with a current transformers";
+    let delicate: Delicate =
+        serde_json::from_slice(bytes).map_err(|e| TextError::file(TOKENIZER_JSON, format!("expected JSON of a tokenizer, got: {e}"), remedy))?;
+    if mentions(&delicate.normalizer, "Precompiled") {
+        let problem = "its normalizer is a compiled table of SentencePiece (Precompiled), which no model of a supported architecture has";
+        return Err(TextError::file(TOKENIZER_JSON, problem, "Use the checkpoint with its tokenizer.model alone"));
+    }
     Inner::from_bytes(bytes).map_err(|e| TextError::file(TOKENIZER_JSON, format!("expected a tokenizer of the tokenizers library, got: {e}"), remedy))
 }
 

@@ -106,3 +106,17 @@ fn targets_are_written_out_for_a_model() {
     assert!(refused(Recipe { layers_to_transform: Some(vec![7]), ..Recipe::default() }).contains("layers_to_transform"));
     assert!(refused(Recipe { target_modules: json!("nothing"), ..Recipe::default() }).contains("at least one"));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Any text is a recipe or an error; a recipe is written and read again the same.
+    #[test]
+    fn hostile_texts_are_read_or_refused(lines in proptest::collection::vec("(rank|alpha|epochs|lr|learning_rate|target_modules|max_steps|preset|layers|rank_pattern|[a-z_]{1,9}) ?[=:] ?(-?[0-9]{1,20}|[0-9]e[0-9]{3}|nan|'[a-z*(\\[]{0,6}'|\\[[0-9, ]{0,8}\\]|\\{ ?\\}|true|.{0,6})", 0..5), toml: bool) {
+        let name = if toml { "a.toml" } else { "a.yaml" };
+        match Recipe::from_file(name, &lines.join("\n"), Map::new()) {
+            Ok(recipe) => proptest::prop_assert_eq!(Recipe::from_file("b.toml", &recipe.to_toml(), Map::new()).map_err(|e| e.to_string()), Ok(recipe)),
+            Err(error) => proptest::prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+}

@@ -86,8 +86,41 @@ fn a_truncated_or_flipped_model_is_an_error_or_another_model() {
     }
 }
 
+#[test]
+fn parts_that_the_library_cannot_refuse_are_refused() {
+    let with = |name: &str, part: &str| {
+        let mut file: serde_json::Value = serde_json::from_slice(&small_tokenizer()).unwrap();
+        file[name] = serde_json::from_str(part).unwrap();
+        Tokenizer::from_json(file.to_string().as_bytes()).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(with("normalizer", r#"{"type": "Precompiled", "precompiled_charsmap": "!"}"#).contains("Precompiled"));
+    assert!(with("normalizer", r#"{"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "AAAA"}]}"#).contains("Precompiled"));
+    let cut = String::from_utf8(small_tokenizer()).unwrap().replacen(r#""decoder":{"#, r#""decoder":{b""#, 1);
+    assert!(Tokenizer::from_json(cut.as_bytes()).map(|_| ()).unwrap_err().to_string().contains("JSON"));
+}
+
+/// A byte-level tokenizer of four tokens, as the library writes it.
+fn small_tokenizer() -> Vec<u8> {
+    let seed = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/tokenizer/bpe")).unwrap();
+    let cut = seed.windows(2).position(|pair| pair == [0xff, 0xff]).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&seed[..cut]).unwrap();
+    value.to_string().into_bytes()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn damaged_tokenizers_are_read_or_refused(damage in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(b"{}[]\",:0x\0\xff".to_vec())), 1..4)) {
+        let mut bytes = small_tokenizer();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(tokenizer) = Tokenizer::from_json(&bytes) {
+            let _ = tokenizer.encode("مرحبا ab", true).map(|ids| tokenizer.decode(&ids, false));
+        }
+    }
 
     #[test]
     fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {

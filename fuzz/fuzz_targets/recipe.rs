@@ -1,0 +1,15 @@
+//! A recipe of fine-tuning: the first byte chooses TOML or YAML. What is accepted is written as TOML and read again the same.
+#![no_main]
+
+use bayan_train::recipe::Recipe;
+use libfuzzer_sys::fuzz_target;
+use serde_json::Map;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((&kind, text)) = bytes.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let name = if kind % 2 == 0 { "a.toml" } else { "a.yaml" };
+    let Ok(recipe) = Recipe::from_file(name, text, Map::new()) else { return };
+    let again = Recipe::from_file("a.toml", &recipe.to_toml(), Map::new());
+    assert_eq!(again.map_err(|e| e.to_string()), Ok(recipe));
+});
