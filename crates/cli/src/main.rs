@@ -14,6 +14,7 @@ mod export;
 mod finetune;
 mod generate;
 mod hub;
+mod imatrix;
 mod inspect;
 mod interrupt;
 mod merge;
@@ -56,6 +57,8 @@ enum Command {
     Template(template::TemplateArgs),
     /// Write a checkpoint in smaller formats
     Quantize(quantize::QuantizeArgs),
+    /// Measure on a text which inputs of each matrix count, for `quantize --imatrix`
+    Imatrix(imatrix::ImatrixArgs),
     /// Train an adapter, or all parameters, on your data
     Finetune(finetune::FinetuneArgs),
     /// Put adapters into their base for good
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Template(args) => template::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::Finetune(args) => finetune::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Inspect(args) => inspect::run(&args),

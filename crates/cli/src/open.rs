@@ -9,7 +9,7 @@ use bayan_generate::text::BUILTIN_TEMPLATES;
 use bayan_generate::{Engine, EngineOptions, Model, ModelOptions};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_models::Adapter;
-use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Policy, Source};
+use bayan_weights::{Checkpoint, Coverage, DirectorySource, Importance, MemorySource, Policy, Source};
 
 use crate::hub::{self, HubName};
 use crate::options::{AdapterArg, DeviceArgs, ModelArgs};
@@ -114,12 +114,43 @@ pub fn attach(engine: &mut Engine, argument: &AdapterArg) -> Result<()> {
     attached.with_context(|| format!("--adapter {name}"))
 }
 
+fn policy(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Option<Policy>> {
+    let Some(mut policy) = args.quantize.map(Policy::for_format) else { return Ok(None) };
+    if let Some(file) = &args.imatrix {
+        weigh(checkpoint, file, &mut policy)?;
+    }
+    Ok(Some(policy))
+}
+
+/// Puts the importance in a file of `bayan imatrix`, or of llama.cpp, into a policy, and says which matrices it leaves alone.
+///
+/// # Errors
+/// A file that cannot be read, or one of another model.
+pub fn weigh(checkpoint: &Checkpoint, file: &Path, policy: &mut Policy) -> Result<Coverage> {
+    let mut weighed = || -> Result<Coverage> {
+        let name = file.file_name().and_then(|name| name.to_str()).context("expected the name of a file")?;
+        let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let model_type = checkpoint.config().get("model_type").and_then(|kind| kind.as_str()).unwrap_or("none");
+        let importance = block_on(Importance::read(&DirectorySource::new(folder)?, name, model_type))?;
+        let coverage = importance.apply(checkpoint, policy)?;
+        if coverage.weighed == 0 {
+            bail!("it says nothing of any matrix that is quantized: expected the file of this model, and a format that quantizes");
+        }
+        Ok(coverage)
+    };
+    let coverage = weighed().with_context(|| format!("--imatrix {}", file.display()))?;
+    if !coverage.without.is_empty() {
+        output::note(&format!("--imatrix has nothing for {}, whose inputs all count alike", coverage.without.join(", ")));
+    }
+    Ok(coverage)
+}
+
 fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template: Option<String>, least_context: Option<usize>, sequences: usize) -> Result<Loaded> {
     let engine = EngineOptions {
         context: args.context.map(|n| n as usize).or(least_context),
         sequences,
         cache: args.cache.format(),
-        policy: args.quantize.map(Policy::for_format),
+        policy: policy(checkpoint, args)?,
         gpu_layers: args.gpu_layers,
         ..Default::default()
     };

@@ -48,6 +48,9 @@ pub struct ModelArgs {
     /// Quantize weights on load: f32, f16, q8_0, q6_k, q5_k, q4_k or q4_0
     #[arg(long, env = "BAYAN_QUANTIZE", value_name = "FORMAT", value_parser = format_argument)]
     pub quantize: Option<&'static dyn Format>,
+    /// Quantize where it matters least: a file of `bayan imatrix`, or llama.cpp's
+    #[arg(long, value_name = "FILE", requires = "quantize")]
+    pub imatrix: Option<PathBuf>,
     /// Positions of the context [default: the model's own limit, at most 4096]
     #[arg(short, long, visible_alias = "ctx-size", env = "BAYAN_CONTEXT", value_name = "N", value_parser = clap::value_parser!(u64).range(2..=LONGEST_CONTEXT))]
     pub context: Option<u64>,

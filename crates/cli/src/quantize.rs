@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use bayan_gpu::block_on;
-use bayan_weights::{Format, Policy, Report, WriteOptions, quantize_checkpoint};
+use bayan_weights::{Coverage, Format, Policy, Report, WriteOptions, quantize_checkpoint};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -31,6 +31,9 @@ pub struct QuantizeArgs {
     /// Format of the output head, where it is not the embedding [default: as the embedding's]
     #[arg(long, value_name = "FORMAT", value_parser = format_argument)]
     head: Option<&'static dyn Format>,
+    /// Weigh errors by how much each input carries: a file of `bayan imatrix`, or llama.cpp's
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
     /// Replace OUT if it is a checkpoint
     #[arg(long)]
     overwrite: bool,
@@ -52,6 +55,7 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
     let mut policy = Policy::for_format(args.format);
     policy.embedding = args.embedding.unwrap_or(policy.embedding);
     policy.head = args.head.unwrap_or(policy.head);
+    let coverage = args.imatrix.as_deref().map(|file| crate::open::weigh(&checkpoint, file, &mut policy)).transpose()?;
     let options = WriteOptions { overwrite: args.overwrite, ..WriteOptions::default() };
     crate::interrupt::remove_partial(&args.output);
     let mut progress = Progress::new("quantizing", false);
@@ -61,7 +65,7 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
     }))?;
     drop(progress);
     if args.json {
-        output::json(&as_json(&report, checkpoint.size_bytes()))?;
+        output::json(&as_json(&report, checkpoint.size_bytes(), coverage.as_ref()))?;
     } else {
         print(&report, checkpoint.size_bytes(), &args.output)?;
     }
@@ -106,13 +110,14 @@ fn print(report: &Report, before_bytes: u64, out: &std::path::Path) -> Result<()
     output::line(&format!("{}: {} → {}, {bits:.2} bits per weight", out.display(), output::size(before_bytes), output::size(after)))
 }
 
-fn as_json(report: &Report, before_bytes: u64) -> Value {
+fn as_json(report: &Report, before_bytes: u64, coverage: Option<&Coverage>) -> Value {
     let tensor = |t: &bayan_weights::TensorReport| json!({"name": t.name, "format": t.format.name(), "weights": t.weights, "bytes": t.size_bytes, "relative_error": t.relative_error});
     json!({
         "bytes_before": before_bytes,
         "bytes": report.size_bytes(),
         "weights": report.weights(),
         "bits_per_weight": report.bits_per_weight(),
+        "weighed_by_imatrix": coverage.map(|coverage| coverage.weighed),
         "skipped": report.skipped,
         "tensors": report.tensors.iter().map(tensor).collect::<Vec<_>>(),
     })

@@ -167,6 +167,15 @@ fn element_cases() -> Vec<Case> {
             let y = graph.softcap(x, 30.0);
             Ok((graph, vec![y]))
         }));
+        all.push(case(format!("column_squares {rows}x{width}"), 1e-10, move |make| {
+            let mut graph = Graph::new();
+            let values = make.numbers(rows * width, true);
+            let x = make.state(&[rows, width], values)?;
+            let (x, sums) = (graph.state(&x), make.random(&[width])?);
+            graph.column_squares(x, &sums);
+            let sums = graph.state(&sums);
+            Ok((graph, vec![sums]))
+        }));
         all.push(case(format!("activate {rows}x{width}"), 1e-7, move |make| {
             let mut graph = Graph::new();
             let x = make.random(&[rows, width])?;

@@ -18,6 +18,7 @@ pub mod error;
 mod foreign;
 pub mod formats;
 pub mod gguf;
+mod importance;
 mod packed;
 pub mod policy;
 mod read;
@@ -34,6 +35,7 @@ pub use dtype::Dtype;
 pub use error::WeightsError;
 pub use foreign::Foreign;
 pub use formats::{FORMATS, Format, PlaneSpec, Planes, format_by_name, joined_format};
+pub use importance::{Coverage, Importance};
 pub use policy::Policy;
 pub use source::{LocalFuture, MemorySource, Source};
 

@@ -3,6 +3,7 @@
 mod adapters;
 mod batch;
 mod control;
+mod importance;
 mod step;
 
 use std::collections::HashMap;
@@ -241,7 +242,7 @@ impl Engine {
         if self.steps.len() > 12 {
             self.steps.retain(|kind, _| matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.pace.chunk()));
         }
-        let step = Rc::new(Step::new(&self.gpu, self.decoder.as_ref(), &self.cache, &self.sampling, kind, &self.tuning)?);
+        let step = Rc::new(Step::new(&self.gpu, self.decoder.as_ref(), &self.cache, &self.sampling, kind, &self.tuning, None)?);
         self.steps.insert(kind, step.clone());
         Ok(step)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bayan_gpu::{Gpu, GpuError, ReadRequest};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleStates};
-use bayan_tensor::{Dtype, Graph, Plan, State, Tensor, Tuning};
+use bayan_tensor::{Dtype, Graph, Matrix, Plan, State, Tensor, Tuning};
 
 /// What a step is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +68,9 @@ impl Sampling {
     }
 }
 
+/// The sums that belong to a matrix.
+pub(super) type SumsOf<'a> = dyn Fn(&Arc<Matrix>) -> Option<Arc<State>> + 'a;
+
 /// A prepared step.
 #[derive(Debug)]
 pub(super) struct Step {
@@ -80,7 +83,16 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub(super) fn new(gpu: &Gpu, decoder: &dyn Decoder, cache: &Cache, sampling: &Sampling, kind: StepKind, tuning: &Tuning) -> Result<Step, GpuError> {
+    /// Prepares a step. With `sums`, the squares of every linear layer's inputs are added to the state that it has for the layer's matrix.
+    pub(super) fn new(
+        gpu: &Gpu,
+        decoder: &dyn Decoder,
+        cache: &Cache,
+        sampling: &Sampling,
+        kind: StepKind,
+        tuning: &Tuning,
+        sums: Option<&SumsOf<'_>>,
+    ) -> Result<Step, GpuError> {
         let count = kind.tokens();
         let zeros = |label, shape: &[usize]| State::zeros(Some(gpu), label, shape, Dtype::U32);
         let (tokens, positions) = (zeros("tokens", &[count])?, zeros("positions", &[count])?);
@@ -90,6 +102,9 @@ impl Step {
         let inputs = StepInputs { tokens: graph.state(&tokens), over, rows: None };
         let mut logits = decoder.forward(&mut graph, inputs, cache);
         let mut keep = vec![logits];
+        if let Some(sums) = sums {
+            graph = graph.measured(sums);
+        }
         match kind {
             StepKind::Decode(_) => graph.sample(logits, inputs.tokens, over.positions, &sampling.states),
             // A prompt's tokens only fill the cache: what comes after the last that is remembered is not run.

@@ -1,0 +1,72 @@
+//! How much each input of every matrix carries on a text: the mean of its squares, by which a quantizer weighs its errors.
+//!
+//! The sums are made on the device, by one operation before each linear layer that is recorded in this mode only. Reading the activations
+//! back and summing here lost: that is tens of thousands of numbers for every token.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bayan_tensor::{Dtype, Matrix, State};
+use bayan_weights::Importance;
+
+use super::Engine;
+use super::step::{Step, StepKind};
+use crate::GenerateError;
+
+impl Engine {
+    /// Reads the windows, each from the first position on, and returns the mean squared inputs of the matrices under the names of their
+    /// tensors. An embedding that is also the output head has those of the head. `on_progress` gets the tokens read so far. The first
+    /// sequence's cache is started anew for each window.
+    ///
+    /// # Errors
+    /// A window that does not fit the context, a device that fails, or activations that are not finite.
+    pub async fn importance(&mut self, windows: &[&[u32]], on_progress: &mut dyn FnMut(u64)) -> Result<Importance, GenerateError> {
+        for window in windows {
+            self.check(window)?;
+            if window.len() > self.context() {
+                return Err(GenerateError::PromptTooLong { prompt: window.len(), context: self.context() });
+            }
+        }
+        let mut sums: HashMap<*const Matrix, Arc<State>> = HashMap::new();
+        let mut names: Vec<(String, *const Matrix)> = Vec::new();
+        for linear in self.decoder.linears_mut() {
+            let of = Arc::as_ptr(&linear.weight);
+            if !sums.contains_key(&of) {
+                sums.insert(of, State::zeros(Some(&self.gpu), "squares", &[linear.weight.columns()], Dtype::F32)?);
+            }
+            let mut tensors: Vec<String> = linear.modules.iter().map(|(module, _)| format!("{module}.weight")).collect();
+            if let [tensor] = tensors.as_mut_slice() {
+                // A head that is the embedding has no tensor of its own.
+                *tensor = linear.weight.label().to_string();
+            }
+            names.extend(tensors.into_iter().map(|tensor| (tensor, of)));
+        }
+        let mut steps: HashMap<usize, Step> = HashMap::new();
+        let mut tokens = 0;
+        for window in windows {
+            let mut position = 0;
+            for chunk in window.chunks(self.pace.chunk()) {
+                if !steps.contains_key(&chunk.len()) {
+                    let of = |matrix: &Arc<Matrix>| sums.get(&Arc::as_ptr(matrix)).cloned();
+                    let kind = StepKind::Prefill(chunk.len());
+                    let step = Step::new(&self.gpu, self.decoder.as_ref(), &self.cache, &self.sampling, kind, &self.tuning, Some(&of))?;
+                    steps.insert(chunk.len(), step);
+                }
+                let Some(step) = steps.get(&chunk.len()) else { continue };
+                step.write(&self.gpu, chunk, position, 0);
+                position += chunk.len();
+                step.plan.submit(&self.gpu, position, &[]);
+                self.gpu.flush().await?;
+                tokens += chunk.len() as u64;
+                on_progress(tokens);
+            }
+        }
+        self.reset();
+        let mut means = BTreeMap::new();
+        for (name, of) in names {
+            let values = sums[&of].read(Some(&self.gpu)).await?;
+            means.insert(name, values.f32().iter().map(|sum| sum / tokens.max(1) as f32).collect());
+        }
+        Ok(Importance::new(tokens, means)?)
+    }
+}
