@@ -45,10 +45,12 @@ impl Group {
 }
 
 /// What the model takes on a device.
-struct Memory {
+pub struct Memory {
     context: usize,
-    weight_bytes: u64,
-    cache_bytes: u64,
+    /// Bytes of the weights.
+    pub weight_bytes: u64,
+    /// Bytes of the key-value cache of one sequence.
+    pub cache_bytes: u64,
     largest_binding_bytes: u64,
     /// Keys, or values, of one layer: a binding that cannot be split.
     cache_binding_bytes: u64,
@@ -132,7 +134,8 @@ fn loaded_format(tensor: &TensorEntry, policy: Option<&Policy>) -> Option<&'stat
     Some(tensor.loaded_format(policy))
 }
 
-fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs) -> Memory {
+/// What the model takes on a device, by its headers.
+pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs) -> Memory {
     let context = args.context.map_or_else(|| sizes.max_position_embeddings.min(bayan_generate::engine::DEFAULT_CONTEXT), |n| n as usize).max(2);
     let policy = args.quantize.map(Policy::for_format);
     let (mut weight_bytes, mut largest_binding_bytes) = (0, 0);

@@ -26,6 +26,7 @@ mod perplexity;
 mod quantize;
 mod random;
 mod sampling;
+mod split;
 mod template;
 mod text;
 mod tokenize;

@@ -14,6 +14,7 @@ use bayan_weights::{Checkpoint, Coverage, DirectorySource, Importance, MemorySou
 use crate::hub::{self, HubName};
 use crate::options::{AdapterArg, DeviceArgs, ModelArgs};
 use crate::output::{self, Progress};
+use crate::split::{self, Devices};
 use crate::{random, tuning};
 
 /// The name of the model in the program.
@@ -98,8 +99,8 @@ pub fn model_for(args: &ModelArgs, least_context: Option<usize>, sequences: usiz
     let checkpoint = checkpoint(args.checkpoint.model.as_deref())?;
     bayan_models::sizes(&checkpoint)?;
     let chat_template = chat_template(args.checkpoint.chat_template.as_deref())?;
-    let gpu = gpu(&args.device)?;
-    load(&checkpoint, &gpu, args, chat_template, least_context, sequences)
+    let devices = split::devices(&checkpoint, args)?;
+    load(&checkpoint, &devices, args, chat_template, least_context, sequences)
 }
 
 /// Attaches an adapter under the name of its directory.
@@ -145,7 +146,14 @@ pub fn weigh(checkpoint: &Checkpoint, file: &Path, policy: &mut Policy) -> Resul
     Ok(coverage)
 }
 
-fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template: Option<String>, least_context: Option<usize>, sequences: usize) -> Result<Loaded> {
+fn load(
+    checkpoint: &Checkpoint,
+    devices: &Devices,
+    args: &ModelArgs,
+    chat_template: Option<String>,
+    least_context: Option<usize>,
+    sequences: usize,
+) -> Result<Loaded> {
     let engine = EngineOptions {
         context: args.context.map(|n| n as usize).or(least_context),
         sequences,
@@ -157,8 +165,10 @@ fn load(checkpoint: &Checkpoint, gpu: &Gpu, args: &ModelArgs, chat_template: Opt
     let started = Instant::now();
     let mut progress = Progress::new("loading", true);
     let options = ModelOptions { engine, chat_template };
-    let mut model = block_on(Model::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?;
+    let mut set = |done, total| progress.set(done, total);
+    let mut model = block_on(Model::open_split(checkpoint, &devices.gpus, &devices.shares, &options, &mut set))?;
     drop(progress);
+    split::tell(&mut model.engine)?;
     if let streamed @ 1.. = model.engine.streamed_bytes() {
         output::note(&format!("{} of weights stay in host memory and are sent to the device for every step", output::size(streamed)));
     }

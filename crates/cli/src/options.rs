@@ -57,6 +57,12 @@ pub struct ModelArgs {
     /// Layers on the device; the others stay in host memory and are streamed there for every step [default: all]
     #[arg(long, visible_aliases = ["n-gpu-layers", "ngl"], env = "BAYAN_GPU_LAYERS", value_name = "N")]
     pub gpu_layers: Option<usize>,
+    /// Several adapters, separated by commas, that share the layers: numbers in `bayan devices`, or parts of names
+    #[arg(long, env = "BAYAN_DEVICES", value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<String>,
+    /// Shares of the adapters of --devices, separated by commas [default: as much memory as each has where all tell, else equal]
+    #[arg(long, visible_alias = "ts", env = "BAYAN_TENSOR_SPLIT", value_name = "LIST", value_delimiter = ',', requires = "devices")]
+    pub tensor_split: Vec<f64>,
     /// Numbers of the key-value cache
     #[arg(long, visible_alias = "cache-type", env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
     pub cache: CacheArg,

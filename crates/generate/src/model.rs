@@ -136,8 +136,22 @@ impl Model {
     /// # Errors
     /// A file that is missing or damaged, or a device that does not fit.
     pub async fn open(checkpoint: &Checkpoint, gpu: &Gpu, options: &ModelOptions, on_progress: OnProgress<'_>) -> Result<Model, GenerateError> {
+        Model::open_split(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
+    }
+
+    /// Opens a checkpoint on several devices, as [`Engine::open_split`] does.
+    ///
+    /// # Errors
+    /// As [`Model::open`] and [`Engine::open_split`].
+    pub async fn open_split(
+        checkpoint: &Checkpoint,
+        gpus: &[Gpu],
+        shares: &[f64],
+        options: &ModelOptions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Model, GenerateError> {
         let text = TextSide::open(checkpoint.source().as_ref(), options.chat_template.as_deref()).await?;
-        let engine = Engine::open(checkpoint, gpu, &options.engine, on_progress).await?;
+        let engine = Engine::open_split(checkpoint, gpus, shares, &options.engine, on_progress).await?;
         Ok(Model { engine, tokenizer: text.tokenizer, template: text.template, stop: text.stop, defaults: text.defaults })
     }
 

@@ -493,3 +493,40 @@ fn a_lost_device_is_an_error_and_not_a_panic() {
     let error = block_on(engine.logits(&[1, 2, 3], false)).unwrap_err();
     assert!(error.to_string().contains("lost"), "{error}");
 }
+
+#[test]
+fn importance_is_the_mean_square_of_each_matrix_input() {
+    let gpu = gpu(GpuOptions::default());
+    for name in ["llama3_tied", "phi3_fused", "jais", "lfm2"] {
+        let checkpoint = checkpoint(name);
+        let mut engine = engine(name, &gpu, EngineOptions { context: Some(64), prefill_chunk: Some(16), ..exact() });
+        let text = ids(90, engine.decoder().sizes().vocab_size);
+        let windows: Vec<&[u32]> = text.chunks(50).collect();
+        let mut read = 0;
+        let found = block_on(engine.importance(&windows, &mut |tokens| read = tokens)).unwrap();
+        assert_eq!((read, found.tokens()), (90, 90));
+        // Every matrix but an embedding that is no output head has its inputs.
+        let embedding = |tensor: &str| (tensor.ends_with("embed_tokens.weight") || tensor.ends_with("wte.weight")) && checkpoint.tensor("lm_head.weight").is_some();
+        let matrices = checkpoint.tensors().iter().filter(|t| t.shape.len() == 2 && !embedding(&t.name));
+        let expected: std::collections::BTreeSet<&str> = matrices.map(|t| t.name.as_str()).collect();
+        assert_eq!(found.columns().keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), expected, "{name}");
+    }
+    // The first layer reads the normalised embeddings, which are easily made here.
+    let checkpoint = checkpoint("llama3_tied");
+    let mut engine = engine("llama3_tied", &gpu, EngineOptions { context: Some(64), ..exact() });
+    let text = ids(50, engine.decoder().sizes().vocab_size);
+    let found = block_on(engine.importance(&[&text], &mut |_| {})).unwrap();
+    let table = block_on(checkpoint.read_f32("model.embed_tokens.weight")).unwrap();
+    let gamma = block_on(checkpoint.read_f32("model.layers.0.input_layernorm.weight")).unwrap();
+    let mut expected = vec![0f64; gamma.len()];
+    for &id in &text {
+        let row = &table[id as usize * gamma.len()..][..gamma.len()];
+        let mean = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / gamma.len() as f64;
+        let scale = 1.0 / (mean + f64::from(engine.decoder().sizes().rms_norm_eps)).sqrt();
+        expected.iter_mut().zip(row.iter().zip(&gamma)).for_each(|(sum, (v, g))| *sum += (f64::from(*v) * scale * f64::from(*g)).powi(2) / 50.0);
+    }
+    let expected: Vec<f32> = expected.iter().map(|&v| v as f32).collect();
+    assert!(nmse(&expected, &found.columns()["model.layers.0.self_attn.v_proj.weight"]) < 1e-10);
+    let long = ids(65, 100);
+    assert!(matches!(block_on(engine.importance(&[&long], &mut |_| {})), Err(GenerateError::PromptTooLong { .. })));
+}

@@ -72,6 +72,10 @@ impl Buffer {
         new
     }
 
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.0.allocated
+    }
+
     /// Whether two handles name the same buffer.
     pub fn same(&self, other: &Buffer) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

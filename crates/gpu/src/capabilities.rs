@@ -63,6 +63,8 @@ pub struct Capabilities {
     pub unchecked: bool,
     /// The shader compiler is a browser's (it wants `enable subgroups;`, naga rejects it).
     pub browser: bool,
+    /// Memory of its own, where the driver tells (Vulkan does).
+    pub memory_bytes: Option<u64>,
     /// Largest range that one binding may cover.
     pub max_binding_bytes: u64,
     /// Largest buffer.

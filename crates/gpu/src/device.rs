@@ -122,6 +122,7 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         unchecked: !browser && !disable.unchecked,
         browser,
+        memory_bytes: memory_bytes(adapter),
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -132,6 +133,24 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
         missing,
         name: info.name,
     }
+}
+
+/// The largest heap that is the device's own. WebGPU has no question for it; Vulkan below it has.
+#[cfg(any(target_os = "linux", target_os = "windows"))]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the handles are only asked for properties, and nothing made of them outlives the adapter.
+    let heaps = unsafe {
+        let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let properties = vulkan.shared_instance().raw_instance().get_physical_device_memory_properties(vulkan.raw_physical_device());
+        properties.memory_heaps.into_iter().take(properties.memory_heap_count as usize)
+    };
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "windows")))]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 fn pick(found: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
@@ -190,6 +209,11 @@ impl Gpu {
     /// Bytes in live buffers made by [`Gpu::allocate`].
     pub fn allocated_bytes(&self) -> u64 {
         self.0.allocated.now.load(Ordering::Relaxed)
+    }
+
+    /// Whether a buffer is this device's: only its own kernels can use it.
+    pub fn owns(&self, buffer: &Buffer) -> bool {
+        Arc::ptr_eq(buffer.meter(), &self.0.allocated)
     }
 
     /// The most bytes that were in live buffers at a time since the device was opened, or since [`Gpu::reset_peak`].

@@ -9,6 +9,8 @@ use bayan_gpu::{Gpu, GpuError};
 use bayan_tensor::ops::{CacheElement, CacheRows};
 use bayan_tensor::{Dtype, State};
 
+use crate::Placement;
+
 /// What the numbers of keys and values are.
 pub type CacheFormat = CacheElement;
 
@@ -63,7 +65,17 @@ impl Cache {
     /// # Errors
     /// Out of memory, or a format that does not fit a layer's width.
     pub fn new(gpu: Option<&Gpu>, shape: CacheShape, needs: &[LayerNeeds]) -> Result<Cache, GpuError> {
-        let layers = needs.iter().map(|layer| layer_cache(gpu, shape, layer)).collect::<Result<_, GpuError>>()?;
+        let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
+        Cache::placed(&Placement { gpus: &gpus, ..Default::default() }, shape, needs)
+    }
+
+    /// As [`Cache::new`], each layer where its weights are.
+    ///
+    /// # Errors
+    /// As [`Cache::new`].
+    pub fn placed(placement: &Placement<'_>, shape: CacheShape, needs: &[LayerNeeds]) -> Result<Cache, GpuError> {
+        let of = |(index, layer)| layer_cache(placement.gpu(placement.of_layer(index)), shape, layer);
+        let layers = needs.iter().enumerate().map(of).collect::<Result<_, GpuError>>()?;
         Ok(Cache { shape, layers })
     }
 

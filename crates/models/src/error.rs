@@ -34,6 +34,14 @@ pub enum ModelError {
         /// What the adapter has.
         got: String,
     },
+    /// Layers that cannot be split so.
+    #[error("splitting layers over devices: expected {expected}, got {got}; name fewer devices with `--devices` or other shares with `--tensor-split`")]
+    Split {
+        /// What would do.
+        expected: String,
+        /// What was asked.
+        got: String,
+    },
     /// The checkpoint's files.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -23,6 +23,7 @@ mod load;
 mod mistral;
 mod olmo2;
 mod phi3;
+mod placement;
 mod qwen2;
 mod qwen3;
 mod rotary;
@@ -43,6 +44,7 @@ pub use decoder::{Decoder, StepInputs};
 pub use error::ModelError;
 pub use layers::{Linear, LoraPart};
 pub use load::{Loader, OnProgress};
+pub use placement::{Placement, split_layers};
 pub use rotary::Rotary;
 
 use layers::Embedding;
@@ -106,27 +108,25 @@ pub async fn open(
     policy: Option<Policy>,
     on_progress: OnProgress<'_>,
 ) -> Result<Box<dyn Decoder>, ModelError> {
-    open_partly(checkpoint, gpu, opening, policy, None, on_progress).await
+    let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
+    open_placed(checkpoint, &Placement { gpus: &gpus, ..Default::default() }, opening, policy, on_progress).await
 }
 
-/// As [`open`], with only the first `gpu_layers` layers on the device; the others stay in host memory and are streamed there when they are
-/// used.
+/// As [`open`], with layers on several devices, or kept in host memory and brought to a device when they are used.
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_partly(
+pub async fn open_placed(
     checkpoint: &Checkpoint,
-    gpu: Option<&Gpu>,
+    placement: &Placement<'_>,
     opening: &Opening,
     policy: Option<Policy>,
-    gpu_layers: Option<usize>,
     on_progress: OnProgress<'_>,
 ) -> Result<Box<dyn Decoder>, ModelError> {
     let load = architecture(checkpoint)?;
-    let mut loader = Loader::new(checkpoint, gpu, policy, on_progress);
-    loader.stream_layers_from(gpu_layers);
+    let mut loader = Loader::new(checkpoint, *placement, policy, on_progress)?;
     let decoder = load(&Fields(checkpoint.config()), opening, &mut loader).await?;
-    if let Some(gpu) = gpu {
+    for gpu in placement.gpus {
         gpu.flush().await?;
     }
     Ok(decoder)

@@ -8,6 +8,7 @@ use bayan_weights::{Checkpoint, Format, Policy, joined_format};
 
 use crate::ModelError;
 use crate::adapter::layer_of;
+use crate::placement::{Placement, device_after};
 
 /// Bytes of a tensor that are in host memory at a time, about.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -24,43 +25,65 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
 /// Reads tensors for one model.
 pub struct Loader<'a> {
     checkpoint: &'a Checkpoint,
-    gpu: Option<&'a Gpu>,
+    placement: Placement<'a>,
+    /// The device of what is loaded now, and of what comes after the layers.
+    device: usize,
+    after: usize,
+    in_layers: bool,
     policy: Option<Policy>,
     read_bytes: u64,
     unflushed_bytes: usize,
     on_progress: OnProgress<'a>,
-    gpu_layers: Option<usize>,
     slots: Slots,
 }
 
 impl<'a> Loader<'a> {
-    /// A loader onto the device, or onto the host for the interpreter when `gpu` is `None`. With a policy, dense matrices are
+    /// A loader onto the devices of `placement`, or onto the host for the interpreter where it has none. With a policy, dense matrices are
     /// quantized as they stream; without, they keep what is stored, bf16 as f16.
-    pub fn new(checkpoint: &'a Checkpoint, gpu: Option<&'a Gpu>, policy: Option<Policy>, on_progress: OnProgress<'a>) -> Loader<'a> {
-        Loader { checkpoint, gpu, policy, read_bytes: 0, unflushed_bytes: 0, on_progress, gpu_layers: None, slots: Slots::default() }
-    }
-
-    /// Keeps the matrices of the layers from this one on in host memory, to be brought to the device when they are used. Two layers have room
-    /// there at a time.
-    pub fn stream_layers_from(&mut self, gpu_layers: Option<usize>) {
-        self.gpu_layers = gpu_layers;
-    }
-
-    fn builder(&mut self, name: &str, format: &'static dyn Format, rows: usize, columns: usize) -> Result<MatrixBuilder<'a>, ModelError> {
-        let layer = layer_of(name).filter(|layer| self.gpu_layers.is_some_and(|kept| *layer >= kept));
-        Ok(match (self.gpu, layer) {
-            (Some(gpu), Some(layer)) => {
-                // Neighbouring layers alternate, so that one can be written while the other is read.
-                let slot = format!("{}{}", layer % 2, name.rsplit('.').take(3).collect::<Vec<_>>().join("."));
-                MatrixBuilder::streamed(gpu, &mut self.slots, &slot, name, format, rows, columns)?
-            }
-            _ => MatrixBuilder::new(self.gpu, name, format, rows, columns)?,
+    ///
+    /// # Errors
+    /// Impossible sizes in the configuration.
+    pub fn new(checkpoint: &'a Checkpoint, placement: Placement<'a>, policy: Option<Policy>, on_progress: OnProgress<'a>) -> Result<Loader<'a>, ModelError> {
+        let after = if placement.gpus.len() > 1 { device_after(checkpoint, &placement)? } else { 0 };
+        Ok(Loader {
+            checkpoint,
+            placement,
+            device: 0,
+            after,
+            in_layers: false,
+            policy,
+            read_bytes: 0,
+            unflushed_bytes: 0,
+            on_progress,
+            slots: Slots::default(),
         })
     }
 
-    /// The device.
+    /// Goes to the device of what has this name: what belongs to no layer is on the first one when it comes before the layers.
+    fn go_to(&mut self, name: &str) {
+        match layer_of(name) {
+            Some(layer) => (self.in_layers, self.device) = (true, self.placement.of_layer(layer)),
+            None if self.in_layers => self.device = self.after,
+            None => {}
+        }
+    }
+
+    fn builder(&mut self, name: &str, format: &'static dyn Format, rows: usize, columns: usize) -> Result<MatrixBuilder<'a>, ModelError> {
+        self.go_to(name);
+        let layer = layer_of(name).filter(|layer| self.placement.gpu_layers.is_some_and(|kept| *layer >= kept));
+        Ok(match (self.gpu(), layer) {
+            (Some(gpu), Some(layer)) => {
+                // Two layers have room on a device at a time: neighbouring ones alternate, so that one can be written while the other is read.
+                let slot = format!("{} {}{}", self.device, layer % 2, name.rsplit('.').take(3).collect::<Vec<_>>().join("."));
+                MatrixBuilder::streamed(gpu, &mut self.slots, &slot, name, format, rows, columns)?
+            }
+            (gpu, _) => MatrixBuilder::new(gpu, name, format, rows, columns)?,
+        })
+    }
+
+    /// The device of what is loaded now.
     pub fn gpu(&self) -> Option<&'a Gpu> {
-        self.gpu
+        self.placement.gpus.get(self.device).or(self.placement.gpus.first())
     }
 
     /// Whether the checkpoint has a tensor.
@@ -160,7 +183,8 @@ impl<'a> Loader<'a> {
             values.extend(self.checkpoint.read_f32(name).await?.iter().map(|v| v + plus));
             self.advance(4 * *length as u64).await?;
         }
-        Ok(State::new(self.gpu, &parts[0].0, &[values.len()], Values::F32(values))?)
+        self.go_to(&parts[0].0);
+        Ok(State::new(self.gpu(), &parts[0].0, &[values.len()], Values::F32(values))?)
     }
 
     /// One tensor of these sizes as an f32 state \[all of it\], times `factor`.
@@ -169,12 +193,13 @@ impl<'a> Loader<'a> {
     /// As [`Loader::vector`].
     pub async fn scaled_vector(&mut self, name: &str, shape: &[usize], factor: f32) -> Result<Arc<State>, ModelError> {
         let values: Vec<f32> = self.values(name, shape).await?.iter().map(|v| v * factor).collect();
-        Ok(State::new(self.gpu, name, &[values.len()], Values::F32(values))?)
+        self.go_to(name);
+        Ok(State::new(self.gpu(), name, &[values.len()], Values::F32(values))?)
     }
 
     async fn advance(&mut self, bytes: u64) -> Result<(), ModelError> {
         self.read_bytes += bytes;
-        if let (Some(gpu), true) = (self.gpu, self.unflushed_bytes >= FLUSH_BYTES) {
+        if let (Some(gpu), true) = (self.gpu(), self.unflushed_bytes >= FLUSH_BYTES) {
             gpu.flush().await?;
             self.unflushed_bytes = 0;
         }

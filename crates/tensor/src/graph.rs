@@ -173,6 +173,11 @@ impl Graph {
         self.with_nodes(self.nodes[..end].to_vec())
     }
 
+    /// Gives a tensor storage that outlives the step.
+    pub(crate) fn set_state(&mut self, tensor: Tensor, state: Arc<State>) {
+        self.tensors[tensor.index()].state = Some(state);
+    }
+
     /// The same tensors with another list of operations: what a rewrite returns.
     pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Graph {
         Graph { tensors: self.tensors.clone(), nodes }

@@ -69,6 +69,11 @@ impl Matrix {
         &self.shards
     }
 
+    /// Whether it is on this device.
+    pub fn is_on(&self, gpu: &Gpu) -> bool {
+        self.shards.iter().flat_map(|shard| &shard.planes).next().is_some_and(|plane| gpu.owns(&plane.buffer))
+    }
+
     /// Bytes of all planes.
     pub fn size_bytes(&self) -> u64 {
         self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum()

@@ -106,6 +106,11 @@ impl State {
         self.buffer.is_some()
     }
 
+    /// Whether it is on this device.
+    pub fn is_on(&self, gpu: &Gpu) -> bool {
+        self.buffer.as_ref().is_some_and(|buffer| gpu.owns(buffer))
+    }
+
     /// Writes bytes at an element offset.
     pub fn write(&self, gpu: Option<&Gpu>, offset: usize, bytes: &[u8]) {
         if let (Some(buffer), Some(gpu)) = (&self.buffer, gpu) {

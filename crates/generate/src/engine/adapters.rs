@@ -1,6 +1,6 @@
 //! Low-rank adapters on a loaded model: attached, scaled and taken off between answers, over a base that never changes.
 
-use bayan_models::{Adapter, LoraPart};
+use bayan_models::{Adapter, LoraPart, layer_of};
 use bayan_tensor::{State, Values};
 
 use super::Engine;
@@ -28,9 +28,10 @@ impl Engine {
     }
 
     fn attach_modules(&mut self, name: &str, adapter: &Adapter, scale: f32) -> Result<(), GenerateError> {
-        let gpu = self.gpu.clone();
-        let state = |label: &str, shape: &[usize], values: &[f32]| State::new(Some(&gpu), label, shape, Values::F32(values.to_vec()));
         for (module, pair) in &adapter.modules {
+            let device = layer_of(module).and_then(|layer| self.devices.layers.get(layer)).copied();
+            let gpu = device.map_or(&self.head, |device| &self.devices.gpus[device]).clone();
+            let state = |label: &str, shape: &[usize], values: &[f32]| State::new(Some(&gpu), label, shape, Values::F32(values.to_vec()));
             let part = LoraPart {
                 adapter: name.to_string(),
                 rows: 0..0,
@@ -63,6 +64,7 @@ impl Engine {
     /// Recorded steps and cached tokens belong to the adapters that were attached when they were made.
     fn forget(&mut self) {
         self.steps.clear();
+        self.devices.forget_copies();
         self.reset();
     }
 }

@@ -168,18 +168,17 @@ impl Engine {
             let chunk = &left[..left.len().min(self.pace.chunk())];
             let kind = StepKind::Prefill(chunk.len());
             let prepared = self.steps.contains_key(&kind);
-            let step = self.step(kind)?;
+            let step = self.ready(kind).await?;
             if !prepared {
                 // Compiling kernels is no measure of the device's speed.
-                self.gpu.flush().await?;
+                self.devices.flush().await?;
             }
             let start = Instant::now();
-            step.write(&self.gpu, chunk, at, base);
-            step.plan.submit_parts(&self.gpu, at + chunk.len(), self.pace.parts());
+            step.write(chunk, at, base);
+            // One chunk at a time, so that a slow device is not given seconds of work that cannot be stopped.
+            step.fill(at + chunk.len(), self.pace.parts()).await?;
             self.cached[place].extend_from_slice(chunk);
             self.written[place] = self.written[place].max(at + chunk.len());
-            // One chunk at a time, so that a slow device is not given seconds of work that cannot be stopped.
-            self.gpu.flush().await?;
             self.pace.learn(chunk.len(), start.elapsed().as_secs_f64());
         }
         Ok(common)
@@ -187,17 +186,21 @@ impl Engine {
 
     /// Decodes until one of the rows has ended.
     async fn decode(&mut self, rows: &mut [Row<'_>], on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>) -> Result<(), GenerateError> {
-        let step = self.step(StepKind::Decode(rows.len()))?;
+        let step = self.ready(StepKind::Decode(rows.len())).await?;
         self.lay_out(&step, rows);
         // From here on every row's place holds what the steps under way will have written there.
         let mut under_way: VecDeque<PendingRead> = VecDeque::new();
-        // What a recurrent layer has read cannot be taken back when the answer turns out to have ended.
-        let ahead = if self.cache.is_recurrent() { 1 } else { STEPS_AHEAD };
+        // What a recurrent layer has read cannot be taken back when the answer turns out to have ended; and what goes through the host
+        // from device to device waits for it anyway.
+        let ahead = if self.cache.is_recurrent() || step.is_split() { 1 } else { STEPS_AHEAD };
         loop {
             let ended = rows.iter().any(|row| row.finish.is_some());
             while !ended && under_way.len() < ahead && rows.iter().all(|row| row.wants() > 0) {
                 let length = rows.iter().map(|row| row.request.prompt.len() + row.submitted).max().unwrap_or(1);
-                under_way.extend(step.plan.submit(&self.gpu, length, &[step.chosen()]));
+                if step.is_split() {
+                    self.lay_out_tokens(&step, rows);
+                }
+                under_way.extend(step.choose(length).await?);
                 rows.iter_mut().for_each(|row| row.submitted += 1);
             }
             let Some(read) = under_way.pop_front() else { break };
@@ -221,13 +224,17 @@ impl Engine {
 
     /// Writes each row's next token, position, place and sampler. No step is under way.
     fn lay_out(&self, step: &Rc<Step>, rows: &[Row<'_>]) {
+        self.lay_out_tokens(step, rows);
+        for (number, row) in rows.iter().enumerate() {
+            self.sampling.write(&self.head, number, &row.request.settings, row.request.bias, &row.tokens);
+        }
+    }
+
+    fn lay_out_tokens(&self, step: &Rc<Step>, rows: &[Row<'_>]) {
         let next = rows.iter().map(|row| {
             let position = row.tokens.len() - 1;
             (row.tokens[position], position, row.place * self.context())
         });
-        step.write_each(&self.gpu, &next.collect::<Vec<_>>());
-        for (number, row) in rows.iter().enumerate() {
-            self.sampling.write(&self.gpu, number, &row.request.settings, row.request.bias, &row.tokens);
-        }
+        step.write_each(&next.collect::<Vec<_>>());
     }
 }

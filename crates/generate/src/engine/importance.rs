@@ -10,7 +10,7 @@ use bayan_tensor::{Dtype, Matrix, State};
 use bayan_weights::Importance;
 
 use super::Engine;
-use super::step::{Step, StepKind};
+use super::step::{Making, Step, StepKind};
 use crate::GenerateError;
 
 impl Engine {
@@ -32,7 +32,8 @@ impl Engine {
         for linear in self.decoder.linears_mut() {
             let of = Arc::as_ptr(&linear.weight);
             if !sums.contains_key(&of) {
-                sums.insert(of, State::zeros(Some(&self.gpu), "squares", &[linear.weight.columns()], Dtype::F32)?);
+                let gpu = self.devices.gpus.iter().find(|gpu| linear.weight.is_on(gpu));
+                sums.insert(of, State::zeros(gpu, "squares", &[linear.weight.columns()], Dtype::F32)?);
             }
             let mut tensors: Vec<String> = linear.modules.iter().map(|(module, _)| format!("{module}.weight")).collect();
             if let [tensor] = tensors.as_mut_slice() {
@@ -48,15 +49,15 @@ impl Engine {
             for chunk in window.chunks(self.pace.chunk()) {
                 if !steps.contains_key(&chunk.len()) {
                     let of = |matrix: &Arc<Matrix>| sums.get(&Arc::as_ptr(matrix)).cloned();
-                    let kind = StepKind::Prefill(chunk.len());
-                    let step = Step::new(&self.gpu, self.decoder.as_ref(), &self.cache, &self.sampling, kind, &self.tuning, Some(&of))?;
-                    steps.insert(chunk.len(), step);
+                    let making =
+                        Making { decoder: self.decoder.as_ref(), cache: &self.cache, sampling: &self.sampling, tuning: &self.tuning, sums: Some(&of) };
+                    steps.insert(chunk.len(), Step::new(&mut self.devices, &making, StepKind::Prefill(chunk.len()))?);
+                    self.devices.settle().await?;
                 }
                 let Some(step) = steps.get(&chunk.len()) else { continue };
-                step.write(&self.gpu, chunk, position, 0);
+                step.write(chunk, position, 0);
                 position += chunk.len();
-                step.plan.submit(&self.gpu, position, &[]);
-                self.gpu.flush().await?;
+                step.fill(position, 1).await?;
                 tokens += chunk.len() as u64;
                 on_progress(tokens);
             }
@@ -64,7 +65,8 @@ impl Engine {
         self.reset();
         let mut means = BTreeMap::new();
         for (name, of) in names {
-            let values = sums[&of].read(Some(&self.gpu)).await?;
+            let state = &sums[&of];
+            let values = state.read(self.devices.gpus.iter().find(|gpu| state.is_on(gpu))).await?;
             means.insert(name, values.f32().iter().map(|sum| sum / tokens.max(1) as f32).collect());
         }
         Ok(Importance::new(tokens, means)?)

@@ -3,6 +3,7 @@
 mod adapters;
 mod batch;
 mod control;
+mod devices;
 mod importance;
 mod step;
 
@@ -14,14 +15,15 @@ use std::sync::Arc;
 use bayan_gpu::{Gpu, KernelTime};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, OnProgress, Opening};
 use bayan_tensor::ops::SampleSettings;
-use bayan_tensor::{Cost, Measured, Tuning, Values, measure_rows};
+use bayan_tensor::{Cost, Matrix, Measured, Tuning, Values, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
 pub use batch::Request;
 pub use control::Control;
 use control::PrefillPace;
-use step::{Sampling, Step, StepKind};
+use devices::Devices;
+use step::{Making, Sampling, Step, StepKind};
 
 /// How to open an engine.
 #[derive(Debug, Clone)]
@@ -84,7 +86,9 @@ pub struct Usage {
 
 /// A decoder with its cache on a device.
 pub struct Engine {
-    gpu: Gpu,
+    devices: Devices,
+    /// The device of the output head.
+    head: Gpu,
     decoder: Box<dyn Decoder>,
     cache: Cache,
     tuning: Tuning,
@@ -106,21 +110,46 @@ impl Engine {
     /// # Errors
     /// A checkpoint or a device that does not fit.
     pub async fn open(checkpoint: &Checkpoint, gpu: &Gpu, options: &EngineOptions, on_progress: OnProgress<'_>) -> Result<Engine, GenerateError> {
+        Engine::open_split(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
+    }
+
+    /// Loads a checkpoint onto several devices, consecutive layers on each, so that their weights are in the proportions of `shares`. A token
+    /// goes through the devices one after the other; what it is so far is handed on through the host.
+    ///
+    /// # Errors
+    /// A checkpoint or a device that does not fit, another number of shares than of devices, more devices than layers.
+    pub async fn open_split(
+        checkpoint: &Checkpoint,
+        gpus: &[Gpu],
+        shares: &[f64],
+        options: &EngineOptions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Engine, GenerateError> {
         let sizes = bayan_models::sizes(checkpoint)?;
         let context = options.context.unwrap_or_else(|| sizes.max_position_embeddings.min(DEFAULT_CONTEXT)).max(2);
         if context > sizes.max_position_embeddings {
             tracing::warn!("a context of {context} is longer than the {} positions this model was made for", sizes.max_position_embeddings);
         }
-        let decoder = bayan_models::open_partly(checkpoint, Some(gpu), &Opening { context }, options.policy.clone(), options.gpu_layers, on_progress).await?;
+        if gpus.is_empty() || gpus.len() != shares.len() {
+            let (expected, got) = (format!("one share for each of {} devices", gpus.len()), format!("{}", shares.len()));
+            return Err(bayan_models::ModelError::Split { expected, got }.into());
+        }
+        let layers = bayan_models::split_layers(checkpoint, options.policy.as_ref(), shares)?;
+        let devices = Devices::new(gpus, layers);
+        let placement = devices.placement(options.gpu_layers);
+        let mut decoder = bayan_models::open_placed(checkpoint, &placement, &Opening { context }, options.policy.clone(), on_progress).await?;
         let sequences = options.sequences.max(1);
-        let pace = PrefillPace::new(options.prefill_chunk, gpu.capabilities());
+        let pace = PrefillPace::new(options.prefill_chunk, gpus[0].capabilities());
         let shape = CacheShape { sequences, context, format: options.cache, step: Some(pace.longest().max(LOGITS_CHUNK)) };
-        let cache = Cache::new(Some(gpu), shape, &decoder.cache_needs())?;
-        let sampling = Sampling::new(gpu, sequences, decoder.sizes().vocab_size)?;
-        let tuning = Tuning::defaults(gpu.capabilities());
+        let cache = Cache::placed(&placement, shape, &decoder.cache_needs())?;
+        let head = decoder.linears_mut().into_iter().next_back().and_then(|head| gpus.iter().find(|gpu| head.weight.is_on(gpu)));
+        let head = head.unwrap_or(&gpus[0]).clone();
+        let sampling = Sampling::new(&head, sequences, decoder.sizes().vocab_size)?;
+        let tuning = Tuning::defaults(gpus[0].capabilities());
         let control = Arc::default();
         Ok(Engine {
-            gpu: gpu.clone(),
+            devices,
+            head,
             decoder,
             cache,
             tuning,
@@ -139,9 +168,27 @@ impl Engine {
         self.control.clone()
     }
 
-    /// The device.
+    /// The device, or the first of several.
     pub fn gpu(&self) -> &Gpu {
-        &self.gpu
+        &self.devices.gpus[0]
+    }
+
+    /// The devices.
+    pub fn gpus(&self) -> &[Gpu] {
+        &self.devices.gpus
+    }
+
+    /// The device of each layer, by its number among [`Engine::gpus`].
+    pub fn layer_devices(&self) -> &[usize] {
+        &self.devices.layers
+    }
+
+    /// Bytes that every generated token of one sequence takes through the host, from one device to the next; 0 on one device.
+    ///
+    /// # Errors
+    /// The step could not be prepared.
+    pub fn handed_bytes(&mut self) -> Result<u64, GenerateError> {
+        Ok(self.step(StepKind::Decode(1))?.handed_bytes())
     }
 
     /// The kernel shapes in use.
@@ -161,8 +208,10 @@ impl Engine {
     /// The device fails.
     pub async fn autotune(&mut self, now_ms: &dyn Fn() -> f64) -> Result<Vec<Measured>, GenerateError> {
         let mut seen = std::collections::HashSet::new();
-        let matrices: Vec<_> = self.decoder.matrices().into_iter().filter(|m| seen.insert(std::sync::Arc::as_ptr(m))).cloned().collect();
-        let measured = measure_rows(&self.gpu, &matrices, now_ms).await?;
+        let gpu = self.gpu().clone();
+        let own = |matrix: &&Arc<Matrix>| matrix.is_on(&gpu) && seen.insert(Arc::as_ptr(matrix));
+        let matrices: Vec<_> = self.decoder.matrices().into_iter().filter(own).cloned().collect();
+        let measured = measure_rows(&gpu, &matrices, now_ms).await?;
         if let Some(best) = measured.first() {
             self.set_tuning(Tuning { rows: Some(best.shape), ..self.tuning.clone() });
         }
@@ -209,7 +258,7 @@ impl Engine {
     /// # Errors
     /// The step could not be prepared.
     pub fn decode_cost(&mut self) -> Result<Cost, GenerateError> {
-        Ok(self.step(StepKind::Decode(1))?.plan.cost())
+        Ok(self.step(StepKind::Decode(1))?.cost())
     }
 
     /// Time of each kernel of one decoded token.
@@ -217,10 +266,10 @@ impl Engine {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile_decode(&mut self) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.step(StepKind::Decode(1))?;
+        let step = self.ready(StepKind::Decode(1)).await?;
         let position = self.cached[0].len().min(self.context() - 1);
-        step.write(&self.gpu, &[0], position, 0);
-        Ok(step.plan.profile(&self.gpu, position + 1).await?)
+        step.write(&[0], position, 0);
+        Ok(step.profile(position + 1).await?)
     }
 
     /// Time of each kernel of a prompt of this many tokens.
@@ -228,10 +277,10 @@ impl Engine {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile_prefill(&mut self, tokens: usize) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.step(StepKind::Prefill(tokens))?;
-        step.write(&self.gpu, &vec![0; tokens], 0, 0);
+        let step = self.ready(StepKind::Prefill(tokens)).await?;
+        step.write(&vec![0; tokens], 0, 0);
         self.reset();
-        Ok(step.plan.profile(&self.gpu, tokens).await?)
+        Ok(step.profile(tokens).await?)
     }
 
     fn step(&mut self, kind: StepKind) -> Result<Rc<Step>, GenerateError> {
@@ -242,8 +291,16 @@ impl Engine {
         if self.steps.len() > 12 {
             self.steps.retain(|kind, _| matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.pace.chunk()));
         }
-        let step = Rc::new(Step::new(&self.gpu, self.decoder.as_ref(), &self.cache, &self.sampling, kind, &self.tuning, None)?);
+        let making = Making { decoder: self.decoder.as_ref(), cache: &self.cache, sampling: &self.sampling, tuning: &self.tuning, sums: None };
+        let step = Rc::new(Step::new(&mut self.devices, &making, kind)?);
         self.steps.insert(kind, step.clone());
+        Ok(step)
+    }
+
+    /// A step whose constants are where it needs them.
+    async fn ready(&mut self, kind: StepKind) -> Result<Rc<Step>, GenerateError> {
+        let step = self.step(kind)?;
+        self.devices.settle().await?;
         Ok(step)
     }
 
@@ -271,12 +328,11 @@ impl Engine {
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
         for chunk in ids.chunks(self.pace.chunk().min(LOGITS_CHUNK)) {
-            let step = self.step(StepKind::Logits(chunk.len()))?;
-            step.write(&self.gpu, chunk, self.cached[0].len(), 0);
+            let step = self.ready(StepKind::Logits(chunk.len())).await?;
+            step.write(chunk, self.cached[0].len(), 0);
             self.cached[0].extend_from_slice(chunk);
             self.written[0] = self.cached[0].len();
-            let reads = step.plan.submit(&self.gpu, self.cached[0].len(), &[step.plan.read_request(step.logits)]);
-            for read in reads {
+            if let Some(read) = step.read_logits(self.cached[0].len()).await? {
                 let values = Values::from_bytes(&read.wait().await?, bayan_tensor::Dtype::F32);
                 rows.extend(values.f32().chunks_exact(vocabulary).map(<[f32]>::to_vec));
             }

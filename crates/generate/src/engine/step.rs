@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::{Gpu, GpuError, ReadRequest};
+use bayan_gpu::{Gpu, GpuError, KernelTime, PendingRead, ReadRequest};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleStates};
-use bayan_tensor::{Dtype, Graph, Matrix, Plan, State, Tensor, Tuning};
+use bayan_tensor::{Cost, Dtype, Graph, HandOver, Matrix, Part, Plan, State, Tensor, Tuning, split};
+
+use super::devices::Devices;
 
 /// What a step is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,78 +73,199 @@ impl Sampling {
 /// The sums that belong to a matrix.
 pub(super) type SumsOf<'a> = dyn Fn(&Arc<Matrix>) -> Option<Arc<State>> + 'a;
 
+/// A state that is written before each step, with its copies on other devices.
+#[derive(Debug)]
+struct Input {
+    state: Arc<State>,
+    copies: Vec<(usize, Arc<State>)>,
+}
+
+/// The part of a step that one device runs.
+#[derive(Debug)]
+struct Prepared {
+    gpu: Gpu,
+    device: usize,
+    plan: Plan,
+    hands: Vec<HandOver>,
+}
+
 /// A prepared step.
 #[derive(Debug)]
 pub(super) struct Step {
-    tokens: Arc<State>,
-    positions: Arc<State>,
-    bases: Arc<State>,
-    tiles: Arc<State>,
-    pub(super) plan: Plan,
+    /// Tokens, positions, cache rows, tiles.
+    inputs: [Input; 4],
+    gpus: Vec<Gpu>,
+    parts: Vec<Prepared>,
     pub(super) logits: Tensor,
 }
 
+/// What a step is made for.
+pub(super) struct Making<'a> {
+    pub(super) decoder: &'a dyn Decoder,
+    pub(super) cache: &'a Cache,
+    pub(super) sampling: &'a Sampling,
+    pub(super) tuning: &'a Tuning,
+    /// The squares of every linear layer's inputs are added to the state that this has for the layer's matrix.
+    pub(super) sums: Option<&'a SumsOf<'a>>,
+}
+
 impl Step {
-    /// Prepares a step. With `sums`, the squares of every linear layer's inputs are added to the state that it has for the layer's matrix.
-    pub(super) fn new(
-        gpu: &Gpu,
-        decoder: &dyn Decoder,
-        cache: &Cache,
-        sampling: &Sampling,
-        kind: StepKind,
-        tuning: &Tuning,
-        sums: Option<&SumsOf<'_>>,
-    ) -> Result<Step, GpuError> {
+    /// Prepares a step.
+    pub(super) fn new(devices: &mut Devices, making: &Making<'_>, kind: StepKind) -> Result<Step, GpuError> {
         let count = kind.tokens();
-        let zeros = |label, shape: &[usize]| State::zeros(Some(gpu), label, shape, Dtype::U32);
-        let (tokens, positions) = (zeros("tokens", &[count])?, zeros("positions", &[count])?);
-        let (bases, tiles) = (zeros("cache rows", &[count])?, zeros("tiles", &[kind.tiles(), 2])?);
+        let first = devices.gpus[0].clone();
+        let zeros = |label, shape: &[usize]| State::zeros(Some(&first), label, shape, Dtype::U32).map(|state| Input { state, copies: Vec::new() });
+        let mut inputs =
+            [zeros("tokens", &[count])?, zeros("positions", &[count])?, zeros("cache rows", &[count])?, zeros("tiles", &[kind.tiles(), 2])?];
         let mut graph = Graph::new();
-        let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
-        let inputs = StepInputs { tokens: graph.state(&tokens), over, rows: None };
-        let mut logits = decoder.forward(&mut graph, inputs, cache);
+        let [tokens, positions, bases, tiles] = inputs.each_ref().map(|input| graph.state(&input.state));
+        let over = Causality { positions, bases, tiles };
+        let mut logits = making.decoder.forward(&mut graph, StepInputs { tokens, over, rows: None }, making.cache);
         let mut keep = vec![logits];
-        if let Some(sums) = sums {
+        if let Some(sums) = making.sums {
             graph = graph.measured(sums);
         }
         match kind {
-            StepKind::Decode(_) => graph.sample(logits, inputs.tokens, over.positions, &sampling.states),
+            StepKind::Decode(_) => graph.sample(logits, tokens, positions, &making.sampling.states),
             // A prompt's tokens only fill the cache: what comes after the last that is remembered is not run.
             StepKind::Prefill(_) => {
                 graph = graph.until_last_state();
-                logits = inputs.tokens;
+                logits = tokens;
                 keep.clear();
             }
             StepKind::Logits(_) => {}
         }
-        let plan = Plan::new(gpu, graph, &keep, tuning)?;
-        Ok(Step { tokens, positions, bases, tiles, plan, logits })
+        let parts = match devices.gpus.len() {
+            1 => vec![Prepared { plan: Plan::new(&first, graph, &keep, making.tuning)?, gpu: first, device: 0, hands: Vec::new() }],
+            _ => prepare_parts(devices, &graph, &keep, making.tuning, &mut inputs)?,
+        };
+        Ok(Step { inputs, gpus: devices.gpus.clone(), parts, logits })
     }
 
     /// Sets the tokens of the next run: of one sequence, whose cache begins at row `base`, the first of them at `position`.
-    pub(super) fn write(&self, gpu: &Gpu, ids: &[u32], position: usize, base: usize) {
+    pub(super) fn write(&self, ids: &[u32], position: usize, base: usize) {
         let positions: Vec<u32> = (0..ids.len()).map(|i| (position + i) as u32).collect();
         let tiles: Vec<u32> = (0..ids.len()).step_by(QUERY_TILE).flat_map(|start| [start as u32, QUERY_TILE.min(ids.len() - start) as u32]).collect();
-        self.write_states(gpu, ids, &positions, &vec![base as u32; ids.len()], &tiles);
+        self.write_inputs([ids, &positions, &vec![base as u32; ids.len()], &tiles]);
     }
 
     /// Sets one token of each of several sequences: (id, position, first row of the cache).
-    pub(super) fn write_each(&self, gpu: &Gpu, rows: &[(u32, usize, usize)]) {
+    pub(super) fn write_each(&self, rows: &[(u32, usize, usize)]) {
         let ids: Vec<u32> = rows.iter().map(|row| row.0).collect();
         let positions: Vec<u32> = rows.iter().map(|row| row.1 as u32).collect();
         let bases: Vec<u32> = rows.iter().map(|row| row.2 as u32).collect();
         let tiles: Vec<u32> = (0..rows.len() as u32).flat_map(|row| [row, 1]).collect();
-        self.write_states(gpu, &ids, &positions, &bases, &tiles);
+        self.write_inputs([&ids, &positions, &bases, &tiles]);
     }
 
-    fn write_states(&self, gpu: &Gpu, ids: &[u32], positions: &[u32], bases: &[u32], tiles: &[u32]) {
-        for (state, values) in [(&self.tokens, ids), (&self.positions, positions), (&self.bases, bases), (&self.tiles, tiles)] {
-            state.write(Some(gpu), 0, bytemuck::cast_slice(values));
+    fn write_inputs(&self, values: [&[u32]; 4]) {
+        for (input, values) in self.inputs.iter().zip(values) {
+            input.state.write(self.gpus.first(), 0, bytemuck::cast_slice(values));
+            for (device, copy) in &input.copies {
+                copy.write(self.gpus.get(*device), 0, bytemuck::cast_slice(values));
+            }
         }
     }
 
-    /// Reads, after a decoding step, the tokens that it chose.
-    pub(super) fn chosen(&self) -> ReadRequest {
-        ReadRequest { buffer: self.tokens.buffer().clone(), offset_bytes: 0, size_bytes: self.tokens.size_bytes() }
+    /// Whether several devices run it, so that its inputs must be written before each run.
+    pub(super) fn is_split(&self) -> bool {
+        self.parts.len() > 1
     }
+
+    /// Bytes that are read from devices to be written to others in one run.
+    pub(super) fn handed_bytes(&self) -> u64 {
+        self.parts.iter().flat_map(|part| &part.hands).map(HandOver::size_bytes).sum()
+    }
+
+    /// What it costs, on all devices together.
+    pub(super) fn cost(&self) -> Cost {
+        let sum = |a: Cost, b: Cost| Cost {
+            dispatches: a.dispatches + b.dispatches,
+            passes: a.passes + b.passes,
+            bound_bytes: a.bound_bytes + b.bound_bytes,
+            activation_bytes: a.activation_bytes + b.activation_bytes,
+        };
+        let none = Cost { dispatches: 0, passes: 0, bound_bytes: 0, activation_bytes: 0 };
+        self.parts.iter().map(|part| part.plan.cost()).fold(none, sum)
+    }
+
+    /// Time of each kernel.
+    pub(super) async fn profile(&self, cached: usize) -> Result<Vec<KernelTime>, GpuError> {
+        let mut times = Vec::new();
+        for part in &self.parts {
+            times.extend(part.plan.profile(&part.gpu, cached).await?);
+        }
+        Ok(times)
+    }
+
+    /// Runs it for tokens that only fill the cache, on one device in so many submissions.
+    pub(super) async fn fill(&self, cached: usize, submissions: usize) -> Result<(), GpuError> {
+        match self.parts.as_slice() {
+            [only] => only.plan.submit_parts(&only.gpu, cached, submissions),
+            _ => drop(self.submit(cached, None).await?),
+        }
+        for gpu in &self.gpus {
+            gpu.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Submits a run and a read of the tokens that it chooses.
+    pub(super) async fn choose(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
+        let device = self.parts.last().map_or(0, |part| part.device);
+        let tokens = self.inputs[0].on(device);
+        let read = ReadRequest { buffer: tokens.buffer().clone(), offset_bytes: 0, size_bytes: tokens.size_bytes() };
+        Ok(self.submit(cached, Some(read)).await?)
+    }
+
+    /// Submits a run and a read of the logits.
+    pub(super) async fn read_logits(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
+        let read = self.parts.last().map(|part| part.plan.read_request(self.logits));
+        Ok(self.submit(cached, read).await?)
+    }
+
+    /// Runs part after part, handing on what the later ones need; of the last one only the submission is awaited.
+    async fn submit(&self, cached: usize, read: Option<ReadRequest>) -> Result<Option<PendingRead>, GpuError> {
+        let Some((last, before)) = self.parts.split_last() else { return Ok(None) };
+        for part in before {
+            let reads: Vec<ReadRequest> = part.hands.iter().map(|hand| part.plan.read_request(hand.tensor)).collect();
+            for (hand, read) in part.hands.iter().zip(part.plan.submit(&part.gpu, cached, &reads)) {
+                let bytes = read.wait().await?;
+                for (device, state) in &hand.to {
+                    state.write(self.gpus.get(*device), 0, &bytes);
+                }
+            }
+        }
+        Ok(last.plan.submit(&last.gpu, cached, read.as_slice()).pop())
+    }
+}
+
+impl Input {
+    fn on(&self, device: usize) -> &Arc<State> {
+        self.copies.iter().find(|copy| copy.0 == device).map_or(&self.state, |copy| &copy.1)
+    }
+}
+
+fn prepare_parts(devices: &mut Devices, graph: &Graph, keep: &[Tensor], tuning: &Tuning, inputs: &mut [Input; 4]) -> Result<Vec<Prepared>, GpuError> {
+    let gpus = devices.gpus.clone();
+    let states: Vec<Arc<State>> = inputs.iter().map(|input| input.state.clone()).collect();
+    let mut local = |state: &Arc<State>, device: usize| {
+        let Some(input) = inputs.iter_mut().find(|input| Arc::ptr_eq(&input.state, state)) else { return devices.copy(state, device) };
+        if let Some((_, copy)) = input.copies.iter().find(|copy| copy.0 == device) {
+            return Ok(copy.clone());
+        }
+        let copy = State::zeros(gpus.get(device), state.label(), state.shape(), state.dtype())?;
+        input.copies.push((device, copy.clone()));
+        Ok(copy)
+    };
+    let parts = split(graph, keep, &gpus, &states, &mut local)?;
+    let prepare = |part: Part| {
+        let gpu = gpus[part.device].clone();
+        let kept: Vec<Tensor> = keep.iter().copied().chain(part.hands.iter().map(|hand| hand.tensor)).collect();
+        // What was measured holds for devices of the same name.
+        let same = gpu.capabilities().name == gpus[0].capabilities().name;
+        let tuning = if same { tuning.clone() } else { Tuning::defaults(gpu.capabilities()) };
+        Ok(Prepared { plan: Plan::new(&gpu, part.graph, &kept, &tuning)?, gpu, device: part.device, hands: part.hands })
+    };
+    parts.into_iter().map(prepare).collect()
 }

@@ -1,0 +1,64 @@
+//! The devices that an engine runs on, the layers of each, and the small constants that more than one of them needs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bayan_gpu::{Gpu, GpuError};
+use bayan_models::Placement;
+use bayan_tensor::State;
+
+/// The devices. The first one has the embedding.
+pub(super) struct Devices {
+    pub(super) gpus: Vec<Gpu>,
+    /// The device of each layer.
+    pub(super) layers: Vec<usize>,
+    /// Constants on another device than their own, such as rotary tables; the original is kept, so that its address stays its own.
+    copies: HashMap<(usize, usize), (Arc<State>, Arc<State>)>,
+    /// Copies whose numbers have not been brought there yet: (original, copy, device).
+    pending: Vec<(Arc<State>, Arc<State>, usize)>,
+}
+
+impl Devices {
+    pub(super) fn new(gpus: &[Gpu], layers: Vec<usize>) -> Devices {
+        Devices { gpus: gpus.to_vec(), layers, copies: HashMap::new(), pending: Vec::new() }
+    }
+
+    pub(super) fn placement(&self, gpu_layers: Option<usize>) -> Placement<'_> {
+        Placement { gpus: &self.gpus, layers: &self.layers, gpu_layers }
+    }
+
+    /// A constant on another device. [`Devices::settle`] fills it.
+    pub(super) fn copy(&mut self, state: &Arc<State>, device: usize) -> Result<Arc<State>, GpuError> {
+        let key = (Arc::as_ptr(state) as usize, device);
+        if let Some((_, copy)) = self.copies.get(&key) {
+            return Ok(copy.clone());
+        }
+        let copy = State::zeros(self.gpus.get(device), state.label(), state.shape(), state.dtype())?;
+        self.copies.insert(key, (state.clone(), copy.clone()));
+        self.pending.push((state.clone(), copy.clone(), device));
+        Ok(copy)
+    }
+
+    /// Brings the constants to where they are needed.
+    pub(super) async fn settle(&mut self) -> Result<(), GpuError> {
+        for (state, copy, device) in std::mem::take(&mut self.pending) {
+            let home = self.gpus.iter().find(|gpu| state.is_on(gpu));
+            let values = state.read(home).await?;
+            copy.write(self.gpus.get(device), 0, values.bytes());
+        }
+        Ok(())
+    }
+
+    /// Lets go of the copies: no step is left that uses them.
+    pub(super) fn forget_copies(&mut self) {
+        self.copies.clear();
+        self.pending.clear();
+    }
+
+    pub(super) async fn flush(&self) -> Result<(), GpuError> {
+        for gpu in &self.gpus {
+            gpu.flush().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Which device has which layers of a model that one device does not hold.
+//!
+//! Whole layers in order: a token then goes through the devices one after the other, and only the residual is handed on. Splitting every
+//! matrix over all devices lost: it would exchange sums twice a layer, which through a host costs more than it gains.
+
+use bayan_gpu::Gpu;
+use bayan_weights::{Checkpoint, Policy, TensorEntry};
+
+use crate::adapter::layer_of;
+use crate::config::Sizes;
+use crate::{Fields, ModelError};
+
+/// Where the parts of a model go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Placement<'a> {
+    /// The devices; none: the host, for the interpreter.
+    pub gpus: &'a [Gpu],
+    /// The device of each layer; layers beyond the list are on the first one.
+    pub layers: &'a [usize],
+    /// Layers that stay on their device; the matrices of the others are kept in host memory and brought there when they are used. `None`:
+    /// all.
+    pub gpu_layers: Option<usize>,
+}
+
+impl Placement<'_> {
+    pub(crate) fn gpu(&self, device: usize) -> Option<&Gpu> {
+        self.gpus.get(device).or(self.gpus.first())
+    }
+
+    pub(crate) fn of_layer(&self, layer: usize) -> usize {
+        self.layers.get(layer).copied().unwrap_or(0)
+    }
+}
+
+/// Bytes of a tensor where it is loaded.
+fn loaded_bytes(entry: &TensorEntry, policy: Option<&Policy>) -> u64 {
+    let format = entry.loaded_format(policy);
+    let planes = (0..format.planes().len()).map(|plane| format.row_bytes(plane, entry.k()));
+    planes.fold(0u64, |sum, bytes| sum.saturating_add(bytes.saturating_mul(entry.rows() as u64)))
+}
+
+/// The device of each layer, so that the devices' weights are in these proportions: with the first one's the embedding, with the last one's
+/// the output head. Every device has a layer.
+///
+/// # Errors
+/// An unknown architecture, fewer layers than devices, or shares that are not positive.
+pub fn split_layers(checkpoint: &Checkpoint, policy: Option<&Policy>, shares: &[f64]) -> Result<Vec<usize>, ModelError> {
+    let sizes = crate::sizes(checkpoint)?;
+    let count = sizes.num_hidden_layers;
+    let refuse = |expected: &str, got: String| Err(ModelError::Split { expected: expected.to_string(), got });
+    if shares.is_empty() || shares.len() > count {
+        return refuse(&format!("at most one device for each of the {count} layers"), format!("{} devices", shares.len()));
+    }
+    if !shares.iter().all(|share| share.is_finite() && *share > 0.0) {
+        return refuse("shares above 0", format!("{shares:?}"));
+    }
+    let mut layers = vec![0u64; count];
+    let (mut before, mut after) = (0u64, 0u64);
+    for entry in checkpoint.tensors() {
+        let bytes = loaded_bytes(entry, policy);
+        match layer_of(&entry.name) {
+            Some(layer) if layer < count => layers[layer] = layers[layer].saturating_add(bytes),
+            _ if entry.name.starts_with("lm_head") => after = after.saturating_add(bytes),
+            _ => before = before.saturating_add(bytes),
+        }
+    }
+    let total = layers.iter().map(|&bytes| bytes as f64).sum::<f64>() + before as f64 + after as f64;
+    let sum: f64 = shares.iter().sum();
+    let mut reached = before as f64;
+    let mut devices: Vec<usize> = Vec::with_capacity(count);
+    for (layer, &bytes) in layers.iter().enumerate() {
+        let middle = (reached + bytes as f64 / 2.0) / total.max(1.0) * sum;
+        reached += bytes as f64;
+        let mut end = 0.0;
+        let wanted = shares.iter().position(|share| {
+            end += share;
+            middle < end
+        });
+        // Those behind must find a layer each, and none may be left out.
+        let least = shares.len().saturating_sub(count - layer);
+        let most = devices.last().map_or(0, |last| last + 1).min(shares.len() - 1);
+        devices.push(wanted.unwrap_or(shares.len() - 1).max(least).min(most));
+    }
+    Ok(devices)
+}
+
+/// The device of the final norm and the output head: the last one, but where the head is the embedding, that one's.
+pub(crate) fn device_after(checkpoint: &Checkpoint, placement: &Placement<'_>) -> Result<usize, ModelError> {
+    let sizes = Sizes::read(&Fields(checkpoint.config()), false)?;
+    Ok(if sizes.tie_word_embeddings { 0 } else { placement.layers.last().copied().unwrap_or(0) })
+}
