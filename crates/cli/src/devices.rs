@@ -55,6 +55,7 @@ fn describe(adapter: &AdapterSummary) -> Value {
         "path": c.path(),
         "missing": c.missing,
         "subgroup_size": [c.subgroup_size.0, c.subgroup_size.1],
+        "memory_bytes": c.memory_bytes,
         "limits": {
             "max_binding_bytes": c.max_binding_bytes,
             "max_buffer_bytes": c.max_buffer_bytes,
@@ -82,6 +83,9 @@ fn print(adapter: &AdapterSummary) -> Result<()> {
     output::line(&format!("   uses: {}", features(c).join(", ")))?;
     if c.subgroups {
         output::line(&format!("   subgroups of {} to {}", c.subgroup_size.0, c.subgroup_size.1))?;
+    }
+    if let Some(bytes) = c.memory_bytes {
+        output::line(&format!("   memory: {}", output::size(bytes)))?;
     }
     output::line(&format!("   limits: binding {}, buffer {}", output::size(c.max_binding_bytes), output::size(c.max_buffer_bytes)))?;
     output::line(&format!("   workgroups: {} invocations, {} of memory", c.max_workgroup_size, output::size(c.max_workgroup_bytes.into())))?;

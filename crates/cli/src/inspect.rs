@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use bayan_gpu::{Disable, block_on, list_adapters};
-use bayan_models::Sizes;
+use bayan_generate::engine::cache_shape;
+use bayan_gpu::{AdapterSummary, Capabilities, Disable, block_on, list_adapters};
+use bayan_models::{CacheShape, Sizes};
 use bayan_weights::{Checkpoint, FORMATS, Format, Policy, Stored, TensorEntry, format_by_name};
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::options::ModelArgs;
-use crate::{open, output};
+use crate::{open, output, split};
 
 /// Flags of `bayan inspect`.
 #[derive(Debug, Args)]
@@ -72,12 +73,14 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     }
     // A checkpoint of an unknown architecture is worth inspecting too.
     let sizes = bayan_models::sizes(&checkpoint);
-    let memory = sizes.as_ref().ok().map(|sizes| memory(&checkpoint, sizes, &args.model));
-    let adapter = block_on(list_adapters(Disable::default())).into_iter().next();
+    let adapters = block_on(list_adapters(Disable::default()));
+    let adapter = adapters.first();
+    let device = adapter.map(|adapter| &adapter.capabilities);
+    let memory = sizes.as_ref().ok().map(|sizes| memory(&checkpoint, sizes, &args.model, device));
     if args.json {
-        let limit = adapter.as_ref().map(|a| a.capabilities.max_binding_bytes);
+        let limit = device.map(|device| device.max_binding_bytes);
         let formats = sizes.as_ref().map_or(Value::Null, |sizes| {
-            let of = |format: &&'static dyn Format| memory_in(&checkpoint, sizes, &args.model, *format);
+            let of = |format: &&'static dyn Format| memory_in(&checkpoint, sizes, &args.model, *format, device);
             FORMATS.iter().map(|format| (format.name().to_string(), of(format))).collect::<serde_json::Map<_, _>>().into()
         });
         output::json(&as_json(&checkpoint, &groups, &sizes, memory.as_ref(), limit, args.tensors, formats))?;
@@ -110,10 +113,11 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         output::line(&output::table(&["tensor", "stored as", "shape", "size"], &rows))?;
     }
     if let Some(memory) = &memory {
-        print_memory(memory, args, adapter.as_ref().map(|a| &a.capabilities))?;
+        print_memory(memory, args, device)?;
         if let Ok(sizes) = &sizes {
-            print_formats(&checkpoint, sizes, &args.model, adapter.as_ref().is_some_and(|a| a.capabilities.software))?;
+            print_formats(&checkpoint, sizes, &args.model, device)?;
         }
+        print_split(&checkpoint, memory, args, &adapters)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -135,7 +139,7 @@ fn loaded_format(tensor: &TensorEntry, policy: Option<&Policy>) -> Option<&'stat
 }
 
 /// What the model takes on a device, by its headers.
-pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs) -> Memory {
+pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, device: Option<&Capabilities>) -> Memory {
     let context = args.context.map_or_else(|| sizes.max_position_embeddings.min(bayan_generate::engine::DEFAULT_CONTEXT), |n| n as usize).max(2);
     let policy = args.quantize.map(Policy::for_format);
     let (mut weight_bytes, mut largest_binding_bytes) = (0, 0);
@@ -147,10 +151,15 @@ pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs) -> Memor
             largest_binding_bytes = largest_binding_bytes.max(bytes);
         }
     }
-    let width = sizes.num_key_value_heads as u64 * sizes.head_dim as u64;
-    let per_position = 2 * sizes.num_hidden_layers as u64 * args.cache.row_bytes(width);
-    let cache_binding_bytes = args.cache.row_bytes(width).saturating_mul(context as u64);
-    Memory { context, weight_bytes, cache_bytes: per_position.saturating_mul(context as u64), largest_binding_bytes, cache_binding_bytes }
+    let needs = bayan_models::cache_needs(checkpoint).unwrap_or_default();
+    // Without an adapter, as much as layers without rings would take.
+    let shape = match device {
+        Some(device) => cache_shape(context, args.cache.format(), device),
+        None => CacheShape { sequences: 1, context, format: args.cache.format(), step: None },
+    };
+    let cache_bytes = needs.iter().map(|layer| layer.size_bytes(shape)).fold(0, u64::saturating_add);
+    let cache_binding_bytes = needs.iter().map(|layer| layer.binding_bytes(shape)).max().unwrap_or(0);
+    Memory { context, weight_bytes, cache_bytes, largest_binding_bytes, cache_binding_bytes }
 }
 
 fn print_model(checkpoint: &Checkpoint, sizes: &Result<Sizes, bayan_models::ModelError>) -> Result<()> {
@@ -167,7 +176,7 @@ fn print_model(checkpoint: &Checkpoint, sizes: &Result<Sizes, bayan_models::Mode
     }
 }
 
-fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&bayan_gpu::Capabilities>) -> Result<()> {
+fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&Capabilities>) -> Result<()> {
     let form = args.model.quantize.map_or("as stored".to_string(), |format| format!("as {}", format.name()));
     let (weights, cache) = (output::size(memory.weight_bytes), output::size(memory.cache_bytes));
     let sum = output::size(memory.weight_bytes.saturating_add(memory.cache_bytes));
@@ -186,11 +195,12 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&bayan_gpu::
 }
 
 /// What the model would take in each format, with this context, and whether that fits where a device tells how much it has.
-fn print_formats(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, software: bool) -> Result<()> {
-    let available = software.then(available_bytes).flatten();
+fn print_formats(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, device: Option<&Capabilities>) -> Result<()> {
+    let software = device.is_some_and(|device| device.software);
+    let available = if software { available_bytes() } else { device.and_then(|device| device.memory_bytes) };
     let mut rows: Vec<Vec<String>> = Vec::new();
     for format in [None].into_iter().chain(FORMATS.iter().copied().map(Some)) {
-        let memory = memory(checkpoint, sizes, &ModelArgs { quantize: format, ..args.clone() });
+        let memory = memory(checkpoint, sizes, &ModelArgs { quantize: format, ..args.clone() }, device);
         let sum = memory.weight_bytes.saturating_add(memory.cache_bytes);
         let fits = available.map_or("not told", |bytes| if sum <= bytes { "yes" } else { "no" });
         let name = format.map_or("as stored", |format| format.name());
@@ -198,13 +208,36 @@ fn print_formats(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, softw
     }
     output::line(&output::table(&["on the device as", "weights", "cache", "sum", "fits"], &rows))?;
     match available {
-        Some(bytes) => output::line(&format!("this device is software: {} of host memory are free", output::size(bytes))),
-        None => output::line("graphics interfaces do not tell how much memory a device has: compare the sum with its data sheet"),
+        Some(bytes) if software => output::line(&format!("this device is software: {} of host memory are free", output::size(bytes))),
+        Some(bytes) => output::line(&format!("this device has {}", output::size(bytes))),
+        None => output::line("this device's interface does not tell how much memory it has: compare the sum with its data sheet"),
     }
 }
 
-fn memory_in(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, format: &'static dyn Format) -> Value {
-    let memory = memory(checkpoint, sizes, &ModelArgs { quantize: Some(format), ..args.clone() });
+/// How the layers would go over the adapters, where there are several.
+fn print_split(checkpoint: &Checkpoint, memory: &Memory, args: &InspectArgs, adapters: &[AdapterSummary]) -> Result<()> {
+    let Some(first) = adapters.first().filter(|first| adapters.len() > 1 && !first.capabilities.software) else { return Ok(()) };
+    let alike: Vec<&AdapterSummary> = adapters.iter().filter(|a| split::is_alike(a, first)).collect();
+    if alike.len() < 2 {
+        return Ok(());
+    }
+    let shares = split::shares(&alike.iter().map(|adapter| adapter.capabilities.memory_bytes).collect::<Vec<_>>());
+    let policy = args.model.quantize.map(Policy::for_format);
+    let Ok(layers) = bayan_models::split_layers(checkpoint, policy.as_ref(), &shares) else { return Ok(()) };
+    let of = |(device, adapter): (usize, &&AdapterSummary)| {
+        let count = layers.iter().filter(|&&at| at == device).count();
+        format!("{}: {} layers on {}", adapter.index, count, adapter.capabilities.name)
+    };
+    let parts: Vec<String> = alike.iter().enumerate().map(of).collect();
+    let list: Vec<String> = alike.iter().map(|adapter| adapter.index.to_string()).collect();
+    let needed = memory.weight_bytes.saturating_add(memory.cache_bytes);
+    let when =
+        if split::chosen(adapters, needed).is_empty() { format!("with --devices {}", list.join(",")) } else { "as it does not fit the first one".to_string() };
+    output::line(&format!("split over the adapters here, {when}: {}", parts.join("; ")))
+}
+
+fn memory_in(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, format: &'static dyn Format, device: Option<&Capabilities>) -> Value {
+    let memory = memory(checkpoint, sizes, &ModelArgs { quantize: Some(format), ..args.clone() }, device);
     json!({"weight_bytes": memory.weight_bytes, "cache_bytes": memory.cache_bytes})
 }
 

@@ -101,11 +101,6 @@ impl CacheArg {
             CacheArg::Q4_0 => CacheFormat::Q4_0,
         }
     }
-
-    /// Bytes of a row of this many numbers.
-    pub fn row_bytes(self, width: u64) -> u64 {
-        4 * self.format().words(usize::try_from(width).unwrap_or(usize::MAX)) as u64
-    }
 }
 
 /// A weight format by name.

@@ -42,12 +42,16 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
         ..Default::default()
     };
     let gpus = named.iter().map(|name| Ok(block_on(Gpu::open(&options(name)))?)).collect::<Result<Vec<_>>>()?;
-    let shares = if args.tensor_split.is_empty() { shares(&gpus.iter().map(|gpu| gpu.capabilities().memory_bytes).collect::<Vec<_>>()) } else { args.tensor_split.clone() };
+    let shares = if args.tensor_split.is_empty() {
+        shares(&gpus.iter().map(|gpu| gpu.capabilities().memory_bytes).collect::<Vec<_>>())
+    } else {
+        args.tensor_split.clone()
+    };
     Ok(Devices { gpus, shares })
 }
 
 /// The memory of each where all tell, else equal shares.
-fn shares(memory: &[Option<u64>]) -> Vec<f64> {
+pub fn shares(memory: &[Option<u64>]) -> Vec<f64> {
     let told: Option<Vec<f64>> = memory.iter().map(|bytes| bytes.filter(|bytes| *bytes > 0).map(|bytes| bytes as f64)).collect();
     told.unwrap_or_else(|| vec![1.0; memory.len()])
 }
@@ -57,15 +61,17 @@ fn shares(memory: &[Option<u64>]) -> Vec<f64> {
 fn enough(checkpoint: &Checkpoint, args: &ModelArgs) -> Vec<usize> {
     let adapters = block_on(list_adapters(args.device.disable));
     let Ok(sizes) = bayan_models::sizes(checkpoint) else { return Vec::new() };
-    let memory = inspect::memory(checkpoint, &sizes, args);
+    let memory = inspect::memory(checkpoint, &sizes, args, adapters.first().map(|adapter| &adapter.capabilities));
     chosen(&adapters, memory.weight_bytes.saturating_add(memory.cache_bytes))
 }
 
 /// The first adapters, of the kind and the interface of the very first, that hold so many bytes together. One device may be listed once for
 /// each interface.
 pub fn chosen(adapters: &[AdapterSummary], needed_bytes: u64) -> Vec<usize> {
-    let Some(first) = adapters.first().map(|adapter| &adapter.capabilities).filter(|first| !first.software) else { return Vec::new() };
-    let alike = adapters.iter().filter(|a| a.capabilities.backend == first.backend && a.capabilities.device_type == first.device_type);
+    if adapters.first().is_none_or(|first| first.capabilities.software) {
+        return Vec::new();
+    }
+    let alike = adapters.iter().filter(|adapter| is_alike(adapter, &adapters[0]));
     let (mut taken, mut room) = (Vec::new(), 0.0);
     for adapter in alike {
         let Some(bytes) = adapter.capabilities.memory_bytes else { break };
@@ -76,6 +82,11 @@ pub fn chosen(adapters: &[AdapterSummary], needed_bytes: u64) -> Vec<usize> {
         }
     }
     Vec::new()
+}
+
+/// Whether two adapters are of one kind, through one interface.
+pub fn is_alike(a: &AdapterSummary, b: &AdapterSummary) -> bool {
+    (&a.capabilities.backend, &a.capabilities.device_type) == (&b.capabilities.backend, &b.capabilities.device_type)
 }
 
 /// Says which device has which layers, and what that costs.

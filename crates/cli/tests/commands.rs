@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{model, run, run_with_input, succeed, text};
+use common::{fail, fixtures, model, run, run_with_input, succeed, text};
 use serde_json::Value;
 
 const MODEL: &str = "qwen3_qknorm";
@@ -177,4 +177,42 @@ fn a_bare_sentencepiece_model_is_enough() {
     assert_eq!(answer["ids"].as_array().expect("ids").len(), 8);
     let chat = json(&["generate", "مرحبا", "--chat", "--chat-template", "llama2", "--max-tokens", "4", "--json", "--model", place]);
     assert!(chat["usage"]["prompt_tokens"].as_u64() > answer["usage"]["prompt_tokens"].as_u64(), "{chat}");
+}
+
+#[test]
+fn calibration_guides_quantization_and_other_models_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (model, other) = (model("llama3_k256").display().to_string(), model("qwen2_bias").display().to_string());
+    let file = fixtures("expected").join("ppl_text.txt").display().to_string();
+    let made: Value = serde_json::from_str(&succeed(&run(&["imatrix", "--model", &model, "--file", &file, "--output", &path("im"), "--json"]))).expect("JSON");
+    assert!(made["tokens"].as_u64() > Some(50) && made["matrices"] == 8, "{made}");
+    let quantize = |model: &str, out: &str, more: &[&str]| run(&[&["quantize", model, &path(out), "--format", "q4_0", "--json"], more].concat());
+    let blind: Value = serde_json::from_str(&succeed(&quantize(&model, "blind", &[]))).expect("JSON");
+    let output = quantize(&model, "guided", &["--imatrix", &path("im")]);
+    let guided: Value = serde_json::from_str(&succeed(&output)).expect("JSON");
+    // The embedding is no output head here, so that nothing was measured of it.
+    assert_eq!((guided["weighed_by_imatrix"].as_u64(), blind["weighed_by_imatrix"].is_null()), (Some(8), true));
+    assert!(text(&output.stderr).contains("model.embed_tokens.weight"), "{}", text(&output.stderr));
+    let error = |report: &Value| report["tensors"].as_array().expect("tensors").iter().filter_map(|t| t["relative_error"].as_f64()).sum::<f64>();
+    assert!(error(&guided) > error(&blind), "errors move to where they count less, so that all alike they are more");
+    let message = fail(&quantize(&other, "other", &["--imatrix", &path("im")]), 1);
+    assert!(message.contains("--imatrix") && !folder.path().join("other").exists(), "{message}");
+    let perplexity = |more: &[&str]| run(&[&["perplexity", &file, "--model", &model, "--json"], more].concat());
+    fail(&perplexity(&["--imatrix", &path("im")]), 2);
+    succeed(&perplexity(&["--imatrix", &path("im"), "--quantize", "q4_0"]));
+}
+
+#[test]
+fn layers_go_to_the_devices_that_are_named() {
+    let model = model("llama3_gqa").display().to_string();
+    let ask = |more: &[&str]| run(&[&["generate", "مرحبا", "--model", &model, "--temperature", "0", "--max-tokens", "6", "--ignore-eos"], more].concat());
+    let alone = succeed(&ask(&[]));
+    let output = ask(&["--devices", "0,0", "--tensor-split", "1,2"]);
+    let note = text(&output.stderr);
+    assert!(note.contains("split over 2 devices") && note.contains("layers 0 to 0") && note.contains("layers 1 to 2"), "{note}");
+    assert_eq!(succeed(&output), alone);
+    assert!(fail(&ask(&["--devices", "0,0", "--tensor-split", "1"]), 1).contains("expected 2 numbers"));
+    assert!(fail(&ask(&["--devices", "0,no such adapter"]), 1).contains("no such adapter"));
+    fail(&ask(&["--devices", "0", "--device", "0"]), 2);
 }

@@ -506,8 +506,9 @@ fn importance_is_the_mean_square_of_each_matrix_input() {
         let found = block_on(engine.importance(&windows, &mut |tokens| read = tokens)).unwrap();
         assert_eq!((read, found.tokens()), (90, 90));
         // Every matrix but an embedding that is no output head has its inputs.
-        let embedding = |tensor: &str| (tensor.ends_with("embed_tokens.weight") || tensor.ends_with("wte.weight")) && checkpoint.tensor("lm_head.weight").is_some();
-        let matrices = checkpoint.tensors().iter().filter(|t| t.shape.len() == 2 && !embedding(&t.name));
+        let embedding =
+            |tensor: &str| (tensor.ends_with("embed_tokens.weight") || tensor.ends_with("wte.weight")) && checkpoint.tensor("lm_head.weight").is_some();
+        let matrices = checkpoint.tensors().iter().filter(|t| t.shape.len() == 2 && t.name.ends_with(".weight") && !embedding(&t.name));
         let expected: std::collections::BTreeSet<&str> = matrices.map(|t| t.name.as_str()).collect();
         assert_eq!(found.columns().keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), expected, "{name}");
     }

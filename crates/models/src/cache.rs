@@ -38,6 +38,34 @@ pub struct LayerNeeds {
     pub states: Vec<usize>,
 }
 
+impl LayerNeeds {
+    /// Rows of a sequence: all positions, or a ring as long as the window and one step's tokens.
+    fn rows(&self, shape: CacheShape) -> CacheRows {
+        let ring = self.window.zip(shape.step).and_then(|(window, step)| window.checked_add(step));
+        CacheRows { context: shape.context, ring: ring.filter(|&ring| ring < shape.context) }
+    }
+
+    /// Sizes of keys, and of values.
+    fn sizes(&self, shape: CacheShape) -> [usize; 2] {
+        match self.width {
+            0 => [1, 4],
+            width => [shape.sequences.saturating_mul(self.rows(shape).per_sequence()), shape.format.words(width)],
+        }
+    }
+
+    /// Bytes of its keys, or of its values, in a cache of this shape: one binding, which cannot be split.
+    pub fn binding_bytes(&self, shape: CacheShape) -> u64 {
+        let [rows, words] = self.sizes(shape);
+        4 * (rows as u64).saturating_mul(words as u64)
+    }
+
+    /// Bytes in a cache of this shape.
+    pub fn size_bytes(&self, shape: CacheShape) -> u64 {
+        let states = self.states.iter().map(|&size| 4 * (size as u64).saturating_mul(shape.sequences as u64));
+        states.fold(self.binding_bytes(shape).saturating_mul(2), u64::saturating_add)
+    }
+}
+
 /// The memory of one layer.
 #[derive(Debug)]
 pub struct LayerCache {
@@ -110,17 +138,14 @@ impl Cache {
 }
 
 fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, needs: &LayerNeeds) -> Result<LayerCache, GpuError> {
-    let CacheShape { sequences, context, format, step } = shape;
+    let CacheShape { sequences, format, .. } = shape;
     if !format.fits(needs.width) {
         let (name, width) = (format.name(), needs.width);
         return Err(GpuError::Validation(format!("a key-value cache in {name} needs rows of a multiple of 32 numbers, this model has {width}; use f16")));
     }
-    let ring = needs.window.zip(step).and_then(|(window, step)| window.checked_add(step)).filter(|&ring| ring < context);
-    let rows = CacheRows { context, ring };
-    let make = |label| match needs.width {
-        0 => State::zeros(gpu, label, &[1, 4], Dtype::F32),
-        width => State::zeros(gpu, label, &[sequences * rows.per_sequence(), format.words(width)], format.dtype()),
-    };
+    let rows = needs.rows(shape);
+    let dtype = if needs.width == 0 { Dtype::F32 } else { format.dtype() };
+    let make = |label| State::zeros(gpu, label, &needs.sizes(shape), dtype);
     let states = needs.states.iter().map(|&size| State::zeros(gpu, "layer state", &[sequences, size], Dtype::F32));
     Ok(LayerCache { keys: make("key cache")?, values: make("value cache")?, rows, states: states.collect::<Result<_, _>>()? })
 }

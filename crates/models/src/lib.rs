@@ -21,6 +21,7 @@ mod lfm2;
 mod llama;
 mod load;
 mod mistral;
+mod needs;
 mod olmo2;
 mod phi3;
 mod placement;
@@ -44,6 +45,7 @@ pub use decoder::{Decoder, StepInputs};
 pub use error::ModelError;
 pub use layers::{Linear, LoraPart};
 pub use load::{Loader, OnProgress};
+pub use needs::cache_needs;
 pub use placement::{Placement, split_layers};
 pub use rotary::Rotary;
 

@@ -136,23 +136,27 @@ impl<'a> Loader<'a> {
         Ok(builder.finish())
     }
 
-    /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`). Columns of the stored tensor are taken as many at a time as
+    /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`) unless they have been turned already. Columns of the stored tensor are taken as many at a time as
     /// fit `TRANSPOSED_BYTES`, and the tensor is read once for each time.
     ///
     /// # Errors
     /// As [`Loader::matrix`].
     pub async fn transposed_matrix(&mut self, parts: &[(String, usize)], columns: usize) -> Result<Arc<Matrix>, ModelError> {
         let (first, _) = &parts[0];
+        if !self.checkpoint.is_transposed(self.checkpoint.require(first)?) {
+            return self.matrix(parts, columns).await;
+        }
         let format = self.format(first)?;
         let rows = parts.iter().map(|p| p.1).sum();
         let mut builder = self.builder(first, format, rows, columns)?;
         for (name, rows) in parts {
             self.check_shape(name, &[columns, *rows])?;
             let entry = self.checkpoint.require(name)?.clone();
+            let importance = self.policy.as_ref().and_then(|p| p.importance.get(name)).cloned();
             let step = (TRANSPOSED_BYTES / (4 * columns)).max(1);
             for start in (0..*rows).step_by(step) {
                 let taken = start..(start + step).min(*rows);
-                let planes = self.checkpoint.read_planes_transposed(name, taken.clone(), format).await?;
+                let planes = self.checkpoint.read_planes_transposed(name, taken.clone(), format, importance.as_deref()).await?;
                 self.unflushed_bytes += planes.bytes.iter().map(Vec::len).sum::<usize>();
                 builder.push(&planes);
                 self.advance(entry.size_bytes() * taken.len() as u64 / *rows as u64).await?;

@@ -157,6 +157,9 @@ impl std::fmt::Debug for Checkpoint {
     }
 }
 
+/// In `config.json`: GPT-2's `Conv1D` matrices have been turned to [outputs, inputs], as quantization needs them.
+pub(crate) const TURNED_KEY: &str = "transposed_conv1d";
+
 impl Checkpoint {
     /// Opens a model: `config.json` and `model.safetensors` or its shards.
     ///
@@ -181,7 +184,7 @@ impl Checkpoint {
                 remedy: "copy it from where the weights came from; it names the architecture and its sizes".to_owned(),
             });
         };
-        let config_value: serde_json::Value = parse_json(config, &text)?;
+        let mut config_value: serde_json::Value = parse_json(config, &text)?;
         if !config_value.is_object() {
             return Err(WeightsError::malformed(config, "expected a JSON object"));
         }
@@ -194,6 +197,8 @@ impl Checkpoint {
         }
         if stem == "model" {
             let tensors = crate::packed::join(&config_value, std::mem::take(&mut builder.tensors))?;
+            let (text, tensors) = crate::multimodal::text_part(config_value, tensors)?;
+            config_value = text;
             builder.by_name.clear();
             builder.insert_all(tensors)?;
         }
@@ -229,6 +234,16 @@ impl Checkpoint {
             place: self.source.describe(),
             near: near_names(name, &self.tensors),
         })
+    }
+
+    /// Whether a tensor is a matrix stored as [inputs, outputs], as GPT-2's `Conv1D` has them: rows of the others are outputs.
+    pub fn is_transposed(&self, entry: &TensorEntry) -> bool {
+        let is = |key: &str, value: serde_json::Value| self.config.get(key) == Some(&value);
+        let modules = [".c_attn.weight", ".c_proj.weight", ".c_fc.weight", ".c_fc2.weight"];
+        entry.shape.len() == 2
+            && (is("model_type", "jais".into()) || is("model_type", "gpt2".into()))
+            && !is(TURNED_KEY, true.into())
+            && modules.iter().any(|module| entry.name.ends_with(module))
     }
 
     /// All tensors, in the order of files and bytes.

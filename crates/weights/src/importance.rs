@@ -79,8 +79,7 @@ impl Importance {
     ///
     /// Errors: a missing or damaged file, or one of another kind.
     pub async fn read(source: &dyn Source, file: &str, model_type: &str) -> Result<Self, WeightsError> {
-        let missing =
-            || WeightsError::MissingFile { file: file.to_owned(), place: source.describe(), remedy: "make one with `bayan imatrix`".to_owned() };
+        let missing = || WeightsError::MissingFile { file: file.to_owned(), place: source.describe(), remedy: "make one with `bayan imatrix`".to_owned() };
         let size = source.size(file).await?.ok_or_else(missing)?;
         if size > LARGEST_BYTES {
             return Err(WeightsError::malformed(file, format!("expected the importance of matrices, at most {LARGEST_BYTES} bytes, got {size}")));
@@ -94,7 +93,8 @@ impl Importance {
     /// Errors: a name that the checkpoint does not have, or another number of columns: the file belongs to another model.
     pub fn apply(self, checkpoint: &Checkpoint, policy: &mut Policy) -> Result<Coverage, WeightsError> {
         for (name, values) in &self.columns {
-            let inputs = inputs_of(checkpoint.require(name)?);
+            let entry = checkpoint.require(name)?;
+            let inputs = if checkpoint.is_transposed(entry) { entry.rows() } else { entry.k() };
             if values.len() != inputs {
                 return Err(WeightsError::Request {
                     tensor: name.clone(),
@@ -110,11 +110,6 @@ impl Importance {
         policy.importance = self.columns;
         Ok(coverage)
     }
-}
-
-/// Inputs of a matrix.
-fn inputs_of(entry: &TensorEntry) -> usize {
-    entry.k()
 }
 
 async fn read_own(source: &dyn Source, file: &str, first: &[u8], size: u64) -> Result<Importance, WeightsError> {

@@ -19,6 +19,7 @@ mod foreign;
 pub mod formats;
 pub mod gguf;
 mod importance;
+mod multimodal;
 mod packed;
 pub mod policy;
 mod read;

@@ -59,7 +59,7 @@ impl Checkpoint {
     ) -> Result<Planes, WeightsError> {
         let entry = self.require(name)?;
         check_rows(entry, &rows)?;
-        check_importance(entry, importance)?;
+        check_importance(entry, entry.k(), importance)?;
         if let Stored::Planes(stored) = entry.stored {
             if stored.name() == format.name() {
                 return self.read_stored_planes(entry, &rows).await;
@@ -97,8 +97,16 @@ impl Checkpoint {
     /// Columns of a dense tensor `[K, N]` as rows of the planes of `format`: for matrices stored `[in, out]`. Reads the whole tensor, a few
     /// rows at a time, and holds the columns asked for as `f32`.
     ///
-    /// Errors: as [`read_planes`](Self::read_planes), and a tensor that is not a dense matrix.
-    pub async fn read_planes_transposed(&self, name: &str, columns: Range<usize>, format: &'static dyn Format) -> Result<Planes, WeightsError> {
+    /// `importance` \[K\] is that of each stored row.
+    ///
+    /// Errors: as [`read_planes_weighted`](Self::read_planes_weighted), and a tensor that is not a dense matrix.
+    pub async fn read_planes_transposed(
+        &self,
+        name: &str,
+        columns: Range<usize>,
+        format: &'static dyn Format,
+        importance: Option<&[f32]>,
+    ) -> Result<Planes, WeightsError> {
         const CHUNK_VALUES: usize = 1 << 20;
         let entry = self.require(name)?;
         let (rows, width) = (entry.rows(), entry.k());
@@ -109,6 +117,7 @@ impl Checkpoint {
                 got: format!("shape {:?}, stored as {}; quantize the original checkpoint while it is loaded", entry.shape, entry.stored.name()),
             });
         }
+        check_importance(entry, rows, importance)?;
         let mut turned = vec![0f32; columns.len() * rows];
         let step = (CHUNK_VALUES / width.max(1)).max(1);
         for start in (0..rows).step_by(step) {
@@ -120,7 +129,7 @@ impl Checkpoint {
             }
         }
         let mut planes = Planes::new(format, rows);
-        planes.push_rows(&turned, None).map_err(|error| unrepresentable(entry, 0, format, error))?;
+        planes.push_rows(&turned, importance).map_err(|error| unrepresentable(entry, 0, format, error))?;
         Ok(planes)
     }
 
@@ -167,15 +176,15 @@ fn check_rows(entry: &TensorEntry, rows: &Range<usize>) -> Result<(), WeightsErr
     })
 }
 
-fn check_importance(entry: &TensorEntry, importance: Option<&[f32]>) -> Result<(), WeightsError> {
+fn check_importance(entry: &TensorEntry, inputs: usize, importance: Option<&[f32]>) -> Result<(), WeightsError> {
     let Some(importance) = importance else { return Ok(()) };
     let sound = importance.iter().all(|value| value.is_finite() && *value >= 0.0);
-    if importance.len() == entry.k() && sound {
+    if importance.len() == inputs && sound {
         return Ok(());
     }
     Err(WeightsError::Request {
         tensor: entry.name.clone(),
-        expected: format!("an importance of {} finite values that are not negative", entry.k()),
+        expected: format!("an importance of {inputs} finite values that are not negative"),
         got: format!("{} values{}", importance.len(), if sound { "" } else { ", some negative or not finite" }),
     })
 }

@@ -87,6 +87,7 @@ fn llama_cpp_files_are_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("imatrix.gguf");
     let write = |kind: &str, names: &[&str], counts: f32| {
+        let _ = std::fs::remove_file(&file);
         let metadata = [("general.type".to_owned(), Entry::Text(kind.to_owned()))];
         let vector = |name: String, shape: Vec<usize>| Declared { name, shape, kind: BlockType::F32 };
         let declared = names.iter().flat_map(|name| [vector(format!("{name}.in_sum2"), vec![1, 4]), vector(format!("{name}.counts"), vec![1, 1])]);

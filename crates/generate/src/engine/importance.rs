@@ -3,6 +3,7 @@
 //! The sums are made on the device, by one operation before each linear layer that is recorded in this mode only. Reading the activations
 //! back and summing here lost: that is tens of thousands of numbers for every token.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -31,9 +32,9 @@ impl Engine {
         let mut names: Vec<(String, *const Matrix)> = Vec::new();
         for linear in self.decoder.linears_mut() {
             let of = Arc::as_ptr(&linear.weight);
-            if !sums.contains_key(&of) {
+            if let Entry::Vacant(entry) = sums.entry(of) {
                 let gpu = self.devices.gpus.iter().find(|gpu| linear.weight.is_on(gpu));
-                sums.insert(of, State::zeros(gpu, "squares", &[linear.weight.columns()], Dtype::F32)?);
+                entry.insert(State::zeros(gpu, "squares", &[linear.weight.columns()], Dtype::F32)?);
             }
             let mut tensors: Vec<String> = linear.modules.iter().map(|(module, _)| format!("{module}.weight")).collect();
             if let [tensor] = tensors.as_mut_slice() {
@@ -47,11 +48,10 @@ impl Engine {
         for window in windows {
             let mut position = 0;
             for chunk in window.chunks(self.pace.chunk()) {
-                if !steps.contains_key(&chunk.len()) {
+                if let Entry::Vacant(entry) = steps.entry(chunk.len()) {
                     let of = |matrix: &Arc<Matrix>| sums.get(&Arc::as_ptr(matrix)).cloned();
-                    let making =
-                        Making { decoder: self.decoder.as_ref(), cache: &self.cache, sampling: &self.sampling, tuning: &self.tuning, sums: Some(&of) };
-                    steps.insert(chunk.len(), Step::new(&mut self.devices, &making, StepKind::Prefill(chunk.len()))?);
+                    let making = Making { decoder: self.decoder.as_ref(), cache: &self.cache, sampling: &self.sampling, tuning: &self.tuning, sums: Some(&of) };
+                    entry.insert(Step::new(&mut self.devices, &making, StepKind::Prefill(chunk.len()))?);
                     self.devices.settle().await?;
                 }
                 let Some(step) = steps.get(&chunk.len()) else { continue };

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bayan_gpu::{Gpu, KernelTime};
+use bayan_gpu::{Capabilities, Gpu, KernelTime};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, OnProgress, Opening};
 use bayan_tensor::ops::SampleSettings;
 use bayan_tensor::{Cost, Matrix, Measured, Tuning, Values, measure_rows};
@@ -53,6 +53,16 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 
 /// Tokens of one step whose logits are read.
 const LOGITS_CHUNK: usize = 64;
+
+/// Tokens of one sequence in one step, at most.
+fn step_tokens(pace: &PrefillPace) -> usize {
+    pace.longest().max(LOGITS_CHUNK)
+}
+
+/// The shape of the cache of an engine for one sequence on such a device, to know its size before it is made.
+pub fn cache_shape(context: usize, format: CacheFormat, capabilities: &Capabilities) -> CacheShape {
+    CacheShape { sequences: 1, context, format, step: Some(step_tokens(&PrefillPace::new(None, capabilities))) }
+}
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +150,7 @@ impl Engine {
         let mut decoder = bayan_models::open_placed(checkpoint, &placement, &Opening { context }, options.policy.clone(), on_progress).await?;
         let sequences = options.sequences.max(1);
         let pace = PrefillPace::new(options.prefill_chunk, gpus[0].capabilities());
-        let shape = CacheShape { sequences, context, format: options.cache, step: Some(pace.longest().max(LOGITS_CHUNK)) };
+        let shape = CacheShape { sequences, context, format: options.cache, step: Some(step_tokens(&pace)) };
         let cache = Cache::placed(&placement, shape, &decoder.cache_needs())?;
         let head = decoder.linears_mut().into_iter().next_back().and_then(|head| gpus.iter().find(|gpu| head.weight.is_on(gpu)));
         let head = head.unwrap_or(&gpus[0]).clone();

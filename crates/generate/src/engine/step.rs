@@ -115,8 +115,7 @@ impl Step {
         let count = kind.tokens();
         let first = devices.gpus[0].clone();
         let zeros = |label, shape: &[usize]| State::zeros(Some(&first), label, shape, Dtype::U32).map(|state| Input { state, copies: Vec::new() });
-        let mut inputs =
-            [zeros("tokens", &[count])?, zeros("positions", &[count])?, zeros("cache rows", &[count])?, zeros("tiles", &[kind.tiles(), 2])?];
+        let mut inputs = [zeros("tokens", &[count])?, zeros("positions", &[count])?, zeros("cache rows", &[count])?, zeros("tiles", &[kind.tiles(), 2])?];
         let mut graph = Graph::new();
         let [tokens, positions, bases, tiles] = inputs.each_ref().map(|input| graph.state(&input.state));
         let over = Causality { positions, bases, tiles };
@@ -215,13 +214,13 @@ impl Step {
         let device = self.parts.last().map_or(0, |part| part.device);
         let tokens = self.inputs[0].on(device);
         let read = ReadRequest { buffer: tokens.buffer().clone(), offset_bytes: 0, size_bytes: tokens.size_bytes() };
-        Ok(self.submit(cached, Some(read)).await?)
+        self.submit(cached, Some(read)).await
     }
 
     /// Submits a run and a read of the logits.
     pub(super) async fn read_logits(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
         let read = self.parts.last().map(|part| part.plan.read_request(self.logits));
-        Ok(self.submit(cached, read).await?)
+        self.submit(cached, read).await
     }
 
     /// Runs part after part, handing on what the later ones need; of the last one only the submission is awaited.

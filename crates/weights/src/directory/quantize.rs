@@ -1,10 +1,11 @@
 //! Quantizing a whole checkpoint, a few MiB at a time.
 
 use super::{CheckpointWriter, TensorPlan, WriteOptions};
-use crate::checkpoint::{Checkpoint, Stored, read_exact};
+use crate::checkpoint::{Checkpoint, Stored, TURNED_KEY, read_exact};
 use crate::error::WeightsError;
 use crate::formats::{F32, Format};
 use crate::policy::Policy;
+use serde_json::Value;
 use std::path::Path;
 
 /// Files that travel with the weights: what a tokenizer, a chat and a licence need.
@@ -29,6 +30,8 @@ const SIDE_FILES: &[&str] = &[
 const MAX_SIDE_BYTES: u64 = 256 << 20;
 /// Rows are read so that they take about this many bytes as f32.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Of a matrix that is turned, this many: the whole tensor is read for each part.
+const TURNED_BYTES: usize = 64 << 20;
 
 /// How far a quantization is.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +87,8 @@ impl Report {
 
 /// Writes `checkpoint` to the new directory `out_dir` in the formats of `policy`, with its tokenizer and configuration.
 ///
-/// Tensors already in the wanted format are copied. Errors: those of reading and writing; a checkpoint quantized by another
-/// program; an architecture that stores its matrices transposed.
+/// Tensors already in the wanted format are copied; matrices stored [in, out] are turned for formats of blocks, and `config.json` says so.
+/// Errors: those of reading and writing; a checkpoint quantized by another program.
 pub async fn quantize_checkpoint(
     checkpoint: &Checkpoint,
     out_dir: impl AsRef<Path>,
@@ -95,6 +98,8 @@ pub async fn quantize_checkpoint(
 ) -> Result<Report, WeightsError> {
     let out_dir = out_dir.as_ref();
     check_checkpoint(checkpoint, out_dir)?;
+    // Blocks go along the inputs, so that matrices stored [in, out] are turned when there are blocks.
+    let turn = !policy.linear.is_dense() && checkpoint.tensors().iter().any(|entry| checkpoint.is_transposed(entry));
     let mut report = Report::default();
     let mut plans = Vec::new();
     for entry in checkpoint.tensors() {
@@ -103,7 +108,11 @@ pub async fn quantize_checkpoint(
             continue;
         }
         let format = if entry.shape.is_empty() { &F32 } else { policy.format_for(&entry.name, &entry.shape) };
-        plans.push(TensorPlan { name: entry.name.clone(), shape: entry.shape.clone(), format });
+        let mut shape = entry.shape.clone();
+        if turn && checkpoint.is_transposed(entry) {
+            shape.reverse();
+        }
+        plans.push(TensorPlan { name: entry.name.clone(), shape, format });
     }
     let weights_total = plans.iter().filter_map(|plan| checkpoint.tensor(&plan.name)).map(|entry| entry.count()).sum();
     let mut weights_done = 0;
@@ -111,12 +120,20 @@ pub async fn quantize_checkpoint(
     for plan in &plans {
         let entry = checkpoint.require(&plan.name)?;
         let importance = policy.importance.get(&plan.name).map(Vec::as_slice);
-        let (rows, step) = (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES));
+        let turned = turn && checkpoint.is_transposed(entry);
+        let (rows, step) =
+            if turned { (entry.k(), (TURNED_BYTES / (4 * entry.rows().max(1))).max(1)) } else { (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES)) };
+        let step = step.next_multiple_of(plan.format.rows_alignment(plan.shape.last().copied().unwrap_or(1)));
         let (mut error, mut square, mut size_bytes) = (0.0, 0.0, 0);
         for start in (0..rows).step_by(step) {
             let part = start..rows.min(start.saturating_add(step));
-            let planes = checkpoint.read_planes_weighted(&plan.name, part.clone(), plan.format, importance).await?;
-            let exact = checkpoint.read_rows_f32(&plan.name, part).await?;
+            let (planes, exact) = if turned {
+                let exact = checkpoint.read_planes_transposed(&plan.name, part.clone(), &F32, None).await?;
+                (checkpoint.read_planes_transposed(&plan.name, part, plan.format, importance).await?, exact.dequantize())
+            } else {
+                let planes = checkpoint.read_planes_weighted(&plan.name, part.clone(), plan.format, importance).await?;
+                (planes, checkpoint.read_rows_f32(&plan.name, part).await?)
+            };
             for (before, after) in exact.iter().zip(planes.dequantize()) {
                 error += f64::from(before - after).powi(2);
                 square += f64::from(*before).powi(2);
@@ -134,7 +151,7 @@ pub async fn quantize_checkpoint(
             relative_error: if square > 0.0 { (error / square).sqrt() } else { 0.0 },
         });
     }
-    write_config(checkpoint, &mut writer)?;
+    write_config(checkpoint, turn, &mut writer)?;
     copy_side_files(checkpoint, &mut writer).await?;
     writer.finish()?;
     Ok(report)
@@ -153,20 +170,16 @@ fn check_checkpoint(checkpoint: &Checkpoint, out_dir: &Path) -> Result<(), Weigh
     {
         return refuse(format!("quantizing {place}, which {method} has quantized already,"), "start from the original checkpoint in BF16, F16 or F32");
     }
-    let model_type = config.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("");
-    if matches!(model_type, "gpt2" | "jais") {
-        return refuse(
-            format!("quantizing a {model_type} checkpoint to files"),
-            "its matrices are stored [in, out], across the blocks; quantize it while loading instead",
-        );
-    }
     Ok(())
 }
 
-fn write_config(checkpoint: &Checkpoint, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
+fn write_config(checkpoint: &Checkpoint, turned: bool, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
     let mut config = checkpoint.config().clone();
     if let (Some(object), Some(quantization)) = (config.as_object_mut(), writer.quantization_config()) {
         object.insert("quantization_config".to_owned(), quantization);
+    }
+    if let (Some(object), true) = (config.as_object_mut(), turned) {
+        object.insert(TURNED_KEY.to_owned(), Value::Bool(true));
     }
     writer.write_file("config.json", format!("{config:#}\n").as_bytes())
 }

@@ -200,7 +200,7 @@ impl Reader<'_> {
         self.set("mup_output_alpha", json!(1.0));
         self.set("mup_width_scale", json!(1.0));
         self.set("mup_scale_qk_dot_by_d", json!(true));
-        self.set("transposed_conv1d", json!(true));
+        self.set(crate::checkpoint::TURNED_KEY, json!(true));
     }
 
     fn rope(&mut self, hints: &Hints) {

@@ -1,0 +1,72 @@
+//! The text part of a checkpoint that also sees images: Gemma 3 from 4B on is published only so.
+//!
+//! Its `text_config` becomes the configuration and its tensors lose their prefix, so that nothing above this module knows of it; the vision
+//! tower is left out and never read. A second architecture that loads under other names lost: it would be `gemma3_text` once more.
+
+use crate::checkpoint::TensorEntry;
+use crate::error::WeightsError;
+use serde_json::{Map, Value, json};
+
+/// What stands before the names of the language model: as saved by transformers 4 (first versions, later ones) and 5.
+const PREFIXES: &[(&str, &str)] =
+    &[("language_model.model.", "model."), ("language_model.lm_head.", "lm_head."), ("model.language_model.", "model."), ("lm_head.", "lm_head.")];
+
+/// The other parts.
+const OTHERS: &[&str] = &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
+
+/// What `Gemma3TextConfig` takes where a file says nothing; published files leave out what equals these.
+fn defaults() -> Value {
+    json!({
+        "vocab_size": 262_208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": true,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+    })
+}
+
+/// Configuration and tensors of the text part; those of other checkpoints as they are.
+///
+/// Errors: a tensor that belongs neither to the language model nor to what sees.
+pub(crate) fn text_part(config: Value, tensors: Vec<TensorEntry>) -> Result<(Value, Vec<TensorEntry>), WeightsError> {
+    let Some(text) = config.get("text_config").and_then(Value::as_object) else { return Ok((config, tensors)) };
+    if config.get("model_type").and_then(Value::as_str) != Some("gemma3") {
+        return Ok((config, tensors));
+    }
+    let mut merged: Map<String, Value> = defaults().as_object().cloned().unwrap_or_default();
+    // Token ids and how the weights were quantized stand outside.
+    let outside = config
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| key.ends_with("_token_id") || *key == "quantization_config" || *key == "tie_word_embeddings");
+    merged.extend(outside.map(|(key, value)| (key.clone(), value.clone())));
+    merged.extend(text.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())));
+    merged.insert("model_type".to_owned(), json!("gemma3_text"));
+    let mut kept = Vec::with_capacity(tensors.len());
+    for mut tensor in tensors {
+        if OTHERS.iter().any(|prefix| tensor.name.starts_with(prefix)) {
+            continue;
+        }
+        let renamed = PREFIXES.iter().find_map(|(from, to)| tensor.name.strip_prefix(from).map(|rest| format!("{to}{rest}")));
+        let Some(name) = renamed else {
+            return Err(WeightsError::malformed(
+                &tensor.file,
+                format!("tensor {:?}: expected one of the language model ({}) or of the vision tower", tensor.name, PREFIXES[0].0),
+            ));
+        };
+        tensor.name = name;
+        kept.push(tensor);
+    }
+    Ok((Value::Object(merged), kept))
+}
