@@ -44,15 +44,15 @@ impl Tuning {
     /// The shape of the linear kernel by rows.
     ///
     /// Software devices pay for each load instruction (a loop over the lanes) and each barrier, not for bytes: the lanes of one subgroup,
-    /// all the rows of two groups shared among them, inputs passed around by shuffles. Measured on Mesa 22.3 (subgroups of 8): 0.09 ns a
-    /// weight and token against 0.24 with one row an invocation. On SwiftShader (subgroups of 4) passing an input around costs 2.6 ns, its
-    /// product with a weight 0.18 and unpacking a weight 0.8: with 16 columns, or four sets, the text outgrows what caches hold.
+    /// eight rows each, inputs passed around by shuffles. Measured on Mesa 22.3 (subgroups of 8): 0.09 ns a weight and token against 0.24
+    /// with one row an invocation. On SwiftShader (subgroups of 4) passing an input around costs 2.6 ns, its product with a weight 0.18 and
+    /// unpacking a weight 0.8; sixteen rows would be 15 % faster there, and take twice as long to compile (15 s for a first answer).
     /// Real devices want one row an invocation, so that neighbours read neighbouring words, and K split to have enough of them.
     pub fn rows_shape(&self, capabilities: &Capabilities) -> RowsShape {
         let (smallest, largest) = capabilities.subgroup_size;
         self.rows.unwrap_or(match capabilities.software {
             true if capabilities.subgroups && smallest == largest && matches!(smallest, 4 | 8) => {
-                RowsShape { lanes: smallest as usize, parts: 1, columns: 8, sets: 2, shuffle: true }
+                RowsShape { lanes: smallest as usize, parts: 1, columns: 8, sets: smallest as usize / 4, shuffle: true }
             }
             true => RowsShape { lanes: 8, parts: 1, columns: 8, sets: 1, shuffle: false },
             false => RowsShape { lanes: 32, parts: 8, columns: 8, sets: 1, shuffle: false },
