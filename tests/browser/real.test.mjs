@@ -147,6 +147,20 @@ describe('an adapter from disk', () => {
   });
 });
 
+it('a GGUF file from disk is a model like any other', async () => {
+  page = await visit();
+  await page.locator('.model-chip').click();
+  await page.locator('#pick-files').setInputFiles([join(fixtures, 'gguf/qwen2_bias-Q4_0.gguf')]);
+  await page.waitForSelector('.model-chip.loading');
+  await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
+  await page.keyboard.press('Escape');
+  assert.match(await page.locator('.model-chip').innerText(), /qwen2_bias-Q4_0/);
+  await say(page, 'مرحبا');
+  await finished(page);
+  assert.ok((await lastAnswer(page).innerText()).length > 0);
+  assert.deepEqual(page.errors, []);
+});
+
 it('an adapter that `bayan finetune` trained gives the embedded model its dialect', async () => {
   page = await visit();
   await say(page, 'السلام عليكم');
