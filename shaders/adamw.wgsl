@@ -1,4 +1,5 @@
 // One AdamW update of a flat arena. hyper: 1 - lr decay, beta1, beta2, eps, lr / (1 - beta1^t), √(1 - beta2^t), limit of the norm.
+// The decay reaches the first DECAYED numbers.
 @group(0) @binding(0) var<storage, read> gradients: array<f32>;
 @group(0) @binding(1) var<storage, read> norm: array<f32>;
 @group(0) @binding(2) var<storage, read> hyper: array<f32>;
@@ -16,5 +17,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let v = hyper[2] * second[i] + (1.0 - hyper[2]) * g * g;
   first[i] = m;
   second[i] = v;
-  parameters[i] = hyper[0] * parameters[i] - hyper[4] * m / (sqrt(v) / hyper[5] + hyper[3]);
+  parameters[i] = select(1.0, hyper[0], i < ${DECAYED}u) * parameters[i] - hyper[4] * m / (sqrt(v) / hyper[5] + hyper[3]);
 }

@@ -4,12 +4,6 @@
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> size: vec4<u32>; // elements, threads in x, threshold, salt
 
-fn mix32(value: u32) -> u32 {
-  var h = (value ^ (value >> 16u)) * 0x85ebca6bu;
-  h = (h ^ (h >> 13u)) * 0xc2b2ae35u;
-  return h ^ (h >> 16u);
-}
-
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.y * size.y + id.x;

@@ -1,4 +1,4 @@
-// partial[part] = Σ gradient² over one of PARTS runs of the arena.   One workgroup a run.
+// partial[FIRST + part] = Σ gradient² over one of PARTS runs of a window of the arena.   One workgroup a run.
 @group(0) @binding(0) var<storage, read> gradients: array<f32>;
 @group(0) @binding(1) var<storage, read_write> partial: array<f32>;
 
@@ -21,5 +21,5 @@ fn main(
     sum += g * g;
   }
   sum = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
-  if (lane == 0u) { partial[group.x] = sum; }
+  if (lane == 0u) { partial[${FIRST}u + group.x] = sum; }
 }

@@ -10,7 +10,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if (i >= count) { return; }
   var sum = 0.0;
   for (var z = 0u; z < size[13]; z++) { sum += partial[z * count + i]; }
-  let at = size[10] + i / size[1] * size[11] + i % size[1] * size[12];
+  let m = i / size[1];
+  let n = i % size[1];
+#if PACKED
+  let at = size[10] + m / 32u * size[11] + n / 4u * 128u + m % 32u * 4u + n % 4u;
+#else
+  let at = size[10] + m * size[11] + n * size[12];
+#endif
 #if ADD
   c[at] += ${ALPHA} * sum;
 #else

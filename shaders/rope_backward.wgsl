@@ -11,6 +11,9 @@
 @group(0) @binding(4) var<storage, read> qkv: array<f32>;
 @group(0) @binding(5) var<storage, read> weight: array<f32>;
 #endif
+#if PARTS
+@group(0) @binding(6) var<storage, read_write> parts: array<f32>; // gradient times normalised number, [T, HEADS, d]
+#endif
 
 const d = ${d}u;
 const HALF = ${ROTARY}u / 2u;
@@ -94,6 +97,9 @@ fn main(
   let scale = inverseSqrt(square / f32(many) + ${EPS});
   let along = product / f32(many) * scale * scale * scale;
   for (var i = lane; i < d; i += ${THREADS}u) {
+#if PARTS
+    parts[source + i] = turned(token, source, i) * (qkv[to + i] - mean) * scale;
+#endif
     dqkv[to + i] = scale * (weight[own + i] * turned(token, source, i) - plain) - (qkv[to + i] - mean) * along;
   }
 #else

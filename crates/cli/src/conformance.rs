@@ -14,6 +14,7 @@ use bayan_generate::text::{ChatInput, TokenStream};
 use bayan_generate::{Model, SampleSettings};
 use bayan_gpu::block_on;
 use bayan_models::{Adapter, ModelError, Opening};
+use bayan_train::TrainedWeights;
 use bayan_train::engine::{Trainer, TrainerOptions, dpo, lora_grads, lora_train};
 use bayan_weights::{DirectorySource, Policy, WeightsError};
 use clap::Args;
@@ -145,7 +146,7 @@ struct Session<'a> {
     args: &'a ModelArgs,
     /// The adapter that training requests begin with.
     adapter: Option<PathBuf>,
-    trainer: Option<Result<(Trainer, Adapter), (bool, String)>>,
+    trainer: Option<Result<(Trainer, TrainedWeights), (bool, String)>>,
     context: usize,
     text: Option<Result<TextSide, String>>,
     model: Option<Result<Model, (bool, String)>>,
@@ -204,7 +205,7 @@ impl Session<'_> {
     }
 
     /// The base in f32 arithmetic and the adapter that is trained, beside the model that other requests run on.
-    fn trainer(&mut self) -> Result<&mut (Trainer, Adapter), Refusal> {
+    fn trainer(&mut self) -> Result<&mut (Trainer, TrainedWeights), Refusal> {
         if self.trainer.is_none() {
             let opened = open_trainer(self.args, self.adapter.as_deref());
             self.trainer = Some(opened.map_err(|error| match Refusal::from(error) {
@@ -288,7 +289,7 @@ enum Training {
 /// Positions of the longest sequence that is trained on.
 const TRAINING_CONTEXT: usize = 4096;
 
-fn open_trainer(args: &ModelArgs, adapter: Option<&Path>) -> Result<(Trainer, Adapter)> {
+fn open_trainer(args: &ModelArgs, adapter: Option<&Path>) -> Result<(Trainer, TrainedWeights)> {
     let directory = adapter.context("training requests begin with an adapter: expected `adapter`, the directory of one, in the request file")?;
     let adapter = block_on(Adapter::open(Rc::new(DirectorySource::new(directory)?)))?;
     let checkpoint = open::checkpoint(args.checkpoint.model.as_deref())?;
@@ -300,7 +301,7 @@ fn open_trainer(args: &ModelArgs, adapter: Option<&Path>) -> Result<(Trainer, Ad
     let policy = args.quantize.map(Policy::for_format);
     let decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &Opening { context }, policy, &mut |_, _| {}))?;
     let options = TrainerOptions { context, ..TrainerOptions::default() };
-    Ok((Trainer::new(Some(&gpu), decoder, &adapter, options)?, adapter))
+    Ok((Trainer::new(Some(&gpu), decoder, &adapter, options)?, TrainedWeights::Adapter(adapter)))
 }
 
 fn logits_response(rows: &[Vec<f32>], top_k: usize, full_last: bool) -> Value {

@@ -121,6 +121,35 @@ fn preferences_are_trained() {
     assert!((0..4).all(|step| (loss(0, step) - loss(1, step)).abs() < 1e-5), "{losses:?}");
 }
 
+#[test]
+fn all_parameters_are_trained_into_a_checkpoint() {
+    let place = tempfile::tempdir().expect("a directory");
+    let data = data(place.path()).display().to_string();
+    // Only the configuration and the tokenizer of a model.
+    let bare = place.path().join("bare");
+    std::fs::create_dir(&bare).expect("made");
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(model("qwen3_qknorm").join(file), bare.join(file)).expect("copied");
+    }
+    let output = place.path().join("run");
+    let (base, target) = (bare.display().to_string(), output.display().to_string());
+    let flags = "--full --from-scratch --max-steps 4 --batch-size 2 --lr 3e-3 --max-seq-length 160 --neftune-noise-alpha 1 --chat-template chatml";
+    let arguments = ["finetune", "--model", &base, "--data", &data, "--output", &target];
+    let out = succeed(&run(&arguments.into_iter().chain(flags.split(' ')).collect::<Vec<_>>()));
+    assert!(out.contains("all parameters") && out.contains("run/model"), "{out}");
+    let losses: Vec<f64> = log(&output).iter().filter_map(|entry| entry[1].as_f64()).collect();
+    // Random weights know nothing: ln of the vocabulary.
+    assert!((losses[0] - 1439f64.ln()).abs() < 0.3 && losses[3] < losses[0], "{losses:?}");
+    let (initial, trained) = (logits(&output.join("initial"), None, place.path()), logits(&output.join("model"), None, place.path()));
+    assert!(initial.len() == 1439 && trained.len() == 1439 && initial != trained);
+    let refused = |flags: &[&str]| fail(&run(&[arguments.as_slice(), &["--overwrite"], flags].concat()), 1);
+    assert!(refused(&["--full", "--quantize", "q8_0"]).contains("f32"));
+    assert!(refused(&["--full", "--rank", "4"]).contains("adapter"));
+    let embedded = ["finetune", "--model", "embedded", "--data", &data, "--output", &target, "--overwrite", "--full", "--max-steps", "1"];
+    let message = fail(&run(&embedded), 1);
+    assert!(message.contains("q8_0") && message.contains("not quantized"), "{message}");
+}
+
 fn logits(base: &Path, adapter: Option<&Path>, place: &Path) -> Vec<f64> {
     let file = place.join("request.json");
     let request = json!({"version": 1, "model": base, "adapter": adapter, "requests": [{"id": 1, "op": "logits", "ids": [5, 9, 33, 7], "full_last": true}]});

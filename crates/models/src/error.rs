@@ -42,6 +42,16 @@ pub enum ModelError {
         /// What was asked.
         got: String,
     },
+    /// A tensor that cannot be trained with all parameters.
+    #[error("`{tensor}`: expected {expected}, got {got}; train an adapter instead (leave --full out)")]
+    Train {
+        /// The tensor, by Hugging Face's name.
+        tensor: String,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
     /// The checkpoint's files.
     #[error(transparent)]
     Weights(#[from] WeightsError),

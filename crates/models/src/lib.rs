@@ -23,6 +23,7 @@ mod load;
 mod mistral;
 mod needs;
 mod olmo2;
+mod parameters;
 mod phi3;
 mod placement;
 mod qwen2;
@@ -46,6 +47,7 @@ pub use error::ModelError;
 pub use layers::{Linear, LoraPart};
 pub use load::{Loader, OnProgress};
 pub use needs::cache_needs;
+pub use parameters::{Parameter, Parameters, arena_sizes};
 pub use placement::{Placement, split_layers};
 pub use rotary::Rotary;
 
@@ -132,6 +134,29 @@ pub async fn open_placed(
         gpu.flush().await?;
     }
     Ok(decoder)
+}
+
+/// As [`open`], in f32, with every parameter in an arena where it can be trained.
+///
+/// # Errors
+/// As [`open`]; a quantized checkpoint, or an architecture that changes tensors when it loads them.
+pub async fn open_to_train(
+    checkpoint: &Checkpoint,
+    gpu: Option<&Gpu>,
+    opening: &Opening,
+    on_progress: OnProgress<'_>,
+) -> Result<(Box<dyn Decoder>, Parameters), ModelError> {
+    let load = architecture(checkpoint)?;
+    let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
+    let mut loader = Loader::new(checkpoint, Placement { gpus: &gpus, ..Default::default() }, None, on_progress)?;
+    loader.train(Parameters::reserve(gpu, checkpoint)?);
+    let decoder = load(&Fields(checkpoint.config()), opening, &mut loader).await?;
+    if let Some(gpu) = gpu {
+        gpu.flush().await?;
+    }
+    let taken = loader.take_parameters();
+    let parameters = taken.ok_or_else(|| parameters::untrainable("model", "an arena of parameters", "none"))?;
+    Ok((decoder, parameters))
 }
 
 /// A table of cosines and sines on the device.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bayan_gpu::Gpu;
 use bayan_tensor::{Matrix, MatrixBuilder, Slots, State, Values};
-use bayan_weights::{Checkpoint, Format, Policy, joined_format};
+use bayan_weights::{Checkpoint, F32, Format, Policy, joined_format};
 
 use crate::ModelError;
 use crate::adapter::layer_of;
+use crate::parameters::{Parameters, untrainable};
 use crate::placement::{Placement, device_after};
 
 /// Bytes of a tensor that are in host memory at a time, about.
@@ -35,6 +36,7 @@ pub struct Loader<'a> {
     unflushed_bytes: usize,
     on_progress: OnProgress<'a>,
     slots: Slots,
+    parameters: Option<Parameters>,
 }
 
 impl<'a> Loader<'a> {
@@ -56,7 +58,26 @@ impl<'a> Loader<'a> {
             unflushed_bytes: 0,
             on_progress,
             slots: Slots::default(),
+            parameters: None,
         })
+    }
+
+    /// Loads everything into an arena, to be trained.
+    pub fn train(&mut self, parameters: Parameters) {
+        self.parameters = Some(parameters);
+    }
+
+    /// The arena, filled.
+    pub fn take_parameters(&mut self) -> Option<Parameters> {
+        self.parameters.take()
+    }
+
+    /// What cannot be trained as it is stored is refused where all parameters are.
+    fn only_frozen(&self, name: &str, how: &str) -> Result<(), ModelError> {
+        if self.parameters.is_none() {
+            return Ok(());
+        }
+        Err(untrainable(name, "a tensor that the model reads as it is stored, to train all parameters", how))
     }
 
     /// Goes to the device of what has this name: what belongs to no layer is on the first one when it comes before the layers.
@@ -119,7 +140,14 @@ impl<'a> Loader<'a> {
             format = joined_format(format, self.format(name)?);
         }
         let rows = parts.iter().map(|p| p.1).sum();
-        let mut builder = self.builder(first, format, rows, columns)?;
+        let mut builder = match &mut self.parameters {
+            Some(parameters) => {
+                format = &F32;
+                let tensors = parts.iter().map(|(name, rows)| (name.clone(), vec![*rows, columns])).collect();
+                MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &parameters.place(tensors, Some(columns))?)?
+            }
+            None => self.builder(first, format, rows, columns)?,
+        };
         for (name, rows) in parts {
             let entry = self.checkpoint.require(name)?.clone();
             let stored_row = entry.size_bytes() / (entry.rows() as u64).max(1);
@@ -146,6 +174,7 @@ impl<'a> Loader<'a> {
         if !self.checkpoint.is_transposed(self.checkpoint.require(first)?) {
             return self.matrix(parts, columns).await;
         }
+        self.only_frozen(first, "one that is turned when it is loaded")?;
         let format = self.format(first)?;
         let rows = parts.iter().map(|p| p.1).sum();
         let mut builder = self.builder(first, format, rows, columns)?;
@@ -170,6 +199,11 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::vector`].
     pub async fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        self.only_frozen(name, "one that is changed when it is loaded")?;
+        self.read(name, shape).await
+    }
+
+    async fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         self.check_shape(name, shape)?;
         let values = self.checkpoint.read_f32(name).await?;
         self.advance(4 * values.len() as u64).await?;
@@ -181,14 +215,16 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// A tensor that is missing, has another length, is damaged, or does not fit the device.
     pub async fn vector(&mut self, parts: &[(String, usize)], plus: f32) -> Result<Arc<State>, ModelError> {
+        if plus != 0.0 {
+            self.only_frozen(&parts[0].0, "one to which a number is added when it is loaded")?;
+        }
         let mut values = Vec::new();
         for (name, length) in parts {
             self.check_shape(name, &[*length])?;
             values.extend(self.checkpoint.read_f32(name).await?.iter().map(|v| v + plus));
             self.advance(4 * *length as u64).await?;
         }
-        self.go_to(&parts[0].0);
-        Ok(State::new(self.gpu(), &parts[0].0, &[values.len()], Values::F32(values))?)
+        self.vector_state(parts.iter().map(|(name, length)| (name.clone(), vec![*length])).collect(), values)
     }
 
     /// One tensor of these sizes as an f32 state \[all of it\], times `factor`.
@@ -196,9 +232,21 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::vector`].
     pub async fn scaled_vector(&mut self, name: &str, shape: &[usize], factor: f32) -> Result<Arc<State>, ModelError> {
-        let values: Vec<f32> = self.values(name, shape).await?.iter().map(|v| v * factor).collect();
-        self.go_to(name);
-        Ok(State::new(self.gpu(), name, &[values.len()], Values::F32(values))?)
+        if factor != 1.0 {
+            self.only_frozen(name, "one that is multiplied when it is loaded")?;
+        }
+        let values: Vec<f32> = self.read(name, shape).await?.iter().map(|v| v * factor).collect();
+        self.vector_state(vec![(name.to_string(), shape.to_vec())], values)
+    }
+
+    fn vector_state(&mut self, tensors: Vec<(String, Vec<usize>)>, values: Vec<f32>) -> Result<Arc<State>, ModelError> {
+        let Some(parameters) = &mut self.parameters else {
+            self.go_to(&tensors[0].0);
+            return Ok(State::new(self.gpu(), &tensors[0].0, &[values.len()], Values::F32(values))?);
+        };
+        let state = parameters.place(tensors, None)?;
+        state.write(self.placement.gpus.first(), 0, Values::F32(values).bytes());
+        Ok(state)
     }
 
     async fn advance(&mut self, bytes: u64) -> Result<(), ModelError> {

@@ -76,7 +76,7 @@ fn train(name: &str, gpu: Option<&Gpu>) -> Trained {
     let logits = decoder.forward(&mut graph, StepInputs { tokens: ids, over, rows: None }, &cache);
     let sweep = graph.cross_entropy(logits, targets, 1 << 20).expect("an output head without a bias");
     let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
-    let gradient = graph.cross_entropy_backward(&sweep, weights);
+    let gradient = graph.cross_entropy_backward(&sweep, weights, &[]);
     let zeros = |state: &Arc<State>| State::zeros(gpu, "gradient", state.shape(), Dtype::F32).unwrap();
     let pairs: Vec<_> = parameters.into_iter().map(|state| (zeros(&state), state)).map(|(gradient, state)| (state, gradient)).collect();
     graph.backward(&[(sweep.hidden(), gradient)], &pairs, BackwardOptions { recompute: false }).unwrap_or_else(|error| panic!("{name}: {error}"));

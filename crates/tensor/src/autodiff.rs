@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
+use crate::matrix::Matrix;
 use crate::state::State;
 
 /// An operation that cannot be differentiated stands on a path to a trainable parameter.
@@ -42,12 +43,20 @@ struct Walk {
     gradients: HashMap<Tensor, Tensor>,
     /// Gradients that outlive the step: always added to in place.
     lasting: Vec<Tensor>,
+    /// Where the gradients of trained matrices are added, by their states.
+    matrices: HashMap<*const State, Tensor>,
 }
 
 impl Walk {
     fn grow(&mut self, len: usize) {
         self.needs.resize(len, false);
         self.producers.resize(len, usize::MAX);
+    }
+
+    /// Whether a parameter lies behind a node.
+    fn behind(&self, node: &Node) -> bool {
+        let matrix = node.op.matrix().and_then(|matrix| matrix.trained());
+        node.inputs.iter().any(|t| self.needs[t.index()]) || matrix.is_some_and(|trained| self.matrices.contains_key(&Arc::as_ptr(&trained.state)))
     }
 }
 
@@ -75,6 +84,13 @@ impl Backward<'_> {
     /// Whether a parameter lies behind a tensor.
     pub fn wants(&self, tensor: Tensor) -> bool {
         self.walk.needs[tensor.index()]
+    }
+
+    /// Where the gradient of a trained matrix is added, and the row of it where this one begins; `None` for a frozen one.
+    pub fn matrix_gradient(&self, matrix: &Matrix) -> Option<(Tensor, usize)> {
+        let trained = matrix.trained()?;
+        let gradient = self.walk.matrices.get(&Arc::as_ptr(&trained.state))?;
+        Some((*gradient, trained.first_row))
     }
 
     /// The gradient of output number `index`, if anything depends on it.
@@ -135,13 +151,14 @@ impl Graph {
         let mut walk = Walk { gradients: seeds.iter().copied().collect(), ..Walk::default() };
         let pairs: Vec<(Tensor, Tensor)> = parameters.iter().map(|(p, g)| (self.state(p), self.state(g))).collect();
         walk.grow(self.tensors().len());
-        for &(parameter, gradient) in &pairs {
+        for (&(parameter, gradient), (state, _)) in pairs.iter().zip(parameters) {
+            walk.matrices.insert(Arc::as_ptr(state), gradient);
             walk.needs[parameter.index()] = true;
             walk.gradients.insert(parameter, gradient);
             walk.lasting.push(gradient);
         }
         for (index, node) in forward.iter().enumerate() {
-            let needs = node.inputs.iter().any(|t| walk.needs[t.index()]);
+            let needs = walk.behind(node);
             for output in &node.outputs {
                 walk.needs[output.index()] |= needs;
                 let producer = &mut walk.producers[output.index()];
@@ -163,7 +180,7 @@ impl Graph {
     fn node_backward(&mut self, index: usize, node: Node, walk: &mut Walk) -> Result<(), BackwardError> {
         walk.grow(self.tensors().len());
         let reached = node.outputs.iter().any(|output| walk.gradients.contains_key(output));
-        if !reached || !node.inputs.iter().any(|t| walk.needs[t.index()]) {
+        if !reached || !walk.behind(&node) {
             return Ok(());
         }
         let op = node.op.clone();

@@ -8,7 +8,7 @@ use bayan_gpu::{Gpu, GpuError};
 use bayan_weights::{FORMATS, Format, Planes};
 
 use crate::fuse::{census, fuse};
-use crate::graph::{Graph, Tensor};
+use crate::graph::{Dtype, Graph, Tensor};
 use crate::interpret::{interpret, nmse};
 use crate::matrix::{Matrix, MatrixBuilder};
 use crate::ops::{Activation, Attention, CacheRows, Causality, Rope, SETTINGS, SampleSettings, SampleStates};
@@ -94,6 +94,21 @@ impl Maker<'_> {
         let mut builder = MatrixBuilder::new(self.gpu, "case", format, rows, columns)?;
         builder.push(&planes);
         Ok(builder.finish())
+    }
+}
+
+impl Maker<'_> {
+    /// A matrix that is trained, and its numbers.
+    pub(crate) fn trained_matrix(&mut self, rows: usize, columns: usize) -> Result<(Arc<Matrix>, Arc<State>), GpuError> {
+        let values: Vec<f32> = self.numbers(rows * columns, false).iter().map(|v| v * 0.3).collect();
+        let state = State::zeros(self.gpu, "matrix", &[crate::matrix::packed_len(rows, columns)], Dtype::F32)?;
+        let mut planes = Planes::new(FORMATS[0], columns);
+        if let Err(error) = planes.push_rows(&values, None) {
+            unreachable!("normal numbers fit every format: {error:?}");
+        }
+        let mut builder = MatrixBuilder::trained(self.gpu, "case", rows, columns, &state)?;
+        builder.push(&planes);
+        Ok((builder.finish(), state))
     }
 }
 

@@ -137,6 +137,10 @@ impl Graph {
         self.nodes.push(node);
     }
 
+    pub(crate) fn insert_node(&mut self, index: usize, node: Node) {
+        self.nodes.insert(index, node);
+    }
+
     pub(crate) fn pop_node(&mut self) -> Option<Node> {
         self.nodes.pop()
     }

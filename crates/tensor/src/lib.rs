@@ -7,6 +7,7 @@
 mod autodiff;
 pub mod cases;
 mod cases_attention;
+mod cases_full;
 pub mod cases_training;
 mod fuse;
 mod graph;
@@ -27,7 +28,7 @@ pub use fuse::{census, fuse};
 pub use graph::{Dtype, ELEMENT_BYTES, Graph, Node, Tensor, TensorInfo};
 pub use interpret::{interpret, nmse};
 pub use lower::{Extent, KernelText, Lowering, Planned, grid_2d};
-pub use matrix::{Matrix, MatrixBuilder, Shard, Slots, row_bytes};
+pub use matrix::{Matrix, MatrixBuilder, Shard, Slots, Trained, pack_rows, packed_len, row_bytes, unpacked_rows};
 pub use op::{Op, Operand};
 pub use plan::{Cost, Plan};
 pub use split::{HandOver, Part, split};

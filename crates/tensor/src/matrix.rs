@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bayan_gpu::{Buffer, Gpu, GpuError, Slice};
-use bayan_weights::{Format, Planes};
+use bayan_weights::{F32, Format, Planes};
+
+use crate::state::State;
 
 /// Rows of one shard start at multiples of this, so that no workgroup straddles two shards.
 pub const SHARD_ROWS: usize = 256;
@@ -36,6 +38,16 @@ pub struct Matrix {
     columns: usize,
     shards: Vec<Shard>,
     host: Option<Vec<Vec<u8>>>,
+    trained: Option<Trained>,
+}
+
+/// Where the numbers of a matrix that is trained stand.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// The whole matrix, in the order of the device: [`packed_len`] numbers.
+    pub state: Arc<State>,
+    /// Its row that is row 0 of the matrix, a multiple of `SHARD_ROWS`.
+    pub first_row: usize,
 }
 
 impl Matrix {
@@ -74,6 +86,11 @@ impl Matrix {
         self.shards.iter().flat_map(|shard| &shard.planes).next().is_some_and(|plane| gpu.owns(&plane.buffer))
     }
 
+    /// Where its numbers stand, if they are trained.
+    pub fn trained(&self) -> Option<&Trained> {
+        self.trained.as_ref()
+    }
+
     /// Bytes of all planes.
     pub fn size_bytes(&self) -> u64 {
         self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum()
@@ -107,7 +124,8 @@ impl Matrix {
             }
         }
         let host = matrix.host.as_ref().map(|planes| planes.iter().zip(&bytes).map(|(plane, &n)| plane[rows.start * n..rows.end * n].to_vec()).collect());
-        Arc::new(Matrix { label: matrix.label.clone(), format: matrix.format, rows: rows.len(), columns: matrix.columns, shards, host })
+        let trained = matrix.trained.as_ref().map(|t| Trained { state: t.state.clone(), first_row: t.first_row + rows.start });
+        Arc::new(Matrix { label: matrix.label.clone(), format: matrix.format, rows: rows.len(), columns: matrix.columns, shards, host, trained })
     }
 
     /// Row `row` as f32, from host memory.
@@ -115,6 +133,10 @@ impl Matrix {
     /// # Panics
     /// If the matrix is only on the device.
     pub fn host_row(&self, row: usize, out: &mut Vec<f32>) {
+        if let Some(Trained { state, first_row }) = &self.trained {
+            let read = state.with_host(|values| *out = unpacked_rows(values.f32(), first_row + row..first_row + row + 1, self.columns));
+            return read.unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
+        }
         let planes = self.host.as_ref().unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
         let bytes = row_bytes(self.format, self.columns);
         let slices: Vec<&[u8]> = planes.iter().zip(&bytes).map(|(plane, &n)| &plane[row * n..(row + 1) * n]).collect();
@@ -173,8 +195,31 @@ impl<'a> MatrixBuilder<'a> {
         }
         let host = gpu.is_none().then(|| bytes.iter().map(|&n| Vec::with_capacity(rows * n)).collect());
         let pending = vec![Vec::new(); bytes.len()];
-        let matrix = Matrix { label: label.to_string(), format, rows, columns, shards, host };
+        let matrix = Matrix { label: label.to_string(), format, rows, columns, shards, host, trained: None };
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending, streamed: None })
+    }
+
+    /// A matrix in f32 whose numbers are those of a state of [`packed_len`] elements, on the device or on the host.
+    ///
+    /// # Errors
+    /// A matrix that one binding of the device cannot hold.
+    ///
+    /// # Panics
+    /// If the state has another size.
+    pub fn trained(gpu: Option<&'a Gpu>, label: &str, rows: usize, columns: usize, state: &Arc<State>) -> Result<MatrixBuilder<'a>, GpuError> {
+        assert_eq!(state.shape(), [packed_len(rows, columns)], "matrix `{label}`: size of the state");
+        let mut shards = Vec::new();
+        if let Some(gpu) = gpu {
+            let limit = gpu.capabilities().max_binding_bytes;
+            if state.size_bytes() > limit {
+                let reason = format!("its gradient has {} bytes in one binding, and this device binds {limit} at most", state.size_bytes());
+                return Err(GpuError::Kernel { kernel: format!("training of `{label}`"), reason });
+            }
+            shards.push(Shard { first_row: 0, rows, planes: vec![state.buffer().slice(state.offset_bytes(), state.size_bytes())] });
+        }
+        let trained = Some(Trained { state: state.clone(), first_row: 0 });
+        let matrix = Matrix { label: label.to_string(), format: &F32, rows, columns, shards, host: None, trained };
+        Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending: vec![Vec::new()], streamed: None })
     }
 
     /// A matrix that stays in host memory and is brought to the device whenever a kernel reads it. Matrices with the same `slot`, format and
@@ -201,7 +246,7 @@ impl<'a> MatrixBuilder<'a> {
                     rows: rows.len(),
                     planes: planes.iter().map(Buffer::whole).collect(),
                 });
-                let matrix = Matrix { label: label.to_string(), format, rows, columns, shards: shards.collect(), host: None };
+                let matrix = Matrix { label: label.to_string(), format, rows, columns, shards: shards.collect(), host: None, trained: None };
                 let pending = vec![Vec::new(); row_bytes(format, columns).len()];
                 MatrixBuilder { gpu: Some(gpu), matrix, filled: 0, emitted: 0, pending, streamed: None }
             }
@@ -248,10 +293,17 @@ impl<'a> MatrixBuilder<'a> {
             if let Some(host) = &mut self.matrix.host {
                 host[plane].extend_from_slice(&rows);
             }
-            let Some(gpu) = self.gpu else { continue };
+            if self.gpu.is_none() && self.matrix.trained.is_none() {
+                continue;
+            }
             rows.resize(count.next_multiple_of(GROUP) * n, 0);
             let block_bytes = self.matrix.format.row_bytes(plane, 32) as usize;
             let interleaved = interleave(&rows, n, block_bytes);
+            if let Some(trained) = &self.matrix.trained {
+                trained.state.write(self.gpu, self.emitted * n / 4, &interleaved);
+                continue;
+            }
+            let Some(gpu) = self.gpu else { continue };
             for (number, shard) in self.matrix.shards.iter().enumerate() {
                 let start = self.emitted.max(shard.first_row);
                 let end = (self.emitted + count).min(shard.first_row + shard.rows).next_multiple_of(GROUP);
@@ -301,4 +353,31 @@ fn interleave(rows: &[u8], row_bytes: usize, block_bytes: usize) -> Vec<u8> {
         }
     }
     out
+}
+
+/// Numbers that a trained matrix takes in the order of the device, padding included.
+pub fn packed_len(rows: usize, columns: usize) -> usize {
+    rows.next_multiple_of(GROUP) * columns.next_multiple_of(32)
+}
+
+/// Where the number of a row and column stands in a trained matrix.
+fn packed_at(row: usize, column: usize, columns: usize) -> usize {
+    let width = columns.next_multiple_of(32);
+    row / GROUP * GROUP * width + column / 4 * 4 * GROUP + row % GROUP * 4 + column % 4
+}
+
+/// Rows of a trained matrix, row after row without padding.
+pub fn unpacked_rows(packed: &[f32], rows: Range<usize>, columns: usize) -> Vec<f32> {
+    rows.flat_map(|row| (0..columns).map(move |column| packed_at(row, column, columns))).map(|at| packed[at]).collect()
+}
+
+/// Puts numbers, row after row without padding, into a trained matrix from `first_row` on.
+///
+/// # Panics
+/// If they are no whole rows, or more than there are.
+pub fn pack_rows(values: &[f32], first_row: usize, columns: usize, packed: &mut [f32]) {
+    assert!(values.len().is_multiple_of(columns), "whole rows");
+    for (index, row) in values.chunks_exact(columns).enumerate() {
+        row.iter().enumerate().for_each(|(column, &value)| packed[packed_at(first_row + index, column, columns)] = value);
+    }
 }

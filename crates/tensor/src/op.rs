@@ -1,11 +1,13 @@
 //! What an operation is: a kernel, and the same mathematics in plain Rust.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use bayan_gpu::GpuError;
 
 use crate::autodiff::{Backward, BackwardError};
 use crate::lower::Lowering;
+use crate::matrix::Matrix;
 use crate::values::Values;
 
 /// A tensor as a reference sees it.
@@ -55,6 +57,16 @@ pub trait Op: std::fmt::Debug + Any + Send + Sync {
     /// `inputs` and `outputs` have the node's tensors in order; outputs hold zeros, or the state that is updated in place.
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]);
 
+    /// About how many multiply-adds it takes, given the sizes of inputs and outputs: what submissions are cut by.
+    fn work(&self, _inputs: &[&[usize]], outputs: &[&[usize]]) -> u64 {
+        outputs.iter().map(|shape| elements(shape)).sum()
+    }
+
+    /// The matrix that it reads, where that may be trained.
+    fn matrix(&self) -> Option<&Arc<Matrix>> {
+        None
+    }
+
     /// Records the operations of its gradient: reads `to.gradient(output)`, calls `to.contribute` for the inputs that `to.wants`.
     ///
     /// # Errors
@@ -65,6 +77,11 @@ pub trait Op: std::fmt::Debug + Any + Send + Sync {
 
     /// For looking at the concrete type in rewrites.
     fn as_any(&self) -> &dyn Any;
+}
+
+/// The number of elements of a tensor of these sizes.
+pub(crate) fn elements(shape: &[usize]) -> u64 {
+    shape.iter().map(|&n| n as u64).product()
 }
 
 /// Implements [`Op::as_any`] in an op's `impl` block.

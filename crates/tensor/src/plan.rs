@@ -30,6 +30,8 @@ pub struct Plan {
     dispatches: Mutex<Vec<Dispatch>>,
     buffers: Vec<Option<Buffer>>,
     activation_bytes: u64,
+    /// Multiply-adds of each dispatch, about.
+    work: Vec<u64>,
 }
 
 impl Plan {
@@ -55,7 +57,8 @@ impl Plan {
             op.dispatch(&mut Lowering::new(gpu, &graph, index, &buffers, &mut planned, tuning))?;
         }
         let dispatches = Mutex::new(planned.iter().map(|p| p.dispatch.clone()).collect());
-        Ok(Plan { graph, planned, dispatches, buffers, activation_bytes })
+        let work = work_of(&graph, &planned);
+        Ok(Plan { graph, planned, dispatches, buffers, activation_bytes, work })
     }
 
     /// The graph it runs.
@@ -94,6 +97,26 @@ impl Plan {
         gpu.submit(dispatches.iter(), reads)
     }
 
+    /// As [`Plan::submit`], in as many submissions as it takes for none to have more than so many multiply-adds (but for one kernel that
+    /// has more alone): a device that also draws the screen ends what runs for seconds. Results are the same to the bit.
+    pub fn submit_within(&self, gpu: &Gpu, cached: usize, work: u64, reads: &[ReadRequest]) -> Vec<PendingRead> {
+        let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
+        for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
+            dispatch.grid = planned.grid.map(|extent| extent.resolve(cached));
+        }
+        let mut start = 0;
+        for end in cuts(&self.work, work) {
+            gpu.submit(&dispatches[start..end], &[]);
+            start = end;
+        }
+        gpu.submit(&dispatches[start..], reads)
+    }
+
+    /// The number of submissions of [`Plan::submit_within`].
+    pub fn submissions_within(&self, work: u64) -> usize {
+        cuts(&self.work, work).len() + 1
+    }
+
     /// As [`Plan::submit`], cut into so many submissions at most, each short enough for a slow device that also draws the screen.
     pub fn submit_parts(&self, gpu: &Gpu, cached: usize, parts: usize) {
         let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
@@ -127,6 +150,31 @@ impl Plan {
         let offset_bytes = self.graph.info(tensor).state.as_ref().map_or(0, |state| state.offset_bytes());
         ReadRequest { buffer: self.buffer(tensor).clone(), offset_bytes, size_bytes: self.graph.info(tensor).len() as u64 * ELEMENT_BYTES }
     }
+}
+
+/// Multiply-adds of each dispatch: those of its node, shared evenly.
+fn work_of(graph: &Graph, planned: &[Planned]) -> Vec<u64> {
+    let mut counts = vec![0u64; graph.nodes().len()];
+    planned.iter().for_each(|p| counts[p.node] += 1);
+    let of_node = |node: &crate::graph::Node| {
+        let [inputs, outputs] = [&node.inputs, &node.outputs].map(|list| list.iter().map(|&t| graph.shape(t)).collect::<Vec<_>>());
+        node.op.work(&inputs, &outputs)
+    };
+    let work: Vec<u64> = graph.nodes().iter().map(of_node).collect();
+    planned.iter().map(|p| work[p.node] / counts[p.node].max(1)).collect()
+}
+
+/// Where to cut a list so that no part has more than so much work, unless one entry has.
+fn cuts(work: &[u64], most: u64) -> Vec<usize> {
+    let (mut cuts, mut sum) = (Vec::new(), 0u64);
+    for (index, &work) in work.iter().enumerate() {
+        if sum > 0 && sum.saturating_add(work) > most {
+            cuts.push(index);
+            sum = 0;
+        }
+        sum = sum.saturating_add(work);
+    }
+    cuts
 }
 
 /// Gives every intermediate tensor a buffer. A buffer is handed on once its tensor has been read for the last time; outputs
@@ -171,4 +219,18 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Vec<Buffer>) -> 
         }
     }
     Ok((buffers, used.iter().map(Buffer::size_bytes).sum()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cuts;
+
+    #[test]
+    fn no_submission_has_more_work_than_allowed_unless_one_kernel_has() {
+        let work = [3, 4, 0, 9, 1, 1, 20, 2];
+        assert_eq!(cuts(&work, 10), [3, 5, 6, 7]);
+        assert!(cuts(&work, 1000).is_empty());
+        assert_eq!(cuts(&work, 0).len(), 6);
+        assert!(cuts(&[], 1).is_empty());
+    }
 }

@@ -127,6 +127,11 @@ impl State {
         self.host.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
+    /// Looks at the host's values, if they are there.
+    pub fn with_host<T>(&self, look: impl FnOnce(&Values) -> T) -> Option<T> {
+        self.host.lock().unwrap_or_else(|e| e.into_inner()).as_ref().map(look)
+    }
+
     /// Replaces the host's values.
     pub(crate) fn set_host(&self, values: Values) {
         *self.host.lock().unwrap_or_else(|e| e.into_inner()) = Some(values);

@@ -10,13 +10,14 @@ use std::rc::Rc;
 
 use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 use bayan_weights::safetensors::encode_header;
-use bayan_weights::{Checkpoint as Tensors, DirectorySource, Dtype};
+use bayan_weights::{Bf16, Checkpoint as Tensors, DirectorySource, Dtype, Format};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Result, TrainError};
 use crate::files::{replace_directory, replace_file};
 use crate::order::Position;
+use crate::recipe::SaveDtype;
 use crate::rng::Rng;
 use crate::schedule::Schedule;
 
@@ -255,6 +256,11 @@ fn check_finite(path: &Path, name: &str, values: &[f32]) -> Result<()> {
 
 /// A safetensors file of f32 arrays, sorted by name.
 pub(crate) fn encode_arrays(path: &Path, arrays: &[NamedArray]) -> Result<Vec<u8>> {
+    encode_arrays_as(path, arrays, SaveDtype::Float32)
+}
+
+/// A safetensors file of arrays with these numbers, sorted by name.
+pub(crate) fn encode_arrays_as(path: &Path, arrays: &[NamedArray], save: SaveDtype) -> Result<Vec<u8>> {
     let mut sorted: Vec<&NamedArray> = arrays.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     for array in &sorted {
@@ -264,11 +270,23 @@ pub(crate) fn encode_arrays(path: &Path, arrays: &[NamedArray]) -> Result<Vec<u8
             return Err(TrainError::checkpoint(path, format!("as many numbers as the sizes of {} say", array.name), got, "report this as a bug"));
         }
     }
+    let (dtype, size_bytes) = match save {
+        SaveDtype::Float32 => (Dtype::F32, 4),
+        SaveDtype::Bfloat16 => (Dtype::Bf16, 2),
+    };
     let described: Vec<(&str, Dtype, &[usize], u64)> =
-        sorted.iter().map(|a| (a.name.as_str(), Dtype::F32, a.shape.as_slice(), 4 * a.values.len() as u64)).collect();
+        sorted.iter().map(|a| (a.name.as_str(), dtype, a.shape.as_slice(), size_bytes * a.values.len() as u64)).collect();
     let mut bytes = encode_header(&described, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]));
     for array in sorted {
-        bytes.extend(array.values.iter().flat_map(|v| v.to_le_bytes()));
+        match save {
+            SaveDtype::Float32 => bytes.extend(array.values.iter().flat_map(|v| v.to_le_bytes())),
+            SaveDtype::Bfloat16 => {
+                let mut rounded = [Vec::with_capacity(2 * array.values.len())];
+                let fits = Bf16.quantize_row(&array.values, None, &mut rounded);
+                fits.map_err(|bad| TrainError::checkpoint(path, "numbers that bfloat16 holds", bad.value.to_string(), "save in float32"))?;
+                bytes.append(&mut rounded[0]);
+            }
+        }
     }
     Ok(bytes)
 }

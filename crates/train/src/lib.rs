@@ -20,6 +20,7 @@ pub mod render;
 pub mod rng;
 pub mod run;
 pub mod schedule;
+pub mod scratch;
 
 #[cfg(test)]
 mod testing;
@@ -33,7 +34,7 @@ pub use log::{LogEntry, RunLog};
 pub use memory::{Calibration, MemoryEstimate, MemoryInputs, adapter_parameters, estimate};
 pub use merge::{MergeError, MergeFormat, MergeReport, merge};
 pub use order::{Batch, Order, Position, split_validation, steps_per_epoch};
-pub use recipe::{LossNormalization, Method, Recipe, RunPlan, TurnEnd};
+pub use recipe::{LossNormalization, Method, Recipe, RunPlan, SaveDtype, TurnEnd};
 pub use render::{RenderOptions, Rendered, Renderer, Tokens, dry_run};
 pub use rng::Rng;
 pub use run::{BaseInfo, End, Ended, Event, Observer, Run, RunData, RunError};

@@ -12,7 +12,7 @@
 //! | keys and values | 4 n · 2 K d · L |
 //! | kept activations | checkpointing: 4 n D L; otherwise 4 n L · layer |
 //! | layer | 4 D + 2 H d + 3 F + 4 H, a rank for each pair, and with norms of queries and keys (H + 2 K) d |
-//! | working set | with checkpointing one layer's activations; always the largest gradients of the MLP or, when its activations are gone, of attention |
+//! | working set | with checkpointing one layer's activations; always the largest gradients of the MLP or, when its activations are gone, of attention; with norms of queries and keys that are trained (H + K) d |
 //! | loss | 4 r (C + 2 D) for C logits of a row at a time |
 //! | fixed | the rotary table |
 //!
@@ -114,7 +114,9 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let widest = of_mlp.max(of_attention - d_model - 3.0 * d_ff);
     let cached = 2.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim) * layers;
     let kept = if recipe.grad_checkpoint { d_model * layers } else { layer * layers };
-    let working = widest + if recipe.grad_checkpoint { layer } else { 0.0 };
+    // The gradients of the norms of queries and keys, before they are summed.
+    let norms = if recipe.full && inputs.qk_norm { attended + size(sizes.num_key_value_heads) * size(sizes.head_dim) } else { 0.0 };
+    let working = widest + norms + if recipe.grad_checkpoint { layer } else { 0.0 };
     let chunk = (size(calibration.logits_budget) / rows).min(vocabulary);
     let bytes = |elements: f64| (4.0 * tokens * elements) as u64;
     let parameters = inputs.trained_parameters;

@@ -74,6 +74,11 @@ impl MemorySource {
         self.files.insert(name.into(), bytes.into());
     }
 
+    /// Names and contents, by name.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_ref()))
+    }
+
     fn read_now(&self, file: &str, offset: u64, length: usize) -> Result<Vec<u8>, WeightsError> {
         let fail = |reason: String| WeightsError::Source { file: file.to_owned(), place: self.describe(), reason };
         let bytes = self.files.get(file).ok_or_else(|| fail("no such file".to_owned()))?;

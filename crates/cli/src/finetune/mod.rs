@@ -8,16 +8,17 @@ mod show;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
-use bayan_models::{Decoder, Opening};
+use bayan_models::Opening;
 use bayan_train::checkpoint::Resumed;
 use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
 use bayan_train::recipe::{parse_toml, parse_yaml};
-use bayan_train::run::{RECIPE_FILE, prepare_output, resumable, write_result};
-use bayan_train::{BaseInfo, Calibration, End, Ended, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, estimate};
-use bayan_weights::{Checkpoint, Policy};
+use bayan_train::run::{RECIPE_FILE, beside, prepare_output, resumable, write_result};
+use bayan_train::{BaseInfo, Calibration, End, Ended, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, estimate, scratch};
+use bayan_weights::{Checkpoint, MemorySource, Policy};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -64,6 +65,8 @@ pub struct FinetuneArgs {
 struct Prepared {
     recipe: Recipe,
     checkpoint: Checkpoint,
+    /// The same, where it was drawn for this run.
+    initial: Option<MemorySource>,
     policy: Option<Policy>,
     renderer: Renderer,
     data: RunData,
@@ -92,6 +95,9 @@ pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
             prepare_output(&output, &prepared.recipe, true)?;
         }
         None => prepare_output(&output, &prepared.recipe, args.overwrite)?,
+    }
+    if let (Some(initial), None) = (&prepared.initial, &resumed) {
+        scratch::keep(initial, &output)?;
     }
     train(args, &prepared, &output, resumed, show)
 }
@@ -135,7 +141,13 @@ fn read_recipe(file: &Path) -> Result<Map<String, Value>> {
 
 /// Reads the data and the model's headers, and shows what they say.
 fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
-    let checkpoint = open::checkpoint(recipe.model.as_deref().map(Path::new))?;
+    let model = recipe.model.as_deref().map(Path::new);
+    let (checkpoint, initial) = if recipe.from_scratch {
+        let source = block_on(scratch::source(open::source(model)?.as_ref(), recipe.seed))?;
+        (block_on(Checkpoint::open(Rc::new(source.clone())))?, Some(source))
+    } else {
+        (open::checkpoint(model)?, None)
+    };
     let sizes = bayan_models::sizes(&checkpoint)?;
     if recipe.max_seq_length > sizes.max_position_embeddings {
         if recipe.max_seq_length != Recipe::default().max_seq_length {
@@ -161,7 +173,7 @@ fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
     show.data(&data)?;
     show.plan(&recipe, &base, &plan, &data)?;
     show.memory(&memory)?;
-    Ok(Prepared { recipe, checkpoint, policy, renderer, data, base, memory })
+    Ok(Prepared { recipe, checkpoint, initial, policy, renderer, data, base, memory })
 }
 
 fn device(args: &DeviceArgs, f16: bool) -> Result<Gpu> {
@@ -173,11 +185,21 @@ fn device(args: &DeviceArgs, f16: bool) -> Result<Gpu> {
     Ok(block_on(Gpu::open(&options))?)
 }
 
-fn load(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Box<dyn Decoder>> {
+/// The base on the device, and what trains it or an adapter over it.
+fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
+    let recipe = &prepared.recipe;
     let mut progress = Progress::new("loading", true);
+    let mut on_progress = |done, total| progress.set(done, total);
     let opening = Opening { context };
-    let policy = prepared.policy.clone();
-    Ok(block_on(bayan_models::open(&prepared.checkpoint, Some(gpu), &opening, policy, &mut |done, total| progress.set(done, total)))?)
+    let neftune = recipe.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
+    let options = TrainerOptions { context, recompute: recipe.grad_checkpoint, seed: recipe.seed, neftune, ..TrainerOptions::default() };
+    if recipe.full {
+        let (decoder, parameters) = block_on(bayan_models::open_to_train(&prepared.checkpoint, Some(gpu), &opening, &mut on_progress))?;
+        return Ok(Trainer::full(Some(gpu), decoder, parameters, options)?);
+    }
+    let mut decoder = block_on(bayan_models::open(&prepared.checkpoint, Some(gpu), &opening, prepared.policy.clone(), &mut on_progress))?;
+    let adapter = new_adapter(&mut *decoder, prepared.base.adapter.clone(), &mut Rng::new(recipe.seed, FIRST_WEIGHTS))?;
+    Ok(Trainer::new(Some(gpu), decoder, &adapter, options)?)
 }
 
 fn train(args: &FinetuneArgs, prepared: &Prepared, output: &Path, resumed: Option<Resumed>, mut show: Show) -> Result<ExitCode> {
@@ -188,10 +210,7 @@ fn train(args: &FinetuneArgs, prepared: &Prepared, output: &Path, resumed: Optio
     }
     show.device(&gpu)?;
     let context = prepared.data.longest().max(2);
-    let mut decoder = load(prepared, &gpu, context)?;
-    let adapter = new_adapter(&mut *decoder, prepared.base.adapter.clone(), &mut Rng::new(recipe.seed, FIRST_WEIGHTS))?;
-    let options = TrainerOptions { context, recompute: recipe.grad_checkpoint, seed: recipe.seed, ..TrainerOptions::default() };
-    let mut trainer = Trainer::new(Some(&gpu), decoder, &adapter, options)?;
+    let mut trainer = trainer(prepared, &gpu, context)?;
     let name = recipe.model.clone().unwrap_or_else(|| "embedded".into());
     let run = Run { recipe, data: &prepared.data, output: output.to_owned(), title: format!("bayan finetune · {name} · {}", output.display()) };
     show.stop_on(interrupt::flag());
@@ -204,7 +223,8 @@ fn train(args: &FinetuneArgs, prepared: &Prepared, output: &Path, resumed: Optio
         )?;
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    let result = write_result(output, &ended.weights, &[])?;
+    let files = if recipe.full { block_on(beside(&prepared.checkpoint, recipe.save_dtype))? } else { vec![] };
+    let result = write_result(output, &ended.weights, &files, recipe.save_dtype)?;
     finish(prepared, &ended, &result, &name, &gpu, &show)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -224,8 +244,12 @@ fn finish(prepared: &Prepared, ended: &Ended, result: &Path, name: &str, gpu: &G
     if let Some((step, loss)) = ended.best {
         text.push_str(&format!("best evaluation loss {loss:.4} after step {step}\n"));
     }
-    text.push_str(&format!("weights of step {}: {output}; loss plot: loss.png and loss.html there\n", ended.weights_of_step));
-    text.push_str(&format!("try it: bayan chat --model {name} --adapter {output}"));
+    let plots = prepared.recipe.output.as_deref().unwrap_or_default();
+    text.push_str(&format!("weights of step {}: {output}; loss plot: loss.png and loss.html in {plots}\n", ended.weights_of_step));
+    text.push_str(&match prepared.recipe.full {
+        true => format!("try it: bayan chat --model {output}"),
+        false => format!("try it: bayan chat --model {name} --adapter {output}"),
+    });
     let (step, loss) = ended.best.unzip();
     show.line(
         &text,

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
+use bayan_gpu::{GpuError, Slice};
 
-use crate::graph::{Dtype, Graph, Tensor};
+use crate::graph::{Dtype, ELEMENT_BYTES, Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::state::State;
@@ -45,12 +45,20 @@ impl Hyper {
 
 /// The global norm of a gradient arena: inputs gradients \[N\], hyper \[8\]; outputs partial sums, and \[4\]: norm, clipping factor.
 #[derive(Debug, Clone, PartialEq)]
-pub struct GradientNorm;
+pub struct GradientNorm {
+    /// Elements that are bound at a time.
+    pub window: usize,
+}
 
 /// One update in place: inputs gradients \[N\], norm \[4\], hyper \[8\], and parameters, first and second moment \[N\], which are also the outputs.
 /// Nothing is changed when the norm is not finite.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AdamW;
+pub struct AdamW {
+    /// Elements from the beginning that the decay reaches.
+    pub decayed: usize,
+    /// Elements that are bound at a time.
+    pub window: usize,
+}
 
 /// The arenas of an optimizer, all \[N\].
 #[derive(Debug, Clone)]
@@ -63,19 +71,38 @@ pub struct Arenas {
     pub first: Arc<State>,
     /// Second moment.
     pub second: Arc<State>,
+    /// Elements from the beginning that weight decay reaches; those after them (norms and biases) it does not.
+    pub decayed: usize,
 }
 
-/// Workgroups that sum squares.
+/// Elements of an arena that one binding of 128 MiB, which every WebGPU device has, holds.
+const WINDOW: usize = 1 << 25;
+
+/// Offsets and lengths of the parts that are bound in turn.
+fn windows(len: usize, window: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..len).step_by(window.max(1)).map(move |start| (start, window.min(len - start)))
+}
+
+/// A part of an arena as a binding.
+fn part(whole: Slice, start: usize, len: usize) -> Slice {
+    whole.buffer.slice(whole.offset_bytes + start as u64 * ELEMENT_BYTES, len as u64 * ELEMENT_BYTES)
+}
+
+/// Workgroups that sum squares of a window.
 const PARTS: usize = 64;
 
 impl Graph {
     /// Records the norm of the gradients into `norm` \[4\] and the update; see [`Hyper`].
     pub fn adamw(&mut self, arenas: &Arenas, hyper: &Arc<State>, norm: &Arc<State>) {
+        self.adamw_in_windows(arenas, hyper, norm, WINDOW);
+    }
+
+    pub(crate) fn adamw_in_windows(&mut self, arenas: &Arenas, hyper: &Arc<State>, norm: &Arc<State>, window: usize) {
         let [parameters, gradients, first, second] = [&arenas.parameters, &arenas.gradients, &arenas.first, &arenas.second].map(|state| self.state(state));
         let (hyper, norm) = (self.state(hyper), self.state(norm));
-        let partial: Tensor = self.tensor(&[PARTS], Dtype::F32);
-        self.record(GradientNorm, &[gradients, hyper], &[partial, norm]);
-        self.record(AdamW, &[gradients, norm, hyper, parameters, first, second], &[parameters, first, second]);
+        let partial: Tensor = self.tensor(&[PARTS * windows(self.info(gradients).len(), window).count()], Dtype::F32);
+        self.record(GradientNorm { window }, &[gradients, hyper], &[partial, norm]);
+        self.record(AdamW { decayed: arenas.decayed, window }, &[gradients, norm, hyper, parameters, first, second], &[parameters, first, second]);
     }
 }
 
@@ -89,11 +116,14 @@ impl Op for GradientNorm {
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let len = to.input_shape(0)[0];
         let threads = super::row_threads(to, 256);
-        let defines = super::reduction(to, Defines::new().set("N", len).set("PART", len.div_ceil(PARTS)).set("PARTS", PARTS), threads);
         let reduce = include_str!("../../../../shaders/lib/reduce.wgsl");
-        let parts = [reduce, include_str!("../../../../shaders/gradient_norm.wgsl")];
-        let text = KernelText { name: "gradient_norm", parts: &parts, defines: defines.clone() };
-        to.emit(text, &[vec![to.input(0), to.output(0)]], super::rows_grid(PARTS))?;
+        let defines = super::reduction(to, Defines::new().set("PARTS", to.output_shape(0)[0]), threads);
+        for (index, (start, count)) in windows(len, self.window).enumerate() {
+            let defines = defines.clone().set("N", count).set("PART", count.div_ceil(PARTS)).set("FIRST", index * PARTS);
+            let parts = [reduce, include_str!("../../../../shaders/gradient_norm.wgsl")];
+            let text = KernelText { name: "gradient_norm", parts: &parts, defines };
+            to.emit(text, &[vec![part(to.input(0), start, count), to.output(0)]], super::rows_grid(PARTS))?;
+        }
         let parts = [reduce, include_str!("../../../../shaders/gradient_clip.wgsl")];
         let text = KernelText { name: "gradient_clip", parts: &parts, defines };
         to.emit(text, &[vec![to.output(0), to.input(1), to.output(1)]], [Extent::Fixed(1), Extent::Fixed(1), Extent::Fixed(1)])
@@ -115,12 +145,16 @@ impl Op for AdamW {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let len = to.input_shape(0)[0];
         let threads = super::row_threads(to, 64);
-        let (grid, stride) = super::flat_grid(to, len, threads);
-        let defines = Defines::new().set("THREADS", threads).set("N", len).set("STRIDE", stride);
-        let bindings = vec![to.input(0), to.input(1), to.input(2), to.output(0), to.output(1), to.output(2)];
-        to.emit(KernelText { name: "adamw", parts: &[include_str!("../../../../shaders/adamw.wgsl")], defines }, &[bindings], grid)
+        for (start, count) in windows(to.input_shape(0)[0], self.window) {
+            let (grid, stride) = super::flat_grid(to, count, threads);
+            let decayed = self.decayed.saturating_sub(start).min(count);
+            let defines = Defines::new().set("THREADS", threads).set("N", count).set("STRIDE", stride).set("DECAYED", decayed);
+            let of = |whole: Slice| part(whole, start, count);
+            let bindings = vec![of(to.input(0)), to.input(1), to.input(2), of(to.output(0)), of(to.output(1)), of(to.output(2))];
+            to.emit(KernelText { name: "adamw", parts: &[include_str!("../../../../shaders/adamw.wgsl")], defines }, &[bindings], grid)?;
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
@@ -131,10 +165,11 @@ impl Op for AdamW {
         let h: Vec<f64> = inputs[2].f32().iter().map(|&v| f64::from(v)).collect();
         let [parameters, first, second] = outputs else { unreachable!("three outputs") };
         let moments = first.f32_mut().iter_mut().zip(second.f32_mut());
-        for ((p, (m, v)), &g) in parameters.f32_mut().iter_mut().zip(moments).zip(inputs[0].f32()) {
+        for (i, ((p, (m, v)), &g)) in parameters.f32_mut().iter_mut().zip(moments).zip(inputs[0].f32()).enumerate() {
+            let decay = if i < self.decayed { h[0] } else { 1.0 };
             let g = f64::from(g) * f64::from(norm[1]);
             let (m64, v64) = (h[1] * f64::from(*m) + (1.0 - h[1]) * g, h[2] * f64::from(*v) + (1.0 - h[2]) * g * g);
-            *p = (h[0] * f64::from(*p) - h[4] * m64 / (v64.sqrt() / h[5] + h[3])) as f32;
+            *p = (decay * f64::from(*p) - h[4] * m64 / (v64.sqrt() / h[5] + h[3])) as f32;
             (*m, *v) = (m64 as f32, v64 as f32);
         }
     }

@@ -10,7 +10,7 @@ use super::cache_element::{CacheElement, CacheRows};
 use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
-use crate::op::{Op, Operand};
+use crate::op::{Op, Operand, elements};
 use crate::values::Values;
 
 /// Steps with at most this many tokens split the cache instead of the tokens.
@@ -217,6 +217,11 @@ impl Op for Attention {
             to.pass(gradient, input);
         }
         Ok(())
+    }
+
+    fn work(&self, inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
+        // As if every token saw all others of its step.
+        2 * elements(inputs[0]) * inputs[0][0] as u64
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -10,7 +10,7 @@ use bayan_gpu::{GpuError, Slice};
 use super::attention::{Attention, Causality, QUERY_TILE, SCORE};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
-use crate::op::{Op, Operand};
+use crate::op::{Op, Operand, elements};
 use crate::values::Values;
 
 /// Inputs: q [T, H, d], k and v cache [rows, K d] f32, y and dy [T, H, d], positions \[T\], bases \[T\], tiles [n, 2]; outputs: dq [T, H, d],
@@ -113,6 +113,10 @@ impl Op for AttentionBackward {
         let bindings = vec![q, k, dy, v, tiles, statistics, dk, dv];
         let text = include_str!("../../../../shaders/attention_backward_keys.wgsl");
         self.emit(to, "attention_backward_keys", text, bindings, self.0.kv_heads)
+    }
+
+    fn work(&self, inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
+        7 * elements(inputs[0]) * inputs[0][0] as u64
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -14,6 +14,7 @@ use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::matrix::Matrix;
 use crate::op::{Op, Operand};
+use crate::state::State;
 use crate::values::Values;
 
 /// A target that is not trained.
@@ -100,8 +101,9 @@ impl Graph {
         sweep.softcap.map_or(logits, |cap| self.softcap(logits, cap))
     }
 
-    /// Records the second sweep: the gradient of the head's input, for the weights \[R\] of the rows.
-    pub fn cross_entropy_backward(&mut self, sweep: &CrossEntropy, weights: Tensor) -> Tensor {
+    /// Records the second sweep: the gradient of the head's input, for the weights \[R\] of the rows. Where the head is one of the
+    /// `parameters` (parameter, where its gradient is added), its gradient is added chunk by chunk.
+    pub fn cross_entropy_backward(&mut self, sweep: &CrossEntropy, weights: Tensor, parameters: &[(Arc<State>, Arc<State>)]) -> Tensor {
         let shape = self.shape(sweep.hidden).to_vec();
         let gradient = self.tensor(&shape, Dtype::F32);
         for (index, (offset, weight)) in sweep.chunks.iter().enumerate() {
@@ -112,6 +114,11 @@ impl Graph {
             let op = CrossEntropyBackward { offset: *offset, softcap: sweep.softcap };
             self.record(op, &[logits, sweep.targets, sweep.statistics, weights], &[logits]);
             self.linear_backward(logits, weight, gradient, index > 0);
+            let Some(trained) = weight.trained() else { continue };
+            if let Some((_, into)) = parameters.iter().find(|(state, _)| Arc::ptr_eq(state, &trained.state)) {
+                let into = self.state(into);
+                self.weight_gradient(logits, sweep.hidden, into, trained.first_row);
+            }
         }
         gradient
     }

@@ -33,7 +33,7 @@ impl Graph {
 }
 
 /// A hash of 32 bits (the finalizer of MurmurHash3, Appleby 2011, twice): the same in the shader.
-fn hash(seed: u32, i: u32) -> u32 {
+pub(super) fn hash(seed: u32, i: u32) -> u32 {
     let mix = |mut h: u32| {
         h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
         h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
@@ -67,7 +67,8 @@ impl Op for Dropout {
         let size = to.numbers(&[len as u32, stride, self.threshold(), self.salt])?;
         let defines = Defines::new().set("THREADS", threads).set("KEPT", self.kept());
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
-        to.emit(KernelText { name: "dropout", parts: &[include_str!("../../../../shaders/dropout.wgsl")], defines }, &[bindings], grid)
+        let parts = [include_str!("../../../../shaders/lib/hash.wgsl"), include_str!("../../../../shaders/dropout.wgsl")];
+        to.emit(KernelText { name: "dropout", parts: &parts, defines }, &[bindings], grid)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::matrix::Matrix;
@@ -50,6 +51,18 @@ impl Op for Embed {
             let parts = [constants.as_str(), quant::shader(self.table.format()), include_str!("../../../../shaders/embed.wgsl")];
             let bindings = vec![to.input(0), to.output(0), range];
             to.emit(KernelText { name: "embed", parts: &parts, defines }, &[bindings, shard.planes()], super::rows_grid(tokens))?;
+        }
+        Ok(())
+    }
+
+    fn matrix(&self) -> Option<&Arc<Matrix>> {
+        Some(&self.table)
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        if let (Some(dy), Some((gradient, 0))) = (to.gradient(0), to.matrix_gradient(&self.table)) {
+            let tokens = to.input(0);
+            to.graph().embed_backward(dy, tokens, gradient, self.scale);
         }
         Ok(())
     }

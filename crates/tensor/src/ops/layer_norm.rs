@@ -58,8 +58,12 @@ impl Op for LayerNorm {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (x, weight, eps) = (to.input(0), to.input(1), self.eps);
-        if (1..to.input_count()).any(|i| to.wants(to.input(i))) {
-            return Err(BackwardError("layer_norm with a trained weight or bias"));
+        if let (Some(dy), true) = (to.gradient(0), to.wants(weight)) {
+            let parts = to.graph().norm_product(x, dy, eps, true);
+            to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
+        }
+        if let (Some(dy), true) = (to.gradient(0), self.bias && to.wants(to.input(2))) {
+            to.contribute(to.input(2), |graph, db, add| graph.column_sum(dy, db, add));
         }
         if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
             to.contribute(x, |graph, dx, add| graph.layer_norm_backward(x, weight, dy, dx, eps, add));

@@ -193,15 +193,26 @@ impl Op for Linear {
         Ok(())
     }
 
+    fn work(&self, inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
+        inputs[0][0] as u64 * self.weight.rows() as u64 * self.weight.columns() as u64
+    }
+
+    fn matrix(&self) -> Option<&Arc<Matrix>> {
+        Some(&self.weight)
+    }
+
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         if self.norm.is_some() || self.gate.is_some() || self.activation.is_some() || self.int8 {
             return Err(BackwardError("linear joined with its norm or gate by a rewrite"));
         }
         let Some(dy) = to.gradient(0) else { return Ok(()) };
-        if self.bias && to.wants(to.input(1)) {
-            return Err(BackwardError("linear with a trained bias"));
-        }
         let x = to.input(0);
+        if self.bias && to.wants(to.input(1)) {
+            to.contribute(to.input(1), |graph, db, add| graph.column_sum(dy, db, add));
+        }
+        if let Some((gradient, first_row)) = to.matrix_gradient(&self.weight) {
+            to.graph().weight_gradient(dy, x, gradient, first_row);
+        }
         if to.wants(x) {
             to.contribute(x, |graph, dx, add| graph.linear_backward(dy, &self.weight, dx, add));
         }

@@ -8,7 +8,7 @@ use bayan_gpu::shader::Defines;
 use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
 use crate::matrix::Matrix;
-use crate::op::{Op, Operand};
+use crate::op::{Op, Operand, elements};
 use crate::quant;
 use crate::values::Values;
 
@@ -74,6 +74,10 @@ impl Op for LinearBackward {
             to.emit(KernelText { name: &name, parts: &parts, defines }, &[bindings, shard.planes()], grid)?;
         }
         Ok(())
+    }
+
+    fn work(&self, inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
+        elements(inputs[0]) * self.weight.columns() as u64
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -11,6 +11,7 @@ use bayan_gpu::shader::Defines;
 use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
+use crate::matrix::GROUP;
 use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
@@ -62,6 +63,8 @@ pub struct Product {
     pub alpha: f32,
     /// Add to c instead of writing it.
     pub add: bool,
+    /// c stands as the numbers of a trained matrix do; the row of its view is then the distance between groups of 32 rows.
+    pub packed: bool,
 }
 
 /// Results with fewer tiles than this share each sum among several workgroups.
@@ -94,11 +97,35 @@ impl Graph {
         assert!(first_row + rows <= wide, "lora `{}`: rows {first_row}+{rows} of {wide}", b.label());
         let (a, b) = (self.state(a), self.state(b));
         let u = self.tensor(&[tokens, rank], Dtype::F32);
-        let down = Product { m: tokens, n: rank, k: width, a: View::of(width), b: View::of(width).transposed(), c: View::of(rank), alpha: 1.0, add: false };
+        let down = Product {
+            m: tokens,
+            n: rank,
+            k: width,
+            a: View::of(width),
+            b: View::of(width).transposed(),
+            c: View::of(rank),
+            alpha: 1.0,
+            add: false,
+            packed: false,
+        };
         self.product(down, x, a, u);
         let c = View { offset: first_row, ..View::of(wide) };
-        let up = Product { m: tokens, n: rows, k: rank, a: View::of(rank), b: View::of(rank).transposed(), c, alpha: scale, add: true };
+        let up = Product { m: tokens, n: rows, k: rank, a: View::of(rank), b: View::of(rank).transposed(), c, alpha: scale, add: true, packed: false };
         self.product(up, u, b, y);
+    }
+}
+
+impl Graph {
+    /// gradient[first_row + n, k] += Σ_t dy[t, n] x[t, k], for dy [T, N], x [T, K] and the gradient of a matrix of which these are the rows
+    /// from `first_row` on.
+    pub fn weight_gradient(&mut self, dy: Tensor, x: Tensor, gradient: Tensor, first_row: usize) {
+        let (tokens, n, k) = (self.rows(dy), self.width(dy), self.width(x));
+        let group = GROUP * k.next_multiple_of(32);
+        assert!(first_row.is_multiple_of(GROUP) && self.rows(x) == tokens, "weight_gradient: rows");
+        assert!((first_row + n).div_ceil(GROUP) * group <= self.info(gradient).len(), "weight_gradient: size of the gradient");
+        let c = View { offset: first_row / GROUP * group, row: group, column: 1 };
+        let a = View::of(n).transposed();
+        self.product(Product { m: n, n: k, k: tokens, a, b: View::of(k), c, alpha: 1.0, add: true, packed: true }, dy, x, gradient);
     }
 }
 
@@ -151,6 +178,7 @@ impl Op for Product {
             .set("STRIDE", stride)
             .set("ALPHA", self.alpha)
             .set("ADD", self.add)
+            .set("PACKED", self.packed)
             .set("SPLIT", splits > 1)
             .set("A_ALONG_K", self.a.column == 1)
             .set("B_ALONG_K", self.b.column != 1);
@@ -174,15 +202,24 @@ impl Op for Product {
         Ok(())
     }
 
+    fn work(&self, _inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
+        self.m as u64 * self.n as u64 * self.k as u64
+    }
+
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        if self.packed {
+            return Err(BackwardError("product into a packed matrix"));
+        }
         let Some(gradient) = to.gradient(0) else { return Ok(()) };
         let (a, b) = (to.input(0), to.input(1));
         if to.wants(a) {
-            let product = Product { m: self.m, n: self.k, k: self.n, a: self.c, b: self.b.transposed(), c: self.a, alpha: self.alpha, add: false };
+            let product =
+                Product { m: self.m, n: self.k, k: self.n, a: self.c, b: self.b.transposed(), c: self.a, alpha: self.alpha, add: false, packed: false };
             to.contribute(a, |graph, into, add| graph.product(Product { add, ..product }, gradient, b, into));
         }
         if to.wants(b) {
-            let product = Product { m: self.k, n: self.n, k: self.m, a: self.a.transposed(), b: self.c, c: self.b, alpha: self.alpha, add: false };
+            let product =
+                Product { m: self.k, n: self.n, k: self.m, a: self.a.transposed(), b: self.c, c: self.b, alpha: self.alpha, add: false, packed: false };
             to.contribute(b, |graph, into, add| graph.product(Product { add, ..product }, a, gradient, into));
         }
         Ok(())
@@ -194,7 +231,7 @@ impl Op for Product {
         for i in 0..self.m {
             for j in 0..self.n {
                 let sum: f64 = (0..self.k).map(|k| f64::from(a[self.a.at(i, k)]) * f64::from(b[self.b.at(k, j)])).sum();
-                let at = self.c.at(i, j);
+                let at = if self.packed { self.c.offset + i / 32 * self.c.row + j / 4 * 128 + i % 32 * 4 + j % 4 } else { self.c.at(i, j) };
                 let before = if self.add { f64::from(c[at]) } else { 0.0 };
                 c[at] = (before + f64::from(self.alpha) * sum) as f32;
             }

@@ -54,8 +54,12 @@ impl Op for RmsNorm {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (x, weight, eps) = (to.input(0), to.input(1), self.eps);
-        if to.wants(weight) || self.residual {
-            return Err(BackwardError("rms_norm with a trained weight, or joined with a sum by a rewrite"));
+        if self.residual {
+            return Err(BackwardError("rms_norm joined with a sum by a rewrite"));
+        }
+        if let (Some(dy), true) = (to.gradient(0), to.wants(weight)) {
+            let parts = to.graph().norm_product(x, dy, eps, false);
+            to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
         }
         if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
             to.contribute(x, |graph, dx, add| graph.rms_norm_backward(x, weight, dy, dx, eps, add));

@@ -1,15 +1,15 @@
-//! The arena of all trained numbers: where each module's pair stands in it, and how it goes in and out.
+//! The arena of all trained numbers: where each module's pair, or each parameter of the model, stands in it, and how it goes in and out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bayan_gpu::Gpu;
-use bayan_models::{Adapter, AdapterConfig, AdapterModule, Decoder};
+use bayan_models::{Adapter, AdapterConfig, AdapterModule, Decoder, Parameter, Parameters};
 use bayan_tensor::ops::Arenas;
 use bayan_tensor::{Dtype, State, Values};
 
 use super::EngineError;
-use crate::Rng;
+use crate::{NamedArray, Rng, TrainedWeights};
 
 /// Bindings must begin at multiples of 256 bytes.
 const ALIGNMENT: usize = 64;
@@ -28,12 +28,20 @@ pub(super) struct Place {
     pub gradients: [Arc<State>; 2],
 }
 
+/// What the arena's numbers are.
+#[derive(Debug)]
+enum Kind {
+    /// Pairs of low rank over a frozen base.
+    Adapter { places: Vec<Place>, config: AdapterConfig },
+    /// All parameters of the model, which reads them there.
+    Full(Vec<Parameter>),
+}
+
 /// Everything that is trained.
 #[derive(Debug)]
 pub(super) struct Arena {
     pub states: Arenas,
-    pub places: Vec<Place>,
-    config: AdapterConfig,
+    kind: Kind,
     len: usize,
 }
 
@@ -51,7 +59,7 @@ impl Arena {
         let values = flattened(adapter, &offsets, len)?;
         let zeros = |label: &str| State::zeros(gpu, label, &[len], Dtype::F32);
         let parameters = State::new(gpu, "trained parameters", &[len], Values::F32(values))?;
-        let states = Arenas { parameters, gradients: zeros("gradients")?, first: zeros("first moments")?, second: zeros("second moments")? };
+        let states = Arenas { parameters, gradients: zeros("gradients")?, first: zeros("first moments")?, second: zeros("second moments")?, decayed: len };
         let place = |((name, m), &(a, b)): ((&String, &AdapterModule), &(usize, usize))| {
             let shapes = [([m.rank, m.in_features], a), ([m.out_features, m.rank], b)];
             let parts = |of: &Arc<State>| shapes.map(|(shape, offset)| State::part(of, name, &shape, offset));
@@ -60,57 +68,116 @@ impl Arena {
             Place { name: name.clone(), scale, rank, in_features, out_features, a, b, parameters, gradients }
         };
         let places = adapter.modules.iter().zip(&offsets).map(place).collect();
-        Ok(Arena { states, places, config: adapter.config.clone(), len })
+        Ok(Arena { states, kind: Kind::Adapter { places, config: adapter.config.clone() }, len })
+    }
+
+    /// All parameters, which are loaded already.
+    pub fn full(gpu: Option<&Gpu>, parameters: Parameters) -> Result<Arena, EngineError> {
+        let len = parameters.parameters.shape()[0];
+        let zeros = |label: &str| State::zeros(gpu, label, &[len], Dtype::F32);
+        let (first, second) = (zeros("first moments")?, zeros("second moments")?);
+        let Parameters { parameters, gradients, decayed, list, .. } = parameters;
+        Ok(Arena { states: Arenas { parameters, gradients, first, second, decayed }, kind: Kind::Full(list), len })
+    }
+
+    /// The pairs to attach; none when all parameters are trained.
+    pub fn places(&self) -> &[Place] {
+        match &self.kind {
+            Kind::Adapter { places, .. } => places,
+            Kind::Full(_) => &[],
+        }
     }
 
     /// Puts other values in place of the trained ones and forgets moments and gradients.
-    pub fn load(&self, gpu: Option<&Gpu>, adapter: &Adapter) -> Result<(), EngineError> {
-        let same = adapter.modules.len() == self.places.len()
-            && self
-                .places
-                .iter()
-                .all(|p| adapter.modules.get(&p.name).is_some_and(|m| (m.rank, m.in_features, m.out_features) == (p.rank, p.in_features, p.out_features)));
-        if !same {
-            return Err(EngineError::input("adapter", "the modules and ranks of the one in training", "others", "open a new trainer for it"));
+    pub fn load(&self, gpu: Option<&Gpu>, weights: &TrainedWeights) -> Result<(), EngineError> {
+        match (&self.kind, weights) {
+            (Kind::Adapter { places, .. }, TrainedWeights::Adapter(adapter)) => {
+                let fits = |p: &Place| {
+                    adapter.modules.get(&p.name).is_some_and(|m| (m.rank, m.in_features, m.out_features) == (p.rank, p.in_features, p.out_features))
+                };
+                if adapter.modules.len() != places.len() || !places.iter().all(fits) {
+                    return Err(EngineError::input("adapter", "the modules and ranks of the one in training", "others", "open a new trainer for it"));
+                }
+                let offsets: Vec<(usize, usize)> = places.iter().map(|p| (p.a, p.b)).collect();
+                let values = flattened(adapter, &offsets, self.len)?;
+                self.states.parameters.write(gpu, 0, bytemuck::cast_slice(&values));
+            }
+            (Kind::Full(list), TrainedWeights::Full(arrays)) => {
+                let by_name: HashMap<&str, &NamedArray> = arrays.iter().map(|array| (array.name.as_str(), array)).collect();
+                for parameter in list {
+                    let values = parameter.pack(|name, shape| {
+                        let found = by_name.get(name).filter(|array| array.shape == shape && array.values.len() == shape.iter().product::<usize>());
+                        let expected =
+                            || EngineError::input("checkpoint", format!("{name} of sizes {shape:?}"), "none such", "resume with the model of the run");
+                        found.map(|array| array.values.as_slice()).ok_or_else(expected)
+                    })?;
+                    parameter.parameter.write(gpu, 0, bytemuck::cast_slice(&values));
+                }
+            }
+            (kind, _) => {
+                let (expected, got) = if matches!(kind, Kind::Full(_)) { ("all parameters", "an adapter") } else { ("an adapter", "all parameters") };
+                return Err(EngineError::input("checkpoint", expected, got, "resume with the recipe of the run"));
+            }
         }
-        let offsets: Vec<(usize, usize)> = self.places.iter().map(|p| (p.a, p.b)).collect();
-        let values = flattened(adapter, &offsets, self.len)?;
-        self.states.parameters.write(gpu, 0, bytemuck::cast_slice(&values));
-        let zeros = vec![0u8; self.len * 4];
         for state in [&self.states.gradients, &self.states.first, &self.states.second] {
-            state.write(gpu, 0, &zeros);
+            clear(gpu, state);
         }
         Ok(())
     }
 
-    /// (parameter, gradient) of every matrix.
-    pub fn pairs(&self) -> Vec<(Arc<State>, Arc<State>)> {
-        self.places.iter().flat_map(|p| p.parameters.iter().cloned().zip(p.gradients.iter().cloned())).collect()
+    /// Sets the gradients to zero.
+    pub fn clear_gradients(&self, gpu: Option<&Gpu>) {
+        match gpu {
+            Some(_) => clear(gpu, &self.states.gradients),
+            // On the host every part has memory of its own.
+            None => self.pairs().iter().for_each(|(_, gradient)| clear(None, gradient)),
+        }
     }
 
-    /// The trained values, or with `gradients` their gradients, as an adapter.
-    pub async fn read(&self, gpu: Option<&Gpu>, gradients: bool) -> Result<Adapter, EngineError> {
+    /// (parameter, gradient) of every matrix and vector.
+    pub fn pairs(&self) -> Vec<(Arc<State>, Arc<State>)> {
+        match &self.kind {
+            Kind::Adapter { places, .. } => places.iter().flat_map(|p| p.parameters.iter().cloned().zip(p.gradients.iter().cloned())).collect(),
+            Kind::Full(list) => list.iter().map(|p| (p.parameter.clone(), p.gradient.clone())).collect(),
+        }
+    }
+
+    /// The trained values, or with `gradients` their gradients, by name.
+    pub async fn read(&self, gpu: Option<&Gpu>, gradients: bool) -> Result<TrainedWeights, EngineError> {
         let whole = if gradients { &self.states.gradients } else { &self.states.parameters };
         let whole = if gpu.is_some() { Some(whole.read(gpu).await?) } else { None };
+        let values = |part: &Arc<State>, offset: usize| match &whole {
+            Some(values) => values.f32()[offset..offset + part.shape().iter().product::<usize>()].to_vec(),
+            None => part.host().map(|v| v.f32().to_vec()).unwrap_or_default(),
+        };
+        let (places, config) = match &self.kind {
+            Kind::Adapter { places, config } => (places, config),
+            Kind::Full(list) => {
+                let arrays = list.iter().flat_map(|p| p.unpack(&values(if gradients { &p.gradient } else { &p.parameter }, p.offset)));
+                return Ok(TrainedWeights::Full(arrays.map(|(name, shape, values)| NamedArray { name, shape, values }).collect()));
+            }
+        };
         let mut modules = BTreeMap::new();
-        for place in &self.places {
+        for place in places {
             let parts = if gradients { &place.gradients } else { &place.parameters };
-            let values = |index: usize, offset: usize, len: usize| match &whole {
-                Some(values) => values.f32()[offset..offset + len].to_vec(),
-                // On the host every part has memory of its own.
-                None => parts[index].host().map(|v| v.f32().to_vec()).unwrap_or_default(),
-            };
             let module = AdapterModule {
                 rank: place.rank,
                 in_features: place.in_features,
                 out_features: place.out_features,
                 scale: place.scale,
-                a: values(0, place.a, place.rank * place.in_features),
-                b: values(1, place.b, place.out_features * place.rank),
+                a: values(&parts[0], place.a),
+                b: values(&parts[1], place.b),
             };
             modules.insert(place.name.clone(), module);
         }
-        Ok(Adapter { config: self.config.clone(), modules })
+        Ok(TrainedWeights::Adapter(Adapter { config: config.clone(), modules }))
+    }
+}
+
+fn clear(gpu: Option<&Gpu>, state: &Arc<State>) {
+    match gpu {
+        Some(gpu) => gpu.clear(state.buffer()),
+        None => state.write(None, 0, &vec![0; state.size_bytes() as usize]),
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use bayan_models::Adapter;
 use bayan_tensor::ops::Hyper;
 use serde_json::{Value, json};
 
 use super::{EngineError, Trainer};
+use crate::checkpoint::encode_arrays;
 use crate::schedule::{Schedule, Scheduler};
-use crate::{MicroBatch, TrainError};
+use crate::{MicroBatch, TrainError, TrainedWeights};
 
 const REMEDY: &str = "see docs of the conformance requests";
 
@@ -47,7 +47,7 @@ fn push(batch: &mut MicroBatch, ids: &[i64], labels: &[i64]) -> Result<(), Engin
 }
 
 /// A padded batch as packed sequences: the masked tokens at the ends are left out.
-fn batch(value: &Value) -> Result<MicroBatch, EngineError> {
+pub(super) fn batch(value: &Value) -> Result<MicroBatch, EngineError> {
     let rows = |field: &str| value.get(field).and_then(Value::as_array).ok_or_else(|| missing(field, "a list of lists", value.get(field)));
     let (ids, labels, masks) = (rows("input_ids")?, rows("labels")?, rows("attention_mask")?);
     if ids.len() != labels.len() || ids.len() != masks.len() {
@@ -69,12 +69,17 @@ fn batch(value: &Value) -> Result<MicroBatch, EngineError> {
     Ok(packed)
 }
 
-fn write(request: &Value, name: &str, adapter: &Adapter) -> Result<String, EngineError> {
+fn write(request: &Value, name: &str, weights: &TrainedWeights) -> Result<String, EngineError> {
     let directory = request.get("out_dir").and_then(Value::as_str).ok_or_else(|| missing("out_dir", "a directory", request.get("out_dir")))?;
     let id = request.get("id").and_then(Value::as_str).unwrap_or("0");
     let safe: String = id.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     let path = Path::new(directory).join(format!("{name}_{safe}.safetensors"));
-    let bytes = adapter.encode_weights()?;
+    let bytes = match weights {
+        TrainedWeights::Adapter(adapter) => adapter.encode_weights()?,
+        TrainedWeights::Full(arrays) => {
+            encode_arrays(&path, arrays).map_err(|error| EngineError::input("weights", "finite numbers", error.to_string(), "lower the learning rate"))?
+        }
+    };
     let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, bytes));
     written.map_err(|source| {
         EngineError::input("out_dir", "a directory that can be written to", TrainError::io("write", &path, source).to_string(), "choose another")
@@ -82,13 +87,13 @@ fn write(request: &Value, name: &str, adapter: &Adapter) -> Result<String, Engin
     Ok(path.display().to_string())
 }
 
-/// `lora_grads`: the mean loss of one batch and the gradient of every matrix, from the adapter as it is given.
+/// `lora_grads`: the mean loss of one batch and the gradient of every matrix, from the weights as they are given.
 ///
 /// # Errors
 /// A request that is not complete, or what [`Trainer::accumulate`] finds.
-pub async fn lora_grads(trainer: &mut Trainer, initial: &Adapter, request: &Value) -> Result<Value, EngineError> {
+pub async fn lora_grads(trainer: &mut Trainer, initial: &TrainedWeights, request: &Value) -> Result<Value, EngineError> {
     let batch = batch(request.get("batch").unwrap_or(&Value::Null))?;
-    trainer.load(initial)?;
+    trainer.load_weights(initial)?;
     trainer.clear_gradients();
     let loss = trainer.accumulate(&batch, 1.0 / batch.target_count().max(1) as f64).await?;
     let file = write(request, "grads", &trainer.gradients().await?)?;
@@ -116,7 +121,7 @@ fn schedule(optimizer: &Value, learning_rate: f64, steps: u64) -> Result<Schedul
 ///
 /// # Errors
 /// As [`lora_grads`].
-pub async fn lora_train(trainer: &mut Trainer, initial: &Adapter, request: &Value) -> Result<Value, EngineError> {
+pub async fn lora_train(trainer: &mut Trainer, initial: &TrainedWeights, request: &Value) -> Result<Value, EngineError> {
     let listed = request.get("micro_batches").and_then(Value::as_array).ok_or_else(|| missing("micro_batches", "a list", request.get("micro_batches")))?;
     let batches = listed.iter().map(batch).collect::<Result<Vec<_>, _>>()?;
     let optimizer = request.get("optimizer").unwrap_or(&Value::Null);
@@ -130,7 +135,7 @@ pub async fn lora_train(trainer: &mut Trainer, initial: &Adapter, request: &Valu
     let (eps, weight_decay) = (number(optimizer, "eps")?, number(optimizer, "weight_decay")?);
     let max_norm = number(optimizer, "clip_grad_norm").unwrap_or(0.0);
     let token_mean = request.get("loss_normalization").and_then(Value::as_str) != Some("mean_of_means");
-    trainer.load(initial)?;
+    trainer.load_weights(initial)?;
     let (mut losses, mut next) = (Vec::new(), 0);
     for step in 0..steps {
         let chosen: Vec<&MicroBatch> = (0..accumulation).map(|i| &batches[(next + i) % batches.len()]).collect();
@@ -145,7 +150,7 @@ pub async fn lora_train(trainer: &mut Trainer, initial: &Adapter, request: &Valu
         losses.push(loss);
     }
     trainer.gradient_norm().await?;
-    let file = write(request, "adapter", &trainer.adapter().await?)?;
+    let file = write(request, "adapter", &trainer.weights().await?)?;
     Ok(json!({"id": request.get("id"), "losses": losses, "adapter_file": file}))
 }
 
@@ -153,7 +158,7 @@ pub async fn lora_train(trainer: &mut Trainer, initial: &Adapter, request: &Valu
 ///
 /// # Errors
 /// As [`lora_grads`].
-pub async fn dpo(trainer: &mut Trainer, initial: &Adapter, request: &Value) -> Result<Value, EngineError> {
+pub async fn dpo(trainer: &mut Trainer, initial: &TrainedWeights, request: &Value) -> Result<Value, EngineError> {
     let pairs = request.get("pairs").and_then(Value::as_array).ok_or_else(|| missing("pairs", "a list", request.get("pairs")))?;
     let mut batch = MicroBatch::default();
     for pair in pairs {
@@ -162,7 +167,7 @@ pub async fn dpo(trainer: &mut Trainer, initial: &Adapter, request: &Value) -> R
             push(&mut batch, &list("ids")?, &list("labels")?)?;
         }
     }
-    trainer.load(initial)?;
+    trainer.load_weights(initial)?;
     trainer.clear_gradients();
     let reference = trainer.reference(&batch).await?;
     let outcome = trainer.accumulate_pairs(&batch, &reference, number(request, "beta")?, 1.0 / pairs.len().max(1) as f64).await?;

@@ -11,6 +11,8 @@ mod step;
 mod trainer;
 
 #[cfg(test)]
+mod full_tests;
+#[cfg(test)]
 mod tests;
 
 pub use arena::new_adapter;

@@ -49,6 +49,8 @@ pub(super) struct Packed {
     targets: Vec<u32>,
     owners: Vec<u32>,
     longest: usize,
+    /// Tokens of each token's sequence.
+    lengths: Vec<u32>,
     /// Rows that are trained.
     pub count: usize,
     sequences: usize,
@@ -85,6 +87,7 @@ impl Packed {
             targets: Vec::new(),
             owners: Vec::new(),
             longest: 0,
+            lengths: Vec::with_capacity(tokens),
             count: 0,
             sequences: 0,
         };
@@ -127,6 +130,7 @@ impl Packed {
         self.tiles.extend((0..len).step_by(QUERY_TILE).flat_map(|start| [(first + start) as u32, QUERY_TILE.min(len - start) as u32]));
         self.positions.extend((0..len).map(|p| p as u32));
         self.bases.extend(std::iter::repeat_n(first as u32, len));
+        self.lengths.extend(std::iter::repeat_n(len as u32, len));
         self.longest = self.longest.max(len);
         self.sequences += 1;
         Ok(())
@@ -169,6 +173,7 @@ struct Inputs {
     weights: Arc<State>,
     reference: Arc<State>,
     settings: Arc<State>,
+    noise: Arc<State>,
 }
 
 impl Inputs {
@@ -186,6 +191,7 @@ impl Inputs {
             weights: floats("weights", &[shape.rows])?,
             reference: floats("reference", &[shape.pairs.max(1), 2])?,
             settings: floats("settings", &[4])?,
+            noise: floats("noise", &[shape.tokens])?,
         })
     }
 }
@@ -199,6 +205,9 @@ pub(super) struct Step {
     loss: Tensor,
     nll: Tensor,
     pairs: Option<Tensor>,
+    /// How far noise on the embeddings goes: over √(tokens of the sequence).
+    noise: Option<f64>,
+    submission_work: u64,
 }
 
 impl Step {
@@ -210,6 +219,7 @@ impl Step {
         cache: &Cache,
         shape: Shape,
         options: &TrainerOptions,
+        seed: &Arc<State>,
         pool: &mut Vec<Buffer>,
     ) -> Result<Step, EngineError> {
         let inputs = Inputs::new(gpu, shape)?;
@@ -217,6 +227,10 @@ impl Step {
         let over = Causality { positions: graph.state(&inputs.positions), bases: graph.state(&inputs.bases), tiles: graph.state(&inputs.tiles) };
         let (tokens, rows, targets) = (graph.state(&inputs.tokens), graph.state(&inputs.rows), graph.state(&inputs.targets));
         let logits = decoder.forward(&mut graph, StepInputs { tokens, over, rows: Some(rows) }, cache);
+        if let (Some(_), Aim::Supervised) = (options.neftune, shape.aim) {
+            let sizes = graph.state(&inputs.noise);
+            graph.noise_on_embeddings(seed, sizes);
+        }
         let Some(sweep) = graph.cross_entropy(logits, targets, options.logits_budget) else {
             let expected = "an output head that is a plain linear layer without bias or adapter";
             return Err(EngineError::input("model", expected, "another one", "leave lm_head out of target_modules"));
@@ -231,17 +245,19 @@ impl Step {
             (loss, nll, weights, None)
         };
         if matches!(shape.aim, Aim::Supervised | Aim::Preference) {
-            let gradient = graph.cross_entropy_backward(&sweep, weights);
+            let gradient = graph.cross_entropy_backward(&sweep, weights, &arena.pairs());
             graph.backward(&[(sweep.hidden(), gradient)], &arena.pairs(), BackwardOptions { recompute: options.recompute })?;
         }
+        let noise = options.neftune.map(|alpha| alpha / (decoder.sizes().hidden_size as f64).sqrt());
+        let submission_work = options.submission_work;
         let keep: Vec<Tensor> = [loss, nll].into_iter().chain(pairs).collect();
         let Some(gpu) = gpu else {
-            return Ok(Step { shape, inputs, graph: Some(graph), plan: None, loss, nll, pairs });
+            return Ok(Step { shape, inputs, graph: Some(graph), plan: None, loss, nll, pairs, noise, submission_work });
         };
         // Rewrites are for inference: some round activations, and all hide what the gradients read.
         let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
         let plan = Plan::sharing(gpu, graph, &keep, &tuning, pool)?;
-        Ok(Step { shape, inputs, graph: None, plan: Some(plan), loss, nll, pairs })
+        Ok(Step { shape, inputs, graph: None, plan: Some(plan), loss, nll, pairs, noise, submission_work })
     }
 
     /// Bytes of activations on the device.
@@ -252,6 +268,11 @@ impl Step {
     /// Number of dispatches.
     pub fn dispatches(&self) -> usize {
         self.plan.as_ref().map_or(0, |plan| plan.cost().dispatches)
+    }
+
+    /// Submissions that it is cut into.
+    pub fn submissions(&self) -> usize {
+        self.plan.as_ref().map_or(0, |plan| plan.submissions_within(self.submission_work))
     }
 
     /// The times of its kernels.
@@ -270,7 +291,7 @@ impl Step {
             (Some(gpu), Some(plan), _) => {
                 let requests: Vec<_> = wanted.iter().map(|&t| plan.read_request(t)).collect();
                 let mut values = Vec::new();
-                for read in plan.submit(gpu, packed.longest, &requests) {
+                for read in plan.submit_within(gpu, packed.longest, self.submission_work, &requests) {
                     values.push(Values::from_bytes(&read.wait().await?, Dtype::F32));
                 }
                 values
@@ -305,6 +326,10 @@ impl Step {
             (&inputs.owners, &packed.owners),
         ] {
             state.write(gpu, 0, bytemuck::cast_slice(values));
+        }
+        if let Some(noise) = self.noise {
+            let sizes: Vec<f32> = packed.lengths.iter().map(|&len| (noise / f64::from(len).sqrt()) as f32).collect();
+            inputs.noise.write(gpu, 0, bytemuck::cast_slice(&sizes));
         }
         match extra {
             Extra::Scale(scale) => {

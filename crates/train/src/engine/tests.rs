@@ -5,11 +5,13 @@ use std::rc::Rc;
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
 use bayan_models::{Adapter, Decoder, Opening, open};
+use bayan_tensor::ops::Hyper;
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 use serde_json::{Value, json};
 
-use super::{Trainer, TrainerOptions, dpo, lora_grads, lora_train};
+use super::{Trainer, TrainerOptions, dpo, lora_grads, lora_train, new_adapter};
 use crate::testing::{lora_expected, path};
+use crate::{MicroBatch, Recipe, Rng, TrainedWeights};
 
 fn gpu() -> Gpu {
     // f32 throughout: no f16 tiles, no activations rounded to int8.
@@ -29,12 +31,12 @@ fn base(gpu: Option<&Gpu>, model: &str, format: &str) -> Box<dyn Decoder> {
     block_on(open(&checkpoint, gpu, &Opening { context: 256 }, Some(policy), &mut |_, _| {})).expect("a model")
 }
 
-fn trainer(gpu: Option<&Gpu>, case: &str, format: &str, recompute: bool) -> (Trainer, Adapter, Value) {
+fn trainer(gpu: Option<&Gpu>, case: &str, format: &str, recompute: bool) -> (Trainer, TrainedWeights, Value) {
     let expected = lora_expected(case);
     let initial = adapter(&["lora", case, "adapter_init"]);
     let model = expected["model"].as_str().expect("a name");
     let options = TrainerOptions { context: 256, recompute, ..TrainerOptions::default() };
-    (Trainer::new(gpu, base(gpu, model, format), &initial, options).expect("a trainer"), initial, expected)
+    (Trainer::new(gpu, base(gpu, model, format), &initial, options).expect("a trainer"), TrainedWeights::Adapter(initial), expected)
 }
 
 /// Tensors of a safetensors file by name.
@@ -175,5 +177,31 @@ fn quantized_bases_train_as_their_dequantized_weights() {
         let worst = worst_relative(&found[0].1, &found[1].1);
         println!("{format}: loss {} and {}, gradients off by {worst:.1e}", found[0].0, found[1].0);
         assert!((found[0].0 - found[1].0).abs() < 1e-4 * found[1].0 && worst < 1e-3, "{format}: gradients off by {worst:.1e}");
+    }
+}
+
+/// Architectures made of attention and an MLP beyond those of PEFT's fixtures; `models/tests/training.rs` has their gradients.
+#[test]
+fn the_loss_falls_on_every_architecture() {
+    let gpu = gpu();
+    for model in ["cohere", "cohere2", "gemma1", "gemma2_softcap", "gemma3_text", "jais", "jais2", "olmo2", "phi3_fused"] {
+        let mut decoder = base(Some(&gpu), model, "q8_0");
+        let config = Recipe { alpha: 16.0, rank: 4, ..Recipe::default() }.adapter_config().expect("a configuration");
+        let adapter = new_adapter(&mut *decoder, config, &mut Rng::new(1, 1)).expect("an adapter");
+        let options = TrainerOptions { context: 256, ..TrainerOptions::default() };
+        let mut trainer = Trainer::new(Some(&gpu), decoder, &adapter, options).expect("a trainer");
+        let ids: Vec<u32> = (0..24).map(|t| 5 + t * t * 7 % 900).collect();
+        let labels = ids.iter().enumerate().map(|(t, &id)| if t == 0 { -100 } else { id as i32 }).collect();
+        let batch = MicroBatch { labels, positions: (0..24).collect(), sequences: vec![0; 24], starts: vec![0], ids };
+        let hyper = Hyper { learning_rate: 3e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0 };
+        let losses: Vec<f64> = (0..4)
+            .map(|_| {
+                let loss = block_on(trainer.accumulate(&batch, 1.0 / 23.0)).unwrap_or_else(|error| panic!("{model}: {error}"));
+                trainer.update(&hyper).expect("an update");
+                loss
+            })
+            .collect();
+        println!("{model}: {losses:?}");
+        assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{model}: {losses:?}");
     }
 }

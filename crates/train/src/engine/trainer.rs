@@ -1,15 +1,16 @@
-//! The trainer: accumulates gradients over micro-batches and updates the adapter.
+//! The trainer: accumulates gradients over micro-batches and updates what is trained.
 
 use std::sync::Arc;
 
 use bayan_gpu::{Buffer, Gpu, KernelTime};
-use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPart};
+use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPart, Parameters};
 use bayan_tensor::ops::{Dropout, Hyper};
 use bayan_tensor::{Dtype, Graph, Plan, State, Tuning};
 
 use super::EngineError;
 use super::arena::Arena;
 use super::step::{Aim, Extra, Outcome, Packed, Shape, Step};
+use crate::rng::split_mix;
 use crate::{MicroBatch, NamedArray, TrainedWeights};
 
 /// Name under which the trained pairs are attached.
@@ -27,13 +28,17 @@ pub struct TrainerOptions {
     pub recompute: bool,
     /// Largest number of logits held at a time.
     pub logits_budget: usize,
-    /// Seed of the dropout masks.
+    /// Seed of the dropout masks and of noise.
     pub seed: u64,
+    /// NEFTune: noise on the embeddings, uniform within this over √(tokens of the sequence · hidden size), in supervised steps.
+    pub neftune: Option<f64>,
+    /// Multiply-adds of one submission at most, but for a kernel that has more alone: 2³⁴ take 0.3 s where a device does 0.1 TFLOP/s.
+    pub submission_work: u64,
 }
 
 impl Default for TrainerOptions {
     fn default() -> Self {
-        Self { context: 2048, recompute: true, logits_budget: 16 << 20, seed: 0 }
+        Self { context: 2048, recompute: true, logits_budget: 16 << 20, seed: 0, neftune: None, submission_work: 1 << 34 }
     }
 }
 
@@ -46,7 +51,7 @@ pub struct PairOutcome {
     pub pairs: Vec<[f32; 4]>,
 }
 
-/// A base model and the adapter in training.
+/// A model, and the adapter in training or all its parameters.
 pub struct Trainer {
     gpu: Option<Gpu>,
     decoder: Box<dyn Decoder>,
@@ -54,7 +59,7 @@ pub struct Trainer {
     options: TrainerOptions,
     dropout: f32,
     seed: Arc<State>,
-    /// Micro-batches so far: the dropout masks follow from it.
+    /// Micro-batches so far: dropout masks and noise follow from it.
     micro_steps: u64,
     updates: u64,
     steps: Vec<Step>,
@@ -76,9 +81,24 @@ impl Trainer {
     /// A module that the base does not have, or out of memory.
     pub fn new(gpu: Option<&Gpu>, mut decoder: Box<dyn Decoder>, adapter: &Adapter, options: TrainerOptions) -> Result<Trainer, EngineError> {
         let arena = Arena::new(gpu, adapter)?;
+        // Attached once here, so that an adapter that does not fit is refused before anything runs.
+        attach(&mut *decoder, &arena, None)?;
+        decoder.detach(NAME);
+        Trainer::over(gpu, decoder, arena, adapter.config.lora_dropout as f32, options)
+    }
+
+    /// A trainer of all parameters of a decoder that was opened to train them.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn full(gpu: Option<&Gpu>, decoder: Box<dyn Decoder>, parameters: Parameters, options: TrainerOptions) -> Result<Trainer, EngineError> {
+        Trainer::over(gpu, decoder, Arena::full(gpu, parameters)?, 0.0, options)
+    }
+
+    fn over(gpu: Option<&Gpu>, decoder: Box<dyn Decoder>, arena: Arena, dropout: f32, options: TrainerOptions) -> Result<Trainer, EngineError> {
         let hyper = State::zeros(gpu, "hyperparameters", &[Hyper::LEN], Dtype::F32)?;
         let norm = State::zeros(gpu, "gradient norm", &[4], Dtype::F32)?;
-        let seed = State::zeros(gpu, "dropout seed", &[1], Dtype::U32)?;
+        let seed = State::zeros(gpu, "seed", &[1], Dtype::U32)?;
         let optimizer = match gpu {
             None => None,
             Some(gpu) => {
@@ -87,10 +107,6 @@ impl Trainer {
                 Some(Plan::new(gpu, graph, &[], &Tuning::defaults(gpu.capabilities()))?)
             }
         };
-        // Attached once here, so that an adapter that does not fit is refused before anything runs.
-        attach(&mut *decoder, &arena, None)?;
-        decoder.detach(NAME);
-        let dropout = adapter.config.lora_dropout as f32;
         let gpu = gpu.cloned();
         Ok(Trainer {
             gpu,
@@ -125,7 +141,7 @@ impl Trainer {
         self.updates
     }
 
-    /// Micro-batches so far, which decide the dropout masks: to be saved and set again.
+    /// Micro-batches so far, which decide dropout masks and noise: to be saved and set again.
     pub fn micro_steps(&mut self) -> &mut u64 {
         &mut self.micro_steps
     }
@@ -133,6 +149,11 @@ impl Trainer {
     /// Bytes of activations of the largest step so far, and the dispatches of the latest.
     pub fn cost(&self) -> (u64, usize) {
         (self.steps.iter().map(Step::activation_bytes).max().unwrap_or(0), self.steps.last().map_or(0, Step::dispatches))
+    }
+
+    /// Submissions of the latest step.
+    pub fn submissions(&self) -> usize {
+        self.steps.last().map_or(0, Step::submissions)
     }
 
     /// Adds the gradients of `scale` · Σ nll over the trained tokens, and returns that loss. For the mean over the tokens of several
@@ -220,8 +241,9 @@ impl Trainer {
             return Err(EngineError::input("micro-batch", "at least one trained token", "none", "drop examples without any, or train on all tokens"));
         }
         if matches!(aim, Aim::Supervised | Aim::Preference) {
-            let seed = (self.options.seed ^ self.micro_steps.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 16;
-            self.seed.write(self.gpu.as_ref(), 0, bytemuck::bytes_of(&(seed as u32)));
+            let mut state = self.options.seed ^ self.micro_steps.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let seed = (split_mix(&mut state) >> 32) as u32;
+            self.seed.write(self.gpu.as_ref(), 0, bytemuck::bytes_of(&seed));
             self.micro_steps += 1;
         }
         self.prepare(packed.shape(aim, pairs))?;
@@ -261,7 +283,7 @@ impl Trainer {
                 Cache::new(gpu, CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None }, &self.decoder.cache_needs())?
             }
         };
-        let step = Step::new(gpu, &*self.decoder, &self.arena, &cache, shape, &self.options, &mut self.pool);
+        let step = Step::new(gpu, &*self.decoder, &self.arena, &cache, shape, &self.options, &self.seed, &mut self.pool);
         self.cache = Some(cache);
         step
     }
@@ -278,7 +300,7 @@ impl Trainer {
         let numbers = Hyper { update: self.updates, ..*hyper }.numbers();
         self.hyper.write(Some(gpu), 0, bytemuck::cast_slice(&numbers));
         optimizer.submit(gpu, 0, &[]);
-        gpu.clear(self.arena.states.gradients.buffer());
+        self.arena.clear_gradients(Some(gpu));
         Ok(())
     }
 
@@ -295,45 +317,31 @@ impl Trainer {
 
     /// Sets the gradients to zero.
     pub fn clear_gradients(&self) {
-        match &self.gpu {
-            Some(gpu) => gpu.clear(self.arena.states.gradients.buffer()),
-            None => {
-                for state in self.arena.places.iter().flat_map(|place| &place.gradients) {
-                    state.write(None, 0, &vec![0; state.size_bytes() as usize]);
-                }
-            }
-        }
+        self.arena.clear_gradients(self.gpu.as_ref());
     }
 
-    /// The trained adapter.
+    /// The gradients gathered so far, in the shape of what is trained.
     ///
     /// # Errors
     /// The device failed.
-    pub async fn adapter(&self) -> Result<Adapter, EngineError> {
-        self.arena.read(self.gpu.as_ref(), false).await
-    }
-
-    /// The gradients gathered so far, in the shape of an adapter.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub async fn gradients(&self) -> Result<Adapter, EngineError> {
+    pub async fn gradients(&self) -> Result<TrainedWeights, EngineError> {
         self.arena.read(self.gpu.as_ref(), true).await
     }
 
-    /// The first matrix that has a NaN or an infinity, by PEFT's name, or else the first whose gradient has.
+    /// The first tensor that has a NaN or an infinity, by PEFT's or Hugging Face's name, or else the first whose gradient has.
     ///
     /// # Errors
     /// The device failed.
     pub async fn not_finite(&self) -> Result<Option<String>, EngineError> {
         let bad = |values: &[f32]| values.iter().any(|v| !v.is_finite());
-        let first = |of: &Adapter| {
-            of.modules.iter().find_map(|(name, m)| {
+        let first = |of: &TrainedWeights| match of {
+            TrainedWeights::Adapter(adapter) => adapter.modules.iter().find_map(|(name, m)| {
                 let (a, b) = bayan_models::tensor_names(name);
                 bad(&m.a).then_some(a).or(bad(&m.b).then_some(b))
-            })
+            }),
+            TrainedWeights::Full(arrays) => arrays.iter().find(|array| bad(&array.values)).map(|array| array.name.clone()),
         };
-        if let Some(name) = first(&self.adapter().await?) {
+        if let Some(name) = first(&self.weights().await?) {
             return Ok(Some(name));
         }
         Ok(first(&self.gradients().await?).map(|name| format!("the gradient of {name}")))
@@ -349,7 +357,7 @@ impl Trainer {
     /// # Errors
     /// The device failed.
     pub async fn weights(&self) -> Result<TrainedWeights, EngineError> {
-        Ok(TrainedWeights::Adapter(self.adapter().await?))
+        self.arena.read(self.gpu.as_ref(), false).await
     }
 
     /// Takes over what [`Trainer::weights`] gave: no moments, no gradients, no updates.
@@ -357,18 +365,7 @@ impl Trainer {
     /// # Errors
     /// Weights of other sizes.
     pub fn load_weights(&mut self, weights: &TrainedWeights) -> Result<(), EngineError> {
-        match weights {
-            TrainedWeights::Adapter(adapter) => self.load(adapter),
-            TrainedWeights::Full(_) => Err(EngineError::input("checkpoint", "an adapter", "all parameters", "resume with the recipe of the run")),
-        }
-    }
-
-    /// Begins again with this adapter: no moments, no gradients, no updates.
-    ///
-    /// # Errors
-    /// An adapter of other sizes.
-    pub fn load(&mut self, adapter: &Adapter) -> Result<(), EngineError> {
-        self.arena.load(self.gpu.as_ref(), adapter)?;
+        self.arena.load(self.gpu.as_ref(), weights)?;
         (self.updates, self.micro_steps) = (0, 0);
         Ok(())
     }
@@ -410,7 +407,7 @@ impl Trainer {
 }
 
 fn attach(decoder: &mut dyn Decoder, arena: &Arena, dropout: Option<(f32, &Arc<State>)>) -> Result<(), EngineError> {
-    for (number, place) in arena.places.iter().enumerate() {
+    for (number, place) in arena.places().iter().enumerate() {
         let [a, b] = place.parameters.clone();
         let dropout = dropout.map(|(p, seed)| Dropout { p, salt: number as u32 + 1, seed: seed.clone() });
         let part = LoraPart { adapter: NAME.to_string(), rows: 0..0, a, b, scale: place.scale, dropout };

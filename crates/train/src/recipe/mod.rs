@@ -42,6 +42,27 @@ pub enum LossNormalization {
     MeanOfMeans,
 }
 
+/// The numbers of a checkpoint that `full` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaveDtype {
+    /// As they were trained.
+    #[default]
+    Float32,
+    /// Rounded to bfloat16: half the size.
+    Bfloat16,
+}
+
+impl SaveDtype {
+    /// As `config.json` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            SaveDtype::Float32 => "float32",
+            SaveDtype::Bfloat16 => "bfloat16",
+        }
+    }
+}
+
 /// How far an assistant's turn is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,6 +103,8 @@ pub struct Recipe {
     pub full: bool,
     /// With `full`: begin from random weights.
     pub from_scratch: bool,
+    /// With `full`: the numbers of the resulting checkpoint.
+    pub save_dtype: SaveDtype,
 
     /// LoRA rank (`r`, `lora_r`).
     pub rank: usize,
@@ -188,6 +211,7 @@ impl Default for Recipe {
             precompute_reference: false,
             full: false,
             from_scratch: false,
+            save_dtype: SaveDtype::Float32,
             rank: 16,
             alpha: 32.0,
             dropout: 0.0,
@@ -331,19 +355,40 @@ impl Recipe {
         if self.from_scratch && !self.full {
             return clash("from_scratch", "full = true beside it", "false", "an adapter on random weights learns nothing; set full");
         }
+        if self.save_dtype != SaveDtype::Float32 && !self.full {
+            return clash("save_dtype", "full = true beside it", "false", "adapters are written in f32, as they were trained; leave the field out");
+        }
         if self.full && self.method == Method::Dpo {
             return clash("method", "sft with full = true", "dpo", "DPO needs the base as its reference; train an adapter");
         }
         // Read, so that recipes of other programs are told apart from misspelt ones, and refused: nothing is ignored in silence.
-        for (field, set) in [("full", self.full), ("f16", self.f16), ("neftune_noise_alpha", self.neftune_noise_alpha.is_some_and(|noise| noise > 0.0))] {
-            if set {
-                return clash(field, "a choice that this version trains with", "one that it does not", "leave the field out");
-            }
+        if self.neftune_noise_alpha.is_some_and(|noise| noise > 0.0) && self.method == Method::Dpo {
+            return clash("neftune_noise_alpha", "none with method dpo", "noise", "leave the field out");
+        }
+        if self.f16 {
+            return clash("f16", "a choice that this version trains with", "one that it does not", "leave the field out");
+        }
+        if self.full {
+            self.validate_full()?;
         }
         if self.packing && self.method == Method::Dpo {
             return clash("packing", "false with method dpo", "true", "pairs are not packed");
         }
         Ok(())
+    }
+
+    /// Nothing that belongs to an adapter stands beside `full`.
+    fn validate_full(&self) -> Result<()> {
+        if let Some(format) = self.quantize.as_deref().filter(|format| *format != "f32") {
+            let remedy = "leave quantize out, and quantize the result with `bayan quantize`; or train an adapter";
+            return Err(TrainError::recipe("quantize", "none with full = true: all parameters are trained in f32", format, remedy));
+        }
+        let (ours, default) = (serde_json::to_value(self).unwrap_or_default(), serde_json::to_value(Recipe::default()).unwrap_or_default());
+        let of_adapters = ["rank", "alpha", "dropout", "use_rslora", "target_modules", "layers_to_transform", "rank_pattern", "alpha_pattern"];
+        match of_adapters.into_iter().find(|field| ours.get(field) != default.get(field)) {
+            None => Ok(()),
+            Some(field) => Err(TrainError::recipe(field, "nothing with full = true, which trains no adapter", &ours[field], "leave the field out")),
+        }
     }
 
     /// The adapter's configuration. `all-linear` stays as it is: [`Recipe::adapter_config_for`] writes it out for a model.

@@ -16,6 +16,7 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("lora_rank", "rank"),
     ("lora_alpha", "alpha"),
     ("lora_dropout", "dropout"),
+    ("neftune_alpha", "neftune_noise_alpha"),
     ("lora_target_modules", "target_modules"),
     ("num_train_epochs", "epochs"),
     ("num_epochs", "epochs"),

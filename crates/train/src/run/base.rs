@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, Rules, Sizes};
-use bayan_weights::{Checkpoint, Policy, TensorEntry, format_by_name};
+use bayan_weights::{Checkpoint, Policy, Stored, TensorEntry, format_by_name};
 
 use super::RunData;
 use crate::MicroBatch;
@@ -12,7 +12,8 @@ use crate::error::{Result, TrainError};
 use crate::files::{replace_directory, replace_file};
 use crate::log::LOG_FILE;
 use crate::memory::{MemoryInputs, adapter_parameters};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, SaveDtype};
+use crate::scratch::INITIAL;
 
 /// The recipe of a run in its directory.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -30,6 +31,8 @@ pub struct BaseInfo {
     pub pairs: Vec<(usize, usize, usize)>,
     /// All parameters of the checkpoint.
     pub parameters: u64,
+    /// Numbers that they take where all of them are trained, padding included.
+    pub arena: u64,
     /// Whether queries and keys are normalised.
     pub qk_norm: bool,
 }
@@ -42,6 +45,11 @@ impl BaseInfo {
     pub fn of(checkpoint: &Checkpoint, recipe: &Recipe, policy: Option<&Policy>) -> Result<BaseInfo> {
         let unknown = |error: bayan_models::ModelError| TrainError::recipe("model", "a model that can be opened", error, "see `bayan inspect`");
         let sizes = bayan_models::sizes(checkpoint).map_err(unknown)?;
+        let quantized = checkpoint.tensors().iter().find(|tensor| recipe.full && !matches!(tensor.stored, Stored::Dense(_)));
+        if let Some(tensor) = quantized {
+            let got = format!("{} in {}", tensor.name, tensor.stored.name());
+            return Err(TrainError::recipe("full", "a base that is not quantized", got, "name an unquantized checkpoint, or train an adapter"));
+        }
         let linears: Vec<(String, &TensorEntry)> = checkpoint.tensors().iter().filter_map(|tensor| Some((linear_name(tensor)?, tensor))).collect();
         let names: Vec<String> = linears.iter().map(|(name, _)| name.clone()).collect();
         let (adapter, pairs) = if recipe.full {
@@ -58,7 +66,9 @@ impl BaseInfo {
         };
         let parameters = checkpoint.tensors().iter().map(TensorEntry::count).sum();
         let qk_norm = checkpoint.names().any(|name| name.ends_with("q_norm.weight"));
-        Ok(BaseInfo { sizes, base_bytes: loaded_bytes(checkpoint, policy), adapter, pairs, parameters, qk_norm })
+        let (matrices, vectors) = bayan_models::arena_sizes(checkpoint);
+        let arena = (matrices as u64).saturating_add(vectors as u64);
+        Ok(BaseInfo { sizes, base_bytes: loaded_bytes(checkpoint, policy), adapter, pairs, parameters, arena, qk_norm })
     }
 
     /// Parameters that are trained.
@@ -72,7 +82,7 @@ impl BaseInfo {
         MemoryInputs {
             sizes: &self.sizes,
             base_bytes: if recipe.full { 0 } else { self.base_bytes },
-            trained_parameters: self.trained_parameters(recipe),
+            trained_parameters: if recipe.full { self.arena } else { self.trained_parameters(recipe) },
             ranks_per_layer: ranks.div_ceil(self.sizes.num_hidden_layers.max(1) as u64),
             qk_norm: self.qk_norm,
             tokens: largest.ids.len(),
@@ -106,7 +116,7 @@ pub fn loaded_bytes(checkpoint: &Checkpoint, policy: Option<&Policy>) -> u64 {
 /// A directory with an earlier run and no `overwrite`, or a refused file operation.
 pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result<()> {
     let ours = |name: &str| {
-        [ADAPTER_CONFIG, ADAPTER_MODEL, RECIPE_FILE, LOG_FILE, "loss.png", "loss.html", "best.json", "tensorboard", "model"].contains(&name)
+        [ADAPTER_CONFIG, ADAPTER_MODEL, RECIPE_FILE, LOG_FILE, "loss.png", "loss.html", "best.json", "tensorboard", "model", INITIAL].contains(&name)
             || name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok())
     };
     std::fs::create_dir_all(output).map_err(|source| TrainError::io("create", output, source))?;
@@ -135,7 +145,7 @@ pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result
 /// # Errors
 /// A damaged checkpoint, or one of another recipe; the error names the first field.
 pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
-    const FREE: [&str; 12] = [
+    const FREE: [&str; 13] = [
         "preset",
         "data",
         "valid_data",
@@ -148,6 +158,7 @@ pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
         "eval_every",
         "early_stopping_patience",
         "precompute_reference",
+        "save_dtype",
     ];
     let Some(resumed) = Checkpoints::new(output, recipe.keep_last).resume()? else { return Ok(None) };
     let now = serde_json::to_value(recipe).unwrap_or_default();
@@ -162,12 +173,12 @@ pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
     Ok(Some(resumed))
 }
 
-/// Puts the result where `--adapter` and PEFT find it: an adapter into `output` itself, all parameters as a checkpoint into `output/model`,
-/// beside which the base's other files are copied.
+/// Puts the result where `--adapter` and PEFT find it: an adapter into `output` itself, all parameters as a checkpoint of these numbers into
+/// `output/model`, beside which the base's other files are copied.
 ///
 /// # Errors
 /// A refused file operation. An adapter is complete or not there: its configuration comes last.
-pub fn write_result(output: &Path, weights: &TrainedWeights, base: &[(String, Vec<u8>)]) -> Result<PathBuf> {
+pub fn write_result(output: &Path, weights: &TrainedWeights, base: &[(String, Vec<u8>)], save: SaveDtype) -> Result<PathBuf> {
     match weights {
         TrainedWeights::Adapter(adapter) => {
             write_adapter_files(output, adapter)?;
@@ -175,13 +186,27 @@ pub fn write_result(output: &Path, weights: &TrainedWeights, base: &[(String, Ve
         }
         TrainedWeights::Full(arrays) => {
             let target = output.join("model");
-            let encoded = crate::checkpoint::encode_arrays(&target, arrays)?;
+            let encoded = crate::checkpoint::encode_arrays_as(&target, arrays, save)?;
             let mut files: Vec<(&str, &[u8])> = base.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
             files.push(("model.safetensors", &encoded));
             replace_directory(&target, &files)?;
             Ok(target)
         }
     }
+}
+
+/// What stands beside the weights of a result that has all parameters: the configuration, for these numbers, and what travels with the base.
+///
+/// # Errors
+/// A file that cannot be read.
+pub async fn beside(checkpoint: &Checkpoint, save: SaveDtype) -> Result<Vec<(String, Vec<u8>)>> {
+    let unread = |error| TrainError::recipe("model", "tokenizer and templates that can be read", error, "restore the files of the base");
+    let mut config = checkpoint.config().clone();
+    crate::scratch::plain(&mut config, save);
+    let mut files = vec![("config.json".to_owned(), format!("{config:#}\n").into_bytes())];
+    let side = bayan_weights::directory::side_files(checkpoint.source().as_ref()).await.map_err(unread)?;
+    files.extend(side.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)));
+    Ok(files)
 }
 
 fn write_adapter_files(output: &Path, adapter: &Adapter) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::log::{LogEntry, RunLog};
 use crate::order::{Batch, Order};
 use crate::recipe::{LossNormalization, Method, Recipe, RunPlan};
 
-pub use base::{BaseInfo, RECIPE_FILE, prepare_output, resumable, write_result};
+pub use base::{BaseInfo, RECIPE_FILE, beside, prepare_output, resumable, write_result};
 pub use data::{RunData, Units};
 
 /// Checkpoints of a run that does not say how often.

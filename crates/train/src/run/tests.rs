@@ -10,7 +10,7 @@ use bayan_weights::{Checkpoint, DirectorySource};
 use super::*;
 use crate::engine::{TrainerOptions, new_adapter};
 use crate::render::Tokens;
-use crate::{Dataset, Rng};
+use crate::{Dataset, Rng, SaveDtype};
 
 fn gpu() -> Gpu {
     let options = GpuOptions { disable: Disable::parse("f16,dot").expect("known words"), ..GpuOptions::default() };
@@ -68,10 +68,16 @@ impl Observer for Notes {
 }
 
 fn trainer(gpu: &Gpu, checkpoint: &Checkpoint, recipe: &Recipe) -> Trainer {
+    let options =
+        TrainerOptions { context: 64, recompute: recipe.grad_checkpoint, seed: recipe.seed, neftune: recipe.neftune_noise_alpha, ..TrainerOptions::default() };
+    if recipe.full {
+        let opened = block_on(bayan_models::open_to_train(checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}));
+        let (decoder, parameters) = opened.expect("a model");
+        return Trainer::full(Some(gpu), decoder, parameters, options).expect("a trainer");
+    }
     let base = BaseInfo::of(checkpoint, recipe, None).expect("a base");
     let mut decoder = block_on(open(checkpoint, Some(gpu), &Opening { context: 64 }, None, &mut |_, _| {})).expect("a model");
     let adapter = new_adapter(&mut *decoder, base.adapter, &mut Rng::new(recipe.seed, 1)).expect("an adapter");
-    let options = TrainerOptions { context: 64, recompute: recipe.grad_checkpoint, seed: recipe.seed, ..TrainerOptions::default() };
     Trainer::new(Some(gpu), decoder, &adapter, options).expect("a trainer")
 }
 
@@ -112,6 +118,39 @@ fn a_stopped_run_goes_on_as_if_it_had_never_stopped() {
 }
 
 #[test]
+fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
+    let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
+    let text = "batch_size = 2\nmax_seq_length = 64\nlearning_rate = 1e-3\nseed = 3\nfull = true\nmax_steps = 5\nneftune_noise_alpha = 3\nweight_decay = 0.1";
+    let recipe = Recipe::from_file("r.toml", text, serde_json::Map::new()).expect("a recipe");
+    let data = data(3);
+    let mut whole = Notes::default();
+    let ended = go(&gpu, &recipe, &data, &place.path().join("whole"), &mut whole).unwrap();
+    let (first, last) = (f64::from_bits(whole.losses[0].1), f64::from_bits(whole.losses[4].1));
+    assert!(last < first, "the loss went from {first} to {last}");
+    let parts = place.path().join("parts");
+    let mut notes = Notes { stop_after: Some(2), ..Notes::default() };
+    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, End::Interrupted);
+    notes.stop_after = None;
+    let resumed = go(&gpu, &recipe, &data, &parts, &mut notes).unwrap();
+    assert_eq!(notes.losses, whole.losses);
+    assert!(resumed.weights == ended.weights, "the weights are the same to the bit");
+    // What comes out is an ordinary checkpoint with the tensors of the base.
+    let base = checkpoint("llama3_gqa");
+    let result = write_result(&parts, &resumed.weights, &block_on(beside(&base, SaveDtype::Bfloat16)).unwrap(), SaveDtype::Bfloat16).unwrap();
+    let half = block_on(Checkpoint::open(Rc::new(DirectorySource::new(&result).unwrap()))).unwrap();
+    let result = write_result(&parts, &resumed.weights, &block_on(beside(&base, SaveDtype::Float32)).unwrap(), SaveDtype::Float32).unwrap();
+    let written = block_on(Checkpoint::open(Rc::new(DirectorySource::new(&result).unwrap()))).unwrap();
+    let shapes = |of: &Checkpoint| of.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<std::collections::BTreeMap<_, _>>();
+    assert_eq!(shapes(&written), shapes(&base));
+    assert_eq!((shapes(&half), half.config()["torch_dtype"].as_str()), (shapes(&base), Some("bfloat16")));
+    assert_eq!(half.require("model.norm.weight").unwrap().stored.name(), "BF16");
+    assert!(result.join("tokenizer.json").is_file() && written.config()["torch_dtype"] == "float32");
+    let before = block_on(base.read_f32("model.norm.weight")).unwrap();
+    assert_ne!(block_on(written.read_f32("model.norm.weight")).unwrap(), before, "norms are trained");
+    block_on(open(&written, Some(&gpu), &Opening { context: 64 }, None, &mut |_, _| {})).unwrap();
+}
+
+#[test]
 fn infinity_stops_the_run_and_names_what_and_where() {
     let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
     let recipe = recipe("max_steps = 9\nwarmup_steps = 4\nmax_grad_norm = 0\nsave_every = 1");
@@ -141,7 +180,7 @@ fn the_best_weights_are_kept_and_patience_ends() {
     let lowest = notes.evaluations.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!((ended.weights_of_step, loss, ended.steps), (step, lowest, step + 2));
     assert_eq!(ended.weights, Checkpoints::new(place.path(), 1).read(step).unwrap().weights);
-    let result = write_result(place.path(), &ended.weights, &[]).unwrap();
+    let result = write_result(place.path(), &ended.weights, &[], SaveDtype::Float32).unwrap();
     let adapter = block_on(bayan_models::Adapter::open(Rc::new(DirectorySource::new(result).unwrap()))).unwrap();
     assert_eq!(TrainedWeights::Adapter(adapter), ended.weights);
     assert!(prepare_output(place.path(), &recipe, false).unwrap_err().to_string().contains("--resume"));
@@ -157,9 +196,13 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         ("llama3_gqa", 6, "max_steps = 2\ngrad_checkpoint = false"),
         ("qwen2_bias", 3, "max_steps = 2\nquantize = \"q8_0\"\nalpha = 8"),
         ("qwen3_qknorm", 7, "max_steps = 2\nmask_prompt = false"),
+        ("qwen3_qknorm", 7, "max_steps = 2\nfull = true"),
+        ("llama3_gqa", 6, "max_steps = 2\nfull = true\ngrad_checkpoint = false"),
     ] {
         let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
-        let recipe = Recipe { batch_size, ..recipe(more) };
+        let rank = if more.contains("full") { "" } else { "rank = 4\n" };
+        let text = format!("{rank}max_seq_length = 64\nlearning_rate = 2e-3\nseed = 3\n{more}");
+        let recipe = Recipe { batch_size, ..Recipe::from_file("r.toml", &text, serde_json::Map::new()).expect("a recipe") };
         let checkpoint = checkpoint(model);
         let policy = recipe.quantize.as_deref().and_then(bayan_weights::format_by_name).map(bayan_weights::Policy::for_format);
         let data = RunData { train: Units::new(dataset(12, 60), None), ..data(0) };
@@ -168,10 +211,16 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         let largest = data.largest_batch(&recipe, run.epochs());
         let inputs = base.memory_inputs(&recipe, &data, &largest);
         let estimated = crate::estimate(&recipe, &inputs, &crate::Calibration::default());
-        let mut decoder = block_on(open(&checkpoint, Some(&gpu), &Opening { context: data.longest() }, policy, &mut |_, _| {})).unwrap();
-        let adapter = new_adapter(&mut *decoder, base.adapter.clone(), &mut Rng::new(1, 1)).unwrap();
         let options = TrainerOptions { context: data.longest(), recompute: recipe.grad_checkpoint, ..TrainerOptions::default() };
-        let mut trainer = Trainer::new(Some(&gpu), decoder, &adapter, options).unwrap();
+        let opening = Opening { context: data.longest() };
+        let mut trainer = if recipe.full {
+            let (decoder, parameters) = block_on(bayan_models::open_to_train(&checkpoint, Some(&gpu), &opening, &mut |_, _| {})).unwrap();
+            Trainer::full(Some(&gpu), decoder, parameters, options).unwrap()
+        } else {
+            let mut decoder = block_on(open(&checkpoint, Some(&gpu), &opening, policy, &mut |_, _| {})).unwrap();
+            let adapter = new_adapter(&mut *decoder, base.adapter.clone(), &mut Rng::new(1, 1)).unwrap();
+            Trainer::new(Some(&gpu), decoder, &adapter, options).unwrap()
+        };
         block_on(run.go(&mut trainer, None, &mut Notes::default())).unwrap();
         let measured = gpu.peak_allocated_bytes() as f64;
         let ratio = estimated.total() as f64 / measured;

@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-pub use quantize::{Progress, Report, TensorReport, copy_side_files, quantize_checkpoint};
+pub use quantize::{Progress, Report, TensorReport, copy_side_files, quantize_checkpoint, side_files};
 pub use writer::{CheckpointWriter, TensorPlan, WriteOptions};
 
 /// The files of one directory, read at positions; names with separators or `..` are refused.

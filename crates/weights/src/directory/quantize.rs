@@ -5,6 +5,7 @@ use crate::checkpoint::{Checkpoint, Stored, TURNED_KEY, read_exact};
 use crate::error::WeightsError;
 use crate::formats::{F32, Format};
 use crate::policy::Policy;
+use crate::source::Source;
 use serde_json::Value;
 use std::path::Path;
 
@@ -188,14 +189,23 @@ fn write_config(checkpoint: &Checkpoint, turned: bool, writer: &mut CheckpointWr
 ///
 /// Errors: a file that cannot be read or written, or is far too large.
 pub async fn copy_side_files(checkpoint: &Checkpoint, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
-    let source = checkpoint.source().as_ref();
+    for (file, bytes) in side_files(checkpoint.source().as_ref()).await? {
+        writer.write_file(file, &bytes)?;
+    }
+    Ok(())
+}
+
+/// What travels with the weights, by name: tokenizer, templates, licences.
+///
+/// Errors: a file that cannot be read, or is far too large.
+pub async fn side_files(source: &dyn Source) -> Result<Vec<(&'static str, Vec<u8>)>, WeightsError> {
+    let mut found = Vec::new();
     for file in SIDE_FILES {
         let Some(size) = source.size(file).await? else { continue };
         if size > MAX_SIDE_BYTES {
             return Err(WeightsError::malformed(file, format!("expected at most {MAX_SIDE_BYTES} bytes, got {size}")));
         }
-        let bytes = read_exact(source, file, 0, size).await?;
-        writer.write_file(file, &bytes)?;
+        found.push((*file, read_exact(source, file, 0, size).await?));
     }
-    Ok(())
+    Ok(found)
 }

@@ -1,0 +1,159 @@
+//! Training all parameters against transformers' fixtures, on this machine's device; noise on embeddings; submissions.
+
+use std::rc::Rc;
+
+use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
+use bayan_models::{Opening, open_to_train};
+use bayan_tensor::ops::Hyper;
+use bayan_weights::{Checkpoint, DirectorySource};
+use serde_json::{Value, json};
+
+use super::{Trainer, TrainerOptions, lora_grads, lora_train};
+use crate::testing::path;
+use crate::{MicroBatch, NamedArray, TrainedWeights};
+
+fn gpu() -> Gpu {
+    let options = GpuOptions { disable: Disable::parse("f16,dot").expect("known words"), ..GpuOptions::default() };
+    block_on(Gpu::open(&options)).expect("a device")
+}
+
+fn trainer(gpu: &Gpu, model: &str, options: TrainerOptions) -> Result<Trainer, bayan_models::ModelError> {
+    let source = DirectorySource::new(path(&["models", model])).expect("a directory");
+    let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint");
+    let options = TrainerOptions { context: 64, ..options };
+    let (decoder, parameters) = block_on(open_to_train(&checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}))?;
+    Ok(Trainer::full(Some(gpu), decoder, parameters, options).expect("a trainer"))
+}
+
+fn arrays(weights: TrainedWeights) -> Vec<NamedArray> {
+    let TrainedWeights::Full(arrays) = weights else { panic!("all parameters") };
+    arrays
+}
+
+/// The largest error of any tensor, relative to its length: its length, and products with the fixed vectors of `make_full.py`.
+fn worst(found: &[NamedArray], expected: &Value) -> (f64, String) {
+    let expected = expected.as_object().expect("tensors");
+    assert_eq!(found.len(), expected.len(), "tensors");
+    let mut worst = (0.0, String::new());
+    for array in found {
+        let want = expected.get(&array.name).unwrap_or_else(|| panic!("no {}", array.name));
+        let norm = want["norm"].as_f64().expect("a length");
+        let mut square = (array.values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt() - norm).powi(2);
+        for (k, probe) in want["probes"].as_array().expect("products").iter().enumerate() {
+            let angle = |i: usize| 0.7 * (k + 1) as f64 * i as f64 + k as f64;
+            let product: f64 = array.values.iter().enumerate().map(|(i, &v)| f64::from(v) * angle(i).cos()).sum();
+            square += (product - probe.as_f64().expect("a number")).powi(2);
+        }
+        // An unrelated error of length e moves each product by e / √2 about.
+        let error = (square / 2.0).sqrt() / norm.max(1e-12);
+        if error > worst.0 {
+            worst = (error, array.name.clone());
+        }
+    }
+    worst
+}
+
+fn check(model: &str) {
+    let gpu = gpu();
+    let place = tempfile::tempdir().expect("a directory");
+    let text = std::fs::read_to_string(path(&["full", &format!("{model}.json")])).expect("a fixture");
+    let expected: Value = serde_json::from_str(&text).expect("JSON");
+    for recompute in [true, false] {
+        // A small budget: several chunks of the vocabulary.
+        let options = TrainerOptions { recompute, logits_budget: if recompute { 1 } else { 16 << 20 }, ..TrainerOptions::default() };
+        let mut trainer = trainer(&gpu, model, options).expect("a model that can be trained");
+        let initial = block_on(trainer.weights()).expect("weights");
+        let request = json!({"id": "g", "batch": expected["micro_batches"][0], "out_dir": place.path()});
+        let answer = block_on(lora_grads(&mut trainer, &initial, &request)).expect("gradients");
+        let (loss, want) = (answer["loss"].as_f64().expect("a loss"), expected["loss"].as_f64().expect("a loss"));
+        let batch = super::conformance::batch(&expected["micro_batches"][0]).expect("a batch");
+        block_on(trainer.accumulate(&batch, 1.0 / batch.target_count() as f64)).expect("gradients");
+        let gradients = arrays(block_on(trainer.gradients()).expect("gradients"));
+        let (error, name) = worst(&gradients, &expected["gradients"]);
+        println!("{model}, recompute {recompute}: loss off by {:.1e}, gradients by {error:.1e} ({name}), {:?}", (loss - want).abs() / want, trainer.cost());
+        assert!((loss - want).abs() / want < 1e-5, "loss {loss}, transformers has {want}");
+        assert!(error < 1e-4, "the gradient of {name} is off by {error:.1e}");
+        let request = json!({"id": "t", "micro_batches": expected["micro_batches"], "optimizer": expected["optimizer"], "out_dir": place.path()});
+        let answer = block_on(lora_train(&mut trainer, &initial, &request)).expect("training");
+        let pairs = answer["losses"].as_array().expect("losses").iter().zip(expected["losses"].as_array().expect("losses"));
+        let off = pairs.map(|(a, b)| (a.as_f64().expect("a loss") - b.as_f64().expect("a loss")).abs()).fold(0.0, f64::max);
+        let (error, name) = worst(&arrays(block_on(trainer.weights()).expect("weights")), &expected["final"]);
+        println!("{model}: losses off by {off:.1e}, final weights by {error:.1e} ({name})");
+        assert!(off < 3e-4, "a loss is off by {off:.1e}");
+        assert!(error < 1e-4, "{name} is off by {error:.1e}");
+    }
+}
+
+#[test]
+fn all_parameters_train_as_in_transformers_on_llama_with_a_tied_head() {
+    check("llama3_tied");
+}
+
+#[test]
+fn all_parameters_train_as_in_transformers_on_mistral() {
+    check("mistral_swa");
+}
+
+#[test]
+fn all_parameters_train_as_in_transformers_on_qwen2() {
+    check("qwen2_bias");
+}
+
+#[test]
+fn all_parameters_train_as_in_transformers_on_qwen3() {
+    check("qwen3_qknorm");
+}
+
+#[test]
+fn what_a_loader_changes_is_refused_by_name() {
+    let gpu = gpu();
+    for (model, part) in [("gemma1", "added"), ("cohere", "multiplied"), ("jais", "turned")] {
+        let Err(error) = trainer(&gpu, model, TrainerOptions::default()) else { panic!("{model} was opened") };
+        assert!(error.to_string().contains(part) && error.to_string().contains("--full"), "{model}: {error}");
+    }
+}
+
+fn sequence(len: usize) -> MicroBatch {
+    let ids: Vec<u32> = (0..len as u32).map(|t| 5 + t * t * 7 % 900).collect();
+    let labels = ids.iter().enumerate().map(|(t, &id)| if t == 0 { -100 } else { id as i32 }).collect();
+    MicroBatch { labels, positions: (0..len as u32).collect(), sequences: vec![0; len], starts: vec![0], ids }
+}
+
+/// Loss after each of three updates, and the submissions of a step.
+fn losses(gpu: &Gpu, options: TrainerOptions) -> (Vec<f64>, usize) {
+    let mut trainer = trainer(gpu, "qwen3_qknorm", options).expect("a model");
+    let batch = sequence(40);
+    let hyper = Hyper { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0 };
+    let step = |trainer: &mut Trainer| {
+        let loss = block_on(trainer.accumulate(&batch, 1.0 / 39.0)).expect("a loss");
+        trainer.update(&hyper).expect("an update");
+        loss
+    };
+    let found = (0..3).map(|_| step(&mut trainer)).collect();
+    (found, trainer.submissions())
+}
+
+#[test]
+fn short_submissions_give_the_same_bits() {
+    let gpu = gpu();
+    let (whole, one) = losses(&gpu, TrainerOptions::default());
+    let (parts, many) = losses(&gpu, TrainerOptions { submission_work: 100_000, ..TrainerOptions::default() });
+    assert_eq!(whole, parts);
+    assert!(one == 1 && many > 10, "{one} and {many} submissions");
+}
+
+#[test]
+fn noise_on_embeddings_follows_from_the_seed_and_is_for_training_only() {
+    let gpu = gpu();
+    let of = |alpha: Option<f64>, seed: u64| losses(&gpu, TrainerOptions { neftune: alpha, seed, ..TrainerOptions::default() }).0;
+    let (plain, noisy) = (of(None, 1), of(Some(5.0), 1));
+    assert_eq!(noisy, of(Some(5.0), 1));
+    assert_ne!(noisy, of(Some(5.0), 2));
+    assert_ne!(noisy[0], plain[0]);
+    // A noise that is nearly nothing changes nearly nothing: its size is what was asked for.
+    let faint = of(Some(1e-6), 1);
+    assert!((faint[0] - plain[0]).abs() < 1e-4, "{faint:?} and {plain:?}");
+    let mut trainer = trainer(&gpu, "qwen3_qknorm", TrainerOptions { neftune: Some(5.0), seed: 1, ..TrainerOptions::default() }).expect("a model");
+    let (sum, count) = block_on(trainer.evaluate(&sequence(40))).expect("a loss");
+    assert!((sum / count as f64 - plain[0]).abs() < 1e-5, "evaluation sees no noise");
+}
