@@ -53,7 +53,7 @@ def batches(rows, size):
             yield pad("ids", 0), pad("labels", -100), mask
 
 
-def train(place, recipe, double=False):
+def train(place, recipe, steps, double=False):
     import torch
     import torch.nn.functional as F
     from transformers import AutoModelForCausalLM
@@ -69,7 +69,7 @@ def train(place, recipe, double=False):
         [{"params": decay, "weight_decay": recipe["weight_decay"]}, {"params": plain, "weight_decay": 0.0}],
         lr=recipe["learning_rate"], betas=(recipe["adam_beta1"], recipe["adam_beta2"]), eps=recipe["adam_epsilon"])
     data, losses = batches(rows, recipe["batch_size"]), []
-    for step in range(recipe["max_steps"]):
+    for step in range(steps):
         ids, labels, mask = next(data)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         loss = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100)
@@ -97,12 +97,12 @@ def svg(ours, theirs):
         + f'<text x="{width - 180}" y="30" fill="#b87a1d">PyTorch (wide)</text><text x="{width - 180}" y="48" fill="#1f5fa8">Bayan (narrow)</text></svg>\n')
 
 
-def compare(place, file):
+def compare(place, file, steps):
     recipe = tomllib.loads((place / "run" / "recipe.toml").read_text(encoding="utf-8"))
     log = [json.loads(line) for line in open(place / "run" / "train_log.jsonl", encoding="utf-8")]
-    ours = [entry["loss"] for entry in log if entry.get("loss") is not None]
-    theirs, count = train(place, recipe)
-    exact, _ = train(place, recipe, double=True)
+    ours = [entry["loss"] for entry in log if entry.get("loss") is not None][:steps]
+    theirs, count = train(place, recipe, len(ours))
+    exact, _ = train(place, recipe, len(ours), double=True)
     print(f"{count} parameters, {len(ours)} steps of {recipe['batch_size']} conversations")
     print("| step | Bayan (f32) | PyTorch (f32) | PyTorch (f64) | Bayan − f64 | PyTorch f32 − f64 |\n| --- | --- | --- | --- | --- | --- |")
     shown = sorted({0, 1, 2, 5, 10, 20, 30, 50, 75, 100, 125, len(ours) - 1})
@@ -121,8 +121,9 @@ def main():
     p.add_argument("what", choices=["prepare", "compare"])
     p.add_argument("place", type=Path)
     p.add_argument("--svg", help="compare: a picture of the two curves")
+    p.add_argument("--steps", type=int, help="compare: only so many steps, each of which PyTorch computes in f32 and in f64")
     a = p.parse_args()
-    prepare(a.place) if a.what == "prepare" else compare(a.place, a.svg)
+    prepare(a.place) if a.what == "prepare" else compare(a.place, a.svg, a.steps)
 
 
 if __name__ == "__main__":
