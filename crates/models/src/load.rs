@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bayan_gpu::Gpu;
-use bayan_tensor::{Matrix, MatrixBuilder, Slots, State, Values};
+use bayan_tensor::{GROUP, Matrix, MatrixBuilder, Slots, State, Values};
 use bayan_weights::{Checkpoint, F32, Format, Policy, joined_format};
 
 use crate::ModelError;
@@ -133,16 +133,33 @@ impl<'a> Loader<'a> {
         for (name, rows) in parts {
             self.check_shape(name, &[*rows, columns])?;
         }
-        let (first, _) = &parts[0];
-        // One matrix has one format, which holds all parts without loss.
-        let mut format = self.format(first)?;
-        for (name, _) in &parts[1..] {
-            format = joined_format(format, self.format(name)?);
+        let mut formats = Vec::with_capacity(parts.len());
+        for (name, _) in parts {
+            let format = self.format(name)?;
+            // What is trained is plain numbers, whatever it was stored as.
+            formats.push(if self.parameters.is_some() { &F32 as &dyn Format } else { format });
         }
+        // Parts in formats of their own stay in them; kernels take them one after the other. Where rows do not allow that, one format
+        // holds all of them.
+        let whole_groups = parts[..parts.len() - 1].iter().all(|(_, rows)| rows.is_multiple_of(GROUP));
+        if whole_groups && formats.iter().any(|format| format.name() != formats[0].name()) {
+            let runs = formats.chunk_by(|a, b| a.name() == b.name()).map(<[_]>::len);
+            let (mut stacked, mut start) = (Vec::new(), 0);
+            for count in runs {
+                stacked.push(self.matrix_in(&parts[start..start + count], columns, formats[start]).await?);
+                start += count;
+            }
+            return Ok(Matrix::stacked(stacked));
+        }
+        let format = formats[1..].iter().fold(formats[0], |all, format| joined_format(all, *format));
+        self.matrix_in(parts, columns, format).await
+    }
+
+    async fn matrix_in(&mut self, parts: &[(String, usize)], columns: usize, format: &'static dyn Format) -> Result<Arc<Matrix>, ModelError> {
+        let (first, _) = &parts[0];
         let rows = parts.iter().map(|p| p.1).sum();
         let mut builder = match &mut self.parameters {
             Some(parameters) => {
-                format = &F32;
                 let tensors = parts.iter().map(|(name, rows)| (name.clone(), vec![*rows, columns])).collect();
                 MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &parameters.place(tensors, Some(columns))?)?
             }

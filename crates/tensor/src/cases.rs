@@ -95,6 +95,16 @@ impl Maker<'_> {
         builder.push(&planes);
         Ok(builder.finish())
     }
+
+    /// 64, 32 and 33 rows in formats of these names.
+    pub(crate) fn stacked(&mut self, names: &[&str; 3], columns: usize) -> Result<Arc<Matrix>, GpuError> {
+        let mut parts = Vec::new();
+        for (name, rows) in names.iter().zip([64, 32, 33]) {
+            let format = FORMATS.iter().find(|format| format.name() == *name).unwrap_or(&FORMATS[0]);
+            parts.push(self.matrix(*format, rows, columns)?);
+        }
+        Ok(Matrix::stacked(parts))
+    }
 }
 
 impl Maker<'_> {
@@ -244,6 +254,23 @@ fn linear_cases() -> Vec<Case> {
                     }));
                 }
             }
+        }
+    }
+    // Parts in formats of their own, as files of mixed precision have them.
+    for tokens in [1, 5, 40] {
+        for (k, names) in [(96, ["q4_k", "q6_k", "q5_k"]), (256, ["q4_0", "f16", "q8_0"])] {
+            all.push(case(format!("linear stacked {}, {tokens} tokens", names.join(" ")), LINEAR_BOUND, move |make| {
+                let mut graph = Graph::new();
+                let weight = make.stacked(&names, k)?;
+                let x = make.random(&[tokens, k])?;
+                let (x, bias, residual) = (graph.state(&x), make.random(&[weight.rows()])?, make.random(&[tokens, weight.rows()])?);
+                let y = graph.rms_norm(x, &make.random(&[k])?, 1e-6);
+                let y = graph.linear(y, &weight, Some(&bias));
+                let residual = graph.state(&residual);
+                let z = graph.linear(x, &weight, None);
+                let z = graph.add(residual, z);
+                Ok((graph, vec![y, z]))
+            }));
         }
     }
     all

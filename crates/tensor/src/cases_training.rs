@@ -209,6 +209,13 @@ fn linear_cases() -> Vec<GradientCase> {
             }));
         }
     }
+    all.push(gradient("linear_backward stacked q4_k q6_k f16, 9 tokens".to_string(), false, move |make, graph| {
+        let weight = make.stacked(&["q4_k", "q6_k", "f16"], 96)?;
+        let x = make.random(&[9, 96])?;
+        let input = graph.state(&x);
+        let (a, b) = (graph.linear(input, &weight, None), graph.linear(input, &weight, None));
+        Ok((graph.add(a, b), vec![x]))
+    }));
     all
 }
 

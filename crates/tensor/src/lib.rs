@@ -28,7 +28,7 @@ pub use fuse::{census, fuse};
 pub use graph::{Dtype, ELEMENT_BYTES, Graph, Node, Tensor, TensorInfo};
 pub use interpret::{interpret, nmse};
 pub use lower::{Extent, KernelText, Lowering, Planned, grid_2d};
-pub use matrix::{Matrix, MatrixBuilder, Shard, Slots, Trained, pack_rows, packed_len, row_bytes, unpacked_rows};
+pub use matrix::{GROUP, Matrix, MatrixBuilder, Shard, Slots, Trained, pack_rows, packed_len, row_bytes, unpacked_rows};
 pub use op::{Op, Operand};
 pub use plan::{Cost, Plan};
 pub use split::{HandOver, Part, split};

@@ -13,12 +13,14 @@ use crate::state::State;
 pub const SHARD_ROWS: usize = 256;
 
 /// Some of the rows of a matrix.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shard {
     /// First row.
     pub first_row: usize,
     /// Number of rows.
     pub rows: usize,
+    /// Its format, which others of a stacked matrix need not have.
+    pub format: &'static dyn Format,
     planes: Vec<Slice>,
 }
 
@@ -39,6 +41,8 @@ pub struct Matrix {
     shards: Vec<Shard>,
     host: Option<Vec<Vec<u8>>>,
     trained: Option<Trained>,
+    /// What it is stacked from, with the first row of each.
+    parts: Vec<(usize, Arc<Matrix>)>,
 }
 
 /// Where the numbers of a matrix that is trained stand.
@@ -51,14 +55,36 @@ pub struct Trained {
 }
 
 impl Matrix {
+    /// Matrices of one width as one, the rows of each below those of the one before; nothing is copied. Each keeps its format.
+    ///
+    /// # Panics
+    /// If there is none, the widths differ, or one that is not the last has rows that are no multiple of 32.
+    pub fn stacked(parts: Vec<Arc<Matrix>>) -> Arc<Matrix> {
+        let (first, columns) = (&parts[0], parts[0].columns);
+        let (label, format) = (first.label.clone(), first.format);
+        let (mut rows, mut shards, mut stacked) = (0, Vec::new(), Vec::new());
+        for part in &parts {
+            assert!(part.columns == columns && rows % GROUP == 0, "matrix `{label}`: parts of {columns} columns and multiples of {GROUP} rows");
+            shards.extend(part.shards.iter().map(|shard| Shard { first_row: rows + shard.first_row, ..shard.clone() }));
+            stacked.push((rows, part.clone()));
+            rows += part.rows;
+        }
+        Arc::new(Matrix { label, format, rows, columns, shards, host: None, trained: None, parts: stacked })
+    }
+
     /// What it is.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// Its format.
+    /// Its format; of a stacked one the first part's.
     pub fn format(&self) -> &'static dyn Format {
         self.format
+    }
+
+    /// Whether some of its rows are plain numbers.
+    pub fn has_dense_rows(&self) -> bool {
+        if self.parts.is_empty() { self.format.is_dense() } else { self.parts.iter().any(|(_, part)| part.has_dense_rows()) }
     }
 
     /// N, the number of outputs.
@@ -110,6 +136,7 @@ impl Matrix {
             return matrix.clone();
         }
         assert!(rows.start.is_multiple_of(SHARD_ROWS) && rows.start < rows.end && rows.end <= matrix.rows, "matrix `{}`: rows {rows:?}", matrix.label);
+        assert!(matrix.parts.is_empty(), "matrix `{}`: rows of one that is stacked", matrix.label);
         let bytes = row_bytes(matrix.format, matrix.columns);
         let mut shards = Vec::new();
         for shard in &matrix.shards {
@@ -120,12 +147,26 @@ impl Matrix {
                     let slice = plane.buffer.slice(plane.offset_bytes + ((start - shard.first_row) * n) as u64, (padded * n) as u64);
                     Slice { contents: plane.contents.clone(), ..slice }
                 };
-                shards.push(Shard { first_row: start - rows.start, rows: end - start, planes: shard.planes.iter().zip(&bytes).map(part).collect() });
+                shards.push(Shard {
+                    first_row: start - rows.start,
+                    rows: end - start,
+                    format: shard.format,
+                    planes: shard.planes.iter().zip(&bytes).map(part).collect(),
+                });
             }
         }
         let host = matrix.host.as_ref().map(|planes| planes.iter().zip(&bytes).map(|(plane, &n)| plane[rows.start * n..rows.end * n].to_vec()).collect());
         let trained = matrix.trained.as_ref().map(|t| Trained { state: t.state.clone(), first_row: t.first_row + rows.start });
-        Arc::new(Matrix { label: matrix.label.clone(), format: matrix.format, rows: rows.len(), columns: matrix.columns, shards, host, trained })
+        Arc::new(Matrix {
+            label: matrix.label.clone(),
+            format: matrix.format,
+            rows: rows.len(),
+            columns: matrix.columns,
+            shards,
+            host,
+            trained,
+            parts: Vec::new(),
+        })
     }
 
     /// Row `row` as f32, from host memory.
@@ -136,6 +177,9 @@ impl Matrix {
         if let Some(Trained { state, first_row }) = &self.trained {
             let read = state.with_host(|values| *out = unpacked_rows(values.f32(), first_row + row..first_row + row + 1, self.columns));
             return read.unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
+        }
+        if let Some((first, part)) = self.parts.iter().rfind(|(first, _)| *first <= row) {
+            return part.host_row(row - first, out);
         }
         let planes = self.host.as_ref().unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
         let bytes = row_bytes(self.format, self.columns);
@@ -190,12 +234,12 @@ impl<'a> MatrixBuilder<'a> {
             for range in shard_rows(gpu, format, rows, columns) {
                 let padded = range.len().next_multiple_of(GROUP);
                 let planes = bytes.iter().map(|&n| gpu.allocate(label, (padded * n) as u64).map(|buffer| buffer.whole())).collect::<Result<_, _>>()?;
-                shards.push(Shard { first_row: range.start, rows: range.len(), planes });
+                shards.push(Shard { first_row: range.start, rows: range.len(), format, planes });
             }
         }
         let host = gpu.is_none().then(|| bytes.iter().map(|&n| Vec::with_capacity(rows * n)).collect());
         let pending = vec![Vec::new(); bytes.len()];
-        let matrix = Matrix { label: label.to_string(), format, rows, columns, shards, host, trained: None };
+        let matrix = Matrix { label: label.to_string(), format, rows, columns, shards, host, trained: None, parts: Vec::new() };
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending, streamed: None })
     }
 
@@ -215,10 +259,10 @@ impl<'a> MatrixBuilder<'a> {
                 let reason = format!("its gradient has {} bytes in one binding, and this device binds {limit} at most", state.size_bytes());
                 return Err(GpuError::Kernel { kernel: format!("training of `{label}`"), reason });
             }
-            shards.push(Shard { first_row: 0, rows, planes: vec![state.buffer().slice(state.offset_bytes(), state.size_bytes())] });
+            shards.push(Shard { first_row: 0, rows, format: &F32, planes: vec![state.buffer().slice(state.offset_bytes(), state.size_bytes())] });
         }
         let trained = Some(Trained { state: state.clone(), first_row: 0 });
-        let matrix = Matrix { label: label.to_string(), format: &F32, rows, columns, shards, host: None, trained };
+        let matrix = Matrix { label: label.to_string(), format: &F32, rows, columns, shards, host: None, trained, parts: Vec::new() };
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending: vec![Vec::new()], streamed: None })
     }
 
@@ -244,9 +288,10 @@ impl<'a> MatrixBuilder<'a> {
                 let shards = firsts.into_iter().zip(buffers).map(|(rows, planes)| Shard {
                     first_row: rows.start,
                     rows: rows.len(),
+                    format,
                     planes: planes.iter().map(Buffer::whole).collect(),
                 });
-                let matrix = Matrix { label: label.to_string(), format, rows, columns, shards: shards.collect(), host: None, trained: None };
+                let matrix = Matrix { label: label.to_string(), format, rows, columns, shards: shards.collect(), host: None, trained: None, parts: Vec::new() };
                 let pending = vec![Vec::new(); row_bytes(format, columns).len()];
                 MatrixBuilder { gpu: Some(gpu), matrix, filled: 0, emitted: 0, pending, streamed: None }
             }

@@ -64,7 +64,7 @@ pub(crate) fn by_rows(capabilities: &Capabilities, tokens: usize) -> bool {
 
 /// Whether a product runs by packed dot products on this device, with activations rounded to int8.
 pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: usize) -> bool {
-    let quantized = !linear.weight.format().is_dense() && linear.weight.columns().is_multiple_of(32);
+    let quantized = !linear.weight.has_dense_rows() && linear.weight.columns().is_multiple_of(32);
     capabilities.dot && quantized && !by_rows(capabilities, tokens) && !linear.int8
 }
 
@@ -74,10 +74,10 @@ impl Linear {
         Defines::new().set("BIAS", self.bias).set("RESIDUAL", self.residual).set("RAGGED", ragged).set("XVEC", if ragged { "f32" } else { "vec4<f32>" })
     }
 
-    fn name(&self, form: &str) -> String {
+    fn name(&self, form: &str, shard: &Shard) -> String {
         let flags = [(self.norm.is_some(), "norm "), (self.gate.is_some(), "gate "), (self.activation.is_some(), "act "), (self.residual, "add ")];
         let flags: String = flags.iter().filter(|f| f.0).map(|f| f.1).collect();
-        format!("linear_{form} {flags}{} {}x{}", self.weight.format().name(), self.weight.rows(), self.weight.columns())
+        format!("linear_{form} {flags}{} {}x{}", shard.format.name(), self.weight.rows(), self.weight.columns())
     }
 
     fn bindings(&self, to: &Lowering<'_>, shape: Slice) -> Vec<Slice> {
@@ -96,7 +96,7 @@ impl Linear {
         let rows = shard.rows / sets;
         let own = 32 / shape.lanes * sets;
         let columns = tokens.min((shape.columns * shape.sets / sets).max(1));
-        let offset = quant::has_offset(self.weight.format());
+        let offset = quant::has_offset(shard.format);
         let spread = offset && shape.shuffle;
         let defines = self
             .defines()
@@ -127,9 +127,9 @@ impl Linear {
         let sizes = [rows, shard.first_row, width, x as usize, tokens, self.weight.blocks(), self.weight.columns()];
         let shape = to.numbers(&sizes.map(|n| n as u32))?;
         let variables = quant::variables(spread);
-        let parts = [variables.as_str(), quant::shader(self.weight.format()), ACTIVATE, ROWS];
+        let parts = [variables.as_str(), quant::shader(shard.format), ACTIVATE, ROWS];
         let bindings = self.bindings(to, shape);
-        to.emit(KernelText { name: &self.name("rows"), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        to.emit(KernelText { name: &self.name("rows", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 
     fn dispatch_dot(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
@@ -140,9 +140,9 @@ impl Linear {
         let mut bindings = vec![to.input(0), to.input(1), to.output(0), shape];
         bindings.extend((2..to.input_count()).map(|i| to.input(i)));
         let constants = quant::constants(&self.weight);
-        let parts = [constants.as_str(), quant::shader(self.weight.format()), DOT];
+        let parts = [constants.as_str(), quant::shader(shard.format), DOT];
         let grid = [Extent::Fixed(shard.rows.div_ceil(tn) as u32), Extent::Fixed(tokens.div_ceil(tm) as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name: &self.name("dot"), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        to.emit(KernelText { name: &self.name("dot", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
@@ -164,10 +164,10 @@ impl Linear {
             .set("HALF_TILES", to.capabilities().f16);
         let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
         let constants = quant::constants(&self.weight);
-        let parts = [constants.as_str(), quant::shader(self.weight.format()), TILES];
+        let parts = [constants.as_str(), quant::shader(shard.format), TILES];
         let bindings = self.bindings(to, shape);
         let grid = [Extent::Fixed(shard.rows.div_ceil(tn) as u32), Extent::Fixed(tokens.div_ceil(tm) as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name: &self.name("tiles"), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        to.emit(KernelText { name: &self.name("tiles", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 }
 

@@ -67,8 +67,8 @@ impl Op for LinearBackward {
                 .set("DY", if weight.rows().is_multiple_of(4) { "vec4<f32>" } else { "f32" });
             let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, weight.rows() as u32, tokens as u32])?;
             let constants = quant::constants(weight);
-            let parts = [constants.as_str(), quant::shader(weight.format()), include_str!("../../../../shaders/linear_backward.wgsl")];
-            let name = format!("linear_backward {} {}x{}", weight.format().name(), weight.rows(), weight.columns());
+            let parts = [constants.as_str(), quant::shader(shard.format), include_str!("../../../../shaders/linear_backward.wgsl")];
+            let name = format!("linear_backward {} {}x{}", shard.format.name(), weight.rows(), weight.columns());
             let grid = [Extent::Fixed(weight.columns().div_ceil(64) as u32), Extent::Fixed(tokens.div_ceil(tm) as u32), Extent::Fixed(1)];
             let bindings = vec![to.input(0), to.output(0), shape];
             to.emit(KernelText { name: &name, parts: &parts, defines }, &[bindings, shard.planes()], grid)?;

@@ -81,13 +81,12 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
         linear += weight * value;
         square += weight * value * value;
     }
-    let (mut best, mut best_error) = (plain, plain.error(values, weights, top));
-    for step in -8..=11 {
-        let grid = Affine { scale: (high - low) / (top + 0.1 * step as f32), min: -low };
+    // The best scale and minimum for the codes on a grid, and their error.
+    let fit = |grid: Affine| -> Option<(Affine, f32)> {
         let s = sums(values, weights, grid, top);
         let determinant = total * s.qq - s.q * s.q;
         if determinant <= 0.0 {
-            continue;
+            return None;
         }
         let scale = (total * s.wq - linear * s.q) / determinant;
         let offset = (s.qq * linear - s.q * s.wq) / determinant;
@@ -96,11 +95,27 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
         } else {
             (Affine { scale: s.wq / s.qq, min: 0.0 }, square - s.wq * s.wq / s.qq)
         };
-        if fit.scale > 0.0 && error < best_error {
-            (best, best_error) = (fit, error);
+        (fit.scale > 0.0).then_some((fit, error))
+    };
+    let (mut best, mut best_error) = (plain, plain.error(values, weights, top));
+    let mut try_grid = |grid: Affine, best_error: &mut f32| {
+        if let Some((grid, error)) = fit(grid).filter(|(_, error)| *error < *best_error) {
+            (best, *best_error) = (grid, error);
+        }
+    };
+    // Where inputs count differently the smallest weights need not be reached either.
+    let lows: &[f32] = if is_weighed(weights) { &[1.0, 0.92, 0.84, 0.76] } else { &[1.0] };
+    for factor in lows {
+        for step in -8..=11 {
+            try_grid(Affine { scale: (high - low * factor) / (top + 0.1 * step as f32), min: -low * factor }, &mut best_error);
         }
     }
     best
+}
+
+/// Whether some columns count more than others.
+fn is_weighed(weights: &[f32; BLOCK]) -> bool {
+    weights.iter().any(|weight| *weight != weights[0])
 }
 
 /// Rounds the grids of one super-block to 6-bit multiples of two f16 numbers, then tries the neighbouring multiples of each.
@@ -118,8 +133,9 @@ pub(super) fn shared_grids(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], to
     for ((block, weight), grid) in blocks.iter().zip(weights).zip(&free) {
         let (scale_steps, min_steps) = (steps(grid.scale, scale_unit), steps(grid.min, min_unit));
         let mut best: Option<(Affine, f32)> = None;
-        for scale_change in [0.0, -1.0, 1.0] {
-            for min_change in [0.0, -1.0, 1.0] {
+        let changes: &[f32] = if is_weighed(weight) { &[0.0, -1.0, 1.0, -2.0, 2.0] } else { &[0.0, -1.0, 1.0] };
+        for scale_change in changes {
+            for min_change in changes {
                 let candidate = Affine {
                     scale: round_half(scale_unit * limit(scale_steps + scale_change, 0.0, STEPS))?,
                     min: round_half(min_unit * limit(min_steps + min_change, 0.0, STEPS))?,

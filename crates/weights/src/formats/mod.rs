@@ -42,7 +42,7 @@ pub fn format_by_name(name: &str) -> Option<&'static dyn Format> {
 
 /// The format for rows of both formats in one matrix: where they differ, numbers plain enough to hold both without loss.
 ///
-/// Quantizing one side again would add its error to that of the first time; so a matrix stacked from `q4_k` and `q6_k` parts is f16.
+/// Quantizing one side again would add its error to that of the first time. For parts whose rows cannot stand in groups of their own.
 pub fn joined_format(a: &'static dyn Format, b: &'static dyn Format) -> &'static dyn Format {
     match (a.name(), b.name()) {
         (x, y) if x == y => a,

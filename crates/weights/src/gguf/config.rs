@@ -16,6 +16,8 @@ pub(super) struct Hints {
     pub has_q_bias: bool,
     pub has_mlp_bias: bool,
     pub has_q_norm: bool,
+    pub has_ssm_norm: bool,
+    pub has_conv_bias: bool,
     /// The divisors of the rotary frequencies, if the file has them.
     pub rope_factors: Option<Vec<f32>>,
     /// Phi-3's divisors for short and long contexts.
@@ -43,8 +45,8 @@ pub(super) fn config(file: &str, header: &Header, arch: &Arch, hints: &Hints) ->
         "phi3" => reader.copy("sliding_window", "attention.sliding_window"),
         "command-r" | "cohere2" => reader.cohere(hints),
         "lfm2" => reader.lfm2(),
-        "falcon-h1" => reader.falcon_h1(),
-        "jais" => reader.jais(),
+        "falcon-h1" => reader.falcon_h1(hints),
+        "jais" => reader.jais()?,
         _ => {}
     }
     reader.rope(hints);
@@ -160,7 +162,10 @@ impl Reader<'_> {
     }
 
     /// The converter multiplies the multipliers into the weights, so all are 1 here.
-    fn falcon_h1(&mut self) {
+    fn falcon_h1(&mut self, hints: &Hints) {
+        self.set("mamba_rms_norm", json!(hints.has_ssm_norm));
+        self.set("mamba_norm_before_gate", json!(false));
+        self.set("mamba_conv_bias", json!(hints.has_conv_bias));
         for key in ["attention_in", "attention_out", "embedding", "key", "lm_head", "ssm_in", "ssm_out"] {
             self.set(&format!("{key}_multiplier"), json!(1.0));
         }
@@ -181,7 +186,13 @@ impl Reader<'_> {
     }
 
     /// The converter multiplies the embedding and output scales into the weights, and writes matrices as [out, in].
-    fn jais(&mut self) {
+    fn jais(&mut self) -> Result<(), WeightsError> {
+        if let Some(bias) = self.number("attention.max_alibi_bias").filter(|bias| *bias != 8.0) {
+            return Err(WeightsError::Unsupported {
+                what: format!("{}: the slopes of ALiBi from a greatest bias of {bias}", self.file),
+                remedy: "expected 8, as in every published model; take the safetensors checkpoint".to_owned(),
+            });
+        }
         for (to, from) in [
             ("n_embd", "hidden_size"),
             ("n_layer", "num_hidden_layers"),
@@ -201,6 +212,7 @@ impl Reader<'_> {
         self.set("mup_width_scale", json!(1.0));
         self.set("mup_scale_qk_dot_by_d", json!(true));
         self.set(crate::checkpoint::TURNED_KEY, json!(true));
+        Ok(())
     }
 
     fn rope(&mut self, hints: &Hints) {

@@ -174,6 +174,8 @@ async fn hints(source: &dyn Source, all: &[(&Rc<str>, &TensorInfo)]) -> Result<H
         has_q_bias: find("blk.0.attn_q.bias").is_some(),
         has_mlp_bias: find("blk.0.ffn_down.bias").is_some(),
         has_q_norm: find("blk.0.attn_q_norm.weight").is_some(),
+        has_ssm_norm: find("blk.0.ssm_norm.weight").is_some(),
+        has_conv_bias: find("blk.0.ssm_conv1d.bias").is_some(),
         rope_factors: floats("rope_freqs.weight").await?,
         long_rope: long.0.zip(long.1),
     })

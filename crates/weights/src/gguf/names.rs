@@ -98,7 +98,9 @@ const FALCON_H1: &[(&str, &str)] = &[
     ("ssm_d", "mamba.D"),
     ("ssm_norm", "mamba.norm"),
     ("ssm_out", "mamba.out_proj"),
-    ("ffn_norm", "pre_ff_layernorm"),
+    // llama.cpp's table of this architecture leaves the suffix of this one out.
+    ("ffn_norm", "pre_ff_layernorm.weight"),
+    ("ffn_norm.weight", "pre_ff_layernorm.weight"),
     ("ffn_gate", "feed_forward.gate_proj"),
     ("ffn_up", "feed_forward.up_proj"),
     ("ffn_down", "feed_forward.down_proj"),
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn names_go_both_ways() {
         for arch in ARCHS {
-            for (gguf, _) in arch.layers.iter().filter(|(gguf, _)| !gguf.starts_with("ssm_")) {
+            for (gguf, _) in arch.layers.iter().filter(|(gguf, full)| !gguf.starts_with("ssm_") && !full.ends_with(".weight")) {
                 let name = format!("blk.7.{gguf}.weight");
                 let there = arch.to_hugging_face(&name).expect("a name");
                 assert_eq!(arch.to_gguf(&there).as_deref(), Some(name.as_str()), "{}", arch.gguf);
@@ -209,6 +211,9 @@ mod tests {
         let arch = Arch::by_gguf("falcon-h1").expect("listed");
         assert_eq!(arch.to_hugging_face("blk.0.ssm_dt.bias").as_deref(), Some("model.layers.0.mamba.dt_bias"));
         assert_eq!(arch.to_hugging_face("blk.0.ssm_a").as_deref(), Some("model.layers.0.mamba.A_log"));
+        for name in ["blk.0.ffn_norm", "blk.0.ffn_norm.weight"] {
+            assert_eq!(arch.to_hugging_face(name).as_deref(), Some("model.layers.0.pre_ff_layernorm.weight"));
+        }
         assert_eq!(arch.to_hugging_face("blk.x.ssm_a"), None);
         assert_eq!(arch.to_hugging_face("blk.0.unknown.weight"), None);
     }

@@ -1,0 +1,326 @@
+//! GGUF files of architectures whose converter changes more than names: written here as llama.cpp's converter does, read, and held to what
+//! transformers computes from the original weights.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bayan_generate::{Engine, EngineOptions};
+use bayan_gpu::{Gpu, GpuOptions, block_on};
+use bayan_models::CacheFormat;
+use bayan_tensor::nmse;
+use bayan_weights::gguf::blocks::BlockType;
+use bayan_weights::gguf::writer::{Declared, Entry, GgufWriter};
+use bayan_weights::{Checkpoint, DirectorySource, Policy, WriteOptions, format_by_name, quantize_checkpoint};
+use serde_json::Value;
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+}
+
+fn open(path: &Path) -> Checkpoint {
+    block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn fixture(name: &str) -> Checkpoint {
+    open(&fixtures().join("models").join(name))
+}
+
+/// A tensor as it will stand in the file.
+struct Written(String, Vec<usize>, Vec<f32>);
+
+fn write(path: &Path, arch: &str, keys: &[(&str, Entry)], tensors: Vec<Written>) {
+    let mut metadata = vec![("general.architecture".to_string(), Entry::Text(arch.to_string()))];
+    metadata.extend(keys.iter().map(|(key, entry)| (format!("{arch}.{key}"), entry.clone())));
+    let declared = tensors.iter().map(|Written(name, shape, _)| Declared { name: name.clone(), shape: shape.clone(), kind: BlockType::F32 });
+    let mut writer = GgufWriter::create(path, &metadata, declared.collect()).unwrap();
+    for Written(_, _, values) in &tensors {
+        writer.write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+fn number(config: &Value, key: &str) -> f32 {
+    config[key].as_f64().unwrap_or_else(|| panic!("{key}")) as f32
+}
+
+fn size(config: &Value, key: &str) -> Entry {
+    Entry::Number(config[key].as_u64().unwrap_or_else(|| panic!("{key}")) as u32)
+}
+
+/// Logits at the last positions of two prompts against the fixture's.
+fn hold(name: &str, checkpoint: &Checkpoint, gpu: &Gpu, format: &str, bound: f64) {
+    let prompts: Value = serde_json::from_str(&std::fs::read_to_string(fixtures().join("expected").join(name).join("prompts.json")).unwrap()).unwrap();
+    let bytes = std::fs::read(fixtures().join("expected").join(name).join("expected.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let policy = Some(Policy::for_format(format_by_name(format).unwrap()));
+    let options = EngineOptions { cache: CacheFormat::F32, policy, context: Some(160), ..Default::default() };
+    let mut engine = block_on(Engine::open(checkpoint, gpu, &options, &mut |_, _| {})).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for prompt in ["r7", "r129"] {
+        let ids: Vec<u32> = serde_json::from_value(prompts[prompt].clone()).unwrap();
+        let wanted: Vec<f32> =
+            file.tensor(&format!("{prompt}.last_logits")).unwrap().data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let found = block_on(engine.logits(&ids, false)).unwrap();
+        let error = nmse(&wanted, &found[0]);
+        println!("{name} {format} {prompt}: NMSE {error:.1e}");
+        assert!(error < bound, "{name} {format} {prompt}: NMSE {error:.1e}");
+    }
+}
+
+fn jais(path: &Path) {
+    let from = fixture("jais");
+    let config = from.config().clone();
+    let (embeddings, width) = (number(&config, "mup_embeddings_scale"), number(&config, "mup_output_alpha") * number(&config, "mup_width_scale"));
+    let names = [
+        ("ln_1", "attn_norm"),
+        ("attn.c_attn", "attn_qkv"),
+        ("attn.c_proj", "attn_output"),
+        ("ln_2", "ffn_norm"),
+        ("mlp.c_fc", "ffn_up"),
+        ("mlp.c_fc2", "ffn_gate"),
+        ("mlp.c_proj", "ffn_down"),
+    ];
+    let mut tensors = Vec::new();
+    for tensor in from.tensors() {
+        let (values, mut shape) = (block_on(from.read_f32(&tensor.name)).unwrap(), tensor.shape.clone());
+        if tensor.name == "transformer.wte.weight" {
+            // The state dict names the head as well; each gets its scale.
+            tensors.push(Written("token_embd.weight".into(), shape.clone(), values.iter().map(|v| v * embeddings).collect()));
+            tensors.push(Written("output.weight".into(), shape, values.iter().map(|v| v * width).collect()));
+            continue;
+        }
+        if let Some(rest) = tensor.name.strip_prefix("transformer.ln_f.") {
+            tensors.push(Written(format!("output_norm.{rest}"), shape, values));
+            continue;
+        }
+        let Some(rest) = tensor.name.strip_prefix("transformer.h.") else { continue };
+        let (layer, rest) = rest.split_once('.').unwrap();
+        let (module, suffix) = rest.rsplit_once('.').unwrap();
+        let gguf = names.iter().find(|(hf, _)| *hf == module).unwrap().1;
+        let mut values = values;
+        if shape.len() == 2 {
+            let (rows, columns) = (shape[0], shape[1]);
+            values = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
+            shape.reverse();
+        }
+        tensors.push(Written(format!("blk.{layer}.{gguf}.{suffix}"), shape, values));
+    }
+    let keys = [
+        ("block_count", size(&config, "n_layer")),
+        ("context_length", size(&config, "n_positions")),
+        ("embedding_length", size(&config, "n_embd")),
+        ("feed_forward_length", size(&config, "n_inner")),
+        ("attention.head_count", size(&config, "n_head")),
+        ("attention.layer_norm_epsilon", Entry::Float(number(&config, "layer_norm_epsilon"))),
+        ("attention.max_alibi_bias", Entry::Float(8.0)),
+    ];
+    write(path, "jais", &keys, tensors);
+}
+
+fn lfm2(path: &Path) {
+    let from = fixture("lfm2");
+    let config = from.config().clone();
+    let names = [
+        ("operator_norm", "attn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.out_proj", "attn_output"),
+        ("self_attn.q_layernorm", "attn_q_norm"),
+        ("self_attn.k_layernorm", "attn_k_norm"),
+        ("conv.in_proj", "shortconv.in_proj"),
+        ("conv.conv", "shortconv.conv"),
+        ("conv.out_proj", "shortconv.out_proj"),
+        ("ffn_norm", "ffn_norm"),
+        ("feed_forward.w1", "ffn_gate"),
+        ("feed_forward.w2", "ffn_down"),
+        ("feed_forward.w3", "ffn_up"),
+    ];
+    let mut tensors = Vec::new();
+    for tensor in from.tensors() {
+        let values = block_on(from.read_f32(&tensor.name)).unwrap();
+        let shape: Vec<usize> = if tensor.shape.len() == 3 { vec![tensor.shape[0], tensor.shape[2]] } else { tensor.shape.clone() };
+        let name = match tensor.name.as_str() {
+            "model.embed_tokens.weight" => "token_embd.weight".to_string(),
+            "model.embedding_norm.weight" => "token_embd_norm.weight".to_string(),
+            other => {
+                let (layer, rest) = other.strip_prefix("model.layers.").unwrap().split_once('.').unwrap();
+                let module = rest.strip_suffix(".weight").unwrap();
+                format!("blk.{layer}.{}.weight", names.iter().find(|(hf, _)| *hf == module).unwrap().1)
+            }
+        };
+        tensors.push(Written(name, shape, values));
+    }
+    let layers = config["num_hidden_layers"].as_u64().unwrap();
+    let attends = |layer: u64| config["full_attn_idxs"].as_array().unwrap().iter().any(|i| i.as_u64() == Some(layer));
+    let heads = config["num_key_value_heads"].as_u64().unwrap();
+    let feed_forward = from.require("model.layers.0.feed_forward.w1.weight").unwrap().shape[0] as u32;
+    let keys = [
+        ("block_count", size(&config, "num_hidden_layers")),
+        ("context_length", size(&config, "max_position_embeddings")),
+        ("embedding_length", size(&config, "hidden_size")),
+        ("feed_forward_length", Entry::Number(feed_forward)),
+        ("attention.head_count", size(&config, "num_attention_heads")),
+        ("attention.head_count_kv", Entry::Numbers((0..layers).map(|l| if attends(l) { heads as i32 } else { 0 }).collect())),
+        ("attention.layer_norm_rms_epsilon", Entry::Float(number(&config, "norm_eps"))),
+        ("rope.freq_base", Entry::Float(number(&config, "rope_theta"))),
+        ("shortconv.l_cache", size(&config, "conv_L_cache")),
+        ("vocab_size", size(&config, "vocab_size")),
+    ];
+    write(path, "lfm2", &keys, tensors);
+}
+
+/// The multipliers go into the weights.
+fn falcon_h1(name: &str, path: &Path) {
+    let from = fixture(name);
+    let config = from.config().clone();
+    let of = |key: &str| number(&config, key);
+    let list = |key: &str, i: usize| config[key][i].as_f64().unwrap() as f32;
+    let (inner, shared) = (of("mamba_d_ssm") as usize, (of("mamba_n_groups") * of("mamba_d_state")) as usize);
+    let ends = [inner, 2 * inner, 2 * inner + shared, 2 * inner + 2 * shared, usize::MAX];
+    let mut tensors = Vec::new();
+    let tied = from.tensor("lm_head.weight").is_none();
+    for tensor in from.tensors() {
+        let (values, mut shape) = (block_on(from.read_f32(&tensor.name)).unwrap(), tensor.shape.clone());
+        let k = *shape.last().unwrap();
+        let times = |factor: f32| -> Vec<f32> { values.iter().map(|v| v * factor).collect() };
+        match tensor.name.as_str() {
+            "model.embed_tokens.weight" => {
+                if tied {
+                    tensors.push(Written("output.weight".into(), shape.clone(), times(of("lm_head_multiplier"))));
+                }
+                tensors.push(Written("token_embd.weight".into(), shape, times(of("embedding_multiplier"))));
+                continue;
+            }
+            "lm_head.weight" => {
+                tensors.push(Written("output.weight".into(), shape, times(of("lm_head_multiplier"))));
+                continue;
+            }
+            "model.final_layernorm.weight" => {
+                tensors.push(Written("output_norm.weight".into(), shape, values));
+                continue;
+            }
+            _ => {}
+        }
+        let (layer, rest) = tensor.name.strip_prefix("model.layers.").unwrap().split_once('.').unwrap();
+        let into = of("attention_in_multiplier");
+        let (gguf, values) = match rest {
+            "input_layernorm.weight" => ("attn_norm.weight", values),
+            // The converter's table has the whole name of this one, so that it loses its suffix.
+            "pre_ff_layernorm.weight" => ("ffn_norm", values),
+            "self_attn.q_proj.weight" => ("attn_q.weight", times(into)),
+            "self_attn.k_proj.weight" => ("attn_k.weight", times(into * of("key_multiplier"))),
+            "self_attn.v_proj.weight" => ("attn_v.weight", times(into)),
+            "self_attn.o_proj.weight" => ("attn_output.weight", times(of("attention_out_multiplier"))),
+            "feed_forward.gate_proj.weight" => ("ffn_gate.weight", times(list("mlp_multipliers", 0))),
+            "feed_forward.up_proj.weight" => ("ffn_up.weight", values),
+            "feed_forward.down_proj.weight" => ("ffn_down.weight", times(list("mlp_multipliers", 1))),
+            "mamba.out_proj.weight" => ("ssm_out.weight", times(of("ssm_out_multiplier"))),
+            "mamba.in_proj.weight" => {
+                let factor = |row: usize| of("ssm_in_multiplier") * list("ssm_multipliers", ends.iter().position(|&end| row < end).unwrap());
+                ("ssm_in.weight", values.iter().enumerate().map(|(i, v)| v * factor(i / k)).collect())
+            }
+            "mamba.conv1d.weight" => {
+                shape = vec![shape[0], shape[2]];
+                ("ssm_conv1d.weight", values)
+            }
+            "mamba.conv1d.bias" => ("ssm_conv1d.bias", values),
+            "mamba.dt_bias" => ("ssm_dt.bias", values),
+            "mamba.A_log" => {
+                shape.push(1);
+                ("ssm_a", values.iter().map(|v| -v.exp()).collect())
+            }
+            "mamba.D" => {
+                shape.push(1);
+                ("ssm_d", values)
+            }
+            "mamba.norm.weight" => {
+                let groups = of("mamba_n_groups") as usize;
+                shape = vec![groups, inner / groups];
+                ("ssm_norm.weight", values)
+            }
+            other => panic!("{other}"),
+        };
+        tensors.push(Written(format!("blk.{layer}.{gguf}"), shape, values));
+    }
+    let keys = [
+        ("block_count", size(&config, "num_hidden_layers")),
+        ("context_length", size(&config, "max_position_embeddings")),
+        ("embedding_length", size(&config, "hidden_size")),
+        ("feed_forward_length", size(&config, "intermediate_size")),
+        ("attention.head_count", size(&config, "num_attention_heads")),
+        ("attention.head_count_kv", size(&config, "num_key_value_heads")),
+        ("attention.key_length", size(&config, "head_dim")),
+        ("attention.value_length", size(&config, "head_dim")),
+        ("attention.layer_norm_rms_epsilon", Entry::Float(number(&config, "rms_norm_eps"))),
+        ("rope.freq_base", Entry::Float(number(&config, "rope_theta"))),
+        ("ssm.conv_kernel", size(&config, "mamba_d_conv")),
+        ("ssm.inner_size", size(&config, "mamba_d_ssm")),
+        ("ssm.state_size", size(&config, "mamba_d_state")),
+        ("ssm.time_step_rank", size(&config, "mamba_n_heads")),
+        ("ssm.group_count", size(&config, "mamba_n_groups")),
+        ("vocab_size", size(&config, "vocab_size")),
+    ];
+    write(path, "falcon-h1", &keys, tensors);
+}
+
+#[test]
+fn files_of_jais_lfm2_and_falcon_h1_are_read() {
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(format!("{name}.gguf"));
+    jais(&place("jais"));
+    lfm2(&place("lfm2"));
+    for name in ["falcon_h1", "falcon_h1_norm"] {
+        falcon_h1(name, &place(name));
+    }
+    for name in ["jais", "lfm2", "falcon_h1", "falcon_h1_norm"] {
+        hold(name, &open(&place(name)), &gpu, "f32", 1e-8);
+    }
+}
+
+/// Jais stores its matrices as [in, out]; written in blocks they stand the other way, and give what quantizing while loading gives.
+#[test]
+fn a_jais_checkpoint_is_quantized_to_files() {
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+    let folder = tempfile::tempdir().unwrap();
+    let from = fixture("jais");
+    let logits = |checkpoint: &Checkpoint, policy: Option<Policy>| {
+        let options = EngineOptions { cache: CacheFormat::F32, policy, context: Some(64), ..Default::default() };
+        let mut engine = block_on(Engine::open(checkpoint, &gpu, &options, &mut |_, _| {})).unwrap();
+        block_on(engine.logits(&[5, 900, 33, 71], true)).unwrap()
+    };
+    for (format, bound) in [("q8_0", 1e-3), ("q4_k", 0.2), ("f16", 1e-8)] {
+        let policy = Policy::for_format(format_by_name(format).unwrap());
+        let out = folder.path().join(format);
+        let report = block_on(quantize_checkpoint(&from, &out, &policy, &WriteOptions::default(), &mut |_| {})).unwrap();
+        assert!(report.tensors.iter().all(|tensor| tensor.relative_error < 0.12));
+        let written = open(&out);
+        assert_eq!(written.config()["transposed_conv1d"] == true, format != "f16", "{format}: matrices of plain numbers stay as published");
+        assert!(logits(&written, None) == logits(&from, Some(policy)), "{format}: not what quantizing while loading gives");
+        hold("jais", &written, &gpu, format, bound);
+    }
+}
+
+/// A file of mixed precision: what is stacked into one product keeps the formats that it came in.
+#[test]
+fn stacked_matrices_of_mixed_types_stay_quantized() {
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+    let file = open(&fixtures().join("gguf/llama3_k256-mix.gguf"));
+    let logits = |policy: Option<Policy>, gpu_layers| {
+        let options = EngineOptions { cache: CacheFormat::F32, context: Some(64), policy, gpu_layers, ..Default::default() };
+        let mut engine = block_on(Engine::open(&file, &gpu, &options, &mut |_, _| {})).unwrap();
+        let matrices = engine.decoder().matrices().into_iter().filter(|matrix| matrix.label().contains("layers"));
+        let formats: Vec<Vec<&str>> = matrices.map(|matrix| matrix.shards().iter().map(|shard| shard.format.name()).collect()).collect();
+        (block_on(engine.logits(&[5, 300, 33, 71, 8, 9, 10, 11, 12, 13], true)).unwrap().concat(), formats)
+    };
+    let (found, formats) = logits(None, None);
+    // Q3_K, Q5_1 and F16; then BF16 and Q5_K.
+    for mixed in [vec!["q6_k", "q5_k", "f16"], vec!["f16", "q5_k"]] {
+        assert!(formats.contains(&mixed), "{formats:?}");
+    }
+    let (exact, dense) = logits(Some(Policy::for_format(format_by_name("f32").unwrap())), None);
+    assert!(dense.iter().all(|shards| *shards == ["f32"]));
+    let error = nmse(&exact, &found);
+    assert!(error < 1e-3, "NMSE {error:.1e}");
+    assert!(logits(None, Some(0)).0 == found, "streamed from host memory");
+}
