@@ -168,8 +168,8 @@ fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
     let base = BaseInfo::of(&checkpoint, &recipe, policy.as_ref())?;
     let plan = recipe.plan(data.train.len());
     let epochs = plan.total_steps.div_ceil(plan.steps_per_epoch.max(1));
-    let largest = data.largest_batch(&recipe, epochs);
-    let memory = estimate(&recipe, &base.memory_inputs(&recipe, &data, &largest), &Calibration::default());
+    let (largest, trained) = data.largest_batch(&recipe, epochs);
+    let memory = estimate(&recipe, &base.memory_inputs(&recipe, &data, (&largest, trained)), &Calibration::default());
     show.data(&data)?;
     show.plan(&recipe, &base, &plan, &data)?;
     show.memory(&memory)?;

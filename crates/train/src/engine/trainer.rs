@@ -9,7 +9,7 @@ use bayan_tensor::{Dtype, Graph, Plan, State, Tuning};
 
 use super::EngineError;
 use super::arena::Arena;
-use super::step::{Aim, Extra, Outcome, Packed, Shape, Step};
+use super::step::{Aim, Extra, Outcome, Packed, Shape, Step, rounded};
 use crate::rng::split_mix;
 use crate::{MicroBatch, NamedArray, TrainedWeights};
 
@@ -210,14 +210,15 @@ impl Trainer {
         Ok(sums.chunks_exact(2).map(|pair| [-pair[0] as f32, -pair[1] as f32]).collect())
     }
 
-    /// Reserves the memory of a training step over a batch of this shape, so that smaller ones need no more.
+    /// Reserves the memory of a training step over a batch of this shape with at least `trained` trained tokens, so that smaller ones need no more.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
-    pub fn reserve(&mut self, batch: &MicroBatch, preference: bool) -> Result<(), EngineError> {
+    pub fn reserve(&mut self, batch: &MicroBatch, trained: usize, preference: bool) -> Result<(), EngineError> {
         let (aim, pairs) = if preference { (Aim::Preference, pairs_of(batch)?) } else { (Aim::Supervised, 0) };
         let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
-        self.prepare(packed.shape(aim, pairs))
+        let shape = packed.shape(aim, pairs);
+        self.prepare(Shape { rows: shape.rows.max(rounded(trained.max(1), 16)), ..shape })
     }
 
     /// Adds the gradients of `scale` · Σ of the pairs' DPO losses (sigmoid).

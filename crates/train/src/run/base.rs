@@ -77,7 +77,7 @@ impl BaseInfo {
     }
 
     /// What the memory estimate needs.
-    pub fn memory_inputs<'a>(&'a self, recipe: &Recipe, data: &RunData, largest: &MicroBatch) -> MemoryInputs<'a> {
+    pub fn memory_inputs<'a>(&'a self, recipe: &Recipe, data: &RunData, (largest, trained): (&MicroBatch, usize)) -> MemoryInputs<'a> {
         let ranks: u64 = self.pairs.iter().map(|pair| pair.0 as u64).sum();
         MemoryInputs {
             sizes: &self.sizes,
@@ -86,7 +86,7 @@ impl BaseInfo {
             ranks_per_layer: ranks.div_ceil(self.sizes.num_hidden_layers.max(1) as u64),
             qk_norm: self.qk_norm,
             tokens: largest.ids.len(),
-            trained_tokens: largest.target_count(),
+            trained_tokens: trained,
             longest_sequence: data.longest(),
         }
     }

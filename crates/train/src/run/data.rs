@@ -123,18 +123,20 @@ impl RunData {
         sets.flat_map(|units| units.dataset.lengths()).max().unwrap_or(0)
     }
 
-    /// The micro-batch with the most tokens that the run will see in its first epochs, known since the order follows from the seed.
-    pub fn largest_batch(&self, recipe: &Recipe, epochs: u64) -> MicroBatch {
+    /// The micro-batch with the most tokens that the run will see in its first epochs, and the most trained tokens of any, which may be another's:
+    /// known since the order follows from the seed.
+    pub fn largest_batch(&self, recipe: &Recipe, epochs: u64) -> (MicroBatch, usize) {
         let mut order = Order::new(self.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle);
-        let (mut most, mut largest) = (0, Vec::new());
+        let (mut most, mut largest, mut trained) = (0, Vec::new(), 0);
         while let Some(batch) = order.next_batch().filter(|batch| batch.epoch < epochs.clamp(1, 8)) {
             let sequences = self.train.sequences(&batch.examples);
             let tokens = sequences.iter().map(|&sequence| self.train.dataset.sequence(sequence).0.len()).sum();
+            trained = trained.max(self.train.micro_batch(&batch.examples).target_count());
             if tokens > most {
                 (most, largest) = (tokens, batch.examples);
             }
         }
-        self.train.micro_batch(&largest)
+        (self.train.micro_batch(&largest), trained)
     }
 }
 

@@ -204,7 +204,8 @@ impl Run<'_> {
         let log = RunLog::open(&self.output, state.step)?;
         let checkpoints = Checkpoints::new(&self.output, recipe.keep_last);
         // The largest step first: what does not fit the device fails now and not after an hour.
-        trainer.reserve(&self.data.largest_batch(recipe, self.epochs()), recipe.method == Method::Dpo)?;
+        let (largest, trained) = self.data.largest_batch(recipe, self.epochs());
+        trainer.reserve(&largest, trained, recipe.method == Method::Dpo)?;
         let saved = Some(state.step).filter(|step| *step > 0);
         let started = Instant::now();
         let mut running = State { run: self, plan, state, order, checkpoints, log, reference: None, started, steps_here: 0, tokens_here: 0, saved };

@@ -23,7 +23,7 @@ fn checkpoint(model: &str) -> Checkpoint {
 }
 
 fn recipe(more: &str) -> Recipe {
-    let text = format!("rank = 4\nbatch_size = 2\nmax_seq_length = 64\nlearning_rate = 2e-3\nseed = 3\n{more}");
+    let text = format!("rank = 4\nbatch_size = 2\nmax_seq_length = 256\nlearning_rate = 2e-3\nseed = 3\n{more}");
     Recipe::from_file("r.toml", &text, serde_json::Map::new()).expect("a recipe")
 }
 
@@ -32,6 +32,15 @@ fn dataset(count: usize, longest: usize) -> Dataset {
     let sequence = |n: usize| {
         let len = longest / 2 + n * 5 % (longest / 2 + 1);
         Tokens { ids: (0..len).map(|t| ((n * 7 + t * 3) % 200) as u32 + 3).collect(), trained: (0..len).map(|t| t > 2).collect() }
+    };
+    Dataset::from_sequences(&(0..count).map(sequence).collect::<Vec<_>>())
+}
+
+/// Long sequences of which little is trained, and shorter ones of which everything is.
+fn uneven(count: usize, longest: usize) -> Dataset {
+    let sequence = |n: usize| {
+        let len = if n % 2 == 0 { longest } else { longest * 3 / 4 };
+        Tokens { ids: (0..len).map(|t| ((n * 7 + t * 3) % 200) as u32 + 3).collect(), trained: (0..len).map(|t| n % 2 == 1 || t + 4 > len).collect() }
     };
     Dataset::from_sequences(&(0..count).map(sequence).collect::<Vec<_>>())
 }
@@ -120,7 +129,7 @@ fn a_stopped_run_goes_on_as_if_it_had_never_stopped() {
 #[test]
 fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
     let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
-    let text = "batch_size = 2\nmax_seq_length = 64\nlearning_rate = 1e-3\nseed = 3\nfull = true\nmax_steps = 5\nneftune_noise_alpha = 3\nweight_decay = 0.1";
+    let text = "batch_size = 2\nmax_seq_length = 256\nlearning_rate = 1e-3\nseed = 3\nfull = true\nmax_steps = 5\nneftune_noise_alpha = 3\nweight_decay = 0.1";
     let recipe = Recipe::from_file("r.toml", text, serde_json::Map::new()).expect("a recipe");
     let data = data(3);
     let mut whole = Notes::default();
@@ -198,18 +207,20 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         ("qwen3_qknorm", 7, "max_steps = 2\nmask_prompt = false"),
         ("qwen3_qknorm", 7, "max_steps = 2\nfull = true"),
         ("llama3_gqa", 6, "max_steps = 2\nfull = true\ngrad_checkpoint = false"),
+        ("qwen3_qknorm", 1, "max_steps = 12\nfull = true # uneven"),
     ] {
         let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
         let rank = if more.contains("full") { "" } else { "rank = 4\n" };
-        let text = format!("{rank}max_seq_length = 64\nlearning_rate = 2e-3\nseed = 3\n{more}");
+        let text = format!("{rank}max_seq_length = 256\nlearning_rate = 2e-3\nseed = 3\n{more}");
         let recipe = Recipe { batch_size, ..Recipe::from_file("r.toml", &text, serde_json::Map::new()).expect("a recipe") };
         let checkpoint = checkpoint(model);
         let policy = recipe.quantize.as_deref().and_then(bayan_weights::format_by_name).map(bayan_weights::Policy::for_format);
-        let data = RunData { train: Units::new(dataset(12, 60), None), ..data(0) };
+        let sequences = if more.contains("uneven") { uneven(12, 250) } else { dataset(12, 60) };
+        let data = RunData { train: Units::new(sequences, None), ..data(0) };
         let base = BaseInfo::of(&checkpoint, &recipe, policy.as_ref()).unwrap();
         let run = Run { recipe: &recipe, data: &data, output: place.path().to_owned(), title: "test".into() };
-        let largest = data.largest_batch(&recipe, run.epochs());
-        let inputs = base.memory_inputs(&recipe, &data, &largest);
+        let (largest, trained) = data.largest_batch(&recipe, run.epochs());
+        let inputs = base.memory_inputs(&recipe, &data, (&largest, trained));
         let estimated = crate::estimate(&recipe, &inputs, &crate::Calibration::default());
         let options = TrainerOptions { context: data.longest(), recompute: recipe.grad_checkpoint, ..TrainerOptions::default() };
         let opening = Opening { context: data.longest() };
