@@ -33,7 +33,7 @@ pub(super) enum Aim {
 pub(super) struct Shape {
     pub aim: Aim,
     pub tokens: usize,
-    rows: usize,
+    pub rows: usize,
     tiles: usize,
     pairs: usize,
 }

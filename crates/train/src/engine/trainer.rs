@@ -217,8 +217,9 @@ impl Trainer {
     pub fn reserve(&mut self, batch: &MicroBatch, trained: usize, preference: bool) -> Result<(), EngineError> {
         let (aim, pairs) = if preference { (Aim::Preference, pairs_of(batch)?) } else { (Aim::Supervised, 0) };
         let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
-        let shape = packed.shape(aim, pairs);
-        self.prepare(Shape { rows: shape.rows.max(rounded(trained.max(1), 16)), ..shape })
+        let mut shape = packed.shape(aim, pairs);
+        shape.rows = shape.rows.max(rounded(trained.max(1), 16));
+        self.prepare(shape)
     }
 
     /// Adds the gradients of `scale` · Σ of the pairs' DPO losses (sigmoid).
