@@ -11,7 +11,7 @@ use bayan_generate::engine::{Control, EngineOptions, Finish, Usage};
 use bayan_generate::{Answer, GenerateError, Model, ModelOptions};
 use bayan_gpu::{Gpu, GpuError};
 use bayan_models::CacheFormat;
-use bayan_weights::{Checkpoint, Policy, Stored};
+use bayan_weights::{Checkpoint, Policy};
 use js_sys::Function;
 use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
