@@ -39,7 +39,7 @@ fn dataset(count: usize, longest: usize) -> Dataset {
 /// Long sequences of which little is trained, and shorter ones of which everything is.
 fn uneven(count: usize, longest: usize) -> Dataset {
     let sequence = |n: usize| {
-        let len = if n % 2 == 0 { longest } else { longest * 3 / 4 };
+        let len = if n.is_multiple_of(2) { longest } else { longest * 3 / 4 };
         Tokens { ids: (0..len).map(|t| ((n * 7 + t * 3) % 200) as u32 + 3).collect(), trained: (0..len).map(|t| n % 2 == 1 || t + 4 > len).collect() }
     };
     Dataset::from_sequences(&(0..count).map(sequence).collect::<Vec<_>>())
