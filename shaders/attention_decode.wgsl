@@ -35,18 +35,8 @@ fn packed(v: vec4<f32>) -> vec4<f32> { return v; }
 #endif
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   let kv = group.x;
   let split = group.y;
   let token = group.z;
@@ -76,9 +66,9 @@ fn main(
     let source = projected + select(H + kv, kv * G + h, is_query) * D4;
 #if QK_NORM
 #if QK_WHOLE
-    let norm = head_norm(projected + select(H, 0u, is_query) * D4, select(K, H, is_query) * D4, lane, subgroup_lane, subgroup, subgroups);
+    let norm = head_norm(projected + select(H, 0u, is_query) * D4, select(K, H, is_query) * D4, me);
 #else
-    let norm = head_norm(source, D4, lane, subgroup_lane, subgroup, subgroups);
+    let norm = head_norm(source, D4, me);
 #endif
 #if QK_EACH
     let own = select(kv, kv * G + h, is_query) * D4;
@@ -153,14 +143,14 @@ fn main(
   for (var g = 0u; g < G; g++) {
     var peak = -1e30;
     for (var i = lane; i < count; i += ${THREADS}u) { peak = max(peak, weights[g * SPLIT + i]); }
-    peak = reduce_max(peak, lane, subgroup_lane, subgroup, subgroups);
+    peak = reduce_max(peak, me);
     var sum = 0.0;
     for (var i = lane; i < count; i += ${THREADS}u) {
       let w = exp(max(weights[g * SPLIT + i] - peak, -80.0));
       weights[g * SPLIT + i] = w;
       sum += w;
     }
-    sum = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
+    sum = reduce_sum(sum, me);
     if (lane == 0u) {
       let to = ((token * MAX_SPLITS + split) * H + kv * G + g) * (D4 * 4u + 2u) + D4 * 4u;
       partial[to] = peak;

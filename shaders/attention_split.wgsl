@@ -19,18 +19,8 @@ const MAX_SPLITS = ${MAX_SPLITS}u;
 var<workgroup> weights: array<f32, ${G_SPLIT}>; // [G, SPLIT]
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   let kv = group.x;
   let split = group.y;
   let token = group.z;
@@ -75,14 +65,14 @@ fn main(
   for (var g = 0u; g < G; g++) {
     var peak = -1e30;
     for (var i = lane; i < count; i += ${THREADS}u) { peak = max(peak, weights[g * SPLIT + i]); }
-    peak = reduce_max(peak, lane, subgroup_lane, subgroup, subgroups);
+    peak = reduce_max(peak, me);
     var sum = 0.0;
     for (var i = lane; i < count; i += ${THREADS}u) {
       let w = exp(max(weights[g * SPLIT + i] - peak, -80.0));
       weights[g * SPLIT + i] = w;
       sum += w;
     }
-    sum = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
+    sum = reduce_sum(sum, me);
     if (lane == 0u) {
       let to = ((token * MAX_SPLITS + split) * H + kv * G + g) * (D4 * 4u + 2u) + D4 * 4u;
       partial[to] = peak;

@@ -7,22 +7,12 @@
 const C = ${C}u;
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   let start = group.x * C;
   var highest = -1e30;
   for (var i = lane; i < C; i += ${THREADS}u) { highest = max(highest, logits[start + i]); }
-  highest = reduce_max(highest, lane, subgroup_lane, subgroup, subgroups);
+  highest = reduce_max(highest, me);
 #if FIRST
   var known = vec4<f32>(-1e30, 0.0, 0.0, 0.0);
 #else
@@ -31,7 +21,7 @@ fn main(
   let peak = max(highest, known.x);
   var sum = 0.0;
   for (var i = lane; i < C; i += ${THREADS}u) { sum += exp(max(logits[start + i] - peak, -80.0)); }
-  sum = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
+  sum = reduce_sum(sum, me);
   if (lane == 0u) {
     let at = targets[group.x] - ${OFFSET}u;
     if (targets[group.x] >= ${OFFSET}u && at < C) { known.z = logits[start + at]; }

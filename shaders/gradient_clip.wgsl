@@ -4,20 +4,11 @@
 @group(0) @binding(2) var<storage, read_write> norm: array<f32>;
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(me: Invocation) {
+  let lane = me.lane;
   var sum = 0.0;
   for (var i = lane; i < ${PARTS}u; i += ${THREADS}u) { sum += partial[i]; }
-  sum = sqrt(reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups));
+  sum = sqrt(reduce_sum(sum, me));
   if (lane == 0u) {
     norm[0] = sum;
     norm[1] = select(1.0, min(hyper[6] / (sum + 1e-6), 1.0), hyper[6] > 0.0);

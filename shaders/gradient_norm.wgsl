@@ -3,23 +3,13 @@
 @group(0) @binding(1) var<storage, read_write> partial: array<f32>;
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   var sum = 0.0;
   for (var i = group.x * ${PART}u + lane; i < min((group.x + 1u) * ${PART}u, ${N}u); i += ${THREADS}u) {
     let g = gradients[i];
     sum += g * g;
   }
-  sum = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
+  sum = reduce_sum(sum, me);
   if (lane == 0u) { partial[${FIRST}u + group.x] = sum; }
 }

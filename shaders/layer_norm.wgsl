@@ -15,28 +15,18 @@ fn total(v: vec4<f32>) -> f32 { return dot(v, vec4<f32>(1.0)); }
 #endif
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   let start = group.x * WIDTH;
   var sum = ${VEC}(0.0);
   for (var i = lane; i < WIDTH; i += ${THREADS}u) { sum += x[start + i]; }
-  let mean = reduce_sum(total(sum), lane, subgroup_lane, subgroup, subgroups) * ${INVERSE_D};
+  let mean = reduce_sum(total(sum), me) * ${INVERSE_D};
   var squares = ${VEC}(0.0);
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {
     let v = x[start + i] - mean;
     squares += v * v;
   }
-  let scale = inverseSqrt(reduce_sum(total(squares), lane, subgroup_lane, subgroup, subgroups) * ${INVERSE_D} + ${EPS});
+  let scale = inverseSqrt(reduce_sum(total(squares), me) * ${INVERSE_D} + ${EPS});
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {
 #if BIAS
     y[start + i] = (x[start + i] - mean) * scale * weight[i] + bias[i];

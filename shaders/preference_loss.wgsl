@@ -10,17 +10,8 @@
 @group(0) @binding(7) var<storage, read_write> loss: array<f32>;
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(me: Invocation) {
+  let lane = me.lane;
   var total = 0.0;
   for (var p = 0u; p < ${P}u; p++) {
     var chosen = 0.0;
@@ -32,8 +23,8 @@ fn main(
       if (owners[r] == 2u * p) { chosen -= value; }
       if (owners[r] == 2u * p + 1u) { rejected -= value; }
     }
-    chosen = reduce_sum(chosen, lane, subgroup_lane, subgroup, subgroups);
-    rejected = reduce_sum(rejected, lane, subgroup_lane, subgroup, subgroups);
+    chosen = reduce_sum(chosen, me);
+    rejected = reduce_sum(rejected, me);
     let z = settings[0] * ((chosen - rejected) - (reference[p].x - reference[p].y));
     let part = max(-z, 0.0) + log(1.0 + exp(max(-abs(z), -80.0)));
     let slope = settings[1] * settings[0] / (1.0 + exp(clamp(z, -80.0, 80.0)));

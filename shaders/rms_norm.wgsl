@@ -9,18 +9,8 @@
 const WIDTH = ${WIDTH}u; // D in vectors
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   let start = group.x * WIDTH;
   var sum = ${VEC}(0.0);
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {
@@ -28,9 +18,9 @@ fn main(
     sum += v * v;
   }
 #if SCALAR
-  let total = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups);
+  let total = reduce_sum(sum, me);
 #else
-  let total = reduce_sum(dot(sum, vec4<f32>(1.0)), lane, subgroup_lane, subgroup, subgroups);
+  let total = reduce_sum(dot(sum, vec4<f32>(1.0)), me);
 #endif
   let scale = inverseSqrt(total * ${INVERSE_D} + ${EPS});
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {

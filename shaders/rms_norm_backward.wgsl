@@ -13,18 +13,8 @@ fn total(v: vec4<f32>) -> f32 { return dot(v, vec4<f32>(1.0)); }
 #endif
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   let start = group.x * WIDTH;
   var squares = ${VEC}(0.0);
   var products = ${VEC}(0.0);
@@ -33,8 +23,8 @@ fn main(
     squares += v * v;
     products += v * weight[i] * dy[start + i];
   }
-  let square = reduce_sum(total(squares), lane, subgroup_lane, subgroup, subgroups);
-  let product = reduce_sum(total(products), lane, subgroup_lane, subgroup, subgroups);
+  let square = reduce_sum(total(squares), me);
+  let product = reduce_sum(total(products), me);
   let scale = inverseSqrt(square * ${INVERSE_D} + ${EPS});
   let along = product * ${INVERSE_D} * scale * scale * scale;
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {

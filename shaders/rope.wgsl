@@ -20,18 +20,8 @@ const d = ${d}u;
 const HALF = ${ROTARY}u / 2u;
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   let head = group.x; // 0..H queries, ..H+K keys, ..H+2K values
   let token = group.y;
   let start = (token * (H + 2u * K) + head) * d;
@@ -44,9 +34,9 @@ fn main(
   let index = select(head - H, head, is_query);
 #if QK_NORM
 #if QK_WHOLE
-  let norm = head_norm((token * (H + 2u * K) + select(H, 0u, is_query)) * d, select(K, H, is_query) * d, lane, subgroup_lane, subgroup, subgroups);
+  let norm = head_norm((token * (H + 2u * K) + select(H, 0u, is_query)) * d, select(K, H, is_query) * d, me);
 #else
-  let norm = head_norm(start, d, lane, subgroup_lane, subgroup, subgroups);
+  let norm = head_norm(start, d, me);
 #endif
 #if QK_EACH
   let weights = index * d;

@@ -38,18 +38,8 @@ fn turned(token: u32, source: u32, i: u32) -> f32 {
 }
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
+  let lane = me.lane;
   let token = group.y;
   let source = (token * ${HEADS}u + group.x) * d;
   let to = (token * ${ALL}u + ${FIRST}u + group.x) * d;
@@ -74,7 +64,7 @@ fn main(
 #if MEAN
   var sum = 0.0;
   for (var i = lane; i < many; i += ${THREADS}u) { sum += qkv[all + i]; }
-  mean = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups) / f32(many);
+  mean = reduce_sum(sum, me) / f32(many);
   var pulls = 0.0;
 #endif
   var squares = 0.0;
@@ -88,11 +78,11 @@ fn main(
     pulls += pull;
 #endif
   }
-  let square = reduce_sum(squares, lane, subgroup_lane, subgroup, subgroups);
-  let product = reduce_sum(products, lane, subgroup_lane, subgroup, subgroups);
+  let square = reduce_sum(squares, me);
+  let product = reduce_sum(products, me);
   var plain = 0.0;
 #if MEAN
-  plain = reduce_sum(pulls, lane, subgroup_lane, subgroup, subgroups) / f32(many);
+  plain = reduce_sum(pulls, me) / f32(many);
 #endif
   let scale = inverseSqrt(square / f32(many) + ${EPS});
   let along = product / f32(many) * scale * scale * scale;

@@ -6,17 +6,8 @@
 @group(0) @binding(4) var<storage, read_write> loss: array<f32>;
 
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(local_invocation_index) lane: u32,
-#if SUBGROUPS
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(num_subgroups) subgroups: u32,
-#endif
-) {
-#if !SUBGROUPS
-  let subgroup_lane = 0u; let subgroup = 0u; let subgroups = 1u;
-#endif
+fn main(me: Invocation) {
+  let lane = me.lane;
   var weighted = 0.0;
   var plain = 0.0;
   for (var r = lane; r < ${R}u; r += ${THREADS}u) {
@@ -26,7 +17,7 @@ fn main(
     weighted += weights[r] * value;
     plain += value;
   }
-  weighted = reduce_sum(weighted, lane, subgroup_lane, subgroup, subgroups);
-  plain = reduce_sum(plain, lane, subgroup_lane, subgroup, subgroups);
+  weighted = reduce_sum(weighted, me);
+  plain = reduce_sum(plain, me);
   if (lane == 0u) { loss[0] = weighted; loss[1] = plain; loss[2] = 0.0; loss[3] = 0.0; }
 }

@@ -3,19 +3,19 @@
 // QK_WHOLE: over all heads together, as one row; QK_MEAN: the mean is taken off first; QK_EACH: every head has weights of its own.
 struct HeadNorm { mean: f32, scale: f32 }
 
-fn head_norm(start: u32, count: u32, lane: u32, subgroup_lane: u32, subgroup: u32, subgroups: u32) -> HeadNorm {
+fn head_norm(start: u32, count: u32, me: Invocation) -> HeadNorm {
   var mean = 0.0;
 #if QK_MEAN
   var sum = 0.0;
-  for (var i = lane; i < count; i += ${THREADS}u) { sum += total(qkv[start + i]); }
-  mean = reduce_sum(sum, lane, subgroup_lane, subgroup, subgroups) / f32(count * WIDE);
+  for (var i = me.lane; i < count; i += ${THREADS}u) { sum += total(qkv[start + i]); }
+  mean = reduce_sum(sum, me) / f32(count * WIDE);
 #endif
   var squares = 0.0;
-  for (var i = lane; i < count; i += ${THREADS}u) {
+  for (var i = me.lane; i < count; i += ${THREADS}u) {
     let v = qkv[start + i] - mean;
     squares += total(v * v);
   }
-  let variance = reduce_sum(squares, lane, subgroup_lane, subgroup, subgroups) / f32(count * WIDE);
+  let variance = reduce_sum(squares, me) / f32(count * WIDE);
   return HeadNorm(mean, inverseSqrt(variance + ${EPS}));
 }
 #endif
