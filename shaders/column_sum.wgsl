@@ -1,4 +1,4 @@
-// FIRST: partial[run, c] = Σ x[r, c] over the rows r of a run; then y[c] (+)= Σ partial[run, c], in the order of the runs.
+// FIRST: partial[run, c] = Σ x[r, c] (SQUARES: of x²) over the rows r of a run; then y[c] (+)= Σ partial[run, c], in the order of the runs.
 // One invocation a column (and run).
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -16,7 +16,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let end = size.w;
 #endif
   var sum = 0.0;
-  for (var row = start; row < end; row++) { sum += x[row * size.x + column]; }
+  for (var row = start; row < end; row++) {
+    let value = x[row * size.x + column];
+#if SQUARES
+    sum += value * value;
+#else
+    sum += value;
+#endif
+  }
 #if ADD
   y[column] += sum;
 #else

@@ -21,6 +21,9 @@ struct Layer {
     mlp: GatedMlp,
 }
 
+/// The last of so many layers sees everything, the others through a window.
+pub(crate) const PATTERN: usize = 4;
+
 /// The model.
 #[derive(Debug)]
 pub struct Cohere2 {
@@ -39,8 +42,7 @@ impl Cohere2 {
     pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::activation(config)?;
-        let pattern = config.optional_size("sliding_window_pattern")?.or(config.optional_size("_sliding_window_pattern")?).unwrap_or(4);
-        let windows = config.windows(sizes.num_hidden_layers, 4096, |layer| (layer + 1) % pattern != 0)?;
+        let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
         // No bias comes after the final norm, so the scale of the logits can be the norm's.
         let logit_scale = config.number("logit_scale", 0.0625)? as f32;
         let rotary = crate::rotary_table(config, &sizes, opening, loader)?;

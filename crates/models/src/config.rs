@@ -71,16 +71,19 @@ impl<'a> Fields<'a> {
         Ok(self.number(name, default)? as f32)
     }
 
-    /// The window of each layer: by `layer_types` where the file lists them, else where `is_sliding` says so.
+    /// The window of each layer: by `layer_types` where the file lists them, else on all but the last of every so many layers
+    /// (`sliding_window_pattern`, or the architecture's own number).
     ///
     /// # Errors
-    /// The window is no number.
-    pub fn windows(&self, layers: usize, default: usize, is_sliding: impl Fn(usize) -> bool) -> Result<Vec<Option<usize>>, ModelError> {
-        let window = self.optional_size("sliding_window")?.unwrap_or(default);
+    /// The window or the pattern is no number.
+    pub fn windows(&self, layers: usize, pattern: usize) -> Result<Vec<Option<usize>>, ModelError> {
+        let window = self.optional_size("sliding_window")?.unwrap_or(4096);
+        let known = self.optional_size("sliding_window_pattern")?.or(self.optional_size("_sliding_window_pattern")?);
+        let pattern = known.unwrap_or(pattern);
         let types = self.get("layer_types").and_then(|v| v.as_array());
         let sliding = |layer: usize| match types.and_then(|types| types.get(layer)).and_then(|t| t.as_str()) {
             Some(kind) => kind == "sliding_attention",
-            None => is_sliding(layer),
+            None => !(layer + 1).is_multiple_of(pattern),
         };
         Ok((0..layers).map(|layer| sliding(layer).then_some(window)).collect())
     }

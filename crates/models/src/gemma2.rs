@@ -25,6 +25,9 @@ struct Layer {
     post_feedforward_layernorm: RmsNorm,
 }
 
+/// The last of so many layers sees everything, the others through a window.
+pub(crate) const PATTERN: usize = 2;
+
 /// The model.
 #[derive(Debug)]
 pub struct Gemma2 {
@@ -44,7 +47,7 @@ impl Gemma2 {
     pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::gemma::activation(config)?;
-        let windows = config.windows(sizes.num_hidden_layers, 4096, |layer| layer % 2 == 0)?;
+        let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
         let final_softcap = cap(config, "final_logit_softcapping", 30.0)?;
         let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);

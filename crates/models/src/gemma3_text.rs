@@ -26,6 +26,9 @@ struct Layer {
     post_feedforward_layernorm: RmsNorm,
 }
 
+/// The last of so many layers sees everything, the others through a window.
+pub(crate) const PATTERN: usize = 6;
+
 /// The model.
 #[derive(Debug)]
 pub struct Gemma3Text {
@@ -44,8 +47,7 @@ impl Gemma3Text {
     pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::gemma::activation(config)?;
-        let pattern = config.optional_size("sliding_window_pattern")?.or(config.optional_size("_sliding_window_pattern")?).unwrap_or(6);
-        let windows = config.windows(sizes.num_hidden_layers, 4096, |layer| (layer + 1) % pattern != 0)?;
+        let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
         let global = crate::rotary_table(&Fields(&rope(config, true)?), &sizes, opening, loader)?;
         let local = crate::rotary_table(&Fields(&rope(config, false)?), &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);

@@ -7,7 +7,7 @@ use bayan_weights::Checkpoint;
 
 use crate::cache::LayerNeeds;
 use crate::config::{Fields, Sizes};
-use crate::{ModelError, lfm2};
+use crate::{ModelError, cohere2, gemma2, gemma3_text, lfm2};
 
 /// What each layer needs remembered.
 ///
@@ -46,21 +46,12 @@ pub fn cache_needs(checkpoint: &Checkpoint) -> Result<Vec<LayerNeeds>, ModelErro
 
 fn windows(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<Option<usize>>, ModelError> {
     let layers = sizes.num_hidden_layers;
-    let pattern = |default: usize| -> Result<usize, ModelError> {
-        Ok(config.optional_size("sliding_window_pattern")?.or(config.optional_size("_sliding_window_pattern")?).unwrap_or(default))
-    };
     match config.text("model_type") {
         Some("mistral" | "phi3") => Ok(vec![config.optional_size("sliding_window")?; layers]),
         Some("qwen2" | "qwen3") => crate::qwen_windows(config, sizes),
-        Some("gemma2") => config.windows(layers, 4096, |layer| layer % 2 == 0),
-        Some("gemma3_text") => {
-            let pattern = pattern(6)?;
-            config.windows(layers, 4096, |layer| (layer + 1) % pattern != 0)
-        }
-        Some("cohere2") => {
-            let pattern = pattern(4)?;
-            config.windows(layers, 4096, |layer| (layer + 1) % pattern != 0)
-        }
+        Some("gemma2") => config.windows(layers, gemma2::PATTERN),
+        Some("gemma3_text") => config.windows(layers, gemma3_text::PATTERN),
+        Some("cohere2") => config.windows(layers, cohere2::PATTERN),
         _ => Ok(vec![None; layers]),
     }
 }

@@ -197,8 +197,8 @@ fn element_cases() -> Vec<Case> {
             let values = make.numbers(rows * width, true);
             let x = make.state(&[rows, width], values)?;
             let (x, sums) = (graph.state(&x), make.random(&[width])?);
-            graph.column_squares(x, &sums);
             let sums = graph.state(&sums);
+            graph.column_squares(x, sums);
             Ok((graph, vec![sums]))
         }));
         all.push(case(format!("activate {rows}x{width}"), 1e-7, move |make| {

@@ -1,18 +1,27 @@
-//! Sums over tokens: the gradients of biases and of the weights of norms.
+//! Sums over tokens: the gradients of biases and of the weights of norms; of squares, how much each input of a matrix carries, for a
+//! quantizer that spends its precision where it counts.
 //!
 //! Runs of rows are summed by one workgroup each and the runs in a fixed order, so that a step repeats to the bit; atomic additions lost.
+
+use std::sync::Arc;
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use super::Linear;
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
+use crate::matrix::Matrix;
 use crate::op::{Op, Operand};
+use crate::state::State;
 use crate::values::Values;
 
-/// y\[c\] = Σ_r x[r, c], or added to y; inputs x, seen as rows as long as y, (and y when adding), outputs y and the sums of runs.
+/// y\[c\] = Σ_r x[r, c] (or its square), or added to y; inputs x, seen as rows as long as y, (and y when adding), outputs y and the
+/// sums of runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ColumnSum {
+    /// Sum squares.
+    pub squares: bool,
     /// Add to y instead of writing it.
     pub add: bool,
 }
@@ -29,11 +38,36 @@ fn runs(rows: usize) -> usize {
 impl Graph {
     /// Records y (+)= the sum of the rows of x.
     pub fn column_sum(&mut self, x: Tensor, y: Tensor, add: bool) {
+        self.sum_columns(x, y, ColumnSum { squares: false, add });
+    }
+
+    /// y \[K\] += the squares of x [T, K], column by column.
+    pub fn column_squares(&mut self, x: Tensor, y: Tensor) {
+        self.sum_columns(x, y, ColumnSum { squares: true, add: true });
+    }
+
+    fn sum_columns(&mut self, x: Tensor, y: Tensor, op: ColumnSum) {
         let (len, width) = (self.info(x).len(), self.info(y).len());
         assert!(width > 0 && len.is_multiple_of(width), "column_sum: sizes of x and y");
         let partial = self.tensor(&[runs(len / width), width], Dtype::F32);
         let inputs = [x, y];
-        self.record(ColumnSum { add }, &inputs[..1 + usize::from(add)], &[y, partial]);
+        let inputs = &inputs[..1 + usize::from(op.add)];
+        self.record(op, inputs, &[y, partial]);
+    }
+
+    /// The same list with the squares of each linear layer's inputs added to the state that `sums` has for its matrix; those without one
+    /// are left as they are.
+    pub fn measured(&self, sums: &dyn Fn(&Arc<Matrix>) -> Option<Arc<State>>) -> Graph {
+        let mut graph = self.with_nodes(Vec::new());
+        for node in self.nodes() {
+            let linear = node.op.as_any().downcast_ref::<Linear>();
+            if let Some(state) = linear.and_then(|linear| sums(&linear.weight)) {
+                let sums = graph.state(&state);
+                graph.column_squares(node.inputs[0], sums);
+            }
+            graph.push_node(node.clone());
+        }
+        graph
     }
 }
 
@@ -53,7 +87,7 @@ impl Op for ColumnSum {
         let columns = Extent::Fixed(width.div_ceil(threads) as u32);
         let part = |from, into, first: bool| (vec![from, into, size.clone()], [columns, Extent::Fixed(if first { runs as u32 } else { 1 }), Extent::Fixed(1)]);
         for (first, (bindings, grid)) in [(true, part(to.input(0), to.output(1), true)), (false, part(to.output(1), to.output(0), false))] {
-            let defines = Defines::new().set("THREADS", threads).set("FIRST", first).set("ADD", self.add && !first);
+            let defines = Defines::new().set("THREADS", threads).set("FIRST", first).set("SQUARES", self.squares && first).set("ADD", self.add && !first);
             let parts = [include_str!("../../../../shaders/column_sum.wgsl")];
             to.emit(KernelText { name: "column_sum", parts: &parts, defines }, &[bindings], grid)?;
         }
@@ -64,7 +98,7 @@ impl Op for ColumnSum {
         let y = outputs[0].f32_mut();
         let width = y.len();
         for (c, y) in y.iter_mut().enumerate() {
-            let sum: f64 = inputs[0].f32()[c..].iter().step_by(width).map(|&v| f64::from(v)).sum();
+            let sum: f64 = inputs[0].f32()[c..].iter().step_by(width).map(|&v| f64::from(v).powi(if self.squares { 2 } else { 1 })).sum();
             *y = (sum + if self.add { f64::from(*y) } else { 0.0 }) as f32;
         }
     }
