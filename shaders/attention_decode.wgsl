@@ -1,7 +1,8 @@
 // One token: splits its fused projection into heads, normalises (QK_NORM) and turns queries and keys, appends key and value to the
-// cache, and attends over one run of SPLIT cached positions. What rope, append and attention_split do in three dispatches.
+// cache, and attends over one run of cached positions (lib/attention_run.wgsl). What rope, append and attention_split do in three
+// dispatches.
 // One workgroup: one key-value head, one run, one token; tokens of one step belong to different sequences.
-// qkv [T, (H + 2K) d]; table [positions, R/2, 2]; cache [rows, K, d]; partial [T, splits, H, d + 2].
+// qkv [T, (H + 2K) d]; table [positions, R/2, 2]; cache [rows, K, d].
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
 @group(0) @binding(2) var<storage, read> table: array<vec4<f32>>;
@@ -16,17 +17,10 @@ const WIDE = 4u;
 fn total(v: vec4<f32>) -> f32 { return dot(v, vec4<f32>(1.0)); }
 #endif
 
-const H = ${H}u;
-const K = ${K}u;
-const G = ${H}u / ${K}u;
-const D4 = ${d}u / 4u;
 const HALF4 = ${ROTARY}u / 8u;
-const SPLIT = ${SPLIT}u;
-const WINDOW = ${WINDOW}u; // 0: none
-const MAX_SPLITS = ${MAX_SPLITS}u;
 
 var<workgroup> queries: array<vec4<f32>, ${G_D4}>; // [G, d / 4]
-var<workgroup> weights: array<f32, ${G_SPLIT}>; // [G, SPLIT]
+fn query4(i: u32) -> vec4<f32> { return queries[i]; }
 
 #if ELEMENT == f16
 fn packed(v: vec4<f32>) -> vec2<u32> { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
@@ -44,15 +38,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let base = bases[token];
   // Runs that this token has not reached are not read either.
   if (split * SPLIT > position) { return; }
-  let end = min((split + 1u) * SPLIT, position + 1u);
-  var begin = split * SPLIT;
-  if (WINDOW > 0u && position + 1u > WINDOW) { begin = max(begin, position + 1u - WINDOW); }
-  if (begin >= end) {
-    for (var g = lane; g < G; g += ${THREADS}u) {
-      let to = ((token * MAX_SPLITS + split) * H + kv * G + g) * (D4 * 4u + 2u) + D4 * 4u;
-      partial[to] = -1e30;
-      partial[to + 1u] = 0.0;
-    }
+  let run = visible(split, position);
+  if (run.x >= run.y) {
+    write_empty(token, split, kv, lane);
     return;
   }
   let projected = token * (H + 2u * K) * D4;
@@ -120,60 +108,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   }
   storageBarrier();
   workgroupBarrier();
-  let count = end - begin;
-#for g in G
-  let slope_${g} = alibi_slope(kv * G + ${g}u);
-#end
-  for (var i = lane; i < count; i += ${THREADS}u) {
-    let at = (cache_row(base, begin + i) * K + kv) * D4;
-#for g in G
-    var sum_${g} = 0.0;
-#end
-    for (var c = 0u; c < D4; c++) {
-      let key = key4(at + c);
-#for g in G
-      sum_${g} += dot(queries[${g}u * D4 + c], key);
-#end
-    }
-#for g in G
-    weights[${g}u * SPLIT + i] = score(sum_${g}, slope_${g}, position - begin - i);
-#end
-  }
-  workgroupBarrier();
-  for (var g = 0u; g < G; g++) {
-    var peak = -1e30;
-    for (var i = lane; i < count; i += ${THREADS}u) { peak = max(peak, weights[g * SPLIT + i]); }
-    peak = reduce_max(peak, me);
-    var sum = 0.0;
-    for (var i = lane; i < count; i += ${THREADS}u) {
-      let w = exp(max(weights[g * SPLIT + i] - peak, -80.0));
-      weights[g * SPLIT + i] = w;
-      sum += w;
-    }
-    sum = reduce_sum(sum, me);
-    if (lane == 0u) {
-      let to = ((token * MAX_SPLITS + split) * H + kv * G + g) * (D4 * 4u + 2u) + D4 * 4u;
-      partial[to] = peak;
-      partial[to + 1u] = sum;
-    }
-  }
-  workgroupBarrier();
-  for (var c = lane; c < D4; c += ${THREADS}u) {
-#for g in G
-    var out_${g} = vec4<f32>(0.0);
-#end
-    for (var i = 0u; i < count; i++) {
-      let value = value4((cache_row(base, begin + i) * K + kv) * D4 + c);
-#for g in G
-      out_${g} += weights[${g}u * SPLIT + i] * value;
-#end
-    }
-    let to = ((token * MAX_SPLITS + split) * H + kv * G) * (D4 * 4u + 2u) + c * 4u;
-#for g in G
-    partial[to + ${g}u * (D4 * 4u + 2u)] = out_${g}.x;
-    partial[to + ${g}u * (D4 * 4u + 2u) + 1u] = out_${g}.y;
-    partial[to + ${g}u * (D4 * 4u + 2u) + 2u] = out_${g}.z;
-    partial[to + ${g}u * (D4 * 4u + 2u) + 3u] = out_${g}.w;
-#end
-  }
+  attend(token, split, kv, 0u, base, position, run, me);
 }

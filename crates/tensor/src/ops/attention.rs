@@ -21,6 +21,7 @@ pub const QUERY_TILE: usize = 16;
 
 const CACHE: &str = include_str!("../../../../shaders/lib/cache.wgsl");
 pub(crate) const SCORE: &str = include_str!("../../../../shaders/lib/score.wgsl");
+pub(crate) const RUN: &str = include_str!("../../../../shaders/lib/attention_run.wgsl");
 
 /// Cached positions in one run of the split form.
 pub(crate) const SPLIT: usize = 256;
@@ -117,7 +118,7 @@ impl Attention {
         let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
         let defines = self.defines(to.input_shape(1)[0]).set("SPLIT", SPLIT).set("MAX_SPLITS", max_splits).set("G_SPLIT", h / k * SPLIT);
         let defines = super::reduction(to, defines, threads);
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), CACHE, SCORE, include_str!("../../../../shaders/attention_split.wgsl")];
+        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), CACHE, SCORE, RUN, include_str!("../../../../shaders/attention_split.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];
         let grid = [Extent::Fixed(k as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
         to.emit(KernelText { name: "attention_split", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;

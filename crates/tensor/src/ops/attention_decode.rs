@@ -3,7 +3,7 @@
 use bayan_gpu::GpuError;
 
 use super::append::Append;
-use super::attention::{Attention, SCORE, SPLIT, merge};
+use super::attention::{Attention, RUN, SCORE, SPLIT, merge};
 use super::rope::Rope;
 use crate::graph::Dtype;
 use crate::lower::{Extent, KernelText, Lowering};
@@ -62,6 +62,7 @@ impl Op for AttentionDecode {
             include_str!("../../../../shaders/lib/head_norm.wgsl"),
             include_str!("../../../../shaders/lib/cache.wgsl"),
             SCORE,
+            RUN,
             include_str!("../../../../shaders/attention_decode.wgsl"),
         ];
         let grid = [Extent::Fixed(kv_heads as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];

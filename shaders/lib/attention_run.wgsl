@@ -1,0 +1,92 @@
+// What attention_decode and attention_split do with one run of SPLIT cached positions, all G query heads of a key-value head together, so
+// that keys and values are read once. The kernel around it has k_cache, v_cache and partial, and says with query4 where its queries are.
+// partial [T, splits, H, d + 2]: the weighted values, then the maximum and the sum of weights.
+const H = ${H}u;
+const K = ${K}u;
+const G = ${H}u / ${K}u;
+const D4 = ${d}u / 4u;
+const SPLIT = ${SPLIT}u;
+const WINDOW = ${WINDOW}u; // 0: none
+const MAX_SPLITS = ${MAX_SPLITS}u;
+
+var<workgroup> weights: array<f32, ${G_SPLIT}>; // [G, SPLIT]
+
+// The part of a run that the token at `position` sees, from x on and below y.
+fn visible(split: u32, position: u32) -> vec2<u32> {
+  var begin = split * SPLIT;
+  if (WINDOW > 0u && position + 1u > WINDOW) { begin = max(begin, position + 1u - WINDOW); }
+  return vec2<u32>(begin, min((split + 1u) * SPLIT, position + 1u));
+}
+
+// Where a head's part of a run is written; the maximum and the sum are D4 * 4 behind it.
+fn part_of(token: u32, split: u32, head: u32) -> u32 { return ((token * MAX_SPLITS + split) * H + head) * (D4 * 4u + 2u); }
+
+fn write_weight(token: u32, split: u32, head: u32, peak: f32, sum: f32) {
+  let to = part_of(token, split, head) + D4 * 4u;
+  partial[to] = peak;
+  partial[to + 1u] = sum;
+}
+
+// Nothing of a run is visible: an empty part, which the sum over the runs ignores.
+fn write_empty(token: u32, split: u32, kv: u32, lane: u32) {
+  for (var g = lane; g < G; g += ${THREADS}u) { write_weight(token, split, kv * G + g, -1e30, 0.0); }
+}
+
+// `query`: where the group's queries begin.
+fn attend(token: u32, split: u32, kv: u32, query: u32, base: u32, position: u32, run: vec2<u32>, me: Invocation) {
+  let lane = me.lane;
+  let count = run.y - run.x;
+#for g in G
+  let slope_${g} = alibi_slope(kv * G + ${g}u);
+#end
+  for (var i = lane; i < count; i += ${THREADS}u) {
+    let at = (cache_row(base, run.x + i) * K + kv) * D4;
+    // One name a head: SwiftShader loses what is stored in an array of a loop's body.
+#for g in G
+    var sum_${g} = 0.0;
+#end
+    for (var c = 0u; c < D4; c++) {
+      let key = key4(at + c);
+#for g in G
+      sum_${g} += dot(query4(query + ${g}u * D4 + c), key);
+#end
+    }
+#for g in G
+    weights[${g}u * SPLIT + i] = score(sum_${g}, slope_${g}, position - run.x - i);
+#end
+  }
+  workgroupBarrier();
+  for (var g = 0u; g < G; g++) {
+    var peak = -1e30;
+    for (var i = lane; i < count; i += ${THREADS}u) { peak = max(peak, weights[g * SPLIT + i]); }
+    peak = reduce_max(peak, me);
+    var sum = 0.0;
+    for (var i = lane; i < count; i += ${THREADS}u) {
+      let w = exp(max(weights[g * SPLIT + i] - peak, -80.0));
+      weights[g * SPLIT + i] = w;
+      sum += w;
+    }
+    sum = reduce_sum(sum, me);
+    if (lane == 0u) { write_weight(token, split, kv * G + g, peak, sum); }
+  }
+  workgroupBarrier();
+  for (var c = lane; c < D4; c += ${THREADS}u) {
+#for g in G
+    var out_${g} = vec4<f32>(0.0);
+#end
+    for (var i = 0u; i < count; i++) {
+      let value = value4((cache_row(base, run.x + i) * K + kv) * D4 + c);
+#for g in G
+      out_${g} += weights[${g}u * SPLIT + i] * value;
+#end
+    }
+    var to = part_of(token, split, kv * G) + c * 4u;
+#for g in G
+    partial[to] = out_${g}.x;
+    partial[to + 1u] = out_${g}.y;
+    partial[to + 2u] = out_${g}.z;
+    partial[to + 3u] = out_${g}.w;
+    to += D4 * 4u + 2u;
+#end
+  }
+}
