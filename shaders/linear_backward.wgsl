@@ -1,10 +1,4 @@
-// dx[t, k] (+)= Σ_n dy[t, n] W[n, k]      a tile of TM tokens and 64 columns (two blocks) a workgroup, 32 rows of W at a time,
-// dequantised into workgroup memory and read along n. dy [T, N], dx [T, K].
-@group(0) @binding(0) var<storage, read> dy: array<${DY}>;
-@group(0) @binding(1) var<storage, read_write> dx: array<${VEC}>;
-@group(0) @binding(2) var<storage, read> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, tokens
-
-const K = ${K}u;
+// A tile of TM tokens and 64 columns (two blocks) a workgroup, 32 rows of W at a time, dequantised into workgroup memory and read along n.
 const TM = ${TM}u;
 const RM = ${RM}u;
 const STRIDE = ${STRIDE}u;
@@ -13,28 +7,8 @@ const THREADS = ${THREADS}u; // TM / RM * 16
 var<workgroup> tile_dy: array<vec4<f32>, ${TM_8}>; // [TM, 32 n]
 var<workgroup> tile_w: array<vec4<f32>, ${TILE_W}>; // [32 n, 64 k]
 
-fn gradients4(token: u32, row: u32) -> vec4<f32> {
-  let at = token * shape.z + shape.y + row;
-#if DY_VECTORS
-  if (row >= shape.x) { return vec4<f32>(0.0); }
-  return dy[at / 4u];
-#else
-  var v = vec4<f32>(0.0);
-  for (var j = 0u; j < 4u; j++) {
-    if (row + j < shape.x) { v[j] = dy[at + j]; }
-  }
-  return v;
-#endif
-}
-
 @compute @workgroup_size(${THREADS})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-#if SHUFFLE
-  @builtin(subgroup_invocation_id) subgroup_lane: u32,
-#endif
-) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let token0 = group.y * TM;
   let column = lane % 16u;
   let first = lane / 16u * RM;
@@ -57,17 +31,9 @@ fn main(
       let w1 = tile_w[at + STRIDE];
       let w2 = tile_w[at + 2u * STRIDE];
       let w3 = tile_w[at + 3u * STRIDE];
-#if SHUFFLE
-      // A subgroup has one token for each invocation in common: each reads one and passes it around.
-      let held = tile_dy[(first + subgroup_lane) * 8u + j];
-#endif
 #for m in RM
       {
-#if SHUFFLE
-        let d = subgroupShuffle(held, ${m}u);
-#else
         let d = tile_dy[(first + ${m}u) * 8u + j];
-#endif
         sum_${m} += d.x * w0 + d.y * w1 + d.z * w2 + d.w * w3;
       }
 #end
@@ -75,28 +41,6 @@ fn main(
   }
   let k = group.x * 64u + column * 4u;
 #for m in RM
-  {
-    let token = token0 + first + ${m}u;
-    if (token < shape.w && k < K) {
-#if SCALAR
-      for (var j = 0u; j < 4u; j++) {
-        if (k + j < K) {
-#if ADD
-          dx[token * K + k + j] += sum_${m}[j];
-#else
-          dx[token * K + k + j] = sum_${m}[j];
-#endif
-        }
-      }
-#else
-      let at = (token * K + k) / 4u;
-#if ADD
-      dx[at] += sum_${m};
-#else
-      dx[at] = sum_${m};
-#endif
-#endif
-    }
-  }
+  if (token0 + first + ${m}u < shape.w) { give(token0 + first + ${m}u, k, sum_${m}); }
 #end
 }

@@ -26,6 +26,13 @@ pub struct RowsShape {
     pub shuffle: bool,
 }
 
+impl RowsShape {
+    /// The WGSL function that passes a value around, for `shuffle`.
+    pub(crate) fn pass(&self) -> &'static str {
+        if self.lanes == 4 { "quadBroadcast" } else { "subgroupShuffle" }
+    }
+}
+
 /// The chosen shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {

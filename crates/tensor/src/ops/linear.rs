@@ -111,7 +111,7 @@ impl Linear {
             .set("PARTS", shape.parts)
             .set("THREADS", shape.lanes * shape.parts)
             .set("SHUFFLE", shape.shuffle)
-            .set("PASS", if shape.lanes == 4 { "quadBroadcast" } else { "subgroupShuffle" })
+            .set("PASS", shape.pass())
             .set("HELD", 8usize.div_ceil(shape.lanes))
             .set("COLUMNS", columns)
             .set("ROWS", own)

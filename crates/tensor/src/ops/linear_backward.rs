@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
+use bayan_gpu::{Capabilities, GpuError};
 
 use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering};
 use crate::matrix::Matrix;
 use crate::op::{Op, Operand, elements};
 use crate::quant;
+use crate::tune::RowsShape;
 use crate::values::Values;
 
 /// dx[t, k] = Σ_n dy[t, n] weight[n, k], or added to dx; inputs dy [T, N] (and dx [T, K] when adding), output dx.
@@ -30,9 +31,30 @@ impl Graph {
     }
 }
 
-/// Tokens of a tile and of one invocation; columns of a tile are two blocks of 32.
-const TILE: usize = 64;
-const EACH: usize = 8;
+/// The name of a form, its text, what that is specialised with, and the columns and tokens of a workgroup.
+type Form = (&'static str, &'static str, Defines, usize, usize);
+
+/// The form for devices with fast workgroup memory: 64 columns, two blocks of 32.
+fn tiles(capabilities: &Capabilities, defines: Defines, tokens: usize) -> Form {
+    let (tm, rm) = if tokens <= 16 { (16, 2) } else { (64, 8) };
+    // A padded stride keeps the stores of neighbouring rows in different banks, where the device has the room.
+    let stride: usize = if capabilities.max_workgroup_bytes >= 20_000 { 17 } else { 16 };
+    let defines = defines.set("TM", tm).set("RM", rm).set("TM_8", tm * 8).set("STRIDE", stride).set("TILE_W", 32 * stride).set("THREADS", tm / rm * 16);
+    ("tiles", include_str!("../../../../shaders/linear_backward.wgsl"), defines, 64, tm)
+}
+
+/// The form for software devices, whose subgroups are `shape.lanes` wide: one block of 32 columns.
+fn lanes(defines: Defines, shape: RowsShape, tokens: usize) -> Form {
+    let tile = tokens.min(64);
+    let defines = defines
+        .set("LANES", shape.lanes)
+        .set("PASS", shape.pass())
+        .set("OWN", 8 / shape.lanes)
+        .set("HELD", 16 / shape.lanes)
+        .set("TOKENS", tile)
+        .set("TOKENS_8", tile * 8);
+    ("lanes", include_str!("../../../../shaders/linear_backward_lanes.wgsl"), defines, 32, tile)
+}
 
 impl Op for LinearBackward {
     crate::op_as_any!();
@@ -42,34 +64,25 @@ impl Op for LinearBackward {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let weight = &self.weight;
+        let weight = self.weight.clone();
         let tokens = to.input_shape(0)[0];
-        let (tm, rm) = if tokens <= 16 { (16, 2) } else { (TILE, EACH) };
-        let vectors = weight.columns().is_multiple_of(4);
         for (index, shard) in weight.shards().iter().enumerate() {
-            // A padded stride keeps the stores of neighbouring rows in different banks, where the device has the room.
-            let stride: usize = if to.capabilities().max_workgroup_bytes >= 20_000 { 17 } else { 16 };
-            let (smallest, largest) = to.capabilities().subgroup_size;
-            let shuffle = to.capabilities().software && to.capabilities().subgroups && (smallest as usize, largest as usize) == (rm, rm);
+            let vectors = weight.columns().is_multiple_of(4);
+            let dy_vectors = weight.rows().is_multiple_of(4);
             let defines = Defines::new()
-                .set("SHUFFLE", shuffle)
                 .set("K", weight.columns())
-                .set("TM", tm)
-                .set("RM", rm)
-                .set("TM_8", tm * 8)
-                .set("STRIDE", stride)
-                .set("TILE_W", 32 * stride)
-                .set("THREADS", tm / rm * 16)
                 .set("ADD", self.add || index > 0)
                 .set("SCALAR", !vectors)
                 .set("VEC", if vectors { "vec4<f32>" } else { "f32" })
-                .set("DY_VECTORS", weight.rows().is_multiple_of(4))
-                .set("DY", if weight.rows().is_multiple_of(4) { "vec4<f32>" } else { "f32" });
+                .set("DY_VECTORS", dy_vectors)
+                .set("DY", if dy_vectors { "vec4<f32>" } else { "f32" });
+            let rows = to.tuning().rows_shape(to.capabilities());
+            let (form, text, defines, columns, tile) = if rows.shuffle { lanes(defines, rows, tokens) } else { tiles(to.capabilities(), defines, tokens) };
             let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, weight.rows() as u32, tokens as u32])?;
-            let constants = quant::constants(weight);
-            let parts = [constants.as_str(), quant::shader(shard.format), include_str!("../../../../shaders/linear_backward.wgsl")];
-            let name = format!("linear_backward {} {}x{}", shard.format.name(), weight.rows(), weight.columns());
-            let grid = [Extent::Fixed(weight.columns().div_ceil(64) as u32), Extent::Fixed(tokens.div_ceil(tm) as u32), Extent::Fixed(1)];
+            let constants = quant::constants(&weight);
+            let parts = [constants.as_str(), quant::shader(shard.format), include_str!("../../../../shaders/lib/linear_backward.wgsl"), text];
+            let name = format!("linear_backward_{form} {} {}x{}", shard.format.name(), weight.rows(), weight.columns());
+            let grid = [Extent::Fixed(weight.columns().div_ceil(columns) as u32), Extent::Fixed(tokens.div_ceil(tile) as u32), Extent::Fixed(1)];
             let bindings = vec![to.input(0), to.output(0), shape];
             to.emit(KernelText { name: &name, parts: &parts, defines }, &[bindings, shard.planes()], grid)?;
         }

@@ -1,0 +1,44 @@
+// dx[t, k] (+)= Σ_n dy[t, n] W[n, k]      dy [T, N], dx [T, K]; what both kernels read and write.
+@group(0) @binding(0) var<storage, read> dy: array<${DY}>;
+@group(0) @binding(1) var<storage, read_write> dx: array<${VEC}>;
+@group(0) @binding(2) var<storage, read> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, tokens
+
+const K = ${K}u;
+
+// Four gradients from a row of the shard on; zero behind its end.
+fn gradients4(token: u32, row: u32) -> vec4<f32> {
+  let at = token * shape.z + shape.y + row;
+#if DY_VECTORS
+  if (row >= shape.x) { return vec4<f32>(0.0); }
+  return dy[at / 4u];
+#else
+  var v = vec4<f32>(0.0);
+  for (var j = 0u; j < 4u; j++) {
+    if (row + j < shape.x) { v[j] = dy[at + j]; }
+  }
+  return v;
+#endif
+}
+
+// Writes or adds the columns from k on, as far as there are any.
+fn give(token: u32, k: u32, sum: vec4<f32>) {
+#if SCALAR
+  for (var j = 0u; j < 4u; j++) {
+    if (k + j < K) {
+#if ADD
+      dx[token * K + k + j] += sum[j];
+#else
+      dx[token * K + k + j] = sum[j];
+#endif
+    }
+  }
+#else
+  if (k >= K) { return; }
+  let at = (token * K + k) / 4u;
+#if ADD
+  dx[at] += sum;
+#else
+  dx[at] = sum;
+#endif
+#endif
+}
