@@ -1,11 +1,7 @@
-// c[m, n] (+)= ALPHA Σ_k a[m, k] b[k, n], matrices given by strides; with SPLIT, part z of the sum goes to c[z, m, n] instead.
-// PACKED: c stands in groups of 32 rows, four columns of each row after the other, as the weights do.
 // TILED: a tile of TM x TN results a workgroup, 16 of k at a time in workgroup memory, RM x RN results in registers. Otherwise
 // (software devices, where a barrier costs more than a load from the cache): RM x RN results an invocation, read directly.
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
-@group(0) @binding(2) var<storage, read_write> c: array<f32>;
-@group(0) @binding(3) var<storage, read> size: array<u32>; // M, N, K, K of one split; offset, row and column stride of a, b, c; splits
 
 const RM = ${RM}u;
 const RN = ${RN}u;
@@ -91,24 +87,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
   sums[${m}u * RN + 3u] = sum_${m}.w;
 #end
 #endif
-  for (var i = 0u; i < RM * RN; i++) {
-    let m = row + i / RN;
-    let n = column + i % RN;
-    if (m < size[0] && n < size[1]) {
-#if SPLIT
-      c[(group.z * size[0] + m) * size[1] + n] = sums[i];
-#else
-#if PACKED
-      let at = size[10] + m / 32u * size[11] + n / 4u * 128u + m % 32u * 4u + n % 4u;
-#else
-      let at = size[10] + m * size[11] + n * size[12];
-#endif
-#if ADD
-      c[at] += ${ALPHA} * sums[i];
-#else
-      c[at] = ${ALPHA} * sums[i];
-#endif
-#endif
-    }
-  }
+  for (var i = 0u; i < RM * RN; i++) { give(row + i / RN, column + i % RN, group.z, sums[i]); }
 }

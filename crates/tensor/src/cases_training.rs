@@ -221,7 +221,7 @@ fn linear_cases() -> Vec<GradientCase> {
 
 fn product_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
-    for (tokens, k, n, rank) in [(3, 8, 6, 2), (40, 96, 130, 8), (70, 1000, 300, 16), (300, 64, 33, 64), (1, 512, 256, 8)] {
+    for (tokens, k, n, rank) in [(3, 8, 6, 2), (4, 8, 12, 4), (36, 40, 20, 4), (40, 96, 130, 8), (70, 1000, 300, 16), (300, 64, 33, 64), (1, 512, 256, 8)] {
         all.push(gradient(format!("lora {tokens} tokens {n}x{k} rank {rank}"), tokens == 3, move |make, graph| {
             let weight = make.matrix(FORMATS[0], n, k)?;
             let (x, a, b, b2) = (make.random(&[tokens, k])?, make.random(&[rank, k])?, make.random(&[n, rank])?, make.random(&[n / 2, rank])?);

@@ -67,6 +67,8 @@ pub struct Product {
     pub packed: bool,
 }
 
+const SHARED: &str = include_str!("../../../../shaders/lib/product.wgsl");
+
 /// Results with fewer tiles than this share each sum among several workgroups.
 const ENOUGH_TILES: usize = 48;
 /// Invocations of a workgroup in the form without tiles.
@@ -139,6 +141,17 @@ impl Product {
         }
     }
 
+    /// Whether four neighbours of a and of b can be read at once, whatever they are along.
+    fn by_vectors(&self) -> bool {
+        let fits = |view: View, across: usize, strides: (usize, usize)| match strides {
+            (1, other) => other.is_multiple_of(4) && view.offset.is_multiple_of(4),
+            (other, 1) => other.is_multiple_of(4) && view.offset.is_multiple_of(4) && across.is_multiple_of(4),
+            _ => false,
+        };
+        let [a, b] = [fits(self.a, self.m, (self.a.column, self.a.row)), fits(self.b, self.n, (self.b.row, self.b.column))];
+        a && b && self.k.is_multiple_of(4)
+    }
+
     /// Parts of each sum.
     pub fn splits(&self) -> usize {
         let (tm, tn, ..) = self.tile();
@@ -156,13 +169,18 @@ impl Op for Product {
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let splits = self.splits();
-        let tiled = !to.capabilities().software;
-        let (tm, tn, rm, rn) = if tiled { self.tile() } else { (64, 64, 4, 4) };
+        let software = to.capabilities().software;
+        let vectors = software && self.by_vectors();
+        let (tm, tn, rm, rn) = match (software, vectors) {
+            (false, _) => self.tile(),
+            (true, false) => (64, 64, 4, 4),
+            (true, true) => (64, 64, if self.m > 4 { 8 } else { 4 }, 4),
+        };
         let per_split = self.k.div_ceil(splits).next_multiple_of(16);
         let splits = self.k.div_ceil(per_split);
         let (mut grid, stride) = super::flat_grid(to, self.m.div_ceil(rm) * self.n.div_ceil(rn), DIRECT_THREADS);
         grid[2] = Extent::Fixed(splits as u32);
-        if tiled {
+        if !software {
             grid = [self.n.div_ceil(tn), self.m.div_ceil(tm), splits].map(|n| Extent::Fixed(n as u32));
         }
         let defines = Defines::new()
@@ -173,8 +191,9 @@ impl Op for Product {
             .set("RM_RN", rm * rn)
             .set("TM_TK", tm * 16)
             .set("TN_TK", tn * 16)
-            .set("THREADS", if tiled { tm / rm * (tn / rn) } else { DIRECT_THREADS })
-            .set("TILED", tiled)
+            .set("THREADS", if software { DIRECT_THREADS } else { tm / rm * (tn / rn) })
+            .set("TILED", !software)
+            .set("RM_4", rm / 4)
             .set("STRIDE", stride)
             .set("ALPHA", self.alpha)
             .set("ADD", self.add)
@@ -190,13 +209,14 @@ impl Op for Product {
         numbers.push(splits as u32);
         let numbers = to.numbers(&numbers)?;
         let result = if splits > 1 { to.output(1) } else { to.output(0) };
-        let text = KernelText { name: "product", parts: &[include_str!("../../../../shaders/product.wgsl")], defines: defines.clone() };
+        let parts = [SHARED, if vectors { include_str!("../../../../shaders/product_vectors.wgsl") } else { include_str!("../../../../shaders/product.wgsl") }];
+        let text = KernelText { name: "product", parts: &parts, defines: defines.clone() };
         to.emit(text, &[vec![to.input(0), to.input(1), result.clone(), numbers.clone()]], grid)?;
         if splits > 1 {
             let threads = super::row_threads(to, 64);
             let (grid, stride) = super::flat_grid(to, self.m * self.n, threads);
-            let defines = defines.set("THREADS", threads).set("STRIDE", stride);
-            let text = KernelText { name: "product_sum", parts: &[include_str!("../../../../shaders/product_sum.wgsl")], defines };
+            let defines = defines.set("THREADS", threads).set("STRIDE", stride).set("SPLIT", false);
+            let text = KernelText { name: "product_sum", parts: &[SHARED, include_str!("../../../../shaders/product_sum.wgsl")], defines };
             to.emit(text, &[vec![result, to.output(0), numbers]], grid)?;
         }
         Ok(())

@@ -1,0 +1,23 @@
+// c[m, n] (+)= ALPHA Σ_k a[m, k] b[k, n], matrices given by strides; with SPLIT, part z of the sum goes to c[z, m, n] instead.
+// PACKED: c stands in groups of 32 rows, four columns of each row after the other, as the weights do.
+@group(0) @binding(2) var<storage, read_write> c: array<f32>;
+@group(0) @binding(3) var<storage, read> size: array<u32>; // M, N, K, K of one split; offset, row and column stride of a, b, c; splits
+
+// Writes or adds one result, where there is one.
+fn give(m: u32, n: u32, z: u32, sum: f32) {
+  if (m >= size[0] || n >= size[1]) { return; }
+#if SPLIT
+  c[(z * size[0] + m) * size[1] + n] = sum;
+#else
+#if PACKED
+  let at = size[10] + m / 32u * size[11] + n / 4u * 128u + m % 32u * 4u + n % 4u;
+#else
+  let at = size[10] + m * size[11] + n * size[12];
+#endif
+#if ADD
+  c[at] += ${ALPHA} * sum;
+#else
+  c[at] = ${ALPHA} * sum;
+#endif
+#endif
+}
