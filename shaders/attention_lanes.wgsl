@@ -1,5 +1,7 @@
 // Causal attention of many tokens for devices that pay for loads and barriers: one subgroup of LANES invocations, one query each, walks
 // over the cached rows, four at a time; each row is read once by the subgroup and passed around by shuffles. No workgroup memory.
+// QUADS: lanes of a subgroup of 4 swap what they hold, one instruction where passing around is many; each then has the parts of its query,
+// and of its sum, in an order of its own.
 // Bindings and tiles as attention_tile; a tile of TQ tokens takes TQ / LANES workgroups.
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k_cache: array<${CACHE}>;
@@ -16,6 +18,17 @@ const LANES = ${LANES}u;
 const PARTS = ${TQ}u / LANES;
 const WINDOW = ${WINDOW}u; // 0: none
 
+#if QUADS
+fn passed_0(v: vec4<f32>) -> vec4<f32> { return v; }
+fn passed_1(v: vec4<f32>) -> vec4<f32> { return quadSwapX(v); }
+fn passed_2(v: vec4<f32>) -> vec4<f32> { return quadSwapY(v); }
+fn passed_3(v: vec4<f32>) -> vec4<f32> { return quadSwapDiagonal(v); }
+#else
+#for l in LANES
+fn passed_${l}(v: vec4<f32>) -> vec4<f32> { return subgroupShuffle(v, ${l}u); }
+#end
+#endif
+
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let head = group.x;
@@ -31,9 +44,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let position = first + min(lane, count - 1u);
   var begin = 0u;
   if (WINDOW > 0u && first + 1u > WINDOW) { begin = first + 1u - WINDOW; }
-#for i in D4
-  let q_${i} = q[(token * H + head) * D4 + ${i}u];
-  var out_${i} = vec4<f32>(0.0);
+#for l in LANES
+#if QUADS
+  let part_${l} = (token * H + head) * D4 + (${l}u ^ lane);
+#else
+  let part_${l} = (token * H + head) * D4 + ${l}u;
+#endif
+#for h in HELD
+  let q_${h}_${l} = q[part_${l} + ${h}u * LANES];
+  var out_${h}_${l} = vec4<f32>(0.0);
+#end
 #end
   let slope = alibi_slope(head);
   var peak = -1e30;
@@ -43,12 +63,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var score_${j} = 0.0;
     {
       let row = (cache_row(base, min(start + ${j}u, last)) * K + kv) * D4;
-      var held: array<vec4<f32>, ${HELD}>;
 #for h in HELD
-      held[${h}] = key4(row + ${h}u * LANES + lane);
+      let held_${h} = key4(row + ${h}u * LANES + lane);
+#for l in LANES
+      score_${j} += dot(q_${h}_${l}, passed_${l}(held_${h}));
 #end
-#for i in D4
-      score_${j} += dot(q_${i}, subgroupShuffle(held[${i}u / LANES], ${i}u % LANES));
 #end
       var visible = start + ${j}u <= position;
       if (WINDOW > 0u) { visible = visible && start + ${j}u + WINDOW > position; }
@@ -59,27 +78,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let factor = exp(max(peak - higher, -80.0));
     peak = higher;
     total *= factor;
-#for i in D4
-    out_${i} *= factor;
+#for h in HELD
+#for l in LANES
+    out_${h}_${l} *= factor;
+#end
 #end
 #for j in 4
     {
       let w = select(0.0, exp(max(score_${j} - higher, -80.0)), score_${j} > -1e29);
       total += w;
       let row = (cache_row(base, min(start + ${j}u, last)) * K + kv) * D4;
-      var held: array<vec4<f32>, ${HELD}>;
 #for h in HELD
-      held[${h}] = value4(row + ${h}u * LANES + lane);
+      let held_${h} = value4(row + ${h}u * LANES + lane);
+#for l in LANES
+      out_${h}_${l} += w * passed_${l}(held_${h});
 #end
-#for i in D4
-      out_${i} += w * subgroupShuffle(held[${i}u / LANES], ${i}u % LANES);
 #end
     }
 #end
   }
   if (lane < count) {
-#for i in D4
-    y[(token * H + head) * D4 + ${i}u] = out_${i} / total;
+#for h in HELD
+#for l in LANES
+    y[part_${l} + ${h}u * LANES] = out_${h}_${l} / total;
+#end
 #end
   }
 }

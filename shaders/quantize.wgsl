@@ -1,5 +1,5 @@
 // Activations to int8, one scale for 32: codes [T, K / 4] four int8 each, scales [T, K / 32]: d, d Σ of the first 16 codes, d Σ of the
-// other 16. One invocation a block.
+// other 16, d Σ of all. One invocation a block. TURNED: activations 2 and 3 of four come before 0 and 1.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> codes: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> scales: array<vec4<f32>>;
@@ -7,7 +7,12 @@
 
 fn sum4(v: vec4<i32>) -> i32 { return v.x + v.y + v.z + v.w; }
 fn pack4(v: vec4<i32>) -> u32 {
-  return u32(v.x & 255) | (u32(v.y & 255) << 8u) | (u32(v.z & 255) << 16u) | (u32(v.w & 255) << 24u);
+#if TURNED
+  let t = v.zwxy & vec4<i32>(255);
+#else
+  let t = v & vec4<i32>(255);
+#endif
+  return u32(t.x) | (u32(t.y) << 8u) | (u32(t.z) << 16u) | (u32(t.w) << 24u);
 }
 
 @compute @workgroup_size(${THREADS})
@@ -29,5 +34,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   codes[block * 2u + 1u] = vec4<u32>(pack4(q_4), pack4(q_5), pack4(q_6), pack4(q_7));
   let low = sum4(q_0 + q_1 + q_2 + q_3);
   let high = sum4(q_4 + q_5 + q_6 + q_7);
-  scales[block] = vec4<f32>(d, d * f32(low), d * f32(high), 0.0);
+  scales[block] = vec4<f32>(d, d * f32(low), d * f32(high), d * f32(low + high));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bayan_gpu::Capabilities;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
-use crate::ops::{Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Quantize, RmsNorm, Rope, by_rows, takes_int8};
+use crate::ops::{Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Packing, Quantize, RmsNorm, Rope, by_rows, takes_int8};
 
 /// The graph with every known pattern rewritten, for this device. The tensors in `keep` stay computed.
 pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
@@ -24,28 +24,27 @@ pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Grap
     int8(rewrite.graph, nodes, capabilities)
 }
 
-/// Rounds the inputs of large products to int8 where the device multiplies packed bytes; an input shared by products is rounded once.
+/// Rounds the inputs of large products to int8 where the device gains by it; an input shared by products is rounded once.
 fn int8(mut graph: Graph, nodes: Vec<Node>, capabilities: &Capabilities) -> Graph {
-    let mut rounded: HashMap<Tensor, [Tensor; 2]> = HashMap::new();
+    let mut rounded: HashMap<(Tensor, Packing), [Tensor; 2]> = HashMap::new();
     let mut list = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let linear = node.op.as_any().downcast_ref::<Linear>().filter(|linear| takes_int8(capabilities, linear, graph.rows(node.inputs[0])));
-        let Some(linear) = linear else {
-            node.outputs.iter().for_each(|output| {
-                rounded.remove(output);
-            });
+        let linear = node.op.as_any().downcast_ref::<Linear>();
+        let linear = linear.and_then(|linear| Some((linear, takes_int8(capabilities, linear, graph.rows(node.inputs[0]))?)));
+        let Some((linear, packing)) = linear else {
+            rounded.retain(|(tensor, _), _| !node.outputs.contains(tensor));
             list.push(node);
             continue;
         };
         let x = node.inputs[0];
-        let [codes, scales] = *rounded.entry(x).or_insert_with(|| {
+        let [codes, scales] = *rounded.entry((x, packing)).or_insert_with(|| {
             let (rows, width) = (graph.rows(x), graph.width(x));
             let outputs = [graph.tensor(&[rows, width / 4], Dtype::U32), graph.tensor(&[rows, width / 32, 4], Dtype::F32)];
-            list.push(Node { op: Arc::new(Quantize), inputs: vec![x], outputs: outputs.to_vec() });
+            list.push(Node { op: Arc::new(Quantize { packing }), inputs: vec![x], outputs: outputs.to_vec() });
             outputs
         });
         let inputs = [&[codes, scales], &node.inputs[1..]].concat();
-        list.push(Node { op: Arc::new(Linear { int8: true, ..linear.clone() }), inputs, outputs: node.outputs });
+        list.push(Node { op: Arc::new(Linear { int8: Some(packing), ..linear.clone() }), inputs, outputs: node.outputs });
     }
     graph.with_nodes(list)
 }
@@ -91,6 +90,7 @@ impl Rewrite<'_> {
                 linear.norm.is_none()
                     && linear.weight.columns().is_multiple_of(32)
                     && by_rows(capabilities, tokens)
+                    && takes_int8(capabilities, linear, tokens).is_none()
                     && self.nodes[reader].as_ref().is_some_and(|n| n.inputs[0] == node.outputs[0])
             })
         };

@@ -87,6 +87,11 @@ impl Matrix {
         if self.parts.is_empty() { self.format.is_dense() } else { self.parts.iter().any(|(_, part)| part.has_dense_rows()) }
     }
 
+    /// Whether every row's format is one of these.
+    pub(crate) fn all_rows(&self, holds: fn(&dyn Format) -> bool) -> bool {
+        if self.parts.is_empty() { holds(self.format) } else { self.parts.iter().all(|(_, part)| part.all_rows(holds)) }
+    }
+
     /// N, the number of outputs.
     pub fn rows(&self) -> usize {
         self.rows

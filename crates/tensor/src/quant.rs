@@ -40,9 +40,14 @@ pub(crate) fn has_offset(format: &dyn Format) -> bool {
     shader(format).contains("bytes4(")
 }
 
+/// Whether byte j of a block holds codes j and j + 16 of 4 bits, and nothing more.
+pub(crate) fn has_nibbles(format: &dyn Format) -> bool {
+    matches!(format.name(), "q4_0" | "q4_k")
+}
+
 const SLOT: &str = include_str!("../../../shaders/lib/slot.wgsl");
 const WEIGHTS: &str = include_str!("../../../shaders/lib/weights.wgsl");
-const SPREAD: &str = include_str!("../../../shaders/lib/spread.wgsl");
+pub(crate) const SPREAD: &str = include_str!("../../../shaders/lib/spread.wgsl");
 
 #[cfg(test)]
 mod tests {

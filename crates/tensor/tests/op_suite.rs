@@ -59,3 +59,11 @@ fn hardware_shapes_with_little_memory() {
         suite_on("software,f16,subgroups,dot", only, Some(|capabilities| capabilities.max_workgroup_bytes = 16 << 10));
     }
 }
+
+/// The kernels for software devices with subgroups of 4; a quad of wider subgroups does the same.
+#[test]
+fn software_with_subgroups_of_four() {
+    for only in ["linear q4_0 33x96, 9 tokens", "linear q4_k 33x96, 31 tokens, bias", "layer q4_0 20 tokens"] {
+        suite_on("f16", only, Some(|capabilities| capabilities.subgroup_size = (4, 4)));
+    }
+}

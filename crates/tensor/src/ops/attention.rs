@@ -162,7 +162,8 @@ impl Attention {
 
     fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {
         let d4 = self.head_dim / 4;
-        let defines = self.defines(to.input_shape(1)[0]).set("LANES", lanes).set("TQ", QUERY_TILE).set("D4", d4).set("HELD", d4 / lanes);
+        let defines = self.defines(to.input_shape(1)[0]).set("LANES", lanes).set("TQ", QUERY_TILE).set("HELD", d4 / lanes);
+        let defines = defines.set("QUADS", lanes == 4);
         let parts = [CACHE, SCORE, include_str!("../../../../shaders/attention_lanes.wgsl")];
         let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
         let tiles = to.input_shape(5)[0] * QUERY_TILE / lanes;

@@ -7,6 +7,7 @@ use bayan_gpu::{Capabilities, GpuError, Slice};
 
 use super::attention::FEW_TOKENS;
 use super::gated::Activation;
+use super::quantize::Packing;
 use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering, grid_2d};
@@ -33,8 +34,8 @@ pub struct Linear {
     pub activation: Option<Activation>,
     /// Whether a residual is added at the end.
     pub residual: bool,
-    /// x comes as int8: its codes [T, K / 4] and scales [T, K / 32, 4] are the first two inputs.
-    pub int8: bool,
+    /// x comes as int8: its codes [T, K / 4], so packed, and scales [T, K / 32, 4] are the first two inputs.
+    pub int8: Option<Packing>,
 }
 
 impl Graph {
@@ -45,7 +46,7 @@ impl Graph {
         inputs.extend(bias.map(|bias| self.state(bias)));
         let shape = [self.rows(x), weight.rows()];
         self.apply(
-            Linear { weight: weight.clone(), norm: None, bias: bias.is_some(), gate: None, activation: None, residual: false, int8: false },
+            Linear { weight: weight.clone(), norm: None, bias: bias.is_some(), gate: None, activation: None, residual: false, int8: None },
             &inputs,
             &shape,
         )
@@ -55,6 +56,7 @@ impl Graph {
 const ROWS: &str = include_str!("../../../../shaders/linear_rows.wgsl");
 const TILES: &str = include_str!("../../../../shaders/linear_tiles.wgsl");
 const DOT: &str = include_str!("../../../../shaders/linear_dot.wgsl");
+const PAIRS: &str = include_str!("../../../../shaders/linear_pairs.wgsl");
 const ACTIVATE: &str = include_str!("../../../../shaders/lib/activate.wgsl");
 
 /// Whether a product with this many tokens runs by rows on this device, the only form that takes a norm and a gate along.
@@ -62,11 +64,23 @@ pub(crate) fn by_rows(capabilities: &Capabilities, tokens: usize) -> bool {
     tokens <= FEW_TOKENS || capabilities.software
 }
 
-/// Whether a product runs by packed dot products on this device, with activations rounded to int8.
-pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: usize) -> bool {
+/// Whether a product runs with activations rounded to int8 on this device: by packed dot products, or by pairs of integers.
+///
+/// Pairs are for software devices with subgroups of 4 (SwiftShader): these take packed dot products apart, and have 128-bit registers.
+pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: usize) -> Option<Packing> {
     let quantized = !linear.weight.has_dense_rows() && linear.weight.columns().is_multiple_of(32);
-    capabilities.dot && quantized && !by_rows(capabilities, tokens) && !linear.int8
+    if !capabilities.dot || !quantized || linear.int8.is_some() || linear.norm.is_some() {
+        return None;
+    }
+    if !by_rows(capabilities, tokens) {
+        return Some(Packing::Ordered);
+    }
+    let four = capabilities.software && capabilities.subgroups && capabilities.subgroup_size == (4, 4);
+    (four && tokens > FEW_TOKENS && linear.weight.all_rows(quant::has_nibbles)).then_some(Packing::Turned)
 }
+
+/// Tokens of a workgroup of the product by pairs: each unpacking of the weights serves so many.
+const PAIRS_COLUMNS: usize = 64;
 
 impl Linear {
     fn defines(&self) -> Defines {
@@ -145,6 +159,29 @@ impl Linear {
         to.emit(KernelText { name: &self.name("dot", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 
+    fn dispatch_pairs(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
+        let sets = if self.gate.is_some() { 2 } else { 1 };
+        let (rows, own) = (shard.rows / sets, 8 / sets);
+        let defines = self
+            .defines()
+            .set("GATED", self.gate.is_some())
+            .set("ACTIVATED", self.activation.is_some())
+            .set("ACTIVATION", self.gate.or(self.activation).unwrap_or(Activation::Silu).name())
+            .set("OFFSET", shard.format.name() != "q4_0")
+            .set("OWN", own)
+            .set("COLUMNS", PAIRS_COLUMNS)
+            .set("SUMS", PAIRS_COLUMNS * 8);
+        let mut grid = grid_2d(rows.div_ceil(4 * own), to.capabilities().max_workgroups);
+        grid[2] = Extent::Fixed(tokens.div_ceil(PAIRS_COLUMNS) as u32);
+        let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
+        let width = to.output_shape(0)[1];
+        let shape = to.numbers(&[rows, shard.first_row, width, x as usize, tokens, self.weight.blocks()].map(|n| n as u32))?;
+        let mut bindings = vec![to.input(0), to.input(1), to.output(0), shape];
+        bindings.extend((2..to.input_count()).map(|i| to.input(i)));
+        let parts = [quant::SPREAD, quant::shader(shard.format), ACTIVATE, PAIRS];
+        to.emit(KernelText { name: &self.name("pairs", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+    }
+
     fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
         assert!(self.norm.is_none() && self.gate.is_none() && self.activation.is_none(), "tiles take no norm and no gate");
         // 128 rows of tiles in f32 are 18 KiB of workgroup memory, more than every WebGPU device has.
@@ -182,12 +219,11 @@ impl Op for Linear {
         let tokens = to.output_shape(0)[0];
         let weight = self.weight.clone();
         for shard in weight.shards() {
-            if self.int8 {
-                self.dispatch_dot(to, shard, tokens)?;
-            } else if by_rows(to.capabilities(), tokens) {
-                self.dispatch_rows(to, shard, tokens)?;
-            } else {
-                self.dispatch_tiles(to, shard, tokens)?;
+            match self.int8 {
+                Some(Packing::Turned) => self.dispatch_pairs(to, shard, tokens)?,
+                Some(Packing::Ordered) => self.dispatch_dot(to, shard, tokens)?,
+                None if by_rows(to.capabilities(), tokens) => self.dispatch_rows(to, shard, tokens)?,
+                None => self.dispatch_tiles(to, shard, tokens)?,
             }
         }
         Ok(())
@@ -202,7 +238,7 @@ impl Op for Linear {
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
-        if self.norm.is_some() || self.gate.is_some() || self.activation.is_some() || self.int8 {
+        if self.norm.is_some() || self.gate.is_some() || self.activation.is_some() || self.int8.is_some() {
             return Err(BackwardError("linear joined with its norm or gate by a rewrite"));
         }
         let Some(dy) = to.gradient(0) else { return Ok(()) };
@@ -224,12 +260,15 @@ impl Op for Linear {
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let (rows, width) = (self.weight.rows(), self.weight.rows() / if self.gate.is_some() { 2 } else { 1 });
-        let mut rest = inputs[1 + usize::from(self.int8)..].iter();
+        let mut rest = inputs[1 + usize::from(self.int8.is_some())..].iter();
         let mut next = |flag: bool| if flag { rest.next() } else { None };
         let (gamma, bias, residual) = (next(self.norm.is_some()), next(self.bias), next(self.residual));
         let mut weights = Vec::new();
         let mut sums = vec![0f64; inputs[0].shape[0] * rows];
-        let dequantized = if self.int8 { super::quantize::dequantize(inputs[0].u32(), inputs[1].f32()) } else { inputs[0].f32().to_vec() };
+        let dequantized = match self.int8 {
+            Some(packing) => packing.dequantize(inputs[0].u32(), inputs[1].f32()),
+            None => inputs[0].f32().to_vec(),
+        };
         let x: Vec<Vec<f64>> = dequantized.chunks_exact(self.weight.columns()).map(|x| self.normalised(x, gamma)).collect();
         for n in 0..rows {
             self.weight.host_row(n, &mut weights);

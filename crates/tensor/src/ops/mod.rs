@@ -63,7 +63,7 @@ pub use noise::Noise;
 pub use norm_product::NormProduct;
 pub use objective::{PreferenceLoss, WeightedLoss};
 pub use product::{Product, View};
-pub use quantize::Quantize;
+pub use quantize::{Packing, Quantize};
 pub use rms_norm::RmsNorm;
 pub use rms_norm_backward::RmsNormBackward;
 pub use rope::{HeadNorm, Rope};

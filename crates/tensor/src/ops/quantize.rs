@@ -1,4 +1,4 @@
-//! Activations to int8, for products by packed dot products.
+//! Activations to int8, for products by packed dot products and by pairs.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -7,10 +7,35 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
+/// Which of four activations stands in which byte of a word, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// 0, 1, 2, 3, as packed dot products want them.
+    Ordered,
+    /// 2, 3, 0, 1, as products by pairs want them: half a product of 32 bits pairs low with high.
+    Turned,
+}
+
+impl Packing {
+    fn turn(self, bytes: [u8; 4]) -> [u8; 4] {
+        let [a, b, c, d] = bytes;
+        if self == Packing::Turned { [c, d, a, b] } else { bytes }
+    }
+
+    /// The activations that codes and scales stand for.
+    pub(crate) fn dequantize(self, codes: &[u32], scales: &[f32]) -> Vec<f32> {
+        let of_word = |(word, code): (usize, &u32)| self.turn(code.to_le_bytes()).map(|byte| f32::from(byte as i8) * scales[word / 8 * 4]);
+        codes.iter().enumerate().flat_map(of_word).collect()
+    }
+}
+
 /// Input x [T, K], K a multiple of 32; outputs: codes [T, K / 4] with four int8 in each u32, scales [T, K / 32, 4]: d, d times the sum of
-/// the first 16 codes, d times the sum of the other 16, nothing.
+/// the first 16 codes, d times the sum of the other 16, d times the sum of all.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Quantize;
+pub struct Quantize {
+    /// Their order in a word.
+    pub packing: Packing,
+}
 
 impl Op for Quantize {
     crate::op_as_any!();
@@ -25,8 +50,8 @@ impl Op for Quantize {
         let (grid, stride) = super::flat_grid(to, blocks, threads);
         let size = to.numbers(&[blocks as u32, stride])?;
         let bindings = vec![to.input(0), to.output(0), to.output(1), size];
-        let text =
-            KernelText { name: "quantize", parts: &[include_str!("../../../../shaders/quantize.wgsl")], defines: Defines::new().set("THREADS", threads) };
+        let defines = Defines::new().set("THREADS", threads).set("TURNED", self.packing == Packing::Turned);
+        let text = KernelText { name: "quantize", parts: &[include_str!("../../../../shaders/quantize.wgsl")], defines };
         to.emit(text, &[bindings], grid)
     }
 
@@ -36,17 +61,11 @@ impl Op for Quantize {
             let inverse = if peak == 0.0 { 0.0 } else { 127.0 / peak };
             let codes: Vec<i32> = x.iter().map(|v| (v * inverse).round_ties_even() as i32).collect();
             for (i, four) in codes.chunks_exact(4).enumerate() {
-                outputs[0].u32_mut()[block * 8 + i] = u32::from_le_bytes([four[0] as u8, four[1] as u8, four[2] as u8, four[3] as u8]);
+                outputs[0].u32_mut()[block * 8 + i] = u32::from_le_bytes(self.packing.turn([0, 1, 2, 3].map(|j| four[j] as u8)));
             }
             let d = peak / 127.0;
             let sum = |half: &[i32]| d * half.iter().sum::<i32>() as f32;
-            outputs[1].f32_mut()[block * 4..][..4].copy_from_slice(&[d, sum(&codes[..16]), sum(&codes[16..]), 0.0]);
+            outputs[1].f32_mut()[block * 4..][..4].copy_from_slice(&[d, sum(&codes[..16]), sum(&codes[16..]), sum(&codes)]);
         }
     }
-}
-
-/// The activations that codes and scales stand for.
-pub(crate) fn dequantize(codes: &[u32], scales: &[f32]) -> Vec<f32> {
-    let values = codes.iter().enumerate().flat_map(|(word, code)| code.to_le_bytes().map(|byte| f32::from(byte as i8) * scales[word / 8 * 4]));
-    values.collect()
 }
