@@ -79,12 +79,3 @@ fn the_least_that_webgpu_allows() {
         capabilities.max_binding_bytes = 128 << 20;
     });
 }
-
-/// SwiftShader, which is what browsers have without a GPU.
-#[test]
-fn software_with_subgroups_of_four() {
-    compile_all(|capabilities| {
-        hardware(capabilities, (4, 4));
-        (capabilities.software, capabilities.f16) = (true, false);
-    });
-}
