@@ -28,7 +28,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   var place = 0u;
   for (var t = 0u; t < size.x; t++) {
     let next = bases[t] / ${CONTEXT}u * BEFORE * C + c;
-    if (t == 0u || next != place) {
+    if (t == 0u || next != place || positions[t] == 0u) {
       if (t > 0u) {
 #for j in BEFORE
         state[place + (BEFORE - 1u - ${j}u) * C] = input_${j};

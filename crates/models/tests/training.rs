@@ -11,7 +11,21 @@ use bayan_tensor::ops::Causality;
 use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret, nmse};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 
-const MODELS: [&str; 10] = ["cohere", "cohere2", "gemma1", "gemma2_softcap", "gemma3_text", "jais", "jais2", "olmo2", "phi3_fused", "phi3_longrope"];
+const MODELS: [&str; 13] = [
+    "cohere",
+    "cohere2",
+    "falcon_h1",
+    "falcon_h1_norm",
+    "gemma1",
+    "gemma2_softcap",
+    "gemma3_text",
+    "jais",
+    "jais2",
+    "lfm2",
+    "olmo2",
+    "phi3_fused",
+    "phi3_longrope",
+];
 
 /// Two sequences in one step.
 const LENGTHS: [usize; 2] = [5, 3];

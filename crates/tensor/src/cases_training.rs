@@ -10,7 +10,7 @@ use crate::autodiff::BackwardOptions;
 use crate::cases::{Case, Maker, Recorded, case};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::interpret::interpret;
-use crate::ops::{Activation, Arenas, Attention, CacheRows, Causality, Dropout, HeadNorm, Hyper, QUERY_TILE, Rope};
+use crate::ops::{Activation, Arenas, Attention, CacheRows, Causality, Dropout, HeadNorm, Hyper, QUERY_TILE, Rope, ShortConv, StateSpace};
 use crate::state::State;
 use crate::values::Values;
 
@@ -83,6 +83,7 @@ pub fn gradient_cases() -> Vec<GradientCase> {
     all.extend(linear_cases());
     all.extend(product_cases());
     all.extend(attention_cases());
+    all.extend(recurrent_cases());
     all.extend(loss_cases());
     all.extend(layer_cases());
     all.extend(crate::cases_full::cases());
@@ -231,6 +232,40 @@ fn product_cases() -> Vec<GradientCase> {
             graph.lora(input, y, n / 2, &a, &b2, 1.5);
             Ok((y, vec![x, a, b, b2]))
         }));
+    }
+    all
+}
+
+/// Layers with a state, over sequences that follow each other.
+fn recurrent_cases() -> Vec<GradientCase> {
+    let mut all = Vec::new();
+    let steps: [&[usize]; 3] = [&[5, 1, 4], &[40, 30], &[130]];
+    for lengths in steps {
+        let tokens: usize = lengths.iter().sum();
+        for (channels, kernel, gated, bias) in [(6, 3, true, true), (10, 4, false, true), (7, 2, false, false)] {
+            let name = format!("short_conv {channels}x{kernel} {lengths:?}{}", if gated { " gated" } else { "" });
+            all.push(gradient(name, tokens == 10, move |make, graph| {
+                let width = 3 + channels * if gated { 3 } else { 2 };
+                let (x, weight, last) = (make.random(&[tokens, width])?, make.random(&[channels, kernel])?, make.random(&[1, channels * (kernel - 1)])?);
+                let bias = if bias { Some(make.random(&[channels])?) } else { None };
+                let over = packed(make, graph, lengths)?;
+                let input = graph.state(&x);
+                let op = ShortConv { channels, kernel, first: 3, gated, bias: false, context: tokens };
+                Ok((graph.short_conv(op, input, &weight, bias.as_ref(), over, &last), vec![x]))
+            }));
+        }
+        for (heads, head_dim, groups, state_size) in [(4, 4, 2, 8), (3, 5, 1, 3)] {
+            all.push(gradient(format!("state_space {heads}x{head_dim} {groups}x{state_size} {lengths:?}"), tokens == 10, move |make, graph| {
+                let inner = heads * head_dim;
+                let op = StateSpace { heads, head_dim, groups, state_size, steps: inner + 3, scale: 0.7, context: tokens };
+                let (mixed, projection) = (make.random(&[tokens, inner + 2 * groups * state_size])?, make.random(&[tokens, inner + 3 + heads])?);
+                let numbers = make.numbers(3 * heads, false).iter().enumerate().map(|(i, v)| if i < heads { -v.abs() } else { *v }).collect();
+                let (constants, state) = (make.state(&[3, heads], numbers)?, make.random(&[1, op.state_len()])?);
+                let over = packed(make, graph, lengths)?;
+                let inputs = [graph.state(&mixed), graph.state(&projection)];
+                Ok((graph.state_space(op, inputs[0], inputs[1], &constants, over, &state), vec![mixed, projection]))
+            }));
+        }
     }
     all
 }

@@ -34,8 +34,10 @@ mod scale_columns;
 mod select_rows;
 mod select_rows_backward;
 mod short_conv;
+mod short_conv_backward;
 mod softcap;
 mod state_space;
+mod state_space_backward;
 
 pub use accumulate::Accumulate;
 pub use activate::Activate;
@@ -73,8 +75,10 @@ pub use scale_columns::ScaleColumns;
 pub use select_rows::SelectRows;
 pub use select_rows_backward::{AppendBackward, SelectRowsBackward};
 pub use short_conv::ShortConv;
+pub use short_conv_backward::ShortConvBackward;
 pub use softcap::SoftCap;
 pub use state_space::StateSpace;
+pub use state_space_backward::{Part, StateSpaceBackward, StateSpaceRead};
 
 use bayan_gpu::shader::Defines;
 

@@ -9,6 +9,7 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use super::attention::Causality;
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -74,6 +75,18 @@ impl Op for ShortConv {
         bindings.extend(self.bias.then(|| to.input(4)));
         let text = KernelText { name: "short_conv", parts: &[include_str!("../../../../shaders/short_conv.wgsl")], defines };
         to.emit(text, &[bindings], grid)
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let inputs: Vec<Tensor> = (0..to.input_count()).map(|i| to.input(i)).collect();
+        let bias = self.bias.then(|| inputs[4]);
+        if to.wants(inputs[1]) || bias.is_some_and(|bias| to.wants(bias)) {
+            return Err(BackwardError("short_conv with trained weights"));
+        }
+        if let (Some(dy), true) = (to.gradient(0), to.wants(inputs[0])) {
+            to.contribute(inputs[0], |graph, dx, add| graph.short_conv_backward(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy, dx, add));
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -10,6 +10,8 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use super::attention::Causality;
+use super::state_space_backward::StateSpaceRead;
+use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -84,6 +86,27 @@ impl Op for StateSpace {
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), to.output(0), to.output(1), size];
         let text = KernelText { name: "state_space", parts: &[include_str!("../../../../shaders/state_space.wgsl")], defines };
         to.emit(text, &[bindings], grid)
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let Some(dy) = to.gradient(0) else { return Ok(()) };
+        let read = StateSpaceRead { mixed: to.input(0), projection: to.input(1), constants: to.input(2), positions: to.input(3), dy };
+        if to.wants(read.constants) {
+            return Err(BackwardError("state_space with trained constants"));
+        }
+        let mut found = None;
+        if to.wants(read.mixed) {
+            to.contribute(read.mixed, |graph, dmixed, add| found = Some(graph.state_space_backward(self, read, dmixed, add)));
+        }
+        if to.wants(read.projection) {
+            let shape = to.graph().shape(read.mixed).to_vec();
+            let found = found.unwrap_or_else(|| {
+                let unused = to.graph().tensor(&shape, Dtype::F32);
+                to.graph().state_space_backward(self, read, unused, false)
+            });
+            to.contribute(read.projection, |graph, dprojection, add| graph.state_space_gates(self, read, found, dprojection, add));
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
