@@ -1,4 +1,4 @@
-//! Every architecture made of attention and an MLP trains: low-rank pairs on all its linear layers, the gradients of the kernels against
+//! Every architecture trains: low-rank pairs on all its linear layers, the gradients of the kernels against
 //! those of the interpreter, and the interpreter's along their own direction against a difference quotient of the loss.
 
 use std::path::PathBuf;

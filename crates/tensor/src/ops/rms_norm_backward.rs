@@ -47,7 +47,7 @@ impl Op for RmsNormBackward {
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let weight = inputs[1].f32();
-        let rows = inputs[0].rows().zip(inputs[2].rows());
+        let rows = inputs[0].f32().chunks_exact(weight.len()).zip(inputs[2].f32().chunks_exact(weight.len()));
         for ((x, dy), dx) in rows.zip(outputs[0].f32_mut().chunks_exact_mut(weight.len())) {
             let d = x.len() as f64;
             let scale = 1.0 / (x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / d + f64::from(self.eps)).sqrt();

@@ -180,7 +180,7 @@ fn quantized_bases_train_as_their_dequantized_weights() {
     }
 }
 
-/// Architectures made of attention and an MLP beyond those of PEFT's fixtures; `models/tests/training.rs` has their gradients.
+/// Architectures beyond those of PEFT's fixtures; `models/tests/training.rs` has their gradients.
 #[test]
 fn the_loss_falls_on_every_architecture() {
     let gpu = gpu();
