@@ -31,7 +31,7 @@ pub use data::{DataFiles, DataOptions, DataReport, DropReason, Example, Examples
 pub use dataset::{Dataset, Loaded, MicroBatch};
 pub use error::{BadRow, Place, Result, TrainError};
 pub use log::{LogEntry, RunLog};
-pub use memory::{Calibration, MemoryEstimate, MemoryInputs, adapter_parameters, estimate};
+pub use memory::{Calibration, MemoryEstimate, MemoryInputs, StateSpaceSizes, adapter_parameters, estimate};
 pub use merge::{MergeError, MergeFormat, MergeReport, merge};
 pub use order::{Batch, Order, Position, split_validation, steps_per_epoch};
 pub use recipe::{LossNormalization, Method, Recipe, RunPlan, SaveDtype, TurnEnd};

@@ -13,6 +13,8 @@
 //! | kept activations | checkpointing: 4 n D L; otherwise 4 n L · layer |
 //! | layer | 4 D + 2 H d + 3 F + 4 H, a rank for each pair, and with norms of queries and keys (H + 2 K) d |
 //! | working set | with checkpointing one layer's activations; always the largest gradients of the MLP or, when its activations are gone, of attention; with norms of queries and keys that are trained (H + K) d |
+//! | state space | of projection width W, mixed width M, inner width I: 2 W + M + 2 I more in a layer, and a working set of at least 2 W + M + 4 I + 4 n of gradients |
+//! | states | 4 bytes a number that a layer remembers besides keys and values |
 //! | loss | 4 r (C + 2 D) for C logits of a row at a time |
 //! | fixed | the rotary table |
 //!
@@ -42,6 +44,17 @@ impl Default for Calibration {
     }
 }
 
+/// Widths of a Mamba-2 layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateSpaceSizes {
+    /// Of the projection: gates, what is mixed, and a step for each head.
+    pub projection: usize,
+    /// Of what goes through the convolution: x, B and C.
+    pub mixed: usize,
+    /// Of x.
+    pub inner: usize,
+}
+
 /// What must be known of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryInputs<'a> {
@@ -55,6 +68,10 @@ pub struct MemoryInputs<'a> {
     pub ranks_per_layer: u64,
     /// Whether queries and keys are normalised.
     pub qk_norm: bool,
+    /// The state space beside attention, where there is one.
+    pub state_space: Option<StateSpaceSizes>,
+    /// Numbers that all layers remember besides keys and values.
+    pub states: u64,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
     /// Trained tokens of it.
@@ -110,8 +127,14 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let tokens = size(rounded(inputs.tokens, 2 * QUERY_TILE));
     let rows = size(rounded(inputs.trained_tokens.max(1), 16));
     let layer = 4.0 * d_model + 2.0 * attended + 3.0 * d_ff + 4.0 * heads + inputs.ranks_per_layer as f64 + if inputs.qk_norm { qkv } else { 0.0 };
+    // Of a state space: what a layer has more, and what its gradient takes.
+    let [more, of_space] = inputs.state_space.map_or([0.0; 2], |space| {
+        let both = size(2 * space.projection + space.mixed);
+        [both + 2.0 * size(space.inner), both + 4.0 * size(space.inner) + 4.0 * tokens - d_model - 3.0 * d_ff]
+    });
+    let layer = layer + more;
     let (of_mlp, of_attention) = (2.0 * d_model + 3.0 * d_ff, 2.0 * d_model + 3.0 * attended + 4.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim));
-    let widest = of_mlp.max(of_attention - d_model - 3.0 * d_ff);
+    let widest = of_mlp.max(of_attention - d_model - 3.0 * d_ff).max(of_space);
     let cached = 2.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim) * layers;
     let kept = if recipe.grad_checkpoint { d_model * layers } else { layer * layers };
     // The gradients of the norms of queries and keys, before they are summed.
@@ -126,7 +149,7 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
         weights: parameters.saturating_mul(4),
         gradients: parameters.saturating_mul(4),
         optimizer: parameters.saturating_mul(8),
-        cache: bytes(cached),
+        cache: bytes(cached).saturating_add(inputs.states.saturating_mul(4)),
         activations: bytes(kept),
         working: bytes(working),
         loss: (4.0 * rows * (chunk + 2.0 * d_model)) as u64,
@@ -183,6 +206,8 @@ mod tests {
             trained_parameters: 10_000_000,
             ranks_per_layer: 112,
             qk_norm: true,
+            state_space: None,
+            states: 0,
             tokens: 1792,
             trained_tokens: 512,
             longest_sequence: 900,

@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoints, Resumed, TrainedWeights};
 use crate::error::{Result, TrainError};
 use crate::files::{replace_directory, replace_file};
 use crate::log::LOG_FILE;
-use crate::memory::{MemoryInputs, adapter_parameters};
+use crate::memory::{MemoryInputs, StateSpaceSizes, adapter_parameters};
 use crate::recipe::{Recipe, SaveDtype};
 use crate::scratch::INITIAL;
 
@@ -35,6 +35,10 @@ pub struct BaseInfo {
     pub arena: u64,
     /// Whether queries and keys are normalised.
     pub qk_norm: bool,
+    /// The state space beside attention, where there is one.
+    pub state_space: Option<StateSpaceSizes>,
+    /// Numbers that all layers remember besides keys and values.
+    pub states: u64,
 }
 
 impl BaseInfo {
@@ -68,7 +72,10 @@ impl BaseInfo {
         let qk_norm = checkpoint.names().any(|name| name.ends_with("q_norm.weight"));
         let (matrices, vectors) = bayan_models::arena_sizes(checkpoint);
         let arena = (matrices as u64).saturating_add(vectors as u64);
-        Ok(BaseInfo { sizes, base_bytes: loaded_bytes(checkpoint, policy), adapter, pairs, parameters, arena, qk_norm })
+        let needs = bayan_models::cache_needs(checkpoint).map_err(unknown)?;
+        let states = needs.iter().flat_map(|layer| &layer.states).fold(0u64, |sum, &state| sum.saturating_add(state as u64));
+        let base_bytes = loaded_bytes(checkpoint, policy);
+        Ok(BaseInfo { sizes, base_bytes, adapter, pairs, parameters, arena, qk_norm, state_space: state_space(checkpoint), states })
     }
 
     /// Parameters that are trained.
@@ -85,11 +92,20 @@ impl BaseInfo {
             trained_parameters: if recipe.full { self.arena } else { self.trained_parameters(recipe) },
             ranks_per_layer: ranks.div_ceil(self.sizes.num_hidden_layers.max(1) as u64),
             qk_norm: self.qk_norm,
+            state_space: self.state_space,
+            states: self.states,
             tokens: largest.ids.len(),
             trained_tokens: trained,
             longest_sequence: data.longest(),
         }
     }
+}
+
+/// The widths of the first layer's state space: they are the same in all.
+fn state_space(checkpoint: &Checkpoint) -> Option<StateSpaceSizes> {
+    let rows = |end: &str| checkpoint.tensors().iter().find(|tensor| tensor.name.ends_with(end))?.shape.first().copied();
+    let (projection, mixed, heads) = (rows("mamba.in_proj.weight")?, rows("mamba.conv1d.weight")?, rows("mamba.A_log")?);
+    Some(StateSpaceSizes { projection, mixed, inner: projection.saturating_sub(mixed.saturating_add(heads)) })
 }
 
 /// The module that a tensor is the weight of, if it is a linear layer's.
