@@ -2,8 +2,6 @@
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> scales: array<u32>;
 
-fn signed4(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(w)); }
-
 fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
   let at = slot(row, block, 2u, 0u);
   let a = codes[at];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bayan_gpu::Capabilities;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
-use crate::ops::{Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Packing, Quantize, RmsNorm, Rope, by_rows, takes_int8};
+use crate::ops::{Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Packing, Quantize, RmsNorm, Rope, by_rows, sweeps, takes_int8};
 
 /// The graph with every known pattern rewritten, for this device. The tensors in `keep` stay computed.
 pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
@@ -90,7 +90,7 @@ impl Rewrite<'_> {
                 linear.norm.is_none()
                     && linear.weight.columns().is_multiple_of(32)
                     && by_rows(capabilities, tokens)
-                    && takes_int8(capabilities, linear, tokens).is_none()
+                    && !sweeps(capabilities, tokens)
                     && self.nodes[reader].as_ref().is_some_and(|n| n.inputs[0] == node.outputs[0])
             })
         };

@@ -26,13 +26,28 @@ static TABLE: &[(&str, &str)] = &[
 /// What every kernel on weights links beside the format's text: `BLOCKS`, the number of 32-blocks in a row, `slot`, where a part of a
 /// block of a row stands in a plane, and `weights32`.
 pub(crate) fn constants(matrix: &Matrix) -> String {
-    format!("const BLOCKS = {}u;\n{SLOT}{WEIGHTS}", matrix.blocks())
+    format!("const BLOCKS = {}u;\n{SLOT}{WEIGHTS}{WEIGHTS_32}", matrix.blocks())
 }
 
-/// The same with `BLOCKS` as a variable that the kernel sets, so that one kernel serves matrices of all sizes.
-/// `spread`: codes of a byte are left where they stand in their word (`spread.wgsl`), and there is no `weights32`.
-pub(crate) fn variables(spread: bool) -> String {
-    format!("var<private> BLOCKS: u32;\n{SLOT}{}", if spread { SPREAD } else { WEIGHTS })
+/// How a kernel unpacks codes of a byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unpacking {
+    /// By the device's own functions.
+    Plain,
+    /// Left where they stand in their word (`spread.wgsl`); there is no `weights32`, and no signed code.
+    Spread,
+    /// Without shifts to the right (`masked.wgsl`).
+    Masked,
+}
+
+/// As [`constants`], with `BLOCKS` as a variable that the kernel sets, so that one kernel serves matrices of all sizes.
+pub(crate) fn variables(unpacking: Unpacking) -> String {
+    let text = match unpacking {
+        Unpacking::Plain => [SLOT, WEIGHTS, WEIGHTS_32].concat(),
+        Unpacking::Spread => [SLOT, SPREAD].concat(),
+        Unpacking::Masked => [MASKED, WEIGHTS_32].concat(),
+    };
+    format!("var<private> BLOCKS: u32;\n{text}")
 }
 
 /// Whether codes of a format are unsigned bytes below 128, scaled with an offset: these can be spread.
@@ -47,7 +62,9 @@ pub(crate) fn has_nibbles(format: &dyn Format) -> bool {
 
 const SLOT: &str = include_str!("../../../shaders/lib/slot.wgsl");
 const WEIGHTS: &str = include_str!("../../../shaders/lib/weights.wgsl");
-pub(crate) const SPREAD: &str = include_str!("../../../shaders/lib/spread.wgsl");
+const WEIGHTS_32: &str = include_str!("../../../shaders/lib/weights32.wgsl");
+const SPREAD: &str = include_str!("../../../shaders/lib/spread.wgsl");
+const MASKED: &str = include_str!("../../../shaders/lib/masked.wgsl");
 
 #[cfg(test)]
 mod tests {

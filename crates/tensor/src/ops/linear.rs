@@ -13,7 +13,7 @@ use crate::graph::{Graph, Tensor};
 use crate::lower::{Extent, KernelText, Lowering, grid_2d};
 use crate::matrix::{Matrix, Shard};
 use crate::op::{Op, Operand};
-use crate::quant;
+use crate::quant::{self, Unpacking};
 use crate::state::State;
 use crate::values::Values;
 
@@ -56,7 +56,7 @@ impl Graph {
 const ROWS: &str = include_str!("../../../../shaders/linear_rows.wgsl");
 const TILES: &str = include_str!("../../../../shaders/linear_tiles.wgsl");
 const DOT: &str = include_str!("../../../../shaders/linear_dot.wgsl");
-const PAIRS: &str = include_str!("../../../../shaders/linear_pairs.wgsl");
+const SWEEP: &str = include_str!("../../../../shaders/linear_sweep.wgsl");
 const ACTIVATE: &str = include_str!("../../../../shaders/lib/activate.wgsl");
 
 /// Whether a product with this many tokens runs by rows on this device, the only form that takes a norm and a gate along.
@@ -65,8 +65,6 @@ pub(crate) fn by_rows(capabilities: &Capabilities, tokens: usize) -> bool {
 }
 
 /// Whether a product runs with activations rounded to int8 on this device: by packed dot products, or by pairs of integers.
-///
-/// Pairs are for software devices with subgroups of 4 (SwiftShader): these take packed dot products apart, and have 128-bit registers.
 pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: usize) -> Option<Packing> {
     let quantized = !linear.weight.has_dense_rows() && linear.weight.columns().is_multiple_of(32);
     if !capabilities.dot || !quantized || linear.int8.is_some() || linear.norm.is_some() {
@@ -75,12 +73,17 @@ pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: u
     if !by_rows(capabilities, tokens) {
         return Some(Packing::Ordered);
     }
-    let four = capabilities.software && capabilities.subgroups && capabilities.subgroup_size == (4, 4);
-    (four && tokens > FEW_TOKENS && linear.weight.all_rows(quant::has_nibbles)).then_some(Packing::Turned)
+    (sweeps(capabilities, tokens) && linear.weight.all_rows(quant::has_nibbles)).then_some(Packing::Turned)
 }
 
-/// Tokens of a workgroup of the product by pairs: each unpacking of the weights serves so many.
-const PAIRS_COLUMNS: usize = 64;
+/// Whether a product with this many tokens sweeps over them instead of unrolling them: on software devices with subgroups of 4
+/// (SwiftShader), whose compiler keeps little in registers. Like the tiles, this form takes no norm along.
+pub(crate) fn sweeps(capabilities: &Capabilities, tokens: usize) -> bool {
+    capabilities.software && capabilities.subgroups && capabilities.subgroup_size == (4, 4) && tokens > FEW_TOKENS
+}
+
+/// Tokens of a workgroup that sweeps over them: each unpacking of the weights serves so many.
+const SWEEP_COLUMNS: usize = 64;
 
 impl Linear {
     fn defines(&self) -> Defines {
@@ -111,7 +114,7 @@ impl Linear {
         let own = 32 / shape.lanes * sets;
         let columns = tokens.min((shape.columns * shape.sets / sets).max(1));
         let offset = quant::has_offset(shard.format);
-        let spread = offset && shape.shuffle;
+        let (spread, quads) = (offset && shape.shuffle, shape.shuffle && shape.lanes == 4);
         let defines = self
             .defines()
             .set("NORM", self.norm.is_some())
@@ -140,7 +143,11 @@ impl Linear {
         let width = to.output_shape(0)[1];
         let sizes = [rows, shard.first_row, width, x as usize, tokens, self.weight.blocks(), self.weight.columns()];
         let shape = to.numbers(&sizes.map(|n| n as u32))?;
-        let variables = quant::variables(spread);
+        let variables = quant::variables(match (spread, quads) {
+            (true, _) => Unpacking::Spread,
+            (false, true) => Unpacking::Masked,
+            (false, false) => Unpacking::Plain,
+        });
         let parts = [variables.as_str(), quant::shader(shard.format), ACTIVATE, ROWS];
         let bindings = self.bindings(to, shape);
         to.emit(KernelText { name: &self.name("rows", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
@@ -159,27 +166,34 @@ impl Linear {
         to.emit(KernelText { name: &self.name("dot", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 
-    fn dispatch_pairs(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
+    fn dispatch_sweep(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
+        assert!(self.norm.is_none(), "a sweep takes no norm");
         let sets = if self.gate.is_some() { 2 } else { 1 };
         let (rows, own) = (shard.rows / sets, 8 / sets);
+        let inputs = 1 + usize::from(self.int8.is_some());
         let defines = self
             .defines()
+            .set("PAIRS", self.int8.is_some())
+            .set("BIAS_AT", 2 + inputs)
+            .set("RESIDUAL_AT", 2 + inputs + usize::from(self.bias))
             .set("GATED", self.gate.is_some())
             .set("ACTIVATED", self.activation.is_some())
             .set("ACTIVATION", self.gate.or(self.activation).unwrap_or(Activation::Silu).name())
             .set("OFFSET", shard.format.name() != "q4_0")
             .set("OWN", own)
-            .set("COLUMNS", PAIRS_COLUMNS)
-            .set("SUMS", PAIRS_COLUMNS * 8);
+            .set("COLUMNS", SWEEP_COLUMNS)
+            .set("SUMS", SWEEP_COLUMNS * 8);
         let mut grid = grid_2d(rows.div_ceil(4 * own), to.capabilities().max_workgroups);
-        grid[2] = Extent::Fixed(tokens.div_ceil(PAIRS_COLUMNS) as u32);
+        grid[2] = Extent::Fixed(tokens.div_ceil(SWEEP_COLUMNS) as u32);
         let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
         let width = to.output_shape(0)[1];
         let shape = to.numbers(&[rows, shard.first_row, width, x as usize, tokens, self.weight.blocks()].map(|n| n as u32))?;
-        let mut bindings = vec![to.input(0), to.input(1), to.output(0), shape];
-        bindings.extend((2..to.input_count()).map(|i| to.input(i)));
-        let parts = [quant::SPREAD, quant::shader(shard.format), ACTIVATE, PAIRS];
-        to.emit(KernelText { name: &self.name("pairs", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        let mut bindings = vec![to.output(0), shape];
+        bindings.extend((0..to.input_count()).map(|i| to.input(i)));
+        let variables = quant::variables(Unpacking::Masked);
+        let parts = [variables.as_str(), quant::shader(shard.format), ACTIVATE, SWEEP];
+        let form = if self.int8.is_some() { "pairs" } else { "sweep" };
+        to.emit(KernelText { name: &self.name(form, shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
     }
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
@@ -220,8 +234,11 @@ impl Op for Linear {
         let weight = self.weight.clone();
         for shard in weight.shards() {
             match self.int8 {
-                Some(Packing::Turned) => self.dispatch_pairs(to, shard, tokens)?,
+                Some(Packing::Turned) => self.dispatch_sweep(to, shard, tokens)?,
                 Some(Packing::Ordered) => self.dispatch_dot(to, shard, tokens)?,
+                None if self.norm.is_none() && self.weight.columns().is_multiple_of(32) && sweeps(to.capabilities(), tokens) => {
+                    self.dispatch_sweep(to, shard, tokens)?;
+                }
                 None if by_rows(to.capabilities(), tokens) => self.dispatch_rows(to, shard, tokens)?,
                 None => self.dispatch_tiles(to, shard, tokens)?,
             }

@@ -59,7 +59,7 @@ pub use gated_backward::GatedBackward;
 pub use layer_norm::LayerNorm;
 pub use layer_norm_backward::LayerNormBackward;
 pub use linear::Linear;
-pub(crate) use linear::{by_rows, takes_int8};
+pub(crate) use linear::{by_rows, sweeps, takes_int8};
 pub use linear_backward::LinearBackward;
 pub use noise::Noise;
 pub use norm_product::NormProduct;

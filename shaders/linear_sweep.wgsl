@@ -1,28 +1,31 @@
-// linear_rows for many tokens with int8 activations, on software devices with subgroups of 4: two weights and two activations in one
-// integer product. (q0 + q1 2^16) (x1 + x0 2^16) has q0 x0 + q1 x1 in its upper half; with codes of -8 to 7 a whole block of 32 can be
-// summed there, and the lower half, below 2^15 in size, never reaches over once 2^15 is added to it.
+// linear_rows for many tokens on software devices with subgroups of 4. One workgroup is one subgroup: 32 rows (16 of each half where GATED), 8
+// a lane, and up to COLUMNS tokens. Weights are unpacked once for all tokens of the workgroup, and the loop over the tokens is not unrolled:
+// compilers of such devices keep nothing in registers over long texts.
 //
-// One workgroup is one subgroup: 32 rows (16 of each half where GATED), 8 a lane, and up to ${COLUMNS} tokens. Weights are unpacked once for all
-// tokens of the workgroup, and the loop over the tokens is not unrolled: compilers of such devices keep nothing in registers over long texts.
-// A lane reads a quarter of each block's activations; the lanes swap theirs, and each takes the words of its weights in the same turned order.
-// Shifts to the right, which these devices do lane by lane, are made in floats: adding 1.5 2^k leaves the bits from 2^(k - 23) up.
-@group(0) @binding(0) var<storage, read> x_codes: array<u32>; // [T, K / 4], pairs turned (quantize)
-@group(0) @binding(1) var<storage, read> x_scales: array<vec4<f32>>; // [T, K / 32]
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks
+// PAIRS: activations in int8, two of them and two weights in one integer product. (q0 + q1 2^16) (x1 + x0 2^16) has q0 x0 + q1 x1 in its
+// upper half; with codes of -8 to 7 a whole block of 32 can be summed there, and the lower half, below 2^15 in size, never reaches over once
+// 2^15 is added to it. A lane reads a quarter of each block's activations; the lanes swap theirs, and each takes the words of its weights in
+// the same turned order. Shifts to the right, which these devices do lane by lane, are made in floats: adding 1.5 2^k leaves the bits from
+// 2^(k - 23) up.
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks
+#if PAIRS
+@group(0) @binding(2) var<storage, read> x_codes: array<u32>; // [T, K / 4], turned (quantize)
+@group(0) @binding(3) var<storage, read> x_scales: array<vec4<f32>>; // [T, K / 32]
+#else
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [T, K]
+#endif
 #if BIAS
-@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(${BIAS_AT}) var<storage, read> bias: array<f32>;
 #endif
 #if RESIDUAL
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
+@group(0) @binding(${RESIDUAL_AT}) var<storage, read> residual: array<f32>;
 #endif
 
 const OWN = ${OWN}u; // rows of a lane in each set
 const COLUMNS = ${COLUMNS}u;
 
-// Here a row is named by the place of its first block.
-fn slot(row: u32, block: u32, parts: u32, part: u32) -> u32 { return row + block * 32u; }
-
+#if PAIRS
 fn kept(w: vec4<u32>, mask: u32, magic: f32, bits: u32) -> vec4<u32> {
   return bitcast<vec4<u32>>(vec4<f32>(bitcast<vec4<i32>>(w & vec4<u32>(mask))) + vec4<f32>(magic)) - vec4<u32>(bits);
 }
@@ -35,30 +38,32 @@ fn pairs(low: u32, high: u32) -> vec4<u32> {
   let odd_pairs = bitcast<vec2<u32>>(odd) - vec2<u32>(0x80u);
   return vec4<u32>(even.x, odd_pairs.x, even.y, odd_pairs.y);
 }
+#endif
 
 @compute @workgroup_size(4)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  BLOCKS = shape[5];
   let blocks = shape[5];
   let rows = shape[0];
   let row_group = group.y * shape[3] + group.x;
   if (row_group * 4u * OWN >= rows) { return; }
   let row = row_group * 4u * OWN + lane * OWN;
-  let slot_0 = (row - row % 32u) * blocks + row % 32u;
   let first_token = group.z * COLUMNS;
   let columns = min(COLUMNS, shape[4] - first_token);
+  var sums: array<f32, ${SUMS}>; // [COLUMNS, 8]
+#if PAIRS
   let lane_1 = lane ^ 1u;
   let lane_2 = lane ^ 2u;
   let lane_3 = lane ^ 3u;
-  var sums: array<f32, ${SUMS}>;
   for (var block = 0u; block < blocks; block += 2u) {
 #for j in 2
     let block_${j} = min(block + ${j}u, blocks - 1u);
     let weight_${j} = select(0.0, 0.0000152587890625, block + ${j}u < blocks);
 #for r in 8
-    let at_${r}_${j} = slot_0 + ${r}u % OWN + ${r}u / OWN * (rows * blocks);
-    let place_${r}_${j} = at_${r}_${j} + block_${j} * 32u;
+    let row_${r}_${j} = row + ${r}u % OWN + ${r}u / OWN * rows;
+    let place_${r}_${j} = slot(row_${r}_${j}, block_${j}, 1u, 0u);
     let q_${r}_${j} = vec4<u32>(codes[place_${r}_${j}][lane], codes[place_${r}_${j}][lane_1], codes[place_${r}_${j}][lane_2], codes[place_${r}_${j}][lane_3]);
-    let scales_${r}_${j} = scales32(at_${r}_${j}, block_${j});
+    let scales_${r}_${j} = scales32(row_${r}_${j}, block_${j});
     let scale_${r}_${j} = scales_${r}_${j}.x * weight_${j};
 #if OFFSET
     let offset_${r}_${j} = (8.0 * scales_${r}_${j}.x - scales_${r}_${j}.y) * weight_${j} * 65536.0;
@@ -100,6 +105,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
     }
   }
+#else
+  for (var block = 0u; block < blocks; block++) {
+#for r in 8
+    let weights_${r} = weights32(row + ${r}u % OWN + ${r}u / OWN * rows, block);
+#end
+    for (var column = 0u; column < columns; column++) {
+      let at = ((first_token + column) * blocks + block) * 8u + lane;
+      let low = x[at];
+      let high = x[at + 4u];
+#for r in 8
+      var sum_${r} = 0.0;
+#end
+#for i in 4
+      let v_${i} = quadBroadcast(low, ${i}u);
+      let e_${i} = quadBroadcast(high, ${i}u);
+#for r in 8
+      sum_${r} += dot(weights_${r}[${i}], v_${i}) + dot(weights_${r}[${i} + 4], e_${i});
+#end
+#end
+#for r in 8
+      sums[column * 8u + ${r}u] += sum_${r};
+#end
+    }
+  }
+#endif
   for (var column = 0u; column < columns; column++) {
     let token = first_token + column;
     for (var r = 0u; r < OWN; r++) {
