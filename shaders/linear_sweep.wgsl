@@ -50,7 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let row = row_group * 4u * OWN + lane * OWN;
   let first_token = group.z * COLUMNS;
   let columns = min(COLUMNS, shape[4] - first_token);
-  var sums: array<f32, ${SUMS}>; // [COLUMNS, 8]
+  var sums: array<array<f32, 8>, COLUMNS>;
 #if PAIRS
   let lane_1 = lane ^ 1u;
   let lane_2 = lane ^ 2u;
@@ -101,7 +101,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #end
 #for r in 8
-      sums[column * 8u + ${r}u] += sum_${r}_0 + sum_${r}_1;
+      sums[column][${r}] += sum_${r}_0 + sum_${r}_1;
 #end
     }
   }
@@ -125,7 +125,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #end
 #for r in 8
-      sums[column * 8u + ${r}u] += sum_${r};
+      sums[column][${r}] += sum_${r};
 #end
     }
   }
@@ -136,12 +136,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if (row + r >= rows) { break; }
       let n = shape[1] + row + r;
       let to = token * shape[2] + n;
-      var sum = sums[column * 8u + r];
+      var sum = sums[column][r];
 #if BIAS
       sum += bias[n];
 #endif
 #if GATED
-      var other = sums[column * 8u + OWN + r];
+      var other = sums[column][OWN + r];
 #if BIAS
       other += bias[n + rows];
 #endif

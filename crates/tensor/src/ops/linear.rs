@@ -181,8 +181,7 @@ impl Linear {
             .set("ACTIVATION", self.gate.or(self.activation).unwrap_or(Activation::Silu).name())
             .set("OFFSET", shard.format.name() != "q4_0")
             .set("OWN", own)
-            .set("COLUMNS", SWEEP_COLUMNS)
-            .set("SUMS", SWEEP_COLUMNS * 8);
+            .set("COLUMNS", SWEEP_COLUMNS);
         let mut grid = grid_2d(rows.div_ceil(4 * own), to.capabilities().max_workgroups);
         grid[2] = Extent::Fixed(tokens.div_ceil(SWEEP_COLUMNS) as u32);
         let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
