@@ -1,4 +1,5 @@
-// norm = (√Σ partial, factor that brings it down to the limit): limit / (norm + 1e-6), at most 1; no limit: 1.   One workgroup.
+// norm = (√Σ partial, factor that brings it down to the limit, and the loss scale out): limit / (norm + 1e-6), at most 1; no limit: 1;
+// times hyper[7].   One workgroup.
 @group(0) @binding(0) var<storage, read> partial: array<f32>;
 @group(0) @binding(1) var<storage, read> hyper: array<f32>;
 @group(0) @binding(2) var<storage, read_write> norm: array<f32>;
@@ -11,6 +12,6 @@ fn main(me: Invocation) {
   sum = sqrt(reduce_sum(sum, me));
   if (lane == 0u) {
     norm[0] = sum;
-    norm[1] = select(1.0, min(hyper[6] / (sum + 1e-6), 1.0), hyper[6] > 0.0);
+    norm[1] = select(1.0, min(hyper[6] / (sum + 1e-6), 1.0), hyper[6] > 0.0) * hyper[7];
   }
 }

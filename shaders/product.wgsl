@@ -1,5 +1,6 @@
 // TILED: a tile of TM x TN results a workgroup, 16 of k at a time in workgroup memory, RM x RN results in registers. Otherwise
 // (software devices, where a barrier costs more than a load from the cache): RM x RN results an invocation, read directly.
+// HALF_TILES: tiles in f16, sums in f32; what f16 cannot hold makes its sums NaN, as in linear_backward.wgsl.
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
 
@@ -12,8 +13,15 @@ const TM = ${TM}u;
 const TN = ${TN}u;
 const TK = 16u;
 
-var<workgroup> tile_a: array<f32, ${TM_TK}>; // [TK, TM]
-var<workgroup> tile_b: array<f32, ${TN_TK}>; // [TK, TN]
+#if HALF_TILES
+alias cell = f16;
+fn factor(v: f32) -> cell { return cell(select(v, bitcast<f32>(size[0] | 0x7fc00000u), abs(v) > 65504.0)); }
+#else
+alias cell = f32;
+fn factor(v: f32) -> cell { return v; }
+#endif
+var<workgroup> tile_a: array<cell, ${TM_TK}>; // [TK, TM]
+var<workgroup> tile_b: array<cell, ${TN_TK}>; // [TK, TN]
 
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -35,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
       var value = 0.0;
       if (m0 + m < size[0] && start + k < end) { value = a[size[4] + (m0 + m) * size[5] + (start + k) * size[6]]; }
-      tile_a[k * TM + m] = value;
+      tile_a[k * TM + m] = factor(value);
     }
     for (var i = lane; i < TN * TK; i += THREADS) {
 #if B_ALONG_K
@@ -45,14 +53,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
       var value = 0.0;
       if (n0 + n < size[1] && start + k < end) { value = b[size[7] + (start + k) * size[8] + (n0 + n) * size[9]]; }
-      tile_b[k * TN + n] = value;
+      tile_b[k * TN + n] = factor(value);
     }
     workgroupBarrier();
     for (var k = 0u; k < TK; k++) {
       var right: array<f32, ${RN}>;
-      for (var n = 0u; n < RN; n++) { right[n] = tile_b[k * TN + tn + n]; }
+      for (var n = 0u; n < RN; n++) { right[n] = f32(tile_b[k * TN + tn + n]); }
       for (var m = 0u; m < RM; m++) {
-        let left = tile_a[k * TM + tm + m];
+        let left = f32(tile_a[k * TM + tm + m]);
         for (var n = 0u; n < RN; n++) { sums[m * RN + n] += left * right[n]; }
       }
     }

@@ -43,6 +43,9 @@ pub struct BenchArgs {
     /// With --train: keep activations instead of computing them again
     #[arg(long, requires = "train")]
     no_grad_checkpoint: bool,
+    /// With --train: activations kept in f16, products by f16 tiles, loss scaling
+    #[arg(long, requires = "train")]
+    f16: bool,
     /// Also show the time of each kernel
     #[arg(long)]
     profile: bool,
@@ -112,6 +115,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             repetitions: args.repetitions,
             rank: args.rank as usize,
             recompute: !args.no_grad_checkpoint,
+            f16: args.f16,
             profile: args.profile,
             json: args.json,
         };

@@ -134,6 +134,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(crate::cases_attention::recurrent_cases());
     all.extend(sample_cases());
     all.extend(layer_cases());
+    all.extend(crate::cases_half::cases());
     all
 }
 

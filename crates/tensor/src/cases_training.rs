@@ -87,6 +87,7 @@ pub fn gradient_cases() -> Vec<GradientCase> {
     all.extend(loss_cases());
     all.extend(layer_cases());
     all.extend(crate::cases_full::cases());
+    all.extend(crate::cases_half::gradient_cases());
     all
 }
 
@@ -380,7 +381,7 @@ fn layer_cases() -> Vec<GradientCase> {
     for recompute in [false, true] {
         let record = move |make: &mut Maker<'_>| {
             let mut graph = Graph::new();
-            let (y, by) = layers(make, &mut graph)?;
+            let (y, by) = layers(make, &mut graph, 1, 2)?;
             differentiate(make, graph, y, by, recompute)
         };
         all.push(GradientCase { name: format!("layers, recompute {recompute}"), bound: 1e-9, small: true, record: Box::new(record) });
@@ -388,8 +389,9 @@ fn layer_cases() -> Vec<GradientCase> {
     all
 }
 
-fn layers(make: &mut Maker<'_>, graph: &mut Graph) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
-    let (width, heads, head_dim, sequences) = (8, 2, 4, [4, 3]);
+/// `count` layers; sizes are `times` those of the smallest.
+pub(crate) fn layers(make: &mut Maker<'_>, graph: &mut Graph, times: usize, count: usize) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
+    let (width, heads, head_dim, sequences) = (8 * times, 2, 4 * times, [4, 3]);
     let embedding = make.matrix(FORMATS[0], 11, width)?;
     let tokens = make.indices(&[7], vec![3, 1, 4, 1, 5, 9, 2])?;
     let tokens = graph.state(&tokens);
@@ -397,11 +399,18 @@ fn layers(make: &mut Maker<'_>, graph: &mut Graph) -> Result<(Tensor, Vec<Arc<St
     let table = table(make, 8, head_dim)?;
     let mut x = graph.embed(tokens, &embedding, 20.0);
     let mut by = Vec::new();
-    for _ in 0..2 {
-        let (qkv_weight, gate_weight, down_weight) = (make.matrix(FORMATS[0], 16, 8)?, make.matrix(FORMATS[0], 12, 8)?, make.matrix(FORMATS[0], 8, 6)?);
+    for _ in 0..count {
+        let mut matrix = |rows, columns| make.matrix(FORMATS[0], rows * times, columns * times);
+        let (qkv_weight, gate_weight, down_weight) = (matrix(16, 8)?, matrix(12, 8)?, matrix(8, 6)?);
         let norm = make.numbers(width, false).iter().map(|v| 2.0 * v).collect();
         let norm = make.state(&[width], norm)?;
-        let pairs = [(0, 8, 8), (12, 4, 8), (0, 8, 6)].map(|(first, rows, columns)| Ok((first, make.random(&[2, columns])?, make.random(&[rows, 2])?)));
+        // Smaller where sums are longer, so that attention does not look at one key alone.
+        let small = |make: &mut Maker<'_>, shape: &[usize]| {
+            let values = make.numbers(shape.iter().product(), false).iter().map(|v| v / times as f32).collect();
+            make.state(shape, values)
+        };
+        let pairs = [(0, 8, 8), (12, 4, 8), (0, 8, 6)]
+            .map(|(first, rows, columns)| Ok((first * times, make.random(&[2, columns * times])?, small(make, &[rows * times, 2])?)));
         let [q_pair, v_pair, down_pair] = pairs;
         let (q_pair, v_pair, down_pair): (_, _, (usize, Arc<State>, Arc<State>)) = (q_pair?, v_pair?, down_pair?);
         let h = graph.rms_norm(x, &norm, 1e-3);
@@ -438,7 +447,8 @@ fn adamw_case(make: &mut Maker<'_>, len: usize, max_norm: f64, window: usize) ->
         second: make.state(&[len], second)?,
         decayed: len / 3,
     };
-    let hyper = Hyper { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, max_norm, update: 3 };
+    let hyper =
+        Hyper { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, max_norm, update: 3, loss_scale: if len == 777 { 8.0 } else { 1.0 } };
     let hyper = make.state(&[Hyper::LEN], hyper.numbers().to_vec())?;
     let norm = zeros(make, &[4])?;
     graph.adamw_in_windows(&arenas, &hyper, &norm, window);

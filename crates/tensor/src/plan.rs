@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use bayan_gpu::{Buffer, Dispatch, Gpu, GpuError, KernelTime, PendingRead, ReadRequest};
 
-use crate::graph::{ELEMENT_BYTES, Graph, Tensor};
+use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
 use crate::lower::{Lowering, Planned};
 use crate::tune::Tuning;
 
@@ -20,6 +20,16 @@ pub struct Cost {
     pub bound_bytes: u64,
     /// Bytes of activations held.
     pub activation_bytes: u64,
+}
+
+/// Memory of activations that plans share.
+#[derive(Debug, Clone, Default)]
+pub struct Pool {
+    /// Of tensors that come and go.
+    passing: Vec<Buffer>,
+    /// Of tensors that wait for the backward pass where others are packed meanwhile. Of their own, so that such a one does not sit for the
+    /// whole step in a buffer that was made for something larger and is free for a moment.
+    waiting: Vec<Buffer>,
 }
 
 /// A prepared graph.
@@ -40,7 +50,7 @@ impl Plan {
     /// # Errors
     /// Out of memory, a binding beyond the device's limits, or a kernel that does not compile.
     pub fn new(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning) -> Result<Plan, GpuError> {
-        Plan::sharing(gpu, graph, keep, tuning, &mut Vec::new())
+        Plan::sharing(gpu, graph, keep, tuning, &mut Pool::default())
     }
 
     /// As [`Plan::new`], with activations in the buffers of `pool` where they fit; what does not fit is added to it. Plans that share a
@@ -48,7 +58,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn sharing(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning, pool: &mut Vec<Buffer>) -> Result<Plan, GpuError> {
+    pub fn sharing(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning, pool: &mut Pool) -> Result<Plan, GpuError> {
         let graph = if tuning.fuse { crate::fuse::fuse(&graph, keep, gpu.capabilities()) } else { graph };
         let (buffers, activation_bytes) = assign(gpu, &graph, keep, pool)?;
         let mut planned = Vec::new();
@@ -156,7 +166,7 @@ impl Plan {
 fn work_of(graph: &Graph, planned: &[Planned]) -> Vec<u64> {
     let mut counts = vec![0u64; graph.nodes().len()];
     planned.iter().for_each(|p| counts[p.node] += 1);
-    let of_node = |node: &crate::graph::Node| {
+    let of_node = |node: &Node| {
         let [inputs, outputs] = [&node.inputs, &node.outputs].map(|list| list.iter().map(|&t| graph.shape(t)).collect::<Vec<_>>());
         node.op.work(&inputs, &outputs)
     };
@@ -179,7 +189,7 @@ fn cuts(work: &[u64], most: u64) -> Vec<usize> {
 
 /// Gives every intermediate tensor a buffer. A buffer is handed on once its tensor has been read for the last time; outputs
 /// never share with the inputs of the same node, so that no dispatch binds a buffer twice.
-fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Vec<Buffer>) -> Result<(Vec<Option<Buffer>>, u64), GpuError> {
+fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<(Vec<Option<Buffer>>, u64), GpuError> {
     let mut last_use: HashMap<Tensor, usize> = HashMap::new();
     for (index, node) in graph.nodes().iter().enumerate() {
         for &tensor in node.inputs.iter().chain(&node.outputs) {
@@ -187,10 +197,11 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Vec<Buffer>) -> 
         }
     }
     let mut buffers: Vec<Option<Buffer>> = vec![None; graph.tensors().len()];
-    let mut free: Vec<Buffer> = pool.clone();
+    let mut free = pool.clone();
     let mut used: Vec<Buffer> = Vec::new();
     for (index, node) in graph.nodes().iter().enumerate() {
         for &tensor in &node.outputs {
+            let (free, pool) = if graph.info(tensor).waits { (&mut free.waiting, &mut pool.waiting) } else { (&mut free.passing, &mut pool.passing) };
             if graph.info(tensor).state.is_some() || buffers[tensor.index()].is_some() {
                 continue;
             }
@@ -211,10 +222,11 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Vec<Buffer>) -> 
         }
         for &tensor in node.inputs.iter().chain(&node.outputs) {
             let dead = last_use[&tensor] == index && !keep.contains(&tensor) && graph.info(tensor).state.is_none();
-            if let (true, Some(buffer)) = (dead, &buffers[tensor.index()])
-                && !free.iter().any(|f| f.same(buffer))
-            {
-                free.push(buffer.clone());
+            if let (true, Some(buffer)) = (dead, &buffers[tensor.index()]) {
+                let free = if graph.info(tensor).waits { &mut free.waiting } else { &mut free.passing };
+                if !free.iter().any(|f| f.same(buffer)) {
+                    free.push(buffer.clone());
+                }
             }
         }
     }

@@ -14,6 +14,7 @@ use bayan_weights::{Bf16, Checkpoint as Tensors, DirectorySource, Dtype, Format}
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::engine::LossScale;
 use crate::error::{Result, TrainError};
 use crate::files::{replace_directory, replace_file};
 use crate::order::Position;
@@ -42,7 +43,7 @@ pub struct TrainState {
     /// Generators by purpose (dropout, neftune, …).
     pub rngs: BTreeMap<String, Rng>,
     /// Loss scaling of f16, where it is used.
-    pub loss_scale: Option<f64>,
+    pub loss_scale: Option<LossScale>,
     /// Lowest evaluation loss so far, and the step it was found after.
     pub best: Option<(u64, f64)>,
     /// Evaluations since without a better one.

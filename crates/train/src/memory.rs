@@ -11,6 +11,7 @@
 //! | weights, gradients, optimizer | 4 P, 4 P, 8 P for P trained parameters (adapter pairs, or all) |
 //! | keys and values | 4 n · 2 K d · L |
 //! | kept activations | checkpointing: 4 n D L; otherwise 4 n L · layer |
+//! | kept in f16 | the same halved for all layers but the last, without what stays whole: H d + 4 H and the ranks |
 //! | layer | 4 D + 2 H d + 3 F + 4 H, a rank for each pair, and with norms of queries and keys (H + 2 K) d |
 //! | working set | with checkpointing one layer's activations; always the largest gradients of the MLP or, when its activations are gone, of attention; with norms of queries and keys that are trained (H + K) d |
 //! | state space | of projection width W, mixed width M, inner width I: 2 W + M + 2 I more in a layer, and a working set of at least 2 W + M + 4 I + 4 n of gradients |
@@ -136,7 +137,17 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let (of_mlp, of_attention) = (2.0 * d_model + 3.0 * d_ff, 2.0 * d_model + 3.0 * attended + 4.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim));
     let widest = of_mlp.max(of_attention - d_model - 3.0 * d_ff).max(of_space);
     let cached = 2.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim) * layers;
-    let kept = if recipe.grad_checkpoint { d_model * layers } else { layer * layers };
+    let each = if recipe.grad_checkpoint { d_model } else { layer };
+    // In f16 those of all layers but the last are packed, and each row has one word more; but for the output of attention and what is narrow.
+    let packed = match (recipe.f16, recipe.grad_checkpoint) {
+        (false, _) => each,
+        (true, true) => d_model / 2.0 + 1.0,
+        (true, false) => {
+            let whole = attended + 4.0 * heads + inputs.ranks_per_layer as f64;
+            (layer - whole) / 2.0 + whole + 8.0 + heads
+        }
+    };
+    let kept = packed * (layers - 1.0).max(0.0) + each;
     // The gradients of the norms of queries and keys, before they are summed.
     let norms = if recipe.full && inputs.qk_norm { attended + size(sizes.num_key_value_heads) * size(sizes.head_dim) } else { 0.0 };
     let working = widest + norms + if recipe.grad_checkpoint { layer } else { 0.0 };
@@ -222,6 +233,10 @@ mod tests {
         assert_eq!(plain.activations, 1792 * 4 * 2048 * 28);
         assert_eq!(plain.loss, 512 * 4 * (32768 + 2 * 2048));
         assert!(of(|r| r.grad_checkpoint = false).activations > 10 * plain.activations);
+        assert!(2 * of(|r| r.f16 = true).activations < plain.activations + 1792 * 4 * 2100 * 2);
+        let whole = of(|r| r.grad_checkpoint = false).activations;
+        let half = of(|r| (r.grad_checkpoint, r.f16) = (false, true)).activations;
+        assert!(half < whole * 6 / 10 && half > whole / 2, "{half} of {whole}");
         assert!(plain.total() > plain.base + plain.activations && plain.to_string().contains("together"));
         assert_eq!(adapter_parameters([(8, 128, 64), (4, 10, 10)]), 8 * 192 + 80);
     }

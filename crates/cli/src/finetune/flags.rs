@@ -61,7 +61,7 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("seed", "N", "Seed of everything random [default: 0]"),
     ("shuffle", "", "Shuffle the examples of each epoch [default: true]"),
     ("grad_checkpoint", "", "Compute activations again instead of keeping them: less memory [default: true]"),
-    ("f16", "", "f16 arithmetic with loss scaling (refused in this version)"),
+    ("f16", "", "Activations kept in f16, products by f16 tiles, loss scaling; for devices with f16"),
     ("", "", "Evaluations, checkpoints and logs"),
     ("eval_every", "N", "Evaluate every so many steps [default: at the end, where there is data to]"),
     ("save_every", "N", "Save a checkpoint every so many steps [default: ten times a run]"),

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use bayan_gpu::{Gpu, GpuOptions, block_on};
+use bayan_gpu::{Gpu, block_on};
 use bayan_models::Opening;
 use bayan_train::checkpoint::Resumed;
 use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
@@ -176,15 +176,6 @@ fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
     Ok(Prepared { recipe, checkpoint, initial, policy, renderer, data, base, memory })
 }
 
-fn device(args: &DeviceArgs, f16: bool) -> Result<Gpu> {
-    let mut disable = args.disable;
-    // f32 throughout, unless f16 is asked for; int8 activations have no gradient.
-    disable.f16 |= !f16;
-    disable.dot = true;
-    let options = GpuOptions { device: args.device.clone(), disable, max_binding_bytes: args.max_binding_bytes, ..GpuOptions::default() };
-    Ok(block_on(Gpu::open(&options))?)
-}
-
 /// The base on the device, and what trains it or an adapter over it.
 fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
     let recipe = &prepared.recipe;
@@ -192,7 +183,7 @@ fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
     let mut on_progress = |done, total| progress.set(done, total);
     let opening = Opening { context };
     let neftune = recipe.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
-    let options = TrainerOptions { context, recompute: recipe.grad_checkpoint, seed: recipe.seed, neftune, ..TrainerOptions::default() };
+    let options = TrainerOptions { context, recompute: recipe.grad_checkpoint, seed: recipe.seed, neftune, f16: recipe.f16, ..TrainerOptions::default() };
     if recipe.full {
         let (decoder, parameters) = block_on(bayan_models::open_to_train(&prepared.checkpoint, Some(gpu), &opening, &mut on_progress))?;
         return Ok(Trainer::full(Some(gpu), decoder, parameters, options)?);
@@ -204,10 +195,7 @@ fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
 
 fn train(args: &FinetuneArgs, prepared: &Prepared, output: &Path, resumed: Option<Resumed>, mut show: Show) -> Result<ExitCode> {
     let recipe = &prepared.recipe;
-    let gpu = device(&args.device, recipe.f16)?;
-    if recipe.f16 && !gpu.capabilities().f16 {
-        bail!("--f16: expected a device with f16 arithmetic, got {} without it; leave the flag out to train in f32", gpu.capabilities().name);
-    }
+    let gpu = open::gpu_to_train(&args.device, recipe.f16)?;
     show.device(&gpu)?;
     let context = prepared.data.longest().max(2);
     let mut trainer = trainer(prepared, &gpu, context)?;

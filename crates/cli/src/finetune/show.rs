@@ -158,12 +158,17 @@ fn step_line(entry: &LogEntry, total_steps: u64, left: Duration) -> String {
         (Some(accuracy), Some(margin)) => format!("  accuracy {:.0} %  margin {margin:.3}", 100.0 * accuracy),
         _ => String::new(),
     };
+    let scale = entry.loss_scale.map(|scale| match entry.skipped_updates {
+        Some(skipped @ 1..) => format!("  scale {scale} ({skipped} skipped)"),
+        _ => format!("  scale {scale}"),
+    });
     format!(
-        "step {:>4}/{total_steps}  loss {:.4}{rewards}  lr {:.2e}  norm {:.3}  {:.0} tokens/s  {}  {} left",
+        "step {:>4}/{total_steps}  loss {:.4}{rewards}  lr {:.2e}  norm {:.3}{}  {:.0} tokens/s  {}  {} left",
         entry.step + 1,
         number(entry.loss),
         number(entry.learning_rate),
         number(entry.grad_norm),
+        scale.unwrap_or_default(),
         number(entry.tokens_per_second),
         output::size(entry.memory_bytes.unwrap_or(0)),
         time(left)

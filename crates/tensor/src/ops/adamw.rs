@@ -27,6 +27,8 @@ pub struct Hyper {
     pub max_norm: f64,
     /// Number of this update, from 1 on, for the bias corrections.
     pub update: u64,
+    /// What the gradients were multiplied by: they are divided by it before the norm. A power of two, so that this changes no bit; 1 in f32.
+    pub loss_scale: f64,
 }
 
 impl Hyper {
@@ -39,11 +41,12 @@ impl Hyper {
         let t = self.update.max(1) as i32;
         let first = self.learning_rate / (1.0 - beta1.powi(t));
         let second = (1.0 - beta2.powi(t)).sqrt();
-        [1.0 - self.learning_rate * self.weight_decay, beta1, beta2, self.eps, first, second, self.max_norm, 0.0].map(|v| v as f32)
+        [1.0 - self.learning_rate * self.weight_decay, beta1, beta2, self.eps, first, second, self.max_norm, 1.0 / self.loss_scale].map(|v| v as f32)
     }
 }
 
-/// The global norm of a gradient arena: inputs gradients \[N\], hyper \[8\]; outputs partial sums, and \[4\]: norm, clipping factor.
+/// The global norm of a gradient arena: inputs gradients \[N\], hyper \[8\]; outputs partial sums, and \[4\]: norm of the
+/// gradients without their scale, and what brings them to the clipped ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientNorm {
     /// Elements that are bound at a time.
@@ -122,7 +125,7 @@ impl Op for GradientNorm {
             let defines = defines.clone().set("N", count).set("PART", count.div_ceil(PARTS)).set("FIRST", index * PARTS);
             let parts = [reduce, include_str!("../../../../shaders/gradient_norm.wgsl")];
             let text = KernelText { name: "gradient_norm", parts: &parts, defines };
-            to.emit(text, &[vec![part(to.input(0), start, count), to.output(0)]], super::rows_grid(PARTS))?;
+            to.emit(text, &[vec![part(to.input(0), start, count), to.output(0), to.input(1)]], super::rows_grid(PARTS))?;
         }
         let parts = [reduce, include_str!("../../../../shaders/gradient_clip.wgsl")];
         let text = KernelText { name: "gradient_clip", parts: &parts, defines };
@@ -130,10 +133,10 @@ impl Op for GradientNorm {
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let norm = inputs[0].f32().iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        let limit = f64::from(inputs[1].f32()[6]);
+        let [limit, unscale] = [6, 7].map(|i| f64::from(inputs[1].f32()[i]));
+        let norm = inputs[0].f32().iter().map(|&g| (f64::from(g) * unscale).powi(2)).sum::<f64>().sqrt();
         let factor = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        outputs[1].f32_mut()[..2].copy_from_slice(&[norm as f32, factor as f32]);
+        outputs[1].f32_mut()[..2].copy_from_slice(&[norm as f32, (factor * unscale) as f32]);
     }
 }
 

@@ -1,4 +1,7 @@
 //! The gradient of a linear layer's input: dx = dy W, from the same packed weights, dequantised along the other axis.
+//!
+//! Where the device was opened with f16, tiles hold it, as those of the forward product do, and sums stay f32. Software devices keep f32:
+//! they have no memory of a workgroup to save, and convert number by number.
 
 use std::sync::Arc;
 
@@ -39,7 +42,15 @@ fn tiles(capabilities: &Capabilities, defines: Defines, tokens: usize) -> Form {
     let (tm, rm) = if tokens <= 16 { (16, 2) } else { (64, 8) };
     // A padded stride keeps the stores of neighbouring rows in different banks, where the device has the room.
     let stride: usize = if capabilities.max_workgroup_bytes >= 20_000 { 17 } else { 16 };
-    let defines = defines.set("TM", tm).set("RM", rm).set("TM_8", tm * 8).set("STRIDE", stride).set("TILE_W", 32 * stride).set("THREADS", tm / rm * 16);
+    let half = capabilities.f16 && !capabilities.software;
+    let defines = defines
+        .set("HALF_TILES", half)
+        .set("TM", tm)
+        .set("RM", rm)
+        .set("TM_8", tm * 8)
+        .set("STRIDE", stride)
+        .set("TILE_W", 32 * stride)
+        .set("THREADS", tm / rm * 16);
     ("tiles", include_str!("../../../../shaders/linear_backward.wgsl"), defines, 64, tm)
 }
 

@@ -1,4 +1,5 @@
-//! A product of two dense f32 matrices given by strides: low-rank adapters and every gradient of theirs are this one op.
+//! A product of two dense f32 matrices given by strides: low-rank adapters and every gradient of theirs are this one op. Where the device
+//! was opened with f16, tiles hold f16 and sums stay f32.
 //!
 //! Strided views instead of transposed copies or one op for each of the six products of a LoRA pair: a gradient of a product is
 //! again a product with strides exchanged. Long sums with small results are split, and the parts summed in a fixed order.
@@ -194,6 +195,7 @@ impl Op for Product {
             .set("THREADS", if software { DIRECT_THREADS } else { tm / rm * (tn / rn) })
             .set("TILED", !software)
             .set("RM_4", rm / 4)
+            .set("HALF_TILES", to.capabilities().f16)
             .set("STRIDE", stride)
             .set("ALPHA", self.alpha)
             .set("ADD", self.add)

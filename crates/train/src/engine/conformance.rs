@@ -141,15 +141,18 @@ pub async fn lora_train(trainer: &mut Trainer, initial: &TrainedWeights, request
         let chosen: Vec<&MicroBatch> = (0..accumulation).map(|i| &batches[(next + i) % batches.len()]).collect();
         next += accumulation;
         let total: usize = chosen.iter().map(|batch| batch.target_count()).sum();
-        let mut loss = 0.0;
-        for batch in chosen {
-            let tokens = if token_mean { total } else { batch.target_count() * accumulation };
-            loss += trainer.accumulate(batch, 1.0 / tokens.max(1) as f64).await?;
-        }
-        trainer.update(&Hyper { learning_rate: schedule.at(step), betas, eps, weight_decay, max_norm, update: 0 })?;
-        losses.push(loss);
+        let hyper = Hyper { learning_rate: schedule.at(step), betas, eps, weight_decay, max_norm, update: 0, loss_scale: 1.0 };
+        losses.push(loop {
+            let mut loss = 0.0;
+            for batch in &chosen {
+                let tokens = if token_mean { total } else { batch.target_count() * accumulation };
+                loss += trainer.accumulate(batch, 1.0 / tokens.max(1) as f64).await?;
+            }
+            if trainer.try_update(&hyper).await?.is_some() {
+                break loss;
+            }
+        });
     }
-    trainer.gradient_norm().await?;
     let file = write(request, "adapter", &trainer.weights().await?)?;
     Ok(json!({"id": request.get("id"), "losses": losses, "adapter_file": file}))
 }

@@ -123,7 +123,7 @@ fn sequence(len: usize) -> MicroBatch {
 fn losses(gpu: &Gpu, options: TrainerOptions) -> (Vec<f64>, usize) {
     let mut trainer = trainer(gpu, "qwen3_qknorm", options).expect("a model");
     let batch = sequence(40);
-    let hyper = Hyper { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0 };
+    let hyper = Hyper { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0, loss_scale: 1.0 };
     let step = |trainer: &mut Trainer| {
         let loss = block_on(trainer.accumulate(&batch, 1.0 / 39.0)).expect("a loss");
         trainer.update(&hyper).expect("an update");

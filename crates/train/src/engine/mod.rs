@@ -7,9 +7,12 @@
 mod arena;
 mod conformance;
 mod error;
+mod loss_scale;
 mod step;
 mod trainer;
 
+#[cfg(test)]
+mod f16_tests;
 #[cfg(test)]
 mod full_tests;
 #[cfg(test)]
@@ -18,5 +21,6 @@ mod tests;
 pub use arena::new_adapter;
 pub use conformance::{dpo, lora_grads, lora_train};
 pub use error::EngineError;
+pub use loss_scale::{INITIAL_LOSS_SCALE, LossScale};
 pub(crate) use step::rounded;
 pub use trainer::{PairOutcome, Trainer, TrainerOptions};

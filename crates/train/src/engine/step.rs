@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::{Buffer, Gpu, GpuError, KernelTime};
+use bayan_gpu::{Gpu, GpuError, KernelTime};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, IGNORED, QUERY_TILE};
-use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret};
+use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, Pool, State, Tensor, Tuning, Values, interpret, keep_in_f16};
 
 use super::EngineError;
 use super::arena::Arena;
@@ -220,7 +220,7 @@ impl Step {
         shape: Shape,
         options: &TrainerOptions,
         seed: &Arc<State>,
-        pool: &mut Vec<Buffer>,
+        pool: &mut Pool,
     ) -> Result<Step, EngineError> {
         let inputs = Inputs::new(gpu, shape)?;
         let mut graph = Graph::new();
@@ -244,13 +244,17 @@ impl Step {
             let (loss, nll) = graph.weighted_loss(sweep.statistics, targets, weights);
             (loss, nll, weights, None)
         };
+        let keep: Vec<Tensor> = [loss, nll].into_iter().chain(pairs).collect();
         if matches!(shape.aim, Aim::Supervised | Aim::Preference) {
+            let forward = graph.nodes().len();
             let gradient = graph.cross_entropy_backward(&sweep, weights, &arena.pairs());
             graph.backward(&[(sweep.hidden(), gradient)], &arena.pairs(), BackwardOptions { recompute: options.recompute })?;
+            if options.f16 {
+                graph = keep_in_f16(&graph, forward, decoder.sizes().num_hidden_layers, &keep);
+            }
         }
         let noise = options.neftune.map(|alpha| alpha / (decoder.sizes().hidden_size as f64).sqrt());
         let submission_work = options.submission_work;
-        let keep: Vec<Tensor> = [loss, nll].into_iter().chain(pairs).collect();
         let Some(gpu) = gpu else {
             return Ok(Step { shape, inputs, graph: Some(graph), plan: None, loss, nll, pairs, noise, submission_work });
         };

@@ -24,7 +24,7 @@ fn adapter(parts: &[&str]) -> Adapter {
     block_on(Adapter::open(Rc::new(source))).expect("a fixture's adapter")
 }
 
-fn base(gpu: Option<&Gpu>, model: &str, format: &str) -> Box<dyn Decoder> {
+pub(super) fn base(gpu: Option<&Gpu>, model: &str, format: &str) -> Box<dyn Decoder> {
     let source = DirectorySource::new(path(&["models", model])).expect("a directory");
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint");
     let policy = Policy::for_format(format_by_name(format).expect("a format"));
@@ -54,7 +54,7 @@ fn tensors(file: PathBuf) -> Vec<(String, Vec<f32>)> {
     names.into_iter().map(|name| (name.clone(), block_on(checkpoint.read_f32(&name)).expect("a tensor"))).collect()
 }
 
-fn distance(a: &[f32], b: &[f32]) -> (f64, f64) {
+pub(super) fn distance(a: &[f32], b: &[f32]) -> (f64, f64) {
     assert_eq!(a.len(), b.len());
     let error: f64 = a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
     (error.sqrt(), b.iter().map(|&b| f64::from(b).powi(2)).sum::<f64>().sqrt())
@@ -193,7 +193,7 @@ fn the_loss_falls_on_every_architecture() {
         let ids: Vec<u32> = (0..24).map(|t| 5 + t * t * 7 % 900).collect();
         let labels = ids.iter().enumerate().map(|(t, &id)| if t == 0 { -100 } else { id as i32 }).collect();
         let batch = MicroBatch { labels, positions: (0..24).collect(), sequences: vec![0; 24], starts: vec![0], ids };
-        let hyper = Hyper { learning_rate: 3e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0 };
+        let hyper = Hyper { learning_rate: 3e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0, loss_scale: 1.0 };
         let losses: Vec<f64> = (0..4)
             .map(|_| {
                 let loss = block_on(trainer.accumulate(&batch, 1.0 / 23.0)).unwrap_or_else(|error| panic!("{model}: {error}"));

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::{Buffer, Gpu, KernelTime};
+use bayan_gpu::{Gpu, KernelTime};
 use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPart, Parameters};
 use bayan_tensor::ops::{Dropout, Hyper};
-use bayan_tensor::{Dtype, Graph, Plan, State, Tuning};
+use bayan_tensor::{Dtype, Graph, Plan, Pool, State, Tuning};
 
 use super::EngineError;
 use super::arena::Arena;
+use super::loss_scale::{INITIAL_LOSS_SCALE, LossScale};
 use super::step::{Aim, Extra, Outcome, Packed, Shape, Step, rounded};
 use crate::rng::split_mix;
 use crate::{MicroBatch, NamedArray, TrainedWeights};
@@ -34,11 +35,24 @@ pub struct TrainerOptions {
     pub neftune: Option<f64>,
     /// Multiply-adds of one submission at most, but for a kernel that has more alone: 2³⁴ take 0.3 s where a device does 0.1 TFLOP/s.
     pub submission_work: u64,
+    /// Hold what waits for the backward pass in f16, and scale the loss; products have f16 tiles where the device was opened with it.
+    pub f16: bool,
+    /// With `f16`: the loss scale at first, a power of two.
+    pub loss_scale: f64,
 }
 
 impl Default for TrainerOptions {
     fn default() -> Self {
-        Self { context: 2048, recompute: true, logits_budget: 16 << 20, seed: 0, neftune: None, submission_work: 1 << 34 }
+        Self {
+            context: 2048,
+            recompute: true,
+            logits_budget: 16 << 20,
+            seed: 0,
+            neftune: None,
+            submission_work: 1 << 34,
+            f16: false,
+            loss_scale: INITIAL_LOSS_SCALE,
+        }
     }
 }
 
@@ -64,21 +78,23 @@ pub struct Trainer {
     updates: u64,
     steps: Vec<Step>,
     /// Activations of all steps.
-    pool: Vec<Buffer>,
+    pool: Pool,
     /// Keys and values of the largest step so far.
     cache: Option<Cache>,
     hyper: Arc<State>,
     norm: Arc<State>,
     optimizer: Option<Plan>,
+    /// With f16.
+    loss_scale: Option<LossScale>,
 }
 
 impl Trainer {
     /// A trainer for this base and adapter. Without a device everything but [`Trainer::update`] runs through the interpreter.
     ///
-    /// Gradients follow the device's arithmetic: open it without `f16` and `dot` for f32 throughout.
+    /// Gradients follow the device's arithmetic: open it without `dot`, and without `f16` for f32 throughout.
     ///
     /// # Errors
-    /// A module that the base does not have, or out of memory.
+    /// A module that the base does not have, a loss scale that cannot be one, or out of memory.
     pub fn new(gpu: Option<&Gpu>, mut decoder: Box<dyn Decoder>, adapter: &Adapter, options: TrainerOptions) -> Result<Trainer, EngineError> {
         let arena = Arena::new(gpu, adapter)?;
         // Attached once here, so that an adapter that does not fit is refused before anything runs.
@@ -108,6 +124,7 @@ impl Trainer {
             }
         };
         let gpu = gpu.cloned();
+        let loss_scale = if options.f16 { Some(LossScale::new(options.loss_scale)?) } else { None };
         Ok(Trainer {
             gpu,
             decoder,
@@ -118,7 +135,8 @@ impl Trainer {
             micro_steps: 0,
             updates: 0,
             steps: Vec::new(),
-            pool: Vec::new(),
+            pool: Pool::default(),
+            loss_scale,
             cache: None,
             hyper,
             norm,
@@ -162,8 +180,9 @@ impl Trainer {
     /// # Errors
     /// A batch that does not fit the model, a device that fails, or a loss that is not finite.
     pub async fn accumulate(&mut self, batch: &MicroBatch, scale: f64) -> Result<f64, EngineError> {
-        let outcome = self.run(batch, Aim::Supervised, &Extra::Scale(scale as f32)).await?;
-        finite(f64::from(outcome.loss))
+        let lift = self.lift();
+        let outcome = self.run(batch, Aim::Supervised, &Extra::Scale((scale * lift) as f32)).await?;
+        finite(f64::from(outcome.loss) / lift)
     }
 
     /// Runs [`Trainer::accumulate`]'s step once more with a timestamp pair around each kernel; `None` where the device has none.
@@ -231,9 +250,10 @@ impl Trainer {
         if reference.len() != pairs {
             return Err(EngineError::input("reference", format!("one for each of {pairs} pairs"), reference.len().to_string(), "compute it for this batch"));
         }
-        let extra = Extra::Preference(reference.to_vec(), beta as f32, scale as f32);
+        let lift = self.lift();
+        let extra = Extra::Preference(reference.to_vec(), beta as f32, (scale * lift) as f32);
         let outcome = self.run(batch, Aim::Preference, &extra).await?;
-        Ok(PairOutcome { loss: finite(f64::from(outcome.loss))?, pairs: outcome.pairs })
+        Ok(PairOutcome { loss: finite(f64::from(outcome.loss) / lift)?, pairs: outcome.pairs })
     }
 
     async fn run(&mut self, batch: &MicroBatch, aim: Aim, extra: &Extra) -> Result<Outcome, EngineError> {
@@ -290,7 +310,53 @@ impl Trainer {
         step
     }
 
-    /// Updates the adapter with the gradients gathered, and clears them. [`Hyper::update`] is counted here.
+    /// What the gradients are multiplied by.
+    fn lift(&self) -> f64 {
+        self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale)
+    }
+
+    /// The state of loss scaling, with f16: to be saved and set again.
+    pub fn loss_scale(&self) -> Option<LossScale> {
+        self.loss_scale
+    }
+
+    /// Goes on with what [`Trainer::loss_scale`] gave.
+    ///
+    /// # Errors
+    /// A scale where the trainer has none, or none where it has one, or one that cannot be.
+    pub fn set_loss_scale(&mut self, loss_scale: Option<LossScale>) -> Result<(), EngineError> {
+        if loss_scale.is_some() != self.options.f16 {
+            let of = |there: bool| if there { "one" } else { "none" };
+            return Err(EngineError::input("loss scale", of(self.options.f16), of(loss_scale.is_some()), "resume with the recipe of the run"));
+        }
+        self.loss_scale = loss_scale.map(LossScale::checked).transpose()?;
+        Ok(())
+    }
+
+    /// [`Trainer::update`] and [`Trainer::gradient_norm`]. `None`: the gradients were not finite, with f16; nothing was updated, the loss scale
+    /// is lower now, and the micro-batches are to be done again.
+    ///
+    /// # Errors
+    /// As those two.
+    pub async fn try_update(&mut self, hyper: &Hyper) -> Result<Option<f64>, EngineError> {
+        self.update(hyper)?;
+        let norm = self.gradient_norm().await;
+        let Some(loss_scale) = &mut self.loss_scale else { return norm.map(Some) };
+        match norm {
+            Ok(norm) => {
+                loss_scale.good();
+                Ok(Some(norm))
+            }
+            Err(EngineError::NotFinite { .. }) if loss_scale.overflown() => {
+                self.updates -= 1;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Updates the adapter with the gradients gathered, and clears them. [`Hyper::update`] is counted here, and
+    /// [`Hyper::loss_scale`] is the trainer's.
     ///
     /// # Errors
     /// There is no device.
@@ -299,7 +365,7 @@ impl Trainer {
             return Err(EngineError::input("trainer", "a device to update on", "none", "open one"));
         };
         self.updates += 1;
-        let numbers = Hyper { update: self.updates, ..*hyper }.numbers();
+        let numbers = Hyper { update: self.updates, loss_scale: self.lift(), ..*hyper }.numbers();
         self.hyper.write(Some(gpu), 0, bytemuck::cast_slice(&numbers));
         optimizer.submit(gpu, 0, &[]);
         self.arena.clear_gradients(Some(gpu));
@@ -327,7 +393,17 @@ impl Trainer {
     /// # Errors
     /// The device failed.
     pub async fn gradients(&self) -> Result<TrainedWeights, EngineError> {
-        self.arena.read(self.gpu.as_ref(), true).await
+        let mut gradients = self.arena.read(self.gpu.as_ref(), true).await?;
+        let unscale = (1.0 / self.lift()) as f32;
+        let divide = |values: &mut Vec<f32>| values.iter_mut().for_each(|v| *v *= unscale);
+        match &mut gradients {
+            TrainedWeights::Adapter(adapter) => adapter.modules.values_mut().for_each(|module| {
+                divide(&mut module.a);
+                divide(&mut module.b);
+            }),
+            TrainedWeights::Full(arrays) => arrays.iter_mut().for_each(|array| divide(&mut array.values)),
+        }
+        Ok(gradients)
     }
 
     /// The first tensor that has a NaN or an infinity, by PEFT's or Hugging Face's name, or else the first whose gradient has.
@@ -369,6 +445,7 @@ impl Trainer {
     pub fn load_weights(&mut self, weights: &TrainedWeights) -> Result<(), EngineError> {
         self.arena.load(self.gpu.as_ref(), weights)?;
         (self.updates, self.micro_steps) = (0, 0);
+        self.loss_scale = if self.options.f16 { Some(LossScale::new(self.options.loss_scale)?) } else { None };
         Ok(())
     }
 

@@ -41,6 +41,12 @@ pub struct LogEntry {
     /// Device memory in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+    /// With f16: what the loss was multiplied by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// With f16: updates skipped since the run began, and done again with a lower scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_updates: Option<u64>,
     /// Loss on the evaluation data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
@@ -62,6 +68,7 @@ impl LogEntry {
             ("train/grad_norm", self.grad_norm),
             ("train/tokens_per_second", self.tokens_per_second),
             ("train/memory_bytes", memory),
+            ("train/loss_scale", self.loss_scale),
             ("train/reward_accuracy", self.reward_accuracy),
             ("train/reward_margin", self.reward_margin),
             ("eval/loss", self.eval_loss),

@@ -168,7 +168,7 @@ pub struct Recipe {
     pub shuffle: bool,
     /// Compute each layer's activations again in the backward pass instead of keeping them (`gradient_checkpointing`).
     pub grad_checkpoint: bool,
-    /// f16 activations with loss scaling, where the device has f16.
+    /// Activations kept in f16, products by f16 tiles, and loss scaling (`fp16`), on a device that has f16.
     pub f16: bool,
 
     /// Part (below 1) or number (from 1) of examples set aside for evaluation (`val_set_size`).
@@ -364,9 +364,6 @@ impl Recipe {
         // Read, so that recipes of other programs are told apart from misspelt ones, and refused: nothing is ignored in silence.
         if self.neftune_noise_alpha.is_some_and(|noise| noise > 0.0) && self.method == Method::Dpo {
             return clash("neftune_noise_alpha", "none with method dpo", "noise", "leave the field out");
-        }
-        if self.f16 {
-            return clash("f16", "a choice that this version trains with", "one that it does not", "leave the field out");
         }
         if self.full {
             self.validate_full()?;

@@ -11,6 +11,7 @@ pub const PRESETS: [&str; 3] = ["barka", "quick", "dpo"];
 
 /// Other spellings of our names, from mlx_lm.lora, PEFT, transformers and axolotl.
 pub const ALIASES: &[(&str, &str)] = &[
+    ("fp16", "f16"),
     ("r", "rank"),
     ("lora_r", "rank"),
     ("lora_rank", "rank"),

@@ -68,7 +68,6 @@ fn mistakes_are_named_with_a_remedy() {
         (json!({"full": true, "rank": 4}), ["`rank`", "no adapter"]),
         (json!({"full": true, "method": "dpo"}), ["`method`", "sft"]),
         (json!({"neftune_noise_alpha": 5, "method": "dpo"}), ["`neftune_noise_alpha`", "dpo"]),
-        (json!({"f16": true}), ["`f16`", "leave the field out"]),
         (json!({"method": "dpo", "packing": true}), ["`packing`", "dpo"]),
         (json!({"max_seq_length": 1}), ["`max_seq_length`", "2..="]),
         (json!({"val_split": 1.5}), ["`val_split`", "whole"]),

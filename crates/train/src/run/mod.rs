@@ -196,6 +196,7 @@ impl Run<'_> {
                 self.check(&resumed)?;
                 trainer.load_weights(&resumed.weights)?;
                 trainer.load_optimizer_state(&resumed.optimizer)?;
+                trainer.set_loss_scale(resumed.state.loss_scale)?;
                 resumed.state
             }
         };
@@ -276,22 +277,32 @@ impl State<'_> {
         let step = self.state.step;
         let batches = self.order.next_step(recipe.gradient_accumulation_steps);
         let mut entry = LogEntry { step, ..LogEntry::default() };
-        let computed = match recipe.method {
-            Method::Sft => self.supervised(trainer, &batches, &mut entry).await,
-            Method::Dpo => self.preferred(trainer, &batches, &mut entry).await,
-        };
-        let loss = match computed {
-            Ok(loss) => loss,
-            Err(error) => return Err(self.failed(trainer, error).await),
-        };
         let learning_rate = self.plan.schedule.at(step);
         let betas = (recipe.adam_beta1, recipe.adam_beta2);
         let (eps, weight_decay, max_norm) = (recipe.adam_epsilon, recipe.weight_decay, recipe.max_grad_norm);
-        trainer.update(&Hyper { learning_rate, betas, eps, weight_decay, max_norm, update: 0 })?;
-        let norm = match trainer.gradient_norm().await {
-            Ok(norm) => norm,
-            Err(error) => return Err(self.failed(trainer, error).await),
+        let hyper = Hyper { learning_rate, betas, eps, weight_decay, max_norm, update: 0, loss_scale: 1.0 };
+        let micro_steps = *trainer.micro_steps();
+        let (loss, tokens, norm) = loop {
+            let scaled = trainer.loss_scale();
+            entry.loss_scale = scaled.map(|of| of.scale);
+            entry.skipped_updates = scaled.map(|of| of.skipped_updates);
+            let computed = match recipe.method {
+                Method::Sft => self.supervised(trainer, &batches).await,
+                Method::Dpo => self.preferred(trainer, &batches, &mut entry).await,
+            };
+            let updated = match computed {
+                Ok((loss, tokens)) => trainer.try_update(&hyper).await.map(|norm| norm.map(|norm| (loss, tokens, norm))),
+                Err(error) => Err(error),
+            };
+            match updated {
+                Ok(Some(done)) => break done,
+                // Skipped: the same again with a lower loss scale, the same dropout and noise included.
+                Ok(None) => *trainer.micro_steps() = micro_steps,
+                Err(error) => return Err(self.failed(trainer, error).await),
+            }
         };
+        self.count(tokens);
+        self.state.loss_scale = trainer.loss_scale();
         self.state.step += 1;
         self.state.position = self.order.position();
         self.steps_here += 1;
@@ -322,7 +333,8 @@ impl State<'_> {
         position.epoch as f64 + position.taken as f64 / self.run.data.train.len().max(1) as f64
     }
 
-    async fn supervised(&mut self, trainer: &mut Trainer, batches: &[Batch], _entry: &mut LogEntry) -> Result<f64, EngineError> {
+    /// The loss of a step's micro-batches, and their tokens; the gradients are added.
+    async fn supervised(&self, trainer: &mut Trainer, batches: &[Batch]) -> Result<(f64, usize), EngineError> {
         let train = &self.run.data.train;
         let batches: Vec<_> = batches.iter().map(|batch| train.micro_batch(&batch.examples)).collect();
         let total: usize = batches.iter().map(|batch| batch.target_count()).sum();
@@ -333,16 +345,16 @@ impl State<'_> {
                 LossNormalization::MeanOfMeans => batch.target_count() * batches.len(),
             };
             loss += trainer.accumulate(batch, 1.0 / tokens.max(1) as f64).await?;
-            self.count(batch.ids.len());
         }
-        Ok(loss)
+        Ok((loss, batches.iter().map(|batch| batch.ids.len()).sum()))
     }
 
-    async fn preferred(&mut self, trainer: &mut Trainer, batches: &[Batch], entry: &mut LogEntry) -> Result<f64, EngineError> {
+    /// As [`State::supervised`], for pairs.
+    async fn preferred(&self, trainer: &mut Trainer, batches: &[Batch], entry: &mut LogEntry) -> Result<(f64, usize), EngineError> {
         let recipe = self.run.recipe;
         let total: usize = batches.iter().map(|batch| batch.examples.len()).sum();
         let mut tally = preference::Tally::default();
-        let mut loss = 0.0;
+        let (mut loss, mut tokens) = (0.0, 0);
         for batch in batches {
             let micro = self.run.data.train.micro_batch(&batch.examples);
             let reference = match &self.reference {
@@ -352,10 +364,10 @@ impl State<'_> {
             let outcome = trainer.accumulate_pairs(&micro, &reference, recipe.beta, 1.0 / total.max(1) as f64).await?;
             loss += outcome.loss;
             outcome.pairs.iter().for_each(|pair| tally.add(f64::from(pair[2])));
-            self.count(micro.ids.len());
+            tokens += micro.ids.len();
         }
         (entry.reward_accuracy, entry.reward_margin) = tally.means();
-        Ok(loss)
+        Ok((loss, tokens))
     }
 
     /// Evaluates. Gives whether the loss is the best so far, and whether patience is at its end.

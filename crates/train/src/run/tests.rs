@@ -76,9 +76,19 @@ impl Observer for Notes {
     }
 }
 
+/// A loss scale that runs with f16 tiles have to come down from.
+const HIGH: f64 = 67_108_864.0;
+
 fn trainer(gpu: &Gpu, checkpoint: &Checkpoint, recipe: &Recipe) -> Trainer {
-    let options =
-        TrainerOptions { context: 64, recompute: recipe.grad_checkpoint, seed: recipe.seed, neftune: recipe.neftune_noise_alpha, ..TrainerOptions::default() };
+    let options = TrainerOptions {
+        context: 64,
+        recompute: recipe.grad_checkpoint,
+        seed: recipe.seed,
+        neftune: recipe.neftune_noise_alpha,
+        f16: recipe.f16,
+        loss_scale: HIGH,
+        ..TrainerOptions::default()
+    };
     if recipe.full {
         let opened = block_on(bayan_models::open_to_train(checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}));
         let (decoder, parameters) = opened.expect("a model");
@@ -124,6 +134,35 @@ fn a_stopped_run_goes_on_as_if_it_had_never_stopped() {
     assert!(resumable(&parts, &other).unwrap_err().to_string().contains("learning_rate"));
     let fewer = RunData { train: Units::new(dataset(6, 24), None), ..data };
     assert!(go(&gpu, &recipe, &fewer, &parts, &mut notes).unwrap_err().to_string().contains("other examples"));
+}
+
+#[test]
+fn a_run_in_f16_goes_on_with_its_loss_scale() {
+    let place = tempfile::tempdir().unwrap();
+    let options = GpuOptions { disable: Disable::parse("software,dot").expect("known words"), ..GpuOptions::default() };
+    let gpu = block_on(Gpu::open(&options)).expect("a device");
+    let recipe = recipe("max_steps = 3\ndropout = 0.1\nf16 = true\ngradient_accumulation_steps = 2");
+    let data = data(0);
+    let mut whole = Notes::default();
+    let ended = go(&gpu, &recipe, &data, &place.path().join("whole"), &mut whole).unwrap();
+    let parts = place.path().join("parts");
+    let mut notes = Notes { stop_after: Some(2), ..Notes::default() };
+    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, End::Interrupted);
+    notes.stop_after = None;
+    let resumed = go(&gpu, &recipe, &data, &parts, &mut notes).unwrap();
+    assert_eq!((notes.losses, resumed.weights == ended.weights, resumed.tokens), (whole.losses, true, ended.tokens));
+    let scales = |of: &str| crate::log::read_log(&place.path().join(of)).unwrap().iter().map(|e| (e.loss_scale, e.skipped_updates)).collect::<Vec<_>>();
+    assert_eq!(scales("parts"), scales("whole"));
+    let (scale, skipped) = (scales("whole")[2].0.expect("a scale"), scales("whole")[2].1.expect("a count"));
+    assert!(skipped > 0 && scale == HIGH / 2f64.powi(skipped as i32), "{scale}, {skipped} skipped");
+    let saved = Checkpoints::new(&parts, 2).read(3).unwrap().state.loss_scale.expect("a saved scale");
+    assert_eq!((saved.scale, saved.skipped_updates), (scale, skipped));
+    // A scale that is none, in a file that somebody changed.
+    let state = parts.join("checkpoint-3/trainer_state.json");
+    let text = std::fs::read_to_string(&state).unwrap().replace(&format!("\"scale\": {scale:?}"), "\"scale\": 3.5");
+    std::fs::write(&state, text).unwrap();
+    assert!(go(&gpu, &recipe, &data, &parts, &mut Notes::default()).unwrap_err().to_string().contains("power of two"));
+    assert!(resumable(&parts, &Recipe { f16: false, ..recipe.clone() }).unwrap_err().to_string().contains("f16"));
 }
 
 #[test]
@@ -211,6 +250,8 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         ("qwen3_qknorm", 7, "max_steps = 2\nfull = true"),
         ("llama3_gqa", 6, "max_steps = 2\nfull = true\ngrad_checkpoint = false"),
         ("qwen3_qknorm", 1, "max_steps = 12\nfull = true # uneven"),
+        ("llama3_gqa", 6, "max_steps = 2\nf16 = true"),
+        ("llama3_gqa", 6, "max_steps = 2\nf16 = true\ngrad_checkpoint = false"),
     ] {
         let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
         let rank = if more.contains("full") { "" } else { "rank = 4\n" };
@@ -225,7 +266,7 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         let (largest, trained) = data.largest_batch(&recipe, run.epochs());
         let inputs = base.memory_inputs(&recipe, &data, (&largest, trained));
         let estimated = crate::estimate(&recipe, &inputs, &crate::Calibration::default());
-        let options = TrainerOptions { context: data.longest(), recompute: recipe.grad_checkpoint, ..TrainerOptions::default() };
+        let options = TrainerOptions { context: data.longest(), recompute: recipe.grad_checkpoint, f16: recipe.f16, ..TrainerOptions::default() };
         let opening = Opening { context: data.longest() };
         let mut trainer = if recipe.full {
             let (decoder, parameters) = block_on(bayan_models::open_to_train(&checkpoint, Some(&gpu), &opening, &mut |_, _| {})).unwrap();
