@@ -24,7 +24,7 @@ pub enum Part {
     Steps,
     /// From mixed, projection, `steps` and dy: δ x and do = dy silu(z) scale, [T, H P] each.
     Scaled,
-    /// From C[t]·B[s] and do[t]·δx[s], `steps` and positions: both times exp(a[t] − a[s]) for s ≤ t of one sequence, for a head.
+    /// From C\[t\]·B\[s\] and do\[t\]·δx\[s\], `steps` and positions: both times exp(a\[t\] − a\[s\]) for s ≤ t of one sequence, for a head.
     Decay(usize),
     /// From mixed, `steps`, do, o and the gradient of δ x: for each head Σ_p d(δx) x, and Σ_p do o less δ times that; [T, 2H].
     Sums,
