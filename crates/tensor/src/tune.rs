@@ -53,7 +53,7 @@ impl Tuning {
     /// Software devices pay for each load instruction (a loop over the lanes) and each barrier, not for bytes: the lanes of one subgroup,
     /// eight rows each, inputs passed around by shuffles. Measured on Mesa 22.3 (subgroups of 8): 0.09 ns a weight and token against 0.24
     /// with one row an invocation. On SwiftShader (subgroups of 4) passing an input around costs 2.6 ns, its product with a weight 0.18 and
-    /// unpacking a weight 0.8; sixteen rows would be 15 % faster there, and take twice as long to compile (15 s for a first answer).
+    /// unpacking a weight 0.8; this is for few tokens there, more are swept over (`linear_sweep.wgsl`).
     /// Real devices want one row an invocation, so that neighbours read neighbouring words, and K split to have enough of them.
     pub fn rows_shape(&self, capabilities: &Capabilities) -> RowsShape {
         let (smallest, largest) = capabilities.subgroup_size;
