@@ -358,7 +358,7 @@ export async function loadModel(source: Source, label: string, again = false): P
   const old = session;
   session = null;
   lastSource = source;
-  set({ panel: null, answerError: null, model: { kind: 'loading', label, progress: { phase: 'device' }, totals: { done: 0, total: 0 } } });
+  set({ answerError: null, model: { kind: 'loading', label, progress: { phase: 'device' }, totals: { done: 0, total: 0 } } });
   await old?.dispose();
   void navigator.storage?.persist?.().catch(() => false);
   let planned = 0;

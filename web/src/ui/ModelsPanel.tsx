@@ -13,6 +13,12 @@ import { Icon } from './icons';
 const FORMATS = ['q4', 'q8', 'f16'] as const;
 const MODELS = catalogue.models as CatalogueModel[];
 
+/** Chosen here, so there is nothing left to choose; a model that starts by itself leaves the panel open. */
+function run(source: Source, label: string): void {
+  set({ panel: null });
+  void loadModel(source, label);
+}
+
 export function ModelsPanel() {
   const state = useApp();
   const t = strings();
@@ -29,7 +35,7 @@ export function ModelsPanel() {
       {shipped && (
         <section class="block"><h3>{t.shipped}</h3>
           <div class="card"><div class="card-main"><strong><bdi>{plainName(shipped.name)}</bdi></strong><p class="dim small-text">{t.shippedNote} <bdi class="num">{f.bytes(shipped.bytes)}</bdi></p></div>
-            <button type="button" class="button primary" onClick={() => void loadModel(shippedSource(), plainName(shipped.name))}>{t.loadModel}</button></div>
+            <button type="button" class="button primary" onClick={() => run(shippedSource(), plainName(shipped.name))}>{t.loadModel}</button></div>
         </section>
       )}
       <section class="block"><h3>{t.stored}</h3>
@@ -62,7 +68,7 @@ function Stored({ item }: { item: NonNullable<ReturnType<typeof useApp>['stored'
       {asking ? (
         <><button type="button" class="button danger" onClick={() => void deleteStored(item.id)}>{t.delete}</button><button type="button" class="button" onClick={() => setAsking(false)}>{t.cancel}</button></>
       ) : (
-        <><button type="button" class="button primary" disabled={model.kind === 'loading'} onClick={() => void loadModel(item.source, plainName(item.label))}>{item.complete ? t.loadModel : t.resume}</button>
+        <><button type="button" class="button primary" disabled={model.kind === 'loading'} onClick={() => run(item.source, plainName(item.label))}>{item.complete ? t.loadModel : t.resume}</button>
           <button type="button" class="icon-button" aria-label={`${t.delete}: ${plainName(item.label)}`} onClick={() => setAsking(true)}><Icon name="trash" size={19} /></button></>
       )}
     </li>
@@ -85,7 +91,7 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
         <p class="dim small-text meta"><span>{t.memory}</span>{FORMATS.map((each) => <span key={each} class={each === format ? 'chosen' : undefined}>{t.shortFormats[each]} <bdi class="num">{f.bytes(memoryBytes(item, each, settings.contextLength))}</bdi></span>)}</p>
         {item.gated && <p class="dim small-text">{t.gated}</p>}
       </div>
-      <button type="button" class="button" disabled={model.kind === 'loading'} onClick={() => void loadModel({ kind: 'hub', repo: item.repo }, item.name)}>{t.download}</button>
+      <button type="button" class="button" disabled={model.kind === 'loading'} onClick={() => run({ kind: 'hub', repo: item.repo }, item.name)}>{t.download}</button>
     </li>
   );
 }
@@ -101,12 +107,12 @@ function OtherSource() {
     const secret = token.trim() ? { token: token.trim() } : {};
     const hub = /^(https:\/\/huggingface\.co\/)?[\w.-]+\/[\w.-]+\/?$/.test(text);
     const source: Source = hub ? { kind: 'hub', repo: text, ...secret } : { kind: 'url', url: text, ...secret };
-    void loadModel(source, plainName(text.split('/').filter(Boolean).slice(-2).join('/')));
+    run(source, plainName(text.split('/').filter(Boolean).slice(-2).join('/')));
   };
   return (
     <section class="block"><h3>{t.other}</h3><div class="grid2">
       <div class="source"><h4><Icon name="folder" size={19} />{t.fromDisk}</h4><p class="dim small-text">{t.fromDiskNote}</p>
-        <FilePicker id="pick-files" onFiles={(files, label) => void loadModel({ kind: 'files', files }, label)} />
+        <FilePicker id="pick-files" onFiles={(files, label) => run({ kind: 'files', files }, label)} />
       </div>
       <form class="source" onSubmit={submit}><h4><Icon name="globe" size={19} />{t.fromAddress}</h4>
         <div class="field"><label for="address">{t.addressLabel}</label><input id="address" dir="ltr" autocomplete="off" spellcheck={false} placeholder={t.addressPlaceholder} value={address} onInput={(e) => setAddress(e.currentTarget.value)} /></div>
