@@ -40,8 +40,6 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// Its storage when it outlives the step: parameters, the cache, the step's inputs. `None`: the planner's choice.
     pub state: Option<Arc<State>>,
-    /// It waits from the forward for the backward pass of a list rewritten to hold less meanwhile: its memory is its own size.
-    pub waits: bool,
 }
 
 impl TensorInfo {
@@ -113,7 +111,7 @@ impl Graph {
 
     /// A new intermediate tensor.
     pub fn tensor(&mut self, shape: &[usize], dtype: Dtype) -> Tensor {
-        self.push(TensorInfo { shape: shape.to_vec(), dtype, state: None, waits: false })
+        self.push(TensorInfo { shape: shape.to_vec(), dtype, state: None })
     }
 
     /// The tensor that stands for a state; the same one for the same state.
@@ -121,7 +119,7 @@ impl Graph {
         let known = self.tensors.iter().position(|t| t.state.as_ref().is_some_and(|s| Arc::ptr_eq(s, state)));
         match known {
             Some(index) => Tensor(index as u32),
-            None => self.push(TensorInfo { shape: state.shape().to_vec(), dtype: state.dtype(), state: Some(state.clone()), waits: false }),
+            None => self.push(TensorInfo { shape: state.shape().to_vec(), dtype: state.dtype(), state: Some(state.clone()) }),
         }
     }
 
@@ -177,11 +175,6 @@ impl Graph {
         let writes = |node: &Node| node.outputs.iter().any(|&output| self.info(output).state.is_some());
         let end = self.nodes.iter().rposition(writes).map_or(self.nodes.len(), |index| index + 1);
         self.with_nodes(self.nodes[..end].to_vec())
-    }
-
-    /// Notes that a tensor waits for the backward pass.
-    pub(crate) fn set_waiting(&mut self, tensor: Tensor) {
-        self.tensors[tensor.index()].waits = true;
     }
 
     /// Gives a tensor storage that outlives the step.

@@ -46,15 +46,10 @@ pub fn keep_in_f16(graph: &Graph, forward: usize, layers: usize, keep: &[Tensor]
     for (number, wait) in waits.iter().enumerate() {
         let tensor = Tensor(number as u32);
         let (Some(last), Some(next)) = (wait.last, wait.next) else { continue };
-        if last >= until || graph.info(tensor).state.is_some() {
-            continue;
-        }
-        if wait.whole || keep.contains(&tensor) || !worth(graph, tensor) {
-            rewritten.set_waiting(tensor);
+        if last >= until || wait.whole || keep.contains(&tensor) || graph.info(tensor).state.is_some() || !worth(graph, tensor) {
             continue;
         }
         let packed = rewritten.tensor(&[graph.rows(tensor), Narrow::words(graph.width(tensor))], Dtype::U32);
-        rewritten.set_waiting(packed);
         let wide = rewritten.tensor(graph.shape(tensor), Dtype::F32);
         after[last].push(Node { op: Arc::new(Narrow), inputs: vec![tensor], outputs: vec![packed] });
         before[next].push(Node { op: Arc::new(Widen), inputs: vec![packed], outputs: vec![wide] });

@@ -18,6 +18,7 @@ mod lower;
 mod matrix;
 mod op;
 pub mod ops;
+mod place;
 mod plan;
 mod quant;
 mod split;

@@ -1,7 +1,7 @@
 //! From operations to dispatches: what an op sees when it emits its kernels.
 
 use bayan_gpu::shader::{Defines, link};
-use bayan_gpu::{Buffer, Capabilities, Dispatch, Gpu, GpuError, Slice};
+use bayan_gpu::{Capabilities, Dispatch, Gpu, GpuError, Slice};
 
 use crate::graph::{Graph, Node, Tensor};
 
@@ -54,7 +54,7 @@ pub struct Lowering<'a> {
     graph: &'a Graph,
     node: &'a Node,
     node_index: usize,
-    buffers: &'a [Option<Buffer>],
+    places: &'a [Option<Slice>],
     planned: &'a mut Vec<Planned>,
     tune: &'a crate::tune::Tuning,
 }
@@ -64,11 +64,11 @@ impl<'a> Lowering<'a> {
         gpu: &'a Gpu,
         graph: &'a Graph,
         node_index: usize,
-        buffers: &'a [Option<Buffer>],
+        places: &'a [Option<Slice>],
         planned: &'a mut Vec<Planned>,
         tune: &'a crate::tune::Tuning,
     ) -> Lowering<'a> {
-        Lowering { gpu, graph, node: &graph.nodes()[node_index], node_index, buffers, planned, tune }
+        Lowering { gpu, graph, node: &graph.nodes()[node_index], node_index, places, planned, tune }
     }
 
     /// The device.
@@ -113,11 +113,13 @@ impl<'a> Lowering<'a> {
 
     fn slice(&self, tensor: Tensor) -> Slice {
         let info = self.graph.info(tensor);
-        let size_bytes = (info.len() as u64 * crate::graph::ELEMENT_BYTES).max(16).next_multiple_of(16);
-        match (&info.state, &self.buffers[tensor.index()]) {
-            (Some(state), _) => state.buffer().slice(state.offset_bytes(), size_bytes.min(state.buffer().size_bytes() - state.offset_bytes())),
-            (None, Some(buffer)) => buffer.slice(0, size_bytes),
-            (None, None) => unreachable!("the planner gave tensor {} no buffer", tensor.index()),
+        match (&info.state, &self.places[tensor.index()]) {
+            (Some(state), _) => {
+                let size_bytes = (info.len() as u64 * crate::graph::ELEMENT_BYTES).max(16).next_multiple_of(16);
+                state.buffer().slice(state.offset_bytes(), size_bytes.min(state.buffer().size_bytes() - state.offset_bytes()))
+            }
+            (None, Some(place)) => place.clone(),
+            (None, None) => unreachable!("the planner gave tensor {} no place", tensor.index()),
         }
     }
 

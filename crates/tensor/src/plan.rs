@@ -1,12 +1,12 @@
-//! A graph made ready for a device: buffers by liveness, pipelines, bind groups, and the list that is replayed.
+//! A graph made ready for a device: places for its tensors, pipelines, bind groups, and the list that is replayed.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 
-use bayan_gpu::{Buffer, Dispatch, Gpu, GpuError, KernelTime, PendingRead, ReadRequest};
+use bayan_gpu::{Buffer, Dispatch, Gpu, GpuError, KernelTime, PendingRead, ReadRequest, Slice};
 
 use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
 use crate::lower::{Lowering, Planned};
+use crate::place::{Item, Layout};
 use crate::tune::Tuning;
 
 /// What one run of a plan costs, whatever the device: the portable half of speed.
@@ -25,11 +25,8 @@ pub struct Cost {
 /// Memory of activations that plans share.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
-    /// Of tensors that come and go.
-    passing: Vec<Buffer>,
-    /// Of tensors that wait for the backward pass where others are packed meanwhile. Of their own, so that such a one does not sit for the
-    /// whole step in a buffer that was made for something larger and is free for a moment.
-    waiting: Vec<Buffer>,
+    buffers: Vec<Buffer>,
+    layout: Layout,
 }
 
 /// A prepared graph.
@@ -38,7 +35,7 @@ pub struct Plan {
     graph: Graph,
     planned: Vec<Planned>,
     dispatches: Mutex<Vec<Dispatch>>,
-    buffers: Vec<Option<Buffer>>,
+    places: Vec<Option<Slice>>,
     activation_bytes: u64,
     /// Multiply-adds of each dispatch, about.
     work: Vec<u64>,
@@ -60,15 +57,15 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn sharing(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning, pool: &mut Pool) -> Result<Plan, GpuError> {
         let graph = if tuning.fuse { crate::fuse::fuse(&graph, keep, gpu.capabilities()) } else { graph };
-        let (buffers, activation_bytes) = assign(gpu, &graph, keep, pool)?;
+        let (places, activation_bytes) = assign(gpu, &graph, keep, pool)?;
         let mut planned = Vec::new();
         for index in 0..graph.nodes().len() {
             let op = graph.nodes()[index].op.clone();
-            op.dispatch(&mut Lowering::new(gpu, &graph, index, &buffers, &mut planned, tuning))?;
+            op.dispatch(&mut Lowering::new(gpu, &graph, index, &places, &mut planned, tuning))?;
         }
         let dispatches = Mutex::new(planned.iter().map(|p| p.dispatch.clone()).collect());
         let work = work_of(&graph, &planned);
-        Ok(Plan { graph, planned, dispatches, buffers, activation_bytes, work })
+        Ok(Plan { graph, planned, dispatches, places, activation_bytes, work })
     }
 
     /// The graph it runs.
@@ -83,18 +80,6 @@ impl Plan {
             passes: 1,
             bound_bytes: self.planned.iter().map(|p| p.bound_bytes).sum(),
             activation_bytes: self.activation_bytes,
-        }
-    }
-
-    /// Where a tensor is after a run: its state's buffer, or that of a tensor in `keep`.
-    ///
-    /// # Panics
-    /// If the tensor has no buffer.
-    pub fn buffer(&self, tensor: Tensor) -> &Buffer {
-        match (&self.graph.info(tensor).state, &self.buffers[tensor.index()]) {
-            (Some(state), _) => state.buffer(),
-            (None, Some(buffer)) => buffer,
-            (None, None) => panic!("tensor {} is not kept", tensor.index()),
         }
     }
 
@@ -150,15 +135,23 @@ impl Plan {
 
     /// Fills every intermediate buffer with NaN, so that a test sees what no kernel wrote.
     pub fn poison(&self, gpu: &Gpu) {
-        for buffer in self.buffers.iter().flatten() {
-            gpu.write(buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; buffer.size_bytes() as usize / 4]));
+        for place in self.places.iter().flatten() {
+            gpu.write(&place.buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; place.buffer.size_bytes() as usize / 4]));
         }
     }
 
-    /// A read of a whole tensor.
+    /// A read of a whole tensor after a run: of its state, or of a tensor in `keep`.
+    ///
+    /// # Panics
+    /// If the tensor has no place.
     pub fn read_request(&self, tensor: Tensor) -> ReadRequest {
-        let offset_bytes = self.graph.info(tensor).state.as_ref().map_or(0, |state| state.offset_bytes());
-        ReadRequest { buffer: self.buffer(tensor).clone(), offset_bytes, size_bytes: self.graph.info(tensor).len() as u64 * ELEMENT_BYTES }
+        let info = self.graph.info(tensor);
+        let (buffer, offset_bytes) = match (&info.state, &self.places[tensor.index()]) {
+            (Some(state), _) => (state.buffer().clone(), state.offset_bytes()),
+            (None, Some(place)) => (place.buffer.clone(), place.offset_bytes),
+            (None, None) => panic!("tensor {} is not kept", tensor.index()),
+        };
+        ReadRequest { buffer, offset_bytes, size_bytes: info.len() as u64 * ELEMENT_BYTES }
     }
 }
 
@@ -187,50 +180,45 @@ fn cuts(work: &[u64], most: u64) -> Vec<usize> {
     cuts
 }
 
-/// Gives every intermediate tensor a buffer. A buffer is handed on once its tensor has been read for the last time; outputs
-/// never share with the inputs of the same node, so that no dispatch binds a buffer twice.
-fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<(Vec<Option<Buffer>>, u64), GpuError> {
-    let mut last_use: HashMap<Tensor, usize> = HashMap::new();
+/// Gives every intermediate tensor a place in the pool, which grows where it must; and the bytes of the buffers that are used. No dispatch
+/// writes a buffer that it binds a second time.
+fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<(Vec<Option<Slice>>, u64), GpuError> {
+    let mut numbers: Vec<Option<usize>> = vec![None; graph.tensors().len()];
+    let mut items: Vec<Item> = Vec::new();
     for (index, node) in graph.nodes().iter().enumerate() {
-        for &tensor in node.inputs.iter().chain(&node.outputs) {
-            last_use.insert(tensor, index);
+        let passing = |list: &[Tensor]| list.iter().copied().filter(|&tensor| graph.info(tensor).state.is_none()).collect::<Vec<_>>();
+        let (inputs, outputs) = (passing(&node.inputs), passing(&node.outputs));
+        for (slot, &tensor) in inputs.iter().chain(&outputs).enumerate() {
+            let last = if keep.contains(&tensor) { usize::MAX } else { index };
+            let number = *numbers[tensor.index()].get_or_insert_with(|| {
+                items.push(Item { name: (index, slot), size: size_bytes(graph, tensor), last, apart: Vec::new() });
+                items.len() - 1
+            });
+            items[number].last = items[number].last.max(last);
         }
-    }
-    let mut buffers: Vec<Option<Buffer>> = vec![None; graph.tensors().len()];
-    let mut free = pool.clone();
-    let mut used: Vec<Buffer> = Vec::new();
-    for (index, node) in graph.nodes().iter().enumerate() {
-        for &tensor in &node.outputs {
-            let (free, pool) = if graph.info(tensor).waits { (&mut free.waiting, &mut pool.waiting) } else { (&mut free.passing, &mut pool.passing) };
-            if graph.info(tensor).state.is_some() || buffers[tensor.index()].is_some() {
-                continue;
-            }
-            let size_bytes = (graph.info(tensor).len() as u64 * ELEMENT_BYTES).max(16).next_multiple_of(16);
-            let fitting = free.iter().enumerate().filter(|(_, b)| b.size_bytes() >= size_bytes).min_by_key(|(_, b)| b.size_bytes());
-            let buffer = match fitting.map(|(position, _)| position) {
-                Some(position) => free.swap_remove(position),
-                None => {
-                    let fresh = gpu.allocate("activations", size_bytes)?;
-                    pool.push(fresh.clone());
-                    fresh
-                }
-            };
-            if !used.iter().any(|u| u.same(&buffer)) {
-                used.push(buffer.clone());
-            }
-            buffers[tensor.index()] = Some(buffer);
-        }
-        for &tensor in node.inputs.iter().chain(&node.outputs) {
-            let dead = last_use[&tensor] == index && !keep.contains(&tensor) && graph.info(tensor).state.is_none();
-            if let (true, Some(buffer)) = (dead, &buffers[tensor.index()]) {
-                let free = if graph.info(tensor).waits { &mut free.waiting } else { &mut free.passing };
-                if !free.iter().any(|f| f.same(buffer)) {
-                    free.push(buffer.clone());
+        for &output in &outputs {
+            for &other in inputs.iter().chain(&outputs).filter(|&&other| other != output) {
+                if let (Some(a), Some(b)) = (numbers[output.index()], numbers[other.index()]) {
+                    items[a].apart.push(b);
+                    items[b].apart.push(a);
                 }
             }
         }
     }
-    Ok((buffers, used.iter().map(Buffer::size_bytes).sum()))
+    let alignment = u64::from(gpu.capabilities().offset_alignment).max(16);
+    let places = pool.layout.place(&items, alignment);
+    for &size in &pool.layout.buffers[pool.buffers.len()..] {
+        pool.buffers.push(gpu.allocate("activations", size)?);
+    }
+    let slice = |number: usize| pool.buffers[places[number].buffer].slice(places[number].offset, items[number].size);
+    let used = |buffer: usize| places.iter().any(|place| place.buffer == buffer);
+    let activation_bytes = pool.buffers.iter().enumerate().filter(|&(buffer, _)| used(buffer)).map(|(_, held)| held.size_bytes()).sum();
+    Ok((numbers.into_iter().map(|number| number.map(slice)).collect(), activation_bytes))
+}
+
+/// What a binding of the tensor covers: whole vectors of four.
+fn size_bytes(graph: &Graph, tensor: Tensor) -> u64 {
+    (graph.info(tensor).len() as u64 * ELEMENT_BYTES).max(16).next_multiple_of(16)
 }
 
 #[cfg(test)]

@@ -31,6 +31,12 @@ impl Dataset {
         set
     }
 
+    /// The same sequences as pairs of chosen and rejected.
+    #[cfg(test)]
+    pub(crate) fn paired(self) -> Self {
+        Self { per_example: 2, ..self }
+    }
+
     fn push(&mut self, tokens: &Tokens) {
         self.ids.extend_from_slice(&tokens.ids);
         self.trained.extend_from_slice(&tokens.trained);

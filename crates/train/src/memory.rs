@@ -10,13 +10,16 @@
 //! | base | what the checkpoint and its format say |
 //! | weights, gradients, optimizer | 4 P, 4 P, 8 P for P trained parameters (adapter pairs, or all) |
 //! | keys and values | 4 n · 2 K d · L |
+//! | a layer | 4 D + 2 H d + 3 F, a rank for each pair, with norms of queries and keys (H + 2 K) d, and of a state space W + M + I |
 //! | kept activations | checkpointing: 4 n D L; otherwise 4 n L · layer |
-//! | kept in f16 | the same halved for all layers but the last, without what stays whole: H d + 4 H and the ranks |
-//! | layer | 4 D + 2 H d + 3 F + 4 H, a rank for each pair, and with norms of queries and keys (H + 2 K) d |
-//! | working set | with checkpointing one layer's activations; always the largest gradients of the MLP or, when its activations are gone, of attention; with norms of queries and keys that are trained (H + K) d |
-//! | state space | of projection width W, mixed width M, inner width I: 2 W + M + 2 I more in a layer, and a working set of at least 2 W + M + 4 I + 4 n of gradients |
+//! | kept in f16 | the same halved for all layers but the last, without what stays whole: H d and the ranks |
+//! | working set | what the fullest moment has beyond that |
+//! | the loss | 4 r (C + 2 D) for C logits of a row at a time |
+//! | gradients of the MLP | the layer and 2 F |
+//! | gradients of attention | the layer without its MLP's 2 D + 3 F, and 2 H d + 2 K d |
+//! | gradients of a state space | 3 D + W + 2 M + 5 I + 4 n, with projection width W, mixed width M and inner width I |
+//! | packing | a share of the working set more: no buffer is both read and written by one dispatch, so some memory lies idle |
 //! | states | 4 bytes a number that a layer remembers besides keys and values |
-//! | loss | 4 r (C + 2 D) for C logits of a row at a time |
 //! | fixed | the rotary table |
 //!
 //! Measured is [`Gpu::peak_allocated_bytes`](bayan_gpu::Gpu::peak_allocated_bytes): every buffer that the engine makes.
@@ -35,13 +38,15 @@ use crate::recipe::Recipe;
 pub struct Calibration {
     /// Logits held at a time.
     pub logits_budget: usize,
+    /// The working set's memory over what of it is needed at the fullest moment.
+    pub packing: f64,
     /// Bytes whatever the model.
     pub fixed_bytes: u64,
 }
 
 impl Default for Calibration {
     fn default() -> Self {
-        Self { logits_budget: TrainerOptions::default().logits_budget, fixed_bytes: 64 << 10 }
+        Self { logits_budget: TrainerOptions::default().logits_budget, packing: 1.15, fixed_bytes: 64 << 10 }
     }
 }
 
@@ -96,10 +101,8 @@ pub struct MemoryEstimate {
     pub cache: u64,
     /// Activations kept for the backward pass.
     pub activations: u64,
-    /// What lives only while one layer runs.
+    /// What lives only while the loss or one layer runs.
     pub working: u64,
-    /// Chunks of logits and the gradient of the last hidden states.
-    pub loss: u64,
     /// The rest.
     pub fixed: u64,
 }
@@ -107,7 +110,7 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// All together.
     pub fn total(&self) -> u64 {
-        let parts = [self.base, self.weights, self.gradients, self.optimizer, self.cache, self.activations, self.working, self.loss, self.fixed];
+        let parts = [self.base, self.weights, self.gradients, self.optimizer, self.cache, self.activations, self.working, self.fixed];
         parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
     }
 }
@@ -125,33 +128,33 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let heads = size(sizes.num_attention_heads);
     let qkv = (heads + 2.0 * size(sizes.num_key_value_heads)) * size(sizes.head_dim);
     let attended = heads * size(sizes.head_dim);
+    let cached = qkv - attended;
     let tokens = size(rounded(inputs.tokens, 2 * QUERY_TILE));
     let rows = size(rounded(inputs.trained_tokens.max(1), 16));
-    let layer = 4.0 * d_model + 2.0 * attended + 3.0 * d_ff + 4.0 * heads + inputs.ranks_per_layer as f64 + if inputs.qk_norm { qkv } else { 0.0 };
-    // Of a state space: what a layer has more, and what its gradient takes.
-    let [more, of_space] = inputs.state_space.map_or([0.0; 2], |space| {
-        let both = size(2 * space.projection + space.mixed);
-        [both + 2.0 * size(space.inner), both + 4.0 * size(space.inner) + 4.0 * tokens - d_model - 3.0 * d_ff]
-    });
-    let layer = layer + more;
-    let (of_mlp, of_attention) = (2.0 * d_model + 3.0 * d_ff, 2.0 * d_model + 3.0 * attended + 4.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim));
-    let widest = of_mlp.max(of_attention - d_model - 3.0 * d_ff).max(of_space);
-    let cached = 2.0 * size(sizes.num_key_value_heads) * size(sizes.head_dim) * layers;
+    let of_mlp = 2.0 * d_model + 3.0 * d_ff;
+    let norms = if inputs.qk_norm { qkv } else { 0.0 };
+    // What a layer leaves for its gradient, and what is there while the gradient of a part of it is computed, for each token.
+    let space = inputs.state_space.map(|space| [space.projection, space.mixed, space.inner].map(size));
+    let layer = 2.0 * d_model + of_mlp + 2.0 * attended + inputs.ranks_per_layer as f64 + norms + space.map_or(0.0, |widths| widths.iter().sum());
+    let mlp = layer + 2.0 * d_ff;
+    let attention = layer - of_mlp + 2.0 * attended + cached;
+    let mamba = space.map_or(0.0, |[projection, mixed, inner]| 3.0 * d_model + projection + 2.0 * mixed + 5.0 * inner + 4.0 * tokens);
     let each = if recipe.grad_checkpoint { d_model } else { layer };
     // In f16 those of all layers but the last are packed, and each row has one word more; but for the output of attention and what is narrow.
     let packed = match (recipe.f16, recipe.grad_checkpoint) {
         (false, _) => each,
         (true, true) => d_model / 2.0 + 1.0,
         (true, false) => {
-            let whole = attended + 4.0 * heads + inputs.ranks_per_layer as f64;
-            (layer - whole) / 2.0 + whole + 8.0 + heads
+            let whole = attended + inputs.ranks_per_layer as f64;
+            (layer - whole) / 2.0 + whole + 6.0 + heads
         }
     };
     let kept = packed * (layers - 1.0).max(0.0) + each;
-    // The gradients of the norms of queries and keys, before they are summed.
-    let norms = if recipe.full && inputs.qk_norm { attended + size(sizes.num_key_value_heads) * size(sizes.head_dim) } else { 0.0 };
-    let working = widest + norms + if recipe.grad_checkpoint { layer } else { 0.0 };
     let chunk = (size(calibration.logits_budget) / rows).min(vocabulary);
+    let loss = rows / tokens * (chunk + 2.0 * d_model);
+    // The last layer's own activations are among those kept, where they are.
+    let there = if recipe.grad_checkpoint { 0.0 } else { layer };
+    let working = [loss, mlp - there, attention - there, mamba - there].into_iter().fold(0.0, f64::max);
     let bytes = |elements: f64| (4.0 * tokens * elements) as u64;
     let parameters = inputs.trained_parameters;
     let table = 4 * (inputs.longest_sequence * sizes.head_dim) as u64;
@@ -160,10 +163,9 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
         weights: parameters.saturating_mul(4),
         gradients: parameters.saturating_mul(4),
         optimizer: parameters.saturating_mul(8),
-        cache: bytes(cached).saturating_add(inputs.states.saturating_mul(4)),
+        cache: bytes(cached * layers).saturating_add(inputs.states.saturating_mul(4)),
         activations: bytes(kept),
-        working: bytes(working),
-        loss: (4.0 * rows * (chunk + 2.0 * d_model)) as u64,
+        working: bytes(working * calibration.packing),
         fixed: calibration.fixed_bytes + table,
     }
 }
@@ -178,7 +180,6 @@ impl fmt::Display for MemoryEstimate {
             ("keys and values", self.cache),
             ("kept activations", self.activations),
             ("working set", self.working),
-            ("loss", self.loss),
             ("fixed", self.fixed),
             ("together", self.total()),
         ];
@@ -226,12 +227,13 @@ mod tests {
         let of = |change: fn(&mut Recipe)| {
             let mut recipe = Recipe { max_seq_length: 1024, batch_size: 2, ..Recipe::default() };
             change(&mut recipe);
-            estimate(&recipe, &inputs, &Calibration::default())
+            estimate(&recipe, &inputs, &Calibration { packing: 1.0, ..Calibration::default() })
         };
         let plain = of(|_| {});
         assert_eq!((plain.weights, plain.gradients, plain.optimizer), (40_000_000, 40_000_000, 80_000_000));
         assert_eq!(plain.activations, 1792 * 4 * 2048 * 28);
-        assert_eq!(plain.loss, 512 * 4 * (32768 + 2 * 2048));
+        // The MLP's gradients take more than logits do.
+        assert_eq!(plain.working, 1792 * 4 * (4 * 2048 + 2 * 2048 + 5 * 6144 + 112 + 4096));
         assert!(of(|r| r.grad_checkpoint = false).activations > 10 * plain.activations);
         assert!(2 * of(|r| r.f16 = true).activations < plain.activations + 1792 * 4 * 2100 * 2);
         let whole = of(|r| r.grad_checkpoint = false).activations;

@@ -82,7 +82,7 @@ impl Show {
     /// The estimate.
     pub fn memory(&self, memory: &MemoryEstimate) -> Result<()> {
         let value = json!({"event": "memory", "base": memory.base, "weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer,
-            "cache": memory.cache, "activations": memory.activations, "working": memory.working, "loss": memory.loss, "fixed": memory.fixed, "total": memory.total()});
+            "cache": memory.cache, "activations": memory.activations, "working": memory.working, "fixed": memory.fixed, "total": memory.total()});
         self.line(format!("device memory (estimated)\n{memory}").trim_end(), &value)
     }
 

@@ -252,6 +252,9 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         ("qwen3_qknorm", 1, "max_steps = 12\nfull = true # uneven"),
         ("llama3_gqa", 6, "max_steps = 2\nf16 = true"),
         ("llama3_gqa", 6, "max_steps = 2\nf16 = true\ngrad_checkpoint = false"),
+        ("qwen3_qknorm", 4, "max_steps = 2\nmethod = \"dpo\""),
+        ("llama3_gqa", 4, "max_steps = 3\nmethod = \"dpo\""),
+        ("lfm2", 3, "max_steps = 2\nmethod = \"dpo\"\ngrad_checkpoint = false"),
     ] {
         let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
         let rank = if more.contains("full") { "" } else { "rank = 4\n" };
@@ -260,6 +263,7 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         let checkpoint = checkpoint(model);
         let policy = recipe.quantize.as_deref().and_then(bayan_weights::format_by_name).map(bayan_weights::Policy::for_format);
         let sequences = if more.contains("uneven") { uneven(12, 250) } else { dataset(12, 60) };
+        let sequences = if recipe.method == Method::Dpo { sequences.paired() } else { sequences };
         let data = RunData { train: Units::new(sequences, None), ..data(0) };
         let base = BaseInfo::of(&checkpoint, &recipe, policy.as_ref()).unwrap();
         let run = Run { recipe: &recipe, data: &data, output: place.path().to_owned(), title: "test".into() };

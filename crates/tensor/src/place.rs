@@ -1,0 +1,205 @@
+//! Where tensors of a step lie in the memory that they share.
+//!
+//! The largest first, each in the tightest room that is free for as long as it is needed (the greedy order by size of Pisarchyk and Lee,
+//! 2020, arXiv:2001.03288). In program order small tensors took large buffers for a long time, and a second plan over the same memory
+//! made it grow. One buffer for everything is not possible: a dispatch may not write a buffer that it also reads.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+/// A tensor to place.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    /// What names it in every list with the same nodes: the first node that touches it, and which of that node's tensors it is.
+    pub name: (usize, usize),
+    /// Bytes.
+    pub size: u64,
+    /// The last node that touches it.
+    pub last: usize,
+    /// Items (by index) that must not be in the same buffer: one dispatch writes one of them and binds the other.
+    pub apart: Vec<usize>,
+}
+
+impl Item {
+    fn first(&self) -> usize {
+        self.name.0
+    }
+}
+
+/// A place in a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Which buffer.
+    pub buffer: usize,
+    /// First byte.
+    pub offset: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    offset: u64,
+    end: u64,
+    first: usize,
+    last: usize,
+}
+
+/// The buffers of lists that run one after the other.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Layout {
+    /// Their sizes.
+    pub buffers: Vec<u64>,
+    /// Lists that were placed.
+    known: Vec<(Vec<Item>, Vec<Place>)>,
+}
+
+impl Layout {
+    /// Places all items of a list, at offsets that are multiples of `alignment`. What fits into none of the buffers gets a new one of its
+    /// own size. Of two orders, by size alone and by size and duration, the one that adds less: neither is always better.
+    pub fn place(&mut self, items: &[Item], alignment: u64) -> Vec<Place> {
+        if let Some(places) = self.known.iter().find_map(|(known, places)| places_within(items, known, places)) {
+            return places;
+        }
+        let duration = |item: &Item| (item.last.saturating_sub(item.first()) as f64 + 1.0).sqrt();
+        let [first, second] = [false, true].map(|durable| {
+            let mut order: Vec<usize> = (0..items.len()).collect();
+            let weight = |item: &Item| if durable { (item.size as f64 * duration(item)) as u64 } else { item.size };
+            order.sort_by_key(|&index| (Reverse(weight(&items[index])), items[index].first()));
+            let mut grown = self.buffers.clone();
+            (place_in_order(items, &order, &mut grown, alignment), grown)
+        });
+        let bytes = |grown: &[u64]| grown.iter().sum::<u64>();
+        let (places, grown) = if bytes(&second.1) < bytes(&first.1) { second } else { first };
+        self.buffers = grown;
+        self.known.push((items.to_vec(), places.clone()));
+        places
+    }
+}
+
+/// The places of a list that was placed before, for the same list over fewer tokens: every item is there, needed as long and as large at
+/// least, and apart from the same others. There may be more: longer sums have partial ones.
+fn places_within(items: &[Item], known: &[Item], places: &[Place]) -> Option<Vec<Place>> {
+    let numbers: HashMap<(usize, usize), usize> = known.iter().enumerate().map(|(number, item)| (item.name, number)).collect();
+    let same: Vec<usize> = items.iter().map(|item| numbers.get(&item.name).copied()).collect::<Option<_>>()?;
+    let within = |(item, &number): (&Item, &usize)| {
+        let other = &known[number];
+        item.size <= other.size && item.last <= other.last && item.apart.iter().all(|&index| other.apart.contains(&same[index]))
+    };
+    items.iter().zip(&same).all(within).then(|| same.iter().map(|&number| places[number]).collect())
+}
+
+fn place_in_order(items: &[Item], order: &[usize], buffers: &mut Vec<u64>, alignment: u64) -> Vec<Place> {
+    let mut places: Vec<Option<Place>> = vec![None; items.len()];
+    // By offset.
+    let mut taken: Vec<Vec<Taken>> = vec![Vec::new(); buffers.len()];
+    for &index in order {
+        let item = &items[index];
+        let size = item.size.next_multiple_of(alignment);
+        let closed: Vec<usize> = item.apart.iter().filter_map(|&other| places[other]).map(|place| place.buffer).collect();
+        let open = (0..buffers.len()).filter(|buffer| !closed.contains(buffer));
+        let tightest = open.filter_map(|buffer| Some((room(item, buffers[buffer], &taken[buffer])?, buffer))).min();
+        let (offset, buffer) = match tightest {
+            Some(((_, offset), buffer)) => (offset, buffer),
+            None => {
+                buffers.push(size);
+                taken.push(Vec::new());
+                (0, buffers.len() - 1)
+            }
+        };
+        let list = &mut taken[buffer];
+        let at = list.partition_point(|other| other.offset < offset);
+        list.insert(at, Taken { offset, end: offset + size, first: item.first(), last: item.last });
+        places[index] = Some(Place { buffer, offset });
+    }
+    places.into_iter().flatten().collect()
+}
+
+/// The smallest gap of a buffer that holds the item for as long as it is needed: its size and offset.
+fn room(item: &Item, size: u64, taken: &[Taken]) -> Option<(u64, u64)> {
+    let mut best: Option<(u64, u64)> = None;
+    let mut from = 0;
+    let mut consider = |from: u64, to: u64| {
+        if to >= from + item.size && best.is_none_or(|(gap, _)| to - from < gap) {
+            best = Some((to - from, from));
+        }
+    };
+    for other in taken.iter().filter(|other| item.first() <= other.last && other.first <= item.last) {
+        consider(from, other.offset);
+        from = from.max(other.end);
+    }
+    consider(from, size);
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(of: impl IntoIterator<Item = (u64, usize, usize)>) -> Vec<Item> {
+        of.into_iter().enumerate().map(|(number, (size, first, last))| Item { name: (first, number), size, last, apart: Vec::new() }).collect()
+    }
+
+    fn overlap(a: (u64, u64), b: (u64, u64)) -> bool {
+        a.0 < b.1 && b.0 < a.1
+    }
+
+    /// The rules, over many made-up lists: inside its buffer, aligned, nobody in the same bytes at the same time, nobody with one it must be
+    /// apart from, and never less memory than the fullest moment needs.
+    #[test]
+    fn no_two_tensors_are_in_the_same_place_at_the_same_time() {
+        let mut seed = 7u64;
+        let mut next = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        let (mut held, mut needed) = (0, 0);
+        for round in 0..200 {
+            let count = 1 + next(60) as usize;
+            let mut items = list((0..count).map(|_| {
+                let first = next(40) as usize;
+                let largest = 2 << next(9);
+                (16 * (1 + next(largest)), first, if next(9) == 0 { usize::MAX } else { first + next(12) as usize })
+            }));
+            for index in 1..count {
+                let other = next(index as u64) as usize;
+                items[index].apart.push(other);
+                items[other].apart.push(index);
+            }
+            let before = if round % 2 == 0 { Vec::new() } else { vec![512, 4096] };
+            let mut layout = Layout { buffers: before.clone(), ..Layout::default() };
+            let places = layout.place(&items, 256);
+            let buffers = &layout.buffers;
+            assert_eq!((places.len(), &buffers[..before.len()]), (count, &before[..]));
+            // The same list over fewer tokens, without what only long ones need, adds nothing.
+            let mut fewer: Vec<Item> = items.iter().map(|item| Item { size: item.size.div_ceil(2), ..item.clone() }).collect();
+            let gone = fewer.pop().map_or(0, |_| fewer.len());
+            fewer.iter_mut().for_each(|item| item.apart.retain(|&other| other != gone));
+            assert_eq!(layout.clone().place(&fewer, 256), places[..gone]);
+            for (index, (a, at)) in items.iter().zip(&places).enumerate() {
+                assert!(at.offset % 256 == 0 && at.offset + a.size <= buffers[at.buffer]);
+                assert!(a.apart.iter().all(|&other| places[other].buffer != at.buffer));
+                for (b, bt) in items.iter().zip(&places).skip(index + 1) {
+                    let together = a.first() <= b.last && b.first() <= a.last && at.buffer == bt.buffer;
+                    assert!(!together || !overlap((at.offset, at.offset + a.size), (bt.offset, bt.offset + b.size)), "{a:?} {at:?}, {b:?} {bt:?}");
+                }
+            }
+            let live = |moment: usize| items.iter().filter(|i| i.first() <= moment && moment <= i.last).map(|i| i.size).sum::<u64>();
+            held += buffers.iter().sum::<u64>();
+            needed += (0..60).map(live).max().unwrap_or(0);
+        }
+        assert!(held >= needed && held < 2 * needed, "{held} bytes held, {needed} needed at the fullest moments");
+    }
+
+    #[test]
+    fn small_tensors_share_what_a_large_one_left() {
+        // Two that need 1024 at different times, and beside the second three of 256.
+        let mut items = list([(1024, 0, 1), (1024, 6, 7), (256, 2, 5), (256, 2, 5), (256, 3, 5)]);
+        let mut layout = Layout::default();
+        let places = layout.place(&items, 256);
+        assert_eq!((layout.buffers, places[3]), (vec![1024], Place { buffer: 0, offset: 256 }));
+        // Apart: a second buffer.
+        (items[2].apart, items[3].apart) = (vec![3], vec![2]);
+        let mut layout = Layout::default();
+        layout.place(&items, 256);
+        assert_eq!(layout.buffers, [1024, 256]);
+    }
+}
