@@ -45,7 +45,7 @@ pub(crate) fn variables(unpacking: Unpacking) -> String {
     let text = match unpacking {
         Unpacking::Plain => [SLOT, WEIGHTS, WEIGHTS_32].concat(),
         Unpacking::Spread => [SLOT, SPREAD].concat(),
-        Unpacking::Masked => [MASKED, WEIGHTS_32].concat(),
+        Unpacking::Masked => [SLOT, MASKED, WEIGHTS_32].concat(),
     };
     format!("var<private> BLOCKS: u32;\n{text}")
 }
@@ -55,9 +55,22 @@ pub(crate) fn has_offset(format: &dyn Format) -> bool {
     shader(format).contains("bytes4(")
 }
 
-/// Whether byte j of a block holds codes j and j + 16 of 4 bits, and nothing more.
-pub(crate) fn has_nibbles(format: &dyn Format) -> bool {
-    matches!(format.name(), "q4_0" | "q4_k")
+/// Codes of 4 bits: byte j of a block holds codes j and j + 16, and nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nibbles {
+    /// Zero is code 8 in every block.
+    Centred,
+    /// Every block has its own offset.
+    Offset,
+}
+
+/// How a format has codes of 4 bits, where it does.
+pub(crate) fn nibbles(format: &dyn Format) -> Option<Nibbles> {
+    match format.name() {
+        "q4_0" => Some(Nibbles::Centred),
+        "q4_k" => Some(Nibbles::Offset),
+        _ => None,
+    }
 }
 
 const SLOT: &str = include_str!("../../../shaders/lib/slot.wgsl");

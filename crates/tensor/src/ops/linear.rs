@@ -73,7 +73,7 @@ pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: u
     if !by_rows(capabilities, tokens) {
         return Some(Packing::Ordered);
     }
-    (sweeps(capabilities, tokens) && linear.weight.all_rows(quant::has_nibbles)).then_some(Packing::Turned)
+    (sweeps(capabilities, tokens) && linear.weight.all_rows(|format| quant::nibbles(format).is_some())).then_some(Packing::Turned)
 }
 
 /// Whether a product with this many tokens sweeps over them instead of unrolling them: on software devices with subgroups of 4
@@ -179,7 +179,7 @@ impl Linear {
             .set("GATED", self.gate.is_some())
             .set("ACTIVATED", self.activation.is_some())
             .set("ACTIVATION", self.gate.or(self.activation).unwrap_or(Activation::Silu).name())
-            .set("OFFSET", shard.format.name() != "q4_0")
+            .set("OFFSET", quant::nibbles(shard.format) == Some(quant::Nibbles::Offset))
             .set("OWN", own)
             .set("COLUMNS", SWEEP_COLUMNS);
         let mut grid = grid_2d(rows.div_ceil(4 * own), to.capabilities().max_workgroups);
