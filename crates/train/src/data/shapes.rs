@@ -25,7 +25,7 @@ pub enum Shape {
     BarkaTranslated,
     /// BARKA's intermediate sets: `ift_instruction`, `ift_answer`.
     BarkaIft,
-    /// `question`, `answer`, then `question_turn2`, `answer_turn2`, …
+    /// `question`, `answer` (or `question_turn1`, `answer_turn1`), then `question_turn2`, `answer_turn2`, …
     QuestionAnswer,
     /// Aya: `inputs`, `targets`.
     Aya,
@@ -101,7 +101,7 @@ impl Shape {
             () if has("instruction") && has("output") => Some(Self::Alpaca),
             () if (has("translated_instruction") || has("translated_question")) && has("translated_answer") => Some(Self::BarkaTranslated),
             () if has("ift_instruction") && has("ift_answer") => Some(Self::BarkaIft),
-            () if has("question") && has("answer") => Some(Self::QuestionAnswer),
+            () if has("question") && has("answer") || has("question_turn1") && has("answer_turn1") => Some(Self::QuestionAnswer),
             () if has("inputs") && has("targets") => Some(Self::Aya),
             () if has("prompt") && (has("completion") || has("response")) => Some(Self::PromptCompletion),
             () if has("text") => Some(Self::Text),
@@ -256,9 +256,10 @@ fn pair(fields: &Fields, question: &str, answer: &str) -> Result<Vec<Value>, Pro
     Ok(vec![user(required_text(fields, question)?), assistant(required_text(fields, answer)?)])
 }
 
-/// `question`, `answer`, `question_turn2`, `answer_turn2`, … up to the first turn without a question.
+/// `question`, `answer`, `question_turn2`, `answer_turn2`, … up to the first turn without a question. Some number the first turn, too.
 fn turns(fields: &Fields) -> Result<Vec<Value>, Problem> {
-    let mut messages = pair(fields, "question", "answer")?;
+    let (question, answer) = if fields.contains_key("question") { ("question", "answer") } else { ("question_turn1", "answer_turn1") };
+    let mut messages = pair(fields, question, answer)?;
     for turn in 2.. {
         let Some(question) = optional_text(fields, &format!("question_turn{turn}"))? else { break };
         let name = format!("answer_turn{turn}");

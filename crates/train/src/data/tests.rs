@@ -62,6 +62,7 @@ fn every_shape_of_conversation_is_understood() {
         (json!({"translated_instruction": "q", "translated_answer": "a", "instruction": "en", "output": null}), chat(&qa, 0)),
         (json!({"translated_question": "q", "translated_answer": "a"}), chat(&qa, 0)),
         (json!({"ift_instruction": "q", "ift_answer": "a"}), chat(&qa, 0)),
+        (json!({"question_turn1": "q", "answer_turn1": "a", "question_turn2": "r", "answer_turn2": "b"}), chat(&two, 0)),
         (json!({"question": "q", "answer": "a", "question_turn2": "r", "answer_turn2": "b", "question_turn3": null}), chat(&two, 0)),
         (json!({"inputs": "q", "targets": "a", "language": "arb"}), chat(&qa, 0)),
         (json!({"text": "running"}), Example::Text("running".into())),
