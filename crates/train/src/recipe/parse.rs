@@ -124,7 +124,7 @@ impl Recipe {
     /// An unknown name (with the nearest known one), a value of a wrong type, or whatever [`Recipe::validate`] refuses.
     pub fn resolve(layers: impl IntoIterator<Item = Map<String, Value>>) -> Result<Self> {
         let layers = layers.into_iter().map(canonical).collect::<Result<Vec<_>>>()?;
-        let named = layers.iter().rev().find_map(|layer| layer.get("preset").filter(|v| !v.is_null()));
+        let named = layers.iter().rev().find_map(|layer| layer.get("preset"));
         let mut merged = match named {
             Some(Value::String(name)) => preset(name)?,
             Some(other) => return Err(TrainError::recipe("preset", "a name", other, format!("the presets are {}", PRESETS.join(", ")))),
@@ -166,7 +166,8 @@ impl Recipe {
     }
 }
 
-/// The fields under our names, numbers written as text turned into numbers.
+/// The fields under our names, numbers written as text turned into numbers. A name without a value says nothing, as in axolotl's files; it
+/// cannot take back what a preset says, since a written recipe could not say so.
 fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
     let Value::Object(defaults) = serde_json::to_value(Recipe::default()).unwrap_or_default() else { return Ok(layer) };
     let mut out = Map::new();
@@ -181,6 +182,9 @@ fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
             continue;
         }
         let Some(default) = defaults.get(&ours) else { return Err(unknown(&name, &value, defaults.keys().map(String::as_str))) };
+        if value.is_null() {
+            continue;
+        }
         if out.contains_key(&ours) {
             return Err(TrainError::recipe(&ours, "one value", format!("two, one of them as `{name}`"), "leave one out"));
         }

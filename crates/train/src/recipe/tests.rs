@@ -39,6 +39,10 @@ fn presets_are_bases_that_later_layers_change() {
         assert!(Recipe::resolve([map(json!({"preset": name}))]).is_ok(), "{name}");
     }
     assert!(error(json!({"preset": "braka"})).contains("`barka`"));
+    // A name without a value says nothing; the recipe that a run writes is read again the same.
+    let unsaid = Recipe::from_file("r.yaml", "preset: barka\nepochs:\nrank: ~", Map::new()).unwrap();
+    assert_eq!(unsaid, barka);
+    assert_eq!(Recipe::from_file("r.toml", &unsaid.to_toml(), Map::new()).unwrap(), unsaid);
 }
 
 #[test]
