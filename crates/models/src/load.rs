@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bayan_gpu::Gpu;
+use bayan_tensor::ops::Affine;
 use bayan_tensor::{GROUP, Matrix, MatrixBuilder, Slots, State, Values};
 use bayan_weights::{Checkpoint, F32, Format, Policy, joined_format};
 
 use crate::ModelError;
 use crate::adapter::layer_of;
-use crate::parameters::{Parameters, untrainable};
+use crate::parameters::{Group, Parameters, untrainable};
 use crate::placement::{Placement, device_after};
 
 /// Bytes of a tensor that are in host memory at a time, about.
@@ -161,7 +162,8 @@ impl<'a> Loader<'a> {
         let mut builder = match &mut self.parameters {
             Some(parameters) => {
                 let tensors = parts.iter().map(|(name, rows)| (name.clone(), vec![*rows, columns])).collect();
-                MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &parameters.place(tensors, Some(columns))?)?
+                let group = Group { tensors, columns: Some(columns), turned: false, read_as: None };
+                MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &parameters.place(group)?)?
             }
             None => self.builder(first, format, rows, columns)?,
         };
@@ -191,10 +193,18 @@ impl<'a> Loader<'a> {
         if !self.checkpoint.is_transposed(self.checkpoint.require(first)?) {
             return self.matrix(parts, columns).await;
         }
-        self.only_frozen(first, "one that is turned when it is loaded")?;
-        let format = self.format(first)?;
         let rows = parts.iter().map(|p| p.1).sum();
-        let mut builder = self.builder(first, format, rows, columns)?;
+        let (format, mut builder) = match &mut self.parameters {
+            Some(parameters) => {
+                let tensors = parts.iter().map(|(name, rows)| (name.clone(), vec![columns, *rows])).collect();
+                let state = parameters.place(Group { tensors, columns: Some(columns), turned: true, read_as: None })?;
+                (&F32 as &'static dyn Format, MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &state)?)
+            }
+            None => {
+                let format = self.format(first)?;
+                (format, self.builder(first, format, rows, columns)?)
+            }
+        };
         for (name, rows) in parts {
             self.check_shape(name, &[columns, *rows])?;
             let entry = self.checkpoint.require(name)?.clone();
@@ -232,16 +242,11 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// A tensor that is missing, has another length, is damaged, or does not fit the device.
     pub async fn vector(&mut self, parts: &[(String, usize)], plus: f32) -> Result<Arc<State>, ModelError> {
-        if plus != 0.0 {
-            self.only_frozen(&parts[0].0, "one to which a number is added when it is loaded")?;
-        }
         let mut values = Vec::new();
         for (name, length) in parts {
-            self.check_shape(name, &[*length])?;
-            values.extend(self.checkpoint.read_f32(name).await?.iter().map(|v| v + plus));
-            self.advance(4 * *length as u64).await?;
+            values.extend(self.read(name, &[*length]).await?);
         }
-        self.vector_state(parts.iter().map(|(name, length)| (name.clone(), vec![*length])).collect(), values)
+        self.vector_state(parts.iter().map(|(name, length)| (name.clone(), vec![*length])).collect(), values, Affine { factor: 1.0, plus })
     }
 
     /// One tensor of these sizes as an f32 state \[all of it\], times `factor`.
@@ -249,19 +254,21 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::vector`].
     pub async fn scaled_vector(&mut self, name: &str, shape: &[usize], factor: f32) -> Result<Arc<State>, ModelError> {
-        if factor != 1.0 {
-            self.only_frozen(name, "one that is multiplied when it is loaded")?;
-        }
-        let values: Vec<f32> = self.read(name, shape).await?.iter().map(|v| v * factor).collect();
-        self.vector_state(vec![(name.to_string(), shape.to_vec())], values)
+        let values = self.read(name, shape).await?;
+        self.vector_state(vec![(name.to_string(), shape.to_vec())], values, Affine { factor, plus: 0.0 })
     }
 
-    fn vector_state(&mut self, tensors: Vec<(String, Vec<usize>)>, values: Vec<f32>) -> Result<Arc<State>, ModelError> {
+    /// A state that the model reads changed so: what is frozen is changed here, what is trained wherever it is read.
+    fn vector_state(&mut self, tensors: Vec<(String, Vec<usize>)>, mut values: Vec<f32>, read: Affine) -> Result<Arc<State>, ModelError> {
+        let changed = read != Affine { factor: 1.0, plus: 0.0 };
         let Some(parameters) = &mut self.parameters else {
             self.go_to(&tensors[0].0);
+            if changed {
+                values.iter_mut().for_each(|v| *v = read.factor * *v + read.plus);
+            }
             return Ok(State::new(self.gpu(), &tensors[0].0, &[values.len()], Values::F32(values))?);
         };
-        let state = parameters.place(tensors, None)?;
+        let state = parameters.place(Group { tensors, columns: None, turned: false, read_as: changed.then_some(read) })?;
         state.write(self.placement.gpus.first(), 0, Values::F32(values).bytes());
         Ok(state)
     }

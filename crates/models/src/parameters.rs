@@ -4,9 +4,11 @@
 //! parameter does. Keeping them row after row beside a packed copy lost: it would take a third more memory and a pass over all weights after
 //! every step. Matrices come first and vectors last, since weight decay reaches only matrices, as in transformers.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bayan_gpu::Gpu;
+use bayan_tensor::ops::Affine;
 use bayan_tensor::{Dtype, State, pack_rows, packed_len, unpacked_rows};
 use bayan_weights::{Checkpoint, Stored};
 
@@ -22,6 +24,8 @@ pub struct Parameter {
     pub tensors: Vec<(String, Vec<usize>)>,
     /// Columns, if it is a matrix.
     pub columns: Option<usize>,
+    /// Whether tensors are stored [columns, rows].
+    pub turned: bool,
     /// Where it begins in the arena.
     pub offset: usize,
     /// Its numbers, padding included.
@@ -45,13 +49,27 @@ pub struct Parameters {
     next_vector: usize,
 }
 
+/// Tensors that are read as one.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// (name, sizes) of each.
+    pub tensors: Vec<(String, Vec<usize>)>,
+    /// Columns, if they are a matrix.
+    pub columns: Option<usize>,
+    /// Whether they are stored [columns, rows].
+    pub turned: bool,
+    /// How the model reads them, where that is changed.
+    pub read_as: Option<Affine>,
+}
+
 /// Numbers that matrices and vectors of a checkpoint take in the arena, at most (stacked matrices take a little less).
 pub fn arena_sizes(checkpoint: &Checkpoint) -> (usize, usize) {
     let (mut matrices, mut vectors) = (0usize, 0usize);
     for tensor in checkpoint.tensors() {
         // Cohere's norms of heads are stored in two dimensions.
-        if let ([rows, columns], false) = (&tensor.shape[..], tensor.name.contains("norm")) {
-            matrices = matrices.saturating_add(packed_len(*rows, *columns).next_multiple_of(ALIGNMENT));
+        if let (&[rows, columns], false) = (&tensor.shape[..], tensor.name.contains("norm")) {
+            let (rows, columns) = if checkpoint.is_transposed(tensor) { (columns, rows) } else { (rows, columns) };
+            matrices = matrices.saturating_add(packed_len(rows, columns).next_multiple_of(ALIGNMENT));
         } else {
             vectors = vectors.saturating_add(usize::try_from(tensor.count()).unwrap_or(usize::MAX).saturating_add(ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
         }
@@ -75,13 +93,13 @@ impl Parameters {
         Ok(Parameters { parameters, gradients, decayed, list: Vec::new(), next_matrix: 0, next_vector: decayed })
     }
 
-    /// A part of the arena for tensors that are read as one; (name, sizes) of each.
+    /// A part of the arena for tensors that are read as one.
     ///
     /// # Errors
     /// More than the checkpoint's tensors: one of them is read twice.
-    pub(crate) fn place(&mut self, tensors: Vec<(String, Vec<usize>)>, columns: Option<usize>) -> Result<Arc<State>, ModelError> {
+    pub(crate) fn place(&mut self, Group { tensors, columns, turned, read_as }: Group) -> Result<Arc<State>, ModelError> {
         let len = match columns {
-            Some(columns) => packed_len(tensors.iter().map(|(_, shape)| shape[0]).sum(), columns),
+            Some(columns) => packed_len(tensors.iter().map(|(_, shape)| shape[usize::from(turned)]).sum(), columns),
             None => tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum(),
         };
         let (next, end) = match columns {
@@ -93,9 +111,9 @@ impl Parameters {
             return Err(untrainable(&tensors[0].0, "each tensor to be used once, to train all parameters", "one that is used twice"));
         }
         *next = (offset + len).next_multiple_of(ALIGNMENT);
-        let part = |of: &Arc<State>| State::part(of, &tensors[0].0, &[len], offset);
-        let (parameter, gradient) = (part(&self.parameters), part(&self.gradients));
-        self.list.push(Parameter { tensors, columns, offset, parameter: parameter.clone(), gradient });
+        let part = |of: &Arc<State>, read_as| State::changed_part(of, &tensors[0].0, &[len], offset, read_as);
+        let (parameter, gradient) = (part(&self.parameters, read_as), part(&self.gradients, None));
+        self.list.push(Parameter { tensors, columns, turned, offset, parameter: parameter.clone(), gradient });
         Ok(parameter)
     }
 
@@ -123,8 +141,9 @@ impl Parameter {
             let start = first;
             let values = match self.columns {
                 Some(columns) => {
-                    first += shape[0];
-                    unpacked_rows(stored, start..first, columns)
+                    first += shape[usize::from(self.turned)];
+                    let rows = unpacked_rows(stored, start..first, columns);
+                    if self.turned { turned(&rows, columns) } else { rows }
                 }
                 None => {
                     first += shape.iter().product::<usize>();
@@ -147,8 +166,9 @@ impl Parameter {
             let values = find(name, shape)?;
             match self.columns {
                 Some(columns) => {
-                    pack_rows(values, first, columns, &mut stored);
-                    first += shape[0];
+                    let rows = if self.turned { Cow::Owned(turned(values, shape[1])) } else { Cow::Borrowed(values) };
+                    pack_rows(&rows, first, columns, &mut stored);
+                    first += shape[usize::from(self.turned)];
                 }
                 None => {
                     stored[first..first + values.len()].copy_from_slice(values);
@@ -158,6 +178,11 @@ impl Parameter {
         }
         Ok(stored)
     }
+}
+
+/// A matrix of so many columns, column after column.
+fn turned(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
 }
 
 /// Why a tensor cannot be trained.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use bayan_gpu::{Buffer, Gpu, GpuError};
 
 use crate::graph::{Dtype, ELEMENT_BYTES};
+use crate::ops::Affine;
 use crate::values::Values;
 
 /// A named buffer on the device, or in host memory when there is no device.
@@ -16,6 +17,7 @@ pub struct State {
     buffer: Option<Buffer>,
     offset_bytes: u64,
     host: Mutex<Option<Values>>,
+    read_as: Option<Affine>,
 }
 
 impl State {
@@ -27,7 +29,7 @@ impl State {
         let len: usize = shape.iter().product();
         let buffer = gpu.map(|gpu| gpu.allocate(label, len as u64 * ELEMENT_BYTES)).transpose()?;
         let host = if gpu.is_none() { Some(Values::zeros(len, dtype)) } else { None };
-        Ok(Arc::new(State { label: label.to_string(), shape: shape.to_vec(), dtype, buffer, offset_bytes: 0, host: Mutex::new(host) }))
+        Ok(Arc::new(State { label: label.to_string(), shape: shape.to_vec(), dtype, buffer, offset_bytes: 0, host: Mutex::new(host), read_as: None }))
     }
 
     /// A part of a state on the device, from element `offset` on: parameters that one kernel updates together live in one. On the
@@ -36,6 +38,14 @@ impl State {
     /// # Panics
     /// If the part does not lie within the parent.
     pub fn part(parent: &Arc<State>, label: &str, shape: &[usize], offset: usize) -> Arc<State> {
+        State::changed_part(parent, label, shape, offset, None)
+    }
+
+    /// As [`State::part`], of a weight that the model reads changed so.
+    ///
+    /// # Panics
+    /// As [`State::part`].
+    pub fn changed_part(parent: &Arc<State>, label: &str, shape: &[usize], offset: usize, read_as: Option<Affine>) -> Arc<State> {
         let len: usize = shape.iter().product();
         let whole: usize = parent.shape.iter().product();
         assert!(offset.checked_add(len).is_some_and(|end| end <= whole), "{label}: {shape:?} from {offset} on in {whole} elements");
@@ -51,6 +61,7 @@ impl State {
             buffer: parent.buffer.clone(),
             offset_bytes,
             host: Mutex::new(host),
+            read_as,
         })
     }
 
@@ -71,6 +82,11 @@ impl State {
     /// What it is.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// How the model reads it, where that is changed.
+    pub fn read_as(&self) -> Option<Affine> {
+        self.read_as
     }
 
     /// Sizes, outermost first.

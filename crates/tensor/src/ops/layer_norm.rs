@@ -27,8 +27,8 @@ pub struct LayerNorm {
 impl Graph {
     /// Normalises the rows of x [T, D].
     pub fn layer_norm(&mut self, x: Tensor, weight: &Arc<State>, bias: Option<&Arc<State>>, eps: f32) -> Tensor {
-        let mut inputs = vec![x, self.state(weight)];
-        inputs.extend(bias.map(|bias| self.state(bias)));
+        let mut inputs = vec![x, self.weight(weight)];
+        inputs.extend(bias.map(|bias| self.weight(bias)));
         assert!(inputs[1..].iter().all(|&t| self.width(t) == self.width(x)), "layer_norm: width of x, weight and bias");
         let shape = self.shape(x).to_vec();
         self.apply(LayerNorm { eps, bias: bias.is_some() }, &inputs, &shape)

@@ -24,7 +24,7 @@ pub struct RmsNorm {
 impl Graph {
     /// Normalises the rows of x [T, D].
     pub fn rms_norm(&mut self, x: Tensor, weight: &Arc<State>, eps: f32) -> Tensor {
-        let weight = self.state(weight);
+        let weight = self.weight(weight);
         assert_eq!(self.width(x), self.width(weight), "rms_norm: width of x and weight");
         let shape = self.shape(x).to_vec();
         self.apply(RmsNorm { eps, residual: false }, &[x, weight], &shape)

@@ -83,7 +83,7 @@ impl Graph {
         assert_eq!(norms.is_some(), rope.norm_eps.is_some(), "rope: weights and epsilon of the head norms");
         let mut inputs = vec![qkv, positions, self.state(table)];
         if let Some((q_norm, k_norm)) = norms {
-            inputs.extend([self.state(q_norm), self.state(k_norm)]);
+            inputs.extend([self.weight(q_norm), self.weight(k_norm)]);
         }
         let outputs = [rope.heads, rope.kv_heads, rope.kv_heads].map(|heads| self.tensor(&[tokens, heads, rope.head_dim], Dtype::F32));
         self.record(rope, &inputs, &outputs);

@@ -1,10 +1,10 @@
-//! The gradient of [`super::ShortConv`]'s input, with the convolution computed again. Its weights stay frozen.
+//! The gradient of [`super::ShortConv`]'s input, with the convolution computed again.
 
 use bayan_gpu::GpuError;
-use bayan_gpu::shader::Defines;
 
 use super::gated::Activation;
 use super::short_conv::ShortConv;
+use super::short_conv_product::slope_defines;
 use crate::graph::{Graph, Tensor};
 use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
@@ -49,22 +49,14 @@ impl Op for ShortConvBackward {
         let (tokens, width) = (to.input_shape(0)[0], to.input_shape(0)[1]);
         let threads = super::row_threads(to, 64);
         let (grid, stride) = super::flat_grid(to, tokens * width, threads);
-        let defines = Defines::new()
-            .set("THREADS", threads)
-            .set("C", self.of.channels)
-            .set("KERNEL", self.of.kernel)
-            .set("FIRST", self.of.first)
-            .set("READ", self.read())
-            .set("GATED", self.of.gated)
-            .set("BIAS", self.of.bias)
-            .set("ACTIVATION", Activation::Silu.name())
-            .set("ADD", self.add);
+        let defines = slope_defines(&self.of, threads).set("READ", self.read()).set("ADD", self.add);
         let size = to.numbers(&[tokens as u32, stride, width as u32])?;
         let mut bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), size];
         bindings.extend(self.of.bias.then(|| to.input(4)));
         let parts = [
             include_str!("../../../../shaders/lib/activate.wgsl"),
             include_str!("../../../../shaders/lib/activate_slope.wgsl"),
+            include_str!("../../../../shaders/lib/short_conv_slope.wgsl"),
             include_str!("../../../../shaders/short_conv_backward.wgsl"),
         ];
         to.emit(KernelText { name: "short_conv_backward", parts: &parts, defines }, &[bindings], grid)

@@ -1,0 +1,66 @@
+//! Weights that a model reads changed, where all parameters are trained: Gemma's norms hold their factors less one, Cohere's last norm is
+//! multiplied by the scale of the logits. Where weights are frozen they are changed once, when they are loaded.
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::autodiff::{Backward, BackwardError};
+use crate::graph::{Graph, Tensor};
+use crate::lower::{KernelText, Lowering};
+use crate::op::{Op, Operand};
+use crate::state::State;
+use crate::values::Values;
+
+/// y = factor · x + plus.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Affine {
+    /// Multiplies.
+    pub factor: f32,
+    /// Is added.
+    pub plus: f32,
+}
+
+impl Graph {
+    /// A weight as the model reads it.
+    pub(crate) fn weight(&mut self, weight: &Arc<State>) -> Tensor {
+        let stored = self.state(weight);
+        match weight.read_as() {
+            Some(affine) => self.apply(affine, &[stored], weight.shape()),
+            None => stored,
+        }
+    }
+}
+
+impl Op for Affine {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "affine"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let len: usize = to.output_shape(0).iter().product();
+        let threads = super::row_threads(to, 64);
+        let (grid, stride) = super::flat_grid(to, len, threads);
+        let size = to.numbers(&[len as u32, stride])?;
+        let defines = Defines::new().set("THREADS", threads).set("FACTOR", self.factor).set("PLUS", self.plus);
+        let bindings = vec![to.input(0), to.output(0), size];
+        to.emit(KernelText { name: "affine", parts: &[include_str!("../../../../shaders/affine.wgsl")], defines }, &[bindings], grid)
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let x = to.input(0);
+        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+            let shape = to.graph().shape(x).to_vec();
+            let dx = if self.factor == 1.0 { dy } else { to.graph().apply(Affine { plus: 0.0, ..*self }, &[dy], &shape) };
+            to.pass(dx, x);
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        outputs[0].f32_mut().iter_mut().zip(inputs[0].f32()).for_each(|(y, x)| *y = self.factor * x + self.plus);
+    }
+}
