@@ -1,11 +1,2 @@
-// y = FACTOR x + PLUS
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<storage, read> size: vec4<u32>; // elements, threads in x
+fn mapped(x: f32) -> f32 { return ${FACTOR} * x + ${PLUS}; }
 
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  let i = id.y * size.y + id.x;
-  if (i >= size.x) { return; }
-  y[i] = ${FACTOR} * x[i] + ${PLUS};
-}

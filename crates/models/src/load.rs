@@ -103,6 +103,21 @@ impl<'a> Loader<'a> {
         })
     }
 
+    /// A builder of matrices stacked by rows: in the arena, as plain numbers, where they are trained.
+    fn stacked_builder(
+        &mut self,
+        parts: &[(String, usize)],
+        columns: usize,
+        turned: bool,
+        format: &'static dyn Format,
+    ) -> Result<MatrixBuilder<'a>, ModelError> {
+        let (first, rows) = (&parts[0].0, parts.iter().map(|(_, rows)| rows).sum());
+        let Some(parameters) = &mut self.parameters else { return self.builder(first, format, rows, columns) };
+        let tensors = parts.iter().map(|(name, rows)| (name.clone(), if turned { vec![columns, *rows] } else { vec![*rows, columns] })).collect();
+        let state = parameters.place(Group { tensors, columns: Some(columns), turned, read_as: None })?;
+        Ok(MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &state)?)
+    }
+
     /// The device of what is loaded now.
     pub fn gpu(&self) -> Option<&'a Gpu> {
         self.placement.gpus.get(self.device).or(self.placement.gpus.first())
@@ -157,16 +172,7 @@ impl<'a> Loader<'a> {
     }
 
     async fn matrix_in(&mut self, parts: &[(String, usize)], columns: usize, format: &'static dyn Format) -> Result<Arc<Matrix>, ModelError> {
-        let (first, _) = &parts[0];
-        let rows = parts.iter().map(|p| p.1).sum();
-        let mut builder = match &mut self.parameters {
-            Some(parameters) => {
-                let tensors = parts.iter().map(|(name, rows)| (name.clone(), vec![*rows, columns])).collect();
-                let group = Group { tensors, columns: Some(columns), turned: false, read_as: None };
-                MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &parameters.place(group)?)?
-            }
-            None => self.builder(first, format, rows, columns)?,
-        };
+        let mut builder = self.stacked_builder(parts, columns, false, format)?;
         for (name, rows) in parts {
             let entry = self.checkpoint.require(name)?.clone();
             let stored_row = entry.size_bytes() / (entry.rows() as u64).max(1);
@@ -193,18 +199,8 @@ impl<'a> Loader<'a> {
         if !self.checkpoint.is_transposed(self.checkpoint.require(first)?) {
             return self.matrix(parts, columns).await;
         }
-        let rows = parts.iter().map(|p| p.1).sum();
-        let (format, mut builder) = match &mut self.parameters {
-            Some(parameters) => {
-                let tensors = parts.iter().map(|(name, rows)| (name.clone(), vec![columns, *rows])).collect();
-                let state = parameters.place(Group { tensors, columns: Some(columns), turned: true, read_as: None })?;
-                (&F32 as &'static dyn Format, MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &state)?)
-            }
-            None => {
-                let format = self.format(first)?;
-                (format, self.builder(first, format, rows, columns)?)
-            }
-        };
+        let format = if self.parameters.is_some() { &F32 as &dyn Format } else { self.format(first)? };
+        let mut builder = self.stacked_builder(parts, columns, true, format)?;
         for (name, rows) in parts {
             self.check_shape(name, &[columns, *rows])?;
             let entry = self.checkpoint.require(name)?.clone();

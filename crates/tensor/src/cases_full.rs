@@ -8,14 +8,13 @@ use crate::autodiff::BackwardOptions;
 use crate::cases::Maker;
 use crate::cases_training::{Differentiated, GradientCase, differentiate, gradient, joined_heads, packed, table, zeros};
 use crate::graph::{Graph, Tensor};
-use crate::ops::{Activation, Affine, Attention, CacheRows, HeadNorm, IGNORED, Rope, ShortConv};
+use crate::ops::{Activation, Affine, Attention, CacheRows, HeadNorm, IGNORED, Rope};
 use crate::state::State;
 
 /// Every gradient that only training of all parameters has.
 pub(crate) fn cases() -> Vec<GradientCase> {
     let mut all = matrix_cases();
     all.extend(norm_cases());
-    all.extend(convolution_cases());
     all.extend(table_cases());
     all.extend([false, true].map(|recompute| {
         let record = move |make: &mut Maker<'_>| layers(make, recompute);
@@ -75,28 +74,6 @@ fn norm_cases() -> Vec<GradientCase> {
                 let rope = Rope { heads, kv_heads, head_dim, rotary_dim: head_dim, norm_eps: Some(1e-2), norm, ..Default::default() };
                 let turned = graph.rope(rope, qkv, positions, &table, Some((&q, &k)));
                 Ok((joined_heads(make, graph, turned)?, vec![x, q, k]))
-            }));
-        }
-    }
-    all
-}
-
-fn convolution_cases() -> Vec<GradientCase> {
-    let mut all = Vec::new();
-    let steps: [&[usize]; 3] = [&[5, 1, 4], &[40, 30], &[130]];
-    for lengths in steps {
-        let tokens: usize = lengths.iter().sum();
-        for (channels, kernel, gated, bias) in [(6, 3, true, true), (10, 4, false, true), (7, 2, false, false)] {
-            let name = format!("short_conv weights {channels}x{kernel} {lengths:?}{}", if gated { " gated" } else { "" });
-            all.push(gradient(name, tokens == 10, move |make, graph| {
-                let width = 3 + channels * if gated { 3 } else { 2 };
-                let (x, weight, last) = (make.random(&[tokens, width])?, make.random(&[channels, kernel])?, make.random(&[1, channels * (kernel - 1)])?);
-                let bias = if bias { Some(make.random(&[channels])?) } else { None };
-                let over = packed(make, graph, lengths)?;
-                let input = graph.state(&x);
-                let op = ShortConv { channels, kernel, first: 3, gated, bias: false, context: tokens };
-                let y = graph.short_conv(op, input, &weight, bias.as_ref(), over, &last);
-                Ok((y, [x, weight].into_iter().chain(bias).collect()))
             }));
         }
     }

@@ -243,18 +243,7 @@ fn recurrent_cases() -> Vec<GradientCase> {
     let steps: [&[usize]; 3] = [&[5, 1, 4], &[40, 30], &[130]];
     for lengths in steps {
         let tokens: usize = lengths.iter().sum();
-        for (channels, kernel, gated, bias) in [(6, 3, true, true), (10, 4, false, true), (7, 2, false, false)] {
-            let name = format!("short_conv {channels}x{kernel} {lengths:?}{}", if gated { " gated" } else { "" });
-            all.push(gradient(name, tokens == 10, move |make, graph| {
-                let width = 3 + channels * if gated { 3 } else { 2 };
-                let (x, weight, last) = (make.random(&[tokens, width])?, make.random(&[channels, kernel])?, make.random(&[1, channels * (kernel - 1)])?);
-                let bias = if bias { Some(make.random(&[channels])?) } else { None };
-                let over = packed(make, graph, lengths)?;
-                let input = graph.state(&x);
-                let op = ShortConv { channels, kernel, first: 3, gated, bias: false, context: tokens };
-                Ok((graph.short_conv(op, input, &weight, bias.as_ref(), over, &last), vec![x]))
-            }));
-        }
+        all.extend([false, true].into_iter().flat_map(|trained| convolutions(lengths, trained)));
         for (heads, head_dim, groups, state_size) in [(4, 4, 2, 8), (3, 5, 1, 3)] {
             all.push(gradient(format!("state_space {heads}x{head_dim} {groups}x{state_size} {lengths:?}"), tokens == 10, move |make, graph| {
                 let inner = heads * head_dim;
@@ -269,6 +258,25 @@ fn recurrent_cases() -> Vec<GradientCase> {
         }
     }
     all
+}
+
+/// Short convolutions, of which the input's gradient is wanted, and where `trained` those of weight and bias.
+fn convolutions(lengths: &'static [usize], trained: bool) -> impl Iterator<Item = GradientCase> {
+    let tokens: usize = lengths.iter().sum();
+    [(6, 3, true, true), (10, 4, false, true), (7, 2, false, false)].into_iter().map(move |(channels, kernel, gated, bias)| {
+        let (what, after) = (if trained { " weights" } else { "" }, if gated { " gated" } else { "" });
+        gradient(format!("short_conv{what} {channels}x{kernel} {lengths:?}{after}"), tokens == 10, move |make, graph| {
+            let width = 3 + channels * if gated { 3 } else { 2 };
+            let (x, weight, last) = (make.random(&[tokens, width])?, make.random(&[channels, kernel])?, make.random(&[1, channels * (kernel - 1)])?);
+            let bias = if bias { Some(make.random(&[channels])?) } else { None };
+            let over = packed(make, graph, lengths)?;
+            let input = graph.state(&x);
+            let op = ShortConv { channels, kernel, first: 3, gated, bias: false, context: tokens };
+            let y = graph.short_conv(op, input, &weight, bias.as_ref(), over, &last);
+            let by = [Some(x), Some(weight).filter(|_| trained), bias.filter(|_| trained)];
+            Ok((y, by.into_iter().flatten().collect()))
+        })
+    })
 }
 
 /// What one attention case is like.

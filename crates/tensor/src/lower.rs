@@ -101,6 +101,11 @@ impl<'a> Lowering<'a> {
         self.node.inputs.len()
     }
 
+    /// Number of outputs.
+    pub fn output_count(&self) -> usize {
+        self.node.outputs.len()
+    }
+
     /// The buffer of an input.
     pub fn input(&self, index: usize) -> Slice {
         self.slice(self.node.inputs[index])

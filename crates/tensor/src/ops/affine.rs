@@ -8,7 +8,7 @@ use bayan_gpu::shader::Defines;
 
 use crate::autodiff::{Backward, BackwardError};
 use crate::graph::{Graph, Tensor};
-use crate::lower::{KernelText, Lowering};
+use crate::lower::Lowering;
 use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
@@ -41,13 +41,7 @@ impl Op for Affine {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let len: usize = to.output_shape(0).iter().product();
-        let threads = super::row_threads(to, 64);
-        let (grid, stride) = super::flat_grid(to, len, threads);
-        let size = to.numbers(&[len as u32, stride])?;
-        let defines = Defines::new().set("THREADS", threads).set("FACTOR", self.factor).set("PLUS", self.plus);
-        let bindings = vec![to.input(0), to.output(0), size];
-        to.emit(KernelText { name: "affine", parts: &[include_str!("../../../../shaders/affine.wgsl")], defines }, &[bindings], grid)
+        super::map(to, "affine", include_str!("../../../../shaders/affine.wgsl"), Defines::new().set("FACTOR", self.factor).set("PLUS", self.plus))
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

@@ -117,6 +117,17 @@ pub(crate) fn rows_grid(rows: usize) -> [Extent; 3] {
     [Extent::Fixed(rows as u32), Extent::Fixed(1), Extent::Fixed(1)]
 }
 
+/// Dispatches an op of one input and one output, element by element; `text` has the function `mapped`.
+pub(crate) fn map(to: &mut Lowering<'_>, name: &str, text: &str, defines: Defines) -> Result<(), bayan_gpu::GpuError> {
+    let len: usize = to.output_shape(0).iter().product();
+    let threads = row_threads(to, 64);
+    let (grid, stride) = flat_grid(to, len, threads);
+    let size = to.numbers(&[len as u32, stride])?;
+    let parts = [text, include_str!("../../../../shaders/map.wgsl")];
+    let bindings = vec![to.input(0), to.output(0), size];
+    to.emit(crate::lower::KernelText { name, parts: &parts, defines: defines.set("THREADS", threads) }, &[bindings], grid)
+}
+
 /// A flat grid over `count` elements with `threads` invocations a workgroup, folded over two dimensions; also the number of
 /// invocations in x, by which the kernel unfolds it.
 pub(crate) fn flat_grid(to: &Lowering<'_>, count: usize, threads: usize) -> ([Extent; 3], u32) {

@@ -5,7 +5,7 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use crate::graph::{Graph, Tensor};
-use crate::lower::{KernelText, Lowering};
+use crate::lower::Lowering;
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
@@ -32,13 +32,7 @@ impl Op for SoftCap {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let len: usize = to.output_shape(0).iter().product();
-        let threads = super::row_threads(to, 64);
-        let (grid, stride) = super::flat_grid(to, len, threads);
-        let size = to.numbers(&[len as u32, stride])?;
-        let defines = Defines::new().set("THREADS", threads).set("CAP", self.cap);
-        let bindings = vec![to.input(0), to.output(0), size];
-        to.emit(KernelText { name: "softcap", parts: &[include_str!("../../../../shaders/softcap.wgsl")], defines }, &[bindings], grid)
+        super::map(to, "softcap", include_str!("../../../../shaders/softcap.wgsl"), Defines::new().set("CAP", self.cap))
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -173,7 +173,11 @@ fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
     let mut out = Map::new();
     for (name, value) in layer {
         let ours = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name.as_str(), |(_, ours)| ours).to_owned();
-        if ours == "betas" || ours == "adam_betas" {
+        let betas = ours == "betas" || ours == "adam_betas";
+        if value.is_null() && (betas || defaults.contains_key(&ours)) {
+            continue;
+        }
+        if betas {
             let [beta1, beta2] = value.as_array().map(Vec::as_slice).unwrap_or_default() else {
                 return Err(TrainError::recipe("betas", "two numbers", &value, "write for example [0.9, 0.999]"));
             };
@@ -182,9 +186,6 @@ fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
             continue;
         }
         let Some(default) = defaults.get(&ours) else { return Err(unknown(&name, &value, defaults.keys().map(String::as_str))) };
-        if value.is_null() {
-            continue;
-        }
         if out.contains_key(&ours) {
             return Err(TrainError::recipe(&ours, "one value", format!("two, one of them as `{name}`"), "leave one out"));
         }

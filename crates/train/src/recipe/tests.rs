@@ -40,7 +40,7 @@ fn presets_are_bases_that_later_layers_change() {
     }
     assert!(error(json!({"preset": "braka"})).contains("`barka`"));
     // A name without a value says nothing; the recipe that a run writes is read again the same.
-    let unsaid = Recipe::from_file("r.yaml", "preset: barka\nepochs:\nrank: ~", Map::new()).unwrap();
+    let unsaid = Recipe::from_file("r.yaml", "preset: barka\nepochs:\nrank: ~\nbetas:", Map::new()).unwrap();
     assert_eq!(unsaid, barka);
     assert_eq!(Recipe::from_file("r.toml", &unsaid.to_toml(), Map::new()).unwrap(), unsaid);
 }

@@ -1,0 +1,11 @@
+// y = mapped(x), element by element.
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> size: vec4<u32>; // elements, threads in x
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  let i = id.y * size.y + id.x;
+  if (i >= size.x) { return; }
+  y[i] = mapped(x[i]);
+}
