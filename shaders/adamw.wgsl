@@ -1,5 +1,5 @@
-// One AdamW update of a flat arena. hyper: 1 - lr decay, beta1, beta2, eps, lr / (1 - beta1^t), √(1 - beta2^t), limit of the norm.
-// The decay reaches the first DECAYED numbers.
+// One AdamW update of a flat arena. hyper: 1 - lr decay, beta1, beta2, eps, lr / (1 - beta1^t), √(1 - beta2^t), limit
+// of the norm. The decay reaches the first DECAYED numbers.
 @group(0) @binding(0) var<storage, read> gradients: array<f32>;
 @group(0) @binding(1) var<storage, read> norm: array<f32>;
 @group(0) @binding(2) var<storage, read> hyper: array<f32>;

@@ -1,6 +1,6 @@
-// Writes the keys, or the values, of T tokens into a quantized cache, each into the row of its position: blocks of 32 as codes of 8
-// bits, the largest value being 127 steps, or of 4 bits, the largest being -8 of 16. The scales stand behind the codes of the whole cache.
-// x [T, K, d]; cache [rows, K, d]. One workgroup a token.
+// Writes the keys, or the values, of T tokens into a quantized cache, each into the row of its position: blocks of 32
+// as codes of 8 bits, the largest value being 127 steps, or of 4 bits, the largest being -8 of 16. The scales stand
+// behind the codes of the whole cache. x [T, K, d]; cache [rows, K, d]. One workgroup a token.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
 @group(0) @binding(2) var<storage, read> bases: array<u32>;

@@ -1,5 +1,6 @@
-// Third pass: dv[p] = Σ_t w[t, p] dy[t], dk[p] = Σ_t ds[t, p] q[t], over the queries that see p and the heads of the group.
-// One workgroup: one key-value head and one tile of the step's keys, which are the rows of the tile's own tokens.
+// Third pass: dv[p] = Σ_t w[t, p] dy[t], dk[p] = Σ_t ds[t, p] q[t], over the queries that see p and the heads of the
+// group. One workgroup: one key-value head and one tile of the step's keys, which are the rows of the tile's own
+// tokens.
 @group(0) @binding(5) var<storage, read> statistics: array<vec4<f32>>; // [T, H]
 @group(0) @binding(6) var<storage, read_write> dk: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> dv: array<vec4<f32>>;

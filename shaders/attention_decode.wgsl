@@ -1,8 +1,7 @@
-// One token: splits its fused projection into heads, normalises (QK_NORM) and turns queries and keys, appends key and value to the
-// cache, and attends over one run of cached positions (lib/attention_run.wgsl). What rope, append and attention_split do in three
-// dispatches.
-// One workgroup: one key-value head, one run, one token; tokens of one step belong to different sequences.
-// qkv [T, (H + 2K) d]; table [positions, R/2, 2]; cache [rows, K, d].
+// One token: splits its fused projection into heads, normalises (QK_NORM) and turns queries and keys, appends key and
+// value to the cache, and attends over one run of cached positions (lib/attention_run.wgsl). What rope, append and
+// attention_split do in three dispatches. One workgroup: one key-value head, one run, one token; tokens of one step
+// belong to different sequences. qkv [T, (H + 2K) d]; table [positions, R/2, 2]; cache [rows, K, d].
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
 @group(0) @binding(2) var<storage, read> table: array<vec4<f32>>;

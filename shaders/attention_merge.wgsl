@@ -1,4 +1,5 @@
-// Joins the runs of attention_split: y[t, h] = Σ exp(m_s - m) o_s / Σ exp(m_s - m) l_s.   One workgroup: one token and head.
+// Joins the runs of attention_split: y[t, h] = Σ exp(m_s - m) o_s / Σ exp(m_s - m) l_s.   One workgroup: one token and
+// head.
 @group(0) @binding(0) var<storage, read> partial: array<f32>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;

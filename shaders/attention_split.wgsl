@@ -1,5 +1,6 @@
-// Attention of single tokens over the cache, split along the cached positions (flash decoding): lib/attention_run.wgsl over queries from
-// a buffer. One workgroup: one key-value head, one token, one run of SPLIT positions. q [T, H, d]; cache [rows, K, d].
+// Attention of single tokens over the cache, split along the cached positions (flash decoding): lib/attention_run.wgsl
+// over queries from a buffer. One workgroup: one key-value head, one token, one run of SPLIT positions. q [T, H, d];
+// cache [rows, K, d].
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k_cache: array<${CACHE}>;
 @group(0) @binding(2) var<storage, read> v_cache: array<${CACHE}>;

@@ -1,5 +1,5 @@
-// statistics[r] = (maximum, Σ exp(logit - maximum), logit of the target), over the chunks of the vocabulary seen so far.
-// logits [R, C] of the entries from OFFSET on; one workgroup a row.
+// statistics[r] = (maximum, Σ exp(logit - maximum), logit of the target), over the chunks of the vocabulary seen so
+// far. logits [R, C] of the entries from OFFSET on; one workgroup a row.
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> statistics: array<vec4<f32>>;

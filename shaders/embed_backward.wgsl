@@ -1,5 +1,5 @@
-// gradient[tokens[t]] += SCALE dy[t]      dy [T, D], gradient in groups of 32 rows as the weights stand. One workgroup a token; the
-// first of several equal tokens takes all of them, in their order.
+// gradient[tokens[t]] += SCALE dy[t]      dy [T, D], gradient in groups of 32 rows as the weights stand. One workgroup
+// a token; the first of several equal tokens takes all of them, in their order.
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
 @group(0) @binding(1) var<storage, read> tokens: array<u32>;
 @group(0) @binding(2) var<storage, read_write> gradient: array<f32>;

@@ -1,4 +1,5 @@
-// y[t] = (x[t] - mean) / sqrt(variance + EPS) * weight (+ bias)      x, y [T, D], weight, bias [D]; one workgroup a row.
+// y[t] = (x[t] - mean) / sqrt(variance + EPS) * weight (+ bias)      x, y [T, D], weight, bias [D]; one workgroup a
+// row.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> weight: array<${VEC}>;
 @group(0) @binding(2) var<storage, read_write> y: array<${VEC}>;

@@ -1,13 +1,16 @@
-// y[t, n] = Σ_k W[n, k] x[t, k], by rows: an invocation owns whole rows, so that nothing is summed over invocations but parts of K.
-// One workgroup: a group of 32 rows (as they stand in memory) from each of SETS equal parts of the matrix, and COLUMNS tokens; LANES
-// invocations share the rows, OWN of each set, and PARTS such groups of invocations share the blocks of K.
+// y[t, n] = Σ_k W[n, k] x[t, k], by rows: an invocation owns whole rows, so that nothing is summed over invocations but
+// parts of K. One workgroup: a group of 32 rows (as they stand in memory) from each of SETS equal parts of the matrix,
+// and COLUMNS tokens; LANES invocations share the rows, OWN of each set, and PARTS such groups of invocations share the
+// blocks of K.
 //
-// Before: x is normalised (NORM): x[t, k] / sqrt(mean(x[t]²) + EPS) * gamma[k]. The root is one number a token and moves behind the sum.
-// After: + bias[n]; act(gate) * up, where rows n and n + N/2 belong together (GATED: they are the two sets), or act(y) (ACTIVATED), or
+// Before: x is normalised (NORM): x[t, k] / sqrt(mean(x[t]²) + EPS) * gamma[k]. The root is one number a token and
+// moves behind the sum. After: + bias[n]; act(gate) * up, where rows n and n + N/2 belong together (GATED: they are the
+// two sets), or act(y) (ACTIVATED), or
 // + residual[t, n].
 //
-// SHUFFLE: a subgroup of LANES invocations reads each input once and passes it around, instead of every invocation reading all of it.
-// SPREAD_CODES: codes come as code times 256^j (lib/spread.wgsl), inputs are divided by it while they are held.
+// SHUFFLE: a subgroup of LANES invocations reads each input once and passes it around, instead of every invocation
+// reading all of it. SPREAD_CODES: codes come as code times 256^j (lib/spread.wgsl), inputs are divided by it while
+// they are held.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks, K

@@ -1,12 +1,13 @@
-// linear_rows for many tokens on software devices with subgroups of 4. One workgroup is one subgroup: 32 rows (16 of each half where GATED), 8
-// a lane, and up to COLUMNS tokens. Weights are unpacked once for all tokens of the workgroup, and the loop over the tokens is not unrolled:
-// compilers of such devices keep nothing in registers over long texts.
+// linear_rows for many tokens on software devices with subgroups of 4. One workgroup is one subgroup: 32 rows (16 of
+// each half where GATED), 8 a lane, and up to COLUMNS tokens. Weights are unpacked once for all tokens of the
+// workgroup, and the loop over the tokens is not unrolled: compilers of such devices keep nothing in registers over
+// long texts.
 //
-// PAIRS: activations in int8, two of them and two weights in one integer product. (q0 + q1 2^16) (x1 + x0 2^16) has q0 x0 + q1 x1 in its
-// upper half; with codes of -8 to 7 a whole block of 32 can be summed there, and the lower half, below 2^15 in size, never reaches over once
-// 2^15 is added to it. A lane reads a quarter of each block's activations; the lanes swap theirs, and each takes the words of its weights in
-// the same turned order. Shifts to the right, which these devices do lane by lane, are made in floats: adding 1.5 2^k leaves the bits from
-// 2^(k - 23) up.
+// PAIRS: activations in int8, two of them and two weights in one integer product. (q0 + q1 2^16) (x1 + x0 2^16) has q0
+// x0 + q1 x1 in its upper half; with codes of -8 to 7 a whole block of 32 can be summed there, and the lower half,
+// below 2^15 in size, never reaches over once 2^15 is added to it. A lane reads a quarter of each block's activations;
+// the lanes swap theirs, and each takes the words of its weights in the same turned order. Shifts to the right, which
+// these devices do lane by lane, are made in floats: adding 1.5 2^k leaves the bits from 2^(k - 23) up.
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks
 #if PAIRS

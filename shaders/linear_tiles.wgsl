@@ -1,5 +1,5 @@
-// y[t, n] = Σ_k W[n, k] x[t, k] (+ bias[n]) (+ residual[t, n])      many tokens: a tile of TM tokens and TN rows a workgroup,
-// with one block of 32 of K at a time in workgroup memory, and RM x RN results in registers.
+// y[t, n] = Σ_k W[n, k] x[t, k] (+ bias[n]) (+ residual[t, n])      many tokens: a tile of TM tokens and TN rows a
+// workgroup, with one block of 32 of K at a time in workgroup memory, and RM x RN results in registers.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, tokens

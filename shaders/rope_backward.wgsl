@@ -1,6 +1,6 @@
-// dqkv[t, FIRST + head] from the gradient of one of q, k, v: turned back by the angle of the position (TURN), then through the
-// normalisation of the head (NORM), or of all HEADS together (WHOLE). gradient [T, HEADS, d], dqkv and qkv [T, ALL, d]. One workgroup a
-// token and head.
+// dqkv[t, FIRST + head] from the gradient of one of q, k, v: turned back by the angle of the position (TURN), then
+// through the normalisation of the head (NORM), or of all HEADS together (WHOLE). gradient [T, HEADS, d], dqkv and qkv
+// [T, ALL, d]. One workgroup a token and head.
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;
 @group(0) @binding(1) var<storage, read_write> dqkv: array<f32>;
 #if TURN

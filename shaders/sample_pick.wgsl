@@ -1,8 +1,7 @@
-// Second pass: chooses a token for each row and feeds it back. One workgroup a row.
-// Order as in llama.cpp: penalties (done), top-k, top-p, min-p, temperature. The draw adds Gumbel noise to the logits and takes the
-// maximum, which is an exact draw from the softmax of what is left.
-// settings [R, 16]: 0 temperature (0: the most likely token), 1 top_k (0: off), 2 top_p, 3 min_p, 4 repeat, 5 presence, 6 frequency,
-// 7 adjust, 8 and 9 the seed's bits.
+// Second pass: chooses a token for each row and feeds it back. One workgroup a row. Order as in llama.cpp: penalties
+// (done), top-k, top-p, min-p, temperature. The draw adds Gumbel noise to the logits and takes the maximum, which is an
+// exact draw from the softmax of what is left. settings [R, 16]: 0 temperature (0: the most likely token), 1 top_k (0:
+// off), 2 top_p, 3 min_p, 4 repeat, 5 presence, 6 frequency, 7 adjust, 8 and 9 the seed's bits.
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> settings: array<f32>;
 @group(0) @binding(2) var<storage, read> peaks: array<vec2<u32>>;
@@ -37,7 +36,8 @@ fn gumbel(seed: u32, id: u32) -> f32 {
   return -log(-log(uniform01));
 }
 
-// Sum over the row of weight(l) for logits whose key is at least `least`: their number, or their mass relative to the maximum.
+// Sum over the row of weight(l) for logits whose key is at least `least`: their number, or their mass relative to the
+// maximum.
 fn above(row: u32, lane: u32, least: u32, peak: f32, mass: bool) -> f32 {
   var sum = 0.0;
   for (var chunk = 0u; chunk < CHUNKS; chunk++) {

@@ -1,6 +1,6 @@
-// First pass over the logits of each row: adds the bias, applies the penalties for tokens seen before, and finds each chunk's maximum.
-// logits [R, V] in place; counts [R, V]: how often each token has been seen; peaks [R, chunks, 2]: value and id.
-// settings [R, 16]: see sample_pick.
+// First pass over the logits of each row: adds the bias, applies the penalties for tokens seen before, and finds each
+// chunk's maximum. logits [R, V] in place; counts [R, V]: how often each token has been seen; peaks [R, chunks, 2]:
+// value and id. settings [R, 16]: see sample_pick.
 @group(0) @binding(0) var<storage, read_write> logits: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> counts: array<${COUNTS}>;
 @group(0) @binding(2) var<storage, read> bias: array<${VEC}>;

@@ -1,5 +1,6 @@
-//! Training rows: the first byte chooses the container, the rest is the file. Parquet is left out: its decoder panics on damaged pages and
-//! runs behind an unwinding guard, which a fuzzer counts as a crash; the ordinary suite holds the guard.
+//! Training rows: the first byte chooses the container, the rest is the file. Parquet is left out: its decoder panics
+//! on damaged pages and runs behind an unwinding guard, which a fuzzer counts as a crash; the ordinary suite holds the
+//! guard.
 #![no_main]
 
 use bayan_train::data::{DataOptions, Examples};

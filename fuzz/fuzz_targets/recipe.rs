@@ -1,4 +1,5 @@
-//! A recipe of fine-tuning: the first byte chooses TOML or YAML. What is accepted is written as TOML and read again the same.
+//! A recipe of fine-tuning: the first byte chooses TOML or YAML. What is accepted is written as TOML and read again the
+//! same.
 #![no_main]
 
 use bayan_train::recipe::Recipe;

@@ -42,8 +42,8 @@ fn score_slope(value: f32) -> f32 {
 
 fn visible(query: u32, key: u32) -> bool { return key <= query && (WINDOW == 0u || key + WINDOW > query); }
 
-// q·k into raw and dy·v into pull for every pair of TILE queries from `token` on and TILE cache rows from `row` on; rows beyond
-// the last are taken as the last. Ends with a barrier before its workgroup memory may be written again.
+// q·k into raw and dy·v into pull for every pair of TILE queries from `token` on and TILE cache rows from `row` on;
+// rows beyond the last are taken as the last. Ends with a barrier before its workgroup memory may be written again.
 fn products(lane: u32, head: u32, token: u32, last_token: u32, row: u32, last_row: u32) {
   let kv = head / (H / K);
 #for o in PAIRS

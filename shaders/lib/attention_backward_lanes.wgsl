@@ -1,5 +1,6 @@
-// What the passes of attention_backward share where a subgroup passes rows around by shuffles, as attention_lanes does: for devices that
-// pay for barriers. Bindings as lib/attention_backward.wgsl; a tile of TQ tokens takes TQ / LANES workgroups of one subgroup.
+// What the passes of attention_backward share where a subgroup passes rows around by shuffles, as attention_lanes does:
+// for devices that pay for barriers. Bindings as lib/attention_backward.wgsl; a tile of TQ tokens takes TQ / LANES
+// workgroups of one subgroup.
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>; // [T, H, d]
 @group(0) @binding(1) var<storage, read> k_cache: array<vec4<f32>>; // [rows, K, d]
 @group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>; // [T, H, d]

@@ -1,6 +1,7 @@
-// What attention_decode and attention_split do with one run of SPLIT cached positions, all G query heads of a key-value head together, so
-// that keys and values are read once. The kernel around it has k_cache, v_cache and partial, and says with query4 where its queries are.
-// partial [T, splits, H, d + 2]: the weighted values, then the maximum and the sum of weights.
+// What attention_decode and attention_split do with one run of SPLIT cached positions, all G query heads of a key-value
+// head together, so that keys and values are read once. The kernel around it has k_cache, v_cache and partial, and says
+// with query4 where its queries are. partial [T, splits, H, d + 2]: the weighted values, then the maximum and the sum
+// of weights.
 const H = ${H}u;
 const K = ${K}u;
 const G = ${H}u / ${K}u;

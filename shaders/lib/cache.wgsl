@@ -1,5 +1,5 @@
-// Four consecutive elements of a cache row, from f32, from f16 pairs, or from codes of 8 or 4 bits in blocks of 32, whose scales stand
-// behind all the codes.
+// Four consecutive elements of a cache row, from f32, from f16 pairs, or from codes of 8 or 4 bits in blocks of 32,
+// whose scales stand behind all the codes.
 #if ELEMENT == f32
 fn key4(i: u32) -> vec4<f32> { return k_cache[i]; }
 fn value4(i: u32) -> vec4<f32> { return v_cache[i]; }

@@ -1,4 +1,5 @@
-// Unpacking without shifts to the right, as in slot.wgsl: bytes are masked where they stand, made floats and scaled down, which is exact.
+// Unpacking without shifts to the right, as in slot.wgsl: bytes are masked where they stand, made floats and scaled
+// down, which is exact.
 const BYTES = vec4<u32>(0xffu, 0xff00u, 0xff0000u, 0xff000000u);
 const DOWN = vec4<f32>(1.0, 0.00390625, 0.0000152587890625, 0.000000059604644775390625);
 

@@ -1,5 +1,5 @@
-// c[m, n] (+)= ALPHA Σ_k a[m, k] b[k, n], matrices given by strides; with SPLIT, part z of the sum goes to c[z, m, n] instead.
-// PACKED: c stands in groups of 32 rows, four columns of each row after the other, as the weights do.
+// c[m, n] (+)= ALPHA Σ_k a[m, k] b[k, n], matrices given by strides; with SPLIT, part z of the sum goes to c[z, m, n]
+// instead. PACKED: c stands in groups of 32 rows, four columns of each row after the other, as the weights do.
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;
 @group(0) @binding(3) var<storage, read> size: array<u32>; // M, N, K, K of one split; offset, row and column stride of a, b, c; splits
 

@@ -12,7 +12,8 @@ fn score(raw: f32, slope: f32, distance: u32) -> f32 {
 }
 
 #if ALIBI
-// Powers of 2^(-8/n) for the n = ALIBI_POWER first heads, n the power of two at most H, and then every second power of its root.
+// Powers of 2^(-8/n) for the n = ALIBI_POWER first heads, n the power of two at most H, and then every second power of
+// its root.
 fn alibi_slope(head: u32) -> f32 {
   let n = ${ALIBI_POWER}.0;
   if (head < ${ALIBI_POWER}u) { return ${ALIBI_FACTOR} * exp2(-8.0 / n * f32(head + 1u)); }

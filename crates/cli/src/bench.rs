@@ -1,7 +1,8 @@
-//! `bayan bench`: how fast a model runs on this device, in llama-bench's terms, and how far that is from what memory allows.
+//! `bayan bench`: how fast a model runs on this device, in llama-bench's terms, and how far that is from what memory
+//! allows.
 //!
-//! Generating one token reads every weight once, so its speed is bounded by the memory's: the copy bandwidth measured on the same
-//! device is the yardstick, which the datasheet's figure is not (and a browser has none).
+//! Generating one token reads every weight once, so its speed is bounded by the memory's: the copy bandwidth measured
+//! on the same device is the yardstick, which the datasheet's figure is not (and a browser has none).
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -128,7 +129,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     // The prompt's run holds one more token, which is not timed.
     let least = (prompt + 1).max(generate + 1) + 1;
     if let Some(context) = args.model.context.filter(|&n| (n as usize) < least) {
-        bail!("a context of {context} is too short: this measurement needs {least} positions; use a larger --context or fewer tokens");
+        bail!(
+            "a context of {context} is too short: this measurement needs {least} positions; use a larger --context or fewer tokens"
+        );
     }
     let mut loaded = crate::open::model_for(&args.model, Some(least), args.parallel as usize)?;
     let engine = &mut loaded.model.engine;
@@ -190,14 +193,16 @@ fn measure_prompt(engine: &mut Engine, count: usize) -> Result<(f64, f64)> {
 fn measure_generate(engine: &mut Engine, count: usize) -> Result<f64> {
     let prompts = tokens(engine, engine.sequences());
     engine.reset();
-    let request = |prompt| Request { prompt, settings: SampleSettings::default(), bias: &[], stop: &[], max_tokens: count };
+    let request =
+        |prompt| Request { prompt, settings: SampleSettings::default(), bias: &[], stop: &[], max_tokens: count };
     let requests: Vec<_> = prompts.chunks(1).map(request).collect();
     let started = Instant::now();
     block_on(engine.generate_many(&requests, &mut |_, _| ControlFlow::Continue(())))?;
     Ok((count * requests.len()) as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Bytes of weights that one decoded token reads: every matrix once, and one row of an embedding that is not the output head too.
+/// Bytes of weights that one decoded token reads: every matrix once, and one row of an embedding that is not the output
+/// head too.
 fn weight_bytes(engine: &Engine) -> u64 {
     let decoder = engine.decoder();
     let tied = decoder.sizes().tie_word_embeddings;
@@ -274,8 +279,14 @@ fn formats(engine: &Engine) -> String {
 fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
     let c = engine.gpu().capabilities();
     let read_per_s = measured.generate.as_ref().map(|speed| speed.mean() * measured.weight_bytes as f64);
-    let kernels = |list: &[Kernel]| -> Value { list.iter().map(|k| json!({"kernel": k.name, "dispatches": k.dispatches, "ms": k.elapsed_ms})).collect() };
-    let profiles = measured.profiles.iter().map(|(name, list)| (name.replace(' ', "_"), kernels(list))).collect::<serde_json::Map<_, _>>();
+    let kernels = |list: &[Kernel]| -> Value {
+        list.iter().map(|k| json!({"kernel": k.name, "dispatches": k.dispatches, "ms": k.elapsed_ms})).collect()
+    };
+    let profiles = measured
+        .profiles
+        .iter()
+        .map(|(name, list)| (name.replace(' ', "_"), kernels(list)))
+        .collect::<serde_json::Map<_, _>>();
     json!({
         "model": args.model.checkpoint.model,
         "formats": formats(engine),
@@ -322,16 +333,28 @@ fn print(engine: &Engine, measured: &Measured) -> Result<()> {
         let read = speed.mean() * measured.weight_bytes as f64;
         let share = 100.0 * read / measured.copy_bytes_per_s;
         let (weights, copy) = (output::size(measured.weight_bytes), measured.copy_bytes_per_s / 1e9);
-        output::line(&format!("weights: {weights} per token, {:.2} GB/s, {share:.0} % of the copy bandwidth of {copy:.1} GB/s", read / 1e9))?;
+        output::line(&format!(
+            "weights: {weights} per token, {:.2} GB/s, {share:.0} % of the copy bandwidth of {copy:.1} GB/s",
+            read / 1e9
+        ))?;
     }
     let cost = measured.cost;
     let (bound, activations) = (output::size(cost.bound_bytes), output::size(cost.activation_bytes));
-    output::line(&format!("one token: {} dispatches in {} pass, {bound} bound, {activations} of activations", cost.dispatches, cost.passes))?;
+    output::line(&format!(
+        "one token: {} dispatches in {} pass, {bound} bound, {activations} of activations",
+        cost.dispatches, cost.passes
+    ))?;
     let (allocated, cache) = (output::size(engine.gpu().allocated_bytes()), output::size(engine.cache_bytes()));
     output::line(&format!("device memory: {allocated}, of which the cache of {} positions {cache}", engine.context()))?;
     if let streamed @ 1.. = engine.streamed_bytes() {
-        let per_second = measured.generate.as_ref().map_or(0.0, |speed| speed.mean() / f64::from(engine.sequences() as u32) * streamed as f64 / 1e9);
-        output::line(&format!("streamed from host memory: {} for every step, {per_second:.2} GB/s while generating", output::size(streamed)))?;
+        let per_second = measured
+            .generate
+            .as_ref()
+            .map_or(0.0, |speed| speed.mean() / f64::from(engine.sequences() as u32) * streamed as f64 / 1e9);
+        output::line(&format!(
+            "streamed from host memory: {} for every step, {per_second:.2} GB/s while generating",
+            output::size(streamed)
+        ))?;
     }
     for (title, kernels) in &measured.profiles {
         print_kernels(title, kernels)?;
@@ -343,7 +366,12 @@ fn print(engine: &Engine, measured: &Measured) -> Result<()> {
 pub fn print_kernels(title: &str, kernels: &[Kernel]) -> Result<()> {
     let total: f64 = kernels.iter().map(|k| k.elapsed_ms).sum();
     let row = |k: &Kernel| {
-        vec![k.name.clone(), k.dispatches.to_string(), format!("{:.3}", k.elapsed_ms), format!("{:.1}", 100.0 * k.elapsed_ms / total.max(f64::MIN_POSITIVE))]
+        vec![
+            k.name.clone(),
+            k.dispatches.to_string(),
+            format!("{:.3}", k.elapsed_ms),
+            format!("{:.1}", 100.0 * k.elapsed_ms / total.max(f64::MIN_POSITIVE)),
+        ]
     };
     output::line(&format!("{title}: {total:.3} ms in kernels"))?;
     output::line(&output::table(&["kernel", "dispatches", "ms", "%"], &kernels.iter().map(row).collect::<Vec<_>>()))

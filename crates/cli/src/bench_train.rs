@@ -1,7 +1,9 @@
-//! `bayan bench --train`: how fast a LoRA training step is, and how far that is from what the device's matrix product allows.
+//! `bayan bench --train`: how fast a LoRA training step is, and how far that is from what the device's matrix product
+//! allows.
 //!
-//! Counted are the products that a step cannot do without: forward and the gradient of the inputs (2 + 2 operations for each weight and
-//! token) and three times the adapter's. What checkpointing computes again is not counted, so that the figure says what is learned.
+//! Counted are the products that a step cannot do without: forward and the gradient of the inputs (2 + 2 operations for
+//! each weight and token) and three times the adapter's. What checkpointing computes again is not counted, so that the
+//! figure says what is learned.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -40,7 +42,8 @@ pub struct TrainBench {
 
 /// A sequence of which every token is trained.
 fn batch(tokens: usize, vocabulary: usize) -> MicroBatch {
-    let ids: Vec<u32> = (0..tokens as u64).map(|i| (i.wrapping_mul(2_654_435_761) % vocabulary.max(1) as u64) as u32).collect();
+    let ids: Vec<u32> =
+        (0..tokens as u64).map(|i| (i.wrapping_mul(2_654_435_761) % vocabulary.max(1) as u64) as u32).collect();
     let labels = ids.iter().enumerate().map(|(t, &id)| if t == 0 { -100 } else { id as i32 }).collect();
     MicroBatch { labels, positions: (0..tokens as u32).collect(), sequences: vec![0; tokens], starts: vec![0], ids }
 }
@@ -54,7 +57,8 @@ fn operations_per_token(decoder: &mut dyn Decoder, adapter_parameters: u64, toke
     4.0 * linear as f64 + 6.0 * adapter_parameters as f64 + 3.5 * attention as f64
 }
 
-/// Operations a second of a product [T, 1024] × [1024, 1024]ᵀ of weights in f32 on this device, by the tiles that the step has.
+/// Operations a second of a product [T, 1024] × [1024, 1024]ᵀ of weights in f32 on this device, by the tiles that the
+/// step has.
 fn product_rate(gpu: &Gpu, tokens: usize) -> Result<f64> {
     const SIZE: usize = 1024;
     let Some(format) = format_by_name("f32") else { anyhow::bail!("there is no format f32") };
@@ -88,16 +92,27 @@ pub fn run(bench: &TrainBench, args: &ModelArgs) -> Result<ExitCode> {
     let mut progress = Progress::new("loading", true);
     let policy = args.quantize.map(Policy::for_format);
     let opening = Opening { context: tokens };
-    let mut decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &opening, policy, &mut |done, total| progress.set(done, total)))?;
+    let mut decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &opening, policy, &mut |done, total| {
+        progress.set(done, total)
+    }))?;
     drop(progress);
     let base_bytes = gpu.allocated_bytes();
     let config = AdapterConfig::new(bench.rank, 2.0 * bench.rank as f64, TargetModules::AllLinear);
     let adapter = new_adapter(&mut *decoder, config, &mut Rng::new(1, 1))?;
     let operations = operations_per_token(&mut *decoder, adapter.parameters(), tokens);
     let batch = batch(tokens, decoder.sizes().vocab_size);
-    let options = TrainerOptions { context: tokens, recompute: bench.recompute, f16: bench.f16, ..TrainerOptions::default() };
+    let options =
+        TrainerOptions { context: tokens, recompute: bench.recompute, f16: bench.f16, ..TrainerOptions::default() };
     let mut trainer = Trainer::new(Some(&gpu), decoder, &adapter, options)?;
-    let hyper = bayan_tensor::ops::Hyper { learning_rate: 1e-4, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0, loss_scale: 1.0 };
+    let hyper = bayan_tensor::ops::Hyper {
+        learning_rate: 1e-4,
+        betas: (0.9, 0.999),
+        eps: 1e-8,
+        weight_decay: 0.0,
+        max_norm: 1.0,
+        update: 0,
+        loss_scale: 1.0,
+    };
     let (mut samples, mut loss) = (Vec::new(), 0.0);
     let mut progress = Progress::new("measuring", false);
     // The first step compiles and is not counted.
@@ -113,13 +128,18 @@ pub fn run(bench: &TrainBench, args: &ModelArgs) -> Result<ExitCode> {
     }
     drop(progress);
     let peak_bytes = gpu.peak_allocated_bytes();
-    let kernels = if bench.profile { block_on(trainer.profile(&batch, 1.0 / tokens as f64))?.map(by_kernel) } else { None };
+    let kernels =
+        if bench.profile { block_on(trainer.profile(&batch, 1.0 / tokens as f64))?.map(by_kernel) } else { None };
     let rate = product_rate(&gpu, tokens)?;
     let mean = samples.iter().sum::<f64>() / samples.len().max(1) as f64;
     let flops = mean * operations;
     let c = gpu.capabilities();
     if bench.json {
-        let profile = kernels.map(|list| list.iter().map(|k| json!({"kernel": k.name, "dispatches": k.dispatches, "ms": k.elapsed_ms})).collect::<Vec<_>>());
+        let profile = kernels.map(|list| {
+            list.iter()
+                .map(|k| json!({"kernel": k.name, "dispatches": k.dispatches, "ms": k.elapsed_ms}))
+                .collect::<Vec<_>>()
+        });
         output::json(&json!({
             "model": args.checkpoint.model, "device": c.name, "driver": c.driver, "path": c.path(), "tokens": tokens, "rank": bench.rank, "recompute": bench.recompute, "f16": bench.f16,
             "tokens_per_second": mean, "samples": samples, "tflops": flops / 1e12, "product_tflops": rate / 1e12, "percent_of_product": 100.0 * flops / rate,
@@ -134,8 +154,17 @@ pub fn run(bench: &TrainBench, args: &ModelArgs) -> Result<ExitCode> {
         if bench.f16 { "f16" } else { "f32" },
         trainer.cost().1
     ))?;
-    output::line(&format!("{:.4} TFLOP/s, {:.0} % of the matrix product's {:.4}", flops / 1e12, 100.0 * flops / rate, rate / 1e12))?;
-    output::line(&format!("device memory: {} at the peak, of which the base {}", output::size(peak_bytes), output::size(base_bytes)))?;
+    output::line(&format!(
+        "{:.4} TFLOP/s, {:.0} % of the matrix product's {:.4}",
+        flops / 1e12,
+        100.0 * flops / rate,
+        rate / 1e12
+    ))?;
+    output::line(&format!(
+        "device memory: {} at the peak, of which the base {}",
+        output::size(peak_bytes),
+        output::size(base_bytes)
+    ))?;
     if let Some(kernels) = kernels {
         print_kernels("one step", &kernels)?;
     }

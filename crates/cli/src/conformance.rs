@@ -1,7 +1,8 @@
-//! `bayan conformance`: answers a file of requests in JSON, so that any runtime can be held against the same references.
+//! `bayan conformance`: answers a file of requests in JSON, so that any runtime can be held against the same
+//! references.
 //!
-//! The model is loaded when the first request needs it: tokenizer and template requests work for checkpoints whose architecture is
-//! not supported, and such requests as need the model are answered as unsupported.
+//! The model is loaded when the first request needs it: tokenizer and template requests work for checkpoints whose
+//! architecture is not supported, and such requests as need the model are answered as unsupported.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -128,7 +129,9 @@ enum Refusal {
 
 impl From<anyhow::Error> for Refusal {
     fn from(error: anyhow::Error) -> Refusal {
-        let architecture = |e: &ModelError| matches!(e, ModelError::Architecture { .. } | ModelError::Weights(WeightsError::Unsupported { .. }));
+        let architecture = |e: &ModelError| {
+            matches!(e, ModelError::Architecture { .. } | ModelError::Weights(WeightsError::Unsupported { .. }))
+        };
         let unsupported = error.chain().any(|cause| {
             let by_model = cause.downcast_ref::<ModelError>().is_some_and(architecture);
             let by_generate = match cause.downcast_ref::<bayan_generate::GenerateError>() {
@@ -157,10 +160,16 @@ struct Session<'a> {
 /// # Errors
 /// A request file that cannot be read. Failures of single requests are answers.
 pub fn run(args: &ConformanceArgs) -> Result<ExitCode> {
-    let text = std::fs::read_to_string(&args.request).with_context(|| format!("cannot read {}", args.request.display()))?;
-    let file: File = serde_json::from_str(&text).with_context(|| format!("{}: not a request file", args.request.display()))?;
+    let text =
+        std::fs::read_to_string(&args.request).with_context(|| format!("cannot read {}", args.request.display()))?;
+    let file: File =
+        serde_json::from_str(&text).with_context(|| format!("{}: not a request file", args.request.display()))?;
     if file.version != 1 {
-        return Err(anyhow!("{}: expected version 1, got {}; update the program or the file", args.request.display(), file.version));
+        return Err(anyhow!(
+            "{}: expected version 1, got {}; update the program or the file",
+            args.request.display(),
+            file.version
+        ));
     }
     let mut model = args.model.clone();
     model.checkpoint.model = Some(file.model);
@@ -240,18 +249,24 @@ impl Session<'_> {
                 let rows = block_on(self.model()?.engine.logits(ids, all)).map_err(anyhow::Error::from)?;
                 Ok(logits_response(&rows, *top_k, *full_last))
             }
-            Op::Generate { ids, max_new_tokens, ignore_eos } => Ok(json!({ "ids": greedy(self.model()?, ids, *max_new_tokens, *ignore_eos)? })),
+            Op::Generate { ids, max_new_tokens, ignore_eos } => {
+                Ok(json!({ "ids": greedy(self.model()?, ids, *max_new_tokens, *ignore_eos)? }))
+            }
             Op::Nll { ids } => {
                 let rows = block_on(self.model()?.engine.logits(ids, true)).map_err(anyhow::Error::from)?;
-                let nll: Vec<f64> = rows.iter().zip(ids.iter().skip(1)).map(|(row, &next)| negative_log_probability(row, next)).collect();
+                let nll: Vec<f64> = rows
+                    .iter()
+                    .zip(ids.iter().skip(1))
+                    .map(|(row, &next)| negative_log_probability(row, next))
+                    .collect();
                 Ok(json!({ "nll": nll }))
             }
-            Op::Encode { text, add_special_tokens } => {
-                Ok(json!({ "ids": self.text()?.tokenizer.encode(text, *add_special_tokens).map_err(anyhow::Error::from)? }))
-            }
-            Op::Decode { ids, skip_special_tokens } => {
-                Ok(json!({ "text": self.text()?.tokenizer.decode(ids, *skip_special_tokens).map_err(anyhow::Error::from)? }))
-            }
+            Op::Encode { text, add_special_tokens } => Ok(
+                json!({ "ids": self.text()?.tokenizer.encode(text, *add_special_tokens).map_err(anyhow::Error::from)? }),
+            ),
+            Op::Decode { ids, skip_special_tokens } => Ok(
+                json!({ "text": self.text()?.tokenizer.decode(ids, *skip_special_tokens).map_err(anyhow::Error::from)? }),
+            ),
             Op::Stream { ids, skip_special_tokens } => {
                 let mut stream = TokenStream::new(&self.text()?.tokenizer, *skip_special_tokens);
                 let mut pieces = Vec::with_capacity(ids.len() + 1);
@@ -268,7 +283,9 @@ impl Session<'_> {
                     kwargs: kwargs.clone(),
                     ..ChatInput::new(messages.clone())
                 };
-                Ok(json!({ "text": self.text()?.template().map_err(anyhow::Error::from)?.render(&input).map_err(anyhow::Error::from)? }))
+                Ok(
+                    json!({ "text": self.text()?.template().map_err(anyhow::Error::from)?.render(&input).map_err(anyhow::Error::from)? }),
+                )
             }
             Op::LoraGrads(fields) => self.train(&request.id, fields, Training::Gradients),
             Op::LoraTrain(fields) => self.train(&request.id, fields, Training::Steps),
@@ -290,7 +307,9 @@ enum Training {
 const TRAINING_CONTEXT: usize = 4096;
 
 fn open_trainer(args: &ModelArgs, adapter: Option<&Path>) -> Result<(Trainer, TrainedWeights)> {
-    let directory = adapter.context("training requests begin with an adapter: expected `adapter`, the directory of one, in the request file")?;
+    let directory = adapter.context(
+        "training requests begin with an adapter: expected `adapter`, the directory of one, in the request file",
+    )?;
     let adapter = block_on(Adapter::open(Rc::new(DirectorySource::new(directory)?)))?;
     let checkpoint = open::checkpoint(args.checkpoint.model.as_deref())?;
     let context = bayan_models::sizes(&checkpoint)?.max_position_embeddings.min(TRAINING_CONTEXT);

@@ -69,7 +69,13 @@ fn describe(adapter: &AdapterSummary) -> Value {
 }
 
 fn features(c: &Capabilities) -> Vec<&'static str> {
-    let all = [(c.f16, "f16"), (c.subgroups, "subgroups"), (c.dot, "dot"), (c.timestamps, "timestamps"), (c.unchecked, "unchecked")];
+    let all = [
+        (c.f16, "f16"),
+        (c.subgroups, "subgroups"),
+        (c.dot, "dot"),
+        (c.timestamps, "timestamps"),
+        (c.unchecked, "unchecked"),
+    ];
     all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
 }
 
@@ -87,8 +93,16 @@ fn print(adapter: &AdapterSummary) -> Result<()> {
     if let Some(bytes) = c.memory_bytes {
         output::line(&format!("   memory: {}", output::size(bytes)))?;
     }
-    output::line(&format!("   limits: binding {}, buffer {}", output::size(c.max_binding_bytes), output::size(c.max_buffer_bytes)))?;
-    output::line(&format!("   workgroups: {} invocations, {} of memory", c.max_workgroup_size, output::size(c.max_workgroup_bytes.into())))?;
+    output::line(&format!(
+        "   limits: binding {}, buffer {}",
+        output::size(c.max_binding_bytes),
+        output::size(c.max_buffer_bytes)
+    ))?;
+    output::line(&format!(
+        "   workgroups: {} invocations, {} of memory",
+        c.max_workgroup_size,
+        output::size(c.max_workgroup_bytes.into())
+    ))?;
     for missing in &c.missing {
         output::line(&format!("   missing: {missing}"))?;
     }

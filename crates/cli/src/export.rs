@@ -54,10 +54,14 @@ fn write_model(args: &ExportArgs, checkpoint: &Checkpoint) -> Result<()> {
         text.map(|text| serde_json::from_str(&text).with_context(|| format!("{file}: expected JSON"))).transpose()
     };
     let Some(tokenizer) = read("tokenizer.json")? else {
-        bail!("{} has no tokenizer.json: make one with transformers' save_pretrained, then export again", checkpoint.source().describe());
+        bail!(
+            "{} has no tokenizer.json: make one with transformers' save_pretrained, then export again",
+            checkpoint.source().describe()
+        );
     };
     let config = read("tokenizer_config.json")?.unwrap_or(Value::Null);
-    let shipped = block_on(checkpoint.text("chat_template.jinja"))?.or_else(|| config.get("chat_template")?.as_str().map(str::to_string));
+    let shipped = block_on(checkpoint.text("chat_template.jinja"))?
+        .or_else(|| config.get("chat_template")?.as_str().map(str::to_string));
     let template = open::chat_template(args.checkpoint.chat_template.as_deref())?.or(shipped);
     let metadata = vocabulary::metadata(&tokenizer, &config, checkpoint.config(), template.as_deref())?;
     let mut progress = Progress::new("exporting", false);
@@ -69,9 +73,11 @@ fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<
     let adapter = block_on(Adapter::open(Rc::new(DirectorySource::new(path)?)))?;
     let config = checkpoint.config();
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("none");
-    let arch = Arch::by_model_type(model_type).with_context(|| format!("{model_type}: expected an architecture that GGUF has a name for"))?;
+    let arch = Arch::by_model_type(model_type)
+        .with_context(|| format!("{model_type}: expected an architecture that GGUF has a name for"))?;
     let of = |key: &str| config.get(key).and_then(Value::as_u64);
-    let head = of("head_dim").or_else(|| of("hidden_size")?.checked_div(of("num_attention_heads")?)).unwrap_or(0) as usize;
+    let head =
+        of("head_dim").or_else(|| of("hidden_size")?.checked_div(of("num_attention_heads")?)).unwrap_or(0) as usize;
     let alpha = adapter.modules.values().next().map_or(1.0, |module| module.scale * module.rank as f32);
     let metadata = [
         ("general.type", Entry::Text("adapter".into())),
@@ -86,16 +92,31 @@ fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<
         let gguf = arch.to_gguf(&base).with_context(|| format!("{name}: llama.cpp has no tensor of this name"))?;
         let entry = checkpoint.require(&base)?;
         if entry.shape != [module.out_features, module.in_features] {
-            bail!("{name}: the adapter is for [{}, {}], the model has {:?}", module.out_features, module.in_features, entry.shape);
+            bail!(
+                "{name}: the adapter is for [{}, {}], the model has {:?}",
+                module.out_features,
+                module.in_features,
+                entry.shape
+            );
         }
         let factor = module.scale * module.rank as f32 / alpha;
-        let bytes = |values: &[f32], factor: f32| values.iter().flat_map(|value| (value * factor).to_le_bytes()).collect::<Vec<u8>>();
+        let bytes = |values: &[f32], factor: f32| {
+            values.iter().flat_map(|value| (value * factor).to_le_bytes()).collect::<Vec<u8>>()
+        };
         let mut b = bytes(&module.b, factor);
         if arch.is_interleaved(&base) {
             b = interleave(&b, 4 * module.rank, head.max(2));
         }
-        declared.push(Declared { name: format!("{gguf}.lora_a"), shape: vec![module.rank, module.in_features], kind: BlockType::F32 });
-        declared.push(Declared { name: format!("{gguf}.lora_b"), shape: vec![module.out_features, module.rank], kind: BlockType::F32 });
+        declared.push(Declared {
+            name: format!("{gguf}.lora_a"),
+            shape: vec![module.rank, module.in_features],
+            kind: BlockType::F32,
+        });
+        declared.push(Declared {
+            name: format!("{gguf}.lora_b"),
+            shape: vec![module.out_features, module.rank],
+            kind: BlockType::F32,
+        });
         arrays.extend([bytes(&module.a, 1.0), b]);
     }
     let mut writer = GgufWriter::create(target, &metadata, declared)?;

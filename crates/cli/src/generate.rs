@@ -96,7 +96,10 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
         output::line("")?;
     }
     if answer.usage.finish == Finish::ContextFull {
-        output::note(&format!("the context of {context} positions is full and the answer was cut; `--context {}` makes it larger", 2 * context));
+        output::note(&format!(
+            "the context of {context} positions is full and the answer was cut; `--context {}` makes it larger",
+            2 * context
+        ));
     }
     Ok(if answer.usage.finish == Finish::Stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
@@ -114,7 +117,10 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
     let mut loaded = open::model_for(&args.model, None, (args.parallel as usize).min(prompts.len()))?;
     let model = &mut loaded.model;
     let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
-    let encoded = prompts.iter().zip(1..).map(|(prompt, line)| encode(args, model, prompt).with_context(|| format!("prompt {line}")));
+    let encoded = prompts
+        .iter()
+        .zip(1..)
+        .map(|(prompt, line)| encode(args, model, prompt).with_context(|| format!("prompt {line}")));
     let ids = encoded.collect::<Result<Vec<_>>>()?;
     let mut progress = Progress::new("answering", false);
     let mut started = vec![false; ids.len()];
@@ -130,7 +136,11 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
         line["index"] = json!(index);
         output::line(&line.to_string())?;
     }
-    Ok(if answers.iter().any(|answer| answer.usage.finish == Finish::Stopped) { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(if answers.iter().any(|answer| answer.usage.finish == Finish::Stopped) {
+        ExitCode::from(130)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn messages(args: &GenerateArgs, prompt: &str) -> Vec<Value> {

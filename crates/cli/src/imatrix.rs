@@ -1,7 +1,8 @@
-//! `bayan imatrix`: which inputs of each matrix carry much on a text, so that quantization can err where little comes through.
+//! `bayan imatrix`: which inputs of each matrix carry much on a text, so that quantization can err where little comes
+//! through.
 //!
-//! The name and the idea are llama.cpp's. The text is cut into windows of the context's length; it should be of the kind that the model will
-//! see, chat template included, and some tens of thousands of tokens are enough for averages.
+//! The name and the idea are llama.cpp's. The text is cut into windows of the context's length; it should be of the
+//! kind that the model will see, chat template included, and some tens of thousands of tokens are enough for averages.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,7 +54,8 @@ pub fn run(args: &ImatrixArgs) -> Result<ExitCode> {
     let total = ids.len() as u64;
     let importance = block_on(model.engine.importance(&windows, &mut |done| progress.set(done, total)))?;
     drop(progress);
-    std::fs::write(&args.output, importance.to_bytes()).with_context(|| format!("cannot write {}", args.output.display()))?;
+    std::fs::write(&args.output, importance.to_bytes())
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
     let matrices = importance.columns().len();
     if args.json {
         output::json(&json!({"tokens": importance.tokens(), "matrices": matrices, "file": args.output}))?;

@@ -81,14 +81,24 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         let limit = device.map(|device| device.max_binding_bytes);
         let formats = sizes.as_ref().map_or(Value::Null, |sizes| {
             let of = |format: &&'static dyn Format| memory_in(&checkpoint, sizes, &args.model, *format, device);
-            FORMATS.iter().map(|format| (format.name().to_string(), of(format))).collect::<serde_json::Map<_, _>>().into()
+            FORMATS
+                .iter()
+                .map(|format| (format.name().to_string(), of(format)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         });
         output::json(&as_json(&checkpoint, &groups, &sizes, memory.as_ref(), limit, args.tensors, formats))?;
         return Ok(ExitCode::SUCCESS);
     }
     print_model(&checkpoint, &sizes)?;
     let row = |name: &str, g: &Group| {
-        vec![name.to_string(), g.tensors.to_string(), output::count(g.weights), output::size(g.size_bytes), format!("{:.2}", g.bits_per_weight())]
+        vec![
+            name.to_string(),
+            g.tensors.to_string(),
+            output::count(g.weights),
+            output::size(g.size_bytes),
+            format!("{:.2}", g.bits_per_weight()),
+        ]
     };
     let mut rows: Vec<Vec<String>> = groups.iter().map(|(name, group)| row(name, group)).collect();
     rows.push(row("all", &total(&groups)));
@@ -97,7 +107,12 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         .tensors()
         .iter()
         .filter_map(|tensor| match tensor.stored {
-            Stored::Foreign(foreign) => Some(format!("{} becomes {}: {}", foreign.name, foreign.native.name(), foreign.change.unwrap_or("the same numbers"))),
+            Stored::Foreign(foreign) => Some(format!(
+                "{} becomes {}: {}",
+                foreign.name,
+                foreign.native.name(),
+                foreign.change.unwrap_or("the same numbers")
+            )),
             _ => None,
         })
         .collect();
@@ -108,7 +123,14 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         let rows: Vec<Vec<String>> = checkpoint
             .tensors()
             .iter()
-            .map(|t| vec![t.name.clone(), t.stored.name().to_string(), format!("{:?}", t.shape), output::size(t.size_bytes())])
+            .map(|t| {
+                vec![
+                    t.name.clone(),
+                    t.stored.name().to_string(),
+                    format!("{:?}", t.shape),
+                    output::size(t.size_bytes()),
+                ]
+            })
             .collect();
         output::line(&output::table(&["tensor", "stored as", "shape", "size"], &rows))?;
     }
@@ -140,7 +162,10 @@ fn loaded_format(tensor: &TensorEntry, policy: Option<&Policy>) -> Option<&'stat
 
 /// What the model takes on a device, by its headers.
 pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, device: Option<&Capabilities>) -> Memory {
-    let context = args.context.map_or_else(|| sizes.max_position_embeddings.min(bayan_generate::engine::DEFAULT_CONTEXT), |n| n as usize).max(2);
+    let context = args
+        .context
+        .map_or_else(|| sizes.max_position_embeddings.min(bayan_generate::engine::DEFAULT_CONTEXT), |n| n as usize)
+        .max(2);
     let policy = args.quantize.map(Policy::for_format);
     let (mut weight_bytes, mut largest_binding_bytes) = (0, 0);
     for tensor in checkpoint.tensors() {
@@ -167,8 +192,14 @@ fn print_model(checkpoint: &Checkpoint, sizes: &Result<Sizes, bayan_models::Mode
     output::line(&format!("{}: {model_type}", checkpoint.source().describe()))?;
     match sizes {
         Ok(s) => {
-            output::line(&format!("{} layers of width {}, feed-forward {}", s.num_hidden_layers, s.hidden_size, s.intermediate_size))?;
-            output::line(&format!("{} heads of {}, {} for keys and values", s.num_attention_heads, s.head_dim, s.num_key_value_heads))?;
+            output::line(&format!(
+                "{} layers of width {}, feed-forward {}",
+                s.num_hidden_layers, s.hidden_size, s.intermediate_size
+            ))?;
+            output::line(&format!(
+                "{} heads of {}, {} for keys and values",
+                s.num_attention_heads, s.head_dim, s.num_key_value_heads
+            ))?;
             let tied = if s.tie_word_embeddings { ", shared with the output head" } else { "" };
             output::line(&format!("{} tokens{tied}; {} positions", s.vocab_size, s.max_position_embeddings))
         }
@@ -180,22 +211,37 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&Capabilitie
     let form = args.model.quantize.map_or("as stored".to_string(), |format| format!("as {}", format.name()));
     let (weights, cache) = (output::size(memory.weight_bytes), output::size(memory.cache_bytes));
     let sum = output::size(memory.weight_bytes.saturating_add(memory.cache_bytes));
-    output::line(&format!("on the device: weights {form} {weights} + cache for {} positions {cache} = {sum}, and some activations", memory.context))?;
+    output::line(&format!(
+        "on the device: weights {form} {weights} + cache for {} positions {cache} = {sum}, and some activations",
+        memory.context
+    ))?;
     let Some(device) = device else {
         return output::line("no GPU adapter was found; see `bayan devices`");
     };
     let parts = memory.largest_binding_bytes.div_ceil(device.max_binding_bytes.max(1));
-    let fit = if parts > 1 { format!("the largest matrix is split into {parts} parts there") } else { "every matrix fits one binding there".to_string() };
+    let fit = if parts > 1 {
+        format!("the largest matrix is split into {parts} parts there")
+    } else {
+        "every matrix fits one binding there".to_string()
+    };
     output::line(&format!("{}: bindings up to {}; {fit}", device.name, output::size(device.max_binding_bytes)))?;
     if memory.cache_binding_bytes > device.max_binding_bytes {
         let longest = device.max_binding_bytes / (memory.cache_binding_bytes / memory.context as u64).max(1);
-        output::line(&format!("this context is too long for the device: its cache allows --context {longest} at most"))?;
+        output::line(&format!(
+            "this context is too long for the device: its cache allows --context {longest} at most"
+        ))?;
     }
     Ok(())
 }
 
-/// What the model would take in each format, with this context, and whether that fits where a device tells how much it has.
-fn print_formats(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, device: Option<&Capabilities>) -> Result<()> {
+/// What the model would take in each format, with this context, and whether that fits where a device tells how much it
+/// has.
+fn print_formats(
+    checkpoint: &Checkpoint,
+    sizes: &Sizes,
+    args: &ModelArgs,
+    device: Option<&Capabilities>,
+) -> Result<()> {
     let software = device.is_some_and(|device| device.software);
     let available = if software { available_bytes() } else { device.and_then(|device| device.memory_bytes) };
     let mut rows: Vec<Vec<String>> = Vec::new();
@@ -204,19 +250,36 @@ fn print_formats(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, devic
         let sum = memory.weight_bytes.saturating_add(memory.cache_bytes);
         let fits = available.map_or("not told", |bytes| if sum <= bytes { "yes" } else { "no" });
         let name = format.map_or("as stored", |format| format.name());
-        rows.push(vec![name.to_string(), output::size(memory.weight_bytes), output::size(memory.cache_bytes), output::size(sum), fits.to_string()]);
+        rows.push(vec![
+            name.to_string(),
+            output::size(memory.weight_bytes),
+            output::size(memory.cache_bytes),
+            output::size(sum),
+            fits.to_string(),
+        ]);
     }
     output::line(&output::table(&["on the device as", "weights", "cache", "sum", "fits"], &rows))?;
     match available {
-        Some(bytes) if software => output::line(&format!("this device is software: {} of host memory are free", output::size(bytes))),
+        Some(bytes) if software => {
+            output::line(&format!("this device is software: {} of host memory are free", output::size(bytes)))
+        }
         Some(bytes) => output::line(&format!("this device has {}", output::size(bytes))),
-        None => output::line("this device's interface does not tell how much memory it has: compare the sum with its data sheet"),
+        None => output::line(
+            "this device's interface does not tell how much memory it has: compare the sum with its data sheet",
+        ),
     }
 }
 
 /// How the layers would go over the adapters, where there are several.
-fn print_split(checkpoint: &Checkpoint, memory: &Memory, args: &InspectArgs, adapters: &[AdapterSummary]) -> Result<()> {
-    let Some(first) = adapters.first().filter(|first| adapters.len() > 1 && !first.capabilities.software) else { return Ok(()) };
+fn print_split(
+    checkpoint: &Checkpoint,
+    memory: &Memory,
+    args: &InspectArgs,
+    adapters: &[AdapterSummary],
+) -> Result<()> {
+    let Some(first) = adapters.first().filter(|first| adapters.len() > 1 && !first.capabilities.software) else {
+        return Ok(());
+    };
     let alike: Vec<&AdapterSummary> = adapters.iter().filter(|a| split::is_alike(a, first)).collect();
     if alike.len() < 2 {
         return Ok(());
@@ -231,12 +294,21 @@ fn print_split(checkpoint: &Checkpoint, memory: &Memory, args: &InspectArgs, ada
     let parts: Vec<String> = alike.iter().enumerate().map(of).collect();
     let list: Vec<String> = alike.iter().map(|adapter| adapter.index.to_string()).collect();
     let needed = memory.weight_bytes.saturating_add(memory.cache_bytes);
-    let when =
-        if split::chosen(adapters, needed).is_empty() { format!("with --devices {}", list.join(",")) } else { "as it does not fit the first one".to_string() };
+    let when = if split::chosen(adapters, needed).is_empty() {
+        format!("with --devices {}", list.join(","))
+    } else {
+        "as it does not fit the first one".to_string()
+    };
     output::line(&format!("split over the adapters here, {when}: {}", parts.join("; ")))
 }
 
-fn memory_in(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, format: &'static dyn Format, device: Option<&Capabilities>) -> Value {
+fn memory_in(
+    checkpoint: &Checkpoint,
+    sizes: &Sizes,
+    args: &ModelArgs,
+    format: &'static dyn Format,
+    device: Option<&Capabilities>,
+) -> Value {
     let memory = memory(checkpoint, sizes, &ModelArgs { quantize: Some(format), ..args.clone() }, device);
     json!({"weight_bytes": memory.weight_bytes, "cache_bytes": memory.cache_bytes})
 }

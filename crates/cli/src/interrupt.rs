@@ -39,7 +39,8 @@ pub fn set_up() {
     });
 }
 
-/// Lets Ctrl-C remove what an unfinished quantization has written before the program ends: the hidden directory beside `out`.
+/// Lets Ctrl-C remove what an unfinished quantization has written before the program ends: the hidden directory beside
+/// `out`.
 pub fn remove_partial(out: &Path) {
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
     let name = out.file_name().unwrap_or_default().to_string_lossy();
@@ -77,7 +78,8 @@ impl Answering {
         Answering(())
     }
 
-    /// Whether Ctrl-C was pressed; asked with every piece of text, as the handle forgets what came before the generation began.
+    /// Whether Ctrl-C was pressed; asked with every piece of text, as the handle forgets what came before the
+    /// generation began.
     pub fn interrupted(&self) -> bool {
         with_answer(|answer| answer.as_ref().is_some_and(|state| state.interrupted))
     }

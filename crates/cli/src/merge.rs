@@ -1,7 +1,7 @@
 //! `bayan merge`: puts adapters into their base for good, a few MiB at a time. The new directory is complete or absent.
 //!
-//! Into a dense format the sum is rounded once and little is lost. A quantized format has steps that may be larger than what the
-//! adapter changes; then the outputs of both models are measured, and a merge that loses much says so.
+//! Into a dense format the sum is rounded once and little is lost. A quantized format has steps that may be larger than
+//! what the adapter changes; then the outputs of both models are measured, and a merge that loses much says so.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,7 +39,8 @@ pub struct MergeArgs {
     /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale (repeatable)
     #[arg(long, value_name = "DIR[:SCALE]", required = true, value_parser = AdapterArg::parse)]
     adapter: Vec<AdapterArg>,
-    /// bf16, f16 or f32, or a quantized format: q8_0, q6_k, q4_k or q4_0 [default: the base's own, f16 for a quantized one]
+    /// bf16, f16 or f32, or a quantized format: q8_0, q6_k, q4_k or q4_0 [default: the base's own, f16 for a quantized
+    /// one]
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Measure how the outputs change; always done for a quantized format
@@ -62,14 +63,18 @@ pub struct MergeArgs {
 pub fn run(args: &MergeArgs) -> Result<ExitCode> {
     let taken = std::fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some());
     if taken && !args.overwrite {
-        bail!("{} exists and is not empty: expected a new directory; name another, or replace it with --overwrite", args.output.display());
+        bail!(
+            "{} exists and is not empty: expected a new directory; name another, or replace it with --overwrite",
+            args.output.display()
+        );
     }
     let same = |a: &Path| std::fs::canonicalize(a).ok();
     if taken && same(&args.base) == same(&args.output) {
         bail!("{} is the base itself: expected another directory to write to", args.output.display());
     }
     let checkpoint = open::checkpoint(Some(&args.base))?;
-    let adapters = args.adapter.iter().map(|argument| Ok((read(&argument.path)?, argument.scale))).collect::<Result<Vec<_>>>()?;
+    let adapters =
+        args.adapter.iter().map(|argument| Ok((read(&argument.path)?, argument.scale))).collect::<Result<Vec<_>>>()?;
     let format = format(args.format.as_deref(), &checkpoint)?;
     let options = WriteOptions { overwrite: args.overwrite, ..WriteOptions::default() };
     interrupt::remove_partial(&args.output);
@@ -94,17 +99,20 @@ fn read(directory: &Path) -> Result<Adapter> {
 
 fn format(name: Option<&str>, checkpoint: &Checkpoint) -> Result<MergeFormat> {
     let stored = checkpoint.tensors().iter().filter(|entry| entry.shape.len() == 2).map(|entry| entry.stored);
-    let own = || match stored.clone().find_map(|stored| if let Stored::Dense(dtype) = stored { Some(dtype) } else { None }) {
-        Some(Dtype::F32) => "f32",
-        Some(Dtype::Bf16) => "bf16",
-        _ => "f16",
-    };
+    let own =
+        || match stored.clone().find_map(|stored| if let Stored::Dense(dtype) = stored { Some(dtype) } else { None }) {
+            Some(Dtype::F32) => "f32",
+            Some(Dtype::Bf16) => "bf16",
+            _ => "f16",
+        };
     let name = name.unwrap_or_else(own).to_lowercase();
     Ok(match name.as_str() {
         "f32" => MergeFormat::Dense(&F32),
         "f16" => MergeFormat::Dense(&F16),
         "bf16" => MergeFormat::Dense(&Bf16),
-        _ => MergeFormat::Quantized(Policy::for_format(format_argument(&name).map_err(|problem| anyhow::anyhow!("--format {name}: {problem}, or bf16"))?)),
+        _ => MergeFormat::Quantized(Policy::for_format(
+            format_argument(&name).map_err(|problem| anyhow::anyhow!("--format {name}: {problem}, or bf16"))?,
+        )),
     })
 }
 
@@ -123,10 +131,13 @@ impl Measured {
 }
 
 fn measure(args: &MergeArgs, checkpoint: &Checkpoint, adapters: &[(Adapter, f32)]) -> Result<Measured> {
-    let ids = text::side(&CheckpointArgs { model: Some(args.base.clone()), chat_template: None })?.tokenizer.encode(SAMPLE, true)?;
+    let ids = text::side(&CheckpointArgs { model: Some(args.base.clone()), chat_template: None })?
+        .tokenizer
+        .encode(SAMPLE, true)?;
     let gpu = open::gpu(&args.device)?;
     let open_engine = |checkpoint: &Checkpoint, gpu: &Gpu| -> Result<Engine> {
-        let options = EngineOptions { context: Some(ids.len().max(2)), cache: CacheFormat::F32, ..EngineOptions::default() };
+        let options =
+            EngineOptions { context: Some(ids.len().max(2)), cache: CacheFormat::F32, ..EngineOptions::default() };
         let mut progress = Progress::new("measuring: loading", true);
         Ok(block_on(Engine::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?)
     };
@@ -140,7 +151,11 @@ fn measure(args: &MergeArgs, checkpoint: &Checkpoint, adapters: &[(Adapter, f32)
     };
     let merged = block_on(open_engine(&open::checkpoint(Some(&args.output))?, &gpu)?.logits(&ids, true))?;
     let distance = |a: &[Vec<f32>], b: &[Vec<f32>]| {
-        let (sum, count) = a.iter().flatten().zip(b.iter().flatten()).fold((0.0, 0usize), |(sum, count), (a, b)| (sum + f64::from(a - b).powi(2), count + 1));
+        let (sum, count) = a
+            .iter()
+            .flatten()
+            .zip(b.iter().flatten())
+            .fold((0.0, 0usize), |(sum, count), (a, b)| (sum + f64::from(a - b).powi(2), count + 1));
         (sum / count.max(1) as f64).sqrt()
     };
     Ok(Measured { adapter: distance(&alone, &beside), lost: distance(&beside, &merged) })
@@ -156,9 +171,16 @@ fn print(args: &MergeArgs, report: &MergeReport, measured: Option<&Measured>) ->
         }));
     }
     let path = args.output.display();
-    output::line(&format!("{path}: {} of {} tensors changed, {}", report.merged, report.tensors, output::size(report.size_bytes)))?;
+    output::line(&format!(
+        "{path}: {} of {} tensors changed, {}",
+        report.merged,
+        report.tensors,
+        output::size(report.size_bytes)
+    ))?;
     let (change, rounding) = (100.0 * report.relative_change, report.rounding);
-    output::line(&format!("the adapter moves these weights by {change:.2} %; rounding to the format is {rounding:.3} of that"))?;
+    output::line(&format!(
+        "the adapter moves these weights by {change:.2} %; rounding to the format is {rounding:.3} of that"
+    ))?;
     if let Some(measured) = measured {
         let text = format!(
             "outputs: the adapter changes logits by {:.4} (root mean square); the merged model is {:.4} away from base and adapter side by side, {:.0} % of that change",

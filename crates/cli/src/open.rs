@@ -27,7 +27,9 @@ pub const EMBEDDED: &str = "embedded";
 pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
     if let Some(shape) = model.and_then(|path| path.to_str()?.strip_prefix(random::PREFIX)) {
         let source = random::RandomSource::new(shape);
-        return source.map(|source| Rc::new(source) as Rc<dyn Source>).with_context(|| format!("--model random:{shape}: expected one of {}", random::shapes()));
+        return source
+            .map(|source| Rc::new(source) as Rc<dyn Source>)
+            .with_context(|| format!("--model random:{shape}: expected one of {}", random::shapes()));
     }
     if let Some(path) = model.filter(|path| *path != Path::new(EMBEDDED) || path.exists()) {
         return match HubName::from_path(path) {
@@ -37,7 +39,9 @@ pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
     }
     let files = bayan_embedded::files();
     if files.is_empty() {
-        bail!("this program was built without a model of its own: expected `--model DIR` with the directory of a Hugging Face checkpoint");
+        bail!(
+            "this program was built without a model of its own: expected `--model DIR` with the directory of a Hugging Face checkpoint"
+        );
     }
     Ok(Rc::new(files.iter().fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes))))
 }
@@ -55,12 +59,17 @@ pub fn checkpoint(model: Option<&Path>) -> Result<Checkpoint> {
 /// # Errors
 /// There is none, or it does not open.
 pub fn gpu(args: &DeviceArgs) -> Result<Gpu> {
-    let options = GpuOptions { device: args.device.clone(), disable: args.disable, max_binding_bytes: args.max_binding_bytes, ..Default::default() };
+    let options = GpuOptions {
+        device: args.device.clone(),
+        disable: args.disable,
+        max_binding_bytes: args.max_binding_bytes,
+        ..Default::default()
+    };
     Ok(block_on(Gpu::open(&options))?)
 }
 
-/// The device that was asked for, to train on: in f32 throughout unless `f16` is asked for, and without packed dot products, since
-/// activations in int8 have no gradient.
+/// The device that was asked for, to train on: in f32 throughout unless `f16` is asked for, and without packed dot
+/// products, since activations in int8 have no gradient.
 ///
 /// # Errors
 /// As [`gpu`], or one without f16 where that is asked for.
@@ -72,7 +81,11 @@ pub fn gpu_to_train(args: &DeviceArgs, f16: bool) -> Result<Gpu> {
     let gpu = gpu(&args)?;
     if f16 && !gpu.capabilities().f16 {
         let why = if forbidden { " with `--disable f16`" } else { " without it" };
-        let remedy = if forbidden { "leave one of the two flags out" } else { "choose another with --device, or leave the flag out to train in f32" };
+        let remedy = if forbidden {
+            "leave one of the two flags out"
+        } else {
+            "choose another with --device, or leave the flag out to train in f32"
+        };
         bail!("--f16: expected a device with f16 arithmetic, got {}{why}; {remedy}", gpu.capabilities().name);
     }
     Ok(gpu)
@@ -85,11 +98,14 @@ pub fn gpu_to_train(args: &DeviceArgs, f16: bool) -> Result<Gpu> {
 pub fn chat_template(argument: Option<&str>) -> Result<Option<String>> {
     match argument {
         None => Ok(None),
-        Some(name) if BUILTIN_TEMPLATES.contains(&name) || name.contains("{%") || name.contains("{{") => Ok(Some(name.to_string())),
+        Some(name) if BUILTIN_TEMPLATES.contains(&name) || name.contains("{%") || name.contains("{{") => {
+            Ok(Some(name.to_string()))
+        }
         Some(file) => {
             let names = BUILTIN_TEMPLATES.join(", ");
             let text = std::fs::read_to_string(file);
-            text.map(Some).with_context(|| format!("--chat-template {file}: expected one of {names}, or a file that can be read"))
+            text.map(Some)
+                .with_context(|| format!("--chat-template {file}: expected one of {names}, or a file that can be read"))
         }
     }
 }
@@ -142,7 +158,8 @@ fn policy(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Option<Policy>> {
     Ok(Some(policy))
 }
 
-/// Puts the importance in a file of `bayan imatrix`, or of llama.cpp, into a policy, and says which matrices it leaves alone.
+/// Puts the importance in a file of `bayan imatrix`, or of llama.cpp, into a policy, and says which matrices it leaves
+/// alone.
 ///
 /// # Errors
 /// A file that cannot be read, or one of another model.
@@ -154,13 +171,18 @@ pub fn weigh(checkpoint: &Checkpoint, file: &Path, policy: &mut Policy) -> Resul
         let importance = block_on(Importance::read(&DirectorySource::new(folder)?, name, model_type))?;
         let coverage = importance.apply(checkpoint, policy)?;
         if coverage.weighed == 0 {
-            bail!("it says nothing of any matrix that is quantized: expected the file of this model, and a format that quantizes");
+            bail!(
+                "it says nothing of any matrix that is quantized: expected the file of this model, and a format that quantizes"
+            );
         }
         Ok(coverage)
     };
     let coverage = weighed().with_context(|| format!("--imatrix {}", file.display()))?;
     if !coverage.without.is_empty() {
-        output::note(&format!("--imatrix has nothing for {}, whose inputs all count alike", coverage.without.join(", ")));
+        output::note(&format!(
+            "--imatrix has nothing for {}, whose inputs all count alike",
+            coverage.without.join(", ")
+        ));
     }
     Ok(coverage)
 }
@@ -189,7 +211,10 @@ fn load(
     drop(progress);
     split::tell(&mut model.engine)?;
     if let streamed @ 1.. = model.engine.streamed_bytes() {
-        output::note(&format!("{} of weights stay in host memory and are sent to the device for every step", output::size(streamed)));
+        output::note(&format!(
+            "{} of weights stay in host memory and are sent to the device for every step",
+            output::size(streamed)
+        ));
     }
     tuning::apply(&mut model.engine, args.autotune)?;
     for adapter in &args.adapter {

@@ -41,7 +41,8 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
     let mut progress = Progress::new("cases", false);
     let mut outcomes: Vec<(Outcome, Option<String>)> = Vec::new();
     for (index, case) in wanted.iter().enumerate() {
-        let failed = |reason| (Outcome { name: case.name.clone(), nmse: f64::INFINITY, bound: case.bound }, Some(reason));
+        let failed =
+            |reason| (Outcome { name: case.name.clone(), nmse: f64::INFINITY, bound: case.bound }, Some(reason));
         let outcome = match block_on(cases::run(&gpu, case, args.seed)) {
             Ok(outcome) => (outcome, None),
             Err(error @ bayan_gpu::GpuError::DeviceLost(_)) => return Err(error.into()),
@@ -59,7 +60,9 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
             .map(|(o, error)| json!({"name": o.name, "nmse": o.nmse.is_finite().then_some(o.nmse), "bound": o.bound, "passed": o.passed(), "error": error}))
             .collect();
         let c = gpu.capabilities();
-        output::json(&json!({"device": c.name, "driver": c.driver, "path": c.path(), "cases": rows, "failed": failed}))?;
+        output::json(
+            &json!({"device": c.name, "driver": c.driver, "path": c.path(), "cases": rows, "failed": failed}),
+        )?;
     } else {
         let rows: Vec<Vec<String>> = outcomes
             .iter()
@@ -74,7 +77,12 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
                 output::line(&format!("{}: {error}", outcome.name))?;
             }
         }
-        output::line(&format!("{}: {} of {} cases pass", gpu.capabilities().path(), outcomes.len() - failed, outcomes.len()))?;
+        output::line(&format!(
+            "{}: {} of {} cases pass",
+            gpu.capabilities().path(),
+            outcomes.len() - failed,
+            outcomes.len()
+        ))?;
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

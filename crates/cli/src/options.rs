@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 
 use crate::tuning::Autotune;
 
-/// Contexts beyond this are typing mistakes: no published model goes further, and tables of this length must fit in memory.
+/// Contexts beyond this are typing mistakes: no published model goes further, and tables of this length must fit in
+/// memory.
 const LONGEST_CONTEXT: u64 = 1 << 20;
 
 /// The device.
@@ -31,7 +32,8 @@ pub struct DeviceArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct CheckpointArgs {
-    /// Directory of a Hugging Face checkpoint, a GGUF file, `org/name[:revision][/file.gguf]` on a hub, or random:SHAPE for random weights
+    /// Directory of a Hugging Face checkpoint, a GGUF file, `org/name[:revision][/file.gguf]` on a hub, or random:SHAPE
+    /// for random weights
     #[arg(short, long, env = "BAYAN_MODEL", value_name = "DIR|FILE|NAME")]
     pub model: Option<PathBuf>,
     /// Chat template instead of the checkpoint's own: a built-in name, or a file
@@ -60,8 +62,16 @@ pub struct ModelArgs {
     /// Several adapters, separated by commas, that share the layers: numbers in `bayan devices`, or parts of names
     #[arg(long, env = "BAYAN_DEVICES", value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<String>,
-    /// Shares of the adapters of --devices, separated by commas [default: as much memory as each has where all tell, else equal]
-    #[arg(long, visible_alias = "ts", env = "BAYAN_TENSOR_SPLIT", value_name = "LIST", value_delimiter = ',', requires = "devices")]
+    /// Shares of the adapters of --devices, separated by commas [default: as much memory as each has where all tell,
+    /// else equal]
+    #[arg(
+        long,
+        visible_alias = "ts",
+        env = "BAYAN_TENSOR_SPLIT",
+        value_name = "LIST",
+        value_delimiter = ',',
+        requires = "devices"
+    )]
     pub tensor_split: Vec<f64>,
     /// Numbers of the key-value cache
     #[arg(long, visible_alias = "cache-type", env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
@@ -106,7 +116,8 @@ impl CacheArg {
 /// A weight format by name.
 pub fn format_argument(name: &str) -> Result<&'static dyn Format, String> {
     let names = || FORMATS.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
-    format_by_name(&name.to_lowercase()).ok_or_else(|| format!("no weight format of that name: expected one of {}", names()))
+    format_by_name(&name.to_lowercase())
+        .ok_or_else(|| format!("no weight format of that name: expected one of {}", names()))
 }
 
 /// An adapter and how much of it.

@@ -13,14 +13,19 @@ use tracing_subscriber::layer::SubscriberExt;
 /// Work that ends sooner needs no progress bar.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// Warnings go to stderr. Errors do not: they come back as results and are printed once. `BAYAN_LOG=debug` shows everything.
+/// Warnings go to stderr. Errors do not: they come back as results and are printed once. `BAYAN_LOG=debug` shows
+/// everything.
 pub fn set_up_log() {
     let wanted = std::env::var("BAYAN_LOG").ok().and_then(|level| level.parse::<LevelFilter>().ok());
     let filter = tracing_subscriber::filter::filter_fn(move |event| match wanted {
         Some(level) => *event.level() <= level,
         None => *event.level() == tracing::Level::WARN,
     });
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).without_time().with_target(false).with_ansi(io::stderr().is_terminal());
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .without_time()
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal());
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
@@ -171,7 +176,13 @@ mod tests {
 
     #[test]
     fn sizes_keep_three_figures_or_so() {
-        assert_eq!([size(999), size(1500), size(2_500_000), size(7_250_000_000)], ["999 B", "1.5 kB", "2.5 MB", "7.25 GB"]);
-        assert_eq!([count(9_999), count(112_000), count(500_000_000), count(7_000_000_000)], ["9999", "0.11 M", "500 M", "7.00 B"]);
+        assert_eq!(
+            [size(999), size(1500), size(2_500_000), size(7_250_000_000)],
+            ["999 B", "1.5 kB", "2.5 MB", "7.25 GB"]
+        );
+        assert_eq!(
+            [count(9_999), count(112_000), count(500_000_000), count(7_000_000_000)],
+            ["9999", "0.11 M", "500 M", "7.00 B"]
+        );
     }
 }

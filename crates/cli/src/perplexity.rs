@@ -1,8 +1,9 @@
 //! `bayan perplexity`: how well a model predicts a text, and how far a quantized run is from an unquantized one.
 //!
-//! Windows of the context's length move over the text by the stride, and only tokens that no window before has seen count, each with at
-//! least context − stride tokens before it. The divergence from a second run is over whole distributions at the same positions: it shows
-//! what quantization changed where perplexity, which looks at one token, may even improve by chance.
+//! Windows of the context's length move over the text by the stride, and only tokens that no window before has seen
+//! count, each with at least context − stride tokens before it. The divergence from a second run is over whole
+//! distributions at the same positions: it shows what quantization changed where perplexity, which looks at one token,
+//! may even improve by chance.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,12 +63,19 @@ fn best(row: &[f32]) -> usize {
 /// Σ p (ln p − ln q), p being the base's distribution.
 fn divergence(base: &[f32], row: &[f32]) -> f64 {
     let (base_sum, sum) = (log_sum(base), log_sum(row));
-    base.iter().zip(row).map(|(&b, &r)| (f64::from(b) - base_sum, f64::from(r) - sum)).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0)
+    base.iter()
+        .zip(row)
+        .map(|(&b, &r)| (f64::from(b) - base_sum, f64::from(r) - sum))
+        .map(|(p, q)| p.exp() * (p - q))
+        .sum::<f64>()
+        .max(0.0)
 }
 
 impl Sums {
     fn add(&mut self, row: &[f32], base: Option<&[f32]>, next: u32) -> Result<()> {
-        let logit = |row: &[f32]| row.get(next as usize).map(|&logit| f64::from(logit)).context("a token outside the model's vocabulary");
+        let logit = |row: &[f32]| {
+            row.get(next as usize).map(|&logit| f64::from(logit)).context("a token outside the model's vocabulary")
+        };
         let nll = log_sum(row) - logit(row)?;
         self.count += 1;
         self.nll += nll;
@@ -135,7 +143,14 @@ fn report(args: &PerplexityArgs, sums: &Sums, context: usize, stride: usize) -> 
         let mut sorted = sums.divergences.clone();
         sorted.sort_by(f64::total_cmp);
         let at = |part: f64| sorted[((sorted.len() - 1) as f64 * part) as usize];
-        (sums.divergences.iter().sum::<f64>() / count, at(0.5), at(0.99), at(1.0), (sums.base_nll / count).exp(), sums.agreed as f64 / count)
+        (
+            sums.divergences.iter().sum::<f64>() / count,
+            at(0.5),
+            at(0.99),
+            at(1.0),
+            (sums.base_nll / count).exp(),
+            sums.agreed as f64 / count,
+        )
     });
     if args.json {
         let base = compared.map(|(mean, median, p99, most, perplexity, agreed)| {
@@ -148,7 +163,9 @@ fn report(args: &PerplexityArgs, sums: &Sums, context: usize, stride: usize) -> 
     output::line(&format!("{} tokens in windows of {context}, moved by {stride}", sums.count))?;
     output::line(&format!("perplexity {:.4} (mean negative log-probability {mean:.5} ± {deviation:.5})", mean.exp()))?;
     if let Some((mean, median, p99, most, perplexity, agreed)) = compared {
-        output::line(&format!("base: perplexity {perplexity:.4}; divergence mean {mean:.6}, median {median:.6}, 99 % {p99:.6}, largest {most:.4}"))?;
+        output::line(&format!(
+            "base: perplexity {perplexity:.4}; divergence mean {mean:.6}, median {median:.6}, 99 % {p99:.6}, largest {most:.4}"
+        ))?;
         output::line(&format!("the most likely token is the same at {:.2} % of the positions", 100.0 * agreed))?;
     }
     Ok(())

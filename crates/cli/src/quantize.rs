@@ -1,4 +1,5 @@
-//! `bayan quantize`: writes a checkpoint in smaller formats, a few MiB at a time. The new directory is complete or absent.
+//! `bayan quantize`: writes a checkpoint in smaller formats, a few MiB at a time. The new directory is complete or
+//! absent.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -49,13 +50,17 @@ pub struct QuantizeArgs {
 pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
     let taken = std::fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some());
     if taken && !args.overwrite {
-        bail!("{} exists and is not empty: expected a new directory; name another, or replace it with --overwrite", args.output.display());
+        bail!(
+            "{} exists and is not empty: expected a new directory; name another, or replace it with --overwrite",
+            args.output.display()
+        );
     }
     let checkpoint = crate::open::checkpoint(Some(&args.input))?;
     let mut policy = Policy::for_format(args.format);
     policy.embedding = args.embedding.unwrap_or(policy.embedding);
     policy.head = args.head.unwrap_or(policy.head);
-    let coverage = args.imatrix.as_deref().map(|file| crate::open::weigh(&checkpoint, file, &mut policy)).transpose()?;
+    let coverage =
+        args.imatrix.as_deref().map(|file| crate::open::weigh(&checkpoint, file, &mut policy)).transpose()?;
     let options = WriteOptions { overwrite: args.overwrite, ..WriteOptions::default() };
     crate::interrupt::remove_partial(&args.output);
     let mut progress = Progress::new("quantizing", false);
@@ -82,7 +87,12 @@ struct Group {
 fn groups(report: &Report) -> BTreeMap<&'static str, Group> {
     let mut groups = BTreeMap::new();
     for tensor in &report.tensors {
-        let group = groups.entry(tensor.format.name()).or_insert_with(|| Group { tensors: 0, weights: 0, size_bytes: 0, worst: (0.0, String::new()) });
+        let group = groups.entry(tensor.format.name()).or_insert_with(|| Group {
+            tensors: 0,
+            weights: 0,
+            size_bytes: 0,
+            worst: (0.0, String::new()),
+        });
         group.tensors += 1;
         group.weights += tensor.weights;
         group.size_bytes += tensor.size_bytes;
@@ -98,16 +108,35 @@ fn print(report: &Report, before_bytes: u64, out: &std::path::Path) -> Result<()
         .into_iter()
         .map(|(name, group)| {
             let bits = group.size_bytes as f64 * 8.0 / group.weights.max(1) as f64;
-            let worst = if group.worst.0 > 0.0 { format!("{:.2e} {}", group.worst.0, group.worst.1) } else { "exact".to_string() };
-            vec![name.to_string(), group.tensors.to_string(), output::count(group.weights), output::size(group.size_bytes), format!("{bits:.2}"), worst]
+            let worst = if group.worst.0 > 0.0 {
+                format!("{:.2e} {}", group.worst.0, group.worst.1)
+            } else {
+                "exact".to_string()
+            };
+            vec![
+                name.to_string(),
+                group.tensors.to_string(),
+                output::count(group.weights),
+                output::size(group.size_bytes),
+                format!("{bits:.2}"),
+                worst,
+            ]
         })
         .collect();
-    output::line(&output::table(&["format", "tensors", "weights", "size", "bits/weight", "largest relative error"], &rows))?;
+    output::line(&output::table(
+        &["format", "tensors", "weights", "size", "bits/weight", "largest relative error"],
+        &rows,
+    ))?;
     if !report.skipped.is_empty() {
         output::line(&format!("left out, as they hold no weights: {}", report.skipped.join(", ")))?;
     }
     let (after, bits) = (report.size_bytes(), report.bits_per_weight());
-    output::line(&format!("{}: {} → {}, {bits:.2} bits per weight", out.display(), output::size(before_bytes), output::size(after)))
+    output::line(&format!(
+        "{}: {} → {}, {bits:.2} bits per weight",
+        out.display(),
+        output::size(before_bytes),
+        output::size(after)
+    ))
 }
 
 fn as_json(report: &Report, before_bytes: u64, coverage: Option<&Coverage>) -> Value {

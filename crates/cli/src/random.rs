@@ -1,7 +1,8 @@
 //! `--model random:SHAPE`: a checkpoint of a known shape with random weights, made up while it is read.
 //!
-//! Speed and memory do not depend on what the weights say, so that every model can be measured on every device without a download and without a
-//! file. The bytes are a function of their place, so that any range can be read at any time; files on disk lost, at 16 GB for an 8B model.
+//! Speed and memory do not depend on what the weights say, so that every model can be measured on every device without
+//! a download and without a file. The bytes are a function of their place, so that any range can be read at any time;
+//! files on disk lost, at 16 GB for an 8B model.
 
 use std::collections::BTreeMap;
 
@@ -45,19 +46,28 @@ const WEIGHTS: &str = "model.safetensors";
 impl RandomSource {
     /// The checkpoint of that name; `None` where there is none.
     pub fn new(name: &str) -> Option<RandomSource> {
-        let &(name, model_type, d, f, layers, heads, kv, head_dim, v, tied, theta) = SHAPES.iter().find(|row| row.0 == name)?;
+        let &(name, model_type, d, f, layers, heads, kv, head_dim, v, tied, theta) =
+            SHAPES.iter().find(|row| row.0 == name)?;
         let config = json!({
             "model_type": model_type, "hidden_size": d, "intermediate_size": f, "num_hidden_layers": layers, "num_attention_heads": heads,
             "num_key_value_heads": kv, "head_dim": head_dim, "vocab_size": v, "tie_word_embeddings": tied, "rope_theta": theta,
             "rms_norm_eps": 1e-5, "max_position_embeddings": 131_072, "hidden_act": "silu", "torch_dtype": "bfloat16",
         });
-        let (header, body_bytes) = header(model_type, [d, f, layers, v], [heads * head_dim, kv * head_dim, head_dim], tied);
-        let files = [("config.json", config.to_string().into_bytes()), ("tokenizer.json", tokenizer().to_string().into_bytes())];
+        let (header, body_bytes) =
+            header(model_type, [d, f, layers, v], [heads * head_dim, kv * head_dim, head_dim], tied);
+        let files = [
+            ("config.json", config.to_string().into_bytes()),
+            ("tokenizer.json", tokenizer().to_string().into_bytes()),
+        ];
         Some(RandomSource { name, files: files.into(), weights_bytes: header.len() as u64 + body_bytes, header })
     }
 
     fn read_now(&self, file: &str, offset: u64, length: usize) -> Result<Vec<u8>, WeightsError> {
-        let size = if file == WEIGHTS { self.weights_bytes } else { self.files.get(file).map_or(0, |bytes| bytes.len() as u64) };
+        let size = if file == WEIGHTS {
+            self.weights_bytes
+        } else {
+            self.files.get(file).map_or(0, |bytes| bytes.len() as u64)
+        };
         if offset.checked_add(length as u64).is_none_or(|end| end > size) {
             let reason = format!("asked for {length} bytes at offset {offset}, the file has {size}");
             return Err(WeightsError::Source { file: file.to_owned(), place: self.describe(), reason });
@@ -81,7 +91,11 @@ impl Source for RandomSource {
     }
 
     fn size<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<u64>, WeightsError>> {
-        let size = if file == WEIGHTS { Some(self.weights_bytes) } else { self.files.get(file).map(|bytes| bytes.len() as u64) };
+        let size = if file == WEIGHTS {
+            Some(self.weights_bytes)
+        } else {
+            self.files.get(file).map(|bytes| bytes.len() as u64)
+        };
         Box::pin(std::future::ready(Ok(size)))
     }
 
@@ -91,7 +105,12 @@ impl Source for RandomSource {
 }
 
 /// The safetensors header, and the bytes that follow it. Everything is bf16.
-fn header(model_type: &str, [d, f, layers, v]: [usize; 4], [q, kv, head_dim]: [usize; 3], tied: bool) -> (Vec<u8>, u64) {
+fn header(
+    model_type: &str,
+    [d, f, layers, v]: [usize; 4],
+    [q, kv, head_dim]: [usize; 3],
+    tied: bool,
+) -> (Vec<u8>, u64) {
     let mut tensors = vec![("model.embed_tokens.weight".to_string(), vec![v, d])];
     for layer in 0..layers {
         let mut add = |name: &str, shape: Vec<usize>| tensors.push((format!("model.layers.{layer}.{name}"), shape));
@@ -170,7 +189,11 @@ mod tests {
         let begin = source.header.len() as u64 - 5;
         let whole = source.read_now(WEIGHTS, begin, 300).expect("bytes");
         for (offset, length) in [(0, 1), (3, 2), (4, 9), (5, 8), (6, 1), (13, 100), (21, 279)] {
-            assert_eq!(source.read_now(WEIGHTS, begin + offset as u64, length).expect("bytes"), whole[offset..offset + length], "{offset}+{length}");
+            assert_eq!(
+                source.read_now(WEIGHTS, begin + offset as u64, length).expect("bytes"),
+                whole[offset..offset + length],
+                "{offset}+{length}"
+            );
         }
         assert!(source.read_now(WEIGHTS, source.weights_bytes - 1, 2).is_err());
     }
@@ -178,12 +201,17 @@ mod tests {
     #[test]
     fn every_shape_is_a_checkpoint_of_finite_small_numbers() {
         for row in SHAPES {
-            let checkpoint = block_on(Checkpoint::open(Rc::new(RandomSource::new(row.0).expect("a shape")))).expect("a checkpoint");
+            let checkpoint =
+                block_on(Checkpoint::open(Rc::new(RandomSource::new(row.0).expect("a shape")))).expect("a checkpoint");
             let sizes = bayan_models::sizes(&checkpoint).expect("sizes");
             assert_eq!((sizes.hidden_size, sizes.num_hidden_layers), (row.2, row.4), "{}", row.0);
             let values = block_on(checkpoint.read_rows_f32("model.layers.1.mlp.down_proj.weight", 3..5)).expect("rows");
             let mean = values.iter().sum::<f32>() / values.len() as f32;
-            assert!(values.iter().all(|v| (0.0156..=0.0626).contains(&v.abs())) && mean.abs() < 0.01, "{}: mean {mean}", row.0);
+            assert!(
+                values.iter().all(|v| (0.0156..=0.0626).contains(&v.abs())) && mean.abs() < 0.01,
+                "{}: mean {mean}",
+                row.0
+            );
         }
     }
 }

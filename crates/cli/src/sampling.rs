@@ -57,7 +57,10 @@ pub struct SamplingArgs {
 }
 
 fn number(text: &str, expected: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
-    text.parse().ok().filter(|&value: &f32| value.is_finite() && fits(value)).ok_or_else(|| format!("expected {expected}"))
+    text.parse()
+        .ok()
+        .filter(|&value: &f32| value.is_finite() && fits(value))
+        .ok_or_else(|| format!("expected {expected}"))
 }
 
 fn finite(text: &str) -> Result<f32, String> {
@@ -115,7 +118,13 @@ impl SamplingArgs {
             seed: self.seed.unwrap_or_else(new_seed),
         };
         let max_tokens = self.max_tokens.or(defaults.max_new_tokens.filter(|&n| n > 0)).map(|n| n as usize);
-        Ok(Generation { settings, bias: self.logit_bias.clone(), max_tokens, stop: self.stop.clone(), ignore_eos: self.ignore_eos })
+        Ok(Generation {
+            settings,
+            bias: self.logit_bias.clone(),
+            max_tokens,
+            stop: self.stop.clone(),
+            ignore_eos: self.ignore_eos,
+        })
     }
 }
 
@@ -136,9 +145,17 @@ mod tests {
 
     #[test]
     fn flags_beat_the_checkpoint_and_the_checkpoint_beats_the_defaults() {
-        let advice = GenerationDefaults { top_p: Some(0.5), temperature: Some(0.6), max_new_tokens: Some(7), ..Default::default() };
+        let advice = GenerationDefaults {
+            top_p: Some(0.5),
+            temperature: Some(0.6),
+            max_new_tokens: Some(7),
+            ..Default::default()
+        };
         let generation = flags(&["--temp", "0.1", "--seed", "5"]).unwrap().generation(&advice, 10).unwrap();
-        assert_eq!((generation.settings.temperature, generation.settings.top_p, generation.settings.top_k), (0.1, 0.5, TOP_K));
+        assert_eq!(
+            (generation.settings.temperature, generation.settings.top_p, generation.settings.top_k),
+            (0.1, 0.5, TOP_K)
+        );
         assert_eq!((generation.settings.seed, generation.max_tokens), (5, Some(7)));
         let greedy = GenerationDefaults { do_sample: Some(false), temperature: Some(0.6), ..Default::default() };
         assert_eq!(flags(&[]).unwrap().generation(&greedy, 10).unwrap().settings.temperature, 0.0);
@@ -157,8 +174,14 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_usage_errors() {
-        for wrong in [["--top-p", "1.5"], ["--temperature", "-1"], ["--temperature", "nan"], ["--repeat-penalty", "0"], ["--max-tokens", "0"], ["--seed", "-3"]]
-        {
+        for wrong in [
+            ["--top-p", "1.5"],
+            ["--temperature", "-1"],
+            ["--temperature", "nan"],
+            ["--repeat-penalty", "0"],
+            ["--max-tokens", "0"],
+            ["--seed", "-3"],
+        ] {
             assert!(flags(&wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(flags(&["--presence-penalty", "-0.5"]).unwrap().presence_penalty, -0.5);

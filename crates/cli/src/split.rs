@@ -8,7 +8,8 @@ use bayan_weights::Checkpoint;
 use crate::options::ModelArgs;
 use crate::{inspect, open, output};
 
-/// Of a device's memory, the part that weights and cache may take; the rest is for activations, and for whoever draws the screen.
+/// Of a device's memory, the part that weights and cache may take; the rest is for activations, and for whoever draws
+/// the screen.
 const USABLE: f64 = 0.9;
 
 /// Open devices, and the share of the weights that each gets.
@@ -32,7 +33,11 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
         return Ok(Devices { gpus: vec![open::gpu(&args.device)?], shares: vec![1.0] });
     }
     if !args.tensor_split.is_empty() && args.tensor_split.len() != named.len() {
-        bail!("--tensor-split: expected {} numbers, one for each of --devices, got {}", named.len(), args.tensor_split.len());
+        bail!(
+            "--tensor-split: expected {} numbers, one for each of --devices, got {}",
+            named.len(),
+            args.tensor_split.len()
+        );
     }
     let device = &args.device;
     let options = |name: &String| GpuOptions {
@@ -52,12 +57,13 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
 
 /// The memory of each where all tell, else equal shares.
 pub fn shares(memory: &[Option<u64>]) -> Vec<f64> {
-    let told: Option<Vec<f64>> = memory.iter().map(|bytes| bytes.filter(|bytes| *bytes > 0).map(|bytes| bytes as f64)).collect();
+    let told: Option<Vec<f64>> =
+        memory.iter().map(|bytes| bytes.filter(|bytes| *bytes > 0).map(|bytes| bytes as f64)).collect();
     told.unwrap_or_else(|| vec![1.0; memory.len()])
 }
 
-/// The adapters that a model needs which the first one does not hold; none where that one does, where it does not tell, or where all together do
-/// not either.
+/// The adapters that a model needs which the first one does not hold; none where that one does, where it does not tell,
+/// or where all together do not either.
 fn enough(checkpoint: &Checkpoint, args: &ModelArgs) -> Vec<usize> {
     let adapters = block_on(list_adapters(args.device.disable));
     let Ok(sizes) = bayan_models::sizes(checkpoint) else { return Vec::new() };
@@ -65,8 +71,8 @@ fn enough(checkpoint: &Checkpoint, args: &ModelArgs) -> Vec<usize> {
     chosen(&adapters, memory.weight_bytes.saturating_add(memory.cache_bytes))
 }
 
-/// The first adapters, of the kind and the interface of the very first, that hold so many bytes together. One device may be listed once for
-/// each interface.
+/// The first adapters, of the kind and the interface of the very first, that hold so many bytes together. One device
+/// may be listed once for each interface.
 pub fn chosen(adapters: &[AdapterSummary], needed_bytes: u64) -> Vec<usize> {
     if adapters.first().is_none_or(|first| first.capabilities.software) {
         return Vec::new();
@@ -105,7 +111,12 @@ pub fn tell(engine: &mut Engine) -> Result<()> {
         format!("{}: layers {first} to {last}, {}", gpu.capabilities().name, output::size(gpu.allocated_bytes()))
     };
     let parts: Vec<String> = engine.gpus().iter().enumerate().map(of).collect();
-    output::note(&format!("split over {} devices: {}; {} a token go from one to the next", parts.len(), parts.join("; "), output::size(handed)));
+    output::note(&format!(
+        "split over {} devices: {}; {} a token go from one to the next",
+        parts.len(),
+        parts.join("; "),
+        output::size(handed)
+    ));
     Ok(())
 }
 
@@ -128,7 +139,8 @@ mod tests {
 
     #[test]
     fn as_many_adapters_as_hold_the_model() {
-        let three = adapters(&[("Vulkan", Some(100)), ("Dx12", Some(100)), ("Vulkan", Some(100)), ("Vulkan", Some(50))]);
+        let three =
+            adapters(&[("Vulkan", Some(100)), ("Dx12", Some(100)), ("Vulkan", Some(100)), ("Vulkan", Some(50))]);
         assert_eq!(chosen(&three, 90), Vec::<usize>::new(), "the first one is enough");
         assert_eq!(chosen(&three, 91), [0, 2]);
         assert_eq!(chosen(&three, 200), [0, 2, 3]);

@@ -43,16 +43,22 @@ pub struct TemplateArgs {
 pub fn run(args: &TemplateArgs) -> Result<ExitCode> {
     let side = text::side(&args.checkpoint)?;
     let text = input(args.messages.as_deref(), args.file.as_deref(), "messages")?;
-    let value: Value = serde_json::from_str(&text).context("the messages are not JSON: expected [{\"role\": \"user\", \"content\": \"…\"}]")?;
+    let value: Value = serde_json::from_str(&text)
+        .context("the messages are not JSON: expected [{\"role\": \"user\", \"content\": \"…\"}]")?;
     let (messages, tools) = parts(value)?;
     let kwargs: Map<String, Value> = match &args.chat_template_kwargs {
         Some(text) => serde_json::from_str(text).context("--chat-template-kwargs: expected a JSON object")?,
         None => Map::new(),
     };
-    let chat = ChatInput { tools, add_generation_prompt: !args.no_generation_prompt, kwargs, ..ChatInput::new(messages) };
+    let chat =
+        ChatInput { tools, add_generation_prompt: !args.no_generation_prompt, kwargs, ..ChatInput::new(messages) };
     let template = side.template()?;
     let rendered = template.render(&chat)?;
-    let ids = if args.ids || args.json { side.tokenizer.encode_guarded(&template.render_guarded(&chat, &side.tokenizer)?)? } else { Vec::new() };
+    let ids = if args.ids || args.json {
+        side.tokenizer.encode_guarded(&template.render_guarded(&chat, &side.tokenizer)?)?
+    } else {
+        Vec::new()
+    };
     match (args.json, args.ids) {
         (true, _) => output::json(&json!({"text": rendered, "ids": ids}))?,
         (false, true) => output::line(&ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "))?,
@@ -66,7 +72,9 @@ fn parts(value: Value) -> Result<(Vec<Value>, Option<Vec<Value>>)> {
     match value {
         Value::Array(messages) => Ok((messages, None)),
         Value::Object(mut object) => {
-            let Some(Value::Array(messages)) = object.remove("messages") else { bail!("expected `messages` in the JSON object to be a list") };
+            let Some(Value::Array(messages)) = object.remove("messages") else {
+                bail!("expected `messages` in the JSON object to be a list")
+            };
             let tools = match object.remove("tools") {
                 Some(Value::Array(tools)) => Some(tools),
                 _ => None,

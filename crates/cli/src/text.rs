@@ -1,4 +1,5 @@
-//! The text side of a checkpoint, for subcommands that need neither weights nor a device, and the texts that they are given.
+//! The text side of a checkpoint, for subcommands that need neither weights nor a device, and the texts that they are
+//! given.
 
 use std::io::Read;
 use std::path::Path;
@@ -17,7 +18,8 @@ use crate::options::CheckpointArgs;
 pub fn side(args: &CheckpointArgs) -> Result<TextSide> {
     let source = block_on(bayan_weights::gguf::files_of(open::source(args.model.as_deref())?))?;
     let chat_template = open::chat_template(args.chat_template.as_deref())?;
-    block_on(TextSide::open(source.as_ref(), chat_template.as_deref())).with_context(|| format!("the tokenizer of {} cannot be read", source.describe()))
+    block_on(TextSide::open(source.as_ref(), chat_template.as_deref()))
+        .with_context(|| format!("the tokenizer of {} cannot be read", source.describe()))
 }
 
 /// A text from an argument, a file, or stdin, whichever was given first in this order; `-` is stdin.

@@ -22,7 +22,8 @@ pub struct TokenizeArgs {
     /// Turn ids (numbers separated by spaces or commas) into text
     #[arg(long)]
     decode: bool,
-    /// Add the tokens that the tokenizer puts around a text, usually one at its beginning; with --decode, show such tokens
+    /// Add the tokens that the tokenizer puts around a text, usually one at its beginning; with --decode, show such
+    /// tokens
     #[arg(long)]
     special: bool,
     /// Show each token's text beside its id
@@ -43,8 +44,11 @@ pub fn run(args: &TokenizeArgs) -> Result<ExitCode> {
     let tokenizer = text::side(&args.checkpoint)?.tokenizer;
     let text = input(args.text.as_deref(), args.file.as_deref(), "text")?;
     if args.decode {
-        let words = text.split(|c: char| c == ',' || c.is_whitespace() || c == '[' || c == ']').filter(|word| !word.is_empty());
-        let ids = words.map(|word| word.parse::<u32>().with_context(|| format!("expected token ids, got {word:?}"))).collect::<Result<Vec<_>>>()?;
+        let words =
+            text.split(|c: char| c == ',' || c.is_whitespace() || c == '[' || c == ']').filter(|word| !word.is_empty());
+        let ids = words
+            .map(|word| word.parse::<u32>().with_context(|| format!("expected token ids, got {word:?}")))
+            .collect::<Result<Vec<_>>>()?;
         let decoded = tokenizer.decode(&ids, !args.special)?;
         if args.json {
             output::json(&json!({"ids": ids, "text": decoded}))?

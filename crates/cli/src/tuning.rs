@@ -27,7 +27,8 @@ pub enum Autotune {
 /// Uses the remembered shapes, or measures and remembers them.
 ///
 /// # Errors
-/// The device fails while measuring. A cache that cannot be read or written is no error: measuring again is all it costs.
+/// The device fails while measuring. A cache that cannot be read or written is no error: measuring again is all it
+/// costs.
 pub fn apply(engine: &mut Engine, mode: Autotune) -> Result<()> {
     let software = engine.gpu().capabilities().software;
     if mode == Autotune::Off || (mode == Autotune::Auto && software) {
@@ -72,7 +73,9 @@ fn hash(text: &str) -> u64 {
 
 fn directory() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")).or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    let base = set("XDG_CACHE_HOME")
+        .or_else(|| set("LOCALAPPDATA"))
+        .or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("bayan").join("tuning"))
 }
 

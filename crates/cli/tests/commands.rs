@@ -45,12 +45,19 @@ fn templates_render_and_encode() {
 #[test]
 fn the_same_seed_gives_the_same_text() {
     let place = place();
-    let arguments = ["generate", "مرحبا", "--max-tokens", "12", "--seed", "7", "--ignore-eos", "--json", "--model", &place];
+    let arguments =
+        ["generate", "مرحبا", "--max-tokens", "12", "--seed", "7", "--ignore-eos", "--json", "--model", &place];
     let (first, second) = (json(&arguments), json(&arguments));
     assert_eq!(first["text"], second["text"]);
-    assert_eq!((&first["usage"]["completion_tokens"], &first["finish_reason"], &first["seed"]), (&12.into(), &"length".into(), &7.into()));
-    let greedy = |prompt: &[&str]| succeed(&run(&[&["generate", "--temperature", "0", "--max-tokens", "8", "--model", &place], prompt].concat()));
-    let from_stdin = run_with_input(&["generate", "--temperature", "0", "--max-tokens", "8", "--model", &place], "سؤال");
+    assert_eq!(
+        (&first["usage"]["completion_tokens"], &first["finish_reason"], &first["seed"]),
+        (&12.into(), &"length".into(), &7.into())
+    );
+    let greedy = |prompt: &[&str]| {
+        succeed(&run(&[&["generate", "--temperature", "0", "--max-tokens", "8", "--model", &place], prompt].concat()))
+    };
+    let from_stdin =
+        run_with_input(&["generate", "--temperature", "0", "--max-tokens", "8", "--model", &place], "سؤال");
     assert_eq!(greedy(&["سؤال"]), succeed(&from_stdin));
     assert_eq!(greedy(&["--prompt", "سؤال"]), greedy(&["سؤال"]));
     assert_ne!(greedy(&["سؤال", "--chat"]), greedy(&["سؤال"]));
@@ -59,12 +66,29 @@ fn the_same_seed_gives_the_same_text() {
 #[test]
 fn lines_are_answered_together_as_alone() {
     let place = place();
-    let flags = ["generate", "--temperature", "0", "--max-tokens", "6", "--ignore-eos", "--quantize", "f32", "--cache", "f32", "--model", &place];
+    let flags = [
+        "generate",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "6",
+        "--ignore-eos",
+        "--quantize",
+        "f32",
+        "--cache",
+        "f32",
+        "--model",
+        &place,
+    ];
     let prompts = ["مرحبا", "كيف الحال؟ وما اسمك؟", "١٢٣"];
-    let alone = prompts.map(|prompt| succeed(&run(&[&flags[..], &[prompt]].concat())).trim_end_matches('\n').to_string());
-    let together = succeed(&run_with_input(&[&flags[..], &["--lines", "--parallel", "2"]].concat(), &prompts.join("\n\n")));
-    let texts: Vec<String> =
-        together.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["text"].as_str().expect("text").to_string()).collect();
+    let alone =
+        prompts.map(|prompt| succeed(&run(&[&flags[..], &[prompt]].concat())).trim_end_matches('\n').to_string());
+    let together =
+        succeed(&run_with_input(&[&flags[..], &["--lines", "--parallel", "2"]].concat(), &prompts.join("\n\n")));
+    let texts: Vec<String> = together
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["text"].as_str().expect("text").to_string())
+        .collect();
     assert_eq!(texts, alone);
     assert!(text(&run_with_input(&[&flags[..], &["--lines"]].concat(), "\n").stderr).contains("at least one line"));
 }
@@ -85,11 +109,15 @@ fn conversations_are_saved_and_loaded() {
     let file = folder.path().join("c.json");
     let file = file.to_str().expect("a path");
     let chat = |more: &[&str], input: &str| {
-        run_with_input(&[&["chat", "--temperature", "0", "--max-tokens", "3", "--stop", "\n", "--model", &place], more].concat(), input)
+        run_with_input(
+            &[&["chat", "--temperature", "0", "--max-tokens", "3", "--stop", "\n", "--model", &place], more].concat(),
+            input,
+        )
     };
     succeed(&chat(&["--system", "كن موجزًا"], &format!("مرحبا\n/save {file}\n")));
     let saved: Value = serde_json::from_str(&std::fs::read_to_string(file).expect("a file")).expect("JSON");
-    let roles: Vec<&str> = saved["messages"].as_array().expect("messages").iter().filter_map(|m| m["role"].as_str()).collect();
+    let roles: Vec<&str> =
+        saved["messages"].as_array().expect("messages").iter().filter_map(|m| m["role"].as_str()).collect();
     assert_eq!(roles, ["system", "user", "assistant"]);
     let again = format!("{file}.2");
     succeed(&chat(&["--load", file], &format!("/save {again}\n")));
@@ -122,7 +150,11 @@ fn quantized_checkpoints_load_and_are_smaller() {
     assert_eq!(inspected["total"]["bytes"], report["bytes"]);
     assert!(inspected["stored"]["q4_k"]["tensors"].as_u64().is_some_and(|n| n > 0), "{inspected}");
     let generate = |model: &str, more: &[&str]| {
-        succeed(&run(&[&["generate", "مرحبا", "--temperature", "0", "--max-tokens", "8", "--ignore-eos", "--model", model], more].concat()))
+        succeed(&run(&[
+            &["generate", "مرحبا", "--temperature", "0", "--max-tokens", "8", "--ignore-eos", "--model", model],
+            more,
+        ]
+        .concat()))
     };
     // Quantized to files and quantized on load are the same weights.
     assert_eq!(generate(out, &[]), generate(&place, &["--quantize", "q4_k"]));
@@ -132,14 +164,35 @@ fn quantized_checkpoints_load_and_are_smaller() {
 fn inspect_counts_what_loading_allocates() {
     let place = place();
     let inspected = json(&["inspect", &place, "--context", "64", "--cache", "f32", "--json"]);
-    let bench = json(&["bench", "--prompt", "8", "--generate", "4", "--repetitions", "2", "--context", "64", "--cache", "f32", "--json", "--model", &place]);
+    let bench = json(&[
+        "bench",
+        "--prompt",
+        "8",
+        "--generate",
+        "4",
+        "--repetitions",
+        "2",
+        "--context",
+        "64",
+        "--cache",
+        "f32",
+        "--json",
+        "--model",
+        &place,
+    ]);
     assert_eq!(inspected["memory"]["cache_bytes"], bench["cache_bytes"]);
     for name in ["prompt", "generate"] {
         assert_eq!(bench[name]["samples"].as_array().expect("samples").len(), 2);
         assert!(bench[name]["mean"].as_f64().is_some_and(|v| v > 0.0), "{bench}");
     }
-    assert!(bench["cost_per_token"]["passes"] == 1 && bench["copy_gb_per_s"].as_f64().is_some_and(|v| v > 0.0), "{bench}");
-    let (weights, read) = (inspected["memory"]["weight_bytes"].as_u64().expect("bytes"), bench["weight_bytes_per_token"].as_u64().expect("bytes"));
+    assert!(
+        bench["cost_per_token"]["passes"] == 1 && bench["copy_gb_per_s"].as_f64().is_some_and(|v| v > 0.0),
+        "{bench}"
+    );
+    let (weights, read) = (
+        inspected["memory"]["weight_bytes"].as_u64().expect("bytes"),
+        bench["weight_bytes_per_token"].as_u64().expect("bytes"),
+    );
     assert!(read > weights / 2 && read < 2 * weights, "{read} of {weights}");
 }
 
@@ -147,12 +200,20 @@ fn inspect_counts_what_loading_allocates() {
 fn devices_and_ops_describe_this_machine() {
     let devices = json(&["devices", "--json"]);
     let first = &devices["devices"][0];
-    assert!(first["name"].as_str().is_some_and(|n| !n.is_empty()) && first["limits"]["max_binding_bytes"].as_u64().is_some(), "{devices}");
+    assert!(
+        first["name"].as_str().is_some_and(|n| !n.is_empty())
+            && first["limits"]["max_binding_bytes"].as_u64().is_some(),
+        "{devices}"
+    );
     let plain = json(&["devices", "--json", "--disable", "f16,subgroups,dot"]);
     assert_eq!(plain["devices"][0]["path"], "plain");
     let ops = json(&["ops", "--filter", "rms_norm", "--json"]);
     assert_eq!(ops["failed"], 0, "{ops}");
-    assert!(ops["cases"].as_array().is_some_and(|cases| cases.iter().all(|c| c["name"].as_str().is_some_and(|n| n.contains("rms_norm")))));
+    assert!(
+        ops["cases"]
+            .as_array()
+            .is_some_and(|cases| cases.iter().all(|c| c["name"].as_str().is_some_and(|n| n.contains("rms_norm"))))
+    );
     common::fail(&run(&["ops", "--filter", "no such case"]), 1);
 }
 
@@ -173,9 +234,31 @@ fn a_bare_sentencepiece_model_is_enough() {
     let source = "السلام عليكم، كَيْفَ الحال؟ ١٢٣ 😀";
     let ids = succeed(&run(&["tokenize", source, "--model", place]));
     assert_eq!(succeed(&run_with_input(&["tokenize", "--decode", "--model", place], &ids)).trim(), source);
-    let answer = json(&["generate", "مرحبا", "--max-tokens", "8", "--temperature", "0", "--ignore-eos", "--json", "--model", place]);
+    let answer = json(&[
+        "generate",
+        "مرحبا",
+        "--max-tokens",
+        "8",
+        "--temperature",
+        "0",
+        "--ignore-eos",
+        "--json",
+        "--model",
+        place,
+    ]);
     assert_eq!(answer["ids"].as_array().expect("ids").len(), 8);
-    let chat = json(&["generate", "مرحبا", "--chat", "--chat-template", "llama2", "--max-tokens", "4", "--json", "--model", place]);
+    let chat = json(&[
+        "generate",
+        "مرحبا",
+        "--chat",
+        "--chat-template",
+        "llama2",
+        "--max-tokens",
+        "4",
+        "--json",
+        "--model",
+        place,
+    ]);
     assert!(chat["usage"]["prompt_tokens"].as_u64() > answer["usage"]["prompt_tokens"].as_u64(), "{chat}");
 }
 
@@ -185,16 +268,30 @@ fn calibration_guides_quantization_and_other_models_are_refused() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (model, other) = (model("llama3_k256").display().to_string(), model("qwen2_bias").display().to_string());
     let file = fixtures("expected").join("ppl_text.txt").display().to_string();
-    let made: Value = serde_json::from_str(&succeed(&run(&["imatrix", "--model", &model, "--file", &file, "--output", &path("im"), "--json"]))).expect("JSON");
+    let made: Value = serde_json::from_str(&succeed(&run(&[
+        "imatrix",
+        "--model",
+        &model,
+        "--file",
+        &file,
+        "--output",
+        &path("im"),
+        "--json",
+    ])))
+    .expect("JSON");
     assert!(made["tokens"].as_u64() > Some(50) && made["matrices"] == 8, "{made}");
-    let quantize = |model: &str, out: &str, more: &[&str]| run(&[&["quantize", model, &path(out), "--format", "q4_0", "--json"], more].concat());
+    let quantize = |model: &str, out: &str, more: &[&str]| {
+        run(&[&["quantize", model, &path(out), "--format", "q4_0", "--json"], more].concat())
+    };
     let blind: Value = serde_json::from_str(&succeed(&quantize(&model, "blind", &[]))).expect("JSON");
     let output = quantize(&model, "guided", &["--imatrix", &path("im")]);
     let guided: Value = serde_json::from_str(&succeed(&output)).expect("JSON");
     // The embedding is no output head here, so that nothing was measured of it.
     assert_eq!((guided["weighed_by_imatrix"].as_u64(), blind["weighed_by_imatrix"].is_null()), (Some(8), true));
     assert!(text(&output.stderr).contains("model.embed_tokens.weight"), "{}", text(&output.stderr));
-    let error = |report: &Value| report["tensors"].as_array().expect("tensors").iter().filter_map(|t| t["relative_error"].as_f64()).sum::<f64>();
+    let error = |report: &Value| {
+        report["tensors"].as_array().expect("tensors").iter().filter_map(|t| t["relative_error"].as_f64()).sum::<f64>()
+    };
     assert!(error(&guided) > error(&blind), "errors move to where they count less, so that all alike they are more");
     let message = fail(&quantize(&other, "other", &["--imatrix", &path("im")]), 1);
     assert!(message.contains("--imatrix") && !folder.path().join("other").exists(), "{message}");
@@ -206,11 +303,20 @@ fn calibration_guides_quantization_and_other_models_are_refused() {
 #[test]
 fn layers_go_to_the_devices_that_are_named() {
     let model = model("llama3_gqa").display().to_string();
-    let ask = |more: &[&str]| run(&[&["generate", "مرحبا", "--model", &model, "--temperature", "0", "--max-tokens", "6", "--ignore-eos"], more].concat());
+    let ask = |more: &[&str]| {
+        run(&[
+            &["generate", "مرحبا", "--model", &model, "--temperature", "0", "--max-tokens", "6", "--ignore-eos"],
+            more,
+        ]
+        .concat())
+    };
     let alone = succeed(&ask(&[]));
     let output = ask(&["--devices", "0,0", "--tensor-split", "1,2"]);
     let note = text(&output.stderr);
-    assert!(note.contains("split over 2 devices") && note.contains("layers 0 to 0") && note.contains("layers 1 to 2"), "{note}");
+    assert!(
+        note.contains("split over 2 devices") && note.contains("layers 0 to 0") && note.contains("layers 1 to 2"),
+        "{note}"
+    );
     assert_eq!(succeed(&output), alone);
     assert!(fail(&ask(&["--devices", "0,0", "--tensor-split", "1"]), 1).contains("expected 2 numbers"));
     assert!(fail(&ask(&["--devices", "0,no such adapter"]), 1).contains("no such adapter"));

@@ -8,8 +8,8 @@ use std::path::Path;
 use common::{bayan, every_model, finish, fixtures, model, succeed};
 use serde_json::{Value, json};
 
-/// Limits of one path, as the reference scripts set them: NMSE of logits, the gap between the two best logits below which greedy
-/// decoding may go either way, and the difference of the mean negative log-probability.
+/// Limits of one path, as the reference scripts set them: NMSE of logits, the gap between the two best logits below
+/// which greedy decoding may go either way, and the difference of the mean negative log-probability.
 #[derive(Clone, Copy)]
 struct Limits {
     nmse: f64,
@@ -31,7 +31,8 @@ struct Reference {
 }
 
 fn read_json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).expect("JSON")
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+        .expect("JSON")
 }
 
 fn reference(name: &str) -> Reference {
@@ -69,7 +70,8 @@ impl Reference {
 fn ask(directory: &Path, requests: &[Value], flags: &[&str]) -> BTreeMap<String, Value> {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("request.json");
-    std::fs::write(&file, json!({"version": 1, "model": directory, "adapter": null, "requests": requests}).to_string()).expect("a file");
+    std::fs::write(&file, json!({"version": 1, "model": directory, "adapter": null, "requests": requests}).to_string())
+        .expect("a file");
     let output = finish(bayan().arg("conformance").arg("--request").arg(&file).args(flags));
     let answer: Value = serde_json::from_str(&succeed(&output)).expect("one line of JSON");
     let responses = answer["responses"].as_array().expect("responses").clone();
@@ -152,7 +154,10 @@ fn hold_all_positions(reference: &Reference, prompt: &str, positions: usize, top
                 found.push(*mine);
             }
         }
-        assert!(row[0].0 == ids[0] || f64::from(logits[0] - logits[1]) <= limits.gap, "{what}: another best token at position {position}");
+        assert!(
+            row[0].0 == ids[0] || f64::from(logits[0] - logits[1]) <= limits.gap,
+            "{what}: another best token at position {position}"
+        );
     }
     let missing = 1.0 - wanted.len() as f64 / (10 * positions) as f64;
     assert!(missing < 0.02 + 5.0 * limits.nmse.sqrt(), "{what}: {missing} of the reference's best tokens are missing");
@@ -190,7 +195,11 @@ fn f32_without_any_feature() {
 fn f32_with_matrices_in_shards() {
     // The vocabulary of the first takes three bindings of this size.
     let names = ["llama3_k256", "llama2_mha", "qwen3_qknorm"];
-    hold_models(&names, F32, &["--quantize", "f32", "--cache", "f32", "--disable", "f16", "--max-binding-bytes", "524288"]);
+    hold_models(
+        &names,
+        F32,
+        &["--quantize", "f32", "--cache", "f32", "--disable", "f16", "--max-binding-bytes", "524288"],
+    );
 }
 
 #[test]
@@ -198,8 +207,8 @@ fn as_stored_with_all_features() {
     hold_all(F16, &["--cache", "f16"]);
 }
 
-/// Random weights amplify the rounding of a quantizer until logits say little, so that formats are held to their own dequantized
-/// weights; against transformers only greedy text, up to near ties, and log-probabilities.
+/// Random weights amplify the rounding of a quantizer until logits say little, so that formats are held to their own
+/// dequantized weights; against transformers only greedy text, up to near ties, and log-probabilities.
 fn hold_format(format: &str, limits: Limits) {
     for name in ["llama3_gqa", "mistral_swa", "qwen2_bias", "qwen3_qknorm"] {
         let reference = reference(name);
@@ -210,10 +219,14 @@ fn hold_format(format: &str, limits: Limits) {
         let (planes, dense) = (folder.path().join("planes"), folder.path().join("dense"));
         quantize(&model(name), &planes, format);
         quantize(&planes, &dense, "f32");
-        let last = |answers: &BTreeMap<String, Value>, prompt: &str| -> Vec<f32> { numbers(&answers[&format!("logits.{prompt}")]["last_logits"], prompt) };
+        let last = |answers: &BTreeMap<String, Value>, prompt: &str| -> Vec<f32> {
+            numbers(&answers[&format!("logits.{prompt}")]["last_logits"], prompt)
+        };
         let wanted = ask(&dense, &logits_requests(&reference), &["--cache", "f32", "--disable", "f16"]);
         // The second bound is for activations in int8, where the device multiplies them so.
-        for (flags, bound) in [(["--disable", "f16,dot"], 1e-8), (["--disable", "f16,dot,subgroups"], 1e-8), (["--disable", ""], Q8.nmse)] {
+        for (flags, bound) in
+            [(["--disable", "f16,dot"], 1e-8), (["--disable", "f16,dot,subgroups"], 1e-8), (["--disable", ""], Q8.nmse)]
+        {
             let found = ask(&planes, &logits_requests(&reference), &[&["--cache", "f32"], &flags[..]].concat());
             for prompt in reference.prompts.keys() {
                 let error = nmse(&last(&wanted, prompt), &last(&found, prompt));
@@ -252,7 +265,11 @@ fn q4_0() {
 
 #[test]
 fn tokenizers_and_streams_are_exact() {
-    for name in std::fs::read_dir(fixtures("expected")).expect("expectations").flatten().map(|e| e.file_name().to_string_lossy().into_owned()) {
+    for name in std::fs::read_dir(fixtures("expected"))
+        .expect("expectations")
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+    {
         let file = fixtures("expected").join(&name).join("tokenizer_cases.json");
         if file.exists() {
             hold_tokenizer(&name, &read_json(&file));
@@ -270,23 +287,55 @@ fn hold_tokenizer(name: &str, cases: &Value) {
     for (i, case) in cases["cases"].as_array().expect("cases").iter().enumerate() {
         let (text, ids) = (&case["text"], &case["ids"]);
         add(format!("encode {i}"), json!({"op": "encode", "text": text, "add_special_tokens": false}), "ids", ids);
-        add(format!("special {i}"), json!({"op": "encode", "text": text, "add_special_tokens": true}), "ids", &case["ids_special"]);
-        add(format!("decode {i}"), json!({"op": "decode", "ids": ids, "skip_special_tokens": false}), "text", &case["decoded"]);
-        add(format!("stream {i}"), json!({"op": "stream", "ids": ids, "skip_special_tokens": false}), "pieces", &case["decoded"]);
+        add(
+            format!("special {i}"),
+            json!({"op": "encode", "text": text, "add_special_tokens": true}),
+            "ids",
+            &case["ids_special"],
+        );
+        add(
+            format!("decode {i}"),
+            json!({"op": "decode", "ids": ids, "skip_special_tokens": false}),
+            "text",
+            &case["decoded"],
+        );
+        add(
+            format!("stream {i}"),
+            json!({"op": "stream", "ids": ids, "skip_special_tokens": false}),
+            "pieces",
+            &case["decoded"],
+        );
     }
     for (i, case) in cases["decode_cases"].as_array().expect("cases").iter().enumerate() {
         let ids = &case["ids"];
-        add(format!("raw {i}"), json!({"op": "decode", "ids": ids, "skip_special_tokens": false}), "text", &case["decoded"]);
-        add(format!("skip {i}"), json!({"op": "decode", "ids": ids, "skip_special_tokens": true}), "text", &case["decoded_skip"]);
+        add(
+            format!("raw {i}"),
+            json!({"op": "decode", "ids": ids, "skip_special_tokens": false}),
+            "text",
+            &case["decoded"],
+        );
+        add(
+            format!("skip {i}"),
+            json!({"op": "decode", "ids": ids, "skip_special_tokens": true}),
+            "text",
+            &case["decoded_skip"],
+        );
         // Broken UTF-8 has no one right streaming.
         if !case["decoded_skip"].as_str().is_some_and(|text| text.contains('\u{fffd}')) {
-            add(format!("skipped stream {i}"), json!({"op": "stream", "ids": ids, "skip_special_tokens": true}), "pieces", &case["decoded_skip"]);
+            add(
+                format!("skipped stream {i}"),
+                json!({"op": "stream", "ids": ids, "skip_special_tokens": true}),
+                "pieces",
+                &case["decoded_skip"],
+            );
         }
     }
     let answers = ask(&model(name), &requests, &[]);
     for (id, (key, expected)) in wanted {
         let found = match key {
-            "pieces" => json!(answers[&id]["pieces"].as_array().expect("pieces").iter().filter_map(Value::as_str).collect::<String>()),
+            "pieces" => json!(
+                answers[&id]["pieces"].as_array().expect("pieces").iter().filter_map(Value::as_str).collect::<String>()
+            ),
             _ => answers[&id][key].clone(),
         };
         assert_eq!(found, expected, "{name}: {id}");
@@ -296,14 +345,19 @@ fn hold_tokenizer(name: &str, cases: &Value) {
 #[test]
 fn chat_templates_are_exact() {
     let mut seen = 0;
-    for name in std::fs::read_dir(fixtures("expected")).expect("expectations").flatten().map(|e| e.file_name().to_string_lossy().into_owned()) {
+    for name in std::fs::read_dir(fixtures("expected"))
+        .expect("expectations")
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+    {
         let file = fixtures("expected").join(&name).join("chat_cases.json");
         if !file.exists() {
             continue;
         }
         let cases = read_json(&file)["cases"].as_array().expect("cases").clone();
         let request = |(i, case): (usize, &Value)| {
-            let mut request = json!({"id": i.to_string(), "op": "chat", "messages": case["messages"], "kwargs": case["kwargs"]});
+            let mut request =
+                json!({"id": i.to_string(), "op": "chat", "messages": case["messages"], "kwargs": case["kwargs"]});
             request["add_generation_prompt"] = case["add_generation_prompt"].clone();
             if let Some(tools) = case.get("tools") {
                 request["tools"] = tools.clone();
@@ -326,7 +380,11 @@ fn chat_templates_are_exact() {
 
 #[test]
 fn what_cannot_be_done_is_answered_as_unsupported() {
-    let requests = [json!({"id": "a", "op": "logits", "ids": [1]}), json!({"id": "b", "op": "fly"}), json!({"id": "c", "op": "encode", "text": "ا"})];
+    let requests = [
+        json!({"id": "a", "op": "logits", "ids": [1]}),
+        json!({"id": "b", "op": "fly"}),
+        json!({"id": "c", "op": "encode", "text": "ا"}),
+    ];
     let answers = ask(&model("gemma3_text"), &requests, &[]);
     assert_eq!((&answers["b"]["unsupported"], answers["c"]["ids"].is_array()), (&json!(true), true), "{answers:?}");
     let answers = ask(&model("llama3_gqa"), &[json!({"id": "long", "op": "logits", "ids": [4_000_000]})], &[]);

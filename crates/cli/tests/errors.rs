@@ -18,7 +18,10 @@ fn broken(words: &[&str], damage: impl Fn(&Path)) {
     let directory = copy_of("llama3_gqa", folder.path());
     damage(&directory);
     let message = fail(&generate(&directory, &[]), 1);
-    assert!(message.starts_with("error: ") && words.iter().all(|word| message.contains(word)), "expected {words:?} in: {message}");
+    assert!(
+        message.starts_with("error: ") && words.iter().all(|word| message.contains(word)),
+        "expected {words:?} in: {message}"
+    );
 }
 
 fn weights(directory: &Path) -> std::path::PathBuf {
@@ -126,7 +129,9 @@ fn wrong_usage_is_code_2() {
 
 #[test]
 fn every_subcommand_has_help() {
-    for command in ["chat", "generate", "tokenize", "template", "quantize", "inspect", "devices", "bench", "ops", "conformance"] {
+    for command in
+        ["chat", "generate", "tokenize", "template", "quantize", "inspect", "devices", "bench", "ops", "conformance"]
+    {
         let help = succeed(&run(&[command, "--help"]));
         assert!(help.contains("Usage:") && help.contains(command), "{help}");
     }
@@ -170,7 +175,8 @@ fn a_failed_quantization_leaves_what_was_there() {
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
-/// Requests that no well-behaved program sends: the file is refused as a whole, or each is answered with what is wrong with it.
+/// Requests that no well-behaved program sends: the file is refused as a whole, or each is answered with what is wrong
+/// with it.
 #[test]
 fn conformance_requests_from_strangers() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -181,8 +187,14 @@ fn conformance_requests_from_strangers() {
     };
     let directory = model("qwen3_qknorm");
     let whole = |requests: &str| format!(r#"{{"version": 1, "model": {directory:?}, "requests": [{requests}]}}"#);
-    let file_errors =
-        ["", "[]", "{\"version\": 1}", &"[".repeat(100_000), &whole(r#"{"id": 1, "op": "nll", "ids": [-1]}"#), &whole("").replace(": 1,", ": 7,")];
+    let file_errors = [
+        "",
+        "[]",
+        "{\"version\": 1}",
+        &"[".repeat(100_000),
+        &whole(r#"{"id": 1, "op": "nll", "ids": [-1]}"#),
+        &whole("").replace(": 1,", ": 7,"),
+    ];
     for text in file_errors {
         fail(&ask(text), 1);
     }

@@ -14,7 +14,8 @@ fn data(directory: &Path) -> PathBuf {
     let path = directory.join("train.jsonl");
     let row = |n: usize| {
         let (question, answer) = (format!("ما العدد رقم {n}؟"), format!("العدد {n} يا صديقي"));
-        json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}).to_string()
+        json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+            .to_string()
     };
     std::fs::write(&path, (0..10).map(|n| row(n) + "\n").collect::<String>()).expect("written");
     path
@@ -22,7 +23,15 @@ fn data(directory: &Path) -> PathBuf {
 
 fn arguments(data: &Path, output: &Path) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
-    let mut list = vec!["finetune".into(), "--model".into(), text(&model("llama3_gqa")), "--data".into(), text(data), "--output".into(), text(output)];
+    let mut list = vec![
+        "finetune".into(),
+        "--model".into(),
+        text(&model("llama3_gqa")),
+        "--data".into(),
+        text(data),
+        "--output".into(),
+        text(output),
+    ];
     list.extend(
         "--max-steps 6 --batch-size 2 --lora-r 4 --lora-dropout 0.1 --save-every 1 --val-split 2 --eval-every 2 --lr 1e-3 --max-seq-length 160"
             .split(' ')
@@ -50,7 +59,12 @@ fn a_killed_run_is_resumed_to_the_bit() {
     for part in ["rows read", "together", "step    6/6", "evaluation after step 6", "tokens/s", "bayan chat"] {
         assert!(out.contains(part), "{part}: {out}");
     }
-    let mut child = bayan().args(arguments(&data, &parts)).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
+    let mut child = bayan()
+        .args(arguments(&data, &parts))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
     let lines = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines();
     let seen = lines.map_while(Result::ok).any(|line| line.starts_with("saved") && line.ends_with("checkpoint-3"));
     child.kill().expect("killed");
@@ -75,11 +89,13 @@ fn a_dry_run_shows_what_is_trained_and_loads_nothing() {
     let place = tempfile::tempdir().expect("a directory");
     let data = data(place.path()).display().to_string();
     let base = model("llama3_gqa").display().to_string();
-    let shown = succeed(&run(&["finetune", "--model", &base, "--data", &data, "--dry-run=2", "--max-seq-length", "160"]));
+    let shown =
+        succeed(&run(&["finetune", "--model", &base, "--data", &data, "--dry-run=2", "--max-seq-length", "160"]));
     assert!(shown.contains("example 2\n") && !shown.contains("example 3\n"), "{shown}");
     assert!(shown.contains("⟦العدد 0 يا صديقي"), "{shown}");
     let lines = succeed(&run(&["finetune", "--model", &base, "--data", &data, "--dry-run", "--json"]));
-    let events: Vec<String> = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["event"].to_string()).collect();
+    let events: Vec<String> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["event"].to_string()).collect();
     assert_eq!(events.len(), 6, "{events:?}");
     let bad = place.path().join("bad.jsonl");
     std::fs::write(&bad, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}\n{\"messages\": 3}\n")
@@ -94,7 +110,8 @@ fn a_dry_run_shows_what_is_trained_and_loads_nothing() {
         (vec!["--preset", "bark"], "barka"),
         (vec!["--quantize", "q3"], "q4_0"),
     ] {
-        let message = fail(&run(&[&["finetune", "--model", &base, "--data", &data, "--dry-run"], flags.as_slice()].concat()), 1);
+        let message =
+            fail(&run(&[&["finetune", "--model", &base, "--data", &data, "--dry-run"], flags.as_slice()].concat()), 1);
         assert!(message.contains(part), "{part}: {message}");
     }
     assert!(fail(&run(&["finetune", "--model", &base]), 1).contains("--data"));
@@ -104,14 +121,32 @@ fn a_dry_run_shows_what_is_trained_and_loads_nothing() {
 fn preferences_are_trained() {
     let place = tempfile::tempdir().expect("a directory");
     let path = place.path().join("pairs.jsonl");
-    let row = |n: usize| json!({"prompt": format!("سؤال {n}"), "chosen": format!("جواب جيد {n}"), "rejected": format!("لا أدري {n}")}).to_string();
+    let row = |n: usize| {
+        json!({"prompt": format!("سؤال {n}"), "chosen": format!("جواب جيد {n}"), "rejected": format!("لا أدري {n}")})
+            .to_string()
+    };
     std::fs::write(&path, (0..6).map(|n| row(n) + "\n").collect::<String>()).expect("written");
     let (base, data) = (model("llama3_gqa").display().to_string(), path.display().to_string());
     let mut losses = vec![];
     for (name, precompute) in [("a", "--precompute-reference=false"), ("b", "--precompute-reference=true")] {
         let output = place.path().join(name).display().to_string();
-        let flags = ["--method", "dpo", "--max-steps", "4", "--batch-size", "2", "--lr", "1e-3", "--val-split", "2", precompute];
-        let out = succeed(&run(&[&["finetune", "--model", &base, "--data", &data, "--output", &output], flags.as_slice()].concat()));
+        let flags = [
+            "--method",
+            "dpo",
+            "--max-steps",
+            "4",
+            "--batch-size",
+            "2",
+            "--lr",
+            "1e-3",
+            "--val-split",
+            "2",
+            precompute,
+        ];
+        let out =
+            succeed(&run(
+                &[&["finetune", "--model", &base, "--data", &data, "--output", &output], flags.as_slice()].concat()
+            ));
         assert!(out.contains("accuracy") && out.contains("margin"), "{out}");
         losses.push(log(Path::new(&output)));
     }
@@ -140,12 +175,25 @@ fn all_parameters_are_trained_into_a_checkpoint() {
     let losses: Vec<f64> = log(&output).iter().filter_map(|entry| entry[1].as_f64()).collect();
     // Random weights know nothing: ln of the vocabulary.
     assert!((losses[0] - 1439f64.ln()).abs() < 0.3 && losses[3] < losses[0], "{losses:?}");
-    let (initial, trained) = (logits(&output.join("initial"), None, place.path()), logits(&output.join("model"), None, place.path()));
+    let (initial, trained) =
+        (logits(&output.join("initial"), None, place.path()), logits(&output.join("model"), None, place.path()));
     assert!(initial.len() == 1439 && trained.len() == 1439 && initial != trained);
     let refused = |flags: &[&str]| fail(&run(&[arguments.as_slice(), &["--overwrite"], flags].concat()), 1);
     assert!(refused(&["--full", "--quantize", "q8_0"]).contains("f32"));
     assert!(refused(&["--full", "--rank", "4"]).contains("adapter"));
-    let embedded = ["finetune", "--model", "embedded", "--data", &data, "--output", &target, "--overwrite", "--full", "--max-steps", "1"];
+    let embedded = [
+        "finetune",
+        "--model",
+        "embedded",
+        "--data",
+        &data,
+        "--output",
+        &target,
+        "--overwrite",
+        "--full",
+        "--max-steps",
+        "1",
+    ];
     let message = fail(&run(&embedded), 1);
     assert!(message.contains("q8_0") && message.contains("not quantized"), "{message}");
 }
@@ -154,9 +202,22 @@ fn logits(base: &Path, adapter: Option<&Path>, place: &Path) -> Vec<f64> {
     let file = place.join("request.json");
     let request = json!({"version": 1, "model": base, "adapter": adapter, "requests": [{"id": 1, "op": "logits", "ids": [5, 9, 33, 7], "full_last": true}]});
     std::fs::write(&file, request.to_string()).expect("written");
-    let out = succeed(&run(&["conformance", "--disable", "f16,dot", "--cache", "f32", "--request", &file.display().to_string()]));
+    let out = succeed(&run(&[
+        "conformance",
+        "--disable",
+        "f16,dot",
+        "--cache",
+        "f32",
+        "--request",
+        &file.display().to_string(),
+    ]));
     let answer: Value = serde_json::from_str(out.lines().last().expect("a line")).expect("JSON");
-    answer["responses"][0]["last_logits"].as_array().unwrap_or_else(|| panic!("{out}")).iter().filter_map(Value::as_f64).collect()
+    answer["responses"][0]["last_logits"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{out}"))
+        .iter()
+        .filter_map(Value::as_f64)
+        .collect()
 }
 
 #[test]
@@ -180,7 +241,13 @@ fn a_merged_model_answers_as_base_and_adapter_do() {
     let found = run(&["merge", &text(&base), &out, "--adapter", &faint, "--format", "q4_0"]);
     assert!(succeed(&found).contains("outputs"));
     assert!(common::text(&found.stderr).contains("rounds much of the adapter away"));
-    let message = fail(&run(&["merge", &text(&model("llama3_gqa")), &text(&place.path().join("none")), "--adapter", &text(&adapter)]), 1);
-    assert!(message.contains("base model that the adapter was trained on") || message.contains("as this model has"), "{message}");
+    let message = fail(
+        &run(&["merge", &text(&model("llama3_gqa")), &text(&place.path().join("none")), "--adapter", &text(&adapter)]),
+        1,
+    );
+    assert!(
+        message.contains("base model that the adapter was trained on") || message.contains("as this model has"),
+        "{message}"
+    );
     assert!(!place.path().join("none").exists());
 }

@@ -1,4 +1,5 @@
-//! GGUF files against what transformers computes from their dequantized weights, and against the tokenizers they were made from.
+//! GGUF files against what transformers computes from their dequantized weights, and against the tokenizers they were
+//! made from.
 
 mod common;
 
@@ -8,7 +9,8 @@ use std::path::Path;
 use common::{bayan, finish, fixtures, succeed};
 use serde_json::{Value, json};
 
-/// Files, and the NMSE that their own formats may have: they round scales to f16, or quantize again where no format of ours is equal.
+/// Files, and the NMSE that their own formats may have: they round scales to f16, or quantize again where no format of
+/// ours is equal.
 const FILES: [(&str, &str, f64); 5] = [
     ("gemma2_softcap-Q8_0", "gemma2_softcap", 1e-10),
     ("llama2_mha-Q5_0", "llama2_mha", 1e-10),
@@ -18,13 +20,15 @@ const FILES: [(&str, &str, f64); 5] = [
 ];
 
 fn json_of(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).expect("JSON")
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+        .expect("JSON")
 }
 
 fn ask(model: &Path, requests: &[Value], flags: &[&str]) -> BTreeMap<String, Value> {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("request.json");
-    std::fs::write(&file, json!({"version": 1, "model": model, "adapter": null, "requests": requests}).to_string()).expect("a file");
+    std::fs::write(&file, json!({"version": 1, "model": model, "adapter": null, "requests": requests}).to_string())
+        .expect("a file");
     let output = finish(bayan().arg("conformance").arg("--request").arg(&file).args(flags));
     let answer: Value = serde_json::from_str(&succeed(&output)).expect("one line of JSON");
     let responses = answer["responses"].as_array().expect("responses").clone();
@@ -32,7 +36,12 @@ fn ask(model: &Path, requests: &[Value], flags: &[&str]) -> BTreeMap<String, Val
 }
 
 fn floats(file: &safetensors::SafeTensors<'_>, name: &str) -> Vec<f32> {
-    file.tensor(name).expect("a tensor").data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    file.tensor(name)
+        .expect("a tensor")
+        .data()
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect()
 }
 
 fn nmse(wanted: &[f32], found: &[f32]) -> f64 {
@@ -56,7 +65,8 @@ fn hold_logits(name: &str, model: &str, bound: f64, flags: &[&str]) {
     let request = |prompt: &&String| json!({"id": prompt, "op": "logits", "ids": prompts[prompt.as_str()], "top_k": 1, "full_last": true});
     let answers = ask(&gguf(name), &names.iter().map(request).collect::<Vec<_>>(), flags);
     for prompt in names {
-        let found: Vec<f32> = serde_json::from_value(answers[prompt]["last_logits"].clone()).unwrap_or_else(|e| panic!("{name}: {e}: {answers:?}"));
+        let found: Vec<f32> = serde_json::from_value(answers[prompt]["last_logits"].clone())
+            .unwrap_or_else(|e| panic!("{name}: {e}: {answers:?}"));
         let error = nmse(&floats(&file, &format!("{prompt}.last_logits")), &found);
         println!("{name} {prompt} {flags:?}: NMSE {error:.2e}");
         assert!(error <= bound, "{name} {prompt} {flags:?}: NMSE {error:.2e}, at most {bound:.0e}");
@@ -82,13 +92,19 @@ fn ids_are_those_of_the_original_tokenizer() {
     for (name, model) in FILES.map(|(name, model, _)| (name, model)) {
         // The original's ids are held against transformers elsewhere; not every model has cases of its own.
         let own = fixtures("expected").join(model).join("tokenizer_cases.json");
-        let cases = json_of(&if own.exists() { own } else { fixtures("expected").join("llama3_gqa").join("tokenizer_cases.json") });
+        let cases = json_of(&if own.exists() {
+            own
+        } else {
+            fixtures("expected").join("llama3_gqa").join("tokenizer_cases.json")
+        });
         let mut requests = Vec::new();
         for (i, case) in cases["cases"].as_array().expect("cases").iter().enumerate() {
             for special in [false, true] {
                 requests.push(json!({"id": format!("encode {i} {special}"), "op": "encode", "text": case["text"], "add_special_tokens": special}));
             }
-            requests.push(json!({"id": format!("decode {i}"), "op": "decode", "ids": case["ids"], "skip_special_tokens": false}));
+            requests.push(
+                json!({"id": format!("decode {i}"), "op": "decode", "ids": case["ids"], "skip_special_tokens": false}),
+            );
         }
         let (found, wanted) = (ask(&gguf(name), &requests, &[]), ask(&fixtures("models").join(model), &requests, &[]));
         assert!(wanted.len() > 300, "{name}");
@@ -118,7 +134,8 @@ fn inspect_says_what_becomes_of_each_type() {
     }
 }
 
-/// Exported and read again, logits and ids are the original's: rows reordered and back, norms, scales of rotary frequencies, formats.
+/// Exported and read again, logits and ids are the original's: rows reordered and back, norms, scales of rotary
+/// frequencies, formats.
 #[test]
 fn exported_models_come_back() {
     let prompts = |model: &str| json_of(&fixtures("expected").join(model).join("prompts.json"));
@@ -149,9 +166,12 @@ fn exported_models_come_back() {
         let flags = ["--cache", "f32", "--disable", "f16,dot"];
         let (found, wanted) = (ask(&out, &requests, &flags), ask(&from, &requests, &flags));
         assert_eq!(found["ids"], wanted["ids"], "{model}");
-        let last = |answers: &BTreeMap<String, Value>| -> Vec<f32> { serde_json::from_value(answers["logits"]["last_logits"].clone()).expect("logits") };
+        let last = |answers: &BTreeMap<String, Value>| -> Vec<f32> {
+            serde_json::from_value(answers["logits"]["last_logits"].clone()).expect("logits")
+        };
         let error = nmse(&last(&wanted), &last(&found));
-        // The embedding beside q4_k and q5_k is q6_k, which goes out as f16; so do gemma2's queries with another scale than llama.cpp's.
+        // The embedding beside q4_k and q5_k is q6_k, which goes out as f16; so do gemma2's queries with another scale
+        // than llama.cpp's.
         let bound = if matches!(format, Some("q4_k" | "q5_k")) || model == "gemma2_softcap" { 1e-6 } else { 1e-9 };
         assert!(error < bound, "{model}: NMSE {error:.2e}");
     }
@@ -162,7 +182,16 @@ fn adapters_are_exported_for_llama_cpp() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("a.gguf");
     let adapter = fixtures("lora").join("llama3_r8_all").join("adapter_final");
-    succeed(&finish(bayan().arg("export").arg("--gguf").arg(&out).arg("--adapter").arg(adapter).arg("--model").arg(fixtures("models").join("llama3_gqa"))));
+    succeed(&finish(
+        bayan()
+            .arg("export")
+            .arg("--gguf")
+            .arg(&out)
+            .arg("--adapter")
+            .arg(adapter)
+            .arg("--model")
+            .arg(fixtures("models").join("llama3_gqa")),
+    ));
     let bytes = std::fs::read(&out).expect("a file");
     let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     for name in ["adapter.lora.alpha", "blk.0.attn_q.weight.lora_a", "blk.2.ffn_down.weight.lora_b"] {
@@ -175,7 +204,15 @@ fn perplexity_and_divergence() {
     let model = fixtures("models").join("qwen3_qknorm");
     let text = fixtures("expected").join("ppl_text.txt");
     let measure = |flags: &[&str]| -> Value {
-        let output = finish(bayan().arg("perplexity").arg(&text).arg("--model").arg(&model).args(["--json", "--context", "64", "--stride", "16"]).args(flags));
+        let output = finish(
+            bayan()
+                .arg("perplexity")
+                .arg(&text)
+                .arg("--model")
+                .arg(&model)
+                .args(["--json", "--context", "64", "--stride", "16"])
+                .args(flags),
+        );
         serde_json::from_str(&succeed(&output)).expect("JSON")
     };
     let base = model.to_str().expect("a path");

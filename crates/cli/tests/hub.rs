@@ -1,4 +1,5 @@
-//! Models by name, against a stand-in for a hub on this machine: whole and broken transfers, refusals, and listings that lie.
+//! Models by name, against a stand-in for a hub on this machine: whole and broken transfers, refusals, and listings
+//! that lie.
 
 mod common;
 
@@ -72,8 +73,10 @@ fn serve(files: BTreeMap<String, Vec<u8>>, faults: Faults) -> Hub {
 fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>, faults: &Mutex<Faults>, log: &Mutex<Vec<String>>) {
     let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines();
     let Some(Ok(first)) = lines.next() else { return };
-    let headers: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
-    let header = |name: &str| headers.iter().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_string());
+    let headers: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+    let header =
+        |name: &str| headers.iter().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_string());
     let path = first.split(' ').nth(1).unwrap_or("").to_string();
     let range = header("range:");
     log.lock().unwrap().push(format!("{path} {}", range.clone().unwrap_or_default()));
@@ -97,7 +100,9 @@ fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>, faults: &Mut
         faults.too_many -= 1;
         return send(429, "Retry-After: 0\r\n", b"", 0);
     }
-    let Some(bytes) = path.rsplit_once("/resolve/").and_then(|(_, rest)| files.get(rest.split_once('/')?.1)) else { return send(404, "", b"", 0) };
+    let Some(bytes) = path.rsplit_once("/resolve/").and_then(|(_, rest)| files.get(rest.split_once('/')?.1)) else {
+        return send(404, "", b"", 0);
+    };
     let mut bytes = bytes.clone();
     if faults.damaged {
         bytes.iter_mut().for_each(|byte| *byte ^= 1);
@@ -107,7 +112,11 @@ fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>, faults: &Mut
     }
     let start: usize = range.and_then(|text| text.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()).unwrap_or(0);
     let rest = &bytes[start.min(bytes.len())..];
-    let (status, extra) = if start > 0 { (206, format!("Content-Range: bytes {start}-{}/{}\r\n", bytes.len() - 1, bytes.len())) } else { (200, String::new()) };
+    let (status, extra) = if start > 0 {
+        (206, format!("Content-Range: bytes {start}-{}/{}\r\n", bytes.len() - 1, bytes.len()))
+    } else {
+        (200, String::new())
+    };
     let broken = faults.breaks > 0 && path.ends_with(".safetensors");
     if broken {
         faults.breaks -= 1;
@@ -129,7 +138,11 @@ fn repository() -> BTreeMap<String, Vec<u8>> {
 impl Hub {
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = bayan();
-        command.env("HF_HOME", self.home.path()).env("HF_ENDPOINT", &self.address).env_remove("HF_TOKEN").env_remove("HF_HUB_OFFLINE");
+        command
+            .env("HF_HOME", self.home.path())
+            .env("HF_ENDPOINT", &self.address)
+            .env_remove("HF_TOKEN")
+            .env_remove("HF_HUB_OFFLINE");
         finish(command.args(arguments))
     }
 
@@ -161,7 +174,11 @@ fn a_model_is_pulled_opened_listed_and_removed() {
     assert!(hub.files().is_empty());
     let path = succeed(&hub.run(&["pull", "org/name"]));
     assert!(path.trim().ends_with(&format!("models--org--name/snapshots/{COMMIT}")), "{path}");
-    assert!(!hub.requests().iter().any(|request| request.contains("onnx") || request.contains("README")), "only what is needed: {:?}", hub.requests());
+    assert!(
+        !hub.requests().iter().any(|request| request.contains("onnx") || request.contains("README")),
+        "only what is needed: {:?}",
+        hub.requests()
+    );
     let before = hub.requests().len();
     let ids = succeed(&hub.run(&["--offline", "tokenize", "سلام", "--model", "org/name"]));
     let original = fixtures("models").join("qwen2_bias");
@@ -185,17 +202,26 @@ fn broken_transfers_go_on_where_they_ended() {
     let message = fail(&hub.run(&["pull", "org/name"]), 1);
     assert!(message.contains("goes on from there"), "{message}");
     assert!(hub.files().iter().any(|file| file.ends_with(".incomplete")));
-    assert!(fail(&hub.run(&["tokenize", "a", "--model", "org/name"]), 1).contains("bayan pull"), "half a model is none");
+    assert!(
+        fail(&hub.run(&["tokenize", "a", "--model", "org/name"]), 1).contains("bayan pull"),
+        "half a model is none"
+    );
 }
 
 #[test]
 fn refusals_say_what_to_do() {
-    for (status, word) in [(401, "HF_TOKEN"), (403, "conditions"), (404, "no such model"), (429, "too often"), (500, "500")] {
+    for (status, word) in
+        [(401, "HF_TOKEN"), (403, "conditions"), (404, "no such model"), (429, "too often"), (500, "500")]
+    {
         let hub = serve(repository(), Faults { status: Some(status), ..Default::default() });
         let message = fail(&hub.run(&["pull", "org/name"]), 1);
         assert!(message.contains(word), "{status}: {message}");
     }
-    let nobody = Hub { address: "http://127.0.0.1:1".into(), seen: Arc::default(), home: tempfile::tempdir().expect("a folder") };
+    let nobody = Hub {
+        address: "http://127.0.0.1:1".into(),
+        seen: Arc::default(),
+        home: tempfile::tempdir().expect("a folder"),
+    };
     assert!(fail(&nobody.run(&["pull", "org/name"]), 1).contains("network"));
 }
 
@@ -234,7 +260,10 @@ fn names_that_leave_the_cache_are_refused() {
 fn one_file_of_a_repository() {
     let mut files = BTreeMap::new();
     for name in ["qwen2_bias-Q4_0", "llama2_mha-Q5_0"] {
-        files.insert(format!("q/{name}.gguf"), std::fs::read(fixtures("gguf").join(format!("{name}.gguf"))).expect("a file"));
+        files.insert(
+            format!("q/{name}.gguf"),
+            std::fs::read(fixtures("gguf").join(format!("{name}.gguf"))).expect("a file"),
+        );
     }
     let hub = serve(files, Faults::default());
     let message = fail(&hub.run(&["pull", "org/name"]), 1);

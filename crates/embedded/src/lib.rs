@@ -33,7 +33,12 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoint");
         let mut names: Vec<String> = fs::read_dir(&folder)
             .map(|entries| {
-                entries.flatten().filter(|e| e.path().is_file()).filter_map(|e| e.file_name().into_string().ok()).filter(|n| !n.starts_with('.')).collect()
+                entries
+                    .flatten()
+                    .filter(|e| e.path().is_file())
+                    .filter_map(|e| e.file_name().into_string().ok())
+                    .filter(|n| !n.starts_with('.'))
+                    .collect()
             })
             .unwrap_or_default();
         names.sort();
@@ -50,7 +55,10 @@ mod tests {
             return;
         }
         for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-            assert!(file(name).is_some_and(|bytes| !bytes.is_empty()), "{name} is missing from the embedded checkpoint");
+            assert!(
+                file(name).is_some_and(|bytes| !bytes.is_empty()),
+                "{name} is missing from the embedded checkpoint"
+            );
         }
         let total: usize = files().iter().map(|(_, bytes)| bytes.len()).sum();
         assert!(total <= 8 << 20, "the embedded checkpoint has {total} bytes, more than 8 MiB");

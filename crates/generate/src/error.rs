@@ -40,7 +40,9 @@ pub enum GenerateError {
         vocabulary: usize,
     },
     /// Nothing to continue.
-    #[error("the prompt is empty: expected at least one token; give a text, or a tokenizer that adds a beginning-of-sequence token")]
+    #[error(
+        "the prompt is empty: expected at least one token; give a text, or a tokenizer that adds a beginning-of-sequence token"
+    )]
     EmptyPrompt,
     /// An adapter of that name is there.
     #[error("an adapter named `{0}` is attached already; take it off first or give the new one another name")]
@@ -56,6 +58,8 @@ pub enum GenerateError {
         largest_bytes: u64,
     },
     /// No template.
-    #[error("this checkpoint has no chat template and none could be guessed from its vocabulary; choose one with `--chat-template` ({0})")]
+    #[error(
+        "this checkpoint has no chat template and none could be guessed from its vocabulary; choose one with `--chat-template` ({0})"
+    )]
     NoTemplate(String),
 }

@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::GenerateError;
 use crate::engine::{Engine, EngineOptions, Finish, Request, Usage};
 use crate::text::{
-    BUILTIN_TEMPLATES, ChatInput, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer, TokenizerFiles, guess_builtin, stop_ids,
+    BUILTIN_TEMPLATES, ChatInput, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer,
+    TokenizerFiles, guess_builtin, stop_ids,
 };
 
 /// How to open a model.
@@ -83,7 +84,8 @@ impl TextSide {
     pub async fn open(source: &dyn Source, chat_template: Option<&str>) -> Result<TextSide, GenerateError> {
         let tokenizer_json = read(source, "tokenizer.json").await?;
         let tokenizer_model = if tokenizer_json.is_none() { read(source, "tokenizer.model").await? } else { None };
-        let (tokenizer_config, special) = (read(source, "tokenizer_config.json").await?, read(source, "special_tokens_map.json").await?);
+        let (tokenizer_config, special) =
+            (read(source, "tokenizer_config.json").await?, read(source, "special_tokens_map.json").await?);
         let (generation, config) = (read(source, "generation_config.json").await?, read(source, "config.json").await?);
         let tokenizer = Tokenizer::from_files(&TokenizerFiles {
             tokenizer_json: tokenizer_json.as_deref(),
@@ -93,15 +95,31 @@ impl TextSide {
             generation_config: generation.as_deref(),
             config: config.as_deref(),
         })?;
-        let parse = |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
-        let jinja = read(source, "chat_template.jinja").await?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let parse =
+            |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+        let jinja =
+            read(source, "chat_template.jinja").await?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let template = match chat_template {
             Some(name) if BUILTIN_TEMPLATES.contains(&name) => Some(ChatTemplate::builtin(name, Some(&tokenizer))?),
             Some(text) if text.contains('{') => Some(ChatTemplate::new(text, Some(&tokenizer))?),
-            Some(name) => return Err(TextError::NoSuchTemplate { name: name.to_string(), available: BUILTIN_TEMPLATES.join(", ") }.into()),
-            None => match ChatTemplate::from_checkpoint(jinja.as_deref(), parse(&tokenizer_config).as_ref(), None, false, Some(&tokenizer))? {
+            Some(name) => {
+                return Err(TextError::NoSuchTemplate {
+                    name: name.to_string(),
+                    available: BUILTIN_TEMPLATES.join(", "),
+                }
+                .into());
+            }
+            None => match ChatTemplate::from_checkpoint(
+                jinja.as_deref(),
+                parse(&tokenizer_config).as_ref(),
+                None,
+                false,
+                Some(&tokenizer),
+            )? {
                 Some(template) => Some(template),
-                None => guess_builtin(&tokenizer).map(|name| ChatTemplate::builtin(name, Some(&tokenizer))).transpose()?,
+                None => {
+                    guess_builtin(&tokenizer).map(|name| ChatTemplate::builtin(name, Some(&tokenizer))).transpose()?
+                }
             },
         };
         let generation = parse(&generation);
@@ -125,7 +143,11 @@ const LARGEST_TEXT_BYTES: u64 = 256 << 20;
 async fn read(source: &dyn Source, file: &str) -> Result<Option<Vec<u8>>, GenerateError> {
     let Some(size) = source.size(file).await? else { return Ok(None) };
     if size > LARGEST_TEXT_BYTES {
-        return Err(GenerateError::TextSize { file: file.to_string(), size_bytes: size, largest_bytes: LARGEST_TEXT_BYTES });
+        return Err(GenerateError::TextSize {
+            file: file.to_string(),
+            size_bytes: size,
+            largest_bytes: LARGEST_TEXT_BYTES,
+        });
     }
     Ok(Some(source.read(file, 0, size as usize).await?))
 }
@@ -135,7 +157,12 @@ impl Model {
     ///
     /// # Errors
     /// A file that is missing or damaged, or a device that does not fit.
-    pub async fn open(checkpoint: &Checkpoint, gpu: &Gpu, options: &ModelOptions, on_progress: OnProgress<'_>) -> Result<Model, GenerateError> {
+    pub async fn open(
+        checkpoint: &Checkpoint,
+        gpu: &Gpu,
+        options: &ModelOptions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Model, GenerateError> {
         Model::open_split(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
     }
 
@@ -152,7 +179,13 @@ impl Model {
     ) -> Result<Model, GenerateError> {
         let text = TextSide::open(checkpoint.source().as_ref(), options.chat_template.as_deref()).await?;
         let engine = Engine::open_split(checkpoint, gpus, shares, &options.engine, on_progress).await?;
-        Ok(Model { engine, tokenizer: text.tokenizer, template: text.template, stop: text.stop, defaults: text.defaults })
+        Ok(Model {
+            engine,
+            tokenizer: text.tokenizer,
+            template: text.template,
+            stop: text.stop,
+            defaults: text.defaults,
+        })
     }
 
     /// The prompt of a conversation as ids; special tokens that a user typed stay text.
@@ -193,8 +226,8 @@ impl Model {
         answers.into_iter().next().ok_or(GenerateError::EmptyPrompt)
     }
 
-    /// Continues several prompts, as many at a time as the engine has sequences. `on_text` gets the number of the prompt and its text as it
-    /// becomes whole, and may end that answer. The answers come in the order of the prompts.
+    /// Continues several prompts, as many at a time as the engine has sequences. `on_text` gets the number of the
+    /// prompt and its text as it becomes whole, and may end that answer. The answers come in the order of the prompts.
     ///
     /// # Errors
     /// As [`Engine::generate_many`].
@@ -204,10 +237,12 @@ impl Model {
         generation: &Generation,
         on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<Answer>, GenerateError> {
-        let mut writings: Vec<Writing> = prompts.iter().map(|_| Writing::new(&self.tokenizer, &generation.stop)).collect();
+        let mut writings: Vec<Writing> =
+            prompts.iter().map(|_| Writing::new(&self.tokenizer, &generation.stop)).collect();
         let stop: &[u32] = if generation.ignore_eos { &[] } else { &self.stop };
         let max_tokens = generation.max_tokens.unwrap_or(usize::MAX);
-        let request = |prompt| Request { prompt, settings: generation.settings, bias: &generation.bias, stop, max_tokens };
+        let request =
+            |prompt| Request { prompt, settings: generation.settings, bias: &generation.bias, stop, max_tokens };
         let requests: Vec<Request<'_>> = prompts.iter().map(|prompt| request(prompt.as_slice())).collect();
         let mut failure = None;
         let mut on_token = |index: usize, id: u32| {
@@ -235,10 +270,19 @@ struct Writing {
 
 impl Writing {
     fn new(tokenizer: &Tokenizer, stop: &[String]) -> Writing {
-        Writing { stream: TokenStream::new(tokenizer, true), matcher: StopMatcher::new(stop.iter().cloned()), text: String::new(), ids: Vec::new() }
+        Writing {
+            stream: TokenStream::new(tokenizer, true),
+            matcher: StopMatcher::new(stop.iter().cloned()),
+            text: String::new(),
+            ids: Vec::new(),
+        }
     }
 
-    fn push(&mut self, id: u32, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<ControlFlow<()>, TextError> {
+    fn push(
+        &mut self,
+        id: u32,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, TextError> {
         self.ids.push(id);
         let piece = self.stream.push(id)?;
         Ok(emit(piece, &mut self.matcher, &mut self.text, on_text))
@@ -258,7 +302,12 @@ impl Writing {
     }
 }
 
-fn emit(piece: Option<String>, matcher: &mut StopMatcher, text: &mut String, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+fn emit(
+    piece: Option<String>,
+    matcher: &mut StopMatcher,
+    text: &mut String,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let Some(piece) = piece else { return ControlFlow::Continue(()) };
     let step = matcher.push(&piece);
     if !step.text.is_empty() {

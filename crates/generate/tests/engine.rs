@@ -1,5 +1,5 @@
-//! The engine on this machine's device, on tiny checkpoints with random weights: kernels against the interpreter node by node, several
-//! sequences in one step, the cost of a token, prefixes that are kept, shards, limits.
+//! The engine on this machine's device, on tiny checkpoints with random weights: kernels against the interpreter node
+//! by node, several sequences in one step, the cost of a token, prefixes that are kept, shards, limits.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -15,14 +15,16 @@ use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 /// The checkpoints of tests/fixtures/models, by name.
 fn models() -> Vec<String> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
-    let mut names: Vec<String> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
 #[test]
 fn every_architecture_has_a_checkpoint_here() {
-    let types: Vec<String> = models().iter().map(|name| checkpoint(name).config()["model_type"].as_str().unwrap().to_string()).collect();
+    let types: Vec<String> =
+        models().iter().map(|name| checkpoint(name).config()["model_type"].as_str().unwrap().to_string()).collect();
     for architecture in bayan_models::supported() {
         assert!(types.iter().any(|found| found == architecture), "{architecture}");
     }
@@ -72,7 +74,9 @@ struct Loaded {
 
 fn load(name: &str, gpu: Option<&Gpu>, sequences: usize, format: &str) -> Loaded {
     let context = 64;
-    let decoder = block_on(bayan_models::open(&checkpoint(name), gpu, &Opening { context }, policy(format), &mut |_, _| {})).unwrap();
+    let decoder =
+        block_on(bayan_models::open(&checkpoint(name), gpu, &Opening { context }, policy(format), &mut |_, _| {}))
+            .unwrap();
     let shape = CacheShape { sequences, context, format: CacheFormat::F32, step: None };
     let cache = Cache::new(gpu, shape, &decoder.cache_needs()).unwrap();
     Loaded { decoder, cache, gpu: gpu.cloned() }
@@ -122,7 +126,12 @@ fn kernels_and_interpreter_agree_node_by_node() {
             let expected = interpret(&host_graph);
             // Unfused and everything kept, so that the first node that differs can be named.
             let (graph, _) = record(&device, &step);
-            let outputs: Vec<_> = graph.nodes().iter().flat_map(|node| node.outputs.iter().copied()).filter(|&t| graph.info(t).state.is_none()).collect();
+            let outputs: Vec<_> = graph
+                .nodes()
+                .iter()
+                .flat_map(|node| node.outputs.iter().copied())
+                .filter(|&t| graph.info(t).state.is_none())
+                .collect();
             let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
             let plan = Plan::new(&gpu, graph.clone(), &outputs, &tuning).unwrap();
             plan.submit(&gpu, 64, &[]);
@@ -130,8 +139,16 @@ fn kernels_and_interpreter_agree_node_by_node() {
                 for &output in node.outputs.iter().filter(|&&t| graph.info(t).state.is_none()) {
                     let request = plan.read_request(output);
                     let bytes = block_on(gpu.read(&request.buffer, 0, request.size_bytes)).unwrap();
-                    let error = nmse(expected[output.index()].as_ref().unwrap().f32(), Values::from_bytes(&bytes, Dtype::F32).f32());
-                    assert!(error < 1e-8, "{name}, {tokens} tokens: first difference at `{}` ({}), NMSE {error:.2e}", node.op.name(), output.index());
+                    let error = nmse(
+                        expected[output.index()].as_ref().unwrap().f32(),
+                        Values::from_bytes(&bytes, Dtype::F32).f32(),
+                    );
+                    assert!(
+                        error < 1e-8,
+                        "{name}, {tokens} tokens: first difference at `{}` ({}), NMSE {error:.2e}",
+                        node.op.name(),
+                        output.index()
+                    );
                 }
             }
         }
@@ -154,7 +171,10 @@ fn several_sequences_in_one_step_are_what_each_is_alone() {
             let start = if index == 0 { 0 } else { 11 } * vocabulary;
             assert!(nmse(&expected, &prompts[start..start + expected.len()]) < 1e-9, "{name}: prompt {index}");
             let expected = run(&alone, &[(0, prompt.len(), vec![token])]);
-            assert!(nmse(&expected, &tokens[index * vocabulary..(index + 1) * vocabulary]) < 1e-9, "{name}: token {index}");
+            assert!(
+                nmse(&expected, &tokens[index * vocabulary..(index + 1) * vocabulary]) < 1e-9,
+                "{name}: token {index}"
+            );
         }
     }
 }
@@ -163,7 +183,8 @@ fn several_sequences_in_one_step_are_what_each_is_alone() {
 fn many_prompts_answer_as_each_does_alone() {
     let gpu = gpu(GpuOptions::default());
     let vocabulary = 500;
-    let prompts: Vec<Vec<u32>> = [5, 19, 1, 30, 8].iter().enumerate().map(|(i, &n)| ids(n + i, vocabulary)[i..].to_vec()).collect();
+    let prompts: Vec<Vec<u32>> =
+        [5, 19, 1, 30, 8].iter().enumerate().map(|(i, &n)| ids(n + i, vocabulary)[i..].to_vec()).collect();
     for name in ["llama3_gqa", "mistral_swa"] {
         let mut alone = engine(name, &gpu, exact());
         let settings = |i: usize| SampleSettings {
@@ -189,8 +210,13 @@ fn many_prompts_answer_as_each_does_alone() {
         let stop = [expected[2][4]];
         for sequences in [1, 2, 3, 5] {
             let mut many = engine(name, &gpu, EngineOptions { sequences, context: Some(64), ..exact() });
-            let request =
-                |i: usize| Request { prompt: &prompts[i], settings: settings(i), bias: &[], stop: if i == 2 { &stop } else { &[] }, max_tokens: wanted(i) };
+            let request = |i: usize| Request {
+                prompt: &prompts[i],
+                settings: settings(i),
+                bias: &[],
+                stop: if i == 2 { &stop } else { &[] },
+                max_tokens: wanted(i),
+            };
             let requests: Vec<_> = (0..prompts.len()).map(request).collect();
             // The second time the prompts are in the cache, not all in the same place.
             for _ in 0..2 {
@@ -208,7 +234,10 @@ fn many_prompts_answer_as_each_does_alone() {
                         _ => (wanted(i), Finish::Length),
                     };
                     assert_eq!(tokens[i], expected[..count], "{name}, {sequences} at a time, prompt {i}");
-                    assert_eq!((usages[i].finish, usages[i].generated_tokens, usages[i].prompt_tokens), (finish, count, prompts[i].len()));
+                    assert_eq!(
+                        (usages[i].finish, usages[i].generated_tokens, usages[i].prompt_tokens),
+                        (finish, count, prompts[i].len())
+                    );
                 }
             }
         }
@@ -235,7 +264,11 @@ fn streamed_layers_change_nothing_but_the_memory() {
         for kept in 0..layers {
             let (mut partly, _) = open(Some(kept));
             assert!(partly.streamed_bytes() > 0);
-            assert_eq!((greedy(&mut partly, &prompt, 12), block_on(partly.logits(&prompt, true)).unwrap()), expected, "{name}, {kept} layers kept");
+            assert_eq!(
+                (greedy(&mut partly, &prompt, 12), block_on(partly.logits(&prompt, true)).unwrap()),
+                expected,
+                "{name}, {kept} layers kept"
+            );
         }
         // With as many layers as there are, nothing is streamed.
         let (all, all_bytes) = open(Some(layers));
@@ -261,7 +294,11 @@ fn a_token_costs_six_dispatches_a_layer_and_five_or_what_its_norms_add() {
             "jais2" => (8, 6),
             _ => (6, 5),
         };
-        assert!(cost.dispatches <= a_layer * layers + besides, "{name}: {} dispatches for {layers} layers", cost.dispatches);
+        assert!(
+            cost.dispatches <= a_layer * layers + besides,
+            "{name}: {} dispatches for {layers} layers",
+            cost.dispatches
+        );
         assert_eq!(cost.passes, 1, "{name}");
     }
 }
@@ -291,7 +328,8 @@ fn prefixes_are_kept_and_runs_repeat() {
     let gpu = gpu(GpuOptions::default());
     let mut engine = engine("qwen3_qknorm", &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
     let prompt = ids(30, engine.decoder().sizes().vocab_size);
-    let settings = SampleSettings { temperature: 1.0, top_k: 40, top_p: 0.95, repeat_penalty: 1.1, seed: 7, ..Default::default() };
+    let settings =
+        SampleSettings { temperature: 1.0, top_k: 40, top_p: 0.95, repeat_penalty: 1.1, seed: 7, ..Default::default() };
     let sample = |engine: &mut Engine, prompt: &[u32]| {
         let mut tokens = Vec::new();
         let mut collect = |token| {
@@ -316,13 +354,23 @@ fn prefixes_are_kept_and_runs_repeat() {
 fn layers_with_a_window_keep_a_ring_and_give_the_same() {
     let gpu = gpu(GpuOptions::default());
     for name in ["mistral_swa", "gemma3_text"] {
-        let open = |chunk| engine(name, &gpu, EngineOptions { context: Some(300), prefill_chunk: Some(chunk), ..exact() });
-        // A chunk as long as the context leaves no room for a ring; both round the same way where the kernels are the same.
+        let open =
+            |chunk| engine(name, &gpu, EngineOptions { context: Some(300), prefill_chunk: Some(chunk), ..exact() });
+        // A chunk as long as the context leaves no room for a ring; both round the same way where the kernels are the
+        // same.
         let (mut whole, mut ring) = (open(300), open(16));
-        assert!(ring.cache_bytes() < whole.cache_bytes(), "{name}: {} and {} bytes", ring.cache_bytes(), whole.cache_bytes());
+        assert!(
+            ring.cache_bytes() < whole.cache_bytes(),
+            "{name}: {} and {} bytes",
+            ring.cache_bytes(),
+            whole.cache_bytes()
+        );
         let vocabulary = whole.decoder().sizes().vocab_size;
         let prompt = ids(250, vocabulary);
-        let (a, b) = (block_on(whole.logits(&prompt, true)).unwrap().concat(), block_on(ring.logits(&prompt, true)).unwrap().concat());
+        let (a, b) = (
+            block_on(whole.logits(&prompt, true)).unwrap().concat(),
+            block_on(ring.logits(&prompt, true)).unwrap().concat(),
+        );
         assert!(nmse(&a, &b) < 1e-9, "{name}");
         assert_eq!(greedy(&mut whole, &prompt, 40), greedy(&mut ring, &prompt, 40), "{name}");
         // Back to what is still there, and to what was overwritten.
@@ -351,7 +399,10 @@ fn recurrent_models_go_on_where_they_stopped_or_start_anew() {
         let stop = *answer.iter().find(|&t| *t != answer[0]).unwrap_or(&answer[11]);
         block_on(engine.generate(&prompt, &SampleSettings::default(), &[], &[stop], 12, &mut collect)).unwrap();
         let longer = [&prompt[..], &ended[..], &[4, 5, 6]].concat();
-        let usage = block_on(engine.generate(&longer, &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap();
+        let usage = block_on(
+            engine.generate(&longer, &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(())),
+        )
+        .unwrap();
         assert_eq!(usage.cached_tokens, prompt.len() + ended.len(), "{name}");
         let mut after = |prompt: &[u32], kept: bool| {
             fresh.reset();
@@ -371,10 +422,16 @@ fn quantized_caches_stay_near() {
         let open = |cache| {
             let mut engine = engine(name, &gpu, EngineOptions { cache, context: Some(256), ..exact() });
             let prompt = ids(150, engine.decoder().sizes().vocab_size);
-            (block_on(engine.logits(&prompt, true)).unwrap().concat(), greedy(&mut engine, &prompt, 3).len(), engine.cache_bytes())
+            (
+                block_on(engine.logits(&prompt, true)).unwrap().concat(),
+                greedy(&mut engine, &prompt, 3).len(),
+                engine.cache_bytes(),
+            )
         };
         let (exact, _, most) = open(CacheFormat::F32);
-        for (cache, bound, share) in [(CacheFormat::F16, 1e-5, 16), (CacheFormat::Q8_0, 1e-3, 9), (CacheFormat::Q4_0, 0.2, 5)] {
+        for (cache, bound, share) in
+            [(CacheFormat::F16, 1e-5, 16), (CacheFormat::Q8_0, 1e-3, 9), (CacheFormat::Q4_0, 0.2, 5)]
+        {
             let (logits, count, bytes) = open(cache);
             let error = nmse(&exact, &logits);
             assert!(error < bound && count == 3, "{name} {}: NMSE {error:.1e}", cache.name());
@@ -386,13 +443,20 @@ fn quantized_caches_stay_near() {
 #[test]
 fn shards_change_nothing() {
     // 78 KiB hold less than the vocabulary matrices of these models in q8_0, and enough for everything else.
-    let (whole, sharded) = (gpu(GpuOptions::default()), gpu(GpuOptions { max_binding_bytes: Some(78 << 10), ..Default::default() }));
+    let (whole, sharded) =
+        (gpu(GpuOptions::default()), gpu(GpuOptions { max_binding_bytes: Some(78 << 10), ..Default::default() }));
     for name in ["llama2_mha", "qwen2_bias", "llama3_tied"] {
-        let options = || EngineOptions { policy: policy("q8_0"), cache: CacheFormat::F32, context: Some(64), ..Default::default() };
+        let options = || EngineOptions {
+            policy: policy("q8_0"),
+            cache: CacheFormat::F32,
+            context: Some(64),
+            ..Default::default()
+        };
         let (mut a, mut b) = (engine(name, &whole, options()), engine(name, &sharded, options()));
         let prompt = ids(12, a.decoder().sizes().vocab_size);
         assert!(b.decoder().matrices().iter().any(|matrix| matrix.shards().len() > 1), "{name}: nothing was sharded");
-        let (a_logits, b_logits) = (block_on(a.logits(&prompt, true)).unwrap(), block_on(b.logits(&prompt, true)).unwrap());
+        let (a_logits, b_logits) =
+            (block_on(a.logits(&prompt, true)).unwrap(), block_on(b.logits(&prompt, true)).unwrap());
         assert!(nmse(&a_logits.concat(), &b_logits.concat()) < 1e-12, "{name}");
         assert_eq!(greedy(&mut a, &prompt, 8), greedy(&mut b, &prompt, 8), "{name}");
     }
@@ -418,7 +482,8 @@ fn tensor(file: &std::path::Path, name: &str) -> Vec<f32> {
     let bytes = std::fs::read(file).unwrap();
     let header_bytes = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_bytes]).unwrap();
-    let offsets: Vec<usize> = header[name]["data_offsets"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
+    let offsets: Vec<usize> =
+        header[name]["data_offsets"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
     let data = &bytes[8 + header_bytes + offsets[0]..8 + header_bytes + offsets[1]];
     data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
@@ -428,7 +493,9 @@ fn adapters_give_what_peft_gives_and_leave_the_base_as_it_was() {
     let gpu = gpu(GpuOptions::default());
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
     for (case, model) in [("llama3_r8_all", "llama3_gqa"), ("qwen2_r4_rslora", "qwen2_bias")] {
-        let prompts: serde_json::Value = serde_json::from_slice(&std::fs::read(root.join(format!("expected/{model}/prompts.json"))).unwrap()).unwrap();
+        let prompts: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(root.join(format!("expected/{model}/prompts.json"))).unwrap())
+                .unwrap();
         let prompt: Vec<u32> = prompts["r33"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
         let open = |which: &str| {
             let source = DirectorySource::new(root.join(format!("lora/{case}/{which}"))).unwrap();
@@ -440,7 +507,8 @@ fn adapters_give_what_peft_gives_and_leave_the_base_as_it_was() {
         let base = logits(&mut engine);
         for (adapter, key) in [(&first, "init"), (&last, "final")] {
             engine.attach("tuned", adapter, 1.0).unwrap();
-            let expected = tensor(&root.join(format!("lora/{case}/logits.safetensors")), &format!("{key}.r33.last_logits"));
+            let expected =
+                tensor(&root.join(format!("lora/{case}/logits.safetensors")), &format!("{key}.r33.last_logits"));
             let error = nmse(&expected, &logits(&mut engine));
             assert!(error < 1e-8, "{case} {key}: NMSE {error:.2e}");
             assert!(engine.detach("tuned"));
@@ -475,13 +543,24 @@ fn the_context_ends_openly() {
     assert_eq!((usage.finish, count), (Finish::ContextFull, 4));
     // Nothing asked for: nothing is cached that was not computed.
     engine.reset();
-    let usage = block_on(engine.generate(&prompt[..8], &SampleSettings::default(), &[], &[], 0, &mut |_| ControlFlow::Continue(()))).unwrap();
+    let usage = block_on(
+        engine.generate(&prompt[..8], &SampleSettings::default(), &[], &[], 0, &mut |_| ControlFlow::Continue(())),
+    )
+    .unwrap();
     assert_eq!((usage.generated_tokens, engine.cached_tokens()), (0, 7));
-    let error = block_on(engine.generate(&ids(24, 1000), &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    let error = block_on(
+        engine.generate(&ids(24, 1000), &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(())),
+    )
+    .unwrap_err();
     assert!(matches!(error, GenerateError::PromptTooLong { prompt: 24, context: 24 }), "{error}");
-    let error = block_on(engine.generate(&[1_000_000], &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    let error = block_on(
+        engine.generate(&[1_000_000], &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(())),
+    )
+    .unwrap_err();
     assert!(matches!(error, GenerateError::Token { .. }), "{error}");
-    let error = block_on(engine.generate(&[], &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(()))).unwrap_err();
+    let error =
+        block_on(engine.generate(&[], &SampleSettings::default(), &[], &[], 1, &mut |_| ControlFlow::Continue(())))
+            .unwrap_err();
     assert!(matches!(error, GenerateError::EmptyPrompt), "{error}");
 }
 
@@ -506,11 +585,20 @@ fn importance_is_the_mean_square_of_each_matrix_input() {
         let found = block_on(engine.importance(&windows, &mut |tokens| read = tokens)).unwrap();
         assert_eq!((read, found.tokens()), (90, 90));
         // Every matrix but an embedding that is no output head has its inputs.
-        let embedding =
-            |tensor: &str| (tensor.ends_with("embed_tokens.weight") || tensor.ends_with("wte.weight")) && checkpoint.tensor("lm_head.weight").is_some();
-        let matrices = checkpoint.tensors().iter().filter(|t| t.shape.len() == 2 && t.name.ends_with(".weight") && !embedding(&t.name));
+        let embedding = |tensor: &str| {
+            (tensor.ends_with("embed_tokens.weight") || tensor.ends_with("wte.weight"))
+                && checkpoint.tensor("lm_head.weight").is_some()
+        };
+        let matrices = checkpoint
+            .tensors()
+            .iter()
+            .filter(|t| t.shape.len() == 2 && t.name.ends_with(".weight") && !embedding(&t.name));
         let expected: std::collections::BTreeSet<&str> = matrices.map(|t| t.name.as_str()).collect();
-        assert_eq!(found.columns().keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), expected, "{name}");
+        assert_eq!(
+            found.columns().keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
+            expected,
+            "{name}"
+        );
     }
     // The first layer reads the normalised embeddings, which are easily made here.
     let checkpoint = checkpoint("llama3_tied");
@@ -524,7 +612,10 @@ fn importance_is_the_mean_square_of_each_matrix_input() {
         let row = &table[id as usize * gamma.len()..][..gamma.len()];
         let mean = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / gamma.len() as f64;
         let scale = 1.0 / (mean + f64::from(engine.decoder().sizes().rms_norm_eps)).sqrt();
-        expected.iter_mut().zip(row.iter().zip(&gamma)).for_each(|(sum, (v, g))| *sum += (f64::from(*v) * scale * f64::from(*g)).powi(2) / 50.0);
+        expected
+            .iter_mut()
+            .zip(row.iter().zip(&gamma))
+            .for_each(|(sum, (v, g))| *sum += (f64::from(*v) * scale * f64::from(*g)).powi(2) / 50.0);
     }
     let expected: Vec<f32> = expected.iter().map(|&v| v as f32).collect();
     assert!(nmse(&expected, &found.columns()["model.layers.0.self_attn.v_proj.weight"]) < 1e-10);

@@ -1,5 +1,5 @@
-//! GGUF files of architectures whose converter changes more than names: written here as llama.cpp's converter does, read, and held to what
-//! transformers computes from the original weights.
+//! GGUF files of architectures whose converter changes more than names: written here as llama.cpp's converter does,
+//! read, and held to what transformers computes from the original weights.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -18,7 +18,8 @@ fn fixtures() -> PathBuf {
 }
 
 fn open(path: &Path) -> Checkpoint {
-    block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap())))
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn fixture(name: &str) -> Checkpoint {
@@ -31,7 +32,11 @@ struct Written(String, Vec<usize>, Vec<f32>);
 fn write(path: &Path, arch: &str, keys: &[(&str, Entry)], tensors: Vec<Written>) {
     let mut metadata = vec![("general.architecture".to_string(), Entry::Text(arch.to_string()))];
     metadata.extend(keys.iter().map(|(key, entry)| (format!("{arch}.{key}"), entry.clone())));
-    let declared = tensors.iter().map(|Written(name, shape, _)| Declared { name: name.clone(), shape: shape.clone(), kind: BlockType::F32 });
+    let declared = tensors.iter().map(|Written(name, shape, _)| Declared {
+        name: name.clone(),
+        shape: shape.clone(),
+        kind: BlockType::F32,
+    });
     let mut writer = GgufWriter::create(path, &metadata, declared.collect()).unwrap();
     for Written(_, _, values) in &tensors {
         writer.write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
@@ -49,16 +54,25 @@ fn size(config: &Value, key: &str) -> Entry {
 
 /// Logits at the last positions of two prompts against the fixture's.
 fn hold(name: &str, checkpoint: &Checkpoint, gpu: &Gpu, format: &str, bound: f64) {
-    let prompts: Value = serde_json::from_str(&std::fs::read_to_string(fixtures().join("expected").join(name).join("prompts.json")).unwrap()).unwrap();
+    let prompts: Value = serde_json::from_str(
+        &std::fs::read_to_string(fixtures().join("expected").join(name).join("prompts.json")).unwrap(),
+    )
+    .unwrap();
     let bytes = std::fs::read(fixtures().join("expected").join(name).join("expected.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let policy = Some(Policy::for_format(format_by_name(format).unwrap()));
     let options = EngineOptions { cache: CacheFormat::F32, policy, context: Some(160), ..Default::default() };
-    let mut engine = block_on(Engine::open(checkpoint, gpu, &options, &mut |_, _| {})).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let mut engine =
+        block_on(Engine::open(checkpoint, gpu, &options, &mut |_, _| {})).unwrap_or_else(|e| panic!("{name}: {e}"));
     for prompt in ["r7", "r129"] {
         let ids: Vec<u32> = serde_json::from_value(prompts[prompt].clone()).unwrap();
-        let wanted: Vec<f32> =
-            file.tensor(&format!("{prompt}.last_logits")).unwrap().data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let wanted: Vec<f32> = file
+            .tensor(&format!("{prompt}.last_logits"))
+            .unwrap()
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
         let found = block_on(engine.logits(&ids, false)).unwrap();
         let error = nmse(&wanted, &found[0]);
         println!("{name} {format} {prompt}: NMSE {error:.1e}");
@@ -69,7 +83,10 @@ fn hold(name: &str, checkpoint: &Checkpoint, gpu: &Gpu, format: &str, bound: f64
 fn jais(path: &Path) {
     let from = fixture("jais");
     let config = from.config().clone();
-    let (embeddings, width) = (number(&config, "mup_embeddings_scale"), number(&config, "mup_output_alpha") * number(&config, "mup_width_scale"));
+    let (embeddings, width) = (
+        number(&config, "mup_embeddings_scale"),
+        number(&config, "mup_output_alpha") * number(&config, "mup_width_scale"),
+    );
     let names = [
         ("ln_1", "attn_norm"),
         ("attn.c_attn", "attn_qkv"),
@@ -84,7 +101,11 @@ fn jais(path: &Path) {
         let (values, mut shape) = (block_on(from.read_f32(&tensor.name)).unwrap(), tensor.shape.clone());
         if tensor.name == "transformer.wte.weight" {
             // The state dict names the head as well; each gets its scale.
-            tensors.push(Written("token_embd.weight".into(), shape.clone(), values.iter().map(|v| v * embeddings).collect()));
+            tensors.push(Written(
+                "token_embd.weight".into(),
+                shape.clone(),
+                values.iter().map(|v| v * embeddings).collect(),
+            ));
             tensors.push(Written("output.weight".into(), shape, values.iter().map(|v| v * width).collect()));
             continue;
         }
@@ -138,7 +159,8 @@ fn lfm2(path: &Path) {
     let mut tensors = Vec::new();
     for tensor in from.tensors() {
         let values = block_on(from.read_f32(&tensor.name)).unwrap();
-        let shape: Vec<usize> = if tensor.shape.len() == 3 { vec![tensor.shape[0], tensor.shape[2]] } else { tensor.shape.clone() };
+        let shape: Vec<usize> =
+            if tensor.shape.len() == 3 { vec![tensor.shape[0], tensor.shape[2]] } else { tensor.shape.clone() };
         let name = match tensor.name.as_str() {
             "model.embed_tokens.weight" => "token_embd.weight".to_string(),
             "model.embedding_norm.weight" => "token_embd_norm.weight".to_string(),
@@ -160,7 +182,10 @@ fn lfm2(path: &Path) {
         ("embedding_length", size(&config, "hidden_size")),
         ("feed_forward_length", Entry::Number(feed_forward)),
         ("attention.head_count", size(&config, "num_attention_heads")),
-        ("attention.head_count_kv", Entry::Numbers((0..layers).map(|l| if attends(l) { heads as i32 } else { 0 }).collect())),
+        (
+            "attention.head_count_kv",
+            Entry::Numbers((0..layers).map(|l| if attends(l) { heads as i32 } else { 0 }).collect()),
+        ),
         ("attention.layer_norm_rms_epsilon", Entry::Float(number(&config, "norm_eps"))),
         ("rope.freq_base", Entry::Float(number(&config, "rope_theta"))),
         ("shortconv.l_cache", size(&config, "conv_L_cache")),
@@ -216,7 +241,9 @@ fn falcon_h1(name: &str, path: &Path) {
             "feed_forward.down_proj.weight" => ("ffn_down.weight", times(list("mlp_multipliers", 1))),
             "mamba.out_proj.weight" => ("ssm_out.weight", times(of("ssm_out_multiplier"))),
             "mamba.in_proj.weight" => {
-                let factor = |row: usize| of("ssm_in_multiplier") * list("ssm_multipliers", ends.iter().position(|&end| row < end).unwrap());
+                let factor = |row: usize| {
+                    of("ssm_in_multiplier") * list("ssm_multipliers", ends.iter().position(|&end| row < end).unwrap())
+                };
                 ("ssm_in.weight", values.iter().enumerate().map(|(i, v)| v * factor(i / k)).collect())
             }
             "mamba.conv1d.weight" => {
@@ -278,7 +305,8 @@ fn files_of_jais_lfm2_and_falcon_h1_are_read() {
     }
 }
 
-/// Jais stores its matrices as [in, out]; written in blocks they stand the other way, and give what quantizing while loading gives.
+/// Jais stores its matrices as [in, out]; written in blocks they stand the other way, and give what quantizing while
+/// loading gives.
 #[test]
 fn a_jais_checkpoint_is_quantized_to_files() {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
@@ -292,11 +320,19 @@ fn a_jais_checkpoint_is_quantized_to_files() {
     for (format, bound) in [("q8_0", 1e-3), ("q4_k", 0.2), ("f16", 1e-8)] {
         let policy = Policy::for_format(format_by_name(format).unwrap());
         let out = folder.path().join(format);
-        let report = block_on(quantize_checkpoint(&from, &out, &policy, &WriteOptions::default(), &mut |_| {})).unwrap();
+        let report =
+            block_on(quantize_checkpoint(&from, &out, &policy, &WriteOptions::default(), &mut |_| {})).unwrap();
         assert!(report.tensors.iter().all(|tensor| tensor.relative_error < 0.12));
         let written = open(&out);
-        assert_eq!(written.config()["transposed_conv1d"] == true, format != "f16", "{format}: matrices of plain numbers stay as published");
-        assert!(logits(&written, None) == logits(&from, Some(policy)), "{format}: not what quantizing while loading gives");
+        assert_eq!(
+            written.config()["transposed_conv1d"] == true,
+            format != "f16",
+            "{format}: matrices of plain numbers stay as published"
+        );
+        assert!(
+            logits(&written, None) == logits(&from, Some(policy)),
+            "{format}: not what quantizing while loading gives"
+        );
         hold("jais", &written, &gpu, format, bound);
     }
 }
@@ -307,10 +343,12 @@ fn stacked_matrices_of_mixed_types_stay_quantized() {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
     let file = open(&fixtures().join("gguf/llama3_k256-mix.gguf"));
     let logits = |policy: Option<Policy>, gpu_layers| {
-        let options = EngineOptions { cache: CacheFormat::F32, context: Some(64), policy, gpu_layers, ..Default::default() };
+        let options =
+            EngineOptions { cache: CacheFormat::F32, context: Some(64), policy, gpu_layers, ..Default::default() };
         let mut engine = block_on(Engine::open(&file, &gpu, &options, &mut |_, _| {})).unwrap();
         let matrices = engine.decoder().matrices().into_iter().filter(|matrix| matrix.label().contains("layers"));
-        let formats: Vec<Vec<&str>> = matrices.map(|matrix| matrix.shards().iter().map(|shard| shard.format.name()).collect()).collect();
+        let formats: Vec<Vec<&str>> =
+            matrices.map(|matrix| matrix.shards().iter().map(|shard| shard.format.name()).collect()).collect();
         (block_on(engine.logits(&[5, 300, 33, 71, 8, 9, 10, 11, 12, 13], true)).unwrap().concat(), formats)
     };
     let (found, formats) = logits(None, None);

@@ -1,5 +1,5 @@
-//! The embedded model's held-out score through Bayan's own kernels, in the quantized form that is shipped: greedy answers to questions
-//! that are not in its training text, checked for the facts they must contain.
+//! The embedded model's held-out score through Bayan's own kernels, in the quantized form that is shipped: greedy
+//! answers to questions that are not in its training text, checked for the facts they must contain.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -27,7 +27,9 @@ fn questions() -> Vec<(String, Value)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../embedded/heldout");
     let read = |part: &str| std::fs::read_to_string(folder.join(format!("{part}.jsonl"))).unwrap();
     let parts = ["a", "b", "c"].map(|part| (part, read(part)));
-    let parsed = parts.iter().flat_map(|(part, text)| text.lines().map(|line| (part.to_string(), serde_json::from_str(line).unwrap())));
+    let parsed = parts
+        .iter()
+        .flat_map(|(part, text)| text.lines().map(|line| (part.to_string(), serde_json::from_str(line).unwrap())));
     parsed.collect()
 }
 
@@ -47,7 +49,9 @@ fn the_embedded_model_answers_four_of_five_held_out_questions() {
         let answer = block_on(model.chat(messages, &generation, &mut |_| ControlFlow::Continue(()))).unwrap().text;
         let found = normalised(&answer);
         let facts = item["facts"].as_array().unwrap();
-        let right = facts.iter().all(|fact| fact.as_array().unwrap().iter().any(|word| found.contains(&normalised(word.as_str().unwrap()))));
+        let right = facts.iter().all(|fact| {
+            fact.as_array().unwrap().iter().any(|word| found.contains(&normalised(word.as_str().unwrap())))
+        });
         for key in [format!("{part}/{}", item["topic"].as_str().unwrap_or("")), "all".to_string()] {
             let score = scores.entry(key).or_default();
             score.0 += usize::from(right);

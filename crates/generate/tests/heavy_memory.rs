@@ -1,5 +1,5 @@
-//! Loading a checkpoint of more than 2 GB: what the host holds beyond the device's buffers stays small. On a software device those buffers
-//! are host memory too and are subtracted.
+//! Loading a checkpoint of more than 2 GB: what the host holds beyond the device's buffers stays small. On a software
+//! device those buffers are host memory too and are subtracted.
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
@@ -21,9 +21,13 @@ fn shapes() -> Vec<(String, [u64; 2])> {
     let (d, f, v) = (2048, 8192, 32000);
     let mut list = vec![("model.embed_tokens.weight".to_string(), [v, d]), ("lm_head.weight".to_string(), [v, d])];
     for layer in 0..LAYERS {
-        let parts = [("q", d, d), ("k", d, d), ("v", d, d), ("o", d, d)].map(|(name, rows, columns)| (format!("self_attn.{name}_proj"), [rows, columns]));
-        let mlp = [("gate", f, d), ("up", f, d), ("down", d, f)].map(|(name, rows, columns)| (format!("mlp.{name}_proj"), [rows, columns]));
-        list.extend(parts.into_iter().chain(mlp).map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+        let parts = [("q", d, d), ("k", d, d), ("v", d, d), ("o", d, d)]
+            .map(|(name, rows, columns)| (format!("self_attn.{name}_proj"), [rows, columns]));
+        let mlp = [("gate", f, d), ("up", f, d), ("down", d, f)]
+            .map(|(name, rows, columns)| (format!("mlp.{name}_proj"), [rows, columns]));
+        list.extend(
+            parts.into_iter().chain(mlp).map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)),
+        );
     }
     list
 }
@@ -34,7 +38,9 @@ fn write(directory: &Path) -> u64 {
         "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "torch_dtype": "float16",
         "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu"});
     std::fs::write(directory.join("config.json"), config.to_string()).expect("a config");
-    let norms = (0..LAYERS).flat_map(|layer| ["input_layernorm", "post_attention_layernorm"].map(|norm| format!("model.layers.{layer}.{norm}.weight")));
+    let norms = (0..LAYERS).flat_map(|layer| {
+        ["input_layernorm", "post_attention_layernorm"].map(|norm| format!("model.layers.{layer}.{norm}.weight"))
+    });
     let norms: Vec<String> = norms.chain(["model.norm.weight".to_string()]).collect();
     let (mut header, mut end) = (Map::new(), 0u64);
     for (name, shape) in shapes() {
@@ -47,7 +53,8 @@ fn write(directory: &Path) -> u64 {
         end += 4096;
     }
     let header = Value::Object(header).to_string();
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(directory.join("model.safetensors")).expect("a file"));
+    let mut file =
+        BufWriter::with_capacity(1 << 20, File::create(directory.join("model.safetensors")).expect("a file"));
     file.write_all(&(header.len() as u64).to_le_bytes()).expect("room");
     file.write_all(header.as_bytes()).expect("room");
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -83,7 +90,11 @@ fn open(checkpoint: &Checkpoint, gpu: &Gpu, format: &str) -> (Engine, u64) {
     // Resets the high-water mark.
     std::fs::write("/proc/self/clear_refs", "5").expect("/proc");
     let (before, device_before) = (status("VmRSS:"), gpu.allocated_bytes());
-    let options = EngineOptions { context: Some(256), policy: Some(Policy::for_format(format_by_name(format).expect("a format"))), ..Default::default() };
+    let options = EngineOptions {
+        context: Some(256),
+        policy: Some(Policy::for_format(format_by_name(format).expect("a format"))),
+        ..Default::default()
+    };
     let engine = block_on(Engine::open(checkpoint, gpu, &options, &mut |_, _| {})).expect("an engine");
     let (peak, device) = (status("VmHWM:"), gpu.allocated_bytes() - device_before);
     let beyond = peak.saturating_sub(before).saturating_sub(if gpu.capabilities().software { device } else { 0 });
@@ -120,13 +131,27 @@ fn the_first_layers_of_70b_come_from_a_sparse_file() {
             "torch_dtype": "bfloat16", "rope_theta": 500000.0, "tie_word_embeddings": false, "hidden_act": "silu"})
     };
     std::fs::write(directory.path().join("config.json"), config(2).to_string()).expect("a config");
-    let mut tensors =
-        vec![("model.embed_tokens.weight".to_string(), vec![v, d]), ("lm_head.weight".to_string(), vec![v, d]), ("model.norm.weight".to_string(), vec![d])];
+    let mut tensors = vec![
+        ("model.embed_tokens.weight".to_string(), vec![v, d]),
+        ("lm_head.weight".to_string(), vec![v, d]),
+        ("model.norm.weight".to_string(), vec![d]),
+    ];
     for layer in 0..80 {
-        let parts = [("self_attn.q_proj", vec![d, d]), ("self_attn.k_proj", vec![kv, d]), ("self_attn.v_proj", vec![kv, d]), ("self_attn.o_proj", vec![d, d])];
+        let parts = [
+            ("self_attn.q_proj", vec![d, d]),
+            ("self_attn.k_proj", vec![kv, d]),
+            ("self_attn.v_proj", vec![kv, d]),
+            ("self_attn.o_proj", vec![d, d]),
+        ];
         let mlp = [("mlp.gate_proj", vec![f, d]), ("mlp.up_proj", vec![f, d]), ("mlp.down_proj", vec![d, f])];
         let norms = [("input_layernorm", vec![d]), ("post_attention_layernorm", vec![d])];
-        tensors.extend(parts.into_iter().chain(mlp).chain(norms).map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+        tensors.extend(
+            parts
+                .into_iter()
+                .chain(mlp)
+                .chain(norms)
+                .map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)),
+        );
     }
     let (mut header, mut end) = (Map::new(), 0u64);
     for (name, shape) in tensors {

@@ -7,7 +7,9 @@ use bayan_generate::{Engine, EngineOptions};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_models::CacheFormat;
 use bayan_tensor::nmse;
-use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Policy, WriteOptions, format_by_name, quantize_checkpoint};
+use bayan_weights::{
+    Checkpoint, DirectorySource, MemorySource, Policy, WriteOptions, format_by_name, quantize_checkpoint,
+};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -23,10 +25,13 @@ fn renamed(rename: impl Fn(&str) -> String) -> MemorySource {
     let bytes = std::fs::read(folder().join("model.safetensors")).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let header: serde_json::Map<String, Value> = header.into_iter().map(|(name, value)| (rename(&name), value)).collect();
+    let header: serde_json::Map<String, Value> =
+        header.into_iter().map(|(name, value)| (rename(&name), value)).collect();
     let text = serde_json::to_vec(&header).unwrap();
     let file = [&(text.len() as u64).to_le_bytes()[..], &text, &bytes[8 + length..]].concat();
-    MemorySource::new().with("config.json", std::fs::read(folder().join("config.json")).unwrap()).with("model.safetensors", file)
+    MemorySource::new()
+        .with("config.json", std::fs::read(folder().join("config.json")).unwrap())
+        .with("model.safetensors", file)
 }
 
 fn logits(checkpoint: &Checkpoint, gpu: &Gpu) -> Vec<Vec<f32>> {
@@ -42,11 +47,18 @@ fn the_text_part_of_gemma3_is_what_transformers_computes() {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
     let expected = json("expected.json");
     let saved = block_on(Checkpoint::open(Rc::new(DirectorySource::new(folder()).unwrap()))).unwrap();
-    assert_eq!((saved.config()["model_type"].as_str(), saved.config()["eos_token_id"][1].as_u64()), (Some("gemma3_text"), Some(106)));
+    assert_eq!(
+        (saved.config()["model_type"].as_str(), saved.config()["eos_token_id"][1].as_u64()),
+        (Some("gemma3_text"), Some(106))
+    );
     for (key, value) in expected["config"].as_object().unwrap() {
         assert_eq!(&saved.config()[key], value, "{key}, a default of transformers");
     }
-    assert!(saved.names().all(|name| !name.contains("vision") && !name.contains("projector")), "{:?}", saved.names().collect::<Vec<_>>());
+    assert!(
+        saved.names().all(|name| !name.contains("vision") && !name.contains("projector")),
+        "{:?}",
+        saved.names().collect::<Vec<_>>()
+    );
     let row = |key: &str| serde_json::from_value::<Vec<f32>>(expected[key].clone()).unwrap();
     // Published files of transformers 4, first and later.
     let first = |name: &str| match name.strip_prefix("model.language_model.") {

@@ -10,7 +10,10 @@ use bayan_models::{Adapter, CacheFormat};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 
 fn fixture(part: &str) -> Rc<DirectorySource> {
-    Rc::new(DirectorySource::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(part)).unwrap())
+    Rc::new(
+        DirectorySource::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(part))
+            .unwrap(),
+    )
 }
 
 fn gpus(count: usize) -> Vec<Gpu> {
@@ -31,7 +34,8 @@ fn ids(count: usize, vocabulary: usize) -> Vec<u32> {
     (0..count).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect()
 }
 
-/// Logits of a prompt, and what three prompts are continued with, two at a time, greedily and by chance, on what the cache then holds.
+/// Logits of a prompt, and what three prompts are continued with, two at a time, greedily and by chance, on what the
+/// cache then holds.
 fn answers(engine: &mut Engine) -> (Vec<Vec<f32>>, Vec<Vec<u32>>) {
     let vocabulary = engine.decoder().sizes().vocab_size;
     let logits = block_on(engine.logits(&ids(37, vocabulary), true)).unwrap();
@@ -51,7 +55,9 @@ fn answers(engine: &mut Engine) -> (Vec<Vec<f32>>, Vec<Vec<u32>>) {
     block_on(engine.generate_many(&requests, &mut collect)).unwrap();
     // A prefix that is in the cache already.
     let longer = [&prompts[0][..], &[3, 4, 5]].concat();
-    let usage = block_on(engine.generate(&longer, &SampleSettings::default(), &[], &[], 4, &mut |token| collect(3, token))).unwrap();
+    let usage =
+        block_on(engine.generate(&longer, &SampleSettings::default(), &[], &[], 4, &mut |token| collect(3, token)))
+            .unwrap();
     assert_eq!(usage.generated_tokens, 4);
     (logits, tokens)
 }
@@ -79,11 +85,18 @@ fn two_devices_give_what_one_gives() {
         drop(one);
         let before: Vec<u64> = gpus.iter().map(Gpu::allocated_bytes).collect();
         let mut split = open(name, &gpus, &[1.0, 1.0], &options).unwrap();
-        assert!(gpus.iter().zip(&before).all(|(gpu, before)| gpu.allocated_bytes() > *before), "{name}: both hold something");
+        assert!(
+            gpus.iter().zip(&before).all(|(gpu, before)| gpu.allocated_bytes() > *before),
+            "{name}: both hold something"
+        );
         let (layers, sizes) = (split.layer_devices().to_vec(), split.decoder().sizes().clone());
         assert!(layers.is_sorted() && layers.contains(&0) && layers.contains(&1), "{name}: {layers:?}");
         let times = if sizes.tie_word_embeddings { 2 } else { 1 };
-        assert_eq!(split.handed_bytes().unwrap(), times * 4 * sizes.hidden_size as u64, "{name}: one residual for each change of the device");
+        assert_eq!(
+            split.handed_bytes().unwrap(),
+            times * 4 * sizes.hidden_size as u64,
+            "{name}: one residual for each change of the device"
+        );
         assert!(answers(&mut split) == expected, "{name}: not the same as on one device");
     }
 }
@@ -92,7 +105,9 @@ fn two_devices_give_what_one_gives() {
 fn shares_move_layers_and_impossible_ones_are_refused() {
     let gpus = gpus(3);
     let options = options("f32", CacheFormat::F32);
-    let layers = |shares: &[f64]| open("gemma3_text", &gpus[..shares.len()], shares, &options).map(|engine| engine.layer_devices().to_vec());
+    let layers = |shares: &[f64]| {
+        open("gemma3_text", &gpus[..shares.len()], shares, &options).map(|engine| engine.layer_devices().to_vec())
+    };
     assert_eq!(layers(&[1e-6, 1.0]).unwrap(), [0, 1, 1, 1], "every device has a layer");
     assert_eq!(layers(&[1.0, 1e-6]).unwrap(), [0, 0, 0, 1]);
     assert_eq!(layers(&[1.0, 1e-9, 1.0]).unwrap().iter().filter(|&&device| device == 1).count(), 1);

@@ -58,7 +58,11 @@ impl Buffer {
 
     /// A range of the buffer as a binding; the offset must be a multiple of the device's alignment.
     pub fn slice(&self, offset_bytes: u64, size_bytes: u64) -> Slice {
-        assert!(offset_bytes + size_bytes <= self.size_bytes(), "slice {offset_bytes}+{size_bytes} of a buffer of {} bytes", self.size_bytes());
+        assert!(
+            offset_bytes + size_bytes <= self.size_bytes(),
+            "slice {offset_bytes}+{size_bytes} of a buffer of {} bytes",
+            self.size_bytes()
+        );
         Slice { buffer: self.clone(), offset_bytes, size_bytes, contents: None }
     }
 

@@ -29,7 +29,11 @@ impl Disable {
                 "dot" => disable.dot = true,
                 "unchecked" => disable.unchecked = true,
                 "software" => disable.software = true,
-                _ => return Err(format!("unknown feature `{word}`: expected f16, subgroups, dot, unchecked or software")),
+                _ => {
+                    return Err(format!(
+                        "unknown feature `{word}`: expected f16, subgroups, dot, unchecked or software"
+                    ));
+                }
             }
         }
         Ok(disable)

@@ -64,9 +64,13 @@ impl PendingRead {
 }
 
 impl Gpu {
-    /// Submits the list in one compute pass, then the copies, in one command buffer; only where weights are streamed from host memory, in
-    /// one for each change of what the buffers hold. Returns the reads in order.
-    pub fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a Dispatch>, reads: &[ReadRequest]) -> Vec<PendingRead> {
+    /// Submits the list in one compute pass, then the copies, in one command buffer; only where weights are streamed
+    /// from host memory, in one for each change of what the buffers hold. Returns the reads in order.
+    pub fn submit<'a>(
+        &self,
+        dispatches: impl IntoIterator<Item = &'a Dispatch>,
+        reads: &[ReadRequest],
+    ) -> Vec<PendingRead> {
         let mut part: Vec<&Dispatch> = Vec::new();
         let mut streamed = 0;
         for dispatch in dispatches {

@@ -18,7 +18,8 @@ pub struct GpuOptions {
     pub low_power: bool,
     /// Pretend that bindings may not be larger than this, to test sharding.
     pub max_binding_bytes: Option<u64>,
-    /// Change what is believed of the device, to compile the kernels of devices that are not at hand. What it then computes may be wrong.
+    /// Change what is believed of the device, to compile the kernels of devices that are not at hand. What it then
+    /// computes may be wrong.
     pub pretend: Option<fn(&mut Capabilities)>,
 }
 
@@ -74,9 +75,14 @@ fn rank(info: &wgpu::AdapterInfo) -> u32 {
 
 async fn adapters(instance: &wgpu::Instance, low_power: bool) -> Vec<wgpu::Adapter> {
     // A browser does not enumerate; it gives one adapter when asked.
-    let mut found = if cfg!(target_arch = "wasm32") { Vec::new() } else { instance.enumerate_adapters(wgpu::Backends::all()).await };
+    let mut found = if cfg!(target_arch = "wasm32") {
+        Vec::new()
+    } else {
+        instance.enumerate_adapters(wgpu::Backends::all()).await
+    };
     if found.is_empty() {
-        let power_preference = if low_power { wgpu::PowerPreference::LowPower } else { wgpu::PowerPreference::HighPerformance };
+        let power_preference =
+            if low_power { wgpu::PowerPreference::LowPower } else { wgpu::PowerPreference::HighPerformance };
         let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
         found.extend(instance.request_adapter(&options).await);
     }
@@ -88,7 +94,11 @@ async fn adapters(instance: &wgpu::Instance, low_power: bool) -> Vec<wgpu::Adapt
 pub async fn list_adapters(disable: Disable) -> Vec<AdapterSummary> {
     let instance = instance();
     let adapters = adapters(&instance, false).await;
-    adapters.iter().enumerate().map(|(index, adapter)| AdapterSummary { index, capabilities: capabilities(&instance, adapter, disable) }).collect()
+    adapters
+        .iter()
+        .enumerate()
+        .map(|(index, adapter)| AdapterSummary { index, capabilities: capabilities(&instance, adapter, disable) })
+        .collect()
 }
 
 fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Disable) -> Capabilities {
@@ -97,12 +107,15 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
     let limits = adapter.limits();
     let browser = info.backend == wgpu::Backend::BrowserWebGpu;
     // wgpu 30 does not report `subgroups` in a browser; the page's shim adds it and the sizes come through.
-    let has_subgroups = features.contains(wgpu::Features::SUBGROUP) || (browser && info.subgroup_min_size > 0 && info.subgroup_max_size > 0);
+    let has_subgroups = features.contains(wgpu::Features::SUBGROUP)
+        || (browser && info.subgroup_min_size > 0 && info.subgroup_max_size > 0);
     let has_f16 = features.contains(wgpu::Features::SHADER_F16);
     let has_dot = instance.wgsl_language_features().contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct);
     let mut missing = Vec::new();
     if !has_f16 {
-        missing.push("shader-f16: matrix products of prompts run in f32 (Chrome on Linux hides it for NVIDIA)".to_string());
+        missing.push(
+            "shader-f16: matrix products of prompts run in f32 (Chrome on Linux hides it for NVIDIA)".to_string(),
+        );
     }
     if !has_subgroups {
         missing.push("subgroups: sums go through workgroup memory".to_string());
@@ -142,7 +155,8 @@ fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     // SAFETY: the handles are only asked for properties, and nothing made of them outlives the adapter.
     let heaps = unsafe {
         let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
-        let properties = vulkan.shared_instance().raw_instance().get_physical_device_memory_properties(vulkan.raw_physical_device());
+        let properties =
+            vulkan.shared_instance().raw_instance().get_physical_device_memory_properties(vulkan.raw_physical_device());
         properties.memory_heaps.into_iter().take(properties.memory_heap_count as usize)
     };
     heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
@@ -163,9 +177,12 @@ fn pick(found: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<wgpu::Adapter
         Err(_) => adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase()),
     };
     let chosen = found.into_iter().enumerate().find(matches);
-    chosen
-        .map(|(_, adapter)| adapter)
-        .ok_or_else(|| GpuError::NoAdapter(format!("asked for `{wanted}`, found {}", if names.is_empty() { "none".into() } else { names.join(", ") })))
+    chosen.map(|(_, adapter)| adapter).ok_or_else(|| {
+        GpuError::NoAdapter(format!(
+            "asked for `{wanted}`, found {}",
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        ))
+    })
 }
 
 impl Gpu {
@@ -188,17 +205,29 @@ impl Gpu {
             label: Some("bayan"),
             required_features: adapter.features() & wanted,
             required_limits: adapter.limits(),
-            // Weights are few large buffers: pooling them in blocks of 256 MiB left a fifth of a 2.3 GB model's blocks unused.
+            // Weights are few large buffers: pooling them in blocks of 256 MiB left a fifth of a 2.3 GB model's blocks
+            // unused.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let (device, queue) =
-            adapter.request_device(&descriptor).await.map_err(|e| GpuError::NoDevice { adapter: capabilities.name.clone(), reason: e.to_string() })?;
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| GpuError::NoDevice { adapter: capabilities.name.clone(), reason: e.to_string() })?;
         let first_error = Arc::new(Mutex::new(None));
         let allocated = Arc::new(Meter::default());
         let on_lost = OnLost::default();
         watch(&device, &first_error, &allocated, &on_lost);
-        Ok(Gpu(Arc::new(Inner { device, queue, capabilities, kernels: Mutex::default(), staging: Mutex::default(), allocated, first_error, on_lost })))
+        Ok(Gpu(Arc::new(Inner {
+            device,
+            queue,
+            capabilities,
+            kernels: Mutex::default(),
+            staging: Mutex::default(),
+            allocated,
+            first_error,
+            on_lost,
+        })))
     }
 
     /// What this device can do and what is used of it.
@@ -240,11 +269,16 @@ impl Gpu {
         let raw = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(what),
             size: size_bytes,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::UNIFORM,
+            usage: wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::COPY_DST
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::UNIFORM,
             mapped_at_creation: false,
         });
         self.check().map_err(|error| match error {
-            GpuError::OutOfMemory { .. } => GpuError::OutOfMemory { what: what.to_string(), size_bytes, allocated_bytes: self.allocated_bytes() },
+            GpuError::OutOfMemory { .. } => {
+                GpuError::OutOfMemory { what: what.to_string(), size_bytes, allocated_bytes: self.allocated_bytes() }
+            }
             other => other,
         })?;
         Ok(Buffer::new(raw, size_bytes, self.0.allocated.clone()))
@@ -297,9 +331,11 @@ fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allo
     let total = allocated.clone();
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
         let error = match error {
-            wgpu::Error::OutOfMemory { .. } => {
-                GpuError::OutOfMemory { what: "a buffer".into(), size_bytes: 0, allocated_bytes: total.now.load(Ordering::Relaxed) }
-            }
+            wgpu::Error::OutOfMemory { .. } => GpuError::OutOfMemory {
+                what: "a buffer".into(),
+                size_bytes: 0,
+                allocated_bytes: total.now.load(Ordering::Relaxed),
+            },
             other => GpuError::Validation(other.to_string()),
         };
         tracing::error!("{error}");
@@ -307,7 +343,8 @@ fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allo
     }));
     let (slot, on_lost) = (first_error.clone(), on_lost.clone());
     device.set_device_lost_callback(move |reason, message| {
-        // Natively the device is also destroyed by dropping it at the end of the program, which is no loss; a browser never does that.
+        // Natively the device is also destroyed by dropping it at the end of the program, which is no loss; a browser
+        // never does that.
         if cfg!(target_arch = "wasm32") || reason != wgpu::DeviceLostReason::Destroyed {
             lose(GpuError::DeviceLost(format!("{reason:?}: {message}")), &slot, &on_lost);
         }

@@ -9,7 +9,9 @@ pub enum GpuError {
     )]
     NoAdapter(String),
     /// The adapter refused to open.
-    #[error("the adapter `{adapter}` could not be opened: {reason}; try another one with `--device N` (see `bayan devices`)")]
+    #[error(
+        "the adapter `{adapter}` could not be opened: {reason}; try another one with `--device N` (see `bayan devices`)"
+    )]
     NoDevice {
         /// Name of the adapter.
         adapter: String,
@@ -43,7 +45,9 @@ pub enum GpuError {
         limit_bytes: u64,
     },
     /// The device is gone.
-    #[error("the GPU device was lost ({0}); the conversation is kept: reload the model, and if it happens again use a smaller model or a shorter context")]
+    #[error(
+        "the GPU device was lost ({0}); the conversation is kept: reload the model, and if it happens again use a smaller model or a shorter context"
+    )]
     DeviceLost(String),
     /// The driver or wgpu rejected something we did.
     #[error("the GPU rejected an operation: {0}")]

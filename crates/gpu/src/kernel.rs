@@ -76,17 +76,24 @@ impl Gpu {
         let bindings = shader::bindings(text).map_err(fail)?;
         let source = preamble(self.capabilities()) + text;
         let device = self.device();
-        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.as_str().into()) };
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(name),
+            source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
+        };
         let module = if self.capabilities().unchecked {
-            // SAFETY: kernels keep their indices within the sizes that the planner gave the bindings; the op suite runs every
-            // kernel with guard words around its outputs, and once with checks on.
+            // SAFETY: kernels keep their indices within the sizes that the planner gave the bindings; the op suite runs
+            // every kernel with guard words around its outputs, and once with checks on.
             unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         } else {
             device.create_shader_module(descriptor)
         };
         let layouts: Vec<_> = bindings.iter().map(|group| self.layout(name, group)).collect();
         let references: Vec<_> = layouts.iter().map(Some).collect();
-        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor { label: Some(name), bind_group_layouts: &references, immediate_size: 0 });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(name),
+            bind_group_layouts: &references,
+            immediate_size: 0,
+        });
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&layout),
@@ -123,10 +130,12 @@ impl Gpu {
                 count: None,
             })
             .collect();
-        self.device().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries })
+        self.device()
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries })
     }
 
-    /// For `what`, binds `groups[g][i]` to the i-th binding of group g, in the order of the binding numbers in the text.
+    /// For `what`, binds `groups[g][i]` to the i-th binding of group g, in the order of the binding numbers in the
+    /// text.
     ///
     /// # Panics
     /// If the counts differ: that is a mistake in an op, not in a user's data.
@@ -137,12 +146,22 @@ impl Gpu {
         assert_eq!(groups.len(), kernel.0.bindings.len(), "kernel {}: groups given and declared", kernel.name());
         let mut made = Vec::with_capacity(groups.len());
         for (index, (slices, declared)) in groups.iter().zip(&kernel.0.bindings).enumerate() {
-            assert_eq!(slices.len(), declared.len(), "kernel {}: bindings given and declared in group {index}", kernel.name());
+            assert_eq!(
+                slices.len(),
+                declared.len(),
+                "kernel {}: bindings given and declared in group {index}",
+                kernel.name()
+            );
             let mut entries = Vec::with_capacity(slices.len());
             for (slice, &(binding, _)) in slices.iter().zip(declared) {
                 let limit_bytes = self.capabilities().max_binding_bytes;
                 if slice.size_bytes > limit_bytes {
-                    return Err(GpuError::TooLarge { what: what.to_string(), kind: "binding", size_bytes: slice.size_bytes, limit_bytes });
+                    return Err(GpuError::TooLarge {
+                        what: what.to_string(),
+                        kind: "binding",
+                        size_bytes: slice.size_bytes,
+                        limit_bytes,
+                    });
                 }
                 entries.push(wgpu::BindGroupEntry {
                     binding,

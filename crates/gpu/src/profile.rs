@@ -1,4 +1,5 @@
-//! Time per dispatch by timestamps: one pass for each dispatch, so slower than the real thing, but each kernel's own time.
+//! Time per dispatch by timestamps: one pass for each dispatch, so slower than the real thing, but each kernel's own
+//! time.
 
 use crate::commands::record;
 use crate::{Dispatch, Gpu, GpuError};
@@ -19,7 +20,9 @@ impl Gpu {
     /// The device has no timestamps, or fails.
     pub async fn profile(&self, dispatches: &[Dispatch]) -> Result<Vec<KernelTime>, GpuError> {
         if !self.capabilities().timestamps {
-            return Err(GpuError::Validation("this device has no timestamp queries; use `bench` without --profile".into()));
+            return Err(GpuError::Validation(
+                "this device has no timestamp queries; use `bench` without --profile".into(),
+            ));
         }
         let mut times = Vec::with_capacity(dispatches.len());
         for chunk in dispatches.chunks(1024) {
@@ -30,7 +33,11 @@ impl Gpu {
 
     async fn profile_chunk(&self, dispatches: &[Dispatch]) -> Result<Vec<KernelTime>, GpuError> {
         let count = 2 * dispatches.len() as u32;
-        let queries = self.device().create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
+        let queries = self.device().create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
         let size_bytes = u64::from(count) * 8;
         let resolved = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("timestamps"),
@@ -55,9 +62,14 @@ impl Gpu {
         encoder.copy_buffer_to_buffer(&resolved, 0, target.raw(), 0, size_bytes);
         self.queue().submit([encoder.finish()]);
         let bytes = self.read(&target, 0, size_bytes).await?;
-        let ticks: Vec<u64> = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8]))).collect();
+        let ticks: Vec<u64> =
+            bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8]))).collect();
         let period_ms = f64::from(self.queue().get_timestamp_period()) * 1e-6;
         let name = |i: usize| dispatches[i].name.clone();
-        Ok(ticks.chunks_exact(2).enumerate().map(|(i, t)| KernelTime { name: name(i), elapsed_ms: t[1].saturating_sub(t[0]) as f64 * period_ms }).collect())
+        Ok(ticks
+            .chunks_exact(2)
+            .enumerate()
+            .map(|(i, t)| KernelTime { name: name(i), elapsed_ms: t[1].saturating_sub(t[0]) as f64 * period_ms })
+            .collect())
     }
 }

@@ -1,10 +1,11 @@
 //! Links WGSL by concatenation, with a very small preprocessor for what `override` cannot do (array sizes, unrolled
 //! text, whole alternatives).
 //!
-//! Lines `#if NAME`, `#if !NAME`, `#if NAME == value`, `#else`, `#endif`; `#for i in NAME` … `#end`, which repeats lines with `${i}` from 0
-//! (unrolling by the driver is not to be relied upon, and arrays that are not unrolled end in memory); `${NAME}` in the text. A name that is not
-//! defined is an error, so that a typo cannot choose a path silently. naga_oil and wesl were looked at: the first
-//! composes naga's representation and not text that a browser's compiler can read, the second needs a newer compiler.
+//! Lines `#if NAME`, `#if !NAME`, `#if NAME == value`, `#else`, `#endif`; `#for i in NAME` … `#end`, which repeats
+//! lines with `${i}` from 0 (unrolling by the driver is not to be relied upon, and arrays that are not unrolled end in
+//! memory); `${NAME}` in the text. A name that is not defined is an error, so that a typo cannot choose a path
+//! silently. naga_oil and wesl were looked at: the first composes naga's representation and not text that a browser's
+//! compiler can read, the second needs a newer compiler.
 
 use std::collections::BTreeMap;
 
@@ -103,9 +104,14 @@ fn expand(lines: &[&str], defines: &Defines, output: &mut String) -> Result<(), 
         } else if let Some(head) = trimmed.strip_prefix("#for ") {
             let length = body_length(&lines[number + 1..]).ok_or_else(|| fail("#for without #end".into()))?;
             if live {
-                let (name, count) = head.split_once(" in ").ok_or_else(|| fail("expected `#for name in COUNT`".into()))?;
+                let (name, count) =
+                    head.split_once(" in ").ok_or_else(|| fail("expected `#for name in COUNT`".into()))?;
                 let count = count.trim();
-                let count: usize = defines.get(count).unwrap_or(count).parse().map_err(|_| fail(format!("`{count}` is not a number")))?;
+                let count: usize = defines
+                    .get(count)
+                    .unwrap_or(count)
+                    .parse()
+                    .map_err(|_| fail(format!("`{count}` is not a number")))?;
                 for index in 0..count {
                     expand(&lines[number + 1..number + 1 + length], &defines.clone().set(name.trim(), index), output)?;
                 }
@@ -178,8 +184,13 @@ pub fn bindings(text: &str) -> Result<Vec<Vec<(u32, Access)>>, String> {
     for line in text.lines() {
         let line = line.split("//").next().unwrap_or("");
         let Some(group) = number_after(line, "@group(") else { continue };
-        let binding = number_after(line, "@binding(").ok_or_else(|| format!("`{line}`: @group without @binding on the same line"))?;
-        let space = line.split("var<").nth(1).and_then(|s| s.split('>').next()).ok_or_else(|| format!("`{line}`: expected var<…>"))?;
+        let binding = number_after(line, "@binding(")
+            .ok_or_else(|| format!("`{line}`: @group without @binding on the same line"))?;
+        let space = line
+            .split("var<")
+            .nth(1)
+            .and_then(|s| s.split('>').next())
+            .ok_or_else(|| format!("`{line}`: expected var<…>"))?;
         let access = match space.replace(' ', "").as_str() {
             "storage" | "storage,read" => Access::Read,
             "storage,read_write" => Access::ReadWrite,
@@ -208,7 +219,8 @@ mod tests {
     #[test]
     fn conditions_nest_and_names_are_substituted() {
         let defines = Defines::new().set("A", true).set("B", false).set("N", 4usize).set("F", "q4_0");
-        let text = "#if A\n#if B\nno\n#else\nyes ${N}\n#endif\n#endif\n#if F == q4_0\nformat\n#endif\n#if !A\nno\n#endif";
+        let text =
+            "#if A\n#if B\nno\n#else\nyes ${N}\n#endif\n#endif\n#if F == q4_0\nformat\n#endif\n#if !A\nno\n#endif";
         assert_eq!(link(&[text], &defines).unwrap(), "yes 4\nformat\n");
     }
 
@@ -229,7 +241,10 @@ mod tests {
     #[test]
     fn bindings_are_read_off_the_text() {
         let text = "@group(0) @binding(1) var<storage, read_write> y: array<f32>;\n@group(0) @binding(0) var<storage, read> x: array<f32>;\n@group(1) @binding(0) var<uniform> p: P;";
-        assert_eq!(bindings(text).unwrap(), vec![vec![(0, Access::Read), (1, Access::ReadWrite)], vec![(0, Access::Uniform)]]);
+        assert_eq!(
+            bindings(text).unwrap(),
+            vec![vec![(0, Access::Read), (1, Access::ReadWrite)], vec![(0, Access::Uniform)]]
+        );
     }
 
     #[test]

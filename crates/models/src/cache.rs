@@ -1,7 +1,8 @@
-//! What a decoder remembers of a sequence: keys and values by layer, one row a position, and whatever else its layers carry along.
+//! What a decoder remembers of a sequence: keys and values by layer, one row a position, and whatever else its layers
+//! carry along.
 //!
-//! Layers with a sliding window keep a ring of rows as long as the window and one step's tokens, instead of the whole context. Recurrent
-//! layers keep states of a fixed size, which cannot be taken back to an earlier position.
+//! Layers with a sliding window keep a ring of rows as long as the window and one step's tokens, instead of the whole
+//! context. Recurrent layers keep states of a fixed size, which cannot be taken back to an earlier position.
 
 use std::sync::Arc;
 
@@ -23,7 +24,8 @@ pub struct CacheShape {
     pub context: usize,
     /// Element format.
     pub format: CacheFormat,
-    /// Tokens of one sequence in one step, at most; `None`: as many as the context, and no layer keeps less than all positions.
+    /// Tokens of one sequence in one step, at most; `None`: as many as the context, and no layer keeps less than all
+    /// positions.
     pub step: Option<usize>,
 }
 
@@ -118,14 +120,16 @@ impl Cache {
         states.map(|state| state.size_bytes()).sum()
     }
 
-    /// Whether a sequence that has `length` positions in the cache can be continued after the first `kept` of them, the others
-    /// forgotten: recurrent states cannot be taken back, and a ring may have overwritten what the next token sees.
+    /// Whether a sequence that has `length` positions in the cache can be continued after the first `kept` of them, the
+    /// others forgotten: recurrent states cannot be taken back, and a ring may have overwritten what the next token
+    /// sees.
     pub fn can_return(&self, length: usize, kept: usize) -> bool {
         let layer = |layer: &LayerCache| {
             let recurrent = !layer.states.is_empty() && kept != length && kept > 0;
             // A ring is as long as the window and one step's tokens.
             let step = self.shape.step.unwrap_or(0);
-            let overwritten = layer.rows.ring.is_some_and(|ring| length > ring && kept > 0 && length.saturating_sub(kept) > step);
+            let overwritten =
+                layer.rows.ring.is_some_and(|ring| length > ring && kept > 0 && length.saturating_sub(kept) > step);
             !recurrent && !overwritten
         };
         self.layers.iter().all(layer)
@@ -141,13 +145,20 @@ fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, needs: &LayerNeeds) -> Resu
     let CacheShape { sequences, format, .. } = shape;
     if !format.fits(needs.width) {
         let (name, width) = (format.name(), needs.width);
-        return Err(GpuError::Validation(format!("a key-value cache in {name} needs rows of a multiple of 32 numbers, this model has {width}; use f16")));
+        return Err(GpuError::Validation(format!(
+            "a key-value cache in {name} needs rows of a multiple of 32 numbers, this model has {width}; use f16"
+        )));
     }
     let rows = needs.rows(shape);
     let dtype = if needs.width == 0 { Dtype::F32 } else { format.dtype() };
     let make = |label| State::zeros(gpu, label, &needs.sizes(shape), dtype);
     let states = needs.states.iter().map(|&size| State::zeros(gpu, "layer state", &[sequences, size], Dtype::F32));
-    Ok(LayerCache { keys: make("key cache")?, values: make("value cache")?, rows, states: states.collect::<Result<_, _>>()? })
+    Ok(LayerCache {
+        keys: make("key cache")?,
+        values: make("value cache")?,
+        rows,
+        states: states.collect::<Result<_, _>>()?,
+    })
 }
 
 #[cfg(test)]
@@ -174,7 +185,12 @@ mod tests {
         assert!(ring.can_return(500, 500) && ring.can_return(500, 472) && !ring.can_return(500, 471));
         assert!(ring.can_return(500, 0) && ring.can_return(128, 1));
         let recurrent = cache(None, LayerNeeds { width: 64, states: vec![7], ..Default::default() });
-        assert!(recurrent.is_recurrent() && recurrent.can_return(9, 9) && recurrent.can_return(9, 0) && !recurrent.can_return(9, 8));
+        assert!(
+            recurrent.is_recurrent()
+                && recurrent.can_return(9, 9)
+                && recurrent.can_return(9, 0)
+                && !recurrent.can_return(9, 8)
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Cohere's Command R and Aya: attention and MLP side by side behind one LayerNorm without a bias, rotary positions on neighbouring pairs, and
-//! scaled logits. Command R+ also normalises each head of queries and keys.
+//! Cohere's Command R and Aya: attention and MLP side by side behind one LayerNorm without a bias, rotary positions on
+//! neighbouring pairs, and scaled logits. Command R+ also normalises each head of queries and keys.
 
 use std::sync::Arc;
 
@@ -35,7 +35,11 @@ impl Cohere {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::activation(config)?;
         // No bias comes after the final norm, so the scale of the logits can be the norm's.
@@ -70,8 +74,15 @@ async fn attention(
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
     let bias = config.flag("attention_bias", false)?;
     let qk_norm = if config.flag("use_qk_norm", false)? {
-        let q_norm = loader.scaled_vector(&format!("{prefix}q_norm.weight"), &[sizes.num_attention_heads, head_dim], 1.0).await?;
-        Some((q_norm, loader.scaled_vector(&format!("{prefix}k_norm.weight"), &[sizes.num_key_value_heads, head_dim], 1.0).await?))
+        let q_norm = loader
+            .scaled_vector(&format!("{prefix}q_norm.weight"), &[sizes.num_attention_heads, head_dim], 1.0)
+            .await?;
+        Some((
+            q_norm,
+            loader
+                .scaled_vector(&format!("{prefix}k_norm.weight"), &[sizes.num_key_value_heads, head_dim], 1.0)
+                .await?,
+        ))
     } else {
         None
     };
@@ -130,17 +141,23 @@ impl Decoder for Cohere {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears =
-            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! Cohere's Command R7B and Command A.
 //!
-//! Differs from `cohere` in: a window on three layers of four, and rotary positions on these only; the others know no positions.
+//! Differs from `cohere` in: a window on three layers of four, and rotary positions on these only; the others know no
+//! positions.
 
 use std::sync::Arc;
 
@@ -39,7 +40,11 @@ impl Cohere2 {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::activation(config)?;
         let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
@@ -53,7 +58,8 @@ impl Cohere2 {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, false, 1.0).await?,
-                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn."), windows[index]).await?,
+                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn."), windows[index])
+                    .await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
             });
         }
@@ -130,17 +136,23 @@ impl Decoder for Cohere2 {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears =
-            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

@@ -66,13 +66,14 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// It is no number.
     pub fn norm_eps(&self) -> Result<f32, ModelError> {
-        let names = [("rms_norm_eps", 1e-6), ("layer_norm_eps", 1e-5), ("layer_norm_epsilon", 1e-5), ("norm_eps", 1e-5)];
+        let names =
+            [("rms_norm_eps", 1e-6), ("layer_norm_eps", 1e-5), ("layer_norm_epsilon", 1e-5), ("norm_eps", 1e-5)];
         let (name, default) = names.into_iter().find(|(name, _)| self.get(name).is_some()).unwrap_or(names[0]);
         Ok(self.number(name, default)? as f32)
     }
 
-    /// The window of each layer: by `layer_types` where the file lists them, else on all but the last of every so many layers
-    /// (`sliding_window_pattern`, or the architecture's own number).
+    /// The window of each layer: by `layer_types` where the file lists them, else on all but the last of every so many
+    /// layers (`sliding_window_pattern`, or the architecture's own number).
     ///
     /// # Errors
     /// The window or the pattern is no number.
@@ -163,13 +164,21 @@ impl Sizes {
         let num_attention_heads = fields.size_named(&["num_attention_heads", "n_head"])?;
         let num_key_value_heads = fields.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
-            return fields.refuse("num_key_value_heads", &format!("a divisor of num_attention_heads, which is {num_attention_heads}"));
+            return fields.refuse(
+                "num_key_value_heads",
+                &format!("a divisor of num_attention_heads, which is {num_attention_heads}"),
+            );
         }
         let head_dim = match fields.optional_size("head_dim")? {
             Some(head_dim) => head_dim,
             None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
             None => {
-                return fields.refuse("hidden_size", &format!("a multiple of num_attention_heads, which is {num_attention_heads}, or an explicit head_dim"));
+                return fields.refuse(
+                    "hidden_size",
+                    &format!(
+                        "a multiple of num_attention_heads, which is {num_attention_heads}, or an explicit head_dim"
+                    ),
+                );
             }
         };
         if !head_dim.is_multiple_of(4) || head_dim > 1024 {
@@ -183,7 +192,10 @@ impl Sizes {
             num_key_value_heads,
             head_dim,
             vocab_size: fields.size("vocab_size")?,
-            max_position_embeddings: fields.optional_size("max_position_embeddings")?.or(fields.optional_size("n_positions")?).unwrap_or(2048),
+            max_position_embeddings: fields
+                .optional_size("max_position_embeddings")?
+                .or(fields.optional_size("n_positions")?)
+                .unwrap_or(2048),
             rms_norm_eps: fields.norm_eps()?,
             tie_word_embeddings: fields.flag("tie_word_embeddings", tied)?,
         };

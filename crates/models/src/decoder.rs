@@ -40,13 +40,14 @@ pub trait Decoder: std::fmt::Debug {
 }
 
 impl dyn Decoder + '_ {
-    /// Adds one low-rank pair to the module of that name; `rows` of the part is set to the module's. Graphs that were recorded
-    /// before do not have it: record again.
+    /// Adds one low-rank pair to the module of that name; `rows` of the part is set to the module's. Graphs that were
+    /// recorded before do not have it: record again.
     ///
     /// # Errors
     /// No such module, or sizes that do not fit it.
     pub fn attach(&mut self, module: &str, mut part: LoraPart) -> Result<(), ModelError> {
-        let expected = |what: String, got: String| ModelError::Adapter { module: module.to_string(), expected: what, got };
+        let expected =
+            |what: String, got: String| ModelError::Adapter { module: module.to_string(), expected: what, got };
         let found = self.linears_mut().into_iter().find_map(|linear| {
             let rows = linear.modules.iter().find(|(name, _)| name == module).map(|(_, rows)| rows.clone())?;
             Some((linear, rows))
@@ -57,7 +58,10 @@ impl dyn Decoder + '_ {
         let rank = part.a.shape().first().copied().unwrap_or(0);
         let (a, b) = ([rank, linear.weight.columns()], [rows.len(), rank]);
         if rank == 0 || part.a.shape() != a || part.b.shape() != b {
-            return Err(expected(format!("lora_A [r, {}] and lora_B [{}, r]", a[1], b[0]), format!("{:?} and {:?}", part.a.shape(), part.b.shape())));
+            return Err(expected(
+                format!("lora_A [r, {}] and lora_B [{}, r]", a[1], b[0]),
+                format!("{:?} and {:?}", part.a.shape(), part.b.shape()),
+            ));
         }
         part.rows = rows;
         linear.lora.push(part);
@@ -77,7 +81,9 @@ impl dyn Decoder + '_ {
 
     /// Changes the scales of an attached adapter by a factor, for mixing several.
     pub fn rescale(&mut self, adapter: &str, factor: f32) {
-        for part in self.linears_mut().into_iter().flat_map(|linear| &mut linear.lora).filter(|part| part.adapter == adapter) {
+        for part in
+            self.linears_mut().into_iter().flat_map(|linear| &mut linear.lora).filter(|part| part.adapter == adapter)
+        {
             part.scale *= factor;
         }
     }

@@ -25,7 +25,9 @@ pub enum ModelError {
         supported: String,
     },
     /// An adapter that does not fit the model.
-    #[error("adapter: module `{module}`: expected {expected}, got {got}; check that the adapter was trained on this base model")]
+    #[error(
+        "adapter: module `{module}`: expected {expected}, got {got}; check that the adapter was trained on this base model"
+    )]
     Adapter {
         /// The module, by Hugging Face's name.
         module: String,
@@ -35,7 +37,9 @@ pub enum ModelError {
         got: String,
     },
     /// Layers that cannot be split so.
-    #[error("splitting layers over devices: expected {expected}, got {got}; name fewer devices with `--devices` or other shares with `--tensor-split`")]
+    #[error(
+        "splitting layers over devices: expected {expected}, got {got}; name fewer devices with `--devices` or other shares with `--tensor-split`"
+    )]
     Split {
         /// What would do.
         expected: String,

@@ -1,7 +1,9 @@
-//! Falcon-H1 (TII, 2025), also Falcon-H1-Arabic: in every layer attention and Mamba-2 side by side, and multipliers on nearly everything.
+//! Falcon-H1 (TII, 2025), also Falcon-H1-Arabic: in every layer attention and Mamba-2 side by side, and multipliers on
+//! nearly everything.
 //!
-//! Multipliers move to where they cost nothing: that of the keys into the scale of the scores, that of the logits into the final norm, that of
-//! the state space's result into its kernel. The others are vectors over the columns of a projection.
+//! Multipliers move to where they cost nothing: that of the keys into the scale of the scores, that of the logits into
+//! the final norm, that of the state space's result into its kernel. The others are vectors over the columns of a
+//! projection.
 
 use std::sync::Arc;
 
@@ -63,7 +65,11 @@ impl FalconH1 {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
         for field in ["attention_bias", "mlp_bias", "mamba_proj_bias", "projectors_bias"] {
             if config.flag(field, false)? {
@@ -72,13 +78,16 @@ impl FalconH1 {
         }
         let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
-        let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, config.number("embedding_multiplier", 1.0)? as f32).await?;
+        let embed_tokens =
+            Embedding::load(loader, "model.embed_tokens", &sizes, config.number("embedding_multiplier", 1.0)? as f32)
+                .await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             layers.push(layer(config, &sizes, opening, &rotary, loader, &format!("model.layers.{index}.")).await?);
         }
         let scale = config.number("lm_head_multiplier", 1.0)? as f32;
-        let final_layernorm = RmsNorm { weight: loader.scaled_vector("model.final_layernorm.weight", &[d], scale).await?, eps };
+        let final_layernorm =
+            RmsNorm { weight: loader.scaled_vector("model.final_layernorm.weight", &[d], scale).await?, eps };
         let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
         Ok(Box::new(FalconH1 { sizes, embed_tokens, layers, final_layernorm, lm_head }))
     }
@@ -122,21 +131,42 @@ async fn layer(
         // Values are linear in the layer's input, and the result in the values.
         attention_out: runs(loader, &[(d, into * config.number("attention_out_multiplier", 1.0)?)])?,
         pre_ff_layernorm: RmsNorm::load(loader, &name("pre_ff_layernorm"), d, eps).await?,
-        gate_up_proj: Linear::load(loader, prefix, &[("feed_forward.gate_proj", f), ("feed_forward.up_proj", f)], d, false).await?,
+        gate_up_proj: Linear::load(
+            loader,
+            prefix,
+            &[("feed_forward.gate_proj", f), ("feed_forward.up_proj", f)],
+            d,
+            false,
+        )
+        .await?,
         mlp_multipliers: runs(loader, &[(f, mlp[0]), (f, mlp[1])])?,
         down_proj: Linear::load(loader, prefix, &[("feed_forward.down_proj", d)], f, false).await?,
         activation: crate::activation(config)?,
     })
 }
 
-async fn mamba(config: &Fields<'_>, sizes: &Sizes, opening: &Opening, loader: &mut Loader<'_>, prefix: &str) -> Result<Mamba, ModelError> {
+async fn mamba(
+    config: &Fields<'_>,
+    sizes: &Sizes,
+    opening: &Opening,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+) -> Result<Mamba, ModelError> {
     let d = sizes.hidden_size;
     let expanded = config.optional_size("mamba_expand")?.unwrap_or(2).saturating_mul(d);
     let inner = config.optional_size("mamba_d_ssm")?.unwrap_or(expanded);
     let heads = config.size("mamba_n_heads")?;
     let (groups, state_size) = (config.optional_size("mamba_n_groups")?.unwrap_or(1), config.size("mamba_d_state")?);
-    if !inner.is_multiple_of(heads) || !heads.is_multiple_of(groups) || !inner.is_multiple_of(groups) || inner > 1 << 20 || state_size > 4096 {
-        return config.refuse("mamba_n_heads", &format!("a divisor of mamba_d_ssm, which is {inner}, and a multiple of mamba_n_groups, which is {groups}"));
+    if !inner.is_multiple_of(heads)
+        || !heads.is_multiple_of(groups)
+        || !inner.is_multiple_of(groups)
+        || inner > 1 << 20
+        || state_size > 4096
+    {
+        return config.refuse(
+            "mamba_n_heads",
+            &format!("a divisor of mamba_d_ssm, which is {inner}, and a multiple of mamba_n_groups, which is {groups}"),
+        );
     }
     let kernel = config.optional_size("mamba_d_conv")?.unwrap_or(4);
     if !(2..=16).contains(&kernel) {
@@ -147,7 +177,8 @@ async fn mamba(config: &Fields<'_>, sizes: &Sizes, opening: &Opening, loader: &m
     let into = config.number("ssm_in_multiplier", 1.0)?;
     let parts: Vec<f64> = numbers(config, "ssm_multipliers", 5)?.iter().map(|m| m * into).collect();
     let parts = [(inner, parts[0]), (inner, parts[1]), (shared, parts[2]), (shared, parts[3]), (heads, parts[4])];
-    let multipliers: Vec<f32> = parts.iter().flat_map(|&(count, value)| std::iter::repeat_n(value as f32, count)).collect();
+    let multipliers: Vec<f32> =
+        parts.iter().flat_map(|&(count, value)| std::iter::repeat_n(value as f32, count)).collect();
     let out = config.number("ssm_out_multiplier", 1.0)? as f32;
     let norm = if config.flag("mamba_rms_norm", false)? {
         if config.flag("mamba_norm_before_gate", true)? {
@@ -158,7 +189,8 @@ async fn mamba(config: &Fields<'_>, sizes: &Sizes, opening: &Opening, loader: &m
     } else {
         None
     };
-    let mut constants: Vec<f32> = loader.values(&format!("{prefix}A_log"), &[heads]).await?.iter().map(|v| -v.exp()).collect();
+    let mut constants: Vec<f32> =
+        loader.values(&format!("{prefix}A_log"), &[heads]).await?.iter().map(|v| -v.exp()).collect();
     constants.extend(loader.values(&format!("{prefix}D"), &[heads]).await?);
     constants.extend(loader.values(&format!("{prefix}dt_bias"), &[heads]).await?);
     let conv_bias = config.flag("mamba_conv_bias", true)?;
@@ -166,7 +198,11 @@ async fn mamba(config: &Fields<'_>, sizes: &Sizes, opening: &Opening, loader: &m
         in_proj: Linear::load(loader, prefix, &[("in_proj", width)], d, false).await?,
         multipliers: State::new(loader.gpu(), "multipliers", &[width], Values::F32(multipliers))?,
         conv: loader.scaled_vector(&format!("{prefix}conv1d.weight"), &[channels, 1, kernel], 1.0).await?,
-        conv_bias: if conv_bias { Some(loader.scaled_vector(&format!("{prefix}conv1d.bias"), &[channels], 1.0).await?) } else { None },
+        conv_bias: if conv_bias {
+            Some(loader.scaled_vector(&format!("{prefix}conv1d.bias"), &[channels], 1.0).await?)
+        } else {
+            None
+        },
         constants: State::new(loader.gpu(), "state space", &[3, heads], Values::F32(constants))?,
         conv_op: ops::ShortConv { channels, kernel, first: inner, gated: false, bias: false, context: opening.context },
         space: ops::StateSpace {
@@ -200,7 +236,13 @@ async fn attention(
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
-        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, ..Default::default() },
+        rope: ops::Rope {
+            heads: sizes.num_attention_heads,
+            kv_heads: sizes.num_key_value_heads,
+            head_dim,
+            rotary_dim: rotary.dim,
+            ..Default::default()
+        },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
@@ -275,8 +317,15 @@ impl Decoder for FalconH1 {
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
         let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.mamba.in_proj, &layer.mamba.out_proj, &layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.gate_up_proj, &layer.down_proj]
-                .map(|linear| &linear.weight)
+            [
+                &layer.mamba.in_proj,
+                &layer.mamba.out_proj,
+                &layer.self_attn.qkv_proj,
+                &layer.self_attn.o_proj,
+                &layer.gate_up_proj,
+                &layer.down_proj,
+            ]
+            .map(|linear| &linear.weight)
         });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
@@ -284,7 +333,14 @@ impl Decoder for FalconH1 {
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut().flat_map(|layer| {
             let Layer { mamba, self_attn, gate_up_proj, down_proj, .. } = layer;
-            [&mut mamba.in_proj, &mut mamba.out_proj, &mut self_attn.qkv_proj, &mut self_attn.o_proj, gate_up_proj, down_proj]
+            [
+                &mut mamba.in_proj,
+                &mut mamba.out_proj,
+                &mut self_attn.qkv_proj,
+                &mut self_attn.o_proj,
+                gate_up_proj,
+                down_proj,
+            ]
         });
         layers.chain([&mut self.lm_head]).collect()
     }

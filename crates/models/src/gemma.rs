@@ -1,5 +1,5 @@
-//! Gemma (Mesnard et al., 2024): LLaMA's layers with GeGLU, embeddings times the root of the hidden size, and norms that hold their factors
-//! minus one.
+//! Gemma (Mesnard et al., 2024): LLaMA's layers with GeGLU, embeddings times the root of the hidden size, and norms
+//! that hold their factors minus one.
 
 use std::sync::Arc;
 
@@ -36,7 +36,11 @@ impl Gemma {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = activation(config)?;
         let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
@@ -48,7 +52,8 @@ impl Gemma {
             layers.push(Layer {
                 input_layernorm: RmsNorm::load_minus_one(loader, &name("input_layernorm"), d, eps).await?,
                 self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?,
-                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps).await?,
+                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps)
+                    .await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
             });
         }
@@ -66,7 +71,13 @@ pub(crate) fn activation(config: &Fields<'_>) -> Result<ops::Activation, ModelEr
     }
 }
 
-async fn attention(sizes: &Sizes, opening: &Opening, rotary: &crate::Table, loader: &mut Loader<'_>, prefix: &str) -> Result<Attention, ModelError> {
+async fn attention(
+    sizes: &Sizes,
+    opening: &Opening,
+    rotary: &crate::Table,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
     Ok(Attention {
@@ -74,7 +85,13 @@ async fn attention(sizes: &Sizes, opening: &Opening, rotary: &crate::Table, load
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
-        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, ..Default::default() },
+        rope: ops::Rope {
+            heads: sizes.num_attention_heads,
+            kv_heads: sizes.num_key_value_heads,
+            head_dim,
+            rotary_dim: rotary.dim,
+            ..Default::default()
+        },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
@@ -117,17 +134,23 @@ impl Decoder for Gemma {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears =
-            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Gemma 2 (Rivière et al., 2024), the base of BARKA, SILMA, Fanar-1 and Atlas-Chat.
 //!
-//! Differs from `gemma` in: norms after each sub-layer too, scores and final logits that are capped, a window on every second layer, and a
-//! scale of the scores of its own.
+//! Differs from `gemma` in: norms after each sub-layer too, scores and final logits that are capped, a window on every
+//! second layer, and a scale of the scores of its own.
 
 use std::sync::Arc;
 
@@ -44,7 +44,11 @@ impl Gemma2 {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::gemma::activation(config)?;
         let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
@@ -57,11 +61,20 @@ impl Gemma2 {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: RmsNorm::load_minus_one(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn."), windows[index]).await?,
-                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps).await?,
-                pre_feedforward_layernorm: RmsNorm::load_minus_one(loader, &name("pre_feedforward_layernorm"), d, eps).await?,
+                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn."), windows[index])
+                    .await?,
+                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps)
+                    .await?,
+                pre_feedforward_layernorm: RmsNorm::load_minus_one(loader, &name("pre_feedforward_layernorm"), d, eps)
+                    .await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
-                post_feedforward_layernorm: RmsNorm::load_minus_one(loader, &name("post_feedforward_layernorm"), d, eps).await?,
+                post_feedforward_layernorm: RmsNorm::load_minus_one(
+                    loader,
+                    &name("post_feedforward_layernorm"),
+                    d,
+                    eps,
+                )
+                .await?,
             });
         }
         let norm = RmsNorm::load_minus_one(loader, "model.norm", d, eps).await?;
@@ -99,7 +112,13 @@ async fn attention(
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
-        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, ..Default::default() },
+        rope: ops::Rope {
+            heads: sizes.num_attention_heads,
+            kv_heads: sizes.num_key_value_heads,
+            head_dim,
+            rotary_dim: rotary.dim,
+            ..Default::default()
+        },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
@@ -147,17 +166,23 @@ impl Decoder for Gemma2 {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears =
-            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

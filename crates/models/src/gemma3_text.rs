@@ -1,7 +1,8 @@
 //! Gemma 3, the text models (Kamath et al., 2025): Gemma 3 270M and 1B, Fanar-2.
 //!
-//! Differs from `gemma2` in: normalised queries and keys instead of caps, and two rotary bases, one for the layers with a window and one for
-//! every sixth layer, which sees everything. Residuals of published weights exceed what f16 holds; activations are f32 here.
+//! Differs from `gemma2` in: normalised queries and keys instead of caps, and two rotary bases, one for the layers with
+//! a window and one for every sixth layer, which sees everything. Residuals of published weights exceed what f16 holds;
+//! activations are f32 here.
 
 use std::sync::Arc;
 
@@ -44,7 +45,11 @@ impl Gemma3Text {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::gemma::activation(config)?;
         let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
@@ -67,10 +72,18 @@ impl Gemma3Text {
                     windows[index],
                 )
                 .await?,
-                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps).await?,
-                pre_feedforward_layernorm: RmsNorm::load_minus_one(loader, &name("pre_feedforward_layernorm"), d, eps).await?,
+                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps)
+                    .await?,
+                pre_feedforward_layernorm: RmsNorm::load_minus_one(loader, &name("pre_feedforward_layernorm"), d, eps)
+                    .await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
-                post_feedforward_layernorm: RmsNorm::load_minus_one(loader, &name("post_feedforward_layernorm"), d, eps).await?,
+                post_feedforward_layernorm: RmsNorm::load_minus_one(
+                    loader,
+                    &name("post_feedforward_layernorm"),
+                    d,
+                    eps,
+                )
+                .await?,
             });
         }
         let norm = RmsNorm::load_minus_one(loader, "model.norm", d, eps).await?;
@@ -79,14 +92,15 @@ impl Gemma3Text {
     }
 }
 
-/// The rotary fields of the layers that see everything, or of those with a window: two in one `rope_parameters` (transformers 5), or
-/// `rope_theta` with its scaling and `rope_local_base_freq` without (transformers 4).
+/// The rotary fields of the layers that see everything, or of those with a window: two in one `rope_parameters`
+/// (transformers 5), or `rope_theta` with its scaling and `rope_local_base_freq` without (transformers 4).
 fn rope(config: &Fields<'_>, global: bool) -> Result<Value, ModelError> {
     let kind = if global { "full_attention" } else { "sliding_attention" };
     if let Some(parameters) = config.get("rope_parameters").and_then(|parameters| parameters.get(kind)) {
         return Ok(json!({ "rope_parameters": parameters }));
     }
-    let (field, default, scaling) = if global { ("rope_theta", 1e6, config.get("rope_scaling")) } else { ("rope_local_base_freq", 1e4, None) };
+    let (field, default, scaling) =
+        if global { ("rope_theta", 1e6, config.get("rope_scaling")) } else { ("rope_local_base_freq", 1e4, None) };
     Ok(json!({ "rope_theta": config.number(field, default)?, "rope_scaling": scaling }))
 }
 
@@ -165,17 +179,23 @@ impl Decoder for Gemma3Text {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears =
-            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

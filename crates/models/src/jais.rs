@@ -1,7 +1,8 @@
-//! Jais (Sengupta et al., 2023), also the Jais family: GPT-2's layout with ALiBi instead of learned positions, SwiGLU, and the scales of
-//! maximal-update parametrisation.
+//! Jais (Sengupta et al., 2023), also the Jais family: GPT-2's layout with ALiBi instead of learned positions, SwiGLU,
+//! and the scales of maximal-update parametrisation.
 //!
-//! Matrices are stored [in, out] and turned while they load. The gate is `c_fc2`. `n_inner` need not be a multiple of 32: rows are padded.
+//! Matrices are stored [in, out] and turned while they load. The gate is `c_fc2`. `n_inner` need not be a multiple of
+//! 32: rows are padded.
 
 use std::sync::Arc;
 
@@ -48,18 +49,25 @@ struct Scales {
 
 impl Scales {
     fn read(config: &Fields<'_>, head_dim: usize, context: usize) -> Result<Scales, ModelError> {
-        let first = |names: [&str; 2]| config.number(if config.get(names[0]).is_some() { names[0] } else { names[1] }, 1.0);
+        let first =
+            |names: [&str; 2]| config.number(if config.get(names[0]).is_some() { names[0] } else { names[1] }, 1.0);
         let logits = match config.get("width_scale") {
             Some(_) => config.number("width_scale", 1.0)?,
             None => config.number("mup_output_alpha", 1.0)? * config.number("mup_width_scale", 1.0)?,
         };
         let by_d = config.flag("scale_qk_dot_by_d", false)? || config.flag("mup_scale_qk_dot_by_d", false)?;
         let scores = if by_d { 1.0 / head_dim as f64 } else { 1.0 / (head_dim as f64).sqrt() };
-        Ok(Scales { embeddings: first(["embeddings_scale", "mup_embeddings_scale"])?, logits, scores, slopes: slopes(config, context)? })
+        Ok(Scales {
+            embeddings: first(["embeddings_scale", "mup_embeddings_scale"])?,
+            logits,
+            scores,
+            slopes: slopes(config, context)?,
+        })
     }
 }
 
-/// `alibi_scaling` flattens the slopes for contexts beyond those of training: by a factor, or by how much longer the context is.
+/// `alibi_scaling` flattens the slopes for contexts beyond those of training: by a factor, or by how much longer the
+/// context is.
 fn slopes(config: &Fields<'_>, context: usize) -> Result<f64, ModelError> {
     let Some(value) = config.get("alibi_scaling") else { return Ok(1.0) };
     let scaling = Fields(value);
@@ -78,7 +86,11 @@ impl Jais {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         if config.text("position_embedding_type").unwrap_or("learned") != "alibi" {
             return config.refuse("position_embedding_type", "alibi");
@@ -174,14 +186,17 @@ impl Decoder for Jais {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers =
-            self.layers.iter().flat_map(|layer| [&layer.attn.qkv_proj, &layer.attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|l| &l.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.attn.qkv_proj, &layer.attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|l| &l.weight)
+        });
         [&self.wte.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears = layers.flat_map(|layer| [&mut layer.attn.qkv_proj, &mut layer.attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [&mut layer.attn.qkv_proj, &mut layer.attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Jais 2 (MBZUAI and G42, 2025): LLaMA's layers with LayerNorm, biases everywhere, and an MLP of squared ReLU without a gate.
+//! Jais 2 (MBZUAI and G42, 2025): LLaMA's layers with LayerNorm, biases everywhere, and an MLP of squared ReLU without
+//! a gate.
 
 use std::sync::Arc;
 
@@ -35,9 +36,14 @@ impl Jais2 {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
-        let activation = if config.get("hidden_act").is_some() { crate::activation(config)? } else { ops::Activation::Relu2 };
+        let activation =
+            if config.get("hidden_act").is_some() { crate::activation(config)? } else { ops::Activation::Relu2 };
         let (attention_bias, mlp_bias) = (config.flag("attention_bias", true)?, config.flag("mlp_bias", true)?);
         let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
@@ -48,7 +54,8 @@ impl Jais2 {
             layers.push(Layer {
                 input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, true, 1.0).await?,
                 self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), attention_bias).await?,
-                post_attention_layernorm: LayerNorm::load(loader, &name("post_attention_layernorm"), d, eps, true, 1.0).await?,
+                post_attention_layernorm: LayerNorm::load(loader, &name("post_attention_layernorm"), d, eps, true, 1.0)
+                    .await?,
                 mlp: mlp(&sizes, activation, loader, &name("mlp."), mlp_bias).await?,
             });
         }
@@ -58,7 +65,13 @@ impl Jais2 {
     }
 }
 
-async fn mlp(sizes: &Sizes, activation: ops::Activation, loader: &mut Loader<'_>, prefix: &str, bias: bool) -> Result<PlainMlp, ModelError> {
+async fn mlp(
+    sizes: &Sizes,
+    activation: ops::Activation,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+    bias: bool,
+) -> Result<PlainMlp, ModelError> {
     let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
     Ok(PlainMlp {
         up_proj: Linear::load(loader, prefix, &[("up_proj", f)], d, bias).await?,
@@ -82,7 +95,13 @@ async fn attention(
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
-        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, ..Default::default() },
+        rope: ops::Rope {
+            heads: sizes.num_attention_heads,
+            kv_heads: sizes.num_key_value_heads,
+            head_dim,
+            rotary_dim: rotary.dim,
+            ..Default::default()
+        },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
@@ -125,16 +144,23 @@ impl Decoder for Jais2 {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears = layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! The layers that model files are made of. A layer knows its weights and records its operations; it knows no architecture.
+//! The layers that model files are made of. A layer knows its weights and records its operations; it knows no
+//! architecture.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,7 +29,8 @@ pub struct LoraPart {
     pub dropout: Option<ops::Dropout>,
 }
 
-/// x [T, K] to x Wᵀ + b [T, N]; possibly several projections of the same input, stacked by rows, and adapters on any of them.
+/// x [T, K] to x Wᵀ + b [T, N]; possibly several projections of the same input, stacked by rows, and adapters on any of
+/// them.
 #[derive(Debug)]
 pub struct Linear {
     /// [N, K]
@@ -52,8 +54,16 @@ impl Linear {
     ///
     /// # Errors
     /// As [`Loader::matrix`].
-    pub async fn load(loader: &mut Loader<'_>, prefix: &str, parts: &[(&str, usize)], columns: usize, bias: bool) -> Result<Linear, ModelError> {
-        let named = |suffix: &str| parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>();
+    pub async fn load(
+        loader: &mut Loader<'_>,
+        prefix: &str,
+        parts: &[(&str, usize)],
+        columns: usize,
+        bias: bool,
+    ) -> Result<Linear, ModelError> {
+        let named = |suffix: &str| {
+            parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>()
+        };
         let weight = loader.matrix(&named("weight"), columns).await?;
         let bias = if bias { Some(loader.vector(&named("bias"), 0.0).await?) } else { None };
         let mut first = 0;
@@ -69,8 +79,15 @@ impl Linear {
     ///
     /// # Errors
     /// As [`Loader::transposed_matrix`].
-    pub async fn load_transposed(loader: &mut Loader<'_>, prefix: &str, parts: &[(&str, usize)], columns: usize) -> Result<Linear, ModelError> {
-        let named = |suffix: &str| parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>();
+    pub async fn load_transposed(
+        loader: &mut Loader<'_>,
+        prefix: &str,
+        parts: &[(&str, usize)],
+        columns: usize,
+    ) -> Result<Linear, ModelError> {
+        let named = |suffix: &str| {
+            parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>()
+        };
         let weight = loader.transposed_matrix(&named("weight"), columns).await?;
         let bias = loader.vector(&named("bias"), 0.0).await?;
         let mut first = 0;
@@ -115,7 +132,12 @@ impl RmsNorm {
     ///
     /// # Errors
     /// As [`Loader::vector`].
-    pub async fn load_minus_one(loader: &mut Loader<'_>, name: &str, width: usize, eps: f32) -> Result<RmsNorm, ModelError> {
+    pub async fn load_minus_one(
+        loader: &mut Loader<'_>,
+        name: &str,
+        width: usize,
+        eps: f32,
+    ) -> Result<RmsNorm, ModelError> {
         Ok(RmsNorm { weight: loader.vector(&[(format!("{name}.weight"), width)], 1.0).await?, eps })
     }
 
@@ -137,13 +159,22 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Loads `{name}.weight`, and `{name}.bias` if `bias`; both times `factor`, so that what follows need not be scaled.
+    /// Loads `{name}.weight`, and `{name}.bias` if `bias`; both times `factor`, so that what follows need not be
+    /// scaled.
     ///
     /// # Errors
     /// As [`Loader::vector`].
-    pub async fn load(loader: &mut Loader<'_>, name: &str, width: usize, eps: f32, bias: bool, factor: f32) -> Result<LayerNorm, ModelError> {
+    pub async fn load(
+        loader: &mut Loader<'_>,
+        name: &str,
+        width: usize,
+        eps: f32,
+        bias: bool,
+        factor: f32,
+    ) -> Result<LayerNorm, ModelError> {
         let weight = loader.scaled_vector(&format!("{name}.weight"), &[width], factor).await?;
-        let bias = if bias { Some(loader.scaled_vector(&format!("{name}.bias"), &[width], factor).await?) } else { None };
+        let bias =
+            if bias { Some(loader.scaled_vector(&format!("{name}.bias"), &[width], factor).await?) } else { None };
         Ok(LayerNorm { weight, bias, eps })
     }
 
@@ -168,7 +199,10 @@ impl Embedding {
     /// # Errors
     /// As [`Loader::matrix`].
     pub async fn load(loader: &mut Loader<'_>, name: &str, sizes: &Sizes, scale: f32) -> Result<Embedding, ModelError> {
-        Ok(Embedding { weight: loader.matrix(&[(format!("{name}.weight"), sizes.vocab_size)], sizes.hidden_size).await?, scale })
+        Ok(Embedding {
+            weight: loader.matrix(&[(format!("{name}.weight"), sizes.vocab_size)], sizes.hidden_size).await?,
+            scale,
+        })
     }
 
     /// tokens \[T\] to [T, D]
@@ -197,7 +231,11 @@ pub struct Attention {
 impl Attention {
     /// What it needs remembered.
     pub fn needs(&self) -> LayerNeeds {
-        LayerNeeds { width: self.attention.kv_heads * self.attention.head_dim, window: self.attention.window, states: Vec::new() }
+        LayerNeeds {
+            width: self.attention.kv_heads * self.attention.head_dim,
+            window: self.attention.window,
+            states: Vec::new(),
+        }
     }
 
     /// x [T, D] to [T, D]
@@ -229,7 +267,13 @@ impl GatedMlp {
     ///
     /// # Errors
     /// As [`Loader::matrix`].
-    pub async fn load(loader: &mut Loader<'_>, prefix: &str, sizes: &Sizes, activation: Activation, bias: bool) -> Result<GatedMlp, ModelError> {
+    pub async fn load(
+        loader: &mut Loader<'_>,
+        prefix: &str,
+        sizes: &Sizes,
+        activation: Activation,
+        bias: bool,
+    ) -> Result<GatedMlp, ModelError> {
         let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
         Ok(GatedMlp {
             gate_up_proj: Linear::load(loader, prefix, &[("gate_proj", f), ("up_proj", f)], d, bias).await?,

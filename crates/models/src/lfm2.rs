@@ -1,7 +1,7 @@
 //! LFM2 (Liquid AI, 2025), the base of Hala: gated short convolutions, with attention in some layers.
 //!
-//! A convolution remembers only its last inputs, so that most layers need no keys and values; what they remember cannot be taken back to an
-//! earlier position.
+//! A convolution remembers only its last inputs, so that most layers need no keys and values; what they remember cannot
+//! be taken back to an earlier position.
 
 use std::sync::Arc;
 
@@ -56,7 +56,11 @@ impl Lfm2 {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let mut sizes = Sizes::read(config, true)?;
         sizes.tie_word_embeddings = config.flag("tie_embedding", sizes.tie_word_embeddings)?;
         sizes.intermediate_size = intermediate_size(config)?;
@@ -70,7 +74,9 @@ impl Lfm2 {
             layers.push(Layer {
                 operator_norm: RmsNorm::load(loader, &name("operator_norm"), d, eps).await?,
                 operator: match is_attention[index] {
-                    true => Operator::Attention(attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?),
+                    true => {
+                        Operator::Attention(attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?)
+                    }
                     false => Operator::Conv(conv(config, &sizes, loader, &name("conv.")).await?),
                 },
                 ffn_norm: RmsNorm::load(loader, &name("ffn_norm"), d, eps).await?,
@@ -109,7 +115,12 @@ pub(crate) fn attention_layers(config: &Fields<'_>, sizes: &Sizes) -> Vec<bool> 
     (0..sizes.num_hidden_layers).map(is_attention).collect()
 }
 
-async fn conv(config: &Fields<'_>, sizes: &Sizes, loader: &mut Loader<'_>, prefix: &str) -> Result<GatedConv, ModelError> {
+async fn conv(
+    config: &Fields<'_>,
+    sizes: &Sizes,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+) -> Result<GatedConv, ModelError> {
     let d = sizes.hidden_size;
     let kernel = config.optional_size("conv_L_cache")?.unwrap_or(3);
     if !(2..=16).contains(&kernel) {
@@ -134,7 +145,13 @@ async fn feed_forward(sizes: &Sizes, loader: &mut Loader<'_>, prefix: &str) -> R
     })
 }
 
-async fn attention(sizes: &Sizes, opening: &Opening, rotary: &crate::Table, loader: &mut Loader<'_>, prefix: &str) -> Result<Attention, ModelError> {
+async fn attention(
+    sizes: &Sizes,
+    opening: &Opening,
+    rotary: &crate::Table,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
     let q_norm = loader.scaled_vector(&format!("{prefix}q_layernorm.weight"), &[head_dim], 1.0).await?;
@@ -167,7 +184,14 @@ impl GatedConv {
     fn forward(&self, graph: &mut Graph, x: Tensor, over: ops::Causality, cache: &LayerCache) -> Tensor {
         let bcx = self.in_proj.forward(graph, x); // [T, 3D]
         let channels = self.out_proj.weight.columns();
-        let op = ops::ShortConv { channels, kernel: self.kernel, first: 0, gated: true, bias: false, context: cache.rows.context };
+        let op = ops::ShortConv {
+            channels,
+            kernel: self.kernel,
+            first: 0,
+            gated: true,
+            bias: false,
+            context: cache.rows.context,
+        };
         let y = graph.short_conv(op, bcx, &self.conv, self.bias.as_ref(), over, &cache.states[0]); // [T, D]
         self.out_proj.forward(graph, y)
     }
@@ -211,7 +235,9 @@ impl Decoder for Lfm2 {
     fn cache_needs(&self) -> Vec<LayerNeeds> {
         let needs = |layer: &Layer| match &layer.operator {
             Operator::Attention(attention) => attention.needs(),
-            Operator::Conv(conv) => LayerNeeds { states: vec![(conv.kernel - 1) * self.sizes.hidden_size], ..Default::default() },
+            Operator::Conv(conv) => {
+                LayerNeeds { states: vec![(conv.kernel - 1) * self.sizes.hidden_size], ..Default::default() }
+            }
         };
         self.layers.iter().map(needs).collect()
     }

@@ -1,7 +1,8 @@
-//! Model architectures: layers, one file per architecture, and the table that finds them by Hugging Face's `model_type`.
+//! Model architectures: layers, one file per architecture, and the table that finds them by Hugging Face's
+//! `model_type`.
 //!
-//! Model files repeat each other where architectures repeat each other: a file that reads from top to bottom is worth more than a shared
-//! transformer with flags.
+//! Model files repeat each other where architectures repeat each other: a file that reads from top to bottom is worth
+//! more than a shared transformer with flags.
 
 mod adapter;
 mod cache;
@@ -38,7 +39,8 @@ use bayan_tensor::{State, Values};
 use bayan_weights::{Checkpoint, LocalFuture, Policy};
 
 pub use adapter::{
-    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, AdapterError, AdapterModule, PEFT_VERSION, Rules, TargetModules, layer_of, tensor_names,
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, AdapterError, AdapterModule, PEFT_VERSION, Rules,
+    TargetModules, layer_of, tensor_names,
 };
 pub use cache::{Cache, CacheFormat, CacheShape, LayerCache, LayerNeeds};
 pub use config::{Fields, Sizes};
@@ -60,7 +62,11 @@ pub struct Opening {
     pub context: usize,
 }
 
-type Load = for<'a> fn(&'a Fields<'a>, &'a Opening, &'a mut Loader<'_>) -> LocalFuture<'a, Result<Box<dyn Decoder>, ModelError>>;
+type Load = for<'a> fn(
+    &'a Fields<'a>,
+    &'a Opening,
+    &'a mut Loader<'_>,
+) -> LocalFuture<'a, Result<Box<dyn Decoder>, ModelError>>;
 
 /// One line for each architecture.
 static ARCHITECTURES: &[(&str, Load)] = &[
@@ -98,7 +104,10 @@ pub fn sizes(checkpoint: &Checkpoint) -> Result<Sizes, ModelError> {
 fn architecture(checkpoint: &Checkpoint) -> Result<Load, ModelError> {
     let model_type = Fields(checkpoint.config()).text("model_type").unwrap_or("nothing");
     let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
-    found.map(|(_, load)| *load).ok_or_else(|| ModelError::Architecture { model_type: model_type.to_string(), supported: supported().join(", ") })
+    found.map(|(_, load)| *load).ok_or_else(|| ModelError::Architecture {
+        model_type: model_type.to_string(),
+        supported: supported().join(", "),
+    })
 }
 
 /// Opens a checkpoint onto a device, or onto the host for the interpreter when `gpu` is `None`.
@@ -165,10 +174,16 @@ struct Table {
     dim: usize,
 }
 
-fn rotary_table(config: &Fields<'_>, sizes: &Sizes, opening: &Opening, loader: &Loader<'_>) -> Result<Table, ModelError> {
+fn rotary_table(
+    config: &Fields<'_>,
+    sizes: &Sizes,
+    opening: &Opening,
+    loader: &Loader<'_>,
+) -> Result<Table, ModelError> {
     let rotary = Rotary::read(config, sizes.head_dim, sizes.max_position_embeddings, opening.context)?;
     let dim = 2 * rotary.frequencies.len();
-    let state = State::new(loader.gpu(), "rotary table", &[opening.context, dim], Values::F32(rotary.table(opening.context)))?;
+    let state =
+        State::new(loader.gpu(), "rotary table", &[opening.context, dim], Values::F32(rotary.table(opening.context)))?;
     Ok(Table { state, dim })
 }
 
@@ -188,8 +203,8 @@ fn activation(config: &Fields<'_>) -> Result<Activation, ModelError> {
     }
 }
 
-/// The window of each layer: Qwen puts it on the layers from `max_window_layers` on, and only where `use_sliding_window` says so; newer
-/// files list `layer_types`.
+/// The window of each layer: Qwen puts it on the layers from `max_window_layers` on, and only where
+/// `use_sliding_window` says so; newer files list `layer_types`.
 fn qwen_windows(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<Option<usize>>, ModelError> {
     let window = if config.flag("use_sliding_window", false)? { config.optional_size("sliding_window")? } else { None };
     let first = config.number("max_window_layers", 0.0)? as usize;

@@ -1,7 +1,7 @@
 //! LLaMA: pre-normalised decoder with rotary positions, grouped queries and SwiGLU (Touvron et al., 2023; Meta, 2024).
 //!
-//! Also AceGPT (LLaMA-2), AceGPT-v2 8B/70B (LLaMA-3), AceGPT-v2-32B (Qwen1.5 weights under this name: biases on q, k, v and o)
-//! and ALLaM.
+//! Also AceGPT (LLaMA-2), AceGPT-v2 8B/70B (LLaMA-3), AceGPT-v2-32B (Qwen1.5 weights under this name: biases on q, k, v
+//! and o) and ALLaM.
 
 use std::sync::Arc;
 
@@ -38,7 +38,11 @@ impl Llama {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
         let activation = crate::activation(config)?;
         let attention_bias = config.flag("attention_bias", false)?;
@@ -77,7 +81,13 @@ async fn attention(
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
-        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, ..Default::default() },
+        rope: ops::Rope {
+            heads: sizes.num_attention_heads,
+            kv_heads: sizes.num_key_value_heads,
+            head_dim,
+            rotary_dim: rotary.dim,
+            ..Default::default()
+        },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
@@ -121,17 +131,23 @@ impl Decoder for Llama {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears =
-            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

@@ -41,12 +41,17 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// A loader onto the devices of `placement`, or onto the host for the interpreter where it has none. With a policy, dense matrices are
-    /// quantized as they stream; without, they keep what is stored, bf16 as f16.
+    /// A loader onto the devices of `placement`, or onto the host for the interpreter where it has none. With a policy,
+    /// dense matrices are quantized as they stream; without, they keep what is stored, bf16 as f16.
     ///
     /// # Errors
     /// Impossible sizes in the configuration.
-    pub fn new(checkpoint: &'a Checkpoint, placement: Placement<'a>, policy: Option<Policy>, on_progress: OnProgress<'a>) -> Result<Loader<'a>, ModelError> {
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        placement: Placement<'a>,
+        policy: Option<Policy>,
+        on_progress: OnProgress<'a>,
+    ) -> Result<Loader<'a>, ModelError> {
         let after = if placement.gpus.len() > 1 { device_after(checkpoint, &placement)? } else { 0 };
         Ok(Loader {
             checkpoint,
@@ -81,7 +86,8 @@ impl<'a> Loader<'a> {
         Err(untrainable(name, "a tensor that the model reads as it is stored, to train all parameters", how))
     }
 
-    /// Goes to the device of what has this name: what belongs to no layer is on the first one when it comes before the layers.
+    /// Goes to the device of what has this name: what belongs to no layer is on the first one when it comes before the
+    /// layers.
     fn go_to(&mut self, name: &str) {
         match layer_of(name) {
             Some(layer) => (self.in_layers, self.device) = (true, self.placement.of_layer(layer)),
@@ -90,13 +96,21 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn builder(&mut self, name: &str, format: &'static dyn Format, rows: usize, columns: usize) -> Result<MatrixBuilder<'a>, ModelError> {
+    fn builder(
+        &mut self,
+        name: &str,
+        format: &'static dyn Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<MatrixBuilder<'a>, ModelError> {
         self.go_to(name);
         let layer = layer_of(name).filter(|layer| self.placement.gpu_layers.is_some_and(|kept| *layer >= kept));
         Ok(match (self.gpu(), layer) {
             (Some(gpu), Some(layer)) => {
-                // Two layers have room on a device at a time: neighbouring ones alternate, so that one can be written while the other is read.
-                let slot = format!("{} {}{}", self.device, layer % 2, name.rsplit('.').take(3).collect::<Vec<_>>().join("."));
+                // Two layers have room on a device at a time: neighbouring ones alternate, so that one can be written
+                // while the other is read.
+                let slot =
+                    format!("{} {}{}", self.device, layer % 2, name.rsplit('.').take(3).collect::<Vec<_>>().join("."));
                 MatrixBuilder::streamed(gpu, &mut self.slots, &slot, name, format, rows, columns)?
             }
             (gpu, _) => MatrixBuilder::new(gpu, name, format, rows, columns)?,
@@ -113,7 +127,10 @@ impl<'a> Loader<'a> {
     ) -> Result<MatrixBuilder<'a>, ModelError> {
         let (first, rows) = (&parts[0].0, parts.iter().map(|(_, rows)| rows).sum());
         let Some(parameters) = &mut self.parameters else { return self.builder(first, format, rows, columns) };
-        let tensors = parts.iter().map(|(name, rows)| (name.clone(), if turned { vec![columns, *rows] } else { vec![*rows, columns] })).collect();
+        let tensors = parts
+            .iter()
+            .map(|(name, rows)| (name.clone(), if turned { vec![columns, *rows] } else { vec![*rows, columns] }))
+            .collect();
         let state = parameters.place(Group { tensors, columns: Some(columns), turned, read_as: None })?;
         Ok(MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &state)?)
     }
@@ -138,7 +155,11 @@ impl<'a> Loader<'a> {
         if entry.shape == shape {
             return Ok(());
         }
-        Err(ModelError::Config { field: name.to_string(), expected: format!("a tensor of sizes {shape:?} by config.json"), got: format!("{:?}", entry.shape) })
+        Err(ModelError::Config {
+            field: name.to_string(),
+            expected: format!("a tensor of sizes {shape:?} by config.json"),
+            got: format!("{:?}", entry.shape),
+        })
     }
 
     /// Matrices stacked by rows into one: parts are (tensor name, rows), each [rows, columns].
@@ -155,8 +176,8 @@ impl<'a> Loader<'a> {
             // What is trained is plain numbers, whatever it was stored as.
             formats.push(if self.parameters.is_some() { &F32 as &dyn Format } else { format });
         }
-        // Parts in formats of their own stay in them; kernels take them one after the other. Where rows do not allow that, one format
-        // holds all of them.
+        // Parts in formats of their own stay in them; kernels take them one after the other. Where rows do not allow
+        // that, one format holds all of them.
         let whole_groups = parts[..parts.len() - 1].iter().all(|(_, rows)| rows.is_multiple_of(GROUP));
         if whole_groups && formats.iter().any(|format| format.name() != formats[0].name()) {
             let runs = formats.chunk_by(|a, b| a.name() == b.name()).map(<[_]>::len);
@@ -171,7 +192,12 @@ impl<'a> Loader<'a> {
         self.matrix_in(parts, columns, format).await
     }
 
-    async fn matrix_in(&mut self, parts: &[(String, usize)], columns: usize, format: &'static dyn Format) -> Result<Arc<Matrix>, ModelError> {
+    async fn matrix_in(
+        &mut self,
+        parts: &[(String, usize)],
+        columns: usize,
+        format: &'static dyn Format,
+    ) -> Result<Arc<Matrix>, ModelError> {
         let mut builder = self.stacked_builder(parts, columns, false, format)?;
         for (name, rows) in parts {
             let entry = self.checkpoint.require(name)?.clone();
@@ -180,7 +206,8 @@ impl<'a> Loader<'a> {
             let importance = self.policy.as_ref().and_then(|p| p.importance.get(name)).cloned();
             for start in (0..*rows).step_by(step) {
                 let range = start..(start + step).min(*rows);
-                let planes = self.checkpoint.read_planes_weighted(name, range.clone(), format, importance.as_deref()).await?;
+                let planes =
+                    self.checkpoint.read_planes_weighted(name, range.clone(), format, importance.as_deref()).await?;
                 self.unflushed_bytes += planes.bytes.iter().map(Vec::len).sum::<usize>();
                 builder.push(&planes);
                 self.advance(stored_row * range.len() as u64).await?;
@@ -189,12 +216,17 @@ impl<'a> Loader<'a> {
         Ok(builder.finish())
     }
 
-    /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`) unless they have been turned already. Columns of the stored tensor are taken as many at a time as
-    /// fit `TRANSPOSED_BYTES`, and the tensor is read once for each time.
+    /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`) unless they have been turned
+    /// already. Columns of the stored tensor are taken as many at a time as fit `TRANSPOSED_BYTES`, and the tensor is
+    /// read once for each time.
     ///
     /// # Errors
     /// As [`Loader::matrix`].
-    pub async fn transposed_matrix(&mut self, parts: &[(String, usize)], columns: usize) -> Result<Arc<Matrix>, ModelError> {
+    pub async fn transposed_matrix(
+        &mut self,
+        parts: &[(String, usize)],
+        columns: usize,
+    ) -> Result<Arc<Matrix>, ModelError> {
         let (first, _) = &parts[0];
         if !self.checkpoint.is_transposed(self.checkpoint.require(first)?) {
             return self.matrix(parts, columns).await;
@@ -208,7 +240,8 @@ impl<'a> Loader<'a> {
             let step = (TRANSPOSED_BYTES / (4 * columns)).max(1);
             for start in (0..*rows).step_by(step) {
                 let taken = start..(start + step).min(*rows);
-                let planes = self.checkpoint.read_planes_transposed(name, taken.clone(), format, importance.as_deref()).await?;
+                let planes =
+                    self.checkpoint.read_planes_transposed(name, taken.clone(), format, importance.as_deref()).await?;
                 self.unflushed_bytes += planes.bytes.iter().map(Vec::len).sum::<usize>();
                 builder.push(&planes);
                 self.advance(entry.size_bytes() * taken.len() as u64 / *rows as u64).await?;
@@ -233,7 +266,8 @@ impl<'a> Loader<'a> {
         Ok(values)
     }
 
-    /// Vectors joined into one f32 state: parts are (tensor name, length). `plus` is added to every value (Gemma's norms hold w − 1).
+    /// Vectors joined into one f32 state: parts are (tensor name, length). `plus` is added to every value (Gemma's
+    /// norms hold w − 1).
     ///
     /// # Errors
     /// A tensor that is missing, has another length, is damaged, or does not fit the device.
@@ -242,7 +276,11 @@ impl<'a> Loader<'a> {
         for (name, length) in parts {
             values.extend(self.read(name, &[*length]).await?);
         }
-        self.vector_state(parts.iter().map(|(name, length)| (name.clone(), vec![*length])).collect(), values, Affine { factor: 1.0, plus })
+        self.vector_state(
+            parts.iter().map(|(name, length)| (name.clone(), vec![*length])).collect(),
+            values,
+            Affine { factor: 1.0, plus },
+        )
     }
 
     /// One tensor of these sizes as an f32 state \[all of it\], times `factor`.
@@ -255,7 +293,12 @@ impl<'a> Loader<'a> {
     }
 
     /// A state that the model reads changed so: what is frozen is changed here, what is trained wherever it is read.
-    fn vector_state(&mut self, tensors: Vec<(String, Vec<usize>)>, mut values: Vec<f32>, read: Affine) -> Result<Arc<State>, ModelError> {
+    fn vector_state(
+        &mut self,
+        tensors: Vec<(String, Vec<usize>)>,
+        mut values: Vec<f32>,
+        read: Affine,
+    ) -> Result<Arc<State>, ModelError> {
         let changed = read != Affine { factor: 1.0, plus: 0.0 };
         let Some(parameters) = &mut self.parameters else {
             self.go_to(&tensors[0].0);
@@ -264,7 +307,8 @@ impl<'a> Loader<'a> {
             }
             return Ok(State::new(self.gpu(), &tensors[0].0, &[values.len()], Values::F32(values))?);
         };
-        let state = parameters.place(Group { tensors, columns: None, turned: false, read_as: changed.then_some(read) })?;
+        let state =
+            parameters.place(Group { tensors, columns: None, turned: false, read_as: changed.then_some(read) })?;
         state.write(self.placement.gpus.first(), 0, Values::F32(values).bytes());
         Ok(state)
     }

@@ -1,7 +1,8 @@
 //! What a model needs remembered, by its configuration alone: for estimates before anything is loaded.
 //!
-//! A decoder says the same of itself once it is there ([`crate::Decoder::cache_needs`]), and a test holds the two together. Asking a decoder that
-//! was loaded without its weights lost: it would be a second way of loading for every architecture.
+//! A decoder says the same of itself once it is there ([`crate::Decoder::cache_needs`]), and a test holds the two
+//! together. Asking a decoder that was loaded without its weights lost: it would be a second way of loading for every
+//! architecture.
 
 use bayan_weights::Checkpoint;
 
@@ -18,7 +19,8 @@ pub fn cache_needs(checkpoint: &Checkpoint) -> Result<Vec<LayerNeeds>, ModelErro
     let config = Fields(checkpoint.config());
     let width = sizes.num_key_value_heads * sizes.head_dim;
     let windows = windows(&config, &sizes)?;
-    let mut needs: Vec<LayerNeeds> = windows.into_iter().map(|window| LayerNeeds { width, window, states: Vec::new() }).collect();
+    let mut needs: Vec<LayerNeeds> =
+        windows.into_iter().map(|window| LayerNeeds { width, window, states: Vec::new() }).collect();
     match config.text("model_type") {
         Some("lfm2") => {
             let kernel = config.optional_size("conv_L_cache")?.unwrap_or(3);

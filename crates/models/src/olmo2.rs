@@ -1,4 +1,5 @@
-//! OLMo 2 (Walsh et al., 2024): norms after the sub-layers instead of before, and over all heads of the queries and of the keys.
+//! OLMo 2 (Walsh et al., 2024): norms after the sub-layers instead of before, and over all heads of the queries and of
+//! the keys.
 
 use std::sync::Arc;
 
@@ -35,7 +36,11 @@ impl Olmo2 {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
         let activation = crate::activation(config)?;
         let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
@@ -57,10 +62,17 @@ impl Olmo2 {
     }
 }
 
-async fn attention(sizes: &Sizes, opening: &Opening, rotary: &crate::Table, loader: &mut Loader<'_>, prefix: &str) -> Result<Attention, ModelError> {
+async fn attention(
+    sizes: &Sizes,
+    opening: &Opening,
+    rotary: &crate::Table,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
-    let [q_norm, k_norm] = [("q_norm", q), ("k_norm", kv)].map(|(part, width)| vec![(format!("{prefix}{part}.weight"), width)]);
+    let [q_norm, k_norm] =
+        [("q_norm", q), ("k_norm", kv)].map(|(part, width)| vec![(format!("{prefix}{part}.weight"), width)]);
     let (q_norm, k_norm) = (loader.vector(&q_norm, 0.0).await?, loader.vector(&k_norm, 0.0).await?);
     Ok(Attention {
         qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, false).await?,
@@ -118,17 +130,23 @@ impl Decoder for Olmo2 {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears =
-            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

@@ -1,8 +1,10 @@
-//! All parameters of a model in one arena, for training them all: the model reads its weights where the optimizer writes them.
+//! All parameters of a model in one arena, for training them all: the model reads its weights where the optimizer
+//! writes them.
 //!
-//! The choice: matrices stand in the arena in the order of the device, which the optimizer does not mind, and a gradient stands as its
-//! parameter does. Keeping them row after row beside a packed copy lost: it would take a third more memory and a pass over all weights after
-//! every step. Matrices come first and vectors last, since weight decay reaches only matrices, as in transformers.
+//! The choice: matrices stand in the arena in the order of the device, which the optimizer does not mind, and a
+//! gradient stands as its parameter does. Keeping them row after row beside a packed copy lost: it would take a third
+//! more memory and a pass over all weights after every step. Matrices come first and vectors last, since weight decay
+//! reaches only matrices, as in transformers.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -71,7 +73,10 @@ pub fn arena_sizes(checkpoint: &Checkpoint) -> (usize, usize) {
             let (rows, columns) = if checkpoint.is_transposed(tensor) { (columns, rows) } else { (rows, columns) };
             matrices = matrices.saturating_add(packed_len(rows, columns).next_multiple_of(ALIGNMENT));
         } else {
-            vectors = vectors.saturating_add(usize::try_from(tensor.count()).unwrap_or(usize::MAX).saturating_add(ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+            vectors = vectors.saturating_add(
+                usize::try_from(tensor.count()).unwrap_or(usize::MAX).saturating_add(ALIGNMENT - 1) / ALIGNMENT
+                    * ALIGNMENT,
+            );
         }
     }
     (matrices, vectors)
@@ -84,7 +89,11 @@ impl Parameters {
     /// A quantized checkpoint, or out of memory.
     pub fn reserve(gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Result<Parameters, ModelError> {
         if let Some(tensor) = checkpoint.tensors().iter().find(|tensor| !matches!(tensor.stored, Stored::Dense(_))) {
-            return Err(untrainable(&tensor.name, "numbers that are not quantized, to train all parameters", tensor.stored.name()));
+            return Err(untrainable(
+                &tensor.name,
+                "numbers that are not quantized, to train all parameters",
+                tensor.stored.name(),
+            ));
         }
         let (decayed, vectors) = arena_sizes(checkpoint);
         let len = decayed.saturating_add(vectors).max(ALIGNMENT);
@@ -97,7 +106,10 @@ impl Parameters {
     ///
     /// # Errors
     /// More than the checkpoint's tensors: one of them is read twice.
-    pub(crate) fn place(&mut self, Group { tensors, columns, turned, read_as }: Group) -> Result<Arc<State>, ModelError> {
+    pub(crate) fn place(
+        &mut self,
+        Group { tensors, columns, turned, read_as }: Group,
+    ) -> Result<Arc<State>, ModelError> {
         let len = match columns {
             Some(columns) => packed_len(tensors.iter().map(|(_, shape)| shape[usize::from(turned)]).sum(), columns),
             None => tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum(),
@@ -108,7 +120,11 @@ impl Parameters {
         };
         let offset = *next;
         if offset + len > end {
-            return Err(untrainable(&tensors[0].0, "each tensor to be used once, to train all parameters", "one that is used twice"));
+            return Err(untrainable(
+                &tensors[0].0,
+                "each tensor to be used once, to train all parameters",
+                "one that is used twice",
+            ));
         }
         *next = (offset + len).next_multiple_of(ALIGNMENT);
         let part = |of: &Arc<State>, read_as| State::changed_part(of, &tensors[0].0, &[len], offset, read_as);

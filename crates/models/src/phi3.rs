@@ -1,5 +1,5 @@
-//! Phi-3 and Phi-3.5 mini (Abdin et al., 2024): LLaMA's layers with one projection for queries, keys and values and one for gate and up, a
-//! window, rotary positions on a part of each head, and LongRoPE.
+//! Phi-3 and Phi-3.5 mini (Abdin et al., 2024): LLaMA's layers with one projection for queries, keys and values and one
+//! for gate and up, a window, rotary positions on a part of each head, and LongRoPE.
 
 use std::sync::Arc;
 
@@ -36,7 +36,11 @@ impl Phi3 {
     ///
     /// # Errors
     /// A configuration or tensor that does not fit.
-    pub async fn load(config: &Fields<'_>, opening: &Opening, loader: &mut Loader<'_>) -> Result<Box<dyn Decoder>, ModelError> {
+    pub async fn load(
+        config: &Fields<'_>,
+        opening: &Opening,
+        loader: &mut Loader<'_>,
+    ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
         let activation = crate::activation(config)?;
         let window = config.optional_size("sliding_window")?;
@@ -59,7 +63,12 @@ impl Phi3 {
     }
 }
 
-async fn mlp(sizes: &Sizes, activation: ops::Activation, loader: &mut Loader<'_>, prefix: &str) -> Result<GatedMlp, ModelError> {
+async fn mlp(
+    sizes: &Sizes,
+    activation: ops::Activation,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+) -> Result<GatedMlp, ModelError> {
     let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
     Ok(GatedMlp {
         gate_up_proj: Linear::load(loader, prefix, &[("gate_up_proj", 2 * f)], d, false).await?,
@@ -83,7 +92,13 @@ async fn attention(
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
-        rope: ops::Rope { heads: sizes.num_attention_heads, kv_heads: sizes.num_key_value_heads, head_dim, rotary_dim: rotary.dim, ..Default::default() },
+        rope: ops::Rope {
+            heads: sizes.num_attention_heads,
+            kv_heads: sizes.num_key_value_heads,
+            head_dim,
+            rotary_dim: rotary.dim,
+            ..Default::default()
+        },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
@@ -127,17 +142,23 @@ impl Decoder for Phi3 {
     }
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj].map(|linear| &linear.weight));
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+                .map(|linear| &linear.weight)
+        });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let layers = self.layers.iter_mut();
-        let linears =
-            layers.flat_map(|layer| [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, &mut layer.mlp.gate_up_proj, &mut layer.mlp.down_proj]);
+        let linears = layers.flat_map(|layer| {
+            [
+                &mut layer.self_attn.qkv_proj,
+                &mut layer.self_attn.o_proj,
+                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.down_proj,
+            ]
+        });
         linears.chain([&mut self.lm_head]).collect()
     }
 }

@@ -1,7 +1,8 @@
 //! Which device has which layers of a model that one device does not hold.
 //!
-//! Whole layers in order: a token then goes through the devices one after the other, and only the residual is handed on. Splitting every
-//! matrix over all devices lost: it would exchange sums twice a layer, which through a host costs more than it gains.
+//! Whole layers in order: a token then goes through the devices one after the other, and only the residual is handed
+//! on. Splitting every matrix over all devices lost: it would exchange sums twice a layer, which through a host costs
+//! more than it gains.
 
 use bayan_gpu::Gpu;
 use bayan_weights::{Checkpoint, Policy, TensorEntry};
@@ -17,8 +18,8 @@ pub struct Placement<'a> {
     pub gpus: &'a [Gpu],
     /// The device of each layer; layers beyond the list are on the first one.
     pub layers: &'a [usize],
-    /// Layers that stay on their device; the matrices of the others are kept in host memory and brought there when they are used. `None`:
-    /// all.
+    /// Layers that stay on their device; the matrices of the others are kept in host memory and brought there when they
+    /// are used. `None`: all.
     pub gpu_layers: Option<usize>,
 }
 
@@ -39,17 +40,24 @@ fn loaded_bytes(entry: &TensorEntry, policy: Option<&Policy>) -> u64 {
     planes.fold(0u64, |sum, bytes| sum.saturating_add(bytes.saturating_mul(entry.rows() as u64)))
 }
 
-/// The device of each layer, so that the devices' weights are in these proportions: with the first one's the embedding, with the last one's
-/// the output head. Every device has a layer.
+/// The device of each layer, so that the devices' weights are in these proportions: with the first one's the embedding,
+/// with the last one's the output head. Every device has a layer.
 ///
 /// # Errors
 /// An unknown architecture, fewer layers than devices, or shares that are not positive.
-pub fn split_layers(checkpoint: &Checkpoint, policy: Option<&Policy>, shares: &[f64]) -> Result<Vec<usize>, ModelError> {
+pub fn split_layers(
+    checkpoint: &Checkpoint,
+    policy: Option<&Policy>,
+    shares: &[f64],
+) -> Result<Vec<usize>, ModelError> {
     let sizes = crate::sizes(checkpoint)?;
     let count = sizes.num_hidden_layers;
     let refuse = |expected: &str, got: String| Err(ModelError::Split { expected: expected.to_string(), got });
     if shares.is_empty() || shares.len() > count {
-        return refuse(&format!("at most one device for each of the {count} layers"), format!("{} devices", shares.len()));
+        return refuse(
+            &format!("at most one device for each of the {count} layers"),
+            format!("{} devices", shares.len()),
+        );
     }
     if !shares.iter().all(|share| share.is_finite() && *share > 0.0) {
         return refuse("shares above 0", format!("{shares:?}"));

@@ -1,7 +1,7 @@
 //! Rotary angles: the frequencies of each scaling method, and the table of cosines and sines that the kernels read.
 //!
-//! The table is made here in f64, because an f32 product of a position beyond 16,000 and a frequency is off by up to a thousandth of
-//! a turn, and a GPU's own cosine of a large angle may be worse.
+//! The table is made here in f64, because an f32 product of a position beyond 16,000 and a frequency is off by up to a
+//! thousandth of a turn, and a GPU's own cosine of a large angle may be worse.
 
 use std::f64::consts::PI;
 
@@ -20,8 +20,8 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) for heads of size `dim`, for a
-    /// context of this many positions: some methods choose by it.
+    /// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) for heads of size
+    /// `dim`, for a context of this many positions: some methods choose by it.
     ///
     /// # Errors
     /// An unknown scaling method, or a field that is missing or impossible.
@@ -81,9 +81,13 @@ fn positive(rope: &Fields<'_>, field: &str, default: Option<f64>) -> Result<f64,
 
 /// What a GGUF file says in the place of a method: a divisor of each frequency.
 fn divided(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
-    let factors: Option<Vec<f64>> = rope.get("factors").and_then(Value::as_array).and_then(|list| list.iter().map(Value::as_f64).collect());
+    let factors: Option<Vec<f64>> =
+        rope.get("factors").and_then(Value::as_array).and_then(|list| list.iter().map(Value::as_f64).collect());
     match factors.filter(|factors| factors.len() == plain.len() && factors.iter().all(|factor| *factor > 0.0)) {
-        Some(factors) => Ok(Rotary { frequencies: plain.iter().zip(factors).map(|(frequency, factor)| frequency / factor).collect(), factor: 1.0 }),
+        Some(factors) => Ok(Rotary {
+            frequencies: plain.iter().zip(factors).map(|(frequency, factor)| frequency / factor).collect(),
+            factor: 1.0,
+        }),
         None => rope.refuse("factors", &format!("{} positive numbers", plain.len())),
     }
 }
@@ -111,9 +115,16 @@ fn llama3(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
     Ok(Rotary { frequencies: plain.iter().copied().map(scaled).collect(), factor: 1.0 })
 }
 
-/// Dynamic NTK scaling: the base grows with the context. The context that was opened decides once: keys that are cached keep the angles
-/// that they were turned by, so the base cannot follow the length of each step, as it does in transformers without a cache.
-fn dynamic(rope: &Fields<'_>, theta: f64, dim: usize, max_positions: usize, context: usize) -> Result<Rotary, ModelError> {
+/// Dynamic NTK scaling: the base grows with the context. The context that was opened decides once: keys that are cached
+/// keep the angles that they were turned by, so the base cannot follow the length of each step, as it does in
+/// transformers without a cache.
+fn dynamic(
+    rope: &Fields<'_>,
+    theta: f64,
+    dim: usize,
+    max_positions: usize,
+    context: usize,
+) -> Result<Rotary, ModelError> {
     let factor = positive(rope, "factor", None)?;
     if dim < 4 || factor < 1.0 {
         return rope.refuse("factor", "at least 1, with at least 4 numbers of a head turned");
@@ -123,20 +134,32 @@ fn dynamic(rope: &Fields<'_>, theta: f64, dim: usize, max_positions: usize, cont
     Ok(Rotary { frequencies: (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect(), factor: 1.0 })
 }
 
-/// LongRoPE (Ding et al., 2024): a divisor for each frequency, other ones beyond the original context. As with `dynamic`, the context that was
-/// opened chooses.
-fn longrope(fields: &Fields<'_>, rope: &Fields<'_>, plain: &[f64], max_positions: usize, context: usize) -> Result<Rotary, ModelError> {
+/// LongRoPE (Ding et al., 2024): a divisor for each frequency, other ones beyond the original context. As with
+/// `dynamic`, the context that was opened chooses.
+fn longrope(
+    fields: &Fields<'_>,
+    rope: &Fields<'_>,
+    plain: &[f64],
+    max_positions: usize,
+    context: usize,
+) -> Result<Rotary, ModelError> {
     let original = fields.number("original_max_position_embeddings", max_positions as f64)?;
     let original = positive(rope, "original_max_position_embeddings", Some(original))?;
     let name = if context as f64 > original { "long_factor" } else { "short_factor" };
-    let divisors: Option<Vec<f64>> = rope.get(name).and_then(Value::as_array).map(|list| list.iter().filter_map(Value::as_f64).filter(|&v| v > 0.0).collect());
+    let divisors: Option<Vec<f64>> = rope
+        .get(name)
+        .and_then(Value::as_array)
+        .map(|list| list.iter().filter_map(Value::as_f64).filter(|&v| v > 0.0).collect());
     let Some(divisors) = divisors.filter(|divisors| divisors.len() == plain.len()) else {
         return rope.refuse(name, &format!("a list of {} positive numbers", plain.len()));
     };
     let factor = rope.number("factor", max_positions as f64 / original)?;
     let default = if factor <= 1.0 || original <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
     let attention = rope.number("attention_factor", default)?;
-    Ok(Rotary { frequencies: plain.iter().zip(divisors).map(|(frequency, divisor)| frequency / divisor).collect(), factor: attention })
+    Ok(Rotary {
+        frequencies: plain.iter().zip(divisors).map(|(frequency, divisor)| frequency / divisor).collect(),
+        factor: attention,
+    })
 }
 
 /// YaRN (Peng et al., 2023): interpolation ramps in over the dimensions, and attention gets a temperature.
@@ -148,7 +171,11 @@ fn yarn(rope: &Fields<'_>, plain: &[f64], theta: f64, dim: usize, max_positions:
     let temperature = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
     let mscale = rope.number("mscale", 0.0)?;
     let mscale_all = rope.number("mscale_all_dim", 0.0)?;
-    let default = if mscale != 0.0 && mscale_all != 0.0 { temperature(factor, mscale) / temperature(factor, mscale_all) } else { temperature(factor, 1.0) };
+    let default = if mscale != 0.0 && mscale_all != 0.0 {
+        temperature(factor, mscale) / temperature(factor, mscale_all)
+    } else {
+        temperature(factor, 1.0)
+    };
     let attention = rope.number("attention_factor", default)?;
     let dimension = |rotations: f64| dim as f64 * (original / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln());
     let truncate = rope.get("truncate").and_then(Value::as_bool).unwrap_or(true);
@@ -175,7 +202,10 @@ mod tests {
     fn both_key_styles_agree() {
         let old = json!({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}});
         let new = json!({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}});
-        assert_eq!(Rotary::read(&Fields(&old), 64, 128, 128).unwrap(), Rotary::read(&Fields(&new), 64, 128, 128).unwrap());
+        assert_eq!(
+            Rotary::read(&Fields(&old), 64, 128, 128).unwrap(),
+            Rotary::read(&Fields(&new), 64, 128, 128).unwrap()
+        );
     }
 
     #[test]

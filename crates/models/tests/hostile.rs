@@ -1,4 +1,5 @@
-//! Configurations and adapters from strangers: whatever is changed in them, they are read or refused, and nothing panics.
+//! Configurations and adapters from strangers: whatever is changed in them, they are read or refused, and nothing
+//! panics.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -15,9 +16,17 @@ fn fixtures() -> std::path::PathBuf {
 
 /// The configurations of all test checkpoints.
 fn configs() -> Vec<Value> {
-    let mut folders: Vec<_> = std::fs::read_dir(fixtures().join("models")).expect("models").map(|entry| entry.expect("an entry").path()).collect();
+    let mut folders: Vec<_> = std::fs::read_dir(fixtures().join("models"))
+        .expect("models")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     folders.sort();
-    folders.iter().map(|folder| serde_json::from_slice(&std::fs::read(folder.join("config.json")).expect("a file")).expect("JSON")).collect()
+    folders
+        .iter()
+        .map(|folder| {
+            serde_json::from_slice(&std::fs::read(folder.join("config.json")).expect("a file")).expect("JSON")
+        })
+        .collect()
 }
 
 /// Values that a field should not have.
@@ -58,7 +67,8 @@ fn replace(value: &mut Value, at: prop::sample::Index, with: Value) {
 fn read_config(config: &Value) {
     let mut weights = bayan_weights::safetensors::encode_header(&[("w", Dtype::F32, &[1], 4)], &Default::default());
     weights.extend([0; 4]);
-    let source = MemorySource::new().with("config.json", config.to_string().into_bytes()).with("model.safetensors", weights);
+    let source =
+        MemorySource::new().with("config.json", config.to_string().into_bytes()).with("model.safetensors", weights);
     let Ok(checkpoint) = block_on(Checkpoint::open(Rc::new(source))) else { return };
     match bayan_models::sizes(&checkpoint) {
         Ok(sizes) => {

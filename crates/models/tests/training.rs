@@ -64,7 +64,12 @@ fn attach(decoder: &mut dyn Decoder, gpu: Option<&Gpu>) -> Vec<Arc<State>> {
             State::new(gpu, "pair", &shape, Values::F32(values)).unwrap()
         };
         let (a, b) = (make([RANK, columns], 2 * index), make([rows, RANK], 2 * index + 1));
-        decoder.attach(&name, LoraPart { adapter: "test".into(), rows: 0..0, a: a.clone(), b: b.clone(), scale: 0.5, dropout: None }).unwrap();
+        decoder
+            .attach(
+                &name,
+                LoraPart { adapter: "test".into(), rows: 0..0, a: a.clone(), b: b.clone(), scale: 0.5, dropout: None },
+            )
+            .unwrap();
         parameters.extend([a, b]);
     }
     parameters
@@ -75,7 +80,12 @@ fn train(name: &str, gpu: Option<&Gpu>) -> Trained {
     let parameters = attach(decoder.as_mut(), gpu);
     let tokens: usize = LENGTHS.iter().sum();
     let vocabulary = decoder.sizes().vocab_size;
-    let cache = Cache::new(gpu, CacheShape { sequences: 1, context: tokens, format: CacheFormat::F32, step: None }, &decoder.cache_needs()).unwrap();
+    let cache = Cache::new(
+        gpu,
+        CacheShape { sequences: 1, context: tokens, format: CacheFormat::F32, step: None },
+        &decoder.cache_needs(),
+    )
+    .unwrap();
     let integers = |values: Vec<u32>, shape: &[usize]| State::new(gpu, "step", shape, Values::U32(values)).unwrap();
     let mut graph = Graph::new();
     let [first, second] = LENGTHS.map(|n| n as u32);
@@ -92,8 +102,11 @@ fn train(name: &str, gpu: Option<&Gpu>) -> Trained {
     let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
     let gradient = graph.cross_entropy_backward(&sweep, weights, &[]);
     let zeros = |state: &Arc<State>| State::zeros(gpu, "gradient", state.shape(), Dtype::F32).unwrap();
-    let pairs: Vec<_> = parameters.into_iter().map(|state| (zeros(&state), state)).map(|(gradient, state)| (state, gradient)).collect();
-    graph.backward(&[(sweep.hidden(), gradient)], &pairs, BackwardOptions { recompute: false }).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let pairs: Vec<_> =
+        parameters.into_iter().map(|state| (zeros(&state), state)).map(|(gradient, state)| (state, gradient)).collect();
+    graph
+        .backward(&[(sweep.hidden(), gradient)], &pairs, BackwardOptions { recompute: false })
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
     Trained { graph, loss, pairs }
 }
 
@@ -117,7 +130,11 @@ fn gradients_of_every_architecture() {
         let before: Vec<Vec<f32>> = host.pairs.iter().map(|(state, _)| state.host().unwrap().f32().to_vec()).collect();
         let moved = |distance: f64| {
             for ((state, _), (from, gradient)) in host.pairs.iter().zip(before.iter().zip(&expected)) {
-                let values = from.iter().zip(gradient).map(|(v, g)| (f64::from(*v) + distance * f64::from(*g) / length) as f32).collect();
+                let values = from
+                    .iter()
+                    .zip(gradient)
+                    .map(|(v, g)| (f64::from(*v) + distance * f64::from(*g) / length) as f32)
+                    .collect();
                 state.write(None, 0, Values::F32(values).bytes());
             }
             on_host(&host).0

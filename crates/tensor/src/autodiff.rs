@@ -1,9 +1,9 @@
-//! Reverse-mode differentiation of a recorded list: the nodes are walked backwards, and each op records the operations of its gradient
-//! at the end of the same list.
+//! Reverse-mode differentiation of a recorded list: the nodes are walked backwards, and each op records the operations
+//! of its gradient at the end of the same list.
 //!
 //! Gradients are plain tensors of the same graph, so that the planner shares their memory with everything else and the
-//! interpreter can run them. A tape of closures lost: it would be a second kind of program beside the list. Only tensors on a path to
-//! a trainable parameter get a gradient.
+//! interpreter can run them. A tape of closures lost: it would be a second kind of program beside the list. Only
+//! tensors on a path to a trainable parameter get a gradient.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,14 +15,17 @@ use crate::state::State;
 
 /// An operation that cannot be differentiated stands on a path to a trainable parameter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("operation `{0}` has no gradient, but a trainable parameter lies behind it; freeze that parameter or give the operation a `backward`")]
+#[error(
+    "operation `{0}` has no gradient, but a trainable parameter lies behind it; freeze that parameter or give the operation a `backward`"
+)]
 pub struct BackwardError(pub &'static str);
 
 /// How to walk back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BackwardOptions {
-    /// Compute the values inside each segment again instead of keeping them: less memory for about a third more arithmetic. Segments
-    /// are cut where a single tensor is alive, which in a transformer is the residual stream between layers.
+    /// Compute the values inside each segment again instead of keeping them: less memory for about a third more
+    /// arithmetic. Segments are cut where a single tensor is alive, which in a transformer is the residual stream
+    /// between layers.
     pub recompute: bool,
 }
 
@@ -56,7 +59,8 @@ impl Walk {
     /// Whether a parameter lies behind a node.
     fn behind(&self, node: &Node) -> bool {
         let matrix = node.op.matrix().and_then(|matrix| matrix.trained());
-        node.inputs.iter().any(|t| self.needs[t.index()]) || matrix.is_some_and(|trained| self.matrices.contains_key(&Arc::as_ptr(&trained.state)))
+        node.inputs.iter().any(|t| self.needs[t.index()])
+            || matrix.is_some_and(|trained| self.matrices.contains_key(&Arc::as_ptr(&trained.state)))
     }
 }
 
@@ -86,7 +90,8 @@ impl Backward<'_> {
         self.walk.needs[tensor.index()]
     }
 
-    /// Where the gradient of a trained matrix is added, and the row of it where this one begins; `None` for a frozen one.
+    /// Where the gradient of a trained matrix is added, and the row of it where this one begins; `None` for a frozen
+    /// one.
     pub fn matrix_gradient(&self, matrix: &Matrix) -> Option<(Tensor, usize)> {
         let trained = matrix.trained()?;
         let gradient = self.walk.matrices.get(&Arc::as_ptr(&trained.state))?;
@@ -103,8 +108,8 @@ impl Backward<'_> {
         self.walk.gradients.remove(&self.node.outputs[index])
     }
 
-    /// Adds a contribution to the gradient of `tensor`: `write(graph, into, add)` records operations that write it into `into`, or
-    /// with `add` add it to what stands there.
+    /// Adds a contribution to the gradient of `tensor`: `write(graph, into, add)` records operations that write it into
+    /// `into`, or with `add` add it to what stands there.
     pub fn contribute(&mut self, tensor: Tensor, write: impl FnOnce(&mut Graph, Tensor, bool)) {
         let known = self.walk.gradients.get(&tensor).copied();
         if let Some(gradient) = known.filter(|&g| self.may_change(tensor, g)) {
@@ -131,22 +136,30 @@ impl Backward<'_> {
         self.walk.gradients.insert(tensor, total);
     }
 
-    /// Whether a gradient may be changed in place: it is no state of somebody else's, and no tensor that has still to be walked over has
-    /// the same one.
+    /// Whether a gradient may be changed in place: it is no state of somebody else's, and no tensor that has still to
+    /// be walked over has the same one.
     fn may_change(&self, tensor: Tensor, gradient: Tensor) -> bool {
         let waiting = |other: Tensor| self.walk.producers[other.index()] <= self.index;
         let ours = self.graph.info(gradient).state.is_none();
-        self.walk.lasting.contains(&gradient) || ours && !self.walk.gradients.iter().any(|(&other, &g)| other != tensor && g == gradient && waiting(other))
+        self.walk.lasting.contains(&gradient)
+            || ours
+                && !self.walk.gradients.iter().any(|(&other, &g)| other != tensor && g == gradient && waiting(other))
     }
 }
 
 impl Graph {
-    /// Records the gradients of everything recorded so far. `seeds` are (tensor, its gradient), the latter recorded already;
-    /// `parameters` are (parameter, where its gradient is added). States that are not parameters get no gradient.
+    /// Records the gradients of everything recorded so far. `seeds` are (tensor, its gradient), the latter recorded
+    /// already; `parameters` are (parameter, where its gradient is added). States that are not parameters get no
+    /// gradient.
     ///
     /// # Errors
     /// An operation without a gradient.
-    pub fn backward(&mut self, seeds: &[(Tensor, Tensor)], parameters: &[(Arc<State>, Arc<State>)], options: BackwardOptions) -> Result<(), BackwardError> {
+    pub fn backward(
+        &mut self,
+        seeds: &[(Tensor, Tensor)],
+        parameters: &[(Arc<State>, Arc<State>)],
+        options: BackwardOptions,
+    ) -> Result<(), BackwardError> {
         let forward = self.nodes().to_vec();
         let mut walk = Walk { gradients: seeds.iter().copied().collect(), ..Walk::default() };
         let pairs: Vec<(Tensor, Tensor)> = parameters.iter().map(|(p, g)| (self.state(p), self.state(g))).collect();
@@ -165,11 +178,19 @@ impl Graph {
                 *producer = (*producer).min(index);
             }
         }
-        let end = forward.iter().rposition(|node| seeds.iter().any(|(seed, _)| node.outputs.contains(seed))).map_or(0, |last| last + 1);
-        let segments = if options.recompute { self.segments(&forward[..end]) } else { std::iter::once(0..end).collect() };
+        let end = forward
+            .iter()
+            .rposition(|node| seeds.iter().any(|(seed, _)| node.outputs.contains(seed)))
+            .map_or(0, |last| last + 1);
+        let segments =
+            if options.recompute { self.segments(&forward[..end]) } else { std::iter::once(0..end).collect() };
         for (number, segment) in segments.iter().enumerate().rev() {
             let again = number + 1 < segments.len();
-            let nodes = if again { self.repeat(&forward, segment.clone(), &mut walk) } else { forward[segment.clone()].to_vec() };
+            let nodes = if again {
+                self.repeat(&forward, segment.clone(), &mut walk)
+            } else {
+                forward[segment.clone()].to_vec()
+            };
             for (index, node) in segment.clone().zip(nodes).rev() {
                 self.node_backward(index, node, &mut walk)?;
             }
@@ -206,7 +227,8 @@ impl Graph {
                 cuts.push(index + 1);
             }
         }
-        // A pre-norm layer has two such places, after attention and after the MLP, and the embedding one: every second is a layer's end.
+        // A pre-norm layer has two such places, after attention and after the MLP, and the embedding one: every second
+        // is a layer's end.
         let mut ends: Vec<usize> = thin(&cuts).into_iter().filter(|&end| end < nodes.len()).collect();
         ends.push(nodes.len());
         let starts = std::iter::once(0).chain(ends.iter().copied());
@@ -241,8 +263,8 @@ impl Graph {
     }
 }
 
-/// Groups cuts that lie close together: nodes of one element-wise chain (norm, then add) make cuts one after the other, and of the
-/// rest every second is kept.
+/// Groups cuts that lie close together: nodes of one element-wise chain (norm, then add) make cuts one after the other,
+/// and of the rest every second is kept.
 fn thin(cuts: &[usize]) -> Vec<usize> {
     let mut groups: Vec<usize> = Vec::new();
     for &cut in cuts {

@@ -1,6 +1,7 @@
 //! One table of cases for every operation: the op suite of the tests, of `bayan ops` and of the browser.
 //!
-//! A case records a small graph twice, on the device and on the host, from the same random numbers, and names the tensors to compare.
+//! A case records a small graph twice, on the device and on the host, from the same random numbers, and names the
+//! tensors to compare.
 
 use std::sync::Arc;
 
@@ -85,7 +86,12 @@ impl Maker<'_> {
         State::new(self.gpu, "case", shape, Values::U32(values))
     }
 
-    pub(crate) fn matrix(&mut self, format: &'static dyn Format, rows: usize, columns: usize) -> Result<Arc<Matrix>, GpuError> {
+    pub(crate) fn matrix(
+        &mut self,
+        format: &'static dyn Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Arc<Matrix>, GpuError> {
         let values: Vec<f32> = self.numbers(rows * columns, false).iter().map(|v| v * 0.05).collect();
         let mut planes = Planes::new(format, columns);
         if let Err(error) = planes.push_rows(&values, None) {
@@ -109,7 +115,11 @@ impl Maker<'_> {
 
 impl Maker<'_> {
     /// A matrix that is trained, and its numbers.
-    pub(crate) fn trained_matrix(&mut self, rows: usize, columns: usize) -> Result<(Arc<Matrix>, Arc<State>), GpuError> {
+    pub(crate) fn trained_matrix(
+        &mut self,
+        rows: usize,
+        columns: usize,
+    ) -> Result<(Arc<Matrix>, Arc<State>), GpuError> {
         let values: Vec<f32> = self.numbers(rows * columns, false).iter().map(|v| v * 0.3).collect();
         let state = State::zeros(self.gpu, "matrix", &[crate::matrix::packed_len(rows, columns)], Dtype::F32)?;
         let mut planes = Planes::new(FORMATS[0], columns);
@@ -122,7 +132,11 @@ impl Maker<'_> {
     }
 }
 
-pub(crate) fn case(name: impl Into<String>, bound: f64, record: impl Fn(&mut Maker<'_>) -> Result<Recorded, GpuError> + 'static) -> Case {
+pub(crate) fn case(
+    name: impl Into<String>,
+    bound: f64,
+    record: impl Fn(&mut Maker<'_>) -> Result<Recorded, GpuError> + 'static,
+) -> Case {
     Case { name: name.into(), bound, record: Box::new(record) }
 }
 
@@ -167,15 +181,19 @@ fn element_cases() -> Vec<Case> {
             }));
         }
         for bias in [false, true] {
-            all.push(case(format!("layer_norm {rows}x{width}{}", if bias { ", bias" } else { "" }), 1e-7, move |make| {
-                let mut graph = Graph::new();
-                let values = make.numbers(rows * width, width == 2304).iter().map(|v| v + 3.0).collect();
-                let x = make.state(&[rows, width], values)?;
-                let x = graph.state(&x);
-                let bias = if bias { Some(make.random(&[width])?) } else { None };
-                let y = graph.layer_norm(x, &make.random(&[width])?, bias.as_ref(), 1e-5);
-                Ok((graph, vec![y]))
-            }));
+            all.push(case(
+                format!("layer_norm {rows}x{width}{}", if bias { ", bias" } else { "" }),
+                1e-7,
+                move |make| {
+                    let mut graph = Graph::new();
+                    let values = make.numbers(rows * width, width == 2304).iter().map(|v| v + 3.0).collect();
+                    let x = make.state(&[rows, width], values)?;
+                    let x = graph.state(&x);
+                    let bias = if bias { Some(make.random(&[width])?) } else { None };
+                    let y = graph.layer_norm(x, &make.random(&[width])?, bias.as_ref(), 1e-5);
+                    Ok((graph, vec![y]))
+                },
+            ));
         }
         all.push(case(format!("rms_norm add {rows}x{width}"), 1e-7, move |make| {
             let mut graph = Graph::new();
@@ -243,7 +261,11 @@ fn linear_cases() -> Vec<Case> {
                     if bias && tokens != 2 && tokens != 31 {
                         continue;
                     }
-                    let name = format!("linear {} {n}x{k}, {tokens} tokens{}", format.name(), if bias { ", bias" } else { "" });
+                    let name = format!(
+                        "linear {} {n}x{k}, {tokens} tokens{}",
+                        format.name(),
+                        if bias { ", bias" } else { "" }
+                    );
                     all.push(case(name, LINEAR_BOUND, move |make| {
                         let mut graph = Graph::new();
                         let weight = make.matrix(format, n, k)?;
@@ -264,7 +286,8 @@ fn linear_cases() -> Vec<Case> {
                 let mut graph = Graph::new();
                 let weight = make.stacked(&names, k)?;
                 let x = make.random(&[tokens, k])?;
-                let (x, bias, residual) = (graph.state(&x), make.random(&[weight.rows()])?, make.random(&[tokens, weight.rows()])?);
+                let (x, bias, residual) =
+                    (graph.state(&x), make.random(&[weight.rows()])?, make.random(&[tokens, weight.rows()])?);
                 let y = graph.rms_norm(x, &make.random(&[k])?, 1e-6);
                 let y = graph.linear(y, &weight, Some(&bias));
                 let residual = graph.state(&residual);
@@ -286,7 +309,11 @@ fn layer_cases() -> Vec<Case> {
     for (index, &format) in FORMATS.iter().enumerate() {
         for tokens in [1, 4, 20] {
             for (norms, half) in [(false, false), (true, true)] {
-                let name = format!("layer {} {tokens} tokens{}", format.name(), if norms { ", head norms, f16 cache" } else { "" });
+                let name = format!(
+                    "layer {} {tokens} tokens{}",
+                    format.name(),
+                    if norms { ", head norms, f16 cache" } else { "" }
+                );
                 let position = [0, 5, 255, 256, 300, 510 - tokens][index % 6];
                 all.push(case(name, 2e-6, move |make| layer_case(make, format, tokens, position, norms, half)));
             }
@@ -317,7 +344,14 @@ fn post_norm_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usi
     Ok((graph, vec![x, y]))
 }
 
-fn layer_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize, position: usize, norms: bool, half: bool) -> Result<Recorded, GpuError> {
+fn layer_case(
+    make: &mut Maker<'_>,
+    format: &'static dyn Format,
+    tokens: usize,
+    position: usize,
+    norms: bool,
+    half: bool,
+) -> Result<Recorded, GpuError> {
     let (width, inner, h, k, d, context) = (96, 160, 4, 2, 32, 512);
     let mut graph = Graph::new();
     let x = make.random(&[tokens, width])?;
@@ -325,17 +359,26 @@ fn layer_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize, 
     let positions = make.indices(&[tokens], (0..tokens).map(|t| (position + t) as u32).collect())?;
     let bases = make.indices(&[tokens], vec![0; tokens])?;
     let tile = crate::ops::QUERY_TILE;
-    let tiles = make.indices(&[tokens.div_ceil(tile), 2], (0..tokens).step_by(tile).flat_map(|s| [s as u32, tile.min(tokens - s) as u32]).collect())?;
+    let tiles = make.indices(
+        &[tokens.div_ceil(tile), 2],
+        (0..tokens).step_by(tile).flat_map(|s| [s as u32, tile.min(tokens - s) as u32]).collect(),
+    )?;
     let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
-    let angles = (0..context).flat_map(|p| (0..d / 2).flat_map(move |i| [(p as f32 * 0.5f32.powi(i as i32)).cos(), (p as f32 * 0.5f32.powi(i as i32)).sin()]));
+    let angles = (0..context).flat_map(|p| {
+        (0..d / 2)
+            .flat_map(move |i| [(p as f32 * 0.5f32.powi(i as i32)).cos(), (p as f32 * 0.5f32.powi(i as i32)).sin()])
+    });
     let table = make.state(&[context, d], angles.collect())?;
     let mut cache = || {
         let values = make.numbers(context * k * d, false);
         match half {
             false => State::new(make.gpu, "cache", &[context, k * d], Values::F32(values)),
-            true => {
-                State::new(make.gpu, "cache", &[context, k * d / 2], Values::U32(values.chunks_exact(2).map(|v| crate::ops::pack_f16(v[0], v[1])).collect()))
-            }
+            true => State::new(
+                make.gpu,
+                "cache",
+                &[context, k * d / 2],
+                Values::U32(values.chunks_exact(2).map(|v| crate::ops::pack_f16(v[0], v[1])).collect()),
+            ),
         }
     };
     let (keys, values) = (cache()?, cache()?);
@@ -343,10 +386,27 @@ fn layer_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize, 
     let bias = make.random(&[(h + 2 * k) * d])?;
     let qkv = graph.linear(y, &make.matrix(format, (h + 2 * k) * d, width)?, Some(&bias));
     let weights = if norms { Some((make.random(&[d])?, make.random(&[d])?)) } else { None };
-    let rope = Rope { heads: h, kv_heads: k, head_dim: d, rotary_dim: d, norm_eps: norms.then_some(1e-6), ..Default::default() };
+    let rope = Rope {
+        heads: h,
+        kv_heads: k,
+        head_dim: d,
+        rotary_dim: d,
+        norm_eps: norms.then_some(1e-6),
+        ..Default::default()
+    };
     let [q, new_k, new_v] = graph.rope(rope, qkv, over.positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
-    let (keys, values) = graph.append(CacheRows { context, ring: None }, new_k, new_v, over.positions, over.bases, [&keys, &values]);
-    let attention = Attention { heads: h, kv_heads: k, head_dim: d, scale: 0.2, softcap: None, window: None, context, ..Default::default() };
+    let (keys, values) =
+        graph.append(CacheRows { context, ring: None }, new_k, new_v, over.positions, over.bases, [&keys, &values]);
+    let attention = Attention {
+        heads: h,
+        kv_heads: k,
+        head_dim: d,
+        scale: 0.2,
+        softcap: None,
+        window: None,
+        context,
+        ..Default::default()
+    };
     let y = graph.attention(attention, q, keys, values, over);
     let y = graph.flatten(y);
     let y = graph.linear(y, &make.matrix(format, width, h * d)?, None);
@@ -363,7 +423,10 @@ fn sample_cases() -> Vec<Case> {
     let base = SampleSettings { seed: 0x1234_5678_9abc_def0, ..Default::default() };
     let settings = [
         ("greedy", base),
-        ("greedy with penalties", SampleSettings { repeat_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.2, biased: true, ..base }),
+        (
+            "greedy with penalties",
+            SampleSettings { repeat_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.2, biased: true, ..base },
+        ),
         ("temperature", SampleSettings { temperature: 0.8, ..base }),
         ("top-k", SampleSettings { temperature: 1.5, top_k: 40, ..base }),
         ("top-p", SampleSettings { temperature: 1.0, top_p: 0.7, ..base }),
@@ -372,7 +435,9 @@ fn sample_cases() -> Vec<Case> {
     ];
     let sized = [97, 5000].into_iter().flat_map(move |v| settings.into_iter().map(move |s| (v, s)));
     sized
-        .map(|(vocabulary, (name, settings))| case(format!("sample {name} of {vocabulary}"), 1e-12, move |make| sample_case(make, vocabulary, settings)))
+        .map(|(vocabulary, (name, settings))| {
+            case(format!("sample {name} of {vocabulary}"), 1e-12, move |make| sample_case(make, vocabulary, settings))
+        })
         .collect()
 }
 
@@ -414,13 +479,15 @@ pub fn compile(gpu: &Gpu, case: &Case) -> Result<(), GpuError> {
     Plan::new(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities())).map(|_| ())
 }
 
-/// Runs a case on the device and against its reference. Outputs are filled with NaN first, so that a value that no kernel wrote fails.
+/// Runs a case on the device and against its reference. Outputs are filled with NaN first, so that a value that no
+/// kernel wrote fails.
 ///
 /// # Errors
 /// The device failed, or a kernel does not compile.
 pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError> {
     let (host_graph, outputs) = (case.record)(&mut Maker { gpu: None, seed })?;
-    // The kernels against the rewritten graph; and, where activations are rounded to int8, that against what was recorded.
+    // The kernels against the rewritten graph; and, where activations are rounded to int8, that against what was
+    // recorded.
     let rewritten = fuse(&host_graph, &outputs, gpu.capabilities());
     let int8 = census(&rewritten).contains_key("quantize");
     let recorded = if int8 { interpret(&(case.record)(&mut Maker { gpu: None, seed })?.0) } else { Vec::new() };
@@ -432,7 +499,8 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError>
     let (mut worst, mut rounding) = (0.0f64, 0.0f64);
     for (&tensor, read) in outputs.iter().zip(plan.submit(gpu, 512, &requests)) {
         let bytes = read.wait().await?;
-        let reference = expected[tensor.index()].as_ref().unwrap_or_else(|| unreachable!("{}: output was computed", case.name));
+        let reference =
+            expected[tensor.index()].as_ref().unwrap_or_else(|| unreachable!("{}: output was computed", case.name));
         let found = Values::from_bytes(&bytes, reference.dtype());
         worst = worst.max(difference(reference, &found));
         if let Some(Some(recorded)) = recorded.get(tensor.index()) {

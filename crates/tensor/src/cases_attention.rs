@@ -34,23 +34,44 @@ struct Kind {
 
 impl Kind {
     fn name(self) -> String {
-        let flags =
-            [(self.window.is_some(), " window"), (self.softcap.is_some(), " softcap"), (self.alibi.is_some(), " alibi"), (self.ring.is_some(), " ring")];
+        let flags = [
+            (self.window.is_some(), " window"),
+            (self.softcap.is_some(), " softcap"),
+            (self.alibi.is_some(), " alibi"),
+            (self.ring.is_some(), " ring"),
+        ];
         self.element.name().to_string() + &flags.iter().filter(|f| f.0).map(|f| f.1).collect::<String>()
     }
 
     fn attention(self, heads: Heads) -> Attention {
         let Kind { element, window, softcap, alibi, ring } = self;
         let Heads { h, k, d } = heads;
-        Attention { heads: h, kv_heads: k, head_dim: d, scale: 1.0 / (d as f32).sqrt(), softcap, window, context: CONTEXT, alibi, ring, element }
+        Attention {
+            heads: h,
+            kv_heads: k,
+            head_dim: d,
+            scale: 1.0 / (d as f32).sqrt(),
+            softcap,
+            window,
+            context: CONTEXT,
+            alibi,
+            ring,
+            element,
+        }
     }
 }
 
 /// Every case.
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    let heads = [Heads { h: 4, k: 4, d: 64 }, Heads { h: 8, k: 2, d: 80 }, Heads { h: 7, k: 1, d: 128 }, Heads { h: 4, k: 2, d: 256 }];
-    let steps: [Sequences; 6] = [&[(0, 1)], &[(255, 1)], &[(300, 1), (17, 1)], &[(0, 20)], &[(37, 33)], &[(5, 17), (0, 3)]];
+    let heads = [
+        Heads { h: 4, k: 4, d: 64 },
+        Heads { h: 8, k: 2, d: 80 },
+        Heads { h: 7, k: 1, d: 128 },
+        Heads { h: 4, k: 2, d: 256 },
+    ];
+    let steps: [Sequences; 6] =
+        [&[(0, 1)], &[(255, 1)], &[(300, 1), (17, 1)], &[(0, 20)], &[(37, 33)], &[(5, 17), (0, 3)]];
     let half = CacheElement::F16;
     for (index, head) in heads.into_iter().enumerate() {
         let capped = Kind { window: Some(16), softcap: Some(5.0), ..Kind::default() };
@@ -70,11 +91,28 @@ pub(crate) fn cases() -> Vec<Case> {
             }
         }
         for (norm, eps, interleaved) in rope_kinds() {
-            let name = format!("rope {}/{}x{} {norm:?} {}{}", head.h, head.k, head.d, eps.is_some(), if interleaved { " interleaved" } else { "" });
+            let name = format!(
+                "rope {}/{}x{} {norm:?} {}{}",
+                head.h,
+                head.k,
+                head.d,
+                eps.is_some(),
+                if interleaved { " interleaved" } else { "" }
+            );
             all.push(case(name, 1e-7, move |make| rope_case(make, head, norm, eps, interleaved)));
-            let name = format!("decode {}/{}x{} {norm:?} {}{}", head.h, head.k, head.d, eps.is_some(), if interleaved { " interleaved" } else { "" });
-            let kind =
-                [Kind::default(), Kind { window: Some(40), ring: Some(75), ..Kind::default() }, Kind { alibi: Some(1.0), ..Kind::default() }][all.len() % 3];
+            let name = format!(
+                "decode {}/{}x{} {norm:?} {}{}",
+                head.h,
+                head.k,
+                head.d,
+                eps.is_some(),
+                if interleaved { " interleaved" } else { "" }
+            );
+            let kind = [
+                Kind::default(),
+                Kind { window: Some(40), ring: Some(75), ..Kind::default() },
+                Kind { alibi: Some(1.0), ..Kind::default() },
+            ][all.len() % 3];
             all.push(case(name, 1e-6, move |make| decode_case(make, head, norm, eps, interleaved, kind)));
         }
     }
@@ -92,8 +130,11 @@ pub(crate) fn recurrent_cases() -> Vec<Case> {
                 let mut graph = Graph::new();
                 let (tokens, over) = sequences(make, &mut graph, step)?;
                 let width = 5 + channels * if gated { 3 } else { 2 };
-                let (x, weight, last) =
-                    (make.random(&[tokens, width])?, make.random(&[channels, kernel])?, make.random(&[step.len(), channels * (kernel - 1)])?);
+                let (x, weight, last) = (
+                    make.random(&[tokens, width])?,
+                    make.random(&[channels, kernel])?,
+                    make.random(&[step.len(), channels * (kernel - 1)])?,
+                );
                 let bias = if bias { Some(make.random(&[channels])?) } else { None };
                 let x = graph.state(&x);
                 let op = ShortConv { channels, kernel, first: 5, gated, bias: false, context: CONTEXT };
@@ -108,10 +149,20 @@ pub(crate) fn recurrent_cases() -> Vec<Case> {
                 let mut graph = Graph::new();
                 let (tokens, over) = sequences(make, &mut graph, step)?;
                 let inner = heads * head_dim;
-                let op = StateSpace { heads, head_dim, groups, state_size, steps: inner + 3, scale: 0.7, context: CONTEXT };
-                let (mixed, projection) = (make.random(&[tokens, inner + 2 * groups * state_size])?, make.random(&[tokens, inner + 3 + heads])?);
-                let numbers = make.numbers(3 * heads, false).iter().enumerate().map(|(i, v)| if i < heads { -v.abs() } else { *v }).collect();
-                let (constants, state) = (make.state(&[3, heads], numbers)?, make.random(&[step.len(), op.state_len()])?);
+                let op =
+                    StateSpace { heads, head_dim, groups, state_size, steps: inner + 3, scale: 0.7, context: CONTEXT };
+                let (mixed, projection) = (
+                    make.random(&[tokens, inner + 2 * groups * state_size])?,
+                    make.random(&[tokens, inner + 3 + heads])?,
+                );
+                let numbers = make
+                    .numbers(3 * heads, false)
+                    .iter()
+                    .enumerate()
+                    .map(|(i, v)| if i < heads { -v.abs() } else { *v })
+                    .collect();
+                let (constants, state) =
+                    (make.state(&[3, heads], numbers)?, make.random(&[step.len(), op.state_len()])?);
                 let (mixed, projection) = (graph.state(&mixed), graph.state(&projection));
                 let y = graph.state_space(op, mixed, projection, &constants, over, &state);
                 let state = graph.state(&state);
@@ -150,8 +201,10 @@ fn turned(
     let tokens = at.len();
     let qkv = make.random(&[tokens, (h + 2 * k) * d])?;
     let positions = make.indices(&[tokens], at)?;
-    let angles =
-        (0..CONTEXT).flat_map(|p| (0..rotary / 2).flat_map(move |i| [(p as f32 * 0.3f32.powi(i as i32)).cos(), (p as f32 * 0.3f32.powi(i as i32)).sin()]));
+    let angles = (0..CONTEXT).flat_map(|p| {
+        (0..rotary / 2)
+            .flat_map(move |i| [(p as f32 * 0.3f32.powi(i as i32)).cos(), (p as f32 * 0.3f32.powi(i as i32)).sin()])
+    });
     let table = make.state(&[CONTEXT, rotary], angles.collect())?;
     let sizes = if norm.each() { [h * d, k * d] } else { [d, d] };
     let weights = if eps.is_some() { Some([make.random(&sizes[..1])?, make.random(&sizes[1..])?]) } else { None };
@@ -159,15 +212,29 @@ fn turned(
     Ok((rope, [graph.state(&qkv), graph.state(&positions)], table, weights))
 }
 
-fn rope_case(make: &mut Maker<'_>, heads: Heads, norm: HeadNorm, eps: Option<f32>, interleaved: bool) -> Result<Recorded, GpuError> {
+fn rope_case(
+    make: &mut Maker<'_>,
+    heads: Heads,
+    norm: HeadNorm,
+    eps: Option<f32>,
+    interleaved: bool,
+) -> Result<Recorded, GpuError> {
     let mut graph = Graph::new();
-    let (rope, [qkv, positions], table, weights) = turned(make, &mut graph, heads, norm, eps, interleaved, vec![0, 9, 4])?;
+    let (rope, [qkv, positions], table, weights) =
+        turned(make, &mut graph, heads, norm, eps, interleaved, vec![0, 9, 4])?;
     let outputs = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|[q, k]| (q, k)));
     Ok((graph, outputs.to_vec()))
 }
 
 /// One token through rope, append and attention, which a rewrite joins.
-fn decode_case(make: &mut Maker<'_>, heads: Heads, norm: HeadNorm, eps: Option<f32>, interleaved: bool, kind: Kind) -> Result<Recorded, GpuError> {
+fn decode_case(
+    make: &mut Maker<'_>,
+    heads: Heads,
+    norm: HeadNorm,
+    eps: Option<f32>,
+    interleaved: bool,
+    kind: Kind,
+) -> Result<Recorded, GpuError> {
     let mut graph = Graph::new();
     let (rope, [qkv, positions], table, weights) = turned(make, &mut graph, heads, norm, eps, interleaved, vec![301])?;
     let [k_cache, v_cache] = caches(make, heads, 1, kind)?;
@@ -180,13 +247,21 @@ fn decode_case(make: &mut Maker<'_>, heads: Heads, norm: HeadNorm, eps: Option<f
     Ok((graph, vec![y, keys, values]))
 }
 
-fn caches(make: &mut Maker<'_>, heads: Heads, sequences: usize, kind: Kind) -> Result<[std::sync::Arc<State>; 2], GpuError> {
+fn caches(
+    make: &mut Maker<'_>,
+    heads: Heads,
+    sequences: usize,
+    kind: Kind,
+) -> Result<[std::sync::Arc<State>; 2], GpuError> {
     let width = heads.k * heads.d;
     let rows = sequences * kind.ring.unwrap_or(CONTEXT);
     let mut cache = || {
         let numbers = make.numbers(rows * width, false);
         let mut values = Values::zeros(rows * kind.element.words(width), kind.element.dtype());
-        numbers.chunks_exact(width).enumerate().for_each(|(row, numbers)| kind.element.write(&mut values, row, numbers));
+        numbers
+            .chunks_exact(width)
+            .enumerate()
+            .for_each(|(row, numbers)| kind.element.write(&mut values, row, numbers));
         State::new(make.gpu, "cache", &[rows, kind.element.words(width)], values)
     };
     Ok([cache()?, cache()?])
@@ -205,7 +280,10 @@ fn sequences(make: &mut Maker<'_>, graph: &mut Graph, step: Sequences) -> Result
     let tokens = positions.len();
     let (positions, bases) = (make.indices(&[tokens], positions)?, make.indices(&[tokens], bases)?);
     let tiles = make.indices(&[tiles.len() / 2, 2], tiles)?;
-    Ok((tokens, Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) }))
+    Ok((
+        tokens,
+        Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) },
+    ))
 }
 
 fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, kind: Kind) -> Result<Recorded, GpuError> {
@@ -213,7 +291,8 @@ fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, kind: Kin
     let mut graph = Graph::new();
     let (tokens, over) = sequences(make, &mut graph, step)?;
     let [k_cache, v_cache] = caches(make, heads, step.len(), kind)?;
-    let (q, new_k, new_v) = (make.random(&[tokens, h, d])?, make.random(&[tokens, k, d])?, make.random(&[tokens, k, d])?);
+    let (q, new_k, new_v) =
+        (make.random(&[tokens, h, d])?, make.random(&[tokens, k, d])?, make.random(&[tokens, k, d])?);
     let (q, new_k, new_v) = (graph.state(&q), graph.state(&new_k), graph.state(&new_v));
     let rows = CacheRows { context: CONTEXT, ring: kind.ring };
     let (k_cache, v_cache) = graph.append(rows, new_k, new_v, over.positions, over.bases, [&k_cache, &v_cache]);

@@ -6,7 +6,9 @@ use bayan_gpu::GpuError;
 
 use crate::autodiff::BackwardOptions;
 use crate::cases::Maker;
-use crate::cases_training::{Differentiated, GradientCase, differentiate, gradient, joined_heads, packed, table, zeros};
+use crate::cases_training::{
+    Differentiated, GradientCase, differentiate, gradient, joined_heads, packed, table, zeros,
+};
 use crate::graph::{Graph, Tensor};
 use crate::ops::{Activation, Affine, Attention, CacheRows, HeadNorm, IGNORED, Rope};
 use crate::state::State;
@@ -18,7 +20,12 @@ pub(crate) fn cases() -> Vec<GradientCase> {
     all.extend(table_cases());
     all.extend([false, true].map(|recompute| {
         let record = move |make: &mut Maker<'_>| layers(make, recompute);
-        GradientCase { name: format!("all parameters of layers, recompute {recompute}"), bound: 1e-9, small: true, record: Box::new(record) }
+        GradientCase {
+            name: format!("all parameters of layers, recompute {recompute}"),
+            bound: 1e-9,
+            small: true,
+            record: Box::new(record),
+        }
     }));
     all
 }
@@ -44,21 +51,34 @@ fn norm_cases() -> Vec<GradientCase> {
     for (rows, width) in [(2, 12), (3, 33), (5, 2304), (301, 64), (4100, 20)] {
         let small = rows * width < 100;
         all.push(gradient(format!("norm weights {rows}x{width}"), small, move |make, graph| {
-            let (x, rms, weight, bias) = (make.random(&[rows, width])?, make.random(&[width])?, make.random(&[width])?, make.random(&[width])?);
+            let (x, rms, weight, bias) =
+                (make.random(&[rows, width])?, make.random(&[width])?, make.random(&[width])?, make.random(&[width])?);
             let input = graph.state(&x);
             let (a, b) = (graph.rms_norm(input, &rms, 1e-2), graph.layer_norm(input, &weight, Some(&bias), 0.1));
             Ok((graph.add(a, b), vec![x, rms, weight, bias]))
         }));
     }
     for (rows, width, factor, plus) in [(2, 12, 1.0, 1.0), (70, 96, 0.25, 0.0)] {
-        all.push(gradient(format!("norm weights read as {factor} w + {plus}, {rows}x{width}"), width < 20, move |make, graph| {
-            let x = make.random(&[rows, width])?;
-            let mut weight = || Ok::<_, GpuError>(State::changed_part(&make.random(&[width])?, "weight", &[width], 0, Some(Affine { factor, plus })));
-            let [rms, weight, bias] = [weight()?, weight()?, weight()?];
-            let input = graph.state(&x);
-            let (a, b) = (graph.rms_norm(input, &rms, 1e-2), graph.layer_norm(input, &weight, Some(&bias), 0.1));
-            Ok((graph.add(a, b), vec![x, rms, weight, bias]))
-        }));
+        all.push(gradient(
+            format!("norm weights read as {factor} w + {plus}, {rows}x{width}"),
+            width < 20,
+            move |make, graph| {
+                let x = make.random(&[rows, width])?;
+                let mut weight = || {
+                    Ok::<_, GpuError>(State::changed_part(
+                        &make.random(&[width])?,
+                        "weight",
+                        &[width],
+                        0,
+                        Some(Affine { factor, plus }),
+                    ))
+                };
+                let [rms, weight, bias] = [weight()?, weight()?, weight()?];
+                let input = graph.state(&x);
+                let (a, b) = (graph.rms_norm(input, &rms, 1e-2), graph.layer_norm(input, &weight, Some(&bias), 0.1));
+                Ok((graph.add(a, b), vec![x, rms, weight, bias]))
+            },
+        ));
     }
     let kinds = [HeadNorm::Rms, HeadNorm::RmsWhole, HeadNorm::Layer];
     for (heads, kv_heads, head_dim, tokens) in [(2, 1, 8, 3), (8, 2, 80, 3), (4, 2, 64, 70)] {
@@ -71,7 +91,15 @@ fn norm_cases() -> Vec<GradientCase> {
                 let widths = if norm.each() { [heads * head_dim, kv_heads * head_dim] } else { [head_dim; 2] };
                 let (q, k) = (make.random(&widths[..1])?, make.random(&widths[1..])?);
                 let (qkv, positions) = (graph.state(&x), graph.state(&positions));
-                let rope = Rope { heads, kv_heads, head_dim, rotary_dim: head_dim, norm_eps: Some(1e-2), norm, ..Default::default() };
+                let rope = Rope {
+                    heads,
+                    kv_heads,
+                    head_dim,
+                    rotary_dim: head_dim,
+                    norm_eps: Some(1e-2),
+                    norm,
+                    ..Default::default()
+                };
                 let turned = graph.rope(rope, qkv, positions, &table, Some((&q, &k)));
                 Ok((joined_heads(make, graph, turned)?, vec![x, q, k]))
             }));
@@ -97,7 +125,9 @@ fn table_cases() -> Vec<GradientCase> {
             let x = graph.embed(ids, &weight, 1.5);
             let x = graph.rms_norm(x, &norm, 0.1);
             let logits = graph.linear(x, &weight, None);
-            let Some(sweep) = graph.cross_entropy(logits, targets, budget) else { unreachable!("straight from a linear layer") };
+            let Some(sweep) = graph.cross_entropy(logits, targets, budget) else {
+                unreachable!("straight from a linear layer")
+            };
             let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
             let by = [numbers, norm];
             let gradients = [zeros(make, by[0].shape())?, zeros(make, by[1].shape())?];
@@ -119,7 +149,8 @@ fn walk(graph: &mut Graph, seed: (Tensor, Tensor), parameters: &[(Arc<State>, Ar
     }
 }
 
-/// Two pre-norm layers, everything trained. The epsilon is large, so that a difference does not reach over the bend that a norm has near zero.
+/// Two pre-norm layers, everything trained. The epsilon is large, so that a difference does not reach over the bend
+/// that a norm has near zero.
 fn layers(make: &mut Maker<'_>, recompute: bool) -> Result<Differentiated, GpuError> {
     let mut graph = Graph::new();
     let (width, heads, head_dim) = (8, 2, 4);
@@ -133,14 +164,23 @@ fn layers(make: &mut Maker<'_>, recompute: bool) -> Result<Differentiated, GpuEr
     for _ in 0..2 {
         let [qkv, gate, down] = [(16, 8), (12, 8), (8, 6)].map(|(n, k)| make.trained_matrix(n, k));
         let (qkv, gate, down) = (qkv?, gate?, down?);
-        let [input_norm, second_norm, bias, q_norm, k_norm] = [width, width, 16, head_dim, head_dim].map(|n| make.random(&[n]));
+        let [input_norm, second_norm, bias, q_norm, k_norm] =
+            [width, width, 16, head_dim, head_dim].map(|n| make.random(&[n]));
         let (input_norm, second_norm, bias, q_norm, k_norm) = (input_norm?, second_norm?, bias?, q_norm?, k_norm?);
         let h = graph.rms_norm(x, &input_norm, 0.3);
         let y = graph.linear(h, &qkv.0, Some(&bias));
-        let rope = Rope { heads, kv_heads: 1, head_dim, rotary_dim: head_dim, norm_eps: Some(0.3), ..Default::default() };
+        let rope =
+            Rope { heads, kv_heads: 1, head_dim, rotary_dim: head_dim, norm_eps: Some(0.3), ..Default::default() };
         let [q, k, v] = graph.rope(rope, y, over.positions, &table, Some((&q_norm, &k_norm)));
         let cache = [zeros(make, &[7, head_dim])?, zeros(make, &[7, head_dim])?];
-        let (keys, values) = graph.append(CacheRows { context: 8, ring: None }, k, v, over.positions, over.bases, [&cache[0], &cache[1]]);
+        let (keys, values) = graph.append(
+            CacheRows { context: 8, ring: None },
+            k,
+            v,
+            over.positions,
+            over.bases,
+            [&cache[0], &cache[1]],
+        );
         let attention = Attention { heads, kv_heads: 1, head_dim, scale: 0.5, context: 8, ..Default::default() };
         let y = graph.attention(attention, q, keys, values, over);
         let y = graph.flatten(y);

@@ -11,7 +11,8 @@ use crate::keep::keep_in_f16;
 /// Packing: words and numbers against the references.
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (rows, width, massive) in [(1, 64, false), (3, 100, true), (2, 2304, true), (5, 33, false), (70_000, 16, false)] {
+    for (rows, width, massive) in [(1, 64, false), (3, 100, true), (2, 2304, true), (5, 33, false), (70_000, 16, false)]
+    {
         let record = move |make: &mut Maker<'_>| -> Result<Recorded, GpuError> {
             let mut graph = Graph::new();
             let values = make.numbers(rows * width, massive);
@@ -26,8 +27,9 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
-/// Layers and their gradients with what waits for the backward pass in f16. Kernels and references round alike, but for numbers that
-/// stand between two f16 and were summed in another order: each such one is off by 5e-4, and gradients that nearly cancel by several times as much.
+/// Layers and their gradients with what waits for the backward pass in f16. Kernels and references round alike, but for
+/// numbers that stand between two f16 and were summed in another order: each such one is off by 5e-4, and gradients
+/// that nearly cancel by several times as much.
 pub(crate) fn gradient_cases() -> Vec<GradientCase> {
     let record = |recompute: bool| {
         move |make: &mut Maker<'_>| {
@@ -47,7 +49,11 @@ pub(crate) fn gradient_cases() -> Vec<GradientCase> {
             Ok(Differentiated { graph, y, cotangent: Some(cotangent), gradients })
         }
     };
-    let case =
-        |recompute| GradientCase { name: format!("layers kept in f16, recompute {recompute}"), bound: 1e-5, small: false, record: Box::new(record(recompute)) };
+    let case = |recompute| GradientCase {
+        name: format!("layers kept in f16, recompute {recompute}"),
+        bound: 1e-5,
+        small: false,
+        record: Box::new(record(recompute)),
+    };
     vec![case(false), case(true)]
 }

@@ -1,5 +1,5 @@
-//! The cases of training: each records a small computation and its gradients. On the device the gradients are held against the
-//! interpreter's, and on the host those against finite differences of the forward references.
+//! The cases of training: each records a small computation and its gradients. On the device the gradients are held
+//! against the interpreter's, and on the host those against finite differences of the forward references.
 
 use std::sync::Arc;
 
@@ -10,7 +10,10 @@ use crate::autodiff::BackwardOptions;
 use crate::cases::{Case, Maker, Recorded, case};
 use crate::graph::{Dtype, Graph, Tensor};
 use crate::interpret::interpret;
-use crate::ops::{Activation, Arenas, Attention, CacheRows, Causality, Dropout, HeadNorm, Hyper, QUERY_TILE, Rope, ShortConv, StateSpace};
+use crate::ops::{
+    Activation, Arenas, Attention, CacheRows, Causality, Dropout, HeadNorm, Hyper, QUERY_TILE, Rope, ShortConv,
+    StateSpace,
+};
 use crate::state::State;
 use crate::values::Values;
 
@@ -51,7 +54,13 @@ pub(crate) fn zeros(make: &Maker<'_>, shape: &[usize]) -> Result<Arc<State>, Gpu
 }
 
 /// Differentiates what was recorded, for a random cotangent.
-pub(crate) fn differentiate(make: &mut Maker<'_>, mut graph: Graph, y: Tensor, by: Vec<Arc<State>>, recompute: bool) -> Result<Differentiated, GpuError> {
+pub(crate) fn differentiate(
+    make: &mut Maker<'_>,
+    mut graph: Graph,
+    y: Tensor,
+    by: Vec<Arc<State>>,
+    recompute: bool,
+) -> Result<Differentiated, GpuError> {
     let shape = graph.shape(y).to_vec();
     let cotangent = make.random(&shape)?;
     let gradients: Vec<Arc<State>> = by.iter().map(|state| zeros(make, state.shape())).collect::<Result<_, _>>()?;
@@ -102,7 +111,9 @@ pub fn cases() -> Vec<Case> {
     };
     let mut all: Vec<Case> = gradient_cases().into_iter().map(kernels).collect();
     for (len, max_norm, window) in [(64, 1.0, 1 << 20), (10_000, 0.5, 1 << 20), (777, 0.0, 1 << 20), (777, 0.7, 256)] {
-        all.push(case(format!("adamw {len}, norm {max_norm}, {window} at a time"), 1e-11, move |make| adamw_case(make, len, max_norm, window)));
+        all.push(case(format!("adamw {len}, norm {max_norm}, {window} at a time"), 1e-11, move |make| {
+            adamw_case(make, len, max_norm, window)
+        }));
     }
     all
 }
@@ -121,7 +132,8 @@ fn element_cases() -> Vec<GradientCase> {
         all.push(gradient(format!("layer_norm_backward {rows}x{width}"), small, move |make, graph| {
             let (x, weight, bias) = (make.random(&[rows, width])?, make.random(&[width])?, make.random(&[width])?);
             let input = graph.state(&x);
-            let (a, b) = (graph.layer_norm(input, &weight, Some(&bias), 1e-2), graph.layer_norm(input, &weight, None, 0.1));
+            let (a, b) =
+                (graph.layer_norm(input, &weight, Some(&bias), 1e-2), graph.layer_norm(input, &weight, None, 0.1));
             Ok((graph.add(a, b), vec![x]))
         }));
         all.push(gradient(format!("activate_backward {rows}x{width}"), small, move |make, graph| {
@@ -131,11 +143,15 @@ fn element_cases() -> Vec<GradientCase> {
             Ok((graph.activate(input, Activation::Relu2), vec![x]))
         }));
         for activation in [Activation::Silu, Activation::GeluTanh] {
-            all.push(gradient(format!("gated_backward {} {rows}x{width}", activation.name()), small, move |make, graph| {
-                let x = make.random(&[rows, 2 * width])?;
-                let input = graph.state(&x);
-                Ok((graph.gated(input, activation), vec![x]))
-            }));
+            all.push(gradient(
+                format!("gated_backward {} {rows}x{width}", activation.name()),
+                small,
+                move |make, graph| {
+                    let x = make.random(&[rows, 2 * width])?;
+                    let input = graph.state(&x);
+                    Ok((graph.gated(input, activation), vec![x]))
+                },
+            ));
         }
         all.push(gradient(format!("select_rows_backward {rows}x{width}"), small, move |make, graph| {
             let x = make.random(&[rows, width])?;
@@ -151,10 +167,18 @@ fn element_cases() -> Vec<GradientCase> {
         }));
     }
     let norms = [Some(HeadNorm::Rms), None, Some(HeadNorm::RmsWhole), Some(HeadNorm::Layer)];
-    for (index, (heads, kv_heads, head_dim)) in [(2, 1, 8), (4, 2, 8), (8, 2, 80), (4, 2, 256)].into_iter().enumerate() {
-        for (interleaved, norm) in [(false, norms[index]), (true, norms[(index + 1) % 4]), (index > 1, norms[(index + 2) % 4])] {
-            let name = format!("rope_backward {heads}/{kv_heads}x{head_dim} {norm:?}{}", if interleaved { " interleaved" } else { "" });
-            all.push(gradient(name, head_dim < 16, move |make, graph| rope(make, graph, [heads, kv_heads, head_dim], norm, interleaved)));
+    for (index, (heads, kv_heads, head_dim)) in [(2, 1, 8), (4, 2, 8), (8, 2, 80), (4, 2, 256)].into_iter().enumerate()
+    {
+        for (interleaved, norm) in
+            [(false, norms[index]), (true, norms[(index + 1) % 4]), (index > 1, norms[(index + 2) % 4])]
+        {
+            let name = format!(
+                "rope_backward {heads}/{kv_heads}x{head_dim} {norm:?}{}",
+                if interleaved { " interleaved" } else { "" }
+            );
+            all.push(gradient(name, head_dim < 16, move |make, graph| {
+                rope(make, graph, [heads, kv_heads, head_dim], norm, interleaved)
+            }));
         }
     }
     all
@@ -166,7 +190,13 @@ pub(crate) fn table(make: &mut Maker<'_>, positions: usize, rotary: usize) -> Re
     make.state(&[positions, rotary], values.collect())
 }
 
-fn rope(make: &mut Maker<'_>, graph: &mut Graph, sizes: [usize; 3], norm: Option<HeadNorm>, interleaved: bool) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
+fn rope(
+    make: &mut Maker<'_>,
+    graph: &mut Graph,
+    sizes: [usize; 3],
+    norm: Option<HeadNorm>,
+    interleaved: bool,
+) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
     let [heads, kv_heads, head_dim] = sizes;
     let rotary_dim = if norm.is_some() { head_dim } else { head_dim / 2 };
     let x = make.random(&[3, (heads + 2 * kv_heads) * head_dim])?;
@@ -176,13 +206,25 @@ fn rope(make: &mut Maker<'_>, graph: &mut Graph, sizes: [usize; 3], norm: Option
     let widths = if each { [heads * head_dim, kv_heads * head_dim] } else { [head_dim; 2] };
     let weights = if norm.is_some() { Some((make.random(&widths[..1])?, make.random(&widths[1..])?)) } else { None };
     let (qkv, positions) = (graph.state(&x), graph.state(&positions));
-    let rope = Rope { heads, kv_heads, head_dim, rotary_dim, interleaved, norm_eps: norm.map(|_| 1e-2), norm: norm.unwrap_or_default() };
+    let rope = Rope {
+        heads,
+        kv_heads,
+        head_dim,
+        rotary_dim,
+        interleaved,
+        norm_eps: norm.map(|_| 1e-2),
+        norm: norm.unwrap_or_default(),
+    };
     let turned = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
     Ok((joined_heads(make, graph, turned)?, vec![x]))
 }
 
 /// All three in one tensor: keys and values times other numbers are added to some columns of the queries.
-pub(crate) fn joined_heads(make: &mut Maker<'_>, graph: &mut Graph, [q, k, v]: [Tensor; 3]) -> Result<Tensor, GpuError> {
+pub(crate) fn joined_heads(
+    make: &mut Maker<'_>,
+    graph: &mut Graph,
+    [q, k, v]: [Tensor; 3],
+) -> Result<Tensor, GpuError> {
     let tokens = graph.shape(q)[0];
     let (y, inner) = (graph.flatten(q), graph.shape(k)[1] * graph.shape(k)[2]);
     let width = graph.width(y);
@@ -192,7 +234,22 @@ pub(crate) fn joined_heads(make: &mut Maker<'_>, graph: &mut Graph, [q, k, v]: [
         let part = graph.flatten(part);
         let view = |width| crate::ops::View::of(width);
         let c = crate::ops::View { offset, ..view(width) };
-        graph.product(crate::ops::Product { m: tokens, n: 3, k: inner, a: view(inner), b: view(3), c, alpha: 0.5, add: true, packed: false }, part, ones, y);
+        graph.product(
+            crate::ops::Product {
+                m: tokens,
+                n: 3,
+                k: inner,
+                a: view(inner),
+                b: view(3),
+                c,
+                alpha: 0.5,
+                add: true,
+                packed: false,
+            },
+            part,
+            ones,
+            y,
+        );
     }
     Ok(y)
 }
@@ -202,13 +259,17 @@ fn linear_cases() -> Vec<GradientCase> {
     for &format in FORMATS {
         for (n, k, tokens) in [(7, 32, 2), (33, 100, 3), (130, 96, 40), (300, 160, 65), (64, 1056, 9)] {
             let small = tokens < 4 && matches!(format.name(), "f32" | "q8_0");
-            all.push(gradient(format!("linear_backward {} {n}x{k}, {tokens} tokens", format.name()), small, move |make, graph| {
-                let weight = make.matrix(format, n, k)?;
-                let x = make.random(&[tokens, k])?;
-                let input = graph.state(&x);
-                let (a, b) = (graph.linear(input, &weight, None), graph.linear(input, &weight, None));
-                Ok((graph.add(a, b), vec![x]))
-            }));
+            all.push(gradient(
+                format!("linear_backward {} {n}x{k}, {tokens} tokens", format.name()),
+                small,
+                move |make, graph| {
+                    let weight = make.matrix(format, n, k)?;
+                    let x = make.random(&[tokens, k])?;
+                    let input = graph.state(&x);
+                    let (a, b) = (graph.linear(input, &weight, None), graph.linear(input, &weight, None));
+                    Ok((graph.add(a, b), vec![x]))
+                },
+            ));
         }
     }
     all.push(gradient("linear_backward stacked q4_k q6_k f16, 9 tokens".to_string(), false, move |make, graph| {
@@ -223,10 +284,23 @@ fn linear_cases() -> Vec<GradientCase> {
 
 fn product_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
-    for (tokens, k, n, rank) in [(3, 8, 6, 2), (4, 8, 12, 4), (36, 40, 20, 4), (40, 96, 130, 8), (70, 1000, 300, 16), (300, 64, 33, 64), (1, 512, 256, 8)] {
+    for (tokens, k, n, rank) in [
+        (3, 8, 6, 2),
+        (4, 8, 12, 4),
+        (36, 40, 20, 4),
+        (40, 96, 130, 8),
+        (70, 1000, 300, 16),
+        (300, 64, 33, 64),
+        (1, 512, 256, 8),
+    ] {
         all.push(gradient(format!("lora {tokens} tokens {n}x{k} rank {rank}"), tokens == 3, move |make, graph| {
             let weight = make.matrix(FORMATS[0], n, k)?;
-            let (x, a, b, b2) = (make.random(&[tokens, k])?, make.random(&[rank, k])?, make.random(&[n, rank])?, make.random(&[n / 2, rank])?);
+            let (x, a, b, b2) = (
+                make.random(&[tokens, k])?,
+                make.random(&[rank, k])?,
+                make.random(&[n, rank])?,
+                make.random(&[n / 2, rank])?,
+            );
             let input = graph.state(&x);
             let y = graph.linear(input, &weight, None);
             graph.lora(input, y, 0, &a, &b, 0.5);
@@ -245,16 +319,36 @@ fn recurrent_cases() -> Vec<GradientCase> {
         let tokens: usize = lengths.iter().sum();
         all.extend([false, true].into_iter().flat_map(|trained| convolutions(lengths, trained)));
         for (heads, head_dim, groups, state_size) in [(4, 4, 2, 8), (3, 5, 1, 3)] {
-            all.push(gradient(format!("state_space {heads}x{head_dim} {groups}x{state_size} {lengths:?}"), tokens == 10, move |make, graph| {
-                let inner = heads * head_dim;
-                let op = StateSpace { heads, head_dim, groups, state_size, steps: inner + 3, scale: 0.7, context: tokens };
-                let (mixed, projection) = (make.random(&[tokens, inner + 2 * groups * state_size])?, make.random(&[tokens, inner + 3 + heads])?);
-                let numbers = make.numbers(3 * heads, false).iter().enumerate().map(|(i, v)| if i < heads { -v.abs() } else { *v }).collect();
-                let (constants, state) = (make.state(&[3, heads], numbers)?, make.random(&[1, op.state_len()])?);
-                let over = packed(make, graph, lengths)?;
-                let inputs = [graph.state(&mixed), graph.state(&projection)];
-                Ok((graph.state_space(op, inputs[0], inputs[1], &constants, over, &state), vec![mixed, projection]))
-            }));
+            all.push(gradient(
+                format!("state_space {heads}x{head_dim} {groups}x{state_size} {lengths:?}"),
+                tokens == 10,
+                move |make, graph| {
+                    let inner = heads * head_dim;
+                    let op = StateSpace {
+                        heads,
+                        head_dim,
+                        groups,
+                        state_size,
+                        steps: inner + 3,
+                        scale: 0.7,
+                        context: tokens,
+                    };
+                    let (mixed, projection) = (
+                        make.random(&[tokens, inner + 2 * groups * state_size])?,
+                        make.random(&[tokens, inner + 3 + heads])?,
+                    );
+                    let numbers = make
+                        .numbers(3 * heads, false)
+                        .iter()
+                        .enumerate()
+                        .map(|(i, v)| if i < heads { -v.abs() } else { *v })
+                        .collect();
+                    let (constants, state) = (make.state(&[3, heads], numbers)?, make.random(&[1, op.state_len()])?);
+                    let over = packed(make, graph, lengths)?;
+                    let inputs = [graph.state(&mixed), graph.state(&projection)];
+                    Ok((graph.state_space(op, inputs[0], inputs[1], &constants, over, &state), vec![mixed, projection]))
+                },
+            ));
         }
     }
     all
@@ -263,20 +357,30 @@ fn recurrent_cases() -> Vec<GradientCase> {
 /// Short convolutions, of which the input's gradient is wanted, and where `trained` those of weight and bias.
 fn convolutions(lengths: &'static [usize], trained: bool) -> impl Iterator<Item = GradientCase> {
     let tokens: usize = lengths.iter().sum();
-    [(6, 3, true, true), (10, 4, false, true), (7, 2, false, false)].into_iter().map(move |(channels, kernel, gated, bias)| {
-        let (what, after) = (if trained { " weights" } else { "" }, if gated { " gated" } else { "" });
-        gradient(format!("short_conv{what} {channels}x{kernel} {lengths:?}{after}"), tokens == 10, move |make, graph| {
-            let width = 3 + channels * if gated { 3 } else { 2 };
-            let (x, weight, last) = (make.random(&[tokens, width])?, make.random(&[channels, kernel])?, make.random(&[1, channels * (kernel - 1)])?);
-            let bias = if bias { Some(make.random(&[channels])?) } else { None };
-            let over = packed(make, graph, lengths)?;
-            let input = graph.state(&x);
-            let op = ShortConv { channels, kernel, first: 3, gated, bias: false, context: tokens };
-            let y = graph.short_conv(op, input, &weight, bias.as_ref(), over, &last);
-            let by = [Some(x), Some(weight).filter(|_| trained), bias.filter(|_| trained)];
-            Ok((y, by.into_iter().flatten().collect()))
-        })
-    })
+    [(6, 3, true, true), (10, 4, false, true), (7, 2, false, false)].into_iter().map(
+        move |(channels, kernel, gated, bias)| {
+            let (what, after) = (if trained { " weights" } else { "" }, if gated { " gated" } else { "" });
+            gradient(
+                format!("short_conv{what} {channels}x{kernel} {lengths:?}{after}"),
+                tokens == 10,
+                move |make, graph| {
+                    let width = 3 + channels * if gated { 3 } else { 2 };
+                    let (x, weight, last) = (
+                        make.random(&[tokens, width])?,
+                        make.random(&[channels, kernel])?,
+                        make.random(&[1, channels * (kernel - 1)])?,
+                    );
+                    let bias = if bias { Some(make.random(&[channels])?) } else { None };
+                    let over = packed(make, graph, lengths)?;
+                    let input = graph.state(&x);
+                    let op = ShortConv { channels, kernel, first: 3, gated, bias: false, context: tokens };
+                    let y = graph.short_conv(op, input, &weight, bias.as_ref(), over, &last);
+                    let by = [Some(x), Some(weight).filter(|_| trained), bias.filter(|_| trained)];
+                    Ok((y, by.into_iter().flatten().collect()))
+                },
+            )
+        },
+    )
 }
 
 /// What one attention case is like.
@@ -295,7 +399,9 @@ pub(crate) fn packed(make: &mut Maker<'_>, graph: &mut Graph, sequences: &[usize
     let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
     for &len in sequences {
         let first = positions.len();
-        tiles.extend((0..len).step_by(QUERY_TILE).flat_map(|start| [(first + start) as u32, QUERY_TILE.min(len - start) as u32]));
+        tiles.extend(
+            (0..len).step_by(QUERY_TILE).flat_map(|start| [(first + start) as u32, QUERY_TILE.min(len - start) as u32]),
+        );
         positions.extend((0..len).map(|p| p as u32));
         bases.extend(std::iter::repeat_n(first as u32, len));
     }
@@ -330,9 +436,25 @@ fn attention_cases() -> Vec<GradientCase> {
             let over = packed(make, graph, sequences)?;
             let cache = [zeros(make, &[tokens, kv_heads * head_dim])?, zeros(make, &[tokens, kv_heads * head_dim])?];
             let [tq, tk, tv] = [&q, &k, &v].map(|state| graph.state(state));
-            let (keys, values) = graph.append(CacheRows { context: tokens, ring: None }, tk, tv, over.positions, over.bases, [&cache[0], &cache[1]]);
-            let attention =
-                Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), softcap, window, alibi, context: tokens, ..Default::default() };
+            let (keys, values) = graph.append(
+                CacheRows { context: tokens, ring: None },
+                tk,
+                tv,
+                over.positions,
+                over.bases,
+                [&cache[0], &cache[1]],
+            );
+            let attention = Attention {
+                heads,
+                kv_heads,
+                head_dim,
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                softcap,
+                window,
+                alibi,
+                context: tokens,
+                ..Default::default()
+            };
             let y = graph.attention(attention, tq, keys, values, over);
             Ok((y, vec![q, k, v]))
         }));
@@ -344,7 +466,9 @@ fn loss_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
     let q8: &'static dyn Format = format_by_name("q8_0").unwrap_or(FORMATS[0]);
     let sizes = [(FORMATS[0], 3, 8, 20, 1 << 20), (FORMATS[0], 4, 8, 600, 1), (q8, 33, 64, 1003, 33 * 512)];
-    for ((format, rows, width, vocabulary, budget), cap) in sizes.into_iter().flat_map(|sizes| [(sizes, None), (sizes, Some(1.5))]) {
+    for ((format, rows, width, vocabulary, budget), cap) in
+        sizes.into_iter().flat_map(|sizes| [(sizes, None), (sizes, Some(1.5))])
+    {
         let record = move |make: &mut Maker<'_>| {
             let (mut graph, hidden) = (Graph::new(), make.random(&[rows, width])?);
             let weight = make.matrix(format, vocabulary, width)?;
@@ -354,13 +478,18 @@ fn loss_cases() -> Vec<GradientCase> {
             let [h, targets, weights] = [&hidden, &targets, &weights].map(|state| graph.state(state));
             let logits = graph.linear(h, &weight, None);
             let logits = cap.map_or(logits, |cap| graph.softcap(logits, cap));
-            let Some(sweep) = graph.cross_entropy(logits, targets, budget) else { unreachable!("straight from a linear layer") };
+            let Some(sweep) = graph.cross_entropy(logits, targets, budget) else {
+                unreachable!("straight from a linear layer")
+            };
             let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
             let dh = graph.cross_entropy_backward(&sweep, weights, &[]);
             Ok(Differentiated { graph, y: loss, cotangent: None, gradients: vec![(hidden, dh)] })
         };
-        let name =
-            format!("cross_entropy {} {rows}x{width}, {vocabulary} entries, {budget} at a time{}", format.name(), if cap.is_some() { ", capped" } else { "" });
+        let name = format!(
+            "cross_entropy {} {rows}x{width}, {vocabulary} entries, {budget} at a time{}",
+            format.name(),
+            if cap.is_some() { ", capped" } else { "" }
+        );
         all.push(GradientCase { name, bound: 1e-10, small: rows < 10, record: Box::new(record) });
     }
     for (rows, pairs) in [(12, 2), (150, 3)] {
@@ -371,14 +500,22 @@ fn loss_cases() -> Vec<GradientCase> {
             let owners = (0..rows).map(|r| if r % 11 == 10 { crate::ops::IGNORED } else { (r % (2 * pairs)) as u32 });
             let owners = make.indices(&[rows], owners.collect())?;
             let (reference, settings) = (make.random(&[pairs, 2])?, make.state(&[4], vec![0.3, 0.5, 0.0, 0.0])?);
-            let [h, targets, owners, reference, settings] = [&hidden, &targets, &owners, &reference, &settings].map(|state| graph.state(state));
+            let [h, targets, owners, reference, settings] =
+                [&hidden, &targets, &owners, &reference, &settings].map(|state| graph.state(state));
             let logits = graph.linear(h, &weight, None);
-            let Some(sweep) = graph.cross_entropy(logits, targets, 1 << 20) else { unreachable!("straight from a linear layer") };
+            let Some(sweep) = graph.cross_entropy(logits, targets, 1 << 20) else {
+                unreachable!("straight from a linear layer")
+            };
             let [_, weights, _, loss] = graph.preference_loss(sweep.statistics, owners, reference, settings);
             let dh = graph.cross_entropy_backward(&sweep, weights, &[]);
             Ok(Differentiated { graph, y: loss, cotangent: None, gradients: vec![(hidden, dh)] })
         };
-        all.push(GradientCase { name: format!("preference_loss {rows} rows, {pairs} pairs"), bound: 1e-10, small: rows < 20, record: Box::new(record) });
+        all.push(GradientCase {
+            name: format!("preference_loss {rows} rows, {pairs} pairs"),
+            bound: 1e-10,
+            small: rows < 20,
+            record: Box::new(record),
+        });
     }
     all
 }
@@ -392,13 +529,23 @@ fn layer_cases() -> Vec<GradientCase> {
             let (y, by) = layers(make, &mut graph, 1, 2)?;
             differentiate(make, graph, y, by, recompute)
         };
-        all.push(GradientCase { name: format!("layers, recompute {recompute}"), bound: 1e-9, small: true, record: Box::new(record) });
+        all.push(GradientCase {
+            name: format!("layers, recompute {recompute}"),
+            bound: 1e-9,
+            small: true,
+            record: Box::new(record),
+        });
     }
     all
 }
 
 /// `count` layers; sizes are `times` those of the smallest.
-pub(crate) fn layers(make: &mut Maker<'_>, graph: &mut Graph, times: usize, count: usize) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
+pub(crate) fn layers(
+    make: &mut Maker<'_>,
+    graph: &mut Graph,
+    times: usize,
+    count: usize,
+) -> Result<(Tensor, Vec<Arc<State>>), GpuError> {
     let (width, heads, head_dim, sequences) = (8 * times, 2, 4 * times, [4, 3]);
     let embedding = make.matrix(FORMATS[0], 11, width)?;
     let tokens = make.indices(&[7], vec![3, 1, 4, 1, 5, 9, 2])?;
@@ -417,8 +564,9 @@ pub(crate) fn layers(make: &mut Maker<'_>, graph: &mut Graph, times: usize, coun
             let values = make.numbers(shape.iter().product(), false).iter().map(|v| v / times as f32).collect();
             make.state(shape, values)
         };
-        let pairs = [(0, 8, 8), (12, 4, 8), (0, 8, 6)]
-            .map(|(first, rows, columns)| Ok((first * times, make.random(&[2, columns * times])?, small(make, &[rows * times, 2])?)));
+        let pairs = [(0, 8, 8), (12, 4, 8), (0, 8, 6)].map(|(first, rows, columns)| {
+            Ok((first * times, make.random(&[2, columns * times])?, small(make, &[rows * times, 2])?))
+        });
         let [q_pair, v_pair, down_pair] = pairs;
         let (q_pair, v_pair, down_pair): (_, _, (usize, Arc<State>, Arc<State>)) = (q_pair?, v_pair?, down_pair?);
         let h = graph.rms_norm(x, &norm, 1e-3);
@@ -429,8 +577,24 @@ pub(crate) fn layers(make: &mut Maker<'_>, graph: &mut Graph, times: usize, coun
         let rope = Rope { heads, kv_heads: 1, head_dim, rotary_dim: head_dim, ..Default::default() };
         let [q, k, v] = graph.rope(rope, qkv, over.positions, &table, None);
         let cache = [zeros(make, &[7, head_dim])?, zeros(make, &[7, head_dim])?];
-        let (keys, values) = graph.append(CacheRows { context: 8, ring: None }, k, v, over.positions, over.bases, [&cache[0], &cache[1]]);
-        let attention = Attention { heads, kv_heads: 1, head_dim, scale: 0.5, softcap: None, window: None, context: 8, ..Default::default() };
+        let (keys, values) = graph.append(
+            CacheRows { context: 8, ring: None },
+            k,
+            v,
+            over.positions,
+            over.bases,
+            [&cache[0], &cache[1]],
+        );
+        let attention = Attention {
+            heads,
+            kv_heads: 1,
+            head_dim,
+            scale: 0.5,
+            softcap: None,
+            window: None,
+            context: 8,
+            ..Default::default()
+        };
         let y = graph.attention(attention, q, keys, values, over);
         let y = graph.flatten(y);
         x = graph.add(x, y);
@@ -455,8 +619,15 @@ fn adamw_case(make: &mut Maker<'_>, len: usize, max_norm: f64, window: usize) ->
         second: make.state(&[len], second)?,
         decayed: len / 3,
     };
-    let hyper =
-        Hyper { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, max_norm, update: 3, loss_scale: if len == 777 { 8.0 } else { 1.0 } };
+    let hyper = Hyper {
+        learning_rate: 1e-2,
+        betas: (0.9, 0.999),
+        eps: 1e-8,
+        weight_decay: 0.1,
+        max_norm,
+        update: 3,
+        loss_scale: if len == 777 { 8.0 } else { 1.0 },
+    };
     let hyper = make.state(&[Hyper::LEN], hyper.numbers().to_vec())?;
     let norm = zeros(make, &[4])?;
     graph.adamw_in_windows(&arenas, &hyper, &norm, window);
@@ -467,7 +638,8 @@ fn adamw_case(make: &mut Maker<'_>, len: usize, max_norm: f64, window: usize) ->
 /// Half the distance of the nearer two probes of a difference.
 const STEP: f32 = 0.03;
 
-/// Compares the gradients of a case, as the references give them, with fourth-order central differences of the forward references.
+/// Compares the gradients of a case, as the references give them, with fourth-order central differences of the forward
+/// references.
 ///
 /// # Errors
 /// Never on the host; the signature is that of recording.
@@ -482,7 +654,11 @@ pub fn finite_differences(case: &GradientCase, seed: u64) -> Result<Difference, 
         interpret(graph)
     };
     let values = run(&made.graph);
-    let found: Vec<Vec<f32>> = made.gradients.iter().map(|(_, g)| values[g.index()].as_ref().map(|v| v.f32().to_vec()).unwrap_or_default()).collect();
+    let found: Vec<Vec<f32>> = made
+        .gradients
+        .iter()
+        .map(|(_, g)| values[g.index()].as_ref().map(|v| v.f32().to_vec()).unwrap_or_default())
+        .collect();
     let cotangent = made.cotangent.as_ref().and_then(|state| state.host());
     let function = |graph: &Graph| {
         let values = interpret(graph);
@@ -492,9 +668,13 @@ pub fn finite_differences(case: &GradientCase, seed: u64) -> Result<Difference, 
             None => f64::from(y[0]),
         }
     };
-    // Every y is rounded to f32, after sums that were: what that leaves in one difference quotient is no error of the gradient.
+    // Every y is rounded to f32, after sums that were: what that leaves in one difference quotient is no error of the
+    // gradient.
     let y = values[made.y.index()].as_ref().map(|v| v.f32().to_vec()).unwrap_or_default();
-    let parts = y.iter().enumerate().map(|(i, &y)| (f64::from(y) * cotangent.as_ref().map_or(1.0, |c| f64::from(c.f32()[i]))).powi(2));
+    let parts = y
+        .iter()
+        .enumerate()
+        .map(|(i, &y)| (f64::from(y) * cotangent.as_ref().map_or(1.0, |c| f64::from(c.f32()[i]))).powi(2));
     let noise = 4.0 * f64::from(f32::EPSILON) * parts.sum::<f64>().sqrt() / f64::from(STEP);
     let mut worst = Difference { error: 0.0, gradient: 0 };
     for (index, (state, _)) in made.gradients.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Rewrites small operations into fused ones. A model records the small ones; the fused op's reference is their composition, so that
-//! fused and unfused runs check each other.
+//! Rewrites small operations into fused ones. A model records the small ones; the fused op's reference is their
+//! composition, so that fused and unfused runs check each other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,10 @@ use std::sync::Arc;
 use bayan_gpu::Capabilities;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
-use crate::ops::{Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Packing, Quantize, RmsNorm, Rope, by_rows, sweeps, takes_int8};
+use crate::ops::{
+    Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Packing, Quantize, RmsNorm, Rope, by_rows,
+    sweeps, takes_int8,
+};
 
 /// The graph with every known pattern rewritten, for this device. The tensors in `keep` stay computed.
 pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
@@ -24,13 +27,15 @@ pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Grap
     int8(rewrite.graph, nodes, capabilities)
 }
 
-/// Rounds the inputs of large products to int8 where the device gains by it; an input shared by products is rounded once.
+/// Rounds the inputs of large products to int8 where the device gains by it; an input shared by products is rounded
+/// once.
 fn int8(mut graph: Graph, nodes: Vec<Node>, capabilities: &Capabilities) -> Graph {
     let mut rounded: HashMap<(Tensor, Packing), [Tensor; 2]> = HashMap::new();
     let mut list = Vec::with_capacity(nodes.len());
     for node in nodes {
         let linear = node.op.as_any().downcast_ref::<Linear>();
-        let linear = linear.and_then(|linear| Some((linear, takes_int8(capabilities, linear, graph.rows(node.inputs[0]))?)));
+        let linear =
+            linear.and_then(|linear| Some((linear, takes_int8(capabilities, linear, graph.rows(node.inputs[0]))?)));
         let Some((linear, packing)) = linear else {
             rounded.retain(|(tensor, _), _| !node.outputs.contains(tensor));
             list.push(node);
@@ -39,12 +44,17 @@ fn int8(mut graph: Graph, nodes: Vec<Node>, capabilities: &Capabilities) -> Grap
         let x = node.inputs[0];
         let [codes, scales] = *rounded.entry((x, packing)).or_insert_with(|| {
             let (rows, width) = (graph.rows(x), graph.width(x));
-            let outputs = [graph.tensor(&[rows, width / 4], Dtype::U32), graph.tensor(&[rows, width / 32, 4], Dtype::F32)];
+            let outputs =
+                [graph.tensor(&[rows, width / 4], Dtype::U32), graph.tensor(&[rows, width / 32, 4], Dtype::F32)];
             list.push(Node { op: Arc::new(Quantize { packing }), inputs: vec![x], outputs: outputs.to_vec() });
             outputs
         });
         let inputs = [&[codes, scales], &node.inputs[1..]].concat();
-        list.push(Node { op: Arc::new(Linear { int8: Some(packing), ..linear.clone() }), inputs, outputs: node.outputs });
+        list.push(Node {
+            op: Arc::new(Linear { int8: Some(packing), ..linear.clone() }),
+            inputs,
+            outputs: node.outputs,
+        });
     }
     graph.with_nodes(list)
 }
@@ -126,7 +136,8 @@ impl Rewrite<'_> {
 
     /// Whether a tensor has its value before node number `index`.
     fn known_before(&self, tensor: Tensor, index: usize) -> bool {
-        self.graph.info(tensor).state.is_some() || self.nodes[..index].iter().flatten().any(|n| n.outputs.contains(&tensor))
+        self.graph.info(tensor).state.is_some()
+            || self.nodes[..index].iter().flatten().any(|n| n.outputs.contains(&tensor))
     }
 
     /// linear, then an activation.
@@ -135,7 +146,11 @@ impl Rewrite<'_> {
         let node = self.nodes[index].clone()?;
         let reader = self.only_reader(node.outputs[0])?;
         let activation = self.op::<Activate>(reader)?.activation;
-        if linear.gate.is_some() || linear.activation.is_some() || linear.residual || !by_rows(capabilities, self.graph.rows(node.outputs[0])) {
+        if linear.gate.is_some()
+            || linear.activation.is_some()
+            || linear.residual
+            || !by_rows(capabilities, self.graph.rows(node.outputs[0]))
+        {
             return None;
         }
         let outputs = self.nodes[reader].take()?.outputs;
@@ -150,7 +165,9 @@ impl Rewrite<'_> {
         let reader = self.only_reader(node.outputs[0])?;
         let activation = self.op::<Gated>(reader)?.activation;
         let halves = linear.weight.rows() / 2;
-        let fits = halves.is_multiple_of(32) && linear.weight.shards().len() <= 1 && by_rows(capabilities, self.graph.rows(node.outputs[0]));
+        let fits = halves.is_multiple_of(32)
+            && linear.weight.shards().len() <= 1
+            && by_rows(capabilities, self.graph.rows(node.outputs[0]));
         if linear.gate.is_some() || linear.activation.is_some() || linear.residual || !fits {
             return None;
         }
@@ -167,7 +184,12 @@ impl Rewrite<'_> {
         self.op::<Add>(reader)?;
         let add = self.nodes[reader].clone()?;
         let other = *add.inputs.iter().find(|&&t| t != node.outputs[0])?;
-        if linear.gate.is_some() || linear.activation.is_some() || linear.residual || linear.norm.is_some() || !self.known_before(other, index) {
+        if linear.gate.is_some()
+            || linear.activation.is_some()
+            || linear.residual
+            || linear.norm.is_some()
+            || !self.known_before(other, index)
+        {
             return None;
         }
         self.nodes[reader] = None;
@@ -191,8 +213,10 @@ impl Rewrite<'_> {
             return None;
         }
         let (append, attend) = (self.nodes[append_at].clone()?, self.nodes[attention_at].clone()?);
-        let matches =
-            self.only_reader(v)? == append_at && append.inputs[..2] == [k, v] && attend.inputs[1..3] == append.outputs[..2] && append_at < attention_at;
+        let matches = self.only_reader(v)? == append_at
+            && append.inputs[..2] == [k, v]
+            && attend.inputs[1..3] == append.outputs[..2]
+            && append_at < attention_at;
         if !matches {
             return None;
         }

@@ -119,7 +119,11 @@ impl Graph {
         let known = self.tensors.iter().position(|t| t.state.as_ref().is_some_and(|s| Arc::ptr_eq(s, state)));
         match known {
             Some(index) => Tensor(index as u32),
-            None => self.push(TensorInfo { shape: state.shape().to_vec(), dtype: state.dtype(), state: Some(state.clone()) }),
+            None => self.push(TensorInfo {
+                shape: state.shape().to_vec(),
+                dtype: state.dtype(),
+                state: Some(state.clone()),
+            }),
         }
     }
 
@@ -170,7 +174,8 @@ impl Graph {
         x
     }
 
-    /// The list up to and including the last operation that writes a state: what remains of a step whose results nobody reads.
+    /// The list up to and including the last operation that writes a state: what remains of a step whose results nobody
+    /// reads.
     pub fn until_last_state(&self) -> Graph {
         let writes = |node: &Node| node.outputs.iter().any(|&output| self.info(output).state.is_some());
         let end = self.nodes.iter().rposition(writes).map_or(self.nodes.len(), |index| index + 1);

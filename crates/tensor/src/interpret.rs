@@ -4,7 +4,8 @@ use crate::graph::{Graph, Tensor};
 use crate::op::Operand;
 use crate::values::Values;
 
-/// Runs every node in order; returns the values of all tensors by index. States are read from and written back to the host.
+/// Runs every node in order; returns the values of all tensors by index. States are read from and written back to the
+/// host.
 ///
 /// # Panics
 /// If a state of the graph lives on a device only.
@@ -12,13 +13,19 @@ pub fn interpret(graph: &Graph) -> Vec<Option<Values>> {
     let mut values: Vec<Option<Values>> = graph
         .tensors()
         .iter()
-        .map(|info| info.state.as_ref().map(|state| state.host().unwrap_or_else(|| panic!("state `{}` is not on the host", state.label()))))
+        .map(|info| {
+            info.state
+                .as_ref()
+                .map(|state| state.host().unwrap_or_else(|| panic!("state `{}` is not on the host", state.label())))
+        })
         .collect();
     for node in graph.nodes() {
         let mut outputs: Vec<Values> = node.outputs.iter().map(|&t| output_before(graph, &mut values, t)).collect();
         let operand = |&tensor: &Tensor| Operand {
             shape: graph.shape(tensor),
-            values: values[tensor.index()].as_ref().unwrap_or_else(|| panic!("{}: input {} was not computed", node.op.name(), tensor.index())),
+            values: values[tensor.index()]
+                .as_ref()
+                .unwrap_or_else(|| panic!("{}: input {} was not computed", node.op.name(), tensor.index())),
         };
         let inputs: Vec<Operand<'_>> = node.inputs.iter().map(operand).collect();
         node.op.reference(&inputs, &mut outputs);
@@ -40,7 +47,8 @@ fn output_before(graph: &Graph, values: &mut [Option<Values>], tensor: Tensor) -
     values[tensor.index()].clone().unwrap_or_else(|| Values::zeros(info.len(), info.dtype))
 }
 
-/// Σ(a−b)² / Σa²: the normalised mean square error of `b` against `a`. Infinite when `b` has a NaN, or when `a` is zero and `b` is not.
+/// Σ(a−b)² / Σa²: the normalised mean square error of `b` against `a`. Infinite when `b` has a NaN, or when `a` is zero
+/// and `b` is not.
 pub fn nmse(reference: &[f32], other: &[f32]) -> f64 {
     assert_eq!(reference.len(), other.len(), "lengths");
     let error: f64 = reference.iter().zip(other).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();

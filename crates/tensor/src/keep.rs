@@ -1,9 +1,10 @@
 //! Half the memory for what waits for the backward pass: tensors that the forward pass leaves for it are held in f16.
 //!
-//! A rewrite of the finished list, like fusion: a model's file, the walk backwards and the planner know nothing of it, and the two new
-//! nodes have references like every other, so that the interpreter runs the same. Kernels that read f16 lost: each of the backward ones
-//! would need a second form, for a read that is a small part of their time. Only what waits is held so; what is computed and used
-//! within a layer stays in f32, and so do the keys and values in their cache, and the output of attention.
+//! A rewrite of the finished list, like fusion: a model's file, the walk backwards and the planner know nothing of it,
+//! and the two new nodes have references like every other, so that the interpreter runs the same. Kernels that read f16
+//! lost: each of the backward ones would need a second form, for a read that is a small part of their time. Only what
+//! waits is held so; what is computed and used within a layer stays in f32, and so do the keys and values in their
+//! cache, and the output of attention.
 
 use std::sync::Arc;
 
@@ -22,9 +23,9 @@ struct Wait {
     whole: bool,
 }
 
-/// The graph with the f32 intermediate tensors that wait from the first `forward` nodes for those after them held in f16 meanwhile. The
-/// last of `layers` equal parts of those nodes leaves its own as they are: they are needed again at once, when memory is fullest. So do the
-/// tensors in `keep`.
+/// The graph with the f32 intermediate tensors that wait from the first `forward` nodes for those after them held in
+/// f16 meanwhile. The last of `layers` equal parts of those nodes leaves its own as they are: they are needed again at
+/// once, when memory is fullest. So do the tensors in `keep`.
 pub fn keep_in_f16(graph: &Graph, forward: usize, layers: usize, keep: &[Tensor]) -> Graph {
     let until = forward - forward.div_ceil(layers.max(1));
     let mut waits = vec![Wait::default(); graph.tensors().len()];
@@ -46,7 +47,12 @@ pub fn keep_in_f16(graph: &Graph, forward: usize, layers: usize, keep: &[Tensor]
     for (number, wait) in waits.iter().enumerate() {
         let tensor = Tensor(number as u32);
         let (Some(last), Some(next)) = (wait.last, wait.next) else { continue };
-        if last >= until || wait.whole || keep.contains(&tensor) || graph.info(tensor).state.is_some() || !worth(graph, tensor) {
+        if last >= until
+            || wait.whole
+            || keep.contains(&tensor)
+            || graph.info(tensor).state.is_some()
+            || !worth(graph, tensor)
+        {
             continue;
         }
         let packed = rewritten.tensor(&[graph.rows(tensor), Narrow::words(graph.width(tensor))], Dtype::U32);
@@ -59,14 +65,18 @@ pub fn keep_in_f16(graph: &Graph, forward: usize, layers: usize, keep: &[Tensor]
     for (index, node) in graph.nodes().iter().enumerate() {
         list.append(&mut before[index]);
         let name = |&tensor: &Tensor| if index < forward { tensor } else { renamed[tensor.index()].unwrap_or(tensor) };
-        list.push(Node { op: node.op.clone(), inputs: node.inputs.iter().map(name).collect(), outputs: node.outputs.iter().map(name).collect() });
+        list.push(Node {
+            op: node.op.clone(),
+            inputs: node.inputs.iter().map(name).collect(),
+            outputs: node.outputs.iter().map(name).collect(),
+        });
         list.append(&mut after[index]);
     }
     rewritten.with_nodes(list)
 }
 
-/// Σ dy∘y is taken from sums that it nearly cancels where attention looks at one key: from a rounded y, gradients of queries and keys would be
-/// off by as much as they are small.
+/// Σ dy∘y is taken from sums that it nearly cancels where attention looks at one key: from a rounded y, gradients of
+/// queries and keys would be off by as much as they are small.
 fn is_output_of_attention(node: &Node, tensor: Tensor) -> bool {
     node.op.as_any().is::<AttentionBackward>() && node.inputs.get(3) == Some(&tensor)
 }
@@ -116,7 +126,9 @@ mod tests {
                 (((many - few) / 8) as f64, many, packed)
             };
             let ((wide, before, none), (narrow, after, packed)) = (of(false), of(true));
-            println!("recompute {recompute}: {wide} bytes a layer, {narrow} in f16; {before} and {after} with 12 layers, {packed} packed");
+            println!(
+                "recompute {recompute}: {wide} bytes a layer, {narrow} in f16; {before} and {after} with 12 layers, {packed} packed"
+            );
             assert!(none == 0 && packed >= 10 && after < before);
             assert!(narrow < 0.62 * wide, "a layer takes {narrow} bytes for {wide}");
         }

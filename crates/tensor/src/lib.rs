@@ -1,8 +1,8 @@
 //! Graphs of operations on tensors: recording, planning for a device, and interpretation on the host.
 //!
-//! A model file records small operations once per shape. [`Plan`] gives them buffers and kernels and replays them; [`interpret`] runs
-//! the same list through each op's plain-Rust reference, so that a wrong kernel is found by running both and naming the first
-//! node that differs.
+//! A model file records small operations once per shape. [`Plan`] gives them buffers and kernels and replays them;
+//! [`interpret`] runs the same list through each op's plain-Rust reference, so that a wrong kernel is found by running
+//! both and naming the first node that differs.
 
 mod autodiff;
 pub mod cases;
@@ -32,7 +32,9 @@ pub use graph::{Dtype, ELEMENT_BYTES, Graph, Node, Tensor, TensorInfo};
 pub use interpret::{interpret, nmse};
 pub use keep::keep_in_f16;
 pub use lower::{Extent, KernelText, Lowering, Planned, grid_2d};
-pub use matrix::{GROUP, Matrix, MatrixBuilder, Shard, Slots, Trained, pack_rows, packed_len, row_bytes, unpacked_rows};
+pub use matrix::{
+    GROUP, Matrix, MatrixBuilder, Shard, Slots, Trained, pack_rows, packed_len, row_bytes, unpacked_rows,
+};
 pub use op::{Op, Operand};
 pub use plan::{Cost, Plan, Pool};
 pub use split::{HandOver, Part, split};

@@ -121,15 +121,17 @@ impl<'a> Lowering<'a> {
         match (&info.state, &self.places[tensor.index()]) {
             (Some(state), _) => {
                 let size_bytes = (info.len() as u64 * crate::graph::ELEMENT_BYTES).max(16).next_multiple_of(16);
-                state.buffer().slice(state.offset_bytes(), size_bytes.min(state.buffer().size_bytes() - state.offset_bytes()))
+                state
+                    .buffer()
+                    .slice(state.offset_bytes(), size_bytes.min(state.buffer().size_bytes() - state.offset_bytes()))
             }
             (None, Some(place)) => place.clone(),
             (None, None) => unreachable!("the planner gave tensor {} no place", tensor.index()),
         }
     }
 
-    /// A small read-only buffer of numbers. Storage and not uniform: Mesa's software driver compiles a kernel anew when a loop bound
-    /// or a condition comes from a uniform buffer that is bound again.
+    /// A small read-only buffer of numbers. Storage and not uniform: Mesa's software driver compiles a kernel anew when
+    /// a loop bound or a condition comes from a uniform buffer that is bound again.
     ///
     /// # Errors
     /// Out of memory.
@@ -147,7 +149,11 @@ impl<'a> Lowering<'a> {
     /// The text does not link or compile, or a binding is too large.
     pub fn emit(&mut self, text: KernelText<'_>, groups: &[Vec<Slice>], grid: [Extent; 3]) -> Result<(), GpuError> {
         let fail = |reason: String| GpuError::Kernel { kernel: text.name.to_string(), reason };
-        let defines = text.defines.set("SUBGROUPS", self.capabilities().subgroups).set("F16", self.capabilities().f16).set("DOT", self.capabilities().dot);
+        let defines = text
+            .defines
+            .set("SUBGROUPS", self.capabilities().subgroups)
+            .set("F16", self.capabilities().f16)
+            .set("DOT", self.capabilities().dot);
         let source = link(text.parts, &defines).map_err(fail)?;
         let kernel = self.gpu.kernel(text.name, &source)?;
         let bindings = self.gpu.bind(text.name, &kernel, groups)?;
@@ -157,7 +163,8 @@ impl<'a> Lowering<'a> {
             return Err(fail(format!("{over} workgroups in one dimension, this device allows {limit}")));
         }
         let bound_bytes = groups.iter().flatten().map(|slice| slice.size_bytes).sum();
-        let uploads = groups.iter().flatten().filter_map(|slice| Some((slice.buffer.clone(), slice.contents.clone()?))).collect();
+        let uploads =
+            groups.iter().flatten().filter_map(|slice| Some((slice.buffer.clone(), slice.contents.clone()?))).collect();
         self.planned.push(Planned {
             dispatch: Dispatch { name: text.name.to_string(), kernel, bindings, grid: resolved, uploads },
             grid,

@@ -55,7 +55,8 @@ pub struct Trained {
 }
 
 impl Matrix {
-    /// Matrices of one width as one, the rows of each below those of the one before; nothing is copied. Each keeps its format.
+    /// Matrices of one width as one, the rows of each below those of the one before; nothing is copied. Each keeps its
+    /// format.
     ///
     /// # Panics
     /// If there is none, the widths differ, or one that is not the last has rows that are no multiple of 32.
@@ -64,7 +65,10 @@ impl Matrix {
         let (label, format) = (first.label.clone(), first.format);
         let (mut rows, mut shards, mut stacked) = (0, Vec::new(), Vec::new());
         for part in &parts {
-            assert!(part.columns == columns && rows % GROUP == 0, "matrix `{label}`: parts of {columns} columns and multiples of {GROUP} rows");
+            assert!(
+                part.columns == columns && rows % GROUP == 0,
+                "matrix `{label}`: parts of {columns} columns and multiples of {GROUP} rows"
+            );
             shards.extend(part.shards.iter().map(|shard| Shard { first_row: rows + shard.first_row, ..shard.clone() }));
             stacked.push((rows, part.clone()));
             rows += part.rows;
@@ -84,7 +88,11 @@ impl Matrix {
 
     /// Whether some of its rows are plain numbers.
     pub fn has_dense_rows(&self) -> bool {
-        if self.parts.is_empty() { self.format.is_dense() } else { self.parts.iter().any(|(_, part)| part.has_dense_rows()) }
+        if self.parts.is_empty() {
+            self.format.is_dense()
+        } else {
+            self.parts.iter().any(|(_, part)| part.has_dense_rows())
+        }
     }
 
     /// Whether every row's format is one of these.
@@ -129,7 +137,12 @@ impl Matrix {
 
     /// Bytes that are brought from host memory each time the matrix is used; 0 for one that lives on the device.
     pub fn streamed_bytes(&self) -> u64 {
-        self.shards.iter().flat_map(|s| &s.planes).filter_map(|plane| plane.contents.as_ref()).map(|contents| contents.len() as u64).sum()
+        self.shards
+            .iter()
+            .flat_map(|s| &s.planes)
+            .filter_map(|plane| plane.contents.as_ref())
+            .map(|contents| contents.len() as u64)
+            .sum()
     }
 
     /// Some of the rows as a matrix of its own on the same memory.
@@ -140,7 +153,11 @@ impl Matrix {
         if rows == (0..matrix.rows) {
             return matrix.clone();
         }
-        assert!(rows.start.is_multiple_of(SHARD_ROWS) && rows.start < rows.end && rows.end <= matrix.rows, "matrix `{}`: rows {rows:?}", matrix.label);
+        assert!(
+            rows.start.is_multiple_of(SHARD_ROWS) && rows.start < rows.end && rows.end <= matrix.rows,
+            "matrix `{}`: rows {rows:?}",
+            matrix.label
+        );
         assert!(matrix.parts.is_empty(), "matrix `{}`: rows of one that is stacked", matrix.label);
         let bytes = row_bytes(matrix.format, matrix.columns);
         let mut shards = Vec::new();
@@ -149,7 +166,9 @@ impl Matrix {
             if start < end {
                 let padded = (end - start).next_multiple_of(GROUP);
                 let part = |(plane, &n): (&Slice, &usize)| {
-                    let slice = plane.buffer.slice(plane.offset_bytes + ((start - shard.first_row) * n) as u64, (padded * n) as u64);
+                    let slice = plane
+                        .buffer
+                        .slice(plane.offset_bytes + ((start - shard.first_row) * n) as u64, (padded * n) as u64);
                     Slice { contents: plane.contents.clone(), ..slice }
                 };
                 shards.push(Shard {
@@ -160,8 +179,11 @@ impl Matrix {
                 });
             }
         }
-        let host = matrix.host.as_ref().map(|planes| planes.iter().zip(&bytes).map(|(plane, &n)| plane[rows.start * n..rows.end * n].to_vec()).collect());
-        let trained = matrix.trained.as_ref().map(|t| Trained { state: t.state.clone(), first_row: t.first_row + rows.start });
+        let host = matrix.host.as_ref().map(|planes| {
+            planes.iter().zip(&bytes).map(|(plane, &n)| plane[rows.start * n..rows.end * n].to_vec()).collect()
+        });
+        let trained =
+            matrix.trained.as_ref().map(|t| Trained { state: t.state.clone(), first_row: t.first_row + rows.start });
         Arc::new(Matrix {
             label: matrix.label.clone(),
             format: matrix.format,
@@ -180,7 +202,9 @@ impl Matrix {
     /// If the matrix is only on the device.
     pub fn host_row(&self, row: usize, out: &mut Vec<f32>) {
         if let Some(Trained { state, first_row }) = &self.trained {
-            let read = state.with_host(|values| *out = unpacked_rows(values.f32(), first_row + row..first_row + row + 1, self.columns));
+            let read = state.with_host(|values| {
+                *out = unpacked_rows(values.f32(), first_row + row..first_row + row + 1, self.columns)
+            });
             return read.unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
         }
         if let Some((first, part)) = self.parts.iter().rfind(|(first, _)| *first <= row) {
@@ -232,19 +256,29 @@ impl<'a> MatrixBuilder<'a> {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(gpu: Option<&'a Gpu>, label: &str, format: &'static dyn Format, rows: usize, columns: usize) -> Result<MatrixBuilder<'a>, GpuError> {
+    pub fn new(
+        gpu: Option<&'a Gpu>,
+        label: &str,
+        format: &'static dyn Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<MatrixBuilder<'a>, GpuError> {
         let bytes = row_bytes(format, columns);
         let mut shards = Vec::new();
         if let Some(gpu) = gpu {
             for range in shard_rows(gpu, format, rows, columns) {
                 let padded = range.len().next_multiple_of(GROUP);
-                let planes = bytes.iter().map(|&n| gpu.allocate(label, (padded * n) as u64).map(|buffer| buffer.whole())).collect::<Result<_, _>>()?;
+                let planes = bytes
+                    .iter()
+                    .map(|&n| gpu.allocate(label, (padded * n) as u64).map(|buffer| buffer.whole()))
+                    .collect::<Result<_, _>>()?;
                 shards.push(Shard { first_row: range.start, rows: range.len(), format, planes });
             }
         }
         let host = gpu.is_none().then(|| bytes.iter().map(|&n| Vec::with_capacity(rows * n)).collect());
         let pending = vec![Vec::new(); bytes.len()];
-        let matrix = Matrix { label: label.to_string(), format, rows, columns, shards, host, trained: None, parts: Vec::new() };
+        let matrix =
+            Matrix { label: label.to_string(), format, rows, columns, shards, host, trained: None, parts: Vec::new() };
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending, streamed: None })
     }
 
@@ -255,24 +289,47 @@ impl<'a> MatrixBuilder<'a> {
     ///
     /// # Panics
     /// If the state has another size.
-    pub fn trained(gpu: Option<&'a Gpu>, label: &str, rows: usize, columns: usize, state: &Arc<State>) -> Result<MatrixBuilder<'a>, GpuError> {
+    pub fn trained(
+        gpu: Option<&'a Gpu>,
+        label: &str,
+        rows: usize,
+        columns: usize,
+        state: &Arc<State>,
+    ) -> Result<MatrixBuilder<'a>, GpuError> {
         assert_eq!(state.shape(), [packed_len(rows, columns)], "matrix `{label}`: size of the state");
         let mut shards = Vec::new();
         if let Some(gpu) = gpu {
             let limit = gpu.capabilities().max_binding_bytes;
             if state.size_bytes() > limit {
-                let reason = format!("its gradient has {} bytes in one binding, and this device binds {limit} at most", state.size_bytes());
+                let reason = format!(
+                    "its gradient has {} bytes in one binding, and this device binds {limit} at most",
+                    state.size_bytes()
+                );
                 return Err(GpuError::Kernel { kernel: format!("training of `{label}`"), reason });
             }
-            shards.push(Shard { first_row: 0, rows, format: &F32, planes: vec![state.buffer().slice(state.offset_bytes(), state.size_bytes())] });
+            shards.push(Shard {
+                first_row: 0,
+                rows,
+                format: &F32,
+                planes: vec![state.buffer().slice(state.offset_bytes(), state.size_bytes())],
+            });
         }
         let trained = Some(Trained { state: state.clone(), first_row: 0 });
-        let matrix = Matrix { label: label.to_string(), format: &F32, rows, columns, shards, host: None, trained, parts: Vec::new() };
+        let matrix = Matrix {
+            label: label.to_string(),
+            format: &F32,
+            rows,
+            columns,
+            shards,
+            host: None,
+            trained,
+            parts: Vec::new(),
+        };
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending: vec![Vec::new()], streamed: None })
     }
 
-    /// A matrix that stays in host memory and is brought to the device whenever a kernel reads it. Matrices with the same `slot`, format and
-    /// sizes share the buffers there.
+    /// A matrix that stays in host memory and is brought to the device whenever a kernel reads it. Matrices with the
+    /// same `slot`, format and sizes share the buffers there.
     ///
     /// # Errors
     /// Out of memory.
@@ -296,7 +353,16 @@ impl<'a> MatrixBuilder<'a> {
                     format,
                     planes: planes.iter().map(Buffer::whole).collect(),
                 });
-                let matrix = Matrix { label: label.to_string(), format, rows, columns, shards: shards.collect(), host: None, trained: None, parts: Vec::new() };
+                let matrix = Matrix {
+                    label: label.to_string(),
+                    format,
+                    rows,
+                    columns,
+                    shards: shards.collect(),
+                    host: None,
+                    trained: None,
+                    parts: Vec::new(),
+                };
                 let pending = vec![Vec::new(); row_bytes(format, columns).len()];
                 MatrixBuilder { gpu: Some(gpu), matrix, filled: 0, emitted: 0, pending, streamed: None }
             }
@@ -314,7 +380,12 @@ impl<'a> MatrixBuilder<'a> {
     /// If the rows are of another format or width, or more than were reserved.
     pub fn push(&mut self, rows: &Planes) {
         let matrix = &self.matrix;
-        assert_eq!((rows.format.name(), rows.k), (matrix.format.name(), matrix.columns), "matrix `{}`: format and width", matrix.label);
+        assert_eq!(
+            (rows.format.name(), rows.k),
+            (matrix.format.name(), matrix.columns),
+            "matrix `{}`: format and width",
+            matrix.label
+        );
         assert!(self.filled + rows.rows <= matrix.rows, "matrix `{}`: too many rows", matrix.label);
         let to = row_bytes(matrix.format, matrix.columns);
         for (plane, (bytes, &to)) in rows.bytes.iter().zip(&to).enumerate() {
@@ -361,7 +432,9 @@ impl<'a> MatrixBuilder<'a> {
                     let range = (start - self.emitted) * n..(end - self.emitted) * n;
                     let at = (start - shard.first_row) * n;
                     match &mut self.streamed {
-                        Some(streamed) => streamed[number][plane][at..at + range.len()].copy_from_slice(&interleaved[range]),
+                        Some(streamed) => {
+                            streamed[number][plane][at..at + range.len()].copy_from_slice(&interleaved[range])
+                        }
                         None => gpu.write(&shard.planes[plane].buffer, at as u64, &interleaved[range]),
                     }
                 }
@@ -385,11 +458,12 @@ impl<'a> MatrixBuilder<'a> {
     }
 }
 
-/// Rows stand in groups of this many: one block of all rows of the group, then the next block. Invocations that own neighbouring rows
-/// then read neighbouring words, and a row needs no sum over invocations.
+/// Rows stand in groups of this many: one block of all rows of the group, then the next block. Invocations that own
+/// neighbouring rows then read neighbouring words, and a row needs no sum over invocations.
 pub const GROUP: usize = 32;
 
-/// From row after row to groups: `[group][block][part][row of the group]`, a part being 16 bytes or what a smaller block has.
+/// From row after row to groups: `[group][block][part][row of the group]`, a part being 16 bytes or what a smaller
+/// block has.
 fn interleave(rows: &[u8], row_bytes: usize, block_bytes: usize) -> Vec<u8> {
     let unit = block_bytes.min(16);
     let units = row_bytes / unit;
@@ -428,6 +502,8 @@ pub fn unpacked_rows(packed: &[f32], rows: Range<usize>, columns: usize) -> Vec<
 pub fn pack_rows(values: &[f32], first_row: usize, columns: usize, packed: &mut [f32]) {
     assert!(values.len().is_multiple_of(columns), "whole rows");
     for (index, row) in values.chunks_exact(columns).enumerate() {
-        row.iter().enumerate().for_each(|(column, &value)| packed[packed_at(first_row + index, column, columns)] = value);
+        row.iter()
+            .enumerate()
+            .for_each(|(column, &value)| packed[packed_at(first_row + index, column, columns)] = value);
     }
 }

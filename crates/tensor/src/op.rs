@@ -54,7 +54,8 @@ pub trait Op: std::fmt::Debug + Any + Send + Sync {
 
     /// The same on the host, summing in f64: the definition that kernels are checked against.
     ///
-    /// `inputs` and `outputs` have the node's tensors in order; outputs hold zeros, or the state that is updated in place.
+    /// `inputs` and `outputs` have the node's tensors in order; outputs hold zeros, or the state that is updated in
+    /// place.
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]);
 
     /// About how many multiply-adds it takes, given the sizes of inputs and outputs: what submissions are cut by.
@@ -67,7 +68,8 @@ pub trait Op: std::fmt::Debug + Any + Send + Sync {
         None
     }
 
-    /// Records the operations of its gradient: reads `to.gradient(output)`, calls `to.contribute` for the inputs that `to.wants`.
+    /// Records the operations of its gradient: reads `to.gradient(output)`, calls `to.contribute` for the inputs that
+    /// `to.wants`.
     ///
     /// # Errors
     /// This operation, or a setting of it, has none.

@@ -1,8 +1,9 @@
 //! Where tensors of a step lie in the memory that they share.
 //!
-//! The largest first, each in the tightest room that is free for as long as it is needed (the greedy order by size of Pisarchyk and Lee,
-//! 2020, arXiv:2001.03288). In program order small tensors took large buffers for a long time, and a second plan over the same memory
-//! made it grow. One buffer for everything is not possible: a dispatch may not write a buffer that it also reads.
+//! The largest first, each in the tightest room that is free for as long as it is needed (the greedy order by size of
+//! Pisarchyk and Lee, 2020, arXiv:2001.03288). In program order small tensors took large buffers for a long time, and a
+//! second plan over the same memory made it grow. One buffer for everything is not possible: a dispatch may not write a
+//! buffer that it also reads.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -10,7 +11,8 @@ use std::collections::HashMap;
 /// A tensor to place.
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
-    /// What names it in every list with the same nodes: the first node that touches it, and which of that node's tensors it is.
+    /// What names it in every list with the same nodes: the first node that touches it, and which of that node's
+    /// tensors it is.
     pub name: (usize, usize),
     /// Bytes.
     pub size: u64,
@@ -53,8 +55,9 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Places all items of a list, at offsets that are multiples of `alignment`. What fits into none of the buffers gets a new one of its
-    /// own size. Of two orders, by size alone and by size and duration, the one that adds less: neither is always better.
+    /// Places all items of a list, at offsets that are multiples of `alignment`. What fits into none of the buffers
+    /// gets a new one of its own size. Of two orders, by size alone and by size and duration, the one that adds less:
+    /// neither is always better.
     pub fn place(&mut self, items: &[Item], alignment: u64) -> Vec<Place> {
         if let Some(places) = self.known.iter().find_map(|(known, places)| places_within(items, known, places)) {
             return places;
@@ -75,14 +78,17 @@ impl Layout {
     }
 }
 
-/// The places of a list that was placed before, for the same list over fewer tokens: every item is there, needed as long and as large at
-/// least, and apart from the same others. There may be more: longer sums have partial ones.
+/// The places of a list that was placed before, for the same list over fewer tokens: every item is there, needed as
+/// long and as large at least, and apart from the same others. There may be more: longer sums have partial ones.
 fn places_within(items: &[Item], known: &[Item], places: &[Place]) -> Option<Vec<Place>> {
-    let numbers: HashMap<(usize, usize), usize> = known.iter().enumerate().map(|(number, item)| (item.name, number)).collect();
+    let numbers: HashMap<(usize, usize), usize> =
+        known.iter().enumerate().map(|(number, item)| (item.name, number)).collect();
     let same: Vec<usize> = items.iter().map(|item| numbers.get(&item.name).copied()).collect::<Option<_>>()?;
     let within = |(item, &number): (&Item, &usize)| {
         let other = &known[number];
-        item.size <= other.size && item.last <= other.last && item.apart.iter().all(|&index| other.apart.contains(&same[index]))
+        item.size <= other.size
+            && item.last <= other.last
+            && item.apart.iter().all(|&index| other.apart.contains(&same[index]))
     };
     items.iter().zip(&same).all(within).then(|| same.iter().map(|&number| places[number]).collect())
 }
@@ -94,7 +100,8 @@ fn place_in_order(items: &[Item], order: &[usize], buffers: &mut Vec<u64>, align
     for &index in order {
         let item = &items[index];
         let size = item.size.next_multiple_of(alignment);
-        let closed: Vec<usize> = item.apart.iter().filter_map(|&other| places[other]).map(|place| place.buffer).collect();
+        let closed: Vec<usize> =
+            item.apart.iter().filter_map(|&other| places[other]).map(|place| place.buffer).collect();
         let open = (0..buffers.len()).filter(|buffer| !closed.contains(buffer));
         let tightest = open.filter_map(|buffer| Some((room(item, buffers[buffer], &taken[buffer])?, buffer))).min();
         let (offset, buffer) = match tightest {
@@ -135,15 +142,18 @@ mod tests {
     use super::*;
 
     fn list(of: impl IntoIterator<Item = (u64, usize, usize)>) -> Vec<Item> {
-        of.into_iter().enumerate().map(|(number, (size, first, last))| Item { name: (first, number), size, last, apart: Vec::new() }).collect()
+        of.into_iter()
+            .enumerate()
+            .map(|(number, (size, first, last))| Item { name: (first, number), size, last, apart: Vec::new() })
+            .collect()
     }
 
     fn overlap(a: (u64, u64), b: (u64, u64)) -> bool {
         a.0 < b.1 && b.0 < a.1
     }
 
-    /// The rules, over many made-up lists: inside its buffer, aligned, nobody in the same bytes at the same time, nobody with one it must be
-    /// apart from, and never less memory than the fullest moment needs.
+    /// The rules, over many made-up lists: inside its buffer, aligned, nobody in the same bytes at the same time,
+    /// nobody with one it must be apart from, and never less memory than the fullest moment needs.
     #[test]
     fn no_two_tensors_are_in_the_same_place_at_the_same_time() {
         let mut seed = 7u64;
@@ -170,7 +180,8 @@ mod tests {
             let buffers = &layout.buffers;
             assert_eq!((places.len(), &buffers[..before.len()]), (count, &before[..]));
             // The same list over fewer tokens, without what only long ones need, adds nothing.
-            let mut fewer: Vec<Item> = items.iter().map(|item| Item { size: item.size.div_ceil(2), ..item.clone() }).collect();
+            let mut fewer: Vec<Item> =
+                items.iter().map(|item| Item { size: item.size.div_ceil(2), ..item.clone() }).collect();
             let gone = fewer.pop().map_or(0, |_| fewer.len());
             fewer.iter_mut().for_each(|item| item.apart.retain(|&other| other != gone));
             assert_eq!(layout.clone().place(&fewer, 256), places[..gone]);
@@ -179,10 +190,15 @@ mod tests {
                 assert!(a.apart.iter().all(|&other| places[other].buffer != at.buffer));
                 for (b, bt) in items.iter().zip(&places).skip(index + 1) {
                     let together = a.first() <= b.last && b.first() <= a.last && at.buffer == bt.buffer;
-                    assert!(!together || !overlap((at.offset, at.offset + a.size), (bt.offset, bt.offset + b.size)), "{a:?} {at:?}, {b:?} {bt:?}");
+                    assert!(
+                        !together || !overlap((at.offset, at.offset + a.size), (bt.offset, bt.offset + b.size)),
+                        "{a:?} {at:?}, {b:?} {bt:?}"
+                    );
                 }
             }
-            let live = |moment: usize| items.iter().filter(|i| i.first() <= moment && moment <= i.last).map(|i| i.size).sum::<u64>();
+            let live = |moment: usize| {
+                items.iter().filter(|i| i.first() <= moment && moment <= i.last).map(|i| i.size).sum::<u64>()
+            };
             held += buffers.iter().sum::<u64>();
             needed += (0..60).map(live).max().unwrap_or(0);
         }

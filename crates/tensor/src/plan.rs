@@ -50,12 +50,18 @@ impl Plan {
         Plan::sharing(gpu, graph, keep, tuning, &mut Pool::default())
     }
 
-    /// As [`Plan::new`], with activations in the buffers of `pool` where they fit; what does not fit is added to it. Plans that share a
-    /// pool run one after the other, and what one of them keeps lasts until the next one runs.
+    /// As [`Plan::new`], with activations in the buffers of `pool` where they fit; what does not fit is added to it.
+    /// Plans that share a pool run one after the other, and what one of them keeps lasts until the next one runs.
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn sharing(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning, pool: &mut Pool) -> Result<Plan, GpuError> {
+    pub fn sharing(
+        gpu: &Gpu,
+        graph: Graph,
+        keep: &[Tensor],
+        tuning: &Tuning,
+        pool: &mut Pool,
+    ) -> Result<Plan, GpuError> {
         let graph = if tuning.fuse { crate::fuse::fuse(&graph, keep, gpu.capabilities()) } else { graph };
         let (places, activation_bytes) = assign(gpu, &graph, keep, pool)?;
         let mut planned = Vec::new();
@@ -92,8 +98,9 @@ impl Plan {
         gpu.submit(dispatches.iter(), reads)
     }
 
-    /// As [`Plan::submit`], in as many submissions as it takes for none to have more than so many multiply-adds (but for one kernel that
-    /// has more alone): a device that also draws the screen ends what runs for seconds. Results are the same to the bit.
+    /// As [`Plan::submit`], in as many submissions as it takes for none to have more than so many multiply-adds (but
+    /// for one kernel that has more alone): a device that also draws the screen ends what runs for seconds. Results are
+    /// the same to the bit.
     pub fn submit_within(&self, gpu: &Gpu, cached: usize, work: u64, reads: &[ReadRequest]) -> Vec<PendingRead> {
         let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
         for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
@@ -112,7 +119,8 @@ impl Plan {
         cuts(&self.work, work).len() + 1
     }
 
-    /// As [`Plan::submit`], cut into so many submissions at most, each short enough for a slow device that also draws the screen.
+    /// As [`Plan::submit`], cut into so many submissions at most, each short enough for a slow device that also draws
+    /// the screen.
     pub fn submit_parts(&self, gpu: &Gpu, cached: usize, parts: usize) {
         let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
         for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
@@ -128,8 +136,11 @@ impl Plan {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile(&self, gpu: &Gpu, cached: usize) -> Result<Vec<KernelTime>, GpuError> {
-        let dispatches: Vec<Dispatch> =
-            self.planned.iter().map(|p| Dispatch { grid: p.grid.map(|extent| extent.resolve(cached)), ..p.dispatch.clone() }).collect();
+        let dispatches: Vec<Dispatch> = self
+            .planned
+            .iter()
+            .map(|p| Dispatch { grid: p.grid.map(|extent| extent.resolve(cached)), ..p.dispatch.clone() })
+            .collect();
         gpu.profile(&dispatches).await
     }
 
@@ -160,7 +171,8 @@ fn work_of(graph: &Graph, planned: &[Planned]) -> Vec<u64> {
     let mut counts = vec![0u64; graph.nodes().len()];
     planned.iter().for_each(|p| counts[p.node] += 1);
     let of_node = |node: &Node| {
-        let [inputs, outputs] = [&node.inputs, &node.outputs].map(|list| list.iter().map(|&t| graph.shape(t)).collect::<Vec<_>>());
+        let [inputs, outputs] =
+            [&node.inputs, &node.outputs].map(|list| list.iter().map(|&t| graph.shape(t)).collect::<Vec<_>>());
         node.op.work(&inputs, &outputs)
     };
     let work: Vec<u64> = graph.nodes().iter().map(of_node).collect();
@@ -180,13 +192,15 @@ fn cuts(work: &[u64], most: u64) -> Vec<usize> {
     cuts
 }
 
-/// Gives every intermediate tensor a place in the pool, which grows where it must; and the bytes of the buffers that are used. No dispatch
-/// writes a buffer that it binds a second time.
+/// Gives every intermediate tensor a place in the pool, which grows where it must; and the bytes of the buffers that
+/// are used. No dispatch writes a buffer that it binds a second time.
 fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<(Vec<Option<Slice>>, u64), GpuError> {
     let mut numbers: Vec<Option<usize>> = vec![None; graph.tensors().len()];
     let mut items: Vec<Item> = Vec::new();
     for (index, node) in graph.nodes().iter().enumerate() {
-        let passing = |list: &[Tensor]| list.iter().copied().filter(|&tensor| graph.info(tensor).state.is_none()).collect::<Vec<_>>();
+        let passing = |list: &[Tensor]| {
+            list.iter().copied().filter(|&tensor| graph.info(tensor).state.is_none()).collect::<Vec<_>>()
+        };
         let (inputs, outputs) = (passing(&node.inputs), passing(&node.outputs));
         for (slot, &tensor) in inputs.iter().chain(&outputs).enumerate() {
             let last = if keep.contains(&tensor) { usize::MAX } else { index };
@@ -212,7 +226,8 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<
     }
     let slice = |number: usize| pool.buffers[places[number].buffer].slice(places[number].offset, items[number].size);
     let used = |buffer: usize| places.iter().any(|place| place.buffer == buffer);
-    let activation_bytes = pool.buffers.iter().enumerate().filter(|&(buffer, _)| used(buffer)).map(|(_, held)| held.size_bytes()).sum();
+    let activation_bytes =
+        pool.buffers.iter().enumerate().filter(|&(buffer, _)| used(buffer)).map(|(_, held)| held.size_bytes()).sum();
     Ok((numbers.into_iter().map(|number| number.map(slice)).collect(), activation_bytes))
 }
 

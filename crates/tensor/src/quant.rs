@@ -23,8 +23,8 @@ static TABLE: &[(&str, &str)] = &[
     ("q4_0", include_str!("../../../shaders/quant/q4_0.wgsl")),
 ];
 
-/// What every kernel on weights links beside the format's text: `BLOCKS`, the number of 32-blocks in a row, `slot`, where a part of a
-/// block of a row stands in a plane, and `weights32`.
+/// What every kernel on weights links beside the format's text: `BLOCKS`, the number of 32-blocks in a row, `slot`,
+/// where a part of a block of a row stands in a plane, and `weights32`.
 pub(crate) fn constants(matrix: &Matrix) -> String {
     format!("const BLOCKS = {}u;\n{SLOT}{WEIGHTS}{WEIGHTS_32}", matrix.blocks())
 }

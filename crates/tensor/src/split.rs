@@ -1,9 +1,10 @@
 //! One recorded list cut into parts for several devices, each of which holds some of the layers.
 //!
-//! A node runs where its matrix or the state that it writes stands; the others stay where the list is, or go ahead to the device of those
-//! who read them when that costs no more. Consecutive nodes of one device are a part: a graph of its own, prepared, fused and replayed as any
-//! other. What a later part reads of an earlier one is handed over through the host, which for a decoder is the residual alone, some KiB a
-//! token. Models that know of several devices lost: every architecture would have had to say where each of its operations runs.
+//! A node runs where its matrix or the state that it writes stands; the others stay where the list is, or go ahead to
+//! the device of those who read them when that costs no more. Consecutive nodes of one device are a part: a graph of
+//! its own, prepared, fused and replayed as any other. What a later part reads of an earlier one is handed over through
+//! the host, which for a decoder is the residual alone, some KiB a token. Models that know of several devices lost:
+//! every architecture would have had to say where each of its operations runs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,8 +42,8 @@ pub struct Part {
     pub hands: Vec<HandOver>,
 }
 
-/// Cuts a graph. `inputs` are states that are written before each step and belong to no device; `local` gives the form that a state
-/// has on another device than its own.
+/// Cuts a graph. `inputs` are states that are written before each step and belong to no device; `local` gives the form
+/// that a state has on another device than its own.
 ///
 /// # Errors
 /// Out of memory, or what `local` fails with.
@@ -119,7 +120,10 @@ fn devices(graph: &Graph, keep: &[Tensor], gpus: &[Gpu], inputs: &[Arc<State>]) 
 /// Where the node's weights, or the states that it writes, are.
 fn fixed(graph: &Graph, node: &Node, gpus: &[Gpu], inputs: &[Arc<State>]) -> Option<usize> {
     let op = node.op.as_any();
-    let matrix = op.downcast_ref::<Linear>().map(|linear| &linear.weight).or_else(|| op.downcast_ref::<Embed>().map(|embed| &embed.table));
+    let matrix = op
+        .downcast_ref::<Linear>()
+        .map(|linear| &linear.weight)
+        .or_else(|| op.downcast_ref::<Embed>().map(|embed| &embed.table));
     if let Some(matrix) = matrix {
         return gpus.iter().position(|gpu| matrix.is_on(gpu));
     }
@@ -128,14 +132,17 @@ fn fixed(graph: &Graph, node: &Node, gpus: &[Gpu], inputs: &[Arc<State>]) -> Opt
     written.into_iter().find_map(|state| gpus.iter().position(|gpu| state.is_on(gpu)))
 }
 
-/// The one device of all who read what a node makes, if the node makes it of one tensor no smaller, so that handing that over instead costs
-/// nothing.
+/// The one device of all who read what a node makes, if the node makes it of one tensor no smaller, so that handing
+/// that over instead costs nothing.
 fn readers_device(graph: &Graph, keep: &[Tensor], devices: &[usize], index: usize) -> Option<usize> {
     let node = &graph.nodes()[index];
     let mut made_of = node.inputs.iter().filter(|&&tensor| graph.info(tensor).state.is_none());
     let (source, others) = (*made_of.next()?, made_of.next());
     let made: u64 = node.outputs.iter().map(|&tensor| graph.info(tensor).len() as u64 * ELEMENT_BYTES).sum();
-    let lasting = node.outputs.iter().any(|tensor| keep.contains(tensor) || *tensor == source || graph.info(*tensor).state.is_some());
+    let lasting = node
+        .outputs
+        .iter()
+        .any(|tensor| keep.contains(tensor) || *tensor == source || graph.info(*tensor).state.is_some());
     if others.is_some() || lasting || (graph.info(source).len() as u64 * ELEMENT_BYTES) > made {
         return None;
     }

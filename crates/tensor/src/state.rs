@@ -29,11 +29,19 @@ impl State {
         let len: usize = shape.iter().product();
         let buffer = gpu.map(|gpu| gpu.allocate(label, len as u64 * ELEMENT_BYTES)).transpose()?;
         let host = if gpu.is_none() { Some(Values::zeros(len, dtype)) } else { None };
-        Ok(Arc::new(State { label: label.to_string(), shape: shape.to_vec(), dtype, buffer, offset_bytes: 0, host: Mutex::new(host), read_as: None }))
+        Ok(Arc::new(State {
+            label: label.to_string(),
+            shape: shape.to_vec(),
+            dtype,
+            buffer,
+            offset_bytes: 0,
+            host: Mutex::new(host),
+            read_as: None,
+        }))
     }
 
-    /// A part of a state on the device, from element `offset` on: parameters that one kernel updates together live in one. On the
-    /// host the part has memory of its own, with the parent's values.
+    /// A part of a state on the device, from element `offset` on: parameters that one kernel updates together live in
+    /// one. On the host the part has memory of its own, with the parent's values.
     ///
     /// # Panics
     /// If the part does not lie within the parent.
@@ -45,10 +53,19 @@ impl State {
     ///
     /// # Panics
     /// As [`State::part`].
-    pub fn changed_part(parent: &Arc<State>, label: &str, shape: &[usize], offset: usize, read_as: Option<Affine>) -> Arc<State> {
+    pub fn changed_part(
+        parent: &Arc<State>,
+        label: &str,
+        shape: &[usize],
+        offset: usize,
+        read_as: Option<Affine>,
+    ) -> Arc<State> {
         let len: usize = shape.iter().product();
         let whole: usize = parent.shape.iter().product();
-        assert!(offset.checked_add(len).is_some_and(|end| end <= whole), "{label}: {shape:?} from {offset} on in {whole} elements");
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= whole),
+            "{label}: {shape:?} from {offset} on in {whole} elements"
+        );
         let host = parent.host().map(|values| match values {
             Values::F32(v) => Values::F32(v[offset..offset + len].to_vec()),
             Values::U32(v) => Values::U32(v[offset..offset + len].to_vec()),

@@ -20,7 +20,8 @@ pub struct RowsShape {
     pub parts: usize,
     /// Tokens of one workgroup.
     pub columns: usize,
-    /// Sets of 32 rows of one workgroup, from as many equal parts of the matrix; 1 where its rows cannot be so divided, 2 with a gate.
+    /// Sets of 32 rows of one workgroup, from as many equal parts of the matrix; 1 where its rows cannot be so divided,
+    /// 2 with a gate.
     pub sets: usize,
     /// Inputs are read once a subgroup and passed around; needs lanes = subgroup size and one part.
     pub shuffle: bool,
@@ -50,11 +51,12 @@ impl Tuning {
 
     /// The shape of the linear kernel by rows.
     ///
-    /// Software devices pay for each load instruction (a loop over the lanes) and each barrier, not for bytes: the lanes of one subgroup,
-    /// eight rows each, inputs passed around by shuffles. Measured on Mesa 22.3 (subgroups of 8): 0.09 ns a weight and token against 0.24
-    /// with one row an invocation. On SwiftShader (subgroups of 4) passing an input around costs 2.6 ns, its product with a weight 0.18 and
-    /// unpacking a weight 0.8; this is for few tokens there, more are swept over (`linear_sweep.wgsl`).
-    /// Real devices want one row an invocation, so that neighbours read neighbouring words, and K split to have enough of them.
+    /// Software devices pay for each load instruction (a loop over the lanes) and each barrier, not for bytes: the
+    /// lanes of one subgroup, eight rows each, inputs passed around by shuffles. Measured on Mesa 22.3 (subgroups of
+    /// 8): 0.09 ns a weight and token against 0.24 with one row an invocation. On SwiftShader (subgroups of 4) passing
+    /// an input around costs 2.6 ns, its product with a weight 0.18 and unpacking a weight 0.8; this is for few tokens
+    /// there, more are swept over (`linear_sweep.wgsl`). Real devices want one row an invocation, so that neighbours
+    /// read neighbouring words, and K split to have enough of them.
     pub fn rows_shape(&self, capabilities: &Capabilities) -> RowsShape {
         let (smallest, largest) = capabilities.subgroup_size;
         self.rows.unwrap_or(match capabilities.software {
@@ -89,16 +91,22 @@ fn candidates(capabilities: &Capabilities) -> Vec<RowsShape> {
     all
 }
 
-/// Bytes of weights that are read in one measured pass, at most: more than caches hold, less than a second on slow devices.
+/// Bytes of weights that are read in one measured pass, at most: more than caches hold, less than a second on slow
+/// devices.
 const MEASURED_BYTES: u64 = 64 << 20;
 
-/// Measures the shapes of the linear kernel by rows on matrices of a model, for one token; the fastest is first. `now_ms` is a clock.
+/// Measures the shapes of the linear kernel by rows on matrices of a model, for one token; the fastest is first.
+/// `now_ms` is a clock.
 ///
 /// A shape whose results differ from the default's is left out, so that tuning can never choose a wrong kernel.
 ///
 /// # Errors
 /// The device fails.
-pub async fn measure_rows(gpu: &Gpu, matrices: &[Arc<Matrix>], now_ms: &dyn Fn() -> f64) -> Result<Vec<Measured>, GpuError> {
+pub async fn measure_rows(
+    gpu: &Gpu,
+    matrices: &[Arc<Matrix>],
+    now_ms: &dyn Fn() -> f64,
+) -> Result<Vec<Measured>, GpuError> {
     let mut measured = Vec::new();
     let mut expected: Option<Vec<f32>> = None;
     for shape in candidates(gpu.capabilities()) {

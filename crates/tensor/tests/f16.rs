@@ -56,8 +56,8 @@ fn any_row_keeps_eleven_bits_and_what_is_not_finite_stays_so() {
             for (number, (row, found)) in rows.iter().zip(found.chunks_exact(width)).enumerate() {
                 let peak = row.iter().filter(|v| v.is_finite()).fold(0f32, |peak, v| peak.max(v.abs()));
                 for (&v, &f) in row.iter().zip(found) {
-                    // Half a unit of the last bit, or, far below the row's largest, of the smallest f16; below the normal numbers devices
-                    // may take a number for zero.
+                    // Half a unit of the last bit, or, far below the row's largest, of the smallest f16; below the
+                    // normal numbers devices may take a number for zero.
                     let allowed = (v.abs() * 2f32.powi(-11)).max(peak * 2f32.powi(-38)).max(f32::MIN_POSITIVE);
                     let right = if v.is_nan() {
                         f.is_nan()
@@ -66,14 +66,19 @@ fn any_row_keeps_eleven_bits_and_what_is_not_finite_stays_so() {
                     } else {
                         (f - v).abs() <= allowed
                     };
-                    assert!(right, "row {number} of width {width}, {:?}: {v:e} became {f:e}", gpu.map(|gpu| gpu.capabilities().path()));
+                    assert!(
+                        right,
+                        "row {number} of width {width}, {:?}: {v:e} became {f:e}",
+                        gpu.map(|gpu| gpu.capabilities().path())
+                    );
                 }
             }
         }
     }
 }
 
-/// Tiles in f16 round both factors of a product to 11 bits: each by at most 2⁻¹¹ of itself, which over a sum is an NMSE of about 1e-7.
+/// Tiles in f16 round both factors of a product to 11 bits: each by at most 2⁻¹¹ of itself, which over a sum is an NMSE
+/// of about 1e-7.
 #[test]
 fn gradients_by_tiles_in_f16() {
     let gpu = gpu("software,dot");
@@ -107,7 +112,17 @@ fn a_gradient_beyond_f16_is_seen() {
         let mut graph = Graph::new();
         let [dy, b, c] = [&dy, &b, &c].map(|state| graph.state(state));
         let view = bayan_tensor::ops::View::of(64);
-        let product = bayan_tensor::ops::Product { m: tokens, n: k, k: n, a: view, b: view, c: view, alpha: 1.0, add: false, packed: false };
+        let product = bayan_tensor::ops::Product {
+            m: tokens,
+            n: k,
+            k: n,
+            a: view,
+            b: view,
+            c: view,
+            alpha: 1.0,
+            add: false,
+            packed: false,
+        };
         graph.product(product, dy, b, c);
         let plan = Plan::new(&gpu, graph, &[c], &Tuning::defaults(gpu.capabilities())).unwrap();
         let read = plan.submit(&gpu, 0, &[plan.read_request(c)]).remove(0);

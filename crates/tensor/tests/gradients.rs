@@ -27,7 +27,9 @@ fn suite(disable: &str) {
     for (index, case) in cases_training::cases().iter().enumerate().filter(|(_, case)| case.name.contains(&only)) {
         match block_on(cases::run(&gpu, case, index as u64)) {
             Ok(outcome) if outcome.passed() => {}
-            Ok(outcome) => failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound)),
+            Ok(outcome) => {
+                failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound))
+            }
             Err(error) => failures.push(format!("{}: {error}", case.name)),
         }
     }

@@ -1,5 +1,5 @@
-//! Every kernel of the op suite, as it would be compiled for kinds of devices that are not at hand: accepted by naga, and within the limits
-//! of that kind. Nothing is run.
+//! Every kernel of the op suite, as it would be compiled for kinds of devices that are not at hand: accepted by naga,
+//! and within the limits of that kind. Nothing is run.
 
 use bayan_gpu::{Capabilities, Gpu, GpuOptions, block_on};
 use bayan_tensor::cases;
@@ -11,8 +11,12 @@ use naga::valid::{ValidationFlags, Validator};
 fn needs(module: &naga::Module) -> (u32, usize, u32) {
     let mut layouter = Layouter::default();
     layouter.update(module.to_ctx()).expect("sizes");
-    let of = |space: fn(AddressSpace) -> bool| module.global_variables.iter().filter(move |(_, variable)| space(variable.space));
-    let shared = of(|space| space == AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16)).sum();
+    let of = |space: fn(AddressSpace) -> bool| {
+        module.global_variables.iter().filter(move |(_, variable)| space(variable.space))
+    };
+    let shared = of(|space| space == AddressSpace::WorkGroup)
+        .map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16))
+        .sum();
     let storage = of(|space| matches!(space, AddressSpace::Storage { .. })).count();
     (shared, storage, module.entry_points[0].workgroup_size.iter().product())
 }
@@ -27,13 +31,19 @@ fn compile_all(pretend: fn(&mut Capabilities)) {
     assert!(texts.len() > 100, "{} kernels", texts.len());
     let mut beyond = std::collections::BTreeSet::new();
     for (name, text) in texts {
-        let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
+        let module = naga::front::wgsl::parse_str(&text)
+            .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
         let validated = Validator::new(ValidationFlags::all(), naga::valid::Capabilities::all()).validate(&module);
         assert!(validated.is_ok(), "{name}: {validated:?}");
         let (shared, storage, invocations) = needs(&module);
-        let limits =
-            [(shared, capabilities.max_workgroup_bytes), (storage as u32, capabilities.max_storage_buffers), (invocations, capabilities.max_workgroup_size)];
-        for ((need, limit), what) in limits.into_iter().zip(["bytes of workgroup memory", "storage bindings", "invocations"]) {
+        let limits = [
+            (shared, capabilities.max_workgroup_bytes),
+            (storage as u32, capabilities.max_storage_buffers),
+            (invocations, capabilities.max_workgroup_size),
+        ];
+        for ((need, limit), what) in
+            limits.into_iter().zip(["bytes of workgroup memory", "storage bindings", "invocations"])
+        {
             if need > limit {
                 beyond.insert(format!("{name}: {need} {what}, {limit} allowed"));
             }

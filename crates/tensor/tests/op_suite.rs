@@ -18,7 +18,9 @@ fn suite_on(disable: &str, only: &str, pretend: Option<fn(&mut Capabilities)>) {
         ran += 1;
         match block_on(cases::run(&gpu, case, index as u64)) {
             Ok(outcome) if outcome.passed() => {}
-            Ok(outcome) => failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound)),
+            Ok(outcome) => {
+                failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound))
+            }
             Err(error) => failures.push(format!("{}: {error}", case.name)),
         }
     }

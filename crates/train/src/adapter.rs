@@ -1,7 +1,7 @@
 //! Writing a trained adapter where PEFT, and this program, find it.
 //!
-//! The bytes come from [`bayan_models::Adapter`], which also reads them (in the browser too); here they become a directory, at once or
-//! not at all. A directory that holds anything but an adapter is not replaced.
+//! The bytes come from [`bayan_models::Adapter`], which also reads them (in the browser too); here they become a
+//! directory, at once or not at all. A directory that holds anything but an adapter is not replaced.
 
 use std::path::Path;
 
@@ -10,7 +10,8 @@ use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 use crate::error::{Result, TrainError};
 use crate::files::replace_directory;
 
-/// Writes `adapter_config.json` and `adapter_model.safetensors` into `directory`, which is created, or replaced if it holds an adapter.
+/// Writes `adapter_config.json` and `adapter_model.safetensors` into `directory`, which is created, or replaced if it
+/// holds an adapter.
 ///
 /// # Errors
 /// A directory with other things in it, or a refused file operation; then it is as it was.
@@ -26,7 +27,12 @@ fn check_replaceable(directory: &Path) -> Result<()> {
         let name = entry.map_err(|source| TrainError::io("list", directory, source))?.file_name();
         if name != ADAPTER_CONFIG && name != ADAPTER_MODEL && name != "README.md" {
             let got = format!("{} in it", name.to_string_lossy());
-            return Err(TrainError::checkpoint(directory, "a new directory, or one with nothing but an adapter", got, "name another directory"));
+            return Err(TrainError::checkpoint(
+                directory,
+                "a new directory, or one with nothing but an adapter",
+                got,
+                "name another directory",
+            ));
         }
     }
     Ok(())
@@ -49,7 +55,8 @@ mod tests {
             let back = pollster::block_on(Adapter::open(Rc::new(DirectorySource::new(&target).unwrap()))).unwrap();
             assert_eq!(back, adapter);
         }
-        let left: Vec<_> = std::fs::read_dir(place.path().join("runs")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(place.path().join("runs")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["first"], "nothing partial stays");
         std::fs::write(target.join("thesis.txt"), "years of work").unwrap();
         assert!(write_adapter(&target, &adapter).unwrap_err().to_string().contains("thesis.txt"));

@@ -1,8 +1,8 @@
 //! Checkpoints of a run: everything needed to go on as if it had never stopped.
 //!
-//! A checkpoint is a directory `checkpoint-STEP` with the weights (an adapter, or all parameters), the optimizer's arrays and one JSON
-//! file of numbers, written beside its place and renamed, so a kill at any moment leaves the one before. One large file lost: PEFT could not
-//! open the adapter inside.
+//! A checkpoint is a directory `checkpoint-STEP` with the weights (an adapter, or all parameters), the optimizer's
+//! arrays and one JSON file of numbers, written beside its place and renamed, so a kill at any moment leaves the one
+//! before. One large file lost: PEFT could not open the adapter inside.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -137,14 +137,16 @@ impl Checkpoints {
         self.directory.join(format!("checkpoint-{step}"))
     }
 
-    /// Writes a checkpoint, then removes those that are neither among the last nor the best. A best one (`state.best` is of this step) is noted.
+    /// Writes a checkpoint, then removes those that are neither among the last nor the best. A best one (`state.best`
+    /// is of this step) is noted.
     ///
     /// # Errors
     /// A refused file operation, NaN or infinity in an array (named); earlier checkpoints are as they were.
     pub fn save(&self, state: &TrainState, weights: &TrainedWeights, optimizer: &[NamedArray]) -> Result<PathBuf> {
         let path = self.path(state.step);
         let optimizer = encode_arrays(&path, optimizer)?;
-        let text = serde_json::to_vec_pretty(state).map_err(|e| TrainError::checkpoint(&path, "numbers", e.to_string(), "report this as a bug"))?;
+        let text = serde_json::to_vec_pretty(state)
+            .map_err(|e| TrainError::checkpoint(&path, "numbers", e.to_string(), "report this as a bug"))?;
         match weights {
             TrainedWeights::Adapter(adapter) => {
                 for (name, module) in &adapter.modules {
@@ -152,7 +154,10 @@ impl Checkpoints {
                     check_finite(&path, &format!("{name} (B)"), &module.b)?;
                 }
                 let (config, weights) = (adapter.encode_config(), adapter.encode_weights()?);
-                replace_directory(&path, &[(ADAPTER_CONFIG, &config), (ADAPTER_MODEL, &weights), (OPTIMIZER, &optimizer), (STATE, &text)])?;
+                replace_directory(
+                    &path,
+                    &[(ADAPTER_CONFIG, &config), (ADAPTER_MODEL, &weights), (OPTIMIZER, &optimizer), (STATE, &text)],
+                )?;
             }
             TrainedWeights::Full(arrays) => {
                 let weights = encode_arrays(&path, arrays)?;
@@ -160,7 +165,10 @@ impl Checkpoints {
             }
         }
         if let Some((step, loss)) = state.best.filter(|(step, _)| *step == state.step) {
-            replace_file(&self.directory.join(BEST), serde_json::json!({"step": step, "loss": loss}).to_string().as_bytes())?;
+            replace_file(
+                &self.directory.join(BEST),
+                serde_json::json!({"step": step, "loss": loss}).to_string().as_bytes(),
+            )?;
         }
         self.prune()?;
         Ok(path)
@@ -218,11 +226,18 @@ impl Checkpoints {
     /// A missing or damaged file, or another version's.
     pub fn read(&self, step: u64) -> Result<Resumed> {
         let path = self.path(step);
-        let bad = |expected: &str, got: String| TrainError::checkpoint(&path, expected, got, "resume from an earlier checkpoint, or begin anew");
-        let text = std::fs::read(path.join(STATE)).map_err(|source| TrainError::io("read", &path.join(STATE), source))?;
-        let state: TrainState = serde_json::from_slice(&text).map_err(|e| bad("a state of this program", e.to_string()))?;
+        let bad = |expected: &str, got: String| {
+            TrainError::checkpoint(&path, expected, got, "resume from an earlier checkpoint, or begin anew")
+        };
+        let text =
+            std::fs::read(path.join(STATE)).map_err(|source| TrainError::io("read", &path.join(STATE), source))?;
+        let state: TrainState =
+            serde_json::from_slice(&text).map_err(|e| bad("a state of this program", e.to_string()))?;
         if state.version != VERSION || state.step != step {
-            return Err(bad(&format!("version {VERSION}, step {step}"), format!("version {}, step {}", state.version, state.step)));
+            return Err(bad(
+                &format!("version {VERSION}, step {step}"),
+                format!("version {}, step {}", state.version, state.step),
+            ));
         }
         let weights = if path.join(ADAPTER_MODEL).is_file() {
             let source = DirectorySource::new(&path).map_err(|e| bad("a directory", e.to_string()))?;
@@ -250,7 +265,12 @@ fn check_finite(path: &Path, name: &str, values: &[f32]) -> Result<()> {
         None => Ok(()),
         Some(at) => {
             let got = format!("{} at index {at} of {name}", values[at]);
-            Err(TrainError::checkpoint(path, "finite numbers", got, "lower the learning rate, or resume from the last checkpoint"))
+            Err(TrainError::checkpoint(
+                path,
+                "finite numbers",
+                got,
+                "lower the learning rate, or resume from the last checkpoint",
+            ))
         }
     }
 }
@@ -268,15 +288,22 @@ pub(crate) fn encode_arrays_as(path: &Path, arrays: &[NamedArray], save: SaveDty
         check_finite(path, &array.name, &array.values)?;
         if array.shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size)) != Some(array.values.len()) {
             let got = format!("{} numbers for {:?}", array.values.len(), array.shape);
-            return Err(TrainError::checkpoint(path, format!("as many numbers as the sizes of {} say", array.name), got, "report this as a bug"));
+            return Err(TrainError::checkpoint(
+                path,
+                format!("as many numbers as the sizes of {} say", array.name),
+                got,
+                "report this as a bug",
+            ));
         }
     }
     let (dtype, size_bytes) = match save {
         SaveDtype::Float32 => (Dtype::F32, 4),
         SaveDtype::Bfloat16 => (Dtype::Bf16, 2),
     };
-    let described: Vec<(&str, Dtype, &[usize], u64)> =
-        sorted.iter().map(|a| (a.name.as_str(), dtype, a.shape.as_slice(), size_bytes * a.values.len() as u64)).collect();
+    let described: Vec<(&str, Dtype, &[usize], u64)> = sorted
+        .iter()
+        .map(|a| (a.name.as_str(), dtype, a.shape.as_slice(), size_bytes * a.values.len() as u64))
+        .collect();
     let mut bytes = encode_header(&described, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]));
     for array in sorted {
         match save {
@@ -284,7 +311,14 @@ pub(crate) fn encode_arrays_as(path: &Path, arrays: &[NamedArray], save: SaveDty
             SaveDtype::Bfloat16 => {
                 let mut rounded = [Vec::with_capacity(2 * array.values.len())];
                 let fits = Bf16.quantize_row(&array.values, None, &mut rounded);
-                fits.map_err(|bad| TrainError::checkpoint(path, "numbers that bfloat16 holds", bad.value.to_string(), "save in float32"))?;
+                fits.map_err(|bad| {
+                    TrainError::checkpoint(
+                        path,
+                        "numbers that bfloat16 holds",
+                        bad.value.to_string(),
+                        "save in float32",
+                    )
+                })?;
                 bytes.append(&mut rounded[0]);
             }
         }
@@ -293,7 +327,9 @@ pub(crate) fn encode_arrays_as(path: &Path, arrays: &[NamedArray], save: SaveDty
 }
 
 fn read_arrays(path: &Path, file: &str) -> Result<Vec<NamedArray>> {
-    let bad = |e: bayan_weights::WeightsError| TrainError::checkpoint(&path.join(file), "arrays in f32", e.to_string(), "resume from an earlier checkpoint");
+    let bad = |e: bayan_weights::WeightsError| {
+        TrainError::checkpoint(&path.join(file), "arrays in f32", e.to_string(), "resume from an earlier checkpoint")
+    };
     let source = DirectorySource::new(path).map_err(bad)?;
     let stem = file.strip_suffix(".safetensors").unwrap_or(file);
     let tensors = now(Tensors::open_as(Rc::new(source), STATE, stem)).map_err(bad)?;
@@ -322,7 +358,11 @@ mod tests {
 
     fn arrays(value: f32) -> Vec<NamedArray> {
         vec![
-            NamedArray { name: "exp_avg.b".into(), shape: vec![2, 2], values: vec![value, f32::MIN_POSITIVE / 2.0, -0.0, 1e-30] },
+            NamedArray {
+                name: "exp_avg.b".into(),
+                shape: vec![2, 2],
+                values: vec![value, f32::MIN_POSITIVE / 2.0, -0.0, 1e-30],
+            },
             NamedArray { name: "exp_avg.a".into(), shape: vec![1], values: vec![value] },
         ]
     }
@@ -352,7 +392,12 @@ mod tests {
         let mut sorted = arrays(6.0);
         sorted.reverse();
         assert!(
-            resumed.optimizer.iter().zip(&sorted).all(|(a, b)| a.name == b.name && a.values.iter().zip(&b.values).all(|(x, y)| x.to_bits() == y.to_bits()))
+            resumed
+                .optimizer
+                .iter()
+                .zip(&sorted)
+                .all(|(a, b)| a.name == b.name
+                    && a.values.iter().zip(&b.values).all(|(x, y)| x.to_bits() == y.to_bits()))
         );
     }
 

@@ -1,8 +1,8 @@
 //! The tokenized data set in memory, packing, and the micro-batches that the engine takes.
 //!
-//! Texts stream through and only tokens stay, five bytes each. A batch is not padded: its sequences stand one after the other, every
-//! token with its position and the number of its sequence, which is also exactly what a packed sequence is. Padding lost: it costs
-//! compute, and the kernels address sequences by table anyway.
+//! Texts stream through and only tokens stay, five bytes each. A batch is not padded: its sequences stand one after the
+//! other, every token with its position and the number of its sequence, which is also exactly what a packed sequence
+//! is. Padding lost: it costs compute, and the kernels address sequences by table anyway.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -46,8 +46,14 @@ impl Dataset {
     /// Reads, renders and tokenizes all rows of these files. `on_row` is called with the counts after each row.
     ///
     /// # Errors
-    /// A file or row that cannot be read (rows only unless they are skipped), a row that the template refuses, or nothing left to train on.
-    pub fn load(files: &[PathBuf], options: DataOptions, renderer: &Renderer, mut on_row: impl FnMut(&DataReport)) -> Result<Loaded> {
+    /// A file or row that cannot be read (rows only unless they are skipped), a row that the template refuses, or
+    /// nothing left to train on.
+    pub fn load(
+        files: &[PathBuf],
+        options: DataOptions,
+        renderer: &Renderer,
+        mut on_row: impl FnMut(&DataReport),
+    ) -> Result<Loaded> {
         let mut examples = Examples::new(files, options);
         let mut set = Self { per_example: 1, ..Self::default() };
         while let Some(next) = examples.next() {
@@ -82,8 +88,18 @@ impl Dataset {
         }
         if set.ends.is_empty() {
             let names = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
-            let got = format!("{} rows, of which {} were bad and {} dropped", examples.report.read, examples.report.bad, examples.report.dropped_total());
-            return Err(TrainError::data(&names, "at least one example to train on", got, "look at the first rows with --dry-run"));
+            let got = format!(
+                "{} rows, of which {} were bad and {} dropped",
+                examples.report.read,
+                examples.report.bad,
+                examples.report.dropped_total()
+            );
+            return Err(TrainError::data(
+                &names,
+                "at least one example to train on",
+                got,
+                "look at the first rows with --dry-run",
+            ));
         }
         Ok(Loaded { shape: examples.shape(), report: examples.report, dataset: set })
     }
@@ -136,7 +152,8 @@ impl Dataset {
     #[must_use]
     pub fn subset(&self, examples: &[usize]) -> Self {
         let mut set = Self { per_example: self.per_example, ..Self::default() };
-        for sequence in examples.iter().flat_map(|e| (0..self.per_example).map(move |part| e * self.per_example + part)) {
+        for sequence in examples.iter().flat_map(|e| (0..self.per_example).map(move |part| e * self.per_example + part))
+        {
             let (ids, trained) = self.sequence(sequence);
             set.ids.extend_from_slice(ids);
             set.trained.extend_from_slice(trained);
@@ -152,7 +169,12 @@ impl Dataset {
             let (ids, trained) = self.sequence(*sequence);
             batch.ids.extend_from_slice(ids);
             // The first token's label would be predicted by another sequence's last token.
-            batch.labels.extend(ids.iter().zip(trained).enumerate().map(|(at, (id, t))| if *t && at > 0 { *id as i32 } else { IGNORED }));
+            batch.labels.extend(
+                ids.iter()
+                    .zip(trained)
+                    .enumerate()
+                    .map(|(at, (id, t))| if *t && at > 0 { *id as i32 } else { IGNORED }),
+            );
             batch.positions.extend(0..ids.len() as u32);
             batch.sequences.resize(batch.ids.len(), number as u32);
             batch.starts.push((batch.ids.len() - ids.len()) as u32);
@@ -160,14 +182,19 @@ impl Dataset {
         batch
     }
 
-    /// Groups sequences into packs of at most `length` tokens: each goes into the fullest pack with room, in the order given, so that the
-    /// same order always gives the same packs. At most 256 packs are open at a time.
+    /// Groups sequences into packs of at most `length` tokens: each goes into the fullest pack with room, in the order
+    /// given, so that the same order always gives the same packs. At most 256 packs are open at a time.
     pub fn pack(&self, length: usize) -> Vec<Vec<usize>> {
         const OPEN: usize = 256;
         let mut packs: Vec<Vec<usize>> = Vec::new();
         let mut open: Vec<(usize, usize)> = Vec::new(); // (tokens left, pack)
         for (sequence, tokens) in self.lengths().into_iter().enumerate() {
-            let fit = open.iter().enumerate().filter(|(_, (left, _))| *left >= tokens).min_by_key(|(_, fit)| **fit).map(|(at, _)| at);
+            let fit = open
+                .iter()
+                .enumerate()
+                .filter(|(_, (left, _))| *left >= tokens)
+                .min_by_key(|(_, fit)| **fit)
+                .map(|(at, _)| at);
             match fit {
                 Some(at) => {
                     open[at].0 -= tokens;
@@ -214,9 +241,12 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// What the logits at t must predict \[T\]: the next token of the same sequence where it is trained, −100 elsewhere.
+    /// What the logits at t must predict \[T\]: the next token of the same sequence where it is trained, −100
+    /// elsewhere.
     pub fn targets(&self) -> Vec<i32> {
-        let next = |t: usize| self.sequences.get(t + 1).filter(|s| **s == self.sequences[t]).map_or(IGNORED, |_| self.labels[t + 1]);
+        let next = |t: usize| {
+            self.sequences.get(t + 1).filter(|s| **s == self.sequences[t]).map_or(IGNORED, |_| self.labels[t + 1])
+        };
         (0..self.ids.len()).map(next).collect()
     }
 

@@ -79,16 +79,41 @@ impl TrainError {
         Self::Io { action, path: path.display().to_string(), source }
     }
 
-    pub(crate) fn data(file: &str, expected: impl Into<String>, got: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn data(
+        file: &str,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self::Data { file: file.to_owned(), expected: expected.into(), got: got.into(), remedy: remedy.into() }
     }
 
-    pub(crate) fn recipe(field: &str, expected: impl Into<String>, got: impl fmt::Display, remedy: impl Into<String>) -> Self {
-        Self::Recipe { field: field.to_owned(), expected: expected.into(), got: shortened(&got.to_string(), 120), remedy: remedy.into() }
+    pub(crate) fn recipe(
+        field: &str,
+        expected: impl Into<String>,
+        got: impl fmt::Display,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::Recipe {
+            field: field.to_owned(),
+            expected: expected.into(),
+            got: shortened(&got.to_string(), 120),
+            remedy: remedy.into(),
+        }
     }
 
-    pub(crate) fn checkpoint(path: &Path, expected: impl Into<String>, got: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Checkpoint { path: path.display().to_string(), expected: expected.into(), got: got.into(), remedy: remedy.into() }
+    pub(crate) fn checkpoint(
+        path: &Path,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::Checkpoint {
+            path: path.display().to_string(),
+            expected: expected.into(),
+            got: got.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -174,7 +199,11 @@ mod tests {
 
     #[test]
     fn a_bad_row_names_file_line_and_field() {
-        let row = BadRow { place: Place { file: "a.jsonl".into(), number: 3, unit: "line" }, field: "messages".into(), problem: "missing".into() };
+        let row = BadRow {
+            place: Place { file: "a.jsonl".into(), number: 3, unit: "line" },
+            field: "messages".into(),
+            problem: "missing".into(),
+        };
         assert_eq!(row.to_string(), "a.jsonl: line 3: field `messages`: missing");
     }
 }

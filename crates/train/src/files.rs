@@ -9,7 +9,8 @@ use crate::error::{Result, TrainError};
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
-/// Writes files into a new directory that takes the place of `target` (which may exist) in one rename. Until then `target` is as it was.
+/// Writes files into a new directory that takes the place of `target` (which may exist) in one rename. Until then
+/// `target` is as it was.
 ///
 /// # Errors
 /// A refused operation; the partial directory is removed.
@@ -55,7 +56,12 @@ fn move_into_place(partial: &Path, target: &Path) -> Result<()> {
     match fs::symlink_metadata(target) {
         Err(_) => rename(partial, target)?,
         Ok(data) if !data.is_dir() => {
-            return Err(TrainError::checkpoint(target, "a directory or nothing at this place", "a file", "choose another output directory"));
+            return Err(TrainError::checkpoint(
+                target,
+                "a directory or nothing at this place",
+                "a file",
+                "choose another output directory",
+            ));
         }
         Ok(_) => {
             let mut old = partial.to_path_buf().into_os_string();
@@ -80,7 +86,8 @@ pub(crate) fn replace_file(target: &Path, bytes: &[u8]) -> Result<()> {
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|source| TrainError::io("create", parent, source))?;
     let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let partial = parent.join(format!(".{name}.partial-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
+    let partial =
+        parent.join(format!(".{name}.partial-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
     let written = write_through(&partial, bytes)
         .and_then(|()| fs::rename(&partial, target).map_err(|source| TrainError::io("rename", &partial, source)))
         .and_then(|()| sync_directory(parent));

@@ -1,8 +1,10 @@
-//! Fine-tuning without the GPU mathematics: data, rendering, recipes, schedules, adapters' files, order, logs, checkpoints, memory.
+//! Fine-tuning without the GPU mathematics: data, rendering, recipes, schedules, adapters' files, order, logs,
+//! checkpoints, memory.
 //!
-//! The choice: everything that decides *what* is trained is plain Rust over bytes and arrays, checked against PEFT's and transformers'
-//! fixtures without a device; the engine that walks the graph backwards sees only token ids, labels and numbers. Putting the two
-//! together lost: a wrong label costs nothing to find here and a day to find in a loss curve.
+//! The choice: everything that decides *what* is trained is plain Rust over bytes and arrays, checked against PEFT's
+//! and transformers' fixtures without a device; the engine that walks the graph backwards sees only token ids, labels
+//! and numbers. Putting the two together lost: a wrong label costs nothing to find here and a day to find in a loss
+//! curve.
 
 pub mod adapter;
 pub mod checkpoint;

@@ -1,9 +1,11 @@
 //! How much memory a run will take, before anything is loaded.
 //!
-//! A sum of plain formulas over the model's sizes, each shown to the user on a line of its own. Trying and failing lost: on most systems the
-//! desktop dies first. The constants in [`Calibration`] are the engine's: it measures a run's peak and corrects them here.
+//! A sum of plain formulas over the model's sizes, each shown to the user on a line of its own. Trying and failing
+//! lost: on most systems the desktop dies first. The constants in [`Calibration`] are the engine's: it measures a run's
+//! peak and corrects them here.
 //!
-//! With n tokens in a micro-batch and r trained ones (both rounded up as the engine does), and D, F, H, K, d, V, L as in a model's sizes:
+//! With n tokens in a micro-batch and r trained ones (both rounded up as the engine does), and D, F, H, K, d, V, L as
+//! in a model's sizes:
 //!
 //! | part | bytes |
 //! | --- | --- |
@@ -110,7 +112,16 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// All together.
     pub fn total(&self) -> u64 {
-        let parts = [self.base, self.weights, self.gradients, self.optimizer, self.cache, self.activations, self.working, self.fixed];
+        let parts = [
+            self.base,
+            self.weights,
+            self.gradients,
+            self.optimizer,
+            self.cache,
+            self.activations,
+            self.working,
+            self.fixed,
+        ];
         parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
     }
 }
@@ -124,7 +135,8 @@ pub fn adapter_parameters(pairs: impl IntoIterator<Item = (usize, usize, usize)>
 pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibration) -> MemoryEstimate {
     let sizes = inputs.sizes;
     let size = |n: usize| n as f64;
-    let (d_model, d_ff, vocabulary, layers) = (size(sizes.hidden_size), size(sizes.intermediate_size), size(sizes.vocab_size), size(sizes.num_hidden_layers));
+    let (d_model, d_ff, vocabulary, layers) =
+        (size(sizes.hidden_size), size(sizes.intermediate_size), size(sizes.vocab_size), size(sizes.num_hidden_layers));
     let heads = size(sizes.num_attention_heads);
     let qkv = (heads + 2.0 * size(sizes.num_key_value_heads)) * size(sizes.head_dim);
     let attended = heads * size(sizes.head_dim);
@@ -133,14 +145,23 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let rows = size(rounded(inputs.trained_tokens.max(1), 16));
     let of_mlp = 2.0 * d_model + 3.0 * d_ff;
     let norms = if inputs.qk_norm { qkv } else { 0.0 };
-    // What a layer leaves for its gradient, and what is there while the gradient of a part of it is computed, for each token.
+    // What a layer leaves for its gradient, and what is there while the gradient of a part of it is computed, for each
+    // token.
     let space = inputs.state_space.map(|space| [space.projection, space.mixed, space.inner].map(size));
-    let layer = 2.0 * d_model + of_mlp + 2.0 * attended + inputs.ranks_per_layer as f64 + norms + space.map_or(0.0, |widths| widths.iter().sum());
+    let layer = 2.0 * d_model
+        + of_mlp
+        + 2.0 * attended
+        + inputs.ranks_per_layer as f64
+        + norms
+        + space.map_or(0.0, |widths| widths.iter().sum());
     let mlp = layer + 2.0 * d_ff;
     let attention = layer - of_mlp + 2.0 * attended + cached;
-    let mamba = space.map_or(0.0, |[projection, mixed, inner]| 3.0 * d_model + projection + 2.0 * mixed + 5.0 * inner + 4.0 * tokens);
+    let mamba = space.map_or(0.0, |[projection, mixed, inner]| {
+        3.0 * d_model + projection + 2.0 * mixed + 5.0 * inner + 4.0 * tokens
+    });
     let each = if recipe.grad_checkpoint { d_model } else { layer };
-    // In f16 those of all layers but the last are packed, and each row has one word more; but for the output of attention and what is narrow.
+    // In f16 those of all layers but the last are packed, and each row has one word more; but for the output of
+    // attention and what is narrow.
     let packed = match (recipe.f16, recipe.grad_checkpoint) {
         (false, _) => each,
         (true, true) => d_model / 2.0 + 1.0,

@@ -1,13 +1,16 @@
 //! Adapters put into their base for good: W + Σ scale · B A, written as a checkpoint a few MiB at a time.
 //!
-//! The sum is made in f32 and rounded once, into the format that is asked for. Merging on the device lost: it would hold the whole
-//! base there, and a merge reads and writes every weight once anyway.
+//! The sum is made in f32 and rounded once, into the format that is asked for. Merging on the device lost: it would
+//! hold the whole base there, and a merge reads and writes every weight once anyway.
 
 use std::path::Path;
 
 use bayan_models::{Adapter, AdapterError, AdapterModule};
 use bayan_weights::formats::F32;
-use bayan_weights::{Checkpoint, CheckpointWriter, Format, Planes, Policy, Progress, Stored, TensorEntry, TensorPlan, WeightsError, WriteOptions};
+use bayan_weights::{
+    Checkpoint, CheckpointWriter, Format, Planes, Policy, Progress, Stored, TensorEntry, TensorPlan, WeightsError,
+    WriteOptions,
+};
 use serde_json::Value;
 
 /// Rows are read so that they take about this many bytes as f32.
@@ -85,8 +88,8 @@ impl MergeFormat {
     }
 }
 
-/// Writes the base with the adapters (each with a factor on its own scale) merged into it to the new directory `out`, with tokenizer and
-/// configuration. `progress` is called with every few rows.
+/// Writes the base with the adapters (each with a factor on its own scale) merged into it to the new directory `out`,
+/// with tokenizer and configuration. `progress` is called with every few rows.
 ///
 /// # Errors
 /// A base or adapter that does not fit the other, files that cannot be read or written; `out` is then as it was.
@@ -105,7 +108,11 @@ pub async fn merge(
         })?;
     }
     let weights = |entry: &&TensorEntry| !matches!(entry.stored, Stored::Dense(dtype) if !dtype.is_weight());
-    let plan = |entry: &TensorEntry| TensorPlan { name: entry.name.clone(), shape: entry.shape.clone(), format: format.of(entry) };
+    let plan = |entry: &TensorEntry| TensorPlan {
+        name: entry.name.clone(),
+        shape: entry.shape.clone(),
+        format: format.of(entry),
+    };
     let plans: Vec<TensorPlan> = checkpoint.tensors().iter().filter(weights).map(plan).collect();
     let weights_total = checkpoint.tensors().iter().filter(weights).map(TensorEntry::count).sum();
     let mut writer = CheckpointWriter::create(out, plans.clone(), options)?;
@@ -114,8 +121,10 @@ pub async fn merge(
     for plan in &plans {
         let entry = checkpoint.require(&plan.name)?;
         let module = plan.name.strip_suffix(".weight").unwrap_or(&plan.name);
-        let pairs: Vec<(&AdapterModule, f32)> =
-            adapters.iter().filter_map(|(adapter, factor)| adapter.modules.get(module).map(|pair| (pair, pair.scale * factor))).collect();
+        let pairs: Vec<(&AdapterModule, f32)> = adapters
+            .iter()
+            .filter_map(|(adapter, factor)| adapter.modules.get(module).map(|pair| (pair, pair.scale * factor)))
+            .collect();
         report.merged += usize::from(!pairs.is_empty());
         let (rows, step) = (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES));
         for start in (0..rows).step_by(step) {
@@ -182,7 +191,11 @@ impl Sums {
     }
 }
 
-fn write_config(checkpoint: &Checkpoint, format: &MergeFormat, writer: &mut CheckpointWriter) -> Result<(), MergeError> {
+fn write_config(
+    checkpoint: &Checkpoint,
+    format: &MergeFormat,
+    writer: &mut CheckpointWriter,
+) -> Result<(), MergeError> {
     let mut config = checkpoint.config().clone();
     if let Some(object) = config.as_object_mut() {
         match writer.quantization_config() {

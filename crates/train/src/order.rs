@@ -1,7 +1,8 @@
 //! In which order examples are seen, and where in it a run stands.
 //!
-//! The order of an epoch is a function of seed and epoch alone, so a position is two numbers and a resumed run sees exactly what the
-//! uninterrupted one would. Storing the permutation in each checkpoint lost: it grows with the data and says nothing more.
+//! The order of an epoch is a function of seed and epoch alone, so a position is two numbers and a resumed run sees
+//! exactly what the uninterrupted one would. Storing the permutation in each checkpoint lost: it grows with the data
+//! and says nothing more.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +43,14 @@ impl Order {
     /// An order over `examples` examples (at most 2³² − 1). Without `shuffle`, every epoch is 0, 1, 2, ….
     pub fn new(examples: usize, batch_size: usize, seed: u64, shuffle: bool) -> Self {
         let examples = examples.min(u32::MAX as usize);
-        let mut order = Self { examples, batch_size: batch_size.max(1), seed, shuffle, position: Position::default(), permutation: vec![] };
+        let mut order = Self {
+            examples,
+            batch_size: batch_size.max(1),
+            seed,
+            shuffle,
+            position: Position::default(),
+            permutation: vec![],
+        };
         order.permute();
         order
     }
@@ -83,7 +91,8 @@ impl Order {
         Some(Batch { epoch: self.position.epoch, examples, ends_epoch: to == self.examples })
     }
 
-    /// The micro-batches of the next optimizer step: `accumulation` of them, fewer at the end of an epoch, as in transformers' Trainer.
+    /// The micro-batches of the next optimizer step: `accumulation` of them, fewer at the end of an epoch, as in
+    /// transformers' Trainer.
     pub fn next_step(&mut self, accumulation: usize) -> Vec<Batch> {
         let mut step = Vec::new();
         while step.len() < accumulation.max(1) {
@@ -150,7 +159,8 @@ mod tests {
     #[test]
     fn steps_end_with_the_epoch() {
         let mut order = Order::new(7, 2, 0, false);
-        let sizes: Vec<Vec<usize>> = (0..4).map(|_| order.next_step(3).iter().map(|b| b.examples.len()).collect()).collect();
+        let sizes: Vec<Vec<usize>> =
+            (0..4).map(|_| order.next_step(3).iter().map(|b| b.examples.len()).collect()).collect();
         assert_eq!(sizes, [vec![2, 2, 2], vec![1], vec![2, 2, 2], vec![1]]);
         assert_eq!(steps_per_epoch(7, 2, 3), 2);
         assert_eq!(steps_per_epoch(0, 2, 3), 0);

@@ -1,7 +1,7 @@
 //! Random numbers whose state is four words: xoshiro256**, seeded by SplitMix64.
 //!
-//! Own code, because a checkpoint stores the state and a run resumed years later must draw the same numbers; a crate may change
-//! its algorithm between versions.
+//! Own code, because a checkpoint stores the state and a run resumed years later must draw the same numbers; a crate
+//! may change its algorithm between versions.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! Learning rates by step, those of transformers' `get_*_schedule_with_warmup`.
 //!
-//! With warm-up the first step has rate 0, as there: a run can then be held against PyTorch's step by step. Beginning the
-//! warm-up at 1 / warm-up, which wastes no step, lost for that reason.
+//! With warm-up the first step has rate 0, as there: a run can then be held against PyTorch's step by step. Beginning
+//! the warm-up at 1 / warm-up, which wastes no step, lost for that reason.
 
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
@@ -67,7 +67,8 @@ mod tests {
     fn rates_are_those_of_transformers() {
         for case in ["llama3_r8_all", "qwen2_r4_rslora"] {
             let expected = crate::testing::lora_expected(case);
-            let schedule = Schedule { scheduler: Scheduler::Cosine, learning_rate: 1e-3, warmup_steps: 3, total_steps: 20 };
+            let schedule =
+                Schedule { scheduler: Scheduler::Cosine, learning_rate: 1e-3, warmup_steps: 3, total_steps: 20 };
             for mode in ["token_mean", "mean_of_means"] {
                 let log = expected["training"][mode]["log"].as_array().unwrap();
                 assert_eq!(log.len(), 20);
@@ -81,7 +82,8 @@ mod tests {
 
     #[test]
     fn linear_and_constant_begin_and_end_where_they_should() {
-        let schedule = |scheduler, warmup_steps| Schedule { scheduler, learning_rate: 2.0, warmup_steps, total_steps: 12 };
+        let schedule =
+            |scheduler, warmup_steps| Schedule { scheduler, learning_rate: 2.0, warmup_steps, total_steps: 12 };
         let linear = schedule(Scheduler::Linear, 2);
         let rates: Vec<f64> = (0..13).map(|s| linear.at(s)).collect();
         let want = [0.0, 1.0, 2.0, 1.8, 1.6, 1.4, 1.2, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0];

@@ -32,6 +32,8 @@ pub(crate) fn text(model: &str) -> (Tokenizer, ChatTemplate) {
     let tokenizer = Tokenizer::from_files(&files).expect("a fixture's tokenizer");
     let jinja = file("chat_template.jinja").map(|b| String::from_utf8(b).expect("UTF-8"));
     let config = c.as_deref().map(|b| serde_json::from_slice::<Value>(b).expect("JSON"));
-    let template = ChatTemplate::from_checkpoint(jinja.as_deref(), config.as_ref(), None, false, Some(&tokenizer)).expect("it parses").expect("one");
+    let template = ChatTemplate::from_checkpoint(jinja.as_deref(), config.as_ref(), None, false, Some(&tokenizer))
+        .expect("it parses")
+        .expect("one");
     (tokenizer, template)
 }

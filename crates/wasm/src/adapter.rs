@@ -56,7 +56,13 @@ pub(crate) async fn load(source: ByteSource, options: &str) -> Result<JsValue, E
 
 pub(crate) fn unload(name: Option<&str>) -> Result<(), EngineError> {
     session::with_model(|model| {
-        let names: Vec<String> = model.engine.adapters().iter().filter(|known| name.is_none_or(|name| name == known.as_str())).cloned().collect();
+        let names: Vec<String> = model
+            .engine
+            .adapters()
+            .iter()
+            .filter(|known| name.is_none_or(|name| name == known.as_str()))
+            .cloned()
+            .collect();
         if let (Some(name), true) = (name, names.is_empty()) {
             let known = model.engine.adapters().join(", ");
             return Err(EngineError::new(Code::Internal, format!("no adapter is named `{name}`; attached: {known}")));

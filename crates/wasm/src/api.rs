@@ -10,23 +10,24 @@ use crate::session::{self, Prompt};
 use crate::source::ByteSource;
 use crate::suite;
 
-/// Opens the device. `options`: `{"powerPreference", "disable": ["f16" | "subgroups" | "dot"], "maxBindingBytes"}`, all optional. Resolves to `DeviceInfo`
-/// as JSON; `on_lost(errorJson)` is called at most once, later.
+/// Opens the device. `options`: `{"powerPreference", "disable": ["f16" | "subgroups" | "dot"], "maxBindingBytes"}`, all
+/// optional. Resolves to `DeviceInfo` as JSON; `on_lost(errorJson)` is called at most once, later.
 #[wasm_bindgen]
 pub fn create(options: String, on_lost: Function) -> Promise {
     install_panic_hook(session::lose);
     promise(async move { session::create(&options, on_lost).await })
 }
 
-/// Streams a checkpoint to the device. `options`: `{"format", "contextLength", "cache", "template", "prefillChunk", "autotune"}`, all optional. Resolves to
-/// `ModelInfo` as JSON.
+/// Streams a checkpoint to the device. `options`: `{"format", "contextLength", "cache", "template", "prefillChunk",
+/// "autotune"}`, all optional. Resolves to `ModelInfo` as JSON.
 #[wasm_bindgen]
 pub fn open(source: ByteSource, options: String, on_progress: Function) -> Promise {
     session::begin();
     promise(async move { session::open(source, &options, on_progress).await })
 }
 
-/// Answers a conversation (`Message[]` and `Sampling` as JSON); `on_token(text, tokens)` gets the text. Resolves to `{finishReason, usage}` as JSON.
+/// Answers a conversation (`Message[]` and `Sampling` as JSON); `on_token(text, tokens)` gets the text. Resolves to
+/// `{finishReason, usage}` as JSON.
 #[wasm_bindgen]
 pub fn chat(messages: String, sampling: String, on_token: Function) -> Promise {
     session::begin();
@@ -69,8 +70,9 @@ pub fn tokenize(text: &str) -> Result<Vec<u32>, JsValue> {
     Ok(session::tokenize(text)?)
 }
 
-/// Puts a LoRA adapter, as PEFT writes it, on the open model; several add up. `options`: `{"name", "scale"}`, both optional. Resolves to
-/// `AdapterInfo` as JSON. The base is untouched: taking the adapter off gives back the same answers.
+/// Puts a LoRA adapter, as PEFT writes it, on the open model; several add up. `options`: `{"name", "scale"}`, both
+/// optional. Resolves to `AdapterInfo` as JSON. The base is untouched: taking the adapter off gives back the same
+/// answers.
 #[wasm_bindgen(js_name = loadAdapter)]
 pub fn load_adapter(source: ByteSource, options: String) -> Promise {
     session::begin();
@@ -107,8 +109,9 @@ pub fn destroy_device() -> Result<(), JsValue> {
     Ok(session::destroy_device()?)
 }
 
-/// Runs the op suite on a device of its own. `options`: `{"device": {…as for create}, "names": [parts of names]}`. `on_case(name, done, total)` is called
-/// before each case. Resolves to `{"device", "total", "passed", "failures": [{"name", "nmse", "bound", "error"}], "seconds"}` as JSON.
+/// Runs the op suite on a device of its own. `options`: `{"device": {…as for create}, "names": [parts of names]}`.
+/// `on_case(name, done, total)` is called before each case. Resolves to `{"device", "total", "passed", "failures":
+/// [{"name", "nmse", "bound", "error"}], "seconds"}` as JSON.
 #[wasm_bindgen(js_name = runSuite)]
 pub fn run_suite(options: String, on_case: Function) -> Promise {
     install_panic_hook(session::lose);

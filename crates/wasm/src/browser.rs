@@ -1,7 +1,8 @@
 //! What the browser's WebGPU has that wgpu does not ask for.
 //!
-//! wgpu 30 has no name for the feature `subgroups` in a browser, so a device it opens lacks it. `GPUAdapter.prototype.requestDevice` is
-//! replaced by one that adds the feature where the adapter has it. A fork of wgpu lost: this is a few lines that fall away with its next release.
+//! wgpu 30 has no name for the feature `subgroups` in a browser, so a device it opens lacks it.
+//! `GPUAdapter.prototype.requestDevice` is replaced by one that adds the feature where the adapter has it. A fork of
+//! wgpu lost: this is a few lines that fall away with its next release.
 
 use std::cell::{Cell, RefCell};
 
@@ -47,7 +48,11 @@ impl Adapter {
 
 /// A field of a JavaScript value; undefined where there is none.
 fn field(value: &JsValue, name: &str) -> JsValue {
-    if value.is_object() || value.is_function() { Reflect::get(value, &name.into()).unwrap_or(JsValue::UNDEFINED) } else { JsValue::UNDEFINED }
+    if value.is_object() || value.is_function() {
+        Reflect::get(value, &name.into()).unwrap_or(JsValue::UNDEFINED)
+    } else {
+        JsValue::UNDEFINED
+    }
 }
 
 fn text(value: &JsValue, name: &str) -> String {
@@ -69,12 +74,24 @@ pub(crate) async fn adapter(low_power: bool) -> Result<Adapter, EngineError> {
     let promise = request.call1(&gpu, &options).map_err(EngineError::thrown)?;
     let adapter = JsFuture::from(Promise::resolve(&promise)).await.unwrap_or(JsValue::NULL);
     if !adapter.is_object() {
-        return Err(EngineError::new(Code::NoWebGpu, "the browser has WebGPU but offers no adapter; turn hardware acceleration on or update the driver"));
+        return Err(EngineError::new(
+            Code::NoWebGpu,
+            "the browser has WebGPU but offers no adapter; turn hardware acceleration on or update the driver",
+        ));
     }
     let info = field(&adapter, "info");
     let features = field(&adapter, "features");
-    let features = if features.is_object() { Array::from(&features).iter().filter_map(|f| f.as_string()).collect() } else { Vec::new() };
-    Ok(Adapter { vendor: text(&info, "vendor"), architecture: text(&info, "architecture"), description: text(&info, "description"), features })
+    let features = if features.is_object() {
+        Array::from(&features).iter().filter_map(|f| f.as_string()).collect()
+    } else {
+        Vec::new()
+    };
+    Ok(Adapter {
+        vendor: text(&info, "vendor"),
+        architecture: text(&info, "architecture"),
+        description: text(&info, "description"),
+        features,
+    })
 }
 
 /// Sets whether the next device is to have `subgroups`, where its adapter has them.
@@ -101,7 +118,10 @@ fn install() {
 /// The arguments of `requestDevice` with `subgroups` among the required features.
 fn with_subgroups(adapter: &JsValue, arguments: &Array) -> Array {
     let features = field(adapter, "features");
-    let has = field(&features, "has").dyn_into::<Function>().ok().and_then(|has| has.call1(&features, &SUBGROUPS.into()).ok());
+    let has = field(&features, "has")
+        .dyn_into::<Function>()
+        .ok()
+        .and_then(|has| has.call1(&features, &SUBGROUPS.into()).ok());
     if has.is_none_or(|has| !has.is_truthy()) {
         return arguments.clone();
     }

@@ -16,7 +16,8 @@ pub(crate) async fn open(options: &CreateOptions) -> Result<(Gpu, Value), Engine
     browser::want_subgroups(has_subgroups && !disable.subgroups);
     // An adapter without the feature still gives subgroup sizes, from which `bayan-gpu` cannot tell.
     disable.subgroups |= !has_subgroups;
-    let options = GpuOptions { disable, low_power, max_binding_bytes: options.max_binding_bytes, ..GpuOptions::default() };
+    let options =
+        GpuOptions { disable, low_power, max_binding_bytes: options.max_binding_bytes, ..GpuOptions::default() };
     let gpu = Gpu::open(&options).await?;
     let info = describe(&adapter, gpu.capabilities(), has_subgroups);
     Ok((gpu, info))

@@ -1,4 +1,5 @@
-//! Errors as the page tells them apart: an `Error` with `code`, one of those of `web/package/src/errors.ts`, and `details`.
+//! Errors as the page tells them apart: an `Error` with `code`, one of those of `web/package/src/errors.ts`, and
+//! `details`.
 
 use bayan_generate::GenerateError;
 use bayan_generate::text::TextError;
@@ -61,7 +62,10 @@ impl EngineError {
 
     /// A call with options that are no JSON of the expected kind.
     pub(crate) fn options(what: &str, error: &serde_json::Error) -> EngineError {
-        EngineError::new(Code::Internal, format!("{what}: expected JSON of the documented fields, got something else: {error}"))
+        EngineError::new(
+            Code::Internal,
+            format!("{what}: expected JSON of the documented fields, got something else: {error}"),
+        )
     }
 
     fn with(mut self, details: Value) -> EngineError {

@@ -1,8 +1,10 @@
-//! The engine for browsers: the same crates and the same shaders as natively, behind functions that JavaScript can call.
+//! The engine for browsers: the same crates and the same shaders as natively, behind functions that JavaScript can
+//! call.
 //!
-//! It implements the interface `EngineModule` of `web/package/src/engine.ts`: one engine in each worker, one model in each engine.
-//! Structured values cross as JSON text, bulk bytes as `Uint8Array`. Exported classes lost: their lifetimes would have to be
-//! managed on the JavaScript side, and a call that waits would keep its object borrowed while `abort` and `info` come in.
+//! It implements the interface `EngineModule` of `web/package/src/engine.ts`: one engine in each worker, one model in
+//! each engine. Structured values cross as JSON text, bulk bytes as `Uint8Array`. Exported classes lost: their
+//! lifetimes would have to be managed on the JavaScript side, and a call that waits would keep its object borrowed
+//! while `abort` and `info` come in.
 //!
 //! The crate is empty on other targets.
 

@@ -26,12 +26,16 @@ impl CreateOptions {
         match self.power_preference.as_deref() {
             None | Some("high-performance") => Ok(false),
             Some("low-power") => Ok(true),
-            Some(other) => Err(EngineError::new(Code::Internal, format!("powerPreference: expected high-performance or low-power, got {other}"))),
+            Some(other) => Err(EngineError::new(
+                Code::Internal,
+                format!("powerPreference: expected high-performance or low-power, got {other}"),
+            )),
         }
     }
 
     pub(crate) fn disable(&self) -> Result<Disable, EngineError> {
-        Disable::parse(&self.disable.join(",")).map_err(|reason| EngineError::new(Code::Internal, format!("disable: {reason}")))
+        Disable::parse(&self.disable.join(","))
+            .map_err(|reason| EngineError::new(Code::Internal, format!("disable: {reason}")))
     }
 }
 
@@ -56,23 +60,31 @@ impl OpenOptions {
     pub(crate) fn cache(&self) -> Result<CacheFormat, EngineError> {
         match self.cache.as_deref() {
             None => Ok(CacheFormat::F16),
-            Some(name) => CacheFormat::ALL
-                .into_iter()
-                .find(|format| format.name() == name)
-                .ok_or_else(|| EngineError::new(Code::Internal, format!("cache: expected f32, f16, q8_0 or q4_0, got {name}"))),
+            Some(name) => CacheFormat::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
+                EngineError::new(Code::Internal, format!("cache: expected f32, f16, q8_0 or q4_0, got {name}"))
+            }),
         }
     }
 
     /// How dense weights are stored on the device; `None`: as in the files.
     pub(crate) fn policy(&self, checkpoint: &Checkpoint) -> Result<Option<Policy>, EngineError> {
         let name = match self.format.as_deref().unwrap_or("auto") {
-            "auto" if checkpoint.tensors().iter().any(|t| matches!(t.stored, Stored::Planes(_) | Stored::Foreign(_))) => return Ok(None),
+            "auto"
+                if checkpoint.tensors().iter().any(|t| matches!(t.stored, Stored::Planes(_) | Stored::Foreign(_))) =>
+            {
+                return Ok(None);
+            }
             "stored" => return Ok(None),
             "auto" | "q4" => "q4_0",
             "q8" => "q8_0",
             other => other,
         };
-        let unknown = || EngineError::new(Code::Internal, format!("format: expected auto, stored, f16, q8, q4 or a format's name, got {name}"));
+        let unknown = || {
+            EngineError::new(
+                Code::Internal,
+                format!("format: expected auto, stored, f16, q8, q4 or a format's name, got {name}"),
+            )
+        };
         Ok(Some(Policy::for_format(format_by_name(name).ok_or_else(unknown)?)))
     }
 }
@@ -96,7 +108,8 @@ impl Sampling {
     /// What is missing comes from the checkpoint, then from the engine.
     pub(crate) fn generation(self, defaults: &GenerationDefaults) -> Generation {
         let engine = SampleSettings::default();
-        let advised = if defaults.do_sample == Some(true) { defaults.temperature.unwrap_or(1.0) } else { engine.temperature };
+        let advised =
+            if defaults.do_sample == Some(true) { defaults.temperature.unwrap_or(1.0) } else { engine.temperature };
         let settings = SampleSettings {
             temperature: self.temperature.unwrap_or(advised),
             top_k: self.top_k.or(defaults.top_k).unwrap_or(engine.top_k),
@@ -107,6 +120,12 @@ impl Sampling {
             ..engine
         };
         let max_tokens = self.max_tokens.or(defaults.max_new_tokens.map(|n| n as usize));
-        Generation { settings, bias: Vec::new(), max_tokens, stop: self.stop.unwrap_or_default(), ignore_eos: self.ignore_eos.unwrap_or(false) }
+        Generation {
+            settings,
+            bias: Vec::new(),
+            max_tokens,
+            stop: self.stop.unwrap_or_default(),
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Futures as promises that settle in every case.
 //!
-//! A panic ends WebAssembly with a trap, and a promise that was waiting then waits forever: `wasm_bindgen_futures::future_to_promise` has no
-//! way to hear of it. Here the panic hook rejects what is waiting first, so that a page can say what happened and start a new worker.
+//! A panic ends WebAssembly with a trap, and a promise that was waiting then waits forever:
+//! `wasm_bindgen_futures::future_to_promise` has no way to hear of it. Here the panic hook rejects what is waiting
+//! first, so that a page can say what happened and start a new worker.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -39,8 +40,12 @@ pub(crate) fn promise(future: impl Future<Output = Result<JsValue, EngineError>>
 /// Rejects what is waiting when the program panics, then tells `also`.
 pub(crate) fn install_panic_hook(also: fn(&EngineError)) {
     std::panic::set_hook(Box::new(move |info| {
-        let error = EngineError::new(Code::Internal, format!("a defect in the engine: {info}; load the model again, and please report it"));
-        let waiting = WAITING.try_with(|waiting| waiting.try_borrow_mut().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default());
+        let error = EngineError::new(
+            Code::Internal,
+            format!("a defect in the engine: {info}; load the model again, and please report it"),
+        );
+        let waiting = WAITING
+            .try_with(|waiting| waiting.try_borrow_mut().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default());
         for reject in waiting.unwrap_or_default().into_values() {
             let _ = reject.call1(&JsValue::UNDEFINED, &error.clone().into());
         }

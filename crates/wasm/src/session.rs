@@ -1,7 +1,7 @@
 //! The one device and the one model of this engine, and the calls that use them.
 //!
-//! A call that waits takes the model out of its place and puts it back at the end, so that nothing is borrowed while JavaScript
-//! runs: `abort` and `info` come in between.
+//! A call that waits takes the model out of its place and puts it back at the end, so that nothing is borrowed while
+//! JavaScript runs: `abort` and `info` come in between.
 
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
@@ -66,7 +66,8 @@ pub(crate) async fn create(options: &str, on_lost: Function) -> Result<JsValue, 
 }
 
 fn gpu() -> Result<Gpu, EngineError> {
-    GPU.with_borrow(Clone::clone).ok_or_else(|| EngineError::new(Code::Internal, "no device is open; call create first"))
+    GPU.with_borrow(Clone::clone)
+        .ok_or_else(|| EngineError::new(Code::Internal, "no device is open; call create first"))
 }
 
 pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Function) -> Result<JsValue, EngineError> {
@@ -81,12 +82,19 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     let policy = options.policy(&checkpoint)?;
     let limit = bayan_models::sizes(&checkpoint)?.max_position_embeddings;
     let context = options.context_length.map(|wanted| wanted.clamp(2, limit.max(2)));
-    let engine = EngineOptions { context, cache, policy: policy.clone(), prefill_chunk: options.prefill_chunk, ..EngineOptions::default() };
+    let engine = EngineOptions {
+        context,
+        cache,
+        policy: policy.clone(),
+        prefill_chunk: options.prefill_chunk,
+        ..EngineOptions::default()
+    };
     let model_options = ModelOptions { engine, chat_template: options.template.clone() };
     let mut progress = |done: u64, total: u64| {
         let _ = on_progress.call2(&JsValue::UNDEFINED, &(done as f64).into(), &(total as f64).into());
     };
-    let mut model = Model::open(&checkpoint, &gpu, &model_options, &mut progress).await.map_err(|e| source.explain(e))?;
+    let mut model =
+        Model::open(&checkpoint, &gpu, &model_options, &mut progress).await.map_err(|e| source.explain(e))?;
     if is_aborted() {
         return Err(EngineError::aborted());
     }
@@ -96,16 +104,24 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
         true => model.engine.autotune(&js_sys::Date::now).await?,
         false => Vec::new(),
     };
-    let mut info = model_info(&checkpoint, &model, policy.as_ref(), cache, gpu.allocated_bytes().saturating_sub(before_bytes));
+    let mut info =
+        model_info(&checkpoint, &model, policy.as_ref(), cache, gpu.allocated_bytes().saturating_sub(before_bytes));
     if !tuned.is_empty() {
-        info["tuned"] = tuned.iter().map(|m| json!({"shape": format!("{:?}", m.shape), "milliseconds": m.elapsed_ms})).collect();
+        info["tuned"] =
+            tuned.iter().map(|m| json!({"shape": format!("{:?}", m.shape), "milliseconds": m.elapsed_ms})).collect();
     }
     CONTROL.set(Some(model.engine.control()));
     MODEL.set(Some(model));
     Ok(info.to_string().into())
 }
 
-fn model_info(checkpoint: &Checkpoint, model: &Model, policy: Option<&Policy>, cache: CacheFormat, held_bytes: u64) -> Value {
+fn model_info(
+    checkpoint: &Checkpoint,
+    model: &Model,
+    policy: Option<&Policy>,
+    cache: CacheFormat,
+    held_bytes: u64,
+) -> Value {
     let config = checkpoint.config();
     let text = |name: &str| config.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());
     let architecture = text("model_type").unwrap_or("unknown");
@@ -177,14 +193,20 @@ pub(crate) async fn logits(ids: &[u32]) -> Result<JsValue, EngineError> {
     Ok(js_sys::Float32Array::from(rows?.concat().as_slice()).into())
 }
 
-async fn run(model: &mut Model, prompt: Prompt, sampling: Sampling, on_token: &Function) -> Result<Answer, EngineError> {
+async fn run(
+    model: &mut Model,
+    prompt: Prompt,
+    sampling: Sampling,
+    on_token: &Function,
+) -> Result<Answer, EngineError> {
     if is_aborted() {
         return Err(EngineError::aborted());
     }
     let generation = sampling.generation(&model.defaults);
     let ids = match prompt {
         Prompt::Chat(messages) => {
-            let messages: Vec<Value> = serde_json::from_str(&messages).map_err(|e| EngineError::options("messages", &e))?;
+            let messages: Vec<Value> =
+                serde_json::from_str(&messages).map_err(|e| EngineError::options("messages", &e))?;
             model.chat_prompt(&messages)?
         }
         Prompt::Text(text) => model.tokenizer.encode_prompt(&text)?,
@@ -192,14 +214,15 @@ async fn run(model: &mut Model, prompt: Prompt, sampling: Sampling, on_token: &F
     };
     let control = model.engine.control();
     let mut thrown = None;
-    let mut on_text = |text: &str| match on_token.call2(&JsValue::UNDEFINED, &text.into(), &(control.tokens() as f64).into()) {
-        Ok(_) if is_aborted() => ControlFlow::Break(()),
-        Ok(_) => ControlFlow::Continue(()),
-        Err(error) => {
-            thrown = Some(error);
-            ControlFlow::Break(())
-        }
-    };
+    let mut on_text =
+        |text: &str| match on_token.call2(&JsValue::UNDEFINED, &text.into(), &(control.tokens() as f64).into()) {
+            Ok(_) if is_aborted() => ControlFlow::Break(()),
+            Ok(_) => ControlFlow::Continue(()),
+            Err(error) => {
+                thrown = Some(error);
+                ControlFlow::Break(())
+            }
+        };
     let answer = model.generate(&ids, &generation, &mut on_text).await;
     match thrown {
         Some(error) => Err(EngineError::thrown(error)),
@@ -235,7 +258,9 @@ pub(crate) fn tokenize(text: &str) -> Result<Vec<u32>, EngineError> {
 }
 
 pub(crate) fn info() -> String {
-    let speed = SPEED.get().map(|(prefill, decode)| json!({"prefillTokensPerSecond": prefill, "decodeTokensPerSecond": decode}));
+    let speed = SPEED
+        .get()
+        .map(|(prefill, decode)| json!({"prefillTokensPerSecond": prefill, "decodeTokensPerSecond": decode}));
     let gpu_bytes = GPU.with_borrow(|gpu| gpu.as_ref().map(Gpu::allocated_bytes));
     // One page of WebAssembly memory is 64 KiB.
     let wasm_bytes = core::arch::wasm32::memory_size(0) as u64 * 65536;

@@ -89,7 +89,9 @@ impl JsSource {
         };
         match bytes.length() as usize == length {
             true => Ok(bytes.to_vec()),
-            false => Err(self.fail(file, &format!("asked for {length} bytes at offset {offset}, got {}", bytes.length()))),
+            false => {
+                Err(self.fail(file, &format!("asked for {length} bytes at offset {offset}, got {}", bytes.length())))
+            }
         }
     }
 }

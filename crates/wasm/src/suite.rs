@@ -34,7 +34,12 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
             gpu.destroy();
             return Err(EngineError::aborted());
         }
-        let _ = on_case.call3(&JsValue::UNDEFINED, &case.name.as_str().into(), &(done as f64).into(), &(chosen.len() as f64).into());
+        let _ = on_case.call3(
+            &JsValue::UNDEFINED,
+            &case.name.as_str().into(),
+            &(done as f64).into(),
+            &(chosen.len() as f64).into(),
+        );
         let result = cases::run(&gpu, case, *index as u64).await;
         // A browser reports a kernel that does not compile only after the fact.
         let late = gpu.flush().await;
@@ -48,5 +53,7 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
     }
     let seconds = (js_sys::Date::now() - start) / 1e3;
     gpu.destroy();
-    Ok(json!({"device": info, "total": chosen.len(), "passed": passed, "failures": failures, "seconds": seconds}).to_string().into())
+    Ok(json!({"device": info, "total": chosen.len(), "passed": passed, "failures": failures, "seconds": seconds})
+        .to_string()
+        .into())
 }

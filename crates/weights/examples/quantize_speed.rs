@@ -1,4 +1,5 @@
-//! How fast one core quantizes and dequantizes each format: `cargo run --release -p bayan-weights --example quantize_speed`.
+//! How fast one core quantizes and dequantizes each format: `cargo run --release -p bayan-weights --example
+//! quantize_speed`.
 
 use bayan_weights::{FORMATS, Planes};
 use std::time::Instant;

@@ -22,7 +22,12 @@ impl Format for Bf16 {
         &[PlaneSpec { name: "values", bytes_per_block: 2, dtype: Dtype::Bf16 }]
     }
 
-    fn quantize_row(&self, values: &[f32], _importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        _importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
         for (index, &value) in values.iter().enumerate() {
             let rounded = half::bf16::from_f32(value);
             if !rounded.is_finite() {

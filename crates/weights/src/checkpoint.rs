@@ -2,21 +2,21 @@
 //!
 //! # The files
 //!
-//! `config.json`, then `model.safetensors`, or `model.safetensors.index.json` and the shards it names. All headers are read
-//! and checked when opening; weights are read later, by rows (see `read_rows_f32` and `read_planes`).
+//! `config.json`, then `model.safetensors`, or `model.safetensors.index.json` and the shards it names. All headers are
+//! read and checked when opening; weights are read later, by rows (see `read_rows_f32` and `read_planes`).
 //!
 //! # Quantized tensors in safetensors
 //!
-//! A tensor `X` of a quantized format is stored as one array per plane, `X.codes`, `X.scales`, …, each of shape
-//! `[N, elements per row]`. The file describes itself through the header's `__metadata__` entry `"bayan"`, a JSON string:
+//! A tensor `X` of a quantized format is stored as one array per plane, `X.codes`, `X.scales`, …, each of shape `[N,
+//! elements per row]`. The file describes itself through the header's `__metadata__` entry `"bayan"`, a JSON string:
 //!
 //! ```json
 //! {"version": 1, "tensors": {"model.layers.0.mlp.up_proj.weight": {"format": "q4_0", "shape": [224, 128]}}}
 //! ```
 //!
 //! where `shape` is logical, before `K` is padded. All planes of a tensor stand in one file. `config.json` repeats the
-//! choice under `quantization_config` (`"quant_method": "bayan"`) so that other programs refuse the checkpoint by name. Guessing from the
-//! suffixes lost: a dense tensor may be called `….scales`, and the logical `K` would be unknown.
+//! choice under `quantization_config` (`"quant_method": "bayan"`) so that other programs refuse the checkpoint by name.
+//! Guessing from the suffixes lost: a dense tensor may be called `….scales`, and the logical `K` would be unknown.
 
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
@@ -113,8 +113,8 @@ impl TensorEntry {
 
     /// The format it takes when it is loaded: its own, for dense ones what the policy says, by default f32 or f16.
     ///
-    /// What is quantized already stays as it is, but where the policy wants plain numbers of what another program quantized, or fewer
-    /// bits than 8.
+    /// What is quantized already stays as it is, but where the policy wants plain numbers of what another program
+    /// quantized, or fewer bits than 8.
     pub fn loaded_format(&self, policy: Option<&Policy>) -> &'static dyn Format {
         let wanted = policy.map(|policy| policy.format_for(&self.name, &self.shape));
         match (self.stored, wanted) {
@@ -153,7 +153,10 @@ pub struct Checkpoint {
 
 impl std::fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checkpoint").field("source", &self.source.describe()).field("tensors", &self.tensors.len()).finish()
+        f.debug_struct("Checkpoint")
+            .field("source", &self.source.describe())
+            .field("tensors", &self.tensors.len())
+            .finish()
     }
 }
 
@@ -174,7 +177,8 @@ impl Checkpoint {
         Ok(Self { source: opened.source, config: opened.config, tensors: builder.tensors, by_name: builder.by_name })
     }
 
-    /// Opens a checkpoint under other names: `open_as(source, "adapter_config.json", "adapter_model")` reads a PEFT adapter.
+    /// Opens a checkpoint under other names: `open_as(source, "adapter_config.json", "adapter_model")` reads a PEFT
+    /// adapter.
     pub async fn open_as(source: Rc<dyn Source>, config: &str, stem: &str) -> Result<Self, WeightsError> {
         let kind = Container::find(source.as_ref(), stem).await?;
         let Some(text) = read_text(source.as_ref(), config, MAX_CONFIG_BYTES).await? else {
@@ -236,7 +240,8 @@ impl Checkpoint {
         })
     }
 
-    /// Whether a tensor is a matrix stored as [inputs, outputs], as GPT-2's `Conv1D` has them: rows of the others are outputs.
+    /// Whether a tensor is a matrix stored as [inputs, outputs], as GPT-2's `Conv1D` has them: rows of the others are
+    /// outputs.
     pub fn is_transposed(&self, entry: &TensorEntry) -> bool {
         let is = |key: &str, value: serde_json::Value| self.config.get(key) == Some(&value);
         let modules = [".c_attn.weight", ".c_proj.weight", ".c_fc.weight", ".c_fc2.weight"];
@@ -282,7 +287,10 @@ impl Container {
             return Ok(Self::Shards(index));
         }
         if stem == "model" {
-            for (file, of) in [("pytorch_model.bin", Self::Torch as fn(String) -> Self), ("pytorch_model.bin.index.json", Self::TorchShards)] {
+            for (file, of) in [
+                ("pytorch_model.bin", Self::Torch as fn(String) -> Self),
+                ("pytorch_model.bin.index.json", Self::TorchShards),
+            ] {
                 if source.size(file).await?.is_some() {
                     return Ok(of(file.to_owned()));
                 }
@@ -307,7 +315,8 @@ impl Builder {
             Some(json) => parse_description(file, json)?,
             None => BTreeMap::new(),
         };
-        let mut arrays: BTreeMap<String, ArrayInfo> = header.arrays.into_iter().map(|array| (array.name.clone(), array)).collect();
+        let mut arrays: BTreeMap<String, ArrayInfo> =
+            header.arrays.into_iter().map(|array| (array.name.clone(), array)).collect();
         let mut entries = Vec::with_capacity(arrays.len());
         for (name, described) in described {
             entries.push(join_planes(&shared, name, described, &mut arrays)?);
@@ -365,7 +374,12 @@ fn parse_description(file: &str, json: &str) -> Result<BTreeMap<String, Describe
 }
 
 /// The planes of one described tensor, taken out of `arrays`.
-fn join_planes(file: &Rc<str>, name: String, described: Described, arrays: &mut BTreeMap<String, ArrayInfo>) -> Result<TensorEntry, WeightsError> {
+fn join_planes(
+    file: &Rc<str>,
+    name: String,
+    described: Described,
+    arrays: &mut BTreeMap<String, ArrayInfo>,
+) -> Result<TensorEntry, WeightsError> {
     let bad = |problem: String| WeightsError::malformed(file, format!("tensor {name:?}: {problem}"));
     let format = format_by_name(&described.format).filter(|format| !format.is_dense());
     let Some(format) = format else {
@@ -376,7 +390,10 @@ fn join_planes(file: &Rc<str>, name: String, described: Described, arrays: &mut 
     };
     let dims = described.shape.len();
     if !(1..=MAX_DIMS).contains(&dims) || described.shape.iter().any(|&size| size > MAX_DIM) {
-        return Err(bad(format!("expected a shape of 1 to {MAX_DIMS} sizes up to {MAX_DIM}, got {:?}", described.shape)));
+        return Err(bad(format!(
+            "expected a shape of 1 to {MAX_DIMS} sizes up to {MAX_DIM}, got {:?}",
+            described.shape
+        )));
     }
     let shape: Vec<usize> = described.shape.iter().map(|&size| size as usize).collect();
     let k = shape[dims - 1];
@@ -389,7 +406,12 @@ fn join_planes(file: &Rc<str>, name: String, described: Described, arrays: &mut 
         let per_row = format.row_bytes(number, k) / plane.dtype.size_bytes() as u64;
         let wanted = [rows, per_row];
         if array.dtype != plane.dtype || !array.shape.iter().map(|&size| size as u64).eq(wanted) {
-            return Err(bad(format!("expected the plane {key:?} to be {} {wanted:?}, got {} {:?}", plane.dtype.name(), array.dtype.name(), array.shape)));
+            return Err(bad(format!(
+                "expected the plane {key:?} to be {} {wanted:?}, got {} {:?}",
+                plane.dtype.name(),
+                array.dtype.name(),
+                array.shape
+            )));
         }
         offsets.push(array.offset);
     }
@@ -406,9 +428,16 @@ fn parse_json<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Result<
 }
 
 /// Exactly `length` bytes, whatever the source does.
-pub(crate) async fn read_exact(source: &dyn Source, file: &str, offset: u64, length: u64) -> Result<Vec<u8>, WeightsError> {
+pub(crate) async fn read_exact(
+    source: &dyn Source,
+    file: &str,
+    offset: u64,
+    length: u64,
+) -> Result<Vec<u8>, WeightsError> {
     let fail = |reason: String| WeightsError::Source { file: file.to_owned(), place: source.describe(), reason };
-    let length = usize::try_from(length).map_err(|_| fail(format!("{length} bytes at once do not fit this machine's address space; read fewer rows")))?;
+    let length = usize::try_from(length).map_err(|_| {
+        fail(format!("{length} bytes at once do not fit this machine's address space; read fewer rows"))
+    })?;
     if length == 0 {
         return Ok(Vec::new());
     }
@@ -480,8 +509,12 @@ async fn read_shards(source: &dyn Source, index_file: &str, builder: &mut Builde
         for array in &header.arrays {
             match index.weight_map.get(&array.name) {
                 Some(place) if place == file => {}
-                Some(place) => return Err(bad(format!("tensor {:?} is in {file}, the index says {place}", array.name))),
-                None => return Err(bad(format!("{file} holds tensor {:?}, which the index does not name", array.name))),
+                Some(place) => {
+                    return Err(bad(format!("tensor {:?} is in {file}, the index says {place}", array.name)));
+                }
+                None => {
+                    return Err(bad(format!("{file} holds tensor {:?}, which the index does not name", array.name)));
+                }
             }
         }
         builder.add(file, header)?;
@@ -504,7 +537,9 @@ async fn read_torch_shards(source: &dyn Source, index_file: &str, builder: &mut 
         }
         builder.insert_all(crate::torch::read(source, file).await?)?;
     }
-    let missing = index.weight_map.iter().find(|(name, file)| builder.by_name.get(*name).is_none_or(|&at| builder.tensors[at].file.as_ref() != file.as_str()));
+    let missing = index.weight_map.iter().find(|(name, file)| {
+        builder.by_name.get(*name).is_none_or(|&at| builder.tensors[at].file.as_ref() != file.as_str())
+    });
     match missing {
         Some((name, file)) => Err(bad(format!("it places tensor {name:?} in {file}, which does not hold it"))),
         None => Ok(()),
@@ -533,7 +568,8 @@ pub(crate) fn unsupported_file(file: &str) -> WeightsError {
 
 /// Up to three names with the least edit distance to `name`; common names in big checkpoints differ in a layer number.
 fn near_names(name: &str, tensors: &[TensorEntry]) -> Vec<String> {
-    let mut scored: Vec<(usize, &str)> = tensors.iter().take(20_000).map(|t| (distance(name, &t.name), t.name.as_str())).collect();
+    let mut scored: Vec<(usize, &str)> =
+        tensors.iter().take(20_000).map(|t| (distance(name, &t.name), t.name.as_str())).collect();
     scored.sort_by_key(|(score, _)| *score);
     scored.into_iter().take(3).map(|(_, near)| near.to_owned()).collect()
 }

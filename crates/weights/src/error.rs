@@ -1,8 +1,8 @@
 //! What can go wrong between a checkpoint's bytes and a tensor.
 //!
-//! One enum for the crate, because callers above (command line, page, server) print these and seldom branch on them. Each
-//! message says what was done, what was expected, what was found and what to do. Boxed opaque errors lost: a test could
-//! not tell a lying header from a missing file.
+//! One enum for the crate, because callers above (command line, page, server) print these and seldom branch on them.
+//! Each message says what was done, what was expected, what was found and what to do. Boxed opaque errors lost: a test
+//! could not tell a lying header from a missing file.
 
 use std::io;
 
@@ -68,7 +68,8 @@ pub enum WeightsError {
         /// The most similar names there are, best first.
         near: Vec<String>,
     },
-    /// A request outside a tensor's rows or shape. A mistake of the caller or of a config that disagrees with the weights.
+    /// A request outside a tensor's rows or shape. A mistake of the caller or of a config that disagrees with the
+    /// weights.
     #[error("tensor {tensor:?}: expected {expected}, got {got}")]
     Request {
         /// The tensor.
@@ -91,7 +92,9 @@ pub enum WeightsError {
         value: f32,
     },
     /// A weight, or the scale of its block, is too large for the format.
-    #[error("tensor {tensor:?}: the value {value} at flat index {index} does not fit the format {format}; keep this tensor in f32")]
+    #[error(
+        "tensor {tensor:?}: the value {value} at flat index {index} does not fit the format {format}; keep this tensor in f32"
+    )]
     Unrepresentable {
         /// The tensor.
         tensor: String,
@@ -120,7 +123,11 @@ pub enum WeightsError {
 pub(crate) const DOWNLOAD_AGAIN: &str = "download or copy it again and compare its size and checksum";
 
 fn near_text(near: &[String]) -> String {
-    if near.is_empty() { "the checkpoint has no tensors".to_owned() } else { format!("near names: {}", near.join(", ")) }
+    if near.is_empty() {
+        "the checkpoint has no tensors".to_owned()
+    } else {
+        format!("near names: {}", near.join(", "))
+    }
 }
 
 impl WeightsError {

@@ -1,9 +1,10 @@
 //! Tensors that other programs stored in forms of their own: GGUF's blocks, GPTQ's, AWQ's and MLX's packed integers.
 //!
-//! A [`RowReader`] gives rows of such a tensor as `f32`, exactly, and as planes of one of our formats, its *native* one, chosen so that
-//! nothing is lost by default: the same numbers, or numbers whose scales are rounded to f16. What changes is said in
-//! [`Foreign::change`] and shown by `bayan inspect`. One trait object per tensor, because the arrays, their order and their packing
-//! differ with every maker; a conversion to temporary files lost, as it needs the disk space twice.
+//! A [`RowReader`] gives rows of such a tensor as `f32`, exactly, and as planes of one of our formats, its *native*
+//! one, chosen so that nothing is lost by default: the same numbers, or numbers whose scales are rounded to f16. What
+//! changes is said in [`Foreign::change`] and shown by `bayan inspect`. One trait object per tensor, because the
+//! arrays, their order and their packing differ with every maker; a conversion to temporary files lost, as it needs the
+//! disk space twice.
 
 use crate::error::WeightsError;
 use crate::formats::{Format, Planes};
@@ -28,8 +29,18 @@ pub(crate) trait RowReader: Debug {
     fn size_bytes(&self) -> u64;
 
     /// The rows as `f32` `[rows, K]`, exactly as its maker's program has them.
-    fn read_f32<'a>(&'a self, source: &'a dyn Source, tensor: &'a str, rows: Range<usize>) -> LocalFuture<'a, Result<Vec<f32>, WeightsError>>;
+    fn read_f32<'a>(
+        &'a self,
+        source: &'a dyn Source,
+        tensor: &'a str,
+        rows: Range<usize>,
+    ) -> LocalFuture<'a, Result<Vec<f32>, WeightsError>>;
 
     /// The rows as planes of the native format; `None` where they come from quantizing [`read_f32`](Self::read_f32).
-    fn read_planes<'a>(&'a self, source: &'a dyn Source, tensor: &'a str, rows: Range<usize>) -> LocalFuture<'a, Result<Option<Planes>, WeightsError>>;
+    fn read_planes<'a>(
+        &'a self,
+        source: &'a dyn Source,
+        tensor: &'a str,
+        rows: Range<usize>,
+    ) -> LocalFuture<'a, Result<Option<Planes>, WeightsError>>;
 }

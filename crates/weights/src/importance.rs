@@ -1,8 +1,8 @@
 //! How much each input of a matrix carries: mean squared activations over a text, by tensor name, in a file.
 //!
-//! The file is a safetensors file with one vector \[K\] a matrix, which every tool can read; those that llama.cpp writes (GGUF) are read as
-//! well. A file that is not of the checkpoint it is used with is refused as a whole: weighing some matrices by another model's activations
-//! would be worse than weighing none, and nobody would notice.
+//! The file is a safetensors file with one vector \[K\] a matrix, which every tool can read; those that llama.cpp
+//! writes (GGUF) are read as well. A file that is not of the checkpoint it is used with is refused as a whole: weighing
+//! some matrices by another model's activations would be worse than weighing none, and nobody would notice.
 
 use crate::checkpoint::{Checkpoint, TensorEntry, read_exact};
 use crate::dtype::Dtype;
@@ -67,30 +67,48 @@ impl Importance {
     /// As a safetensors file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let shapes: Vec<[usize; 1]> = self.columns.values().map(|values| [values.len()]).collect();
-        let arrays: Vec<(&str, Dtype, &[usize], u64)> =
-            self.columns.keys().zip(&shapes).map(|(name, shape)| (name.as_str(), Dtype::F32, shape.as_slice(), 4 * shape[0] as u64)).collect();
-        let metadata = BTreeMap::from([(KIND_KEY.to_owned(), KIND.to_owned()), (TOKENS_KEY.to_owned(), self.tokens.to_string())]);
+        let arrays: Vec<(&str, Dtype, &[usize], u64)> = self
+            .columns
+            .keys()
+            .zip(&shapes)
+            .map(|(name, shape)| (name.as_str(), Dtype::F32, shape.as_slice(), 4 * shape[0] as u64))
+            .collect();
+        let metadata =
+            BTreeMap::from([(KIND_KEY.to_owned(), KIND.to_owned()), (TOKENS_KEY.to_owned(), self.tokens.to_string())]);
         let mut out = encode_header(&arrays, &metadata);
         out.extend(self.columns.values().flatten().flat_map(|value| value.to_le_bytes()));
         out
     }
 
-    /// Reads `file` of `source`: a file of [`to_bytes`](Self::to_bytes), or llama.cpp's GGUF form, whose names mean those of `model_type`.
+    /// Reads `file` of `source`: a file of [`to_bytes`](Self::to_bytes), or llama.cpp's GGUF form, whose names mean
+    /// those of `model_type`.
     ///
     /// Errors: a missing or damaged file, or one of another kind.
     pub async fn read(source: &dyn Source, file: &str, model_type: &str) -> Result<Self, WeightsError> {
-        let missing = || WeightsError::MissingFile { file: file.to_owned(), place: source.describe(), remedy: "make one with `bayan imatrix`".to_owned() };
+        let missing = || WeightsError::MissingFile {
+            file: file.to_owned(),
+            place: source.describe(),
+            remedy: "make one with `bayan imatrix`".to_owned(),
+        };
         let size = source.size(file).await?.ok_or_else(missing)?;
         if size > LARGEST_BYTES {
-            return Err(WeightsError::malformed(file, format!("expected the importance of matrices, at most {LARGEST_BYTES} bytes, got {size}")));
+            return Err(WeightsError::malformed(
+                file,
+                format!("expected the importance of matrices, at most {LARGEST_BYTES} bytes, got {size}"),
+            ));
         }
         let first = read_exact(source, file, 0, size.min(8)).await?;
-        if first.starts_with(b"GGUF") { read_gguf(source, file, model_type).await } else { read_own(source, file, &first, size).await }
+        if first.starts_with(b"GGUF") {
+            read_gguf(source, file, model_type).await
+        } else {
+            read_own(source, file, &first, size).await
+        }
     }
 
     /// Puts it into a policy for `checkpoint`.
     ///
-    /// Errors: a name that the checkpoint does not have, or another number of columns: the file belongs to another model.
+    /// Errors: a name that the checkpoint does not have, or another number of columns: the file belongs to another
+    /// model.
     pub fn apply(self, checkpoint: &Checkpoint, policy: &mut Policy) -> Result<Coverage, WeightsError> {
         for (name, values) in &self.columns {
             let entry = checkpoint.require(name)?;
@@ -103,10 +121,13 @@ impl Importance {
                 });
             }
         }
-        let quantized = |entry: &&TensorEntry| entry.shape.len() == 2 && !policy.format_for(&entry.name, &entry.shape).is_dense();
+        let quantized =
+            |entry: &&TensorEntry| entry.shape.len() == 2 && !policy.format_for(&entry.name, &entry.shape).is_dense();
         let quantized: Vec<&TensorEntry> = checkpoint.tensors().iter().filter(quantized).collect();
-        let (with, without): (Vec<_>, Vec<_>) = quantized.into_iter().partition(|entry| self.columns.contains_key(&entry.name));
-        let coverage = Coverage { weighed: with.len(), without: without.into_iter().map(|entry| entry.name.clone()).collect() };
+        let (with, without): (Vec<_>, Vec<_>) =
+            quantized.into_iter().partition(|entry| self.columns.contains_key(&entry.name));
+        let coverage =
+            Coverage { weighed: with.len(), without: without.into_iter().map(|entry| entry.name.clone()).collect() };
         policy.importance = self.columns;
         Ok(coverage)
     }
@@ -124,7 +145,12 @@ async fn read_own(source: &dyn Source, file: &str, first: &[u8], size: u64) -> R
         if array.dtype != Dtype::F32 || array.shape.len() != 1 {
             return Err(WeightsError::malformed(
                 file,
-                format!("tensor {:?}: expected one F32 vector, got {} {:?}", array.name, array.dtype.name(), array.shape),
+                format!(
+                    "tensor {:?}: expected one F32 vector, got {} {:?}",
+                    array.name,
+                    array.dtype.name(),
+                    array.shape
+                ),
             ));
         }
         let bytes = read_exact(source, file, array.offset, array.length).await?;
@@ -137,7 +163,10 @@ async fn read_own(source: &dyn Source, file: &str, first: &[u8], size: u64) -> R
 async fn read_gguf(source: &dyn Source, file: &str, model_type: &str) -> Result<Importance, WeightsError> {
     let header = read_header(source, file).await?;
     if header.text("general.type") != Some("imatrix") {
-        return Err(WeightsError::malformed(file, "expected a GGUF file of the type \"imatrix\", as llama-imatrix writes it, got another"));
+        return Err(WeightsError::malformed(
+            file,
+            "expected a GGUF file of the type \"imatrix\", as llama-imatrix writes it, got another",
+        ));
     }
     let Some(arch) = Arch::by_model_type(model_type) else {
         return Err(WeightsError::Unsupported {
@@ -152,11 +181,14 @@ async fn read_gguf(source: &dyn Source, file: &str, model_type: &str) -> Result<
         let bad = |problem: &str| WeightsError::malformed(file, format!("{name:?}: {problem}"));
         let counts = header.tensors.iter().find(|info| info.name.strip_suffix(".counts") == Some(name));
         let counts = counts.ok_or_else(|| bad("sums without counts"))?;
-        let one = counts.shape.iter().product::<usize>() == 1 && sums.shape[..sums.shape.len().saturating_sub(1)].iter().all(|&n| n == 1);
+        let one = counts.shape.iter().product::<usize>() == 1
+            && sums.shape[..sums.shape.len().saturating_sub(1)].iter().all(|&n| n == 1);
         if sums.kind != BlockType::F32 || counts.kind != BlockType::F32 || !one {
             return Err(bad("expected F32 sums [K] and one count"));
         }
-        let full = arch.to_hugging_face(name).ok_or_else(|| bad("no tensor of this architecture has this name in llama.cpp"))?;
+        let full = arch
+            .to_hugging_face(name)
+            .ok_or_else(|| bad("no tensor of this architecture has this name in llama.cpp"))?;
         let count = floats(&read_exact(source, file, counts.offset, counts.size_bytes).await?);
         let count = count.first().copied().unwrap_or(0.0);
         if count.is_nan() || count <= 0.0 {

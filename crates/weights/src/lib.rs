@@ -1,12 +1,12 @@
 //! A checkpoint's bytes to named tensors, and back.
 //!
-//! [`Checkpoint::open`] reads the headers of a safetensors checkpoint, or of a GGUF file, from any [`Source`] (a directory, memory, later a
-//! network or the browser's file store) and hands out rows of tensors a few MiB at a time, either as `f32` or as the
-//! *planes* of a [`Format`]: the arrays a GPU kernel binds. With the `directory` module (native only) planes are written back as
-//! safetensors and whole checkpoints are quantized.
+//! [`Checkpoint::open`] reads the headers of a safetensors checkpoint, or of a GGUF file, from any [`Source`] (a
+//! directory, memory, later a network or the browser's file store) and hands out rows of tensors a few MiB at a time,
+//! either as `f32` or as the *planes* of a [`Format`]: the arrays a GPU kernel binds. With the `directory` module
+//! (native only) planes are written back as safetensors and whole checkpoints are quantized.
 //!
-//! The choice: everything is addressed by rows, so that a tensor is never whole in host memory; bytes arrive through one
-//! asynchronous trait, so that native and browser share every line. A memory-mapped file lost: it cannot exist in a
+//! The choice: everything is addressed by rows, so that a tensor is never whole in host memory; bytes arrive through
+//! one asynchronous trait, so that native and browser share every line. A memory-mapped file lost: it cannot exist in a
 //! browser, and a file that shrinks under a mapping kills the process instead of returning an error.
 //!
 //! Nothing here knows a GPU or a model architecture. Every size read from a file is checked before it is used.
@@ -41,4 +41,6 @@ pub use policy::Policy;
 pub use source::{LocalFuture, MemorySource, Source};
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use directory::{CheckpointWriter, DirectorySource, Progress, Report, TensorPlan, TensorReport, WriteOptions, quantize_checkpoint};
+pub use directory::{
+    CheckpointWriter, DirectorySource, Progress, Report, TensorPlan, TensorReport, WriteOptions, quantize_checkpoint,
+};

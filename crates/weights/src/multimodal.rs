@@ -1,18 +1,24 @@
 //! The text part of a checkpoint that also sees images: Gemma 3 from 4B on is published only so.
 //!
-//! Its `text_config` becomes the configuration and its tensors lose their prefix, so that nothing above this module knows of it; the vision
-//! tower is left out and never read. A second architecture that loads under other names lost: it would be `gemma3_text` once more.
+//! Its `text_config` becomes the configuration and its tensors lose their prefix, so that nothing above this module
+//! knows of it; the vision tower is left out and never read. A second architecture that loads under other names lost:
+//! it would be `gemma3_text` once more.
 
 use crate::checkpoint::TensorEntry;
 use crate::error::WeightsError;
 use serde_json::{Map, Value, json};
 
 /// What stands before the names of the language model: as saved by transformers 4 (first versions, later ones) and 5.
-const PREFIXES: &[(&str, &str)] =
-    &[("language_model.model.", "model."), ("language_model.lm_head.", "lm_head."), ("model.language_model.", "model."), ("lm_head.", "lm_head.")];
+const PREFIXES: &[(&str, &str)] = &[
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.language_model.", "model."),
+    ("lm_head.", "lm_head."),
+];
 
 /// The other parts.
-const OTHERS: &[&str] = &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
+const OTHERS: &[&str] =
+    &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
 
 /// What `Gemma3TextConfig` takes where a file says nothing; published files leave out what equals these.
 fn defaults() -> Value {
@@ -45,11 +51,9 @@ pub(crate) fn text_part(config: Value, tensors: Vec<TensorEntry>) -> Result<(Val
     }
     let mut merged: Map<String, Value> = defaults().as_object().cloned().unwrap_or_default();
     // Token ids and how the weights were quantized stand outside.
-    let outside = config
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| key.ends_with("_token_id") || *key == "quantization_config" || *key == "tie_word_embeddings");
+    let outside = config.as_object().into_iter().flatten().filter(|(key, _)| {
+        key.ends_with("_token_id") || *key == "quantization_config" || *key == "tie_word_embeddings"
+    });
     merged.extend(outside.map(|(key, value)| (key.clone(), value.clone())));
     merged.extend(text.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())));
     merged.insert("model_type".to_owned(), json!("gemma3_text"));
@@ -58,11 +62,15 @@ pub(crate) fn text_part(config: Value, tensors: Vec<TensorEntry>) -> Result<(Val
         if OTHERS.iter().any(|prefix| tensor.name.starts_with(prefix)) {
             continue;
         }
-        let renamed = PREFIXES.iter().find_map(|(from, to)| tensor.name.strip_prefix(from).map(|rest| format!("{to}{rest}")));
+        let renamed =
+            PREFIXES.iter().find_map(|(from, to)| tensor.name.strip_prefix(from).map(|rest| format!("{to}{rest}")));
         let Some(name) = renamed else {
             return Err(WeightsError::malformed(
                 &tensor.file,
-                format!("tensor {:?}: expected one of the language model ({}) or of the vision tower", tensor.name, PREFIXES[0].0),
+                format!(
+                    "tensor {:?}: expected one of the language model ({}) or of the vision tower",
+                    tensor.name, PREFIXES[0].0
+                ),
             ));
         };
         tensor.name = name;

@@ -1,10 +1,10 @@
 //! Which tensor gets which format.
 //!
 //! Matrices of linear layers take the format the user names. Embeddings and output heads get a finer one: they are
-//! multiplied once per token instead of once per layer, so they cost little time, while an error in them goes straight into
-//! the logits and no later layer can make up for it. Next to `q4_k` and `q5_k` they take
-//! `q6_k` (7 bits), next to `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per weight, no bit fiddling).
-//! Vectors (norms, biases) stay f32: they are a thousandth of the bytes.
+//! multiplied once per token instead of once per layer, so they cost little time, while an error in them goes straight
+//! into the logits and no later layer can make up for it. Next to `q4_k` and `q5_k` they take `q6_k` (7 bits), next to
+//! `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per weight, no bit fiddling). Vectors (norms,
+//! biases) stay f32: they are a thousandth of the bytes.
 
 use crate::formats::{F16, F32, Format, Q6K, Q8_0};
 use std::collections::BTreeMap;
@@ -20,7 +20,8 @@ pub struct Policy {
     pub head: &'static dyn Format,
     /// Exceptions by exact tensor name, before all other rules.
     pub exceptions: BTreeMap<String, &'static dyn Format>,
-    /// Importance `[K]` of the columns of a tensor, by tensor name, for the quantizer; usually mean squared activations.
+    /// Importance `[K]` of the columns of a tensor, by tensor name, for the quantizer; usually mean squared
+    /// activations.
     pub importance: BTreeMap<String, Vec<f32>>,
 }
 

@@ -1,8 +1,8 @@
 //! Reading rows: stored bytes to `f32`, or to the planes of a format.
 //!
-//! Rows are the unit because both directions of use need them: an upload takes a few MiB at a time, and a vocabulary matrix
-//! is cut into row shards for GPUs with small bindings. Every float is checked on the way; a NaN found here names its
-//! tensor, a NaN found in a logit names nothing.
+//! Rows are the unit because both directions of use need them: an upload takes a few MiB at a time, and a vocabulary
+//! matrix is cut into row shards for GPUs with small bindings. Every float is checked on the way; a NaN found here
+//! names its tensor, a NaN found in a logit names nothing.
 
 use crate::checkpoint::{Checkpoint, Stored, TensorEntry, read_exact};
 use crate::dtype::Dtype;
@@ -42,10 +42,15 @@ impl Checkpoint {
 
     /// Rows of a tensor as the planes of `format`.
     ///
-    /// Bytes stored in that format pass through; dense rows are quantized; quantized rows become dense when a dense format is
-    /// asked for. Errors: as [`read_rows_f32`](Self::read_rows_f32), and [`WeightsError::Requantize`],
+    /// Bytes stored in that format pass through; dense rows are quantized; quantized rows become dense when a dense
+    /// format is asked for. Errors: as [`read_rows_f32`](Self::read_rows_f32), and [`WeightsError::Requantize`],
     /// [`WeightsError::Unrepresentable`].
-    pub async fn read_planes(&self, name: &str, rows: Range<usize>, format: &'static dyn Format) -> Result<Planes, WeightsError> {
+    pub async fn read_planes(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        format: &'static dyn Format,
+    ) -> Result<Planes, WeightsError> {
         self.read_planes_weighted(name, rows, format, None).await
     }
 
@@ -65,7 +70,11 @@ impl Checkpoint {
                 return self.read_stored_planes(entry, &rows).await;
             }
             if !format.is_dense() {
-                return Err(WeightsError::Requantize { tensor: entry.name.clone(), stored: stored.name(), wanted: format.name() });
+                return Err(WeightsError::Requantize {
+                    tensor: entry.name.clone(),
+                    stored: stored.name(),
+                    wanted: format.name(),
+                });
             }
         }
         if let (Stored::Foreign(foreign), Some(reader)) = (entry.stored, &entry.reader)
@@ -90,12 +99,14 @@ impl Checkpoint {
             planes.rows = count;
             return Ok(planes);
         }
-        planes.push_rows(&values, importance).map_err(|error| unrepresentable(entry, first as u64 * entry.k() as u64, format, error))?;
+        planes
+            .push_rows(&values, importance)
+            .map_err(|error| unrepresentable(entry, first as u64 * entry.k() as u64, format, error))?;
         Ok(planes)
     }
 
-    /// Columns of a dense tensor `[K, N]` as rows of the planes of `format`: for matrices stored `[in, out]`. Reads the whole tensor, a few
-    /// rows at a time, and holds the columns asked for as `f32`.
+    /// Columns of a dense tensor `[K, N]` as rows of the planes of `format`: for matrices stored `[in, out]`. Reads the
+    /// whole tensor, a few rows at a time, and holds the columns asked for as `f32`.
     ///
     /// `importance` \[K\] is that of each stored row.
     ///
@@ -110,11 +121,19 @@ impl Checkpoint {
         const CHUNK_VALUES: usize = 1 << 20;
         let entry = self.require(name)?;
         let (rows, width) = (entry.rows(), entry.k());
-        if entry.shape.len() != 2 || columns.start > columns.end || columns.end > width || !matches!(entry.stored, Stored::Dense(_)) {
+        if entry.shape.len() != 2
+            || columns.start > columns.end
+            || columns.end > width
+            || !matches!(entry.stored, Stored::Dense(_))
+        {
             return Err(WeightsError::Request {
                 tensor: entry.name.clone(),
                 expected: format!("columns {columns:?} of a dense matrix"),
-                got: format!("shape {:?}, stored as {}; quantize the original checkpoint while it is loaded", entry.shape, entry.stored.name()),
+                got: format!(
+                    "shape {:?}, stored as {}; quantize the original checkpoint while it is loaded",
+                    entry.shape,
+                    entry.stored.name()
+                ),
             });
         }
         check_importance(entry, rows, importance)?;
@@ -134,7 +153,13 @@ impl Checkpoint {
     }
 
     /// Dense rows whose stored type is already the format's: checked, not converted.
-    async fn read_same_dense(&self, entry: &TensorEntry, rows: Range<usize>, format: &'static dyn Format, dtype: Dtype) -> Result<Planes, WeightsError> {
+    async fn read_same_dense(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+        format: &'static dyn Format,
+        dtype: Dtype,
+    ) -> Result<Planes, WeightsError> {
         let bytes = self.read_plane(entry, 0, &rows).await?;
         check_finite_bytes(entry, rows.start, entry.k(), dtype, &bytes)?;
         Ok(Planes { format, rows: rows.len(), k: entry.k(), bytes: vec![bytes] })
@@ -157,7 +182,12 @@ impl Checkpoint {
         Ok(planes)
     }
 
-    async fn read_plane(&self, entry: &TensorEntry, plane: usize, rows: &Range<usize>) -> Result<Vec<u8>, WeightsError> {
+    async fn read_plane(
+        &self,
+        entry: &TensorEntry,
+        plane: usize,
+        rows: &Range<usize>,
+    ) -> Result<Vec<u8>, WeightsError> {
         // The header's check keeps offset + rows * row_bytes inside the file, so neither product overflows.
         let row_bytes = entry.row_bytes(plane);
         let offset = entry.offsets[plane] + rows.start as u64 * row_bytes;
@@ -201,8 +231,18 @@ fn check_dtype(entry: &TensorEntry, dtype: Dtype) -> Result<(), WeightsError> {
     if dtype.is_weight() { Ok(()) } else { Err(wrong_dtype(entry)) }
 }
 
-fn unrepresentable(entry: &TensorEntry, base: u64, format: &'static dyn Format, error: Unrepresentable) -> WeightsError {
-    WeightsError::Unrepresentable { tensor: entry.name.clone(), index: base + error.index as u64, value: error.value, format: format.name() }
+fn unrepresentable(
+    entry: &TensorEntry,
+    base: u64,
+    format: &'static dyn Format,
+    error: Unrepresentable,
+) -> WeightsError {
+    WeightsError::Unrepresentable {
+        tensor: entry.name.clone(),
+        index: base + error.index as u64,
+        value: error.value,
+        format: format.name(),
+    }
 }
 
 /// Little-endian floats of `dtype` as `f32`.
@@ -226,7 +266,11 @@ fn check_finite(entry: &TensorEntry, first_row: usize, width: usize, values: &[f
         return Ok(());
     }
     let index = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
-    Err(WeightsError::NotFinite { tensor: entry.name.clone(), index: first_row as u64 * width as u64 + index as u64, value: values[index] })
+    Err(WeightsError::NotFinite {
+        tensor: entry.name.clone(),
+        index: first_row as u64 * width as u64 + index as u64,
+        value: values[index],
+    })
 }
 
 /// Every f16 plane of rows that a foreign reader made.
@@ -239,7 +283,13 @@ fn check_scales(entry: &TensorEntry, first_row: usize, planes: &Planes) -> Resul
 }
 
 /// As [`check_finite`], on stored F32, F16 or BF16, looking at exponent bits only.
-fn check_finite_bytes(entry: &TensorEntry, first_row: usize, width: usize, dtype: Dtype, bytes: &[u8]) -> Result<(), WeightsError> {
+fn check_finite_bytes(
+    entry: &TensorEntry,
+    first_row: usize,
+    width: usize,
+    dtype: Dtype,
+    bytes: &[u8],
+) -> Result<(), WeightsError> {
     let halves = || bytes.as_chunks::<2>().0.iter().fold(0, |most, b| most.max(u16::from_le_bytes(*b) & 0x7fff));
     let words = || bytes.as_chunks::<4>().0.iter().fold(0, |most, b| most.max(u32::from_le_bytes(*b) & 0x7fff_ffff));
     let finite = match dtype {

@@ -1,9 +1,9 @@
 //! The safetensors container: reading and writing its header.
 //!
-//! Eight bytes of header length, a JSON header, then the arrays back to back. A header is accepted only if its arrays tile
-//! the rest of the file exactly: no gap, no overlap, nothing beyond the end, every length equal to element size times
-//! shape, every name once. The `safetensors` crate wants the whole file as one slice, which neither a browser nor a 70B
-//! checkpoint allows, so the header is parsed here and the crate serves as the second opinion in tests.
+//! Eight bytes of header length, a JSON header, then the arrays back to back. A header is accepted only if its arrays
+//! tile the rest of the file exactly: no gap, no overlap, nothing beyond the end, every length equal to element size
+//! times shape, every name once. The `safetensors` crate wants the whole file as one slice, which neither a browser nor
+//! a 70B checkpoint allows, so the header is parsed here and the crate serves as the second opinion in tests.
 
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
@@ -45,14 +45,23 @@ pub struct Header {
 /// The length of the JSON header, from the first eight bytes of a file of `file_bytes` bytes.
 pub fn header_length(file: &str, first: &[u8], file_bytes: u64) -> Result<u64, WeightsError> {
     let Some(first) = first.first_chunk::<8>() else {
-        return Err(WeightsError::malformed(file, format!("expected at least 8 bytes, got {file_bytes}: not a safetensors file")));
+        return Err(WeightsError::malformed(
+            file,
+            format!("expected at least 8 bytes, got {file_bytes}: not a safetensors file"),
+        ));
     };
     let length = u64::from_le_bytes(*first);
     if length > MAX_HEADER_BYTES {
-        return Err(WeightsError::malformed(file, format!("expected a header of at most {MAX_HEADER_BYTES} bytes, got a length of {length}")));
+        return Err(WeightsError::malformed(
+            file,
+            format!("expected a header of at most {MAX_HEADER_BYTES} bytes, got a length of {length}"),
+        ));
     }
     if length < 2 || length > file_bytes.saturating_sub(8) {
-        return Err(WeightsError::malformed(file, format!("the header is said to take {length} bytes of a file of {file_bytes} bytes")));
+        return Err(WeightsError::malformed(
+            file,
+            format!("the header is said to take {length} bytes of a file of {file_bytes} bytes"),
+        ));
     }
     Ok(length)
 }
@@ -70,7 +79,9 @@ pub fn parse_header(file: &str, json: &[u8], file_bytes: u64) -> Result<Header, 
     let raw = reader.deserialize_map(HeaderVisitor).and_then(|raw| reader.end().map(|()| raw));
     let raw = raw.map_err(|error| bad(format!("the header is not the expected JSON: {error}")))?;
     let data_start = 8 + json.len() as u64;
-    let data_bytes = file_bytes.checked_sub(data_start).ok_or_else(|| bad(format!("the header ends at {data_start}, the file at {file_bytes}")))?;
+    let data_bytes = file_bytes
+        .checked_sub(data_start)
+        .ok_or_else(|| bad(format!("the header ends at {data_start}, the file at {file_bytes}")))?;
 
     let mut arrays = Vec::with_capacity(raw.arrays.len());
     for (name, array) in raw.arrays {
@@ -87,10 +98,16 @@ pub fn parse_header(file: &str, json: &[u8], file_bytes: u64) -> Result<Header, 
                 array.offset - data_start
             )));
         }
-        position = array.offset.checked_add(array.length).ok_or_else(|| bad(format!("tensor {:?}: offset overflows", array.name)))?;
+        position = array
+            .offset
+            .checked_add(array.length)
+            .ok_or_else(|| bad(format!("tensor {:?}: offset overflows", array.name)))?;
     }
     if position - data_start != data_bytes {
-        return Err(bad(format!("the tensors take {} bytes, the file holds {data_bytes} after its header (cut off or appended to)", position - data_start)));
+        return Err(bad(format!(
+            "the tensors take {} bytes, the file holds {data_bytes} after its header (cut off or appended to)",
+            position - data_start
+        )));
     }
     Ok(Header { arrays, metadata: raw.metadata })
 }
@@ -118,7 +135,10 @@ fn check_array(file: &str, name: String, raw: RawArray, data_start: u64) -> Resu
     let [begin, end] = raw.data_offsets;
     let length = end.checked_sub(begin).ok_or_else(|| bad(format!("its bytes end at {end}, before {begin}")))?;
     if length != bytes {
-        return Err(bad(format!("{} of shape {shape:?} takes {bytes} bytes, its offsets {begin}..{end} hold {length}", dtype.name())));
+        return Err(bad(format!(
+            "{} of shape {shape:?} takes {bytes} bytes, its offsets {begin}..{end} hold {length}",
+            dtype.name()
+        )));
     }
     let offset = begin.checked_add(data_start).ok_or_else(|| bad(format!("offset {begin} overflows")))?;
     Ok(ArrayInfo { dtype, shape, offset, length, name })
@@ -175,7 +195,10 @@ pub fn encode_header(arrays: &[(&str, Dtype, &[usize], u64)], metadata: &BTreeMa
     let mut position = 0u64;
     for (name, dtype, shape, bytes) in arrays {
         let end = position + bytes;
-        map.insert((*name).to_owned(), serde_json::json!({"dtype": dtype.name(), "shape": shape, "data_offsets": [position, end]}));
+        map.insert(
+            (*name).to_owned(),
+            serde_json::json!({"dtype": dtype.name(), "shape": shape, "data_offsets": [position, end]}),
+        );
         position = end;
     }
     let mut json = serde_json::Value::Object(map).to_string().into_bytes();

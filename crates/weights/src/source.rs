@@ -1,8 +1,8 @@
 //! Where a checkpoint's bytes come from.
 //!
 //! [`Source`] is asynchronous because a browser has no other way to read; it is a trait object without a runtime, so a
-//! native caller drives it with any executor that polls. Positional reads with an explicit length keep the memory needed in the
-//! caller's hands. `std::io::Read + Seek` lost: it is blocking, and a cursor cannot be shared.
+//! native caller drives it with any executor that polls. Positional reads with an explicit length keep the memory
+//! needed in the caller's hands. `std::io::Read + Seek` lost: it is blocking, and a cursor cannot be shared.
 
 use crate::error::WeightsError;
 use std::borrow::Cow;
@@ -35,10 +35,14 @@ pub trait Source {
     }
 }
 
-/// Whether `name` is a plain file name: no separators, no drive or stream colon, not `.` or `..`, no control characters.
-/// Names inside an index file come from strangers; this keeps them inside their directory.
+/// Whether `name` is a plain file name: no separators, no drive or stream colon, not `.` or `..`, no control
+/// characters. Names inside an index file come from strangers; this keeps them inside their directory.
 pub fn is_plain_file_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.chars().any(|c| matches!(c, '/' | '\\' | ':') || c.is_control())
+    !name.is_empty()
+        && name.len() <= 255
+        && name != "."
+        && name != ".."
+        && !name.chars().any(|c| matches!(c, '/' | '\\' | ':') || c.is_control())
 }
 
 /// The error for a name that is not plain.
@@ -84,7 +88,9 @@ impl MemorySource {
         let bytes = self.files.get(file).ok_or_else(|| fail("no such file".to_owned()))?;
         let range = usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(length)?));
         let part = range.and_then(|range| bytes.get(range));
-        part.map(<[u8]>::to_vec).ok_or_else(|| fail(format!("asked for {length} bytes at offset {offset}, the file has {} bytes", bytes.len())))
+        part.map(<[u8]>::to_vec).ok_or_else(|| {
+            fail(format!("asked for {length} bytes at offset {offset}, the file has {} bytes", bytes.len()))
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Checkpoints of other programs: PyTorch archives, and matrices packed by GPTQ, AWQ and MLX, against the values they stand for.
+//! Checkpoints of other programs: PyTorch archives, and matrices packed by GPTQ, AWQ and MLX, against the values they
+//! stand for.
 
 use bayan_weights::{Checkpoint, DirectorySource, Dtype, MemorySource, Stored};
 use pollster::block_on;
@@ -68,9 +69,13 @@ fn pytorch_archives_have_their_values() {
         for (tensor, values) in wanted {
             assert_eq!(block_on(checkpoint.read_f32(&tensor)).expect("reads"), values, "{name} {tensor}");
         }
-        let kinds = ["model.embed_tokens.weight", WEIGHT, "model.norm.weight"].map(|tensor| checkpoint.require(tensor).expect("there").stored.name());
+        let kinds = ["model.embed_tokens.weight", WEIGHT, "model.norm.weight"]
+            .map(|tensor| checkpoint.require(tensor).expect("there").stored.name());
         assert_eq!(kinds, ["BF16", "F16", "F32"], "{name}");
-        assert!(matches!(checkpoint.require("model.layers.0.self_attn.rotary_emb.inv_freq").expect("there").stored, Stored::Dense(Dtype::F64)));
+        assert!(matches!(
+            checkpoint.require("model.layers.0.self_attn.rotary_emb.inv_freq").expect("there").stored,
+            Stored::Dense(Dtype::F64)
+        ));
     }
 }
 
@@ -83,20 +88,33 @@ fn a_pickle_that_calls_is_refused_by_name() {
 }
 
 fn memory(config: &str, file: &str, bytes: Vec<u8>) -> Result<Checkpoint, bayan_weights::WeightsError> {
-    block_on(Checkpoint::open(Rc::new(MemorySource::new().with("config.json", config.as_bytes().to_vec()).with(file.to_owned(), bytes))))
+    block_on(Checkpoint::open(Rc::new(
+        MemorySource::new().with("config.json", config.as_bytes().to_vec()).with(file.to_owned(), bytes),
+    )))
 }
 
 #[test]
 fn other_quantizations_are_refused_by_name() {
     let weights = std::fs::read(fixture("awq-64").join("model.safetensors")).expect("a file");
     let error = |config: &str| memory(config, "model.safetensors", weights.clone()).expect_err("refused").to_string();
-    assert!(error(r#"{"quantization_config": {"quant_method": "bitsandbytes", "group_size": 64}}"#).contains("bitsandbytes"));
-    assert!(error(r#"{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemv"}}"#).contains("gemv"));
+    assert!(
+        error(r#"{"quantization_config": {"quant_method": "bitsandbytes", "group_size": 64}}"#)
+            .contains("bitsandbytes")
+    );
+    assert!(
+        error(r#"{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemv"}}"#)
+            .contains("gemv")
+    );
     assert!(error(r#"{"quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": 64}}"#).contains('3'));
-    assert!(error(r#"{"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 7}}"#).contains("group_size"));
+    assert!(
+        error(r#"{"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 7}}"#)
+            .contains("group_size")
+    );
     assert!(error(r#"{"quantization": {"group_size": 64, "bits": 3}}"#).contains("4 and 8 bits"));
     // Another group size than the arrays were made with.
-    assert!(error(r#"{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}"#).contains("scales"));
+    assert!(
+        error(r#"{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}"#).contains("scales")
+    );
 }
 
 proptest! {

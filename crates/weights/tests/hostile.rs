@@ -36,23 +36,51 @@ fn open_and_read_all(source: MemorySource) {
 fn lying_headers_are_refused() {
     let cases: &[(&str, &str, usize)] = &[
         ("a gap", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#, 8),
-        ("an overlap", r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#, 8),
-        ("the same bytes twice", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 4),
+        (
+            "an overlap",
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#,
+            8,
+        ),
+        (
+            "the same bytes twice",
+            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            4,
+        ),
         ("beyond the end", r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#, 8),
         ("bytes left over", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 8),
         ("data without tensors", r#"{}"#, 8),
         ("shape against length", r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8),
         ("dtype against length", r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,8]}}"#, 8),
         ("end before begin", r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8),
-        ("a shape product beyond 64 bits", r#"{"a":{"dtype":"F32","shape":[2147483647,2147483647,2147483647],"data_offsets":[0,8]}}"#, 8),
-        ("a shape product that wraps to the length", r#"{"a":{"dtype":"F32","shape":[1073741824,1073741824,16,2],"data_offsets":[0,0]}}"#, 0),
+        (
+            "a shape product beyond 64 bits",
+            r#"{"a":{"dtype":"F32","shape":[2147483647,2147483647,2147483647],"data_offsets":[0,8]}}"#,
+            8,
+        ),
+        (
+            "a shape product that wraps to the length",
+            r#"{"a":{"dtype":"F32","shape":[1073741824,1073741824,16,2],"data_offsets":[0,0]}}"#,
+            0,
+        ),
         ("a huge dimension", r#"{"a":{"dtype":"F32","shape":[0,18446744073709551615],"data_offsets":[0,0]}}"#, 0),
         ("a negative dimension", r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#, 4),
         ("a fractional dimension", r#"{"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}}"#, 4),
-        ("a number beyond 64 bits", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,99999999999999999999999]}}"#, 4),
-        ("offsets at the top", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551611,18446744073709551615]}}"#, 4),
+        (
+            "a number beyond 64 bits",
+            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,99999999999999999999999]}}"#,
+            4,
+        ),
+        (
+            "offsets at the top",
+            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551611,18446744073709551615]}}"#,
+            4,
+        ),
         ("too many dimensions", r#"{"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,1]}}"#, 1),
-        ("a name twice", r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#, 2),
+        (
+            "a name twice",
+            r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#,
+            2,
+        ),
         ("an unknown type", r#"{"a":{"dtype":"Q9","shape":[1],"data_offsets":[0,1]}}"#, 1),
         ("a list", r#"[1]"#, 0),
         ("leading space", r#" {}"#, 0),
@@ -145,7 +173,8 @@ fn indices_must_agree_with_their_shards() {
 /// A file with one q8_0 tensor of [2, 40], described as `description` says.
 fn quantized(description: &str) -> Vec<u8> {
     let metadata = BTreeMap::from([("bayan".to_owned(), description.to_owned())]);
-    let arrays: &[(&str, Dtype, &[usize], u64)] = &[("w.codes", Dtype::I8, &[2, 64], 128), ("w.scales", Dtype::F16, &[2, 2], 8)];
+    let arrays: &[(&str, Dtype, &[usize], u64)] =
+        &[("w.codes", Dtype::I8, &[2, 64], 128), ("w.scales", Dtype::F16, &[2, 2], 8)];
     let mut bytes = encode_header(arrays, &metadata);
     bytes.resize(bytes.len() + 136, 0x11);
     bytes
@@ -167,7 +196,10 @@ fn quantized_descriptions_are_checked() {
         ("overflow", r#"{"version":1,"tensors":{"w":{"format":"q8_0","shape":[2147483647,2147483647,2147483647,2]}}}"#),
         ("huge", r#"{"version":1,"tensors":{"w":{"format":"q8_0","shape":[2,18446744073709551615]}}}"#),
         ("a tensor that is not there", r#"{"version":1,"tensors":{"v":{"format":"q8_0","shape":[2,40]}}}"#),
-        ("the planes of another", r#"{"version":1,"tensors":{"w":{"format":"q8_0","shape":[2,40]},"w.codes":{"format":"q8_0","shape":[2,40]}}}"#),
+        (
+            "the planes of another",
+            r#"{"version":1,"tensors":{"w":{"format":"q8_0","shape":[2,40]},"w.codes":{"format":"q8_0","shape":[2,40]}}}"#,
+        ),
         ("not JSON", r#"]"#),
     ] {
         assert!(open(quantized(description)).is_err(), "{what}");

@@ -1,4 +1,5 @@
-//! Importance of the inputs of matrices: files come back, weighed quantization errs less where it counts, files of other models are refused.
+//! Importance of the inputs of matrices: files come back, weighed quantization errs less where it counts, files of
+//! other models are refused.
 
 use bayan_weights::gguf::blocks::BlockType;
 use bayan_weights::gguf::writer::{Declared, Entry, GgufWriter};
@@ -31,7 +32,10 @@ fn files_come_back() {
         let source = MemorySource::new().with("im.safetensors", bytes[..cut].to_vec());
         assert!(block_on(Importance::read(&source, "im.safetensors", "qwen2")).is_err(), "{cut} bytes");
     }
-    let weights = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/qwen2_bias/model.safetensors")).expect("read");
+    let weights = std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/qwen2_bias/model.safetensors"),
+    )
+    .expect("read");
     let error = block_on(Importance::read(&MemorySource::new().with("w", weights), "w", "qwen2")).expect_err("a model");
     assert!(error.to_string().contains("bayan imatrix"), "{error}");
     assert!(block_on(Importance::read(&MemorySource::new(), "none", "qwen2")).is_err());
@@ -53,7 +57,9 @@ fn weighed_quantization_errs_less_where_it_counts() {
             let weights = &policy.importance[&tensor.name];
             let exact = block_on(checkpoint.read_f32(&tensor.name)).expect("read");
             let error = |importance: Option<&[f32]>| -> f64 {
-                let planes = block_on(checkpoint.read_planes_weighted(&tensor.name, 0..tensor.rows(), format, importance)).expect("quantized");
+                let planes =
+                    block_on(checkpoint.read_planes_weighted(&tensor.name, 0..tensor.rows(), format, importance))
+                        .expect("quantized");
                 let squares = planes.dequantize().into_iter().zip(&exact).enumerate();
                 squares.map(|(i, (a, b))| f64::from(weights[i % tensor.k()]) * f64::from(a - b).powi(2)).sum()
             };
@@ -71,15 +77,20 @@ fn files_of_other_models_are_refused() {
     let mut policy = Policy::for_format(format_by_name("q4_k").expect("a format"));
     assert!(made_for(&other).apply(&checkpoint, &mut policy).is_err());
     let name = "model.layers.0.mlp.up_proj.weight".to_owned();
-    let of = |name: &str, k: usize| Importance::new(0, BTreeMap::from([(name.to_owned(), vec![1.0; k])])).expect("sound");
+    let of =
+        |name: &str, k: usize| Importance::new(0, BTreeMap::from([(name.to_owned(), vec![1.0; k])])).expect("sound");
     let error = of(&name, 7).apply(&checkpoint, &mut policy).expect_err("other sizes");
     assert!(matches!(&error, WeightsError::Request { tensor, .. } if *tensor == name), "{error}");
     assert!(policy.importance.is_empty(), "a refused file changes nothing");
-    let error = of("model.layers.0.mlp.up_projx.weight", 192).apply(&checkpoint, &mut policy).expect_err("no such tensor");
+    let error =
+        of("model.layers.0.mlp.up_projx.weight", 192).apply(&checkpoint, &mut policy).expect_err("no such tensor");
     assert!(matches!(error, WeightsError::MissingTensor { .. }), "{error}");
     let k = checkpoint.require(&name).expect("there").k();
     let coverage = of(&name, k).apply(&checkpoint, &mut policy).expect("of this model");
-    assert_eq!((coverage.weighed, coverage.without.contains(&"model.layers.0.mlp.gate_proj.weight".to_owned())), (1, true));
+    assert_eq!(
+        (coverage.weighed, coverage.without.contains(&"model.layers.0.mlp.gate_proj.weight".to_owned())),
+        (1, true)
+    );
 }
 
 #[test]
@@ -90,7 +101,9 @@ fn llama_cpp_files_are_read() {
         let _ = std::fs::remove_file(&file);
         let metadata = [("general.type".to_owned(), Entry::Text(kind.to_owned()))];
         let vector = |name: String, shape: Vec<usize>| Declared { name, shape, kind: BlockType::F32 };
-        let declared = names.iter().flat_map(|name| [vector(format!("{name}.in_sum2"), vec![1, 4]), vector(format!("{name}.counts"), vec![1, 1])]);
+        let declared = names.iter().flat_map(|name| {
+            [vector(format!("{name}.in_sum2"), vec![1, 4]), vector(format!("{name}.counts"), vec![1, 1])]
+        });
         let mut writer = GgufWriter::create(&file, &metadata, declared.collect()).expect("begun");
         for _ in names {
             writer.write(&[2f32, 4.0, 0.0, 8.0].map(f32::to_le_bytes).concat()).expect("written");
@@ -98,7 +111,9 @@ fn llama_cpp_files_are_read() {
         }
         writer.finish().expect("finished");
     };
-    let read = || block_on(Importance::read(&DirectorySource::new(folder.path()).expect("a directory"), "imatrix.gguf", "llama"));
+    let read = || {
+        block_on(Importance::read(&DirectorySource::new(folder.path()).expect("a directory"), "imatrix.gguf", "llama"))
+    };
     write("imatrix", &["blk.3.attn_q.weight", "output.weight"], 2.0);
     let found = read().expect("read");
     assert_eq!(found.columns()["model.layers.3.self_attn.q_proj.weight"], [1.0, 2.0, 0.0, 4.0]);

@@ -164,7 +164,10 @@ fn directories_that_are_not_checkpoints_say_what_to_do() {
 /// A header for one F32 tensor with the given values.
 fn one_tensor(values: &[f32]) -> Vec<u8> {
     let size = values.len() * 4;
-    let header = bayan_weights::safetensors::encode_header(&[("w", Dtype::F32, &[values.len() / 4, 4], size as u64)], &Default::default());
+    let header = bayan_weights::safetensors::encode_header(
+        &[("w", Dtype::F32, &[values.len() / 4, 4], size as u64)],
+        &Default::default(),
+    );
     header.into_iter().chain(values.iter().flat_map(|v| v.to_le_bytes())).collect()
 }
 

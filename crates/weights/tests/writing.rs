@@ -2,7 +2,8 @@
 
 use bayan_weights::formats::{F16, F32, Q4_0, Q4K, Q8_0};
 use bayan_weights::{
-    Checkpoint, CheckpointWriter, DirectorySource, FORMATS, Planes, Policy, Stored, TensorPlan, WeightsError, WriteOptions, quantize_checkpoint,
+    Checkpoint, CheckpointWriter, DirectorySource, FORMATS, Planes, Policy, Stored, TensorPlan, WeightsError,
+    WriteOptions, quantize_checkpoint,
 };
 use pollster::block_on;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,10 @@ fn fixture(model: &str) -> PathBuf {
 }
 
 fn names_in(path: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name().into_string().expect("UTF-8")).collect();
+    let mut names: Vec<String> = std::fs::read_dir(path)
+        .expect("listed")
+        .map(|entry| entry.expect("listed").file_name().into_string().expect("UTF-8"))
+        .collect();
     names.sort();
     names
 }
@@ -34,7 +37,8 @@ fn plan(name: &str, shape: &[usize], format: &'static dyn bayan_weights::Format)
 
 /// One tensor of every format, odd sizes, one empty; written in uneven pieces.
 fn write_all_formats(directory: &Path, options: &WriteOptions) -> Result<(), WeightsError> {
-    let mut plans: Vec<TensorPlan> = FORMATS.iter().map(|f| plan(&format!("{}.weight", f.name()), &[7, 45], *f)).collect();
+    let mut plans: Vec<TensorPlan> =
+        FORMATS.iter().map(|f| plan(&format!("{}.weight", f.name()), &[7, 45], *f)).collect();
     plans.insert(2, plan("empty.weight", &[0, 45], &Q8_0));
     plans.push(plan("scalar", &[], &F32));
     let mut writer = CheckpointWriter::create(directory, plans, options)?;
@@ -111,9 +115,12 @@ fn unfinished_writers_leave_nothing() {
     let mut writer = CheckpointWriter::create(&directory, plans, &WriteOptions::default()).expect("begun");
     assert_eq!(names_in(temp.path()).len(), 1);
     assert!(!directory.exists());
-    for (name, planes) in
-        [("b", rows(1, &F32 as &'static dyn bayan_weights::Format, 2)), ("a", rows(1, &Q8_0, 32)), ("a", rows(1, &Q4_0, 64)), ("a", rows(3, &Q4_0, 32))]
-    {
+    for (name, planes) in [
+        ("b", rows(1, &F32 as &'static dyn bayan_weights::Format, 2)),
+        ("a", rows(1, &Q8_0, 32)),
+        ("a", rows(1, &Q4_0, 64)),
+        ("a", rows(3, &Q4_0, 32)),
+    ] {
         assert!(matches!(writer.write(name, &planes), Err(WeightsError::Request { .. })));
     }
     assert!(writer.write_file("../config.json", b"{}").is_err());
@@ -191,7 +198,10 @@ fn checkpoints_are_quantized_as_the_policy_says() {
         let method = quantized.config().pointer("/quantization_config/quant_method").and_then(|m| m.as_str());
         assert_eq!(method, (format != "f16").then_some("bayan"));
         assert_eq!(quantized.config()["rope_scaling"], original.config()["rope_scaling"]);
-        assert_eq!(block_on(quantized.text("tokenizer.json")).expect("read"), block_on(original.text("tokenizer.json")).expect("read"));
+        assert_eq!(
+            block_on(quantized.text("tokenizer.json")).expect("read"),
+            block_on(original.text("tokenizer.json")).expect("read")
+        );
         let again = block_on(quantize_checkpoint(&quantized, &out, &policy, &options, &mut |_| {}));
         assert!(again.is_err(), "onto itself");
     }
@@ -208,7 +218,8 @@ fn exceptions_and_importance_reach_the_quantizer() {
     policy.importance.insert(name.to_owned(), importance);
     let run = |policy: &Policy, out: &str| {
         let out = temp.path().join(out);
-        block_on(quantize_checkpoint(&original, &out, policy, &WriteOptions::default(), &mut |_| {})).expect("quantized");
+        block_on(quantize_checkpoint(&original, &out, policy, &WriteOptions::default(), &mut |_| {}))
+            .expect("quantized");
         open(&out)
     };
     let guided = run(&policy, "guided");

@@ -1,8 +1,8 @@
 //! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`.
 //!
-//! A program in the workspace, so that a machine with only Rust can run every task; shell scripts and a task runner lost,
-//! because each would be one more thing to have first. It depends on little, so that it is built in seconds, and it never
-//! links the crates it builds.
+//! A program in the workspace, so that a machine with only Rust can run every task; shell scripts and a task runner
+//! lost, because each would be one more thing to have first. It depends on little, so that it is built in seconds, and
+//! it never links the crates it builds.
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

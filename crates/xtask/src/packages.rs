@@ -1,7 +1,7 @@
 //! System packages, through apt on Debian and Ubuntu; elsewhere the error says what to install.
 //!
-//! Nothing is installed without a line that says what and why. Other package managers lost: each has other package names,
-//! and an untested command run as root is worse than a sentence.
+//! Nothing is installed without a line that says what and why. Other package managers lost: each has other package
+//! names, and an untested command run as root is worse than a sentence.
 
 use crate::process;
 use anyhow::{Result, bail};
@@ -18,7 +18,8 @@ pub fn install(packages: &[&str], why: &str) -> Result<()> {
         );
     }
     let by_hand = format!("apt-get update && apt-get install -y {list}");
-    let prefix = privilege().map_err(|reason| anyhow::anyhow!("missing: {why}. {reason}; remedy: run as root: {by_hand}"))?;
+    let prefix =
+        privilege().map_err(|reason| anyhow::anyhow!("missing: {why}. {reason}; remedy: run as root: {by_hand}"))?;
     eprintln!("Installing {list}: {why}");
     let update = process::run(&mut apt(prefix, &["update", "-qq"]));
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];

@@ -1,7 +1,7 @@
 //! A static file server for the page, on this machine only.
 //!
-//! HTTP/1.1 by hand: GET and HEAD, one range, `Content-Type`; nothing else is needed to open the page. A server crate lost: it
-//! would be the largest dependency of this program.
+//! HTTP/1.1 by hand: GET and HEAD, one range, `Content-Type`; nothing else is needed to open the page. A server crate
+//! lost: it would be the largest dependency of this program.
 
 use anyhow::{Context, Result};
 use std::fs::File;
@@ -15,8 +15,13 @@ const HEAD_BYTES: u64 = 16 * 1024;
 
 /// Serves `directory` on localhost until the program is stopped.
 pub fn serve(directory: &Path, port: u16) -> Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", port)).with_context(|| format!("port {port} is not free on this machine; remedy: --port N"))?;
-    println!("Serving {} on http://localhost:{}  (Ctrl-C stops)", directory.display(), listener.local_addr().map_or(port, |address| address.port()));
+    let listener = TcpListener::bind(("127.0.0.1", port))
+        .with_context(|| format!("port {port} is not free on this machine; remedy: --port N"))?;
+    println!(
+        "Serving {} on http://localhost:{}  (Ctrl-C stops)",
+        directory.display(),
+        listener.local_addr().map_or(port, |address| address.port())
+    );
     accept(&listener, directory);
     Ok(())
 }
@@ -61,7 +66,11 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         return Ok(None);
     }
     let mut words = line.split_whitespace();
-    let mut request = Request { method: words.next().unwrap_or("").to_owned(), path: words.next().unwrap_or("/").to_owned(), ..Request::default() };
+    let mut request = Request {
+        method: words.next().unwrap_or("").to_owned(),
+        path: words.next().unwrap_or("/").to_owned(),
+        ..Request::default()
+    };
     loop {
         line.clear();
         if head.read_line(&mut line)? == 0 || line.trim().is_empty() {
@@ -87,9 +96,13 @@ fn answer(mut stream: &TcpStream, directory: &Path, request: &Request) -> std::i
     let size = file.metadata()?.len();
     let (status, start, length) = match request.range.as_deref().map(|range| parse_range(range, size)) {
         None | Some(Range::Whole) => ("200 OK".to_owned(), 0, size),
-        Some(Range::Part(start, end)) => (format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{size}", end - 1), start, end - start),
+        Some(Range::Part(start, end)) => {
+            (format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{size}", end - 1), start, end - start)
+        }
         Some(Range::Outside) => {
-            let head = format!("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */{size}\r\nContent-Length: 0\r\n\r\n");
+            let head = format!(
+                "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */{size}\r\nContent-Length: 0\r\n\r\n"
+            );
             return stream.write_all(head.as_bytes());
         }
     };
@@ -147,7 +160,9 @@ enum Range {
 }
 
 fn parse_range(text: &str, size: u64) -> Range {
-    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else { return Range::Whole };
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+        return Range::Whole;
+    };
     let (start, end) = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
         (Ok(first), Ok(last)) if first <= last => (first, last.saturating_add(1).min(size)),
         (Ok(first), Err(_)) if last.trim().is_empty() => (first, size),
@@ -207,9 +222,17 @@ mod tests {
             answer
         };
         let page = ask("GET /?x=1 HTTP/1.1");
-        assert!(page.starts_with("HTTP/1.1 200") && page.contains("text/html") && page.ends_with("<p>بيان</p>"), "{page}");
+        assert!(
+            page.starts_with("HTTP/1.1 200") && page.contains("text/html") && page.ends_with("<p>بيان</p>"),
+            "{page}"
+        );
         let part = ask("GET /a%20b.bin HTTP/1.1\r\nRange: bytes=2-4");
-        assert!(part.starts_with("HTTP/1.1 206") && part.contains("Content-Range: bytes 2-4/10") && part.ends_with("\r\n\r\n234"), "{part}");
+        assert!(
+            part.starts_with("HTTP/1.1 206")
+                && part.contains("Content-Range: bytes 2-4/10")
+                && part.ends_with("\r\n\r\n234"),
+            "{part}"
+        );
         let head = ask("HEAD /a%20b.bin HTTP/1.1");
         assert!(head.contains("Content-Length: 10") && head.ends_with("\r\n\r\n"), "{head}");
         assert!(ask("GET /../secret HTTP/1.1").starts_with("HTTP/1.1 404"));

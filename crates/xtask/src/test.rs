@@ -1,7 +1,7 @@
 //! `cargo xtask test`: sets up what the tests need and runs all of them, in the order in which they fail fastest.
 //!
-//! The first failing step ends the run, and the summary names the steps that were not reached. Going on after a failure lost:
-//! most later steps would report the same mistake again, slower.
+//! The first failing step ends the run, and the summary names the steps that were not reached. Going on after a failure
+//! lost: most later steps would report the same mistake again, slower.
 
 use crate::{process, tools, vulkan, wasm, web, workspace};
 use anyhow::{Context, Result};
@@ -157,6 +157,9 @@ fn browser_tests(session: &Session) -> Result<()> {
     command.env("BAYAN_CHROMIUM", chromium).env("BAYAN_ENGINE", workspace::target_dir()?.join("wasm/engine"));
     // What the browser's answers are compared with; the tests before have built it.
     process::run(&mut session.cargo(&["build", "--package", "bayan-cli"]))?;
-    command.env("BAYAN_NATIVE", workspace::target_dir()?.join("debug").join(format!("bayan{}", std::env::consts::EXE_SUFFIX)));
+    command.env(
+        "BAYAN_NATIVE",
+        workspace::target_dir()?.join("debug").join(format!("bayan{}", std::env::consts::EXE_SUFFIX)),
+    );
     process::run(&mut session.prepared(command))
 }

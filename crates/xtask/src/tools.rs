@@ -22,7 +22,9 @@ pub fn rust_components() -> Result<()> {
         }
         eprintln!("Installing {component}: `cargo {command}` is missing");
         if process::find_program("rustup").is_none() {
-            bail!("`cargo {command}` is missing, and there is no rustup to add it with; remedy: install {component} of the Rust version in use");
+            bail!(
+                "`cargo {command}` is missing, and there is no rustup to add it with; remedy: install {component} of the Rust version in use"
+            );
         }
         process::run(Command::new("rustup").args(["component", "add", component]))?;
     }
@@ -62,13 +64,27 @@ pub fn node() -> Result<Option<PathBuf>> {
     if node_version("node").is_some_and(|version| version >= NODE) {
         return Ok(None);
     }
-    eprintln!("Installing {NODE_PACKAGE} into {}: the page's build needs Node {}.{} or newer, and the system has an older one", own.display(), NODE.0, NODE.1);
+    eprintln!(
+        "Installing {NODE_PACKAGE} into {}: the page's build needs Node {}.{} or newer, and the system has an older one",
+        own.display(),
+        NODE.0,
+        NODE.1
+    );
     let directory = workspace::target_dir()?.join("xtask-tools");
     std::fs::create_dir_all(&directory).with_context(|| format!("{} could not be made", directory.display()))?;
-    process::run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(&directory).args(["--allow-scripts=node", NODE_PACKAGE]))?;
+    process::run(
+        Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&directory)
+            .args(["--allow-scripts=node", NODE_PACKAGE]),
+    )?;
     match node_version(own.join("node")) {
         Some(version) if version >= NODE => Ok(Some(own)),
-        _ => bail!("expected Node {}.{} or newer, and the npm package {NODE_PACKAGE} brought none that runs; remedy: install it by hand", NODE.0, NODE.1),
+        _ => bail!(
+            "expected Node {}.{} or newer, and the npm package {NODE_PACKAGE} brought none that runs; remedy: install it by hand",
+            NODE.0,
+            NODE.1
+        ),
     }
 }
 
@@ -91,7 +107,11 @@ pub fn chromium() -> Result<PathBuf> {
         }
         bail!("BAYAN_CHROMIUM names {}, which is not a file; remedy: unset it, or name a Chromium", path.display());
     }
-    let find = || ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].iter().find_map(|name| process::find_program(name));
+    let find = || {
+        ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+            .iter()
+            .find_map(|name| process::find_program(name))
+    };
     if let Some(path) = find() {
         return Ok(path);
     }

@@ -1,8 +1,8 @@
 //! Whether this machine can run Vulkan, and what to install where it cannot.
 //!
-//! Vulkan is a loader (`libvulkan.so.1`) and one driver per kind of device, each named by a small JSON file. Both are looked
-//! for as files: loading the library would crash this program with a broken driver, and a driver without its library (a GPU
-//! container without its graphics part) must count as missing.
+//! Vulkan is a loader (`libvulkan.so.1`) and one driver per kind of device, each named by a small JSON file. Both are
+//! looked for as files: loading the library would crash this program with a broken driver, and a driver without its
+//! library (a GPU container without its graphics part) must count as missing.
 
 use crate::{packages, process};
 use anyhow::Result;
@@ -31,7 +31,9 @@ pub fn set_up() -> Result<()> {
     }
     let why = match (found.loader, found.drivers.is_empty()) {
         (true, _) => "no Vulkan driver was found, so models run on the CPU through Mesa's software driver",
-        (false, true) => "no Vulkan loader and no driver were found, so models run on the CPU through Mesa's software driver",
+        (false, true) => {
+            "no Vulkan loader and no driver were found, so models run on the CPU through Mesa's software driver"
+        }
         (false, false) => "a Vulkan driver is here, but not the loader that finds it",
     };
     packages::install(&missing, why)
@@ -52,7 +54,10 @@ fn look(directories: &[PathBuf], libraries: &Libraries) -> Found {
     let mut drivers = Vec::new();
     for directory in directories {
         let Ok(entries) = std::fs::read_dir(directory) else { continue };
-        let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let files = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "json"));
         drivers.extend(files.filter(|path| is_usable(path, libraries)));
     }
     for path in named_drivers() {
@@ -77,12 +82,14 @@ fn is_usable(manifest: &Path, libraries: &Libraries) -> bool {
 
 /// Where the loader looks for driver files.
 fn driver_directories() -> Vec<PathBuf> {
-    let mut roots: Vec<PathBuf> = ["/etc", "/usr/local/etc", "/usr/local/share", "/usr/share"].map(PathBuf::from).to_vec();
+    let mut roots: Vec<PathBuf> =
+        ["/etc", "/usr/local/etc", "/usr/local/share", "/usr/share"].map(PathBuf::from).to_vec();
     if let Some(list) = std::env::var_os("XDG_DATA_DIRS") {
         roots.extend(std::env::split_paths(&list));
     }
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| home.map(|home| home.join(".local/share")));
+    let data =
+        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| home.map(|home| home.join(".local/share")));
     roots.extend(data);
     roots.sort();
     roots.dedup();
@@ -111,7 +118,8 @@ impl Libraries {
             .iter()
             .find_map(|program| process::capture(Command::new(program).arg("-p")).ok())
             .unwrap_or_default();
-        let mut directories: Vec<PathBuf> = ["/lib", "/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from).to_vec();
+        let mut directories: Vec<PathBuf> =
+            ["/lib", "/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from).to_vec();
         directories.push(PathBuf::from(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH)));
         if let Some(list) = std::env::var_os("LD_LIBRARY_PATH") {
             directories.extend(std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()));
@@ -135,7 +143,8 @@ mod tests {
     }
 
     fn driver(directory: &Path, name: &str, library: &str) {
-        fs::write(directory.join(name), format!(r#"{{"ICD":{{"api_version":"1.3.0","library_path":"{library}"}}}}"#)).expect("a file in a temporary directory");
+        fs::write(directory.join(name), format!(r#"{{"ICD":{{"api_version":"1.3.0","library_path":"{library}"}}}}"#))
+            .expect("a file in a temporary directory");
     }
 
     #[test]
@@ -168,7 +177,10 @@ mod tests {
 
     #[test]
     fn the_linker_cache_is_read_by_whole_names() {
-        let libraries = Libraries { cache: "\tlibvulkan.so.1 (libc6,x86-64) => /usr/lib/libvulkan.so.1\n".to_owned(), directories: Vec::new() };
+        let libraries = Libraries {
+            cache: "\tlibvulkan.so.1 (libc6,x86-64) => /usr/lib/libvulkan.so.1\n".to_owned(),
+            directories: Vec::new(),
+        };
         assert!(libraries.has("libvulkan.so.1"));
         assert!(!libraries.has("libvulkan.so"));
     }

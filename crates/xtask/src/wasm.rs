@@ -1,7 +1,7 @@
 //! The browser engine: `crates/wasm` to `bayan.js` and `bayan_bg.wasm`.
 //!
-//! Three ways to a compiler for `wasm32-unknown-unknown`, in this order: the target is installed; rustup adds it; or Debian's
-//! `rustc-web` with the standard library compiled from its sources, for machines where rustup cannot download.
+//! Three ways to a compiler for `wasm32-unknown-unknown`, in this order: the target is installed; rustup adds it; or
+//! Debian's `rustc-web` with the standard library compiled from its sources, for machines where rustup cannot download.
 
 use crate::{packages, process, tools, workspace};
 use anyhow::{Context, Result, bail};
@@ -50,10 +50,16 @@ pub fn build_package(root: &Path, package: &str, target_dir: &Path) -> Result<Pa
     // Apart from the native build: other flags, and a second cargo need not wait.
     let build_dir = target_dir.join("wasm");
     let mut cargo = workspace::cargo();
-    cargo.current_dir(root).args(["build", "--release", "--package", package, "--target", TARGET, "--target-dir"]).arg(&build_dir);
+    cargo
+        .current_dir(root)
+        .args(["build", "--release", "--package", package, "--target", TARGET, "--target-dir"])
+        .arg(&build_dir);
     if matches!(compiler()?, Compiler::Debian) {
         cargo.args(["-Z", "build-std=std,panic_abort"]);
-        cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld-19");
+        cargo
+            .env("RUSTC", "/usr/bin/rustc")
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld-19");
         // cargo and rustup set it for their own compiler.
         cargo.env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN");
     }
@@ -73,7 +79,9 @@ fn compiler() -> Result<Compiler> {
     if has_target() {
         return Ok(Compiler::Installed);
     }
-    let debian_is_here = || Path::new("/usr/bin/rustc").is_file() && process::find_program("wasm-ld-19").is_some() && debian_has_sources();
+    let debian_is_here = || {
+        Path::new("/usr/bin/rustc").is_file() && process::find_program("wasm-ld-19").is_some() && debian_has_sources()
+    };
     if debian_is_here() {
         return Ok(Compiler::Debian);
     }
@@ -87,7 +95,10 @@ fn compiler() -> Result<Compiler> {
     }
     packages::install(DEBIAN, "the browser engine needs a compiler for WebAssembly")?;
     if !debian_is_here() {
-        bail!("{} are installed, but /usr/bin/rustc has no sources of the standard library; remedy: rustup target add {TARGET}", DEBIAN.join(" "));
+        bail!(
+            "{} are installed, but /usr/bin/rustc has no sources of the standard library; remedy: rustup target add {TARGET}",
+            DEBIAN.join(" ")
+        );
     }
     Ok(Compiler::Debian)
 }
@@ -95,12 +106,15 @@ fn compiler() -> Result<Compiler> {
 /// Whether the Rust in use has a standard library for the browser.
 fn has_target() -> bool {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    let Ok(directory) = process::capture(command.args(["--print", "target-libdir", "--target", TARGET])) else { return false };
+    let Ok(directory) = process::capture(command.args(["--print", "target-libdir", "--target", TARGET])) else {
+        return false;
+    };
     std::fs::read_dir(directory.trim()).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn debian_has_sources() -> bool {
-    let sysroot = process::capture(Command::new("/usr/bin/rustc").env_remove("LD_LIBRARY_PATH").args(["--print", "sysroot"]));
+    let sysroot =
+        process::capture(Command::new("/usr/bin/rustc").env_remove("LD_LIBRARY_PATH").args(["--print", "sysroot"]));
     sysroot.is_ok_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/std").is_dir())
 }
 
@@ -129,10 +143,13 @@ fn bindgen(wasm: &Path, out: &Path) -> Result<()> {
     process::run(cargo.arg(wasm).arg(out).arg(NAME))
 }
 
-/// Makes the module smaller and faster, in place. It takes a minute, so the result is kept under the digest of what went in.
+/// Makes the module smaller and faster, in place. It takes a minute, so the result is kept under the digest of what
+/// went in.
 fn optimize(wasm: &Path, build_dir: &Path) -> Result<()> {
     let Some(mut optimizer) = optimizer()? else {
-        eprintln!("wasm-opt {OLDEST_OPTIMIZER} or newer was not found: the engine is left as it is, larger but right; remedy: npm ci in web/");
+        eprintln!(
+            "wasm-opt {OLDEST_OPTIMIZER} or newer was not found: the engine is left as it is, larger but right; remedy: npm ci in web/"
+        );
         return Ok(());
     };
     let bytes = std::fs::read(wasm).with_context(|| format!("{} could not be read", wasm.display()))?;
@@ -148,7 +165,8 @@ fn optimize(wasm: &Path, build_dir: &Path) -> Result<()> {
         // `--strip-target-features`: the section names features that older versions of wasm-opt refuse to read past.
         let flags = ["-O2", "--strip-debug", "--strip-producers", "--strip-target-features"];
         process::run(optimizer.args(flags).args(FEATURES).arg(wasm).arg("-o").arg(&unfinished))?;
-        std::fs::rename(&unfinished, &kept).with_context(|| format!("{} could not be renamed", unfinished.display()))?;
+        std::fs::rename(&unfinished, &kept)
+            .with_context(|| format!("{} could not be renamed", unfinished.display()))?;
     }
     std::fs::copy(&kept, wasm).with_context(|| format!("{} could not be replaced", wasm.display()))?;
     let packed = gzipped(wasm).map_or_else(String::new, |bytes| format!(", {:.2} MB gzipped", bytes as f64 / 1e6));
@@ -156,7 +174,8 @@ fn optimize(wasm: &Path, build_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Older versions of wasm-opt write a module whose table of references to JavaScript holds functions instead; it does not start.
+/// Older versions of wasm-opt write a module whose table of references to JavaScript holds functions instead; it does
+/// not start.
 const OLDEST_OPTIMIZER: u32 = 116;
 
 /// The wasm-opt of the page's npm packages, whose version is locked; else the system's, where it is new enough.

@@ -58,7 +58,10 @@ pub fn build_page() -> Result<PathBuf> {
     process::run(tools::in_web("npm", node.as_deref())?.args(["run", "build"]))?;
     let page = workspace::root().join("web/dist");
     if !page.join("index.html").is_file() {
-        bail!("`npm run build` ended well, but {} holds no index.html; remedy: check `build.outDir` in web/vite.config.ts", page.display());
+        bail!(
+            "`npm run build` ended well, but {} holds no index.html; remedy: check `build.outDir` in web/vite.config.ts",
+            page.display()
+        );
     }
     Ok(page)
 }
@@ -67,7 +70,10 @@ fn check_empty(directory: &Path) -> Result<()> {
     match fs::read_dir(directory) {
         Ok(mut entries) => {
             if entries.next().is_some() {
-                bail!("{}: expected a new or empty directory, found files in it; remedy: remove them or name another one", directory.display());
+                bail!(
+                    "{}: expected a new or empty directory, found files in it; remedy: remove them or name another one",
+                    directory.display()
+                );
             }
             Ok(())
         }
@@ -87,14 +93,19 @@ fn ship_model(checkpoint: &Path, out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("{} could not be made", out.display()))?;
     let mut files = Vec::new();
     for path in sorted_entries(checkpoint)? {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| belongs_to_checkpoint(name)) else { continue };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| belongs_to_checkpoint(name))
+        else {
+            continue;
+        };
         let bytes = fs::read(&path).with_context(|| format!("{} could not be read", path.display()))?;
         let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        fs::write(out.join(name), &bytes).with_context(|| format!("{} could not be written", out.join(name).display()))?;
+        fs::write(out.join(name), &bytes)
+            .with_context(|| format!("{} could not be written", out.join(name).display()))?;
         files.push(json!({"path": name, "size": bytes.len(), "sha256": digest}));
     }
     let manifest = json!({"name": "بيان الصغير", "files": files});
-    fs::write(out.join("manifest.json"), format!("{manifest:#}\n")).with_context(|| format!("{} could not be written", out.join("manifest.json").display()))
+    fs::write(out.join("manifest.json"), format!("{manifest:#}\n"))
+        .with_context(|| format!("{} could not be written", out.join("manifest.json").display()))
 }
 
 /// What a runtime reads; not the model card or logs of its training.
@@ -120,7 +131,8 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         if path.is_dir() {
             copy_tree(&path, &target)?;
         } else {
-            fs::copy(&path, &target).with_context(|| format!("{} could not be copied to {}", path.display(), target.display()))?;
+            fs::copy(&path, &target)
+                .with_context(|| format!("{} could not be copied to {}", path.display(), target.display()))?;
         }
     }
     Ok(())
@@ -138,7 +150,8 @@ mod tests {
         fs::write(checkpoint.join("config.json"), "abc").expect("a file");
         fs::write(checkpoint.join("README.md"), "card").expect("a file");
         ship_model(&checkpoint, &out).expect("a copy");
-        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(out.join("manifest.json")).expect("a manifest")).expect("JSON");
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&fs::read(out.join("manifest.json")).expect("a manifest")).expect("JSON");
         // The digest of "abc" as the standard gives it.
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(manifest["files"], json!([{"path": "config.json", "size": 3, "sha256": digest}]));

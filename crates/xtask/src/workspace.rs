@@ -21,9 +21,17 @@ pub fn cargo() -> Command {
 
 /// The directory that cargo builds into.
 pub fn target_dir() -> Result<PathBuf> {
-    let output = cargo().args(["metadata", "--no-deps", "--format-version", "1"]).output().context("cargo metadata could not be run")?;
-    anyhow::ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?;
+    let output = cargo()
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output()
+        .context("cargo metadata could not be run")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "cargo metadata failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?;
     let directory = metadata["target_directory"].as_str().context("cargo metadata names no target_directory")?;
     Ok(PathBuf::from(directory))
 }
@@ -41,7 +49,8 @@ pub fn has_web() -> bool {
 /// The browser tests: JavaScript modules named `*.test.*`.
 pub fn browser_tests() -> Vec<PathBuf> {
     let directories = ["tests/browser", "crates/wasm/tests/browser"];
-    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(root().join(directory)).ok()).flatten().flatten();
+    let entries =
+        directories.iter().filter_map(|directory| std::fs::read_dir(root().join(directory)).ok()).flatten().flatten();
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_script(path)).collect();
     found.sort();
     found

@@ -1,8 +1,8 @@
-//! The rules of the repository that a compiler does not check: which crate may use which, who may name what, sizes of files,
-//! one file for each format and architecture, words that do not belong.
+//! The rules of the repository that a compiler does not check: which crate may use which, who may name what, sizes of
+//! files, one file for each format and architecture, words that do not belong.
 //!
-//! Read from manifests and sources, not from a build, so that a rule holds on every platform. A lint configuration lost: it
-//! sees neither shaders nor the page.
+//! Read from manifests and sources, not from a build, so that a rule holds on every platform. A lint configuration
+//! lost: it sees neither shaders nor the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 /// The longest file, in lines.
 const MAX_LINES: usize = 600;
 
-/// Each crate and the crates of ours that it may use. `gpu` and `weights` know nothing of each other; edges know everything.
+/// Each crate and the crates of ours that it may use. `gpu` and `weights` know nothing of each other; edges know
+/// everything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("bayan-gpu", &[]),
     ("bayan-weights", &[]),
@@ -24,14 +25,25 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bayan-server", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models", "bayan-generate"]),
     (
         "bayan-cli",
-        &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models", "bayan-generate", "bayan-embedded", "bayan-train", "bayan-evaluate", "bayan-server"],
+        &[
+            "bayan-gpu",
+            "bayan-weights",
+            "bayan-tensor",
+            "bayan-models",
+            "bayan-generate",
+            "bayan-embedded",
+            "bayan-train",
+            "bayan-evaluate",
+            "bayan-server",
+        ],
     ),
     ("bayan-wasm", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models", "bayan-generate", "bayan-train"]),
     ("xtask", &[]),
 ];
 
 /// Libraries that one crate alone may name, so that everything above it sees our interface.
-const OWNED: &[(&str, &str)] = &[("wgpu", "bayan-gpu"), ("wasm-bindgen", "bayan-wasm"), ("js-sys", "bayan-wasm"), ("web-sys", "bayan-wasm")];
+const OWNED: &[(&str, &str)] =
+    &[("wgpu", "bayan-gpu"), ("wasm-bindgen", "bayan-wasm"), ("js-sys", "bayan-wasm"), ("web-sys", "bayan-wasm")];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository's root")
@@ -49,7 +61,9 @@ fn dependencies() -> BTreeMap<String, Vec<(String, bool)>> {
     let packages = metadata["packages"].as_array().expect("packages");
     let of = |package: &serde_json::Value| {
         let list = package["dependencies"].as_array().expect("dependencies");
-        list.iter().map(|d| (d["name"].as_str().expect("a name").to_owned(), d["kind"].as_str() == Some("dev"))).collect()
+        list.iter()
+            .map(|d| (d["name"].as_str().expect("a name").to_owned(), d["kind"].as_str() == Some("dev")))
+            .collect()
     };
     packages.iter().map(|package| (package["name"].as_str().expect("a name").to_owned(), of(package))).collect()
 }
@@ -63,7 +77,10 @@ fn files(directory: &Path, endings: &[&str]) -> Vec<PathBuf> {
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
             if path.is_dir() {
-                if !name.starts_with("target") && !name.starts_with(".git") && !["node_modules", "dist", "__pycache__"].contains(&name) {
+                if !name.starts_with("target")
+                    && !name.starts_with(".git")
+                    && !["node_modules", "dist", "__pycache__"].contains(&name)
+                {
                     open.push(path);
                 }
             } else if endings.iter().any(|ending| name.ends_with(ending)) {
@@ -115,7 +132,9 @@ fn one_crate_names_each_platform_library() {
     let mut offences = Vec::new();
     for (name, list) in &dependencies() {
         for (library, owner) in OWNED {
-            let is_it = |dependency: &str| dependency == *library || (*library == "wasm-bindgen" && dependency == "wasm-bindgen-futures");
+            let is_it = |dependency: &str| {
+                dependency == *library || (*library == "wasm-bindgen" && dependency == "wasm-bindgen-futures")
+            };
             if name != owner && list.iter().any(|(dependency, _)| is_it(dependency)) {
                 offences.push(format!("{name} depends on {library}, which only {owner} may name"));
             }
@@ -127,7 +146,10 @@ fn one_crate_names_each_platform_library() {
         for (library, owner) in OWNED {
             let home = format!("crates/{}/", owner.trim_start_matches("bayan-"));
             let module = library.replace('-', "_");
-            let named = text.lines().map(|line| line.split("//").next().unwrap_or("")).any(|code| code.contains(&format!("{module}::")));
+            let named = text
+                .lines()
+                .map(|line| line.split("//").next().unwrap_or(""))
+                .any(|code| code.contains(&format!("{module}::")));
             if named && !place.starts_with(&home) {
                 offences.push(format!("{place} names {module}, which only {owner} may"));
             }
@@ -138,7 +160,9 @@ fn one_crate_names_each_platform_library() {
 
 /// The modules that a `mod.rs` or `lib.rs` declares.
 fn modules(text: &str) -> BTreeSet<String> {
-    let declared = text.lines().filter_map(|line| ["pub mod ", "pub(crate) mod ", "mod "].iter().find_map(|start| line.strip_prefix(start)));
+    let declared = text
+        .lines()
+        .filter_map(|line| ["pub mod ", "pub(crate) mod ", "mod "].iter().find_map(|start| line.strip_prefix(start)));
     declared.filter_map(|rest| rest.strip_suffix(';')).map(str::to_owned).collect()
 }
 
@@ -146,7 +170,10 @@ fn modules(text: &str) -> BTreeSet<String> {
 fn a_format_is_one_rust_file_one_shader_and_one_line() {
     let formats = root().join("crates/weights/src/formats");
     let text = read(&formats.join("mod.rs"));
-    let names: BTreeSet<String> = modules(&text).into_iter().filter(|name| read(&formats.join(format!("{name}.rs"))).contains("impl Format for")).collect();
+    let names: BTreeSet<String> = modules(&text)
+        .into_iter()
+        .filter(|name| read(&formats.join(format!("{name}.rs"))).contains("impl Format for"))
+        .collect();
     let shaders: BTreeSet<String> = files(&root().join("shaders/quant"), &[".wgsl"])
         .iter()
         .map(|path| path.file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned())
@@ -162,11 +189,20 @@ fn a_format_is_one_rust_file_one_shader_and_one_line() {
 fn an_architecture_is_one_file_and_one_line() {
     let sources = root().join("crates/models/src");
     let text = read(&sources.join("lib.rs"));
-    let table = text.split_once("static ARCHITECTURES").and_then(|(_, rest)| rest.split_once("];")).expect("the table ARCHITECTURES").0;
-    let listed: Vec<&str> = table.lines().filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next()).collect();
+    let table = text
+        .split_once("static ARCHITECTURES")
+        .and_then(|(_, rest)| rest.split_once("];"))
+        .expect("the table ARCHITECTURES")
+        .0;
+    let listed: Vec<&str> =
+        table.lines().filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next()).collect();
     assert!(!listed.is_empty(), "the table ARCHITECTURES lists nothing");
     let declared = modules(&text);
-    let offences = listed.iter().filter(|name| !declared.contains(**name)).map(|name| format!("{name} has no file of its name")).collect();
+    let offences = listed
+        .iter()
+        .filter(|name| !declared.contains(**name))
+        .map(|name| format!("{name} has no file of its name"))
+        .collect();
     none(offences, "an architecture's file is named after its model_type");
 }
 
@@ -207,12 +243,18 @@ fn nothing_is_left_to_do_or_tied_to_one_machine() {
         &["co-authored", "-by"],
     ];
     let words: Vec<String> = pieces.iter().map(|piece| piece.concat()).collect();
-    let mut checked = files(&root(), &[".rs", ".wgsl", ".ts", ".tsx", ".js", ".mjs", ".css", ".html", ".md", ".py", ".toml", ".sh"]);
+    let mut checked =
+        files(&root(), &[".rs", ".wgsl", ".ts", ".tsx", ".js", ".mjs", ".css", ".html", ".md", ".py", ".toml", ".sh"]);
     checked.push(root().join(".ci/run"));
     let mut offences = Vec::new();
     for path in checked {
         for (number, line) in read(&path).lines().enumerate() {
-            offences.extend(words.iter().filter(|word| line.contains(word.as_str())).map(|word| format!("{}:{}: {word}", short(&path), number + 1)));
+            offences.extend(
+                words
+                    .iter()
+                    .filter(|word| line.contains(word.as_str()))
+                    .map(|word| format!("{}:{}: {word}", short(&path), number + 1)),
+            );
         }
     }
     none(offences, "words that do not belong in the repository");
@@ -222,7 +264,8 @@ fn nothing_is_left_to_do_or_tied_to_one_machine() {
 fn every_crate_says_what_it_is_for() {
     let mut offences = Vec::new();
     for path in files(&root().join("crates"), &[".rs"]) {
-        let is_top = path.parent().is_some_and(|directory| directory.ends_with("src")) && (path.ends_with("lib.rs") || path.ends_with("main.rs"));
+        let is_top = path.parent().is_some_and(|directory| directory.ends_with("src"))
+            && (path.ends_with("lib.rs") || path.ends_with("main.rs"));
         if is_top && !read(&path).starts_with("//!") {
             offences.push(short(&path));
         }

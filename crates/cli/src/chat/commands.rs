@@ -65,9 +65,22 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
     if rest.starts_with('/') {
         return Ok(Some(Command::Message(rest.to_string())));
     }
-    let (name, argument) = rest.split_once(char::is_whitespace).map_or((rest, ""), |(name, argument)| (name, argument.trim()));
-    let file = || if argument.is_empty() { Err(format!("/{name}: expected a file name after it")) } else { Ok(PathBuf::from(argument)) };
-    let alone = |command| if argument.is_empty() { Ok(command) } else { Err(format!("/{name}: expected nothing after it, got `{argument}`")) };
+    let (name, argument) =
+        rest.split_once(char::is_whitespace).map_or((rest, ""), |(name, argument)| (name, argument.trim()));
+    let file = || {
+        if argument.is_empty() {
+            Err(format!("/{name}: expected a file name after it"))
+        } else {
+            Ok(PathBuf::from(argument))
+        }
+    };
+    let alone = |command| {
+        if argument.is_empty() {
+            Ok(command)
+        } else {
+            Err(format!("/{name}: expected nothing after it, got `{argument}`"))
+        }
+    };
     let command = match name {
         "system" => Command::System((!argument.is_empty()).then(|| argument.to_string())),
         "save" => Command::Save(file()?),
@@ -107,7 +120,10 @@ mod tests {
         assert_eq!(ok("/save a b.json"), Some(Command::Save("a b.json".into())));
         assert_eq!(ok("/exit"), Some(Command::Exit));
         assert_eq!(ok("/adapter"), Some(Command::Adapter(AdapterCommand::List)));
-        assert_eq!(ok("/adapter a b:0.5"), Some(Command::Adapter(AdapterCommand::On(AdapterArg { path: "a b".into(), scale: 0.5 }))));
+        assert_eq!(
+            ok("/adapter a b:0.5"),
+            Some(Command::Adapter(AdapterCommand::On(AdapterArg { path: "a b".into(), scale: 0.5 })))
+        );
         assert_eq!(ok("/adapter off"), Some(Command::Adapter(AdapterCommand::Off(None))));
         assert_eq!(ok("/adapter off a"), Some(Command::Adapter(AdapterCommand::Off(Some("a".into())))));
         for wrong in ["/save", "/nothing", "/reset now", "/"] {

@@ -47,7 +47,10 @@ impl Conversation {
     /// The file cannot be written.
     pub fn save(&self, file: &Path) -> Result<()> {
         let text = format!("{:#}\n", json!({ "messages": self.messages() }));
-        let mut name = file.file_name().with_context(|| format!("{}: expected the name of a file", file.display()))?.to_os_string();
+        let mut name = file
+            .file_name()
+            .with_context(|| format!("{}: expected the name of a file", file.display()))?
+            .to_os_string();
         name.push(format!(".{}.tmp", std::process::id()));
         let new = file.with_file_name(name);
         let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file));
@@ -68,9 +71,12 @@ impl Conversation {
             bail!("{shown}: expected a conversation, got a file of {size} bytes");
         }
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
-        let value: Value = serde_json::from_str(&text).with_context(|| format!("{shown}: expected JSON with a list of messages"))?;
+        let value: Value =
+            serde_json::from_str(&text).with_context(|| format!("{shown}: expected JSON with a list of messages"))?;
         let list = value.get("messages").unwrap_or(&value);
-        let Value::Array(messages) = list else { bail!("{shown}: expected a list of messages, or an object with `messages`") };
+        let Value::Array(messages) = list else {
+            bail!("{shown}: expected a list of messages, or an object with `messages`")
+        };
         let mut conversation = Conversation::default();
         for (index, message) in messages.iter().enumerate() {
             let (Some(role), Some(content)) = (message["role"].as_str(), message["content"].as_str()) else {
@@ -119,7 +125,8 @@ mod tests {
 
     #[test]
     fn the_oldest_turn_goes_and_the_newest_stays() {
-        let mut c = conversation(&[("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4"), ("user", "5")]);
+        let mut c =
+            conversation(&[("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4"), ("user", "5")]);
         assert!(c.drop_oldest());
         assert_eq!(c.turns[0]["content"], "3");
         assert!(c.drop_oldest());

@@ -50,10 +50,15 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
         conversation.system = args.system.clone();
     }
     // The line editor takes Ctrl-C when it is made, so it comes first; while it reads, Ctrl-C reaches it as a key.
-    let editor = if std::io::stdin().is_terminal() { Some(DefaultEditor::new().context("the terminal cannot be used for line editing")?) } else { None };
+    let editor = if std::io::stdin().is_terminal() {
+        Some(DefaultEditor::new().context("the terminal cannot be used for line editing")?)
+    } else {
+        None
+    };
     interrupt::set_up();
     let loaded = open::model(&args.model, None)?;
-    let generation = args.sampling.generation(&loaded.model.defaults, loaded.model.engine.decoder().sizes().vocab_size)?;
+    let generation =
+        args.sampling.generation(&loaded.model.defaults, loaded.model.engine.decoder().sizes().vocab_size)?;
     let mut session = Session::new(loaded, conversation, generation, editor.is_some());
     session.check_template()?;
     match editor {

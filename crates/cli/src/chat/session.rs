@@ -87,7 +87,9 @@ impl Session {
     pub fn run(&mut self, command: Command) -> Result<Next> {
         match command {
             Command::Message(text) => self.answer(text)?,
-            Command::System(None) => self.say(self.conversation.system.as_deref().unwrap_or("no instructions are set"))?,
+            Command::System(None) => {
+                self.say(self.conversation.system.as_deref().unwrap_or("no instructions are set"))?
+            }
             Command::System(text) => self.conversation.system = text,
             Command::Save(file) => {
                 self.conversation.save(&file)?;
@@ -129,12 +131,19 @@ impl Session {
             }
             AdapterCommand::Off(Some(name)) => {
                 if !engine.detach(&name) {
-                    anyhow::bail!("/adapter off {name}: expected the name of one that is on: {}", engine.adapters().join(", "));
+                    anyhow::bail!(
+                        "/adapter off {name}: expected the name of one that is on: {}",
+                        engine.adapters().join(", ")
+                    );
                 }
             }
         }
         let names = self.model.engine.adapters().join(", ");
-        self.say(&if names.is_empty() { "no adapters: the base alone".to_string() } else { format!("adapters: {names}") })
+        self.say(&if names.is_empty() {
+            "no adapters: the base alone".to_string()
+        } else {
+            format!("adapters: {names}")
+        })
     }
 
     /// Text about the conversation: not part of what a pipe's reader wants as answers.
@@ -161,7 +170,9 @@ impl Session {
             }
             Err(error) => {
                 self.conversation.turns.pop();
-                if let (Some(GenerateError::PromptTooLong { prompt, context }), true) = (error.downcast_ref(), self.interactive) {
+                if let (Some(GenerateError::PromptTooLong { prompt, context }), true) =
+                    (error.downcast_ref(), self.interactive)
+                {
                     let message = format!(
                         "the conversation has {prompt} tokens with this message, and the context holds {context}. /drop drops the oldest turns and \
                          then answers it; `--context {}` at the start gives more room",
@@ -245,13 +256,20 @@ impl Session {
         let engine = &self.model.engine;
         let c = engine.gpu().capabilities();
         let mut lines = vec![format!("device: {}, {}", c.name, c.path())];
-        lines.push(format!("loaded in {:.2} s; device memory {}", self.load.as_secs_f64(), output::size(engine.gpu().allocated_bytes())));
+        lines.push(format!(
+            "loaded in {:.2} s; device memory {}",
+            self.load.as_secs_f64(),
+            output::size(engine.gpu().allocated_bytes())
+        ));
         let (used, context) = (engine.cached_tokens(), engine.context());
         lines.push(format!("context: {used} of {context} positions; cache {}", output::size(engine.cache_bytes())));
         lines.push(format!("seed: {}", self.generation.settings.seed));
         if let Some(usage) = &self.stats.last {
             let cached = usage.cached_tokens;
-            lines.push(format!("last answer: prompt of {} tokens, {cached} of them cached; {} new tokens", usage.prompt_tokens, usage.generated_tokens));
+            lines.push(format!(
+                "last answer: prompt of {} tokens, {cached} of them cached; {} new tokens",
+                usage.prompt_tokens, usage.generated_tokens
+            ));
             let rest = usage.generated_tokens.saturating_sub(1) as f64;
             let rate = if usage.decode_seconds > 0.0 { rest / usage.decode_seconds } else { 0.0 };
             lines.push(format!("first token after {:.0} ms, then {rate:.1} tokens/s", usage.prefill_seconds * 1e3));
@@ -261,7 +279,8 @@ impl Session {
     }
 }
 
-/// Writes a piece of an answer at once. A terminal gets no control characters: an answer may not move its cursor or change its title.
+/// Writes a piece of an answer at once. A terminal gets no control characters: an answer may not move its cursor or
+/// change its title.
 fn show(piece: &str, terminal: bool) -> Result<()> {
     if terminal && piece.chars().any(is_control) {
         return output::piece(&piece.chars().filter(|&c| !is_control(c)).collect::<String>());

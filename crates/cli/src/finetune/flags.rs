@@ -1,6 +1,8 @@
-//! The recipe's fields as flags, made from the recipe itself: a field is a flag of the same name, and so are its other spellings.
+//! The recipe's fields as flags, made from the recipe itself: a field is a flag of the same name, and so are its other
+//! spellings.
 //!
-//! A struct with one member for each field lost: it would be a second list of sixty names, to be kept equal to the first.
+//! A struct with one member for each field lost: it would be a second list of sixty names, to be kept equal to the
+//! first.
 
 use bayan_train::recipe::{ALIASES, parse_assignment};
 use clap::builder::StyledStr;
@@ -13,7 +15,11 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("model", "DIR|embedded", "Base model: a checkpoint's directory, or `embedded`"),
     ("quantize", "FORMAT", "Weight format of the frozen base: f16, q8_0, q6_k, q4_k or q4_0 [default: as stored]"),
     ("chat_template", "NAME", "A built-in chat template instead of the model's own"),
-    ("data", "PATH", "Training data: json, jsonl, csv, tsv (also .gz) or parquet, or a directory with train and valid files"),
+    (
+        "data",
+        "PATH",
+        "Training data: json, jsonl, csv, tsv (also .gz) or parquet, or a directory with train and valid files",
+    ),
     ("valid_data", "PATH", "Data to evaluate on; otherwise --val-split takes from the training data"),
     ("val_split", "N", "Part (below 1) or number of examples set aside for evaluation [default: 0]"),
     ("output", "DIR", "Where adapter, checkpoints and logs go"),
@@ -81,14 +87,19 @@ fn typed(field: &str, text: &str) -> Result<Value, String> {
     let parts = || text.split(',').map(str::trim).filter(|part| !part.is_empty());
     Ok(match (field, value) {
         ("model" | "data" | "valid_data" | "output" | "preset" | "chat_template" | "quantize", _) => Value::from(text),
-        ("target_modules", Value::String(text)) if text.contains(',') && !text.contains(['(', '\\', '[']) => parts().map(Value::from).collect(),
+        ("target_modules", Value::String(text)) if text.contains(',') && !text.contains(['(', '\\', '[']) => {
+            parts().map(Value::from).collect()
+        }
         // A single name is a name; an expression has something that no name has.
-        ("target_modules", Value::String(text)) if text != "all-linear" && text.chars().all(|c| c.is_alphanumeric() || c == '_') => {
+        ("target_modules", Value::String(text))
+            if text != "all-linear" && text.chars().all(|c| c.is_alphanumeric() || c == '_') =>
+        {
             vec![Value::from(text)].into()
         }
         ("layers_to_transform", Value::Number(number)) => vec![Value::Number(number)].into(),
         ("layers_to_transform", Value::String(_)) => {
-            let numbers = parts().map(|part| part.parse::<u64>().map(Value::from).map_err(|_| format!("`{part}` is no layer number")));
+            let numbers = parts()
+                .map(|part| part.parse::<u64>().map(Value::from).map_err(|_| format!("`{part}` is no layer number")));
             numbers.collect::<Result<Vec<_>, _>>()?.into()
         }
         ("columns", Value::String(text)) => {
@@ -107,7 +118,9 @@ impl FromArgMatches for RecipeFlags {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
-        let invalid = |field: &str, problem: String| Error::raw(clap::error::ErrorKind::InvalidValue, format!("--{}: {problem}\n", field.replace('_', "-")));
+        let invalid = |field: &str, problem: String| {
+            Error::raw(clap::error::ErrorKind::InvalidValue, format!("--{}: {problem}\n", field.replace('_', "-")))
+        };
         for (field, _, _) in FIELDS.iter().filter(|(field, _, _)| !field.is_empty()) {
             if let Some(text) = matches.get_one::<String>(field) {
                 self.0.insert((*field).to_owned(), typed(field, text).map_err(|problem| invalid(field, problem))?);
@@ -131,7 +144,12 @@ impl Args for RecipeFlags {
             }
             let kebab = field.replace('_', "-");
             let others = ALIASES.iter().filter(|(_, ours)| *ours == field).map(|(alias, _)| alias.replace('_', "-"));
-            let mut arg = Arg::new(field).long(kebab).aliases(others).help(StyledStr::from(help)).help_heading(heading).action(ArgAction::Set);
+            let mut arg = Arg::new(field)
+                .long(kebab)
+                .aliases(others)
+                .help(StyledStr::from(help))
+                .help_heading(heading)
+                .action(ArgAction::Set);
             arg = match value {
                 "" => arg.num_args(0..=1).default_missing_value("true").require_equals(true).value_name("true|false"),
                 value => arg.value_name(value).allow_hyphen_values(true),
@@ -143,7 +161,9 @@ impl Args for RecipeFlags {
             });
         }
         let set = Arg::new("set").long("set").value_name("NAME=VALUE").action(ArgAction::Append).help_heading("Recipe");
-        command.arg(set.help("Any field of a recipe by name, also under the names of mlx_lm.lora, PEFT and transformers (repeatable)"))
+        command.arg(set.help(
+            "Any field of a recipe by name, also under the names of mlx_lm.lora, PEFT and transformers (repeatable)",
+        ))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -157,7 +177,9 @@ mod tests {
     use bayan_train::Recipe;
 
     fn parse(arguments: &[&str]) -> Result<Map<String, Value>, String> {
-        let matches = RecipeFlags::augment_args(Command::new("x")).try_get_matches_from([&["x"], arguments].concat()).map_err(|e| e.to_string())?;
+        let matches = RecipeFlags::augment_args(Command::new("x"))
+            .try_get_matches_from([&["x"], arguments].concat())
+            .map_err(|e| e.to_string())?;
         RecipeFlags::from_arg_matches(&matches).map(|flags| flags.0).map_err(|e| e.to_string())
     }
 
@@ -166,7 +188,11 @@ mod tests {
         let fields = serde_json::to_value(Recipe::default()).unwrap();
         let fields: Vec<&String> = fields.as_object().unwrap().keys().collect();
         let flags: Vec<&str> = FIELDS.iter().map(|(name, _, _)| *name).filter(|name| !name.is_empty()).collect();
-        assert!(fields.iter().all(|field| flags.contains(&field.as_str())), "{:?}", fields.iter().find(|f| !flags.contains(&f.as_str())));
+        assert!(
+            fields.iter().all(|field| flags.contains(&field.as_str())),
+            "{:?}",
+            fields.iter().find(|f| !flags.contains(&f.as_str()))
+        );
         assert_eq!(fields.len(), flags.len());
     }
 
@@ -195,7 +221,10 @@ mod tests {
         let recipe = Recipe::resolve([layer]).unwrap();
         assert_eq!((recipe.rank, recipe.max_steps, recipe.packing, recipe.mask_prompt), (8, Some(20), true, false));
         assert_eq!(recipe.target_modules, serde_json::json!(["q_proj", "v_proj"]));
-        assert_eq!((recipe.layers_to_transform, recipe.learning_rate, recipe.adam_epsilon), (Some(vec![0, 2]), 2e-4, 1e-6));
+        assert_eq!(
+            (recipe.layers_to_transform, recipe.learning_rate, recipe.adam_epsilon),
+            (Some(vec![0, 2]), 2e-4, 1e-6)
+        );
         assert_eq!(recipe.data.as_deref(), Some("12"));
         assert_eq!(parse(&["--target-modules", "q_proj"]).unwrap()["target_modules"], serde_json::json!(["q_proj"]));
         assert_eq!(parse(&["--target-modules", ".*q_proj"]).unwrap()["target_modules"], ".*q_proj");

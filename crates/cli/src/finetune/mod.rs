@@ -1,7 +1,7 @@
 //! `bayan finetune`: trains a LoRA adapter (or all parameters) over a model, quantized or not.
 //!
-//! Flags and files are layers of one recipe; what they mean, and the run itself, live in `bayan-train`. Here they are parsed, and what
-//! happens is shown.
+//! Flags and files are layers of one recipe; what they mean, and the run itself, live in `bayan-train`. Here they are
+//! parsed, and what happens is shown.
 
 mod flags;
 mod show;
@@ -17,7 +17,10 @@ use bayan_train::checkpoint::Resumed;
 use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
 use bayan_train::recipe::{parse_toml, parse_yaml};
 use bayan_train::run::{RECIPE_FILE, beside, prepare_output, resumable, write_result};
-use bayan_train::{BaseInfo, Calibration, End, Ended, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, estimate, scratch};
+use bayan_train::{
+    BaseInfo, Calibration, End, Ended, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, estimate,
+    scratch,
+};
 use bayan_weights::{Checkpoint, MemorySource, Policy};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -37,8 +40,10 @@ const FIRST_WEIGHTS: u64 = 1 << 40;
 
 /// Flags of `bayan finetune`.
 #[derive(Debug, Args)]
-#[command(after_help = "The same names stand in a recipe file (--config). A checkpoint holds everything: after Ctrl-C, a kill or a power cut,\n\
-    `bayan finetune --resume --output DIR` goes on as if nothing had happened.")]
+#[command(
+    after_help = "The same names stand in a recipe file (--config). A checkpoint holds everything: after Ctrl-C, a kill or a power cut,\n\
+    `bayan finetune --resume --output DIR` goes on as if nothing had happened."
+)]
 pub struct FinetuneArgs {
     /// Recipe: a .toml, .yaml or .yml file; flags stand over it
     #[arg(short, long, value_name = "FILE")]
@@ -49,7 +54,8 @@ pub struct FinetuneArgs {
     /// Replace an earlier run in --output
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
-    /// Show the data report, the memory estimate and the first N rendered examples with the trained tokens marked, and end
+    /// Show the data report, the memory estimate and the first N rendered examples with the trained tokens marked, and
+    /// end
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3", require_equals = true)]
     dry_run: Option<usize>,
     /// Print JSON, one object a line
@@ -89,7 +95,9 @@ pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let output = PathBuf::from(prepared.recipe.output.as_deref().unwrap_or_default());
     let resumed = if args.resume { resumable(&output, &prepared.recipe)? } else { None };
     match &resumed {
-        Some(resumed) => output::note(&format!("resuming after step {} from {}", resumed.state.step, resumed.path.display())),
+        Some(resumed) => {
+            output::note(&format!("resuming after step {} from {}", resumed.state.step, resumed.path.display()))
+        }
         None if args.resume => {
             output::note(&format!("{}: no checkpoint yet; beginning anew", output.display()));
             prepare_output(&output, &prepared.recipe, true)?;
@@ -152,11 +160,17 @@ fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
     if recipe.max_seq_length > sizes.max_position_embeddings {
         if recipe.max_seq_length != Recipe::default().max_seq_length {
             let limit = sizes.max_position_embeddings;
-            tracing::warn!("max_seq_length {} is more than the {limit} positions of this model; longer sequences are cut there", recipe.max_seq_length);
+            tracing::warn!(
+                "max_seq_length {} is more than the {limit} positions of this model; longer sequences are cut there",
+                recipe.max_seq_length
+            );
         }
         recipe.max_seq_length = sizes.max_position_embeddings;
     }
-    let text = text::side(&CheckpointArgs { model: recipe.model.clone().map(PathBuf::from), chat_template: recipe.chat_template.clone() })?;
+    let text = text::side(&CheckpointArgs {
+        model: recipe.model.clone().map(PathBuf::from),
+        chat_template: recipe.chat_template.clone(),
+    })?;
     let renderer = Renderer::new(text.tokenizer, text.template, RenderOptions::of(&recipe));
     let mut progress = Progress::new("reading data: rows", false);
     let data = RunData::load(&recipe, &renderer, &mut |report| progress.set(report.read, report.read.max(1)))?;
@@ -183,24 +197,49 @@ fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
     let mut on_progress = |done, total| progress.set(done, total);
     let opening = Opening { context };
     let neftune = recipe.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
-    let options = TrainerOptions { context, recompute: recipe.grad_checkpoint, seed: recipe.seed, neftune, f16: recipe.f16, ..TrainerOptions::default() };
+    let options = TrainerOptions {
+        context,
+        recompute: recipe.grad_checkpoint,
+        seed: recipe.seed,
+        neftune,
+        f16: recipe.f16,
+        ..TrainerOptions::default()
+    };
     if recipe.full {
-        let (decoder, parameters) = block_on(bayan_models::open_to_train(&prepared.checkpoint, Some(gpu), &opening, &mut on_progress))?;
+        let (decoder, parameters) =
+            block_on(bayan_models::open_to_train(&prepared.checkpoint, Some(gpu), &opening, &mut on_progress))?;
         return Ok(Trainer::full(Some(gpu), decoder, parameters, options)?);
     }
-    let mut decoder = block_on(bayan_models::open(&prepared.checkpoint, Some(gpu), &opening, prepared.policy.clone(), &mut on_progress))?;
+    let mut decoder = block_on(bayan_models::open(
+        &prepared.checkpoint,
+        Some(gpu),
+        &opening,
+        prepared.policy.clone(),
+        &mut on_progress,
+    ))?;
     let adapter = new_adapter(&mut *decoder, prepared.base.adapter.clone(), &mut Rng::new(recipe.seed, FIRST_WEIGHTS))?;
     Ok(Trainer::new(Some(gpu), decoder, &adapter, options)?)
 }
 
-fn train(args: &FinetuneArgs, prepared: &Prepared, output: &Path, resumed: Option<Resumed>, mut show: Show) -> Result<ExitCode> {
+fn train(
+    args: &FinetuneArgs,
+    prepared: &Prepared,
+    output: &Path,
+    resumed: Option<Resumed>,
+    mut show: Show,
+) -> Result<ExitCode> {
     let recipe = &prepared.recipe;
     let gpu = open::gpu_to_train(&args.device, recipe.f16)?;
     show.device(&gpu)?;
     let context = prepared.data.longest().max(2);
     let mut trainer = trainer(prepared, &gpu, context)?;
     let name = recipe.model.clone().unwrap_or_else(|| "embedded".into());
-    let run = Run { recipe, data: &prepared.data, output: output.to_owned(), title: format!("bayan finetune · {name} · {}", output.display()) };
+    let run = Run {
+        recipe,
+        data: &prepared.data,
+        output: output.to_owned(),
+        title: format!("bayan finetune · {name} · {}", output.display()),
+    };
     show.stop_on(interrupt::flag());
     let ended = block_on(run.go(&mut trainer, resumed, &mut show))?;
     if ended.end == End::Interrupted {
@@ -233,7 +272,10 @@ fn finish(prepared: &Prepared, ended: &Ended, result: &Path, name: &str, gpu: &G
         text.push_str(&format!("best evaluation loss {loss:.4} after step {step}\n"));
     }
     let plots = prepared.recipe.output.as_deref().unwrap_or_default();
-    text.push_str(&format!("weights of step {}: {output}; loss plot: loss.png and loss.html in {plots}\n", ended.weights_of_step));
+    text.push_str(&format!(
+        "weights of step {}: {output}; loss plot: loss.png and loss.html in {plots}\n",
+        ended.weights_of_step
+    ));
     text.push_str(&match prepared.recipe.full {
         true => format!("try it: bayan chat --model {output}"),
         false => format!("try it: bayan chat --model {name} --adapter {output}"),

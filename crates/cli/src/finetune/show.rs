@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::Result;
 use bayan_generate::text::Tokenizer;
 use bayan_gpu::Gpu;
-use bayan_train::{BaseInfo, DataReport, Event, LogEntry, MemoryEstimate, Observer, Recipe, RunData, RunPlan, Tokens, dry_run};
+use bayan_train::{
+    BaseInfo, DataReport, Event, LogEntry, MemoryEstimate, Observer, Recipe, RunData, RunPlan, Tokens, dry_run,
+};
 use serde_json::{Value, json};
 
 use crate::output::{self, Progress};
@@ -57,7 +59,8 @@ impl Show {
             "all parameters".to_owned()
         } else {
             let modules = base.adapter.target_modules.to_json();
-            let names = modules.as_array().map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+            let names =
+                modules.as_array().map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
             format!("LoRA of rank {} on {}", recipe.rank, names.unwrap_or_else(|| modules.to_string()))
         };
         let held = data.valid.as_ref().map_or(0, |units| units.dataset().len());
@@ -89,12 +92,16 @@ impl Show {
     /// What it runs on.
     pub fn device(&self, gpu: &Gpu) -> Result<()> {
         let c = gpu.capabilities();
-        self.line(&format!("device: {}, {}", c.name, c.path()), &json!({"event": "device", "name": c.name, "driver": c.driver, "path": c.path()}))
+        self.line(
+            &format!("device: {}, {}", c.name, c.path()),
+            &json!({"event": "device", "name": c.name, "driver": c.driver, "path": c.path()}),
+        )
     }
 
     /// Rendered examples with what is trained marked.
     pub fn examples(&self, examples: &[Tokens], tokenizer: &Tokenizer) -> Result<()> {
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colour =
+            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         for (number, tokens) in examples.iter().enumerate() {
             let text = dry_run(tokens, tokenizer, colour && !self.json)?;
             let value = json!({"event": "example", "number": number, "text": text, "ids": tokens.ids, "labels": tokens.labels()});
@@ -128,12 +135,23 @@ impl Observer for Show {
             Event::Evaluated { entry, best } => {
                 let mut value = entry_json("evaluation", entry);
                 value["best"] = json!(best);
-                let accuracy = entry.reward_accuracy.map(|a| format!("  accuracy {:.0} %", 100.0 * a)).unwrap_or_default();
+                let accuracy =
+                    entry.reward_accuracy.map(|a| format!("  accuracy {:.0} %", 100.0 * a)).unwrap_or_default();
                 let note = if best { "  (best so far)" } else { "" };
-                self.told(&format!("evaluation after step {}: loss {:.4}{accuracy}{note}", entry.step + 1, entry.eval_loss.unwrap_or(f64::NAN)), &value);
+                self.told(
+                    &format!(
+                        "evaluation after step {}: loss {:.4}{accuracy}{note}",
+                        entry.step + 1,
+                        entry.eval_loss.unwrap_or(f64::NAN)
+                    ),
+                    &value,
+                );
             }
             Event::Saved { path, step } => {
-                self.told(&format!("saved {}", path.display()), &json!({"event": "saved", "path": path, "steps": step}));
+                self.told(
+                    &format!("saved {}", path.display()),
+                    &json!({"event": "saved", "path": path, "steps": step}),
+                );
             }
             _ => {}
         }

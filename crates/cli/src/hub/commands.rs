@@ -51,7 +51,12 @@ pub fn pull(args: &PullArgs) -> Result<ExitCode> {
     let cache = Cache::from_env();
     let plan = listing::plan(&cache, &args.name)?;
     let (all, missing) = (plan.files.len(), output::size(plan.missing_bytes()));
-    output::note(&format!("{}: {all} files, {missing} to download from {} into {}", args.name, plan.endpoint, cache.path().display()));
+    output::note(&format!(
+        "{}: {all} files, {missing} to download from {} into {}",
+        args.name,
+        plan.endpoint,
+        cache.path().display()
+    ));
     let path = download::run(&cache, &plan)?;
     output::line(&path.display().to_string())?;
     Ok(ExitCode::SUCCESS)
@@ -74,7 +79,8 @@ pub fn list(args: &ListArgs) -> Result<ExitCode> {
     }
     models.sort();
     if args.json {
-        let model = |(name, bytes, commits): &(String, u64, usize)| json!({"name": name, "bytes": bytes, "commits": commits});
+        let model =
+            |(name, bytes, commits): &(String, u64, usize)| json!({"name": name, "bytes": bytes, "commits": commits});
         output::json(&json!({"cache": cache.path(), "models": models.iter().map(model).collect::<Vec<_>>()}))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -82,7 +88,10 @@ pub fn list(args: &ListArgs) -> Result<ExitCode> {
         output::line(&format!("no models in {}", cache.path().display()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<Vec<String>> = models.iter().map(|(name, bytes, commits)| vec![name.clone(), output::size(*bytes), commits.to_string()]).collect();
+    let rows: Vec<Vec<String>> = models
+        .iter()
+        .map(|(name, bytes, commits)| vec![name.clone(), output::size(*bytes), commits.to_string()])
+        .collect();
     output::line(&output::table(&["model", "size", "revisions"], &rows))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -90,7 +99,12 @@ pub fn list(args: &ListArgs) -> Result<ExitCode> {
 /// Bytes of the files in a directory.
 fn size_of(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
-    entries.flatten().filter_map(|entry| entry.metadata().ok()).filter(|data| data.is_file()).map(|data| data.len()).sum()
+    entries
+        .flatten()
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(|data| data.is_file())
+        .map(|data| data.len())
+        .sum()
 }
 
 /// Deletes a model from the cache.

@@ -76,10 +76,19 @@ fn fetch(agent: &ureq::Agent, plan: &Plan, file: &Remote, blob: &Path, on_bytes:
             }
         }
     }
-    bail!("{}: given up after {ATTEMPTS} attempts: {last}; what has arrived is kept, and the same command goes on from there", file.name)
+    bail!(
+        "{}: given up after {ATTEMPTS} attempts: {last}; what has arrived is kept, and the same command goes on from there",
+        file.name
+    )
 }
 
-fn try_once(agent: &ureq::Agent, plan: &Plan, file: &Remote, partial: &Path, on_bytes: &mut dyn FnMut(u64)) -> Result<Attempt> {
+fn try_once(
+    agent: &ureq::Agent,
+    plan: &Plan,
+    file: &Remote,
+    partial: &Path,
+    on_bytes: &mut dyn FnMut(u64),
+) -> Result<Attempt> {
     let mut start = fs::metadata(partial).map_or(0, |data| data.len());
     if start > file.size_bytes {
         fs::remove_file(partial).with_context(|| format!("cannot remove {}", partial.display()))?;
@@ -107,7 +116,8 @@ fn try_once(agent: &ureq::Agent, plan: &Plan, file: &Remote, partial: &Path, on_
         206 if header("content-range").is_some_and(|range| range.starts_with(&format!("bytes {start}-"))) => {}
         206 => bail!("{}: the server sent another range than bytes={start}-", file.name),
         429 | 500..=599 => {
-            let wait = header("retry-after").and_then(|seconds| seconds.trim().parse::<u64>().ok()).unwrap_or(1).min(30);
+            let wait =
+                header("retry-after").and_then(|seconds| seconds.trim().parse::<u64>().ok()).unwrap_or(1).min(30);
             return Ok(Attempt::Again(explain(status, &plan.name), Duration::from_secs(wait)));
         }
         _ => bail!(explain(status, &plan.name)),
@@ -126,7 +136,12 @@ fn try_once(agent: &ureq::Agent, plan: &Plan, file: &Remote, partial: &Path, on_
         let count = match body.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
-            Err(error) => return Ok(Attempt::Again(format!("the connection broke after {written} bytes: {error}"), Duration::ZERO)),
+            Err(error) => {
+                return Ok(Attempt::Again(
+                    format!("the connection broke after {written} bytes: {error}"),
+                    Duration::ZERO,
+                ));
+            }
         };
         out.write_all(&buffer[..count]).with_context(|| format!("cannot write {}", partial.display()))?;
         written += count as u64;
@@ -134,7 +149,9 @@ fn try_once(agent: &ureq::Agent, plan: &Plan, file: &Remote, partial: &Path, on_
     }
     out.sync_all().with_context(|| format!("cannot write {}", partial.display()))?;
     match written {
-        n if n < file.size_bytes => Ok(Attempt::Again(format!("the connection ended after {n} of {} bytes", file.size_bytes), Duration::ZERO)),
+        n if n < file.size_bytes => {
+            Ok(Attempt::Again(format!("the connection ended after {n} of {} bytes", file.size_bytes), Duration::ZERO))
+        }
         _ => Ok(Attempt::Done),
     }
 }
@@ -144,7 +161,11 @@ fn verify(file: &Remote, path: &Path) -> Result<()> {
     let mut input = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let size = input.metadata()?.len();
     if size != file.size_bytes {
-        bail!("{}: expected {} bytes, got more: the file changed or the server is wrong; try again", file.name, file.size_bytes);
+        bail!(
+            "{}: expected {} bytes, got more: the file changed or the server is wrong; try again",
+            file.name,
+            file.size_bytes
+        );
     }
     let (mut sha256, mut sha1) = (Sha256::new(), Sha1::new_with_prefix(format!("blob {size}\0")));
     let (mut buffer, large) = (vec![0; BUFFER_BYTES], file.blob.len() == 64);
@@ -159,7 +180,11 @@ fn verify(file: &Remote, path: &Path) -> Result<()> {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let found = if large { hex(&sha256.finalize()) } else { hex(&sha1.finalize()) };
     if found != file.blob {
-        bail!("{}: expected the checksum {}, got {found}: the bytes were damaged or are not what was listed; nothing of them was kept", file.name, file.blob);
+        bail!(
+            "{}: expected the checksum {}, got {found}: the bytes were damaged or are not what was listed; nothing of them was kept",
+            file.name,
+            file.blob
+        );
     }
     Ok(())
 }
@@ -174,7 +199,9 @@ fn link(blob: &Path, at: &Path) -> Result<()> {
     let _ = fs::remove_file(at);
     #[cfg(unix)]
     {
-        let depth = at.strip_prefix(blob.parent().and_then(Path::parent).unwrap_or(blob)).map_or(3, |inside| inside.components().count());
+        let depth = at
+            .strip_prefix(blob.parent().and_then(Path::parent).unwrap_or(blob))
+            .map_or(3, |inside| inside.components().count());
         let mut target = PathBuf::new();
         (1..depth).for_each(|_| target.push(".."));
         target.push("blobs");
@@ -183,7 +210,9 @@ fn link(blob: &Path, at: &Path) -> Result<()> {
             return Ok(());
         }
     }
-    fs::hard_link(blob, at).or_else(|_| fs::copy(blob, at).map(drop)).with_context(|| format!("cannot write {}", at.display()))
+    fs::hard_link(blob, at)
+        .or_else(|_| fs::copy(blob, at).map(drop))
+        .with_context(|| format!("cannot write {}", at.display()))
 }
 
 /// A file's name as a part of an address.

@@ -8,8 +8,14 @@ use serde::Deserialize;
 use super::name::{HubName, is_relative_file};
 
 /// Files that go with the weights, where they are there.
-const SIDE_FILES: [&str; 6] =
-    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+const SIDE_FILES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
 
 #[derive(Deserialize)]
 struct Info {
@@ -81,8 +87,12 @@ pub fn endpoint() -> String {
 /// What an HTTP status means for someone who wants a model.
 pub fn explain(status: u16, name: &HubName) -> String {
     match status {
-        401 => format!("{name}: the hub wants to know who asks (401): set HF_TOKEN, and check the name, for names that do not exist are answered so too"),
-        403 => format!("{name}: access is not granted (403): accept its conditions on its page, with the account that the token belongs to"),
+        401 => format!(
+            "{name}: the hub wants to know who asks (401): set HF_TOKEN, and check the name, for names that do not exist are answered so too"
+        ),
+        403 => format!(
+            "{name}: access is not granted (403): accept its conditions on its page, with the account that the token belongs to"
+        ),
         404 => format!("{name}: there is no such model, revision or file (404)"),
         429 => format!("{name}: the hub is asked too often (429): wait a few minutes, or set HF_TOKEN"),
         _ => format!("{name}: the hub answered with status {status}"),
@@ -96,15 +106,23 @@ pub fn explain(status: u16, name: &HubName) -> String {
 pub fn plan(cache: &Cache, name: &HubName) -> Result<Plan> {
     let endpoint = endpoint();
     let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
-    let api = ApiBuilder::from_cache(cache.clone()).with_endpoint(endpoint.clone()).with_token(token.clone()).build().context("the network client")?;
+    let api = ApiBuilder::from_cache(cache.clone())
+        .with_endpoint(endpoint.clone())
+        .with_token(token.clone())
+        .build()
+        .context("the network client")?;
     let mut response = api.repo(super::repo(name)).info_request().query("blobs", "true").call().map_err(|error| {
         let text = error.to_string();
         let status = text.strip_prefix("http status: ").and_then(|status| status.parse().ok());
-        anyhow::anyhow!(
-            status.map_or_else(|| format!("{endpoint} cannot be asked about {name}: {text}; check the network, or use --offline"), |s| explain(s, name))
-        )
+        anyhow::anyhow!(status.map_or_else(
+            || format!("{endpoint} cannot be asked about {name}: {text}; check the network, or use --offline"),
+            |s| explain(s, name)
+        ))
     })?;
-    let info: Info = response.body_mut().read_json().with_context(|| format!("{endpoint}: expected a description of {name} in JSON"))?;
+    let info: Info = response
+        .body_mut()
+        .read_json()
+        .with_context(|| format!("{endpoint}: expected a description of {name} in JSON"))?;
     if !is_hex(&info.sha, 40) {
         bail!("{endpoint}: expected a commit of 40 hexadecimal digits, got {:?}: do not trust this server", info.sha);
     }
@@ -113,14 +131,18 @@ pub fn plan(cache: &Cache, name: &HubName) -> Result<Plan> {
         files.push(checked(file)?);
     }
     let blobs = cache.path().join(super::repo(name).folder_name()).join("blobs");
-    let here = |file: &&Remote| std::fs::metadata(blobs.join(&file.blob)).is_ok_and(|data| data.len() == file.size_bytes);
+    let here =
+        |file: &&Remote| std::fs::metadata(blobs.join(&file.blob)).is_ok_and(|data| data.len() == file.size_bytes);
     let missing_bytes = files.iter().filter(|file| !here(file)).map(|file| file.size_bytes).sum();
     Ok(Plan { name: name.clone(), commit: info.sha, endpoint, token, files, missing_bytes })
 }
 
 fn checked(file: &Sibling) -> Result<Remote> {
     if !is_relative_file(&file.rfilename) {
-        bail!("the listing names the file {:?}, which leaves its directory: do not trust this repository", file.rfilename);
+        bail!(
+            "the listing names the file {:?}, which leaves its directory: do not trust this repository",
+            file.rfilename
+        );
     }
     let (size, blob) = match &file.lfs {
         Some(lfs) if is_hex(&lfs.sha256, 64) => (Some(lfs.size), Some(lfs.sha256.clone())),
@@ -135,7 +157,10 @@ fn checked(file: &Sibling) -> Result<Remote> {
 
 /// `x-00001-of-00003.gguf` and the others, for a part of a split file.
 pub fn parts_of(file: &str) -> Vec<String> {
-    let split = file.strip_suffix(".gguf").and_then(|stem| stem.rsplit_once("-of-")).and_then(|(rest, count)| Some((rest.rsplit_once('-')?, count)));
+    let split = file
+        .strip_suffix(".gguf")
+        .and_then(|stem| stem.rsplit_once("-of-"))
+        .and_then(|(rest, count)| Some((rest.rsplit_once('-')?, count)));
     match split {
         Some(((stem, number), count)) if number.len() == 5 && count.len() == 5 => match count.parse::<u32>() {
             Ok(total) if total <= 1000 => (1..=total).map(|i| format!("{stem}-{i:05}-of-{count}.gguf")).collect(),
@@ -149,7 +174,10 @@ pub fn parts_of(file: &str) -> Vec<String> {
 fn select<'a>(name: &HubName, files: &'a [Sibling]) -> Result<Vec<&'a Sibling>> {
     let find = |wanted: &str| files.iter().find(|file| file.rfilename == wanted);
     if let Some(file) = &name.file {
-        return parts_of(file).iter().map(|part| find(part).with_context(|| format!("{name}: there is no file {part}; {}", gguf_names(files)))).collect();
+        return parts_of(file)
+            .iter()
+            .map(|part| find(part).with_context(|| format!("{name}: there is no file {part}; {}", gguf_names(files))))
+            .collect();
     }
     let shards = |prefix: &str, suffix: &str| {
         let part = |file: &&Sibling| file.rfilename.starts_with(prefix) && file.rfilename.ends_with(suffix);
@@ -182,6 +210,7 @@ fn select<'a>(name: &HubName, files: &'a [Sibling]) -> Result<Vec<&'a Sibling>> 
 }
 
 fn gguf_names(files: &[Sibling]) -> String {
-    let names: Vec<&str> = files.iter().map(|file| file.rfilename.as_str()).filter(|file| file.ends_with(".gguf")).take(40).collect();
+    let names: Vec<&str> =
+        files.iter().map(|file| file.rfilename.as_str()).filter(|file| file.ends_with(".gguf")).take(40).collect();
     if names.is_empty() { "it has no GGUF file".to_string() } else { format!("there are {}", names.join(", ")) }
 }

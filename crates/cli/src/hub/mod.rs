@@ -1,9 +1,10 @@
 //! Models by their name on a hub: `org/name[:revision][/file.gguf]`.
 //!
-//! The cache is Hugging Face's own (`HF_HOME`, through the hf-hub crate), so that what Python's programs downloaded is here already and
-//! the other way round; so are the token and `HF_ENDPOINT`. What is in the cache is opened without a question to the network. Nothing is
-//! downloaded unasked: `bayan pull` is a request, `--model org/name` asks first, with the size. Transfers are done here and not by hf-hub,
-//! because names, sizes and checksums that a server tells are held against each other before they become paths or models.
+//! The cache is Hugging Face's own (`HF_HOME`, through the hf-hub crate), so that what Python's programs downloaded is
+//! here already and the other way round; so are the token and `HF_ENDPOINT`. What is in the cache is opened without a
+//! question to the network. Nothing is downloaded unasked: `bayan pull` is a request, `--model org/name` asks first,
+//! with the size. Transfers are done here and not by hf-hub, because names, sizes and checksums that a server tells are
+//! held against each other before they become paths or models.
 
 mod commands;
 mod download;
@@ -43,14 +44,25 @@ pub fn open(name: &HubName) -> Result<PathBuf> {
         return Ok(path);
     }
     if OFFLINE.load(Ordering::Relaxed) {
-        bail!("{name} is not in {}, and --offline allows no download: run `bayan pull {name}` with a network", cache.path().display());
+        bail!(
+            "{name} is not in {}, and --offline allows no download: run `bayan pull {name}` with a network",
+            cache.path().display()
+        );
     }
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        bail!("{name} is neither a file or directory here nor in {}: download it with `bayan pull {name}`", cache.path().display());
+        bail!(
+            "{name} is neither a file or directory here nor in {}: download it with `bayan pull {name}`",
+            cache.path().display()
+        );
     }
     let plan = listing::plan(&cache, name)?;
     let size = output::size(plan.missing_bytes());
-    let _ = write!(std::io::stderr(), "{name} is not on this machine. Download {size} from {} into {}? [y/N] ", plan.endpoint, cache.path().display());
+    let _ = write!(
+        std::io::stderr(),
+        "{name} is not on this machine. Download {size} from {} into {}? [y/N] ",
+        plan.endpoint,
+        cache.path().display()
+    );
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes" | "نعم") {
@@ -87,9 +99,15 @@ fn has_weights(directory: &std::path::Path) -> bool {
     for index in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
         let Ok(text) = std::fs::read_to_string(directory.join(index)) else { continue };
         let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
-        let shards = value.get("weight_map").and_then(|map| map.as_object()).map(|map| map.values().filter_map(|file| file.as_str()).collect::<Vec<_>>());
+        let shards = value
+            .get("weight_map")
+            .and_then(|map| map.as_object())
+            .map(|map| map.values().filter_map(|file| file.as_str()).collect::<Vec<_>>());
         return shards.is_some_and(|files| files.iter().all(|file| directory.join(file).is_file()));
     }
-    let listed = std::fs::read_dir(directory).map(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".gguf")));
-    directory.join("model.safetensors").is_file() || directory.join("pytorch_model.bin").is_file() || listed.unwrap_or(false)
+    let listed = std::fs::read_dir(directory)
+        .map(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".gguf")));
+    directory.join("model.safetensors").is_file()
+        || directory.join("pytorch_model.bin").is_file()
+        || listed.unwrap_or(false)
 }

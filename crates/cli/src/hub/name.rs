@@ -55,12 +55,22 @@ impl fmt::Display for HubName {
 /// Letters, digits, `-`, `_` and `.`, not only dots, and no `--`, which separates owner and name in the cache.
 fn is_part(part: &str) -> bool {
     let allowed = part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    allowed && !part.is_empty() && part.len() <= 96 && !part.starts_with('.') && !part.contains("..") && !part.contains("--")
+    allowed
+        && !part.is_empty()
+        && part.len() <= 96
+        && !part.starts_with('.')
+        && !part.contains("..")
+        && !part.contains("--")
 }
 
 /// Whether a file's name stays inside the directory it is joined to, on every system.
 pub(super) fn is_relative_file(file: &str) -> bool {
-    let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.chars().any(|c| matches!(c, '\\' | ':') || c.is_control());
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && !part.chars().any(|c| matches!(c, '\\' | ':') || c.is_control())
+    };
     file.len() <= 255 && file.split('/').all(plain)
 }
 
@@ -70,12 +80,30 @@ mod tests {
 
     #[test]
     fn names_have_an_owner_a_revision_and_a_file() {
-        let parsed = |text: &str| HubName::parse(text).map(|name| (name.repo.clone(), name.revision.clone(), name.file.clone(), name.to_string()));
+        let parsed = |text: &str| {
+            HubName::parse(text)
+                .map(|name| (name.repo.clone(), name.revision.clone(), name.file.clone(), name.to_string()))
+        };
         assert_eq!(parsed("a/b"), Some(("a/b".into(), "main".into(), None, "a/b".into())));
-        assert_eq!(parsed("a/b:v1/q/x.gguf"), Some(("a/b".into(), "v1".into(), Some("q/x.gguf".into()), "a/b:v1/q/x.gguf".into())));
-        for bad in
-            ["a", "/a/b", "a/../b.gguf", "../b", "a/b/c.bin", "a/b/../x.gguf", "a/b:../x", "a/b/C:x.gguf", "a//b", "a/b:", "a/b/\\x.gguf", "a--b/c", "./a"]
-        {
+        assert_eq!(
+            parsed("a/b:v1/q/x.gguf"),
+            Some(("a/b".into(), "v1".into(), Some("q/x.gguf".into()), "a/b:v1/q/x.gguf".into()))
+        );
+        for bad in [
+            "a",
+            "/a/b",
+            "a/../b.gguf",
+            "../b",
+            "a/b/c.bin",
+            "a/b/../x.gguf",
+            "a/b:../x",
+            "a/b/C:x.gguf",
+            "a//b",
+            "a/b:",
+            "a/b/\\x.gguf",
+            "a--b/c",
+            "./a",
+        ] {
             assert_eq!(parsed(bad), None, "{bad}");
         }
     }

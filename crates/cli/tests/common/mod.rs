@@ -53,7 +53,13 @@ pub fn finish(command: &mut Command) -> Output {
 
 /// Runs it with lines on stdin.
 pub fn run_with_input(arguments: &[&str], input: &str) -> Output {
-    let mut child = bayan().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut child = bayan()
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
     // A program that stops early closes its end.
     let _ = stdin.write_all(input.as_bytes());

@@ -7,12 +7,12 @@ use super::Engine;
 use crate::GenerateError;
 
 impl Engine {
-    /// Attaches an adapter under a name; several add up. `scale` multiplies the adapter's own scale. Cached tokens are forgotten, since
-    /// they were computed without it.
+    /// Attaches an adapter under a name; several add up. `scale` multiplies the adapter's own scale. Cached tokens are
+    /// forgotten, since they were computed without it.
     ///
     /// # Errors
-    /// A name that is taken, a module that the model does not have, sizes that do not fit it, or a device that is full; nothing is
-    /// attached then.
+    /// A name that is taken, a module that the model does not have, sizes that do not fit it, or a device that is full;
+    /// nothing is attached then.
     pub fn attach(&mut self, name: &str, adapter: &Adapter, scale: f32) -> Result<(), GenerateError> {
         if self.adapters.iter().any(|known| known == name) {
             return Err(GenerateError::AdapterName(name.to_string()));
@@ -31,7 +31,9 @@ impl Engine {
         for (module, pair) in &adapter.modules {
             let device = layer_of(module).and_then(|layer| self.devices.layers.get(layer)).copied();
             let gpu = device.map_or(&self.head, |device| &self.devices.gpus[device]).clone();
-            let state = |label: &str, shape: &[usize], values: &[f32]| State::new(Some(&gpu), label, shape, Values::F32(values.to_vec()));
+            let state = |label: &str, shape: &[usize], values: &[f32]| {
+                State::new(Some(&gpu), label, shape, Values::F32(values.to_vec()))
+            };
             let part = LoraPart {
                 adapter: name.to_string(),
                 rows: 0..0,

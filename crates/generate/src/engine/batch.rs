@@ -1,8 +1,9 @@
-//! Several prompts at once: each has a place in the cache, and a decoding step takes one token of every answer that is not finished.
+//! Several prompts at once: each has a place in the cache, and a decoding step takes one token of every answer that is
+//! not finished.
 //!
-//! A step reads every weight once, however many sequences it serves. One chat is the case of one request, not code of its own. When a
-//! sequence ends, the steps under way are awaited and the rows are laid out anew; masking the ended row inside the step lost, since a
-//! row that ended would go on costing as much as one that lives.
+//! A step reads every weight once, however many sequences it serves. One chat is the case of one request, not code of
+//! its own. When a sequence ends, the steps under way are awaited and the rows are laid out anew; masking the ended row
+//! inside the step lost, since a row that ended would go on costing as much as one that lives.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -83,8 +84,9 @@ impl Row<'_> {
 }
 
 impl Engine {
-    /// Continues several prompts, as many at a time as the engine has sequences; the others wait their turn. `on_token` gets the number of
-    /// the request and each new token as it is known, and may end that answer. The usages come in the order of the requests.
+    /// Continues several prompts, as many at a time as the engine has sequences; the others wait their turn. `on_token`
+    /// gets the number of the request and each new token as it is known, and may end that answer. The usages come in
+    /// the order of the requests.
     ///
     /// # Errors
     /// A prompt that does not fit, or a device that fails. After an error the cache is empty.
@@ -110,7 +112,11 @@ impl Engine {
         result
     }
 
-    async fn run(&mut self, requests: &[Request<'_>], on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>) -> Result<Vec<Usage>, GenerateError> {
+    async fn run(
+        &mut self,
+        requests: &[Request<'_>],
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<Usage>, GenerateError> {
         let mut usages: Vec<Option<Usage>> = vec![None; requests.len()];
         let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
         let mut rows: Vec<Row<'_>> = Vec::new();
@@ -133,7 +139,12 @@ impl Engine {
     }
 
     /// Gives a request a free place, the one that has most of its prompt already, and brings the prompt into the cache.
-    async fn admit<'a>(&mut self, index: usize, request: &'a Request<'a>, rows: &[Row<'_>]) -> Result<Row<'a>, GenerateError> {
+    async fn admit<'a>(
+        &mut self,
+        index: usize,
+        request: &'a Request<'a>,
+        rows: &[Row<'_>],
+    ) -> Result<Row<'a>, GenerateError> {
         let start = Instant::now();
         let wanted = &request.prompt[..request.prompt.len() - 1];
         let common = |place: usize| self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
@@ -148,12 +159,20 @@ impl Engine {
         };
         let prompt_tokens = request.prompt.len();
         let prefill_seconds = start.elapsed().as_secs_f64();
-        let usage = Usage { prompt_tokens, cached_tokens, generated_tokens: 0, finish: Finish::Length, prefill_seconds, decode_seconds: 0.0 };
+        let usage = Usage {
+            prompt_tokens,
+            cached_tokens,
+            generated_tokens: 0,
+            finish: Finish::Length,
+            prefill_seconds,
+            decode_seconds: 0.0,
+        };
         let limit = request.max_tokens.min(room);
         Ok(Row { index, place, request, tokens: request.prompt.to_vec(), submitted: 0, limit, usage, finish, start })
     }
 
-    /// Brings a place of the cache to hold exactly these tokens, reusing what it has in common with them; or fewer, when it is told to stop.
+    /// Brings a place of the cache to hold exactly these tokens, reusing what it has in common with them; or fewer,
+    /// when it is told to stop.
     async fn prefill(&mut self, place: usize, wanted: &[u32]) -> Result<usize, GenerateError> {
         let base = place * self.context();
         let mut common = self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
@@ -185,13 +204,17 @@ impl Engine {
     }
 
     /// Decodes until one of the rows has ended.
-    async fn decode(&mut self, rows: &mut [Row<'_>], on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>) -> Result<(), GenerateError> {
+    async fn decode(
+        &mut self,
+        rows: &mut [Row<'_>],
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<(), GenerateError> {
         let step = self.ready(StepKind::Decode(rows.len())).await?;
         self.lay_out(&step, rows);
         // From here on every row's place holds what the steps under way will have written there.
         let mut under_way: VecDeque<PendingRead> = VecDeque::new();
-        // What a recurrent layer has read cannot be taken back when the answer turns out to have ended; and what goes through the host
-        // from device to device waits for it anyway.
+        // What a recurrent layer has read cannot be taken back when the answer turns out to have ended; and what goes
+        // through the host from device to device waits for it anyway.
         let ahead = if self.cache.is_recurrent() || step.is_split() { 1 } else { STEPS_AHEAD };
         loop {
             let ended = rows.iter().any(|row| row.finish.is_some());

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bayan_gpu::Capabilities;
 
-/// A handle on the running generation. It ends between two tokens or two parts of a prompt, also while no text comes out.
+/// A handle on the running generation. It ends between two tokens or two parts of a prompt, also while no text comes
+/// out.
 #[derive(Debug, Default)]
 pub struct Control {
     stopped: AtomicBool,
@@ -36,7 +37,8 @@ impl Control {
     }
 }
 
-/// What one submission may take in a browser: longer ones make the whole screen stutter, and far longer ones end with a lost device.
+/// What one submission may take in a browser: longer ones make the whole screen stutter, and far longer ones end with a
+/// lost device.
 const SUBMISSION_SECONDS: f64 = 0.1;
 
 /// Bounds of a chunk that follows the clock.
@@ -45,7 +47,8 @@ const CHUNKS: std::ops::RangeInclusive<usize> = 16..=512;
 /// Submissions that one chunk may be cut into.
 const MOST_PARTS: usize = 64;
 
-/// How many tokens of a prompt one submission takes, and where even the fewest take too long, into how many submissions they are cut.
+/// How many tokens of a prompt one submission takes, and where even the fewest take too long, into how many submissions
+/// they are cut.
 #[derive(Debug)]
 pub(super) struct PrefillPace {
     chunk: usize,
@@ -60,7 +63,11 @@ impl PrefillPace {
             (false, true) => 128,
             (false, false) => 512,
         };
-        PrefillPace { chunk: fixed.unwrap_or(start).max(1), parts: 1, follows_clock: fixed.is_none() && capabilities.browser }
+        PrefillPace {
+            chunk: fixed.unwrap_or(start).max(1),
+            parts: 1,
+            follows_clock: fixed.is_none() && capabilities.browser,
+        }
     }
 
     /// The most that a chunk will ever be.
@@ -100,7 +107,9 @@ mod tests {
 
     #[test]
     fn the_pace_settles_below_the_limit_and_stays() {
-        for (per_token, expected, parts) in [(0.0001, 512, 1), (0.001, 64, 1), (0.002, 32, 1), (0.05, 16, 8), (9.0, 16, MOST_PARTS)] {
+        for (per_token, expected, parts) in
+            [(0.0001, 512, 1), (0.001, 64, 1), (0.002, 32, 1), (0.05, 16, 8), (9.0, 16, MOST_PARTS)]
+        {
             let mut pace = PrefillPace { chunk: 64, parts: 1, follows_clock: true };
             for _ in 0..8 {
                 pace.learn(pace.chunk, pace.chunk as f64 * per_token);

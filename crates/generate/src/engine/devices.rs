@@ -12,7 +12,8 @@ pub(super) struct Devices {
     pub(super) gpus: Vec<Gpu>,
     /// The device of each layer.
     pub(super) layers: Vec<usize>,
-    /// Constants on another device than their own, such as rotary tables; the original is kept, so that its address stays its own.
+    /// Constants on another device than their own, such as rotary tables; the original is kept, so that its address
+    /// stays its own.
     copies: HashMap<(usize, usize), (Arc<State>, Arc<State>)>,
     /// Copies whose numbers have not been brought there yet: (original, copy, device).
     pending: Vec<(Arc<State>, Arc<State>, usize)>,

@@ -1,7 +1,8 @@
-//! How much each input of every matrix carries on a text: the mean of its squares, by which a quantizer weighs its errors.
+//! How much each input of every matrix carries on a text: the mean of its squares, by which a quantizer weighs its
+//! errors.
 //!
-//! The sums are made on the device, by one operation before each linear layer that is recorded in this mode only. Reading the activations
-//! back and summing here lost: that is tens of thousands of numbers for every token.
+//! The sums are made on the device, by one operation before each linear layer that is recorded in this mode only.
+//! Reading the activations back and summing here lost: that is tens of thousands of numbers for every token.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -15,13 +16,17 @@ use super::step::{Making, Step, StepKind};
 use crate::GenerateError;
 
 impl Engine {
-    /// Reads the windows, each from the first position on, and returns the mean squared inputs of the matrices under the names of their
-    /// tensors. An embedding that is also the output head has those of the head. `on_progress` gets the tokens read so far. The first
-    /// sequence's cache is started anew for each window.
+    /// Reads the windows, each from the first position on, and returns the mean squared inputs of the matrices under
+    /// the names of their tensors. An embedding that is also the output head has those of the head. `on_progress` gets
+    /// the tokens read so far. The first sequence's cache is started anew for each window.
     ///
     /// # Errors
     /// A window that does not fit the context, a device that fails, or activations that are not finite.
-    pub async fn importance(&mut self, windows: &[&[u32]], on_progress: &mut dyn FnMut(u64)) -> Result<Importance, GenerateError> {
+    pub async fn importance(
+        &mut self,
+        windows: &[&[u32]],
+        on_progress: &mut dyn FnMut(u64),
+    ) -> Result<Importance, GenerateError> {
         for window in windows {
             self.check(window)?;
             if window.len() > self.context() {
@@ -36,7 +41,8 @@ impl Engine {
                 let gpu = self.devices.gpus.iter().find(|gpu| linear.weight.is_on(gpu));
                 entry.insert(State::zeros(gpu, "squares", &[linear.weight.columns()], Dtype::F32)?);
             }
-            let mut tensors: Vec<String> = linear.modules.iter().map(|(module, _)| format!("{module}.weight")).collect();
+            let mut tensors: Vec<String> =
+                linear.modules.iter().map(|(module, _)| format!("{module}.weight")).collect();
             if let [tensor] = tensors.as_mut_slice() {
                 // A head that is the embedding has no tensor of its own.
                 *tensor = linear.weight.label().to_string();
@@ -50,7 +56,13 @@ impl Engine {
             for chunk in window.chunks(self.pace.chunk()) {
                 if let Entry::Vacant(entry) = steps.entry(chunk.len()) {
                     let of = |matrix: &Arc<Matrix>| sums.get(&Arc::as_ptr(matrix)).cloned();
-                    let making = Making { decoder: self.decoder.as_ref(), cache: &self.cache, sampling: &self.sampling, tuning: &self.tuning, sums: Some(&of) };
+                    let making = Making {
+                        decoder: self.decoder.as_ref(),
+                        cache: &self.cache,
+                        sampling: &self.sampling,
+                        tuning: &self.tuning,
+                        sums: Some(&of),
+                    };
                     entry.insert(Step::new(&mut self.devices, &making, StepKind::Prefill(chunk.len()))?);
                     self.devices.settle().await?;
                 }

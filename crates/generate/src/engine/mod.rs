@@ -1,4 +1,5 @@
-//! Runs a decoder: prompts in chunks, tokens one after another, several steps ahead of the host, for one sequence or several at a time.
+//! Runs a decoder: prompts in chunks, tokens one after another, several steps ahead of the host, for one sequence or
+//! several at a time.
 
 mod adapters;
 mod batch;
@@ -38,17 +39,26 @@ pub struct EngineOptions {
     pub policy: Option<Policy>,
     /// Layers on the device; the others stay in host memory and are brought there for every step. `None`: all.
     pub gpu_layers: Option<usize>,
-    /// Tokens of a prompt that one submission takes; `None`: chosen for the device, and in a browser by the time that submissions take.
+    /// Tokens of a prompt that one submission takes; `None`: chosen for the device, and in a browser by the time that
+    /// submissions take.
     pub prefill_chunk: Option<usize>,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { context: None, sequences: 1, cache: CacheFormat::F16, policy: None, gpu_layers: None, prefill_chunk: None }
+        EngineOptions {
+            context: None,
+            sequences: 1,
+            cache: CacheFormat::F16,
+            policy: None,
+            gpu_layers: None,
+            prefill_chunk: None,
+        }
     }
 }
 
-/// Context when neither the user nor a smaller model says otherwise: a cache of this length fits beside every model that fits.
+/// Context when neither the user nor a smaller model says otherwise: a cache of this length fits beside every model
+/// that fits.
 pub const DEFAULT_CONTEXT: usize = 4096;
 
 /// Tokens of one step whose logits are read.
@@ -119,12 +129,18 @@ impl Engine {
     ///
     /// # Errors
     /// A checkpoint or a device that does not fit.
-    pub async fn open(checkpoint: &Checkpoint, gpu: &Gpu, options: &EngineOptions, on_progress: OnProgress<'_>) -> Result<Engine, GenerateError> {
+    pub async fn open(
+        checkpoint: &Checkpoint,
+        gpu: &Gpu,
+        options: &EngineOptions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Engine, GenerateError> {
         Engine::open_split(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
     }
 
-    /// Loads a checkpoint onto several devices, consecutive layers on each, so that their weights are in the proportions of `shares`. A token
-    /// goes through the devices one after the other; what it is so far is handed on through the host.
+    /// Loads a checkpoint onto several devices, consecutive layers on each, so that their weights are in the
+    /// proportions of `shares`. A token goes through the devices one after the other; what it is so far is handed on
+    /// through the host.
     ///
     /// # Errors
     /// A checkpoint or a device that does not fit, another number of shares than of devices, more devices than layers.
@@ -138,21 +154,36 @@ impl Engine {
         let sizes = bayan_models::sizes(checkpoint)?;
         let context = options.context.unwrap_or_else(|| sizes.max_position_embeddings.min(DEFAULT_CONTEXT)).max(2);
         if context > sizes.max_position_embeddings {
-            tracing::warn!("a context of {context} is longer than the {} positions this model was made for", sizes.max_position_embeddings);
+            tracing::warn!(
+                "a context of {context} is longer than the {} positions this model was made for",
+                sizes.max_position_embeddings
+            );
         }
         if gpus.is_empty() || gpus.len() != shares.len() {
-            let (expected, got) = (format!("one share for each of {} devices", gpus.len()), format!("{}", shares.len()));
+            let (expected, got) =
+                (format!("one share for each of {} devices", gpus.len()), format!("{}", shares.len()));
             return Err(bayan_models::ModelError::Split { expected, got }.into());
         }
         let layers = bayan_models::split_layers(checkpoint, options.policy.as_ref(), shares)?;
         let devices = Devices::new(gpus, layers);
         let placement = devices.placement(options.gpu_layers);
-        let mut decoder = bayan_models::open_placed(checkpoint, &placement, &Opening { context }, options.policy.clone(), on_progress).await?;
+        let mut decoder = bayan_models::open_placed(
+            checkpoint,
+            &placement,
+            &Opening { context },
+            options.policy.clone(),
+            on_progress,
+        )
+        .await?;
         let sequences = options.sequences.max(1);
         let pace = PrefillPace::new(options.prefill_chunk, gpus[0].capabilities());
         let shape = CacheShape { sequences, context, format: options.cache, step: Some(step_tokens(&pace)) };
         let cache = Cache::placed(&placement, shape, &decoder.cache_needs())?;
-        let head = decoder.linears_mut().into_iter().next_back().and_then(|head| gpus.iter().find(|gpu| head.weight.is_on(gpu)));
+        let head = decoder
+            .linears_mut()
+            .into_iter()
+            .next_back()
+            .and_then(|head| gpus.iter().find(|gpu| head.weight.is_on(gpu)));
         let head = head.unwrap_or(&gpus[0]).clone();
         let sampling = Sampling::new(&head, sequences, decoder.sizes().vocab_size)?;
         let tuning = Tuning::defaults(gpus[0].capabilities());
@@ -193,7 +224,8 @@ impl Engine {
         &self.devices.layers
     }
 
-    /// Bytes that every generated token of one sequence takes through the host, from one device to the next; 0 on one device.
+    /// Bytes that every generated token of one sequence takes through the host, from one device to the next; 0 on one
+    /// device.
     ///
     /// # Errors
     /// The step could not be prepared.
@@ -299,9 +331,16 @@ impl Engine {
         }
         // Odd lengths come from the ends of prompts; keeping a few plans of them is enough.
         if self.steps.len() > 12 {
-            self.steps.retain(|kind, _| matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.pace.chunk()));
+            self.steps
+                .retain(|kind, _| matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.pace.chunk()));
         }
-        let making = Making { decoder: self.decoder.as_ref(), cache: &self.cache, sampling: &self.sampling, tuning: &self.tuning, sums: None };
+        let making = Making {
+            decoder: self.decoder.as_ref(),
+            cache: &self.cache,
+            sampling: &self.sampling,
+            tuning: &self.tuning,
+            sums: None,
+        };
         let step = Rc::new(Step::new(&mut self.devices, &making, kind)?);
         self.steps.insert(kind, step.clone());
         Ok(step)
@@ -322,7 +361,8 @@ impl Engine {
         }
     }
 
-    /// Logits \[V\] after each of the prompt's tokens, or only after the last one. The first sequence's cache is started anew.
+    /// Logits \[V\] after each of the prompt's tokens, or only after the last one. The first sequence's cache is
+    /// started anew.
     ///
     /// # Errors
     /// A prompt that does not fit, or a device that fails.
@@ -350,7 +390,8 @@ impl Engine {
         Ok(if all { rows } else { rows.split_off(rows.len().saturating_sub(1)) })
     }
 
-    /// Continues a prompt. `on_token` gets each new token as it is known and may stop; a stop token ends the answer and is not handed on.
+    /// Continues a prompt. `on_token` gets each new token as it is known and may stop; a stop token ends the answer and
+    /// is not handed on.
     ///
     /// # Errors
     /// A prompt that does not fit, or a device that fails. After an error the cache is empty.

@@ -114,8 +114,15 @@ impl Step {
     pub(super) fn new(devices: &mut Devices, making: &Making<'_>, kind: StepKind) -> Result<Step, GpuError> {
         let count = kind.tokens();
         let first = devices.gpus[0].clone();
-        let zeros = |label, shape: &[usize]| State::zeros(Some(&first), label, shape, Dtype::U32).map(|state| Input { state, copies: Vec::new() });
-        let mut inputs = [zeros("tokens", &[count])?, zeros("positions", &[count])?, zeros("cache rows", &[count])?, zeros("tiles", &[kind.tiles(), 2])?];
+        let zeros = |label, shape: &[usize]| {
+            State::zeros(Some(&first), label, shape, Dtype::U32).map(|state| Input { state, copies: Vec::new() })
+        };
+        let mut inputs = [
+            zeros("tokens", &[count])?,
+            zeros("positions", &[count])?,
+            zeros("cache rows", &[count])?,
+            zeros("tiles", &[kind.tiles(), 2])?,
+        ];
         let mut graph = Graph::new();
         let [tokens, positions, bases, tiles] = inputs.each_ref().map(|input| graph.state(&input.state));
         let over = Causality { positions, bases, tiles };
@@ -135,16 +142,25 @@ impl Step {
             StepKind::Logits(_) => {}
         }
         let parts = match devices.gpus.len() {
-            1 => vec![Prepared { plan: Plan::new(&first, graph, &keep, making.tuning)?, gpu: first, device: 0, hands: Vec::new() }],
+            1 => vec![Prepared {
+                plan: Plan::new(&first, graph, &keep, making.tuning)?,
+                gpu: first,
+                device: 0,
+                hands: Vec::new(),
+            }],
             _ => prepare_parts(devices, &graph, &keep, making.tuning, &mut inputs)?,
         };
         Ok(Step { inputs, gpus: devices.gpus.clone(), parts, logits })
     }
 
-    /// Sets the tokens of the next run: of one sequence, whose cache begins at row `base`, the first of them at `position`.
+    /// Sets the tokens of the next run: of one sequence, whose cache begins at row `base`, the first of them at
+    /// `position`.
     pub(super) fn write(&self, ids: &[u32], position: usize, base: usize) {
         let positions: Vec<u32> = (0..ids.len()).map(|i| (position + i) as u32).collect();
-        let tiles: Vec<u32> = (0..ids.len()).step_by(QUERY_TILE).flat_map(|start| [start as u32, QUERY_TILE.min(ids.len() - start) as u32]).collect();
+        let tiles: Vec<u32> = (0..ids.len())
+            .step_by(QUERY_TILE)
+            .flat_map(|start| [start as u32, QUERY_TILE.min(ids.len() - start) as u32])
+            .collect();
         self.write_inputs([ids, &positions, &vec![base as u32; ids.len()], &tiles]);
     }
 
@@ -245,11 +261,19 @@ impl Input {
     }
 }
 
-fn prepare_parts(devices: &mut Devices, graph: &Graph, keep: &[Tensor], tuning: &Tuning, inputs: &mut [Input; 4]) -> Result<Vec<Prepared>, GpuError> {
+fn prepare_parts(
+    devices: &mut Devices,
+    graph: &Graph,
+    keep: &[Tensor],
+    tuning: &Tuning,
+    inputs: &mut [Input; 4],
+) -> Result<Vec<Prepared>, GpuError> {
     let gpus = devices.gpus.clone();
     let states: Vec<Arc<State>> = inputs.iter().map(|input| input.state.clone()).collect();
     let mut local = |state: &Arc<State>, device: usize| {
-        let Some(input) = inputs.iter_mut().find(|input| Arc::ptr_eq(&input.state, state)) else { return devices.copy(state, device) };
+        let Some(input) = inputs.iter_mut().find(|input| Arc::ptr_eq(&input.state, state)) else {
+            return devices.copy(state, device);
+        };
         if let Some((_, copy)) = input.copies.iter().find(|copy| copy.0 == device) {
             return Ok(copy.clone());
         }

@@ -1,10 +1,11 @@
 //! Encoding with control over which special tokens may be read from where.
 //!
-//! `tokenizers` reads every added token it finds, or (`encode_special_tokens`) no special one at all. A chat needs something between: the
-//! template's control tokens, but not the same characters typed by a user. So the extraction of added tokens is repeated here with a
-//! question asked for each find, and the rest (normalizer, pre-tokenizer, model) is the library's. With nothing guarded the ids are the
-//! library's own; the tests hold every fixture to that. Encoding the stretches separately and joining the ids lost: prefix spaces,
-//! normalisation and merges at the seams come out differently.
+//! `tokenizers` reads every added token it finds, or (`encode_special_tokens`) no special one at all. A chat needs
+//! something between: the template's control tokens, but not the same characters typed by a user. So the extraction of
+//! added tokens is repeated here with a question asked for each find, and the rest (normalizer, pre-tokenizer, model)
+//! is the library's. With nothing guarded the ids are the library's own; the tests hold every fixture to that. Encoding
+//! the stretches separately and joining the ids lost: prefix spaces, normalisation and merges at the seams come out
+//! differently.
 
 use tokenizers::tokenizer::{Model, NormalizedString, Normalizer, PreTokenizedString, PreTokenizer, Result, Token};
 use tokenizers::{AddedToken, OffsetReferential, OffsetType, Tokenizer as Inner};
@@ -64,7 +65,8 @@ impl AddedTokens {
             if let Some(normalizer) = inner.get_normalizer() {
                 normalizer.normalize(&mut piece)?;
             }
-            // Positions have moved: a guard anywhere in the piece keeps all its special tokens text, which is the safe side.
+            // Positions have moved: a guard anywhere in the piece keeps all its special tokens text, which is the safe
+            // side.
             let (from, to) = piece.offsets_original();
             cut(&piece, &self.normalized, &|_, _| guarded(from, to))
         })?;
@@ -79,7 +81,8 @@ impl AddedTokens {
 
 type Cut = (NormalizedString, Option<Vec<Token>>);
 
-/// Cuts a piece at the added tokens found in it, as the library does: leftmost first, longest first, then the token's own conditions.
+/// Cuts a piece at the added tokens found in it, as the library does: leftmost first, longest first, then the token's
+/// own conditions.
 fn cut(piece: &NormalizedString, entries: &[Entry], guarded: &dyn Fn(usize, usize) -> bool) -> Result<Vec<Cut>> {
     let text = piece.get();
     let (mut cuts, mut done, mut at) = (Vec::new(), 0, 0);

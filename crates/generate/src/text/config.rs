@@ -1,7 +1,8 @@
 //! What generation takes from a checkpoint's JSON files: where to stop, and the sampling its authors recommend.
 //!
-//! The stop set is a union, because every file forgets something: one lists only the document's end, another only the turn's end, and
-//! some list neither (SILMA's generation_config names eos 1, while its turns end with 107). Trusting any one file lost.
+//! The stop set is a union, because every file forgets something: one lists only the document's end, another only the
+//! turn's end, and some list neither (SILMA's generation_config names eos 1, while its turns end with 107). Trusting
+//! any one file lost.
 
 use super::template::ChatTemplate;
 use super::tokenizer::Tokenizer;
@@ -43,10 +44,14 @@ pub struct GenerationDefaults {
 }
 
 impl GenerationDefaults {
-    /// Reads generation_config.json. Values of a wrong type or outside their range are as if absent: defaults are advice.
+    /// Reads generation_config.json. Values of a wrong type or outside their range are as if absent: defaults are
+    /// advice.
     pub fn from_json(generation_config: &Value) -> Self {
-        let number = |name: &str| generation_config.get(name).and_then(Value::as_f64).filter(|v| v.is_finite()).map(|v| v as f32);
-        let count = |name: &str| generation_config.get(name).and_then(Value::as_u64).and_then(|v| u32::try_from(v).ok());
+        let number = |name: &str| {
+            generation_config.get(name).and_then(Value::as_f64).filter(|v| v.is_finite()).map(|v| v as f32)
+        };
+        let count =
+            |name: &str| generation_config.get(name).and_then(Value::as_u64).and_then(|v| u32::try_from(v).ok());
         let fraction = |name: &str| number(name).filter(|v| (0.0..=1.0).contains(v));
         Self {
             do_sample: generation_config.get("do_sample").and_then(Value::as_bool),
@@ -60,16 +65,23 @@ impl GenerationDefaults {
     }
 }
 
-/// The ids that end generation: eos of config.json (and its `text_config`), of generation_config.json and of the tokenizer, and the
-/// end-of-turn tokens that stand in the chat template and in the vocabulary. Ascending, without repetition.
-pub fn stop_ids(config: Option<&Value>, generation_config: Option<&Value>, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Vec<u32> {
+/// The ids that end generation: eos of config.json (and its `text_config`), of generation_config.json and of the
+/// tokenizer, and the end-of-turn tokens that stand in the chat template and in the vocabulary. Ascending, without
+/// repetition.
+pub fn stop_ids(
+    config: Option<&Value>,
+    generation_config: Option<&Value>,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+) -> Vec<u32> {
     let mut ids: Vec<u32> = tokenizer.eos().to_vec();
     for file in [config, generation_config].into_iter().flatten() {
         ids.extend(id_list(file, "eos_token_id"));
     }
     if let Some(source) = template.map(ChatTemplate::source) {
         let stands = |token: &str| source.contains(token);
-        let ends = END_OF_TURN.iter().filter(|token| stands(token) || (**token == "<|eom_id|>" && stands("<|eot_id|>")));
+        let ends =
+            END_OF_TURN.iter().filter(|token| stands(token) || (**token == "<|eom_id|>" && stands("<|eot_id|>")));
         ids.extend(ends.filter_map(|token| tokenizer.id(token)));
     }
     ids.sort_unstable();

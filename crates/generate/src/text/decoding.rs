@@ -1,9 +1,10 @@
 //! How a tokenizer's decoder behaves when tokens come one at a time.
 //!
-//! The decoder of tokenizer.json is a chain over the whole list of tokens. Here it is read once and turned into a [`Plan`] whose state
-//! is a few bytes, so that a token costs the same at any length of the stream. The alternative, decoding a window again for every token
-//! (what most runtimes do), is slower, and wrong when the window begins inside a character. A chain that cannot be followed token by
-//! token (none of the models in scope has one) is decoded again as a whole: slow and right.
+//! The decoder of tokenizer.json is a chain over the whole list of tokens. Here it is read once and turned into a
+//! [`Plan`] whose state is a few bytes, so that a token costs the same at any length of the stream. The alternative,
+//! decoding a window again for every token (what most runtimes do), is slower, and wrong when the window begins inside
+//! a character. A chain that cannot be followed token by token (none of the models in scope has one) is decoded again
+//! as a whole: slow and right.
 
 use tokenizers::DecoderWrapper;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
@@ -22,8 +23,8 @@ pub(crate) enum TokenRule {
 pub(crate) enum Plan {
     /// Byte-level BPE: tokens spell bytes.
     ByteLevel,
-    /// Token by token: `rules`, then `<0x..>` tokens to bytes if `byte_fallback`, then at most `strip.1` characters `strip.0` off the
-    /// beginning of the whole text.
+    /// Token by token: `rules`, then `<0x..>` tokens to bytes if `byte_fallback`, then at most `strip.1` characters
+    /// `strip.0` off the beginning of the whole text.
     Pieces { rules: Vec<TokenRule>, byte_fallback: bool, strip: Option<(char, usize)> },
     /// No decoder: tokens joined with spaces.
     Spaced,
@@ -65,7 +66,9 @@ fn flatten<'a>(decoder: &'a DecoderWrapper, out: &mut Vec<&'a DecoderWrapper>, d
                 flatten(inner, out, depth + 1)?;
             }
         }
-        DecoderWrapper::Strip(s) if s.stop > 0 => return Err(format!("a Strip decoder with stop = {} (expected 0)", s.stop)),
+        DecoderWrapper::Strip(s) if s.stop > 0 => {
+            return Err(format!("a Strip decoder with stop = {} (expected 0)", s.stop));
+        }
         other => out.push(other),
     }
     Ok(())

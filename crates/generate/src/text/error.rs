@@ -1,5 +1,6 @@
-//! What can go wrong between text and ids. One enum, because callers show the message and seldom branch on it; the exception is
-//! [`TextError::TemplateRaised`], which is the template's own refusal and belongs to the user's conversation, not to the program.
+//! What can go wrong between text and ids. One enum, because callers show the message and seldom branch on it; the
+//! exception is [`TextError::TemplateRaised`], which is the template's own refusal and belongs to the user's
+//! conversation, not to the program.
 
 use thiserror::Error;
 
@@ -20,7 +21,9 @@ pub enum TextError {
         remedy: &'static str,
     },
     /// The tokenizer refused a text or an id sequence.
-    #[error("the tokenizer could not {action}: {problem}. Check that tokenizer.json is complete and belongs to this checkpoint")]
+    #[error(
+        "the tokenizer could not {action}: {problem}. Check that tokenizer.json is complete and belongs to this checkpoint"
+    )]
     Tokenizer {
         /// encode or decode.
         action: &'static str,
@@ -39,7 +42,9 @@ pub enum TextError {
     #[error("the chat template failed: {0}. Check the messages (role and content) and the template's arguments")]
     TemplateFailed(String),
     /// The template ran past a cap.
-    #[error("the chat template {what} (limit {limit}). Shorten the conversation, or distrust the template: it may be endless")]
+    #[error(
+        "the chat template {what} (limit {limit}). Shorten the conversation, or distrust the template: it may be endless"
+    )]
     TemplateLimit {
         /// What grew too large.
         what: &'static str,

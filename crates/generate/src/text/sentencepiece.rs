@@ -1,9 +1,10 @@
 //! A bare SentencePiece `tokenizer.model` as tokenizer.json.
 //!
-//! The file is a protobuf of pieces with scores. BPE merges are not stored; they follow from the scores: every way to cut a piece into two
-//! pieces is a merge, ranked by the score of the piece it makes. That is what transformers' converter does, and the result is handed to the
-//! same code that reads tokenizer.json, with LLaMA-2's conventions (`▁` in front, byte fallback, bos added). The alternative, a second BPE
-//! that works on scores, would be a second definition of the same ids.
+//! The file is a protobuf of pieces with scores. BPE merges are not stored; they follow from the scores: every way to
+//! cut a piece into two pieces is a merge, ranked by the score of the piece it makes. That is what transformers'
+//! converter does, and the result is handed to the same code that reads tokenizer.json, with LLaMA-2's conventions (`▁`
+//! in front, byte fallback, bos added). The alternative, a second BPE that works on scores, would be a second
+//! definition of the same ids.
 
 use super::error::{Result, TextError};
 use serde_json::{Value, json};
@@ -40,10 +41,12 @@ struct Model {
     remove_extra_whitespaces: bool,
 }
 
-/// tokenizer.json's bytes for a SentencePiece model. `tokenizer_config` (or null) may say `legacy`, `add_bos_token`, `add_eos_token`.
+/// tokenizer.json's bytes for a SentencePiece model. `tokenizer_config` (or null) may say `legacy`, `add_bos_token`,
+/// `add_eos_token`.
 ///
 /// # Errors
-/// When the bytes are no such protobuf, or the model is not BPE, or normalises text in a way that has no equivalent here.
+/// When the bytes are no such protobuf, or the model is not BPE, or normalises text in a way that has no equivalent
+/// here.
 pub(crate) fn to_tokenizer_json(bytes: &[u8], tokenizer_config: &Value) -> Result<Vec<u8>> {
     let model = read(bytes)?;
     check(&model)?;
@@ -62,11 +65,16 @@ pub(crate) fn to_tokenizer_json(bytes: &[u8], tokenizer_config: &Value) -> Resul
     let bos = named("bos_token", "<s>").filter(|_| flag("add_bos_token", true));
     let eos = named("eos_token", "</s>").filter(|_| flag("add_eos_token", false));
     let (normalizer, pre_tokenizer) = spaces(model.add_dummy_prefix, flag("legacy", true));
-    let mut decoders = vec![json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}), json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
     if model.add_dummy_prefix {
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    let vocab: serde_json::Map<String, Value> = model.pieces.iter().enumerate().map(|(id, p)| (p.text.clone(), json!(id))).collect();
+    let vocab: serde_json::Map<String, Value> =
+        model.pieces.iter().enumerate().map(|(id, p)| (p.text.clone(), json!(id))).collect();
     let file = json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": added(&model.pieces),
@@ -91,7 +99,11 @@ fn check(model: &Model) -> Result<()> {
         return Err(TextError::file(FILE, problem, CONVERT));
     }
     if model.has_charsmap {
-        return Err(TextError::file(FILE, "expected the identity normalisation, got a precompiled character map", CONVERT));
+        return Err(TextError::file(
+            FILE,
+            "expected the identity normalisation, got a precompiled character map",
+            CONVERT,
+        ));
     }
     if model.remove_extra_whitespaces {
         return Err(TextError::file(FILE, "expected remove_extra_whitespaces = false, got true", CONVERT));
@@ -99,12 +111,17 @@ fn check(model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// Where `▁` comes from: a normalizer in front of every stretch (legacy), or a pre-tokenizer in front of the first alone.
+/// Where `▁` comes from: a normalizer in front of every stretch (legacy), or a pre-tokenizer in front of the first
+/// alone.
 fn spaces(add_dummy_prefix: bool, legacy: bool) -> (Value, Value) {
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     match (add_dummy_prefix, legacy) {
-        (true, true) => (json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}), Value::Null),
-        (true, false) => (Value::Null, json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false})),
+        (true, true) => {
+            (json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}), Value::Null)
+        }
+        (true, false) => {
+            (Value::Null, json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false}))
+        }
         (false, _) => (replace, Value::Null),
     }
 }
@@ -121,14 +138,20 @@ fn post_processor(bos: Option<(String, usize)>, eos: Option<(String, usize)>) ->
         special.insert(text.clone(), json!({"id": text, "ids": [id], "tokens": [text]}));
     }
     let around = |sequence: &str, type_id: usize| {
-        let token = |t: &Option<(String, usize)>| t.as_ref().map(|(text, _)| json!({"SpecialToken": {"id": text, "type_id": type_id}}));
-        [token(&bos), Some(json!({"Sequence": {"id": sequence, "type_id": type_id}})), token(&eos)].into_iter().flatten().collect::<Vec<_>>()
+        let token = |t: &Option<(String, usize)>| {
+            t.as_ref().map(|(text, _)| json!({"SpecialToken": {"id": text, "type_id": type_id}}))
+        };
+        [token(&bos), Some(json!({"Sequence": {"id": sequence, "type_id": type_id}})), token(&eos)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
     };
     let pair = [around("A", 0), around("B", 1)].concat();
     json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": special})
 }
 
-/// All merges, the highest score first; at equal scores the longer left part, then the longer right part, then the order of ids.
+/// All merges, the highest score first; at equal scores the longer left part, then the longer right part, then the
+/// order of ids.
 fn merges(pieces: &[Piece], ids: &HashMap<&str, usize>) -> Vec<[String; 2]> {
     struct Merge<'a> {
         left: &'a str,
@@ -138,12 +161,19 @@ fn merges(pieces: &[Piece], ids: &HashMap<&str, usize>) -> Vec<[String; 2]> {
     }
     let mut all: Vec<Merge<'_>> = Vec::new();
     for piece in pieces.iter().filter(|p| matches!(p.kind, Kind::Normal | Kind::UserDefined)) {
-        let cuts = piece.text.char_indices().enumerate().skip(1).map(|(chars, (at, _))| (chars, piece.text.split_at(at)));
+        let cuts =
+            piece.text.char_indices().enumerate().skip(1).map(|(chars, (at, _))| (chars, piece.text.split_at(at)));
         let length = piece.text.chars().count();
-        let known = cuts.filter_map(|(chars, (left, right))| Some((ids.get(left)?, ids.get(right)?, chars, left, right)));
+        let known =
+            cuts.filter_map(|(chars, (left, right))| Some((ids.get(left)?, ids.get(right)?, chars, left, right)));
         let mut own: Vec<_> = known.collect();
         own.sort_by_key(|(left, right, ..)| (**left, **right));
-        all.extend(own.into_iter().map(|(_, _, chars, left, right)| Merge { left, right, score: piece.score, lengths: (chars, length - chars) }));
+        all.extend(own.into_iter().map(|(_, _, chars, left, right)| Merge {
+            left,
+            right,
+            score: piece.score,
+            lengths: (chars, length - chars),
+        }));
     }
     all.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.lengths.cmp(&a.lengths)));
     all.into_iter().map(|m| [m.left.to_owned(), m.right.to_owned()]).collect()
@@ -182,7 +212,9 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, length: u64) -> Result<&'a [u8]> {
         let fits = usize::try_from(length).ok().and_then(|n| self.rest.split_at_checked(n));
-        let (taken, rest) = fits.ok_or_else(|| corrupt(format!("a protobuf field of {length} bytes, where {} are left", self.rest.len())))?;
+        let (taken, rest) = fits.ok_or_else(|| {
+            corrupt(format!("a protobuf field of {length} bytes, where {} are left", self.rest.len()))
+        })?;
         self.rest = rest;
         Ok(taken)
     }
@@ -211,7 +243,14 @@ impl<'a> Reader<'a> {
 }
 
 fn read(bytes: &[u8]) -> Result<Model> {
-    let mut model = Model { pieces: vec![], model_type: 1, byte_fallback: false, has_charsmap: false, add_dummy_prefix: true, remove_extra_whitespaces: true };
+    let mut model = Model {
+        pieces: vec![],
+        model_type: 1,
+        byte_fallback: false,
+        has_charsmap: false,
+        add_dummy_prefix: true,
+        remove_extra_whitespaces: true,
+    };
     let mut reader = Reader { rest: bytes };
     while let Some((number, field)) = reader.field()? {
         match (number, field) {
@@ -252,7 +291,12 @@ fn read_piece(bytes: &[u8], id: usize) -> Result<Piece> {
                 let text = std::str::from_utf8(text).map_err(|e| corrupt(format!("piece {id} is not UTF-8: {e}")))?;
                 piece.text = text.to_owned();
             }
-            (1, Field::Bytes(text)) => return Err(corrupt(format!("piece {id} has {} bytes, expected at most {MAX_PIECE_BYTES}", text.len()))),
+            (1, Field::Bytes(text)) => {
+                return Err(corrupt(format!(
+                    "piece {id} has {} bytes, expected at most {MAX_PIECE_BYTES}",
+                    text.len()
+                )));
+            }
             (2, Field::Fixed32(bits)) => piece.score = f32::from_bits(bits),
             (3, Field::Varint(kind)) => {
                 piece.kind = match kind {

@@ -1,6 +1,6 @@
-//! Stop strings in streamed text. Text that may be the beginning of a stop string is held back, so that nothing is shown which must
-//! be taken away again. The stop that is complete first wins (at equal ends the longer one), which makes the outcome independent of
-//! how the text was cut into pieces; "earliest beginning wins" would not be.
+//! Stop strings in streamed text. Text that may be the beginning of a stop string is held back, so that nothing is
+//! shown which must be taken away again. The stop that is complete first wins (at equal ends the longer one), which
+//! makes the outcome independent of how the text was cut into pieces; "earliest beginning wins" would not be.
 
 /// What one [`StopMatcher::push`] yields.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,7 +64,8 @@ impl StopMatcher {
     fn open_from(&self) -> usize {
         let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
         let from = (self.held.len() + 1).saturating_sub(longest);
-        let open = |at: &usize| self.held.is_char_boundary(*at) && self.stops.iter().any(|s| s.starts_with(&self.held[*at..]));
+        let open =
+            |at: &usize| self.held.is_char_boundary(*at) && self.stops.iter().any(|s| s.starts_with(&self.held[*at..]));
         (from..self.held.len()).find(open).unwrap_or(self.held.len())
     }
 }

@@ -1,10 +1,11 @@
 //! Ids in, text out, one token at a time.
 //!
-//! Text is shown as soon as it is whole UTF-8; a character split over tokens waits for its last byte, so U+FFFD never appears for a split
-//! character. Joined together, the pieces and the flush are the whole decoding. One case has no right answer: byte-fallback decoders turn
-//! a whole run of `<0x..>` tokens into U+FFFD if any part of the run is broken, characters included that were shown long before. Here what
-//! was shown stays, and the rest of that run becomes one U+FFFD for each byte. The alternative, holding every run back until it ends, would
-//! delay every ؟ and every Arabic-Indic digit of a LLaMA-2 vocabulary for text that is broken in any case.
+//! Text is shown as soon as it is whole UTF-8; a character split over tokens waits for its last byte, so U+FFFD never
+//! appears for a split character. Joined together, the pieces and the flush are the whole decoding. One case has no
+//! right answer: byte-fallback decoders turn a whole run of `<0x..>` tokens into U+FFFD if any part of the run is
+//! broken, characters included that were shown long before. Here what was shown stays, and the rest of that run becomes
+//! one U+FFFD for each byte. The alternative, holding every run back until it ends, would delay every ؟ and every
+//! Arabic-Indic digit of a LLaMA-2 vocabulary for text that is broken in any case.
 
 use super::decoding::{Plan, TokenRule, byte_of, fallback_byte};
 use super::error::{Result, TextError};
@@ -39,7 +40,16 @@ impl TokenStream {
             _ => 0,
         };
         let tokenizer = tokenizer.clone();
-        Self { tokenizer, skip_special_tokens, pending: vec![], run_broken: false, tokens: 0, strip_left, ids: vec![], shown: String::new() }
+        Self {
+            tokenizer,
+            skip_special_tokens,
+            pending: vec![],
+            run_broken: false,
+            tokens: 0,
+            strip_left,
+            ids: vec![],
+            shown: String::new(),
+        }
     }
 
     /// Takes one id; gives the text that became whole with it, if any. Ids without a token leave no text.
@@ -69,7 +79,8 @@ impl TokenStream {
         Ok((!text.is_empty()).then_some(text))
     }
 
-    /// The end of the stream: the text of what is still held back. An incomplete character becomes U+FFFD, as in the whole decoding.
+    /// The end of the stream: the text of what is still held back. An incomplete character becomes U+FFFD, as in the
+    /// whole decoding.
     pub fn flush(&mut self) -> Option<String> {
         let tokenizer = self.tokenizer.clone();
         let text = match tokenizer.plan() {
@@ -90,7 +101,8 @@ impl TokenStream {
         (!text.is_empty()).then_some(text)
     }
 
-    /// Bytes that are held back because their character is not complete: at most 3 (for a decoder that is followed token by token).
+    /// Bytes that are held back because their character is not complete: at most 3 (for a decoder that is followed
+    /// token by token).
     pub fn held_bytes(&self) -> usize {
         self.pending.len()
     }
@@ -183,7 +195,9 @@ fn apply(rules: &[TokenRule], mut token: String, first: bool) -> Result<String> 
                 let problem = |e: tokenizers::Error| TextError::Tokenizer { action: "decode", problem: e.to_string() };
                 decoder.decode_chain(vec![token]).map_err(problem)?.concat()
             }
-            TokenRule::Metaspace { replacement, drop_in_first } => token.replace(*replacement, if first && *drop_in_first { "" } else { " " }),
+            TokenRule::Metaspace { replacement, drop_in_first } => {
+                token.replace(*replacement, if first && *drop_in_first { "" } else { " " })
+            }
         };
     }
     Ok(token)

@@ -1,9 +1,10 @@
-//! A checkpoint's tokenizer: tokenizer.json, or a bare SentencePiece model, with the special tokens its other files name.
+//! A checkpoint's tokenizer: tokenizer.json, or a bare SentencePiece model, with the special tokens its other files
+//! name.
 //!
-//! The choice: ids are exactly those of `tokenizers.Tokenizer.from_file(tokenizer.json)`, the file published checkpoints were made with;
-//! nothing is normalised, trimmed or prefixed here. Rebuilding the tokenizer from vocabulary and merges, as newer transformers do for
-//! some classes, lost: it gives other ids for leading spaces. Truncation and padding recorded in the file are switched off, because a
-//! prompt must be encoded whole.
+//! The choice: ids are exactly those of `tokenizers.Tokenizer.from_file(tokenizer.json)`, the file published
+//! checkpoints were made with; nothing is normalised, trimmed or prefixed here. Rebuilding the tokenizer from
+//! vocabulary and merges, as newer transformers do for some classes, lost: it gives other ids for leading spaces.
+//! Truncation and padding recorded in the file are switched off, because a prompt must be encoded whole.
 
 use super::added::AddedTokens;
 use super::config::{id_list, token_text};
@@ -62,7 +63,11 @@ struct Shared {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("vocab_size", &self.shared.vocab_size).field("bos", &self.shared.bos).field("eos", &self.shared.eos).finish()
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.shared.vocab_size)
+            .field("bos", &self.shared.bos)
+            .field("eos", &self.shared.eos)
+            .finish()
     }
 }
 
@@ -78,7 +83,11 @@ impl Tokenizer {
             (None, Some(bytes)) => read_json(&sentencepiece::to_tokenizer_json(bytes, &tokenizer_config)?)?,
             (None, None) => {
                 let remedy = "Put tokenizer.json (or a SentencePiece tokenizer.model) next to config.json";
-                return Err(TextError::file(TOKENIZER_JSON, "expected a tokenizer, found neither tokenizer.json nor tokenizer.model", remedy));
+                return Err(TextError::file(
+                    TOKENIZER_JSON,
+                    "expected a tokenizer, found neither tokenizer.json nor tokenizer.model",
+                    remedy,
+                ));
             }
         };
         let map = json("special_tokens_map.json", files.special_tokens_map)?;
@@ -98,7 +107,8 @@ impl Tokenizer {
         let remedy = "Re-export tokenizer.json with a current transformers";
         inner.with_truncation(None).map_err(|e| TextError::file(TOKENIZER_JSON, e.to_string(), remedy))?;
         inner.with_padding(None);
-        let plan = plan(inner.get_decoder()).map_err(|problem| TextError::file(TOKENIZER_JSON, format!("the decoder has {problem}"), remedy))?;
+        let plan = plan(inner.get_decoder())
+            .map_err(|problem| TextError::file(TOKENIZER_JSON, format!("the decoder has {problem}"), remedy))?;
         let mut special = BTreeMap::new();
         for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
             // A null in tokenizer_config.json is an answer: Qwen has no bos even where another file names one.
@@ -122,8 +132,8 @@ impl Tokenizer {
         Ok(Self { shared: Arc::new(Shared { inner, plan, added, vocab_size, special, bos, eos }) })
     }
 
-    /// The ids of a text, exactly as `tokenizers` gives them; `add_special_tokens` runs the file's post-processor (usually a bos in front).
-    /// Special tokens spelled out in the text are read as such.
+    /// The ids of a text, exactly as `tokenizers` gives them; `add_special_tokens` runs the file's post-processor
+    /// (usually a bos in front). Special tokens spelled out in the text are read as such.
     ///
     /// # Errors
     /// When the tokenizer refuses the text; a well-formed tokenizer.json does not.
@@ -132,7 +142,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The ids of a prompt: with special tokens added, unless the text already begins with the bos token (as rendered templates do).
+    /// The ids of a prompt: with special tokens added, unless the text already begins with the bos token (as rendered
+    /// templates do).
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -141,8 +152,9 @@ impl Tokenizer {
         self.encode(text, !has_bos)
     }
 
-    /// The ids of a rendered chat: its special tokens are read, none are added. This is `apply_chat_template(tokenize=True)` of
-    /// transformers, to the id; like there, `<|eot_id|>` typed by a user becomes the control token. See [`Tokenizer::encode_guarded`].
+    /// The ids of a rendered chat: its special tokens are read, none are added. This is
+    /// `apply_chat_template(tokenize=True)` of transformers, to the id; like there, `<|eot_id|>` typed by a user
+    /// becomes the control token. See [`Tokenizer::encode_guarded`].
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -150,9 +162,10 @@ impl Tokenizer {
         self.encode(rendered, false)
     }
 
-    /// As [`Tokenizer::encode_chat`], but special tokens that users typed stay text; the template's own are read. Without guards the ids
-    /// are those of `encode_chat`. transformers has nothing between: it parses all special tokens or (`split_special_tokens=True`) none.
-    /// Added tokens that are not special (`<think>` of Qwen 3) stay tokens wherever they stand, as in transformers.
+    /// As [`Tokenizer::encode_chat`], but special tokens that users typed stay text; the template's own are read.
+    /// Without guards the ids are those of `encode_chat`. transformers has nothing between: it parses all special
+    /// tokens or (`split_special_tokens=True`) none. Added tokens that are not special (`<think>` of Qwen 3) stay
+    /// tokens wherever they stand, as in transformers.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -164,8 +177,8 @@ impl Tokenizer {
         self.shared.added.encode(&self.shared.inner, &text.text, &guarded).map_err(encode_error)
     }
 
-    /// The ids of text from an untrusted source: no special token in it is read as one (`split_special_tokens=True` of transformers), and
-    /// none are added.
+    /// The ids of text from an untrusted source: no special token in it is read as one (`split_special_tokens=True` of
+    /// transformers), and none are added.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -173,8 +186,8 @@ impl Tokenizer {
         self.shared.added.encode(&self.shared.inner, text, &|_, _| true).map_err(encode_error)
     }
 
-    /// The text of these ids, as `tokenizers` decodes them; ids without a token leave nothing. With `skip_special_tokens` control tokens
-    /// leave nothing either.
+    /// The text of these ids, as `tokenizers` decodes them; ids without a token leave nothing. With
+    /// `skip_special_tokens` control tokens leave nothing either.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails; a well-formed tokenizer.json's does not.
@@ -270,7 +283,9 @@ struct Delicate {
 /// Whether a part, or a part within it, is of this type.
 fn mentions(part: &Value, kind: &str) -> bool {
     match part {
-        Value::Object(fields) => fields.get("type").is_some_and(|t| t == kind) || fields.values().any(|inner| mentions(inner, kind)),
+        Value::Object(fields) => {
+            fields.get("type").is_some_and(|t| t == kind) || fields.values().any(|inner| mentions(inner, kind))
+        }
         Value::Array(list) => list.iter().any(|inner| mentions(inner, kind)),
         _ => false,
     }
@@ -278,13 +293,15 @@ fn mentions(part: &Value, kind: &str) -> bool {
 
 fn read_json(bytes: &[u8]) -> Result<Inner> {
     let remedy = "Download the file again, or re-export it with a current transformers";
-    let delicate: Delicate =
-        serde_json::from_slice(bytes).map_err(|e| TextError::file(TOKENIZER_JSON, format!("expected JSON of a tokenizer, got: {e}"), remedy))?;
+    let delicate: Delicate = serde_json::from_slice(bytes)
+        .map_err(|e| TextError::file(TOKENIZER_JSON, format!("expected JSON of a tokenizer, got: {e}"), remedy))?;
     if mentions(&delicate.normalizer, "Precompiled") {
         let problem = "its normalizer is a compiled table of SentencePiece (Precompiled), which no model of a supported architecture has";
         return Err(TextError::file(TOKENIZER_JSON, problem, "Use the checkpoint with its tokenizer.model alone"));
     }
-    Inner::from_bytes(bytes).map_err(|e| TextError::file(TOKENIZER_JSON, format!("expected a tokenizer of the tokenizers library, got: {e}"), remedy))
+    Inner::from_bytes(bytes).map_err(|e| {
+        TextError::file(TOKENIZER_JSON, format!("expected a tokenizer of the tokenizers library, got: {e}"), remedy)
+    })
 }
 
 fn json(file: &'static str, bytes: Option<&[u8]>) -> Result<Value> {

@@ -1,7 +1,8 @@
 //! adapter_config.json: what is honoured, what is refused, and how it is written.
 //!
-//! Every field either changes what this program computes, or changes nothing, or must have its default: a field that is not known at
-//! all counts as the third kind. Ignoring what is not known, as most readers do, lost: the adapter would load and answer wrongly.
+//! Every field either changes what this program computes, or changes nothing, or must have its default: a field that is
+//! not known at all counts as the third kind. Ignoring what is not known, as most readers do, lost: the adapter would
+//! load and answer wrongly.
 
 use serde_json::{Map, Value, json};
 
@@ -61,7 +62,12 @@ impl AdapterConfig {
     /// A field that is not honoured and not at its default, or one that is malformed; the error names it.
     pub fn parse(config: &Value) -> Result<Self, AdapterError> {
         let Value::Object(map) = config else {
-            return Err(AdapterError::config("(the file)", "a JSON object", kind(config), "save the adapter again with PEFT"));
+            return Err(AdapterError::config(
+                "(the file)",
+                "a JSON object",
+                kind(config),
+                "save the adapter again with PEFT",
+            ));
         };
         for (field, value) in map {
             check_field(field, value)?;
@@ -260,7 +266,8 @@ fn check_field(field: &str, value: &Value) -> Result<(), AdapterError> {
             Some("CAUSAL_LM") => Ok(()),
             _ => refuse("\"CAUSAL_LM\""),
         },
-        // The other initialisations (pissa, olora, loftq, corda, lora_ga) change the base weights that the adapter belongs to.
+        // The other initialisations (pissa, olora, loftq, corda, lora_ga) change the base weights that the adapter
+        // belongs to.
         "init_lora_weights" => match value {
             Value::Bool(_) | Value::Null => Ok(()),
             Value::String(how) if how == "gaussian" || how == "orthogonal" => Ok(()),
@@ -331,17 +338,30 @@ impl Reader<'_> {
             Value::Array(list) => list.iter().map(index).collect(),
             one => index(one).map(|v| vec![v]),
         };
-        let layers: Vec<usize> = layers.ok_or_else(|| AdapterError::config("layers_to_transform", "a layer number or a list of them", value, SAVE_AGAIN))?;
+        let layers: Vec<usize> = layers.ok_or_else(|| {
+            AdapterError::config("layers_to_transform", "a layer number or a list of them", value, SAVE_AGAIN)
+        })?;
         if self.0.get("target_modules").is_some_and(Value::is_string) {
-            return Err(AdapterError::config("layers_to_transform", "null when target_modules is an expression, as in PEFT", value, SAVE_AGAIN));
+            return Err(AdapterError::config(
+                "layers_to_transform",
+                "null when target_modules is an expression, as in PEFT",
+                value,
+                SAVE_AGAIN,
+            ));
         }
         Ok(Some(layers))
     }
 
-    fn pattern<T>(&self, field: &str, read: fn(&Self, &str, &Value) -> Result<T, AdapterError>) -> Result<Vec<(String, T)>, AdapterError> {
+    fn pattern<T>(
+        &self,
+        field: &str,
+        read: fn(&Self, &str, &Value) -> Result<T, AdapterError>,
+    ) -> Result<Vec<(String, T)>, AdapterError> {
         match self.0.get(field) {
             None | Some(Value::Null) => Ok(vec![]),
-            Some(Value::Object(map)) => map.iter().map(|(key, value)| Ok((key.clone(), read(self, field, value)?))).collect(),
+            Some(Value::Object(map)) => {
+                map.iter().map(|(key, value)| Ok((key.clone(), read(self, field, value)?))).collect()
+            }
             Some(other) => Err(AdapterError::config(field, "an object of patterns", other, SAVE_AGAIN)),
         }
     }

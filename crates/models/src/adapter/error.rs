@@ -36,11 +36,26 @@ pub enum AdapterError {
 }
 
 impl AdapterError {
-    pub(crate) fn config(field: &str, expected: impl Into<String>, got: impl std::fmt::Display, remedy: impl Into<String>) -> Self {
-        Self::Config { field: field.to_owned(), expected: expected.into(), got: shortened(&got.to_string()), remedy: remedy.into() }
+    pub(crate) fn config(
+        field: &str,
+        expected: impl Into<String>,
+        got: impl std::fmt::Display,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::Config {
+            field: field.to_owned(),
+            expected: expected.into(),
+            got: shortened(&got.to_string()),
+            remedy: remedy.into(),
+        }
     }
 
-    pub(crate) fn tensor(name: &str, expected: impl Into<String>, got: impl Into<String>, remedy: &'static str) -> Self {
+    pub(crate) fn tensor(
+        name: &str,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+        remedy: &'static str,
+    ) -> Self {
         Self::Tensor { name: shortened(name), expected: expected.into(), got: got.into(), remedy }
     }
 }

@@ -1,8 +1,9 @@
 //! PEFT LoRA adapters: adapter_config.json and adapter_model.safetensors to named pairs of matrices, and back.
 //!
-//! The choice: a reader that refuses whatever it does not honour, and a writer whose files are those of PEFT to the byte. A tolerant
-//! reader lost: an adapter with DoRA vectors or other ranks would load, run and answer wrongly. Bytes come through
-//! [`Source`](bayan_weights::Source), so the browser page reads a dropped adapter with the same code; nothing here touches files.
+//! The choice: a reader that refuses whatever it does not honour, and a writer whose files are those of PEFT to the
+//! byte. A tolerant reader lost: an adapter with DoRA vectors or other ranks would load, run and answer wrongly. Bytes
+//! come through [`Source`](bayan_weights::Source), so the browser page reads a dropped adapter with the same code;
+//! nothing here touches files.
 
 mod config;
 mod error;
@@ -66,8 +67,8 @@ impl Adapter {
     /// Reads an adapter's two files.
     ///
     /// # Errors
-    /// A missing or damaged file, a pickle instead of safetensors, a field that is not honoured, a tensor that does not belong or has
-    /// another shape than its rank says, NaN or infinity.
+    /// A missing or damaged file, a pickle instead of safetensors, a field that is not honoured, a tensor that does not
+    /// belong or has another shape than its rank says, NaN or infinity.
     pub async fn open(source: Rc<dyn Source>) -> Result<Self, AdapterError> {
         let checkpoint = Checkpoint::open_as(source, ADAPTER_CONFIG, "adapter_model").await?;
         let config = AdapterConfig::parse(checkpoint.config())?;
@@ -76,7 +77,8 @@ impl Adapter {
         let mut modules = BTreeMap::new();
         for module in names {
             if !rules.is_target(&module)? {
-                let expected = "only modules that target_modules, exclude_modules and layers_to_transform name".to_owned();
+                let expected =
+                    "only modules that target_modules, exclude_modules and layers_to_transform name".to_owned();
                 return Err(AdapterError::tensor(&module, expected, "a pair for this module", CHECK));
             }
             modules.insert(module.clone(), read_pair(&checkpoint, &rules, &module).await?);
@@ -84,7 +86,8 @@ impl Adapter {
         Ok(Self { config, modules })
     }
 
-    /// Holds the adapter against its base: `linear` gives the sizes (out, in) of the linear layer of that name, `None` where there is none.
+    /// Holds the adapter against its base: `linear` gives the sizes (out, in) of the linear layer of that name, `None`
+    /// where there is none.
     ///
     /// # Errors
     /// The first module that the base does not have, or has in other sizes.
@@ -94,8 +97,17 @@ impl Adapter {
             let got = format!("an adapter for [{}, {}]", module.out_features, module.in_features);
             match linear(name) {
                 Some(sizes) if sizes == (module.out_features, module.in_features) => {}
-                Some((out, input)) => return Err(AdapterError::tensor(name, format!("a base weight of [{out}, {input}], as this model has"), got, REMEDY)),
-                None => return Err(AdapterError::tensor(name, "the name of a linear layer of this model", got, REMEDY)),
+                Some((out, input)) => {
+                    return Err(AdapterError::tensor(
+                        name,
+                        format!("a base weight of [{out}, {input}], as this model has"),
+                        got,
+                        REMEDY,
+                    ));
+                }
+                None => {
+                    return Err(AdapterError::tensor(name, "the name of a linear layer of this model", got, REMEDY));
+                }
             }
         }
         Ok(())
@@ -126,11 +138,18 @@ impl Adapter {
         arrays.sort_by(|x, y| x.0.cmp(&y.0));
         for (name, [rows, columns], values) in &arrays {
             if rows.checked_mul(*columns) != Some(values.len()) {
-                return Err(AdapterError::tensor(name, format!("{rows} × {columns} numbers"), values.len().to_string(), "report this as a bug"));
+                return Err(AdapterError::tensor(
+                    name,
+                    format!("{rows} × {columns} numbers"),
+                    values.len().to_string(),
+                    "report this as a bug",
+                ));
             }
         }
-        let described: Vec<(&str, Dtype, &[usize], u64)> =
-            arrays.iter().map(|(name, shape, values)| (name.as_str(), Dtype::F32, &shape[..], 4 * values.len() as u64)).collect();
+        let described: Vec<(&str, Dtype, &[usize], u64)> = arrays
+            .iter()
+            .map(|(name, shape, values)| (name.as_str(), Dtype::F32, &shape[..], 4 * values.len() as u64))
+            .collect();
         let mut bytes = encode_header(&described, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]));
         for (_, _, values) in &arrays {
             bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
@@ -171,7 +190,10 @@ fn foreign(name: &str) -> AdapterError {
     } else if name.contains("lora_embedding_") {
         ("a pair for an embedding", MERGE)
     } else if name.contains(".lora_A.") || name.contains(".lora_B.") {
-        ("a name with something after lora_A or lora_B", "save it with PEFT's save_pretrained, which takes the adapter's name and biases out")
+        (
+            "a name with something after lora_A or lora_B",
+            "save it with PEFT's save_pretrained, which takes the adapter's name and biases out",
+        )
     } else {
         ("a whole weight or another kind of adapter", MERGE)
     };
@@ -186,12 +208,22 @@ async fn read_pair(checkpoint: &Checkpoint, rules: &Rules, module: &str) -> Resu
         let dense = matches!(entry.stored, Stored::Dense(dtype) if dtype.is_weight());
         match entry.shape[..] {
             [rows, columns] if dense && rows > 0 && columns > 0 => Ok([rows, columns]),
-            _ => Err(AdapterError::tensor(name, "a matrix of F32, F16 or BF16", format!("{} {:?}", entry.stored.name(), entry.shape), CHECK)),
+            _ => Err(AdapterError::tensor(
+                name,
+                "a matrix of F32, F16 or BF16",
+                format!("{} {:?}", entry.stored.name(), entry.shape),
+                CHECK,
+            )),
         }
     };
     let ([a_rows, in_features], [out_features, b_columns]) = (shape(&a)?, shape(&b)?);
     if a_rows != rank {
-        return Err(AdapterError::tensor(&a, format!("[{rank}, in], since the configuration says rank {rank}"), format!("[{a_rows}, {in_features}]"), CHECK));
+        return Err(AdapterError::tensor(
+            &a,
+            format!("[{rank}, in], since the configuration says rank {rank}"),
+            format!("[{a_rows}, {in_features}]"),
+            CHECK,
+        ));
     }
     if b_columns != rank {
         return Err(AdapterError::tensor(
@@ -204,5 +236,12 @@ async fn read_pair(checkpoint: &Checkpoint, rules: &Rules, module: &str) -> Resu
     if !scale.is_finite() {
         return Err(AdapterError::tensor(&a, "a finite scale", scale.to_string(), CHECK));
     }
-    Ok(AdapterModule { rank, in_features, out_features, scale, a: checkpoint.read_f32(&a).await?, b: checkpoint.read_f32(&b).await? })
+    Ok(AdapterModule {
+        rank,
+        in_features,
+        out_features,
+        scale,
+        a: checkpoint.read_f32(&a).await?,
+        b: checkpoint.read_f32(&b).await?,
+    })
 }

@@ -1,7 +1,8 @@
-//! Which modules an adapter has: PEFT's rules for `target_modules`, `layers_to_transform`, `rank_pattern` and `alpha_pattern`.
+//! Which modules an adapter has: PEFT's rules for `target_modules`, `layers_to_transform`, `rank_pattern` and
+//! `alpha_pattern`.
 //!
-//! The patterns are Python regular expressions, so they run in an engine with look-ahead (published adapters use it), with a cap on
-//! backtracking. A linear-time engine lost: it refuses adapters that PEFT reads.
+//! The patterns are Python regular expressions, so they run in an engine with look-ahead (published adapters use it),
+//! with a cap on backtracking. A linear-time engine lost: it refuses adapters that PEFT reads.
 
 use fancy_regex::{Regex, RegexBuilder};
 use serde_json::Value;
@@ -31,13 +32,16 @@ impl TargetModules {
     /// Anything else, and an expression that does not compile.
     pub fn from_json(field: &str, value: &Value) -> Result<Self, AdapterError> {
         let remedy = "give module names such as [\"q_proj\", \"v_proj\"], one regular expression, or \"all-linear\"";
-        let bad = |got: &Value| AdapterError::config(field, "a list of names, a regular expression or \"all-linear\"", got, remedy);
+        let bad = |got: &Value| {
+            AdapterError::config(field, "a list of names, a regular expression or \"all-linear\"", got, remedy)
+        };
         match value {
             Value::String(text) if text.eq_ignore_ascii_case("all-linear") => Ok(Self::AllLinear),
             Value::String(text) if text.is_empty() => Err(bad(value)),
             Value::String(text) => Matcher::compile(field, &full(text)).map(|_| Self::Regex(text.clone())),
             Value::Array(list) if list.len() <= 100_000 => {
-                let names: Option<Vec<String>> = list.iter().map(|v| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned)).collect();
+                let names: Option<Vec<String>> =
+                    list.iter().map(|v| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned)).collect();
                 names.map(Self::Names).ok_or_else(|| bad(value))
             }
             other => Err(bad(other)),
@@ -89,7 +93,12 @@ impl Matcher {
 
     fn compile(field: &str, pattern: &str) -> Result<Regex, AdapterError> {
         if pattern.len() > MAX_PATTERN_BYTES {
-            return Err(AdapterError::config(field, format!("at most {MAX_PATTERN_BYTES} bytes"), format!("{} bytes", pattern.len()), SIMPLIFY));
+            return Err(AdapterError::config(
+                field,
+                format!("at most {MAX_PATTERN_BYTES} bytes"),
+                format!("{} bytes", pattern.len()),
+                SIMPLIFY,
+            ));
         }
         RegexBuilder::new(pattern)
             .backtrack_limit(BACKTRACK_LIMIT)
@@ -102,7 +111,9 @@ impl Matcher {
     pub(crate) fn finds(&self, module: &str) -> Result<Found, AdapterError> {
         let found = match &self.kind {
             Kind::Names(names) if names.iter().any(|name| name == module) => Found::Exactly,
-            Kind::Names(names) => Found::by(names.iter().any(|name| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.')))),
+            Kind::Names(names) => Found::by(
+                names.iter().any(|name| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'))),
+            ),
             Kind::Regex(regex) => Found::by(run(self.field, regex, module)?),
             Kind::AllLinear => Found::by(!is_output_head(module)),
         };
@@ -148,7 +159,9 @@ impl<T: Copy> Patterns<T> {
         if pairs.len() > MAX_PATTERNS {
             return Err(AdapterError::config(field, format!("at most {MAX_PATTERNS} patterns"), pairs.len(), SIMPLIFY));
         }
-        let compiled = pairs.iter().map(|(key, value)| Ok((Matcher::compile(field, &format!(r"\A(?:.*\.)?(?:{key})\z"))?, *value)));
+        let compiled = pairs
+            .iter()
+            .map(|(key, value)| Ok((Matcher::compile(field, &format!(r"\A(?:.*\.)?(?:{key})\z"))?, *value)));
         Ok(Self { field, keys: compiled.collect::<Result<_, AdapterError>>()? })
     }
 
@@ -163,5 +176,7 @@ impl<T: Copy> Patterns<T> {
 }
 
 fn run(field: &str, regex: &Regex, module: &str) -> Result<bool, AdapterError> {
-    regex.is_match(module).map_err(|error| AdapterError::config(field, "an expression that can be matched in bounded time", error, SIMPLIFY))
+    regex.is_match(module).map_err(|error| {
+        AdapterError::config(field, "an expression that can be matched in bounded time", error, SIMPLIFY)
+    })
 }

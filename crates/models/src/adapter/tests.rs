@@ -16,7 +16,8 @@ const CASES: [&str; 5] = [
 ];
 
 fn fixture(case: &str, file: &str) -> Vec<u8> {
-    let path: std::path::PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../tests/fixtures/lora", case, file].iter().collect();
+    let path: std::path::PathBuf =
+        [env!("CARGO_MANIFEST_DIR"), "../../tests/fixtures/lora", case, file].iter().collect();
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -29,7 +30,10 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-fn open(config: impl Into<Cow<'static, [u8]>>, weights: impl Into<Cow<'static, [u8]>>) -> Result<Adapter, AdapterError> {
+fn open(
+    config: impl Into<Cow<'static, [u8]>>,
+    weights: impl Into<Cow<'static, [u8]>>,
+) -> Result<Adapter, AdapterError> {
     now(Adapter::open(Rc::new(MemorySource::new().with(ADAPTER_CONFIG, config).with(ADAPTER_MODEL, weights))))
 }
 
@@ -112,7 +116,11 @@ fn what_is_not_honoured_is_refused_by_name() {
         let error = changed(CASES[0], |config| config[field] = value.clone()).expect_err(field).to_string();
         assert!(error.contains(&format!("`{field}`")), "{field} = {value}: {error}");
     }
-    for harmless in [("a_field_of_tomorrow", json!(null)), ("use_dora", json!(false)), ("runtime_config", json!({"ephemeral_gpu_offload": false}))] {
+    for harmless in [
+        ("a_field_of_tomorrow", json!(null)),
+        ("use_dora", json!(false)),
+        ("runtime_config", json!({"ephemeral_gpu_offload": false})),
+    ] {
         assert!(changed(CASES[0], |config| config[harmless.0] = harmless.1.clone()).is_ok(), "{harmless:?}");
     }
 }
@@ -121,7 +129,9 @@ fn what_is_not_honoured_is_refused_by_name() {
 fn ranks_and_targets_must_agree_with_the_tensors() {
     let error = |change: &dyn Fn(&mut Value)| changed(CASES[0], |config| change(config)).unwrap_err().to_string();
     assert!(error(&|c| c["r"] = json!(4)).contains("rank 4"));
-    assert!(error(&|c| c["rank_pattern"] = json!({"layers.1.self_attn.q_proj": 4})).contains("layers.1.self_attn.q_proj"));
+    assert!(
+        error(&|c| c["rank_pattern"] = json!({"layers.1.self_attn.q_proj": 4})).contains("layers.1.self_attn.q_proj")
+    );
     assert!(error(&|c| c["target_modules"] = json!(["q_proj"])).contains("target_modules"));
     assert!(error(&|c| c["layers_to_transform"] = json!([0])).contains("layers_to_transform"));
     assert!(error(&|c| c["exclude_modules"] = json!(["k_proj"])).contains("k_proj"));
@@ -163,7 +173,8 @@ fn names_are_matched_as_peft_matches_them() {
 fn foreign_tensors_are_refused() {
     let config = fixture(CASES[2], ADAPTER_CONFIG);
     let file = |tensors: &[(&str, [usize; 2])]| {
-        let arrays: Vec<(&str, Dtype, &[usize], u64)> = tensors.iter().map(|(n, s)| (*n, Dtype::F32, &s[..], 4 * (s[0] * s[1]) as u64)).collect();
+        let arrays: Vec<(&str, Dtype, &[usize], u64)> =
+            tensors.iter().map(|(n, s)| (*n, Dtype::F32, &s[..], 4 * (s[0] * s[1]) as u64)).collect();
         let mut bytes = encode_header(&arrays, &BTreeMap::new());
         bytes.extend(vec![0; arrays.iter().map(|a| a.3 as usize).sum()]);
         bytes
@@ -194,7 +205,9 @@ fn the_base_must_have_the_modules_in_these_sizes() {
     let adapter = open(fixture(CASES[2], ADAPTER_CONFIG), fixture(CASES[2], ADAPTER_MODEL)).unwrap();
     let sizes = |name: &str| adapter.modules.get(name).map(|m| (m.out_features, m.in_features));
     assert!(adapter.check_base(sizes).is_ok());
-    assert!(adapter.check_base(|_| None).unwrap_err().to_string().contains("base model that the adapter was trained on"));
+    assert!(
+        adapter.check_base(|_| None).unwrap_err().to_string().contains("base model that the adapter was trained on")
+    );
     let wrong = adapter.check_base(|name| sizes(name).map(|(out, input)| (out + 1, input))).unwrap_err().to_string();
     assert!(wrong.contains("as this model has"), "{wrong}");
 }

@@ -34,7 +34,11 @@ impl Op for Accumulate {
         let (grid, stride) = super::flat_grid(to, count, threads);
         let size = to.numbers(&[count as u32, stride])?;
         let bindings = vec![to.input(0), to.output(0), size];
-        to.emit(KernelText { name: "accumulate", parts: &[include_str!("../../../../shaders/accumulate.wgsl")], defines }, &[bindings], grid)
+        to.emit(
+            KernelText { name: "accumulate", parts: &[include_str!("../../../../shaders/accumulate.wgsl")], defines },
+            &[bindings],
+            grid,
+        )
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

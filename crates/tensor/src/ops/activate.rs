@@ -38,7 +38,8 @@ impl Op for Activate {
         let len: usize = to.output_shape(0).iter().product();
         let threads = super::row_threads(to, 64);
         let (grid, stride) = super::flat_grid(to, len, threads);
-        let defines = Defines::new().set("THREADS", threads).set("ACTIVATION", self.activation.name()).set("SLOPE", self.slope);
+        let defines =
+            Defines::new().set("THREADS", threads).set("ACTIVATION", self.activation.name()).set("SLOPE", self.slope);
         let size = to.numbers(&[len as u32, stride])?;
         let parts = [
             include_str!("../../../../shaders/lib/activate.wgsl"),
@@ -67,7 +68,11 @@ impl Op for Activate {
         let y = outputs[0].f32_mut();
         for (i, (y, &x)) in y.iter_mut().zip(inputs[0].f32()).enumerate() {
             let x = f64::from(x);
-            *y = if self.slope { (self.activation.slope(x) * f64::from(inputs[1].f32()[i])) as f32 } else { self.activation.apply(x) as f32 };
+            *y = if self.slope {
+                (self.activation.slope(x) * f64::from(inputs[1].f32()[i])) as f32
+            } else {
+                self.activation.apply(x) as f32
+            };
         }
     }
 }

@@ -1,5 +1,5 @@
-//! AdamW (Loshchilov and Hutter, 2019) over one flat arena of all trained parameters, after clipping by the global norm. The norm and
-//! the clipping factor stay on the device.
+//! AdamW (Loshchilov and Hutter, 2019) over one flat arena of all trained parameters, after clipping by the global
+//! norm. The norm and the clipping factor stay on the device.
 
 use std::sync::Arc;
 
@@ -27,7 +27,8 @@ pub struct Hyper {
     pub max_norm: f64,
     /// Number of this update, from 1 on, for the bias corrections.
     pub update: u64,
-    /// What the gradients were multiplied by: they are divided by it before the norm. A power of two, so that this changes no bit; 1 in f32.
+    /// What the gradients were multiplied by: they are divided by it before the norm. A power of two, so that this
+    /// changes no bit; 1 in f32.
     pub loss_scale: f64,
 }
 
@@ -41,20 +42,30 @@ impl Hyper {
         let t = self.update.max(1) as i32;
         let first = self.learning_rate / (1.0 - beta1.powi(t));
         let second = (1.0 - beta2.powi(t)).sqrt();
-        [1.0 - self.learning_rate * self.weight_decay, beta1, beta2, self.eps, first, second, self.max_norm, 1.0 / self.loss_scale].map(|v| v as f32)
+        [
+            1.0 - self.learning_rate * self.weight_decay,
+            beta1,
+            beta2,
+            self.eps,
+            first,
+            second,
+            self.max_norm,
+            1.0 / self.loss_scale,
+        ]
+        .map(|v| v as f32)
     }
 }
 
-/// The global norm of a gradient arena: inputs gradients \[N\], hyper \[8\]; outputs partial sums, and \[4\]: norm of the
-/// gradients without their scale, and what brings them to the clipped ones.
+/// The global norm of a gradient arena: inputs gradients \[N\], hyper \[8\]; outputs partial sums, and \[4\]: norm of
+/// the gradients without their scale, and what brings them to the clipped ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientNorm {
     /// Elements that are bound at a time.
     pub window: usize,
 }
 
-/// One update in place: inputs gradients \[N\], norm \[4\], hyper \[8\], and parameters, first and second moment \[N\], which are also the outputs.
-/// Nothing is changed when the norm is not finite.
+/// One update in place: inputs gradients \[N\], norm \[4\], hyper \[8\], and parameters, first and second moment \[N\],
+/// which are also the outputs. Nothing is changed when the norm is not finite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
     /// Elements from the beginning that the decay reaches.
@@ -101,11 +112,16 @@ impl Graph {
     }
 
     pub(crate) fn adamw_in_windows(&mut self, arenas: &Arenas, hyper: &Arc<State>, norm: &Arc<State>, window: usize) {
-        let [parameters, gradients, first, second] = [&arenas.parameters, &arenas.gradients, &arenas.first, &arenas.second].map(|state| self.state(state));
+        let [parameters, gradients, first, second] =
+            [&arenas.parameters, &arenas.gradients, &arenas.first, &arenas.second].map(|state| self.state(state));
         let (hyper, norm) = (self.state(hyper), self.state(norm));
         let partial: Tensor = self.tensor(&[PARTS * windows(self.info(gradients).len(), window).count()], Dtype::F32);
         self.record(GradientNorm { window }, &[gradients, hyper], &[partial, norm]);
-        self.record(AdamW { decayed: arenas.decayed, window }, &[gradients, norm, hyper, parameters, first, second], &[parameters, first, second]);
+        self.record(
+            AdamW { decayed: arenas.decayed, window },
+            &[gradients, norm, hyper, parameters, first, second],
+            &[parameters, first, second],
+        );
     }
 }
 
@@ -122,14 +138,23 @@ impl Op for GradientNorm {
         let reduce = include_str!("../../../../shaders/lib/reduce.wgsl");
         let defines = super::reduction(to, Defines::new().set("PARTS", to.output_shape(0)[0]), threads);
         for (index, (start, count)) in windows(len, self.window).enumerate() {
-            let defines = defines.clone().set("N", count).set("PART", count.div_ceil(PARTS)).set("FIRST", index * PARTS);
+            let defines =
+                defines.clone().set("N", count).set("PART", count.div_ceil(PARTS)).set("FIRST", index * PARTS);
             let parts = [reduce, include_str!("../../../../shaders/gradient_norm.wgsl")];
             let text = KernelText { name: "gradient_norm", parts: &parts, defines };
-            to.emit(text, &[vec![part(to.input(0), start, count), to.output(0), to.input(1)]], super::rows_grid(PARTS))?;
+            to.emit(
+                text,
+                &[vec![part(to.input(0), start, count), to.output(0), to.input(1)]],
+                super::rows_grid(PARTS),
+            )?;
         }
         let parts = [reduce, include_str!("../../../../shaders/gradient_clip.wgsl")];
         let text = KernelText { name: "gradient_clip", parts: &parts, defines };
-        to.emit(text, &[vec![to.output(0), to.input(1), to.output(1)]], [Extent::Fixed(1), Extent::Fixed(1), Extent::Fixed(1)])
+        to.emit(
+            text,
+            &[vec![to.output(0), to.input(1), to.output(1)]],
+            [Extent::Fixed(1), Extent::Fixed(1), Extent::Fixed(1)],
+        )
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
@@ -152,10 +177,16 @@ impl Op for AdamW {
         for (start, count) in windows(to.input_shape(0)[0], self.window) {
             let (grid, stride) = super::flat_grid(to, count, threads);
             let decayed = self.decayed.saturating_sub(start).min(count);
-            let defines = Defines::new().set("THREADS", threads).set("N", count).set("STRIDE", stride).set("DECAYED", decayed);
+            let defines =
+                Defines::new().set("THREADS", threads).set("N", count).set("STRIDE", stride).set("DECAYED", decayed);
             let of = |whole: Slice| part(whole, start, count);
-            let bindings = vec![of(to.input(0)), to.input(1), to.input(2), of(to.output(0)), of(to.output(1)), of(to.output(2))];
-            to.emit(KernelText { name: "adamw", parts: &[include_str!("../../../../shaders/adamw.wgsl")], defines }, &[bindings], grid)?;
+            let bindings =
+                vec![of(to.input(0)), to.input(1), to.input(2), of(to.output(0)), of(to.output(1)), of(to.output(2))];
+            to.emit(
+                KernelText { name: "adamw", parts: &[include_str!("../../../../shaders/adamw.wgsl")], defines },
+                &[bindings],
+                grid,
+            )?;
         }
         Ok(())
     }

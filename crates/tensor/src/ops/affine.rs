@@ -1,5 +1,6 @@
-//! Weights that a model reads changed, where all parameters are trained: Gemma's norms hold their factors less one, Cohere's last norm is
-//! multiplied by the scale of the logits. Where weights are frozen they are changed once, when they are loaded.
+//! Weights that a model reads changed, where all parameters are trained: Gemma's norms hold their factors less one,
+//! Cohere's last norm is multiplied by the scale of the logits. Where weights are frozen they are changed once, when
+//! they are loaded.
 
 use std::sync::Arc;
 
@@ -41,14 +42,20 @@ impl Op for Affine {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        super::map(to, "affine", include_str!("../../../../shaders/affine.wgsl"), Defines::new().set("FACTOR", self.factor).set("PLUS", self.plus))
+        super::map(
+            to,
+            "affine",
+            include_str!("../../../../shaders/affine.wgsl"),
+            Defines::new().set("FACTOR", self.factor).set("PLUS", self.plus),
+        )
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let x = to.input(0);
         if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
             let shape = to.graph().shape(x).to_vec();
-            let dx = if self.factor == 1.0 { dy } else { to.graph().apply(Affine { plus: 0.0, ..*self }, &[dy], &shape) };
+            let dx =
+                if self.factor == 1.0 { dy } else { to.graph().apply(Affine { plus: 0.0, ..*self }, &[dy], &shape) };
             to.pass(dx, x);
         }
         Ok(())

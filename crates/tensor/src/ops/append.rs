@@ -14,8 +14,8 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// cache\[row of t\] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache states, with rows as
-/// [`CacheElement`] says.
+/// cache\[row of t\] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache
+/// states, with rows as [`CacheElement`] says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Append {
     /// Which row a position has.
@@ -26,7 +26,15 @@ pub struct Append {
 
 impl Graph {
     /// Appends and returns the cache's two tensors.
-    pub fn append(&mut self, rows: CacheRows, k: Tensor, v: Tensor, positions: Tensor, bases: Tensor, caches: [&Arc<State>; 2]) -> (Tensor, Tensor) {
+    pub fn append(
+        &mut self,
+        rows: CacheRows,
+        k: Tensor,
+        v: Tensor,
+        positions: Tensor,
+        bases: Tensor,
+        caches: [&Arc<State>; 2],
+    ) -> (Tensor, Tensor) {
         let element = CacheElement::of(caches[0].shape()[1], self.shape(k)[1..].iter().product());
         let [k_cache, v_cache] = caches.map(|cache| self.state(cache));
         self.record(Append { rows, element }, &[k, v, positions, bases], &[k_cache, v_cache]);
@@ -52,19 +60,32 @@ impl Op for Append {
             (CacheElement::Q8_0 | CacheElement::Q4_0, _) => ("vec4<f32>", "u32", width / 32),
         };
         let threads = super::row_threads(to, elements);
-        let defines = Defines::new().set("THREADS", threads).set("FROM", from).set("TO", into).set("WIDTH", elements).set("BLOCKS", elements);
+        let defines = Defines::new()
+            .set("THREADS", threads)
+            .set("FROM", from)
+            .set("TO", into)
+            .set("WIDTH", elements)
+            .set("BLOCKS", elements);
         let defines = element.defines(self.rows.defines(defines), to.output_shape(0)[0], width);
         let grid = super::rows_grid(shape[0]);
         if element.is_quantized() {
             for part in 0..2 {
                 let bindings = vec![to.input(part), to.input(2), to.input(3), to.output(part)];
-                let text = KernelText { name: "append_codes", parts: &[include_str!("../../../../shaders/append_codes.wgsl")], defines: defines.clone() };
+                let text = KernelText {
+                    name: "append_codes",
+                    parts: &[include_str!("../../../../shaders/append_codes.wgsl")],
+                    defines: defines.clone(),
+                };
                 to.emit(text, &[bindings], grid)?;
             }
             return Ok(());
         }
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
-        to.emit(KernelText { name: "append", parts: &[include_str!("../../../../shaders/append.wgsl")], defines }, &[bindings], grid)
+        to.emit(
+            KernelText { name: "append", parts: &[include_str!("../../../../shaders/append.wgsl")], defines },
+            &[bindings],
+            grid,
+        )
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

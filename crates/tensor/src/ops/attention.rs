@@ -1,7 +1,8 @@
 //! Causal attention over the cache, with grouped queries, an optional sliding window and logit soft-capping.
 //!
-//! Few tokens: the cached positions are split into runs that different workgroups take (flash decoding, Dao et al. 2023), and a
-//! second dispatch joins them. Many tokens: tiles of queries walk over tiles of keys (FlashAttention, Dao et al. 2022).
+//! Few tokens: the cached positions are split into runs that different workgroups take (flash decoding, Dao et al.
+//! 2023), and a second dispatch joins them. Many tokens: tiles of queries walk over tiles of keys (FlashAttention, Dao
+//! et al. 2022).
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -45,7 +46,8 @@ pub struct Attention {
     pub window: Option<usize>,
     /// Positions that one sequence can have.
     pub context: usize,
-    /// Each score is less by a slope of its head for every position of distance (ALiBi); the slopes are multiplied by this.
+    /// Each score is less by a slope of its head for every position of distance (ALiBi); the slopes are multiplied by
+    /// this.
     pub alibi: Option<f32>,
     /// Rows that a sequence has in the cache, where they are fewer than the context; see [`CacheRows`].
     pub ring: Option<usize>,
@@ -68,9 +70,16 @@ impl Graph {
     /// Attention of q [T, H, d] over cached keys and values.
     pub fn attention(&mut self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, over: Causality) -> Tensor {
         let shape = self.shape(q).to_vec();
-        assert!(attention.head_dim.is_multiple_of(4), "attention: head_dim {} is not a multiple of 4", attention.head_dim);
+        assert!(
+            attention.head_dim.is_multiple_of(4),
+            "attention: head_dim {} is not a multiple of 4",
+            attention.head_dim
+        );
         assert!(attention.alibi.is_none() || attention.softcap.is_none(), "attention: ALiBi with a cap");
-        let attention = Attention { element: CacheElement::of(self.width(k), attention.kv_heads * attention.head_dim), ..attention };
+        let attention = Attention {
+            element: CacheElement::of(self.width(k), attention.kv_heads * attention.head_dim),
+            ..attention
+        };
         self.apply(attention, &[q, k, v, over.positions, over.bases, over.tiles], &shape)
     }
 }
@@ -116,9 +125,19 @@ impl Attention {
         let max_splits = self.context.div_ceil(SPLIT);
         let partial = to.gpu().allocate("attention runs", (tokens * max_splits * h * (d + 2) * 4) as u64)?.whole();
         let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
-        let defines = self.defines(to.input_shape(1)[0]).set("SPLIT", SPLIT).set("MAX_SPLITS", max_splits).set("G_SPLIT", h / k * SPLIT);
+        let defines = self
+            .defines(to.input_shape(1)[0])
+            .set("SPLIT", SPLIT)
+            .set("MAX_SPLITS", max_splits)
+            .set("G_SPLIT", h / k * SPLIT);
         let defines = super::reduction(to, defines, threads);
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), CACHE, SCORE, RUN, include_str!("../../../../shaders/attention_split.wgsl")];
+        let parts = [
+            include_str!("../../../../shaders/lib/reduce.wgsl"),
+            CACHE,
+            SCORE,
+            RUN,
+            include_str!("../../../../shaders/attention_split.wgsl"),
+        ];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];
         let grid = [Extent::Fixed(k as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
         to.emit(KernelText { name: "attention_split", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;
@@ -157,12 +176,14 @@ impl Attention {
     /// One subgroup of these many invocations, where the device is a software one and the sizes fit.
     pub(crate) fn lanes(&self, to: &Lowering<'_>) -> Option<usize> {
         let shape = to.tuning().rows_shape(to.capabilities());
-        (shape.shuffle && self.head_dim.is_multiple_of(4 * shape.lanes) && QUERY_TILE.is_multiple_of(shape.lanes)).then_some(shape.lanes)
+        (shape.shuffle && self.head_dim.is_multiple_of(4 * shape.lanes) && QUERY_TILE.is_multiple_of(shape.lanes))
+            .then_some(shape.lanes)
     }
 
     fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {
         let d4 = self.head_dim / 4;
-        let defines = self.defines(to.input_shape(1)[0]).set("LANES", lanes).set("TQ", QUERY_TILE).set("HELD", d4 / lanes);
+        let defines =
+            self.defines(to.input_shape(1)[0]).set("LANES", lanes).set("TQ", QUERY_TILE).set("HELD", d4 / lanes);
         let defines = defines.set("QUADS", lanes == 4);
         let parts = [CACHE, SCORE, include_str!("../../../../shaders/attention_lanes.wgsl")];
         let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
@@ -185,8 +206,18 @@ impl Attention {
 }
 
 /// Joins the runs of each token and head.
-pub(crate) fn merge(to: &mut Lowering<'_>, defines: Defines, bindings: Vec<bayan_gpu::Slice>, heads: usize, tokens: usize) -> Result<(), GpuError> {
-    let text = KernelText { name: "attention_merge", parts: &[include_str!("../../../../shaders/attention_merge.wgsl")], defines };
+pub(crate) fn merge(
+    to: &mut Lowering<'_>,
+    defines: Defines,
+    bindings: Vec<bayan_gpu::Slice>,
+    heads: usize,
+    tokens: usize,
+) -> Result<(), GpuError> {
+    let text = KernelText {
+        name: "attention_merge",
+        parts: &[include_str!("../../../../shaders/attention_merge.wgsl")],
+        defines,
+    };
     to.emit(text, &[bindings], [Extent::Fixed(heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)])
 }
 
@@ -238,14 +269,16 @@ impl Op for Attention {
             for head in 0..self.heads {
                 let q = &inputs[0].f32()[(t * self.heads + head) * d..][..d];
                 let row = |p: usize| (rows.row(base, p) * self.kv_heads + head / group) * d;
-                let dot = |p: usize| q.iter().zip(&keys[row(p)..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+                let dot =
+                    |p: usize| q.iter().zip(&keys[row(p)..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
                 let scores: Vec<f64> = (begin..=position).map(|p| self.score(dot(p), head, position - p).0).collect();
                 let peak = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - peak).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 let y = &mut outputs[0].f32_mut()[(t * self.heads + head) * d..][..d];
                 for (i, y) in y.iter_mut().enumerate() {
-                    let sum: f64 = weights.iter().enumerate().map(|(j, w)| w * f64::from(values[row(begin + j) + i])).sum();
+                    let sum: f64 =
+                        weights.iter().enumerate().map(|(j, w)| w * f64::from(values[row(begin + j) + i])).sum();
                     *y = (sum / total) as f32;
                 }
             }

@@ -1,8 +1,9 @@
-//! The gradients of [`super::Attention`] over a step's own keys and values, flash style (Dao et al., 2022): weights are computed again
-//! tile by tile, so that nothing of size tokens x tokens is kept.
+//! The gradients of [`super::Attention`] over a step's own keys and values, flash style (Dao et al., 2022): weights are
+//! computed again tile by tile, so that nothing of size tokens x tokens is kept.
 //!
-//! Three passes without atomics, so that a run repeats bit by bit: a log-sum-exp for each query; dq by tiles of queries; dk and dv by
-//! tiles of keys, each summing over the queries that see it and the heads of its group. Keys that were cached before the step are constants.
+//! Three passes without atomics, so that a run repeats bit by bit: a log-sum-exp for each query; dq by tiles of
+//! queries; dk and dv by tiles of keys, each summing over the queries that see it and the heads of its group. Keys that
+//! were cached before the step are constants.
 
 use bayan_gpu::shader::Defines;
 use bayan_gpu::{GpuError, Slice};
@@ -13,25 +14,42 @@ use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand, elements};
 use crate::values::Values;
 
-/// Inputs: q [T, H, d], k and v cache [rows, K d] f32, y and dy [T, H, d], positions \[T\], bases \[T\], tiles [n, 2]; outputs: dq [T, H, d],
-/// statistics [T, H, 4] (log-sum-exp, Σ dy∘y, base and position), and dk and dv [rows, K d], of which only the step's rows are written.
+/// Inputs: q [T, H, d], k and v cache [rows, K d] f32, y and dy [T, H, d], positions \[T\], bases \[T\], tiles [n, 2];
+/// outputs: dq [T, H, d], statistics [T, H, 4] (log-sum-exp, Σ dy∘y, base and position), and dk and dv [rows, K d], of
+/// which only the step's rows are written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionBackward(pub Attention);
 
 impl Graph {
     /// The gradients of q, and of the cache's keys and values.
-    pub fn attention_backward(&mut self, attention: Attention, [q, k, v, y, dy]: [Tensor; 5], over: Causality) -> [Tensor; 3] {
+    pub fn attention_backward(
+        &mut self,
+        attention: Attention,
+        [q, k, v, y, dy]: [Tensor; 5],
+        over: Causality,
+    ) -> [Tensor; 3] {
         let (q_shape, cache_shape) = (self.shape(q).to_vec(), self.shape(k).to_vec());
         let dq = self.tensor(&q_shape, Dtype::F32);
         let statistics = self.tensor(&[q_shape[0], q_shape[1], 4], Dtype::F32);
         let (dk, dv) = (self.tensor(&cache_shape, Dtype::F32), self.tensor(&cache_shape, Dtype::F32));
-        self.record(AttentionBackward(attention), &[q, k, v, y, dy, over.positions, over.bases, over.tiles], &[dq, statistics, dk, dv]);
+        self.record(
+            AttentionBackward(attention),
+            &[q, k, v, y, dy, over.positions, over.bases, over.tiles],
+            &[dq, statistics, dk, dv],
+        );
         [dq, dk, dv]
     }
 }
 
 impl AttentionBackward {
-    fn emit(&self, to: &mut Lowering<'_>, name: &str, text: &str, bindings: Vec<Slice>, heads: usize) -> Result<(), GpuError> {
+    fn emit(
+        &self,
+        to: &mut Lowering<'_>,
+        name: &str,
+        text: &str,
+        bindings: Vec<Slice>,
+        heads: usize,
+    ) -> Result<(), GpuError> {
         let d4 = self.0.head_dim / 4;
         // One invocation owns one vector of d in every JG-th row of the tile.
         let mut together = 1;
@@ -64,10 +82,24 @@ impl AttentionBackward {
     }
 
     /// The passes with one subgroup's invocations for as many queries or keys.
-    fn emit_lanes(&self, to: &mut Lowering<'_>, lanes: usize, name: &str, text: &str, bindings: Vec<Slice>, heads: usize) -> Result<(), GpuError> {
+    fn emit_lanes(
+        &self,
+        to: &mut Lowering<'_>,
+        lanes: usize,
+        name: &str,
+        text: &str,
+        bindings: Vec<Slice>,
+        heads: usize,
+    ) -> Result<(), GpuError> {
         let d4 = self.0.head_dim / 4;
         let statistics = name == "attention_backward_lanes_statistics";
-        let defines = self.defines().set("LANES", lanes).set("TQ", QUERY_TILE).set("D4", d4).set("HELD", d4 / lanes).set("STATISTICS", statistics);
+        let defines = self
+            .defines()
+            .set("LANES", lanes)
+            .set("TQ", QUERY_TILE)
+            .set("D4", d4)
+            .set("HELD", d4 / lanes)
+            .set("STATISTICS", statistics);
         let tiles = to.input_shape(7)[0] * QUERY_TILE / lanes;
         let parts = [SCORE, include_str!("../../../../shaders/lib/attention_backward_lanes.wgsl"), text];
         let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
@@ -76,7 +108,8 @@ impl AttentionBackward {
 
     fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {
         let input = |number: usize| to.input(number);
-        let (q, k, v, y, dy, positions, bases, tiles) = (input(0), input(1), input(2), input(3), input(4), input(5), input(6), input(7));
+        let (q, k, v, y, dy, positions, bases, tiles) =
+            (input(0), input(1), input(2), input(3), input(4), input(5), input(6), input(7));
         let (dq, statistics, dk, dv) = (to.output(0), to.output(1), to.output(2), to.output(3));
         let bindings = vec![q.clone(), k.clone(), dy.clone(), y, tiles.clone(), positions, bases, statistics.clone()];
         let text = include_str!("../../../../shaders/attention_backward_lanes_statistics.wgsl");
@@ -131,7 +164,8 @@ impl Op for AttentionBackward {
                 let at = (t * heads + head) * d;
                 let row = |p: usize| ((base + p) * kv_heads + head / (heads / kv_heads)) * d;
                 let (q, dy) = (&q[at..at + d], &dy[at..at + d]);
-                let scores: Vec<(f64, f64)> = (begin..=position).map(|p| self.0.score(dot(q, &k[row(p)..][..d]), head, position - p)).collect();
+                let scores: Vec<(f64, f64)> =
+                    (begin..=position).map(|p| self.0.score(dot(q, &k[row(p)..][..d]), head, position - p)).collect();
                 let peak = scores.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|s| (s.0 - peak).exp()).sum();
                 let weights: Vec<f64> = scores.iter().map(|s| (s.0 - peak).exp() / total).collect();

@@ -1,4 +1,5 @@
-//! Rope, append and attention of single tokens in one dispatch, and the sum over the runs: what a rewrite makes of the three.
+//! Rope, append and attention of single tokens in one dispatch, and the sum over the runs: what a rewrite makes of the
+//! three.
 
 use bayan_gpu::GpuError;
 
@@ -10,8 +11,9 @@ use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table, bases \[T\], then with head norms q_norm \[d\] and k_norm \[d\].
-/// Outputs: y [T, H, d], k cache, v cache, and the runs [T, splits, H, d + 2]. Tokens belong to different sequences.
+/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table, bases \[T\], then with head norms q_norm \[d\] and k_norm
+/// \[d\]. Outputs: y [T, H, d], k cache, v cache, and the runs [T, splits, H, d + 2]. Tokens belong to different
+/// sequences.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionDecode {
     /// The first part.
@@ -21,7 +23,8 @@ pub struct AttentionDecode {
 }
 
 impl AttentionDecode {
-    /// Whether the kernel can take these sizes: vectors of four must not straddle the halves that turn against each other.
+    /// Whether the kernel can take these sizes: vectors of four must not straddle the halves that turn against each
+    /// other.
     pub fn fits(rope: &Rope, attention: &Attention, max_storage_buffers: u32) -> bool {
         !attention.element.is_quantized()
             && rope.rotary_dim.is_multiple_of(8)
@@ -55,7 +58,8 @@ impl Op for AttentionDecode {
             .set("G_SPLIT", heads / kv_heads * SPLIT)
             .set("G_D4", heads / kv_heads * head_dim / 4);
         let defines = super::reduction(to, defines, threads);
-        let mut bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(1), to.output(2), to.output(3)];
+        let mut bindings =
+            vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(1), to.output(2), to.output(3)];
         bindings.extend((4..to.input_count()).map(|i| to.input(i)));
         let parts = [
             include_str!("../../../../shaders/lib/reduce.wgsl"),

@@ -11,7 +11,8 @@ use crate::values::Values;
 /// Numbers that share a scale.
 const BLOCK: usize = 32;
 
-/// An element format. Quantized rows hold K d a multiple of 32; in memory all codes of the cache come first, then all scales (f32).
+/// An element format. Quantized rows hold K d a multiple of 32; in memory all codes of the cache come first, then all
+/// scales (f32).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum CacheElement {
     /// 4 bytes.
@@ -124,10 +125,16 @@ impl CacheElement {
         let rounded = block.iter().map(|v| (v * inverse).round_ties_even());
         if self == CacheElement::Q8_0 {
             let bytes: Vec<u8> = rounded.map(|v| v as i32 as u8).collect();
-            codes.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(y, b)| *y = u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            codes
+                .iter_mut()
+                .zip(bytes.chunks_exact(4))
+                .for_each(|(y, b)| *y = u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         } else {
             let nibbles: Vec<u32> = rounded.map(|v| (v + 8.0).clamp(0.0, 15.0) as u32).collect();
-            codes.iter_mut().zip(nibbles.chunks_exact(8)).for_each(|(y, n)| *y = n.iter().enumerate().fold(0, |word, (i, n)| word | n << (4 * i)));
+            codes
+                .iter_mut()
+                .zip(nibbles.chunks_exact(8))
+                .for_each(|(y, n)| *y = n.iter().enumerate().fold(0, |word, (i, n)| word | n << (4 * i)));
         }
         peak / steps
     }
@@ -145,8 +152,14 @@ impl CacheElement {
                     let codes = &codes[at * words..(at + 1) * words];
                     let scale = f32::from_bits(*scale);
                     let numbers: Vec<f32> = match self {
-                        CacheElement::Q8_0 => codes.iter().flat_map(|w| w.to_le_bytes()).map(|b| f32::from(b as i8) * scale).collect(),
-                        _ => codes.iter().flat_map(|&w| (0..8).map(move |i| (w >> (4 * i)) & 15)).map(|n| (n as f32 - 8.0) * scale).collect(),
+                        CacheElement::Q8_0 => {
+                            codes.iter().flat_map(|w| w.to_le_bytes()).map(|b| f32::from(b as i8) * scale).collect()
+                        }
+                        _ => codes
+                            .iter()
+                            .flat_map(|&w| (0..8).map(move |i| (w >> (4 * i)) & 15))
+                            .map(|n| (n as f32 - 8.0) * scale)
+                            .collect(),
                     };
                     numbers
                 };
@@ -156,8 +169,8 @@ impl CacheElement {
     }
 }
 
-/// Which rows of a cache a sequence has: one for each position of the context, or a ring of fewer, of which a layer with a window needs
-/// no more than the window and the tokens of one step.
+/// Which rows of a cache a sequence has: one for each position of the context, or a ring of fewer, of which a layer
+/// with a window needs no more than the window and the tokens of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheRows {
     /// Positions of the context; the bases of sequences are multiples of it.
@@ -189,15 +202,29 @@ mod tests {
     #[test]
     fn numbers_come_back_within_half_a_step() {
         let width = 64;
-        let numbers: Vec<f32> = (0..width).map(|i| ((i * 37 % 64) as f32 - 31.0) * if i < 32 { 0.1 } else { 3.0 }).collect();
-        for (element, step) in [(CacheElement::F32, 0.0), (CacheElement::F16, 1e-3), (CacheElement::Q8_0, 1.0 / 127.0), (CacheElement::Q4_0, 1.0 / 8.0)] {
+        let numbers: Vec<f32> =
+            (0..width).map(|i| ((i * 37 % 64) as f32 - 31.0) * if i < 32 { 0.1 } else { 3.0 }).collect();
+        for (element, step) in [
+            (CacheElement::F32, 0.0),
+            (CacheElement::F16, 1e-3),
+            (CacheElement::Q8_0, 1.0 / 127.0),
+            (CacheElement::Q4_0, 1.0 / 8.0),
+        ] {
             let mut cache = Values::zeros(3 * element.words(width), element.dtype());
             element.write(&mut cache, 1, &numbers);
             let back = element.read(&cache, width);
-            assert!(back[..width].iter().chain(&back[2 * width..]).all(|&v| v == 0.0), "{}: other rows", element.name());
+            assert!(
+                back[..width].iter().chain(&back[2 * width..]).all(|&v| v == 0.0),
+                "{}: other rows",
+                element.name()
+            );
             for (block, found) in numbers.chunks(32).zip(back[width..].chunks(32)) {
                 let peak = block.iter().fold(0f32, |m, v| m.max(v.abs()));
-                assert!(block.iter().zip(found).all(|(a, b)| (a - b).abs() <= step * peak * 1.001), "{}", element.name());
+                assert!(
+                    block.iter().zip(found).all(|(a, b)| (a - b).abs() <= step * peak * 1.001),
+                    "{}",
+                    element.name()
+                );
             }
             assert_eq!(CacheElement::of(element.words(width), width), element);
         }

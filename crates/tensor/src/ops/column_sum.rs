@@ -1,7 +1,8 @@
-//! Sums over tokens: the gradients of biases and of the weights of norms; of squares, how much each input of a matrix carries, for a
-//! quantizer that spends its precision where it counts.
+//! Sums over tokens: the gradients of biases and of the weights of norms; of squares, how much each input of a matrix
+//! carries, for a quantizer that spends its precision where it counts.
 //!
-//! Runs of rows are summed by one workgroup each and the runs in a fixed order, so that a step repeats to the bit; atomic additions lost.
+//! Runs of rows are summed by one workgroup each and the runs in a fixed order, so that a step repeats to the bit;
+//! atomic additions lost.
 
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// y\[c\] = Σ_r x[r, c] (or its square), or added to y; inputs x, seen as rows as long as y, (and y when adding), outputs y and the
-/// sums of runs.
+/// y\[c\] = Σ_r x[r, c] (or its square), or added to y; inputs x, seen as rows as long as y, (and y when adding),
+/// outputs y and the sums of runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ColumnSum {
     /// Sum squares.
@@ -55,8 +56,8 @@ impl Graph {
         self.record(op, inputs, &[y, partial]);
     }
 
-    /// The same list with the squares of each linear layer's inputs added to the state that `sums` has for its matrix; those without one
-    /// are left as they are.
+    /// The same list with the squares of each linear layer's inputs added to the state that `sums` has for its matrix;
+    /// those without one are left as they are.
     pub fn measured(&self, sums: &dyn Fn(&Arc<Matrix>) -> Option<Arc<State>>) -> Graph {
         let mut graph = self.with_nodes(Vec::new());
         for node in self.nodes() {
@@ -85,9 +86,20 @@ impl Op for ColumnSum {
         let threads = super::row_threads(to, width.min(64));
         let size = to.numbers(&[width as u32, rows as u32, rows.div_ceil(runs) as u32, runs as u32])?;
         let columns = Extent::Fixed(width.div_ceil(threads) as u32);
-        let part = |from, into, first: bool| (vec![from, into, size.clone()], [columns, Extent::Fixed(if first { runs as u32 } else { 1 }), Extent::Fixed(1)]);
-        for (first, (bindings, grid)) in [(true, part(to.input(0), to.output(1), true)), (false, part(to.output(1), to.output(0), false))] {
-            let defines = Defines::new().set("THREADS", threads).set("FIRST", first).set("SQUARES", self.squares && first).set("ADD", self.add && !first);
+        let part = |from, into, first: bool| {
+            (
+                vec![from, into, size.clone()],
+                [columns, Extent::Fixed(if first { runs as u32 } else { 1 }), Extent::Fixed(1)],
+            )
+        };
+        for (first, (bindings, grid)) in
+            [(true, part(to.input(0), to.output(1), true)), (false, part(to.output(1), to.output(0), false))]
+        {
+            let defines = Defines::new()
+                .set("THREADS", threads)
+                .set("FIRST", first)
+                .set("SQUARES", self.squares && first)
+                .set("ADD", self.add && !first);
             let parts = [include_str!("../../../../shaders/column_sum.wgsl")];
             to.emit(KernelText { name: "column_sum", parts: &parts, defines }, &[bindings], grid)?;
         }
@@ -98,7 +110,11 @@ impl Op for ColumnSum {
         let y = outputs[0].f32_mut();
         let width = y.len();
         for (c, y) in y.iter_mut().enumerate() {
-            let sum: f64 = inputs[0].f32()[c..].iter().step_by(width).map(|&v| f64::from(v).powi(if self.squares { 2 } else { 1 })).sum();
+            let sum: f64 = inputs[0].f32()[c..]
+                .iter()
+                .step_by(width)
+                .map(|&v| f64::from(v).powi(if self.squares { 2 } else { 1 }))
+                .sum();
             *y = (sum + if self.add { f64::from(*y) } else { 0.0 }) as f32;
         }
     }

@@ -1,7 +1,9 @@
-//! Cross-entropy over the vocabulary in chunks: logits of one chunk at a time go into a running maximum and sum, and a second sweep
-//! turns them into gradients, so that nothing of size tokens x vocabulary is held when the vocabulary is large.
+//! Cross-entropy over the vocabulary in chunks: logits of one chunk at a time go into a running maximum and sum, and a
+//! second sweep turns them into gradients, so that nothing of size tokens x vocabulary is held when the vocabulary is
+//! large.
 //!
-//! A chunk is a view of the output head's rows, so that both sweeps use the ordinary linear kernels in any weight format.
+//! A chunk is a view of the output head's rows, so that both sweeps use the ordinary linear kernels in any weight
+//! format.
 
 use std::sync::Arc;
 
@@ -20,8 +22,8 @@ use crate::values::Values;
 /// A target that is not trained.
 pub const IGNORED: u32 = u32::MAX;
 
-/// Adds a chunk of logits to the statistics of each row. Inputs: logits [R, C], targets \[R\] (and the statistics when not first); output
-/// statistics [R, 4]: maximum, Σ exp(logit − maximum), and the target's logit.
+/// Adds a chunk of logits to the statistics of each row. Inputs: logits [R, C], targets \[R\] (and the statistics when
+/// not first); output statistics [R, 4]: maximum, Σ exp(logit − maximum), and the target's logit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrossEntropyScan {
     /// Vocabulary entry of the first column.
@@ -30,8 +32,9 @@ pub struct CrossEntropyScan {
     pub first: bool,
 }
 
-/// Turns a chunk of logits into gradients in place: weights\[r\] (softmax − 1 at the target). Inputs: logits [R, C], targets \[R\],
-/// statistics [R, 4], weights \[R\]; output: logits. Where the logits were capped, the gradient is that of what went into the cap.
+/// Turns a chunk of logits into gradients in place: weights\[r\] (softmax − 1 at the target). Inputs: logits [R, C],
+/// targets \[R\], statistics [R, 4], weights \[R\]; output: logits. Where the logits were capped, the gradient is that
+/// of what went into the cap.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrossEntropyBackward {
     /// Vocabulary entry of the first column.
@@ -60,9 +63,9 @@ impl CrossEntropy {
 }
 
 impl Graph {
-    /// Records the first sweep for `logits` [R, V], the last thing recorded: its linear node (and its soft-cap) is taken off the list and
-    /// done chunk by chunk, at most `budget` logits at a time. `targets` \[R\] may hold [`IGNORED`]. `None` when the logits do not come
-    /// straight from a linear layer without a bias.
+    /// Records the first sweep for `logits` [R, V], the last thing recorded: its linear node (and its soft-cap) is
+    /// taken off the list and done chunk by chunk, at most `budget` logits at a time. `targets` \[R\] may hold
+    /// [`IGNORED`]. `None` when the logits do not come straight from a linear layer without a bias.
     pub fn cross_entropy(&mut self, logits: Tensor, targets: Tensor, budget: usize) -> Option<CrossEntropy> {
         let last = self.nodes().last()?;
         let softcap = last.op.as_any().downcast_ref::<SoftCap>().filter(|_| last.outputs == [logits]).map(|op| op.cap);
@@ -80,15 +83,22 @@ impl Graph {
             self.pop_node();
         }
         let hidden = node.inputs[0];
-        let wide = (budget / rows.max(1)).max(crate::matrix::SHARD_ROWS) / crate::matrix::SHARD_ROWS * crate::matrix::SHARD_ROWS;
+        let wide = (budget / rows.max(1)).max(crate::matrix::SHARD_ROWS) / crate::matrix::SHARD_ROWS
+            * crate::matrix::SHARD_ROWS;
         let starts = (0..vocabulary).step_by(wide);
-        let chunks: Vec<_> = starts.map(|start| (start, Matrix::rows_view(&linear.weight, start..(start + wide).min(vocabulary)))).collect();
+        let chunks: Vec<_> = starts
+            .map(|start| (start, Matrix::rows_view(&linear.weight, start..(start + wide).min(vocabulary))))
+            .collect();
         let statistics = self.tensor(&[rows, 4], Dtype::F32);
         let mut sweep = CrossEntropy { hidden, targets, chunks, softcap, logits: None, statistics };
         for index in 0..sweep.chunks.len() {
             let logits = self.chunk_logits(&sweep, index);
             let inputs = [logits, targets, statistics];
-            self.record(CrossEntropyScan { offset: sweep.chunks[index].0, first: index == 0 }, &inputs[..2 + usize::from(index > 0)], &[statistics]);
+            self.record(
+                CrossEntropyScan { offset: sweep.chunks[index].0, first: index == 0 },
+                &inputs[..2 + usize::from(index > 0)],
+                &[statistics],
+            );
             if sweep.chunks.len() == 1 {
                 sweep.logits = Some(logits);
             }
@@ -101,9 +111,14 @@ impl Graph {
         sweep.softcap.map_or(logits, |cap| self.softcap(logits, cap))
     }
 
-    /// Records the second sweep: the gradient of the head's input, for the weights \[R\] of the rows. Where the head is one of the
-    /// `parameters` (parameter, where its gradient is added), its gradient is added chunk by chunk.
-    pub fn cross_entropy_backward(&mut self, sweep: &CrossEntropy, weights: Tensor, parameters: &[(Arc<State>, Arc<State>)]) -> Tensor {
+    /// Records the second sweep: the gradient of the head's input, for the weights \[R\] of the rows. Where the head is
+    /// one of the `parameters` (parameter, where its gradient is added), its gradient is added chunk by chunk.
+    pub fn cross_entropy_backward(
+        &mut self,
+        sweep: &CrossEntropy,
+        weights: Tensor,
+        parameters: &[(Arc<State>, Arc<State>)],
+    ) -> Tensor {
         let shape = self.shape(sweep.hidden).to_vec();
         let gradient = self.tensor(&shape, Dtype::F32);
         for (index, (offset, weight)) in sweep.chunks.iter().enumerate() {
@@ -136,7 +151,10 @@ impl Op for CrossEntropyScan {
         let threads = super::row_threads(to, width.div_ceil(4));
         let defines = Defines::new().set("C", width).set("OFFSET", self.offset).set("FIRST", self.first);
         let defines = super::reduction(to, defines, threads);
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/cross_entropy_scan.wgsl")];
+        let parts = [
+            include_str!("../../../../shaders/lib/reduce.wgsl"),
+            include_str!("../../../../shaders/cross_entropy_scan.wgsl"),
+        ];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
         to.emit(KernelText { name: "cross_entropy_scan", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
     }
@@ -144,7 +162,8 @@ impl Op for CrossEntropyScan {
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let statistics = outputs[0].f32_mut().chunks_exact_mut(4);
         for ((logits, &target), known) in inputs[0].rows().zip(inputs[1].u32()).zip(statistics) {
-            let (old, sum) = if self.first { (f64::NEG_INFINITY, 0.0) } else { (f64::from(known[0]), f64::from(known[1])) };
+            let (old, sum) =
+                if self.first { (f64::NEG_INFINITY, 0.0) } else { (f64::from(known[0]), f64::from(known[1])) };
             let peak = logits.iter().map(|&v| f64::from(v)).fold(old, f64::max);
             let here: f64 = logits.iter().map(|&v| (f64::from(v) - peak).exp()).sum();
             let chosen = (target as usize).checked_sub(self.offset).and_then(|i| logits.get(i)).copied();
@@ -170,7 +189,11 @@ impl Op for CrossEntropyBackward {
         let defines = defines.set("SOFTCAP", self.softcap.is_some()).set("CAP", self.softcap.unwrap_or(1.0));
         let parts = [include_str!("../../../../shaders/cross_entropy_backward.wgsl")];
         let bindings = vec![to.output(0), to.input(1), to.input(2), to.input(3)];
-        to.emit(KernelText { name: "cross_entropy_backward", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
+        to.emit(
+            KernelText { name: "cross_entropy_backward", parts: &parts, defines },
+            &[bindings],
+            super::rows_grid(rows),
+        )
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -1,4 +1,5 @@
-//! Dropout whose mask is a hash of a seed and the element's number: recomputing a layer draws the same mask, and nothing is stored.
+//! Dropout whose mask is a hash of a seed and the element's number: recomputing a layer draws the same mask, and
+//! nothing is stored.
 
 use std::sync::Arc;
 
@@ -67,7 +68,8 @@ impl Op for Dropout {
         let size = to.numbers(&[len as u32, stride, self.threshold(), self.salt])?;
         let defines = Defines::new().set("THREADS", threads).set("KEPT", self.kept());
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
-        let parts = [include_str!("../../../../shaders/lib/hash.wgsl"), include_str!("../../../../shaders/dropout.wgsl")];
+        let parts =
+            [include_str!("../../../../shaders/lib/hash.wgsl"), include_str!("../../../../shaders/dropout.wgsl")];
         to.emit(KernelText { name: "dropout", parts: &parts, defines }, &[bindings], grid)
     }
 

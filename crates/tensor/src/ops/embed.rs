@@ -48,9 +48,17 @@ impl Op for Embed {
                 .set("RAGGED", !self.table.columns().is_multiple_of(32));
             let range = to.numbers(&[shard.first_row as u32, shard.rows as u32])?;
             let constants = quant::constants(&self.table);
-            let parts = [constants.as_str(), quant::shader(self.table.format()), include_str!("../../../../shaders/embed.wgsl")];
+            let parts = [
+                constants.as_str(),
+                quant::shader(self.table.format()),
+                include_str!("../../../../shaders/embed.wgsl"),
+            ];
             let bindings = vec![to.input(0), to.output(0), range];
-            to.emit(KernelText { name: "embed", parts: &parts, defines }, &[bindings, shard.planes()], super::rows_grid(tokens))?;
+            to.emit(
+                KernelText { name: "embed", parts: &parts, defines },
+                &[bindings, shard.planes()],
+                super::rows_grid(tokens),
+            )?;
         }
         Ok(())
     }

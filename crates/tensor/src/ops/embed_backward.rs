@@ -1,7 +1,8 @@
 //! The gradient of [`super::Embed`]'s table: the gradients of equal tokens are summed and added to the token's row.
 //!
-//! The first of several equal tokens sums all of them in their order, so that nothing is added to by two workgroups and a step repeats
-//! to the bit; sorting the tokens first lost, since looking through them costs less than the layers by orders of magnitude.
+//! The first of several equal tokens sums all of them in their order, so that nothing is added to by two workgroups and
+//! a step repeats to the bit; sorting the tokens first lost, since looking through them costs less than the layers by
+//! orders of magnitude.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -11,7 +12,8 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// gradient[tokens\[t\]] += scale · dy\[t\]; inputs dy [T, D], tokens \[T\] and the gradient of a trained matrix [V, D], which is also the output.
+/// gradient[tokens\[t\]] += scale · dy\[t\]; inputs dy [T, D], tokens \[T\] and the gradient of a trained matrix [V,
+/// D], which is also the output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedBackward {
     /// Multiplied every embedding.
@@ -35,7 +37,11 @@ impl Op for EmbedBackward {
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let (tokens, width) = (to.input_shape(0)[0], to.input_shape(0)[1]);
         let threads = super::row_threads(to, width.min(64));
-        let defines = Defines::new().set("THREADS", threads).set("D", width).set("QUADS", width.div_ceil(32) * 8).set("SCALE", self.scale);
+        let defines = Defines::new()
+            .set("THREADS", threads)
+            .set("D", width)
+            .set("QUADS", width.div_ceil(32) * 8)
+            .set("SCALE", self.scale);
         let count = to.numbers(&[tokens as u32])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), count];
         let parts = [include_str!("../../../../shaders/embed_backward.wgsl")];

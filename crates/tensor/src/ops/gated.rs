@@ -34,7 +34,9 @@ impl Activation {
     pub fn apply(self, v: f64) -> f64 {
         match self {
             Activation::Silu => v / (1.0 + (-v).exp()),
-            Activation::GeluTanh => 0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v)).tanh()),
+            Activation::GeluTanh => {
+                0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v)).tanh())
+            }
             Activation::Relu2 => v.max(0.0).powi(2),
         }
     }
@@ -71,9 +73,13 @@ impl Op for Gated {
         let len: usize = shape.iter().product();
         let threads = super::row_threads(to, 64);
         let (grid, stride) = super::flat_grid(to, len, threads);
-        let defines = Defines::new().set("THREADS", threads).set("F", shape[shape.len() - 1]).set("ACTIVATION", self.activation.name());
+        let defines = Defines::new()
+            .set("THREADS", threads)
+            .set("F", shape[shape.len() - 1])
+            .set("ACTIVATION", self.activation.name());
         let size = to.numbers(&[len as u32, stride])?;
-        let parts = [include_str!("../../../../shaders/lib/activate.wgsl"), include_str!("../../../../shaders/gated.wgsl")];
+        let parts =
+            [include_str!("../../../../shaders/lib/activate.wgsl"), include_str!("../../../../shaders/gated.wgsl")];
         let bindings = vec![to.input(0), to.output(0), size];
         to.emit(KernelText { name: "gated", parts: &parts, defines }, &[bindings], grid)
     }

@@ -54,7 +54,10 @@ impl Op for GatedBackward {
         let len: usize = shape.iter().product();
         let threads = super::row_threads(to, 64);
         let (grid, stride) = super::flat_grid(to, len, threads);
-        let defines = Defines::new().set("THREADS", threads).set("F", shape[shape.len() - 1]).set("ACTIVATION", self.activation.name());
+        let defines = Defines::new()
+            .set("THREADS", threads)
+            .set("F", shape[shape.len() - 1])
+            .set("ACTIVATION", self.activation.name());
         let size = to.numbers(&[len as u32, stride])?;
         let parts = [
             include_str!("../../../../shaders/lib/activate.wgsl"),
@@ -67,7 +70,9 @@ impl Op for GatedBackward {
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let width = inputs[1].width();
-        for ((x, dy), dx) in inputs[0].rows().zip(inputs[1].rows()).zip(outputs[0].f32_mut().chunks_exact_mut(2 * width)) {
+        for ((x, dy), dx) in
+            inputs[0].rows().zip(inputs[1].rows()).zip(outputs[0].f32_mut().chunks_exact_mut(2 * width))
+        {
             for f in 0..width {
                 let (gate, up, gradient) = (f64::from(x[f]), f64::from(x[width + f]), f64::from(dy[f]));
                 dx[f] = (gradient * up * self.activation.slope(gate)) as f32;

@@ -1,7 +1,7 @@
 //! Layer normalisation (Ba et al., 2016), with a bias or without.
 //!
-//! Two passes over the row, first the mean and then the squares around it: the one-pass form subtracts two large numbers where a row
-//! has a large mean.
+//! Two passes over the row, first the mean and then the squares around it: the one-pass form subtracts two large
+//! numbers where a row has a large mean.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// y\[t\] = (x\[t\] − mean) / sqrt(variance + eps) · weight + bias; inputs x [T, D], weight \[D\], and where flagged bias \[D\].
+/// y\[t\] = (x\[t\] − mean) / sqrt(variance + eps) · weight + bias; inputs x [T, D], weight \[D\], and where flagged
+/// bias \[D\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerNorm {
     /// Added to the variance.
@@ -50,7 +51,8 @@ impl Op for LayerNorm {
         let defines = Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32).set("BIAS", self.bias);
         let (defines, vectors) = super::vectors(defines, width);
         let defines = super::reduction(to, defines.set("WIDTH", vectors), threads);
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/layer_norm.wgsl")];
+        let parts =
+            [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/layer_norm.wgsl")];
         let mut bindings = vec![to.input(0), to.input(1), to.output(0)];
         bindings.extend(self.bias.then(|| to.input(2)));
         to.emit(KernelText { name: "layer_norm", parts: &parts, defines }, &[bindings], super::rows_grid(rows))

@@ -8,8 +8,8 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// dx = s (g − mean(g) − x̂ mean(g∘x̂)) with g = w∘dy, x̂ = s (x − mean(x)), s = 1 / sqrt(variance + eps), or added to dx; inputs x [T, D],
-/// weight \[D\], dy [T, D] (and dx).
+/// dx = s (g − mean(g) − x̂ mean(g∘x̂)) with g = w∘dy, x̂ = s (x − mean(x)), s = 1 / sqrt(variance + eps), or added to
+/// dx; inputs x [T, D], weight \[D\], dy [T, D] (and dx).
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerNormBackward {
     /// Added to the variance.
@@ -41,7 +41,10 @@ impl Op for LayerNormBackward {
         let defines = Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32).set("ADD", self.add);
         let (defines, vectors) = super::vectors(defines, width);
         let defines = super::reduction(to, defines.set("WIDTH", vectors), threads);
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/layer_norm_backward.wgsl")];
+        let parts = [
+            include_str!("../../../../shaders/lib/reduce.wgsl"),
+            include_str!("../../../../shaders/layer_norm_backward.wgsl"),
+        ];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.output(0)];
         to.emit(KernelText { name: "layer_norm_backward", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
     }
@@ -52,7 +55,8 @@ impl Op for LayerNormBackward {
         let rows = inputs[0].rows().zip(inputs[2].rows());
         for ((x, dy), dx) in rows.zip(outputs[0].f32_mut().chunks_exact_mut(weight.len())) {
             let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / d;
-            let scale = 1.0 / (x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / d + f64::from(self.eps)).sqrt();
+            let scale =
+                1.0 / (x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / d + f64::from(self.eps)).sqrt();
             let pull: Vec<f64> = dy.iter().zip(weight).map(|(&g, &w)| f64::from(g) * f64::from(w)).collect();
             let plain = pull.iter().sum::<f64>() / d;
             let along = x.iter().zip(&pull).map(|(&x, g)| (f64::from(x) - mean) * scale * g).sum::<f64>() / d;

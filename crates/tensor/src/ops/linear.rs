@@ -19,7 +19,8 @@ use crate::values::Values;
 
 /// y[t, n] = Σ_k weight[n, k] x[t, k], with what comes before and after it when rewrites have joined them.
 ///
-/// Inputs: x [T, K], then, where flagged, the norm's weight \[K\], the bias \[N\] and the residual [T, N]. Output [T, N], gated [T, N/2].
+/// Inputs: x [T, K], then, where flagged, the norm's weight \[K\], the bias \[N\] and the residual [T, N]. Output [T,
+/// N], gated [T, N/2].
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// The weights [N, K].
@@ -46,7 +47,15 @@ impl Graph {
         inputs.extend(bias.map(|bias| self.state(bias)));
         let shape = [self.rows(x), weight.rows()];
         self.apply(
-            Linear { weight: weight.clone(), norm: None, bias: bias.is_some(), gate: None, activation: None, residual: false, int8: None },
+            Linear {
+                weight: weight.clone(),
+                norm: None,
+                bias: bias.is_some(),
+                gate: None,
+                activation: None,
+                residual: false,
+                int8: None,
+            },
             &inputs,
             &shape,
         )
@@ -59,12 +68,14 @@ const DOT: &str = include_str!("../../../../shaders/linear_dot.wgsl");
 const SWEEP: &str = include_str!("../../../../shaders/linear_sweep.wgsl");
 const ACTIVATE: &str = include_str!("../../../../shaders/lib/activate.wgsl");
 
-/// Whether a product with this many tokens runs by rows on this device, the only form that takes a norm and a gate along.
+/// Whether a product with this many tokens runs by rows on this device, the only form that takes a norm and a gate
+/// along.
 pub(crate) fn by_rows(capabilities: &Capabilities, tokens: usize) -> bool {
     tokens <= FEW_TOKENS || capabilities.software
 }
 
-/// Whether a product runs with activations rounded to int8 on this device: by packed dot products, or by pairs of integers.
+/// Whether a product runs with activations rounded to int8 on this device: by packed dot products, or by pairs of
+/// integers.
 pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: usize) -> Option<Packing> {
     let quantized = !linear.weight.has_dense_rows() && linear.weight.columns().is_multiple_of(32);
     if !capabilities.dot || !quantized || linear.int8.is_some() || linear.norm.is_some() {
@@ -73,11 +84,13 @@ pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: u
     if !by_rows(capabilities, tokens) {
         return Some(Packing::Ordered);
     }
-    (sweeps(capabilities, tokens) && linear.weight.all_rows(|format| quant::nibbles(format).is_some())).then_some(Packing::Turned)
+    (sweeps(capabilities, tokens) && linear.weight.all_rows(|format| quant::nibbles(format).is_some()))
+        .then_some(Packing::Turned)
 }
 
-/// Whether a product with this many tokens sweeps over them instead of unrolling them: on software devices with subgroups of 4
-/// (SwiftShader), whose compiler keeps little in registers. Like the tiles, this form takes no norm along.
+/// Whether a product with this many tokens sweeps over them instead of unrolling them: on software devices with
+/// subgroups of 4 (SwiftShader), whose compiler keeps little in registers. Like the tiles, this form takes no norm
+/// along.
 pub(crate) fn sweeps(capabilities: &Capabilities, tokens: usize) -> bool {
     capabilities.software && capabilities.subgroups && capabilities.subgroup_size == (4, 4) && tokens > FEW_TOKENS
 }
@@ -88,11 +101,20 @@ const SWEEP_COLUMNS: usize = 64;
 impl Linear {
     fn defines(&self) -> Defines {
         let ragged = !self.weight.columns().is_multiple_of(32);
-        Defines::new().set("BIAS", self.bias).set("RESIDUAL", self.residual).set("RAGGED", ragged).set("XVEC", if ragged { "f32" } else { "vec4<f32>" })
+        Defines::new()
+            .set("BIAS", self.bias)
+            .set("RESIDUAL", self.residual)
+            .set("RAGGED", ragged)
+            .set("XVEC", if ragged { "f32" } else { "vec4<f32>" })
     }
 
     fn name(&self, form: &str, shard: &Shard) -> String {
-        let flags = [(self.norm.is_some(), "norm "), (self.gate.is_some(), "gate "), (self.activation.is_some(), "act "), (self.residual, "add ")];
+        let flags = [
+            (self.norm.is_some(), "norm "),
+            (self.gate.is_some(), "gate "),
+            (self.activation.is_some(), "act "),
+            (self.residual, "add "),
+        ];
         let flags: String = flags.iter().filter(|f| f.0).map(|f| f.1).collect();
         format!("linear_{form} {flags}{} {}x{}", shard.format.name(), self.weight.rows(), self.weight.columns())
     }
@@ -150,20 +172,33 @@ impl Linear {
         });
         let parts = [variables.as_str(), quant::shader(shard.format), ACTIVATE, ROWS];
         let bindings = self.bindings(to, shape);
-        to.emit(KernelText { name: &self.name("rows", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        to.emit(
+            KernelText { name: &self.name("rows", shard), parts: &parts, defines },
+            &[bindings, shard.planes()],
+            grid,
+        )
     }
 
     fn dispatch_dot(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
         let (tm, tn, rm, rn) = if tokens > 32 { (64, 64, 4, 4) } else { (32, 64, 2, 4) };
         let defines = self.defines().set("TM", tm).set("TN", tn).set("RM", rm).set("RN", rn);
         let defines = defines.set("TM_3", tm * 3).set("TN_3", tn * 3).set("THREADS", tm / rm * (tn / rn));
-        let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
+        let shape =
+            to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
         let mut bindings = vec![to.input(0), to.input(1), to.output(0), shape];
         bindings.extend((2..to.input_count()).map(|i| to.input(i)));
         let constants = quant::constants(&self.weight);
         let parts = [constants.as_str(), quant::shader(shard.format), DOT];
-        let grid = [Extent::Fixed(shard.rows.div_ceil(tn) as u32), Extent::Fixed(tokens.div_ceil(tm) as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name: &self.name("dot", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        let grid = [
+            Extent::Fixed(shard.rows.div_ceil(tn) as u32),
+            Extent::Fixed(tokens.div_ceil(tm) as u32),
+            Extent::Fixed(1),
+        ];
+        to.emit(
+            KernelText { name: &self.name("dot", shard), parts: &parts, defines },
+            &[bindings, shard.planes()],
+            grid,
+        )
     }
 
     fn dispatch_sweep(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
@@ -186,7 +221,8 @@ impl Linear {
         grid[2] = Extent::Fixed(tokens.div_ceil(SWEEP_COLUMNS) as u32);
         let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
         let width = to.output_shape(0)[1];
-        let shape = to.numbers(&[rows, shard.first_row, width, x as usize, tokens, self.weight.blocks()].map(|n| n as u32))?;
+        let shape =
+            to.numbers(&[rows, shard.first_row, width, x as usize, tokens, self.weight.blocks()].map(|n| n as u32))?;
         let mut bindings = vec![to.output(0), shape];
         bindings.extend((0..to.input_count()).map(|i| to.input(i)));
         let variables = quant::variables(Unpacking::Masked);
@@ -196,7 +232,10 @@ impl Linear {
     }
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
-        assert!(self.norm.is_none() && self.gate.is_none() && self.activation.is_none(), "tiles take no norm and no gate");
+        assert!(
+            self.norm.is_none() && self.gate.is_none() && self.activation.is_none(),
+            "tiles take no norm and no gate"
+        );
         // 128 rows of tiles in f32 are 18 KiB of workgroup memory, more than every WebGPU device has.
         let fits = to.capabilities().f16 || to.capabilities().max_workgroup_bytes >= (64 + 64) * 9 * 16;
         let (tm, tn, rm, rn) = if tokens > 32 && fits { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
@@ -212,12 +251,21 @@ impl Linear {
             .set("TN_9", tn * 9)
             .set("THREADS", tm / rm * (tn / rn))
             .set("HALF_TILES", to.capabilities().f16);
-        let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
+        let shape =
+            to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
         let constants = quant::constants(&self.weight);
         let parts = [constants.as_str(), quant::shader(shard.format), TILES];
         let bindings = self.bindings(to, shape);
-        let grid = [Extent::Fixed(shard.rows.div_ceil(tn) as u32), Extent::Fixed(tokens.div_ceil(tm) as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name: &self.name("tiles", shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        let grid = [
+            Extent::Fixed(shard.rows.div_ceil(tn) as u32),
+            Extent::Fixed(tokens.div_ceil(tm) as u32),
+            Extent::Fixed(1),
+        ];
+        to.emit(
+            KernelText { name: &self.name("tiles", shard), parts: &parts, defines },
+            &[bindings, shard.planes()],
+            grid,
+        )
     }
 }
 
@@ -235,7 +283,10 @@ impl Op for Linear {
             match self.int8 {
                 Some(Packing::Turned) => self.dispatch_sweep(to, shard, tokens)?,
                 Some(Packing::Ordered) => self.dispatch_dot(to, shard, tokens)?,
-                None if self.norm.is_none() && self.weight.columns().is_multiple_of(32) && sweeps(to.capabilities(), tokens) => {
+                None if self.norm.is_none()
+                    && self.weight.columns().is_multiple_of(32)
+                    && sweeps(to.capabilities(), tokens) =>
+                {
                     self.dispatch_sweep(to, shard, tokens)?;
                 }
                 None if by_rows(to.capabilities(), tokens) => self.dispatch_rows(to, shard, tokens)?,
@@ -285,7 +336,8 @@ impl Op for Linear {
             Some(packing) => packing.dequantize(inputs[0].u32(), inputs[1].f32()),
             None => inputs[0].f32().to_vec(),
         };
-        let x: Vec<Vec<f64>> = dequantized.chunks_exact(self.weight.columns()).map(|x| self.normalised(x, gamma)).collect();
+        let x: Vec<Vec<f64>> =
+            dequantized.chunks_exact(self.weight.columns()).map(|x| self.normalised(x, gamma)).collect();
         for n in 0..rows {
             self.weight.host_row(n, &mut weights);
             for (t, x) in x.iter().enumerate() {

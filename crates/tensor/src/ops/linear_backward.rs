@@ -1,7 +1,7 @@
 //! The gradient of a linear layer's input: dx = dy W, from the same packed weights, dequantised along the other axis.
 //!
-//! Where the device was opened with f16, tiles hold it, as those of the forward product do, and sums stay f32. Software devices keep f32:
-//! they have no memory of a workgroup to save, and convert number by number.
+//! Where the device was opened with f16, tiles hold it, as those of the forward product do, and sums stay f32. Software
+//! devices keep f32: they have no memory of a workgroup to save, and convert number by number.
 
 use std::sync::Arc;
 
@@ -28,7 +28,12 @@ pub struct LinearBackward {
 impl Graph {
     /// Records dx (+)= dy W.
     pub fn linear_backward(&mut self, dy: Tensor, weight: &Arc<Matrix>, dx: Tensor, add: bool) {
-        assert_eq!((self.width(dy), self.width(dx)), (weight.rows(), weight.columns()), "linear_backward `{}`: widths", weight.label());
+        assert_eq!(
+            (self.width(dy), self.width(dx)),
+            (weight.rows(), weight.columns()),
+            "linear_backward `{}`: widths",
+            weight.label()
+        );
         let inputs = if add { vec![dy, dx] } else { vec![dy] };
         self.record(LinearBackward { weight: weight.clone(), add }, &inputs, &[dx]);
     }
@@ -88,12 +93,23 @@ impl Op for LinearBackward {
                 .set("DY_VECTORS", dy_vectors)
                 .set("DY", if dy_vectors { "vec4<f32>" } else { "f32" });
             let rows = to.tuning().rows_shape(to.capabilities());
-            let (form, text, defines, columns, tile) = if rows.shuffle { lanes(defines, rows, tokens) } else { tiles(to.capabilities(), defines, tokens) };
-            let shape = to.numbers(&[shard.rows as u32, shard.first_row as u32, weight.rows() as u32, tokens as u32])?;
+            let (form, text, defines, columns, tile) =
+                if rows.shuffle { lanes(defines, rows, tokens) } else { tiles(to.capabilities(), defines, tokens) };
+            let shape =
+                to.numbers(&[shard.rows as u32, shard.first_row as u32, weight.rows() as u32, tokens as u32])?;
             let constants = quant::constants(&weight);
-            let parts = [constants.as_str(), quant::shader(shard.format), include_str!("../../../../shaders/lib/linear_backward.wgsl"), text];
+            let parts = [
+                constants.as_str(),
+                quant::shader(shard.format),
+                include_str!("../../../../shaders/lib/linear_backward.wgsl"),
+                text,
+            ];
             let name = format!("linear_backward_{form} {} {}x{}", shard.format.name(), weight.rows(), weight.columns());
-            let grid = [Extent::Fixed(weight.columns().div_ceil(columns) as u32), Extent::Fixed(tokens.div_ceil(tile) as u32), Extent::Fixed(1)];
+            let grid = [
+                Extent::Fixed(weight.columns().div_ceil(columns) as u32),
+                Extent::Fixed(tokens.div_ceil(tile) as u32),
+                Extent::Fixed(1),
+            ];
             let bindings = vec![to.input(0), to.output(0), shape];
             to.emit(KernelText { name: &name, parts: &parts, defines }, &[bindings, shard.planes()], grid)?;
         }
@@ -107,7 +123,8 @@ impl Op for LinearBackward {
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let width = self.weight.columns();
         let dx = outputs[0].f32_mut();
-        let mut sums: Vec<f64> = if self.add { dx.iter().map(|&v| f64::from(v)).collect() } else { vec![0.0; dx.len()] };
+        let mut sums: Vec<f64> =
+            if self.add { dx.iter().map(|&v| f64::from(v)).collect() } else { vec![0.0; dx.len()] };
         let mut row = Vec::new();
         for n in 0..self.weight.rows() {
             self.weight.host_row(n, &mut row);

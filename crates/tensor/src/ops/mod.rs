@@ -1,4 +1,5 @@
-//! The operations. One file here and one WGSL file in `shaders/` each; the kernel and its plain-Rust reference stand together.
+//! The operations. One file here and one WGSL file in `shaders/` each; the kernel and its plain-Rust reference stand
+//! together.
 
 mod accumulate;
 mod activate;
@@ -125,11 +126,15 @@ pub(crate) fn map(to: &mut Lowering<'_>, name: &str, text: &str, defines: Define
     let size = to.numbers(&[len as u32, stride])?;
     let parts = [text, include_str!("../../../../shaders/map.wgsl")];
     let bindings = vec![to.input(0), to.output(0), size];
-    to.emit(crate::lower::KernelText { name, parts: &parts, defines: defines.set("THREADS", threads) }, &[bindings], grid)
+    to.emit(
+        crate::lower::KernelText { name, parts: &parts, defines: defines.set("THREADS", threads) },
+        &[bindings],
+        grid,
+    )
 }
 
-/// A flat grid over `count` elements with `threads` invocations a workgroup, folded over two dimensions; also the number of
-/// invocations in x, by which the kernel unfolds it.
+/// A flat grid over `count` elements with `threads` invocations a workgroup, folded over two dimensions; also the
+/// number of invocations in x, by which the kernel unfolds it.
 pub(crate) fn flat_grid(to: &Lowering<'_>, count: usize, threads: usize) -> ([Extent; 3], u32) {
     let grid = crate::lower::grid_2d(count.div_ceil(threads), to.capabilities().max_workgroups);
     let Extent::Fixed(x) = grid[0] else { unreachable!("a flat grid is fixed") };

@@ -1,8 +1,8 @@
 //! Rows in half the memory, and back: f16 with one power of two for each row.
 //!
-//! The power is what makes it safe for any tensor: residual streams go beyond 65504, where f16 ends (Gemma's do), and gradients lie below
-//! what it can tell from zero. Numbers down to 2⁻²⁹ of their row's largest keep 11 bits. bf16 lost: it needs no power, but keeps 8 bits of a number.
-//! A scale that is no power of two would round twice.
+//! The power is what makes it safe for any tensor: residual streams go beyond 65504, where f16 ends (Gemma's do), and
+//! gradients lie below what it can tell from zero. Numbers down to 2⁻²⁹ of their row's largest keep 11 bits. bf16 lost:
+//! it needs no power, but keeps 8 bits of a number. A scale that is no power of two would round twice.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -13,8 +13,8 @@ use crate::lower::{Extent, KernelText, Lowering, grid_2d};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// Input x [R, W]; output [R, ⌈W / 2⌉ + 1] words: two f16 in each, the first in the low half, and at the end of each row the power of two
-/// that multiplies them. Infinities and NaNs stay what they are.
+/// Input x [R, W]; output [R, ⌈W / 2⌉ + 1] words: two f16 in each, the first in the low half, and at the end of each
+/// row the power of two that multiplies them. Infinities and NaNs stay what they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Narrow;
 
@@ -46,7 +46,11 @@ impl Graph {
     /// What [`Graph::narrow`] made of a tensor of these sizes, in f32 again.
     pub fn widen(&mut self, packed: Tensor, shape: &[usize]) -> Tensor {
         let width = shape.last().copied().unwrap_or(1);
-        assert_eq!(self.info(packed).len() * width, shape.iter().product::<usize>() * Narrow::words(width), "widen: sizes");
+        assert_eq!(
+            self.info(packed).len() * width,
+            shape.iter().product::<usize>() * Narrow::words(width),
+            "widen: sizes"
+        );
         self.apply(Widen, &[packed], shape)
     }
 }
@@ -71,7 +75,8 @@ impl Op for Narrow {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/narrow.wgsl")];
+        let parts =
+            [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/narrow.wgsl")];
         let words = to.output_shape(0)[1];
         emit(to, "narrow", &parts, to.input_shape(0), words)
     }

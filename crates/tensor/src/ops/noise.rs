@@ -1,5 +1,5 @@
-//! Uniform noise on embeddings while training (NEFTune: Jain et al., 2023). As with dropout the noise is a hash of a seed and the
-//! element's number, so that computing a layer again draws the same, and nothing is stored.
+//! Uniform noise on embeddings while training (NEFTune: Jain et al., 2023). As with dropout the noise is a hash of a
+//! seed and the element's number, so that computing a layer again draws the same, and nothing is stored.
 
 use std::sync::Arc;
 
@@ -23,14 +23,19 @@ pub struct Noise {
 }
 
 impl Graph {
-    /// Puts noise on every embedding that was recorded so far; `seed` \[1\] changes with every step, `sizes` \[T\] are how far it goes.
-    /// False when nothing was looked up.
+    /// Puts noise on every embedding that was recorded so far; `seed` \[1\] changes with every step, `sizes` \[T\] are
+    /// how far it goes. False when nothing was looked up.
     pub fn noise_on_embeddings(&mut self, seed: &Arc<State>, sizes: Tensor) -> bool {
         let seed = self.state(seed);
-        let found = |(index, node): (usize, &Node)| Some((index, node.op.as_any().downcast_ref::<Embed>()?.scale, node.outputs[0]));
+        let found = |(index, node): (usize, &Node)| {
+            Some((index, node.op.as_any().downcast_ref::<Embed>()?.scale, node.outputs[0]))
+        };
         let places: Vec<(usize, f32, Tensor)> = self.nodes().iter().enumerate().filter_map(found).collect();
         for (index, scale, x) in places.iter().rev().copied() {
-            self.insert_node(index + 1, Node { op: Arc::new(Noise { scale }), inputs: vec![x, seed, sizes], outputs: vec![x] });
+            self.insert_node(
+                index + 1,
+                Node { op: Arc::new(Noise { scale }), inputs: vec![x, seed, sizes], outputs: vec![x] },
+            );
         }
         !places.is_empty()
     }
@@ -81,7 +86,8 @@ mod tests {
     fn noise_is_uniform_and_another_for_each_seed() {
         let draw = |seed| (0..40_000).map(|i| f64::from(uniform(hash(seed, i)))).collect::<Vec<_>>();
         let (one, two) = (draw(1), draw(2));
-        let moment = |values: &[f64], power: i32| values.iter().map(|v| v.powi(power)).sum::<f64>() / values.len() as f64;
+        let moment =
+            |values: &[f64], power: i32| values.iter().map(|v| v.powi(power)).sum::<f64>() / values.len() as f64;
         assert!(one.iter().all(|v| (-1.0..1.0).contains(v)));
         assert!(moment(&one, 1).abs() < 0.01 && (moment(&one, 2) - 1.0 / 3.0).abs() < 0.01);
         let together = one.iter().zip(&two).map(|(a, b)| a * b).sum::<f64>() / 40_000.0;

@@ -8,7 +8,8 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// z\[t\] = dy\[t\] ∘ (x\[t\] − m) / sqrt(mean((x\[t\] − m)²) + eps), with m the mean of x\[t\] or 0; inputs x and dy [T, D], output z [T, D].
+/// z\[t\] = dy\[t\] ∘ (x\[t\] − m) / sqrt(mean((x\[t\] − m)²) + eps), with m the mean of x\[t\] or 0; inputs x and dy
+/// [T, D], output z [T, D].
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormProduct {
     /// Added to the mean square.
@@ -40,7 +41,10 @@ impl Op for NormProduct {
         let defines = Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32).set("MEAN", self.mean);
         let (defines, vectors) = super::vectors(defines, width);
         let defines = super::reduction(to, defines.set("WIDTH", vectors), threads);
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/norm_product.wgsl")];
+        let parts = [
+            include_str!("../../../../shaders/lib/reduce.wgsl"),
+            include_str!("../../../../shaders/norm_product.wgsl"),
+        ];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
         to.emit(KernelText { name: "norm_product", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
     }
@@ -53,7 +57,9 @@ impl Op for NormProduct {
             let mean = if self.mean { x.iter().map(|&v| f64::from(v)).sum::<f64>() / d } else { 0.0 };
             let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / d;
             let scale = 1.0 / (variance + f64::from(self.eps)).sqrt();
-            z.iter_mut().zip(x.iter().zip(dy)).for_each(|(z, (&x, &g))| *z = ((f64::from(x) - mean) * scale * f64::from(g)) as f32);
+            z.iter_mut()
+                .zip(x.iter().zip(dy))
+                .for_each(|(z, (&x, &g))| *z = ((f64::from(x) - mean) * scale * f64::from(g)) as f32);
         }
     }
 }

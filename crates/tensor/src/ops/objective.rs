@@ -1,5 +1,5 @@
-//! What is trained: from the statistics of each row to a loss and to the weight of each row's gradient. Both are computed on the
-//! device, so that a step reads back nothing but the loss.
+//! What is trained: from the statistics of each row to a loss and to the weight of each row's gradient. Both are
+//! computed on the device, so that a step reads back nothing but the loss.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -10,15 +10,16 @@ use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// loss = Σ weights\[r\] nll\[r\]. Inputs: statistics [R, 4], targets \[R\], weights \[R\]; outputs: nll \[R\] (0 where ignored), loss \[4\]: the
-/// loss, and the sum of nll.
+/// loss = Σ weights\[r\] nll\[r\]. Inputs: statistics [R, 4], targets \[R\], weights \[R\]; outputs: nll \[R\] (0 where
+/// ignored), loss \[4\]: the loss, and the sum of nll.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightedLoss;
 
-/// Direct preference optimisation with the sigmoid loss (Rafailov et al., 2023): mean over pairs of −ln σ(β (Δ − Δref)), where Δ is
-/// the difference of the summed log-probabilities of the chosen and the rejected answer. Inputs: statistics [R, 4], owners \[R\] (2 · pair,
-/// plus 1 for the rejected answer, [`IGNORED`] for a row of nobody), reference [P, 2] sums, settings \[4\] (β, scale of loss and gradient);
-/// outputs: nll \[R\], weights \[R\], pairs [P, 4] (log-probability of chosen and rejected, margin z, loss), loss \[4\].
+/// Direct preference optimisation with the sigmoid loss (Rafailov et al., 2023): mean over pairs of −ln σ(β (Δ −
+/// Δref)), where Δ is the difference of the summed log-probabilities of the chosen and the rejected answer. Inputs:
+/// statistics [R, 4], owners \[R\] (2 · pair, plus 1 for the rejected answer, [`IGNORED`] for a row of nobody),
+/// reference [P, 2] sums, settings \[4\] (β, scale of loss and gradient); outputs: nll \[R\], weights \[R\], pairs [P,
+/// 4] (log-probability of chosen and rejected, margin z, loss), loss \[4\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreferenceLoss;
 
@@ -32,7 +33,13 @@ impl Graph {
     }
 
     /// The outputs of [`PreferenceLoss`]: nll, weights, pairs, loss.
-    pub fn preference_loss(&mut self, statistics: Tensor, owners: Tensor, reference: Tensor, settings: Tensor) -> [Tensor; 4] {
+    pub fn preference_loss(
+        &mut self,
+        statistics: Tensor,
+        owners: Tensor,
+        reference: Tensor,
+        settings: Tensor,
+    ) -> [Tensor; 4] {
         let (rows, pairs) = (self.rows(statistics), self.rows(reference));
         let outputs = [vec![rows], vec![rows], vec![pairs, 4], vec![4]].map(|shape| self.tensor(&shape, Dtype::F32));
         self.record(PreferenceLoss, &[statistics, owners, reference, settings], &outputs);
@@ -53,7 +60,11 @@ fn emit(to: &mut Lowering<'_>, name: &str, text: &str, defines: Defines, outputs
     let mut bindings: Vec<_> = (0..to.input_count()).map(|i| to.input(i)).collect();
     bindings.extend((0..outputs).map(|i| to.output(i)));
     let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), text];
-    to.emit(KernelText { name, parts: &parts, defines }, &[bindings], [Extent::Fixed(1), Extent::Fixed(1), Extent::Fixed(1)])
+    to.emit(
+        KernelText { name, parts: &parts, defines },
+        &[bindings],
+        [Extent::Fixed(1), Extent::Fixed(1), Extent::Fixed(1)],
+    )
 }
 
 impl Op for WeightedLoss {
@@ -107,12 +118,18 @@ impl Op for PreferenceLoss {
         let mut slopes = vec![0.0; sums.len()];
         let pairs = sums.len() / 2;
         for p in 0..pairs {
-            let z = beta * ((sums[2 * p] - sums[2 * p + 1]) - (f64::from(reference[2 * p]) - f64::from(reference[2 * p + 1])));
+            let z = beta
+                * ((sums[2 * p] - sums[2 * p + 1]) - (f64::from(reference[2 * p]) - f64::from(reference[2 * p + 1])));
             let loss = if z > 0.0 { (-z).exp().ln_1p() } else { z.exp().ln_1p() - z };
             let slope = scale * beta / (1.0 + z.exp());
             (slopes[2 * p], slopes[2 * p + 1]) = (slope, -slope);
             total += loss * scale;
-            outputs[2].f32_mut()[4 * p..4 * p + 4].copy_from_slice(&[sums[2 * p] as f32, sums[2 * p + 1] as f32, z as f32, loss as f32]);
+            outputs[2].f32_mut()[4 * p..4 * p + 4].copy_from_slice(&[
+                sums[2 * p] as f32,
+                sums[2 * p + 1] as f32,
+                z as f32,
+                loss as f32,
+            ]);
         }
         for (r, &owner) in owners.iter().enumerate() {
             outputs[1].f32_mut()[r] = slopes.get(owner as usize).copied().unwrap_or(0.0) as f32;

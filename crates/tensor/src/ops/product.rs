@@ -1,8 +1,9 @@
-//! A product of two dense f32 matrices given by strides: low-rank adapters and every gradient of theirs are this one op. Where the device
-//! was opened with f16, tiles hold f16 and sums stay f32.
+//! A product of two dense f32 matrices given by strides: low-rank adapters and every gradient of theirs are this one
+//! op. Where the device was opened with f16, tiles hold f16 and sums stay f32.
 //!
-//! Strided views instead of transposed copies or one op for each of the six products of a LoRA pair: a gradient of a product is
-//! again a product with strides exchanged. Long sums with small results are split, and the parts summed in a fixed order.
+//! Strided views instead of transposed copies or one op for each of the six products of a LoRA pair: a gradient of a
+//! product is again a product with strides exchanged. Long sums with small results are split, and the parts summed in a
+//! fixed order.
 
 use std::sync::Arc;
 
@@ -44,8 +45,8 @@ impl View {
     }
 }
 
-/// c[m, n] = alpha Σ_k a[m, k] b[k, n], or added to c. Inputs a, b (and c when adding); outputs c, and with more than one split the
-/// partial sums [splits, m, n].
+/// c[m, n] = alpha Σ_k a[m, k] b[k, n], or added to c. Inputs a, b (and c when adding); outputs c, and with more than
+/// one split the partial sums [splits, m, n].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Product {
     /// Rows of the result.
@@ -64,7 +65,8 @@ pub struct Product {
     pub alpha: f32,
     /// Add to c instead of writing it.
     pub add: bool,
-    /// c stands as the numbers of a trained matrix do; the row of its view is then the distance between groups of 32 rows.
+    /// c stands as the numbers of a trained matrix do; the row of its view is then the distance between groups of 32
+    /// rows.
     pub packed: bool,
 }
 
@@ -96,7 +98,12 @@ impl Graph {
     pub fn lora(&mut self, x: Tensor, y: Tensor, first_row: usize, a: &Arc<State>, b: &Arc<State>, scale: f32) {
         let (tokens, width, wide) = (self.rows(x), self.width(x), self.width(y));
         let (rank, rows) = (a.shape()[0], b.shape()[0]);
-        assert_eq!((a.shape(), b.shape()[1]), ([rank, width].as_slice(), rank), "lora `{}`: sizes of A and B", a.label());
+        assert_eq!(
+            (a.shape(), b.shape()[1]),
+            ([rank, width].as_slice(), rank),
+            "lora `{}`: sizes of A and B",
+            a.label()
+        );
         assert!(first_row + rows <= wide, "lora `{}`: rows {first_row}+{rows} of {wide}", b.label());
         let (a, b) = (self.state(a), self.state(b));
         let u = self.tensor(&[tokens, rank], Dtype::F32);
@@ -113,22 +120,40 @@ impl Graph {
         };
         self.product(down, x, a, u);
         let c = View { offset: first_row, ..View::of(wide) };
-        let up = Product { m: tokens, n: rows, k: rank, a: View::of(rank), b: View::of(rank).transposed(), c, alpha: scale, add: true, packed: false };
+        let up = Product {
+            m: tokens,
+            n: rows,
+            k: rank,
+            a: View::of(rank),
+            b: View::of(rank).transposed(),
+            c,
+            alpha: scale,
+            add: true,
+            packed: false,
+        };
         self.product(up, u, b, y);
     }
 }
 
 impl Graph {
-    /// gradient[first_row + n, k] += Σ_t dy[t, n] x[t, k], for dy [T, N], x [T, K] and the gradient of a matrix of which these are the rows
-    /// from `first_row` on.
+    /// gradient[first_row + n, k] += Σ_t dy[t, n] x[t, k], for dy [T, N], x [T, K] and the gradient of a matrix of
+    /// which these are the rows from `first_row` on.
     pub fn weight_gradient(&mut self, dy: Tensor, x: Tensor, gradient: Tensor, first_row: usize) {
         let (tokens, n, k) = (self.rows(dy), self.width(dy), self.width(x));
         let group = GROUP * k.next_multiple_of(32);
         assert!(first_row.is_multiple_of(GROUP) && self.rows(x) == tokens, "weight_gradient: rows");
-        assert!((first_row + n).div_ceil(GROUP) * group <= self.info(gradient).len(), "weight_gradient: size of the gradient");
+        assert!(
+            (first_row + n).div_ceil(GROUP) * group <= self.info(gradient).len(),
+            "weight_gradient: size of the gradient"
+        );
         let c = View { offset: first_row / GROUP * group, row: group, column: 1 };
         let a = View::of(n).transposed();
-        self.product(Product { m: n, n: k, k: tokens, a, b: View::of(k), c, alpha: 1.0, add: true, packed: true }, dy, x, gradient);
+        self.product(
+            Product { m: n, n: k, k: tokens, a, b: View::of(k), c, alpha: 1.0, add: true, packed: true },
+            dy,
+            x,
+            gradient,
+        );
     }
 }
 
@@ -149,7 +174,8 @@ impl Product {
             (other, 1) => other.is_multiple_of(4) && view.offset.is_multiple_of(4) && across.is_multiple_of(4),
             _ => false,
         };
-        let [a, b] = [fits(self.a, self.m, (self.a.column, self.a.row)), fits(self.b, self.n, (self.b.row, self.b.column))];
+        let [a, b] =
+            [fits(self.a, self.m, (self.a.column, self.a.row)), fits(self.b, self.n, (self.b.row, self.b.column))];
         a && b && self.k.is_multiple_of(4)
     }
 
@@ -211,14 +237,25 @@ impl Op for Product {
         numbers.push(splits as u32);
         let numbers = to.numbers(&numbers)?;
         let result = if splits > 1 { to.output(1) } else { to.output(0) };
-        let parts = [SHARED, if vectors { include_str!("../../../../shaders/product_vectors.wgsl") } else { include_str!("../../../../shaders/product.wgsl") }];
+        let parts = [
+            SHARED,
+            if vectors {
+                include_str!("../../../../shaders/product_vectors.wgsl")
+            } else {
+                include_str!("../../../../shaders/product.wgsl")
+            },
+        ];
         let text = KernelText { name: "product", parts: &parts, defines: defines.clone() };
         to.emit(text, &[vec![to.input(0), to.input(1), result.clone(), numbers.clone()]], grid)?;
         if splits > 1 {
             let threads = super::row_threads(to, 64);
             let (grid, stride) = super::flat_grid(to, self.m * self.n, threads);
             let defines = defines.set("THREADS", threads).set("STRIDE", stride).set("SPLIT", false);
-            let text = KernelText { name: "product_sum", parts: &[SHARED, include_str!("../../../../shaders/product_sum.wgsl")], defines };
+            let text = KernelText {
+                name: "product_sum",
+                parts: &[SHARED, include_str!("../../../../shaders/product_sum.wgsl")],
+                defines,
+            };
             to.emit(text, &[vec![result, to.output(0), numbers]], grid)?;
         }
         Ok(())
@@ -235,13 +272,31 @@ impl Op for Product {
         let Some(gradient) = to.gradient(0) else { return Ok(()) };
         let (a, b) = (to.input(0), to.input(1));
         if to.wants(a) {
-            let product =
-                Product { m: self.m, n: self.k, k: self.n, a: self.c, b: self.b.transposed(), c: self.a, alpha: self.alpha, add: false, packed: false };
+            let product = Product {
+                m: self.m,
+                n: self.k,
+                k: self.n,
+                a: self.c,
+                b: self.b.transposed(),
+                c: self.a,
+                alpha: self.alpha,
+                add: false,
+                packed: false,
+            };
             to.contribute(a, |graph, into, add| graph.product(Product { add, ..product }, gradient, b, into));
         }
         if to.wants(b) {
-            let product =
-                Product { m: self.k, n: self.n, k: self.m, a: self.a.transposed(), b: self.c, c: self.b, alpha: self.alpha, add: false, packed: false };
+            let product = Product {
+                m: self.k,
+                n: self.n,
+                k: self.m,
+                a: self.a.transposed(),
+                b: self.c,
+                c: self.b,
+                alpha: self.alpha,
+                add: false,
+                packed: false,
+            };
             to.contribute(b, |graph, into, add| graph.product(Product { add, ..product }, a, gradient, into));
         }
         Ok(())
@@ -253,7 +308,11 @@ impl Op for Product {
         for i in 0..self.m {
             for j in 0..self.n {
                 let sum: f64 = (0..self.k).map(|k| f64::from(a[self.a.at(i, k)]) * f64::from(b[self.b.at(k, j)])).sum();
-                let at = if self.packed { self.c.offset + i / 32 * self.c.row + j / 4 * 128 + i % 32 * 4 + j % 4 } else { self.c.at(i, j) };
+                let at = if self.packed {
+                    self.c.offset + i / 32 * self.c.row + j / 4 * 128 + i % 32 * 4 + j % 4
+                } else {
+                    self.c.at(i, j)
+                };
                 let before = if self.add { f64::from(c[at]) } else { 0.0 };
                 c[at] = (before + f64::from(self.alpha) * sum) as f32;
             }

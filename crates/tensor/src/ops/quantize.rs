@@ -24,13 +24,15 @@ impl Packing {
 
     /// The activations that codes and scales stand for.
     pub(crate) fn dequantize(self, codes: &[u32], scales: &[f32]) -> Vec<f32> {
-        let of_word = |(word, code): (usize, &u32)| self.turn(code.to_le_bytes()).map(|byte| f32::from(byte as i8) * scales[word / 8 * 4]);
+        let of_word = |(word, code): (usize, &u32)| {
+            self.turn(code.to_le_bytes()).map(|byte| f32::from(byte as i8) * scales[word / 8 * 4])
+        };
         codes.iter().enumerate().flat_map(of_word).collect()
     }
 }
 
-/// Input x [T, K], K a multiple of 32; outputs: codes [T, K / 4] with four int8 in each u32, scales [T, K / 32, 4]: d, d times the sum of
-/// the first 16 codes, d times the sum of the other 16, d times the sum of all.
+/// Input x [T, K], K a multiple of 32; outputs: codes [T, K / 4] with four int8 in each u32, scales [T, K / 32, 4]: d,
+/// d times the sum of the first 16 codes, d times the sum of the other 16, d times the sum of all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantize {
     /// Their order in a word.
@@ -51,7 +53,8 @@ impl Op for Quantize {
         let size = to.numbers(&[blocks as u32, stride])?;
         let bindings = vec![to.input(0), to.output(0), to.output(1), size];
         let defines = Defines::new().set("THREADS", threads).set("TURNED", self.packing == Packing::Turned);
-        let text = KernelText { name: "quantize", parts: &[include_str!("../../../../shaders/quantize.wgsl")], defines };
+        let text =
+            KernelText { name: "quantize", parts: &[include_str!("../../../../shaders/quantize.wgsl")], defines };
         to.emit(text, &[bindings], grid)
     }
 
@@ -61,11 +64,17 @@ impl Op for Quantize {
             let inverse = if peak == 0.0 { 0.0 } else { 127.0 / peak };
             let codes: Vec<i32> = x.iter().map(|v| (v * inverse).round_ties_even() as i32).collect();
             for (i, four) in codes.chunks_exact(4).enumerate() {
-                outputs[0].u32_mut()[block * 8 + i] = u32::from_le_bytes(self.packing.turn([0, 1, 2, 3].map(|j| four[j] as u8)));
+                outputs[0].u32_mut()[block * 8 + i] =
+                    u32::from_le_bytes(self.packing.turn([0, 1, 2, 3].map(|j| four[j] as u8)));
             }
             let d = peak / 127.0;
             let sum = |half: &[i32]| d * half.iter().sum::<i32>() as f32;
-            outputs[1].f32_mut()[block * 4..][..4].copy_from_slice(&[d, sum(&codes[..16]), sum(&codes[16..]), sum(&codes)]);
+            outputs[1].f32_mut()[block * 4..][..4].copy_from_slice(&[
+                d,
+                sum(&codes[..16]),
+                sum(&codes[16..]),
+                sum(&codes),
+            ]);
         }
     }
 }

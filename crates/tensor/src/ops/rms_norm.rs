@@ -12,7 +12,8 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\], and where flagged the residual [T, D].
+/// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\], and where flagged the
+/// residual [T, D].
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNorm {
     /// Added to the mean square.
@@ -43,13 +44,19 @@ impl Op for RmsNorm {
         let width = shape[shape.len() - 1];
         let rows = shape[..shape.len() - 1].iter().product();
         let threads = super::row_threads(to, width.div_ceil(4));
-        let (defines, vectors) = super::vectors(Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32), width);
+        let (defines, vectors) =
+            super::vectors(Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32), width);
         let defines = super::reduction(to, defines.set("WIDTH", vectors), threads);
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rms_norm.wgsl")];
+        let parts =
+            [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rms_norm.wgsl")];
         let mut bindings = vec![to.input(0), to.input(1), to.output(0)];
         bindings.extend(self.residual.then(|| to.input(2)));
         let name = if self.residual { "rms_norm add" } else { "rms_norm" };
-        to.emit(KernelText { name, parts: &parts, defines: defines.set("RESIDUAL", self.residual) }, &[bindings], super::rows_grid(rows))
+        to.emit(
+            KernelText { name, parts: &parts, defines: defines.set("RESIDUAL", self.residual) },
+            &[bindings],
+            super::rows_grid(rows),
+        )
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
@@ -73,7 +80,9 @@ impl Op for RmsNorm {
         for (x, y) in rows.zip(outputs[0].f32_mut().chunks_exact_mut(weight.len())) {
             let mean = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
             let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
-            y.iter_mut().zip(x.iter().zip(weight)).for_each(|(y, (&x, &w))| *y = (f64::from(x) * scale * f64::from(w)) as f32);
+            y.iter_mut()
+                .zip(x.iter().zip(weight))
+                .for_each(|(y, (&x, &w))| *y = (f64::from(x) * scale * f64::from(w)) as f32);
         }
         if self.residual {
             outputs[0].f32_mut().iter_mut().zip(inputs[2].f32()).for_each(|(y, r)| *y += r);

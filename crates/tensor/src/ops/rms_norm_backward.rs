@@ -8,7 +8,8 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// dx = s w∘dy − x s³ mean(x∘w∘dy) with s = 1 / sqrt(mean(x²) + eps), or added to dx; inputs x [T, D], weight \[D\], dy [T, D] (and dx).
+/// dx = s w∘dy − x s³ mean(x∘w∘dy) with s = 1 / sqrt(mean(x²) + eps), or added to dx; inputs x [T, D], weight \[D\], dy
+/// [T, D] (and dx).
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNormBackward {
     /// Added to the mean square.
@@ -40,7 +41,10 @@ impl Op for RmsNormBackward {
         let defines = Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32).set("ADD", self.add);
         let (defines, vectors) = super::vectors(defines, width);
         let defines = super::reduction(to, defines.set("WIDTH", vectors), threads);
-        let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rms_norm_backward.wgsl")];
+        let parts = [
+            include_str!("../../../../shaders/lib/reduce.wgsl"),
+            include_str!("../../../../shaders/rms_norm_backward.wgsl"),
+        ];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.output(0)];
         to.emit(KernelText { name: "rms_norm_backward", parts: &parts, defines }, &[bindings], super::rows_grid(rows))
     }

@@ -13,8 +13,9 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table [positions, R] with cosine and sine of each of the R/2 angles in turn, and with
-/// `norm_eps` also q_norm and k_norm, sized as [`HeadNorm`] says. Outputs: q [T, H, d], k [T, K, d], v [T, K, d].
+/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table [positions, R] with cosine and sine of each of the R/2 angles in
+/// turn, and with `norm_eps` also q_norm and k_norm, sized as [`HeadNorm`] says. Outputs: q [T, H, d], k [T, K, d], v
+/// [T, K, d].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rope {
     /// Query heads H.
@@ -61,7 +62,13 @@ impl HeadNorm {
     }
 
     /// Of the numbers of all `heads` heads: mean and inverse root for one head, its span, and the first of its weights.
-    pub(crate) fn about(self, row: &[f32], head: usize, heads: usize, eps: f32) -> (f64, f64, std::ops::Range<usize>, usize) {
+    pub(crate) fn about(
+        self,
+        row: &[f32],
+        head: usize,
+        heads: usize,
+        eps: f32,
+    ) -> (f64, f64, std::ops::Range<usize>, usize) {
         let (first, count, weights) = self.span(head, heads, row.len() / heads);
         let values = || row[first..first + count].iter().map(|&v| f64::from(v));
         let mean = if self == HeadNorm::Layer { values().sum::<f64>() / count as f64 } else { 0.0 };
@@ -77,7 +84,14 @@ pub(crate) fn pair(i: usize, half: usize, interleaved: bool) -> (usize, usize) {
 
 impl Graph {
     /// Splits, normalises and turns; see [`Rope`]. `norms` are the weights of queries and keys.
-    pub fn rope(&mut self, rope: Rope, qkv: Tensor, positions: Tensor, table: &Arc<State>, norms: Option<(&Arc<State>, &Arc<State>)>) -> [Tensor; 3] {
+    pub fn rope(
+        &mut self,
+        rope: Rope,
+        qkv: Tensor,
+        positions: Tensor,
+        table: &Arc<State>,
+        norms: Option<(&Arc<State>, &Arc<State>)>,
+    ) -> [Tensor; 3] {
         let tokens = self.shape(qkv)[0];
         assert_eq!(self.width(qkv), (rope.heads + 2 * rope.kv_heads) * rope.head_dim, "rope: width of qkv");
         assert_eq!(norms.is_some(), rope.norm_eps.is_some(), "rope: weights and epsilon of the head norms");
@@ -85,7 +99,8 @@ impl Graph {
         if let Some((q_norm, k_norm)) = norms {
             inputs.extend([self.weight(q_norm), self.weight(k_norm)]);
         }
-        let outputs = [rope.heads, rope.kv_heads, rope.kv_heads].map(|heads| self.tensor(&[tokens, heads, rope.head_dim], Dtype::F32));
+        let outputs = [rope.heads, rope.kv_heads, rope.kv_heads]
+            .map(|heads| self.tensor(&[tokens, heads, rope.head_dim], Dtype::F32));
         self.record(rope, &inputs, &outputs);
         outputs
     }
@@ -129,7 +144,8 @@ impl Op for Rope {
             include_str!("../../../../shaders/lib/head_norm.wgsl"),
             include_str!("../../../../shaders/rope.wgsl"),
         ];
-        let grid = [Extent::Fixed((self.heads + 2 * self.kv_heads) as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
+        let grid =
+            [Extent::Fixed((self.heads + 2 * self.kv_heads) as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
         to.emit(KernelText { name: "rope", parts: &parts, defines }, &[bindings], grid)
     }
 
@@ -138,7 +154,8 @@ impl Op for Rope {
         let norms = self.norm_eps.map(|_| [qkv, to.input(3), to.input(4)]);
         let trained = norms.filter(|norms| norms[1..].iter().any(|&norm| to.wants(norm)));
         if let (Some(dq), Some(dk), Some(dv), true) = (to.gradient(0), to.gradient(1), to.gradient(2), to.wants(qkv)) {
-            let (dqkv, parts) = to.graph().rope_backward(self.clone(), [dq, dk, dv], positions, table, norms, trained.is_some());
+            let (dqkv, parts) =
+                to.graph().rope_backward(self.clone(), [dq, dk, dv], positions, table, norms, trained.is_some());
             for (norm, part) in trained.into_iter().flat_map(|norms| [norms[1], norms[2]]).zip(parts) {
                 to.contribute(norm, |graph, dw, add| graph.column_sum(part, dw, add));
             }
@@ -162,7 +179,8 @@ impl Op for Rope {
                 let mut values: Vec<f64> = from.iter().map(|&v| f64::from(v)).collect();
                 if let (Some(weight), Some(eps)) = (norm, self.norm_eps) {
                     let (first, heads) = if output == 0 { (0, self.heads) } else { (self.heads, self.kv_heads) };
-                    let (mean, scale, ..) = self.norm.about(&row[first * d..(first + heads) * d], head - first, heads, eps);
+                    let (mean, scale, ..) =
+                        self.norm.about(&row[first * d..(first + heads) * d], head - first, heads, eps);
                     let weights = &weight.f32()[if self.norm.each() { (head - first) * d } else { 0 }..];
                     values.iter_mut().zip(weights).for_each(|(v, &w)| *v = (*v - mean) * scale * f64::from(w));
                 }

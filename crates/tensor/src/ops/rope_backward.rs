@@ -9,9 +9,9 @@ use crate::lower::{Extent, KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// Inputs: dq [T, H, d], dk and dv [T, K, d], positions \[T\], table, and with head norms also qkv, q_norm \[d\] and k_norm \[d\]; output
-/// dqkv [T, (H + 2K) d], and with `parts` [T, H, d] and [T, K, d], whose sums over tokens (and heads, where they share weights) are the
-/// gradients of the norms' weights.
+/// Inputs: dq [T, H, d], dk and dv [T, K, d], positions \[T\], table, and with head norms also qkv, q_norm \[d\] and
+/// k_norm \[d\]; output dqkv [T, (H + 2K) d], and with `parts` [T, H, d] and [T, K, d], whose sums over tokens (and
+/// heads, where they share weights) are the gradients of the norms' weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeBackward {
     /// What was done.
@@ -21,8 +21,8 @@ pub struct RopeBackward {
 }
 
 impl Graph {
-    /// The gradient [T, (H + 2K) d] of what `rope` split; `norms` are qkv and the two norms' weights. With `parts` also the
-    /// products [T, H, d] and [T, K, d] of the normalised numbers and the gradients.
+    /// The gradient [T, (H + 2K) d] of what `rope` split; `norms` are qkv and the two norms' weights. With `parts` also
+    /// the products [T, H, d] and [T, K, d] of the normalised numbers and the gradients.
     pub fn rope_backward(
         &mut self,
         rope: Rope,
@@ -39,7 +39,8 @@ impl Graph {
         inputs.extend(norms.into_iter().flatten());
         let dqkv = self.tensor(&[tokens, width], Dtype::F32);
         let heads = [rope.heads, rope.kv_heads].map(|heads| [tokens, heads, rope.head_dim]);
-        let products: Vec<Tensor> = heads.iter().filter(|_| parts).map(|shape| self.tensor(shape, Dtype::F32)).collect();
+        let products: Vec<Tensor> =
+            heads.iter().filter(|_| parts).map(|shape| self.tensor(shape, Dtype::F32)).collect();
         let outputs: Vec<Tensor> = std::iter::once(dqkv).chain(products.iter().copied()).collect();
         self.record(RopeBackward { rope, parts }, &inputs, &outputs);
         (dqkv, products)
@@ -88,7 +89,10 @@ impl Op for RopeBackward {
             }
             bindings.extend(norm.into_iter().flat_map(|norm| [to.input(5), to.input(norm)]));
             bindings.extend((norm.is_some() && self.parts).then(|| to.output(1 + input)));
-            let parts = [include_str!("../../../../shaders/lib/reduce.wgsl"), include_str!("../../../../shaders/rope_backward.wgsl")];
+            let parts = [
+                include_str!("../../../../shaders/lib/reduce.wgsl"),
+                include_str!("../../../../shaders/rope_backward.wgsl"),
+            ];
             let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
             to.emit(KernelText { name: "rope_backward", parts: &parts, defines }, &[bindings], grid)?;
         }
@@ -100,7 +104,8 @@ impl Op for RopeBackward {
         let all = self.rope.heads + 2 * self.rope.kv_heads;
         for (input, first, heads, norm) in self.parts() {
             for (t, gradients) in inputs[input].f32().chunks_exact(heads * d).enumerate() {
-                let turned: Vec<f64> = gradients.chunks_exact(d).flat_map(|from| self.turned(inputs, from, t, input < 2)).collect();
+                let turned: Vec<f64> =
+                    gradients.chunks_exact(d).flat_map(|from| self.turned(inputs, from, t, input < 2)).collect();
                 for head in 0..heads {
                     let mut g = turned[head * d..(head + 1) * d].to_vec();
                     if let (Some(norm), Some(eps)) = (norm, self.rope.norm_eps) {
@@ -108,13 +113,22 @@ impl Op for RopeBackward {
                         let weight = inputs[norm].f32();
                         let (mean, scale, span, weights) = self.rope.norm.about(row, head, heads, eps);
                         let count = span.len() as f64;
-                        let pulls: Vec<f64> = span.clone().enumerate().map(|(i, at)| turned[at] * f64::from(weight[weights + i])).collect();
-                        let plain = if self.rope.norm == HeadNorm::Layer { pulls.iter().sum::<f64>() / count } else { 0.0 };
-                        let along = span.clone().zip(&pulls).map(|(at, pull)| (f64::from(row[at]) - mean) * pull).sum::<f64>() / count * scale.powi(3);
+                        let pulls: Vec<f64> = span
+                            .clone()
+                            .enumerate()
+                            .map(|(i, at)| turned[at] * f64::from(weight[weights + i]))
+                            .collect();
+                        let plain =
+                            if self.rope.norm == HeadNorm::Layer { pulls.iter().sum::<f64>() / count } else { 0.0 };
+                        let along =
+                            span.clone().zip(&pulls).map(|(at, pull)| (f64::from(row[at]) - mean) * pull).sum::<f64>()
+                                / count
+                                * scale.powi(3);
                         for (i, g) in g.iter_mut().enumerate() {
                             let at = head * d + i;
                             if self.parts {
-                                outputs[1 + input].f32_mut()[(t * heads + head) * d + i] = (*g * (f64::from(row[at]) - mean) * scale) as f32;
+                                outputs[1 + input].f32_mut()[(t * heads + head) * d + i] =
+                                    (*g * (f64::from(row[at]) - mean) * scale) as f32;
                             }
                             *g = scale * (pulls[at - span.start] - plain) - (f64::from(row[at]) - mean) * along;
                         }

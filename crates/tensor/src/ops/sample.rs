@@ -92,7 +92,8 @@ pub struct SampleStates {
     pub bias: Arc<State>,
 }
 
-/// Inputs: logits [R, V], settings, counts, bias; outputs: logits (adjusted), peaks, counts, tokens \[R\], positions \[R\].
+/// Inputs: logits [R, V], settings, counts, bias; outputs: logits (adjusted), peaks, counts, tokens \[R\], positions
+/// \[R\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample;
 
@@ -102,7 +103,11 @@ impl Graph {
         let (rows, chunks) = (self.rows(logits), self.width(logits).div_ceil(CHUNK));
         let peaks = self.tensor(&[rows, chunks, 2], Dtype::U32);
         let [settings, counts, bias] = [&states.settings, &states.counts, &states.bias].map(|s| self.state(s));
-        self.record(Sample, &[logits, settings, counts, bias, tokens, positions], &[logits, peaks, counts, tokens, positions]);
+        self.record(
+            Sample,
+            &[logits, settings, counts, bias, tokens, positions],
+            &[logits, peaks, counts, tokens, positions],
+        );
     }
 }
 
@@ -118,14 +123,20 @@ impl Op for Sample {
         let (rows, vocabulary) = (shape[0], shape[1]);
         let chunks = vocabulary.div_ceil(CHUNK);
         let threads = super::row_threads(to, 256);
-        let defines = Defines::new().set("THREADS", threads).set("V", vocabulary).set("CHUNK", CHUNK).set("CHUNKS", chunks);
+        let defines =
+            Defines::new().set("THREADS", threads).set("V", vocabulary).set("CHUNK", CHUNK).set("CHUNKS", chunks);
         let (vectors, _) = super::vectors(defines.clone(), vocabulary);
         let counts = if vocabulary.is_multiple_of(4) { "vec4<u32>" } else { "u32" };
         let scan = vec![to.output(0), to.input(2), to.input(3), to.input(1), to.output(1)];
-        let text = KernelText { name: "sample_scan", parts: &[include_str!("../../../../shaders/sample_scan.wgsl")], defines: vectors.set("COUNTS", counts) };
+        let text = KernelText {
+            name: "sample_scan",
+            parts: &[include_str!("../../../../shaders/sample_scan.wgsl")],
+            defines: vectors.set("COUNTS", counts),
+        };
         to.emit(text, &[scan], [Extent::Fixed(chunks as u32), Extent::Fixed(rows as u32), Extent::Fixed(1)])?;
         let pick = vec![to.output(0), to.input(1), to.output(1), to.output(2), to.output(3), to.output(4)];
-        let text = KernelText { name: "sample_pick", parts: &[include_str!("../../../../shaders/sample_pick.wgsl")], defines };
+        let text =
+            KernelText { name: "sample_pick", parts: &[include_str!("../../../../shaders/sample_pick.wgsl")], defines };
         to.emit(text, &[pick], super::rows_grid(rows))
     }
 

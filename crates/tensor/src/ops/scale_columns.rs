@@ -41,7 +41,15 @@ impl Op for ScaleColumns {
         let size = to.numbers(&[len as u32, stride, width as u32])?;
         let defines = Defines::new().set("THREADS", threads);
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
-        to.emit(KernelText { name: "scale_columns", parts: &[include_str!("../../../../shaders/scale_columns.wgsl")], defines }, &[bindings], grid)
+        to.emit(
+            KernelText {
+                name: "scale_columns",
+                parts: &[include_str!("../../../../shaders/scale_columns.wgsl")],
+                defines,
+            },
+            &[bindings],
+            grid,
+        )
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

@@ -38,7 +38,11 @@ impl Op for SelectRows {
         let threads = super::row_threads(to, width.div_ceil(4));
         let (defines, vectors) = super::vectors(Defines::new().set("THREADS", threads), width);
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
-        let text = KernelText { name: "select_rows", parts: &[include_str!("../../../../shaders/select_rows.wgsl")], defines: defines.set("WIDTH", vectors) };
+        let text = KernelText {
+            name: "select_rows",
+            parts: &[include_str!("../../../../shaders/select_rows.wgsl")],
+            defines: defines.set("WIDTH", vectors),
+        };
         to.emit(text, &[bindings], super::rows_grid(rows))
     }
 

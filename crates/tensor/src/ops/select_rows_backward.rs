@@ -8,11 +8,13 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// dx\[t\] = Σ dy\[r\] over the r with rows\[r\] = t; inputs dy [R, D] and rows \[R\], output dx [T, D]. A row may have been selected several times.
+/// dx\[t\] = Σ dy\[r\] over the r with rows\[r\] = t; inputs dy [R, D] and rows \[R\], output dx [T, D]. A row may have
+/// been selected several times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelectRowsBackward;
 
-/// dk\[t\] = dcache[bases\[t\] + positions\[t\]], and dv the same; inputs dk_cache, dv_cache [rows, K d], positions \[T\], bases \[T\].
+/// dk\[t\] = dcache[bases\[t\] + positions\[t\]], and dv the same; inputs dk_cache, dv_cache [rows, K d], positions
+/// \[T\], bases \[T\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct AppendBackward;
 
@@ -24,7 +26,14 @@ impl Graph {
     }
 
     /// The gradients [T, K, d] of new keys and values from those of the cache.
-    pub fn append_backward(&mut self, dk_cache: Tensor, dv_cache: Tensor, positions: Tensor, bases: Tensor, shape: &[usize]) -> [Tensor; 2] {
+    pub fn append_backward(
+        &mut self,
+        dk_cache: Tensor,
+        dv_cache: Tensor,
+        positions: Tensor,
+        bases: Tensor,
+        shape: &[usize],
+    ) -> [Tensor; 2] {
         let outputs = [self.tensor(shape, Dtype::F32), self.tensor(shape, Dtype::F32)];
         self.record(AppendBackward, &[dk_cache, dv_cache, positions, bases], &outputs);
         outputs

@@ -1,7 +1,8 @@
-//! A short causal convolution of each channel over the tokens of a sequence, with what it remembers of the tokens before.
+//! A short causal convolution of each channel over the tokens of a sequence, with what it remembers of the tokens
+//! before.
 //!
-//! An invocation owns a channel and walks over the tokens: the convolution is a few numbers long, so that walking costs less than a second
-//! dispatch that would hand the last inputs on.
+//! An invocation owns a channel and walks over the tokens: the convolution is a few numbers long, so that walking costs
+//! less than a second dispatch that would hand the last inputs on.
 
 use std::sync::Arc;
 
@@ -16,9 +17,10 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// u is columns `first`.. of x, or where gated the first and the third of three parts multiplied; y\[t\] = Σ_j weight\[c, j\] u\[t − k + 1 + j\] (+ bias),
-/// then SiLU, or times the second part. Inputs: x [T, W], weight [C, k], positions \[T\], bases \[T\] (and bias \[C\]); outputs: y [T, C], state
-/// [sequences, (k − 1) C], the last inputs of each sequence, oldest first. Tokens of a sequence stand one after the other.
+/// u is columns `first`.. of x, or where gated the first and the third of three parts multiplied; y\[t\] = Σ_j
+/// weight\[c, j\] u\[t − k + 1 + j\] (+ bias), then SiLU, or times the second part. Inputs: x [T, W], weight [C, k],
+/// positions \[T\], bases \[T\] (and bias \[C\]); outputs: y [T, C], state [sequences, (k − 1) C], the last inputs of
+/// each sequence, oldest first. Tokens of a sequence stand one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShortConv {
     /// Channels C.
@@ -27,7 +29,8 @@ pub struct ShortConv {
     pub kernel: usize,
     /// The first column of x that is read.
     pub first: usize,
-    /// x holds three parts of C columns: the gate of the input, that of the output, and the input (LFM2); else SiLU follows (Mamba).
+    /// x holds three parts of C columns: the gate of the input, that of the output, and the input (LFM2); else SiLU
+    /// follows (Mamba).
     pub gated: bool,
     /// Whether there is a bias.
     pub bias: bool,
@@ -37,7 +40,15 @@ pub struct ShortConv {
 
 impl Graph {
     /// See [`ShortConv`].
-    pub fn short_conv(&mut self, op: ShortConv, x: Tensor, weight: &Arc<State>, bias: Option<&Arc<State>>, over: Causality, state: &Arc<State>) -> Tensor {
+    pub fn short_conv(
+        &mut self,
+        op: ShortConv,
+        x: Tensor,
+        weight: &Arc<State>,
+        bias: Option<&Arc<State>>,
+        over: Causality,
+        state: &Arc<State>,
+    ) -> Tensor {
         assert_eq!(weight.shape().iter().product::<usize>(), op.channels * op.kernel, "short_conv: size of the weight");
         assert!(op.first + op.channels * if op.gated { 3 } else { 1 } <= self.width(x), "short_conv: width of x");
         let tokens = self.rows(x);
@@ -73,7 +84,8 @@ impl Op for ShortConv {
         let size = to.numbers(&[tokens as u32, stride, width as u32])?;
         let mut bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1), size];
         bindings.extend(self.bias.then(|| to.input(4)));
-        let text = KernelText { name: "short_conv", parts: &[include_str!("../../../../shaders/short_conv.wgsl")], defines };
+        let text =
+            KernelText { name: "short_conv", parts: &[include_str!("../../../../shaders/short_conv.wgsl")], defines };
         to.emit(text, &[bindings], grid)
     }
 
@@ -82,7 +94,8 @@ impl Op for ShortConv {
         let bias = self.bias.then(|| inputs[4]);
         let trained = to.wants(inputs[1]) || bias.is_some_and(|bias| to.wants(bias));
         if let (Some(dy), true) = (to.gradient(0), trained) {
-            let [slopes, products] = to.graph().short_conv_product(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy);
+            let [slopes, products] =
+                to.graph().short_conv_product(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy);
             for (weight, parts) in [(Some(inputs[1]), products), (bias, slopes)] {
                 if let Some(weight) = weight.filter(|&weight| to.wants(weight)) {
                     to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
@@ -90,7 +103,9 @@ impl Op for ShortConv {
             }
         }
         if let (Some(dy), true) = (to.gradient(0), to.wants(inputs[0])) {
-            to.contribute(inputs[0], |graph, dx, add| graph.short_conv_backward(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy, dx, add));
+            to.contribute(inputs[0], |graph, dx, add| {
+                graph.short_conv_backward(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy, dx, add)
+            });
         }
         Ok(())
     }

@@ -10,8 +10,8 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// Inputs x [T, W], weight [C, k], positions \[T\], dy [T, C] (and bias \[C\], and dx when adding); output dx [T, W], zero in columns that are
-/// not read. Every sequence begins within the step.
+/// Inputs x [T, W], weight [C, k], positions \[T\], dy [T, C] (and bias \[C\], and dx when adding); output dx [T, W],
+/// zero in columns that are not read. Every sequence begins within the step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShortConvBackward {
     /// What was done.
@@ -22,7 +22,15 @@ pub struct ShortConvBackward {
 
 impl Graph {
     /// Records the gradient of the input of `short_conv`; `read` is x, the weight and the positions.
-    pub fn short_conv_backward(&mut self, of: ShortConv, read: [Tensor; 3], bias: Option<Tensor>, dy: Tensor, dx: Tensor, add: bool) {
+    pub fn short_conv_backward(
+        &mut self,
+        of: ShortConv,
+        read: [Tensor; 3],
+        bias: Option<Tensor>,
+        dy: Tensor,
+        dx: Tensor,
+        add: bool,
+    ) {
         let mut inputs = read.to_vec();
         inputs.push(dy);
         inputs.extend(bias);
@@ -82,9 +90,14 @@ impl Op for ShortConvBackward {
     }
 }
 
-/// Emits a gradient of the convolution: `text` and its own defines after what all of them share. The second output, where there is one, is
-/// bound last.
-pub(super) fn emit_gradient(to: &mut Lowering<'_>, of: &ShortConv, text: KernelText<'_>, count: usize) -> Result<(), GpuError> {
+/// Emits a gradient of the convolution: `text` and its own defines after what all of them share. The second output,
+/// where there is one, is bound last.
+pub(super) fn emit_gradient(
+    to: &mut Lowering<'_>,
+    of: &ShortConv,
+    text: KernelText<'_>,
+    count: usize,
+) -> Result<(), GpuError> {
     let (tokens, width) = (to.input_shape(0)[0], to.input_shape(0)[1]);
     let threads = super::row_threads(to, 64);
     let (grid, stride) = super::flat_grid(to, count, threads);
@@ -124,7 +137,15 @@ pub(super) struct Read<'a> {
 impl<'a> Read<'a> {
     pub fn of(of: &'a ShortConv, inputs: &'a [Operand<'_>]) -> Read<'a> {
         let bias = of.bias.then(|| inputs[4].f32());
-        Read { of, width: inputs[0].width(), x: inputs[0].f32(), weight: inputs[1].f32(), positions: inputs[2].u32(), dy: inputs[3].f32(), bias }
+        Read {
+            of,
+            width: inputs[0].width(),
+            x: inputs[0].f32(),
+            weight: inputs[1].f32(),
+            positions: inputs[2].u32(),
+            dy: inputs[3].f32(),
+            bias,
+        }
     }
 
     pub fn tokens(&self) -> usize {
@@ -162,6 +183,7 @@ impl<'a> Read<'a> {
 
     /// The gradient of that sum.
     pub fn slope(&self, t: usize, channel: usize) -> f64 {
-        self.dy(t, channel) * if self.of.gated { self.part(t, 1, channel) } else { Activation::Silu.slope(self.sum(t, channel)) }
+        self.dy(t, channel)
+            * if self.of.gated { self.part(t, 1, channel) } else { Activation::Silu.slope(self.sum(t, channel)) }
     }
 }

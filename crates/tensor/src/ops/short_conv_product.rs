@@ -10,14 +10,21 @@ use crate::lower::{KernelText, Lowering};
 use crate::op::{Op, Operand};
 use crate::values::Values;
 
-/// Inputs x [T, W], weight [C, k], positions \[T\], dy [T, C] (and bias \[C\]); outputs of each token the gradient of the sums before what
-/// follows the convolution [T, C], and that of the weight [T, C k]. Every sequence begins within the step.
+/// Inputs x [T, W], weight [C, k], positions \[T\], dy [T, C] (and bias \[C\]); outputs of each token the gradient of
+/// the sums before what follows the convolution [T, C], and that of the weight [T, C k]. Every sequence begins within
+/// the step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShortConvProduct(pub ShortConv);
 
 impl Graph {
     /// Records both outputs; `read` is x, the weight and the positions.
-    pub fn short_conv_product(&mut self, of: ShortConv, read: [Tensor; 3], bias: Option<Tensor>, dy: Tensor) -> [Tensor; 2] {
+    pub fn short_conv_product(
+        &mut self,
+        of: ShortConv,
+        read: [Tensor; 3],
+        bias: Option<Tensor>,
+        dy: Tensor,
+    ) -> [Tensor; 2] {
         let tokens = self.rows(read[0]);
         let outputs = [of.channels, of.channels * of.kernel].map(|width| self.tensor(&[tokens, width], Dtype::F32));
         let mut inputs = read.to_vec();

@@ -1,5 +1,6 @@
-//! Soft-capping of the final logits (Gemma 2): cap · tanh(x / cap). The scores of attention have their own, inside its kernels; the
-//! gradient of the final one is part of the cross-entropy, the only thing that logits are differentiated through.
+//! Soft-capping of the final logits (Gemma 2): cap · tanh(x / cap). The scores of attention have their own, inside its
+//! kernels; the gradient of the final one is part of the cross-entropy, the only thing that logits are differentiated
+//! through.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -37,6 +38,10 @@ impl Op for SoftCap {
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let cap = f64::from(self.cap);
-        outputs[0].f32_mut().iter_mut().zip(inputs[0].f32()).for_each(|(y, &x)| *y = (cap * (f64::from(x) / cap).tanh()) as f32);
+        outputs[0]
+            .f32_mut()
+            .iter_mut()
+            .zip(inputs[0].f32())
+            .for_each(|(y, &x)| *y = (cap * (f64::from(x) / cap).tanh()) as f32);
     }
 }

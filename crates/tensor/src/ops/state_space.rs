@@ -1,8 +1,8 @@
 //! The selective state space of Mamba-2 (Dao and Gu, 2024), token by token.
 //!
-//! An invocation owns one number of a head and walks over the tokens with its row of the state in memory: for one token this reads and writes
-//! the state once, which is all there is to do. The form by chunks, which makes matrix products of a long prompt, lost for now: it would be
-//! a second kernel for a layer whose projections cost far more.
+//! An invocation owns one number of a head and walks over the tokens with its row of the state in memory: for one token
+//! this reads and writes the state once, which is all there is to do. The form by chunks, which makes matrix products
+//! of a long prompt, lost for now: it would be a second kernel for a layer whose projections cost far more.
 
 use std::sync::Arc;
 
@@ -18,10 +18,11 @@ use crate::op::{Op, Operand};
 use crate::state::State;
 use crate::values::Values;
 
-/// For each head h and number p of it, with δ = softplus(dt + bias\[h\]): S\[n\] = exp(δ A\[h\]) S\[n\] + δ B\[n\] x, y = (Σ_n C\[n\] S\[n\] + D\[h\] x) silu(z) · scale.
+/// For each head h and number p of it, with δ = softplus(dt + bias\[h\]): S\[n\] = exp(δ A\[h\]) S\[n\] + δ B\[n\] x, y
+/// = (Σ_n C\[n\] S\[n\] + D\[h\] x) silu(z) · scale.
 ///
-/// Inputs: x, B and C after their convolution [T, H P + 2 G N], the projection [T, W] with z first and dt at column `steps`, constants [3, H]
-/// (A, D, bias), positions \[T\], bases \[T\]; outputs: y [T, H P], state [sequences, H N P].
+/// Inputs: x, B and C after their convolution [T, H P + 2 G N], the projection [T, W] with z first and dt at column
+/// `steps`, constants [3, H] (A, D, bias), positions \[T\], bases \[T\]; outputs: y [T, H P], state [sequences, H N P].
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateSpace {
     /// Heads H.
@@ -42,7 +43,15 @@ pub struct StateSpace {
 
 impl Graph {
     /// See [`StateSpace`].
-    pub fn state_space(&mut self, op: StateSpace, mixed: Tensor, projection: Tensor, constants: &Arc<State>, over: Causality, state: &Arc<State>) -> Tensor {
+    pub fn state_space(
+        &mut self,
+        op: StateSpace,
+        mixed: Tensor,
+        projection: Tensor,
+        constants: &Arc<State>,
+        over: Causality,
+        state: &Arc<State>,
+    ) -> Tensor {
         let inner = op.heads * op.head_dim;
         assert_eq!(self.width(mixed), inner + 2 * op.groups * op.state_size, "state_space: width of x, B and C");
         assert!(self.width(projection) >= (op.steps + op.heads).max(inner), "state_space: width of the projection");
@@ -83,20 +92,30 @@ impl Op for StateSpace {
             .set("OUTPUT_SCALE", self.scale)
             .set("CONTEXT", self.context);
         let size = to.numbers(&[tokens as u32, stride, width as u32])?;
-        let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), to.output(0), to.output(1), size];
-        let text = KernelText { name: "state_space", parts: &[include_str!("../../../../shaders/state_space.wgsl")], defines };
+        let bindings =
+            vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), to.output(0), to.output(1), size];
+        let text =
+            KernelText { name: "state_space", parts: &[include_str!("../../../../shaders/state_space.wgsl")], defines };
         to.emit(text, &[bindings], grid)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let Some(dy) = to.gradient(0) else { return Ok(()) };
-        let read = StateSpaceRead { mixed: to.input(0), projection: to.input(1), constants: to.input(2), positions: to.input(3), dy };
+        let read = StateSpaceRead {
+            mixed: to.input(0),
+            projection: to.input(1),
+            constants: to.input(2),
+            positions: to.input(3),
+            dy,
+        };
         if to.wants(read.constants) {
             return Err(BackwardError("state_space with trained constants"));
         }
         let mut found = None;
         if to.wants(read.mixed) {
-            to.contribute(read.mixed, |graph, dmixed, add| found = Some(graph.state_space_backward(self, read, dmixed, add)));
+            to.contribute(read.mixed, |graph, dmixed, add| {
+                found = Some(graph.state_space_backward(self, read, dmixed, add))
+            });
         }
         if to.wants(read.projection) {
             let shape = to.graph().shape(read.mixed).to_vec();
@@ -104,7 +123,9 @@ impl Op for StateSpace {
                 let unused = to.graph().tensor(&shape, Dtype::F32);
                 to.graph().state_space_backward(self, read, unused, false)
             });
-            to.contribute(read.projection, |graph, dprojection, add| graph.state_space_gates(self, read, found, dprojection, add));
+            to.contribute(read.projection, |graph, dprojection, add| {
+                graph.state_space_gates(self, read, found, dprojection, add)
+            });
         }
         Ok(())
     }

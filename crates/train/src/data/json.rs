@@ -1,7 +1,8 @@
 //! JSON rows from a stream: an array of objects, or objects one after another, without ever holding the whole file.
 //!
-//! A scanner finds where each object ends by counting brackets outside strings, and serde_json parses that stretch alone. A
-//! streaming deserializer lost: after one bad row it cannot go on, and it names lines of the row instead of lines of the file.
+//! A scanner finds where each object ends by counting brackets outside strings, and serde_json parses that stretch
+//! alone. A streaming deserializer lost: after one bad row it cannot go on, and it names lines of the row instead of
+//! lines of the file.
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
@@ -132,7 +133,11 @@ impl<R: BufRead> JsonRows<R> {
                 }
                 return Ok(bytes);
             };
-            if depth == 0 && !in_string && !bytes.is_empty() && (byte.is_ascii_whitespace() || matches!(byte, b',' | b']')) {
+            if depth == 0
+                && !in_string
+                && !bytes.is_empty()
+                && (byte.is_ascii_whitespace() || matches!(byte, b',' | b']'))
+            {
                 return Ok(bytes); // a number or a word
             }
             if bytes.len() >= MAX_ROW_BYTES {
@@ -195,13 +200,25 @@ impl<R: BufRead> Iterator for JsonLines<R> {
                 Ok(0) => return None,
                 Ok(read) if read > MAX_ROW_BYTES => {
                     self.done = true;
-                    let (expected, got) = (format!("lines of at most {MAX_ROW_BYTES} bytes"), format!("a longer one, line {}", self.line));
-                    return Some(Err(RowError::Fatal(TrainError::data(&self.file, expected, got, "put one object on each line"))));
+                    let (expected, got) = (
+                        format!("lines of at most {MAX_ROW_BYTES} bytes"),
+                        format!("a longer one, line {}", self.line),
+                    );
+                    return Some(Err(RowError::Fatal(TrainError::data(
+                        &self.file,
+                        expected,
+                        got,
+                        "put one object on each line",
+                    ))));
                 }
                 Ok(_) => {}
                 Err(error) => {
                     self.done = true;
-                    return Some(Err(RowError::Fatal(TrainError::io("read", std::path::Path::new(&*self.file), error))));
+                    return Some(Err(RowError::Fatal(TrainError::io(
+                        "read",
+                        std::path::Path::new(&*self.file),
+                        error,
+                    ))));
                 }
             }
             let line = bytes.strip_prefix(b"\xEF\xBB\xBF").filter(|_| self.line == 1).unwrap_or(&bytes).trim_ascii();
@@ -221,5 +238,9 @@ pub(super) fn list_in_text(text: &str) -> Option<Vec<Value>> {
 /// A row's problem with its bytes quoted.
 pub(super) fn not_json(place: Place, bytes: &[u8], error: &serde_json::Error) -> RowError {
     let text = shortened(&String::from_utf8_lossy(&bytes[..bytes.len().min(400)]), 60);
-    RowError::Bad(BadRow { place, field: String::new(), problem: format!("expected a JSON object, got {text:?} ({error})") })
+    RowError::Bad(BadRow {
+        place,
+        field: String::new(),
+        problem: format!("expected a JSON object, got {text:?} ({error})"),
+    })
 }

@@ -1,7 +1,9 @@
-//! Data files to examples: containers (json, jsonl, csv, tsv, parquet, each but parquet also gzipped), row shapes, counts.
+//! Data files to examples: containers (json, jsonl, csv, tsv, parquet, each but parquet also gzipped), row shapes,
+//! counts.
 //!
-//! The choice: rows stream one at a time through one iterator, whatever the container; the shape is found on the first row and every
-//! later row must have it, so that a file of two shapes is an error and not half a data set. Guessing per row lost for that reason.
+//! The choice: rows stream one at a time through one iterator, whatever the container; the shape is found on the first
+//! row and every later row must have it, so that a file of two shapes is an error and not half a data set. Guessing per
+//! row lost for that reason.
 
 mod json;
 mod preference;
@@ -50,7 +52,11 @@ pub enum RowError {
 fn parse_object(place: Place, bytes: &[u8]) -> Result<Row, RowError> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(fields)) => Ok(Row { place, fields }),
-        Ok(_) => Err(RowError::Bad(BadRow { place, field: String::new(), problem: "expected a JSON object, got another value".into() })),
+        Ok(_) => Err(RowError::Bad(BadRow {
+            place,
+            field: String::new(),
+            problem: "expected a JSON object, got another value".into(),
+        })),
         Err(error) => Err(json::not_json(place, bytes, &error)),
     }
 }
@@ -73,7 +79,8 @@ pub fn open_rows(path: &Path) -> Result<Rows> {
         return Ok(Box::new(table::ParquetRows::open(path, file)?));
     }
     let handle = File::open(path).map_err(|source| TrainError::io("open", path, source))?;
-    let bytes: Box<dyn Read> = if gzipped { Box::new(MultiGzDecoder::new(BufReader::new(handle))) } else { Box::new(handle) };
+    let bytes: Box<dyn Read> =
+        if gzipped { Box::new(MultiGzDecoder::new(BufReader::new(handle))) } else { Box::new(handle) };
     let reader = BufReader::with_capacity(1 << 16, bytes);
     Ok(match container.rsplit('.').next() {
         Some("json") => Box::new(json::JsonRows::new(reader, file)),
@@ -101,8 +108,8 @@ pub struct DataFiles {
 }
 
 impl DataFiles {
-    /// A file, or a directory with `train*`, and perhaps `valid*`, `validation*`, `eval*` or `dev*` files (as mlx_lm and the Hub lay them out). Files in
-    /// order of their names.
+    /// A file, or a directory with `train*`, and perhaps `valid*`, `validation*`, `eval*` or `dev*` files (as mlx_lm
+    /// and the Hub lay them out). Files in order of their names.
     ///
     /// # Errors
     /// A path that does not exist, or a directory without training files.
@@ -117,7 +124,19 @@ impl DataFiles {
             files.push(entry.map_err(|source| TrainError::io("list", path, source))?.path());
         }
         files.sort();
-        let endings = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".json.gz", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".ndjson.gz"];
+        let endings = [
+            ".json",
+            ".jsonl",
+            ".ndjson",
+            ".csv",
+            ".tsv",
+            ".parquet",
+            ".json.gz",
+            ".jsonl.gz",
+            ".csv.gz",
+            ".tsv.gz",
+            ".ndjson.gz",
+        ];
         for file in files {
             let name = file.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
             if !endings.iter().any(|ending| name.ends_with(ending)) {
@@ -131,7 +150,12 @@ impl DataFiles {
         }
         if found.train.is_empty() {
             let shown = path.display().to_string();
-            return Err(TrainError::data(&shown, "a file train.jsonl (or .json, .csv, .parquet, …)", "none", "name the file itself, or call it train.jsonl"));
+            return Err(TrainError::data(
+                &shown,
+                "a file train.jsonl (or .json, .csv, .parquet, …)",
+                "none",
+                "name the file itself, or call it train.jsonl",
+            ));
         }
         Ok(found)
     }
@@ -189,15 +213,30 @@ impl DataOptions {
     pub fn parse_columns(text: &str) -> Result<Vec<(String, String)>> {
         let known = COLUMN_NAMES.join(", ");
         let pairs = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| {
-            let pair = part.split_once('=').map(|(ours, theirs)| (ours.trim(), theirs.trim())).filter(|(a, b)| !a.is_empty() && !b.is_empty());
+            let pair = part
+                .split_once('=')
+                .map(|(ours, theirs)| (ours.trim(), theirs.trim()))
+                .filter(|(a, b)| !a.is_empty() && !b.is_empty());
             let Some((ours, theirs)) = pair else {
-                return Err(TrainError::recipe("columns", "name=column pairs, as in prompt=question,response=answer", part, format!("the names are {known}")));
+                return Err(TrainError::recipe(
+                    "columns",
+                    "name=column pairs, as in prompt=question,response=answer",
+                    part,
+                    format!("the names are {known}"),
+                ));
             };
             if COLUMN_NAMES.contains(&ours) {
                 return Ok((ours.to_owned(), theirs.to_owned()));
             }
-            let near = nearest(ours, COLUMN_NAMES.iter().copied()).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
-            Err(TrainError::recipe("columns", format!("one of {known} before the ="), ours, format!("{near}write our name first, the file's column second")))
+            let near = nearest(ours, COLUMN_NAMES.iter().copied())
+                .map(|n| format!("did you mean `{n}`? "))
+                .unwrap_or_default();
+            Err(TrainError::recipe(
+                "columns",
+                format!("one of {known} before the ="),
+                ours,
+                format!("{near}write our name first, the file's column second"),
+            ))
         });
         pairs.collect()
     }
@@ -216,7 +255,11 @@ pub struct Examples {
 
 impl std::fmt::Debug for Examples {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Examples").field("files", &self.files).field("shape", &self.shape).field("read", &self.report.read).finish()
+        f.debug_struct("Examples")
+            .field("files", &self.files)
+            .field("shape", &self.shape)
+            .field("read", &self.report.read)
+            .finish()
     }
 }
 
@@ -224,7 +267,14 @@ impl Examples {
     /// Examples of these files. Nothing is opened yet.
     pub fn new(files: &[PathBuf], options: DataOptions) -> Self {
         let shape = options.shape;
-        Self { files: files.iter().cloned().collect(), rows: None, options, shape, report: DataReport::default(), failed: false }
+        Self {
+            files: files.iter().cloned().collect(),
+            rows: None,
+            options,
+            shape,
+            report: DataReport::default(),
+            failed: false,
+        }
     }
 
     /// The shape of the rows, once one was read.
@@ -250,14 +300,19 @@ impl Examples {
 
     fn read(&mut self, row: Row) -> Result<Result<Example, DropReason>> {
         let Row { place, mut fields } = row;
-        let bad = |field: &str, problem: String| TrainError::Row(BadRow { place: place.clone(), field: field.to_owned(), problem });
+        let bad = |field: &str, problem: String| {
+            TrainError::Row(BadRow { place: place.clone(), field: field.to_owned(), problem })
+        };
         if !self.options.columns.is_empty() {
             let mut mapped = Map::new();
             for (ours, theirs) in &self.options.columns {
                 let value = fields.remove(theirs).or_else(|| mapped.get(theirs).cloned());
                 let Some(value) = value else {
                     let there = shapes::field_names(&fields);
-                    return Err(bad(theirs, format!("expected this column, since --columns names it; there are {there}")));
+                    return Err(bad(
+                        theirs,
+                        format!("expected this column, since --columns names it; there are {there}"),
+                    ));
                 };
                 mapped.insert(shapes::canonical(ours).to_owned(), value);
             }
@@ -314,7 +369,12 @@ impl Iterator for Examples {
                     if self.shape.is_none() {
                         self.failed = true;
                         let remedy = "name the columns with --columns, for example prompt=question,response=answer";
-                        return Some(Err(TrainError::data(&row.place.to_string(), "rows of a known shape", row.problem, remedy)));
+                        return Some(Err(TrainError::data(
+                            &row.place.to_string(),
+                            "rows of a known shape",
+                            row.problem,
+                            remedy,
+                        )));
                     }
                     if let Some(error) = self.bad(row) {
                         return Some(Err(error));

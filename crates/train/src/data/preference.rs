@@ -2,11 +2,19 @@
 
 use serde_json::Value;
 
-use super::shapes::{Fields, Problem, assistant, instruction, is_there, kind, message_list, problem, required, required_text, role, side, user};
+use super::shapes::{
+    Fields, Problem, assistant, instruction, is_there, kind, message_list, problem, required, required_text, role,
+    side, user,
+};
 use super::{DropReason, Example, Shape};
 
 /// A preference row; `prompt` holds the row's system message if it has one.
-pub(super) fn read(shape: Shape, fields: &Fields, mut prompt: Vec<Value>, tools: Option<Vec<Value>>) -> Result<Result<Example, DropReason>, Problem> {
+pub(super) fn read(
+    shape: Shape,
+    fields: &Fields,
+    mut prompt: Vec<Value>,
+    tools: Option<Vec<Value>>,
+) -> Result<Result<Example, DropReason>, Problem> {
     let (chosen, rejected) = match shape {
         Shape::BeaverTails => {
             prompt.push(user(required_text(fields, "prompt")?));
@@ -23,7 +31,8 @@ pub(super) fn read(shape: Shape, fields: &Fields, mut prompt: Vec<Value>, tools:
             (side(fields, "chosen", "assistant")?, side(fields, "rejected", "assistant")?)
         }
         _ => {
-            let (mut chosen, mut rejected) = (side(fields, "chosen", "assistant")?, side(fields, "rejected", "assistant")?);
+            let (mut chosen, mut rejected) =
+                (side(fields, "chosen", "assistant")?, side(fields, "rejected", "assistant")?);
             if is_there(fields, "prompt") {
                 prompt.extend(side(fields, "prompt", "user")?);
                 // Some sets repeat the prompt in front of both answers.
@@ -31,7 +40,10 @@ pub(super) fn read(shape: Shape, fields: &Fields, mut prompt: Vec<Value>, tools:
             } else {
                 let shared = chosen.iter().zip(&rejected).take_while(|(c, r)| c == r).count();
                 if shared == 0 {
-                    return problem("prompt", "expected a prompt, or chosen and rejected as lists of messages that begin alike");
+                    return problem(
+                        "prompt",
+                        "expected a prompt, or chosen and rejected as lists of messages that begin alike",
+                    );
                 }
                 rejected.drain(..shared);
                 prompt.extend(chosen.drain(..shared));
@@ -61,6 +73,12 @@ fn better(fields: &Fields) -> Result<usize, Problem> {
     let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
     match number {
         Some(id @ (0 | 1)) => Ok(id as usize),
-        _ => problem(name, format!("expected 0 or 1, got {}", if value.is_number() { value.to_string() } else { kind(value).to_owned() })),
+        _ => problem(
+            name,
+            format!(
+                "expected 0 or 1, got {}",
+                if value.is_number() { value.to_string() } else { kind(value).to_owned() }
+            ),
+        ),
     }
 }

@@ -108,10 +108,19 @@ impl fmt::Display for DataReport {
             writeln!(f, "  {count:>10}  {}", reason.text())?;
         }
         if self.untrained_turns > 0 {
-            writeln!(f, "turns not found  {:>10}  (the template renders them differently inside the conversation; not trained)", self.untrained_turns)?;
+            writeln!(
+                f,
+                "turns not found  {:>10}  (the template renders them differently inside the conversation; not trained)",
+                self.untrained_turns
+            )?;
         }
         writeln!(f, "tokens           {:>10}", self.tokens)?;
-        writeln!(f, "  trained        {:>10}  ({:.1} %)", self.trained_tokens, share(self.trained_tokens, self.tokens))?;
+        writeln!(
+            f,
+            "  trained        {:>10}  ({:.1} %)",
+            self.trained_tokens,
+            share(self.trained_tokens, self.tokens)
+        )?;
         writeln!(f, "longest          {:>10}", self.longest)?;
         let most = self.lengths.iter().copied().max().unwrap_or(0);
         for (bucket, &count) in self.lengths.iter().enumerate().filter(|(_, count)| **count > 0) {

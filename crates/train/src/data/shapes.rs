@@ -99,9 +99,13 @@ impl Shape {
             () if has("messages") => Some(Self::Messages),
             () if has("conversations") => Some(Self::ShareGpt),
             () if has("instruction") && has("output") => Some(Self::Alpaca),
-            () if (has("translated_instruction") || has("translated_question")) && has("translated_answer") => Some(Self::BarkaTranslated),
+            () if (has("translated_instruction") || has("translated_question")) && has("translated_answer") => {
+                Some(Self::BarkaTranslated)
+            }
             () if has("ift_instruction") && has("ift_answer") => Some(Self::BarkaIft),
-            () if has("question") && has("answer") || has("question_turn1") && has("answer_turn1") => Some(Self::QuestionAnswer),
+            () if has("question") && has("answer") || has("question_turn1") && has("answer_turn1") => {
+                Some(Self::QuestionAnswer)
+            }
             () if has("inputs") && has("targets") => Some(Self::Aya),
             () if has("prompt") && (has("completion") || has("response")) => Some(Self::PromptCompletion),
             () if has("text") => Some(Self::Text),
@@ -110,11 +114,13 @@ impl Shape {
         let there = field_names(fields);
         match (method, preference, sft) {
             (Method::Dpo, Some(shape), _) => Ok(shape),
-            (Method::Dpo, None, Some(_)) => Err(format!("{there}, which have no chosen and rejected answers; use method sft for such data")),
-            (Method::Sft, None, Some(shape)) => Ok(shape),
-            (Method::Sft, Some(_), _) => {
-                Err(format!("{there}, which are preferences; use method dpo, or --columns prompt=prompt,response=chosen to learn the chosen answers"))
+            (Method::Dpo, None, Some(_)) => {
+                Err(format!("{there}, which have no chosen and rejected answers; use method sft for such data"))
             }
+            (Method::Sft, None, Some(shape)) => Ok(shape),
+            (Method::Sft, Some(_), _) => Err(format!(
+                "{there}, which are preferences; use method dpo, or --columns prompt=prompt,response=chosen to learn the chosen answers"
+            )),
             (_, None, None) => Err(there),
         }
     }
@@ -122,12 +128,17 @@ impl Shape {
     /// One row. The inner error: a sound row that teaches nothing.
     pub(super) fn read(self, fields: &Fields) -> Result<Result<Example, DropReason>, Problem> {
         let tools = tools(fields)?;
-        let chat = |messages: Vec<Value>, train_from| Ok(Ok(Example::Chat { messages, tools: tools.clone(), train_from }));
+        let chat =
+            |messages: Vec<Value>, train_from| Ok(Ok(Example::Chat { messages, tools: tools.clone(), train_from }));
         let mut messages: Vec<Value> = system(fields)?.into_iter().collect();
         match self {
             Self::Text => {
                 let text = required_text(fields, "text")?;
-                return Ok(if text.trim().is_empty() { Err(DropReason::EmptyText) } else { Ok(Example::Text(text.to_owned())) });
+                return Ok(if text.trim().is_empty() {
+                    Err(DropReason::EmptyText)
+                } else {
+                    Ok(Example::Text(text.to_owned()))
+                });
             }
             Self::Messages => messages.extend(message_list("messages", required(fields, "messages")?)?),
             Self::ShareGpt => messages.extend(message_list("conversations", required(fields, "conversations")?)?),
@@ -137,7 +148,11 @@ impl Shape {
                 messages.push(assistant(required_text(fields, "output")?));
             }
             Self::BarkaTranslated => {
-                let field = if is_there(fields, "translated_instruction") { "translated_instruction" } else { "translated_question" };
+                let field = if is_there(fields, "translated_instruction") {
+                    "translated_instruction"
+                } else {
+                    "translated_question"
+                };
                 return chat(pair(fields, field, "translated_answer")?, 0);
             }
             Self::BarkaIft => return chat(pair(fields, "ift_instruction", "ift_answer")?, 0),
@@ -145,7 +160,10 @@ impl Shape {
             Self::QuestionAnswer => messages.extend(turns(fields)?),
             Self::PromptCompletion => {
                 if matches!(fields.get("label"), Some(Value::Bool(_))) {
-                    return problem("label", "expected no label; rows of good and bad answers without pairs cannot be trained on");
+                    return problem(
+                        "label",
+                        "expected no label; rows of good and bad answers without pairs cannot be trained on",
+                    );
                 }
                 messages.extend(side(fields, "prompt", "user")?);
                 let train_from = messages.len();
@@ -173,7 +191,9 @@ pub(super) fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Value, 
 }
 
 pub(super) fn required_text<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, Problem> {
-    required(fields, name)?.as_str().map_or_else(|| problem(name, format!("expected text, got {}", kind(&fields[name]))), Ok)
+    required(fields, name)?
+        .as_str()
+        .map_or_else(|| problem(name, format!("expected text, got {}", kind(&fields[name]))), Ok)
 }
 
 /// Text that may be missing, null or empty.
@@ -245,7 +265,9 @@ fn history(fields: &Fields) -> Result<Vec<Value>, Problem> {
     let mut messages = Vec::with_capacity(2 * list.len());
     for (turn, pair) in list.iter().enumerate() {
         match pair.as_array().map(Vec::as_slice) {
-            Some([Value::String(question), Value::String(answer)]) => messages.extend([user(question), assistant(answer)]),
+            Some([Value::String(question), Value::String(answer)]) => {
+                messages.extend([user(question), assistant(answer)])
+            }
             _ => return problem(&format!("history[{turn}]"), "expected a pair of texts, [question, answer]"),
         }
     }
@@ -256,9 +278,11 @@ fn pair(fields: &Fields, question: &str, answer: &str) -> Result<Vec<Value>, Pro
     Ok(vec![user(required_text(fields, question)?), assistant(required_text(fields, answer)?)])
 }
 
-/// `question`, `answer`, `question_turn2`, `answer_turn2`, … up to the first turn without a question. Some number the first turn, too.
+/// `question`, `answer`, `question_turn2`, `answer_turn2`, … up to the first turn without a question. Some number the
+/// first turn, too.
 fn turns(fields: &Fields) -> Result<Vec<Value>, Problem> {
-    let (question, answer) = if fields.contains_key("question") { ("question", "answer") } else { ("question_turn1", "answer_turn1") };
+    let (question, answer) =
+        if fields.contains_key("question") { ("question", "answer") } else { ("question_turn1", "answer_turn1") };
     let mut messages = pair(fields, question, answer)?;
     for turn in 2.. {
         let Some(question) = optional_text(fields, &format!("question_turn{turn}"))? else { break };
@@ -274,10 +298,12 @@ fn turns(fields: &Fields) -> Result<Vec<Value>, Problem> {
 /// A text, which becomes one message of `role`, or a list of messages.
 pub(super) fn side(fields: &Fields, name: &str, role: &str) -> Result<Vec<Value>, Problem> {
     match required(fields, name)? {
-        Value::String(text) => match list_in_text(text).filter(|list| list.iter().all(|m| m.get("role").or(m.get("from")).is_some())) {
-            Some(list) if !list.is_empty() => message_list(name, &Value::Array(list)),
-            _ => Ok(vec![json!({"role": role, "content": text})]),
-        },
+        Value::String(text) => {
+            match list_in_text(text).filter(|list| list.iter().all(|m| m.get("role").or(m.get("from")).is_some())) {
+                Some(list) if !list.is_empty() => message_list(name, &Value::Array(list)),
+                _ => Ok(vec![json!({"role": role, "content": text})]),
+            }
+        }
         Value::Object(message) => Ok(vec![message_of(name, &Value::Object(message.clone()))?]),
         list @ Value::Array(_) => message_list(name, list),
         other => problem(name, format!("expected text or a list of messages, got {}", kind(other))),
@@ -288,7 +314,9 @@ pub(super) fn side(fields: &Fields, name: &str, role: &str) -> Result<Vec<Value>
 pub(super) fn message_list(field: &str, value: &Value) -> Result<Vec<Value>, Problem> {
     let parsed = value.as_str().and_then(list_in_text);
     match value.as_array().or(parsed.as_ref()) {
-        Some(list) if !list.is_empty() => list.iter().enumerate().map(|(at, message)| message_of(&format!("{field}[{at}]"), message)).collect(),
+        Some(list) if !list.is_empty() => {
+            list.iter().enumerate().map(|(at, message)| message_of(&format!("{field}[{at}]"), message)).collect()
+        }
         Some(_) => problem(field, "expected at least one message, got an empty list"),
         None => problem(field, format!("expected a list of messages, got {}", kind(value))),
     }
@@ -308,11 +336,18 @@ fn role_of(name: &str) -> Option<&'static str> {
 
 /// One message as templates take it. Fields that are null (tables fill them in) are left out.
 fn message_of(field: &str, value: &Value) -> Result<Value, Problem> {
-    let Value::Object(message) = value else { return problem(field, format!("expected a message, got {}", kind(value))) };
+    let Value::Object(message) = value else {
+        return problem(field, format!("expected a message, got {}", kind(value)));
+    };
     let get = |name: &str| message.get(name).filter(|v| !v.is_null());
-    let Some(role) = get("role").or(get("from")) else { return problem(field, format!("expected role or from, got {}", field_names(message))) };
+    let Some(role) = get("role").or(get("from")) else {
+        return problem(field, format!("expected role or from, got {}", field_names(message)));
+    };
     let Some(role) = role.as_str().and_then(role_of) else {
-        return problem(field, format!("expected a role such as user, assistant or system, got {}", shortened(&role.to_string(), 40)));
+        return problem(
+            field,
+            format!("expected a role such as user, assistant or system, got {}", shortened(&role.to_string(), 40)),
+        );
     };
     let has_calls = get("tool_calls").is_some();
     let content = match get("content").or(get("value")) {
@@ -324,7 +359,9 @@ fn message_of(field: &str, value: &Value) -> Result<Value, Problem> {
     let mut clean = Map::new();
     clean.insert("role".into(), role.into());
     clean.insert("content".into(), content);
-    let others = message.iter().filter(|(key, v)| !v.is_null() && !matches!(key.as_str(), "role" | "from" | "content" | "value" | "weight"));
+    let others = message
+        .iter()
+        .filter(|(key, v)| !v.is_null() && !matches!(key.as_str(), "role" | "from" | "content" | "value" | "weight"));
     clean.extend(others.map(|(key, v)| (key.clone(), v.clone())));
     Ok(Value::Object(clean))
 }
@@ -344,19 +381,29 @@ pub(super) fn is_empty(message: &Value) -> bool {
 }
 
 impl Example {
-    /// Drops what teaches nothing: empty questions and answers, turns after the last answer, and system messages if asked.
+    /// Drops what teaches nothing: empty questions and answers, turns after the last answer, and system messages if
+    /// asked.
     pub(super) fn finished(self, drop_system: bool) -> Result<Self, DropReason> {
-        let without_system = |messages: &mut Vec<Value>| messages.retain(|m| !(drop_system && matches!(role(m), "system" | "developer")));
+        let without_system = |messages: &mut Vec<Value>| {
+            messages.retain(|m| !(drop_system && matches!(role(m), "system" | "developer")))
+        };
         let check = |messages: &[Value]| {
             let empty = messages.iter().find(|m| is_empty(m) && !matches!(role(m), "tool" | "system" | "developer"));
-            empty.map_or(Ok(()), |m| Err(if role(m) == "assistant" { DropReason::EmptyAnswer } else { DropReason::EmptyPrompt }))
+            empty.map_or(Ok(()), |m| {
+                Err(if role(m) == "assistant" { DropReason::EmptyAnswer } else { DropReason::EmptyPrompt })
+            })
         };
         match self {
             Self::Chat { mut messages, tools, train_from } => {
-                let given = messages[..train_from.min(messages.len())].iter().filter(|m| drop_system && matches!(role(m), "system" | "developer")).count();
+                let given = messages[..train_from.min(messages.len())]
+                    .iter()
+                    .filter(|m| drop_system && matches!(role(m), "system" | "developer"))
+                    .count();
                 let train_from = train_from - given;
                 without_system(&mut messages);
-                let Some(last) = messages.iter().rposition(|m| role(m) == "assistant").filter(|last| *last >= train_from) else {
+                let Some(last) =
+                    messages.iter().rposition(|m| role(m) == "assistant").filter(|last| *last >= train_from)
+                else {
                     return Err(DropReason::NoAnswer);
                 };
                 messages.truncate(last + 1);

@@ -1,7 +1,8 @@
 //! Rows of tables: csv, tsv and parquet.
 //!
-//! Cells of a csv are texts; where a list is expected, a cell that holds JSON is read as such. Parquet goes row by row through the
-//! reference implementation without arrow; its decoder may panic on damaged pages, so it runs behind an unwinding guard.
+//! Cells of a csv are texts; where a list is expected, a cell that holds JSON is read as such. Parquet goes row by row
+//! through the reference implementation without arrow; its decoder may panic on damaged pages, so it runs behind an
+//! unwinding guard.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -21,7 +22,8 @@ use crate::error::{BadRow, Place, TrainError};
 
 const MAX_COLUMNS: usize = 10_000;
 
-/// A reader that fails after a number of bytes, unless it is granted more: a quote that never closes must not read a whole file.
+/// A reader that fails after a number of bytes, unless it is granted more: a quote that never closes must not read a
+/// whole file.
 struct Metered<R> {
     inner: R,
     left: Rc<Cell<usize>>,
@@ -30,7 +32,9 @@ struct Metered<R> {
 impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left.get() == 0 {
-            return Err(io::Error::other(format!("a row of more than {MAX_ROW_BYTES} bytes; a quotation mark may be missing")));
+            return Err(io::Error::other(format!(
+                "a row of more than {MAX_ROW_BYTES} bytes; a quotation mark may be missing"
+            )));
         }
         let read = self.inner.read(buffer)?;
         self.left.set(self.left.get().saturating_sub(read));
@@ -50,14 +54,22 @@ pub(super) struct CsvRows<R> {
 impl<R: Read> CsvRows<R> {
     pub(super) fn new(reader: R, file: Arc<str>, delimiter: u8) -> Result<Self, TrainError> {
         let left = Rc::new(Cell::new(MAX_ROW_BYTES));
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(Metered { inner: reader, left: left.clone() });
+        let mut reader =
+            csv::ReaderBuilder::new().delimiter(delimiter).from_reader(Metered { inner: reader, left: left.clone() });
         let remedy = "the first line must name the columns, each once";
-        let headers = reader.headers().map_err(|error| TrainError::data(&file, "a header line", error.to_string(), remedy))?;
-        let columns: Vec<String> = headers.iter().map(|name| name.trim_start_matches('\u{FEFF}').trim().to_owned()).collect();
+        let headers =
+            reader.headers().map_err(|error| TrainError::data(&file, "a header line", error.to_string(), remedy))?;
+        let columns: Vec<String> =
+            headers.iter().map(|name| name.trim_start_matches('\u{FEFF}').trim().to_owned()).collect();
         let distinct: HashSet<&String> = columns.iter().collect();
         if columns.is_empty() || columns.len() > MAX_COLUMNS || distinct.len() != columns.len() {
             let got = format!("{} columns, {} of them distinct", columns.len(), distinct.len());
-            return Err(TrainError::data(&file, format!("1 to {MAX_COLUMNS} columns with distinct names"), got, remedy));
+            return Err(TrainError::data(
+                &file,
+                format!("1 to {MAX_COLUMNS} columns with distinct names"),
+                got,
+                remedy,
+            ));
         }
         Ok(Self { reader, left, columns, file, done: false })
     }
@@ -85,10 +97,17 @@ impl<R: Read> Iterator for CsvRows<R> {
                 let line = error.position().map_or_else(|| self.reader.position().line(), csv::Position::line);
                 if let csv::ErrorKind::Io(_) = error.kind() {
                     self.done = true;
-                    return Some(Err(RowError::Fatal(TrainError::data(&self.file, "csv", error.to_string(), "check the quotation marks"))));
+                    return Some(Err(RowError::Fatal(TrainError::data(
+                        &self.file,
+                        "csv",
+                        error.to_string(),
+                        "check the quotation marks",
+                    ))));
                 }
                 let problem = match error.kind() {
-                    csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("expected {expected_len} cells, got {len}"),
+                    csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                        format!("expected {expected_len} cells, got {len}")
+                    }
                     csv::ErrorKind::Utf8 { .. } => "expected UTF-8 text".to_owned(),
                     _ => error.to_string(),
                 };
@@ -115,7 +134,12 @@ impl ParquetRows {
 }
 
 fn damaged(file: &str, problem: String) -> TrainError {
-    TrainError::data(file, "a parquet file (uncompressed, snappy or gzip)", problem, "write it again, or convert it to jsonl")
+    TrainError::data(
+        file,
+        "a parquet file (uncompressed, snappy or gzip)",
+        problem,
+        "write it again, or convert it to jsonl",
+    )
 }
 
 /// Runs what may fail or panic on damaged bytes.

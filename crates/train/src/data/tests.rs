@@ -50,20 +50,44 @@ fn every_shape_of_conversation_is_understood() {
     let two = [("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")];
     let with_system = [("system", "s"), ("user", "q"), ("assistant", "a")];
     for (row, want) in [
-        (json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "tool_calls": null}]}), chat(&qa, 0)),
+        (
+            json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "tool_calls": null}]}),
+            chat(&qa, 0),
+        ),
         (json!({"prompt": "q", "completion": "a"}), chat(&qa, 1)),
         (json!({"prompt": "q", "response": "a", "completion": null}), chat(&qa, 1)),
-        (json!({"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}), chat(&qa, 1)),
+        (
+            json!({"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}),
+            chat(&qa, 1),
+        ),
         (json!({"instruction": "q", "input": "", "output": "a"}), chat(&qa, 0)),
-        (json!({"instruction": "q", "input": "x", "output": "a", "system": "s"}), chat(&[("system", "s"), ("user", "q\nx"), ("assistant", "a")], 0)),
+        (
+            json!({"instruction": "q", "input": "x", "output": "a", "system": "s"}),
+            chat(&[("system", "s"), ("user", "q\nx"), ("assistant", "a")], 0),
+        ),
         (json!({"instruction": "r", "output": "b", "history": [["q", "a"]]}), chat(&two, 0)),
-        (json!({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "system": "s"}), chat(&with_system, 0)),
-        (json!({"conversations": [{"from": "user", "value": "q"}, {"from": "Model", "value": "a"}, {"from": "human", "value": "unanswered"}]}), chat(&qa, 0)),
-        (json!({"translated_instruction": "q", "translated_answer": "a", "instruction": "en", "output": null}), chat(&qa, 0)),
+        (
+            json!({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "system": "s"}),
+            chat(&with_system, 0),
+        ),
+        (
+            json!({"conversations": [{"from": "user", "value": "q"}, {"from": "Model", "value": "a"}, {"from": "human", "value": "unanswered"}]}),
+            chat(&qa, 0),
+        ),
+        (
+            json!({"translated_instruction": "q", "translated_answer": "a", "instruction": "en", "output": null}),
+            chat(&qa, 0),
+        ),
         (json!({"translated_question": "q", "translated_answer": "a"}), chat(&qa, 0)),
         (json!({"ift_instruction": "q", "ift_answer": "a"}), chat(&qa, 0)),
-        (json!({"question_turn1": "q", "answer_turn1": "a", "question_turn2": "r", "answer_turn2": "b"}), chat(&two, 0)),
-        (json!({"question": "q", "answer": "a", "question_turn2": "r", "answer_turn2": "b", "question_turn3": null}), chat(&two, 0)),
+        (
+            json!({"question_turn1": "q", "answer_turn1": "a", "question_turn2": "r", "answer_turn2": "b"}),
+            chat(&two, 0),
+        ),
+        (
+            json!({"question": "q", "answer": "a", "question_turn2": "r", "answer_turn2": "b", "question_turn3": null}),
+            chat(&two, 0),
+        ),
         (json!({"inputs": "q", "targets": "a", "language": "arb"}), chat(&qa, 0)),
         (json!({"text": "running"}), Example::Text("running".into())),
     ] {
@@ -152,7 +176,8 @@ fn parquet_file() -> Vec<u8> {
 #[test]
 fn every_container_gives_the_same_rows() {
     let files = Files::new();
-    let want = [chat(&[("user", "س\n\"١\", [}"), ("assistant", "a")], 1), chat(&[("user", "r"), ("assistant", "b")], 1)];
+    let want =
+        [chat(&[("user", "س\n\"١\", [}"), ("assistant", "a")], 1), chat(&[("user", "r"), ("assistant", "b")], 1)];
     for (name, bytes) in containers() {
         let (examples, report) = read_all(files.write(name, bytes), DataOptions::default());
         assert_eq!(examples.unwrap_or_else(|e| panic!("{name}: {e}")), want, "{name}");
@@ -194,7 +219,13 @@ fn damaged_containers_end_in_errors() {
         let error = read_all(files.write(name, text), DataOptions::default()).0.unwrap_err().to_string();
         assert!(error.contains(part), "{text}: {error}");
     }
-    assert!(read_all(files.0.path().join("missing.jsonl"), DataOptions::default()).0.unwrap_err().to_string().contains("missing.jsonl"));
+    assert!(
+        read_all(files.0.path().join("missing.jsonl"), DataOptions::default())
+            .0
+            .unwrap_err()
+            .to_string()
+            .contains("missing.jsonl")
+    );
 }
 
 const GOOD: &str = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#;
@@ -234,7 +265,12 @@ fn bad_rows_name_line_and_field_or_are_counted() {
         let error = one(row.clone(), dpo()).unwrap_err().to_string();
         assert!(error.contains(field), "{row}: {error}");
     }
-    assert!(one(json!({"prompt": "q", "completion": "a", "label": true}), DataOptions::default()).unwrap_err().to_string().contains("`label`"));
+    assert!(
+        one(json!({"prompt": "q", "completion": "a", "label": true}), DataOptions::default())
+            .unwrap_err()
+            .to_string()
+            .contains("`label`")
+    );
 }
 
 #[test]
@@ -249,8 +285,12 @@ fn rows_that_teach_nothing_are_dropped_with_their_reason() {
     let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
     let (examples, report) = read_all(files.write("a.jsonl", lines.join("\n")), DataOptions::default());
     assert_eq!(examples.unwrap().len(), 1);
-    assert_eq!(report.dropped.into_iter().collect::<Vec<_>>(), [(DropReason::EmptyAnswer, 1), (DropReason::EmptyPrompt, 1), (DropReason::NoAnswer, 1)]);
-    let (same, report) = read_all(files.write("b.jsonl", json!({"prompt": "q", "chosen": "a", "rejected": "a"}).to_string()), dpo());
+    assert_eq!(
+        report.dropped.into_iter().collect::<Vec<_>>(),
+        [(DropReason::EmptyAnswer, 1), (DropReason::EmptyPrompt, 1), (DropReason::NoAnswer, 1)]
+    );
+    let (same, report) =
+        read_all(files.write("b.jsonl", json!({"prompt": "q", "chosen": "a", "rejected": "a"}).to_string()), dpo());
     assert_eq!((same.unwrap().len(), report.dropped[&DropReason::SameAnswers]), (0, 1));
 }
 
@@ -265,9 +305,18 @@ fn a_column_map_makes_any_table_readable() {
     assert!(read_all(path, missing).0.unwrap_err().to_string().contains("سؤال"));
     assert!(DataOptions::parse_columns("promt=x").unwrap_err().to_string().contains("`prompt`"));
     assert!(DataOptions::parse_columns("prompt").is_err());
-    let swapped = DataOptions { columns: DataOptions::parse_columns("prompt=completion,completion=prompt").unwrap(), ..Default::default() };
-    assert_eq!(one(json!({"prompt": "a", "completion": "q"}), swapped).unwrap(), [chat(&[("user", "q"), ("assistant", "a")], 1)]);
-    let preferred = DataOptions { columns: DataOptions::parse_columns("prompt=prompt,response=chosen").unwrap(), ..Default::default() };
+    let swapped = DataOptions {
+        columns: DataOptions::parse_columns("prompt=completion,completion=prompt").unwrap(),
+        ..Default::default()
+    };
+    assert_eq!(
+        one(json!({"prompt": "a", "completion": "q"}), swapped).unwrap(),
+        [chat(&[("user", "q"), ("assistant", "a")], 1)]
+    );
+    let preferred = DataOptions {
+        columns: DataOptions::parse_columns("prompt=prompt,response=chosen").unwrap(),
+        ..Default::default()
+    };
     assert_eq!(one(json!({"prompt": "q", "chosen": "a", "rejected": "b"}), preferred).unwrap().len(), 1);
 }
 

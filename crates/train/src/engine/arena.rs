@@ -1,4 +1,5 @@
-//! The arena of all trained numbers: where each module's pair, or each parameter of the model, stands in it, and how it goes in and out.
+//! The arena of all trained numbers: where each module's pair, or each parameter of the model, stands in it, and how it
+//! goes in and out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -54,12 +55,19 @@ impl Arena {
             len = (start + count).next_multiple_of(ALIGNMENT);
             start
         };
-        let offsets: Vec<(usize, usize)> = adapter.modules.values().map(|m| (reserve(m.a.len()), reserve(m.b.len()))).collect();
+        let offsets: Vec<(usize, usize)> =
+            adapter.modules.values().map(|m| (reserve(m.a.len()), reserve(m.b.len()))).collect();
         let len = len.max(ALIGNMENT);
         let values = flattened(adapter, &offsets, len)?;
         let zeros = |label: &str| State::zeros(gpu, label, &[len], Dtype::F32);
         let parameters = State::new(gpu, "trained parameters", &[len], Values::F32(values))?;
-        let states = Arenas { parameters, gradients: zeros("gradients")?, first: zeros("first moments")?, second: zeros("second moments")?, decayed: len };
+        let states = Arenas {
+            parameters,
+            gradients: zeros("gradients")?,
+            first: zeros("first moments")?,
+            second: zeros("second moments")?,
+            decayed: len,
+        };
         let place = |((name, m), &(a, b)): ((&String, &AdapterModule), &(usize, usize))| {
             let shapes = [([m.rank, m.in_features], a), ([m.out_features, m.rank], b)];
             let parts = |of: &Arc<State>| shapes.map(|(shape, offset)| State::part(of, name, &shape, offset));
@@ -93,29 +101,49 @@ impl Arena {
         match (&self.kind, weights) {
             (Kind::Adapter { places, .. }, TrainedWeights::Adapter(adapter)) => {
                 let fits = |p: &Place| {
-                    adapter.modules.get(&p.name).is_some_and(|m| (m.rank, m.in_features, m.out_features) == (p.rank, p.in_features, p.out_features))
+                    adapter.modules.get(&p.name).is_some_and(|m| {
+                        (m.rank, m.in_features, m.out_features) == (p.rank, p.in_features, p.out_features)
+                    })
                 };
                 if adapter.modules.len() != places.len() || !places.iter().all(fits) {
-                    return Err(EngineError::input("adapter", "the modules and ranks of the one in training", "others", "open a new trainer for it"));
+                    return Err(EngineError::input(
+                        "adapter",
+                        "the modules and ranks of the one in training",
+                        "others",
+                        "open a new trainer for it",
+                    ));
                 }
                 let offsets: Vec<(usize, usize)> = places.iter().map(|p| (p.a, p.b)).collect();
                 let values = flattened(adapter, &offsets, self.len)?;
                 self.states.parameters.write(gpu, 0, bytemuck::cast_slice(&values));
             }
             (Kind::Full(list), TrainedWeights::Full(arrays)) => {
-                let by_name: HashMap<&str, &NamedArray> = arrays.iter().map(|array| (array.name.as_str(), array)).collect();
+                let by_name: HashMap<&str, &NamedArray> =
+                    arrays.iter().map(|array| (array.name.as_str(), array)).collect();
                 for parameter in list {
                     let values = parameter.pack(|name, shape| {
-                        let found = by_name.get(name).filter(|array| array.shape == shape && array.values.len() == shape.iter().product::<usize>());
-                        let expected =
-                            || EngineError::input("checkpoint", format!("{name} of sizes {shape:?}"), "none such", "resume with the model of the run");
+                        let found = by_name.get(name).filter(|array| {
+                            array.shape == shape && array.values.len() == shape.iter().product::<usize>()
+                        });
+                        let expected = || {
+                            EngineError::input(
+                                "checkpoint",
+                                format!("{name} of sizes {shape:?}"),
+                                "none such",
+                                "resume with the model of the run",
+                            )
+                        };
                         found.map(|array| array.values.as_slice()).ok_or_else(expected)
                     })?;
                     parameter.parameter.write(gpu, 0, bytemuck::cast_slice(&values));
                 }
             }
             (kind, _) => {
-                let (expected, got) = if matches!(kind, Kind::Full(_)) { ("all parameters", "an adapter") } else { ("an adapter", "all parameters") };
+                let (expected, got) = if matches!(kind, Kind::Full(_)) {
+                    ("all parameters", "an adapter")
+                } else {
+                    ("an adapter", "all parameters")
+                };
                 return Err(EngineError::input("checkpoint", expected, got, "resume with the recipe of the run"));
             }
         }
@@ -137,7 +165,9 @@ impl Arena {
     /// (parameter, gradient) of every matrix and vector.
     pub fn pairs(&self) -> Vec<(Arc<State>, Arc<State>)> {
         match &self.kind {
-            Kind::Adapter { places, .. } => places.iter().flat_map(|p| p.parameters.iter().cloned().zip(p.gradients.iter().cloned())).collect(),
+            Kind::Adapter { places, .. } => {
+                places.iter().flat_map(|p| p.parameters.iter().cloned().zip(p.gradients.iter().cloned())).collect()
+            }
             Kind::Full(list) => list.iter().map(|p| (p.parameter.clone(), p.gradient.clone())).collect(),
         }
     }
@@ -153,8 +183,12 @@ impl Arena {
         let (places, config) = match &self.kind {
             Kind::Adapter { places, config } => (places, config),
             Kind::Full(list) => {
-                let arrays = list.iter().flat_map(|p| p.unpack(&values(if gradients { &p.gradient } else { &p.parameter }, p.offset)));
-                return Ok(TrainedWeights::Full(arrays.map(|(name, shape, values)| NamedArray { name, shape, values }).collect()));
+                let arrays = list
+                    .iter()
+                    .flat_map(|p| p.unpack(&values(if gradients { &p.gradient } else { &p.parameter }, p.offset)));
+                return Ok(TrainedWeights::Full(
+                    arrays.map(|(name, shape, values)| NamedArray { name, shape, values }).collect(),
+                ));
             }
         };
         let mut modules = BTreeMap::new();
@@ -186,7 +220,12 @@ fn flattened(adapter: &Adapter, offsets: &[(usize, usize)], len: usize) -> Resul
     for ((name, m), &(a, b)) in adapter.modules.iter().zip(offsets) {
         if m.a.len() != m.rank * m.in_features || m.b.len() != m.out_features * m.rank {
             let expected = format!("A [{}, {}] and B [{}, {}]", m.rank, m.in_features, m.out_features, m.rank);
-            return Err(EngineError::input(name, expected, format!("{} and {} numbers", m.a.len(), m.b.len()), "read the adapter again"));
+            return Err(EngineError::input(
+                name,
+                expected,
+                format!("{} and {} numbers", m.a.len(), m.b.len()),
+                "read the adapter again",
+            ));
         }
         values[a..a + m.a.len()].copy_from_slice(&m.a);
         values[b..b + m.b.len()].copy_from_slice(&m.b);
@@ -194,8 +233,8 @@ fn flattened(adapter: &Adapter, offsets: &[(usize, usize)], len: usize) -> Resul
     Ok(values)
 }
 
-/// A fresh adapter as PEFT begins: A uniform within ±1/√in, B zero, so that it changes nothing yet. The output head is no target of
-/// `all-linear`, as in PEFT.
+/// A fresh adapter as PEFT begins: A uniform within ±1/√in, B zero, so that it changes nothing yet. The output head is
+/// no target of `all-linear`, as in PEFT.
 ///
 /// # Errors
 /// A pattern that is not valid, or no module that is a target.
@@ -210,12 +249,24 @@ pub fn new_adapter(decoder: &mut dyn Decoder, config: AdapterConfig, rng: &mut R
             let (rank, in_features, out_features) = (rules.rank(name)?, linear.weight.columns(), rows.len());
             let bound = 1.0 / (in_features as f64).sqrt();
             let a = (0..rank * in_features).map(|_| ((rng.uniform() * 2.0 - 1.0) * bound) as f32).collect();
-            let module = AdapterModule { rank, in_features, out_features, scale: rules.scale(name)?, a, b: vec![0.0; out_features * rank] };
+            let module = AdapterModule {
+                rank,
+                in_features,
+                out_features,
+                scale: rules.scale(name)?,
+                a,
+                b: vec![0.0; out_features * rank],
+            };
             modules.insert(name.clone(), module);
         }
     }
     if modules.is_empty() {
-        return Err(EngineError::input("target_modules", "at least one linear module of this model", "none", "name modules such as q_proj, or all-linear"));
+        return Err(EngineError::input(
+            "target_modules",
+            "at least one linear module of this model",
+            "none",
+            "name modules such as q_proj, or all-linear",
+        ));
     }
     Ok(Adapter { config, modules })
 }

@@ -33,7 +33,9 @@ pub enum EngineError {
         remedy: String,
     },
     /// NaN or infinity.
-    #[error("training: {what} is not finite; the weights are those before this step: go on from the last checkpoint with a lower learning rate")]
+    #[error(
+        "training: {what} is not finite; the weights are those before this step: go on from the last checkpoint with a lower learning rate"
+    )]
     NotFinite {
         /// The loss, or the first tensor whose gradient is not finite.
         what: String,
@@ -42,6 +44,11 @@ pub enum EngineError {
 
 impl EngineError {
     pub(crate) fn input(what: &str, expected: impl Into<String>, got: impl Into<String>, remedy: &str) -> EngineError {
-        EngineError::Input { what: what.to_owned(), expected: expected.into(), got: got.into(), remedy: remedy.to_owned() }
+        EngineError::Input {
+            what: what.to_owned(),
+            expected: expected.into(),
+            got: got.into(),
+            remedy: remedy.to_owned(),
+        }
     }
 }

@@ -8,10 +8,19 @@ use super::tests::{base, distance};
 use super::{INITIAL_LOSS_SCALE, Trainer, TrainerOptions, new_adapter};
 use crate::{MicroBatch, Recipe, Rng, TrainedWeights};
 
-const HYPER: Hyper = Hyper { learning_rate: 2e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, max_norm: 1.0, update: 0, loss_scale: 1.0 };
+const HYPER: Hyper = Hyper {
+    learning_rate: 2e-3,
+    betas: (0.9, 0.999),
+    eps: 1e-8,
+    weight_decay: 0.01,
+    max_norm: 1.0,
+    update: 0,
+    loss_scale: 1.0,
+};
 
 fn gpu(disable: &str) -> Gpu {
-    block_on(Gpu::open(&GpuOptions { disable: Disable::parse(disable).expect("known words"), ..GpuOptions::default() })).expect("a device")
+    block_on(Gpu::open(&GpuOptions { disable: Disable::parse(disable).expect("known words"), ..GpuOptions::default() }))
+        .expect("a device")
 }
 
 /// The kernel shapes of real GPUs, tiles in f16 among them, on whatever device there is.
@@ -25,9 +34,14 @@ fn hardware() -> Gpu {
 fn trainer(gpu: &Gpu, model: &str, options: &TrainerOptions) -> Trainer {
     let mut decoder = base(Some(gpu), model, "f32");
     let recipe = Recipe { alpha: 16.0, rank: 4, ..Recipe::default() };
-    let mut adapter: Adapter = new_adapter(&mut *decoder, recipe.adapter_config().expect("a configuration"), &mut Rng::new(1, 1)).expect("an adapter");
+    let mut adapter: Adapter =
+        new_adapter(&mut *decoder, recipe.adapter_config().expect("a configuration"), &mut Rng::new(1, 1))
+            .expect("an adapter");
     let mut rng = Rng::new(2, 2);
-    adapter.modules.values_mut().for_each(|module| module.b.iter_mut().for_each(|b| *b = (rng.uniform() * 0.1 - 0.05) as f32));
+    adapter
+        .modules
+        .values_mut()
+        .for_each(|module| module.b.iter_mut().for_each(|b| *b = (rng.uniform() * 0.1 - 0.05) as f32));
     Trainer::new(Some(gpu), decoder, &adapter, TrainerOptions { context: 256, ..options.clone() }).expect("a trainer")
 }
 
@@ -39,7 +53,8 @@ fn batch(seed: usize) -> MicroBatch {
         batch.positions.extend(0..len as u32);
         batch.sequences.extend(std::iter::repeat_n(number as u32, len));
     }
-    batch.labels = batch.ids.iter().zip(&batch.positions).map(|(&id, &p)| if p == 0 { -100 } else { id as i32 }).collect();
+    batch.labels =
+        batch.ids.iter().zip(&batch.positions).map(|(&id, &p)| if p == 0 { -100 } else { id as i32 }).collect();
     batch
 }
 
@@ -48,8 +63,13 @@ fn gradients(trainer: &mut Trainer) -> (f64, Vec<(String, Vec<f32>)>) {
     let batch = batch(0);
     trainer.clear_gradients();
     let loss = block_on(trainer.accumulate(&batch, 1.0 / batch.target_count() as f64)).expect("a loss");
-    let TrainedWeights::Adapter(found) = block_on(trainer.gradients()).expect("gradients") else { panic!("an adapter is trained") };
-    let parts = found.modules.into_iter().flat_map(|(name, module)| [(format!("{name}.A"), module.a), (format!("{name}.B"), module.b)]);
+    let TrainedWeights::Adapter(found) = block_on(trainer.gradients()).expect("gradients") else {
+        panic!("an adapter is trained")
+    };
+    let parts = found
+        .modules
+        .into_iter()
+        .flat_map(|(name, module)| [(format!("{name}.A"), module.a), (format!("{name}.B"), module.b)]);
     (loss, parts.collect())
 }
 
@@ -75,7 +95,9 @@ fn check(model: &str) {
             };
             let worst = found.iter().zip(&wanted).map(relative).fold(0.0, f64::max);
             let off = (found_loss - loss).abs() / loss;
-            println!("{model}, {name}, recompute {recompute}: loss off by {off:.1e}, gradients by {worst:.1e}, {in_f16} bytes for {in_f32}");
+            println!(
+                "{model}, {name}, recompute {recompute}: loss off by {off:.1e}, gradients by {worst:.1e}, {in_f16} bytes for {in_f32}"
+            );
             // What is packed with checkpointing in a model of two layers is the embedding, which f16 holds to the bit.
             assert!((worst > 1e-6 || recompute) && worst < bound, "a gradient is off by {worst:.1e}");
             assert!(off < 1e-4, "the loss is off by {off:.1e}");
@@ -142,7 +164,8 @@ fn an_overflow_is_skipped_and_the_run_goes_on() {
     let first = trainer(&gpu, "llama3_gqa", &options);
     let weights = |trainer: &Trainer| block_on(trainer.weights()).expect("weights");
     let overflown = batch(0);
-    block_on(high.accumulate(&overflown, 1.0 / overflown.target_count() as f64)).expect("the loss is finite all the same");
+    block_on(high.accumulate(&overflown, 1.0 / overflown.target_count() as f64))
+        .expect("the loss is finite all the same");
     assert_eq!(block_on(high.try_update(&HYPER)).expect("a skipped update"), None);
     assert!(weights(&high) == weights(&first) && high.updates() == 0, "nothing was updated");
     let found = losses(&mut high, 1);
@@ -154,7 +177,8 @@ fn an_overflow_is_skipped_and_the_run_goes_on() {
     assert_eq!(losses(&mut low, 3), losses(&mut high, 3));
     assert!(weights(&low) == weights(&high) && high.updates() == 4 && low.updates() == 4);
     // What no scale helps against still ends the run.
-    let mut lost = trainer(&gpu, "llama3_gqa", &TrainerOptions { f16: true, loss_scale: 1.0, ..TrainerOptions::default() });
+    let mut lost =
+        trainer(&gpu, "llama3_gqa", &TrainerOptions { f16: true, loss_scale: 1.0, ..TrainerOptions::default() });
     block_on(lost.accumulate(&overflown, 1e38)).expect_err("no loss is as large");
     block_on(lost.try_update(&HYPER)).expect_err("no scale is lower");
 }

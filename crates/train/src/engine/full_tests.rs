@@ -21,7 +21,8 @@ fn trainer(gpu: &Gpu, model: &str, options: TrainerOptions) -> Result<Trainer, b
     let source = DirectorySource::new(path(&["models", model])).expect("a directory");
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint");
     let options = TrainerOptions { context: 64, ..options };
-    let (decoder, parameters) = block_on(open_to_train(&checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}))?;
+    let (decoder, parameters) =
+        block_on(open_to_train(&checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}))?;
     Ok(Trainer::full(Some(gpu), decoder, parameters, options).expect("a trainer"))
 }
 
@@ -30,7 +31,8 @@ fn arrays(weights: TrainedWeights) -> Vec<NamedArray> {
     arrays
 }
 
-/// The largest error of any tensor, relative to its length: its length, and products with the fixed vectors of `make_full.py`.
+/// The largest error of any tensor, relative to its length: its length, and products with the fixed vectors of
+/// `make_full.py`.
 fn worst(found: &[NamedArray], expected: &Value) -> (f64, String) {
     let expected = expected.as_object().expect("tensors");
     assert_eq!(found.len(), expected.len(), "tensors");
@@ -60,7 +62,11 @@ fn check(model: &str) {
     let expected: Value = serde_json::from_str(&text).expect("JSON");
     for recompute in [true, false] {
         // A small budget: several chunks of the vocabulary.
-        let options = TrainerOptions { recompute, logits_budget: if recompute { 1 } else { 16 << 20 }, ..TrainerOptions::default() };
+        let options = TrainerOptions {
+            recompute,
+            logits_budget: if recompute { 1 } else { 16 << 20 },
+            ..TrainerOptions::default()
+        };
         let mut trainer = trainer(&gpu, model, options).expect("a model that can be trained");
         let initial = block_on(trainer.weights()).expect("weights");
         let request = json!({"id": "g", "batch": expected["micro_batches"][0], "out_dir": place.path()});
@@ -70,13 +76,19 @@ fn check(model: &str) {
         block_on(trainer.accumulate(&batch, 1.0 / batch.target_count() as f64)).expect("gradients");
         let gradients = arrays(block_on(trainer.gradients()).expect("gradients"));
         let (error, name) = worst(&gradients, &expected["gradients"]);
-        println!("{model}, recompute {recompute}: loss off by {:.1e}, gradients by {error:.1e} ({name}), {:?}", (loss - want).abs() / want, trainer.cost());
+        println!(
+            "{model}, recompute {recompute}: loss off by {:.1e}, gradients by {error:.1e} ({name}), {:?}",
+            (loss - want).abs() / want,
+            trainer.cost()
+        );
         assert!((loss - want).abs() / want < 1e-5, "loss {loss}, transformers has {want}");
         assert!(error < 1e-4, "the gradient of {name} is off by {error:.1e}");
         let request = json!({"id": "t", "micro_batches": expected["micro_batches"], "optimizer": expected["optimizer"], "out_dir": place.path()});
         let answer = block_on(lora_train(&mut trainer, &initial, &request)).expect("training");
-        let pairs = answer["losses"].as_array().expect("losses").iter().zip(expected["losses"].as_array().expect("losses"));
-        let off = pairs.map(|(a, b)| (a.as_f64().expect("a loss") - b.as_f64().expect("a loss")).abs()).fold(0.0, f64::max);
+        let pairs =
+            answer["losses"].as_array().expect("losses").iter().zip(expected["losses"].as_array().expect("losses"));
+        let off =
+            pairs.map(|(a, b)| (a.as_f64().expect("a loss") - b.as_f64().expect("a loss")).abs()).fold(0.0, f64::max);
         let (error, name) = worst(&arrays(block_on(trainer.weights()).expect("weights")), &expected["final"]);
         println!("{model}: losses off by {off:.1e}, final weights by {error:.1e} ({name})");
         assert!(off < 3e-4, "a loss is off by {off:.1e}");
@@ -119,8 +131,8 @@ fn all_parameters_train_as_in_transformers_on_other_architectures() {
     ["jais2", "olmo2", "phi3_fused", "lfm2"].into_iter().for_each(check);
 }
 
-/// transformers has no Jais: its stored tensors come back as they were, turned ones too, and the loss falls along each gradient as the
-/// gradient says.
+/// transformers has no Jais: its stored tensors come back as they were, turned ones too, and the loss falls along each
+/// gradient as the gradient says.
 #[test]
 fn all_parameters_train_on_jais() {
     let gpu = gpu();
@@ -131,7 +143,11 @@ fn all_parameters_train_on_jais() {
     assert!(initial.len() + 1 == checkpoint.tensors().len(), "all but the slopes");
     for array in &initial {
         let stored = block_on(checkpoint.read_f32(&array.name)).expect("a tensor");
-        assert!(array.values == stored && array.shape == checkpoint.require(&array.name).expect("a tensor").shape, "{}", array.name);
+        assert!(
+            array.values == stored && array.shape == checkpoint.require(&array.name).expect("a tensor").shape,
+            "{}",
+            array.name
+        );
     }
     let batch = sequence(40);
     block_on(trainer.accumulate(&batch, 1.0 / 39.0)).expect("a loss");
@@ -141,13 +157,21 @@ fn all_parameters_train_on_jais() {
         let step = 0.02;
         let [above, below] = [step, -step].map(|step| {
             let mut moved = initial.clone();
-            moved[number].values.iter_mut().zip(&gradient.values).for_each(|(w, &g)| *w += (step * f64::from(g) / norm) as f32);
+            moved[number]
+                .values
+                .iter_mut()
+                .zip(&gradient.values)
+                .for_each(|(w, &g)| *w += (step * f64::from(g) / norm) as f32);
             trainer.load_weights(&TrainedWeights::Full(moved)).expect("weights");
             let (sum, count) = block_on(trainer.evaluate(&batch)).expect("a loss");
             sum / count as f64
         });
         let slope = (above - below) / (2.0 * step);
-        assert!((slope - norm).abs() < 0.02 * norm + 3e-4, "{}: the loss rises by {slope}, its gradient has {norm}", gradient.name);
+        assert!(
+            (slope - norm).abs() < 0.02 * norm + 3e-4,
+            "{}: the loss rises by {slope}, its gradient has {norm}",
+            gradient.name
+        );
     }
 }
 
@@ -167,7 +191,15 @@ fn sequence(len: usize) -> MicroBatch {
 fn losses(gpu: &Gpu, options: TrainerOptions) -> (Vec<f64>, usize) {
     let mut trainer = trainer(gpu, "qwen3_qknorm", options).expect("a model");
     let batch = sequence(40);
-    let hyper = Hyper { learning_rate: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0, loss_scale: 1.0 };
+    let hyper = Hyper {
+        learning_rate: 1e-3,
+        betas: (0.9, 0.999),
+        eps: 1e-8,
+        weight_decay: 0.0,
+        max_norm: 1.0,
+        update: 0,
+        loss_scale: 1.0,
+    };
     let step = |trainer: &mut Trainer| {
         let loss = block_on(trainer.accumulate(&batch, 1.0 / 39.0)).expect("a loss");
         trainer.update(&hyper).expect("an update");
@@ -189,7 +221,9 @@ fn short_submissions_give_the_same_bits() {
 #[test]
 fn noise_on_embeddings_follows_from_the_seed_and_is_for_training_only() {
     let gpu = gpu();
-    let of = |alpha: Option<f64>, seed: u64| losses(&gpu, TrainerOptions { neftune: alpha, seed, ..TrainerOptions::default() }).0;
+    let of = |alpha: Option<f64>, seed: u64| {
+        losses(&gpu, TrainerOptions { neftune: alpha, seed, ..TrainerOptions::default() }).0
+    };
     let (plain, noisy) = (of(None, 1), of(Some(5.0), 1));
     assert_eq!(noisy, of(Some(5.0), 1));
     assert_ne!(noisy, of(Some(5.0), 2));
@@ -197,7 +231,9 @@ fn noise_on_embeddings_follows_from_the_seed_and_is_for_training_only() {
     // A noise that is nearly nothing changes nearly nothing: its size is what was asked for.
     let faint = of(Some(1e-6), 1);
     assert!((faint[0] - plain[0]).abs() < 1e-4, "{faint:?} and {plain:?}");
-    let mut trainer = trainer(&gpu, "qwen3_qknorm", TrainerOptions { neftune: Some(5.0), seed: 1, ..TrainerOptions::default() }).expect("a model");
+    let mut trainer =
+        trainer(&gpu, "qwen3_qknorm", TrainerOptions { neftune: Some(5.0), seed: 1, ..TrainerOptions::default() })
+            .expect("a model");
     let (sum, count) = block_on(trainer.evaluate(&sequence(40))).expect("a loss");
     assert!((sum / count as f64 - plain[0]).abs() < 1e-5, "evaluation sees no noise");
 }

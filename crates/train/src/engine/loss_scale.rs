@@ -1,9 +1,11 @@
-//! Loss scaling: what the loss is multiplied by before it is differentiated, so that small gradients do not vanish in f16.
+//! Loss scaling: what the loss is multiplied by before it is differentiated, so that small gradients do not vanish in
+//! f16.
 //!
-//! Dynamic, with the numbers of `torch.amp.GradScaler`: 65536 at first, doubled after 2000 good updates in a row, halved when the norm of the
-//! gradients is not finite, and that update skipped. Unlike there, the same micro-batches are then done again with the lower scale: a
-//! skipped batch would be lost to the run, whose schedule counts steps, and every run would have to say how many it lost. Powers of two
-//! only: multiplying by one and dividing again changes no bit.
+//! Dynamic, with the numbers of `torch.amp.GradScaler`: 65536 at first, doubled after 2000 good updates in a row,
+//! halved when the norm of the gradients is not finite, and that update skipped. Unlike there, the same micro-batches
+//! are then done again with the lower scale: a skipped batch would be lost to the run, whose schedule counts steps, and
+//! every run would have to say how many it lost. Powers of two only: multiplying by one and dividing again changes no
+//! bit.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +17,8 @@ pub const INITIAL_LOSS_SCALE: f64 = 65536.0;
 const GROWTH_INTERVAL: u64 = 2000;
 /// Below this it is not halved: then it is not f16 that overflows.
 const LEAST: f64 = 1.0;
-/// Up to here it grows: 2²⁴ lifts what f32 tells from one to where f16 tells it from zero, and leaves losses far from where f32 ends.
+/// Up to here it grows: 2²⁴ lifts what f32 tells from one to where f16 tells it from zero, and leaves losses far from
+/// where f32 ends.
 const MOST: f64 = 16_777_216.0;
 
 /// The state of loss scaling between two updates.
@@ -48,7 +51,12 @@ impl LossScale {
         if self.scale.is_finite() && (0.0..=120.0).contains(&exponent) && exponent.fract() == 0.0 {
             return Ok(self);
         }
-        Err(EngineError::input("loss scale", "a power of two from 1 to 2^120, such as 65536", self.scale.to_string(), "correct it, or begin anew"))
+        Err(EngineError::input(
+            "loss scale",
+            "a power of two from 1 to 2^120, such as 65536",
+            self.scale.to_string(),
+            "correct it, or begin anew",
+        ))
     }
 
     /// Notes an update whose gradients were finite.

@@ -1,7 +1,8 @@
-//! One recorded step: forward over a packed micro-batch, loss, and where asked the gradients, for given numbers of tokens and rows.
+//! One recorded step: forward over a packed micro-batch, loss, and where asked the gradients, for given numbers of
+//! tokens and rows.
 //!
-//! Sizes are rounded up, so that batches of similar lengths share a plan. Padding tokens form sequences of their own, and padding rows
-//! have targets that are ignored: nothing they compute reaches the loss.
+//! Sizes are rounded up, so that batches of similar lengths share a plan. Padding tokens form sequences of their own,
+//! and padding rows have targets that are ignored: nothing they compute reaches the loss.
 
 use std::sync::Arc;
 
@@ -75,7 +76,12 @@ impl Packed {
             ));
         }
         if let Some(id) = batch.ids.iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(EngineError::input("micro-batch", format!("token ids below {vocabulary}"), id.to_string(), "use the tokenizer of this model"));
+            return Err(EngineError::input(
+                "micro-batch",
+                format!("token ids below {vocabulary}"),
+                id.to_string(),
+                "use the tokenizer of this model",
+            ));
         }
         let tokens = rounded(lengths, 2 * QUERY_TILE);
         let mut packed = Packed {
@@ -96,7 +102,12 @@ impl Packed {
             packed.push(batch.sequences[start..].iter().take_while(|&&s| s == number).count(), context)?;
         }
         if packed.positions != batch.positions {
-            return Err(EngineError::input("micro-batch", "positions from 0 on in each sequence", "others", "report this as a bug"));
+            return Err(EngineError::input(
+                "micro-batch",
+                "positions from 0 on in each sequence",
+                "others",
+                "report this as a bug",
+            ));
         }
         packed.tokens.resize(tokens, 0);
         while packed.positions.len() < tokens {
@@ -105,7 +116,12 @@ impl Packed {
         let targets = batch.targets();
         for (t, &target) in targets.iter().enumerate().filter(|(_, target)| **target >= 0) {
             if target as usize >= vocabulary {
-                return Err(EngineError::input("micro-batch", format!("labels below {vocabulary}"), target.to_string(), "use the tokenizer of this model"));
+                return Err(EngineError::input(
+                    "micro-batch",
+                    format!("labels below {vocabulary}"),
+                    target.to_string(),
+                    "use the tokenizer of this model",
+                ));
             }
             packed.rows.push(t as u32);
             packed.targets.push(target as u32);
@@ -124,10 +140,17 @@ impl Packed {
     fn push(&mut self, len: usize, context: usize) -> Result<(), EngineError> {
         if len > context {
             let remedy = "shorten the sequences, or open the model with a longer context";
-            return Err(EngineError::input("micro-batch", format!("sequences of at most {context} tokens"), len.to_string(), remedy));
+            return Err(EngineError::input(
+                "micro-batch",
+                format!("sequences of at most {context} tokens"),
+                len.to_string(),
+                remedy,
+            ));
         }
         let first = self.positions.len();
-        self.tiles.extend((0..len).step_by(QUERY_TILE).flat_map(|start| [(first + start) as u32, QUERY_TILE.min(len - start) as u32]));
+        self.tiles.extend(
+            (0..len).step_by(QUERY_TILE).flat_map(|start| [(first + start) as u32, QUERY_TILE.min(len - start) as u32]),
+        );
         self.positions.extend((0..len).map(|p| p as u32));
         self.bases.extend(std::iter::repeat_n(first as u32, len));
         self.lengths.extend(std::iter::repeat_n(len as u32, len));
@@ -138,7 +161,13 @@ impl Packed {
 
     /// The shape of the step that takes it; `pairs` matters for preferences.
     pub fn shape(&self, aim: Aim, pairs: usize) -> Shape {
-        Shape { aim, tokens: self.tokens.len(), rows: self.rows.len(), tiles: self.tiles.len() / 2, pairs: if aim == Aim::Preference { pairs } else { 0 } }
+        Shape {
+            aim,
+            tokens: self.tokens.len(),
+            rows: self.rows.len(),
+            tiles: self.tiles.len() / 2,
+            pairs: if aim == Aim::Preference { pairs } else { 0 },
+        }
     }
 }
 
@@ -224,8 +253,13 @@ impl Step {
     ) -> Result<Step, EngineError> {
         let inputs = Inputs::new(gpu, shape)?;
         let mut graph = Graph::new();
-        let over = Causality { positions: graph.state(&inputs.positions), bases: graph.state(&inputs.bases), tiles: graph.state(&inputs.tiles) };
-        let (tokens, rows, targets) = (graph.state(&inputs.tokens), graph.state(&inputs.rows), graph.state(&inputs.targets));
+        let over = Causality {
+            positions: graph.state(&inputs.positions),
+            bases: graph.state(&inputs.bases),
+            tiles: graph.state(&inputs.tiles),
+        };
+        let (tokens, rows, targets) =
+            (graph.state(&inputs.tokens), graph.state(&inputs.rows), graph.state(&inputs.targets));
         let logits = decoder.forward(&mut graph, StepInputs { tokens, over, rows: Some(rows) }, cache);
         if let (Some(_), Aim::Supervised) = (options.neftune, shape.aim) {
             let sizes = graph.state(&inputs.noise);
@@ -236,7 +270,8 @@ impl Step {
             return Err(EngineError::input("model", expected, "another one", "leave lm_head out of target_modules"));
         };
         let (loss, nll, weights, pairs) = if shape.aim == Aim::Preference {
-            let [owners, reference, settings] = [&inputs.owners, &inputs.reference, &inputs.settings].map(|state| graph.state(state));
+            let [owners, reference, settings] =
+                [&inputs.owners, &inputs.reference, &inputs.settings].map(|state| graph.state(state));
             let [nll, weights, pairs, loss] = graph.preference_loss(sweep.statistics, owners, reference, settings);
             (loss, nll, weights, Some(pairs))
         } else {
@@ -248,7 +283,11 @@ impl Step {
         if matches!(shape.aim, Aim::Supervised | Aim::Preference) {
             let forward = graph.nodes().len();
             let gradient = graph.cross_entropy_backward(&sweep, weights, &arena.pairs());
-            graph.backward(&[(sweep.hidden(), gradient)], &arena.pairs(), BackwardOptions { recompute: options.recompute })?;
+            graph.backward(
+                &[(sweep.hidden(), gradient)],
+                &arena.pairs(),
+                BackwardOptions { recompute: options.recompute },
+            )?;
             if options.f16 {
                 graph = keep_in_f16(&graph, forward, decoder.sizes().num_hidden_layers, &keep);
             }
@@ -256,7 +295,17 @@ impl Step {
         let noise = options.neftune.map(|alpha| alpha / (decoder.sizes().hidden_size as f64).sqrt());
         let submission_work = options.submission_work;
         let Some(gpu) = gpu else {
-            return Ok(Step { shape, inputs, graph: Some(graph), plan: None, loss, nll, pairs, noise, submission_work });
+            return Ok(Step {
+                shape,
+                inputs,
+                graph: Some(graph),
+                plan: None,
+                loss,
+                nll,
+                pairs,
+                noise,
+                submission_work,
+            });
         };
         // Rewrites are for inference: some round activations, and all hide what the gradients read.
         let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
@@ -337,7 +386,8 @@ impl Step {
         }
         match extra {
             Extra::Scale(scale) => {
-                let weights: Vec<f32> = packed.targets.iter().map(|&target| if target == IGNORED { 0.0 } else { *scale }).collect();
+                let weights: Vec<f32> =
+                    packed.targets.iter().map(|&target| if target == IGNORED { 0.0 } else { *scale }).collect();
                 inputs.weights.write(gpu, 0, bytemuck::cast_slice(&weights));
             }
             Extra::Preference(reference, beta, scale) => {

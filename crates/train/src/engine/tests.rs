@@ -36,17 +36,23 @@ fn trainer(gpu: Option<&Gpu>, case: &str, format: &str, recompute: bool) -> (Tra
     let initial = adapter(&["lora", case, "adapter_init"]);
     let model = expected["model"].as_str().expect("a name");
     let options = TrainerOptions { context: 256, recompute, ..TrainerOptions::default() };
-    (Trainer::new(gpu, base(gpu, model, format), &initial, options).expect("a trainer"), TrainedWeights::Adapter(initial), expected)
+    (
+        Trainer::new(gpu, base(gpu, model, format), &initial, options).expect("a trainer"),
+        TrainedWeights::Adapter(initial),
+        expected,
+    )
 }
 
 /// Tensors of a safetensors file by name.
 fn tensors(file: PathBuf) -> Vec<(String, Vec<f32>)> {
     let bytes = std::fs::read(&file).expect("a file");
-    let (directory, name) = (file.parent().expect("a parent"), file.file_stem().and_then(|s| s.to_str()).expect("a name"));
+    let (directory, name) =
+        (file.parent().expect("a parent"), file.file_stem().and_then(|s| s.to_str()).expect("a name"));
     assert!(!bytes.is_empty());
     // Checkpoint wants a configuration beside it; any will do.
     let files = tempfile::tempdir().expect("a directory");
-    std::fs::copy(directory.join(format!("{name}.safetensors")), files.path().join("model.safetensors")).expect("copied");
+    std::fs::copy(directory.join(format!("{name}.safetensors")), files.path().join("model.safetensors"))
+        .expect("copied");
     std::fs::write(files.path().join("config.json"), "{}").expect("written");
     let source = DirectorySource::new(files.path()).expect("a directory");
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("tensors");
@@ -77,7 +83,8 @@ fn check_gradients(case: &str) {
         let (mut trainer, initial, expected) = trainer(Some(&gpu), case, "f32", recompute);
         let request = json!({"id": "g", "batch": expected["micro_batches"][0], "out_dir": directory.path()});
         let answer = block_on(lora_grads(&mut trainer, &initial, &request)).expect("gradients");
-        let (loss, want) = (answer["loss"].as_f64().expect("a loss"), expected["micro0"]["loss"].as_f64().expect("a loss"));
+        let (loss, want) =
+            (answer["loss"].as_f64().expect("a loss"), expected["micro0"]["loss"].as_f64().expect("a loss"));
         let found = tensors(answer["grads_file"].as_str().expect("a file").into());
         let worst = worst_relative(&found, &tensors(path(&["lora", case, "grads_micro0.safetensors"])));
         println!(
@@ -111,7 +118,11 @@ fn check_training(case: &str) {
         let losses: Vec<f64> = answer["losses"].as_array().expect("losses").iter().filter_map(Value::as_f64).collect();
         let log = expected["training"][mode]["log"].as_array().expect("a log");
         assert_eq!(losses.len(), log.len());
-        let worst = losses.iter().zip(log).map(|(loss, want)| (loss - want["loss"].as_f64().expect("a loss")).abs()).fold(0.0, f64::max);
+        let worst = losses
+            .iter()
+            .zip(log)
+            .map(|(loss, want)| (loss - want["loss"].as_f64().expect("a loss")).abs())
+            .fold(0.0, f64::max);
         println!("{case} {mode}: losses off by {worst:.1e} in {:.1?}", started.elapsed());
         assert!(worst < 3e-4, "{mode}: a loss is off by {worst:.1e}");
         if mode == "token_mean" {
@@ -120,7 +131,8 @@ fn check_training(case: &str) {
             let first = tensors(path(&["lora", case, "adapter_init", "adapter_model.safetensors"]));
             let (mut error, mut moved) = (0.0, 0.0);
             for (name, want) in &last {
-                let of = |list: &[(String, Vec<f32>)]| list.iter().find(|(n, _)| n == name).expect("the tensor").1.clone();
+                let of =
+                    |list: &[(String, Vec<f32>)]| list.iter().find(|(n, _)| n == name).expect("the tensor").1.clone();
                 error += distance(&of(&found), want).0.powi(2);
                 moved += distance(&of(&first), want).0.powi(2);
             }
@@ -172,11 +184,17 @@ fn quantized_bases_train_as_their_dequantized_weights() {
             }
             let request = json!({"id": format, "batch": batch, "out_dir": directory.path()});
             let answer = block_on(lora_grads(&mut trainer, &initial, &request)).expect("gradients");
-            found.push((answer["loss"].as_f64().expect("a loss"), tensors(answer["grads_file"].as_str().expect("a file").into())));
+            found.push((
+                answer["loss"].as_f64().expect("a loss"),
+                tensors(answer["grads_file"].as_str().expect("a file").into()),
+            ));
         }
         let worst = worst_relative(&found[0].1, &found[1].1);
         println!("{format}: loss {} and {}, gradients off by {worst:.1e}", found[0].0, found[1].0);
-        assert!((found[0].0 - found[1].0).abs() < 1e-4 * found[1].0 && worst < 1e-3, "{format}: gradients off by {worst:.1e}");
+        assert!(
+            (found[0].0 - found[1].0).abs() < 1e-4 * found[1].0 && worst < 1e-3,
+            "{format}: gradients off by {worst:.1e}"
+        );
     }
 }
 
@@ -184,7 +202,19 @@ fn quantized_bases_train_as_their_dequantized_weights() {
 #[test]
 fn the_loss_falls_on_every_architecture() {
     let gpu = gpu();
-    for model in ["cohere", "cohere2", "falcon_h1", "gemma1", "gemma2_softcap", "gemma3_text", "jais", "jais2", "lfm2", "olmo2", "phi3_fused"] {
+    for model in [
+        "cohere",
+        "cohere2",
+        "falcon_h1",
+        "gemma1",
+        "gemma2_softcap",
+        "gemma3_text",
+        "jais",
+        "jais2",
+        "lfm2",
+        "olmo2",
+        "phi3_fused",
+    ] {
         let mut decoder = base(Some(&gpu), model, "q8_0");
         let config = Recipe { alpha: 16.0, rank: 4, ..Recipe::default() }.adapter_config().expect("a configuration");
         let adapter = new_adapter(&mut *decoder, config, &mut Rng::new(1, 1)).expect("an adapter");
@@ -193,10 +223,19 @@ fn the_loss_falls_on_every_architecture() {
         let ids: Vec<u32> = (0..24).map(|t| 5 + t * t * 7 % 900).collect();
         let labels = ids.iter().enumerate().map(|(t, &id)| if t == 0 { -100 } else { id as i32 }).collect();
         let batch = MicroBatch { labels, positions: (0..24).collect(), sequences: vec![0; 24], starts: vec![0], ids };
-        let hyper = Hyper { learning_rate: 3e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, max_norm: 1.0, update: 0, loss_scale: 1.0 };
+        let hyper = Hyper {
+            learning_rate: 3e-3,
+            betas: (0.9, 0.999),
+            eps: 1e-8,
+            weight_decay: 0.0,
+            max_norm: 1.0,
+            update: 0,
+            loss_scale: 1.0,
+        };
         let losses: Vec<f64> = (0..4)
             .map(|_| {
-                let loss = block_on(trainer.accumulate(&batch, 1.0 / 23.0)).unwrap_or_else(|error| panic!("{model}: {error}"));
+                let loss =
+                    block_on(trainer.accumulate(&batch, 1.0 / 23.0)).unwrap_or_else(|error| panic!("{model}: {error}"));
                 trainer.update(&hyper).expect("an update");
                 loss
             })

@@ -31,11 +31,14 @@ pub struct TrainerOptions {
     pub logits_budget: usize,
     /// Seed of the dropout masks and of noise.
     pub seed: u64,
-    /// NEFTune: noise on the embeddings, uniform within this over √(tokens of the sequence · hidden size), in supervised steps.
+    /// NEFTune: noise on the embeddings, uniform within this over √(tokens of the sequence · hidden size), in
+    /// supervised steps.
     pub neftune: Option<f64>,
-    /// Multiply-adds of one submission at most, but for a kernel that has more alone: 2³⁴ take 0.3 s where a device does 0.1 TFLOP/s.
+    /// Multiply-adds of one submission at most, but for a kernel that has more alone: 2³⁴ take 0.3 s where a device
+    /// does 0.1 TFLOP/s.
     pub submission_work: u64,
-    /// Hold what waits for the backward pass in f16, and scale the loss; products have f16 tiles where the device was opened with it.
+    /// Hold what waits for the backward pass in f16, and scale the loss; products have f16 tiles where the device was
+    /// opened with it.
     pub f16: bool,
     /// With `f16`: the loss scale at first, a power of two.
     pub loss_scale: f64,
@@ -61,7 +64,8 @@ impl Default for TrainerOptions {
 pub struct PairOutcome {
     /// Summed loss times the scale.
     pub loss: f64,
-    /// For each pair: log-probability of the chosen and of the rejected answer under the policy, margin β (Δ − Δref), loss.
+    /// For each pair: log-probability of the chosen and of the rejected answer under the policy, margin β (Δ − Δref),
+    /// loss.
     pub pairs: Vec<[f32; 4]>,
 }
 
@@ -89,13 +93,19 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A trainer for this base and adapter. Without a device everything but [`Trainer::update`] runs through the interpreter.
+    /// A trainer for this base and adapter. Without a device everything but [`Trainer::update`] runs through the
+    /// interpreter.
     ///
     /// Gradients follow the device's arithmetic: open it without `dot`, and without `f16` for f32 throughout.
     ///
     /// # Errors
     /// A module that the base does not have, a loss scale that cannot be one, or out of memory.
-    pub fn new(gpu: Option<&Gpu>, mut decoder: Box<dyn Decoder>, adapter: &Adapter, options: TrainerOptions) -> Result<Trainer, EngineError> {
+    pub fn new(
+        gpu: Option<&Gpu>,
+        mut decoder: Box<dyn Decoder>,
+        adapter: &Adapter,
+        options: TrainerOptions,
+    ) -> Result<Trainer, EngineError> {
         let arena = Arena::new(gpu, adapter)?;
         // Attached once here, so that an adapter that does not fit is refused before anything runs.
         attach(&mut *decoder, &arena, None)?;
@@ -107,11 +117,22 @@ impl Trainer {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn full(gpu: Option<&Gpu>, decoder: Box<dyn Decoder>, parameters: Parameters, options: TrainerOptions) -> Result<Trainer, EngineError> {
+    pub fn full(
+        gpu: Option<&Gpu>,
+        decoder: Box<dyn Decoder>,
+        parameters: Parameters,
+        options: TrainerOptions,
+    ) -> Result<Trainer, EngineError> {
         Trainer::over(gpu, decoder, Arena::full(gpu, parameters)?, 0.0, options)
     }
 
-    fn over(gpu: Option<&Gpu>, decoder: Box<dyn Decoder>, arena: Arena, dropout: f32, options: TrainerOptions) -> Result<Trainer, EngineError> {
+    fn over(
+        gpu: Option<&Gpu>,
+        decoder: Box<dyn Decoder>,
+        arena: Arena,
+        dropout: f32,
+        options: TrainerOptions,
+    ) -> Result<Trainer, EngineError> {
         let hyper = State::zeros(gpu, "hyperparameters", &[Hyper::LEN], Dtype::F32)?;
         let norm = State::zeros(gpu, "gradient norm", &[4], Dtype::F32)?;
         let seed = State::zeros(gpu, "seed", &[1], Dtype::U32)?;
@@ -166,7 +187,10 @@ impl Trainer {
 
     /// Bytes of activations of the largest step so far, and the dispatches of the latest.
     pub fn cost(&self) -> (u64, usize) {
-        (self.steps.iter().map(Step::activation_bytes).max().unwrap_or(0), self.steps.last().map_or(0, Step::dispatches))
+        (
+            self.steps.iter().map(Step::activation_bytes).max().unwrap_or(0),
+            self.steps.last().map_or(0, Step::dispatches),
+        )
     }
 
     /// Submissions of the latest step.
@@ -174,8 +198,8 @@ impl Trainer {
         self.steps.last().map_or(0, Step::submissions)
     }
 
-    /// Adds the gradients of `scale` · Σ nll over the trained tokens, and returns that loss. For the mean over the tokens of several
-    /// micro-batches (`token_mean`) the scale is one over the trained tokens of all of them.
+    /// Adds the gradients of `scale` · Σ nll over the trained tokens, and returns that loss. For the mean over the
+    /// tokens of several micro-batches (`token_mean`) the scale is one over the trained tokens of all of them.
     ///
     /// # Errors
     /// A batch that does not fit the model, a device that fails, or a loss that is not finite.
@@ -185,7 +209,8 @@ impl Trainer {
         finite(f64::from(outcome.loss) / lift)
     }
 
-    /// Runs [`Trainer::accumulate`]'s step once more with a timestamp pair around each kernel; `None` where the device has none.
+    /// Runs [`Trainer::accumulate`]'s step once more with a timestamp pair around each kernel; `None` where the device
+    /// has none.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
@@ -206,7 +231,8 @@ impl Trainer {
         Ok((finite(outcome.sums.iter().sum())?, batch.target_count()))
     }
 
-    /// Log-probabilities under the base without the adapter of pairs: sequence 2p of the batch is the chosen, 2p + 1 the rejected answer.
+    /// Log-probabilities under the base without the adapter of pairs: sequence 2p of the batch is the chosen, 2p + 1
+    /// the rejected answer.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
@@ -229,7 +255,8 @@ impl Trainer {
         Ok(sums.chunks_exact(2).map(|pair| [-pair[0] as f32, -pair[1] as f32]).collect())
     }
 
-    /// Reserves the memory of a training step over a batch of this shape with at least `trained` trained tokens, so that smaller ones need no more.
+    /// Reserves the memory of a training step over a batch of this shape with at least `trained` trained tokens, so
+    /// that smaller ones need no more.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
@@ -245,10 +272,21 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
-    pub async fn accumulate_pairs(&mut self, batch: &MicroBatch, reference: &[[f32; 2]], beta: f64, scale: f64) -> Result<PairOutcome, EngineError> {
+    pub async fn accumulate_pairs(
+        &mut self,
+        batch: &MicroBatch,
+        reference: &[[f32; 2]],
+        beta: f64,
+        scale: f64,
+    ) -> Result<PairOutcome, EngineError> {
         let pairs = pairs_of(batch)?;
         if reference.len() != pairs {
-            return Err(EngineError::input("reference", format!("one for each of {pairs} pairs"), reference.len().to_string(), "compute it for this batch"));
+            return Err(EngineError::input(
+                "reference",
+                format!("one for each of {pairs} pairs"),
+                reference.len().to_string(),
+                "compute it for this batch",
+            ));
         }
         let lift = self.lift();
         let extra = Extra::Preference(reference.to_vec(), beta as f32, (scale * lift) as f32);
@@ -260,7 +298,12 @@ impl Trainer {
         let pairs = if let Extra::Preference(reference, ..) = extra { reference.len() } else { 0 };
         let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
         if packed.count == 0 {
-            return Err(EngineError::input("micro-batch", "at least one trained token", "none", "drop examples without any, or train on all tokens"));
+            return Err(EngineError::input(
+                "micro-batch",
+                "at least one trained token",
+                "none",
+                "drop examples without any, or train on all tokens",
+            ));
         }
         if matches!(aim, Aim::Supervised | Aim::Preference) {
             let mut state = self.options.seed ^ self.micro_steps.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -302,10 +345,15 @@ impl Trainer {
             None => {
                 // Recorded steps hold the smaller one.
                 self.steps.clear();
-                Cache::new(gpu, CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None }, &self.decoder.cache_needs())?
+                Cache::new(
+                    gpu,
+                    CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None },
+                    &self.decoder.cache_needs(),
+                )?
             }
         };
-        let step = Step::new(gpu, &*self.decoder, &self.arena, &cache, shape, &self.options, &self.seed, &mut self.pool);
+        let step =
+            Step::new(gpu, &*self.decoder, &self.arena, &cache, shape, &self.options, &self.seed, &mut self.pool);
         self.cache = Some(cache);
         step
     }
@@ -327,14 +375,19 @@ impl Trainer {
     pub fn set_loss_scale(&mut self, loss_scale: Option<LossScale>) -> Result<(), EngineError> {
         if loss_scale.is_some() != self.options.f16 {
             let of = |there: bool| if there { "one" } else { "none" };
-            return Err(EngineError::input("loss scale", of(self.options.f16), of(loss_scale.is_some()), "resume with the recipe of the run"));
+            return Err(EngineError::input(
+                "loss scale",
+                of(self.options.f16),
+                of(loss_scale.is_some()),
+                "resume with the recipe of the run",
+            ));
         }
         self.loss_scale = loss_scale.map(LossScale::checked).transpose()?;
         Ok(())
     }
 
-    /// [`Trainer::update`] and [`Trainer::gradient_norm`]. `None`: the gradients were not finite, with f16; nothing was updated, the loss scale
-    /// is lower now, and the micro-batches are to be done again.
+    /// [`Trainer::update`] and [`Trainer::gradient_norm`]. `None`: the gradients were not finite, with f16; nothing was
+    /// updated, the loss scale is lower now, and the micro-batches are to be done again.
     ///
     /// # Errors
     /// As those two.
@@ -372,15 +425,19 @@ impl Trainer {
         Ok(())
     }
 
-    /// The norm of the gradients before clipping at the last update; an error where it was not finite, in which case that update
-    /// changed nothing.
+    /// The norm of the gradients before clipping at the last update; an error where it was not finite, in which case
+    /// that update changed nothing.
     ///
     /// # Errors
     /// The device, or a norm that is not finite.
     pub async fn gradient_norm(&self) -> Result<f64, EngineError> {
         let values = self.norm.read(self.gpu.as_ref()).await?;
         let norm = f64::from(values.f32()[0]);
-        if norm.is_finite() { Ok(norm) } else { Err(EngineError::NotFinite { what: "the norm of the gradients".into() }) }
+        if norm.is_finite() {
+            Ok(norm)
+        } else {
+            Err(EngineError::NotFinite { what: "the norm of the gradients".into() })
+        }
     }
 
     /// Sets the gradients to zero.
@@ -406,7 +463,8 @@ impl Trainer {
         Ok(gradients)
     }
 
-    /// The first tensor that has a NaN or an infinity, by PEFT's or Hugging Face's name, or else the first whose gradient has.
+    /// The first tensor that has a NaN or an infinity, by PEFT's or Hugging Face's name, or else the first whose
+    /// gradient has.
     ///
     /// # Errors
     /// The device failed.
@@ -417,7 +475,9 @@ impl Trainer {
                 let (a, b) = bayan_models::tensor_names(name);
                 bad(&m.a).then_some(a).or(bad(&m.b).then_some(b))
             }),
-            TrainedWeights::Full(arrays) => arrays.iter().find(|array| bad(&array.values)).map(|array| array.name.clone()),
+            TrainedWeights::Full(arrays) => {
+                arrays.iter().find(|array| bad(&array.values)).map(|array| array.name.clone())
+            }
         };
         if let Some(name) = first(&self.weights().await?) {
             return Ok(Some(name));
@@ -460,7 +520,8 @@ impl Trainer {
             arrays.push(NamedArray { name: name.into(), shape: vec![values.len()], values });
         }
         // Two floats hold the counts exactly up to 2^48.
-        let counts = [self.updates, self.micro_steps].iter().flat_map(|n| [(n >> 24) as f32, (n & 0xff_ffff) as f32]).collect();
+        let counts =
+            [self.updates, self.micro_steps].iter().flat_map(|n| [(n >> 24) as f32, (n & 0xff_ffff) as f32]).collect();
         arrays.push(NamedArray { name: "counts".into(), shape: vec![4], values: counts });
         Ok(arrays)
     }
@@ -472,7 +533,14 @@ impl Trainer {
     pub fn load_optimizer_state(&mut self, arrays: &[NamedArray]) -> Result<(), EngineError> {
         let find = |name: &str, len: usize| {
             let found = arrays.iter().find(|array| array.name == name && array.values.len() == len);
-            found.ok_or_else(|| EngineError::input("optimizer state", format!("{len} numbers `{name}`"), "others", "resume with the recipe of the run"))
+            found.ok_or_else(|| {
+                EngineError::input(
+                    "optimizer state",
+                    format!("{len} numbers `{name}`"),
+                    "others",
+                    "resume with the recipe of the run",
+                )
+            })
         };
         let len = self.arena.states.first.shape()[0];
         for (name, state) in [("exp_avg", &self.arena.states.first), ("exp_avg_sq", &self.arena.states.second)] {
@@ -501,7 +569,12 @@ fn attach(decoder: &mut dyn Decoder, arena: &Arena, dropout: Option<(f32, &Arc<S
 fn pairs_of(batch: &MicroBatch) -> Result<usize, EngineError> {
     let sequences = batch.starts.len();
     if sequences == 0 || !sequences.is_multiple_of(2) {
-        return Err(EngineError::input("preference batch", "pairs of sequences", format!("{sequences} sequences"), "give chosen and rejected in turn"));
+        return Err(EngineError::input(
+            "preference batch",
+            "pairs of sequences",
+            format!("{sequences} sequences"),
+            "give chosen and rejected in turn",
+        ));
     }
     Ok(sequences / 2)
 }

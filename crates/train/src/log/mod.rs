@@ -1,6 +1,8 @@
-//! What a run leaves to look at: a JSONL file, TensorBoard events, and at the end a plot as PNG and as a page of its own.
+//! What a run leaves to look at: a JSONL file, TensorBoard events, and at the end a plot as PNG and as a page of its
+//! own.
 //!
-//! Every format is written here in a few lines; plotting and protobuf crates lost, since each would outweigh the rest of this crate.
+//! Every format is written here in a few lines; plotting and protobuf crates lost, since each would outweigh the rest
+//! of this crate.
 
 mod page;
 mod picture;
@@ -90,8 +92,8 @@ fn seconds_now() -> f64 {
 }
 
 impl RunLog {
-    /// Opens the logs of a run in `directory`. When resuming, lines from `next_step` on are taken out first: they belong to
-    /// steps that will be done again. A new run (`next_step` 0) begins an empty log.
+    /// Opens the logs of a run in `directory`. When resuming, lines from `next_step` on are taken out first: they
+    /// belong to steps that will be done again. A new run (`next_step` 0) begins an empty log.
     ///
     /// # Errors
     /// A refused file operation.
@@ -104,7 +106,8 @@ impl RunLog {
             text.extend(line(entry));
         }
         replace_file(&path, &text)?;
-        let lines = OpenOptions::new().append(true).open(&path).map_err(|source| TrainError::io("open", &path, source))?;
+        let lines =
+            OpenOptions::new().append(true).open(&path).map_err(|source| TrainError::io("open", &path, source))?;
         let now = seconds_now();
         let events = tensorboard::EventFile::create(&directory.join("tensorboard"), now)?;
         Ok(Self { directory: directory.to_owned(), lines, events })
@@ -151,7 +154,12 @@ pub fn read_log(directory: &Path) -> Result<Vec<LogEntry>> {
         let line = line.map_err(|source| TrainError::io("read", &path, source))?;
         if let Some((number, error)) = broken {
             let shown = path.display().to_string();
-            return Err(TrainError::data(&shown, "a log entry on each line", format!("{error} in line {number}"), "move the log away"));
+            return Err(TrainError::data(
+                &shown,
+                "a log entry on each line",
+                format!("{error} in line {number}"),
+                "move the log away",
+            ));
         }
         match serde_json::from_slice(&line) {
             Ok(entry) => entries.push(entry),
@@ -266,7 +274,10 @@ mod tests {
             let png = fs::read(place.path().join("loss.png")).unwrap();
             assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xaeB`\x82"));
             let html = fs::read_to_string(place.path().join("loss.html")).unwrap();
-            assert!(html.contains("a &lt;run&gt; &amp; its &quot;loss&quot;") && !html.contains("http"), "self-contained and escaped");
+            assert!(
+                html.contains("a &lt;run&gt; &amp; its &quot;loss&quot;") && !html.contains("http"),
+                "self-contained and escaped"
+            );
             assert_eq!(html.contains("<polyline"), count > 1);
         }
     }

@@ -18,20 +18,32 @@ svg{width:100%;height:auto}text{font-size:12px;fill:#444}.grid{stroke:#e3e3e3}.r
 pub(super) fn html(entries: &[LogEntry], title: &str) -> String {
     let mut page = String::new();
     let title = escaped(title);
-    let _ = write!(page, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">");
+    let _ = write!(
+        page,
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">"
+    );
     let _ = write!(page, "<title>{title}</title><style>{STYLE}</style><h1 dir=\"auto\">{title}</h1>");
     let loss = curve(entries, |e| e.loss);
     let evaluation = curve(entries, |e| e.eval_loss);
     let last = |points: &[(f64, f64)]| points.last().map_or("–".to_owned(), |p| format!("{:.4}", p.1));
     let best = evaluation.iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
     let steps = entries.iter().map(|e| e.step + 1).max().unwrap_or(0);
-    let _ = write!(page, "<table><tr><td>steps<td>{steps}<tr><td>last training loss<td>{}<tr><td>last evaluation loss<td>{}", last(&loss), last(&evaluation));
+    let _ = write!(
+        page,
+        "<table><tr><td>steps<td>{steps}<tr><td>last training loss<td>{}<tr><td>last evaluation loss<td>{}",
+        last(&loss),
+        last(&evaluation)
+    );
     if best.is_finite() {
         let _ = write!(page, "<tr><td>best evaluation loss<td>{best:.4}");
     }
     page.push_str("</table>");
     let smooth = smoothed(&loss);
-    chart(&mut page, "Loss (faint: each step; blue: smoothed; orange: evaluation)", &[("raw", &loss), ("line", &smooth), ("eval", &evaluation)]);
+    chart(
+        &mut page,
+        "Loss (faint: each step; blue: smoothed; orange: evaluation)",
+        &[("raw", &loss), ("line", &smooth), ("eval", &evaluation)],
+    );
     let curves: [(&str, fn(&LogEntry) -> Option<f64>); 5] = [
         ("Learning rate", |e| e.learning_rate),
         ("Gradient norm before clipping", |e| e.grad_norm),
@@ -58,10 +70,17 @@ fn chart(page: &mut String, name: &str, curves: &[(&str, &Vec<(f64, f64)>)]) {
     for y in ticks(y_low, y_high, 5) {
         let at = to_y(y);
         let _ = write!(page, "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{:.1}\"/>", WIDTH - 10.0);
-        let _ = write!(page, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 8.0, at + 4.0, label(y));
+        let _ =
+            write!(page, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 8.0, at + 4.0, label(y));
     }
     for x in ticks(x_low, x_high, 8) {
-        let _ = write!(page, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", to_x(x), HEIGHT - 8.0, label(x));
+        let _ = write!(
+            page,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            to_x(x),
+            HEIGHT - 8.0,
+            label(x)
+        );
     }
     for (class, points) in curves.iter().filter(|(_, points)| points.len() > 1) {
         let _ = write!(page, "<polyline class=\"{class}\" points=\"");

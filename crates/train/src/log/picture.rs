@@ -42,7 +42,9 @@ impl Canvas {
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let length = dx.hypot(dy).max(1e-9);
         let reach = width / 2.0 + 1.0;
-        let bounds = |a: f64, b: f64, most: usize| ((a.min(b) - reach).max(0.0) as usize, ((a.max(b) + reach).max(0.0) as usize).min(most - 1));
+        let bounds = |a: f64, b: f64, most: usize| {
+            ((a.min(b) - reach).max(0.0) as usize, ((a.max(b) + reach).max(0.0) as usize).min(most - 1))
+        };
         let ((x0, x1), (y0, y1)) = (bounds(from.0, to.0, WIDTH), bounds(from.1, to.1, HEIGHT));
         for y in y0..=y1 {
             for x in x0..=x1 {

@@ -19,7 +19,10 @@ impl EventFile {
         fs::create_dir_all(directory).map_err(|source| TrainError::io("create", directory, source))?;
         let stem = format!("events.out.tfevents.{:010}.bayan.{}", now as u64, std::process::id());
         // Two runs in one second get two files.
-        let path = (0..1000).map(|n| directory.join(format!("{stem}.{n}"))).find(|p| !p.exists()).unwrap_or_else(|| directory.join(&stem));
+        let path = (0..1000)
+            .map(|n| directory.join(format!("{stem}.{n}")))
+            .find(|p| !p.exists())
+            .unwrap_or_else(|| directory.join(&stem));
         let file = File::create(&path).map_err(|source| TrainError::io("create", &path, source))?;
         let mut events = Self { file, path };
         let mut version = double_field(1, now);

@@ -1,8 +1,8 @@
 //! A recipe: every choice of a training run under one name each, the same in a file and as a flag.
 //!
 //! The names are those that users of mlx_lm.lora, PEFT and transformers know; their other spellings are understood and
-//! unknown ones are refused with the nearest known name. Free-form configuration lost: a misspelt `learning_rate` that is silently
-//! ignored costs a night of training.
+//! unknown ones are refused with the nearest known name. Free-form configuration lost: a misspelt `learning_rate` that
+//! is silently ignored costs a night of training.
 
 mod parse;
 #[cfg(test)]
@@ -279,11 +279,16 @@ impl Recipe {
     /// The first field that cannot be, with what would do.
     pub fn validate(&self) -> Result<()> {
         let whole = |field: &str, value: usize, most: usize| {
-            let error = || TrainError::recipe(field, format!("a whole number in 1..={most}"), value, "choose another number");
+            let error =
+                || TrainError::recipe(field, format!("a whole number in 1..={most}"), value, "choose another number");
             if (1..=most).contains(&value) { Ok(()) } else { Err(error()) }
         };
         let number = |field: &str, value: f64, sound: bool, expected: &str| {
-            if value.is_finite() && sound { Ok(()) } else { Err(TrainError::recipe(field, expected, value, "choose another number")) }
+            if value.is_finite() && sound {
+                Ok(())
+            } else {
+                Err(TrainError::recipe(field, expected, value, "choose another number"))
+            }
         };
         whole("rank", self.rank, 1 << 16)?;
         whole("batch_size", self.batch_size, MAX_BATCH)?;
@@ -291,14 +296,29 @@ impl Recipe {
         whole("keep_last", self.keep_last, MAX_BATCH)?;
         whole("log_every", self.log_every as usize, usize::MAX)?;
         if !(2..=MAX_SEQ_LENGTH).contains(&self.max_seq_length) {
-            return Err(TrainError::recipe("max_seq_length", format!("a whole number in 2..={MAX_SEQ_LENGTH}"), self.max_seq_length, "choose another number"));
+            return Err(TrainError::recipe(
+                "max_seq_length",
+                format!("a whole number in 2..={MAX_SEQ_LENGTH}"),
+                self.max_seq_length,
+                "choose another number",
+            ));
         }
         number("alpha", self.alpha, self.alpha > 0.0 && self.alpha <= 1e6, "a number in 0..=1e6, above 0")?;
         number("dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "a number in 0..1")?;
-        number("learning_rate", self.learning_rate, self.learning_rate > 0.0 && self.learning_rate <= 1.0, "a number in 0..=1, above 0, such as 1e-4")?;
+        number(
+            "learning_rate",
+            self.learning_rate,
+            self.learning_rate > 0.0 && self.learning_rate <= 1.0,
+            "a number in 0..=1, above 0, such as 1e-4",
+        )?;
         number("adam_beta1", self.adam_beta1, (0.0..1.0).contains(&self.adam_beta1), "a number in 0..1")?;
         number("adam_beta2", self.adam_beta2, (0.0..1.0).contains(&self.adam_beta2), "a number in 0..1")?;
-        number("adam_epsilon", self.adam_epsilon, self.adam_epsilon > 0.0 && self.adam_epsilon < 1.0, "a small number above 0, such as 1e-8")?;
+        number(
+            "adam_epsilon",
+            self.adam_epsilon,
+            self.adam_epsilon > 0.0 && self.adam_epsilon < 1.0,
+            "a small number above 0, such as 1e-8",
+        )?;
         number("weight_decay", self.weight_decay, (0.0..=1.0).contains(&self.weight_decay), "a number in 0..=1")?;
         number("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "a number from 0 on (0: no clipping)")?;
         number("beta", self.beta, self.beta > 0.0, "a number above 0, such as 0.1")?;
@@ -317,7 +337,9 @@ impl Recipe {
         if let Some(ratio) = self.warmup_ratio {
             number("warmup_ratio", ratio, (0.0..=1.0).contains(&ratio), "a number in 0..=1")?;
         }
-        for (field, value) in [("max_steps", self.max_steps), ("eval_every", self.eval_every), ("save_every", self.save_every)] {
+        for (field, value) in
+            [("max_steps", self.max_steps), ("eval_every", self.eval_every), ("save_every", self.save_every)]
+        {
             if value == Some(0) {
                 return Err(TrainError::recipe(field, "a whole number from 1 on", 0, "leave the field out for none"));
             }
@@ -327,7 +349,9 @@ impl Recipe {
     }
 
     fn validate_together(&self) -> Result<()> {
-        let clash = |field: &str, expected: &str, got: &str, remedy: &str| Err(TrainError::recipe(field, expected, got, remedy));
+        let clash = |field: &str, expected: &str, got: &str, remedy: &str| {
+            Err(TrainError::recipe(field, expected, got, remedy))
+        };
         if self.epochs.is_some() && self.max_steps.is_some() {
             return clash("epochs", "either epochs or max_steps", "both", "leave one out");
         }
@@ -337,11 +361,21 @@ impl Recipe {
         if let (Some(warmup), Some(steps)) = (self.warmup_steps, self.max_steps)
             && warmup > steps
         {
-            return clash("warmup_steps", &format!("at most max_steps, {steps}"), &warmup.to_string(), "shorten the warm-up");
+            return clash(
+                "warmup_steps",
+                &format!("at most max_steps, {steps}"),
+                &warmup.to_string(),
+                "shorten the warm-up",
+            );
         }
         let evaluates = self.val_split > 0.0 || self.valid_data.is_some();
         if self.early_stopping_patience == Some(0) {
-            return clash("early_stopping_patience", "a whole number from 1 on", "0", "leave the field out for no early stopping");
+            return clash(
+                "early_stopping_patience",
+                "a whole number from 1 on",
+                "0",
+                "leave the field out for no early stopping",
+            );
         }
         if self.early_stopping_patience.is_some() && self.eval_every.is_none() {
             return clash("early_stopping_patience", "eval_every beside it", "none", "set eval_every, for example 50");
@@ -349,19 +383,43 @@ impl Recipe {
         if self.keep_best && self.eval_every.is_none() {
             return clash("keep_best", "eval_every beside it", "none", "set eval_every, for example 50");
         }
-        if self.eval_every.is_some() && !evaluates && self.data.as_deref().is_some_and(|d| !std::path::Path::new(d).is_dir()) {
-            return clash("eval_every", "data to evaluate on", "none", "set val_split (for example 0.05) or valid_data");
+        if self.eval_every.is_some()
+            && !evaluates
+            && self.data.as_deref().is_some_and(|d| !std::path::Path::new(d).is_dir())
+        {
+            return clash(
+                "eval_every",
+                "data to evaluate on",
+                "none",
+                "set val_split (for example 0.05) or valid_data",
+            );
         }
         if self.from_scratch && !self.full {
-            return clash("from_scratch", "full = true beside it", "false", "an adapter on random weights learns nothing; set full");
+            return clash(
+                "from_scratch",
+                "full = true beside it",
+                "false",
+                "an adapter on random weights learns nothing; set full",
+            );
         }
         if self.save_dtype != SaveDtype::Float32 && !self.full {
-            return clash("save_dtype", "full = true beside it", "false", "adapters are written in f32, as they were trained; leave the field out");
+            return clash(
+                "save_dtype",
+                "full = true beside it",
+                "false",
+                "adapters are written in f32, as they were trained; leave the field out",
+            );
         }
         if self.full && self.method == Method::Dpo {
-            return clash("method", "sft with full = true", "dpo", "DPO needs the base as its reference; train an adapter");
+            return clash(
+                "method",
+                "sft with full = true",
+                "dpo",
+                "DPO needs the base as its reference; train an adapter",
+            );
         }
-        // Read, so that recipes of other programs are told apart from misspelt ones, and refused: nothing is ignored in silence.
+        // Read, so that recipes of other programs are told apart from misspelt ones, and refused: nothing is ignored in
+        // silence.
         if self.neftune_noise_alpha.is_some_and(|noise| noise > 0.0) && self.method == Method::Dpo {
             return clash("neftune_noise_alpha", "none with method dpo", "noise", "leave the field out");
         }
@@ -378,53 +436,102 @@ impl Recipe {
     fn validate_full(&self) -> Result<()> {
         if let Some(format) = self.quantize.as_deref().filter(|format| *format != "f32") {
             let remedy = "leave quantize out, and quantize the result with `bayan quantize`; or train an adapter";
-            return Err(TrainError::recipe("quantize", "none with full = true: all parameters are trained in f32", format, remedy));
+            return Err(TrainError::recipe(
+                "quantize",
+                "none with full = true: all parameters are trained in f32",
+                format,
+                remedy,
+            ));
         }
-        let (ours, default) = (serde_json::to_value(self).unwrap_or_default(), serde_json::to_value(Recipe::default()).unwrap_or_default());
-        let of_adapters = ["rank", "alpha", "dropout", "use_rslora", "target_modules", "layers_to_transform", "rank_pattern", "alpha_pattern"];
+        let (ours, default) = (
+            serde_json::to_value(self).unwrap_or_default(),
+            serde_json::to_value(Recipe::default()).unwrap_or_default(),
+        );
+        let of_adapters = [
+            "rank",
+            "alpha",
+            "dropout",
+            "use_rslora",
+            "target_modules",
+            "layers_to_transform",
+            "rank_pattern",
+            "alpha_pattern",
+        ];
         match of_adapters.into_iter().find(|field| ours.get(field) != default.get(field)) {
             None => Ok(()),
-            Some(field) => Err(TrainError::recipe(field, "nothing with full = true, which trains no adapter", &ours[field], "leave the field out")),
+            Some(field) => Err(TrainError::recipe(
+                field,
+                "nothing with full = true, which trains no adapter",
+                &ours[field],
+                "leave the field out",
+            )),
         }
     }
 
-    /// The adapter's configuration. `all-linear` stays as it is: [`Recipe::adapter_config_for`] writes it out for a model.
+    /// The adapter's configuration. `all-linear` stays as it is: [`Recipe::adapter_config_for`] writes it out for a
+    /// model.
     ///
     /// # Errors
     /// Patterns or targets that are none.
     pub fn adapter_config(&self) -> Result<AdapterConfig> {
-        let mut config = AdapterConfig::new(self.rank, self.alpha, TargetModules::from_json("target_modules", &self.target_modules)?);
+        let mut config = AdapterConfig::new(
+            self.rank,
+            self.alpha,
+            TargetModules::from_json("target_modules", &self.target_modules)?,
+        );
         config.lora_dropout = self.dropout;
         config.use_rslora = self.use_rslora;
         config.layers_to_transform = self.layers_to_transform.clone().filter(|layers| !layers.is_empty());
         config.base_model_name_or_path = self.model.clone();
         if config.layers_to_transform.is_some() && matches!(config.target_modules, TargetModules::Regex(_)) {
             let remedy = "put the layer numbers into the expression";
-            return Err(TrainError::recipe("layers_to_transform", "none when target_modules is an expression", "both", remedy));
+            return Err(TrainError::recipe(
+                "layers_to_transform",
+                "none when target_modules is an expression",
+                "both",
+                remedy,
+            ));
         }
         for (key, value) in &self.rank_pattern {
             let rank = value.as_u64().filter(|r| (1..=1 << 16).contains(r));
-            let rank = rank.ok_or_else(|| TrainError::recipe("rank_pattern", "ranks in 1..=65536", format!("{key}: {value}"), "write a whole number"))?;
+            let rank = rank.ok_or_else(|| {
+                TrainError::recipe(
+                    "rank_pattern",
+                    "ranks in 1..=65536",
+                    format!("{key}: {value}"),
+                    "write a whole number",
+                )
+            })?;
             config.rank_pattern.push((key.clone(), rank as usize));
         }
         for (key, value) in &self.alpha_pattern {
             let alpha = value.as_f64().filter(|a| a.is_finite() && *a > 0.0);
-            let alpha = alpha.ok_or_else(|| TrainError::recipe("alpha_pattern", "numbers above 0", format!("{key}: {value}"), "write a number"))?;
+            let alpha = alpha.ok_or_else(|| {
+                TrainError::recipe("alpha_pattern", "numbers above 0", format!("{key}: {value}"), "write a number")
+            })?;
             config.alpha_pattern.push((key.clone(), alpha));
         }
         config.rules()?;
         Ok(config)
     }
 
-    /// The adapter's configuration for a model with these linear layers, and the layers that get a pair, in the order given. As PEFT does,
-    /// `all-linear` is written out as the names' endings.
+    /// The adapter's configuration for a model with these linear layers, and the layers that get a pair, in the order
+    /// given. As PEFT does, `all-linear` is written out as the names' endings.
     ///
     /// # Errors
     /// As [`Recipe::adapter_config`]; targets, layers or patterns that no layer of the model has.
     pub fn adapter_config_for(&self, linears: &[String]) -> Result<(AdapterConfig, Vec<String>)> {
         let mut config = self.adapter_config()?;
         let ending = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-        let known = || linears.iter().map(|name| ending(name)).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+        let known = || {
+            linears
+                .iter()
+                .map(|name| ending(name))
+                .collect::<std::collections::BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         let chosen = |config: &AdapterConfig| -> Result<Vec<String>> {
             let rules = config.rules()?;
             let pairs = linears.iter().map(|name| Ok((rules.is_target(name)?, name.clone())));
@@ -433,18 +540,34 @@ impl Recipe {
         if let Some(layers) = &config.layers_to_transform {
             let there = |layer: &usize| linears.iter().any(|m| bayan_models::layer_of(m) == Some(*layer));
             if let Some(missing) = layers.iter().find(|layer| !there(layer)) {
-                return Err(TrainError::recipe("layers_to_transform", "layers that the model has", missing, "layers count from 0"));
+                return Err(TrainError::recipe(
+                    "layers_to_transform",
+                    "layers that the model has",
+                    missing,
+                    "layers count from 0",
+                ));
             }
         }
         let modules = chosen(&config)?;
         if modules.is_empty() {
             let remedy = format!("this model's linear layers are {}", known());
-            return Err(TrainError::recipe("target_modules", "at least one linear layer of the model", &self.target_modules, remedy));
+            return Err(TrainError::recipe(
+                "target_modules",
+                "at least one linear layer of the model",
+                &self.target_modules,
+                remedy,
+            ));
         }
         if let TargetModules::Names(names) = &config.target_modules {
-            let missing = names.iter().find(|name| !linears.iter().any(|l| l == *name || l.ends_with(&format!(".{name}"))));
+            let missing =
+                names.iter().find(|name| !linears.iter().any(|l| l == *name || l.ends_with(&format!(".{name}"))));
             if let Some(missing) = missing {
-                return Err(TrainError::recipe("target_modules", format!("names among {}", known()), missing, "correct the name or leave it out"));
+                return Err(TrainError::recipe(
+                    "target_modules",
+                    format!("names among {}", known()),
+                    missing,
+                    "correct the name or leave it out",
+                ));
             }
         }
         if config.target_modules == TargetModules::AllLinear {
@@ -457,12 +580,14 @@ impl Recipe {
     /// The length of a run over `examples` training sequences (packs, when packing), as transformers' Trainer counts.
     pub fn plan(&self, examples: usize) -> RunPlan {
         let steps_per_epoch = steps_per_epoch(examples, self.batch_size, self.gradient_accumulation_steps);
-        let total_steps = self.max_steps.unwrap_or_else(|| (self.epochs.unwrap_or(1.0) * steps_per_epoch as f64).ceil() as u64);
+        let total_steps =
+            self.max_steps.unwrap_or_else(|| (self.epochs.unwrap_or(1.0) * steps_per_epoch as f64).ceil() as u64);
         let warmup_steps = match (self.warmup_steps, self.warmup_ratio) {
             (Some(steps), _) => steps,
             (None, ratio) => (total_steps as f64 * ratio.unwrap_or(0.0)).ceil() as u64,
         };
-        let schedule = Schedule { scheduler: self.lr_scheduler, learning_rate: self.learning_rate, warmup_steps, total_steps };
+        let schedule =
+            Schedule { scheduler: self.lr_scheduler, learning_rate: self.learning_rate, warmup_steps, total_steps };
         RunPlan { steps_per_epoch, total_steps, schedule }
     }
 

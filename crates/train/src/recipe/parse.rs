@@ -54,11 +54,11 @@ pub const ALIASES: &[(&str, &str)] = &[
 
 /// What a preset sets.
 ///
-/// `barka`: the published run over gemma-2 (rank 128, learning rate 1e-4, cosine) with what the authors' committed configuration of an earlier
-/// run says about the rest (dropout 0.05, 2048 tokens, 4 × 4 sequences a step, 4 epochs, no warm-up or decay, a tenth for evaluation, no system
-/// messages). Its alpha is not published; here it is the rank, a scale of 1.
-/// `quick`: a look at whether the data teaches anything, in minutes.
-/// `dpo`: the usual values for preference pairs over an adapter.
+/// `barka`: the published run over gemma-2 (rank 128, learning rate 1e-4, cosine) with what the authors' committed
+/// configuration of an earlier run says about the rest (dropout 0.05, 2048 tokens, 4 × 4 sequences a step, 4 epochs, no
+/// warm-up or decay, a tenth for evaluation, no system messages). Its alpha is not published; here it is the rank, a
+/// scale of 1. `quick`: a look at whether the data teaches anything, in minutes. `dpo`: the usual values for preference
+/// pairs over an adapter.
 ///
 /// # Errors
 /// No preset of this name.
@@ -78,7 +78,9 @@ pub fn preset(name: &str) -> Result<Map<String, Value>> {
             "batch_size": 2, "gradient_accumulation_steps": 8
         }),
         _ => {
-            let near = nearest(name, PRESETS).map(|n| format!("did you mean `{n}`?")).unwrap_or_else(|| "leave the field out".into());
+            let near = nearest(name, PRESETS)
+                .map(|n| format!("did you mean `{n}`?"))
+                .unwrap_or_else(|| "leave the field out".into());
             return Err(TrainError::recipe("preset", format!("one of {}", PRESETS.join(", ")), name, near));
         }
     };
@@ -90,7 +92,9 @@ pub fn preset(name: &str) -> Result<Map<String, Value>> {
 /// # Errors
 /// Text that is not TOML; the error says where.
 pub fn parse_toml(text: &str) -> Result<Map<String, Value>> {
-    toml::from_str(text).map_err(|error| TrainError::recipe("(the file)", "TOML", error.to_string().trim(), "write name = value on each line"))
+    toml::from_str(text).map_err(|error| {
+        TrainError::recipe("(the file)", "TOML", error.to_string().trim(), "write name = value on each line")
+    })
 }
 
 /// The fields of a YAML recipe.
@@ -98,8 +102,8 @@ pub fn parse_toml(text: &str) -> Result<Map<String, Value>> {
 /// # Errors
 /// Text that is not YAML, or not name and value pairs.
 pub fn parse_yaml(text: &str) -> Result<Map<String, Value>> {
-    let parsed: Option<Map<String, Value>> =
-        serde_yaml_ng::from_str(text).map_err(|error| TrainError::recipe("(the file)", "YAML", error, "write name: value on each line"))?;
+    let parsed: Option<Map<String, Value>> = serde_yaml_ng::from_str(text)
+        .map_err(|error| TrainError::recipe("(the file)", "YAML", error, "write name: value on each line"))?;
     Ok(parsed.unwrap_or_default())
 }
 
@@ -117,8 +121,9 @@ pub fn parse_assignment(text: &str) -> Result<(String, Value)> {
 }
 
 impl Recipe {
-    /// A recipe from layers, the later over the earlier, all over the preset that the last layer with a `preset` names. Fields that
-    /// exclude each other (`epochs` and `max_steps`, `warmup_steps` and `warmup_ratio`) replace each other between layers.
+    /// A recipe from layers, the later over the earlier, all over the preset that the last layer with a `preset` names.
+    /// Fields that exclude each other (`epochs` and `max_steps`, `warmup_steps` and `warmup_ratio`) replace each other
+    /// between layers.
     ///
     /// # Errors
     /// An unknown name (with the nearest known one), a value of a wrong type, or whatever [`Recipe::validate`] refuses.
@@ -127,7 +132,14 @@ impl Recipe {
         let named = layers.iter().rev().find_map(|layer| layer.get("preset"));
         let mut merged = match named {
             Some(Value::String(name)) => preset(name)?,
-            Some(other) => return Err(TrainError::recipe("preset", "a name", other, format!("the presets are {}", PRESETS.join(", ")))),
+            Some(other) => {
+                return Err(TrainError::recipe(
+                    "preset",
+                    "a name",
+                    other,
+                    format!("the presets are {}", PRESETS.join(", ")),
+                ));
+            }
             None => Map::new(),
         };
         for layer in layers {
@@ -153,7 +165,14 @@ impl Recipe {
         let fields = match name.rsplit('.').next() {
             Some("toml") => parse_toml(text)?,
             Some("yaml" | "yml") => parse_yaml(text)?,
-            _ => return Err(TrainError::recipe("(the file)", "a name that ends in .toml, .yaml or .yml", name, "rename it")),
+            _ => {
+                return Err(TrainError::recipe(
+                    "(the file)",
+                    "a name that ends in .toml, .yaml or .yml",
+                    name,
+                    "rename it",
+                ));
+            }
         };
         Self::resolve([fields, over])
     }
@@ -166,8 +185,8 @@ impl Recipe {
     }
 }
 
-/// The fields under our names, numbers written as text turned into numbers. A name without a value says nothing, as in axolotl's files; it
-/// cannot take back what a preset says, since a written recipe could not say so.
+/// The fields under our names, numbers written as text turned into numbers. A name without a value says nothing, as in
+/// axolotl's files; it cannot take back what a preset says, since a written recipe could not say so.
 fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
     let Value::Object(defaults) = serde_json::to_value(Recipe::default()).unwrap_or_default() else { return Ok(layer) };
     let mut out = Map::new();
@@ -185,12 +204,24 @@ fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
             out.insert("adam_beta2".into(), beta2.clone());
             continue;
         }
-        let Some(default) = defaults.get(&ours) else { return Err(unknown(&name, &value, defaults.keys().map(String::as_str))) };
+        let Some(default) = defaults.get(&ours) else {
+            return Err(unknown(&name, &value, defaults.keys().map(String::as_str)));
+        };
         if out.contains_key(&ours) {
-            return Err(TrainError::recipe(&ours, "one value", format!("two, one of them as `{name}`"), "leave one out"));
+            return Err(TrainError::recipe(
+                &ours,
+                "one value",
+                format!("two, one of them as `{name}`"),
+                "leave one out",
+            ));
         }
-        let text = value.as_str().map(str::trim).filter(|_| !default.is_string() && !default.is_boolean() && ours != "target_modules");
-        let number = text.and_then(|text| text.parse::<f64>().ok()).filter(|n| n.is_finite() && NUMBERS.contains(&ours.as_str()));
+        let text = value
+            .as_str()
+            .map(str::trim)
+            .filter(|_| !default.is_string() && !default.is_boolean() && ours != "target_modules");
+        let number = text
+            .and_then(|text| text.parse::<f64>().ok())
+            .filter(|n| n.is_finite() && NUMBERS.contains(&ours.as_str()));
         out.insert(ours, number.map_or(value, whole_or_fraction));
     }
     Ok(out)

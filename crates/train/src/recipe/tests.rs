@@ -13,11 +13,16 @@ fn error(value: Value) -> String {
 
 #[test]
 fn toml_yaml_and_flags_say_the_same() {
-    let toml =
-        "rank = 8\nlearning_rate = 2e-4\nepochs = 3\ntarget_modules = ['q_proj', 'v_proj']\nlr_scheduler = 'linear'\n[rank_pattern]\n\"layers.0.*\" = 4\n";
+    let toml = "rank = 8\nlearning_rate = 2e-4\nepochs = 3\ntarget_modules = ['q_proj', 'v_proj']\nlr_scheduler = 'linear'\n[rank_pattern]\n\"layers.0.*\" = 4\n";
     let yaml = "lora_r: 8\nlr: 2e-4\nnum_train_epochs: 3\ntarget_modules: [q_proj, v_proj]\nlr_scheduler_type: linear\nrank_pattern:\n  layers.0.*: 4\n";
-    let flags =
-        ["rank=8", "learning-rate=2e-4", "epochs=3", "target_modules=[\"q_proj\",\"v_proj\"]", "lr_scheduler=linear", "rank_pattern={\"layers.0.*\":4}"];
+    let flags = [
+        "rank=8",
+        "learning-rate=2e-4",
+        "epochs=3",
+        "target_modules=[\"q_proj\",\"v_proj\"]",
+        "lr_scheduler=linear",
+        "rank_pattern={\"layers.0.*\":4}",
+    ];
     let a = Recipe::from_file("a.toml", toml, Map::new()).unwrap();
     let b = Recipe::from_file("a.yaml", yaml, Map::new()).unwrap();
     let c = Recipe::resolve([flags.iter().map(|f| parse_assignment(f).unwrap()).collect()]).unwrap();
@@ -32,7 +37,10 @@ fn toml_yaml_and_flags_say_the_same() {
 #[test]
 fn presets_are_bases_that_later_layers_change() {
     let barka = Recipe::resolve([map(json!({"preset": "barka"}))]).unwrap();
-    assert_eq!((barka.rank, barka.learning_rate, barka.lr_scheduler, barka.epochs), (128, 1e-4, Scheduler::Cosine, Some(4.0)));
+    assert_eq!(
+        (barka.rank, barka.learning_rate, barka.lr_scheduler, barka.epochs),
+        (128, 1e-4, Scheduler::Cosine, Some(4.0))
+    );
     let changed = Recipe::resolve([map(json!({"max_steps": 10, "rank": 4})), map(json!({"preset": "barka"}))]).unwrap();
     assert_eq!((changed.max_steps, changed.epochs, changed.rank), (Some(10), None, 4));
     for name in PRESETS {
@@ -90,7 +98,13 @@ fn mistakes_are_named_with_a_remedy() {
 
 #[test]
 fn a_run_is_as_long_as_the_trainer_of_transformers_would_make_it() {
-    let recipe = Recipe { batch_size: 4, gradient_accumulation_steps: 4, epochs: Some(1.5), warmup_ratio: Some(0.1), ..Recipe::default() };
+    let recipe = Recipe {
+        batch_size: 4,
+        gradient_accumulation_steps: 4,
+        epochs: Some(1.5),
+        warmup_ratio: Some(0.1),
+        ..Recipe::default()
+    };
     let plan = recipe.plan(100);
     assert_eq!((plan.steps_per_epoch, plan.total_steps, plan.schedule.warmup_steps), (7, 11, 2));
     let fixed = Recipe { max_steps: Some(5), warmup_steps: Some(3), ..Recipe::default() }.plan(100);
@@ -111,7 +125,9 @@ fn targets_are_written_out_for_a_model() {
     assert_eq!(some.adapter_config_for(&linears).unwrap().1, ["model.layers.1.self_attn.q_proj"]);
     let refused = |recipe: Recipe| recipe.adapter_config_for(&linears).unwrap_err().to_string();
     assert!(refused(Recipe { target_modules: json!(["q_proj", "w1"]), ..Recipe::default() }).contains("w1"));
-    assert!(refused(Recipe { layers_to_transform: Some(vec![7]), ..Recipe::default() }).contains("layers_to_transform"));
+    assert!(
+        refused(Recipe { layers_to_transform: Some(vec![7]), ..Recipe::default() }).contains("layers_to_transform")
+    );
     assert!(refused(Recipe { target_modules: json!("nothing"), ..Recipe::default() }).contains("at least one"));
 }
 

@@ -1,8 +1,9 @@
 //! Examples to token ids, with a mark on every token that is trained.
 //!
-//! The choice: the model's own chat template renders the whole conversation, and where each assistant turn begins and ends is found by
-//! rendering prefixes of the conversation, so every template works without knowing it. Counting on `{% generation %}` marks lost (few
-//! templates have them), and so did searching for the roles' headers (every family spells them differently).
+//! The choice: the model's own chat template renders the whole conversation, and where each assistant turn begins and
+//! ends is found by rendering prefixes of the conversation, so every template works without knowing it. Counting on `{%
+//! generation %}` marks lost (few templates have them), and so did searching for the roles' headers (every family
+//! spells them differently).
 
 mod spans;
 #[cfg(test)]
@@ -31,7 +32,8 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Labels \[T\]: `labels[t]` is the token at t where it is trained, [`IGNORED`] elsewhere; the logits at t − 1 predict it.
+    /// Labels \[T\]: `labels[t]` is the token at t where it is trained, [`IGNORED`] elsewhere; the logits at t − 1
+    /// predict it.
     pub fn labels(&self) -> Vec<i32> {
         self.ids.iter().zip(&self.trained).map(|(id, trained)| if *trained { *id as i32 } else { IGNORED }).collect()
     }
@@ -106,7 +108,12 @@ pub struct RenderOptions {
 impl RenderOptions {
     /// What a recipe says.
     pub fn of(recipe: &Recipe) -> Self {
-        Self { max_seq_length: recipe.max_seq_length, mask_prompt: recipe.mask_prompt, turn_end: recipe.turn_end, template_kwargs: Map::new() }
+        Self {
+            max_seq_length: recipe.max_seq_length,
+            mask_prompt: recipe.mask_prompt,
+            turn_end: recipe.turn_end,
+            template_kwargs: Map::new(),
+        }
     }
 }
 
@@ -145,7 +152,10 @@ impl Renderer {
             Example::Chat { messages, tools, train_from } => vec![conversation(messages, tools, *train_from)?],
             Example::Preference { prompt, chosen, rejected, tools } => {
                 let with = |answer: &[Value]| [prompt.as_slice(), answer].concat();
-                vec![conversation(&with(chosen), tools, prompt.len())?, conversation(&with(rejected), tools, prompt.len())?]
+                vec![
+                    conversation(&with(chosen), tools, prompt.len())?,
+                    conversation(&with(rejected), tools, prompt.len())?,
+                ]
             }
         };
         Ok(self.cut(sequences, untrained_turns))
@@ -177,14 +187,23 @@ impl Renderer {
     fn running_text(&self, text: &str) -> Result<Tokens, TextError> {
         let mut tokens = Tokens::default();
         tokens.push(&self.tokenizer.encode(text, true)?, true);
-        let eos = self.tokenizer.eos_token().and_then(|token| self.tokenizer.id(token)).or(self.tokenizer.eos().first().copied());
+        let eos = self.tokenizer.eos_token().and_then(|token| self.tokenizer.id(token)).or(self
+            .tokenizer
+            .eos()
+            .first()
+            .copied());
         if let Some(eos) = eos.filter(|eos| tokens.ids.last() != Some(eos)) {
             tokens.push(&[eos], true);
         }
         Ok(tokens)
     }
 
-    fn conversation(&self, messages: &[Value], tools: &Option<Vec<Value>>, train_from: usize) -> Result<(Tokens, u64), TextError> {
+    fn conversation(
+        &self,
+        messages: &[Value],
+        tools: &Option<Vec<Value>>,
+        train_from: usize,
+    ) -> Result<(Tokens, u64), TextError> {
         let Some(template) = &self.template else {
             let remedy = "the checkpoint ships no chat template; name a built-in one (chatml, llama3, gemma, …), or train on plain text".to_owned();
             return Err(TextError::TemplateFailed(remedy));
@@ -213,8 +232,9 @@ impl Renderer {
 
     /// Ids of the text, trained inside the spans (ascending, not touching each other's characters).
     ///
-    /// Where the pieces encoded one by one give other ids than the whole (a token straddles a boundary, or the tokenizer puts a space in
-    /// front of every text), the whole wins as long as its tokens end where the spans do; it is what the model sees when it generates.
+    /// Where the pieces encoded one by one give other ids than the whole (a token straddles a boundary, or the
+    /// tokenizer puts a space in front of every text), the whole wins as long as its tokens end where the spans do; it
+    /// is what the model sees when it generates.
     fn encode(&self, text: &str, spans: &[Range<usize>]) -> Result<Tokens, TextError> {
         let whole = self.tokenizer.encode_chat(text)?;
         let mut pieces = Tokens::default();

@@ -1,9 +1,9 @@
 //! Where the assistant's turns stand in a rendered conversation.
 //!
-//! First by prefixes: a turn is what the template adds between "everything before, and the opening of an answer" and "everything up to
-//! and with the answer". Templates that render a turn differently once others follow (Qwen 3 takes reasoning out of earlier turns)
-//! break that; there the answer is replaced by a marker, and what stands around the marker tells where the turn is. A turn found by
-//! neither is not trained, and counted.
+//! First by prefixes: a turn is what the template adds between "everything before, and the opening of an answer" and
+//! "everything up to and with the answer". Templates that render a turn differently once others follow (Qwen 3 takes
+//! reasoning out of earlier turns) break that; there the answer is replaced by a marker, and what stands around the
+//! marker tells where the turn is. A turn found by neither is not trained, and counted.
 
 use std::ops::Range;
 
@@ -43,7 +43,11 @@ pub(super) fn assistant_spans(text: &str, messages: &[Value], from: usize, rende
 fn by_prefix(text: &str, messages: &[Value], at: usize, render: Render<'_>) -> Option<Range<usize>> {
     let before = render(&messages[..at], true).ok()?;
     let last = at + 1 == messages.len();
-    let through = if last { text.len() } else { render(&messages[..=at], false).ok().filter(|t| text.starts_with(t.as_str()))?.len() };
+    let through = if last {
+        text.len()
+    } else {
+        render(&messages[..=at], false).ok().filter(|t| text.starts_with(t.as_str()))?.len()
+    };
     (text.starts_with(&before) && before.len() < through).then_some(before.len()..through)
 }
 
@@ -60,7 +64,8 @@ fn by_marker(text: &str, messages: &[Value], at: usize, render: Render<'_>) -> O
     // What the template adds after the answer, as it does when nothing follows.
     let alone = render(&marked[..=at], false).ok()?;
     let (_, closing) = alone.split_once(marker.as_str())?;
-    let shared = closing.chars().zip(tail.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>();
+    let shared =
+        closing.chars().zip(tail.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>();
     // What opens the answer is given, not learned; what the template puts between that and the answer is learned.
     let start = match (render(&messages[..at], true), render(&messages[..at], false)) {
         (Ok(open), _) if head.starts_with(&open) => open.len(),

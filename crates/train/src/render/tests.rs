@@ -6,7 +6,12 @@ use serde_json::json;
 
 fn renderer(model: &str, change: impl FnOnce(&mut RenderOptions)) -> Renderer {
     let (tokenizer, template) = text(model);
-    let mut options = RenderOptions { max_seq_length: 4096, mask_prompt: true, turn_end: TurnEnd::Template, template_kwargs: Map::new() };
+    let mut options = RenderOptions {
+        max_seq_length: 4096,
+        mask_prompt: true,
+        turn_end: TurnEnd::Template,
+        template_kwargs: Map::new(),
+    };
     change(&mut options);
     Renderer::new(tokenizer, Some(template), options)
 }
@@ -42,8 +47,18 @@ fn labels_are_those_of_the_fixtures() {
         let mut rendered = vec![];
         for sample in samples {
             let tokens = tokens(&renderer, &chat(sample["messages"].clone()));
-            assert_eq!(tokens.ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>(), numbers(&sample["ids"]), "{case} {}", sample["messages"]);
-            assert_eq!(tokens.labels().iter().map(|l| i64::from(*l)).collect::<Vec<_>>(), numbers(&sample["labels"]), "{case} {}", sample["messages"]);
+            assert_eq!(
+                tokens.ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>(),
+                numbers(&sample["ids"]),
+                "{case} {}",
+                sample["messages"]
+            );
+            assert_eq!(
+                tokens.labels().iter().map(|l| i64::from(*l)).collect::<Vec<_>>(),
+                numbers(&sample["labels"]),
+                "{case} {}",
+                sample["messages"]
+            );
             rendered.push(tokens);
         }
         // The micro-batches are the samples two by two, padded at the right.
@@ -64,16 +79,22 @@ fn preference_pairs_are_those_of_the_fixture() {
     for pair in expected["pairs"].as_array().unwrap() {
         let answer = |name: &str| vec![json!({"role": "assistant", "content": pair[name]})];
         let prompt = pair["prompt"].as_array().cloned().unwrap();
-        let example = Example::Preference { prompt, chosen: answer("chosen"), rejected: answer("rejected"), tools: None };
-        let Ok(Rendered::Pair { chosen, rejected }) = renderer.render(&example).unwrap().rendered else { panic!("a pair") };
-        for (tokens, ids, labels) in [(chosen, "chosen_ids", "chosen_labels"), (rejected, "rejected_ids", "rejected_labels")] {
+        let example =
+            Example::Preference { prompt, chosen: answer("chosen"), rejected: answer("rejected"), tools: None };
+        let Ok(Rendered::Pair { chosen, rejected }) = renderer.render(&example).unwrap().rendered else {
+            panic!("a pair")
+        };
+        for (tokens, ids, labels) in
+            [(chosen, "chosen_ids", "chosen_labels"), (rejected, "rejected_ids", "rejected_labels")]
+        {
             assert_eq!(tokens.ids.iter().map(|id| i64::from(*id)).collect::<Vec<_>>(), numbers(&pair[ids]));
             assert_eq!(tokens.labels().iter().map(|l| i64::from(*l)).collect::<Vec<_>>(), numbers(&pair[labels]));
         }
     }
 }
 
-const TURNS: [(&str, &str); 4] = [("user", "ما اسمك؟"), ("assistant", "اسمي بيان."), ("user", "شكرا"), ("assistant", "العفو!")];
+const TURNS: [(&str, &str); 4] =
+    [("user", "ما اسمك؟"), ("assistant", "اسمي بيان."), ("user", "شكرا"), ("assistant", "العفو!")];
 
 fn turns() -> Example {
     chat(TURNS.iter().map(|(role, content)| json!({"role": role, "content": content})).collect())
@@ -103,7 +124,11 @@ fn every_template_trains_both_answers_and_keeps_the_ids_of_the_whole() {
             assert!(stretch.contains(answer) && stretch.ends_with(ending), "{model}: {stretch:?}");
             assert!(!stretch.contains("شكرا") && !stretch.contains("user"), "{model}: {stretch:?}");
         }
-        let token = Renderer::new(tokenizer, Some(template), RenderOptions { turn_end: TurnEnd::Token, ..renderer.options.clone() });
+        let token = Renderer::new(
+            tokenizer,
+            Some(template),
+            RenderOptions { turn_end: TurnEnd::Token, ..renderer.options.clone() },
+        );
         let shorter = trained(&token, &self::tokens(&token, &turns()));
         assert!(shorter.iter().all(|s| s.ends_with(ending.trim_end())), "{model}: {shorter:?}");
     }
@@ -123,7 +148,10 @@ fn reasoning_that_the_template_takes_out_of_earlier_turns_does_not_mislead() {
     let Ok(Rendered::Sequence(tokens)) = outcome.rendered else { panic!("a sequence") };
     let stretches = trained(&renderer, &tokens);
     assert_eq!(stretches.len() as u64 + outcome.untrained_turns, 2, "{stretches:?}");
-    assert!(stretches.last().unwrap().contains("العفو!") && stretches.iter().all(|s| !s.contains("شكرا")), "{stretches:?}");
+    assert!(
+        stretches.last().unwrap().contains("العفو!") && stretches.iter().all(|s| !s.contains("شكرا")),
+        "{stretches:?}"
+    );
 }
 
 #[test]
@@ -142,14 +170,20 @@ fn cutting_masking_and_running_text() {
     let running = tokens(&plain, &Example::Text("بسم الله".into()));
     assert_eq!(running.ids.last(), plain.tokenizer().eos().first());
     assert_eq!(running.trained_count(), running.ids.len() - 1);
-    let completion = Example::Chat { messages: TURNS.iter().map(|(r, c)| json!({"role": r, "content": c})).collect(), tools: None, train_from: 2 };
+    let completion = Example::Chat {
+        messages: TURNS.iter().map(|(r, c)| json!({"role": r, "content": c})).collect(),
+        tools: None,
+        train_from: 2,
+    };
     assert_eq!(trained(&plain, &tokens(&plain, &completion)), ["العفو!<|eot_id|>"], "given turns are not learned");
 }
 
 #[test]
 fn what_a_template_refuses_is_an_error_with_its_words() {
     let gemma = renderer("gemma2_softcap", |_| {});
-    let system = chat(json!([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z"}]));
+    let system = chat(
+        json!([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z"}]),
+    );
     assert!(gemma.render(&system).unwrap_err().to_string().contains("System role not supported"));
     let (tokenizer, _) = text("llama3_gqa");
     let without = Renderer::new(tokenizer, None, gemma.options.clone());

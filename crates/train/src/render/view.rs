@@ -9,8 +9,8 @@ use super::Tokens;
 const TRAINED: &str = "\u{1b}[32m";
 const RESET: &str = "\u{1b}[0m";
 
-/// A sequence as text, its trained tokens in green or, without colour, between ⟦ and ⟧. Control characters of the data are shown, not
-/// sent to the terminal.
+/// A sequence as text, its trained tokens in green or, without colour, between ⟦ and ⟧. Control characters of the data
+/// are shown, not sent to the terminal.
 ///
 /// # Errors
 /// Ids that the tokenizer cannot decode.
@@ -20,7 +20,10 @@ pub fn dry_run(tokens: &Tokens, tokenizer: &Tokenizer, colour: bool) -> Result<S
     let mut start = 0;
     while start < tokens.ids.len() {
         let trained = tokens.trained[start];
-        let end = tokens.trained[start..].iter().position(|t| *t != trained).map_or(tokens.ids.len(), |length| start + length);
+        let end = tokens.trained[start..]
+            .iter()
+            .position(|t| *t != trained)
+            .map_or(tokens.ids.len(), |length| start + length);
         let text: String = tokenizer.decode(&tokens.ids[start..end], false)?.chars().map(visible).collect();
         let _ = if trained { write!(out, "{open}{text}{close}") } else { write!(out, "{text}") };
         start = end;

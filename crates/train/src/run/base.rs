@@ -47,14 +47,23 @@ impl BaseInfo {
     /// # Errors
     /// An architecture that is not known, or targets that it does not have.
     pub fn of(checkpoint: &Checkpoint, recipe: &Recipe, policy: Option<&Policy>) -> Result<BaseInfo> {
-        let unknown = |error: bayan_models::ModelError| TrainError::recipe("model", "a model that can be opened", error, "see `bayan inspect`");
+        let unknown = |error: bayan_models::ModelError| {
+            TrainError::recipe("model", "a model that can be opened", error, "see `bayan inspect`")
+        };
         let sizes = bayan_models::sizes(checkpoint).map_err(unknown)?;
-        let quantized = checkpoint.tensors().iter().find(|tensor| recipe.full && !matches!(tensor.stored, Stored::Dense(_)));
+        let quantized =
+            checkpoint.tensors().iter().find(|tensor| recipe.full && !matches!(tensor.stored, Stored::Dense(_)));
         if let Some(tensor) = quantized {
             let got = format!("{} in {}", tensor.name, tensor.stored.name());
-            return Err(TrainError::recipe("full", "a base that is not quantized", got, "name an unquantized checkpoint, or train an adapter"));
+            return Err(TrainError::recipe(
+                "full",
+                "a base that is not quantized",
+                got,
+                "name an unquantized checkpoint, or train an adapter",
+            ));
         }
-        let linears: Vec<(String, &TensorEntry)> = checkpoint.tensors().iter().filter_map(|tensor| Some((linear_name(tensor)?, tensor))).collect();
+        let linears: Vec<(String, &TensorEntry)> =
+            checkpoint.tensors().iter().filter_map(|tensor| Some((linear_name(tensor)?, tensor))).collect();
         let names: Vec<String> = linears.iter().map(|(name, _)| name.clone()).collect();
         let (adapter, pairs) = if recipe.full {
             (recipe.adapter_config()?, vec![])
@@ -73,9 +82,20 @@ impl BaseInfo {
         let (matrices, vectors) = bayan_models::arena_sizes(checkpoint);
         let arena = (matrices as u64).saturating_add(vectors as u64);
         let needs = bayan_models::cache_needs(checkpoint).map_err(unknown)?;
-        let states = needs.iter().flat_map(|layer| &layer.states).fold(0u64, |sum, &state| sum.saturating_add(state as u64));
+        let states =
+            needs.iter().flat_map(|layer| &layer.states).fold(0u64, |sum, &state| sum.saturating_add(state as u64));
         let base_bytes = loaded_bytes(checkpoint, policy);
-        Ok(BaseInfo { sizes, base_bytes, adapter, pairs, parameters, arena, qk_norm, state_space: state_space(checkpoint), states })
+        Ok(BaseInfo {
+            sizes,
+            base_bytes,
+            adapter,
+            pairs,
+            parameters,
+            arena,
+            qk_norm,
+            state_space: state_space(checkpoint),
+            states,
+        })
     }
 
     /// Parameters that are trained.
@@ -84,7 +104,12 @@ impl BaseInfo {
     }
 
     /// What the memory estimate needs.
-    pub fn memory_inputs<'a>(&'a self, recipe: &Recipe, data: &RunData, (largest, trained): (&MicroBatch, usize)) -> MemoryInputs<'a> {
+    pub fn memory_inputs<'a>(
+        &'a self,
+        recipe: &Recipe,
+        data: &RunData,
+        (largest, trained): (&MicroBatch, usize),
+    ) -> MemoryInputs<'a> {
         let ranks: u64 = self.pairs.iter().map(|pair| pair.0 as u64).sum();
         MemoryInputs {
             sizes: &self.sizes,
@@ -103,8 +128,10 @@ impl BaseInfo {
 
 /// The widths of the first layer's state space: they are the same in all.
 fn state_space(checkpoint: &Checkpoint) -> Option<StateSpaceSizes> {
-    let rows = |end: &str| checkpoint.tensors().iter().find(|tensor| tensor.name.ends_with(end))?.shape.first().copied();
-    let (projection, mixed, heads) = (rows("mamba.in_proj.weight")?, rows("mamba.conv1d.weight")?, rows("mamba.A_log")?);
+    let rows =
+        |end: &str| checkpoint.tensors().iter().find(|tensor| tensor.name.ends_with(end))?.shape.first().copied();
+    let (projection, mixed, heads) =
+        (rows("mamba.in_proj.weight")?, rows("mamba.conv1d.weight")?, rows("mamba.A_log")?);
     Some(StateSpaceSizes { projection, mixed, inner: projection.saturating_sub(mixed.saturating_add(heads)) })
 }
 
@@ -116,23 +143,39 @@ fn linear_name(tensor: &TensorEntry) -> Option<String> {
 
 /// Bytes of a checkpoint's tensors on a device; vectors are f32 there.
 pub fn loaded_bytes(checkpoint: &Checkpoint, policy: Option<&Policy>) -> u64 {
-    let format = |tensor: &TensorEntry| if tensor.shape.len() == 2 { Some(tensor.loaded_format(policy)) } else { format_by_name("f32") };
+    let format = |tensor: &TensorEntry| {
+        if tensor.shape.len() == 2 { Some(tensor.loaded_format(policy)) } else { format_by_name("f32") }
+    };
     let bytes = |tensor: &TensorEntry| {
         let format = format(tensor)?;
-        let row: u64 = (0..format.planes().len()).map(|plane| format.row_bytes(plane, tensor.k().next_multiple_of(32))).sum();
+        let row: u64 =
+            (0..format.planes().len()).map(|plane| format.row_bytes(plane, tensor.k().next_multiple_of(32))).sum();
         let rows = if tensor.shape.len() == 2 { tensor.rows().next_multiple_of(32) } else { tensor.rows() };
         Some(row.saturating_mul(rows as u64))
     };
     checkpoint.tensors().iter().filter_map(bytes).fold(0, u64::saturating_add)
 }
 
-/// Makes the directory of a new run ready and puts the recipe there. What an earlier run left is removed with `overwrite`.
+/// Makes the directory of a new run ready and puts the recipe there. What an earlier run left is removed with
+/// `overwrite`.
 ///
 /// # Errors
 /// A directory with an earlier run and no `overwrite`, or a refused file operation.
 pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result<()> {
     let ours = |name: &str| {
-        [ADAPTER_CONFIG, ADAPTER_MODEL, RECIPE_FILE, LOG_FILE, "loss.png", "loss.html", "best.json", "tensorboard", "model", INITIAL].contains(&name)
+        [
+            ADAPTER_CONFIG,
+            ADAPTER_MODEL,
+            RECIPE_FILE,
+            LOG_FILE,
+            "loss.png",
+            "loss.html",
+            "best.json",
+            "tensorboard",
+            "model",
+            INITIAL,
+        ]
+        .contains(&name)
             || name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok())
     };
     std::fs::create_dir_all(output).map_err(|source| TrainError::io("create", output, source))?;
@@ -156,7 +199,8 @@ pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result
     replace_file(&output.join(RECIPE_FILE), recipe.to_toml().as_bytes())
 }
 
-/// The newest checkpoint of a run, and whether it belongs to this recipe: what only moves logs, checkpoints and evaluations may differ.
+/// The newest checkpoint of a run, and whether it belongs to this recipe: what only moves logs, checkpoints and
+/// evaluations may differ.
 ///
 /// # Errors
 /// A damaged checkpoint, or one of another recipe; the error names the first field.
@@ -183,18 +227,28 @@ pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
         let before = resumed.state.recipe.get(name).unwrap_or(&serde_json::Value::Null);
         if before != value {
             let got = format!("{name} = {value}");
-            return Err(TrainError::checkpoint(&resumed.path, format!("{name} = {before}, as the run began"), got, "leave the flag out, or begin anew"));
+            return Err(TrainError::checkpoint(
+                &resumed.path,
+                format!("{name} = {before}, as the run began"),
+                got,
+                "leave the flag out, or begin anew",
+            ));
         }
     }
     Ok(Some(resumed))
 }
 
-/// Puts the result where `--adapter` and PEFT find it: an adapter into `output` itself, all parameters as a checkpoint of these numbers into
-/// `output/model`, beside which the base's other files are copied.
+/// Puts the result where `--adapter` and PEFT find it: an adapter into `output` itself, all parameters as a checkpoint
+/// of these numbers into `output/model`, beside which the base's other files are copied.
 ///
 /// # Errors
 /// A refused file operation. An adapter is complete or not there: its configuration comes last.
-pub fn write_result(output: &Path, weights: &TrainedWeights, base: &[(String, Vec<u8>)], save: SaveDtype) -> Result<PathBuf> {
+pub fn write_result(
+    output: &Path,
+    weights: &TrainedWeights,
+    base: &[(String, Vec<u8>)],
+    save: SaveDtype,
+) -> Result<PathBuf> {
     match weights {
         TrainedWeights::Adapter(adapter) => {
             write_adapter_files(output, adapter)?;
@@ -203,7 +257,8 @@ pub fn write_result(output: &Path, weights: &TrainedWeights, base: &[(String, Ve
         TrainedWeights::Full(arrays) => {
             let target = output.join("model");
             let encoded = crate::checkpoint::encode_arrays_as(&target, arrays, save)?;
-            let mut files: Vec<(&str, &[u8])> = base.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+            let mut files: Vec<(&str, &[u8])> =
+                base.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
             files.push(("model.safetensors", &encoded));
             replace_directory(&target, &files)?;
             Ok(target)
@@ -211,12 +266,15 @@ pub fn write_result(output: &Path, weights: &TrainedWeights, base: &[(String, Ve
     }
 }
 
-/// What stands beside the weights of a result that has all parameters: the configuration, for these numbers, and what travels with the base.
+/// What stands beside the weights of a result that has all parameters: the configuration, for these numbers, and what
+/// travels with the base.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub async fn beside(checkpoint: &Checkpoint, save: SaveDtype) -> Result<Vec<(String, Vec<u8>)>> {
-    let unread = |error| TrainError::recipe("model", "tokenizer and templates that can be read", error, "restore the files of the base");
+    let unread = |error| {
+        TrainError::recipe("model", "tokenizer and templates that can be read", error, "restore the files of the base")
+    };
     let mut config = checkpoint.config().clone();
     crate::scratch::plain(&mut config, save);
     let mut files = vec![("config.json".to_owned(), format!("{config:#}\n").into_bytes())];
@@ -228,7 +286,9 @@ pub async fn beside(checkpoint: &Checkpoint, save: SaveDtype) -> Result<Vec<(Str
 fn write_adapter_files(output: &Path, adapter: &Adapter) -> Result<()> {
     let config = output.join(ADAPTER_CONFIG);
     match std::fs::remove_file(&config) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(TrainError::io("remove", &config, source)),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(TrainError::io("remove", &config, source));
+        }
         _ => {}
     }
     replace_file(&output.join(ADAPTER_MODEL), &adapter.encode_weights()?)?;

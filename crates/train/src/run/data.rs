@@ -88,17 +88,24 @@ impl RunData {
     /// A file or a row that cannot be read, or nothing left to train on.
     pub fn load(recipe: &Recipe, renderer: &Renderer, on_row: &mut dyn FnMut(&DataReport)) -> Result<RunData> {
         let Some(path) = &recipe.data else {
-            return Err(crate::TrainError::recipe("data", "a file, or a directory with a file train.jsonl", "nothing", "name it with --data"));
+            return Err(crate::TrainError::recipe(
+                "data",
+                "a file, or a directory with a file train.jsonl",
+                "nothing",
+                "name it with --data",
+            ));
         };
         let files = DataFiles::find(Path::new(path))?;
         let loaded = Dataset::load(&files.train, options(recipe), renderer, &mut *on_row)?;
         let valid_files: Vec<PathBuf> = match &recipe.valid_data {
-            Some(path) => DataFiles::find(Path::new(path)).map(|found| if found.valid.is_empty() { found.train } else { found.valid })?,
+            Some(path) => DataFiles::find(Path::new(path))
+                .map(|found| if found.valid.is_empty() { found.train } else { found.valid })?,
             None => files.valid,
         };
         let pack = recipe.packing.then_some(recipe.max_seq_length);
         let (train, valid, valid_report) = if valid_files.is_empty() {
-            let (held, kept) = split_validation(loaded.dataset.len(), recipe.validation_count(loaded.dataset.len()), recipe.seed);
+            let (held, kept) =
+                split_validation(loaded.dataset.len(), recipe.validation_count(loaded.dataset.len()), recipe.seed);
             match held.is_empty() {
                 true => (loaded.dataset, None, None),
                 false => (loaded.dataset.subset(&kept), Some(loaded.dataset.subset(&held)), None),
@@ -108,7 +115,13 @@ impl RunData {
             (loaded.dataset, Some(valid.dataset), Some(valid.report))
         };
         let units = |dataset| Units::new(dataset, pack);
-        Ok(RunData { train: units(train), valid: valid.map(units), report: loaded.report, valid_report, shape: loaded.shape })
+        Ok(RunData {
+            train: units(train),
+            valid: valid.map(units),
+            report: loaded.report,
+            valid_report,
+            shape: loaded.shape,
+        })
     }
 
     /// A number that changes with any token of the data.
@@ -123,8 +136,8 @@ impl RunData {
         sets.flat_map(|units| units.dataset.lengths()).max().unwrap_or(0)
     }
 
-    /// The micro-batch with the most tokens that the run will see in its first epochs, and the most trained tokens of any, which may be another's:
-    /// known since the order follows from the seed.
+    /// The micro-batch with the most tokens that the run will see in its first epochs, and the most trained tokens of
+    /// any, which may be another's: known since the order follows from the seed.
     pub fn largest_batch(&self, recipe: &Recipe, epochs: u64) -> (MicroBatch, usize) {
         let mut order = Order::new(self.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle);
         let (mut most, mut largest, mut trained) = (0, Vec::new(), 0);

@@ -1,8 +1,8 @@
 //! A run: data, steps, evaluations, checkpoints and logs, until it is done, stopped or not finite.
 //!
-//! The choice: the run is a loop over plain state that is saved whole between two steps, and tells what happens through one trait; the
-//! command line parses and prints, and a test or another front end drives the same loop. A run inside the command line lost: resuming
-//! could only be tested through a process.
+//! The choice: the run is a loop over plain state that is saved whole between two steps, and tells what happens through
+//! one trait; the command line parses and prints, and a test or another front end drives the same loop. A run inside
+//! the command line lost: resuming could only be tested through a process.
 
 mod base;
 mod data;
@@ -183,12 +183,18 @@ impl Run<'_> {
         plan.total_steps.div_ceil(plan.steps_per_epoch.max(1))
     }
 
-    /// Trains from the beginning, or from what was saved. The trainer begins with the weights that a new run begins with.
+    /// Trains from the beginning, or from what was saved. The trainer begins with the weights that a new run begins
+    /// with.
     ///
     /// # Errors
-    /// Data or a checkpoint that does not belong to this recipe, a device or a disk that fails, or a loss that is not finite; the last
-    /// checkpoint is then as it was.
-    pub async fn go(&self, trainer: &mut Trainer, resumed: Option<Resumed>, observer: &mut dyn Observer) -> Result<Ended, RunError> {
+    /// Data or a checkpoint that does not belong to this recipe, a device or a disk that fails, or a loss that is not
+    /// finite; the last checkpoint is then as it was.
+    pub async fn go(
+        &self,
+        trainer: &mut Trainer,
+        resumed: Option<Resumed>,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, RunError> {
         let plan = self.plan();
         let state = match resumed {
             None => TrainState::new(plan.schedule, self.recipe, self.data.fingerprint()),
@@ -201,7 +207,8 @@ impl Run<'_> {
             }
         };
         let recipe = self.recipe;
-        let order = Order::new(self.data.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle).resumed(state.position);
+        let order =
+            Order::new(self.data.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle).resumed(state.position);
         let log = RunLog::open(&self.output, state.step)?;
         let checkpoints = Checkpoints::new(&self.output, recipe.keep_last);
         // The largest step first: what does not fit the device fails now and not after an hour.
@@ -209,9 +216,22 @@ impl Run<'_> {
         trainer.reserve(&largest, trained, recipe.method == Method::Dpo)?;
         let saved = Some(state.step).filter(|step| *step > 0);
         let started = Instant::now();
-        let mut running = State { run: self, plan, state, order, checkpoints, log, reference: None, started, steps_here: 0, tokens_here: 0, saved };
+        let mut running = State {
+            run: self,
+            plan,
+            state,
+            order,
+            checkpoints,
+            log,
+            reference: None,
+            started,
+            steps_here: 0,
+            tokens_here: 0,
+            saved,
+        };
         if recipe.method == Method::Dpo && recipe.precompute_reference {
-            running.reference = Some(preference::reference(trainer, &self.data.train, recipe.batch_size, observer).await?);
+            running.reference =
+                Some(preference::reference(trainer, &self.data.train, recipe.batch_size, observer).await?);
             running.started = Instant::now();
         }
         let ended = running.all(trainer, observer).await;
@@ -225,11 +245,13 @@ impl Run<'_> {
     /// Whether a checkpoint belongs to this run.
     fn check(&self, resumed: &Resumed) -> Result<(), TrainError> {
         if resumed.state.data_fingerprint != self.data.fingerprint() {
-            let (expected, remedy) = ("the data that the run began with", "restore the data, or begin anew with another --output");
+            let (expected, remedy) =
+                ("the data that the run began with", "restore the data, or begin anew with another --output");
             return Err(TrainError::checkpoint(&resumed.path, expected, "other examples", remedy));
         }
         if resumed.state.schedule != self.plan().schedule {
-            let (expected, remedy) = ("the learning rates that the run began with", "resume with the recipe of the run");
+            let (expected, remedy) =
+                ("the learning rates that the run began with", "resume with the recipe of the run");
             return Err(TrainError::checkpoint(&resumed.path, expected, "another length or schedule", remedy));
         }
         Ok(())
@@ -244,7 +266,8 @@ impl State<'_> {
         while self.state.step < self.plan.total_steps {
             loss = Some(self.step(trainer, observer).await?);
             let last = self.state.step == self.plan.total_steps;
-            let evaluates = self.run.data.valid.is_some() && (last || recipe.eval_every.is_some_and(|every| self.state.step.is_multiple_of(every)));
+            let evaluates = self.run.data.valid.is_some()
+                && (last || recipe.eval_every.is_some_and(|every| self.state.step.is_multiple_of(every)));
             let (mut best, mut exhausted) = (false, false);
             if evaluates {
                 (best, exhausted) = self.evaluate(trainer, observer).await?;
@@ -266,7 +289,11 @@ impl State<'_> {
             Some((step, _)) if recipe.keep_best && end != End::Interrupted => step,
             _ => self.state.step,
         };
-        let weights = if weights_of_step == self.state.step { trainer.weights().await? } else { self.checkpoints.read(weights_of_step)?.weights };
+        let weights = if weights_of_step == self.state.step {
+            trainer.weights().await?
+        } else {
+            self.checkpoints.read(weights_of_step)?.weights
+        };
         let (steps, tokens, best) = (self.state.step, self.state.tokens, self.state.best);
         Ok(Ended { end, steps, tokens, elapsed: self.started.elapsed(), loss, best, weights_of_step, weights })
     }
@@ -291,7 +318,9 @@ impl State<'_> {
                 Method::Dpo => self.preferred(trainer, &batches, &mut entry).await,
             };
             let updated = match computed {
-                Ok((loss, tokens)) => trainer.try_update(&hyper).await.map(|norm| norm.map(|norm| (loss, tokens, norm))),
+                Ok((loss, tokens)) => {
+                    trainer.try_update(&hyper).await.map(|norm| norm.map(|norm| (loss, tokens, norm)))
+                }
                 Err(error) => Err(error),
             };
             match updated {
@@ -350,7 +379,12 @@ impl State<'_> {
     }
 
     /// As [`State::supervised`], for pairs.
-    async fn preferred(&self, trainer: &mut Trainer, batches: &[Batch], entry: &mut LogEntry) -> Result<(f64, usize), EngineError> {
+    async fn preferred(
+        &self,
+        trainer: &mut Trainer,
+        batches: &[Batch],
+        entry: &mut LogEntry,
+    ) -> Result<(f64, usize), EngineError> {
         let recipe = self.run.recipe;
         let total: usize = batches.iter().map(|batch| batch.examples.len()).sum();
         let mut tally = preference::Tally::default();
@@ -374,7 +408,8 @@ impl State<'_> {
     async fn evaluate(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<(bool, bool), RunError> {
         let recipe = self.run.recipe;
         let Some(valid) = &self.run.data.valid else { return Ok((false, false)) };
-        let mut entry = LogEntry { step: self.state.step.saturating_sub(1), epoch: self.epoch(), ..LogEntry::default() };
+        let mut entry =
+            LogEntry { step: self.state.step.saturating_sub(1), epoch: self.epoch(), ..LogEntry::default() };
         let batches = valid.batches(recipe.batch_size);
         let (mut sum, mut count, mut tally) = (0.0, 0usize, preference::Tally::default());
         for (done, units) in batches.iter().enumerate() {

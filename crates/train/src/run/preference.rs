@@ -5,7 +5,12 @@ use crate::MicroBatch;
 use crate::engine::{EngineError, Trainer};
 
 /// Log-probabilities of every example under the base alone (chosen, rejected).
-pub(super) async fn reference(trainer: &mut Trainer, units: &Units, batch_size: usize, observer: &mut dyn Observer) -> Result<Vec<[f32; 2]>, RunError> {
+pub(super) async fn reference(
+    trainer: &mut Trainer,
+    units: &Units,
+    batch_size: usize,
+    observer: &mut dyn Observer,
+) -> Result<Vec<[f32; 2]>, RunError> {
     let batches = units.batches(batch_size);
     let mut all = Vec::with_capacity(units.len());
     for (done, batch) in batches.iter().enumerate() {
@@ -39,7 +44,12 @@ impl Tally {
 }
 
 /// Summed sigmoid losses of a batch of pairs, and their number.
-pub(super) async fn evaluate(trainer: &mut Trainer, batch: &MicroBatch, beta: f64, tally: &mut Tally) -> Result<(f64, usize), EngineError> {
+pub(super) async fn evaluate(
+    trainer: &mut Trainer,
+    batch: &MicroBatch,
+    beta: f64,
+    tally: &mut Tally,
+) -> Result<(f64, usize), EngineError> {
     let reference = trainer.reference(batch).await?;
     let policy = trainer.log_probabilities(batch).await?;
     let mut loss = 0.0;

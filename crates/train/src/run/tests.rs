@@ -31,7 +31,10 @@ fn recipe(more: &str) -> Recipe {
 fn dataset(count: usize, longest: usize) -> Dataset {
     let sequence = |n: usize| {
         let len = longest / 2 + n * 5 % (longest / 2 + 1);
-        Tokens { ids: (0..len).map(|t| ((n * 7 + t * 3) % 200) as u32 + 3).collect(), trained: (0..len).map(|t| t > 2).collect() }
+        Tokens {
+            ids: (0..len).map(|t| ((n * 7 + t * 3) % 200) as u32 + 3).collect(),
+            trained: (0..len).map(|t| t > 2).collect(),
+        }
     };
     Dataset::from_sequences(&(0..count).map(sequence).collect::<Vec<_>>())
 }
@@ -40,14 +43,23 @@ fn dataset(count: usize, longest: usize) -> Dataset {
 fn uneven(count: usize, longest: usize) -> Dataset {
     let sequence = |n: usize| {
         let len = if n.is_multiple_of(2) { longest } else { longest * 3 / 4 };
-        Tokens { ids: (0..len).map(|t| ((n * 7 + t * 3) % 200) as u32 + 3).collect(), trained: (0..len).map(|t| n % 2 == 1 || t + 4 > len).collect() }
+        Tokens {
+            ids: (0..len).map(|t| ((n * 7 + t * 3) % 200) as u32 + 3).collect(),
+            trained: (0..len).map(|t| n % 2 == 1 || t + 4 > len).collect(),
+        }
     };
     Dataset::from_sequences(&(0..count).map(sequence).collect::<Vec<_>>())
 }
 
 fn data(valid: usize) -> RunData {
     let valid = (valid > 0).then(|| Units::new(dataset(valid, 20), None));
-    RunData { train: Units::new(dataset(7, 24), None), valid, report: Default::default(), valid_report: None, shape: None }
+    RunData {
+        train: Units::new(dataset(7, 24), None),
+        valid,
+        report: Default::default(),
+        valid_report: None,
+        shape: None,
+    }
 }
 
 /// Notes losses, and stops after so many steps.
@@ -90,12 +102,14 @@ fn trainer(gpu: &Gpu, checkpoint: &Checkpoint, recipe: &Recipe) -> Trainer {
         ..TrainerOptions::default()
     };
     if recipe.full {
-        let opened = block_on(bayan_models::open_to_train(checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}));
+        let opened =
+            block_on(bayan_models::open_to_train(checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}));
         let (decoder, parameters) = opened.expect("a model");
         return Trainer::full(Some(gpu), decoder, parameters, options).expect("a trainer");
     }
     let base = BaseInfo::of(checkpoint, recipe, None).expect("a base");
-    let mut decoder = block_on(open(checkpoint, Some(gpu), &Opening { context: 64 }, None, &mut |_, _| {})).expect("a model");
+    let mut decoder =
+        block_on(open(checkpoint, Some(gpu), &Opening { context: 64 }, None, &mut |_, _| {})).expect("a model");
     let adapter = new_adapter(&mut *decoder, base.adapter, &mut Rng::new(recipe.seed, 1)).expect("an adapter");
     Trainer::new(Some(gpu), decoder, &adapter, options).expect("a trainer")
 }
@@ -110,7 +124,8 @@ fn go(gpu: &Gpu, recipe: &Recipe, data: &RunData, output: &Path, notes: &mut Not
 #[test]
 fn a_stopped_run_goes_on_as_if_it_had_never_stopped() {
     let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
-    let recipe = recipe("max_steps = 7\ndropout = 0.1\nwarmup_steps = 2\ngradient_accumulation_steps = 2\neval_every = 3");
+    let recipe =
+        recipe("max_steps = 7\ndropout = 0.1\nwarmup_steps = 2\ngradient_accumulation_steps = 2\neval_every = 3");
     let data = data(3);
     let mut whole = Notes::default();
     let ended = go(&gpu, &recipe, &data, &place.path().join("whole"), &mut whole).unwrap();
@@ -126,7 +141,13 @@ fn a_stopped_run_goes_on_as_if_it_had_never_stopped() {
     assert_eq!(notes.losses, whole.losses);
     assert_eq!(notes.evaluations, whole.evaluations);
     assert_eq!((resumed.weights, resumed.tokens, resumed.best), (ended.weights, ended.tokens, ended.best));
-    let log = |of: &str| crate::log::read_log(&place.path().join(of)).unwrap().iter().map(|e| (e.step, e.loss, e.eval_loss, e.grad_norm)).collect::<Vec<_>>();
+    let log = |of: &str| {
+        crate::log::read_log(&place.path().join(of))
+            .unwrap()
+            .iter()
+            .map(|e| (e.step, e.loss, e.eval_loss, e.grad_norm))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(log("parts"), log("whole"));
     assert!(parts.join("loss.png").is_file() && parts.join("loss.html").is_file());
 
@@ -151,7 +172,13 @@ fn a_run_in_f16_goes_on_with_its_loss_scale() {
     notes.stop_after = None;
     let resumed = go(&gpu, &recipe, &data, &parts, &mut notes).unwrap();
     assert_eq!((notes.losses, resumed.weights == ended.weights, resumed.tokens), (whole.losses, true, ended.tokens));
-    let scales = |of: &str| crate::log::read_log(&place.path().join(of)).unwrap().iter().map(|e| (e.loss_scale, e.skipped_updates)).collect::<Vec<_>>();
+    let scales = |of: &str| {
+        crate::log::read_log(&place.path().join(of))
+            .unwrap()
+            .iter()
+            .map(|e| (e.loss_scale, e.skipped_updates))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(scales("parts"), scales("whole"));
     let (scale, skipped) = (scales("whole")[2].0.expect("a scale"), scales("whole")[2].1.expect("a count"));
     assert!(skipped > 0 && scale == HIGH / 2f64.powi(skipped as i32), "{scale}, {skipped} skipped");
@@ -184,11 +211,25 @@ fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
     assert!(resumed.weights == ended.weights, "the weights are the same to the bit");
     // What comes out is an ordinary checkpoint with the tensors of the base.
     let base = checkpoint("llama3_gqa");
-    let result = write_result(&parts, &resumed.weights, &block_on(beside(&base, SaveDtype::Bfloat16)).unwrap(), SaveDtype::Bfloat16).unwrap();
+    let result = write_result(
+        &parts,
+        &resumed.weights,
+        &block_on(beside(&base, SaveDtype::Bfloat16)).unwrap(),
+        SaveDtype::Bfloat16,
+    )
+    .unwrap();
     let half = block_on(Checkpoint::open(Rc::new(DirectorySource::new(&result).unwrap()))).unwrap();
-    let result = write_result(&parts, &resumed.weights, &block_on(beside(&base, SaveDtype::Float32)).unwrap(), SaveDtype::Float32).unwrap();
+    let result = write_result(
+        &parts,
+        &resumed.weights,
+        &block_on(beside(&base, SaveDtype::Float32)).unwrap(),
+        SaveDtype::Float32,
+    )
+    .unwrap();
     let written = block_on(Checkpoint::open(Rc::new(DirectorySource::new(&result).unwrap()))).unwrap();
-    let shapes = |of: &Checkpoint| of.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<std::collections::BTreeMap<_, _>>();
+    let shapes = |of: &Checkpoint| {
+        of.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<std::collections::BTreeMap<_, _>>()
+    };
     assert_eq!(shapes(&written), shapes(&base));
     assert_eq!((shapes(&half), half.config()["torch_dtype"].as_str()), (shapes(&base), Some("bfloat16")));
     assert_eq!(half.require("model.norm.weight").unwrap().stored.name(), "BF16");
@@ -205,7 +246,9 @@ fn infinity_stops_the_run_and_names_what_and_where() {
     // Beyond what a recipe allows: the first step has rate 0, the second throws the weights far away.
     let recipe = Recipe { learning_rate: 1e30, ..recipe };
     let mut notes = Notes::default();
-    let Err(error) = go(&gpu, &recipe, &data(0), place.path(), &mut notes) else { panic!("the run ended as if nothing had happened") };
+    let Err(error) = go(&gpu, &recipe, &data(0), place.path(), &mut notes) else {
+        panic!("the run ended as if nothing had happened")
+    };
     let RunError::NotFinite { step, tensor, checkpoint, .. } = &error else { panic!("{error}") };
     assert!(tensor.as_ref().is_some_and(|t| t.contains("lora_")), "{error}");
     assert_eq!(*step as usize, notes.losses.len());
@@ -218,7 +261,9 @@ fn infinity_stops_the_run_and_names_what_and_where() {
 #[test]
 fn the_best_weights_are_kept_and_patience_ends() {
     let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
-    let mut recipe = recipe("max_steps = 40\neval_every = 1\nval_split = 1\nkeep_best = true\nearly_stopping_patience = 2\nlr_scheduler = \"constant\"");
+    let mut recipe = recipe(
+        "max_steps = 40\neval_every = 1\nval_split = 1\nkeep_best = true\nearly_stopping_patience = 2\nlr_scheduler = \"constant\"",
+    );
     // Far too fast: the first evaluation is the best for a while.
     recipe.learning_rate = 0.5;
     let mut notes = Notes::default();
@@ -259,9 +304,11 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
         let rank = if more.contains("full") { "" } else { "rank = 4\n" };
         let text = format!("{rank}max_seq_length = 256\nlearning_rate = 2e-3\nseed = 3\n{more}");
-        let recipe = Recipe { batch_size, ..Recipe::from_file("r.toml", &text, serde_json::Map::new()).expect("a recipe") };
+        let recipe =
+            Recipe { batch_size, ..Recipe::from_file("r.toml", &text, serde_json::Map::new()).expect("a recipe") };
         let checkpoint = checkpoint(model);
-        let policy = recipe.quantize.as_deref().and_then(bayan_weights::format_by_name).map(bayan_weights::Policy::for_format);
+        let policy =
+            recipe.quantize.as_deref().and_then(bayan_weights::format_by_name).map(bayan_weights::Policy::for_format);
         let sequences = if more.contains("uneven") { uneven(12, 250) } else { dataset(12, 60) };
         let sequences = if recipe.method == Method::Dpo { sequences.paired() } else { sequences };
         let data = RunData { train: Units::new(sequences, None), ..data(0) };
@@ -270,10 +317,16 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
         let (largest, trained) = data.largest_batch(&recipe, run.epochs());
         let inputs = base.memory_inputs(&recipe, &data, (&largest, trained));
         let estimated = crate::estimate(&recipe, &inputs, &crate::Calibration::default());
-        let options = TrainerOptions { context: data.longest(), recompute: recipe.grad_checkpoint, f16: recipe.f16, ..TrainerOptions::default() };
+        let options = TrainerOptions {
+            context: data.longest(),
+            recompute: recipe.grad_checkpoint,
+            f16: recipe.f16,
+            ..TrainerOptions::default()
+        };
         let opening = Opening { context: data.longest() };
         let mut trainer = if recipe.full {
-            let (decoder, parameters) = block_on(bayan_models::open_to_train(&checkpoint, Some(&gpu), &opening, &mut |_, _| {})).unwrap();
+            let (decoder, parameters) =
+                block_on(bayan_models::open_to_train(&checkpoint, Some(&gpu), &opening, &mut |_, _| {})).unwrap();
             Trainer::full(Some(&gpu), decoder, parameters, options).unwrap()
         } else {
             let mut decoder = block_on(open(&checkpoint, Some(&gpu), &opening, policy, &mut |_, _| {})).unwrap();

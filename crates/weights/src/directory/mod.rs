@@ -1,4 +1,5 @@
-//! Checkpoints in directories of the local file system: the one place of this crate that touches files (not in the browser).
+//! Checkpoints in directories of the local file system: the one place of this crate that touches files (not in the
+//! browser).
 
 mod quantize;
 mod writer;
@@ -42,15 +43,21 @@ impl DirectorySource {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 Ok(Self { path: parent.to_owned(), main, open: RefCell::default() })
             }
-            Ok(_) if [".bin", ".pt", ".pth"].iter().any(|suffix| shown.ends_with(suffix)) => Err(unsupported_file(&shown)),
+            Ok(_) if [".bin", ".pt", ".pth"].iter().any(|suffix| shown.ends_with(suffix)) => {
+                Err(unsupported_file(&shown))
+            }
             Ok(_) => Err(WeightsError::Unsupported {
                 what: format!("{shown}, a single file"),
                 remedy: "give the directory that holds config.json and model.safetensors".to_owned(),
             }),
-            Err(error) if error.kind() == ErrorKind::NotFound && looks_like_hub_name(path) => Err(WeightsError::Unsupported {
-                what: format!("{shown}: there is no such directory, and a hub name in its place"),
-                remedy: format!("download it first, for example `hf download {shown} --local-dir model`, and give that directory"),
-            }),
+            Err(error) if error.kind() == ErrorKind::NotFound && looks_like_hub_name(path) => {
+                Err(WeightsError::Unsupported {
+                    what: format!("{shown}: there is no such directory, and a hub name in its place"),
+                    remedy: format!(
+                        "download it first, for example `hf download {shown} --local-dir model`, and give that directory"
+                    ),
+                })
+            }
             Err(source) => Err(WeightsError::Io { action: "open", path: shown, source }),
         }
     }
@@ -128,7 +135,8 @@ impl Source for DirectorySource {
 
     fn list(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(&self.path) else { return Vec::new() };
-        let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         names
     }
@@ -138,7 +146,11 @@ impl Source for DirectorySource {
 fn looks_like_hub_name(path: &Path) -> bool {
     let Some(text) = path.to_str() else { return false };
     let parts: Vec<&str> = text.split('/').collect();
-    let plain = |part: &&str| !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let plain = |part: &&str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
     parts.len() == 2 && parts.iter().all(plain)
 }
 

@@ -88,8 +88,8 @@ impl Report {
 
 /// Writes `checkpoint` to the new directory `out_dir` in the formats of `policy`, with its tokenizer and configuration.
 ///
-/// Tensors already in the wanted format are copied; matrices stored [in, out] are turned for formats of blocks, and `config.json` says so.
-/// Errors: those of reading and writing; a checkpoint quantized by another program.
+/// Tensors already in the wanted format are copied; matrices stored [in, out] are turned for formats of blocks, and
+/// `config.json` says so. Errors: those of reading and writing; a checkpoint quantized by another program.
 pub async fn quantize_checkpoint(
     checkpoint: &Checkpoint,
     out_dir: impl AsRef<Path>,
@@ -122,15 +122,21 @@ pub async fn quantize_checkpoint(
         let entry = checkpoint.require(&plan.name)?;
         let importance = policy.importance.get(&plan.name).map(Vec::as_slice);
         let turned = turn && checkpoint.is_transposed(entry);
-        let (rows, step) =
-            if turned { (entry.k(), (TURNED_BYTES / (4 * entry.rows().max(1))).max(1)) } else { (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES)) };
+        let (rows, step) = if turned {
+            (entry.k(), (TURNED_BYTES / (4 * entry.rows().max(1))).max(1))
+        } else {
+            (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES))
+        };
         let step = step.next_multiple_of(plan.format.rows_alignment(plan.shape.last().copied().unwrap_or(1)));
         let (mut error, mut square, mut size_bytes) = (0.0, 0.0, 0);
         for start in (0..rows).step_by(step) {
             let part = start..rows.min(start.saturating_add(step));
             let (planes, exact) = if turned {
                 let exact = checkpoint.read_planes_transposed(&plan.name, part.clone(), &F32, None).await?;
-                (checkpoint.read_planes_transposed(&plan.name, part, plan.format, importance).await?, exact.dequantize())
+                (
+                    checkpoint.read_planes_transposed(&plan.name, part, plan.format, importance).await?,
+                    exact.dequantize(),
+                )
             } else {
                 let planes = checkpoint.read_planes_weighted(&plan.name, part.clone(), plan.format, importance).await?;
                 (planes, checkpoint.read_rows_f32(&plan.name, part).await?)
@@ -161,15 +167,22 @@ pub async fn quantize_checkpoint(
 fn check_checkpoint(checkpoint: &Checkpoint, out_dir: &Path) -> Result<(), WeightsError> {
     let refuse = |what: String, remedy: &str| Err(WeightsError::Unsupported { what, remedy: remedy.to_owned() });
     let place = checkpoint.source().describe();
-    let same = std::fs::canonicalize(out_dir).is_ok_and(|out| std::fs::canonicalize(&place).is_ok_and(|from| from == out));
+    let same =
+        std::fs::canonicalize(out_dir).is_ok_and(|out| std::fs::canonicalize(&place).is_ok_and(|from| from == out));
     if same {
-        return refuse(format!("quantizing {place} onto itself"), "name another directory; the original is needed to quantize differently later");
+        return refuse(
+            format!("quantizing {place} onto itself"),
+            "name another directory; the original is needed to quantize differently later",
+        );
     }
     let config = checkpoint.config();
     if let Some(method) = config.pointer("/quantization_config/quant_method").and_then(|method| method.as_str())
         && method != "bayan"
     {
-        return refuse(format!("quantizing {place}, which {method} has quantized already,"), "start from the original checkpoint in BF16, F16 or F32");
+        return refuse(
+            format!("quantizing {place}, which {method} has quantized already,"),
+            "start from the original checkpoint in BF16, F16 or F32",
+        );
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Writing a checkpoint so that it is either complete or absent.
 //!
 //! The tensors are declared first, because a safetensors header stands before the data; then rows stream in, in order,
-//! and each plane's bytes go to their place in the shard. Everything is written into a hidden sibling directory and renamed
-//! into place by [`CheckpointWriter::finish`]; a writer that is dropped before removes it, so a full disk costs nothing but the
-//! message. Writing planes to separate temporary files and joining them lost: twice the disk space and traffic.
+//! and each plane's bytes go to their place in the shard. Everything is written into a hidden sibling directory and
+//! renamed into place by [`CheckpointWriter::finish`]; a writer that is dropped before removes it, so a full disk costs
+//! nothing but the message. Writing planes to separate temporary files and joining them lost: twice the disk space and
+//! traffic.
 
 use super::io_error;
 use crate::checkpoint::{METADATA_KEY, METADATA_VERSION};
@@ -96,9 +97,13 @@ static SERIAL: AtomicU32 = AtomicU32::new(0);
 impl CheckpointWriter {
     /// Begins a checkpoint at `directory` with these tensors, in this order.
     ///
-    /// Errors: a directory that exists and is not empty (unless `overwrite` and it is a checkpoint), repeated or clashing names,
-    /// a refused file operation.
-    pub fn create(directory: impl AsRef<Path>, tensors: Vec<TensorPlan>, options: &WriteOptions) -> Result<Self, WeightsError> {
+    /// Errors: a directory that exists and is not empty (unless `overwrite` and it is a checkpoint), repeated or
+    /// clashing names, a refused file operation.
+    pub fn create(
+        directory: impl AsRef<Path>,
+        tensors: Vec<TensorPlan>,
+        options: &WriteOptions,
+    ) -> Result<Self, WeightsError> {
         let target = directory.as_ref().to_owned();
         let Some(name) = target.file_name().and_then(|name| name.to_str()) else {
             return Err(WeightsError::Unsupported {
@@ -152,7 +157,8 @@ impl CheckpointWriter {
                 _ => format!("{}-{:05}-of-{count:05}.safetensors", self.stem, shard + 1),
             };
             let arrays: Vec<(String, Dtype, Vec<usize>, u64)> = plans.iter().flat_map(arrays_of).collect();
-            let borrowed: Vec<(&str, Dtype, &[usize], u64)> = arrays.iter().map(|(n, d, s, b)| (n.as_str(), *d, s.as_slice(), *b)).collect();
+            let borrowed: Vec<(&str, Dtype, &[usize], u64)> =
+                arrays.iter().map(|(n, d, s, b)| (n.as_str(), *d, s.as_slice(), *b)).collect();
             let header = encode_header(&borrowed, &metadata_of(&plans));
             let mut offset = header.len() as u64;
             for plan in plans {
@@ -177,7 +183,11 @@ impl CheckpointWriter {
     /// Errors: another tensor, format, width or more rows than declared; a refused write.
     pub fn write(&mut self, name: &str, planes: &Planes) -> Result<(), WeightsError> {
         let Some(placed) = self.placed.get(self.current) else {
-            return Err(request(name, "no more rows: every declared tensor is written".to_owned(), "more rows".to_owned()));
+            return Err(request(
+                name,
+                "no more rows: every declared tensor is written".to_owned(),
+                "more rows".to_owned(),
+            ));
         };
         let plan = &placed.plan;
         let left = plan.rows() - self.rows_done;
@@ -185,7 +195,11 @@ impl CheckpointWriter {
             && plan.format.name() == planes.format.name()
             && plan.k() == planes.k
             && planes.rows <= left
-            && planes.bytes.iter().enumerate().all(|(i, bytes)| bytes.len() as u64 == plan.format.row_bytes(i, plan.k()) * planes.rows as u64);
+            && planes
+                .bytes
+                .iter()
+                .enumerate()
+                .all(|(i, bytes)| bytes.len() as u64 == plan.format.row_bytes(i, plan.k()) * planes.rows as u64);
         if !fits {
             return Err(request(
                 name,
@@ -193,7 +207,9 @@ impl CheckpointWriter {
                 format!("{} rows of {} {}, {} bytes", planes.rows, planes.k, planes.format.name(), planes.size_bytes()),
             ));
         }
-        let offsets: Vec<u64> = (0..planes.bytes.len()).map(|i| placed.offsets[i] + self.rows_done as u64 * plan.format.row_bytes(i, planes.k)).collect();
+        let offsets: Vec<u64> = (0..planes.bytes.len())
+            .map(|i| placed.offsets[i] + self.rows_done as u64 * plan.format.row_bytes(i, planes.k))
+            .collect();
         let path = self.partial.join(&self.shard_names[placed.shard]);
         let mut file = match self.file.take() {
             Some((shard, file)) if shard == placed.shard => file,
@@ -254,7 +270,8 @@ impl CheckpointWriter {
         }
         self.file = None;
         if self.shard_names.len() > 1 {
-            let index = serde_json::to_vec_pretty(&self.index()).map_err(|error| io_error("write", &self.target, error.into()))?;
+            let index = serde_json::to_vec_pretty(&self.index())
+                .map_err(|error| io_error("write", &self.target, error.into()))?;
             let name = format!("{}.safetensors.index.json", self.stem);
             self.write_file(&name, &index)?;
         }
@@ -339,7 +356,8 @@ fn metadata_of(plans: &[TensorPlan]) -> BTreeMap<String, String> {
     metadata
 }
 
-/// Names must be unique among tensors and among stored arrays, shapes must have a last dimension where there are blocks.
+/// Names must be unique among tensors and among stored arrays, shapes must have a last dimension where there are
+/// blocks.
 fn check_names(tensors: &[TensorPlan]) -> Result<(), WeightsError> {
     let mut seen = HashSet::new();
     for plan in tensors {
@@ -355,8 +373,8 @@ fn check_names(tensors: &[TensorPlan]) -> Result<(), WeightsError> {
     Ok(())
 }
 
-/// Whether `target` may be created or replaced. Only what is plainly a checkpoint is ever replaced: files beside a config, no
-/// directories inside.
+/// Whether `target` may be created or replaced. Only what is plainly a checkpoint is ever replaced: files beside a
+/// config, no directories inside.
 fn check_target(target: &Path, overwrite: bool) -> Result<(), WeightsError> {
     let refuse = |why: &str| WeightsError::Unsupported {
         what: format!("writing a checkpoint to {}: {why}", target.display()),

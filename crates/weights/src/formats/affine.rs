@@ -66,8 +66,8 @@ fn sums(values: &[f32; BLOCK], weights: &[f32; BLOCK], grid: Affine, top: f32) -
     Sums { q: q1.iter().sum(), qq: q2.iter().sum(), wq: wq.iter().sum() }
 }
 
-/// The grid with the least weighted squared error: about twenty ranges around `low..high` are tried, each followed by the
-/// closed-form best scale and minimum for its codes.
+/// The grid with the least weighted squared error: about twenty ranges around `low..high` are tried, each followed by
+/// the closed-form best scale and minimum for its codes.
 pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f32) -> Affine {
     let low = values.iter().copied().fold(0.0f32, f32::min);
     let high = values.iter().copied().fold(low, f32::max);
@@ -107,7 +107,10 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
     let lows: &[f32] = if is_weighed(weights) { &[1.0, 0.92, 0.84, 0.76] } else { &[1.0] };
     for factor in lows {
         for step in -8..=11 {
-            try_grid(Affine { scale: (high - low * factor) / (top + 0.1 * step as f32), min: -low * factor }, &mut best_error);
+            try_grid(
+                Affine { scale: (high - low * factor) / (top + 0.1 * step as f32), min: -low * factor },
+                &mut best_error,
+            );
         }
     }
     best
@@ -118,8 +121,8 @@ fn is_weighed(weights: &[f32; BLOCK]) -> bool {
     weights.iter().any(|weight| *weight != weights[0])
 }
 
-/// Rounds the grids of one super-block to 6-bit multiples of two f16 numbers, then tries the neighbouring multiples of each.
-/// `None` when a number overflows f16.
+/// Rounds the grids of one super-block to 6-bit multiples of two f16 numbers, then tries the neighbouring multiples of
+/// each. `None` when a number overflows f16.
 pub(super) fn shared_grids(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], top: f32) -> Option<Vec<Affine>> {
     let free: Vec<Affine> = blocks.iter().zip(weights).map(|(block, weight)| best_affine(block, weight, top)).collect();
     let unit = |of: fn(&Affine) -> f32| round_half(free.iter().map(of).fold(0.0, f32::max) / STEPS);

@@ -1,6 +1,7 @@
 //! Dense 16-bit floats, rounded to nearest even: two weights to a 32-bit word, `unpack2x16float` in WGSL.
 //!
-//! BF16 checkpoints become f16: mantissa grows, range shrinks, and a weight beyond 65504 is an error rather than infinity.
+//! BF16 checkpoints become f16: mantissa grows, range shrinks, and a weight beyond 65504 is an error rather than
+//! infinity.
 
 use super::{Format, PlaneSpec, Unrepresentable, halves_to_f32, push_halves};
 use crate::dtype::Dtype;
@@ -22,7 +23,12 @@ impl Format for F16 {
         &[PlaneSpec { name: "values", bytes_per_block: 2, dtype: Dtype::F16 }]
     }
 
-    fn quantize_row(&self, values: &[f32], _importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        _importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
         push_halves(values, &mut planes[0]).map_err(|index| Unrepresentable { index, value: values[index] })
     }
 

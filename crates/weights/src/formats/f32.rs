@@ -20,7 +20,12 @@ impl Format for F32 {
         &[PlaneSpec { name: "values", bytes_per_block: 4, dtype: Dtype::F32 }]
     }
 
-    fn quantize_row(&self, values: &[f32], _importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        _importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
         let start = planes[0].len();
         planes[0].resize(start + 4 * values.len(), 0);
         for (bytes, value) in planes[0][start..].as_chunks_mut::<4>().0.iter_mut().zip(values) {

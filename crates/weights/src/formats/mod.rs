@@ -1,8 +1,8 @@
 //! The formats weights can take on the GPU.
 //!
-//! A format splits a row of `K` weights into blocks and stores each part of the blocks (codes, scales, high bits) in its own
-//! *plane*, an array `[N rows][K / block]`, so that a kernel reads every part with aligned vector loads. Interleaved blocks,
-//! as files of other tools have them, lost: their 18 or 144 byte strides make every load unaligned.
+//! A format splits a row of `K` weights into blocks and stores each part of the blocks (codes, scales, high bits) in
+//! its own *plane*, an array `[N rows][K / block]`, so that a kernel reads every part with aligned vector loads.
+//! Interleaved blocks, as files of other tools have them, lost: their 18 or 144 byte strides make every load unaligned.
 //!
 //! A format is one file here, one WGSL file, and one line of [`FORMATS`]. All multi-byte numbers are little endian.
 //!
@@ -40,9 +40,11 @@ pub fn format_by_name(name: &str) -> Option<&'static dyn Format> {
     FORMATS.iter().copied().find(|format| format.name() == name)
 }
 
-/// The format for rows of both formats in one matrix: where they differ, numbers plain enough to hold both without loss.
+/// The format for rows of both formats in one matrix: where they differ, numbers plain enough to hold both without
+/// loss.
 ///
-/// Quantizing one side again would add its error to that of the first time. For parts whose rows cannot stand in groups of their own.
+/// Quantizing one side again would add its error to that of the first time. For parts whose rows cannot stand in groups
+/// of their own.
 pub fn joined_format(a: &'static dyn Format, b: &'static dyn Format) -> &'static dyn Format {
     match (a.name(), b.name()) {
         (x, y) if x == y => a,
@@ -84,9 +86,14 @@ pub trait Format: Sync + Send + Debug {
 
     /// Appends one row to every plane.
     ///
-    /// `values` `[K]`, finite, K a multiple of [`block`](Self::block). `importance` `[K]`, not negative: how much the squared
-    /// error of each column counts; `None` counts all alike.
-    fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable>;
+    /// `values` `[K]`, finite, K a multiple of [`block`](Self::block). `importance` `[K]`, not negative: how much the
+    /// squared error of each column counts; `None` counts all alike.
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable>;
 
     /// One row back to `f32`: `planes` each hold exactly that row, `out` is `[K]` with K a multiple of the block.
     fn dequantize_row(&self, planes: &[&[u8]], out: &mut [f32]);
@@ -127,8 +134,8 @@ pub struct Planes {
     pub rows: usize,
     /// Logical weights per row; each row takes `format.padded(k)`.
     pub k: usize,
-    /// One byte array per plane, `[rows][K / block]`, without padding at the end. A last odd row of f16 scales may leave a length
-    /// that is not a multiple of 4: see [`Format::rows_alignment`] and [`Planes::pad_to_words`].
+    /// One byte array per plane, `[rows][K / block]`, without padding at the end. A last odd row of f16 scales may
+    /// leave a length that is not a multiple of 4: see [`Format::rows_alignment`] and [`Planes::pad_to_words`].
     pub bytes: Vec<Vec<u8>>,
 }
 
@@ -171,8 +178,12 @@ impl Planes {
             done.map(|()| planes).map_err(|error| Unrepresentable { index: number * share + error.index, ..error })
         };
         let parts: Vec<Result<Planes, Unrepresentable>> = std::thread::scope(|scope| {
-            let workers: Vec<_> = values.chunks(share).enumerate().map(|part| scope.spawn(move || quantize(part))).collect();
-            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            let workers: Vec<_> =
+                values.chunks(share).enumerate().map(|part| scope.spawn(move || quantize(part))).collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
         });
         for part in parts {
             let part = part?;
@@ -220,17 +231,19 @@ impl Planes {
         let padded = self.format.padded(self.k);
         let mut row_values = vec![0.0; padded];
         let mut out = Vec::with_capacity(self.rows * self.k);
-        let row_bytes: Vec<usize> = (0..self.bytes.len()).map(|plane| self.format.row_bytes(plane, self.k) as usize).collect();
+        let row_bytes: Vec<usize> =
+            (0..self.bytes.len()).map(|plane| self.format.row_bytes(plane, self.k) as usize).collect();
         for row in 0..self.rows {
-            let planes: Vec<&[u8]> = self.bytes.iter().zip(&row_bytes).map(|(bytes, &size)| &bytes[row * size..(row + 1) * size]).collect();
+            let planes: Vec<&[u8]> =
+                self.bytes.iter().zip(&row_bytes).map(|(bytes, &size)| &bytes[row * size..(row + 1) * size]).collect();
             self.format.dequantize_row(&planes, &mut row_values);
             out.extend_from_slice(&row_values[..self.k]);
         }
         out
     }
 
-    /// Appends zero bytes so that every plane is a whole number of 4-byte words, as GPU copies want. Do this on the last
-    /// piece of a tensor only.
+    /// Appends zero bytes so that every plane is a whole number of 4-byte words, as GPU copies want. Do this on the
+    /// last piece of a tensor only.
     pub fn pad_to_words(&mut self) {
         for bytes in &mut self.bytes {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -248,7 +261,8 @@ pub(crate) fn half_at(plane: &[u8], i: usize) -> f32 {
     half::f16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]).to_f32()
 }
 
-/// Little-endian f16 bytes to `f32`, a stack buffer at a time so that the processor's own conversion is used where it has one.
+/// Little-endian f16 bytes to `f32`, a stack buffer at a time so that the processor's own conversion is used where it
+/// has one.
 pub(crate) fn halves_to_f32(bytes: &[u8], out: &mut [f32]) {
     let mut halves = [half::f16::ZERO; 256];
     for (bytes, out) in bytes.chunks(512).zip(out.chunks_mut(256)) {

@@ -1,4 +1,5 @@
-//! 4-bit groups of 32 with a minimum: the default 4-bit format, 13 % less error than q4_0 on normal weights, 27 % on heavy tails, for half a bit more.
+//! 4-bit groups of 32 with a minimum: the default 4-bit format, 13 % less error than q4_0 on normal weights, 27 % on
+//! heavy tails, for half a bit more.
 //!
 //! | plane | per 32 weights | content |
 //! | --- | --- | --- |
@@ -7,10 +8,10 @@
 //!
 //! weight = d · q − m, q in 0..=15.
 //!
-//! As in GGUF's Q4_K, the d and m of up to 8 consecutive groups (256 weights; the last of a row may have fewer) are 6-bit
-//! multiples of two f16 numbers, so such files map in up to the f16 rounding of the products, and a compact scale plane of
-//! 4.5 bits a weight can be added without quantizing again. Only where those numbers are so small that f16 holds fewer than
-//! 6 bits of them do the groups keep scales of their own.
+//! As in GGUF's Q4_K, the d and m of up to 8 consecutive groups (256 weights; the last of a row may have fewer) are
+//! 6-bit multiples of two f16 numbers, so such files map in up to the f16 rounding of the products, and a compact scale
+//! plane of 4.5 bits a weight can be added without quantizing again. Only where those numbers are so small that f16
+//! holds fewer than 6 bits of them do the groups keep scales of their own.
 
 use super::affine::{BLOCK, SUPER, shared_grids};
 use super::search::block_weights;
@@ -33,14 +34,23 @@ impl Format for Q4K {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 }, PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 }]
+        &[
+            PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 },
+            PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 },
+        ]
     }
 
-    fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
         for (number, chunk) in values.chunks(SUPER).enumerate() {
             let start = number * SUPER;
             let blocks = chunk.as_chunks::<BLOCK>().0;
-            let weights: Vec<[f32; BLOCK]> = (0..blocks.len()).map(|i| block_weights(importance, start + i * BLOCK)).collect();
+            let weights: Vec<[f32; BLOCK]> =
+                (0..blocks.len()).map(|i| block_weights(importance, start + i * BLOCK)).collect();
             let Some(grids) = shared_grids(blocks, &weights, TOP) else {
                 let peak = peak_of(chunk);
                 return Err(Unrepresentable { index: start + peak.index, ..peak });

@@ -8,8 +8,8 @@
 //!
 //! weight = d · q − m, q in 0..=31.
 //!
-//! Scales and minima are found as those of q4_k. The high bits are arranged so that four codes come out as four bytes of a word:
-//! `(codes[i] & 0x0f0f0f0fu) | (((highs >> (4u * h + i)) & 0x01010101u) << 4u)`.
+//! Scales and minima are found as those of q4_k. The high bits are arranged so that four codes come out as four bytes
+//! of a word: `(codes[i] & 0x0f0f0f0fu) | (((highs >> (4u * h + i)) & 0x01010101u) << 4u)`.
 
 use super::affine::{BLOCK, SUPER, shared_grids};
 use super::search::block_weights;
@@ -39,11 +39,17 @@ impl Format for Q5K {
         ]
     }
 
-    fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
         for (number, chunk) in values.chunks(SUPER).enumerate() {
             let start = number * SUPER;
             let blocks = chunk.as_chunks::<BLOCK>().0;
-            let weights: Vec<[f32; BLOCK]> = (0..blocks.len()).map(|i| block_weights(importance, start + i * BLOCK)).collect();
+            let weights: Vec<[f32; BLOCK]> =
+                (0..blocks.len()).map(|i| block_weights(importance, start + i * BLOCK)).collect();
             let Some(grids) = shared_grids(blocks, &weights, TOP) else {
                 let peak = peak_of(chunk);
                 return Err(Unrepresentable { index: start + peak.index, ..peak });

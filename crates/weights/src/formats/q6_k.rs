@@ -15,8 +15,8 @@
 //! let second = ((codes\[i\] >> 4u) & 0x0f0f0f0fu) | (((highs\[1\] >> (2u * i)) & 0x03030303u) << 4u); // weights 16 + 4i ..
 //! ```
 //!
-//! Scales are free f16 numbers. GGUF's Q6_K, one f16 times an 8-bit integer per 16 weights, maps in by multiplying; as the
-//! plane holds f16 anyway, restricting our own quantizer to such products would only add error.
+//! Scales are free f16 numbers. GGUF's Q6_K, one f16 times an 8-bit integer per 16 weights, maps in by multiplying; as
+//! the plane holds f16 anyway, restricting our own quantizer to such products would only add error.
 
 use super::search::{Levels, best_scale, block_weights, code, invert};
 use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half, push_nibbles};
@@ -53,7 +53,12 @@ impl Format for Q6K {
         ]
     }
 
-    fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
         for (index, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
             let mut q = [0u8; BLOCK];
             for (half, group) in block.as_chunks::<GROUP>().0.iter().enumerate() {

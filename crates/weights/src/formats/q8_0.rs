@@ -28,10 +28,18 @@ impl Format for Q8_0 {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[PlaneSpec { name: "codes", bytes_per_block: 32, dtype: Dtype::I8 }, PlaneSpec { name: "scales", bytes_per_block: 2, dtype: Dtype::F16 }]
+        &[
+            PlaneSpec { name: "codes", bytes_per_block: 32, dtype: Dtype::I8 },
+            PlaneSpec { name: "scales", bytes_per_block: 2, dtype: Dtype::F16 },
+        ]
     }
 
-    fn quantize_row(&self, values: &[f32], importance: Option<&[f32]>, planes: &mut [Vec<u8>]) -> Result<(), Unrepresentable> {
+    fn quantize_row(
+        &self,
+        values: &[f32],
+        importance: Option<&[f32]>,
+        planes: &mut [Vec<u8>],
+    ) -> Result<(), Unrepresentable> {
         for (index, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
             let weights = block_weights::<BLOCK>(importance, index * BLOCK);
             let Some(scale) = best_scale(block, &weights, LEVELS) else {

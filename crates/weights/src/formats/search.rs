@@ -1,9 +1,10 @@
 //! The search for a block's scale that the symmetric formats share.
 //!
-//! Rounding to the grid that just covers the largest weight (the plain method) spends the grid on one outlier. Here some
-//! twenty grids around that one are tried; for each the codes are fixed by rounding and the best scale for those codes has
-//! the closed form `Σ i·w·q / Σ i·q²`, with error `Σ i·w² − (Σ i·w·q)² / Σ i·q²`. The largest last term wins. Trying
-//! both signs of the scale lost: twice the time for 0.1 % less error in 4 bits on normal weights (2.5 % in 6 bits).
+//! Rounding to the grid that just covers the largest weight (the plain method) spends the grid on one outlier. Here
+//! some twenty grids around that one are tried; for each the codes are fixed by rounding and the best scale for those
+//! codes has the closed form `Σ i·w·q / Σ i·q²`, with error `Σ i·w² − (Σ i·w·q)² / Σ i·q²`. The largest last term wins.
+//! Trying both signs of the scale lost: twice the time for 0.1 % less error in 4 bits on normal weights (2.5 % in 6
+//! bits).
 
 use super::round_half;
 
@@ -72,8 +73,8 @@ fn error<const N: usize>(values: &[f32; N], weights: &[f32; N], scale: f32, leve
     sum.iter().sum()
 }
 
-/// The f16 scale (as f32, of either sign) with the least weighted squared error among the candidates; never worse than the
-/// plain `peak / low`. `None` when the scale overflows f16. `N` is a multiple of 8.
+/// The f16 scale (as f32, of either sign) with the least weighted squared error among the candidates; never worse than
+/// the plain `peak / low`. `None` when the scale overflows f16. `N` is a multiple of 8.
 pub(crate) fn best_scale<const N: usize>(values: &[f32; N], weights: &[f32; N], levels: Levels) -> Option<f32> {
     let peak = signed_peak(values);
     if peak == 0.0 {

@@ -103,10 +103,14 @@ fn names_are_unique_and_found() {
 #[test]
 fn bits_per_weight_are_those_of_the_layout() {
     let bits: Vec<(&str, f64)> = FORMATS.iter().map(|f| (f.name(), f.bits_per_weight())).collect();
-    assert_eq!(bits, [("f32", 32.0), ("f16", 16.0), ("q8_0", 8.5), ("q6_k", 7.0), ("q5_k", 6.0), ("q4_k", 5.0), ("q4_0", 4.5)]);
+    assert_eq!(
+        bits,
+        [("f32", 32.0), ("f16", 16.0), ("q8_0", 8.5), ("q6_k", 7.0), ("q5_k", 6.0), ("q4_k", 5.0), ("q4_0", 4.5)]
+    );
 }
 
-/// Relative root-mean-square error on (normal, uniform, heavy) rows; the search must beat the plain method by the factor.
+/// Relative root-mean-square error on (normal, uniform, heavy) rows; the search must beat the plain method by the
+/// factor.
 #[test]
 fn errors_are_bounded_and_below_the_plain_method() {
     let bounds: &[(&str, [f64; 3], [f64; 3])] = &[
@@ -279,7 +283,9 @@ fn q6_k_unpacks_by_words() {
     let mut planes = Planes::new(&Q6K, 32);
     planes.push_rows(&values, None).expect("the values fit");
     let back = planes.dequantize();
-    let word = |plane: usize, i: usize| u32::from_le_bytes(planes.bytes[plane][4 * i..4 * i + 4].try_into().expect("four bytes"));
+    let word = |plane: usize, i: usize| {
+        u32::from_le_bytes(planes.bytes[plane][4 * i..4 * i + 4].try_into().expect("four bytes"))
+    };
     for i in 0..4 {
         let first = (word(0, i) & 0x0f0f_0f0f) | ((word(1, 0) >> (2 * i)) & 0x0303_0303) << 4;
         let second = ((word(0, i) >> 4) & 0x0f0f_0f0f) | ((word(1, 1) >> (2 * i)) & 0x0303_0303) << 4;
@@ -348,7 +354,8 @@ fn many_rows_on_several_threads_are_the_rows_one_by_one() {
     }
     let mut broken = values.clone();
     broken[600 * k + 5] = 1e9;
-    let found = Planes::new(format_by_name("f16").expect("f16"), k).push_rows(&broken, None).expect_err("1e9 is no f16");
+    let found =
+        Planes::new(format_by_name("f16").expect("f16"), k).push_rows(&broken, None).expect_err("1e9 is no f16");
     assert_eq!(found.index, 600 * k + 5);
 }
 
@@ -363,6 +370,10 @@ fn speed_of_the_quantizers() {
         let start = std::time::Instant::now();
         let mut planes = Planes::new(*format, k);
         values.chunks_exact(k).for_each(|row| planes.push_rows(row, None).expect("finite values"));
-        println!("{}: {:.0} million weights a second on one core", format.name(), values.len() as f64 / start.elapsed().as_secs_f64() / 1e6);
+        println!(
+            "{}: {:.0} million weights a second on one core",
+            format.name(),
+            values.len() as f64 / start.elapsed().as_secs_f64() / 1e6
+        );
     }
 }

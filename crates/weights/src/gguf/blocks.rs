@@ -10,7 +10,8 @@
 //! | Q4_K, Q5_K, Q3_K, Q6_K, IQ4_XS | q4_k, q5_k, q6_k, q6_k, q8_0 | codes exact; a scale, the product of an f16 and an integer of up to 8 bits, is rounded to f16: by 2^-12 at most |
 //! | Q2_K | q8_0 | quantized again: it has a minimum for every 16 weights, which no format here has; that adds less than a thousandth of Q2_K's own error |
 //!
-//! `f32` rows are exact for every type. The other rule, everything to f16, would have tripled the memory of the files people have.
+//! `f32` rows are exact for every type. The other rule, everything to f16, would have tripled the memory of the files
+//! people have.
 
 use super::parts::Parts;
 use crate::formats::{self, Format, Unrepresentable, half_at};

@@ -1,7 +1,8 @@
 //! GGUF metadata as a `config.json`.
 //!
-//! Only what llama.cpp's converter keeps can be told; what it drops, because its own code has it built in, is put back here
-//! (Gemma's query scales, window patterns). Keys that an architecture does not have are left out, and its own defaults hold.
+//! Only what llama.cpp's converter keeps can be told; what it drops, because its own code has it built in, is put back
+//! here (Gemma's query scales, window patterns). Keys that an architecture does not have are left out, and its own
+//! defaults hold.
 
 use super::header::{Header, Value as Meta};
 use super::names::Arch;
@@ -77,7 +78,12 @@ impl Reader<'_> {
 
     fn require(&self, key: &str) -> Result<u64, WeightsError> {
         let found = self.size(key);
-        found.ok_or_else(|| WeightsError::malformed(self.file, format!("expected the metadata key {:?} with a whole number, found none", self.key(key))))
+        found.ok_or_else(|| {
+            WeightsError::malformed(
+                self.file,
+                format!("expected the metadata key {:?} with a whole number, found none", self.key(key)),
+            )
+        })
     }
 
     /// A number under Hugging Face's key, where the file has it.
@@ -119,11 +125,15 @@ impl Reader<'_> {
             return;
         }
         self.copy("sliding_window", "attention.sliding_window");
-        for (to, from) in [("attn_logit_softcapping", "attn_logit_softcapping"), ("final_logit_softcapping", "final_logit_softcapping")] {
+        for (to, from) in [
+            ("attn_logit_softcapping", "attn_logit_softcapping"),
+            ("final_logit_softcapping", "final_logit_softcapping"),
+        ] {
             let cap = self.number(from).map(short);
             self.set(to, json!(cap));
         }
-        // The converter drops the scale of queries: it is the head size but for the 27B models, which llama.cpp knows by their layers.
+        // The converter drops the scale of queries: it is the head size but for the 27B models, which llama.cpp knows
+        // by their layers.
         let of = |key: &str| self.out.get(key).and_then(Value::as_u64).unwrap_or(0);
         let is_27b = of("num_hidden_layers") == if self.arch.gguf == "gemma2" { 46 } else { 62 };
         let scalar = if is_27b { of("hidden_size") / of("num_attention_heads").max(1) } else { self.head_dim() };
@@ -232,13 +242,19 @@ impl Reader<'_> {
         let original = self.size("rope.scaling.original_context_length");
         if let (Some((short, long)), Some(original)) = (&hints.long_rope, original) {
             self.set("original_max_position_embeddings", json!(original));
-            self.set("rope_scaling", json!({"rope_type": "longrope", "type": "longrope", "short_factor": short, "long_factor": long}));
+            self.set(
+                "rope_scaling",
+                json!({"rope_type": "longrope", "type": "longrope", "short_factor": short, "long_factor": long}),
+            );
             return;
         }
         let factor = self.number("rope.scaling.factor").or(self.number("rope.scale_linear")).unwrap_or(1.0);
-        let kind = self.header.text(&self.key("rope.scaling.type")).unwrap_or(if factor == 1.0 { "none" } else { "linear" });
+        let kind =
+            self.header.text(&self.key("rope.scaling.type")).unwrap_or(if factor == 1.0 { "none" } else { "linear" });
         match kind {
-            "linear" if factor != 1.0 => self.set("rope_scaling", json!({"rope_type": "linear", "factor": short(factor)})),
+            "linear" if factor != 1.0 => {
+                self.set("rope_scaling", json!({"rope_type": "linear", "factor": short(factor)}))
+            }
             "yarn" => {
                 let mut scaling = json!({"rope_type": "yarn", "factor": short(factor)});
                 if let Some(original) = original {

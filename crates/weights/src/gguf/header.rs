@@ -1,7 +1,8 @@
 //! A GGUF file's header: metadata and the list of tensors, versions 2 and 3, little endian.
 //!
-//! The header is read through a window of 1 MiB, so that a file of any size costs only what its header holds. Every length is
-//! held against the bytes that are left before anything is allocated; nested arrays, which no writer makes, are refused.
+//! The header is read through a window of 1 MiB, so that a file of any size costs only what its header holds. Every
+//! length is held against the bytes that are left before anything is allocated; nested arrays, which no writer makes,
+//! are refused.
 
 use crate::checkpoint::read_exact;
 use crate::error::WeightsError;
@@ -136,8 +137,16 @@ pub async fn read_header(source: &dyn Source, file: &str) -> Result<Header, Weig
     match version {
         2 | 3 => {}
         1 => return Err(unsupported(file, "GGUF version 1", "convert the model again with a current llama.cpp")),
-        _ if version.swap_bytes() <= 3 => return Err(unsupported(file, "a big-endian GGUF", "convert the model again on a little-endian machine")),
-        _ => return Err(unsupported(file, &format!("GGUF version {version}"), "versions 2 and 3 are read; update this program")),
+        _ if version.swap_bytes() <= 3 => {
+            return Err(unsupported(file, "a big-endian GGUF", "convert the model again on a little-endian machine"));
+        }
+        _ => {
+            return Err(unsupported(
+                file,
+                &format!("GGUF version {version}"),
+                "versions 2 and 3 are read; update this program",
+            ));
+        }
     }
     let (tensors, keys) = (cursor.u64().await?, cursor.u64().await?);
     cursor.check_count(tensors, 24, "tensors")?;
@@ -154,7 +163,11 @@ pub async fn read_header(source: &dyn Source, file: &str) -> Result<Header, Weig
     let alignment = match header.metadata.get("general.alignment") {
         None => 32,
         Some(Value::Integer(n)) if (1..=MAX_ALIGNMENT as i64).contains(n) && (*n as u64).is_power_of_two() => *n as u64,
-        Some(other) => return Err(cursor.bad(format!("general.alignment: expected a power of two up to {MAX_ALIGNMENT}, got {other:?}"))),
+        Some(other) => {
+            return Err(
+                cursor.bad(format!("general.alignment: expected a power of two up to {MAX_ALIGNMENT}, got {other:?}"))
+            );
+        }
     };
     let mut names = HashSet::new();
     for _ in 0..tensors {
@@ -168,7 +181,8 @@ pub async fn read_header(source: &dyn Source, file: &str) -> Result<Header, Weig
     Ok(header)
 }
 
-/// Turns offsets within the data into offsets within the file, and checks that tensors neither overlap nor leave the file.
+/// Turns offsets within the data into offsets within the file, and checks that tensors neither overlap nor leave the
+/// file.
 fn place(cursor: &Cursor<'_>, header: &mut Header, alignment: u64) -> Result<(), WeightsError> {
     let data = cursor.position.checked_next_multiple_of(alignment).ok_or_else(|| cursor.bad("the header overflows"))?;
     let mut position = data;
@@ -177,10 +191,16 @@ fn place(cursor: &Cursor<'_>, header: &mut Header, alignment: u64) -> Result<(),
         let offset = info.offset.checked_add(data).filter(|offset| offset.is_multiple_of(alignment));
         let end = offset.and_then(|offset| offset.checked_add(info.size_bytes));
         let (Some(offset), Some(end)) = (offset, end) else {
-            return Err(cursor.bad(format!("tensor {:?}: offset {} is no multiple of {alignment}, or overflows", info.name, info.offset)));
+            return Err(cursor.bad(format!(
+                "tensor {:?}: offset {} is no multiple of {alignment}, or overflows",
+                info.name, info.offset
+            )));
         };
         if end > cursor.size {
-            let problem = format!("tensor {:?} takes {} bytes from {offset}, the file has {} bytes (cut off?)", info.name, info.size_bytes, cursor.size);
+            let problem = format!(
+                "tensor {:?} takes {} bytes from {offset}, the file has {} bytes (cut off?)",
+                info.name, info.size_bytes, cursor.size
+            );
             return Err(cursor.bad(problem));
         }
         if offset < position {
@@ -224,12 +244,14 @@ impl Cursor<'_> {
 
     async fn take(&mut self, length: u64) -> Result<Vec<u8>, WeightsError> {
         if length > self.left() {
-            return Err(self.bad(format!("{length} bytes are announced at {}, the file has {} bytes", self.position, self.size)));
+            return Err(self
+                .bad(format!("{length} bytes are announced at {}, the file has {} bytes", self.position, self.size)));
         }
         if self.position + length > MAX_HEADER_BYTES {
             return Err(self.bad(format!("expected a header of at most {MAX_HEADER_BYTES} bytes")));
         }
-        let inside = |start: u64, window: &[u8]| self.position >= start && self.position + length <= start + window.len() as u64;
+        let inside =
+            |start: u64, window: &[u8]| self.position >= start && self.position + length <= start + window.len() as u64;
         if !inside(self.window_start, &self.window) {
             let want = length.max(WINDOW_BYTES).min(self.left());
             self.window = read_exact(self.source, self.file, self.position, want).await?;
@@ -288,7 +310,8 @@ impl Cursor<'_> {
             }
             return Ok(Value::Texts(texts));
         }
-        let width = width(kind).ok_or_else(|| self.bad(format!("an array of metadata type {kind}: expected numbers, flags or texts")))?;
+        let width = width(kind)
+            .ok_or_else(|| self.bad(format!("an array of metadata type {kind}: expected numbers, flags or texts")))?;
         self.check_count(count, width, "numbers")?;
         let bytes = self.take(count * width).await?;
         let values = bytes.chunks_exact(width as usize).map(|bytes| scalar(kind, bytes));
@@ -318,12 +341,18 @@ impl Cursor<'_> {
         shape.reverse();
         let id = self.u32().await?;
         let kind = BlockType::from_id(id).map_err(|known| {
-            let remedy = format!("read are {known}; quantize the model to one of these with llama.cpp, or take another file of it");
+            let remedy = format!(
+                "read are {known}; quantize the model to one of these with llama.cpp, or take another file of it"
+            );
             unsupported(self.file, &format!("tensor {name:?}: block type {id}, {}", BlockType::name_of(id)), &remedy)
         })?;
         let k = shape.last().copied().unwrap_or(1);
         if !k.is_multiple_of(kind.block()) {
-            return Err(self.bad(format!("tensor {name:?}: expected rows of whole {} blocks of {}, got rows of {k}", kind.name(), kind.block())));
+            return Err(self.bad(format!(
+                "tensor {name:?}: expected rows of whole {} blocks of {}, got rows of {k}",
+                kind.name(),
+                kind.block()
+            )));
         }
         let size_bytes = (count / kind.block() as u64).checked_mul(kind.bytes() as u64);
         let size_bytes = size_bytes.ok_or_else(|| self.bad(format!("tensor {name:?}: its size overflows")))?;

@@ -1,9 +1,9 @@
 //! GGUF, llama.cpp's container, seen as the files of a Hugging Face checkpoint.
 //!
-//! `open` reads the header of one file, or of all parts of a split one, and gives tensors under Hugging Face's names and in its
-//! order of rows, a `config.json`, and the tokenizer's files, so that nothing above this module knows GGUF. Weights stay in the file and
-//! stream by rows as any others. Reading GGUF's names and conventions in the model files lost: every architecture would have had two
-//! loaders.
+//! `open` reads the header of one file, or of all parts of a split one, and gives tensors under Hugging Face's names
+//! and in its order of rows, a `config.json`, and the tokenizer's files, so that nothing above this module knows GGUF.
+//! Weights stay in the file and stream by rows as any others. Reading GGUF's names and conventions in the model files
+//! lost: every architecture would have had two loaders.
 //!
 //! [`blocks`] says which format each block type becomes and what that changes.
 
@@ -49,7 +49,11 @@ pub async fn find(source: &dyn Source) -> Result<Option<String>, WeightsError> {
             return Ok(None);
         }
     }
-    let wanted = |file: &String| file.ends_with(".gguf") && !file.starts_with("mmproj") && split_number(file).is_none_or(|(_, number, _)| number == 1);
+    let wanted = |file: &String| {
+        file.ends_with(".gguf")
+            && !file.starts_with("mmproj")
+            && split_number(file).is_none_or(|(_, number, _)| number == 1)
+    };
     let mut files: Vec<String> = source.list().into_iter().filter(wanted).collect();
     match files.len() {
         0 | 1 => Ok(files.pop()),
@@ -60,7 +64,8 @@ pub async fn find(source: &dyn Source) -> Result<Option<String>, WeightsError> {
     }
 }
 
-/// The source of a checkpoint's files: `source` itself, or where it is a GGUF file, what that file holds in their place.
+/// The source of a checkpoint's files: `source` itself, or where it is a GGUF file, what that file holds in their
+/// place.
 ///
 /// # Errors
 /// A damaged GGUF file.
@@ -85,7 +90,8 @@ pub(crate) async fn open(source: Rc<dyn Source>, file: &str) -> Result<Opened, W
     }
     let (first, parts) = read_parts(source.as_ref(), file).await?;
     let arch = architecture(file, &first)?;
-    let all: Vec<(&Rc<str>, &TensorInfo)> = parts.iter().flat_map(|(file, infos)| infos.iter().map(move |info| (file, info))).collect();
+    let all: Vec<(&Rc<str>, &TensorInfo)> =
+        parts.iter().flat_map(|(file, infos)| infos.iter().map(move |info| (file, info))).collect();
     let hints = hints(source.as_ref(), &all).await?;
     let config = config::config(file, &first, arch, &hints)?;
     let head_dim = config.get("head_dim").and_then(serde_json::Value::as_u64).or_else(|| {
@@ -105,7 +111,10 @@ pub(crate) async fn open(source: Rc<dyn Source>, file: &str) -> Result<Opened, W
 }
 
 /// The file's own header, and the tensors of every part.
-async fn read_parts(source: &dyn Source, file: &str) -> Result<(Header, Vec<(Rc<str>, Vec<TensorInfo>)>), WeightsError> {
+async fn read_parts(
+    source: &dyn Source,
+    file: &str,
+) -> Result<(Header, Vec<(Rc<str>, Vec<TensorInfo>)>), WeightsError> {
     let mut first = read_header(source, file).await?;
     let count = first.integer("split.count").unwrap_or(1).max(1);
     let mut parts = vec![(Rc::from(file), std::mem::take(&mut first.tensors))];
@@ -114,7 +123,9 @@ async fn read_parts(source: &dyn Source, file: &str) -> Result<(Header, Vec<(Rc<
     }
     let bad = |problem: String| WeightsError::malformed(file, problem);
     let Some((stem, 1, named)) = split_number(file) else {
-        return Err(bad(format!("it is one of {count} parts: expected a name that ends in -00001-of-{count:05}.gguf; open the first part")));
+        return Err(bad(format!(
+            "it is one of {count} parts: expected a name that ends in -00001-of-{count:05}.gguf; open the first part"
+        )));
     };
     if count > MAX_PARTS || named != count {
         return Err(bad(format!("it is said to have {count} parts, its name says {named}")));
@@ -123,7 +134,10 @@ async fn read_parts(source: &dyn Source, file: &str) -> Result<(Header, Vec<(Rc<
         let name = format!("{stem}-{number:05}-of-{count:05}.gguf");
         let header = read_header(source, &name).await?;
         if header.integer("split.no") != Some(number - 1) {
-            return Err(WeightsError::malformed(&name, format!("expected part {} by split.no, got {:?}", number - 1, header.integer("split.no"))));
+            return Err(WeightsError::malformed(
+                &name,
+                format!("expected part {} by split.no, got {:?}", number - 1, header.integer("split.no")),
+            ));
         }
         parts.push((Rc::from(name.as_str()), header.tensors));
     }
@@ -157,7 +171,11 @@ async fn hints(source: &dyn Source, all: &[(&Rc<str>, &TensorInfo)]) -> Result<H
         if info.kind != BlockType::F32 || info.size_bytes > 1 << 20 {
             return Err(WeightsError::malformed(
                 file,
-                format!("tensor {name:?}: expected some F32 numbers, got {} bytes of {}", info.size_bytes, info.kind.name()),
+                format!(
+                    "tensor {name:?}: expected some F32 numbers, got {} bytes of {}",
+                    info.size_bytes,
+                    info.kind.name()
+                ),
             ));
         }
         let bytes = read_exact(source, file, info.offset, info.size_bytes).await?;
@@ -182,7 +200,12 @@ async fn hints(source: &dyn Source, all: &[(&Rc<str>, &TensorInfo)]) -> Result<H
 }
 
 /// The tensor under its Hugging Face name; `None` for those that the configuration holds.
-fn entry_of(arch: &Arch, file: &Rc<str>, info: &TensorInfo, head_dim: usize) -> Result<Option<TensorEntry>, WeightsError> {
+fn entry_of(
+    arch: &Arch,
+    file: &Rc<str>,
+    info: &TensorInfo,
+    head_dim: usize,
+) -> Result<Option<TensorEntry>, WeightsError> {
     if matches!(info.name.as_str(), "rope_freqs.weight" | "rope_factors_short.weight" | "rope_factors_long.weight") {
         return Ok(None);
     }
@@ -207,7 +230,10 @@ fn entry_of(arch: &Arch, file: &Rc<str>, info: &TensorInfo, head_dim: usize) -> 
     let order = if arch.is_interleaved(&name) { RowOrder::Interleaved(head_dim) } else { RowOrder::Same };
     let ordered = if shape.len() == 1 { shape[0] } else { shape.first().copied().unwrap_or(0) };
     if order != RowOrder::Same && (head_dim < 2 || !head_dim.is_multiple_of(2) || !ordered.is_multiple_of(head_dim)) {
-        return Err(WeightsError::malformed(file, format!("tensor {:?}: its {ordered} rows are no whole heads of {head_dim}", info.name)));
+        return Err(WeightsError::malformed(
+            file,
+            format!("tensor {:?}: its {ordered} rows are no whole heads of {head_dim}", info.name),
+        ));
     }
     Ok(Some(tensors::entry(file, info, name, shape, order, values)))
 }
@@ -226,10 +252,17 @@ impl GgufSource {
     }
 
     fn read_made(&self, file: &str, offset: u64, length: usize) -> Result<Vec<u8>, WeightsError> {
-        let fail = |reason: &str| WeightsError::Source { file: file.to_owned(), place: self.describe(), reason: reason.to_owned() };
+        let fail = |reason: &str| WeightsError::Source {
+            file: file.to_owned(),
+            place: self.describe(),
+            reason: reason.to_owned(),
+        };
         let bytes = self.files.get(file).ok_or_else(|| fail("no such file"))?;
         let range = usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(length)?));
-        range.and_then(|range| bytes.get(range)).map(<[u8]>::to_vec).ok_or_else(|| fail("asked for bytes beyond its end"))
+        range
+            .and_then(|range| bytes.get(range))
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| fail("asked for bytes beyond its end"))
     }
 }
 

@@ -21,7 +21,8 @@ pub struct Arch {
     pub norm_plus_one: bool,
 }
 
-const GLOBALS: &[(&str, &str)] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+const GLOBALS: &[(&str, &str)] =
+    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
 const LLAMA: &[(&str, &str)] = &[
     ("attn_norm", "input_layernorm"),
@@ -63,8 +64,12 @@ const PHI3: &[(&str, &str)] = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
-const LFM2_GLOBALS: &[(&str, &str)] =
-    &[("token_embd", "model.embed_tokens"), ("token_embd_norm", "model.embedding_norm"), ("output_norm", "model.embedding_norm"), ("output", "lm_head")];
+const LFM2_GLOBALS: &[(&str, &str)] = &[
+    ("token_embd", "model.embed_tokens"),
+    ("token_embd_norm", "model.embedding_norm"),
+    ("output_norm", "model.embedding_norm"),
+    ("output", "lm_head"),
+];
 
 const LFM2: &[(&str, &str)] = &[
     ("attn_norm", "operator_norm"),
@@ -83,7 +88,8 @@ const LFM2: &[(&str, &str)] = &[
     ("ffn_up", "feed_forward.w3"),
 ];
 
-const FALCON_H1_GLOBALS: &[(&str, &str)] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.final_layernorm"), ("output", "lm_head")];
+const FALCON_H1_GLOBALS: &[(&str, &str)] =
+    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.final_layernorm"), ("output", "lm_head")];
 
 const FALCON_H1: &[(&str, &str)] = &[
     ("attn_norm", "input_layernorm"),
@@ -106,7 +112,8 @@ const FALCON_H1: &[(&str, &str)] = &[
     ("ffn_down", "feed_forward.down_proj"),
 ];
 
-const JAIS_GLOBALS: &[(&str, &str)] = &[("token_embd", "transformer.wte"), ("output_norm", "transformer.ln_f"), ("output", "lm_head")];
+const JAIS_GLOBALS: &[(&str, &str)] =
+    &[("token_embd", "transformer.wte"), ("output_norm", "transformer.ln_f"), ("output", "lm_head")];
 
 const JAIS: &[(&str, &str)] = &[
     ("attn_norm", "ln_1"),
@@ -119,7 +126,15 @@ const JAIS: &[(&str, &str)] = &[
 ];
 
 const fn dense(gguf: &'static str, model_type: &'static str, layers: &'static [(&'static str, &'static str)]) -> Arch {
-    Arch { gguf, model_type, globals: GLOBALS, layer_prefix: "model.layers.", layers, interleaved: false, norm_plus_one: false }
+    Arch {
+        gguf,
+        model_type,
+        globals: GLOBALS,
+        layer_prefix: "model.layers.",
+        layers,
+        interleaved: false,
+        norm_plus_one: false,
+    }
 }
 
 /// Every architecture.
@@ -173,7 +188,10 @@ impl Arch {
 
     /// Whether rows of this tensor of Hugging Face's are reordered.
     pub fn is_interleaved(&self, name: &str) -> bool {
-        self.interleaved && [".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias"].iter().any(|suffix| name.ends_with(suffix))
+        self.interleaved
+            && [".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias"]
+                .iter()
+                .any(|suffix| name.ends_with(suffix))
     }
 }
 
@@ -202,7 +220,9 @@ mod tests {
     #[test]
     fn names_go_both_ways() {
         for arch in ARCHS {
-            for (gguf, _) in arch.layers.iter().filter(|(gguf, full)| !gguf.starts_with("ssm_") && !full.ends_with(".weight")) {
+            for (gguf, _) in
+                arch.layers.iter().filter(|(gguf, full)| !gguf.starts_with("ssm_") && !full.ends_with(".weight"))
+            {
                 let name = format!("blk.7.{gguf}.weight");
                 let there = arch.to_hugging_face(&name).expect("a name");
                 assert_eq!(arch.to_gguf(&there).as_deref(), Some(name.as_str()), "{}", arch.gguf);

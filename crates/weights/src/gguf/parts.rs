@@ -1,7 +1,8 @@
 //! A quantized GGUF block taken apart: integer codes, scales and minima, whatever its packing.
 //!
-//! Every type but the dense ones is `weight = scale · code − min` with one pair for 16 or 32 weights; so one loop gives values, and one
-//! gives planes. A decoder per type, as llama.cpp has them, lost: the planes would have needed a second set.
+//! Every type but the dense ones is `weight = scale · code − min` with one pair for 16 or 32 weights; so one loop gives
+//! values, and one gives planes. A decoder per type, as llama.cpp has them, lost: the planes would have needed a second
+//! set.
 
 use super::blocks::BlockType::{self, *};
 use crate::formats::{half_at, push_half, push_nibbles, q5_k, q6_k, round_half};
@@ -45,7 +46,9 @@ impl Parts {
 
     /// The weights of the block.
     pub(super) fn values(&self, out: &mut [f32]) {
-        for ((out, codes), (scale, min)) in out.chunks_exact_mut(self.sub).zip(self.codes.chunks_exact(self.sub)).zip(self.scales) {
+        for ((out, codes), (scale, min)) in
+            out.chunks_exact_mut(self.sub).zip(self.codes.chunks_exact(self.sub)).zip(self.scales)
+        {
             for (value, &code) in out.iter_mut().zip(codes) {
                 *value = scale * f32::from(code) - min;
             }

@@ -42,7 +42,14 @@ struct Blocks {
 }
 
 /// The entry for a tensor of `file`, as `name` of `shape` (of as many values).
-pub(super) fn entry(file: &Rc<str>, info: &TensorInfo, name: String, shape: Vec<usize>, order: RowOrder, values: Values) -> TensorEntry {
+pub(super) fn entry(
+    file: &Rc<str>,
+    info: &TensorInfo,
+    name: String,
+    shape: Vec<usize>,
+    order: RowOrder,
+    values: Values,
+) -> TensorEntry {
     let dense = match info.kind {
         BlockType::F32 => Some(Dtype::F32),
         BlockType::F16 => Some(Dtype::F16),
@@ -51,7 +58,10 @@ pub(super) fn entry(file: &Rc<str>, info: &TensorInfo, name: String, shape: Vec<
     };
     let offsets = if dense.is_some() { vec![info.offset] } else { Vec::new() };
     let kind = info.kind;
-    let stored = dense.map_or(Stored::Foreign(Foreign { name: kind.name(), native: kind.native(), change: kind.change() }), Stored::Dense);
+    let stored = dense.map_or(
+        Stored::Foreign(Foreign { name: kind.name(), native: kind.native(), change: kind.change() }),
+        Stored::Dense,
+    );
     let mut entry = TensorEntry { name, shape, stored, file: file.clone(), offsets, reader: None };
     if dense.is_none() || order != RowOrder::Same || values != Values::Same {
         let blocks = Blocks { file: file.clone(), info: info.clone(), rows: entry.rows(), k: entry.k(), order, values };
@@ -69,11 +79,19 @@ impl Blocks {
     async fn bytes(&self, source: &dyn Source, rows: &Range<usize>) -> Result<Vec<u8>, WeightsError> {
         let row = self.row_bytes();
         let RowOrder::Interleaved(head) = self.order else {
-            return read_exact(source, &self.file, self.info.offset + (rows.start * row) as u64, (rows.len() * row) as u64).await;
+            return read_exact(
+                source,
+                &self.file,
+                self.info.offset + (rows.start * row) as u64,
+                (rows.len() * row) as u64,
+            )
+            .await;
         };
         // Whole heads are read, for a row may come from anywhere in its head.
         let (first, last) = (rows.start / head * head, rows.end.next_multiple_of(head).min(self.rows));
-        let bytes = read_exact(source, &self.file, self.info.offset + (first * row) as u64, ((last - first) * row) as u64).await?;
+        let bytes =
+            read_exact(source, &self.file, self.info.offset + (first * row) as u64, ((last - first) * row) as u64)
+                .await?;
         let mut out = Vec::with_capacity(rows.len() * row);
         for wanted in rows.clone() {
             let at = interleaved(wanted, head) - first;
@@ -115,11 +133,21 @@ impl RowReader for Blocks {
         self.info.size_bytes
     }
 
-    fn read_f32<'a>(&'a self, source: &'a dyn Source, _: &'a str, rows: Range<usize>) -> LocalFuture<'a, Result<Vec<f32>, WeightsError>> {
+    fn read_f32<'a>(
+        &'a self,
+        source: &'a dyn Source,
+        _: &'a str,
+        rows: Range<usize>,
+    ) -> LocalFuture<'a, Result<Vec<f32>, WeightsError>> {
         Box::pin(self.values(source, rows))
     }
 
-    fn read_planes<'a>(&'a self, source: &'a dyn Source, tensor: &'a str, rows: Range<usize>) -> LocalFuture<'a, Result<Option<Planes>, WeightsError>> {
+    fn read_planes<'a>(
+        &'a self,
+        source: &'a dyn Source,
+        tensor: &'a str,
+        rows: Range<usize>,
+    ) -> LocalFuture<'a, Result<Option<Planes>, WeightsError>> {
         Box::pin(async move {
             let kind = self.info.kind;
             if kind == BlockType::Q2_K || kind.block() == 1 || self.values != Values::Same {

@@ -119,11 +119,13 @@ fn planes_keep_the_values() {
             planes.rows += 1;
         }
         let found = planes.dequantize();
-        // An f16 rounds by 2^-11 of itself at most, and by 2^-25 near zero; codes go up to 127, a minimum is as large as its block.
+        // An f16 rounds by 2^-11 of itself at most, and by 2^-25 near zero; codes go up to 127, a minimum is as large
+        // as its block.
         for (block, (found, wanted)) in found.chunks(32).zip(wanted.chunks(32)).enumerate() {
             let peak = wanted.iter().fold(0f32, |most, value| most.max(value.abs()));
             let least = wanted.iter().fold(peak, |least, value| least.min(*value)).abs();
-            let bound = if kind.change().is_some() { (peak + least) * 2f32.powi(-10) + 127.0 * 2f32.powi(-24) } else { 0.0 };
+            let bound =
+                if kind.change().is_some() { (peak + least) * 2f32.powi(-10) + 127.0 * 2f32.powi(-24) } else { 0.0 };
             for (a, b) in found.iter().zip(wanted) {
                 assert!((a - b).abs() <= bound, "{} block {block}: {a} for {b}, bound {bound}", kind.name());
             }
@@ -152,7 +154,13 @@ fn mxfp4_is_integers_times_a_power_of_two() {
 
 #[test]
 fn a_file_without_lies_opens() {
-    let file = tiny().tensor("token_embd.weight", &[4, 32], 0, 0, 512).tensor("blk.0.attn_q.weight", &[32, 32], 8, 512, 32 * 34);
+    let file = tiny().tensor("token_embd.weight", &[4, 32], 0, 0, 512).tensor(
+        "blk.0.attn_q.weight",
+        &[32, 32],
+        8,
+        512,
+        32 * 34,
+    );
     let source = MemorySource::new().with("m.gguf", file.bytes());
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("opens");
     assert_eq!(checkpoint.config()["model_type"], "llama");
@@ -167,7 +175,8 @@ fn a_file_without_lies_opens() {
 #[test]
 fn lies_are_refused_by_name() {
     let error = |file: File| header(file.bytes()).expect_err("a lie").to_string();
-    // Shaped like the CVEs of other readers: sizes and offsets beyond the file, products that overflow, counts without bytes.
+    // Shaped like the CVEs of other readers: sizes and offsets beyond the file, products that overflow, counts without
+    // bytes.
     assert!(error(tiny().tensor("t", &[1 << 40], 0, 0, 0)).contains("sizes up to"));
     assert!(error(tiny().tensor("t", &[1 << 30, 1 << 30, 1 << 30], 0, 0, 0)).contains("overflows"));
     assert!(error(tiny().tensor("t", &[64], 0, u64::MAX - 31, 256)).contains("overflows"));

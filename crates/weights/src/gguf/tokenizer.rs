@@ -1,9 +1,9 @@
-//! GGUF's tokenizer metadata as the files of a Hugging Face checkpoint: a SentencePiece `tokenizer.model`, or the `tokenizer.json` of a
-//! byte-level BPE, and `tokenizer_config.json` with the chat template.
+//! GGUF's tokenizer metadata as the files of a Hugging Face checkpoint: a SentencePiece `tokenizer.model`, or the
+//! `tokenizer.json` of a byte-level BPE, and `tokenizer_config.json` with the chat template.
 //!
-//! The choice: the same code that reads published files reads these, so there is one definition of every id. GGUF names the regular
-//! expression that cuts a text only by a nickname; those of our models are listed, and an unknown one is refused, because
-//! a near miss gives ids that are almost right.
+//! The choice: the same code that reads published files reads these, so there is one definition of every id. GGUF names
+//! the regular expression that cuts a text only by a nickname; those of our models are listed, and an unknown one is
+//! refused, because a near miss gives ids that are almost right.
 
 use super::config::end_ids;
 use super::header::Header;
@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 pub(super) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(super) const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Token kinds, numbered as SentencePiece's.
 const NORMAL: i64 = 1;
@@ -33,7 +34,9 @@ struct Cutting {
 fn cutting(name: &str) -> Option<Cutting> {
     let plain = Cutting { regex: None, digits: false, nfc: false, ignore_merges: false, bos: false };
     Some(match name {
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "lfm2" => Cutting { regex: Some(LLAMA3), ignore_merges: true, bos: true, ..plain },
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "lfm2" => {
+            Cutting { regex: Some(LLAMA3), ignore_merges: true, bos: true, ..plain }
+        }
         "dbrx" | "smaug-bpe" => Cutting { regex: Some(LLAMA3), ..plain },
         "qwen2" | "deepseek-r1-qwen" | "megrez" => Cutting { regex: Some(QWEN2), nfc: true, ..plain },
         "command-r" => Cutting { digits: true, nfc: true, ..plain },
@@ -60,7 +63,8 @@ pub(super) fn files(file: &str, header: &Header, model_type: &str) -> Result<BTr
             let name = header.text("tokenizer.ggml.pre").unwrap_or("default");
             let cutting = cutting(name).ok_or_else(|| WeightsError::Unsupported {
                 what: format!("{file}: the pre-tokenizer {name:?}"),
-                remedy: "take the safetensors checkpoint of this model, whose tokenizer.json says how texts are cut".to_owned(),
+                remedy: "take the safetensors checkpoint of this model, whose tokenizer.json says how texts are cut"
+                    .to_owned(),
             })?;
             let add_bos = header.flag("tokenizer.ggml.add_bos_token").unwrap_or(cutting.bos);
             files.insert("tokenizer.json".to_owned(), byte_level(file, header, tokens, &kind, &cutting, add_bos)?);
@@ -73,16 +77,25 @@ pub(super) fn files(file: &str, header: &Header, model_type: &str) -> Result<BTr
             });
         }
     };
-    files.insert("tokenizer_config.json".to_owned(), tokenizer_config(header, tokens, model_type, add_bos).to_string().into_bytes());
+    files.insert(
+        "tokenizer_config.json".to_owned(),
+        tokenizer_config(header, tokens, model_type, add_bos).to_string().into_bytes(),
+    );
     let ends = end_ids(header);
     files.insert("generation_config.json".to_owned(), json!({"eos_token_id": ends}).to_string().into_bytes());
     Ok(files)
 }
 
 fn tokenizer_config(header: &Header, tokens: &[String], model_type: &str, add_bos: bool) -> Value {
-    let text = |key: &str| header.integer(&format!("tokenizer.ggml.{key}_token_id")).and_then(|id| tokens.get(usize::try_from(id).ok()?)).cloned();
+    let text = |key: &str| {
+        header
+            .integer(&format!("tokenizer.ggml.{key}_token_id"))
+            .and_then(|id| tokens.get(usize::try_from(id).ok()?))
+            .cloned()
+    };
     let mut config = Map::new();
-    for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")] {
+    for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
+    {
         config.insert(name.to_owned(), json!(text(key)));
     }
     // Qwen has no bos; the converter names one all the same.
@@ -94,7 +107,9 @@ fn tokenizer_config(header: &Header, tokens: &[String], model_type: &str, add_bo
     config.insert("legacy".to_owned(), json!(true));
     if let Some(template) = header.text("tokenizer.chat_template") {
         let named = header.texts("tokenizer.chat_templates").unwrap_or_default();
-        let source = |name: &String| Some(json!({"name": name, "template": header.text(&format!("tokenizer.chat_template.{name}"))?}));
+        let source = |name: &String| {
+            Some(json!({"name": name, "template": header.text(&format!("tokenizer.chat_template.{name}"))?}))
+        };
         let mut list: Vec<Value> = named.iter().filter_map(source).collect();
         let value = if list.is_empty() {
             json!(template)
@@ -108,7 +123,12 @@ fn tokenizer_config(header: &Header, tokens: &[String], model_type: &str, add_bo
 }
 
 /// A SentencePiece model of type BPE: pieces with their scores, and how spaces are treated.
-fn sentencepiece(file: &str, header: &Header, tokens: &[String], kind: &dyn Fn(usize) -> i64) -> Result<Vec<u8>, WeightsError> {
+fn sentencepiece(
+    file: &str,
+    header: &Header,
+    tokens: &[String],
+    kind: &dyn Fn(usize) -> i64,
+) -> Result<Vec<u8>, WeightsError> {
     let scores = header.floats("tokenizer.ggml.scores").unwrap_or_default();
     if scores.len() != tokens.len() {
         return Err(WeightsError::malformed(file, format!("{} tokens have {} scores", tokens.len(), scores.len())));
@@ -152,13 +172,24 @@ fn push_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn byte_level(file: &str, header: &Header, tokens: &[String], kind: &dyn Fn(usize) -> i64, cutting: &Cutting, add_bos: bool) -> Result<Vec<u8>, WeightsError> {
+fn byte_level(
+    file: &str,
+    header: &Header,
+    tokens: &[String],
+    kind: &dyn Fn(usize) -> i64,
+    cutting: &Cutting,
+    add_bos: bool,
+) -> Result<Vec<u8>, WeightsError> {
     let bad = |problem: String| WeightsError::malformed(file, problem);
-    let merges = header.texts("tokenizer.ggml.merges").ok_or_else(|| bad("a BPE tokenizer without tokenizer.ggml.merges".to_owned()))?;
+    let merges = header
+        .texts("tokenizer.ggml.merges")
+        .ok_or_else(|| bad("a BPE tokenizer without tokenizer.ggml.merges".to_owned()))?;
     let mut pairs = Vec::with_capacity(merges.len());
     for merge in merges {
-        let pair = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| (&merge[..at], &merge[at + 1..]));
-        let (left, right) = pair.ok_or_else(|| bad(format!("the merge {merge:?} is not two tokens with a space between")))?;
+        let pair =
+            merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| (&merge[..at], &merge[at + 1..]));
+        let (left, right) =
+            pair.ok_or_else(|| bad(format!("the merge {merge:?} is not two tokens with a space between")))?;
         pairs.push([left, right]);
     }
     let mut vocab = Map::new();
@@ -175,13 +206,19 @@ fn byte_level(file: &str, header: &Header, tokens: &[String], kind: &dyn Fn(usiz
             added.push(json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special}));
         }
     }
-    let bos = header.integer("tokenizer.ggml.bos_token_id").filter(|_| add_bos).and_then(|id| Some((id, tokens.get(usize::try_from(id).ok()?)?)));
-    let level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let bos = header
+        .integer("tokenizer.ggml.bos_token_id")
+        .filter(|_| add_bos)
+        .and_then(|id| Some((id, tokens.get(usize::try_from(id).ok()?)?)));
+    let level =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let pre_tokenizer = match (cutting.regex, cutting.digits) {
         (Some(regex), _) => {
             json!({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false}, level(false)]})
         }
-        (None, true) => json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, level(true)]}),
+        (None, true) => {
+            json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, level(true)]})
+        }
         (None, false) => level(true),
     };
     let json = json!({
@@ -200,8 +237,12 @@ fn byte_level(file: &str, header: &Header, tokens: &[String], kind: &dyn Fn(usiz
 
 /// Puts the bos token in front of each text.
 fn post_processor(id: u64, text: &str) -> Value {
-    let around =
-        |sequence: &str, type_id: usize| [json!({"SpecialToken": {"id": text, "type_id": type_id}}), json!({"Sequence": {"id": sequence, "type_id": type_id}})];
+    let around = |sequence: &str, type_id: usize| {
+        [
+            json!({"SpecialToken": {"id": text, "type_id": type_id}}),
+            json!({"Sequence": {"id": sequence, "type_id": type_id}}),
+        ]
+    };
     let special = json!({"id": text, "ids": [id], "tokens": [text]});
     let pair = [around("A", 0), around("B", 1)].concat();
     json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": {text: special}})

@@ -9,16 +9,23 @@ use std::collections::HashMap;
 fn unsupported(what: &str) -> WeightsError {
     WeightsError::Unsupported {
         what: format!("tokenizer.json: {what}, as GGUF"),
-        remedy: "written are byte-level BPE as GPT-2, LLaMA 3 and Qwen 2 cut texts, and BPE with byte fallback".to_owned(),
+        remedy: "written are byte-level BPE as GPT-2, LLaMA 3 and Qwen 2 cut texts, and BPE with byte fallback"
+            .to_owned(),
     }
 }
 
 /// The keys of the tokenizer, the special ids and the chat template.
 ///
 /// Errors: a kind of tokenizer that GGUF has no equal of.
-pub fn metadata(tokenizer: &Value, tokenizer_config: &Value, config: &Value, template: Option<&str>) -> Result<Vec<(String, Entry)>, WeightsError> {
+pub fn metadata(
+    tokenizer: &Value,
+    tokenizer_config: &Value,
+    config: &Value,
+    template: Option<&str>,
+) -> Result<Vec<(String, Entry)>, WeightsError> {
     let model = tokenizer.get("model").ok_or_else(|| unsupported("a file without a model"))?;
-    let vocab = model.get("vocab").and_then(Value::as_object).ok_or_else(|| unsupported("a model without a vocabulary"))?;
+    let vocab =
+        model.get("vocab").and_then(Value::as_object).ok_or_else(|| unsupported("a model without a vocabulary"))?;
     let size = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
     let fallback = model.get("byte_fallback").and_then(Value::as_bool).unwrap_or(false);
     let largest = vocab.values().filter_map(Value::as_u64).max().unwrap_or(0) as usize;
@@ -54,12 +61,15 @@ pub fn metadata(tokenizer: &Value, tokenizer_config: &Value, config: &Value, tem
     let mut add = |key: &str, entry: Entry| out.push((format!("tokenizer.{key}"), entry));
     let (mut add_bos, mut add_eos) = (false, false);
     let around = tokenizer.to_string();
-    let named = |name: &str| tokenizer_config.get(name).and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()));
+    let named = |name: &str| {
+        tokenizer_config.get(name).and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()))
+    };
     let id_of = |text: &str| tokens.iter().position(|token| token == text);
     // Whether texts get a bos or an eos is what the post-processor does.
     for (name, flag) in [("bos_token", &mut add_bos), ("eos_token", &mut add_eos)] {
         *flag = named(name).is_some_and(|text| {
-            tokenizer.pointer("/post_processor").is_some() && around.contains(&format!("{{\"SpecialToken\":{{\"id\":{}", Value::from(text)))
+            tokenizer.pointer("/post_processor").is_some()
+                && around.contains(&format!("{{\"SpecialToken\":{{\"id\":{}", Value::from(text)))
         });
     }
     if fallback {
@@ -69,7 +79,9 @@ pub fn metadata(tokenizer: &Value, tokenizer_config: &Value, config: &Value, tem
         for (index, [left, right]) in merges.iter().enumerate() {
             rank.entry(format!("{left}{right}")).or_insert(index);
         }
-        let score = |(id, token): (usize, &String)| if kinds[id] == 1 { -(rank.get(token).copied().unwrap_or(merges.len() + id) as f32) } else { 0.0 };
+        let score = |(id, token): (usize, &String)| {
+            if kinds[id] == 1 { -(rank.get(token).copied().unwrap_or(merges.len() + id) as f32) } else { 0.0 }
+        };
         add("ggml.model", Entry::Text("llama".into()));
         add("ggml.scores", Entry::Floats(tokens.iter().enumerate().map(score).collect()));
         add("ggml.add_space_prefix", Entry::Flag(prefix));
@@ -78,7 +90,8 @@ pub fn metadata(tokenizer: &Value, tokenizer_config: &Value, config: &Value, tem
         add("ggml.pre", Entry::Text(nickname(tokenizer)?.into()));
         add("ggml.merges", Entry::Texts(merges.iter().map(|[left, right]| format!("{left} {right}")).collect()));
     }
-    for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")] {
+    for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
+    {
         if let Some(id) = named(name).and_then(id_of) {
             add(&format!("ggml.{key}_token_id"), Entry::Number(id as u32));
         }

@@ -1,7 +1,7 @@
 //! Writing GGUF, version 3: a header of what is declared, then tensors that stream in by rows.
 //!
-//! Formats go out as the block type that holds the same numbers: q4_0 and q8_0 as they are, q4_k as Q4_1 and q5_k as Q5_1, whose scale
-//! and minimum are two f16 like ours, q6_k as F16, because Q6_K's scales are coarser than ours.
+//! Formats go out as the block type that holds the same numbers: q4_0 and q8_0 as they are, q4_k as Q4_1 and q5_k as
+//! Q5_1, whose scale and minimum are two f16 like ours, q6_k as F16, because Q6_K's scales are coarser than ours.
 
 use super::blocks::BlockType;
 use crate::error::WeightsError;
@@ -136,7 +136,14 @@ impl GgufWriter {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let file = File::create(&partial).map_err(|source| io_error("create", &partial, source))?;
-        let mut writer = Self { out: Some(BufWriter::new(file)), partial, target: target.to_owned(), declared, current: 0, written: 0 };
+        let mut writer = Self {
+            out: Some(BufWriter::new(file)),
+            partial,
+            target: target.to_owned(),
+            declared,
+            current: 0,
+            written: 0,
+        };
         writer.push(&header)?;
         writer.written = 0;
         Ok(writer)
@@ -266,7 +273,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let target = folder.path().join("x.gguf");
         let declared = vec![Declared { name: "a".into(), shape: vec![2, 32], kind: BlockType::F32 }];
-        let mut writer = GgufWriter::create(&target, &[("k".into(), Entry::Number(1))], declared.clone()).expect("a file");
+        let mut writer =
+            GgufWriter::create(&target, &[("k".into(), Entry::Number(1))], declared.clone()).expect("a file");
         assert!(writer.write(&[0; 300]).is_err());
         assert!(writer.finish().is_err());
         assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);

@@ -29,7 +29,13 @@ impl Array {
 
     /// Whole rows.
     pub(super) async fn rows(&self, source: &dyn Source, rows: Range<usize>) -> Result<Vec<u8>, WeightsError> {
-        read_exact(source, &self.file, self.offset + (rows.start * self.row_bytes) as u64, (rows.len() * self.row_bytes) as u64).await
+        read_exact(
+            source,
+            &self.file,
+            self.offset + (rows.start * self.row_bytes) as u64,
+            (rows.len() * self.row_bytes) as u64,
+        )
+        .await
     }
 
     /// Some columns of every row, row after row.
@@ -38,7 +44,10 @@ impl Array {
         let mut out = Vec::with_capacity(self.rows * length);
         if length * 4 < self.row_bytes {
             for row in 0..self.rows {
-                out.extend(read_exact(source, &self.file, self.offset + (row * self.row_bytes + start) as u64, length as u64).await?);
+                out.extend(
+                    read_exact(source, &self.file, self.offset + (row * self.row_bytes + start) as u64, length as u64)
+                        .await?,
+                );
             }
             return Ok(out);
         }

@@ -1,4 +1,5 @@
-//! Checkpoints whose matrices GPTQ, AWQ or MLX packed: several arrays for each, joined here into one tensor `X.weight` [N, K].
+//! Checkpoints whose matrices GPTQ, AWQ or MLX packed: several arrays for each, joined here into one tensor `X.weight`
+//! [N, K].
 //!
 //! | form | becomes | change |
 //! | --- | --- | --- |
@@ -8,8 +9,8 @@
 //! | MLX, 4 bits | q4_k | none (scales and biases in bf16 are f16 numbers but for extremes) |
 //! | MLX, 8 bits | f16 | rounded to f16: no format of ours has 8 bits and a minimum |
 //!
-//! `f32` rows are `scale · (code − zero)` or `scale · code + bias`, exactly. Some arrays run across the rows of the matrix; then the
-//! columns that are wanted are read from each of their rows, so that no matrix is whole in memory.
+//! `f32` rows are `scale · (code − zero)` or `scale · code + bias`, exactly. Some arrays run across the rows of the
+//! matrix; then the columns that are wanted are read from each of their rows, so that no matrix is whole in memory.
 
 mod columns;
 
@@ -45,7 +46,8 @@ enum Packing {
 /// Errors: a method or a number of bits that is not read, arrays that do not fit together.
 pub(crate) fn join(config: &Value, tensors: Vec<TensorEntry>) -> Result<Vec<TensorEntry>, WeightsError> {
     let Some((packing, group)) = packing(config)? else { return Ok(tensors) };
-    let mut by_name: BTreeMap<String, TensorEntry> = tensors.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+    let mut by_name: BTreeMap<String, TensorEntry> =
+        tensors.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
     let marker = if matches!(packing, Packing::Mlx { .. }) { ".scales" } else { ".qweight" };
     let modules: Vec<String> = by_name.keys().filter_map(|name| name.strip_suffix(marker)).map(str::to_owned).collect();
     for module in modules {
@@ -74,11 +76,18 @@ fn packing(config: &Value) -> Result<Option<(Packing, Option<usize>)>, WeightsEr
             return Err(unsupported(format!("MLX quantization in mode {}", mlx["mode"]), ORIGINAL));
         }
         return match (bits, group) {
-            (Some(bits @ (4 | 8)), Some(group @ (32 | 64 | 128))) => Ok(Some((Packing::Mlx { bits: bits as u32 }, Some(group as usize)))),
-            _ => Err(unsupported(format!("MLX quantization {mlx}"), "4 and 8 bits in groups of 32, 64 or 128 are read; convert the model with these")),
+            (Some(bits @ (4 | 8)), Some(group @ (32 | 64 | 128))) => {
+                Ok(Some((Packing::Mlx { bits: bits as u32 }, Some(group as usize))))
+            }
+            _ => Err(unsupported(
+                format!("MLX quantization {mlx}"),
+                "4 and 8 bits in groups of 32, 64 or 128 are read; convert the model with these",
+            )),
         };
     }
-    let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) else { return Ok(None) };
+    let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
     let text = |key: &str| quantization.get(key).and_then(Value::as_str);
     let flag = |key: &str, default: bool| quantization.get(key).and_then(Value::as_bool).unwrap_or(default);
     let method = text("quant_method").unwrap_or("none");
@@ -89,17 +98,34 @@ fn packing(config: &Value) -> Result<Option<(Packing, Option<usize>)>, WeightsEr
     let group = match quantization.get("group_size").and_then(Value::as_i64) {
         Some(-1) => None,
         Some(group @ (32 | 64 | 128 | 256 | 512 | 1024)) => Some(group as usize),
-        other => return Err(unsupported(format!("quantization by {method} with group_size {other:?}"), "groups of 32, 64 or 128, or whole rows, are read")),
+        other => {
+            return Err(unsupported(
+                format!("quantization by {method} with group_size {other:?}"),
+                "groups of 32, 64 or 128, or whole rows, are read",
+            ));
+        }
     };
     let packing = match method {
-        "gptq" => Packing::Gptq { symmetric: flag("sym", false), ordered: flag("desc_act", false), plus_one: text("checkpoint_format") != Some("gptq_v2") },
+        "gptq" => Packing::Gptq {
+            symmetric: flag("sym", false),
+            ordered: flag("desc_act", false),
+            plus_one: text("checkpoint_format") != Some("gptq_v2"),
+        },
         "awq" if matches!(text("version").unwrap_or("gemm"), "gemm" | "GEMM") => Packing::Awq,
-        "awq" => return Err(unsupported(format!("AWQ in the packing {:?}", text("version")), "the packing \"gemm\" is read")),
+        "awq" => {
+            return Err(unsupported(
+                format!("AWQ in the packing {:?}", text("version")),
+                "the packing \"gemm\" is read",
+            ));
+        }
         _ => return Err(unsupported(format!("quantization by {method:?}"), ORIGINAL)),
     };
     match bits {
         Some(4) => Ok(Some((packing, group))),
-        _ => Err(unsupported(format!("{method} with {bits:?} bits"), "4 bits are read; take another quantization of this model")),
+        _ => Err(unsupported(
+            format!("{method} with {bits:?} bits"),
+            "4 bits are read; take another quantization of this model",
+        )),
     }
 }
 
@@ -123,38 +149,55 @@ struct Packed {
 }
 
 fn take(by_name: &mut BTreeMap<String, TensorEntry>, name: &str) -> Result<TensorEntry, WeightsError> {
-    by_name
-        .remove(name)
-        .ok_or_else(|| unsupported(format!("a packed matrix without {name:?}"), "download the checkpoint again; some of its files may be missing"))
+    by_name.remove(name).ok_or_else(|| {
+        unsupported(
+            format!("a packed matrix without {name:?}"),
+            "download the checkpoint again; some of its files may be missing",
+        )
+    })
 }
 
 fn shape_error(entry: &TensorEntry, expected: String) -> WeightsError {
-    WeightsError::Request { tensor: entry.name.clone(), expected, got: format!("{} {:?}", entry.stored.name(), entry.shape) }
+    WeightsError::Request {
+        tensor: entry.name.clone(),
+        expected,
+        got: format!("{} {:?}", entry.stored.name(), entry.shape),
+    }
 }
 
 /// Holds an array against its shape.
 fn array(entry: &TensorEntry, kinds: &[Dtype], shape: &[usize]) -> Result<Array, WeightsError> {
     match entry.stored {
         Stored::Dense(dtype) if kinds.contains(&dtype) && entry.shape == shape => Ok(Array::of(entry, dtype)),
-        _ => Err(shape_error(entry, format!("{} {shape:?}", kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ")))),
+        _ => Err(shape_error(
+            entry,
+            format!("{} {shape:?}", kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(" or ")),
+        )),
     }
 }
 
 const WORDS: &[Dtype] = &[Dtype::I32, Dtype::U32];
 const FLOATS: &[Dtype] = &[Dtype::F16, Dtype::Bf16, Dtype::F32];
 
-fn four_bit(module: &str, packing: Packing, group: Option<usize>, by_name: &mut BTreeMap<String, TensorEntry>) -> Result<TensorEntry, WeightsError> {
+fn four_bit(
+    module: &str,
+    packing: Packing,
+    group: Option<usize>,
+    by_name: &mut BTreeMap<String, TensorEntry>,
+) -> Result<TensorEntry, WeightsError> {
     let codes = take(by_name, &format!("{module}.qweight"))?;
     let (scales, zeros) = (take(by_name, &format!("{module}.scales"))?, take(by_name, &format!("{module}.qzeros"))?);
     let order = by_name.remove(&format!("{module}.g_idx"));
     let [outer, inner] = codes.shape[..] else { return Err(shape_error(&codes, "two dimensions".to_owned())) };
-    let (k, rows) = if packing == Packing::Awq { (outer, inner.saturating_mul(8)) } else { (outer.saturating_mul(8), inner) };
+    let (k, rows) =
+        if packing == Packing::Awq { (outer, inner.saturating_mul(8)) } else { (outer.saturating_mul(8), inner) };
     let group = group.unwrap_or(k);
     if group == 0 || !group.is_multiple_of(32) || !k.is_multiple_of(group) || !rows.is_multiple_of(8) {
         return Err(shape_error(&codes, format!("whole groups of {group} columns and a multiple of 8 rows")));
     }
     let ordered = matches!(packing, Packing::Gptq { ordered: true, .. });
-    let size_bytes = [&codes, &scales, &zeros].iter().map(|entry| entry.size_bytes()).sum::<u64>() + order.as_ref().map_or(0, TensorEntry::size_bytes);
+    let size_bytes = [&codes, &scales, &zeros].iter().map(|entry| entry.size_bytes()).sum::<u64>()
+        + order.as_ref().map_or(0, TensorEntry::size_bytes);
     let packed = Packed {
         packing,
         rows,
@@ -168,14 +211,23 @@ fn four_bit(module: &str, packing: Packing, group: Option<usize>, by_name: &mut 
     };
     let foreign = match packing {
         Packing::Awq => Foreign { name: "awq", native: &formats::Q4K, change: Some("minima rounded to f16") },
-        _ if packed.order.is_some() => Foreign { name: "gptq", native: &formats::Q8_0, change: Some("quantized again to 8 bits, for its activation order") },
+        _ if packed.order.is_some() => Foreign {
+            name: "gptq",
+            native: &formats::Q8_0,
+            change: Some("quantized again to 8 bits, for its activation order"),
+        },
         Packing::Gptq { symmetric: true, .. } => Foreign { name: "gptq", native: &formats::Q4_0, change: None },
         _ => Foreign { name: "gptq", native: &formats::Q4K, change: Some("minima rounded to f16") },
     };
     Ok(entry(module, &codes, packed, foreign))
 }
 
-fn mlx(module: &str, packing: Packing, group: Option<usize>, by_name: &mut BTreeMap<String, TensorEntry>) -> Result<TensorEntry, WeightsError> {
+fn mlx(
+    module: &str,
+    packing: Packing,
+    group: Option<usize>,
+    by_name: &mut BTreeMap<String, TensorEntry>,
+) -> Result<TensorEntry, WeightsError> {
     let Packing::Mlx { bits } = packing else { return Err(unsupported("this packing".to_owned(), ORIGINAL)) };
     let codes = take(by_name, &format!("{module}.weight"))?;
     let (scales, biases) = (take(by_name, &format!("{module}.scales"))?, take(by_name, &format!("{module}.biases"))?);
@@ -230,12 +282,16 @@ impl Packed {
         if let Packing::Mlx { bits } = self.packing {
             let words = self.codes.rows(source, rows.clone()).await?;
             let codes = if bits == 8 { words } else { words.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect() };
-            let (scales, zeros) =
-                (self.scales.floats(&self.scales.rows(source, rows.clone()).await?), self.zeros.floats(&self.zeros.rows(source, rows.clone()).await?));
+            let (scales, zeros) = (
+                self.scales.floats(&self.scales.rows(source, rows.clone()).await?),
+                self.zeros.floats(&self.zeros.rows(source, rows.clone()).await?),
+            );
             return Ok(Unpacked { codes, scales, zeros });
         }
         let (first, last) = (rows.start / 8, rows.end.div_ceil(8));
-        let transposed = |values: Vec<f32>| (0..count * groups).map(|i| values[i % groups * count + i / groups]).collect::<Vec<f32>>();
+        let transposed = |values: Vec<f32>| {
+            (0..count * groups).map(|i| values[i % groups * count + i / groups]).collect::<Vec<f32>>()
+        };
         let scales = transposed(self.scales.floats(&self.scales.columns(source, rows.clone()).await?));
         let lane = |row: usize| if self.packing == Packing::Awq { AWQ_ORDER[row % 8] } else { row % 8 };
         let nibble = |words: &[u8], line: usize, row: usize| {
@@ -244,8 +300,11 @@ impl Packed {
         };
         let plus = if matches!(self.packing, Packing::Gptq { plus_one: true, .. }) { 1.0 } else { 0.0 };
         let words = self.zeros.columns(source, first..last).await?;
-        let zeros =
-            rows.clone().flat_map(|row| (0..groups).map(move |group| (group, row))).map(|(group, row)| f32::from(nibble(&words, group, row)) + plus).collect();
+        let zeros = rows
+            .clone()
+            .flat_map(|row| (0..groups).map(move |group| (group, row)))
+            .map(|(group, row)| f32::from(nibble(&words, group, row)) + plus)
+            .collect();
         let mut codes = vec![0; count * self.k];
         if self.packing == Packing::Awq {
             let words = self.codes.columns(source, first..last).await?;
@@ -273,7 +332,8 @@ impl Packed {
             None => None,
             Some(order) => {
                 let bytes = order.rows(source, 0..1).await?;
-                let order: Vec<usize> = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b) as usize).collect();
+                let order: Vec<usize> =
+                    bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b) as usize).collect();
                 if order.iter().any(|group| *group >= groups) {
                     return Err(WeightsError::Request {
                         tensor: tensor.to_owned(),
@@ -295,7 +355,12 @@ impl Packed {
     }
 
     /// Planes of q4_0 or q4_k, with each group's scale repeated for its blocks of 32.
-    async fn planes(&self, source: &dyn Source, tensor: &str, rows: Range<usize>) -> Result<Option<Planes>, WeightsError> {
+    async fn planes(
+        &self,
+        source: &dyn Source,
+        tensor: &str,
+        rows: Range<usize>,
+    ) -> Result<Option<Planes>, WeightsError> {
         let symmetric = matches!(self.packing, Packing::Gptq { symmetric: true, .. });
         if self.order.is_some() || self.packing == (Packing::Mlx { bits: 8 }) {
             return Ok(None);
@@ -308,11 +373,17 @@ impl Packed {
             let (scale, zero) = (unpacked.scales[group], unpacked.zeros[group]);
             let half = |value: f32| {
                 let index = (rows.start * self.k + block * 32) as u64;
-                round_half(value).ok_or_else(|| WeightsError::Unrepresentable { tensor: tensor.to_owned(), index, value, format: planes.format.name() })
+                round_half(value).ok_or_else(|| WeightsError::Unrepresentable {
+                    tensor: tensor.to_owned(),
+                    index,
+                    value,
+                    format: planes.format.name(),
+                })
             };
             if symmetric {
                 if zero != 8.0 {
-                    let expected = "zero points of 8, as config.json says the quantization is symmetric (sym)".to_owned();
+                    let expected =
+                        "zero points of 8, as config.json says the quantization is symmetric (sym)".to_owned();
                     return Err(WeightsError::Request { tensor: tensor.to_owned(), expected, got: format!("{zero}") });
                 }
                 let scale = half(scale)?;
@@ -335,11 +406,21 @@ impl RowReader for Packed {
         self.size_bytes
     }
 
-    fn read_f32<'a>(&'a self, source: &'a dyn Source, tensor: &'a str, rows: Range<usize>) -> LocalFuture<'a, Result<Vec<f32>, WeightsError>> {
+    fn read_f32<'a>(
+        &'a self,
+        source: &'a dyn Source,
+        tensor: &'a str,
+        rows: Range<usize>,
+    ) -> LocalFuture<'a, Result<Vec<f32>, WeightsError>> {
         Box::pin(self.values(source, tensor, rows))
     }
 
-    fn read_planes<'a>(&'a self, source: &'a dyn Source, tensor: &'a str, rows: Range<usize>) -> LocalFuture<'a, Result<Option<Planes>, WeightsError>> {
+    fn read_planes<'a>(
+        &'a self,
+        source: &'a dyn Source,
+        tensor: &'a str,
+        rows: Range<usize>,
+    ) -> LocalFuture<'a, Result<Option<Planes>, WeightsError>> {
         Box::pin(self.planes(source, tensor, rows))
     }
 }

@@ -1,7 +1,7 @@
 //! PyTorch's `pytorch_model.bin` and its shards: what repositories of LLaMA-2's time often hold.
 //!
-//! The archive's directory and its pickle are read when opening; weights stay where they are and stream by rows, as from
-//! safetensors. Nothing is executed: see [`pickle`].
+//! The archive's directory and its pickle are read when opening; weights stay where they are and stream by rows, as
+//! from safetensors. Nothing is executed: see [`pickle`].
 
 mod pickle;
 mod zip;
@@ -32,7 +32,11 @@ pub(crate) async fn read(source: &dyn Source, file: &str) -> Result<Vec<TensorEn
     }
     let archive = Archive::open(source, file, size).await?;
     let bad = |problem: String| WeightsError::malformed(file, problem);
-    let root = archive.members.keys().find_map(|name| name.strip_suffix("data.pkl")).filter(|root| root.is_empty() || root.ends_with('/'));
+    let root = archive
+        .members
+        .keys()
+        .find_map(|name| name.strip_suffix("data.pkl"))
+        .filter(|root| root.is_empty() || root.ends_with('/'));
     let root = root.ok_or_else(|| bad("expected a member data.pkl, found none".to_owned()))?.to_owned();
     if let Some(order) = archive.members.get(&format!("{root}byteorder")).map(|member| member.size) {
         let member = archive.resolve(&format!("{root}byteorder")).await?;
@@ -57,15 +61,22 @@ pub(crate) async fn read(source: &dyn Source, file: &str) -> Result<Vec<TensorEn
 
 fn entry(file: &Rc<str>, name: String, tensor: &Tensor, storage: &Member) -> Result<TensorEntry, WeightsError> {
     let bad = |problem: String| WeightsError::malformed(file, format!("tensor {name:?}: {problem}"));
-    if tensor.shape.len() > MAX_DIMS || tensor.shape.len() != tensor.strides.len() || tensor.shape.iter().any(|&size| size > MAX_DIM) {
-        return Err(bad(format!("expected up to {MAX_DIMS} sizes up to {MAX_DIM} and as many strides, got {:?}", tensor.shape)));
+    if tensor.shape.len() > MAX_DIMS
+        || tensor.shape.len() != tensor.strides.len()
+        || tensor.shape.iter().any(|&size| size > MAX_DIM)
+    {
+        return Err(bad(format!(
+            "expected up to {MAX_DIMS} sizes up to {MAX_DIM} and as many strides, got {:?}",
+            tensor.shape
+        )));
     }
     let mut count = 1u64;
     for (&size, &stride) in tensor.shape.iter().zip(&tensor.strides).rev() {
         if size > 1 && stride != count {
             return Err(WeightsError::Unsupported {
                 what: format!("{file}: tensor {name:?} with strides {:?}", tensor.strides),
-                remedy: "only rows one after another are read; call .contiguous() on the tensor and save again".to_owned(),
+                remedy: "only rows one after another are read; call .contiguous() on the tensor and save again"
+                    .to_owned(),
             });
         }
         count = count.checked_mul(size).ok_or_else(|| bad("its shape overflows".to_owned()))?;
@@ -77,5 +88,12 @@ fn entry(file: &Rc<str>, name: String, tensor: &Tensor, storage: &Member) -> Res
         return Err(bad(format!("{count} elements from {} of a storage of {} bytes", tensor.offset, storage.size)));
     };
     let shape = tensor.shape.iter().map(|&size| size as usize).collect();
-    Ok(TensorEntry { name, shape, stored: Stored::Dense(tensor.dtype), file: file.clone(), offsets: vec![storage.offset + start], reader: None })
+    Ok(TensorEntry {
+        name,
+        shape,
+        stored: Stored::Dense(tensor.dtype),
+        file: file.clone(),
+        offsets: vec![storage.offset + start],
+        reader: None,
+    })
 }

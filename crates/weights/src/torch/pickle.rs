@@ -1,8 +1,9 @@
 //! A restricted reader of the pickle in a PyTorch checkpoint: it builds a state dict and can do nothing else.
 //!
-//! A pickle is a program for a stack machine whose GLOBAL and REDUCE instructions call any function by name; loading one with Python's
-//! module runs whatever its maker wished. Here names are compared with a short list and stand for nothing but the three shapes a state
-//! dict is made of; any other name or instruction is refused by name. No instruction loops, so the work is bounded by the bytes.
+//! A pickle is a program for a stack machine whose GLOBAL and REDUCE instructions call any function by name; loading
+//! one with Python's module runs whatever its maker wished. Here names are compared with a short list and stand for
+//! nothing but the three shapes a state dict is made of; any other name or instruction is refused by name. No
+//! instruction loops, so the work is bounded by the bytes.
 
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
@@ -39,7 +40,8 @@ enum Value {
     Mark,
 }
 
-/// What a value holds. Values can be nested as deeply as the file is long: taken apart one by one, they do not overflow the stack.
+/// What a value holds. Values can be nested as deeply as the file is long: taken apart one by one, they do not overflow
+/// the stack.
 #[derive(Debug, Default)]
 struct Items(RefCell<Vec<Value>>);
 
@@ -108,7 +110,9 @@ pub(super) fn state_dict(file: &str, bytes: &[u8]) -> Result<Vec<(String, Tensor
         });
         top = inner.unwrap_or(top);
     }
-    let Value::Dict(entries) = top else { return Err(machine.bad("expected a state dict, a mapping of names to tensors")) };
+    let Value::Dict(entries) = top else {
+        return Err(machine.bad("expected a state dict, a mapping of names to tensors"));
+    };
     let mut tensors = Vec::new();
     for pair in entries.0.borrow().chunks_exact(2) {
         match pair {
@@ -138,7 +142,8 @@ impl<'a> Machine<'a> {
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], WeightsError> {
         let split = usize::try_from(length).ok().and_then(|length| self.rest.split_at_checked(length));
-        let (taken, rest) = split.ok_or_else(|| self.bad(format!("{length} bytes are announced, {} are left", self.rest.len())))?;
+        let (taken, rest) =
+            split.ok_or_else(|| self.bad(format!("{length} bytes are announced, {} are left", self.rest.len())))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -162,12 +167,19 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<Value, WeightsError> {
-        self.stack.pop().filter(|value| !matches!(value, Value::Mark)).ok_or_else(|| self.bad("an instruction on an empty stack"))
+        self.stack
+            .pop()
+            .filter(|value| !matches!(value, Value::Mark))
+            .ok_or_else(|| self.bad("an instruction on an empty stack"))
     }
 
     /// The values above the last mark, which goes too.
     fn pop_to_mark(&mut self) -> Result<Vec<Value>, WeightsError> {
-        let mark = self.stack.iter().rposition(|value| matches!(value, Value::Mark)).ok_or_else(|| self.bad("no mark on the stack"))?;
+        let mark = self
+            .stack
+            .iter()
+            .rposition(|value| matches!(value, Value::Mark))
+            .ok_or_else(|| self.bad("no mark on the stack"))?;
         let values = self.stack.split_off(mark + 1);
         self.stack.pop();
         Ok(values)
@@ -237,7 +249,9 @@ impl<'a> Machine<'a> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let (Value::Text(module), Value::Text(name)) = (module, name) else { return Err(self.bad("a name that is no text")) };
+                let (Value::Text(module), Value::Text(name)) = (module, name) else {
+                    return Err(self.bad("a name that is no text"));
+                };
                 self.named(&module, &name)?
             }
             b'Q' => self.persistent()?,
@@ -253,7 +267,9 @@ impl<'a> Machine<'a> {
 
     fn named(&self, module: &str, name: &str) -> Result<Value, WeightsError> {
         let short = |text: &str| text.chars().take(100).collect::<String>();
-        global(module, name).map(Value::Global).ok_or_else(|| self.refuse(&format!("the name {:?}", format!("{}.{}", short(module), short(name)))))
+        global(module, name)
+            .map(Value::Global)
+            .ok_or_else(|| self.refuse(&format!("the name {:?}", format!("{}.{}", short(module), short(name)))))
     }
 
     fn put(&mut self, code: u8) -> Result<(), WeightsError> {
@@ -271,24 +287,39 @@ impl<'a> Machine<'a> {
     fn persistent(&mut self) -> Result<Value, WeightsError> {
         let Value::Tuple(parts) = self.pop()? else { return Err(self.bad("a storage that is no tuple")) };
         match parts.0.borrow().as_slice() {
-            [Value::Text(kind), Value::Global(Global::Storage(dtype)), Value::Text(key), Value::Text(_), Value::Integer(_)] if kind.as_ref() == "storage" => {
-                Ok(Value::Storage(*dtype, key.clone()))
-            }
+            [
+                Value::Text(kind),
+                Value::Global(Global::Storage(dtype)),
+                Value::Text(key),
+                Value::Text(_),
+                Value::Integer(_),
+            ] if kind.as_ref() == "storage" => Ok(Value::Storage(*dtype, key.clone())),
             _ => Err(self.bad("expected a storage of a known type, a key, a device and a size")),
         }
     }
 
     fn reduce(&mut self) -> Result<Value, WeightsError> {
         let (arguments, function) = (self.pop()?, self.pop()?);
-        let (Value::Tuple(arguments), Value::Global(function)) = (arguments, function) else { return Err(self.bad("a call without a name and arguments")) };
+        let (Value::Tuple(arguments), Value::Global(function)) = (arguments, function) else {
+            return Err(self.bad("a call without a name and arguments"));
+        };
         match (function, arguments.0.borrow().as_slice()) {
             (Global::OrderedDict, []) => Ok(Value::Dict(Rc::default())),
             (Global::Parameter, [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
-            (Global::Tensor, [Value::Storage(dtype, key), Value::Integer(offset), Value::Tuple(shape), Value::Tuple(strides), ..]) => {
+            (
+                Global::Tensor,
+                [Value::Storage(dtype, key), Value::Integer(offset), Value::Tuple(shape), Value::Tuple(strides), ..],
+            ) => {
                 let sizes = |values: &Items| -> Option<Vec<u64>> {
-                    values.0.borrow().iter().map(|value| if let Value::Integer(n) = value { u64::try_from(*n).ok() } else { None }).collect()
+                    values
+                        .0
+                        .borrow()
+                        .iter()
+                        .map(|value| if let Value::Integer(n) = value { u64::try_from(*n).ok() } else { None })
+                        .collect()
                 };
-                let (Ok(offset), Some(shape), Some(strides)) = (u64::try_from(*offset), sizes(shape), sizes(strides)) else {
+                let (Ok(offset), Some(shape), Some(strides)) = (u64::try_from(*offset), sizes(shape), sizes(strides))
+                else {
                     return Err(self.bad("a tensor with a negative size"));
                 };
                 Ok(Value::Tensor(Rc::new(Tensor { dtype: *dtype, key: key.to_string(), offset, shape, strides })))
@@ -313,7 +344,9 @@ impl<'a> Machine<'a> {
         } else {
             self.pop_to_mark()?
         };
-        let Some(Value::Dict(entries)) = self.stack.last() else { return Err(self.bad("items for something that is no mapping")) };
+        let Some(Value::Dict(entries)) = self.stack.last() else {
+            return Err(self.bad("items for something that is no mapping"));
+        };
         if !items.len().is_multiple_of(2) {
             return Err(self.bad("a key without a value"));
         }
@@ -323,7 +356,9 @@ impl<'a> Machine<'a> {
 
     fn append(&mut self, one: bool) -> Result<(), WeightsError> {
         let items = if one { vec![self.pop()?] } else { self.pop_to_mark()? };
-        let Some(Value::List(list)) = self.stack.last() else { return Err(self.bad("items for something that is no list")) };
+        let Some(Value::List(list)) = self.stack.last() else {
+            return Err(self.bad("items for something that is no list"));
+        };
         list.0.borrow_mut().extend(items);
         Ok(())
     }

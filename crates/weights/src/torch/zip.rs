@@ -1,7 +1,7 @@
 //! The zip archive around a PyTorch checkpoint: where each stored member's bytes lie.
 //!
-//! Only what torch.save writes: members stored without compression, zip64 where sizes need it. The `zip` crate lost because it wants a
-//! blocking reader with a cursor, which a browser does not have.
+//! Only what torch.save writes: members stored without compression, zip64 where sizes need it. The `zip` crate lost
+//! because it wants a blocking reader with a cursor, which a browser does not have.
 
 use crate::checkpoint::read_exact;
 use crate::error::WeightsError;
@@ -52,12 +52,16 @@ impl<'a> Archive<'a> {
         let (start, size, count) = archive.directory().await?;
         let end = start.checked_add(size).filter(|end| *end <= file_bytes);
         if end.is_none() || size > MAX_DIRECTORY_BYTES || count > size / 46 {
-            return Err(archive.bad(format!("its directory of {count} members is said to take {size} bytes from {start} of {file_bytes}")));
+            return Err(archive.bad(format!(
+                "its directory of {count} members is said to take {size} bytes from {start} of {file_bytes}"
+            )));
         }
         let bytes = read_exact(source, file, start, size).await?;
         let mut rest = bytes.as_slice();
         for number in 0..count {
-            rest = archive.entry(rest).ok_or_else(|| archive.bad(format!("the entry of member {number} is cut off or no stored file")))??;
+            rest = archive
+                .entry(rest)
+                .ok_or_else(|| archive.bad(format!("the entry of member {number} is cut off or no stored file")))??;
         }
         Ok(archive)
     }
@@ -72,16 +76,23 @@ impl<'a> Archive<'a> {
         let tail_start = self.file_bytes - length;
         let tail = read_exact(self.source, self.file, tail_start, length).await?;
         let at = (0..tail.len().saturating_sub(21)).rev().find(|&at| u32_at(&tail, at) == Some(u64::from(END)));
-        let at = at.ok_or_else(|| self.bad("expected the zip archive that torch.save writes, found no directory at its end"))?;
+        let at = at.ok_or_else(|| {
+            self.bad("expected the zip archive that torch.save writes, found no directory at its end")
+        })?;
         let (count, size, start) = (u16_at(&tail, at + 10), u32_at(&tail, at + 12), u32_at(&tail, at + 16));
-        let (Some(count), Some(size), Some(start)) = (count, size, start) else { return Err(self.bad("its directory is cut off")) };
+        let (Some(count), Some(size), Some(start)) = (count, size, start) else {
+            return Err(self.bad("its directory is cut off"));
+        };
         let locator = at.checked_sub(20).filter(|&at| u32_at(&tail, at) == Some(u64::from(LOCATOR_64)));
         let Some(locator) = locator else { return Ok((start, size, count)) };
-        let place = u64_at(&tail, locator + 8).filter(|place| place.checked_add(56).is_some_and(|end| end <= self.file_bytes));
+        let place =
+            u64_at(&tail, locator + 8).filter(|place| place.checked_add(56).is_some_and(|end| end <= self.file_bytes));
         let place = place.ok_or_else(|| self.bad("its zip64 directory lies beyond its end"))?;
         let record = read_exact(self.source, self.file, place, 56).await?;
         match (u32_at(&record, 0), u64_at(&record, 32), u64_at(&record, 40), u64_at(&record, 48)) {
-            (Some(signature), Some(count), Some(size), Some(start)) if signature == u64::from(END_64) => Ok((start, size, count)),
+            (Some(signature), Some(count), Some(size), Some(start)) if signature == u64::from(END_64) => {
+                Ok((start, size, count))
+            }
             _ => Err(self.bad("its zip64 directory is damaged")),
         }
     }
@@ -92,7 +103,8 @@ impl<'a> Archive<'a> {
             return None;
         }
         let (method, packed, mut size) = (u16_at(bytes, 10)?, u32_at(bytes, 20)?, u32_at(bytes, 24)?);
-        let (name, extra, comment) = (u16_at(bytes, 28)? as usize, u16_at(bytes, 30)? as usize, u16_at(bytes, 32)? as usize);
+        let (name, extra, comment) =
+            (u16_at(bytes, 28)? as usize, u16_at(bytes, 30)? as usize, u16_at(bytes, 32)? as usize);
         let mut offset = u32_at(bytes, 42)?;
         let text = String::from_utf8_lossy(bytes.get(46..46 + name)?).into_owned();
         let mut fields = bytes.get(46 + name..46 + name + extra)?;
@@ -131,7 +143,11 @@ impl<'a> Archive<'a> {
             return Err(outside());
         }
         let local = read_exact(self.source, self.file, member.offset, 30).await?;
-        let (Some(signature), Some(name_bytes), Some(extra)) = (u32_at(&local, 0), u16_at(&local, 26), u16_at(&local, 28)) else { return Err(outside()) };
+        let (Some(signature), Some(name_bytes), Some(extra)) =
+            (u32_at(&local, 0), u16_at(&local, 26), u16_at(&local, 28))
+        else {
+            return Err(outside());
+        };
         if signature != u64::from(LOCAL) {
             return Err(self.bad(format!("the member {name:?} has no header where the directory says")));
         }

@@ -1,7 +1,7 @@
 //! Random checkpoints of a known shape, once as a Hugging Face directory and once as GGUF, with the same weights.
 //!
-//! Speed does not depend on what the weights say, so nothing is downloaded. Both files come from one pass over one random
-//! sequence; a conversion script of the peer's lost, because it would need Python and PyTorch.
+//! Speed does not depend on what the weights say, so nothing is downloaded. Both files come from one pass over one
+//! random sequence; a conversion script of the peer's lost, because it would need Python and PyTorch.
 
 use super::gguf::{Encoding, GgufWriter};
 use anyhow::{Context, Result};
@@ -103,9 +103,11 @@ pub fn ensure(shape: &Shape, cache: &Path) -> Result<Checkpoint> {
         return Ok(checkpoint);
     }
     eprintln!("Writing a random {} checkpoint to {}", shape.name, checkpoint.directory.display());
-    fs::create_dir_all(&checkpoint.directory).with_context(|| format!("{} could not be made", checkpoint.directory.display()))?;
+    fs::create_dir_all(&checkpoint.directory)
+        .with_context(|| format!("{} could not be made", checkpoint.directory.display()))?;
     write_text(shape, &checkpoint.directory)?;
-    write_weights(shape, &checkpoint).with_context(|| format!("the weights could not be written to {}", checkpoint.directory.display()))?;
+    write_weights(shape, &checkpoint)
+        .with_context(|| format!("the weights could not be written to {}", checkpoint.directory.display()))?;
     fs::write(&marker, VERSION).with_context(|| format!("{} could not be written", marker.display()))?;
     Ok(checkpoint)
 }
@@ -118,7 +120,8 @@ impl Shape {
     fn tensors(&self) -> Vec<Tensor> {
         let (d, f) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (d, self.num_key_value_heads * self.head_dim());
-        // llama.cpp's `llama` rotates neighbouring rows, Hugging Face's the two halves of a head; `qwen2` agrees in both.
+        // llama.cpp's `llama` rotates neighbouring rows, Hugging Face's the two halves of a head; `qwen2` agrees in
+        // both.
         let interleave = (self.model_type == "llama").then(|| self.head_dim());
         let matrix = |name: String, gguf_name: String, rows: usize, k: usize, interleave: Option<usize>| Tensor {
             name,
@@ -136,21 +139,57 @@ impl Shape {
             content,
             interleave: None,
         };
-        let embedding = matrix("model.embed_tokens.weight".into(), "token_embd.weight".into(), self.vocab_size, d, None);
+        let embedding =
+            matrix("model.embed_tokens.weight".into(), "token_embd.weight".into(), self.vocab_size, d, None);
         let mut tensors = vec![Tensor { encoding: Encoding::Q8_0, ..embedding }];
         for layer in 0..self.num_hidden_layers {
             let (hf, ggml) = (format!("model.layers.{layer}."), format!("blk.{layer}."));
-            tensors.push(vector(format!("{hf}input_layernorm.weight"), format!("{ggml}attn_norm.weight"), d, Content::Norm));
-            for (module, short, rows, interleave) in [("q", "q", q, interleave), ("k", "k", kv, interleave), ("v", "v", kv, None)] {
-                tensors.push(matrix(format!("{hf}self_attn.{module}_proj.weight"), format!("{ggml}attn_{short}.weight"), rows, d, interleave));
+            tensors.push(vector(
+                format!("{hf}input_layernorm.weight"),
+                format!("{ggml}attn_norm.weight"),
+                d,
+                Content::Norm,
+            ));
+            for (module, short, rows, interleave) in
+                [("q", "q", q, interleave), ("k", "k", kv, interleave), ("v", "v", kv, None)]
+            {
+                tensors.push(matrix(
+                    format!("{hf}self_attn.{module}_proj.weight"),
+                    format!("{ggml}attn_{short}.weight"),
+                    rows,
+                    d,
+                    interleave,
+                ));
                 if self.attention_bias {
-                    tensors.push(vector(format!("{hf}self_attn.{module}_proj.bias"), format!("{ggml}attn_{short}.bias"), rows, Content::Bias));
+                    tensors.push(vector(
+                        format!("{hf}self_attn.{module}_proj.bias"),
+                        format!("{ggml}attn_{short}.bias"),
+                        rows,
+                        Content::Bias,
+                    ));
                 }
             }
-            tensors.push(matrix(format!("{hf}self_attn.o_proj.weight"), format!("{ggml}attn_output.weight"), d, q, None));
-            tensors.push(vector(format!("{hf}post_attention_layernorm.weight"), format!("{ggml}ffn_norm.weight"), d, Content::Norm));
+            tensors.push(matrix(
+                format!("{hf}self_attn.o_proj.weight"),
+                format!("{ggml}attn_output.weight"),
+                d,
+                q,
+                None,
+            ));
+            tensors.push(vector(
+                format!("{hf}post_attention_layernorm.weight"),
+                format!("{ggml}ffn_norm.weight"),
+                d,
+                Content::Norm,
+            ));
             for (module, rows, k) in [("gate", f, d), ("up", f, d), ("down", d, f)] {
-                tensors.push(matrix(format!("{hf}mlp.{module}_proj.weight"), format!("{ggml}ffn_{module}.weight"), rows, k, None));
+                tensors.push(matrix(
+                    format!("{hf}mlp.{module}_proj.weight"),
+                    format!("{ggml}ffn_{module}.weight"),
+                    rows,
+                    k,
+                    None,
+                ));
             }
         }
         tensors.push(vector("model.norm.weight".into(), "output_norm.weight".into(), d, Content::Norm));
@@ -198,7 +237,8 @@ fn byte_char(byte: u8) -> char {
 }
 
 fn write_text(shape: &Shape, directory: &Path) -> Result<()> {
-    let vocab: Map<String, Value> = shape.tokens().into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
+    let vocab: Map<String, Value> =
+        shape.tokens().into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
     let end = format!("<unused{}>", shape.vocab_size - 1);
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let tokenizer = json!({
@@ -216,18 +256,23 @@ fn write_text(shape: &Shape, directory: &Path) -> Result<()> {
     let files = [
         ("config.json", shape.config()),
         ("tokenizer.json", tokenizer),
-        ("tokenizer_config.json", json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "clean_up_tokenization_spaces": false})),
+        (
+            "tokenizer_config.json",
+            json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "clean_up_tokenization_spaces": false}),
+        ),
         ("generation_config.json", json!({"eos_token_id": shape.vocab_size - 1})),
     ];
     for (name, value) in files {
-        fs::write(directory.join(name), value.to_string()).with_context(|| format!("{} could not be written", directory.join(name).display()))?;
+        fs::write(directory.join(name), value.to_string())
+            .with_context(|| format!("{} could not be written", directory.join(name).display()))?;
     }
     Ok(())
 }
 
 fn write_weights(shape: &Shape, checkpoint: &Checkpoint) -> Result<()> {
     let tensors = shape.tensors();
-    let mut safetensors = BufWriter::with_capacity(1 << 20, File::create(checkpoint.directory.join("model.safetensors"))?);
+    let mut safetensors =
+        BufWriter::with_capacity(1 << 20, File::create(checkpoint.directory.join("model.safetensors"))?);
     let header = safetensors_header(&tensors);
     safetensors.write_all(&(header.len() as u64).to_le_bytes())?;
     safetensors.write_all(header.as_bytes())?;
@@ -257,7 +302,10 @@ fn safetensors_header(tensors: &[Tensor]) -> String {
     let mut offset = 0usize;
     for tensor in tensors {
         let bytes = tensor.shape.iter().product::<usize>() * 2;
-        header.insert(tensor.name.clone(), json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [offset, offset + bytes]}));
+        header.insert(
+            tensor.name.clone(),
+            json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [offset, offset + bytes]}),
+        );
         offset += bytes;
     }
     let mut text = Value::Object(header).to_string();
@@ -342,14 +390,18 @@ mod tests {
 
     #[test]
     fn shapes_have_the_sizes_of_their_names() {
-        let parameters = |shape: &Shape| shape.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum::<usize>();
+        let parameters =
+            |shape: &Shape| shape.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum::<usize>();
         assert_eq!(parameters(&SHAPES[0]), 109_529_856);
         assert_eq!(parameters(&SHAPES[1]), 494_032_768);
     }
 
     #[test]
     fn byte_characters_are_the_usual_ones() {
-        assert_eq!((byte_char(b' '), byte_char(b'\n'), byte_char(b'a'), byte_char(0), byte_char(0xAD)), ('Ġ', 'Ċ', 'a', 'Ā', 'Ń'));
+        assert_eq!(
+            (byte_char(b' '), byte_char(b'\n'), byte_char(b'a'), byte_char(0), byte_char(0xAD)),
+            ('Ġ', 'Ċ', 'a', 'Ā', 'Ń')
+        );
         let all: std::collections::BTreeSet<char> = (0..=255).map(byte_char).collect();
         assert_eq!(all.len(), 256);
     }
@@ -373,6 +425,9 @@ mod tests {
             content: Content::Matrix,
             interleave: Some(4),
         };
-        assert_eq!(tensor.interleaved((0..8).map(|row| row as f32).collect()), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(
+            tensor.interleaved((0..8).map(|row| row as f32).collect()),
+            [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
+        );
     }
 }

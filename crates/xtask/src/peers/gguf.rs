@@ -53,7 +53,15 @@ pub struct GgufWriter<W: Write> {
 impl<W: Write> GgufWriter<W> {
     /// An empty file into `sink`.
     pub fn new(sink: W) -> Self {
-        Self { sink, metadata: Vec::new(), metadata_count: 0, tensors: Vec::new(), sizes: Vec::new(), offset: 0, written: 0 }
+        Self {
+            sink,
+            metadata: Vec::new(),
+            metadata_count: 0,
+            tensors: Vec::new(),
+            sizes: Vec::new(),
+            offset: 0,
+            written: 0,
+        }
     }
 
     fn entry(&mut self, key: &str, kind: u32, value: &[u8]) {
@@ -125,7 +133,11 @@ impl<W: Write> GgufWriter<W> {
     /// The next declared tensor.
     pub fn write_tensor(&mut self, values: &[f32], encoding: Encoding) -> Result<()> {
         let mut bytes = encode(values, encoding);
-        ensure!(self.sizes.get(self.written) == Some(&bytes.len()), "tensor {} does not have the size it was declared with", self.written);
+        ensure!(
+            self.sizes.get(self.written) == Some(&bytes.len()),
+            "tensor {} does not have the size it was declared with",
+            self.written
+        );
         self.written += 1;
         pad(&mut bytes);
         Ok(self.sink.write_all(&bytes)?)

@@ -38,7 +38,9 @@ pub struct LlamaCpp {
 /// Installs the packages below `cache` unless they are there.
 pub fn install(cache: &Path) -> Result<LlamaCpp> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        bail!("expected Linux on x86-64, where the npm package node-llama-cpp brings a compiled Vulkan backend; remedy: run the comparison there");
+        bail!(
+            "expected Linux on x86-64, where the npm package node-llama-cpp brings a compiled Vulkan backend; remedy: run the comparison there"
+        );
     }
     let bin = tools::node()?;
     let directory = cache.join("llama.cpp");
@@ -48,11 +50,13 @@ pub fn install(cache: &Path) -> Result<LlamaCpp> {
     if !names.iter().all(installed) {
         eprintln!("Installing llama.cpp (node-llama-cpp {VERSION}) into {}", directory.display());
         let mut npm = Command::new("npm");
-        npm.args(["install", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(&directory);
+        npm.args(["install", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&directory);
         process::run(npm.args(names.map(|name| format!("{name}@{VERSION}"))))?;
     }
     let script = directory.join("bench.mjs");
-    fs::write(&script, include_str!("llama_cpp.mjs")).with_context(|| format!("{} could not be written", script.display()))?;
+    fs::write(&script, include_str!("llama_cpp.mjs"))
+        .with_context(|| format!("{} could not be written", script.display()))?;
     let node = bin.map_or_else(|| PathBuf::from("node"), |bin| bin.join("node"));
     Ok(LlamaCpp { directory, node })
 }
@@ -74,9 +78,11 @@ impl LlamaCpp {
         // Without it the backend takes no software device, and computes on the CPU without a word.
         node.env("GGML_VK_VISIBLE_DEVICES", workload.device.to_string());
         let json = super::last_json(&process::capture(&mut node)?).context("llama.cpp printed no result")?;
-        let number = |key: &str| json[key].as_f64().with_context(|| format!("llama.cpp's result has no number {key}: {json}"));
+        let number =
+            |key: &str| json[key].as_f64().with_context(|| format!("llama.cpp's result has no number {key}: {json}"));
         let speed = Speed { prefill: number("prefill")?, decode: number("decode")? };
-        let devices: Vec<&str> = json["devices"].as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+        let devices: Vec<&str> =
+            json["devices"].as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
         let place = if devices.is_empty() { format!("{} threads", threads()) } else { devices.join(", ") };
         let cpu = format!("per CPU second {:.2} and {:.2}", number("prefill_per_cpu_s")?, number("decode_per_cpu_s")?);
         Ok((speed, format!("{} on {place}; {cpu}", json["version"].as_str().unwrap_or("unknown version"))))

@@ -1,7 +1,7 @@
 //! `cargo xtask peers`: Bayan and other runtimes on the same checkpoint and the same device, in turn.
 //!
-//! A comparison that anyone can rerun, and not a timed test: figures of a busy machine would fail for no reason. The peer is
-//! the released package that users install, not a build of ours with flags of our choice.
+//! A comparison that anyone can rerun, and not a timed test: figures of a busy machine would fail for no reason. The
+//! peer is the released package that users install, not a build of ours with flags of our choice.
 
 mod checkpoint;
 mod gguf;
@@ -79,7 +79,9 @@ struct Row {
 /// Prepares, measures and prints one table for each shape.
 pub fn run(arguments: &PeersArguments) -> Result<()> {
     let shapes = chosen(arguments.shape.as_deref())?;
-    for (name, number) in [("--prompt", arguments.prompt), ("--generate", arguments.generate), ("--repetitions", arguments.repetitions)] {
+    for (name, number) in
+        [("--prompt", arguments.prompt), ("--generate", arguments.generate), ("--repetitions", arguments.repetitions)]
+    {
         if number == 0 || number > 1024 {
             bail!("{name}: expected 1 to 1024, got {number}");
         }
@@ -89,14 +91,24 @@ pub fn run(arguments: &PeersArguments) -> Result<()> {
     }
     if arguments.train {
         let shape = if arguments.shape.is_some() { shapes[0] } else { &checkpoint::SHAPES[0] };
-        let training = training::Training { tokens: 256, rank: 16, repetitions: arguments.repetitions, python: arguments.python.clone() };
+        let training = training::Training {
+            tokens: 256,
+            rank: 16,
+            repetitions: arguments.repetitions,
+            python: arguments.python.clone(),
+        };
         return training::run(&training, shape, &arguments.bench_arguments);
     }
     vulkan::set_up()?;
     let cache = workspace::target_dir()?.join("peers");
     let peer = llama_cpp::install(&cache)?;
     let bayan = if arguments.without_bayan { None } else { Some(chat::build_bayan()?) };
-    let workload = Workload { prompt: arguments.prompt, generate: arguments.generate, repetitions: arguments.repetitions, device: arguments.device };
+    let workload = Workload {
+        prompt: arguments.prompt,
+        generate: arguments.generate,
+        repetitions: arguments.repetitions,
+        device: arguments.device,
+    };
     for shape in shapes {
         let checkpoint = checkpoint::ensure(shape, &cache)?;
         let mut rows = Vec::new();
@@ -124,10 +136,17 @@ fn chosen(name: Option<&str>) -> Result<Vec<&'static checkpoint::Shape>> {
     Ok(found)
 }
 
-fn measure_bayan(program: &std::path::Path, checkpoint: &checkpoint::Checkpoint, workload: &Workload, further: &[String]) -> Result<(Speed, String)> {
+fn measure_bayan(
+    program: &std::path::Path,
+    checkpoint: &checkpoint::Checkpoint,
+    workload: &Workload,
+    further: &[String],
+) -> Result<(Speed, String)> {
     let mut bench = Command::new(program);
     bench.arg("bench").arg("--model").arg(&checkpoint.directory).args(["--quantize", "q4_0", "--json"]);
-    for (flag, number) in [("--prompt", workload.prompt), ("--generate", workload.generate), ("--repetitions", workload.repetitions)] {
+    for (flag, number) in
+        [("--prompt", workload.prompt), ("--generate", workload.generate), ("--repetitions", workload.repetitions)]
+    {
         bench.arg(flag).arg(number.to_string());
     }
     if let Some(directory) = process::runtime_dir(&workspace::target_dir()?) {
@@ -146,9 +165,11 @@ fn last_json(text: &str) -> Option<Value> {
 /// The figures in the output of `bayan bench --json`: medians, as for the peers.
 fn read_bench(json: &Value) -> Result<(Speed, String)> {
     let median = |test: &str| {
-        let samples = json[test]["samples"].as_array().map(|list| list.iter().filter_map(Value::as_f64).collect::<Vec<f64>>());
-        let mut samples =
-            samples.filter(|list| !list.is_empty()).with_context(|| format!("expected numbers in {test}.samples of `bayan bench --json`, got {json}"))?;
+        let samples =
+            json[test]["samples"].as_array().map(|list| list.iter().filter_map(Value::as_f64).collect::<Vec<f64>>());
+        let mut samples = samples
+            .filter(|list| !list.is_empty())
+            .with_context(|| format!("expected numbers in {test}.samples of `bayan bench --json`, got {json}"))?;
         samples.sort_by(f64::total_cmp);
         anyhow::Ok(samples[samples.len() / 2])
     };
@@ -158,11 +179,16 @@ fn read_bench(json: &Value) -> Result<(Speed, String)> {
 }
 
 fn print(shape: &str, workload: &Workload, rows: &[Row]) {
-    println!("\n{shape}, 4-bit weights, {} tokens of prompt, {} generated, tokens per second", workload.prompt, workload.generate);
+    println!(
+        "\n{shape}, 4-bit weights, {} tokens of prompt, {} generated, tokens per second",
+        workload.prompt, workload.generate
+    );
     let base = rows.first().map(|row| row.speed);
     println!("{:<20} {:>10} {:>10} {:>10} {:>10}   device", "", "prefill", "decode", "prefill ×", "decode ×");
     for row in rows {
-        let ratio = |value: f64, base: Option<f64>| base.filter(|base| *base > 0.0).map_or_else(|| "–".to_owned(), |base| format!("{:.2}", value / base));
+        let ratio = |value: f64, base: Option<f64>| {
+            base.filter(|base| *base > 0.0).map_or_else(|| "–".to_owned(), |base| format!("{:.2}", value / base))
+        };
         println!(
             "{:<20} {:>10.2} {:>10.2} {:>10} {:>10}   {}",
             row.program,

@@ -1,4 +1,5 @@
-//! `cargo xtask peers --train`: a LoRA step of Bayan beside one of PEFT on PyTorch's CPU backend, over the same random checkpoint.
+//! `cargo xtask peers --train`: a LoRA step of Bayan beside one of PEFT on PyTorch's CPU backend, over the same random
+//! checkpoint.
 
 use super::{checkpoint, last_json};
 use crate::{chat, process, vulkan, workspace};
@@ -30,7 +31,10 @@ pub fn run(training: &Training, shape: &checkpoint::Shape, further: &[String]) -
     let python = python(&cache, training.python.as_deref())?;
     let bayan = chat::build_bayan()?;
     let checkpoint = checkpoint::ensure(shape, &cache)?;
-    println!("\n{}, LoRA of rank {} on all linear layers, f32, one sequence of {} tokens, tokens per second", shape.name, training.rank, training.tokens);
+    println!(
+        "\n{}, LoRA of rank {} on all linear layers, f32, one sequence of {} tokens, tokens per second",
+        shape.name, training.rank, training.tokens
+    );
     println!("{:<12} {:>10} {:>10} {:>8}", "checkpointing", "PEFT", "Bayan", "ratio");
     let (mut peer, mut ours) = (String::new(), String::new());
     for recompute in [true, false] {
@@ -44,12 +48,16 @@ pub fn run(training: &Training, shape: &checkpoint::Shape, further: &[String]) -
 }
 
 fn python(cache: &Path, given: Option<&Path>) -> Result<PathBuf> {
-    let has = |program: &Path| process::succeeds(Command::new(program).args(["-c", "import torch, transformers, peft"]));
+    let has =
+        |program: &Path| process::succeeds(Command::new(program).args(["-c", "import torch, transformers, peft"]));
     if let Some(program) = given {
         if has(program) {
             return Ok(program.to_owned());
         }
-        bail!("--python {}: expected one that imports torch, transformers and peft; remedy: install them there, or leave the flag out", program.display());
+        bail!(
+            "--python {}: expected one that imports torch, transformers and peft; remedy: install them there, or leave the flag out",
+            program.display()
+        );
     }
     let venv = cache.join("peft");
     let program = venv.join("bin/python");
@@ -64,14 +72,23 @@ fn python(cache: &Path, given: Option<&Path>) -> Result<PathBuf> {
 
 fn median(json: &Value) -> Result<f64> {
     let samples = json["samples"].as_array().map(|list| list.iter().filter_map(Value::as_f64).collect::<Vec<f64>>());
-    let mut samples = samples.filter(|list| !list.is_empty()).with_context(|| format!("expected numbers in `samples`, got {json}"))?;
+    let mut samples = samples
+        .filter(|list| !list.is_empty())
+        .with_context(|| format!("expected numbers in `samples`, got {json}"))?;
     samples.sort_by(f64::total_cmp);
     Ok(samples[samples.len() / 2])
 }
 
-fn measure_peft(python: &Path, cache: &Path, directory: &Path, training: &Training, recompute: bool) -> Result<(f64, String)> {
+fn measure_peft(
+    python: &Path,
+    cache: &Path,
+    directory: &Path,
+    training: &Training,
+    recompute: bool,
+) -> Result<(f64, String)> {
     let script = cache.join("bench_peft.py");
-    fs::write(&script, include_str!("peft_step.py")).with_context(|| format!("{} could not be written", script.display()))?;
+    fs::write(&script, include_str!("peft_step.py"))
+        .with_context(|| format!("{} could not be written", script.display()))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut command = Command::new(python);
     command.arg(&script).arg(directory);
@@ -82,10 +99,18 @@ fn measure_peft(python: &Path, cache: &Path, directory: &Path, training: &Traini
     Ok((median(&json)?, json["version"].as_str().unwrap_or("unknown version").to_owned()))
 }
 
-fn measure_bayan(program: &Path, directory: &Path, training: &Training, recompute: bool, further: &[String]) -> Result<(f64, String)> {
+fn measure_bayan(
+    program: &Path,
+    directory: &Path,
+    training: &Training,
+    recompute: bool,
+    further: &[String],
+) -> Result<(f64, String)> {
     let mut bench = Command::new(program);
     bench.args(["bench", "--train", "--json", "--quantize", "f32", "--model"]).arg(directory);
-    for (flag, number) in [("--prompt", training.tokens), ("--rank", training.rank), ("--repetitions", training.repetitions)] {
+    for (flag, number) in
+        [("--prompt", training.tokens), ("--rank", training.rank), ("--repetitions", training.repetitions)]
+    {
         bench.arg(flag).arg(number.to_string());
     }
     if !recompute {
@@ -94,9 +119,13 @@ fn measure_bayan(program: &Path, directory: &Path, training: &Training, recomput
     if let Some(directory) = process::runtime_dir(&workspace::target_dir()?) {
         bench.env("XDG_RUNTIME_DIR", directory);
     }
-    let json = last_json(&process::capture(bench.args(further))?).context("`bayan bench --train --json` printed no JSON")?;
+    let json =
+        last_json(&process::capture(bench.args(further))?).context("`bayan bench --train --json` printed no JSON")?;
     let percent = json["percent_of_product"].as_f64().unwrap_or(f64::NAN);
-    Ok((median(&json)?, format!("{}, {percent:.0} % of its own matrix product", json["device"].as_str().unwrap_or("unknown device"))))
+    Ok((
+        median(&json)?,
+        format!("{}, {percent:.0} % of its own matrix product", json["device"].as_str().unwrap_or("unknown device")),
+    ))
 }
 
 #[cfg(test)]

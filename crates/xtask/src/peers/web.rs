@@ -1,9 +1,10 @@
-//! `cargo xtask peers --web`: the runtimes that people use in browsers, and Bayan, in the same Chromium on the same checkpoint.
+//! `cargo xtask peers --web`: the runtimes that people use in browsers, and Bayan, in the same Chromium on the same
+//! checkpoint.
 //!
-//! Each runs in a browser of its own, driven through its public interface by `web/measure.mjs`, after a warm-up with a prompt of the
-//! same length. The peers are the
-//! released npm packages; pages get the headers that allow threads, which Bayan does not need. CPU seconds are those of the browser's
-//! processes: where the GPU is software, only they tell apart who waits and who works.
+//! Each runs in a browser of its own, driven through its public interface by `web/measure.mjs`, after a warm-up with a
+//! prompt of the same length. The peers are the released npm packages; pages get the headers that allow threads, which
+//! Bayan does not need. CPU seconds are those of the browser's processes: where the GPU is software, only they tell
+//! apart who waits and who works.
 
 use super::checkpoint::{self, Checkpoint};
 use super::llama_cpp::installed_version;
@@ -17,21 +18,32 @@ use std::process::Command;
 const PACKAGES: &[(&str, &str)] = &[("@huggingface/transformers", "4.3.1"), ("@wllama/wllama", "3.8.1")];
 
 /// Name in `web/page.mjs`, and in the table.
-const RUNTIMES: &[(&str, &str)] =
-    &[("transformers-webgpu", "transformers.js, WebGPU"), ("transformers-wasm", "transformers.js, WASM"), ("wllama-wasm", "wllama, WASM"), ("bayan", "Bayan")];
+const RUNTIMES: &[(&str, &str)] = &[
+    ("transformers-webgpu", "transformers.js, WebGPU"),
+    ("transformers-wasm", "transformers.js, WASM"),
+    ("wllama-wasm", "wllama, WASM"),
+    ("bayan", "Bayan"),
+];
 
 /// Seconds after which a peer's decoding is cut: with fewer tokens the figure is as good, and hours are saved.
 const LIMIT_SECONDS: u32 = 90;
 
 /// Prepares, measures and prints the table. `only`: part of a runtime's name.
 pub fn run(prompt: usize, generate: usize, only: Option<&str>) -> Result<()> {
-    let chosen: Vec<&str> = RUNTIMES.iter().map(|(key, _)| *key).filter(|key| only.is_none_or(|part| key.contains(part))).collect();
+    let chosen: Vec<&str> =
+        RUNTIMES.iter().map(|(key, _)| *key).filter(|key| only.is_none_or(|part| key.contains(part))).collect();
     if chosen.is_empty() {
-        bail!("--only: expected a part of one of {}", RUNTIMES.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(", "));
+        bail!(
+            "--only: expected a part of one of {}",
+            RUNTIMES.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(", ")
+        );
     }
     let cache = workspace::target_dir()?.join("peers");
     let packages = install(&cache)?;
-    let shape = checkpoint::SHAPES.iter().find(|shape| shape.name == "llama-110m").context("the shape llama-110m is not in the table")?;
+    let shape = checkpoint::SHAPES
+        .iter()
+        .find(|shape| shape.name == "llama-110m")
+        .context("the shape llama-110m is not in the table")?;
     let checkpoint = checkpoint::ensure(shape, &cache)?;
     let node = tools::node()?;
     tools::web_modules(node.as_deref())?;
@@ -96,14 +108,18 @@ fn line(result: &Value) -> Option<Line> {
 fn print(output: &str, prompt: usize, generate: usize) -> Result<()> {
     let results: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     println!("\nllama-110m, 4-bit weights, Chromium on SwiftShader, {prompt} tokens of prompt, {generate} generated");
-    println!("{:<26} {:>8} {:>10} {:>10} {:>10} {:>10}   notes", "", "load s", "prefill/s", "per CPU s", "decode/s", "per CPU s");
+    println!(
+        "{:<26} {:>8} {:>10} {:>10} {:>10} {:>10}   notes",
+        "", "load s", "prefill/s", "per CPU s", "decode/s", "per CPU s"
+    );
     let mut lines = Vec::new();
     for result in &results {
         let key = result["runtime"].as_str().unwrap_or_default();
         let name = RUNTIMES.iter().find(|runtime| runtime.0 == key).map_or(key, |runtime| runtime.1);
         match (result["error"].as_str(), line(result)) {
             (None, Some(line)) => {
-                let notes = format!("{}, {} tokens decoded", result["note"].as_str().unwrap_or_default(), result["tokens"]);
+                let notes =
+                    format!("{}, {} tokens decoded", result["note"].as_str().unwrap_or_default(), result["tokens"]);
                 println!(
                     "{name:<26} {:>8.1} {:>10.2} {:>10.2} {:>10.2} {:>10.2}   {notes}",
                     line.load_seconds, line.prefill, line.prefill_cpu, line.decode, line.decode_cpu
@@ -115,7 +131,11 @@ fn print(output: &str, prompt: usize, generate: usize) -> Result<()> {
     }
     let of = |key: &str| lines.iter().find(|(known, _)| *known == key).map(|(_, line)| line);
     if let (Some(own), Some(peer)) = (of("bayan"), of("transformers-webgpu")) {
-        println!("Bayan against transformers.js on WebGPU: prefill {:.1}×, decode {:.1}×", own.prefill / peer.prefill, own.decode / peer.decode);
+        println!(
+            "Bayan against transformers.js on WebGPU: prefill {:.1}×, decode {:.1}×",
+            own.prefill / peer.prefill,
+            own.decode / peer.decode
+        );
     }
     if lines.len() < results.len() || results.is_empty() {
         bail!("a runtime gave no figures; see the table");
@@ -130,7 +150,10 @@ mod tests {
     #[test]
     fn rates_follow_from_what_is_reported() {
         let result = json!({"loadMs": 2000.0, "promptTokens": 128, "prefillMs": 64000.0, "prefillCpuSeconds": 32.0, "tokens": 4, "decodeMs": 8000.0, "decodeCpuSeconds": 0.0});
-        assert_eq!(line(&result), Some(Line { load_seconds: 2.0, prefill: 2.0, prefill_cpu: 4.0, decode: 0.5, decode_cpu: 0.0 }));
+        assert_eq!(
+            line(&result),
+            Some(Line { load_seconds: 2.0, prefill: 2.0, prefill_cpu: 4.0, decode: 0.5, decode_cpu: 0.0 })
+        );
         assert_eq!(line(&json!({"error": "x"})), None);
         assert!(print("", 1, 1).is_err());
     }

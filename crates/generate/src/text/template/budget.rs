@@ -1,7 +1,9 @@
-//! The bytes a template may make while it renders. Fuel counts instructions, but one instruction can double a string, so thirty of them
-//! fill the memory of any machine. Every place where a template's text grows charges this budget first.
+//! The bytes a template may make while it renders. Fuel counts instructions, but one instruction can double a string,
+//! so thirty of them fill the memory of any machine. Every place where a template's text grows charges this budget
+//! first.
 //!
-//! It lives in a thread local for the length of one rendering, because minijinja's filters and formatter see no state of ours that is cheaper.
+//! It lives in a thread local for the length of one rendering, because minijinja's filters and formatter see no state
+//! of ours that is cheaper.
 
 use minijinja::{Error, ErrorKind};
 use std::cell::Cell;

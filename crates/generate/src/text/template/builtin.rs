@@ -1,5 +1,5 @@
-//! Templates for checkpoints that ship none, by family. Their text is what each family's own demonstration code produced; a shipped
-//! template always wins, and nothing here is chosen without being sure.
+//! Templates for checkpoints that ship none, by family. Their text is what each family's own demonstration code
+//! produced; a shipped template always wins, and nothing here is chosen without being sure.
 
 use crate::text::tokenizer::Tokenizer;
 
@@ -20,12 +20,16 @@ pub fn builtin_template(name: &str) -> Option<&'static str> {
     })
 }
 
-/// The built-in template that a vocabulary's turn tokens point to. `None` when they point to none or to several: LLaMA-2's vocabulary, for
-/// one, is that of Llama-2-chat, AceGPT and ALLaM alike.
+/// The built-in template that a vocabulary's turn tokens point to. `None` when they point to none or to several:
+/// LLaMA-2's vocabulary, for one, is that of Llama-2-chat, AceGPT and ALLaM alike.
 pub fn guess_builtin(tokenizer: &Tokenizer) -> Option<&'static str> {
-    let families =
-        [("chatml", ["<|im_start|>", "<|im_end|>"]), ("llama3", ["<|start_header_id|>", "<|eot_id|>"]), ("gemma", ["<start_of_turn>", "<end_of_turn>"])];
-    let mut fitting = families.iter().filter(|(_, tokens)| tokens.iter().all(|t| tokenizer.id(t).is_some())).map(|(name, _)| *name);
+    let families = [
+        ("chatml", ["<|im_start|>", "<|im_end|>"]),
+        ("llama3", ["<|start_header_id|>", "<|eot_id|>"]),
+        ("gemma", ["<start_of_turn>", "<end_of_turn>"]),
+    ];
+    let mut fitting =
+        families.iter().filter(|(_, tokens)| tokens.iter().all(|t| tokenizer.id(t).is_some())).map(|(name, _)| *name);
     let first = fitting.next();
     if fitting.next().is_some() { None } else { first }
 }

@@ -1,6 +1,6 @@
-//! The Jinja environment that transformers gives chat templates: `trim_blocks`, `lstrip_blocks`, loop controls, `raise_exception`, `tojson`,
-//! Python's printing of values and methods of strings, and `{% generation %}` blocks (which mark the assistant's text for training and
-//! print what is in them).
+//! The Jinja environment that transformers gives chat templates: `trim_blocks`, `lstrip_blocks`, loop controls,
+//! `raise_exception`, `tojson`, Python's printing of values and methods of strings, and `{% generation %}` blocks
+//! (which mark the assistant's text for training and print what is in them).
 
 use super::budget::charge;
 use super::metered::{self, json};
@@ -63,7 +63,9 @@ pub(crate) fn python_str(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::Undefined => Ok(String::new()),
         ValueKind::String => Ok(value.as_str().unwrap_or_default().to_owned()),
-        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Seq | ValueKind::Map => json(value).map(|v| str_of(&v)),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
+            json(value).map(|v| str_of(&v))
+        }
         _ => Ok(value.to_string()),
     }
 }
@@ -99,8 +101,9 @@ fn to_json(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     style.ensure_ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     style.sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     if let Some(separators) = kwargs.get::<Option<Vec<String>>>("separators")? {
-        let [item, key] = <[String; 2]>::try_from(separators)
-            .map_err(|s| Error::new(ErrorKind::InvalidOperation, format!("tojson: expected 2 separators, got {}", s.len())))?;
+        let [item, key] = <[String; 2]>::try_from(separators).map_err(|s| {
+            Error::new(ErrorKind::InvalidOperation, format!("tojson: expected 2 separators, got {}", s.len()))
+        })?;
         (style.item_separator, style.key_separator) = (item, key);
     }
     kwargs.assert_all_used()?;
@@ -122,7 +125,13 @@ fn join(list: &Value, separator: Option<&str>) -> Result<String, Error> {
     Ok(items.join(separator))
 }
 
-fn indent(text: &Value, width: Option<Value>, first: Option<bool>, blank: Option<bool>, kwargs: Kwargs) -> Result<String, Error> {
+fn indent(
+    text: &Value,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
     let width = width.or(kwargs.get("width")?);
     let first = first.or(kwargs.get("first")?).unwrap_or(false);
     let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
@@ -131,7 +140,9 @@ fn indent(text: &Value, width: Option<Value>, first: Option<bool>, blank: Option
         None => "    ".to_owned(),
         Some(width) if width.as_str().is_some() => width.as_str().unwrap_or_default().to_owned(),
         Some(width) => {
-            let width = width.as_usize().ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "indent: expected a width of 0 or more"))?;
+            let width = width
+                .as_usize()
+                .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "indent: expected a width of 0 or more"))?;
             charge(width)?;
             " ".repeat(width)
         }
@@ -152,8 +163,8 @@ fn mostly_arabic(text: &Value) -> bool {
     arabic > text.chars().filter(char::is_ascii_alphabetic).count()
 }
 
-/// The source with `{% generation %}` and `{% endgeneration %}` as an `if` that is always true, whitespace control kept. Tags in comments,
-/// strings and raw blocks are not tags and are left alone.
+/// The source with `{% generation %}` and `{% endgeneration %}` as an `if` that is always true, whitespace control
+/// kept. Tags in comments, strings and raw blocks are not tags and are left alone.
 pub(crate) fn without_generation_tags(source: &str) -> String {
     if !source.contains("generation") {
         return source.to_owned();
@@ -169,7 +180,10 @@ pub(crate) fn without_generation_tags(source: &str) -> String {
             Some(b'%') => split_after(rest, "%}", !raw),
             _ => rest.split_at(1),
         };
-        let word = tag.strip_prefix("{%").and_then(|t| t.strip_suffix("%}")).map(|t| t.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+'));
+        let word = tag
+            .strip_prefix("{%")
+            .and_then(|t| t.strip_suffix("%}"))
+            .map(|t| t.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+'));
         raw = match word {
             Some("raw") => true,
             Some("endraw") => false,

@@ -1,9 +1,10 @@
 //! Running a template so that everything it makes is charged to its [budget](super::budget).
 //!
-//! minijinja counts instructions, not bytes, and offers no hook where `~`, `+` or a captured block makes a string. So the syntax tree is
-//! rebuilt before it is compiled: every operation that can make a larger value than its operands passes its result through a filter that
-//! charges it, and raw text is printed as a constant, which the formatter charges. Two alternatives lost: rewriting the source text (where an
-//! expression ends is the parser's knowledge), and less fuel (thirty doublings cost fewer instructions than one honest message).
+//! minijinja counts instructions, not bytes, and offers no hook where `~`, `+` or a captured block makes a string. So
+//! the syntax tree is rebuilt before it is compiled: every operation that can make a larger value than its operands
+//! passes its result through a filter that charges it, and raw text is printed as a constant, which the formatter
+//! charges. Two alternatives lost: rewriting the source text (where an expression ends is the parser's knowledge), and
+//! less fuel (thirty doublings cost fewer instructions than one honest message).
 
 use super::budget::charge;
 use minijinja::machinery::ast::{self, BinOpKind, CallArg, Expr, Spanned, Stmt};
@@ -19,7 +20,8 @@ pub(crate) const CHARGED_DEEP: &str = "bayan_charged_deep";
 pub(crate) const PLAIN: &str = "bayan_plain";
 /// What a list's or map's entry is charged.
 const NODE_BYTES: usize = 64;
-/// Values nested deeper than this are not printed: only a template that means harm makes them, or one that contains itself.
+/// Values nested deeper than this are not printed: only a template that means harm makes them, or one that contains
+/// itself.
 const MAX_DEPTH: usize = 64;
 
 type Program<'a> = (Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>);
@@ -110,9 +112,8 @@ fn to_json(value: &Value, depth: usize) -> Result<serde_json::Value, Error> {
             Ok(Json::String(text.to_owned()))
         }
         ValueKind::Undefined | ValueKind::None => Ok(Json::Null),
-        ValueKind::Bool | ValueKind::Number => {
-            serde_json::to_value(value).map_err(|e| Error::new(ErrorKind::BadSerialization, format!("not a JSON value: {e}")))
-        }
+        ValueKind::Bool | ValueKind::Number => serde_json::to_value(value)
+            .map_err(|e| Error::new(ErrorKind::BadSerialization, format!("not a JSON value: {e}"))),
         kind => Err(Error::new(ErrorKind::BadSerialization, format!("a {kind} is not a JSON value"))),
     }
 }
@@ -126,7 +127,9 @@ fn expr<'a>(e: &Expr<'a>) -> Expr<'a> {
     match e {
         Expr::Call(_) | Expr::Filter(_) | Expr::Slice(_) => filtered(CHARGED, plain(e), span),
         Expr::List(_) | Expr::Map(_) => filtered(CHARGED_DEEP, plain(e), span),
-        Expr::BinOp(b) if matches!(b.op, BinOpKind::Add | BinOpKind::Mul | BinOpKind::Concat) => filtered(CHARGED, plain(e), span),
+        Expr::BinOp(b) if matches!(b.op, BinOpKind::Add | BinOpKind::Mul | BinOpKind::Concat) => {
+            filtered(CHARGED, plain(e), span)
+        }
         _ => plain(e),
     }
 }
@@ -138,7 +141,12 @@ fn plain<'a>(e: &Expr<'a>) -> Expr<'a> {
         Expr::Var(v) => Expr::Var(Spanned::new(ast::Var { id: v.id }, span)),
         Expr::Const(c) => Expr::Const(Spanned::new(ast::Const { value: c.value.clone() }, span)),
         Expr::Slice(s) => {
-            let slice = ast::Slice { expr: expr(&s.expr), start: option(&s.start), stop: option(&s.stop), step: option(&s.step) };
+            let slice = ast::Slice {
+                expr: expr(&s.expr),
+                start: option(&s.start),
+                stop: option(&s.stop),
+                step: option(&s.step),
+            };
             Expr::Slice(Spanned::new(slice, span))
         }
         Expr::UnaryOp(u) => {
@@ -158,13 +166,24 @@ fn plain<'a>(e: &Expr<'a>) -> Expr<'a> {
             Expr::Compare(Spanned::new(ast::Compare { expr: expr(&c.expr), ops }, span))
         }
         Expr::IfExpr(i) => {
-            let choice = ast::IfExpr { test_expr: expr(&i.test_expr), true_expr: expr(&i.true_expr), false_expr: option(&i.false_expr) };
+            let choice = ast::IfExpr {
+                test_expr: expr(&i.test_expr),
+                true_expr: expr(&i.true_expr),
+                false_expr: option(&i.false_expr),
+            };
             Expr::IfExpr(Spanned::new(choice, span))
         }
-        Expr::Filter(f) => Expr::Filter(Spanned::new(ast::Filter { name: f.name, expr: option(&f.expr), args: args(&f.args) }, span)),
-        Expr::Test(t) => Expr::Test(Spanned::new(ast::Test { name: t.name, expr: expr(&t.expr), args: args(&t.args) }, span)),
+        Expr::Filter(f) => {
+            Expr::Filter(Spanned::new(ast::Filter { name: f.name, expr: option(&f.expr), args: args(&f.args) }, span))
+        }
+        Expr::Test(t) => {
+            Expr::Test(Spanned::new(ast::Test { name: t.name, expr: expr(&t.expr), args: args(&t.args) }, span))
+        }
         Expr::GetAttr(g) => Expr::GetAttr(Spanned::new(ast::GetAttr { expr: expr(&g.expr), name: g.name }, span)),
-        Expr::GetItem(g) => Expr::GetItem(Spanned::new(ast::GetItem { expr: expr(&g.expr), subscript_expr: expr(&g.subscript_expr) }, span)),
+        Expr::GetItem(g) => Expr::GetItem(Spanned::new(
+            ast::GetItem { expr: expr(&g.expr), subscript_expr: expr(&g.subscript_expr) },
+            span,
+        )),
         Expr::Call(c) => Expr::Call(call(c)),
         Expr::List(l) => Expr::List(Spanned::new(ast::List { items: exprs(&l.items) }, span)),
         Expr::Map(m) => Expr::Map(Spanned::new(ast::Map { keys: exprs(&m.keys), values: exprs(&m.values) }, span)),
@@ -207,13 +226,17 @@ fn body<'a>(list: &[Stmt<'a>]) -> Vec<Stmt<'a>> {
 
 fn macro_of<'a>(m: &Spanned<ast::Macro<'a>>) -> Spanned<ast::Macro<'a>> {
     let arguments = m.args.iter().map(target).collect();
-    Spanned::new(ast::Macro { name: m.name, args: arguments, defaults: exprs(&m.defaults), body: body(&m.body) }, m.span())
+    Spanned::new(
+        ast::Macro { name: m.name, args: arguments, defaults: exprs(&m.defaults), body: body(&m.body) },
+        m.span(),
+    )
 }
 
 fn stmt<'a>(s: &Stmt<'a>) -> Stmt<'a> {
     match s {
         Stmt::Template(t) => Stmt::Template(Spanned::new(ast::Template { children: body(&t.children) }, t.span())),
-        // What is printed is charged by the formatter; `loop(...)` and `super()` are known to the compiler only where they are printed.
+        // What is printed is charged by the formatter; `loop(...)` and `super()` are known to the compiler only where
+        // they are printed.
         Stmt::EmitExpr(e) => Stmt::EmitExpr(Spanned::new(ast::EmitExpr { expr: plain(&e.expr) }, e.span())),
         Stmt::EmitRaw(r) => {
             let text = Expr::Const(Spanned::new(ast::Const { value: Value::from(r.raw) }, r.span()));
@@ -222,11 +245,13 @@ fn stmt<'a>(s: &Stmt<'a>) -> Stmt<'a> {
         Stmt::ForLoop(f) => {
             let (body, else_body) = (body(&f.body), body(&f.else_body));
             let (iter, filter_expr) = (expr(&f.iter), option(&f.filter_expr));
-            let each = ast::ForLoop { target: target(&f.target), iter, filter_expr, recursive: f.recursive, body, else_body };
+            let each =
+                ast::ForLoop { target: target(&f.target), iter, filter_expr, recursive: f.recursive, body, else_body };
             Stmt::ForLoop(Spanned::new(each, f.span()))
         }
         Stmt::IfCond(i) => {
-            let condition = ast::IfCond { expr: expr(&i.expr), true_body: body(&i.true_body), false_body: body(&i.false_body) };
+            let condition =
+                ast::IfCond { expr: expr(&i.expr), true_body: body(&i.true_body), false_body: body(&i.false_body) };
             Stmt::IfCond(Spanned::new(condition, i.span()))
         }
         Stmt::WithBlock(w) => {
@@ -236,20 +261,38 @@ fn stmt<'a>(s: &Stmt<'a>) -> Stmt<'a> {
         Stmt::Set(s) => Stmt::Set(Spanned::new(ast::Set { target: target(&s.target), expr: expr(&s.expr) }, s.span())),
         Stmt::SetBlock(s) => {
             let filter = s.filter.as_ref().map(plain);
-            Stmt::SetBlock(Spanned::new(ast::SetBlock { target: target(&s.target), filter, body: body(&s.body) }, s.span()))
+            Stmt::SetBlock(Spanned::new(
+                ast::SetBlock { target: target(&s.target), filter, body: body(&s.body) },
+                s.span(),
+            ))
         }
-        Stmt::AutoEscape(a) => Stmt::AutoEscape(Spanned::new(ast::AutoEscape { enabled: expr(&a.enabled), body: body(&a.body) }, a.span())),
-        Stmt::FilterBlock(f) => Stmt::FilterBlock(Spanned::new(ast::FilterBlock { filter: plain(&f.filter), body: body(&f.body) }, f.span())),
-        Stmt::Block(b) => Stmt::Block(Spanned::new(ast::Block { name: b.name, required: b.required, body: body(&b.body) }, b.span())),
-        Stmt::Import(i) => Stmt::Import(Spanned::new(ast::Import { expr: expr(&i.expr), name: target(&i.name) }, i.span())),
+        Stmt::AutoEscape(a) => {
+            Stmt::AutoEscape(Spanned::new(ast::AutoEscape { enabled: expr(&a.enabled), body: body(&a.body) }, a.span()))
+        }
+        Stmt::FilterBlock(f) => Stmt::FilterBlock(Spanned::new(
+            ast::FilterBlock { filter: plain(&f.filter), body: body(&f.body) },
+            f.span(),
+        )),
+        Stmt::Block(b) => {
+            Stmt::Block(Spanned::new(ast::Block { name: b.name, required: b.required, body: body(&b.body) }, b.span()))
+        }
+        Stmt::Import(i) => {
+            Stmt::Import(Spanned::new(ast::Import { expr: expr(&i.expr), name: target(&i.name) }, i.span()))
+        }
         Stmt::FromImport(f) => {
             let names = f.names.iter().map(|(name, alias)| (target(name), alias.as_ref().map(target))).collect();
             Stmt::FromImport(Spanned::new(ast::FromImport { expr: expr(&f.expr), names }, f.span()))
         }
         Stmt::Extends(e) => Stmt::Extends(Spanned::new(ast::Extends { name: expr(&e.name) }, e.span())),
-        Stmt::Include(i) => Stmt::Include(Spanned::new(ast::Include { name: expr(&i.name), ignore_missing: i.ignore_missing }, i.span())),
+        Stmt::Include(i) => Stmt::Include(Spanned::new(
+            ast::Include { name: expr(&i.name), ignore_missing: i.ignore_missing },
+            i.span(),
+        )),
         Stmt::Macro(m) => Stmt::Macro(macro_of(m)),
-        Stmt::CallBlock(c) => Stmt::CallBlock(Spanned::new(ast::CallBlock { call: call(&c.call), macro_decl: macro_of(&c.macro_decl) }, c.span())),
+        Stmt::CallBlock(c) => Stmt::CallBlock(Spanned::new(
+            ast::CallBlock { call: call(&c.call), macro_decl: macro_of(&c.macro_decl) },
+            c.span(),
+        )),
         Stmt::Continue(c) => Stmt::Continue(Spanned::new(ast::Continue, c.span())),
         Stmt::Break(b) => Stmt::Break(Spanned::new(ast::Break, b.span())),
         Stmt::Do(d) => Stmt::Do(Spanned::new(ast::Do { call: call(&d.call) }, d.span())),

@@ -1,9 +1,9 @@
 //! Chat templates: a conversation to the prompt text a model was trained on.
 //!
-//! The choice: the Jinja template that the checkpoint ships, rendered by minijinja in an environment that behaves like transformers'
-//! (whitespace rules, `raise_exception`, `strftime_now`, `tojson`, Python's string methods). The alternative, recognising templates and
-//! reimplementing them, breaks on the first one not seen before. A template is a program from a file someone uploaded, so it runs with caps
-//! on instructions, recursion, and the bytes it may produce.
+//! The choice: the Jinja template that the checkpoint ships, rendered by minijinja in an environment that behaves like
+//! transformers' (whitespace rules, `raise_exception`, `strftime_now`, `tojson`, Python's string methods). The
+//! alternative, recognising templates and reimplementing them, breaks on the first one not seen before. A template is a
+//! program from a file someone uploaded, so it runs with caps on instructions, recursion, and the bytes it may produce.
 
 mod budget;
 mod builtin;
@@ -48,7 +48,8 @@ impl Default for RenderLimits {
 /// A conversation and what else a template may look at.
 #[derive(Debug, Clone, Default)]
 pub struct ChatInput {
-    /// The messages: objects with `role` and `content`, and whatever else the template knows (`tool_calls`, `reasoning_content`, …).
+    /// The messages: objects with `role` and `content`, and whatever else the template knows (`tool_calls`,
+    /// `reasoning_content`, …).
     pub messages: Vec<Value>,
     /// Tools as JSON schemas.
     pub tools: Option<Vec<Value>>,
@@ -58,7 +59,8 @@ pub struct ChatInput {
     pub add_generation_prompt: bool,
     /// Further variables, such as `enable_thinking`. They win over all others of the same name.
     pub kwargs: serde_json::Map<String, Value>,
-    /// What `strftime_now` takes for now. `None`: the clock, in UTC; in a browser, where there is no clock, an error if the template asks.
+    /// What `strftime_now` takes for now. `None`: the clock, in UTC; in a browser, where there is no clock, an error if
+    /// the template asks.
     pub now: Option<LocalTime>,
 }
 
@@ -70,7 +72,9 @@ impl ChatInput {
 
     /// Messages from pairs of role and content, with the generation prompt.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        Self::new(pairs.into_iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect())
+        Self::new(
+            pairs.into_iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect(),
+        )
     }
 }
 
@@ -79,20 +83,25 @@ impl ChatInput {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
-    /// The source with `{% generation %}` tags replaced; compiled for each rendering, which costs less than encoding the result.
+    /// The source with `{% generation %}` tags replaced; compiled for each rendering, which costs less than encoding
+    /// the result.
     program: String,
     variables: BTreeMap<String, String>,
     limits: RenderLimits,
 }
 
 impl ChatTemplate {
-    /// A template from its source. The tokenizer, if there is one, gives `bos_token`, `eos_token` and the other named special tokens.
+    /// A template from its source. The tokenizer, if there is one, gives `bos_token`, `eos_token` and the other named
+    /// special tokens.
     ///
     /// # Errors
     /// When the source is not Jinja or is longer than 1 MiB.
     pub fn new(source: &str, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         if source.len() > MAX_SOURCE_BYTES {
-            return Err(TextError::TemplateLimit { what: "source is too long in bytes", limit: MAX_SOURCE_BYTES as u64 });
+            return Err(TextError::TemplateLimit {
+                what: "source is too long in bytes",
+                limit: MAX_SOURCE_BYTES as u64,
+            });
         }
         let variables = tokenizer.map(|t| t.named_special_tokens().clone()).unwrap_or_default();
         let program = without_generation_tags(source);
@@ -103,9 +112,9 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// The template a checkpoint ships: chat_template.jinja, else `chat_template` of tokenizer_config.json (a string, or a list of named
-    /// templates). `name` picks from a list; without it, `tool_use` if there is one and `with_tools`, else `default`, else the only one.
-    /// `None` when the checkpoint ships no template.
+    /// The template a checkpoint ships: chat_template.jinja, else `chat_template` of tokenizer_config.json (a string,
+    /// or a list of named templates). `name` picks from a list; without it, `tool_use` if there is one and
+    /// `with_tools`, else `default`, else the only one. `None` when the checkpoint ships no template.
     ///
     /// # Errors
     /// When the template does not parse, or `name` is not in the list.
@@ -160,19 +169,24 @@ impl ChatTemplate {
     /// The prompt text of a conversation, as transformers' `apply_chat_template(tokenize=False)` renders it.
     ///
     /// # Errors
-    /// [`TextError::TemplateRaised`] with the template's message when it refuses the conversation; otherwise when it fails or runs past a cap.
+    /// [`TextError::TemplateRaised`] with the template's message when it refuses the conversation; otherwise when it
+    /// fails or runs past a cap.
     pub fn render(&self, input: &ChatInput) -> Result<String> {
         let budget = budget::Budget::new(self.limits.working_bytes);
-        let text = budget.during(|| metered::run(&self.environment, &self.program, self.context(input))).map_err(|e| self.explain(&e))?;
+        let text = budget
+            .during(|| metered::run(&self.environment, &self.program, self.context(input)))
+            .map_err(|e| self.explain(&e))?;
         match text.len() <= self.limits.output_bytes {
             true => Ok(text),
-            false => Err(TextError::TemplateLimit { what: "wrote too many bytes", limit: self.limits.output_bytes as u64 }),
+            false => {
+                Err(TextError::TemplateLimit { what: "wrote too many bytes", limit: self.limits.output_bytes as u64 })
+            }
         }
     }
 
-    /// As [`ChatTemplate::render`], with every special token that stands in a message's content (of any role but `system` and `developer`,
-    /// whose text is the operator's) guarded: [`Tokenizer::encode_guarded`] leaves it text. The text is that of `render`, unless the template
-    /// itself looks for special tokens in contents.
+    /// As [`ChatTemplate::render`], with every special token that stands in a message's content (of any role but
+    /// `system` and `developer`, whose text is the operator's) guarded: [`Tokenizer::encode_guarded`] leaves it text.
+    /// The text is that of `render`, unless the template itself looks for special tokens in contents.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
@@ -180,13 +194,22 @@ impl ChatTemplate {
         let special: Vec<&str> = tokenizer.special_tokens().map(|(text, _)| text).collect();
         let trusted = |m: &Value| matches!(m.get("role").and_then(Value::as_str), Some("system" | "developer"));
         let mut marked = input.clone();
-        let all = serde_json::to_string(&(&input.messages, &input.tools, &input.documents, &input.kwargs)).unwrap_or_default();
-        // Private-use characters: no template looks at them, and one that the conversation contains itself is not taken.
+        let all = serde_json::to_string(&(&input.messages, &input.tools, &input.documents, &input.kwargs))
+            .unwrap_or_default();
+        // Private-use characters: no template looks at them, and one that the conversation contains itself is not
+        // taken.
         let Some(mark) = ('\u{F0000}'..='\u{FFFFD}').find(|c| !all.contains(*c) && !self.source.contains(*c)) else {
-            return Err(TextError::TemplateFailed("the conversation uses every character of a private-use plane".into()));
+            return Err(TextError::TemplateFailed(
+                "the conversation uses every character of a private-use plane".into(),
+            ));
         };
         let untrusted = marked.messages.iter_mut().filter(|m| !trusted(m));
-        for value in untrusted.filter_map(Value::as_object_mut).flat_map(|m| m.iter_mut()).filter(|(key, _)| *key != "role").map(|(_, v)| v) {
+        for value in untrusted
+            .filter_map(Value::as_object_mut)
+            .flat_map(|m| m.iter_mut())
+            .filter(|(key, _)| *key != "role")
+            .map(|(_, v)| v)
+        {
             mark_strings(value, &special, mark);
         }
         for list in [&mut marked.tools, &mut marked.documents].into_iter().flatten() {
@@ -204,13 +227,17 @@ impl ChatTemplate {
     }
 
     fn context(&self, input: &ChatInput) -> Jinja {
-        let mut context: BTreeMap<String, Jinja> = self.variables.iter().map(|(name, text)| (name.clone(), Jinja::from(text.as_str()))).collect();
+        let mut context: BTreeMap<String, Jinja> =
+            self.variables.iter().map(|(name, text)| (name.clone(), Jinja::from(text.as_str()))).collect();
         context.insert("messages".into(), Jinja::from_serialize(&input.messages));
         context.insert("tools".into(), Jinja::from_serialize(&input.tools));
         context.insert("documents".into(), Jinja::from_serialize(&input.documents));
         context.insert("add_generation_prompt".into(), Jinja::from(input.add_generation_prompt));
         let now = input.now;
-        context.insert("strftime_now".into(), Jinja::from_function(move |format: &str| strftime::strftime_now(now, format)));
+        context.insert(
+            "strftime_now".into(),
+            Jinja::from_function(move |format: &str| strftime::strftime_now(now, format)),
+        );
         context.extend(input.kwargs.iter().map(|(name, value)| (name.clone(), Jinja::from_serialize(value))));
         Jinja::from(context)
     }
@@ -222,12 +249,20 @@ impl ChatTemplate {
                 return TextError::TemplateRaised(raised.0.clone());
             }
             if e.downcast_ref::<budget::Exceeded>().is_some() {
-                return TextError::TemplateLimit { what: "made too many bytes of strings and lists", limit: self.limits.working_bytes as u64 };
+                return TextError::TemplateLimit {
+                    what: "made too many bytes of strings and lists",
+                    limit: self.limits.working_bytes as u64,
+                };
             }
             match e.downcast_ref::<minijinja::Error>().map(minijinja::Error::kind) {
-                Some(ErrorKind::OutOfFuel) => return TextError::TemplateLimit { what: "ran too many instructions", limit: self.limits.fuel },
+                Some(ErrorKind::OutOfFuel) => {
+                    return TextError::TemplateLimit { what: "ran too many instructions", limit: self.limits.fuel };
+                }
                 Some(_) if e.to_string().contains("recursion limit exceeded") => {
-                    return TextError::TemplateLimit { what: "nested its calls too deeply", limit: self.limits.recursion as u64 };
+                    return TextError::TemplateLimit {
+                        what: "nested its calls too deeply",
+                        limit: self.limits.recursion as u64,
+                    };
                 }
                 _ => cause = e.source(),
             }
@@ -241,7 +276,13 @@ fn pick<'a>(list: &'a [Value], name: Option<&str>, with_tools: bool) -> Result<O
     let text = |v: &'a Value, key: &str| v.get(key).and_then(Value::as_str);
     let named = |wanted: &str| list.iter().find(|t| text(t, "name") == Some(wanted)).and_then(|t| text(t, "template"));
     if let Some(name) = name {
-        let available = list.iter().filter_map(|t| text(t, "name")).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+        let available = list
+            .iter()
+            .filter_map(|t| text(t, "name"))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+            .join(", ");
         return named(name).map(Some).ok_or_else(|| TextError::NoSuchTemplate { name: name.to_owned(), available });
     }
     let only = || if let [one] = list { text(one, "template") } else { None };

@@ -1,5 +1,5 @@
-//! Values as Python writes them: `json.dumps` for the `tojson` filter, `str` and `repr` for printed values. Templates were tested against
-//! Python, so `None`, `True` and `1e+16` must come out as there.
+//! Values as Python writes them: `json.dumps` for the `tojson` filter, `str` and `repr` for printed values. Templates
+//! were tested against Python, so `None`, `True` and `1e+16` must come out as there.
 
 use serde_json::{Number, Value};
 
@@ -16,7 +16,13 @@ pub(crate) struct JsonStyle {
 
 impl Default for JsonStyle {
     fn default() -> Self {
-        Self { ensure_ascii: false, indent: None, item_separator: ", ".into(), key_separator: ": ".into(), sort_keys: false }
+        Self {
+            ensure_ascii: false,
+            indent: None,
+            item_separator: ", ".into(),
+            key_separator: ": ".into(),
+            sort_keys: false,
+        }
     }
 }
 
@@ -137,7 +143,9 @@ fn repr_string(text: &str, out: &mut String) {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
-            c if c < ' ' || ('\u{7f}'..='\u{a0}').contains(&c) || c == '\u{ad}' => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c < ' ' || ('\u{7f}'..='\u{a0}').contains(&c) || c == '\u{ad}' => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
             c => out.push(c),
         }
     }

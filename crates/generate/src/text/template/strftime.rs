@@ -1,11 +1,24 @@
-//! `strftime_now`, which templates use for "Today Date". The caller may say what now is (browsers, tests, reproducible prompts);
-//! otherwise the clock is read, in UTC, because the time zone of the machine is none of the prompt's business. A date crate lost: the
-//! dozen directives that templates use are less code than the dependency.
+//! `strftime_now`, which templates use for "Today Date". The caller may say what now is (browsers, tests, reproducible
+//! prompts); otherwise the clock is read, in UTC, because the time zone of the machine is none of the prompt's
+//! business. A date crate lost: the dozen directives that templates use are less code than the dependency.
 
 use minijinja::{Error, ErrorKind};
 
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-const MONTHS: [&str; 12] = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
 
 /// A moment on the clock at some place: seconds since 1970-01-01 00:00 there (add the offset to UTC before).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +78,8 @@ struct Date {
 impl Date {
     fn of(unix_seconds: i64) -> Self {
         let days = unix_seconds.div_euclid(86_400);
-        // Years are counted from March, so that the leap day is a year's last; 719468 days lie between 0000-03-01 and 1970-01-01.
+        // Years are counted from March, so that the leap day is a year's last; 719468 days lie between 0000-03-01 and
+        // 1970-01-01.
         let shifted = days.saturating_add(719_468);
         let era = shifted.div_euclid(146_097);
         let day_of_era = shifted.rem_euclid(146_097);
@@ -130,6 +144,11 @@ impl Date {
 }
 
 pub(crate) fn strftime_now(now: Option<LocalTime>, format: &str) -> Result<String, Error> {
-    let missing = || Error::new(ErrorKind::InvalidOperation, "the template asks for the date; pass the local time with the conversation");
+    let missing = || {
+        Error::new(
+            ErrorKind::InvalidOperation,
+            "the template asks for the date; pass the local time with the conversation",
+        )
+    };
     now.or_else(LocalTime::utc_now).map(|time| time.format(format)).ok_or_else(missing)
 }

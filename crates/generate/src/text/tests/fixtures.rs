@@ -25,14 +25,19 @@ fn ids_text_and_streams_are_those_of_tokenizers() {
             let text = case["text"].as_str().unwrap();
             let want = ids(&case["ids"]);
             assert_eq!(tokenizer.encode(text, false).unwrap(), want, "{name}: {text:?}");
-            assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&case["ids_special"]), "{name}: {text:?} with special tokens");
+            assert_eq!(
+                tokenizer.encode(text, true).unwrap(),
+                ids(&case["ids_special"]),
+                "{name}: {text:?} with special tokens"
+            );
             let unguarded = GuardedText { text: text.to_owned(), guards: vec![] };
             assert_eq!(tokenizer.encode_guarded(&unguarded).unwrap(), want, "{name}: {text:?} guarded nowhere");
             assert_eq!(tokenizer.decode(&want, false).unwrap(), case["decoded"], "{name}: {text:?}");
             assert_eq!(tokenizer.decode(&want, true).unwrap(), case["decoded_skip"], "{name}: {text:?}");
             let streamed = pieces(&tokenizer, &want, false);
             assert_eq!(joined(&streamed), case["decoded"], "{name}: {text:?} streamed");
-            // The reference shows nothing while the text ends inside a character; here what is whole is shown already. Never later, never other.
+            // The reference shows nothing while the text ends inside a character; here what is whole is shown already.
+            // Never later, never other.
             let (mut ours, mut reference) = (String::new(), String::new());
             for (piece, shown) in streamed.iter().zip(case["stream"].as_array().unwrap()) {
                 ours.push_str(piece.as_deref().unwrap_or_default());
@@ -62,7 +67,8 @@ fn a_stream_cut_at_any_place_shows_the_decoding_of_what_it_has_seen() {
             for cut in 0..=all.len() {
                 let shown = joined(&pieces(&tokenizer, &all[..cut], false));
                 let whole = tokenizer.decode(&all[..cut], false).unwrap();
-                // In the middle of a character both end in U+FFFD; a broken run of byte tokens spoils the whole run in `decode` alone.
+                // In the middle of a character both end in U+FFFD; a broken run of byte tokens spoils the whole run in
+                // `decode` alone.
                 if whole.contains('\u{FFFD}') {
                     let clean = |s: &str| s.trim_end_matches('\u{FFFD}').to_owned();
                     assert!(clean(&shown).starts_with(&clean(&whole)), "{name}: {shown:?} {whole:?}");
@@ -92,9 +98,15 @@ fn chats_are_those_of_transformers() {
             };
             let rendered = template.render(&input);
             let Some(want) = case["rendered"].as_str() else {
-                let Err(error) = rendered else { panic!("{name} {}: rendered what transformers refuses", case["name"]) };
+                let Err(error) = rendered else {
+                    panic!("{name} {}: rendered what transformers refuses", case["name"])
+                };
                 if let TextError::TemplateRaised(message) = &error {
-                    assert!(case["error"].as_str().unwrap().contains(message.as_str()), "{name}: {message} {}", case["error"]);
+                    assert!(
+                        case["error"].as_str().unwrap().contains(message.as_str()),
+                        "{name}: {message} {}",
+                        case["error"]
+                    );
                 }
                 continue;
             };
@@ -102,7 +114,12 @@ fn chats_are_those_of_transformers() {
             assert_eq!(rendered, want, "{name} {}", case["name"]);
             assert_eq!(tokenizer.encode_chat(&rendered).unwrap(), ids(&case["ids"]), "{name} {}", case["name"]);
             let unguarded = GuardedText { text: rendered, guards: vec![] };
-            assert_eq!(tokenizer.encode_guarded(&unguarded).unwrap(), ids(&case["ids"]), "{name} {} guarded nowhere", case["name"]);
+            assert_eq!(
+                tokenizer.encode_guarded(&unguarded).unwrap(),
+                ids(&case["ids"]),
+                "{name} {} guarded nowhere",
+                case["name"]
+            );
         }
     }
 }

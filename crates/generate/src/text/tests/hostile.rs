@@ -1,4 +1,5 @@
-//! Files that mean harm: templates that never end or grow without bound, and bytes that are no protobuf. All must end in an error.
+//! Files that mean harm: templates that never end or grow without bound, and bytes that are no protobuf. All must end
+//! in an error.
 
 use super::sentencepiece::{llama2_model, read};
 use super::*;
@@ -16,7 +17,10 @@ fn endless_templates_end() {
         assert!(matches!(error, TextError::TemplateLimit { .. }), "{source}: {error}");
         error.to_string()
     };
-    assert!(limit("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}").contains("instructions"));
+    assert!(
+        limit("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+            .contains("instructions")
+    );
     assert!(limit("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").contains("deeply"));
     assert!(limit("{% for a in range(99999) %}{{ 'x' * 1000000 }}{% endfor %}").contains("bytes"));
     let doubling = [
@@ -50,14 +54,24 @@ fn values_that_contain_themselves_are_not_printed() {
 
 #[test]
 fn templates_that_include_themselves_end() {
-    for source in ["{% include 'chat_template' %}", "{% extends 'chat_template' %}", "{% import 'chat_template' as t %}{{ t.x }}"] {
+    for source in
+        ["{% include 'chat_template' %}", "{% extends 'chat_template' %}", "{% import 'chat_template' as t %}{{ t.x }}"]
+    {
         assert!(outcome(source).is_err(), "{source}");
     }
 }
 
 #[test]
 fn broken_templates_and_missing_fields_are_errors() {
-    for source in ["{% if %}", "{{", "{% for x in y %}", "{{ messages[9].content.text }}", "{{ 'a' + 1 }}", "{{ f() }}", "{{ messages | nope }}"] {
+    for source in [
+        "{% if %}",
+        "{{",
+        "{% for x in y %}",
+        "{{ messages[9].content.text }}",
+        "{{ 'a' + 1 }}",
+        "{{ f() }}",
+        "{{ messages | nope }}",
+    ] {
         assert!(outcome(source).is_err(), "{source}");
     }
     let raised = outcome("{{ raise_exception('لا أقبل هذا') }}").unwrap_err();
@@ -94,7 +108,13 @@ fn parts_that_the_library_cannot_refuse_are_refused() {
         Tokenizer::from_json(file.to_string().as_bytes()).map(|_| ()).unwrap_err().to_string()
     };
     assert!(with("normalizer", r#"{"type": "Precompiled", "precompiled_charsmap": "!"}"#).contains("Precompiled"));
-    assert!(with("normalizer", r#"{"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "AAAA"}]}"#).contains("Precompiled"));
+    assert!(
+        with(
+            "normalizer",
+            r#"{"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "AAAA"}]}"#
+        )
+        .contains("Precompiled")
+    );
     let cut = String::from_utf8(small_tokenizer()).unwrap().replacen(r#""decoder":{"#, r#""decoder":{b""#, 1);
     assert!(Tokenizer::from_json(cut.as_bytes()).map(|_| ()).unwrap_err().to_string().contains("JSON"));
 }

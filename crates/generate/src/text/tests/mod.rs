@@ -12,8 +12,17 @@ use serde_json::Value;
 use std::path::PathBuf;
 
 /// Fixture checkpoints that have text cases.
-pub(super) const MODELS: [&str; 9] =
-    ["gemma2_softcap", "gemma3_text", "jais2", "llama2_mha", "llama3_gqa", "llama3_tied", "mistral_swa", "qwen2_bias", "qwen3_qknorm"];
+pub(super) const MODELS: [&str; 9] = [
+    "gemma2_softcap",
+    "gemma3_text",
+    "jais2",
+    "llama2_mha",
+    "llama3_gqa",
+    "llama3_tied",
+    "mistral_swa",
+    "qwen2_bias",
+    "qwen3_qknorm",
+];
 
 pub(super) fn path(kind: &str, name: &str, file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../../tests/fixtures", kind, name, file].iter().collect()
@@ -49,7 +58,9 @@ pub(super) fn tokenizer(name: &str) -> Tokenizer {
 pub(super) fn template(name: &str, tokenizer: &Tokenizer) -> ChatTemplate {
     let jinja = model_file(name, "chat_template.jinja").map(|b| String::from_utf8(b).expect("UTF-8"));
     let config = model_file(name, "tokenizer_config.json").map(|b| json(&b));
-    ChatTemplate::from_checkpoint(jinja.as_deref(), config.as_ref(), None, false, Some(tokenizer)).expect("it parses").expect("there is one")
+    ChatTemplate::from_checkpoint(jinja.as_deref(), config.as_ref(), None, false, Some(tokenizer))
+        .expect("it parses")
+        .expect("there is one")
 }
 
 pub(super) fn ids(value: &Value) -> Vec<u32> {

@@ -1,4 +1,5 @@
-//! A bare tokenizer.model: written here from the LLaMA-2 fixture's vocabulary, read back, and held to the fixture's ids.
+//! A bare tokenizer.model: written here from the LLaMA-2 fixture's vocabulary, read back, and held to the fixture's
+//! ids.
 
 use super::*;
 use crate::text::TokenizerFiles;
@@ -46,8 +47,8 @@ pub(super) fn settings(model_type: u64, charsmap: &[u8], remove_extra_whitespace
     out
 }
 
-/// The fixture's tokenizer.json as a SentencePiece model. A piece's score is its rank as SentencePiece numbers them: minus the place of the
-/// first merge that makes it.
+/// The fixture's tokenizer.json as a SentencePiece model. A piece's score is its rank as SentencePiece numbers them:
+/// minus the place of the first merge that makes it.
 pub(super) fn llama2_model() -> Vec<u8> {
     let file = json(&model_file("llama2_mha", "tokenizer.json").unwrap());
     let vocab = file["model"]["vocab"].as_object().unwrap();
@@ -75,7 +76,11 @@ pub(super) fn llama2_model() -> Vec<u8> {
 
 pub(super) fn read(model: &[u8]) -> crate::text::Result<Tokenizer> {
     let config = model_file("llama2_mha", "tokenizer_config.json");
-    Tokenizer::from_files(&TokenizerFiles { tokenizer_model: Some(model), tokenizer_config: config.as_deref(), ..Default::default() })
+    Tokenizer::from_files(&TokenizerFiles {
+        tokenizer_model: Some(model),
+        tokenizer_config: config.as_deref(),
+        ..Default::default()
+    })
 }
 
 #[test]
@@ -95,11 +100,13 @@ fn ids_are_those_of_the_same_vocabulary_as_json() {
 fn merges_with_equal_scores_prefer_long_left_parts() {
     // "abc" = "ab"+"c" or "a"+"bc": one score, so the order of the merges is that of the lengths.
     let mut model = piece("<unk>", 0.0, 2);
-    for (text, score) in [("a", -9.0), ("b", -9.0), ("c", -9.0), ("▁", -9.0), ("ab", -2.0), ("bc", -1.0), ("abc", -3.0)] {
+    for (text, score) in [("a", -9.0), ("b", -9.0), ("c", -9.0), ("▁", -9.0), ("ab", -2.0), ("bc", -1.0), ("abc", -3.0)]
+    {
         model.extend(piece(text, score, 1));
     }
     model.extend(settings(2, b"", false));
-    let json: Value = serde_json::from_slice(&crate::text::sentencepiece::to_tokenizer_json(&model, &Value::Null).unwrap()).unwrap();
+    let json: Value =
+        serde_json::from_slice(&crate::text::sentencepiece::to_tokenizer_json(&model, &Value::Null).unwrap()).unwrap();
     assert_eq!(json["model"]["merges"], serde_json::json!([["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]]));
 }
 
@@ -111,16 +118,25 @@ fn models_that_cannot_be_followed_are_refused_with_a_remedy() {
     assert!(message(&with(settings(2, b"x", false))).contains("precompiled character map"));
     assert!(message(&with(settings(2, b"", true))).contains("remove_extra_whitespaces"));
     assert!(message(b"").contains("found none"));
-    assert!(message(&[piece("a", 0.0, 1), piece("a", 0.0, 1), settings(2, b"", false)].concat()).contains("as id 0 and 1"));
+    assert!(
+        message(&[piece("a", 0.0, 1), piece("a", 0.0, 1), settings(2, b"", false)].concat()).contains("as id 0 and 1")
+    );
     assert!(message(&piece(&"x".repeat(600), 0.0, 1)).contains("600 bytes"));
     assert!(message(&[0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).contains("bytes, where 0 are left"));
 }
 
 #[test]
 fn ids_are_those_of_the_sentencepiece_library() {
-    let file = |name: &str| std::fs::read(format!("{}/../../tests/fixtures/sentencepiece/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let file = |name: &str| {
+        std::fs::read(format!("{}/../../tests/fixtures/sentencepiece/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    };
     let (model, config) = (file("tokenizer.model"), file("tokenizer_config.json"));
-    let tokenizer = Tokenizer::from_files(&TokenizerFiles { tokenizer_model: Some(&model), tokenizer_config: Some(&config), ..Default::default() }).unwrap();
+    let tokenizer = Tokenizer::from_files(&TokenizerFiles {
+        tokenizer_model: Some(&model),
+        tokenizer_config: Some(&config),
+        ..Default::default()
+    })
+    .unwrap();
     let cases = json(&file("cases.json"));
     let cases = cases["cases"].as_array().unwrap();
     assert!(cases.len() > 70);

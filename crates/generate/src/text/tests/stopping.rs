@@ -60,19 +60,37 @@ fn stop_sets_are_unions() {
     assert_eq!(of("gemma2_softcap"), [1, gemma.id("<end_of_turn>").unwrap()]);
     // Even where no file says so, the template's end of turn stops.
     let template = template("gemma2_softcap", &gemma);
-    let none = stop_ids(None, None, &Tokenizer::from_json(&model_file("gemma2_softcap", "tokenizer.json").unwrap()).unwrap(), Some(&template));
+    let none = stop_ids(
+        None,
+        None,
+        &Tokenizer::from_json(&model_file("gemma2_softcap", "tokenizer.json").unwrap()).unwrap(),
+        Some(&template),
+    );
     assert_eq!(none, [gemma.id("<end_of_turn>").unwrap()]);
     let text_config = serde_json::json!({"text_config": {"eos_token_id": [7, 9]}, "eos_token_id": null});
-    assert_eq!(stop_ids(Some(&text_config), None, &Tokenizer::from_json(&model_file("llama2_mha", "tokenizer.json").unwrap()).unwrap(), None), [7, 9]);
+    assert_eq!(
+        stop_ids(
+            Some(&text_config),
+            None,
+            &Tokenizer::from_json(&model_file("llama2_mha", "tokenizer.json").unwrap()).unwrap(),
+            None
+        ),
+        [7, 9]
+    );
 }
 
 #[test]
 fn defaults_are_read_and_nonsense_is_not() {
     let read = |text: &str| GenerationDefaults::from_json(&serde_json::from_str(text).unwrap());
     let qwen = GenerationDefaults::from_json(&json(&model_file("qwen2_bias", "generation_config.json").unwrap()));
-    assert_eq!((qwen.do_sample, qwen.temperature, qwen.top_k, qwen.top_p), (Some(true), Some(0.6), Some(20), Some(0.9)));
+    assert_eq!(
+        (qwen.do_sample, qwen.temperature, qwen.top_k, qwen.top_p),
+        (Some(true), Some(0.6), Some(20), Some(0.9))
+    );
     assert_eq!((qwen.repetition_penalty, qwen.min_p, qwen.max_new_tokens), (Some(1.05), None, None));
-    let odd = read(r#"{"temperature": 0, "top_p": 7, "top_k": -1, "repetition_penalty": "x", "max_new_tokens": 99999999999, "do_sample": 1}"#);
+    let odd = read(
+        r#"{"temperature": 0, "top_p": 7, "top_k": -1, "repetition_penalty": "x", "max_new_tokens": 99999999999, "do_sample": 1}"#,
+    );
     assert_eq!(odd, GenerationDefaults::default());
 }
 

@@ -18,8 +18,16 @@ fn special_tokens_typed_by_a_user_stay_text() {
         let controls = |ids: &[u32]| ids.iter().filter(|id| tokenizer.is_special(**id)).count();
         let harmless = template.render(&input("hi")).unwrap();
         let ids = tokenizer.encode_guarded(&guarded).unwrap();
-        assert_eq!(controls(&ids), controls(&tokenizer.encode_chat(&harmless).unwrap()), "{name}: the template's own tokens alone");
-        assert_eq!(controls(&tokenizer.encode_chat(&rendered).unwrap()), controls(&ids) + 4, "{name}: transformers reads the user's too");
+        assert_eq!(
+            controls(&ids),
+            controls(&tokenizer.encode_chat(&harmless).unwrap()),
+            "{name}: the template's own tokens alone"
+        );
+        assert_eq!(
+            controls(&tokenizer.encode_chat(&rendered).unwrap()),
+            controls(&ids) + 4,
+            "{name}: transformers reads the user's too"
+        );
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), rendered, "{name}: nothing is lost");
     }
 }
@@ -153,7 +161,8 @@ proptest! {
         let tokenizer = tokenizer(MODELS[model]);
         let whole = tokenizer.decode(&ids, skip).unwrap();
         let shown = streamed(&tokenizer, &ids, skip);
-        // Byte-level decoding is exact even for broken text; byte fallback spoils whole runs in `decode` alone (see `stream`).
+        // Byte-level decoding is exact even for broken text; byte fallback spoils whole runs in `decode` alone (see
+        // `stream`).
         let byte_level = tokenizer.id("Ġ").is_some();
         if byte_level || !whole.contains('\u{FFFD}') {
             prop_assert_eq!(shown, whole);
