@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use bayan_gpu::block_on;
-use bayan_tensor::cases::{self, Outcome};
+use bayan_tensor::suite::{self, Outcome};
 use clap::Args;
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub struct OpsArgs {
 /// The device fails, or no case matches.
 pub fn run(args: &OpsArgs) -> Result<ExitCode> {
     let gpu = crate::open::gpu(&args.device)?;
-    let mut wanted = cases::cases();
+    let mut wanted = suite::cases();
     wanted.retain(|case| args.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str())));
     if wanted.is_empty() {
         bail!("no case contains `{}`; run without --filter to see their names", args.filter.as_deref().unwrap_or(""));
@@ -43,7 +43,7 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
     for (index, case) in wanted.iter().enumerate() {
         let failed =
             |reason| (Outcome { name: case.name.clone(), nmse: f64::INFINITY, bound: case.bound }, Some(reason));
-        let outcome = match block_on(cases::run(&gpu, case, args.seed)) {
+        let outcome = match block_on(suite::run(&gpu, case, args.seed)) {
             Ok(outcome) => (outcome, None),
             Err(error @ bayan_gpu::GpuError::DeviceLost(_)) => return Err(error.into()),
             Err(error) => failed(error.to_string()),

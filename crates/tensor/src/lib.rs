@@ -4,40 +4,25 @@
 //! [`interpret`] runs the same list through each op's plain-Rust reference, so that a wrong kernel is found by running
 //! both and naming the first node that differs.
 
-mod autodiff;
-pub mod cases;
-mod cases_attention;
-mod cases_full;
-mod cases_half;
-pub mod cases_training;
-mod fuse;
-mod graph;
-mod interpret;
-mod keep;
-mod lower;
-mod matrix;
-mod op;
-pub mod ops;
-mod place;
-mod plan;
-mod quant;
-mod split;
-mod state;
-mod tune;
-mod values;
+/// The text of a file in `shaders/`.
+macro_rules! wgsl {
+    ($path:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shaders/", $path))
+    };
+}
 
-pub use autodiff::{Backward, BackwardError, BackwardOptions};
-pub use fuse::{census, fuse};
-pub use graph::{Dtype, ELEMENT_BYTES, Graph, Node, Tensor, TensorInfo};
-pub use interpret::{interpret, nmse};
-pub use keep::keep_in_f16;
-pub use lower::{Extent, KernelText, Lowering, Planned, grid_2d};
-pub use matrix::{
-    GROUP, Matrix, MatrixBuilder, Shard, Slots, Trained, pack_rows, packed_len, row_bytes, unpacked_rows,
+mod format_shaders;
+mod graph;
+mod measure;
+pub mod ops;
+mod passes;
+mod plan;
+pub mod suite;
+
+pub use graph::{
+    Dtype, ELEMENT_BYTES, GROUP, Graph, Matrix, MatrixBuilder, Node, Op, Operand, Shard, Slots, State, Tensor,
+    TensorInfo, Trained, Values, interpret, nmse, pack_rows, packed_len, row_bytes, unpacked_rows,
 };
-pub use op::{Op, Operand};
-pub use plan::{Cost, Plan, Pool};
-pub use split::{HandOver, Part, split};
-pub use state::State;
-pub use tune::{Measured, RowsShape, Tuning, measure_rows};
-pub use values::Values;
+pub use measure::{Measured, measure_rows};
+pub use passes::{Backward, BackwardError, BackwardOptions, HandOver, Part, census, fuse, keep_in_f16, split};
+pub use plan::{Cost, Extent, KernelText, Lowering, Plan, Planned, Pool, RowsShape, Tuning, grid_2d};

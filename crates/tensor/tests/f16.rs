@@ -1,7 +1,7 @@
 //! f16 in training: rows in half the memory whatever stands in them, and products whose tiles hold f16.
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
-use bayan_tensor::{Dtype, Graph, Plan, State, Tuning, Values, cases, cases_training, interpret};
+use bayan_tensor::{Dtype, Graph, Plan, State, Tuning, Values, interpret, suite};
 
 fn gpu(disable: &str) -> Gpu {
     let options = GpuOptions { disable: Disable::parse(disable).unwrap(), ..Default::default() };
@@ -85,12 +85,12 @@ fn gradients_by_tiles_in_f16() {
     assert!(gpu.capabilities().f16, "this test needs a device with f16");
     let mut worst = (0.0, String::new());
     let mut ran = 0;
-    for (index, case) in cases_training::cases().iter().enumerate() {
+    for (index, case) in suite::training::cases().iter().enumerate() {
         if !["linear_backward f32", "linear_backward q4_k", "lora"].iter().any(|name| case.name.starts_with(name)) {
             continue;
         }
         ran += 1;
-        let found = block_on(cases::run(&gpu, case, index as u64)).unwrap();
+        let found = block_on(suite::run(&gpu, case, index as u64)).unwrap();
         if found.nmse > worst.0 {
             worst = (found.nmse, found.name);
         }

@@ -1,14 +1,14 @@
 //! Gradients: the references against finite differences of the forward pass, and the kernels against the references.
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
-use bayan_tensor::{cases, cases_training};
+use bayan_tensor::suite;
 
 #[test]
 fn references_are_the_derivatives() {
     let mut ran = 0;
     let mut failures = Vec::new();
-    for (index, case) in cases_training::gradient_cases().iter().enumerate().filter(|(_, case)| case.small) {
-        let found = cases_training::finite_differences(case, index as u64).expect("the host");
+    for (index, case) in suite::training::gradient_cases().iter().enumerate().filter(|(_, case)| case.small) {
+        let found = suite::training::finite_differences(case, index as u64).expect("the host");
         ran += 1;
         // f32 results of the references leave about 1e-5 in a difference quotient.
         if found.error.is_nan() || found.error > 3e-4 {
@@ -24,8 +24,8 @@ fn suite(disable: &str) {
     let gpu = block_on(Gpu::open(&options)).expect("a device");
     let only = std::env::var("BAYAN_CASES").unwrap_or_default();
     let mut failures = Vec::new();
-    for (index, case) in cases_training::cases().iter().enumerate().filter(|(_, case)| case.name.contains(&only)) {
-        match block_on(cases::run(&gpu, case, index as u64)) {
+    for (index, case) in suite::training::cases().iter().enumerate().filter(|(_, case)| case.name.contains(&only)) {
+        match block_on(suite::run(&gpu, case, index as u64)) {
             Ok(outcome) if outcome.passed() => {}
             Ok(outcome) => {
                 failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound))

@@ -2,7 +2,7 @@
 //! and within the limits of that kind. Nothing is run.
 
 use bayan_gpu::{Capabilities, Gpu, GpuOptions, block_on};
-use bayan_tensor::cases;
+use bayan_tensor::suite;
 use naga::AddressSpace;
 use naga::proc::Layouter;
 use naga::valid::{ValidationFlags, Validator};
@@ -23,8 +23,8 @@ fn needs(module: &naga::Module) -> (u32, usize, u32) {
 
 fn compile_all(pretend: fn(&mut Capabilities)) {
     let gpu = block_on(Gpu::open(&GpuOptions { pretend: Some(pretend), ..Default::default() })).expect("a device");
-    for case in cases::cases() {
-        cases::compile(&gpu, &case).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    for case in suite::cases() {
+        suite::compile(&gpu, &case).unwrap_or_else(|error| panic!("{}: {error}", case.name));
     }
     let capabilities = gpu.capabilities();
     let texts = gpu.kernel_texts();

@@ -3,7 +3,7 @@
 //! `BAYAN_CASES` runs only the cases whose name contains it.
 
 use bayan_gpu::{Capabilities, Disable, Gpu, GpuOptions, block_on};
-use bayan_tensor::cases;
+use bayan_tensor::suite;
 
 fn suite(disable: &str) {
     suite_on(disable, &std::env::var("BAYAN_CASES").unwrap_or_default(), None);
@@ -14,9 +14,9 @@ fn suite_on(disable: &str, only: &str, pretend: Option<fn(&mut Capabilities)>) {
     let gpu = block_on(Gpu::open(&options)).expect("a device");
     let mut failures = Vec::new();
     let mut ran = 0;
-    for (index, case) in cases::cases().iter().enumerate().filter(|(_, case)| case.name.contains(only)) {
+    for (index, case) in suite::cases().iter().enumerate().filter(|(_, case)| case.name.contains(only)) {
         ran += 1;
-        match block_on(cases::run(&gpu, case, index as u64)) {
+        match block_on(suite::run(&gpu, case, index as u64)) {
             Ok(outcome) if outcome.passed() => {}
             Ok(outcome) => {
                 failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound))

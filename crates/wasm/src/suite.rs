@@ -1,6 +1,6 @@
 //! The op suite inside the page: every kernel, compiled by the browser, against its reference on the host.
 
-use bayan_tensor::cases;
+use bayan_tensor::suite;
 use js_sys::Function;
 use serde::Deserialize;
 use serde_json::json;
@@ -26,7 +26,7 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
     let (gpu, info) = device::open(&options.device).await?;
     let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|n| name.contains(n.as_str()));
     // The numbers of a case depend on its place in the whole table, as in the native suite.
-    let chosen: Vec<_> = cases::cases().into_iter().enumerate().filter(|(_, case)| wanted(&case.name)).collect();
+    let chosen: Vec<_> = suite::cases().into_iter().enumerate().filter(|(_, case)| wanted(&case.name)).collect();
     let (mut passed, mut failures) = (0, Vec::new());
     let start = js_sys::Date::now();
     for (done, (index, case)) in chosen.iter().enumerate() {
@@ -40,7 +40,7 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
             &(done as f64).into(),
             &(chosen.len() as f64).into(),
         );
-        let result = cases::run(&gpu, case, *index as u64).await;
+        let result = suite::run(&gpu, case, *index as u64).await;
         // A browser reports a kernel that does not compile only after the fact.
         let late = gpu.flush().await;
         match (result, late) {

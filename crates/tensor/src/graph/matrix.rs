@@ -1,0 +1,509 @@
+//! A weight matrix on the device: the planes of its format, split by rows where a binding could not hold them.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bayan_gpu::{Buffer, Gpu, GpuError, Slice};
+use bayan_weights::{F32, Format, Planes};
+
+use super::state::State;
+
+/// Rows of one shard start at multiples of this, so that no workgroup straddles two shards.
+pub const SHARD_ROWS: usize = 256;
+
+/// Some of the rows of a matrix.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    /// First row.
+    pub first_row: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Its format, which others of a stacked matrix need not have.
+    pub format: &'static dyn Format,
+    planes: Vec<Slice>,
+}
+
+impl Shard {
+    /// The planes as bindings, in the format's order.
+    pub fn planes(&self) -> Vec<Slice> {
+        self.planes.clone()
+    }
+}
+
+/// A matrix [N, K] in a weight format; row n gives output n.
+#[derive(Debug)]
+pub struct Matrix {
+    label: String,
+    format: &'static dyn Format,
+    rows: usize,
+    columns: usize,
+    shards: Vec<Shard>,
+    host: Option<Vec<Vec<u8>>>,
+    trained: Option<Trained>,
+    /// What it is stacked from, with the first row of each.
+    parts: Vec<(usize, Arc<Matrix>)>,
+}
+
+/// Where the numbers of a matrix that is trained stand.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// The whole matrix, in the order of the device: [`packed_len`] numbers.
+    pub state: Arc<State>,
+    /// Its row that is row 0 of the matrix, a multiple of `SHARD_ROWS`.
+    pub first_row: usize,
+}
+
+impl Matrix {
+    /// Matrices of one width as one, the rows of each below those of the one before; nothing is copied. Each keeps its
+    /// format.
+    ///
+    /// # Panics
+    /// If there is none, the widths differ, or one that is not the last has rows that are no multiple of 32.
+    pub fn stacked(parts: Vec<Arc<Matrix>>) -> Arc<Matrix> {
+        let (first, columns) = (&parts[0], parts[0].columns);
+        let (label, format) = (first.label.clone(), first.format);
+        let (mut rows, mut shards, mut stacked) = (0, Vec::new(), Vec::new());
+        for part in &parts {
+            assert!(
+                part.columns == columns && rows % GROUP == 0,
+                "matrix `{label}`: parts of {columns} columns and multiples of {GROUP} rows"
+            );
+            shards.extend(part.shards.iter().map(|shard| Shard { first_row: rows + shard.first_row, ..shard.clone() }));
+            stacked.push((rows, part.clone()));
+            rows += part.rows;
+        }
+        Arc::new(Matrix { label, format, rows, columns, shards, host: None, trained: None, parts: stacked })
+    }
+
+    /// What it is.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Its format; of a stacked one the first part's.
+    pub fn format(&self) -> &'static dyn Format {
+        self.format
+    }
+
+    /// Whether some of its rows are plain numbers.
+    pub fn has_dense_rows(&self) -> bool {
+        if self.parts.is_empty() {
+            self.format.is_dense()
+        } else {
+            self.parts.iter().any(|(_, part)| part.has_dense_rows())
+        }
+    }
+
+    /// Whether every row's format is one of these.
+    pub(crate) fn all_rows(&self, holds: fn(&dyn Format) -> bool) -> bool {
+        if self.parts.is_empty() { holds(self.format) } else { self.parts.iter().all(|(_, part)| part.all_rows(holds)) }
+    }
+
+    /// N, the number of outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// K, the number of inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Number of 32-blocks in a row.
+    pub fn blocks(&self) -> usize {
+        self.columns.div_ceil(32)
+    }
+
+    /// The shards, in row order.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// Whether it is on this device.
+    pub fn is_on(&self, gpu: &Gpu) -> bool {
+        self.shards.iter().flat_map(|shard| &shard.planes).next().is_some_and(|plane| gpu.owns(&plane.buffer))
+    }
+
+    /// Where its numbers stand, if they are trained.
+    pub fn trained(&self) -> Option<&Trained> {
+        self.trained.as_ref()
+    }
+
+    /// Bytes of all planes.
+    pub fn size_bytes(&self) -> u64 {
+        self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum()
+    }
+
+    /// Bytes that are brought from host memory each time the matrix is used; 0 for one that lives on the device.
+    pub fn streamed_bytes(&self) -> u64 {
+        self.shards
+            .iter()
+            .flat_map(|s| &s.planes)
+            .filter_map(|plane| plane.contents.as_ref())
+            .map(|contents| contents.len() as u64)
+            .sum()
+    }
+
+    /// Some of the rows as a matrix of its own on the same memory.
+    ///
+    /// # Panics
+    /// If the first row is not a multiple of `SHARD_ROWS`.
+    pub fn rows_view(matrix: &Arc<Matrix>, rows: Range<usize>) -> Arc<Matrix> {
+        if rows == (0..matrix.rows) {
+            return matrix.clone();
+        }
+        assert!(
+            rows.start.is_multiple_of(SHARD_ROWS) && rows.start < rows.end && rows.end <= matrix.rows,
+            "matrix `{}`: rows {rows:?}",
+            matrix.label
+        );
+        assert!(matrix.parts.is_empty(), "matrix `{}`: rows of one that is stacked", matrix.label);
+        let bytes = row_bytes(matrix.format, matrix.columns);
+        let mut shards = Vec::new();
+        for shard in &matrix.shards {
+            let (start, end) = (rows.start.max(shard.first_row), rows.end.min(shard.first_row + shard.rows));
+            if start < end {
+                let padded = (end - start).next_multiple_of(GROUP);
+                let part = |(plane, &n): (&Slice, &usize)| {
+                    let slice = plane
+                        .buffer
+                        .slice(plane.offset_bytes + ((start - shard.first_row) * n) as u64, (padded * n) as u64);
+                    Slice { contents: plane.contents.clone(), ..slice }
+                };
+                shards.push(Shard {
+                    first_row: start - rows.start,
+                    rows: end - start,
+                    format: shard.format,
+                    planes: shard.planes.iter().zip(&bytes).map(part).collect(),
+                });
+            }
+        }
+        let host = matrix.host.as_ref().map(|planes| {
+            planes.iter().zip(&bytes).map(|(plane, &n)| plane[rows.start * n..rows.end * n].to_vec()).collect()
+        });
+        let trained =
+            matrix.trained.as_ref().map(|t| Trained { state: t.state.clone(), first_row: t.first_row + rows.start });
+        Arc::new(Matrix {
+            label: matrix.label.clone(),
+            format: matrix.format,
+            rows: rows.len(),
+            columns: matrix.columns,
+            shards,
+            host,
+            trained,
+            parts: Vec::new(),
+        })
+    }
+
+    /// Row `row` as f32, from host memory.
+    ///
+    /// # Panics
+    /// If the matrix is only on the device.
+    pub fn host_row(&self, row: usize, out: &mut Vec<f32>) {
+        if let Some(Trained { state, first_row }) = &self.trained {
+            let read = state.with_host(|values| {
+                *out = unpacked_rows(values.f32(), first_row + row..first_row + row + 1, self.columns)
+            });
+            return read.unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
+        }
+        if let Some((first, part)) = self.parts.iter().rfind(|(first, _)| *first <= row) {
+            return part.host_row(row - first, out);
+        }
+        let planes = self.host.as_ref().unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
+        let bytes = row_bytes(self.format, self.columns);
+        let slices: Vec<&[u8]> = planes.iter().zip(&bytes).map(|(plane, &n)| &plane[row * n..(row + 1) * n]).collect();
+        out.resize(self.columns.next_multiple_of(32), 0.0);
+        self.format.dequantize_row(&slices, out);
+        out.truncate(self.columns);
+    }
+}
+
+/// Bytes of one row in each plane on the device, where every row is whole 32-blocks.
+pub fn row_bytes(format: &dyn Format, columns: usize) -> Vec<usize> {
+    let columns = columns.next_multiple_of(32);
+    (0..format.planes().len()).map(|plane| format.row_bytes(plane, columns) as usize).collect()
+}
+
+/// The rows of each shard.
+fn shard_rows(gpu: &Gpu, format: &dyn Format, rows: usize, columns: usize) -> Vec<Range<usize>> {
+    let limit = gpu.capabilities().max_binding_bytes.min(gpu.capabilities().max_buffer_bytes);
+    let widest = row_bytes(format, columns).into_iter().max().unwrap_or(1) as u64;
+    let per_shard = ((limit / widest) as usize / SHARD_ROWS * SHARD_ROWS).max(SHARD_ROWS);
+    (0..rows).step_by(per_shard).map(|first| first..(first + per_shard).min(rows)).collect()
+}
+
+/// Fills a matrix by consecutive rows, as they stream in.
+pub struct MatrixBuilder<'a> {
+    gpu: Option<&'a Gpu>,
+    matrix: Matrix,
+    /// Rows taken in.
+    filled: usize,
+    /// Rows handed on.
+    emitted: usize,
+    /// The rows between, in each plane.
+    pending: Vec<Vec<u8>>,
+    /// For a matrix that is streamed: what its shards' planes will have to hold.
+    streamed: Option<Vec<Vec<Vec<u8>>>>,
+}
+
+/// Buffers that matrices of equal sizes and format share; see [`MatrixBuilder::streamed`].
+#[derive(Debug, Default)]
+pub struct Slots(HashMap<(String, &'static str, usize, usize), Vec<Vec<Buffer>>>);
+
+impl<'a> MatrixBuilder<'a> {
+    /// Reserves a matrix on the device, or on the host when `gpu` is `None`.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(
+        gpu: Option<&'a Gpu>,
+        label: &str,
+        format: &'static dyn Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<MatrixBuilder<'a>, GpuError> {
+        let bytes = row_bytes(format, columns);
+        let mut shards = Vec::new();
+        if let Some(gpu) = gpu {
+            for range in shard_rows(gpu, format, rows, columns) {
+                let padded = range.len().next_multiple_of(GROUP);
+                let planes = bytes
+                    .iter()
+                    .map(|&n| gpu.allocate(label, (padded * n) as u64).map(|buffer| buffer.whole()))
+                    .collect::<Result<_, _>>()?;
+                shards.push(Shard { first_row: range.start, rows: range.len(), format, planes });
+            }
+        }
+        let host = gpu.is_none().then(|| bytes.iter().map(|&n| Vec::with_capacity(rows * n)).collect());
+        let pending = vec![Vec::new(); bytes.len()];
+        let matrix =
+            Matrix { label: label.to_string(), format, rows, columns, shards, host, trained: None, parts: Vec::new() };
+        Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending, streamed: None })
+    }
+
+    /// A matrix in f32 whose numbers are those of a state of [`packed_len`] elements, on the device or on the host.
+    ///
+    /// # Errors
+    /// A matrix that one binding of the device cannot hold.
+    ///
+    /// # Panics
+    /// If the state has another size.
+    pub fn trained(
+        gpu: Option<&'a Gpu>,
+        label: &str,
+        rows: usize,
+        columns: usize,
+        state: &Arc<State>,
+    ) -> Result<MatrixBuilder<'a>, GpuError> {
+        assert_eq!(state.shape(), [packed_len(rows, columns)], "matrix `{label}`: size of the state");
+        let mut shards = Vec::new();
+        if let Some(gpu) = gpu {
+            let limit = gpu.capabilities().max_binding_bytes;
+            if state.size_bytes() > limit {
+                let reason = format!(
+                    "its gradient has {} bytes in one binding, and this device binds {limit} at most",
+                    state.size_bytes()
+                );
+                return Err(GpuError::Kernel { kernel: format!("training of `{label}`"), reason });
+            }
+            shards.push(Shard {
+                first_row: 0,
+                rows,
+                format: &F32,
+                planes: vec![state.buffer().slice(state.offset_bytes(), state.size_bytes())],
+            });
+        }
+        let trained = Some(Trained { state: state.clone(), first_row: 0 });
+        let matrix = Matrix {
+            label: label.to_string(),
+            format: &F32,
+            rows,
+            columns,
+            shards,
+            host: None,
+            trained,
+            parts: Vec::new(),
+        };
+        Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending: vec![Vec::new()], streamed: None })
+    }
+
+    /// A matrix that stays in host memory and is brought to the device whenever a kernel reads it. Matrices with the
+    /// same `slot`, format and sizes share the buffers there.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn streamed(
+        gpu: &'a Gpu,
+        slots: &mut Slots,
+        slot: &str,
+        label: &str,
+        format: &'static dyn Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<MatrixBuilder<'a>, GpuError> {
+        let key = (slot.to_string(), format.name(), rows, columns);
+        let mut builder = match slots.0.get(&key) {
+            None => MatrixBuilder::new(Some(gpu), label, format, rows, columns)?,
+            Some(buffers) => {
+                let firsts = shard_rows(gpu, format, rows, columns);
+                let shards = firsts.into_iter().zip(buffers).map(|(rows, planes)| Shard {
+                    first_row: rows.start,
+                    rows: rows.len(),
+                    format,
+                    planes: planes.iter().map(Buffer::whole).collect(),
+                });
+                let matrix = Matrix {
+                    label: label.to_string(),
+                    format,
+                    rows,
+                    columns,
+                    shards: shards.collect(),
+                    host: None,
+                    trained: None,
+                    parts: Vec::new(),
+                };
+                let pending = vec![Vec::new(); row_bytes(format, columns).len()];
+                MatrixBuilder { gpu: Some(gpu), matrix, filled: 0, emitted: 0, pending, streamed: None }
+            }
+        };
+        let planes = |shard: &Shard| shard.planes.iter().map(|plane| plane.buffer.clone()).collect();
+        slots.0.entry(key).or_insert_with(|| builder.matrix.shards.iter().map(planes).collect());
+        let room = |shard: &Shard| shard.planes.iter().map(|plane| vec![0; plane.size_bytes as usize]).collect();
+        builder.streamed = Some(builder.matrix.shards.iter().map(room).collect());
+        Ok(builder)
+    }
+
+    /// Appends rows in the matrix's format.
+    ///
+    /// # Panics
+    /// If the rows are of another format or width, or more than were reserved.
+    pub fn push(&mut self, rows: &Planes) {
+        let matrix = &self.matrix;
+        assert_eq!(
+            (rows.format.name(), rows.k),
+            (matrix.format.name(), matrix.columns),
+            "matrix `{}`: format and width",
+            matrix.label
+        );
+        assert!(self.filled + rows.rows <= matrix.rows, "matrix `{}`: too many rows", matrix.label);
+        let to = row_bytes(matrix.format, matrix.columns);
+        for (plane, (bytes, &to)) in rows.bytes.iter().zip(&to).enumerate() {
+            let from = matrix.format.row_bytes(plane, rows.k) as usize;
+            for row in bytes.chunks_exact(from).take(rows.rows) {
+                // Dense rows are stored without padding; here every row is whole 32-blocks.
+                self.pending[plane].extend_from_slice(row);
+                let padded = self.pending[plane].len() + to - from;
+                self.pending[plane].resize(padded, 0);
+            }
+        }
+        self.filled += rows.rows;
+        self.emit(self.filled == self.matrix.rows);
+    }
+
+    /// Moves whole groups of rows, and at the end the last ones with zero rows after them, to where they belong.
+    fn emit(&mut self, last: bool) {
+        let bytes = row_bytes(self.matrix.format, self.matrix.columns);
+        let pending = self.pending[0].len() / bytes[0];
+        let count = if last { pending } else { pending / GROUP * GROUP };
+        if count == 0 {
+            return;
+        }
+        for (plane, &n) in bytes.iter().enumerate() {
+            let mut rows: Vec<u8> = self.pending[plane].drain(..count * n).collect();
+            if let Some(host) = &mut self.matrix.host {
+                host[plane].extend_from_slice(&rows);
+            }
+            if self.gpu.is_none() && self.matrix.trained.is_none() {
+                continue;
+            }
+            rows.resize(count.next_multiple_of(GROUP) * n, 0);
+            let block_bytes = self.matrix.format.row_bytes(plane, 32) as usize;
+            let interleaved = interleave(&rows, n, block_bytes);
+            if let Some(trained) = &self.matrix.trained {
+                trained.state.write(self.gpu, self.emitted * n / 4, &interleaved);
+                continue;
+            }
+            let Some(gpu) = self.gpu else { continue };
+            for (number, shard) in self.matrix.shards.iter().enumerate() {
+                let start = self.emitted.max(shard.first_row);
+                let end = (self.emitted + count).min(shard.first_row + shard.rows).next_multiple_of(GROUP);
+                if start < end && start < shard.first_row + shard.rows {
+                    let range = (start - self.emitted) * n..(end - self.emitted) * n;
+                    let at = (start - shard.first_row) * n;
+                    match &mut self.streamed {
+                        Some(streamed) => {
+                            streamed[number][plane][at..at + range.len()].copy_from_slice(&interleaved[range])
+                        }
+                        None => gpu.write(&shard.planes[plane].buffer, at as u64, &interleaved[range]),
+                    }
+                }
+            }
+        }
+        self.emitted += count;
+    }
+
+    /// The finished matrix.
+    ///
+    /// # Panics
+    /// If rows are missing.
+    pub fn finish(mut self) -> Arc<Matrix> {
+        assert_eq!(self.filled, self.matrix.rows, "matrix `{}`: all rows", self.matrix.label);
+        for (shard, planes) in self.matrix.shards.iter_mut().zip(self.streamed.into_iter().flatten()) {
+            for (plane, bytes) in shard.planes.iter_mut().zip(planes) {
+                plane.contents = Some(Arc::new(bytes));
+            }
+        }
+        Arc::new(self.matrix)
+    }
+}
+
+/// Rows stand in groups of this many: one block of all rows of the group, then the next block. Invocations that own
+/// neighbouring rows then read neighbouring words, and a row needs no sum over invocations.
+pub const GROUP: usize = 32;
+
+/// From row after row to groups: `[group][block][part][row of the group]`, a part being 16 bytes or what a smaller
+/// block has.
+fn interleave(rows: &[u8], row_bytes: usize, block_bytes: usize) -> Vec<u8> {
+    let unit = block_bytes.min(16);
+    let units = row_bytes / unit;
+    let mut out = vec![0; rows.len()];
+    for (from, to) in rows.chunks_exact(GROUP * row_bytes).zip(out.chunks_exact_mut(GROUP * row_bytes)) {
+        for (r, row) in from.chunks_exact(row_bytes).enumerate() {
+            for (u, bytes) in row.chunks_exact(unit).enumerate().take(units) {
+                let at = (u * GROUP + r) * unit;
+                to[at..at + unit].copy_from_slice(bytes);
+            }
+        }
+    }
+    out
+}
+
+/// Numbers that a trained matrix takes in the order of the device, padding included.
+pub fn packed_len(rows: usize, columns: usize) -> usize {
+    rows.next_multiple_of(GROUP) * columns.next_multiple_of(32)
+}
+
+/// Where the number of a row and column stands in a trained matrix.
+fn packed_at(row: usize, column: usize, columns: usize) -> usize {
+    let width = columns.next_multiple_of(32);
+    row / GROUP * GROUP * width + column / 4 * 4 * GROUP + row % GROUP * 4 + column % 4
+}
+
+/// Rows of a trained matrix, row after row without padding.
+pub fn unpacked_rows(packed: &[f32], rows: Range<usize>, columns: usize) -> Vec<f32> {
+    rows.flat_map(|row| (0..columns).map(move |column| packed_at(row, column, columns))).map(|at| packed[at]).collect()
+}
+
+/// Puts numbers, row after row without padding, into a trained matrix from `first_row` on.
+///
+/// # Panics
+/// If they are no whole rows, or more than there are.
+pub fn pack_rows(values: &[f32], first_row: usize, columns: usize, packed: &mut [f32]) {
+    assert!(values.len().is_multiple_of(columns), "whole rows");
+    for (index, row) in values.chunks_exact(columns).enumerate() {
+        row.iter()
+            .enumerate()
+            .for_each(|(column, &value)| packed[packed_at(first_row + index, column, columns)] = value);
+    }
+}

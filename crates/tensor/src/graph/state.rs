@@ -1,0 +1,191 @@
+//! Storage that outlives a step: parameters, the key-value cache, the step's inputs.
+
+use std::sync::{Arc, Mutex};
+
+use bayan_gpu::{Buffer, Gpu, GpuError};
+
+use super::values::{Dtype, ELEMENT_BYTES, Values};
+
+/// y = factor · x + plus.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Affine {
+    /// Multiplies.
+    pub factor: f32,
+    /// Is added.
+    pub plus: f32,
+}
+
+/// A named buffer on the device, or in host memory when there is no device.
+#[derive(Debug)]
+pub struct State {
+    label: String,
+    shape: Vec<usize>,
+    dtype: Dtype,
+    buffer: Option<Buffer>,
+    offset_bytes: u64,
+    host: Mutex<Option<Values>>,
+    read_as: Option<Affine>,
+}
+
+impl State {
+    /// Zeros of the given sizes on the device, or on the host when `gpu` is `None`.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn zeros(gpu: Option<&Gpu>, label: &str, shape: &[usize], dtype: Dtype) -> Result<Arc<State>, GpuError> {
+        let len: usize = shape.iter().product();
+        let buffer = gpu.map(|gpu| gpu.allocate(label, len as u64 * ELEMENT_BYTES)).transpose()?;
+        let host = if gpu.is_none() { Some(Values::zeros(len, dtype)) } else { None };
+        Ok(Arc::new(State {
+            label: label.to_string(),
+            shape: shape.to_vec(),
+            dtype,
+            buffer,
+            offset_bytes: 0,
+            host: Mutex::new(host),
+            read_as: None,
+        }))
+    }
+
+    /// A part of a state on the device, from element `offset` on: parameters that one kernel updates together live in
+    /// one. On the host the part has memory of its own, with the parent's values.
+    ///
+    /// # Panics
+    /// If the part does not lie within the parent.
+    pub fn part(parent: &Arc<State>, label: &str, shape: &[usize], offset: usize) -> Arc<State> {
+        State::changed_part(parent, label, shape, offset, None)
+    }
+
+    /// As [`State::part`], of a weight that the model reads changed so.
+    ///
+    /// # Panics
+    /// As [`State::part`].
+    pub fn changed_part(
+        parent: &Arc<State>,
+        label: &str,
+        shape: &[usize],
+        offset: usize,
+        read_as: Option<Affine>,
+    ) -> Arc<State> {
+        let len: usize = shape.iter().product();
+        let whole: usize = parent.shape.iter().product();
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= whole),
+            "{label}: {shape:?} from {offset} on in {whole} elements"
+        );
+        let host = parent.host().map(|values| match values {
+            Values::F32(v) => Values::F32(v[offset..offset + len].to_vec()),
+            Values::U32(v) => Values::U32(v[offset..offset + len].to_vec()),
+        });
+        let offset_bytes = parent.offset_bytes + offset as u64 * ELEMENT_BYTES;
+        Arc::new(State {
+            label: label.to_string(),
+            shape: shape.to_vec(),
+            dtype: parent.dtype,
+            buffer: parent.buffer.clone(),
+            offset_bytes,
+            host: Mutex::new(host),
+            read_as,
+        })
+    }
+
+    /// Values of the given sizes.
+    ///
+    /// # Errors
+    /// Out of memory.
+    ///
+    /// # Panics
+    /// If the number of values does not fit the sizes.
+    pub fn new(gpu: Option<&Gpu>, label: &str, shape: &[usize], values: Values) -> Result<Arc<State>, GpuError> {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "{label}: values for {shape:?}");
+        let state = State::zeros(gpu, label, shape, values.dtype())?;
+        state.write(gpu, 0, values.bytes());
+        Ok(state)
+    }
+
+    /// What it is.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// How the model reads it, where that is changed.
+    pub fn read_as(&self) -> Option<Affine> {
+        self.read_as
+    }
+
+    /// Sizes, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64 * ELEMENT_BYTES
+    }
+
+    /// The device's buffer.
+    ///
+    /// # Panics
+    /// If the state lives on the host.
+    pub fn buffer(&self) -> &Buffer {
+        self.buffer.as_ref().unwrap_or_else(|| panic!("state `{}` has no device buffer", self.label))
+    }
+
+    /// Where it begins in the device's buffer.
+    pub fn offset_bytes(&self) -> u64 {
+        self.offset_bytes
+    }
+
+    /// Whether it is on a device.
+    pub fn on_device(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// Whether it is on this device.
+    pub fn is_on(&self, gpu: &Gpu) -> bool {
+        self.buffer.as_ref().is_some_and(|buffer| gpu.owns(buffer))
+    }
+
+    /// Writes bytes at an element offset.
+    pub fn write(&self, gpu: Option<&Gpu>, offset: usize, bytes: &[u8]) {
+        if let (Some(buffer), Some(gpu)) = (&self.buffer, gpu) {
+            gpu.write(buffer, self.offset_bytes + offset as u64 * ELEMENT_BYTES, bytes);
+        }
+        if let Some(values) = self.host.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+            let start = offset * ELEMENT_BYTES as usize;
+            values.bytes_mut()[start..start + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// A copy of the host's values.
+    pub fn host(&self) -> Option<Values> {
+        self.host.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Looks at the host's values, if they are there.
+    pub fn with_host<T>(&self, look: impl FnOnce(&Values) -> T) -> Option<T> {
+        self.host.lock().unwrap_or_else(|e| e.into_inner()).as_ref().map(look)
+    }
+
+    /// Replaces the host's values.
+    pub(crate) fn set_host(&self, values: Values) {
+        *self.host.lock().unwrap_or_else(|e| e.into_inner()) = Some(values);
+    }
+
+    /// Reads the values back from wherever they are.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn read(&self, gpu: Option<&Gpu>) -> Result<Values, GpuError> {
+        if let (Some(buffer), Some(gpu)) = (&self.buffer, gpu) {
+            let bytes = gpu.read(buffer, self.offset_bytes, self.size_bytes()).await?;
+            return Ok(Values::from_bytes(&bytes, self.dtype));
+        }
+        Ok(self.host().unwrap_or_else(|| Values::zeros(0, self.dtype)))
+    }
+}

@@ -1,0 +1,237 @@
+//! What the elements of a key-value cache are, and how many u32 a row of them takes.
+//!
+//! What records an op learns the element from the width of the cache's rows, so that models need not say it.
+
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Dtype, Values, pack_f16, unpack_f16};
+
+/// Numbers that share a scale.
+const BLOCK: usize = 32;
+
+/// An element format. Quantized rows hold K d a multiple of 32; in memory all codes of the cache come first, then all
+/// scales (f32).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum CacheElement {
+    /// 4 bytes.
+    #[default]
+    F32,
+    /// 2 bytes, two in each u32.
+    F16,
+    /// A byte, and a scale for 32 of them.
+    Q8_0,
+    /// Half a byte, and a scale for 32 of them.
+    Q4_0,
+}
+
+impl CacheElement {
+    /// Every format.
+    pub const ALL: [CacheElement; 4] = [CacheElement::F32, CacheElement::F16, CacheElement::Q8_0, CacheElement::Q4_0];
+
+    /// Its name, as users and shaders write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheElement::F32 => "f32",
+            CacheElement::F16 => "f16",
+            CacheElement::Q8_0 => "q8_0",
+            CacheElement::Q4_0 => "q4_0",
+        }
+    }
+
+    /// Whether rows of `width` numbers can have this format.
+    pub fn fits(self, width: usize) -> bool {
+        match self {
+            CacheElement::F32 => true,
+            CacheElement::F16 => width.is_multiple_of(2),
+            CacheElement::Q8_0 | CacheElement::Q4_0 => width.is_multiple_of(BLOCK),
+        }
+    }
+
+    /// Elements of 4 bytes for a row of `width` numbers.
+    pub fn words(self, width: usize) -> usize {
+        match self {
+            CacheElement::F32 => width,
+            CacheElement::F16 => width / 2,
+            CacheElement::Q8_0 => width / 4 + width / BLOCK,
+            CacheElement::Q4_0 => width / 8 + width / BLOCK,
+        }
+    }
+
+    /// Element type of the state.
+    pub fn dtype(self) -> Dtype {
+        if self == CacheElement::F32 { Dtype::F32 } else { Dtype::U32 }
+    }
+
+    /// Whether it is quantized.
+    pub fn is_quantized(self) -> bool {
+        matches!(self, CacheElement::Q8_0 | CacheElement::Q4_0)
+    }
+
+    /// The format of a cache whose rows of `width` numbers take `words`.
+    ///
+    /// # Panics
+    /// If no format takes so many: a mistake in a model.
+    pub fn of(words: usize, width: usize) -> CacheElement {
+        let found = CacheElement::ALL.into_iter().find(|element| element.words(width) == words);
+        found.unwrap_or_else(|| panic!("no cache format has {words} words for {width} numbers"))
+    }
+
+    /// Number of words of all codes, behind which the scales begin.
+    fn codes(self, rows: usize, width: usize) -> usize {
+        rows * if self == CacheElement::Q8_0 { width / 4 } else { width / 8 }
+    }
+
+    pub(crate) fn defines(self, defines: Defines, rows: usize, width: usize) -> Defines {
+        let cache = match self {
+            CacheElement::F32 => "vec4<f32>",
+            CacheElement::F16 => "vec2<u32>",
+            CacheElement::Q8_0 | CacheElement::Q4_0 => "u32",
+        };
+        defines.set("ELEMENT", self.name()).set("CACHE", cache).set("SCALES", self.codes(rows, width))
+    }
+
+    /// Writes `numbers` into a row of a cache.
+    pub(crate) fn write(self, cache: &mut Values, row: usize, numbers: &[f32]) {
+        let width = numbers.len();
+        let rows = cache.len() / self.words(width);
+        match self {
+            CacheElement::F32 => cache.f32_mut()[row * width..(row + 1) * width].copy_from_slice(numbers),
+            CacheElement::F16 => {
+                let to = &mut cache.u32_mut()[row * width / 2..(row + 1) * width / 2];
+                to.iter_mut().zip(numbers.chunks_exact(2)).for_each(|(y, v)| *y = pack_f16(v[0], v[1]));
+            }
+            CacheElement::Q8_0 | CacheElement::Q4_0 => {
+                let (codes, scales) = cache.u32_mut().split_at_mut(self.codes(rows, width));
+                let words = codes.len() / rows * BLOCK / width;
+                for (index, block) in numbers.chunks_exact(BLOCK).enumerate() {
+                    let at = row * width / BLOCK + index;
+                    let scale = self.quantize(block, &mut codes[at * words..(at + 1) * words]);
+                    scales[at] = scale.to_bits();
+                }
+            }
+        }
+    }
+
+    /// Codes of a block, and its scale.
+    fn quantize(self, block: &[f32], codes: &mut [u32]) -> f32 {
+        let steps = if self == CacheElement::Q8_0 { 127.0 } else { -8.0 };
+        let peak = match self {
+            CacheElement::Q8_0 => block.iter().fold(0f32, |m, v| m.max(v.abs())),
+            _ => block.iter().fold(0f32, |m, &v| if v.abs() > m.abs() { v } else { m }),
+        };
+        let inverse = if peak == 0.0 { 0.0 } else { steps / peak };
+        let rounded = block.iter().map(|v| (v * inverse).round_ties_even());
+        if self == CacheElement::Q8_0 {
+            let bytes: Vec<u8> = rounded.map(|v| v as i32 as u8).collect();
+            codes
+                .iter_mut()
+                .zip(bytes.chunks_exact(4))
+                .for_each(|(y, b)| *y = u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        } else {
+            let nibbles: Vec<u32> = rounded.map(|v| (v + 8.0).clamp(0.0, 15.0) as u32).collect();
+            codes
+                .iter_mut()
+                .zip(nibbles.chunks_exact(8))
+                .for_each(|(y, n)| *y = n.iter().enumerate().fold(0, |word, (i, n)| word | n << (4 * i)));
+        }
+        peak / steps
+    }
+
+    /// All numbers of a cache with rows of `width`.
+    pub(crate) fn read(self, cache: &Values, width: usize) -> Vec<f32> {
+        let rows = cache.len() / self.words(width);
+        match self {
+            CacheElement::F32 => cache.f32().to_vec(),
+            CacheElement::F16 => cache.u32().iter().flat_map(|&w| unpack_f16(w)).collect(),
+            CacheElement::Q8_0 | CacheElement::Q4_0 => {
+                let (codes, scales) = cache.u32().split_at(self.codes(rows, width));
+                let words = codes.len() / scales.len().max(1);
+                let block = |(at, scale): (usize, &u32)| {
+                    let codes = &codes[at * words..(at + 1) * words];
+                    let scale = f32::from_bits(*scale);
+                    let numbers: Vec<f32> = match self {
+                        CacheElement::Q8_0 => {
+                            codes.iter().flat_map(|w| w.to_le_bytes()).map(|b| f32::from(b as i8) * scale).collect()
+                        }
+                        _ => codes
+                            .iter()
+                            .flat_map(|&w| (0..8).map(move |i| (w >> (4 * i)) & 15))
+                            .map(|n| (n as f32 - 8.0) * scale)
+                            .collect(),
+                    };
+                    numbers
+                };
+                scales.iter().enumerate().flat_map(block).collect()
+            }
+        }
+    }
+}
+
+/// Which rows of a cache a sequence has: one for each position of the context, or a ring of fewer, of which a layer
+/// with a window needs no more than the window and the tokens of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheRows {
+    /// Positions of the context; the bases of sequences are multiples of it.
+    pub context: usize,
+    /// Rows of the ring.
+    pub ring: Option<usize>,
+}
+
+impl CacheRows {
+    /// Rows of a sequence.
+    pub fn per_sequence(self) -> usize {
+        self.ring.unwrap_or(self.context)
+    }
+
+    pub(crate) fn defines(self, defines: Defines) -> Defines {
+        defines.set("CONTEXT", self.context).set("RING", self.ring.unwrap_or(0))
+    }
+
+    /// The row of a position.
+    pub(crate) fn row(self, base: usize, position: usize) -> usize {
+        self.ring.map_or(base + position, |ring| base / self.context * ring + position % ring)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_back_within_half_a_step() {
+        let width = 64;
+        let numbers: Vec<f32> =
+            (0..width).map(|i| ((i * 37 % 64) as f32 - 31.0) * if i < 32 { 0.1 } else { 3.0 }).collect();
+        for (element, step) in [
+            (CacheElement::F32, 0.0),
+            (CacheElement::F16, 1e-3),
+            (CacheElement::Q8_0, 1.0 / 127.0),
+            (CacheElement::Q4_0, 1.0 / 8.0),
+        ] {
+            let mut cache = Values::zeros(3 * element.words(width), element.dtype());
+            element.write(&mut cache, 1, &numbers);
+            let back = element.read(&cache, width);
+            assert!(
+                back[..width].iter().chain(&back[2 * width..]).all(|&v| v == 0.0),
+                "{}: other rows",
+                element.name()
+            );
+            for (block, found) in numbers.chunks(32).zip(back[width..].chunks(32)) {
+                let peak = block.iter().fold(0f32, |m, v| m.max(v.abs()));
+                assert!(
+                    block.iter().zip(found).all(|(a, b)| (a - b).abs() <= step * peak * 1.001),
+                    "{}",
+                    element.name()
+                );
+            }
+            assert_eq!(CacheElement::of(element.words(width), width), element);
+        }
+    }
+
+    #[test]
+    fn a_ring_has_a_row_for_every_position() {
+        let rows = CacheRows { context: 100, ring: Some(32) };
+        assert_eq!((rows.row(0, 5), rows.row(100, 37), rows.row(200, 31)), (5, 37, 95));
+        assert_eq!(CacheRows { context: 100, ring: None }.row(100, 37), 137);
+    }
+}

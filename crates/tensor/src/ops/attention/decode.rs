@@ -1,0 +1,91 @@
+//! Rope, append and attention of single tokens in one dispatch, and the sum over the runs: what a rewrite makes of the
+//! three.
+
+use bayan_gpu::GpuError;
+
+use super::append::Append;
+use super::forward::{Attention, RUN, SCORE, SPLIT, merge};
+use super::rope::Rope;
+use crate::graph::{Dtype, Op, Operand, Values};
+use crate::plan::{Extent, KernelText, Lowering, grid};
+
+/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table, bases \[T\], then with head norms q_norm \[d\] and k_norm
+/// \[d\]. Outputs: y [T, H, d], k cache, v cache, and the runs [T, splits, H, d + 2]. Tokens belong to different
+/// sequences.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionDecode {
+    /// The first part.
+    pub rope: Rope,
+    /// The last part.
+    pub attention: Attention,
+}
+
+impl AttentionDecode {
+    /// Whether the kernel can take these sizes: vectors of four must not straddle the halves that turn against each
+    /// other.
+    pub fn fits(rope: &Rope, attention: &Attention, max_storage_buffers: u32) -> bool {
+        !attention.element.is_quantized()
+            && rope.rotary_dim.is_multiple_of(8)
+            && rope.head_dim.is_multiple_of(4)
+            && (rope.norm_eps.is_none() || max_storage_buffers >= 9)
+    }
+
+    /// Sizes of the runs.
+    pub fn runs(&self, tokens: usize) -> [usize; 4] {
+        [tokens, self.attention.context.div_ceil(SPLIT), self.attention.heads, self.attention.head_dim + 2]
+    }
+}
+
+impl Op for AttentionDecode {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "attention_decode"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let Attention { heads, kv_heads, head_dim, context, .. } = self.attention;
+        let tokens = to.input_shape(0)[0];
+        let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
+        let defines = self.attention.defines(to.output_shape(1)[0]);
+        let defines = self
+            .rope
+            .name(defines)
+            .set("SPLIT", SPLIT)
+            .set("MAX_SPLITS", context.div_ceil(SPLIT))
+            .set("G_SPLIT", heads / kv_heads * SPLIT)
+            .set("G_D4", heads / kv_heads * head_dim / 4);
+        let defines = grid::reduction(to, defines, threads);
+        let mut bindings =
+            vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(1), to.output(2), to.output(3)];
+        bindings.extend((4..to.input_count()).map(|i| to.input(i)));
+        let parts = [
+            wgsl!("lib/reduce.wgsl"),
+            wgsl!("lib/head_norm.wgsl"),
+            wgsl!("lib/cache.wgsl"),
+            SCORE,
+            RUN,
+            wgsl!("attention/decode.wgsl"),
+        ];
+        let grid = [Extent::Fixed(kv_heads as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
+        to.emit(KernelText { name: "attention_decode", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;
+        let bindings = vec![to.output(3), to.input(1), to.output(0)];
+        merge(to, defines, bindings, heads, tokens)
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let Rope { heads, kv_heads, head_dim, .. } = self.rope;
+        let tokens = inputs[0].shape[0];
+        let shapes = [heads, kv_heads, kv_heads].map(|h| [tokens, h, head_dim]);
+        let mut turned: Vec<Values> = shapes.iter().map(|s| Values::zeros(s.iter().product(), Dtype::F32)).collect();
+        let mut roped = vec![inputs[0], inputs[1], inputs[2]];
+        roped.extend(&inputs[4..]);
+        self.rope.reference(&roped, &mut turned);
+        let operand = |i: usize| Operand { shape: &shapes[i], values: &turned[i] };
+        let append = Append { rows: self.attention.rows(), element: self.attention.element };
+        append.reference(&[operand(1), operand(2), inputs[1], inputs[3]], &mut outputs[1..3]);
+        let (y, caches) = outputs.split_at_mut(1);
+        let cached = |i: usize| Operand { shape: &[], values: &caches[i] };
+        self.attention.reference(&[operand(0), cached(0), cached(1), inputs[1], inputs[3]], y);
+    }
+}

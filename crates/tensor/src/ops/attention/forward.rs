@@ -1,0 +1,275 @@
+//! Causal attention over the cache, with grouped queries, an optional sliding window and logit soft-capping.
+//!
+//! Few tokens: the cached positions are split into runs that different workgroups take (flash decoding, Dao et al.
+//! 2023), and a second dispatch joins them. Many tokens: tiles of queries walk over tiles of keys (FlashAttention, Dao
+//! et al. 2022).
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use super::cache::{CacheElement, CacheRows};
+use crate::graph::{Graph, Op, Operand, Tensor, Values, elements};
+use crate::passes::{Backward, BackwardError};
+use crate::plan::{Extent, KernelText, Lowering, grid};
+
+/// Steps with at most this many tokens split the cache instead of the tokens.
+pub const FEW_TOKENS: usize = 8;
+
+/// Queries of one tile of [`Attention`] over many tokens.
+pub const QUERY_TILE: usize = 16;
+
+const CACHE: &str = wgsl!("lib/cache.wgsl");
+pub(crate) const SCORE: &str = wgsl!("lib/score.wgsl");
+pub(crate) const RUN: &str = wgsl!("lib/attention_run.wgsl");
+
+/// Cached positions in one run of the split form.
+pub(crate) const SPLIT: usize = 256;
+
+/// Inputs: q [T, H, d], k and v cache, positions \[T\], bases \[T\], tiles [n, 2]; output [T, H, d].
+///
+/// Token t sees the cache rows bases\[t\] + p for p ≤ positions\[t\], and with a window only the last `window` of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Attention {
+    /// Query heads H.
+    pub heads: usize,
+    /// Key-value heads K.
+    pub kv_heads: usize,
+    /// Head size d.
+    pub head_dim: usize,
+    /// Multiplies q·k.
+    pub scale: f32,
+    /// c · tanh(score / c) before the mask (Gemma 2).
+    pub softcap: Option<f32>,
+    /// Number of positions that a token sees, itself included.
+    pub window: Option<usize>,
+    /// Positions that one sequence can have.
+    pub context: usize,
+    /// Each score is less by a slope of its head for every position of distance (ALiBi); the slopes are multiplied by
+    /// this.
+    pub alibi: Option<f32>,
+    /// Rows that a sequence has in the cache, where they are fewer than the context; see [`CacheRows`].
+    pub ring: Option<usize>,
+    /// What the cache's elements are; set when the operation is recorded.
+    pub element: CacheElement,
+}
+
+/// What names the sequences and positions of a step's tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Causality {
+    /// Position of each token in its sequence \[T\].
+    pub positions: Tensor,
+    /// Cache row of position 0 of each token's sequence \[T\].
+    pub bases: Tensor,
+    /// First token and number of tokens of each tile of one sequence [n, 2]; unused ones have none.
+    pub tiles: Tensor,
+}
+
+impl Graph {
+    /// Attention of q [T, H, d] over cached keys and values.
+    pub fn attention(&mut self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, over: Causality) -> Tensor {
+        let shape = self.shape(q).to_vec();
+        assert!(
+            attention.head_dim.is_multiple_of(4),
+            "attention: head_dim {} is not a multiple of 4",
+            attention.head_dim
+        );
+        assert!(attention.alibi.is_none() || attention.softcap.is_none(), "attention: ALiBi with a cap");
+        let attention = Attention {
+            element: CacheElement::of(self.width(k), attention.kv_heads * attention.head_dim),
+            ..attention
+        };
+        self.apply(attention, &[q, k, v, over.positions, over.bases, over.tiles], &shape)
+    }
+}
+
+impl Attention {
+    /// Which rows of the cache a sequence has.
+    pub fn rows(&self) -> CacheRows {
+        CacheRows { context: self.context, ring: self.ring }
+    }
+
+    /// Names that all forms share; the cache has `rows` rows.
+    pub(crate) fn defines(&self, rows: usize) -> Defines {
+        let defines = self.score_defines(Defines::new());
+        let defines = self.element.defines(self.rows().defines(defines), rows, self.kv_heads * self.head_dim);
+        defines
+            .set("H", self.heads)
+            .set("K", self.kv_heads)
+            .set("G", self.heads / self.kv_heads)
+            .set("d", self.head_dim)
+            .set("WINDOW", self.window.unwrap_or(0))
+    }
+
+    /// Names of the scores.
+    pub(crate) fn score_defines(&self, defines: Defines) -> Defines {
+        defines
+            .set("SCALE", self.scale)
+            .set("SOFTCAP", self.softcap.is_some())
+            .set("CAP", self.softcap.unwrap_or(1.0))
+            .set("ALIBI", self.alibi.is_some())
+            .set("ALIBI_FACTOR", self.alibi.unwrap_or(0.0))
+            .set("ALIBI_POWER", (self.heads + 1).next_power_of_two() / 2)
+    }
+
+    /// What a head's scores lose for every position of distance (Press et al., 2022).
+    pub(crate) fn slope(&self, head: usize) -> f64 {
+        let power = (self.heads + 1).next_power_of_two() / 2;
+        let exponent = if head < power { 8.0 * (head + 1) as f64 } else { 4.0 * (2 * (head - power) + 1) as f64 };
+        self.alibi.map_or(0.0, |factor| f64::from(factor) * (-exponent / power as f64).exp2())
+    }
+
+    fn dispatch_split(&self, to: &mut Lowering<'_>, tokens: usize) -> Result<(), GpuError> {
+        let (h, k, d) = (self.heads, self.kv_heads, self.head_dim);
+        let max_splits = self.context.div_ceil(SPLIT);
+        let partial = to.gpu().allocate("attention runs", (tokens * max_splits * h * (d + 2) * 4) as u64)?.whole();
+        let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
+        let defines = self
+            .defines(to.input_shape(1)[0])
+            .set("SPLIT", SPLIT)
+            .set("MAX_SPLITS", max_splits)
+            .set("G_SPLIT", h / k * SPLIT);
+        let defines = grid::reduction(to, defines, threads);
+        let parts = [wgsl!("lib/reduce.wgsl"), CACHE, SCORE, RUN, wgsl!("attention/split.wgsl")];
+        let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];
+        let grid = [Extent::Fixed(k as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
+        to.emit(KernelText { name: "attention_split", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;
+        let bindings = vec![partial, to.input(3), to.output(0)];
+        merge(to, defines, bindings, h, tokens)
+    }
+
+    fn dispatch_tiles(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let d4 = self.head_dim / 4;
+        let room = to.capabilities().max_workgroup_bytes as usize - 256;
+        // Where wide heads leave no room for both in workgroup memory, only the keys and values go there.
+        let needs = |queries: usize, keys: usize| (queries + keys) * self.head_dim * 4 + QUERY_TILE * keys * 4;
+        let shared = needs(QUERY_TILE, 4) <= room;
+        let mut keys = 32;
+        while keys > 4 && needs(if shared { QUERY_TILE } else { 0 }, keys) > room {
+            keys /= 2;
+        }
+        let threads = 128;
+        let defines = self
+            .defines(to.input_shape(1)[0])
+            .set("THREADS", threads)
+            .set("TQ", QUERY_TILE)
+            .set("TK", keys)
+            .set("SHARED_QUERIES", shared)
+            .set("TQ_D4", QUERY_TILE * d4)
+            .set("TK_D4", keys * d4)
+            .set("TQ_TK", QUERY_TILE * keys)
+            .set("OUTPUTS", (QUERY_TILE * d4).div_ceil(threads));
+        let parts = [CACHE, SCORE, wgsl!("attention/tile.wgsl")];
+        let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
+        let tiles = to.input_shape(5)[0];
+        let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
+        to.emit(KernelText { name: "attention_tile", parts: &parts, defines }, &[bindings], grid)
+    }
+
+    /// One subgroup of these many invocations, where the device is a software one and the sizes fit.
+    pub(crate) fn lanes(&self, to: &Lowering<'_>) -> Option<usize> {
+        let shape = to.tuning().rows_shape(to.capabilities());
+        (shape.shuffle && self.head_dim.is_multiple_of(4 * shape.lanes) && QUERY_TILE.is_multiple_of(shape.lanes))
+            .then_some(shape.lanes)
+    }
+
+    fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {
+        let d4 = self.head_dim / 4;
+        let defines =
+            self.defines(to.input_shape(1)[0]).set("LANES", lanes).set("TQ", QUERY_TILE).set("HELD", d4 / lanes);
+        let defines = defines.set("QUADS", lanes == 4);
+        let parts = [CACHE, SCORE, wgsl!("attention/lanes.wgsl")];
+        let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
+        let tiles = to.input_shape(5)[0] * QUERY_TILE / lanes;
+        let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
+        to.emit(KernelText { name: "attention_lanes", parts: &parts, defines }, &[bindings], grid)
+    }
+
+    /// The score of a raw product, and its derivative by it.
+    pub(crate) fn score(&self, raw: f64, head: usize, distance: usize) -> (f64, f64) {
+        let scale = f64::from(self.scale);
+        match self.softcap.map(f64::from) {
+            None => (raw * scale - self.slope(head) * distance as f64, scale),
+            Some(cap) => {
+                let t = (raw * scale / cap).tanh();
+                (cap * t, scale * (1.0 - t * t))
+            }
+        }
+    }
+}
+
+/// Joins the runs of each token and head.
+pub(crate) fn merge(
+    to: &mut Lowering<'_>,
+    defines: Defines,
+    bindings: Vec<bayan_gpu::Slice>,
+    heads: usize,
+    tokens: usize,
+) -> Result<(), GpuError> {
+    let text = KernelText { name: "attention_merge", parts: &[wgsl!("attention/merge.wgsl")], defines };
+    to.emit(text, &[bindings], [Extent::Fixed(heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)])
+}
+
+impl Op for Attention {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let tokens = to.input_shape(0)[0];
+        match self.lanes(to) {
+            _ if tokens <= FEW_TOKENS => self.dispatch_split(to, tokens),
+            Some(lanes) => self.dispatch_lanes(to, lanes),
+            None => self.dispatch_tiles(to),
+        }
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let Some(dy) = to.gradient(0) else { return Ok(()) };
+        let [q, k, v] = [to.input(0), to.input(1), to.input(2)];
+        if self.element != CacheElement::F32 || self.ring.is_some() {
+            return Err(BackwardError("attention over a cache that is not in f32, or a ring"));
+        }
+        let over = Causality { positions: to.input(3), bases: to.input(4), tiles: to.input(5) };
+        let y = to.output(0);
+        let gradients = to.graph().attention_backward(self.clone(), [q, k, v, y, dy], over);
+        for (gradient, input) in gradients.into_iter().zip([q, k, v]) {
+            to.pass(gradient, input);
+        }
+        Ok(())
+    }
+
+    fn work(&self, inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
+        // As if every token saw all others of its step.
+        2 * elements(inputs[0]) * inputs[0][0] as u64
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let d = self.head_dim;
+        let group = self.heads / self.kv_heads;
+        let [keys, values] = [1, 2].map(|i: usize| self.element.read(inputs[i].values, self.kv_heads * d));
+        let rows = self.rows();
+        for t in 0..inputs[0].shape[0] {
+            let position = inputs[3].u32()[t] as usize;
+            let base = inputs[4].u32()[t] as usize;
+            let begin = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+            for head in 0..self.heads {
+                let q = &inputs[0].f32()[(t * self.heads + head) * d..][..d];
+                let row = |p: usize| (rows.row(base, p) * self.kv_heads + head / group) * d;
+                let dot =
+                    |p: usize| q.iter().zip(&keys[row(p)..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+                let scores: Vec<f64> = (begin..=position).map(|p| self.score(dot(p), head, position - p).0).collect();
+                let peak = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - peak).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                let y = &mut outputs[0].f32_mut()[(t * self.heads + head) * d..][..d];
+                for (i, y) in y.iter_mut().enumerate() {
+                    let sum: f64 =
+                        weights.iter().enumerate().map(|(j, w)| w * f64::from(values[row(begin + j) + i])).sum();
+                    *y = (sum / total) as f32;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Attention, the rotary positions before it, and the key-value cache that it reads.
+
+mod append;
+mod append_backward;
+mod backward;
+mod cache;
+mod decode;
+mod forward;
+mod rope;
+mod rope_backward;
+
+pub use append::Append;
+pub use append_backward::AppendBackward;
+pub use backward::AttentionBackward;
+pub use cache::{CacheElement, CacheRows};
+pub use decode::AttentionDecode;
+pub use forward::{Attention, Causality, FEW_TOKENS, QUERY_TILE};
+pub use rope::{HeadNorm, Rope};
+pub use rope_backward::RopeBackward;

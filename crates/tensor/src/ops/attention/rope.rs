@@ -1,0 +1,193 @@
+//! Rotary position embedding (Su et al., 2021) of queries and keys, after splitting a fused projection and, where the
+//! architecture asks for it, normalising each head.
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Dtype, Graph, Op, Operand, State, Tensor, Values};
+use crate::passes::{Backward, BackwardError};
+use crate::plan::{Extent, KernelText, Lowering, grid};
+
+/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table [positions, R] with cosine and sine of each of the R/2 angles in
+/// turn, and with `norm_eps` also q_norm and k_norm, sized as [`HeadNorm`] says. Outputs: q [T, H, d], k [T, K, d], v
+/// [T, K, d].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rope {
+    /// Query heads H.
+    pub heads: usize,
+    /// Key-value heads K.
+    pub kv_heads: usize,
+    /// Head size d.
+    pub head_dim: usize,
+    /// How many of the d values turn: R; with 0 the projection is only split.
+    pub rotary_dim: usize,
+    /// Pairs are (2i, 2i + 1) instead of (i, i + R/2).
+    pub interleaved: bool,
+    /// The epsilon of the normalisation of q and k before turning, if there is one.
+    pub norm_eps: Option<f32>,
+    /// What is normalised.
+    pub norm: HeadNorm,
+}
+
+/// How queries and keys are normalised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HeadNorm {
+    /// Root mean square of each head; weights \[d\] for all heads (Qwen 3, Gemma 3).
+    #[default]
+    Rms,
+    /// Root mean square over all heads together; weights [H d] and [K d] (OLMo 2).
+    RmsWhole,
+    /// Layer normalisation of each head without a bias; weights [H d] and [K d] (Cohere).
+    Layer,
+}
+
+impl HeadNorm {
+    /// Numbers that are normalised together, and where their weights begin, for one of `heads` heads.
+    fn span(self, head: usize, heads: usize, d: usize) -> (usize, usize, usize) {
+        match self {
+            HeadNorm::Rms => (head * d, d, 0),
+            HeadNorm::RmsWhole => (0, heads * d, 0),
+            HeadNorm::Layer => (head * d, d, head * d),
+        }
+    }
+
+    /// Whether every head has weights of its own.
+    pub(crate) fn each(self) -> bool {
+        self != HeadNorm::Rms
+    }
+
+    /// Of the numbers of all `heads` heads: mean and inverse root for one head, its span, and the first of its weights.
+    pub(crate) fn about(
+        self,
+        row: &[f32],
+        head: usize,
+        heads: usize,
+        eps: f32,
+    ) -> (f64, f64, std::ops::Range<usize>, usize) {
+        let (first, count, weights) = self.span(head, heads, row.len() / heads);
+        let values = || row[first..first + count].iter().map(|&v| f64::from(v));
+        let mean = if self == HeadNorm::Layer { values().sum::<f64>() / count as f64 } else { 0.0 };
+        let variance = values().map(|v| (v - mean).powi(2)).sum::<f64>() / count as f64;
+        (mean, 1.0 / (variance + f64::from(eps)).sqrt(), first..first + count, weights)
+    }
+}
+
+/// The two numbers of pair `i` among R.
+pub(crate) fn pair(i: usize, half: usize, interleaved: bool) -> (usize, usize) {
+    if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) }
+}
+
+impl Graph {
+    /// Splits, normalises and turns; see [`Rope`]. `norms` are the weights of queries and keys.
+    pub fn rope(
+        &mut self,
+        rope: Rope,
+        qkv: Tensor,
+        positions: Tensor,
+        table: &Arc<State>,
+        norms: Option<(&Arc<State>, &Arc<State>)>,
+    ) -> [Tensor; 3] {
+        let tokens = self.shape(qkv)[0];
+        assert_eq!(self.width(qkv), (rope.heads + 2 * rope.kv_heads) * rope.head_dim, "rope: width of qkv");
+        assert_eq!(norms.is_some(), rope.norm_eps.is_some(), "rope: weights and epsilon of the head norms");
+        let mut inputs = vec![qkv, positions, self.state(table)];
+        if let Some((q_norm, k_norm)) = norms {
+            inputs.extend([self.weight(q_norm), self.weight(k_norm)]);
+        }
+        let outputs = [rope.heads, rope.kv_heads, rope.kv_heads]
+            .map(|heads| self.tensor(&[tokens, heads, rope.head_dim], Dtype::F32));
+        self.record(rope, &inputs, &outputs);
+        outputs
+    }
+}
+
+impl Rope {
+    fn defines(&self) -> Defines {
+        self.name(Defines::new().set("H", self.heads).set("K", self.kv_heads).set("d", self.head_dim))
+    }
+
+    /// Names beside the numbers of heads and their size.
+    pub(crate) fn name(&self, defines: Defines) -> Defines {
+        defines
+            .set("ROTARY", self.rotary_dim)
+            .set("INTERLEAVED", self.interleaved)
+            .set("QK_NORM", self.norm_eps.is_some())
+            .set("QK_WHOLE", self.norm == HeadNorm::RmsWhole)
+            .set("QK_MEAN", self.norm == HeadNorm::Layer)
+            .set("QK_EACH", self.norm.each())
+            .set("EPS", self.norm_eps.unwrap_or(0.0))
+    }
+}
+
+impl Op for Rope {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let tokens = to.input_shape(0)[0];
+        let threads = grid::row_threads(to, self.head_dim.div_ceil(2));
+        let defines = grid::reduction(to, self.defines(), threads);
+        let mut bindings = vec![to.input(0), to.input(1), to.input(2), to.output(0), to.output(1), to.output(2)];
+        if self.norm_eps.is_some() {
+            bindings.extend([to.input(3), to.input(4)]);
+        }
+        let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("lib/head_norm.wgsl"), wgsl!("attention/rope.wgsl")];
+        let grid =
+            [Extent::Fixed((self.heads + 2 * self.kv_heads) as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
+        to.emit(KernelText { name: "rope", parts: &parts, defines }, &[bindings], grid)
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let (qkv, positions, table) = (to.input(0), to.input(1), to.input(2));
+        let norms = self.norm_eps.map(|_| [qkv, to.input(3), to.input(4)]);
+        let trained = norms.filter(|norms| norms[1..].iter().any(|&norm| to.wants(norm)));
+        if let (Some(dq), Some(dk), Some(dv), true) = (to.gradient(0), to.gradient(1), to.gradient(2), to.wants(qkv)) {
+            let (dqkv, parts) =
+                to.graph().rope_backward(self.clone(), [dq, dk, dv], positions, table, norms, trained.is_some());
+            for (norm, part) in trained.into_iter().flat_map(|norms| [norms[1], norms[2]]).zip(parts) {
+                to.contribute(norm, |graph, dw, add| graph.column_sum(part, dw, add));
+            }
+            to.pass(dqkv, qkv);
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let d = self.head_dim;
+        let half = self.rotary_dim / 2;
+        let table = inputs[2].f32();
+        for (t, (row, &position)) in inputs[0].rows().zip(inputs[1].u32()).enumerate() {
+            for (head, from) in row.chunks_exact(d).enumerate() {
+                let (output, index, norm) = match head {
+                    h if h < self.heads => (0, t * self.heads + h, inputs.get(3)),
+                    h if h < self.heads + self.kv_heads => (1, t * self.kv_heads + h - self.heads, inputs.get(4)),
+                    h => (2, t * self.kv_heads + h - self.heads - self.kv_heads, None),
+                };
+                let to = &mut outputs[output].f32_mut()[index * d..(index + 1) * d];
+                let mut values: Vec<f64> = from.iter().map(|&v| f64::from(v)).collect();
+                if let (Some(weight), Some(eps)) = (norm, self.norm_eps) {
+                    let (first, heads) = if output == 0 { (0, self.heads) } else { (self.heads, self.kv_heads) };
+                    let (mean, scale, ..) =
+                        self.norm.about(&row[first * d..(first + heads) * d], head - first, heads, eps);
+                    let weights = &weight.f32()[if self.norm.each() { (head - first) * d } else { 0 }..];
+                    values.iter_mut().zip(weights).for_each(|(v, &w)| *v = (*v - mean) * scale * f64::from(w));
+                }
+                if output < 2 {
+                    for i in 0..half {
+                        let at = (position as usize * half + i) * 2;
+                        let (cos, sin) = (f64::from(table[at]), f64::from(table[at + 1]));
+                        let (one, two) = pair(i, half, self.interleaved);
+                        let (a, b) = (values[one], values[two]);
+                        (values[one], values[two]) = (a * cos - b * sin, b * cos + a * sin);
+                    }
+                }
+                to.iter_mut().zip(values).for_each(|(y, v)| *y = v as f32);
+            }
+        }
+    }
+}

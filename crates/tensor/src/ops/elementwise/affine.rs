@@ -1,0 +1,55 @@
+//! Weights that a model reads changed, where all parameters are trained: Gemma's norms hold their factors less one,
+//! Cohere's last norm is multiplied by the scale of the logits. Where weights are frozen they are changed once, when
+//! they are loaded.
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Affine, Graph, Op, Operand, State, Tensor, Values};
+use crate::passes::{Backward, BackwardError};
+use crate::plan::Lowering;
+
+impl Graph {
+    /// A weight as the model reads it.
+    pub(crate) fn weight(&mut self, weight: &Arc<State>) -> Tensor {
+        let stored = self.state(weight);
+        match weight.read_as() {
+            Some(affine) => self.apply(affine, &[stored], weight.shape()),
+            None => stored,
+        }
+    }
+}
+
+impl Op for Affine {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "affine"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        super::map::map(
+            to,
+            "affine",
+            wgsl!("elementwise/affine.wgsl"),
+            Defines::new().set("FACTOR", self.factor).set("PLUS", self.plus),
+        )
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let x = to.input(0);
+        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+            let shape = to.graph().shape(x).to_vec();
+            let dx =
+                if self.factor == 1.0 { dy } else { to.graph().apply(Affine { plus: 0.0, ..*self }, &[dy], &shape) };
+            to.pass(dx, x);
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        outputs[0].f32_mut().iter_mut().zip(inputs[0].f32()).for_each(|(y, x)| *y = self.factor * x + self.plus);
+    }
+}

@@ -1,0 +1,18 @@
+//! Element by element: sums, gates, activations.
+
+mod activate;
+mod add;
+mod affine;
+mod gated;
+mod gated_backward;
+mod map;
+mod scale_columns;
+mod softcap;
+
+pub use crate::graph::Affine;
+pub use activate::Activate;
+pub use add::Add;
+pub use gated::{Activation, Gated};
+pub use gated_backward::GatedBackward;
+pub use scale_columns::ScaleColumns;
+pub use softcap::SoftCap;

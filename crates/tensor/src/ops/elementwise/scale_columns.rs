@@ -1,0 +1,68 @@
+//! Multiplies every row by the same vector: the multipliers of parts of a projection (Falcon-H1).
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
+use crate::passes::{Backward, BackwardError};
+use crate::plan::{KernelText, Lowering, grid};
+
+/// y[t, n] = x[t, n] · factors\[n\]; inputs x [T, N] and factors \[N\].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScaleColumns;
+
+impl Graph {
+    /// x [T, N] times factors \[N\].
+    pub fn scale_columns(&mut self, x: Tensor, factors: &Arc<State>) -> Tensor {
+        let factors = self.state(factors);
+        assert_eq!(self.width(x), self.width(factors), "scale_columns: widths");
+        let shape = self.shape(x).to_vec();
+        self.apply(ScaleColumns, &[x, factors], &shape)
+    }
+}
+
+impl Op for ScaleColumns {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "scale_columns"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let len: usize = to.output_shape(0).iter().product();
+        let width: usize = to.input_shape(1).iter().product();
+        let threads = grid::row_threads(to, 64);
+        let (grid, stride) = grid::flat_grid(to, len, threads);
+        let size = to.numbers(&[len as u32, stride, width as u32])?;
+        let defines = Defines::new().set("THREADS", threads);
+        let bindings = vec![to.input(0), to.input(1), to.output(0), size];
+        to.emit(
+            KernelText { name: "scale_columns", parts: &[wgsl!("elementwise/scale_columns.wgsl")], defines },
+            &[bindings],
+            grid,
+        )
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let (x, factors) = (to.input(0), to.input(1));
+        if to.wants(factors) {
+            return Err(BackwardError("scale_columns with trained factors"));
+        }
+        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+            let shape = to.graph().shape(x).to_vec();
+            let dx = to.graph().apply(ScaleColumns, &[dy, factors], &shape);
+            to.pass(dx, x);
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let factors = inputs[1].f32();
+        let rows = inputs[0].f32().chunks_exact(factors.len());
+        for (x, y) in rows.zip(outputs[0].f32_mut().chunks_exact_mut(factors.len())) {
+            y.iter_mut().zip(x.iter().zip(factors)).for_each(|(y, (x, f))| *y = x * f);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! A product of two dense f32 matrices given by strides: low-rank adapters and every gradient of theirs are this one
+//! op. Where the device was opened with f16, tiles hold f16 and sums stay f32.
+//!
+//! Strided views instead of transposed copies or one op for each of the six products of a LoRA pair: a gradient of a
+//! product is again a product with strides exchanged. Long sums with small results are split, and the parts summed in a
+//! fixed order.
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Dtype, GROUP, Graph, Op, Operand, State, Tensor, Values};
+use crate::passes::{Backward, BackwardError};
+use crate::plan::{Extent, KernelText, Lowering, grid};
+
+/// Where the element (i, j) of a matrix stands in a tensor: offset + i · row + j · column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Of element (0, 0).
+    pub offset: usize,
+    /// Between rows.
+    pub row: usize,
+    /// Between columns.
+    pub column: usize,
+}
+
+impl View {
+    /// A whole tensor with rows of this width.
+    pub fn of(width: usize) -> View {
+        View { offset: 0, row: width, column: 1 }
+    }
+
+    /// Rows as columns.
+    pub fn transposed(self) -> View {
+        View { row: self.column, column: self.row, ..self }
+    }
+
+    fn at(self, i: usize, j: usize) -> usize {
+        self.offset + i * self.row + j * self.column
+    }
+}
+
+/// c[m, n] = alpha Σ_k a[m, k] b[k, n], or added to c. Inputs a, b (and c when adding); outputs c, and with more than
+/// one split the partial sums [splits, m, n].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Product {
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// a as [m, k].
+    pub a: View,
+    /// b as [k, n].
+    pub b: View,
+    /// c as [m, n].
+    pub c: View,
+    /// Multiplies the sums.
+    pub alpha: f32,
+    /// Add to c instead of writing it.
+    pub add: bool,
+    /// c stands as the numbers of a trained matrix do; the row of its view is then the distance between groups of 32
+    /// rows.
+    pub packed: bool,
+}
+
+const SHARED: &str = wgsl!("lib/product.wgsl");
+
+/// Results with fewer tiles than this share each sum among several workgroups.
+const ENOUGH_TILES: usize = 48;
+/// Invocations of a workgroup in the form without tiles.
+const DIRECT_THREADS: usize = 32;
+/// Shortest part of a sum that is worth a workgroup.
+const SHORTEST_SPLIT: usize = 128;
+
+impl Graph {
+    /// Records c (+)= alpha · a b.
+    pub fn product(&mut self, product: Product, a: Tensor, b: Tensor, c: Tensor) {
+        let splits = product.splits();
+        let mut inputs = vec![a, b];
+        let mut outputs = vec![c];
+        if product.add {
+            inputs.push(c);
+        }
+        if splits > 1 {
+            outputs.push(self.tensor(&[splits, product.m, product.n], Dtype::F32));
+        }
+        self.record(product, &inputs, &outputs);
+    }
+
+    /// y[:, first_row..] += scale · (x Aᵀ) Bᵀ for x [T, K], y [T, N], A [r, K], B [rows, r].
+    pub fn lora(&mut self, x: Tensor, y: Tensor, first_row: usize, a: &Arc<State>, b: &Arc<State>, scale: f32) {
+        let (tokens, width, wide) = (self.rows(x), self.width(x), self.width(y));
+        let (rank, rows) = (a.shape()[0], b.shape()[0]);
+        assert_eq!(
+            (a.shape(), b.shape()[1]),
+            ([rank, width].as_slice(), rank),
+            "lora `{}`: sizes of A and B",
+            a.label()
+        );
+        assert!(first_row + rows <= wide, "lora `{}`: rows {first_row}+{rows} of {wide}", b.label());
+        let (a, b) = (self.state(a), self.state(b));
+        let u = self.tensor(&[tokens, rank], Dtype::F32);
+        let down = Product {
+            m: tokens,
+            n: rank,
+            k: width,
+            a: View::of(width),
+            b: View::of(width).transposed(),
+            c: View::of(rank),
+            alpha: 1.0,
+            add: false,
+            packed: false,
+        };
+        self.product(down, x, a, u);
+        let c = View { offset: first_row, ..View::of(wide) };
+        let up = Product {
+            m: tokens,
+            n: rows,
+            k: rank,
+            a: View::of(rank),
+            b: View::of(rank).transposed(),
+            c,
+            alpha: scale,
+            add: true,
+            packed: false,
+        };
+        self.product(up, u, b, y);
+    }
+}
+
+impl Graph {
+    /// gradient[first_row + n, k] += Σ_t dy[t, n] x[t, k], for dy [T, N], x [T, K] and the gradient of a matrix of
+    /// which these are the rows from `first_row` on.
+    pub fn weight_gradient(&mut self, dy: Tensor, x: Tensor, gradient: Tensor, first_row: usize) {
+        let (tokens, n, k) = (self.rows(dy), self.width(dy), self.width(x));
+        let group = GROUP * k.next_multiple_of(32);
+        assert!(first_row.is_multiple_of(GROUP) && self.rows(x) == tokens, "weight_gradient: rows");
+        assert!(
+            (first_row + n).div_ceil(GROUP) * group <= self.info(gradient).len(),
+            "weight_gradient: size of the gradient"
+        );
+        let c = View { offset: first_row / GROUP * group, row: group, column: 1 };
+        let a = View::of(n).transposed();
+        self.product(
+            Product { m: n, n: k, k: tokens, a, b: View::of(k), c, alpha: 1.0, add: true, packed: true },
+            dy,
+            x,
+            gradient,
+        );
+    }
+}
+
+impl Product {
+    fn tile(&self) -> (usize, usize, usize, usize) {
+        match (self.m <= 16, self.n <= 16) {
+            (false, false) => (64, 64, 4, 4),
+            (false, true) => (64, 16, 4, 2),
+            (true, false) => (16, 64, 2, 4),
+            (true, true) => (16, 16, 2, 1),
+        }
+    }
+
+    /// Whether four neighbours of a and of b can be read at once, whatever they are along.
+    fn by_vectors(&self) -> bool {
+        let fits = |view: View, across: usize, strides: (usize, usize)| match strides {
+            (1, other) => other.is_multiple_of(4) && view.offset.is_multiple_of(4),
+            (other, 1) => other.is_multiple_of(4) && view.offset.is_multiple_of(4) && across.is_multiple_of(4),
+            _ => false,
+        };
+        let [a, b] =
+            [fits(self.a, self.m, (self.a.column, self.a.row)), fits(self.b, self.n, (self.b.row, self.b.column))];
+        a && b && self.k.is_multiple_of(4)
+    }
+
+    /// Parts of each sum.
+    pub fn splits(&self) -> usize {
+        let (tm, tn, ..) = self.tile();
+        let tiles = self.m.div_ceil(tm) * self.n.div_ceil(tn);
+        (ENOUGH_TILES / tiles).min(self.k / SHORTEST_SPLIT).max(1)
+    }
+}
+
+impl Op for Product {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "product"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let splits = self.splits();
+        let software = to.capabilities().software;
+        let vectors = software && self.by_vectors();
+        let (tm, tn, rm, rn) = match (software, vectors) {
+            (false, _) => self.tile(),
+            (true, false) => (64, 64, 4, 4),
+            (true, true) => (64, 64, if self.m > 4 { 8 } else { 4 }, 4),
+        };
+        let per_split = self.k.div_ceil(splits).next_multiple_of(16);
+        let splits = self.k.div_ceil(per_split);
+        let (mut grid, stride) = grid::flat_grid(to, self.m.div_ceil(rm) * self.n.div_ceil(rn), DIRECT_THREADS);
+        grid[2] = Extent::Fixed(splits as u32);
+        if !software {
+            grid = [self.n.div_ceil(tn), self.m.div_ceil(tm), splits].map(|n| Extent::Fixed(n as u32));
+        }
+        let defines = Defines::new()
+            .set("TM", tm)
+            .set("TN", tn)
+            .set("RM", rm)
+            .set("RN", rn)
+            .set("RM_RN", rm * rn)
+            .set("TM_TK", tm * 16)
+            .set("TN_TK", tn * 16)
+            .set("THREADS", if software { DIRECT_THREADS } else { tm / rm * (tn / rn) })
+            .set("TILED", !software)
+            .set("RM_4", rm / 4)
+            .set("HALF_TILES", to.capabilities().f16)
+            .set("STRIDE", stride)
+            .set("ALPHA", self.alpha)
+            .set("ADD", self.add)
+            .set("PACKED", self.packed)
+            .set("SPLIT", splits > 1)
+            .set("A_ALONG_K", self.a.column == 1)
+            .set("B_ALONG_K", self.b.column != 1);
+        let view = |v: View| [v.offset as u32, v.row as u32, v.column as u32];
+        let mut numbers = vec![self.m as u32, self.n as u32, self.k as u32, per_split as u32];
+        for v in [self.a, self.b, self.c] {
+            numbers.extend(view(v));
+        }
+        numbers.push(splits as u32);
+        let numbers = to.numbers(&numbers)?;
+        let result = if splits > 1 { to.output(1) } else { to.output(0) };
+        let parts = [SHARED, if vectors { wgsl!("linear/product_vectors.wgsl") } else { wgsl!("linear/product.wgsl") }];
+        let text = KernelText { name: "product", parts: &parts, defines: defines.clone() };
+        to.emit(text, &[vec![to.input(0), to.input(1), result.clone(), numbers.clone()]], grid)?;
+        if splits > 1 {
+            let threads = grid::row_threads(to, 64);
+            let (grid, stride) = grid::flat_grid(to, self.m * self.n, threads);
+            let defines = defines.set("THREADS", threads).set("STRIDE", stride).set("SPLIT", false);
+            let text = KernelText { name: "product_sum", parts: &[SHARED, wgsl!("linear/product_sum.wgsl")], defines };
+            to.emit(text, &[vec![result, to.output(0), numbers]], grid)?;
+        }
+        Ok(())
+    }
+
+    fn work(&self, _inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
+        self.m as u64 * self.n as u64 * self.k as u64
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        if self.packed {
+            return Err(BackwardError("product into a packed matrix"));
+        }
+        let Some(gradient) = to.gradient(0) else { return Ok(()) };
+        let (a, b) = (to.input(0), to.input(1));
+        if to.wants(a) {
+            let product = Product {
+                m: self.m,
+                n: self.k,
+                k: self.n,
+                a: self.c,
+                b: self.b.transposed(),
+                c: self.a,
+                alpha: self.alpha,
+                add: false,
+                packed: false,
+            };
+            to.contribute(a, |graph, into, add| graph.product(Product { add, ..product }, gradient, b, into));
+        }
+        if to.wants(b) {
+            let product = Product {
+                m: self.k,
+                n: self.n,
+                k: self.m,
+                a: self.a.transposed(),
+                b: self.c,
+                c: self.b,
+                alpha: self.alpha,
+                add: false,
+                packed: false,
+            };
+            to.contribute(b, |graph, into, add| graph.product(Product { add, ..product }, a, gradient, into));
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let (a, b) = (inputs[0].f32(), inputs[1].f32());
+        let c = outputs[0].f32_mut();
+        for i in 0..self.m {
+            for j in 0..self.n {
+                let sum: f64 = (0..self.k).map(|k| f64::from(a[self.a.at(i, k)]) * f64::from(b[self.b.at(k, j)])).sum();
+                let at = if self.packed {
+                    self.c.offset + i / 32 * self.c.row + j / 4 * 128 + i % 32 * 4 + j % 4
+                } else {
+                    self.c.at(i, j)
+                };
+                let before = if self.add { f64::from(c[at]) } else { 0.0 };
+                c[at] = (before + f64::from(self.alpha) * sum) as f32;
+            }
+        }
+    }
+}

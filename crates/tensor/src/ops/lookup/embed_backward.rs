@@ -1,0 +1,60 @@
+//! The gradient of [`super::Embed`]'s table: the gradients of equal tokens are summed and added to the token's row.
+//!
+//! The first of several equal tokens sums all of them in their order, so that nothing is added to by two workgroups and
+//! a step repeats to the bit; sorting the tokens first lost, since looking through them costs less than the layers by
+//! orders of magnitude.
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Graph, Op, Operand, Tensor, Values};
+use crate::plan::{KernelText, Lowering, grid};
+
+/// gradient[tokens\[t\]] += scale · dy\[t\]; inputs dy [T, D], tokens \[T\] and the gradient of a trained matrix [V,
+/// D], which is also the output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedBackward {
+    /// Multiplied every embedding.
+    pub scale: f32,
+}
+
+impl Graph {
+    /// Records gradient\[tokens\] += scale · dy.
+    pub fn embed_backward(&mut self, dy: Tensor, tokens: Tensor, gradient: Tensor, scale: f32) {
+        self.record(EmbedBackward { scale }, &[dy, tokens, gradient], &[gradient]);
+    }
+}
+
+impl Op for EmbedBackward {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "embed_backward"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let (tokens, width) = (to.input_shape(0)[0], to.input_shape(0)[1]);
+        let threads = grid::row_threads(to, width.min(64));
+        let defines = Defines::new()
+            .set("THREADS", threads)
+            .set("D", width)
+            .set("QUADS", width.div_ceil(32) * 8)
+            .set("SCALE", self.scale);
+        let count = to.numbers(&[tokens as u32])?;
+        let bindings = vec![to.input(0), to.input(1), to.output(0), count];
+        let parts = [wgsl!("lookup/embed_backward.wgsl")];
+        to.emit(KernelText { name: "embed_backward", parts: &parts, defines }, &[bindings], grid::rows_grid(tokens))
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let width = inputs[0].width();
+        let padded = width.next_multiple_of(32);
+        let gradient = outputs[0].f32_mut();
+        for (dy, &token) in inputs[0].rows().zip(inputs[1].u32()) {
+            let row = token as usize;
+            for (k, &g) in dy.iter().enumerate() {
+                gradient[row / 32 * 32 * padded + k / 4 * 128 + row % 32 * 4 + k % 4] += self.scale * g;
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What the gradient of a norm's weight is the sum of over tokens: the normalised numbers times the gradient.
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Graph, Op, Operand, Tensor, Values};
+use crate::plan::{KernelText, Lowering, grid};
+
+/// z\[t\] = dy\[t\] ∘ (x\[t\] − m) / sqrt(mean((x\[t\] − m)²) + eps), with m the mean of x\[t\] or 0; inputs x and dy
+/// [T, D], output z [T, D].
+#[derive(Debug, Clone, PartialEq)]
+pub struct NormProduct {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Whether the mean is taken off, as in layer normalisation.
+    pub mean: bool,
+}
+
+impl Graph {
+    /// The products [T, D].
+    pub fn norm_product(&mut self, x: Tensor, dy: Tensor, eps: f32, mean: bool) -> Tensor {
+        let shape = self.shape(x).to_vec();
+        self.apply(NormProduct { eps, mean }, &[x, dy], &shape)
+    }
+}
+
+impl Op for NormProduct {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "norm_product"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let shape = to.input_shape(0);
+        let width = shape[shape.len() - 1];
+        let rows = shape[..shape.len() - 1].iter().product();
+        let threads = grid::row_threads(to, width.div_ceil(4));
+        let defines = Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32).set("MEAN", self.mean);
+        let (defines, vectors) = grid::vectors(defines, width);
+        let defines = grid::reduction(to, defines.set("WIDTH", vectors), threads);
+        let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/product.wgsl")];
+        let bindings = vec![to.input(0), to.input(1), to.output(0)];
+        to.emit(KernelText { name: "norm_product", parts: &parts, defines }, &[bindings], grid::rows_grid(rows))
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let width = inputs[0].width();
+        let rows = inputs[0].rows().zip(inputs[1].rows());
+        for ((x, dy), z) in rows.zip(outputs[0].f32_mut().chunks_exact_mut(width)) {
+            let d = x.len() as f64;
+            let mean = if self.mean { x.iter().map(|&v| f64::from(v)).sum::<f64>() / d } else { 0.0 };
+            let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / d;
+            let scale = 1.0 / (variance + f64::from(self.eps)).sqrt();
+            z.iter_mut()
+                .zip(x.iter().zip(dy))
+                .for_each(|(z, (&x, &g))| *z = ((f64::from(x) - mean) * scale * f64::from(g)) as f32);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Root-mean-square normalisation (Zhang and Sennrich, 2019).
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
+use crate::passes::{Backward, BackwardError};
+use crate::plan::{KernelText, Lowering, grid};
+
+/// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\], and where flagged the
+/// residual [T, D].
+#[derive(Debug, Clone, PartialEq)]
+pub struct RmsNorm {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Whether a residual is added at the end, as after the norms that follow a sub-layer.
+    pub residual: bool,
+}
+
+impl Graph {
+    /// Normalises the rows of x [T, D].
+    pub fn rms_norm(&mut self, x: Tensor, weight: &Arc<State>, eps: f32) -> Tensor {
+        let weight = self.weight(weight);
+        assert_eq!(self.width(x), self.width(weight), "rms_norm: width of x and weight");
+        let shape = self.shape(x).to_vec();
+        self.apply(RmsNorm { eps, residual: false }, &[x, weight], &shape)
+    }
+}
+
+impl Op for RmsNorm {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let shape = to.input_shape(0);
+        let width = shape[shape.len() - 1];
+        let rows = shape[..shape.len() - 1].iter().product();
+        let threads = grid::row_threads(to, width.div_ceil(4));
+        let (defines, vectors) =
+            grid::vectors(Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32), width);
+        let defines = grid::reduction(to, defines.set("WIDTH", vectors), threads);
+        let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/rms.wgsl")];
+        let mut bindings = vec![to.input(0), to.input(1), to.output(0)];
+        bindings.extend(self.residual.then(|| to.input(2)));
+        let name = if self.residual { "rms_norm add" } else { "rms_norm" };
+        to.emit(
+            KernelText { name, parts: &parts, defines: defines.set("RESIDUAL", self.residual) },
+            &[bindings],
+            grid::rows_grid(rows),
+        )
+    }
+
+    fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
+        let (x, weight, eps) = (to.input(0), to.input(1), self.eps);
+        if self.residual {
+            return Err(BackwardError("rms_norm joined with a sum by a rewrite"));
+        }
+        if let (Some(dy), true) = (to.gradient(0), to.wants(weight)) {
+            let parts = to.graph().norm_product(x, dy, eps, false);
+            to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
+        }
+        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+            to.contribute(x, |graph, dx, add| graph.rms_norm_backward(x, weight, dy, dx, eps, add));
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let weight = inputs[1].f32();
+        let rows = inputs[0].f32().chunks_exact(weight.len());
+        for (x, y) in rows.zip(outputs[0].f32_mut().chunks_exact_mut(weight.len())) {
+            let mean = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
+            let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
+            y.iter_mut()
+                .zip(x.iter().zip(weight))
+                .for_each(|(y, (&x, &w))| *y = (f64::from(x) * scale * f64::from(w)) as f32);
+        }
+        if self.residual {
+            outputs[0].f32_mut().iter_mut().zip(inputs[2].f32()).for_each(|(y, r)| *y += r);
+        }
+    }
+}

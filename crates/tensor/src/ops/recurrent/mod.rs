@@ -1,0 +1,13 @@
+//! Layers with a state of a fixed size: short convolutions and Mamba-2.
+
+mod short_conv;
+mod short_conv_backward;
+mod short_conv_product;
+mod state_space;
+mod state_space_backward;
+
+pub use short_conv::ShortConv;
+pub use short_conv_backward::ShortConvBackward;
+pub use short_conv_product::ShortConvProduct;
+pub use state_space::{StateSpace, StateSpaceRead};
+pub use state_space_backward::{Part, StateSpaceBackward};

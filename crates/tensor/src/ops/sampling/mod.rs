@@ -1,0 +1,5 @@
+//! The choice of the next token.
+
+mod sample;
+
+pub use sample::{SETTINGS, Sample, SampleSettings, SampleStates};

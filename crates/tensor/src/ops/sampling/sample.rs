@@ -1,0 +1,201 @@
+//! Chooses the next token on the device and feeds it back, so that no step waits for the host.
+
+use std::sync::Arc;
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Dtype, Graph, Op, Operand, State, Tensor, Values};
+use crate::plan::{Extent, KernelText, Lowering, grid};
+
+/// Logits of one chunk of the first pass.
+const CHUNK: usize = 2048;
+
+/// Numbers in a row of [`SampleStates::settings`].
+pub const SETTINGS: usize = 16;
+
+/// How tokens are chosen, in the order in which it is applied: penalties, top-k, top-p, min-p, temperature.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleSettings {
+    /// 0: always the most likely token.
+    pub temperature: f32,
+    /// Keep this many of the most likely tokens; 0: all.
+    pub top_k: u32,
+    /// Keep the most likely tokens until they hold this much of the probability; 1: all.
+    pub top_p: f32,
+    /// Keep tokens at least this likely relative to the most likely; 0: all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen before (Keskar et al., 2019); 1: off.
+    pub repeat_penalty: f32,
+    /// Subtracted once for a token seen before.
+    pub presence_penalty: f32,
+    /// Subtracted for each time a token was seen before.
+    pub frequency_penalty: f32,
+    /// Whether a bias is set for any token.
+    pub biased: bool,
+    /// Same seed, same device, same flags: same tokens.
+    pub seed: u64,
+}
+
+impl Default for SampleSettings {
+    fn default() -> SampleSettings {
+        SampleSettings {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            biased: false,
+            seed: 0,
+        }
+    }
+}
+
+impl SampleSettings {
+    /// Whether logits change before the choice.
+    pub fn adjusts(&self) -> bool {
+        self.biased || self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
+    /// A row of [`SampleStates::settings`].
+    pub fn row(&self) -> [f32; SETTINGS] {
+        let mut row = [0.0; SETTINGS];
+        row[..7].copy_from_slice(&[
+            self.temperature,
+            self.top_k as f32,
+            self.top_p,
+            self.min_p,
+            self.repeat_penalty,
+            self.presence_penalty,
+            self.frequency_penalty,
+        ]);
+        row[7] = f32::from(u8::from(self.adjusts()));
+        row[8] = f32::from_bits(self.seed as u32);
+        row[9] = f32::from_bits((self.seed >> 32) as u32);
+        row
+    }
+}
+
+/// What sampling keeps for R sequences.
+#[derive(Debug, Clone)]
+pub struct SampleStates {
+    /// [R, 16], rows by [`SampleSettings::row`].
+    pub settings: Arc<State>,
+    /// How often each token has been seen [R, V].
+    pub counts: Arc<State>,
+    /// Added to the logits [R, V].
+    pub bias: Arc<State>,
+}
+
+/// Inputs: logits [R, V], settings, counts, bias; outputs: logits (adjusted), peaks, counts, tokens \[R\], positions
+/// \[R\].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample;
+
+impl Graph {
+    /// Chooses a token from each row of logits [R, V], writes it to `tokens` \[R\] and advances `positions` \[R\].
+    pub fn sample(&mut self, logits: Tensor, tokens: Tensor, positions: Tensor, states: &SampleStates) {
+        let (rows, chunks) = (self.rows(logits), self.width(logits).div_ceil(CHUNK));
+        let peaks = self.tensor(&[rows, chunks, 2], Dtype::U32);
+        let [settings, counts, bias] = [&states.settings, &states.counts, &states.bias].map(|s| self.state(s));
+        self.record(
+            Sample,
+            &[logits, settings, counts, bias, tokens, positions],
+            &[logits, peaks, counts, tokens, positions],
+        );
+    }
+}
+
+impl Op for Sample {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "sample"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let shape = to.input_shape(0);
+        let (rows, vocabulary) = (shape[0], shape[1]);
+        let chunks = vocabulary.div_ceil(CHUNK);
+        let threads = grid::row_threads(to, 256);
+        let defines =
+            Defines::new().set("THREADS", threads).set("V", vocabulary).set("CHUNK", CHUNK).set("CHUNKS", chunks);
+        let (vectors, _) = grid::vectors(defines.clone(), vocabulary);
+        let counts = if vocabulary.is_multiple_of(4) { "vec4<u32>" } else { "u32" };
+        let scan = vec![to.output(0), to.input(2), to.input(3), to.input(1), to.output(1)];
+        let text = KernelText {
+            name: "sample_scan",
+            parts: &[wgsl!("sampling/scan.wgsl")],
+            defines: vectors.set("COUNTS", counts),
+        };
+        to.emit(text, &[scan], [Extent::Fixed(chunks as u32), Extent::Fixed(rows as u32), Extent::Fixed(1)])?;
+        let pick = vec![to.output(0), to.input(1), to.output(1), to.output(2), to.output(3), to.output(4)];
+        let text = KernelText { name: "sample_pick", parts: &[wgsl!("sampling/pick.wgsl")], defines };
+        to.emit(text, &[pick], grid::rows_grid(rows))
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let vocabulary = inputs[0].width();
+        for (row, logits) in inputs[0].rows().enumerate() {
+            let settings = &inputs[1].f32()[row * SETTINGS..][..SETTINGS];
+            let counts = &inputs[2].u32()[row * vocabulary..][..vocabulary];
+            let bias = &inputs[3].f32()[row * vocabulary..][..vocabulary];
+            let position = inputs[5].u32()[row];
+            let adjusted = adjust(logits, settings, counts, bias);
+            let token = choose(&adjusted, settings, position);
+            outputs[0].f32_mut()[row * vocabulary..][..vocabulary].copy_from_slice(&adjusted);
+            outputs[2].u32_mut()[row * vocabulary + token] += 1;
+            outputs[3].u32_mut()[row] = token as u32;
+            outputs[4].u32_mut()[row] = position + 1;
+        }
+    }
+}
+
+fn adjust(logits: &[f32], settings: &[f32], counts: &[u32], bias: &[f32]) -> Vec<f32> {
+    if settings[7] == 0.0 {
+        return logits.to_vec();
+    }
+    let adjusted = logits.iter().zip(counts).zip(bias).map(|((&logit, &seen), &bias)| {
+        let logit = logit + bias;
+        let repeated = if logit > 0.0 { logit / settings[4] } else { logit * settings[4] };
+        if seen > 0 { repeated - (settings[5] + settings[6] * seen as f32) } else { logit }
+    });
+    adjusted.collect()
+}
+
+/// The token that the settings choose; ties go to the smaller id.
+fn choose(logits: &[f32], settings: &[f32], position: u32) -> usize {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    if settings[0] <= 0.0 {
+        return order[0];
+    }
+    let peak = logits[order[0]];
+    let mass = |kept: &[usize]| kept.iter().map(|&i| f64::from(logits[i] - peak).exp()).sum::<f64>();
+    if settings[1] > 0.0 {
+        order.truncate(settings[1] as usize);
+    }
+    if settings[2] < 1.0 {
+        let wanted = f64::from(settings[2]) * mass(&order);
+        let enough = (1..=order.len()).find(|&n| mass(&order[..n]) >= wanted).unwrap_or(order.len());
+        order.truncate(enough);
+    }
+    if settings[3] > 0.0 {
+        order.retain(|&i| logits[i] >= peak + settings[3].ln());
+    }
+    let seed = hash(settings[8].to_bits() ^ hash(settings[9].to_bits() ^ hash(position)));
+    let noisy = |i: usize| {
+        let uniform = (f64::from(hash(hash(i as u32) ^ seed) >> 8) + 0.5) / 16_777_216.0;
+        f64::from((logits[i] - peak) / settings[0]) - (-uniform.ln()).ln()
+    };
+    order.into_iter().max_by(|&a, &b| noisy(a).total_cmp(&noisy(b)).then(b.cmp(&a))).unwrap_or(0)
+}
+
+/// PCG hash (Jarzynski and Olano, 2020).
+fn hash(value: u32) -> u32 {
+    let state = value.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+    let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(277_803_737);
+    (word >> 22) ^ word
+}

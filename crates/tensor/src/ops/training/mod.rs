@@ -1,0 +1,19 @@
+//! What only training runs: losses, the optimizer, noise, sums of gradients, activations in f16.
+
+mod accumulate;
+mod adamw;
+mod column_sum;
+mod cross_entropy;
+mod dropout;
+mod loss;
+mod narrow;
+mod noise;
+
+pub use accumulate::Accumulate;
+pub use adamw::{AdamW, Arenas, GradientNorm, Hyper};
+pub use column_sum::ColumnSum;
+pub use cross_entropy::{CrossEntropy, CrossEntropyBackward, CrossEntropyScan, IGNORED};
+pub use dropout::Dropout;
+pub use loss::{PreferenceLoss, WeightedLoss};
+pub use narrow::{Narrow, Widen};
+pub use noise::Noise;

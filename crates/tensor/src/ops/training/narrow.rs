@@ -1,0 +1,119 @@
+//! Rows in half the memory, and back: f16 with one power of two for each row.
+//!
+//! The power is what makes it safe for any tensor: residual streams go beyond 65504, where f16 ends (Gemma's do), and
+//! gradients lie below what it can tell from zero. Numbers down to 2⁻²⁹ of their row's largest keep 11 bits. bf16 lost:
+//! it needs no power, but keeps 8 bits of a number. A scale that is no power of two would round twice.
+
+use bayan_gpu::GpuError;
+use bayan_gpu::shader::Defines;
+
+use crate::graph::{Dtype, Graph, Op, Operand, Tensor, Values, pack_f16, unpack_f16};
+use crate::plan::{Extent, KernelText, Lowering, grid, grid_2d};
+
+/// Input x [R, W]; output [R, ⌈W / 2⌉ + 1] words: two f16 in each, the first in the low half, and at the end of each
+/// row the power of two that multiplies them. Infinities and NaNs stay what they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Narrow;
+
+/// The input and output of [`Narrow`], exchanged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Widen;
+
+/// Exponents (as they stand in an f32) are at least this, so that the power and its inverse are normal numbers.
+const LEAST_EXPONENT: u32 = 27;
+/// What the largest number of a row is brought to.
+const TOP: u32 = 14;
+
+impl Narrow {
+    /// Words of a row of `width` numbers.
+    pub fn words(width: usize) -> usize {
+        width.div_ceil(2) + 1
+    }
+}
+
+impl Graph {
+    /// x [.., W] as f16 in words [R, ⌈W / 2⌉ + 1], where R is the product of the other sizes.
+    pub fn narrow(&mut self, x: Tensor) -> Tensor {
+        let shape = [self.rows(x), Narrow::words(self.width(x))];
+        let packed = self.tensor(&shape, Dtype::U32);
+        self.record(Narrow, &[x], &[packed]);
+        packed
+    }
+
+    /// What [`Graph::narrow`] made of a tensor of these sizes, in f32 again.
+    pub fn widen(&mut self, packed: Tensor, shape: &[usize]) -> Tensor {
+        let width = shape.last().copied().unwrap_or(1);
+        assert_eq!(
+            self.info(packed).len() * width,
+            shape.iter().product::<usize>() * Narrow::words(width),
+            "widen: sizes"
+        );
+        self.apply(Widen, &[packed], shape)
+    }
+}
+
+fn emit(to: &mut Lowering<'_>, name: &str, parts: &[&str], wide: &[usize], words: usize) -> Result<(), GpuError> {
+    let width = wide.last().copied().unwrap_or(1);
+    let rows: usize = wide.iter().product::<usize>() / width;
+    let threads = grid::row_threads(to, width.div_ceil(2));
+    let defines = grid::reduction(to, Defines::new().set("W", width).set("WORDS", words), threads);
+    let grid = grid_2d(rows, to.capabilities().max_workgroups);
+    let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
+    let size = to.numbers(&[rows as u32, x])?;
+    let bindings = vec![to.input(0), to.output(0), size];
+    to.emit(KernelText { name, parts, defines }, &[bindings], grid)
+}
+
+impl Op for Narrow {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "narrow"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("training/narrow.wgsl")];
+        let words = to.output_shape(0)[1];
+        emit(to, "narrow", &parts, to.input_shape(0), words)
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let words = Narrow::words(inputs[0].width());
+        for (x, y) in inputs[0].rows().zip(outputs[0].u32_mut().chunks_exact_mut(words)) {
+            let peak = x.iter().filter(|v| v.is_finite()).fold(0f32, |peak, v| peak.max(v.abs()));
+            let exponent = (peak.to_bits() >> 23).max(LEAST_EXPONENT);
+            let power = (exponent - TOP) << 23;
+            let inverse = f32::from_bits((254 + TOP - exponent) << 23);
+            // The largest numbers there are would be rounded up to 2¹²⁸, which is none.
+            let most = if exponent == 254 { 32752.0 } else { 32768.0 };
+            let within = |v: f32| if v.is_finite() { (v * inverse).clamp(-most, most) } else { v };
+            let scaled = |i: usize| x.get(i).map_or(0.0, |&v| within(v));
+            for (i, word) in y[..words - 1].iter_mut().enumerate() {
+                *word = pack_f16(scaled(2 * i), scaled(2 * i + 1));
+            }
+            y[words - 1] = power;
+        }
+    }
+}
+
+impl Op for Widen {
+    crate::op_as_any!();
+
+    fn name(&self) -> &'static str {
+        "widen"
+    }
+
+    fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+        let words = to.input_shape(0)[1];
+        emit(to, "widen", &[wgsl!("training/widen.wgsl")], to.output_shape(0), words)
+    }
+
+    fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
+        let (words, len) = (inputs[0].width(), outputs[0].len());
+        let width = len / inputs[0].shape[0].max(1);
+        for (x, y) in inputs[0].u32().chunks_exact(words).zip(outputs[0].f32_mut().chunks_exact_mut(width)) {
+            let power = f32::from_bits(x[words - 1]);
+            y.iter_mut().enumerate().for_each(|(i, y)| *y = power * unpack_f16(x[i / 2])[i % 2]);
+        }
+    }
+}

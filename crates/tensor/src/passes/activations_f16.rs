@@ -1,0 +1,137 @@
+//! Half the memory for what waits for the backward pass: tensors that the forward pass leaves for it are held in f16.
+//!
+//! A rewrite of the finished list, like fusion: a model's file, the walk backwards and the planner know nothing of it,
+//! and the two new nodes have references like every other, so that the interpreter runs the same. Kernels that read f16
+//! lost: each of the backward ones would need a second form, for a read that is a small part of their time. Only what
+//! waits is held so; what is computed and used within a layer stays in f32, and so do the keys and values in their
+//! cache, and the output of attention.
+
+use std::sync::Arc;
+
+use crate::graph::{Dtype, Graph, Node, Tensor};
+use crate::ops::{AttentionBackward, Narrow, Widen};
+
+/// Narrower rows hold statistics, or gain little beside the power of two that each has.
+const NARROWEST: usize = 16;
+
+/// Where a tensor waits: after the node of the first number, until the node of the second.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wait {
+    last: Option<usize>,
+    next: Option<usize>,
+    /// Some node of the backward pass writes it, or needs all its bits.
+    whole: bool,
+}
+
+/// The graph with the f32 intermediate tensors that wait from the first `forward` nodes for those after them held in
+/// f16 meanwhile. The last of `layers` equal parts of those nodes leaves its own as they are: they are needed again at
+/// once, when memory is fullest. So do the tensors in `keep`.
+pub fn keep_in_f16(graph: &Graph, forward: usize, layers: usize, keep: &[Tensor]) -> Graph {
+    let until = forward - forward.div_ceil(layers.max(1));
+    let mut waits = vec![Wait::default(); graph.tensors().len()];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for &tensor in node.inputs.iter().chain(&node.outputs) {
+            let wait = &mut waits[tensor.index()];
+            if index < forward {
+                wait.last = Some(index);
+            } else {
+                wait.next.get_or_insert(index);
+                wait.whole |= node.outputs.contains(&tensor) || is_output_of_attention(node, tensor);
+            }
+        }
+    }
+    let mut rewritten = graph.clone();
+    let mut after: Vec<Vec<Node>> = vec![Vec::new(); graph.nodes().len()];
+    let mut before = after.clone();
+    let mut renamed: Vec<Option<Tensor>> = vec![None; waits.len()];
+    for (number, wait) in waits.iter().enumerate() {
+        let tensor = Tensor(number as u32);
+        let (Some(last), Some(next)) = (wait.last, wait.next) else { continue };
+        if last >= until
+            || wait.whole
+            || keep.contains(&tensor)
+            || graph.info(tensor).state.is_some()
+            || !worth(graph, tensor)
+        {
+            continue;
+        }
+        let packed = rewritten.tensor(&[graph.rows(tensor), Narrow::words(graph.width(tensor))], Dtype::U32);
+        let wide = rewritten.tensor(graph.shape(tensor), Dtype::F32);
+        after[last].push(Node { op: Arc::new(Narrow), inputs: vec![tensor], outputs: vec![packed] });
+        before[next].push(Node { op: Arc::new(Widen), inputs: vec![packed], outputs: vec![wide] });
+        renamed[number] = Some(wide);
+    }
+    let mut list = Vec::with_capacity(graph.nodes().len());
+    for (index, node) in graph.nodes().iter().enumerate() {
+        list.append(&mut before[index]);
+        let name = |&tensor: &Tensor| if index < forward { tensor } else { renamed[tensor.index()].unwrap_or(tensor) };
+        list.push(Node {
+            op: node.op.clone(),
+            inputs: node.inputs.iter().map(name).collect(),
+            outputs: node.outputs.iter().map(name).collect(),
+        });
+        list.append(&mut after[index]);
+    }
+    rewritten.with_nodes(list)
+}
+
+/// Σ dy∘y is taken from sums that it nearly cancels where attention looks at one key: from a rounded y, gradients of
+/// queries and keys would be off by as much as they are small.
+fn is_output_of_attention(node: &Node, tensor: Tensor) -> bool {
+    node.op.as_any().is::<AttentionBackward>() && node.inputs.get(3) == Some(&tensor)
+}
+
+fn worth(graph: &Graph, tensor: Tensor) -> bool {
+    let info = graph.info(tensor);
+    info.dtype == Dtype::F32 && graph.width(tensor) >= NARROWEST
+}
+
+#[cfg(test)]
+mod tests {
+    use bayan_gpu::{Gpu, GpuOptions, block_on};
+
+    use super::*;
+    use crate::passes::BackwardOptions;
+    use crate::passes::census;
+    use crate::plan::Plan;
+    use crate::plan::Tuning;
+    use crate::suite::Maker;
+    use crate::suite::training::gradient::zeros;
+    use crate::suite::training::layers::layers;
+
+    /// Activations of a step over so many layers, in bytes, and how many tensors were packed.
+    fn held(gpu: &Gpu, count: usize, recompute: bool, in_f16: bool) -> (u64, usize) {
+        let mut make = Maker { gpu: Some(gpu), seed: 1 };
+        let mut graph = Graph::new();
+        let (y, by) = layers(&mut make, &mut graph, 16, count).unwrap();
+        let forward = graph.nodes().len();
+        let shape = graph.shape(y).to_vec();
+        let seed = make.random(&shape).unwrap();
+        let seed = graph.state(&seed);
+        let parameters: Vec<_> = by.iter().map(|state| (state.clone(), zeros(&make, state.shape()).unwrap())).collect();
+        graph.backward(&[(y, seed)], &parameters, BackwardOptions { recompute }).unwrap();
+        let graph = if in_f16 { keep_in_f16(&graph, forward, count, &[]) } else { graph };
+        let counts = census(&graph);
+        let [narrow, widen] = ["narrow", "widen"].map(|name| counts.get(name).copied().unwrap_or(0));
+        assert_eq!(narrow, widen);
+        let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
+        (Plan::new(gpu, graph, &[], &tuning).unwrap().cost().activation_bytes, narrow)
+    }
+
+    #[test]
+    fn what_a_layer_adds_is_nearly_halved() {
+        let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
+        for recompute in [true, false] {
+            let of = |in_f16| {
+                let [(few, _), (many, packed)] = [4, 12].map(|count| held(&gpu, count, recompute, in_f16));
+                (((many - few) / 8) as f64, many, packed)
+            };
+            let ((wide, before, none), (narrow, after, packed)) = (of(false), of(true));
+            println!(
+                "recompute {recompute}: {wide} bytes a layer, {narrow} in f16; {before} and {after} with 12 layers, {packed} packed"
+            );
+            assert!(none == 0 && packed >= 10 && after < before);
+            assert!(narrow < 0.62 * wide, "a layer takes {narrow} bytes for {wide}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Reverse-mode differentiation of a recorded list: the nodes are walked backwards, and each op records the operations
+//! of its gradient at the end of the same list.
+//!
+//! Gradients are plain tensors of the same graph, so that the planner shares their memory with everything else and the
+//! interpreter can run them. A tape of closures lost: it would be a second kind of program beside the list. Only
+//! tensors on a path to a trainable parameter get a gradient.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::graph::{Dtype, Graph, Matrix, Node, State, Tensor};
+
+/// An operation that cannot be differentiated stands on a path to a trainable parameter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "operation `{0}` has no gradient, but a trainable parameter lies behind it; freeze that parameter or give the operation a `backward`"
+)]
+pub struct BackwardError(pub &'static str);
+
+/// How to walk back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BackwardOptions {
+    /// Compute the values inside each segment again instead of keeping them: less memory for about a third more
+    /// arithmetic. Segments are cut where a single tensor is alive, which in a transformer is the residual stream
+    /// between layers.
+    pub recompute: bool,
+}
+
+/// What an op sees while it records its gradient.
+pub struct Backward<'a> {
+    graph: &'a mut Graph,
+    node: Node,
+    index: usize,
+    walk: &'a mut Walk,
+}
+
+#[derive(Default)]
+struct Walk {
+    /// By tensor: whether a parameter lies behind it.
+    needs: Vec<bool>,
+    /// By tensor: the first node that writes it.
+    producers: Vec<usize>,
+    gradients: HashMap<Tensor, Tensor>,
+    /// Gradients that outlive the step: always added to in place.
+    lasting: Vec<Tensor>,
+    /// Where the gradients of trained matrices are added, by their states.
+    matrices: HashMap<*const State, Tensor>,
+}
+
+impl Walk {
+    fn grow(&mut self, len: usize) {
+        self.needs.resize(len, false);
+        self.producers.resize(len, usize::MAX);
+    }
+
+    /// Whether a parameter lies behind a node.
+    fn behind(&self, node: &Node) -> bool {
+        let matrix = node.op.matrix().and_then(|matrix| matrix.trained());
+        node.inputs.iter().any(|t| self.needs[t.index()])
+            || matrix.is_some_and(|trained| self.matrices.contains_key(&Arc::as_ptr(&trained.state)))
+    }
+}
+
+impl Backward<'_> {
+    /// The graph, to record into.
+    pub fn graph(&mut self) -> &mut Graph {
+        self.graph
+    }
+
+    /// The node's input number `index`.
+    pub fn input(&self, index: usize) -> Tensor {
+        self.node.inputs[index]
+    }
+
+    /// The node's output number `index`.
+    pub fn output(&self, index: usize) -> Tensor {
+        self.node.outputs[index]
+    }
+
+    /// Number of inputs.
+    pub fn input_count(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    /// Whether a parameter lies behind a tensor.
+    pub fn wants(&self, tensor: Tensor) -> bool {
+        self.walk.needs[tensor.index()]
+    }
+
+    /// Where the gradient of a trained matrix is added, and the row of it where this one begins; `None` for a frozen
+    /// one.
+    pub fn matrix_gradient(&self, matrix: &Matrix) -> Option<(Tensor, usize)> {
+        let trained = matrix.trained()?;
+        let gradient = self.walk.matrices.get(&Arc::as_ptr(&trained.state))?;
+        Some((*gradient, trained.first_row))
+    }
+
+    /// The gradient of output number `index`, if anything depends on it.
+    pub fn gradient(&self, index: usize) -> Option<Tensor> {
+        self.walk.gradients.get(&self.node.outputs[index]).copied()
+    }
+
+    /// Takes the gradient of output number `index` away, for a state that other nodes write too.
+    pub fn take_gradient(&mut self, index: usize) -> Option<Tensor> {
+        self.walk.gradients.remove(&self.node.outputs[index])
+    }
+
+    /// Adds a contribution to the gradient of `tensor`: `write(graph, into, add)` records operations that write it into
+    /// `into`, or with `add` add it to what stands there.
+    pub fn contribute(&mut self, tensor: Tensor, write: impl FnOnce(&mut Graph, Tensor, bool)) {
+        let known = self.walk.gradients.get(&tensor).copied();
+        if let Some(gradient) = known.filter(|&g| self.may_change(tensor, g)) {
+            write(self.graph, gradient, true);
+            return;
+        }
+        let shape = self.graph.shape(tensor).to_vec();
+        let fresh = self.graph.tensor(&shape, Dtype::F32);
+        write(self.graph, fresh, false);
+        let gradient = known.map_or(fresh, |known| self.graph.add(known, fresh));
+        self.walk.gradients.insert(tensor, gradient);
+    }
+
+    /// Hands a tensor on as (a part of) the gradient of `tensor`, without a copy where there is none yet.
+    pub fn pass(&mut self, gradient: Tensor, tensor: Tensor) {
+        let total = match self.walk.gradients.get(&tensor).copied() {
+            Some(known) if self.walk.lasting.contains(&known) => {
+                self.graph.accumulate(gradient, known);
+                known
+            }
+            Some(known) => self.graph.add(known, gradient),
+            None => gradient,
+        };
+        self.walk.gradients.insert(tensor, total);
+    }
+
+    /// Whether a gradient may be changed in place: it is no state of somebody else's, and no tensor that has still to
+    /// be walked over has the same one.
+    fn may_change(&self, tensor: Tensor, gradient: Tensor) -> bool {
+        let waiting = |other: Tensor| self.walk.producers[other.index()] <= self.index;
+        let ours = self.graph.info(gradient).state.is_none();
+        self.walk.lasting.contains(&gradient)
+            || ours
+                && !self.walk.gradients.iter().any(|(&other, &g)| other != tensor && g == gradient && waiting(other))
+    }
+}
+
+impl Graph {
+    /// Records the gradients of everything recorded so far. `seeds` are (tensor, its gradient), the latter recorded
+    /// already; `parameters` are (parameter, where its gradient is added). States that are not parameters get no
+    /// gradient.
+    ///
+    /// # Errors
+    /// An operation without a gradient.
+    pub fn backward(
+        &mut self,
+        seeds: &[(Tensor, Tensor)],
+        parameters: &[(Arc<State>, Arc<State>)],
+        options: BackwardOptions,
+    ) -> Result<(), BackwardError> {
+        let forward = self.nodes().to_vec();
+        let mut walk = Walk { gradients: seeds.iter().copied().collect(), ..Walk::default() };
+        let pairs: Vec<(Tensor, Tensor)> = parameters.iter().map(|(p, g)| (self.state(p), self.state(g))).collect();
+        walk.grow(self.tensors().len());
+        for (&(parameter, gradient), (state, _)) in pairs.iter().zip(parameters) {
+            walk.matrices.insert(Arc::as_ptr(state), gradient);
+            walk.needs[parameter.index()] = true;
+            walk.gradients.insert(parameter, gradient);
+            walk.lasting.push(gradient);
+        }
+        for (index, node) in forward.iter().enumerate() {
+            let needs = walk.behind(node);
+            for output in &node.outputs {
+                walk.needs[output.index()] |= needs;
+                let producer = &mut walk.producers[output.index()];
+                *producer = (*producer).min(index);
+            }
+        }
+        let end = forward
+            .iter()
+            .rposition(|node| seeds.iter().any(|(seed, _)| node.outputs.contains(seed)))
+            .map_or(0, |last| last + 1);
+        let segments =
+            if options.recompute { self.segments(&forward[..end]) } else { std::iter::once(0..end).collect() };
+        for (number, segment) in segments.iter().enumerate().rev() {
+            let again = number + 1 < segments.len();
+            let nodes = if again {
+                self.repeat(&forward, segment.clone(), &mut walk)
+            } else {
+                forward[segment.clone()].to_vec()
+            };
+            for (index, node) in segment.clone().zip(nodes).rev() {
+                self.node_backward(index, node, &mut walk)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn node_backward(&mut self, index: usize, node: Node, walk: &mut Walk) -> Result<(), BackwardError> {
+        walk.grow(self.tensors().len());
+        let reached = node.outputs.iter().any(|output| walk.gradients.contains_key(output));
+        if !reached || !walk.behind(&node) {
+            return Ok(());
+        }
+        let op = node.op.clone();
+        op.backward(&mut Backward { graph: self, node, index, walk })
+    }
+
+    /// Cuts a list after every node over whose end a single intermediate tensor is alive.
+    fn segments(&self, nodes: &[Node]) -> Vec<Range<usize>> {
+        let mut last = HashMap::new();
+        for (index, node) in nodes.iter().enumerate() {
+            last.extend(node.inputs.iter().chain(&node.outputs).map(|&t| (t, index)));
+        }
+        let mut alive: Vec<Tensor> = Vec::new();
+        let mut cuts = Vec::new();
+        for (index, node) in nodes.iter().enumerate() {
+            for &output in &node.outputs {
+                if self.info(output).state.is_none() && !alive.contains(&output) {
+                    alive.push(output);
+                }
+            }
+            alive.retain(|t| last[t] > index);
+            if alive.len() == 1 {
+                cuts.push(index + 1);
+            }
+        }
+        // A pre-norm layer has two such places, after attention and after the MLP, and the embedding one: every second
+        // is a layer's end.
+        let mut ends: Vec<usize> = thin(&cuts).into_iter().filter(|&end| end < nodes.len()).collect();
+        ends.push(nodes.len());
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
+    }
+
+    /// Records the nodes of a segment again, into fresh tensors that take over the gradients known of the old ones.
+    fn repeat(&mut self, forward: &[Node], segment: Range<usize>, walk: &mut Walk) -> Vec<Node> {
+        let mut fresh: HashMap<Tensor, Tensor> = HashMap::new();
+        let mut nodes = Vec::with_capacity(segment.len());
+        for node in &forward[segment] {
+            for &output in &node.outputs {
+                if self.info(output).state.is_some() || fresh.contains_key(&output) {
+                    continue;
+                }
+                let (shape, dtype) = (self.shape(output).to_vec(), self.info(output).dtype);
+                let tensor = self.tensor(&shape, dtype);
+                walk.grow(self.tensors().len());
+                walk.needs[tensor.index()] = walk.needs[output.index()];
+                walk.producers[tensor.index()] = walk.producers[output.index()];
+                if let Some(gradient) = walk.gradients.remove(&output) {
+                    walk.gradients.insert(tensor, gradient);
+                }
+                fresh.insert(output, tensor);
+            }
+            let renamed = |tensors: &[Tensor]| tensors.iter().map(|t| fresh.get(t).copied().unwrap_or(*t)).collect();
+            let node = Node { op: node.op.clone(), inputs: renamed(&node.inputs), outputs: renamed(&node.outputs) };
+            self.push_node(node.clone());
+            nodes.push(node);
+        }
+        nodes
+    }
+}
+
+/// Groups cuts that lie close together: nodes of one element-wise chain (norm, then add) make cuts one after the other,
+/// and of the rest every second is kept.
+fn thin(cuts: &[usize]) -> Vec<usize> {
+    let mut groups: Vec<usize> = Vec::new();
+    for &cut in cuts {
+        match groups.last_mut() {
+            Some(last) if cut <= *last + 1 => *last = cut,
+            _ => groups.push(cut),
+        }
+    }
+    groups.into_iter().step_by(2).collect()
+}

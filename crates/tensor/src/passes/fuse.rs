@@ -1,0 +1,239 @@
+//! Rewrites small operations into fused ones. A model records the small ones; the fused op's reference is their
+//! composition, so that fused and unfused runs check each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bayan_gpu::Capabilities;
+
+use crate::graph::{Dtype, Graph, Node, Tensor};
+use crate::ops::{
+    Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Packing, Quantize, RmsNorm, Rope, by_rows,
+    sweeps, takes_int8,
+};
+
+/// The graph with every known pattern rewritten, for this device. The tensors in `keep` stay computed.
+pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
+    let mut rewrite = Rewrite { graph: graph.clone(), nodes: graph.nodes().iter().cloned().map(Some).collect(), keep };
+    for index in 0..rewrite.nodes.len() {
+        rewrite.norm(index, capabilities);
+        rewrite.norm_residual(index);
+        rewrite.gate(index, capabilities);
+        rewrite.activation(index, capabilities);
+        rewrite.residual(index);
+        rewrite.attention(index, capabilities);
+    }
+    let nodes = rewrite.nodes.into_iter().flatten().collect();
+    int8(rewrite.graph, nodes, capabilities)
+}
+
+/// Rounds the inputs of large products to int8 where the device gains by it; an input shared by products is rounded
+/// once.
+fn int8(mut graph: Graph, nodes: Vec<Node>, capabilities: &Capabilities) -> Graph {
+    let mut rounded: HashMap<(Tensor, Packing), [Tensor; 2]> = HashMap::new();
+    let mut list = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let linear = node.op.as_any().downcast_ref::<Linear>();
+        let linear =
+            linear.and_then(|linear| Some((linear, takes_int8(capabilities, linear, graph.rows(node.inputs[0]))?)));
+        let Some((linear, packing)) = linear else {
+            rounded.retain(|(tensor, _), _| !node.outputs.contains(tensor));
+            list.push(node);
+            continue;
+        };
+        let x = node.inputs[0];
+        let [codes, scales] = *rounded.entry((x, packing)).or_insert_with(|| {
+            let (rows, width) = (graph.rows(x), graph.width(x));
+            let outputs =
+                [graph.tensor(&[rows, width / 4], Dtype::U32), graph.tensor(&[rows, width / 32, 4], Dtype::F32)];
+            list.push(Node { op: Arc::new(Quantize { packing }), inputs: vec![x], outputs: outputs.to_vec() });
+            outputs
+        });
+        let inputs = [&[codes, scales], &node.inputs[1..]].concat();
+        list.push(Node {
+            op: Arc::new(Linear { int8: Some(packing), ..linear.clone() }),
+            inputs,
+            outputs: node.outputs,
+        });
+    }
+    graph.with_nodes(list)
+}
+
+struct Rewrite<'a> {
+    graph: Graph,
+    /// The list; a node that was absorbed is gone.
+    nodes: Vec<Option<Node>>,
+    keep: &'a [Tensor],
+}
+
+impl Rewrite<'_> {
+    fn op<T: 'static>(&self, index: usize) -> Option<&T> {
+        self.nodes.get(index)?.as_ref()?.op.as_any().downcast_ref()
+    }
+
+    /// The nodes that read a tensor, if it may vanish: it is no state, nobody wants it, and only one node writes it.
+    fn readers(&self, tensor: Tensor) -> Option<Vec<usize>> {
+        let written = self.nodes.iter().flatten().filter(|node| node.outputs.contains(&tensor)).count();
+        if self.keep.contains(&tensor) || self.graph.info(tensor).state.is_some() || written != 1 {
+            return None;
+        }
+        let reads = |node: &Option<Node>| node.as_ref().is_some_and(|node| node.inputs.contains(&tensor));
+        Some((0..self.nodes.len()).filter(|&i| reads(&self.nodes[i])).collect())
+    }
+
+    fn only_reader(&self, tensor: Tensor) -> Option<usize> {
+        self.readers(tensor).filter(|readers| readers.len() == 1).map(|readers| readers[0])
+    }
+
+    fn replace(&mut self, index: usize, op: impl crate::graph::Op, inputs: Vec<Tensor>, outputs: Vec<Tensor>) {
+        self.nodes[index] = Some(Node { op: Arc::new(op), inputs, outputs });
+    }
+
+    /// rms_norm, then linear: the root is one number a token and moves behind the sum.
+    fn norm(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+        let eps = self.op::<RmsNorm>(index)?.eps;
+        let node = self.nodes[index].clone()?;
+        let readers = self.readers(node.outputs[0])?;
+        let takes = |&reader: &usize| {
+            self.op::<Linear>(reader).is_some_and(|linear| {
+                let tokens = self.graph.rows(node.outputs[0]);
+                linear.norm.is_none()
+                    && linear.weight.columns().is_multiple_of(32)
+                    && by_rows(capabilities, tokens)
+                    && !sweeps(capabilities, tokens)
+                    && self.nodes[reader].as_ref().is_some_and(|n| n.inputs[0] == node.outputs[0])
+            })
+        };
+        if readers.is_empty() || !readers.iter().all(takes) {
+            return None;
+        }
+        for reader in readers {
+            let linear = Linear { norm: Some(eps), ..self.op::<Linear>(reader)?.clone() };
+            let old = self.nodes[reader].clone()?;
+            let inputs = [&node.inputs[..2], &old.inputs[1..]].concat();
+            self.replace(reader, linear, inputs, old.outputs);
+        }
+        self.nodes[index] = None;
+        Some(())
+    }
+
+    /// rms_norm, then add of something that is there before.
+    fn norm_residual(&mut self, index: usize) -> Option<()> {
+        let norm = self.op::<RmsNorm>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let reader = self.only_reader(node.outputs[0])?;
+        self.op::<Add>(reader)?;
+        let add = self.nodes[reader].clone()?;
+        let other = *add.inputs.iter().find(|&&t| t != node.outputs[0])?;
+        if norm.residual || !self.known_before(other, index) {
+            return None;
+        }
+        self.nodes[reader] = None;
+        let inputs = [&node.inputs[..], &[other]].concat();
+        self.replace(index, RmsNorm { residual: true, ..norm }, inputs, add.outputs);
+        Some(())
+    }
+
+    /// Whether a tensor has its value before node number `index`.
+    fn known_before(&self, tensor: Tensor, index: usize) -> bool {
+        self.graph.info(tensor).state.is_some()
+            || self.nodes[..index].iter().flatten().any(|n| n.outputs.contains(&tensor))
+    }
+
+    /// linear, then an activation.
+    fn activation(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+        let linear = self.op::<Linear>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let reader = self.only_reader(node.outputs[0])?;
+        let activation = self.op::<Activate>(reader)?.activation;
+        if linear.gate.is_some()
+            || linear.activation.is_some()
+            || linear.residual
+            || !by_rows(capabilities, self.graph.rows(node.outputs[0]))
+        {
+            return None;
+        }
+        let outputs = self.nodes[reader].take()?.outputs;
+        self.replace(index, Linear { activation: Some(activation), ..linear }, node.inputs, outputs);
+        Some(())
+    }
+
+    /// linear, then gated: an invocation that owns a gate's row owns the up's row too.
+    fn gate(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+        let linear = self.op::<Linear>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let reader = self.only_reader(node.outputs[0])?;
+        let activation = self.op::<Gated>(reader)?.activation;
+        let halves = linear.weight.rows() / 2;
+        let fits = halves.is_multiple_of(32)
+            && linear.weight.shards().len() <= 1
+            && by_rows(capabilities, self.graph.rows(node.outputs[0]));
+        if linear.gate.is_some() || linear.activation.is_some() || linear.residual || !fits {
+            return None;
+        }
+        let outputs = self.nodes[reader].take()?.outputs;
+        self.replace(index, Linear { gate: Some(activation), ..linear }, node.inputs, outputs);
+        Some(())
+    }
+
+    /// linear, then add of something that is there before.
+    fn residual(&mut self, index: usize) -> Option<()> {
+        let linear = self.op::<Linear>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let reader = self.only_reader(node.outputs[0])?;
+        self.op::<Add>(reader)?;
+        let add = self.nodes[reader].clone()?;
+        let other = *add.inputs.iter().find(|&&t| t != node.outputs[0])?;
+        if linear.gate.is_some()
+            || linear.activation.is_some()
+            || linear.residual
+            || linear.norm.is_some()
+            || !self.known_before(other, index)
+        {
+            return None;
+        }
+        self.nodes[reader] = None;
+        let inputs = [&node.inputs[..], &[other]].concat();
+        self.replace(index, Linear { residual: true, ..linear }, inputs, add.outputs);
+        Some(())
+    }
+
+    /// rope, append, attention of one token.
+    fn attention(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+        let rope = self.op::<Rope>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        if self.graph.shape(node.inputs[0])[0] != 1 || node.outputs.len() != 3 {
+            return None;
+        }
+        let [q, k, v] = node.outputs[..] else { return None };
+        let (append_at, attention_at) = (self.only_reader(k)?, self.only_reader(q)?);
+        self.op::<Append>(append_at)?;
+        let attention = self.op::<Attention>(attention_at)?.clone();
+        if !AttentionDecode::fits(&rope, &attention, capabilities.max_storage_buffers) {
+            return None;
+        }
+        let (append, attend) = (self.nodes[append_at].clone()?, self.nodes[attention_at].clone()?);
+        let matches = self.only_reader(v)? == append_at
+            && append.inputs[..2] == [k, v]
+            && attend.inputs[1..3] == append.outputs[..2]
+            && append_at < attention_at;
+        if !matches {
+            return None;
+        }
+        let op = AttentionDecode { rope, attention };
+        let runs = self.graph.tensor(&op.runs(1), Dtype::F32);
+        let inputs = [&[node.inputs[0], node.inputs[1], node.inputs[2], append.inputs[3]], &node.inputs[3..]].concat();
+        let outputs = vec![attend.outputs[0], append.outputs[0], append.outputs[1], runs];
+        self.nodes[index] = None;
+        self.nodes[append_at] = None;
+        self.replace(attention_at, op, inputs, outputs);
+        Some(())
+    }
+}
+
+/// How many operations of each name a graph has, for tests and for people.
+pub fn census(graph: &Graph) -> HashMap<&'static str, usize> {
+    let mut counts = HashMap::new();
+    graph.nodes().iter().for_each(|node| *counts.entry(node.op.name()).or_insert(0) += 1);
+    counts
+}

@@ -1,0 +1,13 @@
+//! Rewrites of a recorded list: fusion, the walk backwards, cuts over devices, saved activations in f16, and statistics
+//! of inputs.
+
+mod activations_f16;
+mod autodiff;
+mod fuse;
+mod importance;
+mod partition;
+
+pub use activations_f16::keep_in_f16;
+pub use autodiff::{Backward, BackwardError, BackwardOptions};
+pub use fuse::{census, fuse};
+pub use partition::{HandOver, Part, split};

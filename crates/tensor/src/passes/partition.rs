@@ -1,0 +1,152 @@
+//! One recorded list cut into parts for several devices, each of which holds some of the layers.
+//!
+//! A node runs where its matrix or the state that it writes stands; the others stay where the list is, or go ahead to
+//! the device of those who read them when that costs no more. Consecutive nodes of one device are a part: a graph of
+//! its own, prepared, fused and replayed as any other. What a later part reads of an earlier one is handed over through
+//! the host, which for a decoder is the residual alone, some KiB a token. Models that know of several devices lost:
+//! every architecture would have had to say where each of its operations runs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bayan_gpu::{Gpu, GpuError};
+
+use crate::graph::{ELEMENT_BYTES, Graph, Node, State, Tensor};
+use crate::ops::{Embed, Linear};
+
+/// A tensor that later parts need.
+#[derive(Debug, Clone)]
+pub struct HandOver {
+    /// In the part that makes it.
+    pub tensor: Tensor,
+    /// For each later part that reads it, its device and where it goes there.
+    pub to: Vec<(usize, Arc<State>)>,
+}
+
+impl HandOver {
+    /// Bytes that are read from one device; each device that gets them is written as many.
+    pub fn size_bytes(&self) -> u64 {
+        self.to.first().map_or(0, |(_, state)| state.size_bytes())
+    }
+}
+
+/// Consecutive operations of one device.
+#[derive(Debug)]
+pub struct Part {
+    /// Number of the device.
+    pub device: usize,
+    /// The operations; tensors have the numbers that they have in the whole graph.
+    pub graph: Graph,
+    /// What it makes for later parts.
+    pub hands: Vec<HandOver>,
+}
+
+/// Cuts a graph. `inputs` are states that are written before each step and belong to no device; `local` gives the form
+/// that a state has on another device than its own.
+///
+/// # Errors
+/// Out of memory, or what `local` fails with.
+pub fn split(
+    graph: &Graph,
+    keep: &[Tensor],
+    gpus: &[Gpu],
+    inputs: &[Arc<State>],
+    local: &mut dyn FnMut(&Arc<State>, usize) -> Result<Arc<State>, GpuError>,
+) -> Result<Vec<Part>, GpuError> {
+    let devices = devices(graph, keep, gpus, inputs);
+    let mut parts: Vec<Part> = Vec::new();
+    // Which part has written a tensor that is no state.
+    let mut writers: HashMap<Tensor, usize> = HashMap::new();
+    let mut start = 0;
+    for nodes in devices.chunk_by(|a, b| a == b) {
+        let (device, list) = (nodes[0], &graph.nodes()[start..start + nodes.len()]);
+        start += nodes.len();
+        let number = parts.len();
+        let mut part = graph.with_nodes(list.to_vec());
+        let mut seen: Vec<Tensor> = Vec::new();
+        for node in list {
+            for &tensor in node.inputs.iter().chain(&node.outputs) {
+                if seen.contains(&tensor) {
+                    continue;
+                }
+                seen.push(tensor);
+                let info = graph.info(tensor);
+                if let Some(state) = &info.state {
+                    if !state.is_on(&gpus[device]) {
+                        part.set_state(tensor, local(state, device)?);
+                    }
+                } else if let Some(writer) = writers.get(&tensor) {
+                    let to = State::zeros(Some(&gpus[device]), "handed over", &info.shape, info.dtype)?;
+                    part.set_state(tensor, to.clone());
+                    hand(&mut parts[*writer], tensor, device, to);
+                }
+            }
+        }
+        for tensor in list.iter().flat_map(|node| &node.outputs).filter(|tensor| graph.info(**tensor).state.is_none()) {
+            writers.insert(*tensor, number);
+        }
+        parts.push(Part { device, graph: part, hands: Vec::new() });
+    }
+    Ok(parts)
+}
+
+fn hand(from: &mut Part, tensor: Tensor, device: usize, to: Arc<State>) {
+    match from.hands.iter_mut().find(|hand| hand.tensor == tensor) {
+        Some(hand) => hand.to.push((device, to)),
+        None => from.hands.push(HandOver { tensor, to: vec![(device, to)] }),
+    }
+}
+
+/// The device of each node.
+fn devices(graph: &Graph, keep: &[Tensor], gpus: &[Gpu], inputs: &[Arc<State>]) -> Vec<usize> {
+    let nodes = graph.nodes();
+    let fixed: Vec<Option<usize>> = nodes.iter().map(|node| fixed(graph, node, gpus, inputs)).collect();
+    let mut current = fixed.iter().flatten().next().copied().unwrap_or(0);
+    let mut devices: Vec<usize> = Vec::with_capacity(nodes.len());
+    for at in &fixed {
+        current = at.unwrap_or(current);
+        devices.push(current);
+    }
+    // From the end on, so that a chain goes along as a whole: a norm before a layer belongs to the layer.
+    for index in (0..nodes.len()).rev().filter(|&index| fixed[index].is_none()) {
+        if let Some(device) = readers_device(graph, keep, &devices, index) {
+            devices[index] = device;
+        }
+    }
+    devices
+}
+
+/// Where the node's weights, or the states that it writes, are.
+fn fixed(graph: &Graph, node: &Node, gpus: &[Gpu], inputs: &[Arc<State>]) -> Option<usize> {
+    let op = node.op.as_any();
+    let matrix = op
+        .downcast_ref::<Linear>()
+        .map(|linear| &linear.weight)
+        .or_else(|| op.downcast_ref::<Embed>().map(|embed| &embed.table));
+    if let Some(matrix) = matrix {
+        return gpus.iter().position(|gpu| matrix.is_on(gpu));
+    }
+    let written = node.outputs.iter().filter_map(|&tensor| graph.info(tensor).state.as_ref());
+    let written = written.filter(|state| !inputs.iter().any(|input| Arc::ptr_eq(input, state)));
+    written.into_iter().find_map(|state| gpus.iter().position(|gpu| state.is_on(gpu)))
+}
+
+/// The one device of all who read what a node makes, if the node makes it of one tensor no smaller, so that handing
+/// that over instead costs nothing.
+fn readers_device(graph: &Graph, keep: &[Tensor], devices: &[usize], index: usize) -> Option<usize> {
+    let node = &graph.nodes()[index];
+    let mut made_of = node.inputs.iter().filter(|&&tensor| graph.info(tensor).state.is_none());
+    let (source, others) = (*made_of.next()?, made_of.next());
+    let made: u64 = node.outputs.iter().map(|&tensor| graph.info(tensor).len() as u64 * ELEMENT_BYTES).sum();
+    let lasting = node
+        .outputs
+        .iter()
+        .any(|tensor| keep.contains(tensor) || *tensor == source || graph.info(*tensor).state.is_some());
+    if others.is_some() || lasting || (graph.info(source).len() as u64 * ELEMENT_BYTES) > made {
+        return None;
+    }
+    let reads = |node: &Node| node.inputs.iter().any(|tensor| graph.nodes()[index].outputs.contains(tensor));
+    let mut readers = (index + 1..graph.nodes().len()).filter(|&at| reads(&graph.nodes()[at])).map(|at| devices[at]);
+    let first = readers.next()?;
+    readers.all(|device| device == first).then_some(first)
+}

@@ -1,0 +1,177 @@
+//! From operations to dispatches: what an op sees when it emits its kernels.
+
+use bayan_gpu::shader::{Defines, link};
+use bayan_gpu::{Capabilities, Dispatch, Gpu, GpuError, Slice};
+
+use super::tuning::Tuning;
+use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
+
+/// Number of workgroups in one dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Known when the plan is made.
+    Fixed(u32),
+    /// One for each started run of this many cached positions, known when the step is submitted.
+    CachedRuns(u32),
+}
+
+impl Extent {
+    /// The number of workgroups for a step in which no sequence has more than `cached` positions.
+    pub fn resolve(self, cached: usize) -> u32 {
+        match self {
+            Extent::Fixed(n) => n,
+            Extent::CachedRuns(run) => (cached as u32).div_ceil(run).max(1),
+        }
+    }
+}
+
+/// A dispatch whose grid may depend on the step.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The dispatch; its grid is that of an empty cache.
+    pub dispatch: Dispatch,
+    /// The grid.
+    pub grid: [Extent; 3],
+    /// The node it came from.
+    pub node: usize,
+    /// Bytes bound for reading and writing, without counting a cache.
+    pub bound_bytes: u64,
+}
+
+/// A kernel's text before linking.
+#[derive(Debug, Clone)]
+pub struct KernelText<'a> {
+    /// Name for errors and profiles.
+    pub name: &'a str,
+    /// Parts to concatenate.
+    pub parts: &'a [&'a str],
+    /// Names to specialise with.
+    pub defines: Defines,
+}
+
+/// The view of one node while it is turned into dispatches.
+pub struct Lowering<'a> {
+    gpu: &'a Gpu,
+    graph: &'a Graph,
+    node: &'a Node,
+    node_index: usize,
+    places: &'a [Option<Slice>],
+    planned: &'a mut Vec<Planned>,
+    tune: &'a Tuning,
+}
+
+impl<'a> Lowering<'a> {
+    pub(crate) fn new(
+        gpu: &'a Gpu,
+        graph: &'a Graph,
+        node_index: usize,
+        places: &'a [Option<Slice>],
+        planned: &'a mut Vec<Planned>,
+        tune: &'a Tuning,
+    ) -> Lowering<'a> {
+        Lowering { gpu, graph, node: &graph.nodes()[node_index], node_index, places, planned, tune }
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        self.gpu
+    }
+
+    /// What the device can do.
+    pub fn capabilities(&self) -> &'a Capabilities {
+        self.gpu.capabilities()
+    }
+
+    /// Kernel shapes chosen for this device.
+    pub fn tuning(&self) -> &'a Tuning {
+        self.tune
+    }
+
+    /// Sizes of an input.
+    pub fn input_shape(&self, index: usize) -> &'a [usize] {
+        self.graph.shape(self.node.inputs[index])
+    }
+
+    /// Sizes of an output.
+    pub fn output_shape(&self, index: usize) -> &'a [usize] {
+        self.graph.shape(self.node.outputs[index])
+    }
+
+    /// Number of inputs.
+    pub fn input_count(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    /// Number of outputs.
+    pub fn output_count(&self) -> usize {
+        self.node.outputs.len()
+    }
+
+    /// The buffer of an input.
+    pub fn input(&self, index: usize) -> Slice {
+        self.slice(self.node.inputs[index])
+    }
+
+    /// The buffer of an output.
+    pub fn output(&self, index: usize) -> Slice {
+        self.slice(self.node.outputs[index])
+    }
+
+    fn slice(&self, tensor: Tensor) -> Slice {
+        let info = self.graph.info(tensor);
+        match (&info.state, &self.places[tensor.index()]) {
+            (Some(state), _) => {
+                let size_bytes = (info.len() as u64 * ELEMENT_BYTES).max(16).next_multiple_of(16);
+                state
+                    .buffer()
+                    .slice(state.offset_bytes(), size_bytes.min(state.buffer().size_bytes() - state.offset_bytes()))
+            }
+            (None, Some(place)) => place.clone(),
+            (None, None) => unreachable!("the planner gave tensor {} no place", tensor.index()),
+        }
+    }
+
+    /// A small read-only buffer of numbers. Storage and not uniform: Mesa's software driver compiles a kernel anew when
+    /// a loop bound or a condition comes from a uniform buffer that is bound again.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn numbers(&self, numbers: &[u32]) -> Result<Slice, GpuError> {
+        let mut padded = numbers.to_vec();
+        padded.resize(numbers.len().next_multiple_of(4), 0);
+        let buffer = self.gpu.allocate("parameters", padded.len() as u64 * 4)?;
+        self.gpu.write(&buffer, 0, bytemuck::cast_slice(&padded));
+        Ok(buffer.whole())
+    }
+
+    /// Emits a dispatch.
+    ///
+    /// # Errors
+    /// The text does not link or compile, or a binding is too large.
+    pub fn emit(&mut self, text: KernelText<'_>, groups: &[Vec<Slice>], grid: [Extent; 3]) -> Result<(), GpuError> {
+        let fail = |reason: String| GpuError::Kernel { kernel: text.name.to_string(), reason };
+        let defines = text
+            .defines
+            .set("SUBGROUPS", self.capabilities().subgroups)
+            .set("F16", self.capabilities().f16)
+            .set("DOT", self.capabilities().dot);
+        let source = link(text.parts, &defines).map_err(fail)?;
+        let kernel = self.gpu.kernel(text.name, &source)?;
+        let bindings = self.gpu.bind(text.name, &kernel, groups)?;
+        let limit = self.capabilities().max_workgroups;
+        let resolved = grid.map(|extent| extent.resolve(1));
+        if let Some(&over) = resolved.iter().find(|&&n| n > limit) {
+            return Err(fail(format!("{over} workgroups in one dimension, this device allows {limit}")));
+        }
+        let bound_bytes = groups.iter().flatten().map(|slice| slice.size_bytes).sum();
+        let uploads =
+            groups.iter().flatten().filter_map(|slice| Some((slice.buffer.clone(), slice.contents.clone()?))).collect();
+        self.planned.push(Planned {
+            dispatch: Dispatch { name: text.name.to_string(), kernel, bindings, grid: resolved, uploads },
+            grid,
+            node: self.node_index,
+            bound_bytes,
+        });
+        Ok(())
+    }
+}

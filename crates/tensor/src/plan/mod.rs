@@ -1,0 +1,258 @@
+//! A graph made ready for a device: places for its tensors, pipelines, bind groups, and the list that is replayed.
+
+pub(crate) mod grid;
+mod lower;
+mod memory;
+mod tuning;
+
+use std::sync::Mutex;
+
+use bayan_gpu::{Buffer, Dispatch, Gpu, GpuError, KernelTime, PendingRead, ReadRequest, Slice};
+
+pub use grid::grid_2d;
+pub use lower::{Extent, KernelText, Lowering, Planned};
+use memory::{Item, Layout};
+pub use tuning::{RowsShape, Tuning};
+
+use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
+
+/// What one run of a plan costs, whatever the device: the portable half of speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Kernels started.
+    pub dispatches: usize,
+    /// Compute passes.
+    pub passes: usize,
+    /// Bytes in all bindings.
+    pub bound_bytes: u64,
+    /// Bytes of activations held.
+    pub activation_bytes: u64,
+}
+
+/// Memory of activations that plans share.
+#[derive(Debug, Clone, Default)]
+pub struct Pool {
+    buffers: Vec<Buffer>,
+    layout: Layout,
+}
+
+/// A prepared graph.
+#[derive(Debug)]
+pub struct Plan {
+    graph: Graph,
+    planned: Vec<Planned>,
+    dispatches: Mutex<Vec<Dispatch>>,
+    places: Vec<Option<Slice>>,
+    activation_bytes: u64,
+    /// Multiply-adds of each dispatch, about.
+    work: Vec<u64>,
+}
+
+impl Plan {
+    /// Prepares a graph; the tensors in `keep` hold their values after a run.
+    ///
+    /// # Errors
+    /// Out of memory, a binding beyond the device's limits, or a kernel that does not compile.
+    pub fn new(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning) -> Result<Plan, GpuError> {
+        Plan::sharing(gpu, graph, keep, tuning, &mut Pool::default())
+    }
+
+    /// As [`Plan::new`], with activations in the buffers of `pool` where they fit; what does not fit is added to it.
+    /// Plans that share a pool run one after the other, and what one of them keeps lasts until the next one runs.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn sharing(
+        gpu: &Gpu,
+        graph: Graph,
+        keep: &[Tensor],
+        tuning: &Tuning,
+        pool: &mut Pool,
+    ) -> Result<Plan, GpuError> {
+        let graph = if tuning.fuse { crate::passes::fuse(&graph, keep, gpu.capabilities()) } else { graph };
+        let (places, activation_bytes) = assign(gpu, &graph, keep, pool)?;
+        let mut planned = Vec::new();
+        for index in 0..graph.nodes().len() {
+            let op = graph.nodes()[index].op.clone();
+            op.dispatch(&mut Lowering::new(gpu, &graph, index, &places, &mut planned, tuning))?;
+        }
+        let dispatches = Mutex::new(planned.iter().map(|p| p.dispatch.clone()).collect());
+        let work = work_of(&graph, &planned);
+        Ok(Plan { graph, planned, dispatches, places, activation_bytes, work })
+    }
+
+    /// The graph it runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Its cost, not counting what a longer cache adds.
+    pub fn cost(&self) -> Cost {
+        Cost {
+            dispatches: self.planned.len(),
+            passes: 1,
+            bound_bytes: self.planned.iter().map(|p| p.bound_bytes).sum(),
+            activation_bytes: self.activation_bytes,
+        }
+    }
+
+    /// Submits one run. `cached` is the largest number of cached positions that any sequence has after it.
+    pub fn submit(&self, gpu: &Gpu, cached: usize, reads: &[ReadRequest]) -> Vec<PendingRead> {
+        let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
+        for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
+            dispatch.grid = planned.grid.map(|extent| extent.resolve(cached));
+        }
+        gpu.submit(dispatches.iter(), reads)
+    }
+
+    /// As [`Plan::submit`], in as many submissions as it takes for none to have more than so many multiply-adds (but
+    /// for one kernel that has more alone): a device that also draws the screen ends what runs for seconds. Results are
+    /// the same to the bit.
+    pub fn submit_within(&self, gpu: &Gpu, cached: usize, work: u64, reads: &[ReadRequest]) -> Vec<PendingRead> {
+        let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
+        for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
+            dispatch.grid = planned.grid.map(|extent| extent.resolve(cached));
+        }
+        let mut start = 0;
+        for end in cuts(&self.work, work) {
+            gpu.submit(&dispatches[start..end], &[]);
+            start = end;
+        }
+        gpu.submit(&dispatches[start..], reads)
+    }
+
+    /// The number of submissions of [`Plan::submit_within`].
+    pub fn submissions_within(&self, work: u64) -> usize {
+        cuts(&self.work, work).len() + 1
+    }
+
+    /// As [`Plan::submit`], cut into so many submissions at most, each short enough for a slow device that also draws
+    /// the screen.
+    pub fn submit_parts(&self, gpu: &Gpu, cached: usize, parts: usize) {
+        let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
+        for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
+            dispatch.grid = planned.grid.map(|extent| extent.resolve(cached));
+        }
+        for part in dispatches.chunks(dispatches.len().div_ceil(parts.max(1)).max(1)) {
+            gpu.submit(part, &[]);
+        }
+    }
+
+    /// Runs once with a timestamp pair around each dispatch.
+    ///
+    /// # Errors
+    /// The device has no timestamps, or fails.
+    pub async fn profile(&self, gpu: &Gpu, cached: usize) -> Result<Vec<KernelTime>, GpuError> {
+        let dispatches: Vec<Dispatch> = self
+            .planned
+            .iter()
+            .map(|p| Dispatch { grid: p.grid.map(|extent| extent.resolve(cached)), ..p.dispatch.clone() })
+            .collect();
+        gpu.profile(&dispatches).await
+    }
+
+    /// Fills every intermediate buffer with NaN, so that a test sees what no kernel wrote.
+    pub fn poison(&self, gpu: &Gpu) {
+        for place in self.places.iter().flatten() {
+            gpu.write(&place.buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; place.buffer.size_bytes() as usize / 4]));
+        }
+    }
+
+    /// A read of a whole tensor after a run: of its state, or of a tensor in `keep`.
+    ///
+    /// # Panics
+    /// If the tensor has no place.
+    pub fn read_request(&self, tensor: Tensor) -> ReadRequest {
+        let info = self.graph.info(tensor);
+        let (buffer, offset_bytes) = match (&info.state, &self.places[tensor.index()]) {
+            (Some(state), _) => (state.buffer().clone(), state.offset_bytes()),
+            (None, Some(place)) => (place.buffer.clone(), place.offset_bytes),
+            (None, None) => panic!("tensor {} is not kept", tensor.index()),
+        };
+        ReadRequest { buffer, offset_bytes, size_bytes: info.len() as u64 * ELEMENT_BYTES }
+    }
+}
+
+/// Multiply-adds of each dispatch: those of its node, shared evenly.
+fn work_of(graph: &Graph, planned: &[Planned]) -> Vec<u64> {
+    let mut counts = vec![0u64; graph.nodes().len()];
+    planned.iter().for_each(|p| counts[p.node] += 1);
+    let of_node = |node: &Node| {
+        let [inputs, outputs] =
+            [&node.inputs, &node.outputs].map(|list| list.iter().map(|&t| graph.shape(t)).collect::<Vec<_>>());
+        node.op.work(&inputs, &outputs)
+    };
+    let work: Vec<u64> = graph.nodes().iter().map(of_node).collect();
+    planned.iter().map(|p| work[p.node] / counts[p.node].max(1)).collect()
+}
+
+/// Where to cut a list so that no part has more than so much work, unless one entry has.
+fn cuts(work: &[u64], most: u64) -> Vec<usize> {
+    let (mut cuts, mut sum) = (Vec::new(), 0u64);
+    for (index, &work) in work.iter().enumerate() {
+        if sum > 0 && sum.saturating_add(work) > most {
+            cuts.push(index);
+            sum = 0;
+        }
+        sum = sum.saturating_add(work);
+    }
+    cuts
+}
+
+/// Gives every intermediate tensor a place in the pool, which grows where it must; and the bytes of the buffers that
+/// are used. No dispatch writes a buffer that it binds a second time.
+fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<(Vec<Option<Slice>>, u64), GpuError> {
+    let mut numbers: Vec<Option<usize>> = vec![None; graph.tensors().len()];
+    let mut items: Vec<Item> = Vec::new();
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let passing = |list: &[Tensor]| {
+            list.iter().copied().filter(|&tensor| graph.info(tensor).state.is_none()).collect::<Vec<_>>()
+        };
+        let (inputs, outputs) = (passing(&node.inputs), passing(&node.outputs));
+        for (slot, &tensor) in inputs.iter().chain(&outputs).enumerate() {
+            let last = if keep.contains(&tensor) { usize::MAX } else { index };
+            let number = *numbers[tensor.index()].get_or_insert_with(|| {
+                items.push(Item { name: (index, slot), size: size_bytes(graph, tensor), last, apart: Vec::new() });
+                items.len() - 1
+            });
+            items[number].last = items[number].last.max(last);
+        }
+        for &output in &outputs {
+            for &other in inputs.iter().chain(&outputs).filter(|&&other| other != output) {
+                if let (Some(a), Some(b)) = (numbers[output.index()], numbers[other.index()]) {
+                    items[a].apart.push(b);
+                    items[b].apart.push(a);
+                }
+            }
+        }
+    }
+    let alignment = u64::from(gpu.capabilities().offset_alignment).max(16);
+    let places = pool.layout.place(&items, alignment);
+    for &size in &pool.layout.buffers[pool.buffers.len()..] {
+        pool.buffers.push(gpu.allocate("activations", size)?);
+    }
+    let slice = |number: usize| pool.buffers[places[number].buffer].slice(places[number].offset, items[number].size);
+    let used = |buffer: usize| places.iter().any(|place| place.buffer == buffer);
+    let activation_bytes =
+        pool.buffers.iter().enumerate().filter(|&(buffer, _)| used(buffer)).map(|(_, held)| held.size_bytes()).sum();
+    Ok((numbers.into_iter().map(|number| number.map(slice)).collect(), activation_bytes))
+}
+
+/// What a binding of the tensor covers: whole vectors of four.
+fn size_bytes(graph: &Graph, tensor: Tensor) -> u64 {
+    (graph.info(tensor).len() as u64 * ELEMENT_BYTES).max(16).next_multiple_of(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cuts;
+
+    #[test]
+    fn no_submission_has_more_work_than_allowed_unless_one_kernel_has() {
+        let work = [3, 4, 0, 9, 1, 1, 20, 2];
+        assert_eq!(cuts(&work, 10), [3, 5, 6, 7]);
+        assert!(cuts(&work, 1000).is_empty());
+        assert_eq!(cuts(&work, 0).len(), 6);
+        assert!(cuts(&[], 1).is_empty());
+    }
+}

@@ -1,0 +1,59 @@
+//! The cases of training in f16: rows packed and unpacked, and a list whose kept tensors are rewritten.
+
+use bayan_gpu::GpuError;
+
+use super::gradient::{Differentiated, GradientCase, zeros};
+use super::layers::layers;
+use crate::graph::Graph;
+use crate::passes::{BackwardOptions, keep_in_f16};
+use crate::suite::case::{Case, Maker, Recorded, case};
+
+/// Packing: words and numbers against the references.
+pub(crate) fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (rows, width, massive) in [(1, 64, false), (3, 100, true), (2, 2304, true), (5, 33, false), (70_000, 16, false)]
+    {
+        let record = move |make: &mut Maker<'_>| -> Result<Recorded, GpuError> {
+            let mut graph = Graph::new();
+            let values = make.numbers(rows * width, massive);
+            let x = make.state(&[rows, width], values)?;
+            let x = graph.state(&x);
+            let packed = graph.narrow(x);
+            let y = graph.widen(packed, &[rows, width]);
+            Ok((graph, vec![packed, y]))
+        };
+        all.push(case(format!("narrow and widen {rows}x{width}"), 1e-14, record));
+    }
+    all
+}
+
+/// Layers and their gradients with what waits for the backward pass in f16. Kernels and references round alike, but for
+/// numbers that stand between two f16 and were summed in another order: each such one is off by 5e-4, and gradients
+/// that nearly cancel by several times as much.
+pub(crate) fn gradient_cases() -> Vec<GradientCase> {
+    let record = |recompute: bool| {
+        move |make: &mut Maker<'_>| {
+            let mut graph = Graph::new();
+            let (y, by) = layers(make, &mut graph, 4, 3)?;
+            let forward = graph.nodes().len();
+            let shape = graph.shape(y).to_vec();
+            let cotangent = make.random(&shape)?;
+            let gradients = by.iter().map(|state| zeros(make, state.shape())).collect::<Result<Vec<_>, _>>()?;
+            let parameters: Vec<_> = by.iter().cloned().zip(gradients.iter().cloned()).collect();
+            let seed = graph.state(&cotangent);
+            if let Err(error) = graph.backward(&[(y, seed)], &parameters, BackwardOptions { recompute }) {
+                unreachable!("cases are differentiable: {error}");
+            }
+            let mut graph = keep_in_f16(&graph, forward, 3, &[y]);
+            let gradients = by.into_iter().zip(gradients.iter().map(|g| graph.state(g))).collect();
+            Ok(Differentiated { graph, y, cotangent: Some(cotangent), gradients })
+        }
+    };
+    let case = |recompute| GradientCase {
+        name: format!("layers kept in f16, recompute {recompute}"),
+        bound: 1e-5,
+        small: false,
+        record: Box::new(record(recompute)),
+    };
+    vec![case(false), case(true)]
+}

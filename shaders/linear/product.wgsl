@@ -1,0 +1,100 @@
+// TILED: a tile of TM x TN results a workgroup, 16 of k at a time in workgroup memory, RM x RN results in registers.
+// Otherwise (software devices, where a barrier costs more than a load from the cache): RM x RN results an invocation,
+// read directly. HALF_TILES: tiles in f16, sums in f32; what f16 cannot hold makes its sums NaN, as in
+// linear/backward.wgsl.
+@group(0) @binding(0) var<storage, read> a: array<f32>;
+@group(0) @binding(1) var<storage, read> b: array<f32>;
+
+const RM = ${RM}u;
+const RN = ${RN}u;
+const THREADS = ${THREADS}u;
+
+#if TILED
+const TM = ${TM}u;
+const TN = ${TN}u;
+const TK = 16u;
+
+#if HALF_TILES
+alias cell = f16;
+fn factor(v: f32) -> cell { return cell(select(v, bitcast<f32>(size[0] | 0x7fc00000u), abs(v) > 65504.0)); }
+#else
+alias cell = f32;
+fn factor(v: f32) -> cell { return v; }
+#endif
+var<workgroup> tile_a: array<cell, ${TM_TK}>; // [TK, TM]
+var<workgroup> tile_b: array<cell, ${TN_TK}>; // [TK, TN]
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let m0 = group.y * TM;
+  let n0 = group.x * TN;
+  let end = min((group.z + 1u) * size[3], size[2]);
+  let tm = lane / (TN / RN) * RM;
+  let tn = lane % (TN / RN) * RN;
+  let row = m0 + tm;
+  let column = n0 + tn;
+  var sums: array<f32, ${RM_RN}>;
+  for (var start = group.z * size[3]; start < end; start += TK) {
+    workgroupBarrier();
+    for (var i = lane; i < TM * TK; i += THREADS) {
+#if A_ALONG_K
+      let k = i % TK; let m = i / TK;
+#else
+      let k = i / TM; let m = i % TM;
+#endif
+      var value = 0.0;
+      if (m0 + m < size[0] && start + k < end) { value = a[size[4] + (m0 + m) * size[5] + (start + k) * size[6]]; }
+      tile_a[k * TM + m] = factor(value);
+    }
+    for (var i = lane; i < TN * TK; i += THREADS) {
+#if B_ALONG_K
+      let k = i % TK; let n = i / TK;
+#else
+      let k = i / TN; let n = i % TN;
+#endif
+      var value = 0.0;
+      if (n0 + n < size[1] && start + k < end) { value = b[size[7] + (start + k) * size[8] + (n0 + n) * size[9]]; }
+      tile_b[k * TN + n] = factor(value);
+    }
+    workgroupBarrier();
+    for (var k = 0u; k < TK; k++) {
+      var right: array<f32, ${RN}>;
+      for (var n = 0u; n < RN; n++) { right[n] = f32(tile_b[k * TN + tn + n]); }
+      for (var m = 0u; m < RM; m++) {
+        let left = f32(tile_a[k * TM + tm + m]);
+        for (var n = 0u; n < RN; n++) { sums[m * RN + n] += left * right[n]; }
+      }
+    }
+  }
+#else
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  let block = id.y * ${STRIDE}u + id.x;
+  let across = (size[1] + RN - 1u) / RN;
+  let row = block / across * RM;
+  let column = block % across * RN;
+  if (row >= size[0]) { return; }
+  let end = min((group.z + 1u) * size[3], size[2]);
+#for m in RM
+  let left_${m} = size[4] + min(row + ${m}u, size[0] - 1u) * size[5];
+  var sum_${m} = vec4<f32>(0.0);
+#end
+  let last = size[1] - 1u;
+  let right = size[7] + min(vec4<u32>(column, column + 1u, column + 2u, column + 3u), vec4<u32>(last)) * size[9];
+  for (var k = group.z * size[3]; k < end; k++) {
+    let at = right + k * size[8];
+    let factors = vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+#for m in RM
+    sum_${m} += a[left_${m} + k * size[6]] * factors;
+#end
+  }
+  var sums: array<f32, ${RM_RN}>;
+#for m in RM
+  sums[${m}u * RN] = sum_${m}.x;
+  sums[${m}u * RN + 1u] = sum_${m}.y;
+  sums[${m}u * RN + 2u] = sum_${m}.z;
+  sums[${m}u * RN + 3u] = sum_${m}.w;
+#end
+#endif
+  for (var i = 0u; i < RM * RN; i++) { give(row + i / RN, column + i % RN, group.z, sums[i]); }
+}
