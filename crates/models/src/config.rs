@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use bayan_tensor::ops::Activation;
+
 use crate::ModelError;
 
 /// A view of config.json that names the field in every error.
@@ -203,6 +205,16 @@ impl Sizes {
             return fields.refuse("num_hidden_layers", "at most 10000");
         }
         Ok(sizes)
+    }
+}
+
+/// The activation of the feed-forward layers.
+pub(crate) fn activation(config: &Fields<'_>) -> Result<Activation, ModelError> {
+    match config.text("hidden_activation").or(config.text("hidden_act")).unwrap_or("silu") {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
+        "relu2" => Ok(Activation::Relu2),
+        _ => config.refuse("hidden_act", "silu, gelu_pytorch_tanh or relu2"),
     }
 }
 

@@ -7,10 +7,10 @@ use bayan_tensor::ops::Affine;
 use bayan_tensor::{GROUP, Matrix, MatrixBuilder, Slots, State, Values};
 use bayan_weights::{Checkpoint, F32, Format, Policy, joined_format};
 
+use super::parameters::{Group, Parameters, untrainable};
+use super::placement::{Placement, device_after};
 use crate::ModelError;
 use crate::adapter::layer_of;
-use crate::parameters::{Group, Parameters, untrainable};
-use crate::placement::{Placement, device_after};
 
 /// Bytes of a tensor that are in host memory at a time, about.
 const CHUNK_BYTES: usize = 4 << 20;

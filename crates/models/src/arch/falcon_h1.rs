@@ -76,7 +76,7 @@ impl FalconH1 {
                 return config.refuse(field, "false, as in every published checkpoint");
             }
         }
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens =
             Embedding::load(loader, "model.embed_tokens", &sizes, config.number("embedding_multiplier", 1.0)? as f32)
@@ -88,7 +88,7 @@ impl FalconH1 {
         let scale = config.number("lm_head_multiplier", 1.0)? as f32;
         let final_layernorm =
             RmsNorm { weight: loader.scaled_vector("model.final_layernorm.weight", &[d], scale).await?, eps };
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
         Ok(Box::new(FalconH1 { sizes, embed_tokens, layers, final_layernorm, lm_head }))
     }
 }
@@ -116,7 +116,7 @@ async fn layer(
     config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
 ) -> Result<Layer, ModelError> {
@@ -141,7 +141,7 @@ async fn layer(
         .await?,
         mlp_multipliers: runs(loader, &[(f, mlp[0]), (f, mlp[1])])?,
         down_proj: Linear::load(loader, prefix, &[("feed_forward.down_proj", d)], f, false).await?,
-        activation: crate::activation(config)?,
+        activation: crate::config::activation(config)?,
     })
 }
 
@@ -223,7 +223,7 @@ async fn attention(
     config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
     into: f64,

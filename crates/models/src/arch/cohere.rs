@@ -1,4 +1,5 @@
-//! Qwen 1.5, 2 and 2.5: LLaMA's layers with biases on queries, keys and values (Yang et al., 2024).
+//! Cohere's Command R and Aya: attention and MLP side by side behind one LayerNorm without a bias, rotary positions on
+//! neighbouring pairs, and scaled logits. Command R+ also normalises each head of queries and keys.
 
 use std::sync::Arc;
 
@@ -8,29 +9,28 @@ use bayan_tensor::{Graph, Matrix, Tensor};
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
-use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
+use crate::layers::{Attention, Embedding, GatedMlp, LayerNorm, Linear};
 use crate::load::Loader;
 use crate::{ModelError, Opening};
 
 #[derive(Debug)]
 struct Layer {
-    input_layernorm: RmsNorm,
+    input_layernorm: LayerNorm,
     self_attn: Attention,
-    post_attention_layernorm: RmsNorm,
     mlp: GatedMlp,
 }
 
 /// The model.
 #[derive(Debug)]
-pub struct Qwen2 {
+pub struct Cohere {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
-    norm: RmsNorm,
+    norm: LayerNorm,
     lm_head: Linear,
 }
 
-impl Qwen2 {
+impl Cohere {
     /// Loads the weights.
     ///
     /// # Errors
@@ -40,74 +40,88 @@ impl Qwen2 {
         opening: &Opening,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
-        let sizes = Sizes::read(config, false)?;
-        let activation = crate::activation(config)?;
-        let windows = crate::qwen_windows(config, &sizes)?;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let sizes = Sizes::read(config, true)?;
+        let activation = crate::config::activation(config)?;
+        // No bias comes after the final norm, so the scale of the logits can be the norm's.
+        let logit_scale = config.number("logit_scale", 0.0625)? as f32;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
-                input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), windows[index]).await?,
-                post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
+                input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, false, 1.0).await?,
+                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn.")).await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
             });
         }
-        let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Qwen2 { sizes, embed_tokens, layers, norm, lm_head }))
+        let norm = LayerNorm::load(loader, "model.norm", d, eps, false, logit_scale).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Cohere { sizes, embed_tokens, layers, norm, lm_head }))
     }
 }
 
 async fn attention(
+    config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
-    window: Option<usize>,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
+    let bias = config.flag("attention_bias", false)?;
+    let qk_norm = if config.flag("use_qk_norm", false)? {
+        let q_norm = loader
+            .scaled_vector(&format!("{prefix}q_norm.weight"), &[sizes.num_attention_heads, head_dim], 1.0)
+            .await?;
+        Some((
+            q_norm,
+            loader
+                .scaled_vector(&format!("{prefix}k_norm.weight"), &[sizes.num_key_value_heads, head_dim], 1.0)
+                .await?,
+        ))
+    } else {
+        None
+    };
     Ok(Attention {
-        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, true).await?,
-        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
+        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, bias).await?,
+        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
         rotary: rotary.state.clone(),
-        qk_norm: None,
         rope: ops::Rope {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             rotary_dim: rotary.dim,
-            ..Default::default()
+            interleaved: true,
+            norm_eps: qk_norm.as_ref().map(|_| sizes.rms_norm_eps),
+            norm: ops::HeadNorm::Layer,
         },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            window,
             context: opening.context,
             ..Default::default()
         },
+        qk_norm,
     })
 }
 
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
-        let x = graph.add(x, y);
-        let y = self.post_attention_layernorm.forward(graph, x);
+        let attended = self.self_attn.forward(graph, y, inputs.over, cache);
+        let x = graph.add(x, attended);
         let y = self.mlp.forward(graph, y);
         graph.add(x, y)
     }
 }
 
-impl Decoder for Qwen2 {
+impl Decoder for Cohere {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

@@ -50,10 +50,10 @@ impl Gemma2 {
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
-        let activation = crate::gemma::activation(config)?;
+        let activation = super::gemma::activation(config)?;
         let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
         let final_softcap = cap(config, "final_logit_softcapping", 30.0)?;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, (d as f32).sqrt()).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -78,7 +78,7 @@ impl Gemma2 {
             });
         }
         let norm = RmsNorm::load_minus_one(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
         Ok(Box::new(Gemma2 { sizes, embed_tokens, layers, norm, lm_head, final_softcap }))
     }
 }
@@ -96,7 +96,7 @@ async fn attention(
     config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
     window: Option<usize>,

@@ -6,9 +6,10 @@
 
 use bayan_weights::Checkpoint;
 
-use crate::cache::LayerNeeds;
+use super::LayerNeeds;
+use crate::ModelError;
+use crate::arch::{self, cohere2, gemma2, gemma3_text, lfm2};
 use crate::config::{Fields, Sizes};
-use crate::{ModelError, cohere2, gemma2, gemma3_text, lfm2};
 
 /// What each layer needs remembered.
 ///
@@ -50,7 +51,7 @@ fn windows(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<Option<usize>>, Mod
     let layers = sizes.num_hidden_layers;
     match config.text("model_type") {
         Some("mistral" | "phi3") => Ok(vec![config.optional_size("sliding_window")?; layers]),
-        Some("qwen2" | "qwen3") => crate::qwen_windows(config, sizes),
+        Some("qwen2" | "qwen3") => arch::qwen_windows(config, sizes),
         Some("gemma2") => config.windows(layers, gemma2::PATTERN),
         Some("gemma3_text") => config.windows(layers, gemma3_text::PATTERN),
         Some("cohere2") => config.windows(layers, cohere2::PATTERN),

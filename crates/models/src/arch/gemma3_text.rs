@@ -1,10 +1,14 @@
-//! Gemma (Mesnard et al., 2024): LLaMA's layers with GeGLU, embeddings times the root of the hidden size, and norms
-//! that hold their factors minus one.
+//! Gemma 3, the text models (Kamath et al., 2025): Gemma 3 270M and 1B, Fanar-2.
+//!
+//! Differs from `gemma2` in: normalised queries and keys instead of caps, and two rotary bases, one for the layers with
+//! a window and one for every sixth layer, which sees everything. Residuals of published weights exceed what f16 holds;
+//! activations are f32 here.
 
 use std::sync::Arc;
 
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
+use serde_json::{Value, json};
 
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
@@ -18,12 +22,17 @@ struct Layer {
     input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
+    pre_feedforward_layernorm: RmsNorm,
     mlp: GatedMlp,
+    post_feedforward_layernorm: RmsNorm,
 }
+
+/// The last of so many layers sees everything, the others through a window.
+pub(crate) const PATTERN: usize = 6;
 
 /// The model.
 #[derive(Debug)]
-pub struct Gemma {
+pub struct Gemma3Text {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
@@ -31,7 +40,7 @@ pub struct Gemma {
     lm_head: Linear,
 }
 
-impl Gemma {
+impl Gemma3Text {
     /// Loads the weights.
     ///
     /// # Errors
@@ -42,8 +51,10 @@ impl Gemma {
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
-        let activation = activation(config)?;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let activation = super::gemma::activation(config)?;
+        let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
+        let global = crate::layers::rotary_table(&Fields(&rope(config, true)?), &sizes, opening, loader)?;
+        let local = crate::layers::rotary_table(&Fields(&rope(config, false)?), &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, (d as f32).sqrt()).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -51,52 +62,84 @@ impl Gemma {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: RmsNorm::load_minus_one(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?,
+                self_attn: attention(
+                    config,
+                    &sizes,
+                    opening,
+                    if windows[index].is_some() { &local } else { &global },
+                    loader,
+                    &name("self_attn."),
+                    windows[index],
+                )
+                .await?,
                 post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps)
                     .await?,
+                pre_feedforward_layernorm: RmsNorm::load_minus_one(loader, &name("pre_feedforward_layernorm"), d, eps)
+                    .await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
+                post_feedforward_layernorm: RmsNorm::load_minus_one(
+                    loader,
+                    &name("post_feedforward_layernorm"),
+                    d,
+                    eps,
+                )
+                .await?,
             });
         }
         let norm = RmsNorm::load_minus_one(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Gemma { sizes, embed_tokens, layers, norm, lm_head }))
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Gemma3Text { sizes, embed_tokens, layers, norm, lm_head }))
     }
 }
 
-/// GELU by its tanh approximation; the first files say `gelu` and mean this.
-pub(crate) fn activation(config: &Fields<'_>) -> Result<ops::Activation, ModelError> {
-    match config.text("hidden_activation").or(config.text("hidden_act")).unwrap_or("gelu") {
-        "gelu" => Ok(ops::Activation::GeluTanh),
-        _ => crate::activation(config),
+/// The rotary fields of the layers that see everything, or of those with a window: two in one `rope_parameters`
+/// (transformers 5), or `rope_theta` with its scaling and `rope_local_base_freq` without (transformers 4).
+fn rope(config: &Fields<'_>, global: bool) -> Result<Value, ModelError> {
+    let kind = if global { "full_attention" } else { "sliding_attention" };
+    if let Some(parameters) = config.get("rope_parameters").and_then(|parameters| parameters.get(kind)) {
+        return Ok(json!({ "rope_parameters": parameters }));
     }
+    let (field, default, scaling) =
+        if global { ("rope_theta", 1e6, config.get("rope_scaling")) } else { ("rope_local_base_freq", 1e4, None) };
+    Ok(json!({ "rope_theta": config.number(field, default)?, "rope_scaling": scaling }))
 }
 
 async fn attention(
+    config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
+    window: Option<usize>,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
+    let scalar = config.number("query_pre_attn_scalar", 256.0)?;
+    if scalar <= 0.0 {
+        return config.refuse("query_pre_attn_scalar", "a positive number");
+    }
+    let [q_norm, k_norm] = ["q_norm", "k_norm"].map(|part| vec![(format!("{prefix}{part}.weight"), head_dim)]);
+    let (q_norm, k_norm) = (loader.vector(&q_norm, 1.0).await?, loader.vector(&k_norm, 1.0).await?);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
     Ok(Attention {
         qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, false).await?,
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
-        qk_norm: None,
+        qk_norm: Some((q_norm, k_norm)),
         rope: ops::Rope {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             rotary_dim: rotary.dim,
+            norm_eps: Some(sizes.rms_norm_eps),
             ..Default::default()
         },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
+            scale: (1.0 / scalar.sqrt()) as f32,
+            window,
             context: opening.context,
             ..Default::default()
         },
@@ -107,14 +150,16 @@ impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
         let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let y = self.post_attention_layernorm.forward(graph, y);
         let x = graph.add(x, y);
-        let y = self.post_attention_layernorm.forward(graph, x);
+        let y = self.pre_feedforward_layernorm.forward(graph, x);
         let y = self.mlp.forward(graph, y);
+        let y = self.post_feedforward_layernorm.forward(graph, y);
         graph.add(x, y)
     }
 }
 
-impl Decoder for Gemma {
+impl Decoder for Gemma3Text {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

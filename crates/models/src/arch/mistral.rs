@@ -1,5 +1,4 @@
-//! OLMo 2 (Walsh et al., 2024): norms after the sub-layers instead of before, and over all heads of the queries and of
-//! the keys.
+//! Mistral: LLaMA's layers with a sliding attention window (Jiang et al., 2023).
 
 use std::sync::Arc;
 
@@ -15,15 +14,15 @@ use crate::{ModelError, Opening};
 
 #[derive(Debug)]
 struct Layer {
+    input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
     mlp: GatedMlp,
-    post_feedforward_layernorm: RmsNorm,
 }
 
 /// The model.
 #[derive(Debug)]
-pub struct Olmo2 {
+pub struct Mistral {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
@@ -31,7 +30,7 @@ pub struct Olmo2 {
     lm_head: Linear,
 }
 
-impl Olmo2 {
+impl Mistral {
     /// Loads the weights.
     ///
     /// # Errors
@@ -42,50 +41,47 @@ impl Olmo2 {
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
-        let activation = crate::activation(config)?;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let activation = crate::config::activation(config)?;
+        let window = config.optional_size("sliding_window")?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?,
+                input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), window).await?,
                 post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
-                post_feedforward_layernorm: RmsNorm::load(loader, &name("post_feedforward_layernorm"), d, eps).await?,
             });
         }
         let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Olmo2 { sizes, embed_tokens, layers, norm, lm_head }))
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Mistral { sizes, embed_tokens, layers, norm, lm_head }))
     }
 }
 
 async fn attention(
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
+    window: Option<usize>,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
-    let [q_norm, k_norm] =
-        [("q_norm", q), ("k_norm", kv)].map(|(part, width)| vec![(format!("{prefix}{part}.weight"), width)]);
-    let (q_norm, k_norm) = (loader.vector(&q_norm, 0.0).await?, loader.vector(&k_norm, 0.0).await?);
     Ok(Attention {
         qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, false).await?,
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
-        qk_norm: Some((q_norm, k_norm)),
+        qk_norm: None,
         rope: ops::Rope {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             rotary_dim: rotary.dim,
-            norm_eps: Some(sizes.rms_norm_eps),
-            norm: ops::HeadNorm::RmsWhole,
             ..Default::default()
         },
         attention: ops::Attention {
@@ -93,6 +89,7 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
+            window,
             context: opening.context,
             ..Default::default()
         },
@@ -101,16 +98,16 @@ async fn attention(
 
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
-        let y = self.self_attn.forward(graph, x, inputs.over, cache);
-        let y = self.post_attention_layernorm.forward(graph, y);
+        let y = self.input_layernorm.forward(graph, x);
+        let y = self.self_attn.forward(graph, y, inputs.over, cache);
         let x = graph.add(x, y);
-        let y = self.mlp.forward(graph, x);
-        let y = self.post_feedforward_layernorm.forward(graph, y);
+        let y = self.post_attention_layernorm.forward(graph, x);
+        let y = self.mlp.forward(graph, y);
         graph.add(x, y)
     }
 }
 
-impl Decoder for Olmo2 {
+impl Decoder for Mistral {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

@@ -1,5 +1,4 @@
-//! Phi-3 and Phi-3.5 mini (Abdin et al., 2024): LLaMA's layers with one projection for queries, keys and values and one
-//! for gate and up, a window, rotary positions on a part of each head, and LongRoPE.
+//! Qwen 1.5, 2 and 2.5: LLaMA's layers with biases on queries, keys and values (Yang et al., 2024).
 
 use std::sync::Arc;
 
@@ -23,7 +22,7 @@ struct Layer {
 
 /// The model.
 #[derive(Debug)]
-pub struct Phi3 {
+pub struct Qwen2 {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
@@ -31,7 +30,7 @@ pub struct Phi3 {
     lm_head: Linear,
 }
 
-impl Phi3 {
+impl Qwen2 {
     /// Loads the weights.
     ///
     /// # Errors
@@ -42,9 +41,9 @@ impl Phi3 {
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
-        let activation = crate::activation(config)?;
-        let window = config.optional_size("sliding_window")?;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let activation = crate::config::activation(config)?;
+        let windows = super::qwen_windows(config, &sizes)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -52,35 +51,21 @@ impl Phi3 {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), window).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), windows[index]).await?,
                 post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
-                mlp: mlp(&sizes, activation, loader, &name("mlp.")).await?,
+                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
             });
         }
         let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Phi3 { sizes, embed_tokens, layers, norm, lm_head }))
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Qwen2 { sizes, embed_tokens, layers, norm, lm_head }))
     }
-}
-
-async fn mlp(
-    sizes: &Sizes,
-    activation: ops::Activation,
-    loader: &mut Loader<'_>,
-    prefix: &str,
-) -> Result<GatedMlp, ModelError> {
-    let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
-    Ok(GatedMlp {
-        gate_up_proj: Linear::load(loader, prefix, &[("gate_up_proj", 2 * f)], d, false).await?,
-        down_proj: Linear::load(loader, prefix, &[("down_proj", d)], f, false).await?,
-        activation,
-    })
 }
 
 async fn attention(
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
     window: Option<usize>,
@@ -88,7 +73,7 @@ async fn attention(
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
     Ok(Attention {
-        qkv_proj: Linear::load(loader, prefix, &[("qkv_proj", q + 2 * kv)], d, false).await?,
+        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, true).await?,
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
@@ -122,7 +107,7 @@ impl Layer {
     }
 }
 
-impl Decoder for Phi3 {
+impl Decoder for Qwen2 {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

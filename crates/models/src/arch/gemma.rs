@@ -1,7 +1,5 @@
-//! LLaMA: pre-normalised decoder with rotary positions, grouped queries and SwiGLU (Touvron et al., 2023; Meta, 2024).
-//!
-//! Also AceGPT (LLaMA-2), AceGPT-v2 8B/70B (LLaMA-3), AceGPT-v2-32B (Qwen1.5 weights under this name: biases on q, k, v
-//! and o) and ALLaM.
+//! Gemma (Mesnard et al., 2024): LLaMA's layers with GeGLU, embeddings times the root of the hidden size, and norms
+//! that hold their factors minus one.
 
 use std::sync::Arc;
 
@@ -25,7 +23,7 @@ struct Layer {
 
 /// The model.
 #[derive(Debug)]
-pub struct Llama {
+pub struct Gemma {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
@@ -33,7 +31,7 @@ pub struct Llama {
     lm_head: Linear,
 }
 
-impl Llama {
+impl Gemma {
     /// Loads the weights.
     ///
     /// # Errors
@@ -43,42 +41,48 @@ impl Llama {
         opening: &Opening,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
-        let sizes = Sizes::read(config, false)?;
-        let activation = crate::activation(config)?;
-        let attention_bias = config.flag("attention_bias", false)?;
-        let mlp_bias = config.flag("mlp_bias", false)?;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let sizes = Sizes::read(config, true)?;
+        let activation = activation(config)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
-        let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
+        let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, (d as f32).sqrt()).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
-                input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), attention_bias).await?,
-                post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
-                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, mlp_bias).await?,
+                input_layernorm: RmsNorm::load_minus_one(loader, &name("input_layernorm"), d, eps).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?,
+                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps)
+                    .await?,
+                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
             });
         }
-        let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Llama { sizes, embed_tokens, layers, norm, lm_head }))
+        let norm = RmsNorm::load_minus_one(loader, "model.norm", d, eps).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Gemma { sizes, embed_tokens, layers, norm, lm_head }))
+    }
+}
+
+/// GELU by its tanh approximation; the first files say `gelu` and mean this.
+pub(crate) fn activation(config: &Fields<'_>) -> Result<ops::Activation, ModelError> {
+    match config.text("hidden_activation").or(config.text("hidden_act")).unwrap_or("gelu") {
+        "gelu" => Ok(ops::Activation::GeluTanh),
+        _ => crate::config::activation(config),
     }
 }
 
 async fn attention(
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
-    bias: bool,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
     Ok(Attention {
-        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, bias).await?,
-        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
+        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, false).await?,
+        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
         rope: ops::Rope {
@@ -93,7 +97,6 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            window: None,
             context: opening.context,
             ..Default::default()
         },
@@ -111,7 +114,7 @@ impl Layer {
     }
 }
 
-impl Decoder for Llama {
+impl Decoder for Gemma {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

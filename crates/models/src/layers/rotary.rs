@@ -4,11 +4,14 @@
 //! thousandth of a turn, and a GPU's own cosine of a large angle may be worse.
 
 use std::f64::consts::PI;
+use std::sync::Arc;
 
+use bayan_tensor::{State, Values};
 use serde_json::{Value, json};
 
-use crate::ModelError;
-use crate::config::Fields;
+use crate::config::{Fields, Sizes};
+use crate::load::Loader;
+use crate::{ModelError, Opening};
 
 /// Frequencies of the R/2 pairs and the factor on cosine and sine.
 #[derive(Debug, Clone, PartialEq)]
@@ -192,6 +195,26 @@ fn yarn(rope: &Fields<'_>, plain: &[f64], theta: f64, dim: usize, max_positions:
         frequency / factor * ramp + frequency * (1.0 - ramp)
     });
     Ok(Rotary { frequencies: scaled.collect(), factor: attention })
+}
+
+/// A table of cosines and sines on the device.
+pub(crate) struct Table {
+    pub state: Arc<State>,
+    pub dim: usize,
+}
+
+/// The table of a configuration's rotary positions.
+pub(crate) fn rotary_table(
+    config: &Fields<'_>,
+    sizes: &Sizes,
+    opening: &Opening,
+    loader: &Loader<'_>,
+) -> Result<Table, ModelError> {
+    let rotary = Rotary::read(config, sizes.head_dim, sizes.max_position_embeddings, opening.context)?;
+    let dim = 2 * rotary.frequencies.len();
+    let state =
+        State::new(loader.gpu(), "rotary table", &[opening.context, dim], Values::F32(rotary.table(opening.context)))?;
+    Ok(Table { state, dim })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! Jais 2 (MBZUAI and G42, 2025): LLaMA's layers with LayerNorm, biases everywhere, and an MLP of squared ReLU without
-//! a gate.
+//! Cohere's Command R7B and Command A.
+//!
+//! Differs from `cohere` in: a window on three layers of four, and rotary positions on these only; the others know no
+//! positions.
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use bayan_tensor::{Graph, Matrix, Tensor};
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
-use crate::layers::{Attention, Embedding, LayerNorm, Linear, PlainMlp};
+use crate::layers::{Attention, Embedding, GatedMlp, LayerNorm, Linear};
 use crate::load::Loader;
 use crate::{ModelError, Opening};
 
@@ -17,13 +19,15 @@ use crate::{ModelError, Opening};
 struct Layer {
     input_layernorm: LayerNorm,
     self_attn: Attention,
-    post_attention_layernorm: LayerNorm,
-    mlp: PlainMlp,
+    mlp: GatedMlp,
 }
+
+/// The last of so many layers sees everything, the others through a window.
+pub(crate) const PATTERN: usize = 4;
 
 /// The model.
 #[derive(Debug)]
-pub struct Jais2 {
+pub struct Cohere2 {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
@@ -31,7 +35,7 @@ pub struct Jais2 {
     lm_head: Linear,
 }
 
-impl Jais2 {
+impl Cohere2 {
     /// Loads the weights.
     ///
     /// # Errors
@@ -41,55 +45,42 @@ impl Jais2 {
         opening: &Opening,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
-        let sizes = Sizes::read(config, false)?;
-        let activation =
-            if config.get("hidden_act").is_some() { crate::activation(config)? } else { ops::Activation::Relu2 };
-        let (attention_bias, mlp_bias) = (config.flag("attention_bias", true)?, config.flag("mlp_bias", true)?);
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let sizes = Sizes::read(config, true)?;
+        let activation = crate::config::activation(config)?;
+        let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
+        // No bias comes after the final norm, so the scale of the logits can be the norm's.
+        let logit_scale = config.number("logit_scale", 0.0625)? as f32;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
-                input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, true, 1.0).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), attention_bias).await?,
-                post_attention_layernorm: LayerNorm::load(loader, &name("post_attention_layernorm"), d, eps, true, 1.0)
+                input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, false, 1.0).await?,
+                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn."), windows[index])
                     .await?,
-                mlp: mlp(&sizes, activation, loader, &name("mlp."), mlp_bias).await?,
+                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
             });
         }
-        let norm = LayerNorm::load(loader, "model.norm", d, eps, true, 1.0).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Jais2 { sizes, embed_tokens, layers, norm, lm_head }))
+        let norm = LayerNorm::load(loader, "model.norm", d, eps, false, logit_scale).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Cohere2 { sizes, embed_tokens, layers, norm, lm_head }))
     }
 }
 
-async fn mlp(
-    sizes: &Sizes,
-    activation: ops::Activation,
-    loader: &mut Loader<'_>,
-    prefix: &str,
-    bias: bool,
-) -> Result<PlainMlp, ModelError> {
-    let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
-    Ok(PlainMlp {
-        up_proj: Linear::load(loader, prefix, &[("up_proj", f)], d, bias).await?,
-        down_proj: Linear::load(loader, prefix, &[("down_proj", d)], f, bias).await?,
-        activation,
-    })
-}
-
 async fn attention(
+    config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
-    bias: bool,
+    window: Option<usize>,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
+    let bias = config.flag("attention_bias", false)?;
     Ok(Attention {
         qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, bias).await?,
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
@@ -99,7 +90,8 @@ async fn attention(
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
-            rotary_dim: rotary.dim,
+            rotary_dim: if window.is_some() { rotary.dim } else { 0 },
+            interleaved: true,
             ..Default::default()
         },
         attention: ops::Attention {
@@ -107,6 +99,7 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
+            window,
             context: opening.context,
             ..Default::default()
         },
@@ -116,15 +109,14 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
-        let x = graph.add(x, y);
-        let y = self.post_attention_layernorm.forward(graph, x);
+        let attended = self.self_attn.forward(graph, y, inputs.over, cache);
+        let x = graph.add(x, attended);
         let y = self.mlp.forward(graph, y);
         graph.add(x, y)
     }
 }
 
-impl Decoder for Jais2 {
+impl Decoder for Cohere2 {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }
@@ -145,7 +137,7 @@ impl Decoder for Jais2 {
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
         let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.up_proj, &layer.mlp.down_proj]
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
                 .map(|linear| &linear.weight)
         });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
@@ -157,7 +149,7 @@ impl Decoder for Jais2 {
             [
                 &mut layer.self_attn.qkv_proj,
                 &mut layer.self_attn.o_proj,
-                &mut layer.mlp.up_proj,
+                &mut layer.mlp.gate_up_proj,
                 &mut layer.mlp.down_proj,
             ]
         });

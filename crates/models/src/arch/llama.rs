@@ -1,4 +1,7 @@
-//! Mistral: LLaMA's layers with a sliding attention window (Jiang et al., 2023).
+//! LLaMA: pre-normalised decoder with rotary positions, grouped queries and SwiGLU (Touvron et al., 2023; Meta, 2024).
+//!
+//! Also AceGPT (LLaMA-2), AceGPT-v2 8B/70B (LLaMA-3), AceGPT-v2-32B (Qwen1.5 weights under this name: biases on q, k, v
+//! and o) and ALLaM.
 
 use std::sync::Arc;
 
@@ -22,7 +25,7 @@ struct Layer {
 
 /// The model.
 #[derive(Debug)]
-pub struct Mistral {
+pub struct Llama {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
@@ -30,7 +33,7 @@ pub struct Mistral {
     lm_head: Linear,
 }
 
-impl Mistral {
+impl Llama {
     /// Loads the weights.
     ///
     /// # Errors
@@ -41,9 +44,10 @@ impl Mistral {
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
-        let activation = crate::activation(config)?;
-        let window = config.optional_size("sliding_window")?;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let activation = crate::config::activation(config)?;
+        let attention_bias = config.flag("attention_bias", false)?;
+        let mlp_bias = config.flag("mlp_bias", false)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -51,30 +55,30 @@ impl Mistral {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), window).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), attention_bias).await?,
                 post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
-                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
+                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, mlp_bias).await?,
             });
         }
         let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Mistral { sizes, embed_tokens, layers, norm, lm_head }))
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Llama { sizes, embed_tokens, layers, norm, lm_head }))
     }
 }
 
 async fn attention(
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
-    window: Option<usize>,
+    bias: bool,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
     Ok(Attention {
-        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, false).await?,
-        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
+        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, bias).await?,
+        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
         rope: ops::Rope {
@@ -89,7 +93,7 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            window,
+            window: None,
             context: opening.context,
             ..Default::default()
         },
@@ -107,7 +111,7 @@ impl Layer {
     }
 }
 
-impl Decoder for Mistral {
+impl Decoder for Llama {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

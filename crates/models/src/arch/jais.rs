@@ -114,7 +114,7 @@ impl Jais {
         }
         // The head has no bias, so the scale of the logits can be the norm's.
         let ln_f = LayerNorm::load(loader, "transformer.ln_f", d, eps, true, scales.logits as f32).await?;
-        let lm_head = crate::lm_head(&sizes, &wte, loader).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &wte, loader).await?;
         Ok(Box::new(Jais { sizes, wte, layers, ln_f, lm_head }))
     }
 }

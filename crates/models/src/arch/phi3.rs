@@ -1,7 +1,5 @@
-//! Cohere's Command R7B and Command A.
-//!
-//! Differs from `cohere` in: a window on three layers of four, and rotary positions on these only; the others know no
-//! positions.
+//! Phi-3 and Phi-3.5 mini (Abdin et al., 2024): LLaMA's layers with one projection for queries, keys and values and one
+//! for gate and up, a window, rotary positions on a part of each head, and LongRoPE.
 
 use std::sync::Arc;
 
@@ -11,31 +9,29 @@ use bayan_tensor::{Graph, Matrix, Tensor};
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
-use crate::layers::{Attention, Embedding, GatedMlp, LayerNorm, Linear};
+use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
 use crate::{ModelError, Opening};
 
 #[derive(Debug)]
 struct Layer {
-    input_layernorm: LayerNorm,
+    input_layernorm: RmsNorm,
     self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
     mlp: GatedMlp,
 }
 
-/// The last of so many layers sees everything, the others through a window.
-pub(crate) const PATTERN: usize = 4;
-
 /// The model.
 #[derive(Debug)]
-pub struct Cohere2 {
+pub struct Phi3 {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
-    norm: LayerNorm,
+    norm: RmsNorm,
     lm_head: Linear,
 }
 
-impl Cohere2 {
+impl Phi3 {
     /// Loads the weights.
     ///
     /// # Errors
@@ -45,53 +41,62 @@ impl Cohere2 {
         opening: &Opening,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
-        let sizes = Sizes::read(config, true)?;
-        let activation = crate::activation(config)?;
-        let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
-        // No bias comes after the final norm, so the scale of the logits can be the norm's.
-        let logit_scale = config.number("logit_scale", 0.0625)? as f32;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let sizes = Sizes::read(config, false)?;
+        let activation = crate::config::activation(config)?;
+        let window = config.optional_size("sliding_window")?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
-                input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, false, 1.0).await?,
-                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn."), windows[index])
-                    .await?,
-                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
+                input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), window).await?,
+                post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
+                mlp: mlp(&sizes, activation, loader, &name("mlp.")).await?,
             });
         }
-        let norm = LayerNorm::load(loader, "model.norm", d, eps, false, logit_scale).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Cohere2 { sizes, embed_tokens, layers, norm, lm_head }))
+        let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Phi3 { sizes, embed_tokens, layers, norm, lm_head }))
     }
 }
 
+async fn mlp(
+    sizes: &Sizes,
+    activation: ops::Activation,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+) -> Result<GatedMlp, ModelError> {
+    let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
+    Ok(GatedMlp {
+        gate_up_proj: Linear::load(loader, prefix, &[("gate_up_proj", 2 * f)], d, false).await?,
+        down_proj: Linear::load(loader, prefix, &[("down_proj", d)], f, false).await?,
+        activation,
+    })
+}
+
 async fn attention(
-    config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
     window: Option<usize>,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
-    let bias = config.flag("attention_bias", false)?;
     Ok(Attention {
-        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, bias).await?,
-        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
+        qkv_proj: Linear::load(loader, prefix, &[("qkv_proj", q + 2 * kv)], d, false).await?,
+        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
         qk_norm: None,
         rope: ops::Rope {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
-            rotary_dim: if window.is_some() { rotary.dim } else { 0 },
-            interleaved: true,
+            rotary_dim: rotary.dim,
             ..Default::default()
         },
         attention: ops::Attention {
@@ -109,14 +114,15 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let attended = self.self_attn.forward(graph, y, inputs.over, cache);
-        let x = graph.add(x, attended);
+        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let x = graph.add(x, y);
+        let y = self.post_attention_layernorm.forward(graph, x);
         let y = self.mlp.forward(graph, y);
         graph.add(x, y)
     }
 }
 
-impl Decoder for Cohere2 {
+impl Decoder for Phi3 {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

@@ -1,5 +1,5 @@
-//! Cohere's Command R and Aya: attention and MLP side by side behind one LayerNorm without a bias, rotary positions on
-//! neighbouring pairs, and scaled logits. Command R+ also normalises each head of queries and keys.
+//! OLMo 2 (Walsh et al., 2024): norms after the sub-layers instead of before, and over all heads of the queries and of
+//! the keys.
 
 use std::sync::Arc;
 
@@ -9,28 +9,29 @@ use bayan_tensor::{Graph, Matrix, Tensor};
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
-use crate::layers::{Attention, Embedding, GatedMlp, LayerNorm, Linear};
+use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
 use crate::{ModelError, Opening};
 
 #[derive(Debug)]
 struct Layer {
-    input_layernorm: LayerNorm,
     self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
     mlp: GatedMlp,
+    post_feedforward_layernorm: RmsNorm,
 }
 
 /// The model.
 #[derive(Debug)]
-pub struct Cohere {
+pub struct Olmo2 {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
-    norm: LayerNorm,
+    norm: RmsNorm,
     lm_head: Linear,
 }
 
-impl Cohere {
+impl Olmo2 {
     /// Loads the weights.
     ///
     /// # Errors
@@ -40,64 +41,52 @@ impl Cohere {
         opening: &Opening,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
-        let sizes = Sizes::read(config, true)?;
-        let activation = crate::activation(config)?;
-        // No bias comes after the final norm, so the scale of the logits can be the norm's.
-        let logit_scale = config.number("logit_scale", 0.0625)? as f32;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let sizes = Sizes::read(config, false)?;
+        let activation = crate::config::activation(config)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
-                input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, false, 1.0).await?,
-                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn.")).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?,
+                post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
+                post_feedforward_layernorm: RmsNorm::load(loader, &name("post_feedforward_layernorm"), d, eps).await?,
             });
         }
-        let norm = LayerNorm::load(loader, "model.norm", d, eps, false, logit_scale).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Cohere { sizes, embed_tokens, layers, norm, lm_head }))
+        let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Olmo2 { sizes, embed_tokens, layers, norm, lm_head }))
     }
 }
 
 async fn attention(
-    config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
-    let bias = config.flag("attention_bias", false)?;
-    let qk_norm = if config.flag("use_qk_norm", false)? {
-        let q_norm = loader
-            .scaled_vector(&format!("{prefix}q_norm.weight"), &[sizes.num_attention_heads, head_dim], 1.0)
-            .await?;
-        Some((
-            q_norm,
-            loader
-                .scaled_vector(&format!("{prefix}k_norm.weight"), &[sizes.num_key_value_heads, head_dim], 1.0)
-                .await?,
-        ))
-    } else {
-        None
-    };
+    let [q_norm, k_norm] =
+        [("q_norm", q), ("k_norm", kv)].map(|(part, width)| vec![(format!("{prefix}{part}.weight"), width)]);
+    let (q_norm, k_norm) = (loader.vector(&q_norm, 0.0).await?, loader.vector(&k_norm, 0.0).await?);
     Ok(Attention {
-        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, bias).await?,
-        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
+        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, false).await?,
+        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
         rotary: rotary.state.clone(),
+        qk_norm: Some((q_norm, k_norm)),
         rope: ops::Rope {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             rotary_dim: rotary.dim,
-            interleaved: true,
-            norm_eps: qk_norm.as_ref().map(|_| sizes.rms_norm_eps),
-            norm: ops::HeadNorm::Layer,
+            norm_eps: Some(sizes.rms_norm_eps),
+            norm: ops::HeadNorm::RmsWhole,
+            ..Default::default()
         },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,
@@ -107,21 +96,21 @@ async fn attention(
             context: opening.context,
             ..Default::default()
         },
-        qk_norm,
     })
 }
 
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
-        let y = self.input_layernorm.forward(graph, x);
-        let attended = self.self_attn.forward(graph, y, inputs.over, cache);
-        let x = graph.add(x, attended);
-        let y = self.mlp.forward(graph, y);
+        let y = self.self_attn.forward(graph, x, inputs.over, cache);
+        let y = self.post_attention_layernorm.forward(graph, y);
+        let x = graph.add(x, y);
+        let y = self.mlp.forward(graph, x);
+        let y = self.post_feedforward_layernorm.forward(graph, y);
         graph.add(x, y)
     }
 }
 
-impl Decoder for Cohere {
+impl Decoder for Olmo2 {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

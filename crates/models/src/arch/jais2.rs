@@ -1,6 +1,5 @@
-//! Qwen 3: grouped-query attention with normalised queries and keys (Yang et al., 2025).
-//!
-//! Differs from `qwen2` in: q_norm and k_norm, explicit head_dim, no biases unless the configuration asks for them.
+//! Jais 2 (MBZUAI and G42, 2025): LLaMA's layers with LayerNorm, biases everywhere, and an MLP of squared ReLU without
+//! a gate.
 
 use std::sync::Arc;
 
@@ -10,29 +9,29 @@ use bayan_tensor::{Graph, Matrix, Tensor};
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
-use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
+use crate::layers::{Attention, Embedding, LayerNorm, Linear, PlainMlp};
 use crate::load::Loader;
 use crate::{ModelError, Opening};
 
 #[derive(Debug)]
 struct Layer {
-    input_layernorm: RmsNorm,
+    input_layernorm: LayerNorm,
     self_attn: Attention,
-    post_attention_layernorm: RmsNorm,
-    mlp: GatedMlp,
+    post_attention_layernorm: LayerNorm,
+    mlp: PlainMlp,
 }
 
 /// The model.
 #[derive(Debug)]
-pub struct Qwen3 {
+pub struct Jais2 {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
-    norm: RmsNorm,
+    norm: LayerNorm,
     lm_head: Linear,
 }
 
-impl Qwen3 {
+impl Jais2 {
     /// Loads the weights.
     ///
     /// # Errors
@@ -43,61 +42,67 @@ impl Qwen3 {
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
-        let activation = crate::activation(config)?;
-        let attention_bias = config.flag("attention_bias", false)?;
-        let windows = crate::qwen_windows(config, &sizes)?;
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let activation = if config.get("hidden_act").is_some() {
+            crate::config::activation(config)?
+        } else {
+            ops::Activation::Relu2
+        };
+        let (attention_bias, mlp_bias) = (config.flag("attention_bias", true)?, config.flag("mlp_bias", true)?);
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
-                input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(
-                    &sizes,
-                    opening,
-                    &rotary,
-                    loader,
-                    &name("self_attn."),
-                    attention_bias,
-                    windows[index],
-                )
-                .await?,
-                post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
-                mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
+                input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, true, 1.0).await?,
+                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), attention_bias).await?,
+                post_attention_layernorm: LayerNorm::load(loader, &name("post_attention_layernorm"), d, eps, true, 1.0)
+                    .await?,
+                mlp: mlp(&sizes, activation, loader, &name("mlp."), mlp_bias).await?,
             });
         }
-        let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Qwen3 { sizes, embed_tokens, layers, norm, lm_head }))
+        let norm = LayerNorm::load(loader, "model.norm", d, eps, true, 1.0).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Jais2 { sizes, embed_tokens, layers, norm, lm_head }))
     }
+}
+
+async fn mlp(
+    sizes: &Sizes,
+    activation: ops::Activation,
+    loader: &mut Loader<'_>,
+    prefix: &str,
+    bias: bool,
+) -> Result<PlainMlp, ModelError> {
+    let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
+    Ok(PlainMlp {
+        up_proj: Linear::load(loader, prefix, &[("up_proj", f)], d, bias).await?,
+        down_proj: Linear::load(loader, prefix, &[("down_proj", d)], f, bias).await?,
+        activation,
+    })
 }
 
 async fn attention(
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
     bias: bool,
-    window: Option<usize>,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
-    let q_norm = loader.vector(&[(format!("{prefix}q_norm.weight"), head_dim)], 0.0).await?;
-    let k_norm = loader.vector(&[(format!("{prefix}k_norm.weight"), head_dim)], 0.0).await?;
     Ok(Attention {
         qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, bias).await?,
         o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
         rotary: rotary.state.clone(),
-        qk_norm: Some((q_norm, k_norm)),
+        qk_norm: None,
         rope: ops::Rope {
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             rotary_dim: rotary.dim,
-            norm_eps: Some(sizes.rms_norm_eps),
             ..Default::default()
         },
         attention: ops::Attention {
@@ -105,7 +110,6 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            window,
             context: opening.context,
             ..Default::default()
         },
@@ -123,7 +127,7 @@ impl Layer {
     }
 }
 
-impl Decoder for Qwen3 {
+impl Decoder for Jais2 {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }
@@ -144,7 +148,7 @@ impl Decoder for Qwen3 {
 
     fn matrices(&self) -> Vec<&Arc<Matrix>> {
         let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.gate_up_proj, &layer.mlp.down_proj]
+            [&layer.self_attn.qkv_proj, &layer.self_attn.o_proj, &layer.mlp.up_proj, &layer.mlp.down_proj]
                 .map(|linear| &linear.weight)
         });
         [&self.embed_tokens.weight, &self.lm_head.weight].into_iter().chain(layers).collect()
@@ -156,7 +160,7 @@ impl Decoder for Qwen3 {
             [
                 &mut layer.self_attn.qkv_proj,
                 &mut layer.self_attn.o_proj,
-                &mut layer.mlp.gate_up_proj,
+                &mut layer.mlp.up_proj,
                 &mut layer.mlp.down_proj,
             ]
         });

@@ -4,13 +4,17 @@
 //! Layers with a sliding window keep a ring of rows as long as the window and one step's tokens, instead of the whole
 //! context. Recurrent layers keep states of a fixed size, which cannot be taken back to an earlier position.
 
+mod needs;
+
 use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuError};
 use bayan_tensor::ops::{CacheElement, CacheRows};
 use bayan_tensor::{Dtype, State};
 
-use crate::Placement;
+pub use needs::cache_needs;
+
+use crate::load::Placement;
 
 /// What the numbers of keys and values are.
 pub type CacheFormat = CacheElement;

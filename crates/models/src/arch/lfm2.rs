@@ -65,7 +65,7 @@ impl Lfm2 {
         sizes.tie_word_embeddings = config.flag("tie_embedding", sizes.tie_word_embeddings)?;
         sizes.intermediate_size = intermediate_size(config)?;
         let is_attention = attention_layers(config, &sizes);
-        let rotary = crate::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -84,7 +84,7 @@ impl Lfm2 {
             });
         }
         let embedding_norm = RmsNorm::load(loader, "model.embedding_norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
         Ok(Box::new(Lfm2 { sizes, embed_tokens, layers, embedding_norm, lm_head }))
     }
 }
@@ -148,7 +148,7 @@ async fn feed_forward(sizes: &Sizes, loader: &mut Loader<'_>, prefix: &str) -> R
 async fn attention(
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
 ) -> Result<Attention, ModelError> {

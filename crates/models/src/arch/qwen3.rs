@@ -1,14 +1,11 @@
-//! Gemma 3, the text models (Kamath et al., 2025): Gemma 3 270M and 1B, Fanar-2.
+//! Qwen 3: grouped-query attention with normalised queries and keys (Yang et al., 2025).
 //!
-//! Differs from `gemma2` in: normalised queries and keys instead of caps, and two rotary bases, one for the layers with
-//! a window and one for every sixth layer, which sees everything. Residuals of published weights exceed what f16 holds;
-//! activations are f32 here.
+//! Differs from `qwen2` in: q_norm and k_norm, explicit head_dim, no biases unless the configuration asks for them.
 
 use std::sync::Arc;
 
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
-use serde_json::{Value, json};
 
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
@@ -22,17 +19,12 @@ struct Layer {
     input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
-    pre_feedforward_layernorm: RmsNorm,
     mlp: GatedMlp,
-    post_feedforward_layernorm: RmsNorm,
 }
-
-/// The last of so many layers sees everything, the others through a window.
-pub(crate) const PATTERN: usize = 6;
 
 /// The model.
 #[derive(Debug)]
-pub struct Gemma3Text {
+pub struct Qwen3 {
     sizes: Sizes,
     embed_tokens: Embedding,
     layers: Vec<Layer>,
@@ -40,7 +32,7 @@ pub struct Gemma3Text {
     lm_head: Linear,
 }
 
-impl Gemma3Text {
+impl Qwen3 {
     /// Loads the weights.
     ///
     /// # Errors
@@ -50,80 +42,54 @@ impl Gemma3Text {
         opening: &Opening,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
-        let sizes = Sizes::read(config, true)?;
-        let activation = crate::gemma::activation(config)?;
-        let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
-        let global = crate::rotary_table(&Fields(&rope(config, true)?), &sizes, opening, loader)?;
-        let local = crate::rotary_table(&Fields(&rope(config, false)?), &sizes, opening, loader)?;
+        let sizes = Sizes::read(config, false)?;
+        let activation = crate::config::activation(config)?;
+        let attention_bias = config.flag("attention_bias", false)?;
+        let windows = super::qwen_windows(config, &sizes)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
-        let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, (d as f32).sqrt()).await?;
+        let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
-                input_layernorm: RmsNorm::load_minus_one(loader, &name("input_layernorm"), d, eps).await?,
+                input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
                 self_attn: attention(
-                    config,
                     &sizes,
                     opening,
-                    if windows[index].is_some() { &local } else { &global },
+                    &rotary,
                     loader,
                     &name("self_attn."),
+                    attention_bias,
                     windows[index],
                 )
                 .await?,
-                post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps)
-                    .await?,
-                pre_feedforward_layernorm: RmsNorm::load_minus_one(loader, &name("pre_feedforward_layernorm"), d, eps)
-                    .await?,
+                post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
-                post_feedforward_layernorm: RmsNorm::load_minus_one(
-                    loader,
-                    &name("post_feedforward_layernorm"),
-                    d,
-                    eps,
-                )
-                .await?,
             });
         }
-        let norm = RmsNorm::load_minus_one(loader, "model.norm", d, eps).await?;
-        let lm_head = crate::lm_head(&sizes, &embed_tokens, loader).await?;
-        Ok(Box::new(Gemma3Text { sizes, embed_tokens, layers, norm, lm_head }))
+        let norm = RmsNorm::load(loader, "model.norm", d, eps).await?;
+        let lm_head = crate::layers::lm_head(&sizes, &embed_tokens, loader).await?;
+        Ok(Box::new(Qwen3 { sizes, embed_tokens, layers, norm, lm_head }))
     }
-}
-
-/// The rotary fields of the layers that see everything, or of those with a window: two in one `rope_parameters`
-/// (transformers 5), or `rope_theta` with its scaling and `rope_local_base_freq` without (transformers 4).
-fn rope(config: &Fields<'_>, global: bool) -> Result<Value, ModelError> {
-    let kind = if global { "full_attention" } else { "sliding_attention" };
-    if let Some(parameters) = config.get("rope_parameters").and_then(|parameters| parameters.get(kind)) {
-        return Ok(json!({ "rope_parameters": parameters }));
-    }
-    let (field, default, scaling) =
-        if global { ("rope_theta", 1e6, config.get("rope_scaling")) } else { ("rope_local_base_freq", 1e4, None) };
-    Ok(json!({ "rope_theta": config.number(field, default)?, "rope_scaling": scaling }))
 }
 
 async fn attention(
-    config: &Fields<'_>,
     sizes: &Sizes,
     opening: &Opening,
-    rotary: &crate::Table,
+    rotary: &crate::layers::Table,
     loader: &mut Loader<'_>,
     prefix: &str,
+    bias: bool,
     window: Option<usize>,
 ) -> Result<Attention, ModelError> {
     let (d, head_dim) = (sizes.hidden_size, sizes.head_dim);
-    let scalar = config.number("query_pre_attn_scalar", 256.0)?;
-    if scalar <= 0.0 {
-        return config.refuse("query_pre_attn_scalar", "a positive number");
-    }
-    let [q_norm, k_norm] = ["q_norm", "k_norm"].map(|part| vec![(format!("{prefix}{part}.weight"), head_dim)]);
-    let (q_norm, k_norm) = (loader.vector(&q_norm, 1.0).await?, loader.vector(&k_norm, 1.0).await?);
     let (q, kv) = (sizes.num_attention_heads * head_dim, sizes.num_key_value_heads * head_dim);
+    let q_norm = loader.vector(&[(format!("{prefix}q_norm.weight"), head_dim)], 0.0).await?;
+    let k_norm = loader.vector(&[(format!("{prefix}k_norm.weight"), head_dim)], 0.0).await?;
     Ok(Attention {
-        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, false).await?,
-        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, false).await?,
+        qkv_proj: Linear::load(loader, prefix, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], d, bias).await?,
+        o_proj: Linear::load(loader, prefix, &[("o_proj", d)], q, bias).await?,
         rotary: rotary.state.clone(),
         qk_norm: Some((q_norm, k_norm)),
         rope: ops::Rope {
@@ -138,7 +104,7 @@ async fn attention(
             heads: sizes.num_attention_heads,
             kv_heads: sizes.num_key_value_heads,
             head_dim,
-            scale: (1.0 / scalar.sqrt()) as f32,
+            scale: 1.0 / (head_dim as f32).sqrt(),
             window,
             context: opening.context,
             ..Default::default()
@@ -150,16 +116,14 @@ impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
         let y = self.self_attn.forward(graph, y, inputs.over, cache);
-        let y = self.post_attention_layernorm.forward(graph, y);
         let x = graph.add(x, y);
-        let y = self.pre_feedforward_layernorm.forward(graph, x);
+        let y = self.post_attention_layernorm.forward(graph, x);
         let y = self.mlp.forward(graph, y);
-        let y = self.post_feedforward_layernorm.forward(graph, y);
         graph.add(x, y)
     }
 }
 
-impl Decoder for Gemma3Text {
+impl Decoder for Qwen3 {
     fn sizes(&self) -> &Sizes {
         &self.sizes
     }

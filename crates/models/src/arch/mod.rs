@@ -1,0 +1,77 @@
+//! One file for each architecture, named after its `model_type`, and the table that finds them.
+
+mod cohere;
+pub(crate) mod cohere2;
+mod falcon_h1;
+mod gemma;
+pub(crate) mod gemma2;
+pub(crate) mod gemma3_text;
+mod jais;
+mod jais2;
+pub(crate) mod lfm2;
+mod llama;
+mod mistral;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+
+use bayan_weights::{Checkpoint, LocalFuture};
+
+use crate::config::{Fields, Sizes};
+use crate::decoder::Decoder;
+use crate::load::Loader;
+use crate::{ModelError, Opening};
+
+type Load = for<'a> fn(
+    &'a Fields<'a>,
+    &'a Opening,
+    &'a mut Loader<'_>,
+) -> LocalFuture<'a, Result<Box<dyn Decoder>, ModelError>>;
+
+/// One line for each architecture.
+static ARCHITECTURES: &[(&str, Load)] = &[
+    ("cohere", |config, opening, loader| Box::pin(cohere::Cohere::load(config, opening, loader))),
+    ("cohere2", |config, opening, loader| Box::pin(cohere2::Cohere2::load(config, opening, loader))),
+    ("falcon_h1", |config, opening, loader| Box::pin(falcon_h1::FalconH1::load(config, opening, loader))),
+    ("gemma", |config, opening, loader| Box::pin(gemma::Gemma::load(config, opening, loader))),
+    ("gemma2", |config, opening, loader| Box::pin(gemma2::Gemma2::load(config, opening, loader))),
+    ("gemma3_text", |config, opening, loader| Box::pin(gemma3_text::Gemma3Text::load(config, opening, loader))),
+    ("jais", |config, opening, loader| Box::pin(jais::Jais::load(config, opening, loader))),
+    ("jais2", |config, opening, loader| Box::pin(jais2::Jais2::load(config, opening, loader))),
+    ("lfm2", |config, opening, loader| Box::pin(lfm2::Lfm2::load(config, opening, loader))),
+    ("llama", |config, opening, loader| Box::pin(llama::Llama::load(config, opening, loader))),
+    ("mistral", |config, opening, loader| Box::pin(mistral::Mistral::load(config, opening, loader))),
+    ("olmo2", |config, opening, loader| Box::pin(olmo2::Olmo2::load(config, opening, loader))),
+    ("phi3", |config, opening, loader| Box::pin(phi3::Phi3::load(config, opening, loader))),
+    ("qwen2", |config, opening, loader| Box::pin(qwen2::Qwen2::load(config, opening, loader))),
+    ("qwen3", |config, opening, loader| Box::pin(qwen3::Qwen3::load(config, opening, loader))),
+];
+
+/// The `model_type`s that can be opened.
+pub fn supported() -> Vec<&'static str> {
+    ARCHITECTURES.iter().map(|(name, _)| *name).collect()
+}
+
+pub(crate) fn architecture(checkpoint: &Checkpoint) -> Result<Load, ModelError> {
+    let model_type = Fields(checkpoint.config()).text("model_type").unwrap_or("nothing");
+    let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
+    found.map(|(_, load)| *load).ok_or_else(|| ModelError::Architecture {
+        model_type: model_type.to_string(),
+        supported: supported().join(", "),
+    })
+}
+
+/// The window of each layer: Qwen puts it on the layers from `max_window_layers` on, and only where
+/// `use_sliding_window` says so; newer files list `layer_types`.
+pub(crate) fn qwen_windows(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<Option<usize>>, ModelError> {
+    let window = if config.flag("use_sliding_window", false)? { config.optional_size("sliding_window")? } else { None };
+    let first = config.number("max_window_layers", 0.0)? as usize;
+    let types = config.get("layer_types").and_then(|v| v.as_array());
+    Ok((0..sizes.num_hidden_layers)
+        .map(|layer| match types.and_then(|types| types.get(layer)).and_then(|t| t.as_str()) {
+            Some(kind) => window.filter(|_| kind == "sliding_attention"),
+            None => window.filter(|_| layer >= first),
+        })
+        .collect())
+}

@@ -1,0 +1,49 @@
+//! Causal self-attention.
+
+use std::sync::Arc;
+
+use bayan_tensor::ops::{self, Causality};
+use bayan_tensor::{Graph, State, Tensor};
+
+use super::linear::Linear;
+use crate::cache::{LayerCache, LayerNeeds};
+
+/// Causal self-attention with rotary positions.
+#[derive(Debug)]
+pub struct Attention {
+    /// Queries, keys and values, stacked.
+    pub qkv_proj: Linear,
+    /// Back to the hidden size.
+    pub o_proj: Linear,
+    /// Cosines and sines, [positions, R].
+    pub rotary: Arc<State>,
+    /// Weights of the norms of each query and key head.
+    pub qk_norm: Option<(Arc<State>, Arc<State>)>,
+    /// How heads are split and turned.
+    pub rope: ops::Rope,
+    /// How heads attend.
+    pub attention: ops::Attention,
+}
+
+impl Attention {
+    /// What it needs remembered.
+    pub fn needs(&self) -> LayerNeeds {
+        LayerNeeds {
+            width: self.attention.kv_heads * self.attention.head_dim,
+            window: self.attention.window,
+            states: Vec::new(),
+        }
+    }
+
+    /// x [T, D] to [T, D]
+    pub fn forward(&self, graph: &mut Graph, x: Tensor, over: Causality, cache: &LayerCache) -> Tensor {
+        let qkv = self.qkv_proj.forward(graph, x); // [T, (H + 2K) d]
+        let norms = self.qk_norm.as_ref().map(|(q, k)| (q, k));
+        let [q, k, v] = graph.rope(self.rope.clone(), qkv, over.positions, &self.rotary, norms); // [T, H, d], [T, K, d] twice
+        let (keys, values) = graph.append(cache.rows, k, v, over.positions, over.bases, [&cache.keys, &cache.values]);
+        let attention = ops::Attention { context: cache.rows.context, ring: cache.rows.ring, ..self.attention.clone() };
+        let y = graph.attention(attention, q, keys, values, over); // [T, H, d]
+        let y = graph.flatten(y); // [T, H d]
+        self.o_proj.forward(graph, y)
+    }
+}

@@ -1,0 +1,108 @@
+//! Linear layers, with the adapters that are attached to them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bayan_tensor::ops::{self};
+use bayan_tensor::{Graph, Matrix, State, Tensor};
+
+use crate::ModelError;
+use crate::load::Loader;
+
+/// A low-rank addition to some rows of a linear layer (LoRA, Hu et al., 2021): y[:, rows] += scale · (x Aᵀ) Bᵀ.
+#[derive(Debug, Clone)]
+pub struct LoraPart {
+    /// Which adapter it belongs to, so that it can be taken off again.
+    pub adapter: String,
+    /// The module's rows within the stacked matrix.
+    pub rows: Range<usize>,
+    /// A [r, K], dense f32.
+    pub a: Arc<State>,
+    /// B [rows, r], dense f32.
+    pub b: Arc<State>,
+    /// Multiplies the addition.
+    pub scale: f32,
+    /// Dropout of the adapter's input while training.
+    pub dropout: Option<ops::Dropout>,
+}
+
+/// x [T, K] to x Wᵀ + b [T, N]; possibly several projections of the same input, stacked by rows, and adapters on any of
+/// them.
+#[derive(Debug)]
+pub struct Linear {
+    /// [N, K]
+    pub weight: Arc<Matrix>,
+    /// \[N\]
+    pub bias: Option<Arc<State>>,
+    /// Hugging Face's name of each stacked module, such as `model.layers.0.self_attn.q_proj`, and its rows.
+    pub modules: Vec<(String, Range<usize>)>,
+    /// Adapters, in the order in which they are added. Without any, what is recorded is the base alone.
+    pub lora: Vec<LoraPart>,
+}
+
+impl Linear {
+    /// A layer of one module.
+    pub fn single(name: &str, weight: Arc<Matrix>, bias: Option<Arc<State>>) -> Linear {
+        let modules = vec![(name.to_string(), 0..weight.rows())];
+        Linear { weight, bias, modules, lora: Vec::new() }
+    }
+
+    /// Loads `{prefix}{part}.weight` for each (part, rows), and the biases if `bias`.
+    ///
+    /// # Errors
+    /// As [`Loader::matrix`].
+    pub async fn load(
+        loader: &mut Loader<'_>,
+        prefix: &str,
+        parts: &[(&str, usize)],
+        columns: usize,
+        bias: bool,
+    ) -> Result<Linear, ModelError> {
+        let named = |suffix: &str| {
+            parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>()
+        };
+        let weight = loader.matrix(&named("weight"), columns).await?;
+        let bias = if bias { Some(loader.vector(&named("bias"), 0.0).await?) } else { None };
+        let mut first = 0;
+        let modules = parts.iter().map(|(part, rows)| {
+            let range = first..first + rows;
+            first = range.end;
+            (format!("{prefix}{part}"), range)
+        });
+        Ok(Linear { weight, bias, modules: modules.collect(), lora: Vec::new() })
+    }
+
+    /// As [`Linear::load`] with biases, from matrices stored [in, out].
+    ///
+    /// # Errors
+    /// As [`Loader::transposed_matrix`].
+    pub async fn load_transposed(
+        loader: &mut Loader<'_>,
+        prefix: &str,
+        parts: &[(&str, usize)],
+        columns: usize,
+    ) -> Result<Linear, ModelError> {
+        let named = |suffix: &str| {
+            parts.iter().map(|(part, rows)| (format!("{prefix}{part}.{suffix}"), *rows)).collect::<Vec<_>>()
+        };
+        let weight = loader.transposed_matrix(&named("weight"), columns).await?;
+        let bias = loader.vector(&named("bias"), 0.0).await?;
+        let mut first = 0;
+        let modules = parts.iter().map(|(part, rows)| {
+            let range = first..first + rows;
+            first = range.end;
+            (format!("{prefix}{part}"), range)
+        });
+        Ok(Linear { weight, bias: Some(bias), modules: modules.collect(), lora: Vec::new() })
+    }
+
+    /// x [T, K] to [T, N]
+    pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
+        let y = graph.linear(x, &self.weight, self.bias.as_ref());
+        for part in &self.lora {
+            let x = part.dropout.as_ref().map_or(x, |dropout| graph.dropout(x, dropout));
+            graph.lora(x, y, part.rows.start, &part.a, &part.b, part.scale);
+        }
+        y
+    }
+}

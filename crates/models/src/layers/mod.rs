@@ -1,0 +1,17 @@
+//! The layers that model files are made of. A layer knows its weights and records its operations; it knows no
+//! architecture.
+
+mod attention;
+mod embedding;
+mod linear;
+mod mlp;
+mod norm;
+mod rotary;
+
+pub(crate) use attention::Attention;
+pub(crate) use embedding::{Embedding, lm_head};
+pub use linear::{Linear, LoraPart};
+pub(crate) use mlp::{GatedMlp, PlainMlp};
+pub(crate) use norm::{LayerNorm, RmsNorm};
+pub use rotary::Rotary;
+pub(crate) use rotary::{Table, rotary_table};
