@@ -1,8 +1,8 @@
 //! `bayan`: runs Arabic language models on any GPU from the command line.
 //!
-//! One file for each subcommand in `commands`, what they share in `support`, and flags in the words of llama.cpp and OpenAI, so that nobody has to learn new ones.
-//! The choice: every subcommand lists the flags that it obeys and refuses others, instead of global flags that most
-//! subcommands would ignore.
+//! One file for each subcommand in `commands`, what they share in `support`, and flags in the words of llama.cpp and
+//! OpenAI, so that nobody has to learn new ones. The choice: every subcommand lists the flags that it obeys and refuses
+//! others, instead of global flags that most subcommands would ignore.
 //!
 //! Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage.
 

@@ -1,11 +1,16 @@
 //! The trainer: accumulates gradients over micro-batches and updates what is trained.
 
+mod preference;
+
 use std::sync::Arc;
 
 use bayan_gpu::{Gpu, KernelTime};
 use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPart, Parameters};
 use bayan_tensor::ops::{Dropout, Hyper};
 use bayan_tensor::{Dtype, Graph, Plan, Pool, State, Tuning};
+
+pub use preference::PairOutcome;
+use preference::pairs_of;
 
 use super::EngineError;
 use super::arena::Arena;
@@ -57,16 +62,6 @@ impl Default for TrainerOptions {
             loss_scale: INITIAL_LOSS_SCALE,
         }
     }
-}
-
-/// What a micro-batch of preference pairs gave.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PairOutcome {
-    /// Summed loss times the scale.
-    pub loss: f64,
-    /// For each pair: log-probability of the chosen and of the rejected answer under the policy, margin β (Δ − Δref),
-    /// loss.
-    pub pairs: Vec<[f32; 4]>,
 }
 
 /// A model, and the adapter in training or all its parameters.
@@ -231,30 +226,6 @@ impl Trainer {
         Ok((finite(outcome.sums.iter().sum())?, batch.target_count()))
     }
 
-    /// Log-probabilities under the base without the adapter of pairs: sequence 2p of the batch is the chosen, 2p + 1
-    /// the rejected answer.
-    ///
-    /// # Errors
-    /// As [`Trainer::accumulate`].
-    pub async fn reference(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
-        self.pair_sums(batch, Aim::Base).await
-    }
-
-    /// As [`Trainer::reference`], under the model with the adapter.
-    ///
-    /// # Errors
-    /// As [`Trainer::accumulate`].
-    pub async fn log_probabilities(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
-        self.pair_sums(batch, Aim::Evaluate).await
-    }
-
-    async fn pair_sums(&mut self, batch: &MicroBatch, aim: Aim) -> Result<Vec<[f32; 2]>, EngineError> {
-        let pairs = pairs_of(batch)?;
-        let outcome = self.run(batch, aim, &Extra::Scale(1.0)).await?;
-        let sums = outcome.sums.get(..2 * pairs).unwrap_or_default();
-        Ok(sums.chunks_exact(2).map(|pair| [-pair[0] as f32, -pair[1] as f32]).collect())
-    }
-
     /// Reserves the memory of a training step over a batch of this shape with at least `trained` trained tokens, so
     /// that smaller ones need no more.
     ///
@@ -266,32 +237,6 @@ impl Trainer {
         let mut shape = packed.shape(aim, pairs);
         shape.rows = shape.rows.max(rounded(trained.max(1), 16));
         self.prepare(shape)
-    }
-
-    /// Adds the gradients of `scale` · Σ of the pairs' DPO losses (sigmoid).
-    ///
-    /// # Errors
-    /// As [`Trainer::accumulate`].
-    pub async fn accumulate_pairs(
-        &mut self,
-        batch: &MicroBatch,
-        reference: &[[f32; 2]],
-        beta: f64,
-        scale: f64,
-    ) -> Result<PairOutcome, EngineError> {
-        let pairs = pairs_of(batch)?;
-        if reference.len() != pairs {
-            return Err(EngineError::input(
-                "reference",
-                format!("one for each of {pairs} pairs"),
-                reference.len().to_string(),
-                "compute it for this batch",
-            ));
-        }
-        let lift = self.lift();
-        let extra = Extra::Preference(reference.to_vec(), beta as f32, (scale * lift) as f32);
-        let outcome = self.run(batch, Aim::Preference, &extra).await?;
-        Ok(PairOutcome { loss: finite(f64::from(outcome.loss) / lift)?, pairs: outcome.pairs })
     }
 
     async fn run(&mut self, batch: &MicroBatch, aim: Aim, extra: &Extra) -> Result<Outcome, EngineError> {
@@ -564,19 +509,6 @@ fn attach(decoder: &mut dyn Decoder, arena: &Arena, dropout: Option<(f32, &Arc<S
         }
     }
     Ok(())
-}
-
-fn pairs_of(batch: &MicroBatch) -> Result<usize, EngineError> {
-    let sequences = batch.starts.len();
-    if sequences == 0 || !sequences.is_multiple_of(2) {
-        return Err(EngineError::input(
-            "preference batch",
-            "pairs of sequences",
-            format!("{sequences} sequences"),
-            "give chosen and rejected in turn",
-        ));
-    }
-    Ok(sequences / 2)
 }
 
 fn finite(loss: f64) -> Result<f64, EngineError> {
