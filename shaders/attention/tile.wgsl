@@ -58,10 +58,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let key = i % TK;
       var sum = 0.0;
 #if SHARED_QUERIES
-      for (var c = 0u; c < D4; c++) { sum += dot(queries[t * D4 + c], rows[key * D4 + c]); }
+#for c in D4
+      sum += dot(queries[t * D4 + ${c}u], rows[key * D4 + ${c}u]);
+#end
 #else
       let at = ((tile.x + min(t, count - 1u)) * H + head) * D4;
-      for (var c = 0u; c < D4; c++) { sum += dot(q[at + c], rows[key * D4 + c]); }
+#for c in D4
+      sum += dot(q[at + ${c}u], rows[key * D4 + ${c}u]);
+#end
 #endif
       let position = first + t;
       var visible = start + key <= position && t < count;
@@ -95,7 +99,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let t = i / D4;
         let c = i % D4;
         var sum = outputs[o] * rescale[t];
-        for (var j = 0u; j < TK; j++) { sum += weights[t * TK + j] * rows[j * D4 + c]; }
+#for j in TK
+        sum += weights[t * TK + ${j}u] * rows[${j}u * D4 + c];
+#end
         outputs[o] = sum;
       }
     }

@@ -1,20 +1,20 @@
 // dx[t, k] (+)= Σ_n dy[t, n] W[n, k]      dy [T, N], dx [T, K]; what both kernels read and write.
 @group(0) @binding(0) var<storage, read> dy: array<${DY}>;
 @group(0) @binding(1) var<storage, read_write> dx: array<${VEC}>;
-@group(0) @binding(2) var<storage, read> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, tokens
+@group(0) @binding(2) var<storage, read> shape: array<u32>; // end of the rows taken, first row of the shard, rows of the matrix, tokens, first row taken
 
 const K = ${K}u;
 
-// Four gradients from a row of the shard on; zero behind its end.
+// Four gradients from a row of the shard on; zero behind the end of the rows taken.
 fn gradients4(token: u32, row: u32) -> vec4<f32> {
-  let at = token * shape.z + shape.y + row;
+  let at = token * shape[2] + shape[1] + row;
 #if DY_VECTORS
-  if (row >= shape.x) { return vec4<f32>(0.0); }
+  if (row >= shape[0]) { return vec4<f32>(0.0); }
   return dy[at / 4u];
 #else
   var v = vec4<f32>(0.0);
   for (var j = 0u; j < 4u; j++) {
-    if (row + j < shape.x) { v[j] = dy[at + j]; }
+    if (row + j < shape[0]) { v[j] = dy[at + j]; }
   }
   return v;
 #endif

@@ -9,7 +9,7 @@ const THREADS = ${THREADS}u; // TM / RM * 16
 #if HALF_TILES
 alias tile = vec4<f16>;
 fn gradient(v: vec4<f32>) -> tile {
-  return tile(select(v, vec4<f32>(bitcast<f32>(shape.w | 0x7fc00000u)), abs(v) > vec4<f32>(65504.0)));
+  return tile(select(v, vec4<f32>(bitcast<f32>(shape[3] | 0x7fc00000u)), abs(v) > vec4<f32>(65504.0)));
 }
 #else
 alias tile = vec4<f32>;
@@ -26,14 +26,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for m in RM
   var sum_${m} = vec4<f32>(0.0);
 #end
-  for (var row0 = 0u; row0 < shape.x; row0 += 32u) {
+  for (var row0 = shape[4]; row0 < shape[0]; row0 += 32u) {
     workgroupBarrier();
     for (var i = lane; i < 64u; i += THREADS) {
-      let w = weights32(min(row0 + i % 32u, shape.x - 1u), min(group.x * 2u + i / 32u, BLOCKS - 1u));
+      let w = weights32(min(row0 + i % 32u, shape[0] - 1u), min(group.x * 2u + i / 32u, BLOCKS - 1u));
       for (var j = 0u; j < 8u; j++) { tile_w[(i % 32u) * STRIDE + i / 32u * 8u + j] = tile(w[j]); }
     }
     for (var i = lane; i < TM * 8u; i += THREADS) {
-      tile_dy[i] = gradient(gradients4(min(token0 + i / 8u, shape.w - 1u), row0 + i % 8u * 4u));
+      tile_dy[i] = gradient(gradients4(min(token0 + i / 8u, shape[3] - 1u), row0 + i % 8u * 4u));
     }
     workgroupBarrier();
     for (var j = 0u; j < 8u; j++) {
@@ -52,6 +52,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   let k = group.x * 64u + column * 4u;
 #for m in RM
-  if (token0 + first + ${m}u < shape.w) { give(token0 + first + ${m}u, k, sum_${m}); }
+  if (token0 + first + ${m}u < shape[3]) { give(token0 + first + ${m}u, k, sum_${m}); }
 #end
 }

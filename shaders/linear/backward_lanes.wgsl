@@ -11,16 +11,16 @@ var<workgroup> sums: array<vec4<f32>, ${TOKENS_8}>; // [TOKENS, 8]
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let token0 = group.y * TOKENS;
-  let count = min(TOKENS, shape.w - token0);
+  let count = min(TOKENS, shape[3] - token0);
   for (var t = 0u; t < count; t++) {
 #for o in OWN
     sums[t * 8u + ${o}u * LANES + lane] = vec4<f32>(0.0);
 #end
   }
-  for (var row0 = 0u; row0 < shape.x; row0 += 64u) {
+  for (var row0 = shape[4]; row0 < shape[0]; row0 += 64u) {
     workgroupBarrier();
     for (var i = lane; i < 64u; i += LANES) {
-      let w = weights32(min(row0 + i, shape.x - 1u), group.x);
+      let w = weights32(min(row0 + i, shape[0] - 1u), group.x);
       for (var j = 0u; j < 8u; j++) { tile_w[i * 8u + j] = w[j]; }
     }
     workgroupBarrier();

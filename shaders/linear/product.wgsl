@@ -58,12 +58,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     for (var k = 0u; k < TK; k++) {
-      var right: array<f32, ${RN}>;
-      for (var n = 0u; n < RN; n++) { right[n] = f32(tile_b[k * TN + tn + n]); }
-      for (var m = 0u; m < RM; m++) {
-        let left = f32(tile_a[k * TM + tm + m]);
-        for (var n = 0u; n < RN; n++) { sums[m * RN + n] += left * right[n]; }
+#for n in RN
+      let right_${n} = f32(tile_b[k * TN + tn + ${n}u]);
+#end
+#for m in RM
+      {
+        let left = f32(tile_a[k * TM + tm + ${m}u]);
+#for n in RN
+        sums[${m}u * RN + ${n}u] += left * right_${n};
+#end
       }
+#end
     }
   }
 #else

@@ -57,12 +57,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     for (var j = 0u; j < 8u; j++) {
-      var w: array<vec4<f32>, ${RN}>;
-      for (var n = 0u; n < RN; n++) { w[n] = vec4<f32>(tile_w[(tn + n * (TN / RN)) * STRIDE + j]); }
-      for (var m = 0u; m < RM; m++) {
-        let v = vec4<f32>(tile_x[(tm * RM + m) * STRIDE + j]);
-        for (var n = 0u; n < RN; n++) { sums[m * RN + n] += dot(v, w[n]); }
+#for n in RN
+      let w_${n} = vec4<f32>(tile_w[(tn + ${n}u * (TN / RN)) * STRIDE + j]);
+#end
+#for m in RM
+      {
+        let v = vec4<f32>(tile_x[(tm * RM + ${m}u) * STRIDE + j]);
+#for n in RN
+        sums[${m}u * RN + ${n}u] += dot(v, w_${n});
+#end
       }
+#end
     }
   }
   for (var m = 0u; m < RM; m++) {

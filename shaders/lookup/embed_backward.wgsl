@@ -1,5 +1,5 @@
 // gradient[tokens[t]] += SCALE dy[t]      dy [T, D], gradient in groups of 32 rows as the weights stand. One workgroup
-// a token; the first of several equal tokens takes all of them, in their order.
+// a token (and PIECE columns); the first of several equal tokens takes all of them, in their order.
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
 @group(0) @binding(1) var<storage, read> tokens: array<u32>;
 @group(0) @binding(2) var<storage, read_write> gradient: array<f32>;
@@ -14,7 +14,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var t = 0u; t < first; t++) {
     if (tokens[t] == token) { return; }
   }
-  for (var k = lane; k < D; k += ${THREADS}u) {
+  for (var k = group.y * ${PIECE}u + lane; k < min(D, (group.y + 1u) * ${PIECE}u); k += ${THREADS}u) {
     var sum = 0.0;
     for (var t = first; t < count.x; t++) {
       if (tokens[t] == token) { sum += dy[t * D + k]; }

@@ -8,7 +8,7 @@
 @group(0) @binding(4) var<storage, read> bases: array<u32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 @group(0) @binding(6) var<storage, read_write> state: array<f32>;
-@group(0) @binding(7) var<storage, read> size: vec4<u32>; // tokens, invocations in x, W
+@group(0) @binding(7) var<storage, read> size: vec4<u32>; // end of the tokens taken, invocations in x, W, first token taken
 
 const H = ${H}u;
 const P = ${P}u;
@@ -21,7 +21,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if (index >= H * P) { return; }
   let head = index / P;
   let group = head / (H / G);
-  for (var t = 0u; t < size.x; t++) {
+  for (var t = size.w; t < size.x; t++) {
     let begun = positions[t] > 0u;
     let raw = projection[t * size.z + ${STEPS}u + head] + constants[2u * H + head];
     let delta = max(raw, 0.0) + log(1.0 + exp(-abs(raw)));

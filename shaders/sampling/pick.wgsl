@@ -50,10 +50,11 @@ fn above(row: u32, lane: u32, least: u32, peak: f32, mass: bool) -> f32 {
   }
   shared_value[lane] = sum;
   workgroupBarrier();
-  if (lane == 0u) {
-    for (var t = 1u; t < THREADS; t++) { sum += shared_value[t]; }
-    shared_result.x = bitcast<u32>(sum);
+  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+    if (lane < half) { shared_value[lane] += shared_value[lane + half]; }
+    workgroupBarrier();
   }
+  if (lane == 0u) { shared_result.x = bitcast<u32>(shared_value[0]); }
   let total = workgroupUniformLoad(&shared_result);
   return bitcast<f32>(total.x);
 }

@@ -81,6 +81,9 @@ pub struct Capabilities {
     pub max_workgroups: u32,
     /// Storage buffers that one kernel may bind.
     pub max_storage_buffers: u32,
+    /// Turns of all its loops after which an invocation's loops end without an error, as measured when a software
+    /// device was opened; `None` where there is no such limit, or nothing was measured.
+    pub max_loop_turns: Option<u64>,
     /// Alignment of binding offsets.
     pub offset_alignment: u32,
     /// Features that the device lacks and their consequence, for people.

@@ -142,6 +142,7 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
         max_workgroup_size: limits.max_compute_invocations_per_workgroup,
         max_workgroups: limits.max_compute_workgroups_per_dimension,
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_loop_turns: None,
         offset_alignment: limits.min_storage_buffer_offset_alignment,
         missing,
         name: info.name,
@@ -197,9 +198,7 @@ impl Gpu {
         if let Some(limit) = options.max_binding_bytes {
             capabilities.max_binding_bytes = capabilities.max_binding_bytes.min(limit);
         }
-        if let Some(pretend) = options.pretend {
-            pretend(&mut capabilities);
-        }
+        let is_cpu = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
         let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bayan"),
@@ -218,7 +217,7 @@ impl Gpu {
         let allocated = Arc::new(Meter::default());
         let on_lost = OnLost::default();
         watch(&device, &first_error, &allocated, &on_lost);
-        Ok(Gpu(Arc::new(Inner {
+        let inner = Inner {
             device,
             queue,
             capabilities,
@@ -227,7 +226,16 @@ impl Gpu {
             allocated,
             first_error,
             on_lost,
-        })))
+        };
+        let mut gpu = Gpu(Arc::new(inner));
+        let max_loop_turns = if is_cpu { gpu.measure_loop_turns().await? } else { None };
+        if let Some(inner) = Arc::get_mut(&mut gpu.0) {
+            inner.capabilities.max_loop_turns = max_loop_turns;
+            if let Some(pretend) = options.pretend {
+                pretend(&mut inner.capabilities);
+            }
+        }
+        Ok(gpu)
     }
 
     /// What this device can do and what is used of it.

@@ -11,6 +11,7 @@ mod commands;
 mod device;
 mod error;
 mod kernel;
+mod loop_turns;
 mod oneshot;
 mod profile;
 pub mod shader;

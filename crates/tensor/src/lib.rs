@@ -25,4 +25,6 @@ pub use graph::{
 };
 pub use measure::{Measured, measure_rows};
 pub use passes::{Backward, BackwardError, BackwardOptions, HandOver, Part, census, fuse, keep_in_f16, split};
-pub use plan::{Cost, Extent, KernelText, Lowering, Plan, Planned, Pool, RowsShape, Tuning, grid_2d};
+pub use plan::{
+    Cost, Extent, KernelText, Lowering, Plan, Planned, Pool, RowsShape, Tuning, TurnCounter, Turns, grid_2d,
+};

@@ -18,6 +18,15 @@ pub(crate) fn row_threads(to: &Lowering<'_>, width: usize) -> usize {
     width.next_power_of_two().clamp(1, most)
 }
 
+/// Turns of a loop in which `threads` invocations together walk along `len` numbers. The test that ends a loop counts as
+/// a turn: it does where devices count them.
+pub(crate) fn walk(len: usize, threads: usize) -> u64 {
+    len.div_ceil(threads) as u64 + 1
+}
+
+/// The most turns of one reduction over a workgroup (`lib/reduce.wgsl`): one for each subgroup, and its end.
+pub(crate) const REDUCTION: u64 = 65;
+
 /// Names for kernels that reduce over `threads` invocations.
 pub(crate) fn reduction(to: &Lowering<'_>, defines: Defines, threads: usize) -> Defines {
     let (smallest, _) = to.capabilities().subgroup_size;

@@ -4,6 +4,7 @@ use bayan_gpu::shader::{Defines, link};
 use bayan_gpu::{Capabilities, Dispatch, Gpu, GpuError, Slice};
 
 use super::tuning::Tuning;
+use super::turns::TurnCounter;
 use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
 
 /// Number of workgroups in one dimension.
@@ -47,6 +48,9 @@ pub struct KernelText<'a> {
     pub parts: &'a [&'a str],
     /// Names to specialise with.
     pub defines: Defines,
+    /// The most turns that one invocation takes of all its loops together, the tests that end them included. Some software devices end an invocation's
+    /// loops early without an error ([`Capabilities::max_loop_turns`]).
+    pub turns: u64,
 }
 
 /// The view of one node while it is turned into dispatches.
@@ -58,6 +62,7 @@ pub struct Lowering<'a> {
     places: &'a [Option<Slice>],
     planned: &'a mut Vec<Planned>,
     tune: &'a Tuning,
+    counter: Option<&'a TurnCounter>,
 }
 
 impl<'a> Lowering<'a> {
@@ -68,8 +73,9 @@ impl<'a> Lowering<'a> {
         places: &'a [Option<Slice>],
         planned: &'a mut Vec<Planned>,
         tune: &'a Tuning,
+        counter: Option<&'a TurnCounter>,
     ) -> Lowering<'a> {
-        Lowering { gpu, graph, node: &graph.nodes()[node_index], node_index, places, planned, tune }
+        Lowering { gpu, graph, node: &graph.nodes()[node_index], node_index, places, planned, tune, counter }
     }
 
     /// The device.
@@ -80,6 +86,11 @@ impl<'a> Lowering<'a> {
     /// What the device can do.
     pub fn capabilities(&self) -> &'a Capabilities {
         self.gpu.capabilities()
+    }
+
+    /// The most turns of loops that one invocation may take.
+    pub fn turn_limit(&self) -> u64 {
+        self.capabilities().max_loop_turns.unwrap_or(u64::MAX)
     }
 
     /// Kernel shapes chosen for this device.
@@ -155,9 +166,20 @@ impl<'a> Lowering<'a> {
             .set("SUBGROUPS", self.capabilities().subgroups)
             .set("F16", self.capabilities().f16)
             .set("DOT", self.capabilities().dot);
-        let source = link(text.parts, &defines).map_err(fail)?;
+        if let Some(limit) = self.capabilities().max_loop_turns.filter(|&limit| text.turns > limit) {
+            return Err(fail(format!(
+                "an invocation would take up to {} turns of loops, and this software device ends them after {limit} \
+                 without an error: use a shorter context or smaller batches, a newer driver (Mesa 26 has no such limit), or a GPU",
+                text.turns
+            )));
+        }
+        let mut source = link(text.parts, &defines).map_err(fail)?;
+        let mut groups = groups.to_vec();
+        if let Some(counter) = self.counter {
+            counter.instrument(text.name, text.turns, &mut source, &mut groups);
+        }
         let kernel = self.gpu.kernel(text.name, &source)?;
-        let bindings = self.gpu.bind(text.name, &kernel, groups)?;
+        let bindings = self.gpu.bind(text.name, &kernel, &groups)?;
         let limit = self.capabilities().max_workgroups;
         let resolved = grid.map(|extent| extent.resolve(1));
         if let Some(&over) = resolved.iter().find(|&&n| n > limit) {

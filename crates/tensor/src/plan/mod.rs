@@ -4,6 +4,7 @@ pub(crate) mod grid;
 mod lower;
 mod memory;
 mod tuning;
+mod turns;
 
 use std::sync::Mutex;
 
@@ -13,6 +14,7 @@ pub use grid::grid_2d;
 pub use lower::{Extent, KernelText, Lowering, Planned};
 use memory::{Item, Layout};
 pub use tuning::{RowsShape, Tuning};
+pub use turns::{TurnCounter, Turns};
 
 use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
 
@@ -69,12 +71,37 @@ impl Plan {
         tuning: &Tuning,
         pool: &mut Pool,
     ) -> Result<Plan, GpuError> {
+        Plan::make(gpu, graph, keep, tuning, pool, None)
+    }
+
+    /// As [`Plan::new`], with kernels that count the turns of their loops.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn counting_turns(
+        gpu: &Gpu,
+        graph: Graph,
+        keep: &[Tensor],
+        tuning: &Tuning,
+        counter: &TurnCounter,
+    ) -> Result<Plan, GpuError> {
+        Plan::make(gpu, graph, keep, tuning, &mut Pool::default(), Some(counter))
+    }
+
+    fn make(
+        gpu: &Gpu,
+        graph: Graph,
+        keep: &[Tensor],
+        tuning: &Tuning,
+        pool: &mut Pool,
+        counter: Option<&TurnCounter>,
+    ) -> Result<Plan, GpuError> {
         let graph = if tuning.fuse { crate::passes::fuse(&graph, keep, gpu.capabilities()) } else { graph };
         let (places, activation_bytes) = assign(gpu, &graph, keep, pool)?;
         let mut planned = Vec::new();
         for index in 0..graph.nodes().len() {
             let op = graph.nodes()[index].op.clone();
-            op.dispatch(&mut Lowering::new(gpu, &graph, index, &places, &mut planned, tuning))?;
+            op.dispatch(&mut Lowering::new(gpu, &graph, index, &places, &mut planned, tuning, counter))?;
         }
         let dispatches = Mutex::new(planned.iter().map(|p| p.dispatch.clone()).collect());
         let work = work_of(&graph, &planned);

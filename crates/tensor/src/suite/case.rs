@@ -16,6 +16,8 @@ pub struct Case {
     pub name: String,
     /// Largest NMSE against the reference.
     pub bound: f64,
+    /// Positions that the longest sequence has cached after it.
+    pub(crate) cached: usize,
     pub(crate) record: Box<dyn Fn(&mut Maker<'_>) -> Result<Recorded, GpuError>>,
 }
 
@@ -126,5 +128,5 @@ pub(crate) fn case(
     bound: f64,
     record: impl Fn(&mut Maker<'_>) -> Result<Recorded, GpuError> + 'static,
 ) -> Case {
-    Case { name: name.into(), bound, record: Box::new(record) }
+    Case { name: name.into(), bound, cached: 512, record: Box::new(record) }
 }

@@ -5,6 +5,7 @@
 
 mod attention;
 mod case;
+mod large;
 pub mod training;
 
 use bayan_gpu::{Gpu, GpuError};
@@ -12,11 +13,12 @@ use bayan_weights::{FORMATS, Format};
 
 use case::case;
 pub use case::{Case, Maker, Outcome, Recorded};
+pub use large::cases as large_cases;
 
 use crate::graph::{Graph, State, Values, interpret, nmse};
 use crate::ops::{Activation, Attention, CacheRows, Causality, Rope, SETTINGS, SampleSettings, SampleStates};
 use crate::passes::{census, fuse};
-use crate::plan::{Plan, Tuning};
+use crate::plan::{Plan, Tuning, TurnCounter, Turns};
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
@@ -375,7 +377,7 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError>
     plan.poison(gpu);
     let requests: Vec<_> = outputs.iter().map(|&t| plan.read_request(t)).collect();
     let (mut worst, mut rounding) = (0.0f64, 0.0f64);
-    for (&tensor, read) in outputs.iter().zip(plan.submit(gpu, 512, &requests)) {
+    for (&tensor, read) in outputs.iter().zip(plan.submit(gpu, case.cached, &requests)) {
         let bytes = read.wait().await?;
         let reference =
             expected[tensor.index()].as_ref().unwrap_or_else(|| unreachable!("{}: output was computed", case.name));
@@ -388,4 +390,16 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError>
     // One code that the device rounds the other way is worth about 1e-7; rounding itself 1e-5 to 1e-4.
     let bound = if int8 { case.bound.max(2e-6) } else { case.bound };
     Ok(Outcome { name: case.name.clone(), nmse: if rounding > 5e-4 { f64::INFINITY } else { worst }, bound })
+}
+
+/// Runs a case once on a device with kernels that count the turns of their loops.
+///
+/// # Errors
+/// As [`run`].
+pub async fn count_turns(gpu: &Gpu, case: &Case, seed: u64) -> Result<Vec<Turns>, GpuError> {
+    let counter = TurnCounter::new(gpu)?;
+    let (graph, outputs) = (case.record)(&mut Maker { gpu: Some(gpu), seed })?;
+    let plan = Plan::counting_turns(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities()), &counter)?;
+    plan.submit(gpu, case.cached, &[]);
+    counter.read(gpu).await
 }

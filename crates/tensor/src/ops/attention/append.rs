@@ -71,13 +71,23 @@ impl Op for Append {
                     name: "append_codes",
                     parts: &[wgsl!("attention/append_codes.wgsl")],
                     defines: defines.clone(),
+                    turns: grid::walk(elements, threads),
                 };
                 to.emit(text, &[bindings], grid)?;
             }
             return Ok(());
         }
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
-        to.emit(KernelText { name: "append", parts: &[wgsl!("attention/append.wgsl")], defines }, &[bindings], grid)
+        to.emit(
+            KernelText {
+                name: "append",
+                parts: &[wgsl!("attention/append.wgsl")],
+                defines,
+                turns: grid::walk(elements, threads),
+            },
+            &[bindings],
+            grid,
+        )
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

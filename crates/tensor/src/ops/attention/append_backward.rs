@@ -41,7 +41,12 @@ impl Op for AppendBackward {
         let (defines, vectors) = grid::vectors(Defines::new().set("THREADS", threads), width);
         let parts = [wgsl!("attention/append_backward.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
-        let text = KernelText { name: "append_backward", parts: &parts, defines: defines.set("WIDTH", vectors) };
+        let text = KernelText {
+            name: "append_backward",
+            parts: &parts,
+            defines: defines.set("WIDTH", vectors),
+            turns: grid::walk(vectors, threads),
+        };
         to.emit(text, &[bindings], grid::rows_grid(shape[0]))
     }
 

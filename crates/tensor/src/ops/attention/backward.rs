@@ -10,7 +10,7 @@ use bayan_gpu::{GpuError, Slice};
 
 use super::forward::{Attention, Causality, QUERY_TILE, SCORE};
 use crate::graph::{Dtype, Graph, Op, Operand, Tensor, Values, elements};
-use crate::plan::{Extent, KernelText, Lowering};
+use crate::plan::{Extent, KernelText, Lowering, grid};
 
 /// Inputs: q [T, H, d], k and v cache [rows, K d] f32, y and dy [T, H, d], positions \[T\], bases \[T\], tiles [n, 2];
 /// outputs: dq [T, H, d], statistics [T, H, 4] (log-sum-exp, Σ dy∘y, base and position), and dk and dv [rows, K d], of
@@ -70,7 +70,24 @@ impl AttentionBackward {
         let tiles = to.input_shape(7)[0];
         let parts = [SCORE, wgsl!("lib/attention_backward.wgsl"), text];
         let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name, parts: &parts, defines }, &[bindings], grid)
+        // Each tile of keys, or of queries, is met once: its products go over d in parts of 8 vectors.
+        let products = 1 + d4.div_ceil(8) as u64 * (10 + grid::walk(QUERY_TILE * 8, threads));
+        let met = match name {
+            "attention_backward_keys" => 1 + tiles * (2 + self.0.heads / self.0.kv_heads * (2 + QUERY_TILE)),
+            _ => self.keys(to).div_ceil(QUERY_TILE) * (3 + 2 * QUERY_TILE) + d4 + 2,
+        };
+        let times = match name {
+            "attention_backward_keys" => tiles * (self.0.heads / self.0.kv_heads),
+            _ => self.keys(to).div_ceil(QUERY_TILE),
+        };
+        let turns = met as u64 + times as u64 * products;
+        to.emit(KernelText { name, parts: &parts, defines, turns }, &[bindings], grid)
+    }
+
+    /// The most keys that one workgroup's queries see.
+    fn keys(&self, to: &Lowering<'_>) -> usize {
+        let rows = to.input_shape(1)[0];
+        self.0.window.map_or(rows, |window| rows.min(window + QUERY_TILE))
     }
 
     /// Names that all passes share.
@@ -101,7 +118,13 @@ impl AttentionBackward {
         let tiles = to.input_shape(7)[0] * QUERY_TILE / lanes;
         let parts = [SCORE, wgsl!("lib/attention_backward_lanes.wgsl"), text];
         let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name, parts: &parts, defines }, &[bindings], grid)
+        let turns = match name {
+            "attention_backward_lanes_keys" => {
+                1 + to.input_shape(7)[0] * (2 + QUERY_TILE * (2 + self.0.heads / self.0.kv_heads))
+            }
+            _ => self.keys(to) + 1,
+        };
+        to.emit(KernelText { name, parts: &parts, defines, turns: turns as u64 }, &[bindings], grid)
     }
 
     fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {

@@ -67,10 +67,20 @@ impl Op for AttentionDecode {
             RUN,
             wgsl!("attention/decode.wgsl"),
         ];
+        // Each head of the group, and the key, is turned by its parts; the rest is the run itself.
+        let heads_turns = (heads / kv_heads + 1) as u64
+            * (1 + 3 * grid::walk(head_dim.div_ceil(4), threads)
+                + 2 * grid::walk(heads * head_dim / 4, threads)
+                + 2 * grid::REDUCTION);
+        let turns = 1 + heads_turns + grid::walk(head_dim / 4, threads) + self.attention.run_turns(threads);
         let grid = [Extent::Fixed(kv_heads as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
-        to.emit(KernelText { name: "attention_decode", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;
+        to.emit(
+            KernelText { name: "attention_decode", parts: &parts, defines: defines.clone(), turns },
+            &[bindings],
+            grid,
+        )?;
         let bindings = vec![to.output(3), to.input(1), to.output(0)];
-        merge(to, defines, bindings, heads, tokens)
+        merge(to, defines, bindings, &self.attention, tokens, threads)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -132,9 +132,18 @@ impl Attention {
         let parts = [wgsl!("lib/reduce.wgsl"), CACHE, SCORE, RUN, wgsl!("attention/split.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];
         let grid = [Extent::Fixed(k as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
-        to.emit(KernelText { name: "attention_split", parts: &parts, defines: defines.clone() }, &[bindings], grid)?;
+        to.emit(
+            KernelText {
+                name: "attention_split",
+                parts: &parts,
+                defines: defines.clone(),
+                turns: self.run_turns(threads),
+            },
+            &[bindings],
+            grid,
+        )?;
         let bindings = vec![partial, to.input(3), to.output(0)];
-        merge(to, defines, bindings, h, tokens)
+        merge(to, defines, bindings, self, tokens, threads)
     }
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
@@ -153,6 +162,7 @@ impl Attention {
             .set("THREADS", threads)
             .set("TQ", QUERY_TILE)
             .set("TK", keys)
+            .set("D4", d4)
             .set("SHARED_QUERIES", shared)
             .set("TQ_D4", QUERY_TILE * d4)
             .set("TK_D4", keys * d4)
@@ -162,7 +172,25 @@ impl Attention {
         let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
         let tiles = to.input_shape(5)[0];
         let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name: "attention_tile", parts: &parts, defines }, &[bindings], grid)
+        let walks = |len: usize| grid::walk(len, threads);
+        let outputs = (QUERY_TILE * d4).div_ceil(threads) as u64;
+        let each = 1 + 2 * walks(keys * d4) + walks(QUERY_TILE * keys) + 2 * (keys as u64 + 1) + outputs;
+        let turns = 2 + walks(QUERY_TILE * d4) + self.keys().div_ceil(keys) as u64 * each + outputs;
+        to.emit(KernelText { name: "attention_tile", parts: &parts, defines, turns }, &[bindings], grid)
+    }
+
+    /// The most keys that one tile of queries sees.
+    fn keys(&self) -> usize {
+        self.window.map_or(self.context, |window| self.context.min(window + QUERY_TILE))
+    }
+
+    /// Turns of the loops of `lib/attention_run.wgsl` for one run of positions.
+    pub(crate) fn run_turns(&self, threads: usize) -> u64 {
+        let (d4, group, run) = (self.head_dim / 4, self.heads / self.kv_heads, grid::walk(SPLIT, threads));
+        run * (2 + d4 as u64)
+            + 1
+            + group as u64 * (1 + 2 * run + 2 * grid::REDUCTION)
+            + grid::walk(d4, threads) * (2 + SPLIT as u64)
     }
 
     /// One subgroup of these many invocations, where the device is a software one and the sizes fit.
@@ -181,7 +209,11 @@ impl Attention {
         let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
         let tiles = to.input_shape(5)[0] * QUERY_TILE / lanes;
         let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name: "attention_lanes", parts: &parts, defines }, &[bindings], grid)
+        to.emit(
+            KernelText { name: "attention_lanes", parts: &parts, defines, turns: self.keys().div_ceil(4) as u64 + 1 },
+            &[bindings],
+            grid,
+        )
     }
 
     /// The score of a raw product, and its derivative by it.
@@ -202,11 +234,14 @@ pub(crate) fn merge(
     to: &mut Lowering<'_>,
     defines: Defines,
     bindings: Vec<bayan_gpu::Slice>,
-    heads: usize,
+    attention: &Attention,
     tokens: usize,
+    threads: usize,
 ) -> Result<(), GpuError> {
-    let text = KernelText { name: "attention_merge", parts: &[wgsl!("attention/merge.wgsl")], defines };
-    to.emit(text, &[bindings], [Extent::Fixed(heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)])
+    let splits = attention.context.div_ceil(SPLIT) as u64;
+    let turns = 2 * (splits + 1) + grid::walk(attention.head_dim, threads) * (2 + splits);
+    let text = KernelText { name: "attention_merge", parts: &[wgsl!("attention/merge.wgsl")], defines, turns };
+    to.emit(text, &[bindings], [Extent::Fixed(attention.heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)])
 }
 
 impl Op for Attention {

@@ -136,10 +136,13 @@ impl Op for Rope {
         if self.norm_eps.is_some() {
             bindings.extend([to.input(3), to.input(4)]);
         }
+        let turns = 2 * grid::walk(self.head_dim, threads)
+            + 2 * grid::walk(self.heads * self.head_dim, threads)
+            + 2 * grid::REDUCTION;
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("lib/head_norm.wgsl"), wgsl!("attention/rope.wgsl")];
         let grid =
             [Extent::Fixed((self.heads + 2 * self.kv_heads) as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
-        to.emit(KernelText { name: "rope", parts: &parts, defines }, &[bindings], grid)
+        to.emit(KernelText { name: "rope", parts: &parts, defines, turns }, &[bindings], grid)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

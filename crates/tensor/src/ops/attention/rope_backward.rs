@@ -87,9 +87,10 @@ impl Op for RopeBackward {
             }
             bindings.extend(norm.into_iter().flat_map(|norm| [to.input(5), to.input(norm)]));
             bindings.extend((norm.is_some() && self.parts).then(|| to.output(1 + input)));
+            let turns = 2 * grid::walk(self.rope.heads * d, threads) + 2 * grid::walk(d, threads) + 4 * grid::REDUCTION;
             let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("attention/rope_backward.wgsl")];
             let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
-            to.emit(KernelText { name: "rope_backward", parts: &parts, defines }, &[bindings], grid)?;
+            to.emit(KernelText { name: "rope_backward", parts: &parts, defines, turns }, &[bindings], grid)?;
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Op for Activate {
         let parts = [wgsl!("lib/activate.wgsl"), wgsl!("lib/activate_slope.wgsl"), wgsl!("elementwise/activate.wgsl")];
         let mut bindings = vec![to.input(0), to.output(0), size];
         bindings.extend(self.slope.then(|| to.input(1)));
-        to.emit(KernelText { name: self.name(), parts: &parts, defines }, &[bindings], grid)
+        to.emit(KernelText { name: self.name(), parts: &parts, defines, turns: 0 }, &[bindings], grid)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

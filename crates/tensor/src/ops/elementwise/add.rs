@@ -34,7 +34,11 @@ impl Op for Add {
         let (grid, stride) = grid::flat_grid(to, count, threads);
         let size = to.numbers(&[count as u32, stride])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
-        to.emit(KernelText { name: "add", parts: &[wgsl!("elementwise/add.wgsl")], defines }, &[bindings], grid)
+        to.emit(
+            KernelText { name: "add", parts: &[wgsl!("elementwise/add.wgsl")], defines, turns: 0 },
+            &[bindings],
+            grid,
+        )
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

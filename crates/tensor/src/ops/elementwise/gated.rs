@@ -78,7 +78,7 @@ impl Op for Gated {
         let size = to.numbers(&[len as u32, stride])?;
         let parts = [wgsl!("lib/activate.wgsl"), wgsl!("elementwise/gated.wgsl")];
         let bindings = vec![to.input(0), to.output(0), size];
-        to.emit(KernelText { name: "gated", parts: &parts, defines }, &[bindings], grid)
+        to.emit(KernelText { name: "gated", parts: &parts, defines, turns: 0 }, &[bindings], grid)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

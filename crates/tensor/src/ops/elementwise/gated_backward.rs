@@ -60,7 +60,7 @@ impl Op for GatedBackward {
         let parts =
             [wgsl!("lib/activate.wgsl"), wgsl!("lib/activate_slope.wgsl"), wgsl!("elementwise/gated_backward.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
-        to.emit(KernelText { name: "gated_backward", parts: &parts, defines }, &[bindings], grid)
+        to.emit(KernelText { name: "gated_backward", parts: &parts, defines, turns: 0 }, &[bindings], grid)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

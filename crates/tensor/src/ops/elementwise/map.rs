@@ -13,5 +13,6 @@ pub(crate) fn map(to: &mut Lowering<'_>, name: &str, text: &str, defines: Define
     let size = to.numbers(&[len as u32, stride])?;
     let parts = [text, wgsl!("elementwise/map.wgsl")];
     let bindings = vec![to.input(0), to.output(0), size];
-    to.emit(KernelText { name, parts: &parts, defines: defines.set("THREADS", threads) }, &[bindings], extents)
+    let text = KernelText { name, parts: &parts, defines: defines.set("THREADS", threads), turns: 0 };
+    to.emit(text, &[bindings], extents)
 }

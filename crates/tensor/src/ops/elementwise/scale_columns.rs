@@ -39,7 +39,7 @@ impl Op for ScaleColumns {
         let defines = Defines::new().set("THREADS", threads);
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
         to.emit(
-            KernelText { name: "scale_columns", parts: &[wgsl!("elementwise/scale_columns.wgsl")], defines },
+            KernelText { name: "scale_columns", parts: &[wgsl!("elementwise/scale_columns.wgsl")], defines, turns: 0 },
             &[bindings],
             grid,
         )

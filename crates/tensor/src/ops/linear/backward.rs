@@ -10,7 +10,7 @@ use bayan_gpu::{Capabilities, GpuError};
 
 use crate::format_shaders;
 use crate::graph::{Graph, Matrix, Op, Operand, Tensor, Values, elements};
-use crate::plan::{Extent, KernelText, Lowering, RowsShape};
+use crate::plan::{Extent, KernelText, Lowering, RowsShape, grid};
 
 /// dx[t, k] = Σ_n dy[t, n] weight[n, k], or added to dx; inputs dy [T, N] (and dx [T, K] when adding), output dx.
 #[derive(Debug, Clone)]
@@ -35,8 +35,22 @@ impl Graph {
     }
 }
 
-/// The name of a form, its text, what that is specialised with, and the columns and tokens of a workgroup.
-type Form = (&'static str, &'static str, Defines, usize, usize);
+/// One of the two kernels, as it is specialised for a product.
+struct Form {
+    name: &'static str,
+    text: &'static str,
+    defines: Defines,
+    /// Columns of a workgroup.
+    columns: usize,
+    /// Tokens of a workgroup.
+    tokens: usize,
+    /// Rows of W that one turn of the outer loop takes.
+    step: usize,
+    /// Turns of all loops for such a step.
+    step_turns: u64,
+    /// Turns of loops before and after the steps.
+    other_turns: u64,
+}
 
 /// The form for devices with fast workgroup memory: 64 columns, two blocks of 32.
 fn tiles(capabilities: &Capabilities, defines: Defines, tokens: usize) -> Form {
@@ -52,7 +66,17 @@ fn tiles(capabilities: &Capabilities, defines: Defines, tokens: usize) -> Form {
         .set("STRIDE", stride)
         .set("TILE_W", 32 * stride)
         .set("THREADS", tm / rm * 16);
-    ("tiles", wgsl!("linear/backward.wgsl"), defines, 64, tm)
+    let threads = tm / rm * 16;
+    Form {
+        name: "tiles",
+        text: wgsl!("linear/backward.wgsl"),
+        defines,
+        columns: 64,
+        tokens: tm,
+        step: 32,
+        step_turns: 10 + grid::walk(64, threads) * 10 + grid::walk(tm * 8, threads) * 6,
+        other_turns: 1 + 5 * rm as u64,
+    }
 }
 
 /// The form for software devices, whose subgroups are `shape.lanes` wide: one block of 32 columns.
@@ -65,7 +89,17 @@ fn lanes(defines: Defines, shape: RowsShape, tokens: usize) -> Form {
         .set("HELD", 16 / shape.lanes)
         .set("TOKENS", tile)
         .set("TOKENS_8", tile * 8);
-    ("lanes", wgsl!("linear/backward_lanes.wgsl"), defines, 32, tile)
+    let held = 16 / shape.lanes;
+    Form {
+        name: "lanes",
+        text: wgsl!("linear/backward_lanes.wgsl"),
+        defines,
+        columns: 32,
+        tokens: tile,
+        step: 64,
+        step_turns: 1 + grid::walk(64, shape.lanes) * 10 + ((tile + 1) * (1 + 5 * held)) as u64,
+        other_turns: 1 + ((tile + 1) * (2 + 5 * 8 / shape.lanes)) as u64,
+    }
 }
 
 impl Op for LinearBackward {
@@ -83,27 +117,39 @@ impl Op for LinearBackward {
             let dy_vectors = weight.rows().is_multiple_of(4);
             let defines = Defines::new()
                 .set("K", weight.columns())
-                .set("ADD", self.add || index > 0)
                 .set("SCALAR", !vectors)
                 .set("VEC", if vectors { "vec4<f32>" } else { "f32" })
                 .set("DY_VECTORS", dy_vectors)
                 .set("DY", if dy_vectors { "vec4<f32>" } else { "f32" });
             let rows = to.tuning().rows_shape(to.capabilities());
-            let (form, text, defines, columns, tile) =
+            let form =
                 if rows.shuffle { lanes(defines, rows, tokens) } else { tiles(to.capabilities(), defines, tokens) };
-            let shape =
-                to.numbers(&[shard.rows as u32, shard.first_row as u32, weight.rows() as u32, tokens as u32])?;
             let constants = format_shaders::constants(&weight);
-            let parts =
-                [constants.as_str(), format_shaders::shader(shard.format), wgsl!("lib/linear_backward.wgsl"), text];
-            let name = format!("linear_backward_{form} {} {}x{}", shard.format.name(), weight.rows(), weight.columns());
+            let parts = [
+                constants.as_str(),
+                format_shaders::shader(shard.format),
+                wgsl!("lib/linear_backward.wgsl"),
+                form.text,
+            ];
+            let name =
+                format!("linear_backward_{} {} {}x{}", form.name, shard.format.name(), weight.rows(), weight.columns());
             let grid = [
-                Extent::Fixed(weight.columns().div_ceil(columns) as u32),
-                Extent::Fixed(tokens.div_ceil(tile) as u32),
+                Extent::Fixed(weight.columns().div_ceil(form.columns) as u32),
+                Extent::Fixed(tokens.div_ceil(form.tokens) as u32),
                 Extent::Fixed(1),
             ];
-            let bindings = vec![to.input(0), to.output(0), shape];
-            to.emit(KernelText { name: &name, parts: &parts, defines }, &[bindings, shard.planes()], grid)?;
+            // As many dispatches as keep an invocation within the device's limit of turns; one where there is none.
+            let steps = (to.turn_limit().saturating_sub(form.other_turns) / form.step_turns).max(1);
+            let piece = usize::try_from(steps).unwrap_or(usize::MAX).saturating_mul(form.step);
+            for start in (0..shard.rows).step_by(piece) {
+                let end = start.saturating_add(piece).min(shard.rows);
+                let shape = [end, shard.first_row, weight.rows(), tokens, start].map(|n| n as u32);
+                let bindings = vec![to.input(0), to.output(0), to.numbers(&shape)?];
+                let defines = form.defines.clone().set("ADD", self.add || index > 0 || start > 0);
+                let turns = (end - start).div_ceil(form.step) as u64 * form.step_turns + form.other_turns;
+                let text = KernelText { name: &name, parts: &parts, defines, turns };
+                to.emit(text, &[bindings, shard.planes()], grid)?;
+            }
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::graph::{Graph, Matrix, Op, Operand, Shard, State, Tensor, Values};
 use crate::ops::attention::FEW_TOKENS;
 use crate::ops::elementwise::Activation;
 use crate::passes::{Backward, BackwardError};
-use crate::plan::{Extent, KernelText, Lowering, grid_2d};
+use crate::plan::{Extent, KernelText, Lowering, grid, grid_2d};
 
 /// y[t, n] = Σ_k weight[n, k] x[t, k], with what comes before and after it when rewrites have joined them.
 ///
@@ -122,17 +122,17 @@ impl Linear {
     }
 
     fn dispatch_rows(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
-        let shape = to.tuning().rows_shape(to.capabilities());
+        let shape_of = to.tuning().rows_shape(to.capabilities());
         let sets = match self.gate {
             Some(_) => 2,
-            None if shard.rows.is_multiple_of(32 * shape.sets) => shape.sets,
+            None if shard.rows.is_multiple_of(32 * shape_of.sets) => shape_of.sets,
             None => 1,
         };
         let rows = shard.rows / sets;
-        let own = 32 / shape.lanes * sets;
-        let columns = tokens.min((shape.columns * shape.sets / sets).max(1));
+        let own = 32 / shape_of.lanes * sets;
+        let columns = tokens.min((shape_of.columns * shape_of.sets / sets).max(1));
         let offset = format_shaders::has_offset(shard.format);
-        let (spread, quads) = (offset && shape.shuffle, shape.shuffle && shape.lanes == 4);
+        let (spread, quads) = (offset && shape_of.shuffle, shape_of.shuffle && shape_of.lanes == 4);
         let defines = self
             .defines()
             .set("NORM", self.norm.is_some())
@@ -142,25 +142,31 @@ impl Linear {
             .set("ACTIVATION", self.gate.or(self.activation).unwrap_or(Activation::Silu).name())
             .set("OFFSET", offset)
             .set("SPREAD_CODES", spread)
-            .set("LANES", shape.lanes)
-            .set("PARTS", shape.parts)
-            .set("THREADS", shape.lanes * shape.parts)
-            .set("SHUFFLE", shape.shuffle)
-            .set("PASS", shape.pass())
-            .set("HELD", 8usize.div_ceil(shape.lanes))
+            .set("LANES", shape_of.lanes)
+            .set("PARTS", shape_of.parts)
+            .set("THREADS", shape_of.lanes * shape_of.parts)
+            .set("SHUFFLE", shape_of.shuffle)
+            .set("PASS", shape_of.pass())
+            .set("HELD", 8usize.div_ceil(shape_of.lanes))
             .set("COLUMNS", columns)
             .set("ROWS", own)
             .set("OUTPUT_ROWS", if self.gate.is_some() { own / 2 } else { own })
-            .set("SPLIT_K", shape.parts > 1)
-            .set("BARRIER", shape.parts > 1 || self.norm.is_some())
-            .set("SHARED_SUMS", own * columns * shape.lanes * shape.parts)
-            .set("SHARED_SQUARES", columns * shape.lanes * shape.parts);
+            .set("SPLIT_K", shape_of.parts > 1)
+            .set("BARRIER", shape_of.parts > 1 || self.norm.is_some())
+            .set("SHARED_SUMS", own * columns * shape_of.lanes * shape_of.parts)
+            .set("SHARED_SQUARES", columns * shape_of.lanes * shape_of.parts);
         let mut grid = grid_2d(rows.div_ceil(32), to.capabilities().max_workgroups);
         grid[2] = Extent::Fixed(tokens.div_ceil(columns) as u32);
         let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
         let width = to.output_shape(0)[1];
         let sizes = [rows, shard.first_row, width, x as usize, tokens, self.weight.blocks(), self.weight.columns()];
         let shape = to.numbers(&sizes.map(|n| n as u32))?;
+        let inputs = if shape_of.shuffle { 8usize.div_ceil(shape_of.lanes) } else { 8 };
+        let ragged = if self.weight.columns().is_multiple_of(32) { 0 } else { 5 * columns * inputs };
+        let norms = if self.norm.is_some() { columns * (32usize.div_ceil(shape_of.lanes) + 1) * 6 } else { 0 };
+        let steps = if shape_of.shuffle { self.weight.blocks() } else { self.weight.blocks().div_ceil(shape_of.parts) };
+        let joins = columns * (shape_of.lanes + 1 + (2 + own) * (shape_of.parts + 1));
+        let turns = (1 + steps * (1 + 2 * ragged + norms) + joins) as u64;
         let variables = format_shaders::variables(match (spread, quads) {
             (true, _) => Unpacking::Spread,
             (false, true) => Unpacking::Masked,
@@ -169,7 +175,7 @@ impl Linear {
         let parts = [variables.as_str(), format_shaders::shader(shard.format), ACTIVATE, ROWS];
         let bindings = self.bindings(to, shape);
         to.emit(
-            KernelText { name: &self.name("rows", shard), parts: &parts, defines },
+            KernelText { name: &self.name("rows", shard), parts: &parts, defines, turns },
             &[bindings, shard.planes()],
             grid,
         )
@@ -179,6 +185,9 @@ impl Linear {
         let (tm, tn, rm, rn) = if tokens > 32 { (64, 64, 4, 4) } else { (32, 64, 2, 4) };
         let defines = self.defines().set("TM", tm).set("TN", tn).set("RM", rm).set("RN", rn);
         let defines = defines.set("TM_3", tm * 3).set("TN_3", tn * 3).set("THREADS", tm / rm * (tn / rn));
+        let threads = tm / rm * (tn / rn);
+        let loads = grid::walk(tm * 2, threads) + grid::walk(tm, threads) + grid::walk(tn, threads);
+        let turns = 1 + self.weight.blocks() as u64 * (1 + loads);
         let shape =
             to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
         let mut bindings = vec![to.input(0), to.input(1), to.output(0), shape];
@@ -191,7 +200,7 @@ impl Linear {
             Extent::Fixed(1),
         ];
         to.emit(
-            KernelText { name: &self.name("dot", shard), parts: &parts, defines },
+            KernelText { name: &self.name("dot", shard), parts: &parts, defines, turns },
             &[bindings, shard.planes()],
             grid,
         )
@@ -224,7 +233,10 @@ impl Linear {
         let variables = format_shaders::variables(Unpacking::Masked);
         let parts = [variables.as_str(), format_shaders::shader(shard.format), ACTIVATE, SWEEP];
         let form = if self.int8.is_some() { "pairs" } else { "sweep" };
-        to.emit(KernelText { name: &self.name(form, shard), parts: &parts, defines }, &[bindings, shard.planes()], grid)
+        let columns = tokens.min(SWEEP_COLUMNS) as u64;
+        let turns = 1 + self.weight.blocks() as u64 * (2 + columns) + (columns + 1) * (2 + own as u64);
+        let text = KernelText { name: &self.name(form, shard), parts: &parts, defines, turns };
+        to.emit(text, &[bindings, shard.planes()], grid)
     }
 
     fn dispatch_tiles(&self, to: &mut Lowering<'_>, shard: &Shard, tokens: usize) -> Result<(), GpuError> {
@@ -247,6 +259,9 @@ impl Linear {
             .set("TN_9", tn * 9)
             .set("THREADS", tm / rm * (tn / rn))
             .set("HALF_TILES", to.capabilities().f16);
+        let threads = tm / rm * (tn / rn);
+        let loads = grid::walk(tm * 8, threads) * 6 + grid::walk(tn, threads) * 10;
+        let turns = 1 + self.weight.blocks() as u64 * (10 + loads) + ((rm + 1) * (2 + rn)) as u64;
         let shape =
             to.numbers(&[shard.rows as u32, shard.first_row as u32, self.weight.rows() as u32, tokens as u32])?;
         let constants = format_shaders::constants(&self.weight);
@@ -258,7 +273,7 @@ impl Linear {
             Extent::Fixed(1),
         ];
         to.emit(
-            KernelText { name: &self.name("tiles", shard), parts: &parts, defines },
+            KernelText { name: &self.name("tiles", shard), parts: &parts, defines, turns },
             &[bindings, shard.planes()],
             grid,
         )

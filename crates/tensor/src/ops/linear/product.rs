@@ -225,6 +225,16 @@ impl Op for Product {
             .set("SPLIT", splits > 1)
             .set("A_ALONG_K", self.a.column == 1)
             .set("B_ALONG_K", self.b.column != 1);
+        let results = (rm * rn) as u64;
+        let turns = match (software, vectors) {
+            (false, _) => {
+                let threads = tm / rm * (tn / rn);
+                let loads = grid::walk(tm * 16, threads) + grid::walk(tn * 16, threads);
+                per_split.div_ceil(16) as u64 * (18 + loads) + results + 2
+            }
+            (true, false) => per_split as u64 + results + 2,
+            (true, true) => per_split.div_ceil(4) as u64 + 1,
+        };
         let view = |v: View| [v.offset as u32, v.row as u32, v.column as u32];
         let mut numbers = vec![self.m as u32, self.n as u32, self.k as u32, per_split as u32];
         for v in [self.a, self.b, self.c] {
@@ -234,13 +244,18 @@ impl Op for Product {
         let numbers = to.numbers(&numbers)?;
         let result = if splits > 1 { to.output(1) } else { to.output(0) };
         let parts = [SHARED, if vectors { wgsl!("linear/product_vectors.wgsl") } else { wgsl!("linear/product.wgsl") }];
-        let text = KernelText { name: "product", parts: &parts, defines: defines.clone() };
+        let text = KernelText { name: "product", parts: &parts, defines: defines.clone(), turns };
         to.emit(text, &[vec![to.input(0), to.input(1), result.clone(), numbers.clone()]], grid)?;
         if splits > 1 {
             let threads = grid::row_threads(to, 64);
             let (grid, stride) = grid::flat_grid(to, self.m * self.n, threads);
             let defines = defines.set("THREADS", threads).set("STRIDE", stride).set("SPLIT", false);
-            let text = KernelText { name: "product_sum", parts: &[SHARED, wgsl!("linear/product_sum.wgsl")], defines };
+            let text = KernelText {
+                name: "product_sum",
+                parts: &[SHARED, wgsl!("linear/product_sum.wgsl")],
+                defines,
+                turns: splits as u64 + 1,
+            };
             to.emit(text, &[vec![result, to.output(0), numbers]], grid)?;
         }
         Ok(())

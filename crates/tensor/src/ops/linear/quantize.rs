@@ -52,7 +52,7 @@ impl Op for Quantize {
         let size = to.numbers(&[blocks as u32, stride])?;
         let bindings = vec![to.input(0), to.output(0), to.output(1), size];
         let defines = Defines::new().set("THREADS", threads).set("TURNED", self.packing == Packing::Turned);
-        let text = KernelText { name: "quantize", parts: &[wgsl!("linear/quantize.wgsl")], defines };
+        let text = KernelText { name: "quantize", parts: &[wgsl!("linear/quantize.wgsl")], defines, turns: 0 };
         to.emit(text, &[bindings], grid)
     }
 

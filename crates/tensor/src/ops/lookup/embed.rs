@@ -48,7 +48,13 @@ impl Op for Embed {
             let parts = [constants.as_str(), format_shaders::shader(self.table.format()), wgsl!("lookup/embed.wgsl")];
             let bindings = vec![to.input(0), to.output(0), range];
             to.emit(
-                KernelText { name: "embed", parts: &parts, defines },
+                KernelText {
+                    name: "embed",
+                    parts: &parts,
+                    defines,
+                    // A block is written in 8 vectors, number by number where the width is no multiple of 32.
+                    turns: grid::walk(self.table.blocks(), threads) * (2 + 8 * 6),
+                },
                 &[bindings, shard.planes()],
                 grid::rows_grid(tokens),
             )?;

@@ -8,7 +8,7 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use crate::graph::{Graph, Op, Operand, Tensor, Values};
-use crate::plan::{KernelText, Lowering, grid};
+use crate::plan::{Extent, KernelText, Lowering, grid};
 
 /// gradient[tokens\[t\]] += scale · dy\[t\]; inputs dy [T, D], tokens \[T\] and the gradient of a trained matrix [V,
 /// D], which is also the output.
@@ -43,7 +43,14 @@ impl Op for EmbedBackward {
         let count = to.numbers(&[tokens as u32])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), count];
         let parts = [wgsl!("lookup/embed_backward.wgsl")];
-        to.emit(KernelText { name: "embed_backward", parts: &parts, defines }, &[bindings], grid::rows_grid(tokens))
+        // Columns of a workgroup: all of them, but for a device that ends loops early.
+        let walks = (to.turn_limit() / (2 + tokens as u64)).saturating_sub(2).max(1);
+        let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads).min(width);
+        let turns = (1 + grid::walk(piece, threads)) * (2 + tokens as u64);
+        let mut extents = grid::rows_grid(tokens);
+        extents[1] = Extent::Fixed(width.div_ceil(piece) as u32);
+        let defines = defines.set("PIECE", piece);
+        to.emit(KernelText { name: "embed_backward", parts: &parts, defines, turns }, &[bindings], extents)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

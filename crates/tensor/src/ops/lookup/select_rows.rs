@@ -40,6 +40,7 @@ impl Op for SelectRows {
             name: "select_rows",
             parts: &[wgsl!("lookup/select_rows.wgsl")],
             defines: defines.set("WIDTH", vectors),
+            turns: grid::walk(vectors, threads),
         };
         to.emit(text, &[bindings], grid::rows_grid(rows))
     }

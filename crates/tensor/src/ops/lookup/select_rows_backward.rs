@@ -4,7 +4,7 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use crate::graph::{Graph, Op, Operand, Tensor, Values};
-use crate::plan::{KernelText, Lowering, grid};
+use crate::plan::{Extent, KernelText, Lowering, grid};
 
 /// dx\[t\] = Σ dy\[r\] over the r with rows\[r\] = t; inputs dy [R, D] and rows \[R\], output dx [T, D]. A row may have
 /// been selected several times.
@@ -34,8 +34,14 @@ impl Op for SelectRowsBackward {
         let parts = [wgsl!("lookup/select_rows_backward.wgsl")];
         let count = to.numbers(&[rows as u32])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), count];
-        let text = KernelText { name: "select_rows_backward", parts: &parts, defines: defines.set("WIDTH", vectors) };
-        to.emit(text, &[bindings], grid::rows_grid(tokens))
+        // Columns of a workgroup: all of them, but for a device that ends loops early.
+        let walks = (to.turn_limit() / (2 + rows as u64)).saturating_sub(2).max(1);
+        let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads).min(vectors);
+        let turns = (1 + grid::walk(piece, threads)) * (2 + rows as u64);
+        let mut extents = grid::rows_grid(tokens);
+        extents[1] = Extent::Fixed(vectors.div_ceil(piece) as u32);
+        let defines = defines.set("WIDTH", vectors).set("PIECE", piece);
+        to.emit(KernelText { name: "select_rows_backward", parts: &parts, defines, turns }, &[bindings], extents)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

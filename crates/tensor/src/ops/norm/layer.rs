@@ -51,7 +51,16 @@ impl Op for LayerNorm {
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/layer.wgsl")];
         let mut bindings = vec![to.input(0), to.input(1), to.output(0)];
         bindings.extend(self.bias.then(|| to.input(2)));
-        to.emit(KernelText { name: "layer_norm", parts: &parts, defines }, &[bindings], grid::rows_grid(rows))
+        to.emit(
+            KernelText {
+                name: "layer_norm",
+                parts: &parts,
+                defines,
+                turns: 3 * grid::walk(vectors, threads) + 4 * grid::REDUCTION,
+            },
+            &[bindings],
+            grid::rows_grid(rows),
+        )
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

@@ -41,7 +41,16 @@ impl Op for NormProduct {
         let defines = grid::reduction(to, defines.set("WIDTH", vectors), threads);
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/product.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
-        to.emit(KernelText { name: "norm_product", parts: &parts, defines }, &[bindings], grid::rows_grid(rows))
+        to.emit(
+            KernelText {
+                name: "norm_product",
+                parts: &parts,
+                defines,
+                turns: 3 * grid::walk(vectors, threads) + 4 * grid::REDUCTION,
+            },
+            &[bindings],
+            grid::rows_grid(rows),
+        )
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -49,7 +49,12 @@ impl Op for RmsNorm {
         bindings.extend(self.residual.then(|| to.input(2)));
         let name = if self.residual { "rms_norm add" } else { "rms_norm" };
         to.emit(
-            KernelText { name, parts: &parts, defines: defines.set("RESIDUAL", self.residual) },
+            KernelText {
+                name,
+                parts: &parts,
+                defines: defines.set("RESIDUAL", self.residual),
+                turns: 2 * grid::walk(vectors, threads) + grid::REDUCTION,
+            },
             &[bindings],
             grid::rows_grid(rows),
         )

@@ -41,7 +41,16 @@ impl Op for RmsNormBackward {
         let defines = grid::reduction(to, defines.set("WIDTH", vectors), threads);
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/rms_backward.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.output(0)];
-        to.emit(KernelText { name: "rms_norm_backward", parts: &parts, defines }, &[bindings], grid::rows_grid(rows))
+        to.emit(
+            KernelText {
+                name: "rms_norm_backward",
+                parts: &parts,
+                defines,
+                turns: 2 * grid::walk(vectors, threads) + 2 * grid::REDUCTION,
+            },
+            &[bindings],
+            grid::rows_grid(rows),
+        )
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

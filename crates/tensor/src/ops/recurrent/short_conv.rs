@@ -81,7 +81,12 @@ impl Op for ShortConv {
         let size = to.numbers(&[tokens as u32, stride, width as u32])?;
         let mut bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1), size];
         bindings.extend(self.bias.then(|| to.input(4)));
-        let text = KernelText { name: "short_conv", parts: &[wgsl!("recurrent/short_conv.wgsl")], defines };
+        let text = KernelText {
+            name: "short_conv",
+            parts: &[wgsl!("recurrent/short_conv.wgsl")],
+            defines,
+            turns: tokens as u64 + 1,
+        };
         to.emit(text, &[bindings], grid)
     }
 

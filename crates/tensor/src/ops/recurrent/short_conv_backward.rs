@@ -55,7 +55,12 @@ impl Op for ShortConvBackward {
         let count = to.input_shape(0).iter().product();
         let defines = Defines::new().set("READ", self.read()).set("ADD", self.add);
         let text = wgsl!("recurrent/short_conv_backward.wgsl");
-        emit_gradient(to, &self.of, KernelText { name: "short_conv_backward", parts: &[text], defines }, count)
+        emit_gradient(
+            to,
+            &self.of,
+            KernelText { name: "short_conv_backward", parts: &[text], defines, turns: 0 },
+            count,
+        )
     }
 
     fn work(&self, _inputs: &[&[usize]], outputs: &[&[usize]]) -> u64 {
@@ -115,7 +120,9 @@ pub(super) fn emit_gradient(
     let mut parts =
         vec![wgsl!("lib/activate.wgsl"), wgsl!("lib/activate_slope.wgsl"), wgsl!("lib/short_conv_slope.wgsl")];
     parts.extend(text.parts);
-    to.emit(KernelText { name: text.name, parts: &parts, defines }, &[bindings], grid)
+    // Each of the kernel's ages looks at as many inputs again.
+    let turns = text.turns + 2 * ((1 + of.kernel) * (2 + of.kernel)) as u64;
+    to.emit(KernelText { name: text.name, parts: &parts, defines, turns }, &[bindings], grid)
 }
 
 /// What the references of gradients read: x, weight, positions, dy and bias of the convolution.

@@ -44,7 +44,7 @@ impl Op for ShortConvProduct {
         let count = to.input_shape(0)[0] * self.0.channels;
         let defines = Defines::new().set("PRODUCT_AT", 6 + usize::from(self.0.bias));
         let text = wgsl!("recurrent/short_conv_product.wgsl");
-        emit_gradient(to, &self.0, KernelText { name: "short_conv_product", parts: &[text], defines }, count)
+        emit_gradient(to, &self.0, KernelText { name: "short_conv_product", parts: &[text], defines, turns: 0 }, count)
     }
 
     fn work(&self, _inputs: &[&[usize]], outputs: &[&[usize]]) -> u64 {

@@ -102,11 +102,20 @@ impl Op for StateSpace {
             .set("STEPS", self.steps)
             .set("OUTPUT_SCALE", self.scale)
             .set("CONTEXT", self.context);
-        let size = to.numbers(&[tokens as u32, stride, width as u32])?;
-        let bindings =
-            vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), to.output(0), to.output(1), size];
-        let text = KernelText { name: "state_space", parts: &[wgsl!("recurrent/state_space.wgsl")], defines };
-        to.emit(text, &[bindings], grid)
+        // The state of the tokens before stands in its buffer, so the walk over the tokens can be cut anywhere.
+        let token_turns = 2 + self.state_size as u64;
+        let piece = usize::try_from((to.turn_limit() - 1) / token_turns).unwrap_or(usize::MAX).max(1);
+        for start in (0..tokens).step_by(piece) {
+            let end = start.saturating_add(piece).min(tokens);
+            let size = to.numbers(&[end as u32, stride, width as u32, start as u32])?;
+            let bindings =
+                vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), to.output(0), to.output(1), size];
+            let turns = 1 + (end - start) as u64 * token_turns;
+            let parts = [wgsl!("recurrent/state_space.wgsl")];
+            let text = KernelText { name: "state_space", parts: &parts, defines: defines.clone(), turns };
+            to.emit(text, &[bindings], grid)?;
+        }
+        Ok(())
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

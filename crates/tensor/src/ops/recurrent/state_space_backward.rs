@@ -180,7 +180,13 @@ impl Op for StateSpaceBackward {
         bindings.extend(matches!(self.part, Part::Scaled | Part::Decay(_)).then(|| to.output(1)));
         bindings.push(size);
         let parts = [wgsl!("recurrent/state_space_backward.wgsl")];
-        to.emit(KernelText { name: &format!("state_space_backward {name}"), parts: &parts, defines }, &[bindings], grid)
+        let turns = match self.part {
+            Part::Steps | Part::Step => tokens,
+            Part::Sums => head_dim,
+            _ => 0,
+        };
+        let name = format!("state_space_backward {name}");
+        to.emit(KernelText { name: &name, parts: &parts, defines, turns: turns as u64 + 1 }, &[bindings], grid)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -129,10 +129,22 @@ impl Op for Sample {
             name: "sample_scan",
             parts: &[wgsl!("sampling/scan.wgsl")],
             defines: vectors.set("COUNTS", counts),
+            turns: grid::walk(CHUNK, threads) + threads as u64 + 1,
         };
         to.emit(text, &[scan], [Extent::Fixed(chunks as u32), Extent::Fixed(rows as u32), Extent::Fixed(1)])?;
         let pick = vec![to.output(0), to.input(1), to.output(1), to.output(2), to.output(3), to.output(4)];
-        let text = KernelText { name: "sample_pick", parts: &[wgsl!("sampling/pick.wgsl")], defines };
+        // More invocations where a wide vocabulary would take more turns of loops than the device allows.
+        let most = to.capabilities().max_workgroup_size as usize;
+        let mut threads = threads;
+        while pick_turns(chunks, threads) > to.turn_limit() && threads * 2 <= most {
+            threads *= 2;
+        }
+        let text = KernelText {
+            name: "sample_pick",
+            parts: &[wgsl!("sampling/pick.wgsl")],
+            defines: defines.set("THREADS", threads),
+            turns: pick_turns(chunks, threads),
+        };
         to.emit(text, &[pick], grid::rows_grid(rows))
     }
 
@@ -151,6 +163,15 @@ impl Op for Sample {
             outputs[4].u32_mut()[row] = position + 1;
         }
     }
+}
+
+/// The most turns of loops of `sampling/pick.wgsl`: two searches over the 32 bits of a key, each step of which sums over
+/// the row, then the total mass and the draw.
+fn pick_turns(chunks: usize, threads: usize) -> u64 {
+    let row = 1 + chunks as u64 * (1 + grid::walk(CHUNK, threads));
+    let sum = row + u64::from(threads.ilog2()) + 2;
+    let search = 33 * (1 + sum);
+    chunks as u64 + 2 * search + sum + row + threads as u64 + 2
 }
 
 fn adjust(logits: &[f32], settings: &[f32], counts: &[u32], bias: &[f32]) -> Vec<f32> {

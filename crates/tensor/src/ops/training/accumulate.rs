@@ -33,7 +33,7 @@ impl Op for Accumulate {
         let size = to.numbers(&[count as u32, stride])?;
         let bindings = vec![to.input(0), to.output(0), size];
         to.emit(
-            KernelText { name: "accumulate", parts: &[wgsl!("training/accumulate.wgsl")], defines },
+            KernelText { name: "accumulate", parts: &[wgsl!("training/accumulate.wgsl")], defines, turns: 0 },
             &[bindings],
             grid,
         )

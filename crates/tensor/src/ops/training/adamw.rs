@@ -137,12 +137,14 @@ impl Op for GradientNorm {
         for (index, (start, count)) in windows(len, self.window).enumerate() {
             let defines =
                 defines.clone().set("N", count).set("PART", count.div_ceil(PARTS)).set("FIRST", index * PARTS);
+            let turns = grid::walk(count.div_ceil(PARTS), threads) + grid::REDUCTION;
             let parts = [reduce, wgsl!("training/gradient_norm.wgsl")];
-            let text = KernelText { name: "gradient_norm", parts: &parts, defines };
+            let text = KernelText { name: "gradient_norm", parts: &parts, defines, turns };
             to.emit(text, &[vec![part(to.input(0), start, count), to.output(0), to.input(1)]], grid::rows_grid(PARTS))?;
         }
         let parts = [reduce, wgsl!("training/gradient_clip.wgsl")];
-        let text = KernelText { name: "gradient_clip", parts: &parts, defines };
+        let turns = grid::walk(to.output_shape(0)[0], threads) + grid::REDUCTION;
+        let text = KernelText { name: "gradient_clip", parts: &parts, defines, turns };
         to.emit(
             text,
             &[vec![to.output(0), to.input(1), to.output(1)]],
@@ -175,7 +177,8 @@ impl Op for AdamW {
             let of = |whole: Slice| part(whole, start, count);
             let bindings =
                 vec![of(to.input(0)), to.input(1), to.input(2), of(to.output(0)), of(to.output(1)), of(to.output(2))];
-            to.emit(KernelText { name: "adamw", parts: &[wgsl!("training/adamw.wgsl")], defines }, &[bindings], grid)?;
+            let text = KernelText { name: "adamw", parts: &[wgsl!("training/adamw.wgsl")], defines, turns: 0 };
+            to.emit(text, &[bindings], grid)?;
         }
         Ok(())
     }

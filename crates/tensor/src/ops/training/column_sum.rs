@@ -79,7 +79,8 @@ impl Op for ColumnSum {
                 .set("SQUARES", self.squares && first)
                 .set("ADD", self.add && !first);
             let parts = [wgsl!("training/column_sum.wgsl")];
-            to.emit(KernelText { name: "column_sum", parts: &parts, defines }, &[bindings], grid)?;
+            let turns = if first { rows.div_ceil(runs) } else { runs } as u64 + 1;
+            to.emit(KernelText { name: "column_sum", parts: &parts, defines, turns }, &[bindings], grid)?;
         }
         Ok(())
     }

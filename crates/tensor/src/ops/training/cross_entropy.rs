@@ -145,11 +145,21 @@ impl Op for CrossEntropyScan {
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let (rows, width) = (to.input_shape(0)[0], to.input_shape(0)[1]);
         let threads = grid::row_threads(to, width.div_ceil(4));
-        let defines = Defines::new().set("C", width).set("OFFSET", self.offset).set("FIRST", self.first);
-        let defines = grid::reduction(to, defines, threads);
+        let defines = grid::reduction(to, Defines::new().set("C", width).set("OFFSET", self.offset), threads);
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("training/cross_entropy_scan.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
-        to.emit(KernelText { name: "cross_entropy_scan", parts: &parts, defines }, &[bindings], grid::rows_grid(rows))
+        // The statistics of the columns before stand in their buffer, so the scan can be cut anywhere.
+        let walks = (to.turn_limit().saturating_sub(2 * grid::REDUCTION) / 2).saturating_sub(1).max(1);
+        let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads);
+        for start in (0..width).step_by(piece) {
+            let end = start.saturating_add(piece).min(width);
+            let first = self.first && start == 0;
+            let defines = defines.clone().set("FIRST", first).set("BEGIN", start).set("END", end);
+            let turns = 2 * grid::walk(end - start, threads) + 2 * grid::REDUCTION;
+            let text = KernelText { name: "cross_entropy_scan", parts: &parts, defines, turns };
+            to.emit(text, std::slice::from_ref(&bindings), grid::rows_grid(rows))?;
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
@@ -183,7 +193,7 @@ impl Op for CrossEntropyBackward {
         let parts = [wgsl!("training/cross_entropy_backward.wgsl")];
         let bindings = vec![to.output(0), to.input(1), to.input(2), to.input(3)];
         to.emit(
-            KernelText { name: "cross_entropy_backward", parts: &parts, defines },
+            KernelText { name: "cross_entropy_backward", parts: &parts, defines, turns: grid::walk(width, threads) },
             &[bindings],
             grid::rows_grid(rows),
         )

@@ -66,7 +66,7 @@ impl Op for Dropout {
         let defines = Defines::new().set("THREADS", threads).set("KEPT", self.kept());
         let bindings = vec![to.input(0), to.input(1), to.output(0), size];
         let parts = [wgsl!("lib/hash.wgsl"), wgsl!("training/dropout.wgsl")];
-        to.emit(KernelText { name: "dropout", parts: &parts, defines }, &[bindings], grid)
+        to.emit(KernelText { name: "dropout", parts: &parts, defines, turns: 0 }, &[bindings], grid)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

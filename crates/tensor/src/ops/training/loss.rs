@@ -57,9 +57,12 @@ fn emit(to: &mut Lowering<'_>, name: &str, text: &str, defines: Defines, outputs
     let defines = grid::reduction(to, defines.set("R", to.input_shape(0)[0]), threads);
     let mut bindings: Vec<_> = (0..to.input_count()).map(|i| to.input(i)).collect();
     bindings.extend((0..outputs).map(|i| to.output(i)));
+    // The loss of pairs goes over all rows twice for each pair.
+    let pairs = if outputs > 2 { to.input_shape(2)[0] } else { 1 } as u64;
+    let turns = 1 + pairs * (1 + 2 * grid::walk(to.input_shape(0)[0], threads) + 4 * grid::REDUCTION);
     let parts = [wgsl!("lib/reduce.wgsl"), text];
     to.emit(
-        KernelText { name, parts: &parts, defines },
+        KernelText { name, parts: &parts, defines, turns },
         &[bindings],
         [Extent::Fixed(1), Extent::Fixed(1), Extent::Fixed(1)],
     )

@@ -61,7 +61,8 @@ fn emit(to: &mut Lowering<'_>, name: &str, parts: &[&str], wide: &[usize], words
     let Extent::Fixed(x) = grid[0] else { unreachable!("fixed") };
     let size = to.numbers(&[rows as u32, x])?;
     let bindings = vec![to.input(0), to.output(0), size];
-    to.emit(KernelText { name, parts, defines }, &[bindings], grid)
+    let turns = grid::walk(width, threads) + grid::walk(words, threads) + grid::REDUCTION;
+    to.emit(KernelText { name, parts, defines, turns }, &[bindings], grid)
 }
 
 impl Op for Narrow {

@@ -59,7 +59,7 @@ impl Op for Noise {
         let defines = Defines::new().set("THREADS", threads).set("SCALE", self.scale);
         let bindings = vec![to.output(0), to.input(1), to.input(2), size];
         let parts = [wgsl!("lib/hash.wgsl"), wgsl!("training/noise.wgsl")];
-        to.emit(KernelText { name: "noise", parts: &parts, defines }, &[bindings], grid)
+        to.emit(KernelText { name: "noise", parts: &parts, defines, turns: 0 }, &[bindings], grid)
     }
 
     /// The sum's gradient is x's own: nothing to record.

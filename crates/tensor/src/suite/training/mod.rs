@@ -5,7 +5,7 @@ pub(crate) mod f16;
 mod full;
 pub(crate) mod gradient;
 pub(crate) mod layers;
-mod ops;
+pub(crate) mod ops;
 
 use bayan_gpu::GpuError;
 
@@ -32,13 +32,6 @@ pub fn gradient_cases() -> Vec<GradientCase> {
 
 /// The same and the optimizer as kernels against references.
 pub fn cases() -> Vec<Case> {
-    let kernels = |gradient: GradientCase| {
-        case(gradient.name, gradient.bound, move |make| {
-            let made = (gradient.record)(make)?;
-            let outputs = made.gradients.iter().map(|g| g.1).collect();
-            Ok((made.graph, outputs))
-        })
-    };
     let mut all: Vec<Case> = gradient_cases().into_iter().map(kernels).collect();
     for (len, max_norm, window) in [(64, 1.0, 1 << 20), (10_000, 0.5, 1 << 20), (777, 0.0, 1 << 20), (777, 0.7, 256)] {
         all.push(case(format!("adamw {len}, norm {max_norm}, {window} at a time"), 1e-11, move |make| {
@@ -46,6 +39,15 @@ pub fn cases() -> Vec<Case> {
         }));
     }
     all
+}
+
+/// A gradient's kernels against their references.
+pub(super) fn kernels(gradient: GradientCase) -> Case {
+    case(gradient.name, gradient.bound, move |make| {
+        let made = (gradient.record)(make)?;
+        let outputs = made.gradients.iter().map(|g| g.1).collect();
+        Ok((made.graph, outputs))
+    })
 }
 
 fn adamw_case(make: &mut Maker<'_>, len: usize, max_norm: f64, window: usize) -> Result<Recorded, GpuError> {

@@ -320,40 +320,48 @@ pub(super) fn attention_cases() -> Vec<GradientCase> {
         (Heads { heads: 4, kv_heads: 2, head_dim: 36, window: Some(20), softcap: Some(5.0), ..plain }, &[50, 3]),
         (Heads { heads: 2, kv_heads: 2, head_dim: 512, ..plain }, &[18]),
     ];
-    for (shape, sequences) in shapes {
-        let tokens: usize = sequences.iter().sum();
-        let name = format!("attention_backward {shape:?} {sequences:?}");
-        all.push(gradient(name, tokens < 12, move |make, graph| {
-            let Heads { heads, kv_heads, head_dim, window, softcap, alibi } = shape;
-            let q = make.random(&[tokens, heads, head_dim])?;
-            let (k, v) = (make.random(&[tokens, kv_heads, head_dim])?, make.random(&[tokens, kv_heads, head_dim])?);
-            let over = packed(make, graph, sequences)?;
-            let cache = [zeros(make, &[tokens, kv_heads * head_dim])?, zeros(make, &[tokens, kv_heads * head_dim])?];
-            let [tq, tk, tv] = [&q, &k, &v].map(|state| graph.state(state));
-            let (keys, values) = graph.append(
-                CacheRows { context: tokens, ring: None },
-                tk,
-                tv,
-                over.positions,
-                over.bases,
-                [&cache[0], &cache[1]],
-            );
-            let attention = Attention {
-                heads,
-                kv_heads,
-                head_dim,
-                scale: 1.0 / (head_dim as f32).sqrt(),
-                softcap,
-                window,
-                alibi,
-                context: tokens,
-                ..Default::default()
-            };
-            let y = graph.attention(attention, tq, keys, values, over);
-            Ok((y, vec![q, k, v]))
-        }));
-    }
+    all.extend(shapes.into_iter().map(|(shape, sequences)| attention_case(shape, sequences.to_vec())));
     all
+}
+
+/// One sequence of so many tokens.
+pub(crate) fn long_attention_case(tokens: usize) -> GradientCase {
+    let shape = Heads { heads: 2, kv_heads: 1, head_dim: 32, window: None, softcap: None, alibi: None };
+    attention_case(shape, vec![tokens])
+}
+
+fn attention_case(shape: Heads, sequences: Vec<usize>) -> GradientCase {
+    let tokens: usize = sequences.iter().sum();
+    let name = format!("attention_backward {shape:?} {sequences:?}");
+    gradient(name, tokens < 12, move |make, graph| {
+        let Heads { heads, kv_heads, head_dim, window, softcap, alibi } = shape;
+        let q = make.random(&[tokens, heads, head_dim])?;
+        let (k, v) = (make.random(&[tokens, kv_heads, head_dim])?, make.random(&[tokens, kv_heads, head_dim])?);
+        let over = packed(make, graph, &sequences)?;
+        let cache = [zeros(make, &[tokens, kv_heads * head_dim])?, zeros(make, &[tokens, kv_heads * head_dim])?];
+        let [tq, tk, tv] = [&q, &k, &v].map(|state| graph.state(state));
+        let (keys, values) = graph.append(
+            CacheRows { context: tokens, ring: None },
+            tk,
+            tv,
+            over.positions,
+            over.bases,
+            [&cache[0], &cache[1]],
+        );
+        let attention = Attention {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            softcap,
+            window,
+            alibi,
+            context: tokens,
+            ..Default::default()
+        };
+        let y = graph.attention(attention, tq, keys, values, over);
+        Ok((y, vec![q, k, v]))
+    })
 }
 
 pub(super) fn loss_cases() -> Vec<GradientCase> {
@@ -363,28 +371,7 @@ pub(super) fn loss_cases() -> Vec<GradientCase> {
     for ((format, rows, width, vocabulary, budget), cap) in
         sizes.into_iter().flat_map(|sizes| [(sizes, None), (sizes, Some(1.5))])
     {
-        let record = move |make: &mut Maker<'_>| {
-            let (mut graph, hidden) = (Graph::new(), make.random(&[rows, width])?);
-            let weight = make.matrix(format, vocabulary, width)?;
-            let mut targets: Vec<u32> = (0..rows).map(|r| (r * 7919 % vocabulary) as u32).collect();
-            targets[1] = crate::ops::IGNORED;
-            let (targets, weights) = (make.indices(&[rows], targets)?, make.random(&[rows])?);
-            let [h, targets, weights] = [&hidden, &targets, &weights].map(|state| graph.state(state));
-            let logits = graph.linear(h, &weight, None);
-            let logits = cap.map_or(logits, |cap| graph.softcap(logits, cap));
-            let Some(sweep) = graph.cross_entropy(logits, targets, budget) else {
-                unreachable!("straight from a linear layer")
-            };
-            let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
-            let dh = graph.cross_entropy_backward(&sweep, weights, &[]);
-            Ok(Differentiated { graph, y: loss, cotangent: None, gradients: vec![(hidden, dh)] })
-        };
-        let name = format!(
-            "cross_entropy {} {rows}x{width}, {vocabulary} entries, {budget} at a time{}",
-            format.name(),
-            if cap.is_some() { ", capped" } else { "" }
-        );
-        all.push(GradientCase { name, bound: 1e-10, small: rows < 10, record: Box::new(record) });
+        all.push(loss_case(format, rows, width, vocabulary, budget, cap));
     }
     for (rows, pairs) in [(12, 2), (150, 3)] {
         let record = move |make: &mut Maker<'_>| {
@@ -412,4 +399,37 @@ pub(super) fn loss_cases() -> Vec<GradientCase> {
         });
     }
     all
+}
+
+/// The cross-entropy of random rows [rows, width] over a vocabulary, `budget` logits at a time.
+pub(crate) fn loss_case(
+    format: &'static dyn Format,
+    rows: usize,
+    width: usize,
+    vocabulary: usize,
+    budget: usize,
+    cap: Option<f32>,
+) -> GradientCase {
+    let record = move |make: &mut Maker<'_>| {
+        let (mut graph, hidden) = (Graph::new(), make.random(&[rows, width])?);
+        let weight = make.matrix(format, vocabulary, width)?;
+        let mut targets: Vec<u32> = (0..rows).map(|r| (r * 7919 % vocabulary) as u32).collect();
+        targets[1] = crate::ops::IGNORED;
+        let (targets, weights) = (make.indices(&[rows], targets)?, make.random(&[rows])?);
+        let [h, targets, weights] = [&hidden, &targets, &weights].map(|state| graph.state(state));
+        let logits = graph.linear(h, &weight, None);
+        let logits = cap.map_or(logits, |cap| graph.softcap(logits, cap));
+        let Some(sweep) = graph.cross_entropy(logits, targets, budget) else {
+            unreachable!("straight from a linear layer")
+        };
+        let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
+        let dh = graph.cross_entropy_backward(&sweep, weights, &[]);
+        Ok(Differentiated { graph, y: loss, cotangent: None, gradients: vec![(hidden, dh)] })
+    };
+    let name = format!(
+        "cross_entropy {} {rows}x{width}, {vocabulary} entries, {budget} at a time{}",
+        format.name(),
+        if cap.is_some() { ", capped" } else { "" }
+    );
+    GradientCase { name, bound: 1e-10, small: rows < 10, record: Box::new(record) }
 }

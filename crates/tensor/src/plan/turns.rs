@@ -1,0 +1,128 @@
+//! Counts the turns of loops that kernels really take, to hold them against what each op states.
+//!
+//! The condition of every loop in a kernel's text is counted, and a further buffer keeps the most turns of any
+//! invocation. Only tests make such plans: counting costs an atomic operation a turn.
+
+use std::sync::{Mutex, PoisonError};
+
+use bayan_gpu::{Buffer, Gpu, GpuError, ReadRequest, Slice};
+
+/// Dispatches that one counter has room for.
+const ROOM: usize = 1024;
+
+/// What a dispatch stated, and the most turns that one of its invocations took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turns {
+    /// The kernel's name.
+    pub kernel: String,
+    /// What the op states as the most.
+    pub stated: u64,
+    /// What was counted.
+    pub taken: u64,
+}
+
+/// Counts turns for the plans that are made with it.
+#[derive(Debug)]
+pub struct TurnCounter {
+    buffer: Buffer,
+    stated: Mutex<Vec<(String, u64)>>,
+}
+
+impl TurnCounter {
+    /// A counter on this device.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(gpu: &Gpu) -> Result<TurnCounter, GpuError> {
+        Ok(TurnCounter { buffer: gpu.allocate("turns", ROOM as u64 * 4)?, stated: Mutex::default() })
+    }
+
+    /// Adds the counting to a kernel's text, and the buffer that it counts in to its bindings. Dispatches beyond the
+    /// counter's room are left as they are.
+    pub(super) fn instrument(&self, name: &str, stated: u64, source: &mut String, groups: &mut Vec<Vec<Slice>>) {
+        let mut list = self.stated.lock().unwrap_or_else(PoisonError::into_inner);
+        if list.len() == ROOM {
+            return;
+        }
+        *source = counted(source, groups.len(), list.len());
+        groups.push(vec![self.buffer.whole()]);
+        list.push((name.to_string(), stated));
+    }
+
+    /// What all dispatches of the plans stated and took, in their order; the plans have run.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub async fn read(&self, gpu: &Gpu) -> Result<Vec<Turns>, GpuError> {
+        let request = ReadRequest { buffer: self.buffer.clone(), offset_bytes: 0, size_bytes: ROOM as u64 * 4 };
+        let mut taken = Vec::new();
+        for read in gpu.submit([], &[request]) {
+            let bytes = read.wait().await?;
+            taken.extend(bytes.as_chunks().0.iter().map(|bytes| u64::from(u32::from_le_bytes(*bytes))));
+        }
+        let list = self.stated.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = list.iter().zip(taken);
+        Ok(turns.map(|((kernel, stated), taken)| Turns { kernel: kernel.clone(), stated: *stated, taken }).collect())
+    }
+}
+
+/// The text with every loop's condition counted, the test that ends the loop too; the counts stand in group `group`, at
+/// `index`.
+fn counted(source: &str, group: usize, index: usize) -> String {
+    let mut text = String::with_capacity(source.len() * 2);
+    for line in source.lines() {
+        let mut rest = line.split("//").next().unwrap_or("");
+        while let Some((condition, end)) = next_condition(rest) {
+            text.push_str(&rest[..condition]);
+            text.push_str(" count_turn(");
+            text.push_str(&rest[condition..end]);
+            text.push(')');
+            rest = &rest[end..];
+        }
+        text.push_str(rest);
+        text.push('\n');
+    }
+    text.push_str(&format!(
+        "@group({group}) @binding(0) var<storage, read_write> turn_counts: array<atomic<u32>>;\n\
+         var<private> turns_taken: u32;\n\
+         fn count_turn(goes_on: bool) -> bool {{\n\
+           turns_taken += 1u;\n\
+           atomicMax(&turn_counts[{index}], turns_taken);\n\
+           return goes_on;\n\
+         }}\n"
+    ));
+    text
+}
+
+/// Where the condition of a line's first loop begins and ends. Conditions hold no semicolon, and loops open on one line.
+fn next_condition(text: &str) -> Option<(usize, usize)> {
+    let found = |word: &'static str| text.find(word).map(|at| (at + word.len(), word));
+    let (start, word) = [found("for ("), found("while (")].into_iter().flatten().min()?;
+    if word == "for (" {
+        let condition = start + text[start..].find(';')? + 1;
+        return Some((condition, condition + text[condition..].find(';')?));
+    }
+    let mut depth = 1;
+    let end = text[start..].find(|letter| {
+        depth += i32::from(letter == '(') - i32::from(letter == ')');
+        depth == 0
+    })?;
+    Some((start, start + end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_condition_is_counted() {
+        let text = "for (var i = min(a, b); i < 4u; i++) { for (var j = 0u; j < n(i); j++) { x(); } } // for (no)\n\
+                    while ((a < b) && c) {\n}\n";
+        let counted = counted(text, 2, 7);
+        let expected =
+            "for (var i = min(a, b); count_turn( i < 4u); i++) { for (var j = 0u; count_turn( j < n(i)); j++) ";
+        assert!(counted.starts_with(expected), "{counted}");
+        assert!(counted.contains("while ( count_turn((a < b) && c)) {"), "{counted}");
+        assert!(counted.contains("@group(2) @binding(0)") && counted.contains("turn_counts[7]"));
+    }
+}

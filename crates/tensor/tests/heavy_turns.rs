@@ -1,0 +1,38 @@
+//! No kernel takes more turns of loops than its op states: on devices that end loops early, plans rely on it.
+//!
+//! `BAYAN_CASES` counts only the cases whose name contains it.
+
+use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
+use bayan_tensor::suite;
+
+fn count(disable: &str) {
+    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), ..Default::default() };
+    let gpu = block_on(Gpu::open(&options)).expect("a device");
+    let only = std::env::var("BAYAN_CASES").unwrap_or_default();
+    let mut over = Vec::new();
+    let mut counted = 0;
+    let cases = suite::cases().into_iter().chain(suite::training::cases());
+    for (index, case) in cases.enumerate().filter(|(_, case)| case.name.contains(&only)) {
+        let turns = block_on(suite::count_turns(&gpu, &case, index as u64)).expect(&case.name);
+        counted += turns.iter().filter(|turns| turns.taken > 0).count();
+        let wrong = turns.iter().filter(|turns| turns.taken > turns.stated);
+        over.extend(wrong.map(|t| format!("{}: {}: stated {}, took {}", case.name, t.kernel, t.stated, t.taken)));
+    }
+    assert!(counted > 0, "no dispatch had loops");
+    assert!(over.is_empty(), "{} dispatches with `{disable}` disabled:\n{}", over.len(), over.join("\n"));
+}
+
+#[test]
+fn software() {
+    count("f16");
+}
+
+#[test]
+fn software_plain() {
+    count("f16,subgroups,dot");
+}
+
+#[test]
+fn hardware_shapes() {
+    count("software,f16");
+}
