@@ -1,21 +1,37 @@
-/** The page with the engine itself and the embedded model: what a person sees when nothing is a test double. */
+/** The page with the real engine and the embedded model: no part is a test double. */
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { engineWorker, finished, fixtures, lastAnswer, launch, loadShipped, openPage, say, startServer } from './harness.mjs';
+import {
+  engineWorker,
+  finished,
+  fixtures,
+  lastAnswer,
+  launch,
+  loadShipped,
+  openPage,
+  say,
+  startServer,
+} from './harness.mjs';
 
 let server;
 let browser;
 let context;
 let page;
 
-/** The likeliest word each time: the answers that the embedded model is held to. */
+/** Greedy decoding: the answers that the embedded model must give. */
 const SETTINGS = { temperature: 0, repetition: 1, maxTokens: 64 };
 
 async function newContext() {
-  const made = await browser.newContext({ locale: 'ar', viewport: { width: 1280, height: 860 } });
-  await made.addInitScript((settings) => localStorage.getItem('bayan-settings') ?? localStorage.setItem('bayan-settings', settings), JSON.stringify(SETTINGS));
+  const made = await browser.newContext({
+    locale: 'ar',
+    viewport: { width: 1280, height: 860 },
+  });
+  await made.addInitScript(
+    (settings) => localStorage.getItem('bayan-settings') ?? localStorage.setItem('bayan-settings', settings),
+    JSON.stringify(SETTINGS),
+  );
   return made;
 }
 
@@ -41,10 +57,11 @@ beforeEach(async () => {
   context = await newContext();
 });
 
-const weightRanges = () => server.state.log.filter((entry) => entry.path.endsWith('model.safetensors')).map((entry) => entry.range);
+const weightRanges = () =>
+  server.state.log.filter((entry) => entry.path.endsWith('model.safetensors')).map((entry) => entry.range);
 
 describe('a conversation with the embedded model', () => {
-  it('is typed in Arabic, streamed, remembered, regenerated, edited and stopped', async () => {
+  it('is typed, streamed, followed up, regenerated, edited, stopped', async () => {
     page = await visit();
     await say(page, 'ما عاصمة مصر؟');
     await page.waitForSelector('.send.stop');
@@ -62,7 +79,9 @@ describe('a conversation with the embedded model', () => {
     await page.getByRole('button', { name: 'تعديل' }).last().click();
     await page.locator('.editing textarea').fill('كم يساوي ٣ + ٤؟');
     await page.keyboard.press('Enter');
-    await page.waitForFunction(() => /٣ \+ ٤/.test([...document.querySelectorAll('.bubble')].at(-1)?.textContent ?? ''));
+    await page.waitForFunction(() =>
+      /٣ \+ ٤/.test([...document.querySelectorAll('.bubble')].at(-1)?.textContent ?? ''),
+    );
     await finished(page);
     assert.match(await lastAnswer(page).innerText(), /٧/);
     assert.equal(await page.locator('.bubble').count(), 2);
@@ -78,7 +97,7 @@ describe('a conversation with the embedded model', () => {
     assert.deepEqual(page.errors, []);
   });
 
-  it('stays over a reload and goes on without a network', async () => {
+  it('survives a reload and continues without a network', async () => {
     page = await visit();
     await say(page, 'ما اسمك؟');
     await finished(page);
@@ -94,20 +113,24 @@ describe('a conversation with the embedded model', () => {
     assert.match(await lastAnswer(page).innerText(), /الرياض/);
   });
 
-  it('goes on in a hidden tab', async () => {
+  it('continues in a hidden tab', async () => {
     page = await visit();
     await say(page, 'كيف أصنع الشاي؟');
     await page.waitForSelector('.send.stop');
     const front = await context.newPage();
     await front.goto('about:blank');
     await front.bringToFront();
-    await page.waitForFunction(() => !document.querySelector('[aria-busy="true"]') && document.querySelector('.answer')?.textContent.length > 20, null, { polling: 200, timeout: 60_000 });
+    await page.waitForFunction(
+      () => !document.querySelector('[aria-busy="true"]') && document.querySelector('.answer')?.textContent.length > 20,
+      null,
+      { polling: 200, timeout: 60_000 },
+    );
     await front.close();
   });
 });
 
 describe('an adapter from disk', () => {
-  it('changes the answers, comes back after a lost device, and goes without a trace', async () => {
+  it('changes answers, survives a lost device, is removable', async () => {
     page = await visit();
     const filesIn = (folder) => readdirSync(folder).map((name) => join(folder, name));
     const open = async (input, folder) => {
@@ -136,7 +159,9 @@ describe('an adapter from disk', () => {
     assert.notEqual(tuned, plain);
     await engineWorker(page).evaluate(async () => (await import(self.name)).destroyDevice());
     await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
-    await page.waitForSelector('.model-chip.ready .chip-adapter', { timeout: 90_000 });
+    await page.waitForSelector('.model-chip.ready .chip-adapter', {
+      timeout: 90_000,
+    });
     assert.equal(await ask(), tuned);
     await page.locator('.model-chip').click();
     await page.getByRole('button', { name: 'إزالة' }).click();
@@ -161,7 +186,7 @@ it('a GGUF file from disk is a model like any other', async () => {
   assert.deepEqual(page.errors, []);
 });
 
-it('an adapter that `bayan finetune` trained gives the embedded model its dialect', async () => {
+it('a LoRA adapter from `bayan finetune` changes the dialect', async () => {
   page = await visit();
   await say(page, 'السلام عليكم');
   await finished(page);
@@ -179,7 +204,7 @@ it('an adapter that `bayan finetune` trained gives the embedded model its dialec
 });
 
 describe('when something breaks', () => {
-  it('a lost device: the conversation stays, one button brings the model back', async () => {
+  it('a lost device: one button brings the model back', async () => {
     page = await visit();
     await say(page, 'مرحبا');
     await finished(page);
@@ -196,11 +221,13 @@ describe('when something breaks', () => {
     assert.equal(await page.locator('.bubble').count(), 2);
   });
 
-  it('a device without memory: said in Arabic, and the next try works', async () => {
+  it('out of memory: said in Arabic, and the next try works', async () => {
     page = await visit();
     await say(page, 'مرحبا');
     await finished(page);
-    await engineWorker(page).evaluate(() => { probe.spoil = true; });
+    await engineWorker(page).evaluate(() => {
+      probe.spoil = true;
+    });
     // A longer message needs a step of another size, and with it new buffers.
     await say(page, 'أريد أن أعرف كيف أصنع الشاي بالنعناع في البيت');
     await page.waitForSelector('.trouble');
@@ -220,15 +247,21 @@ describe('when something breaks', () => {
     assert.match(ranges[1], /^bytes=(4194304|4300000)-$/);
   });
 
-  it('a corrupted cache file is noticed and only its part fetched again', async () => {
+  it('only the damaged part of a cached file is fetched again', async () => {
     page = await visit();
     await page.evaluate(async () => {
       const root = await (await navigator.storage.getDirectory()).getDirectoryHandle('bayan-models');
       for await (const [, folder] of root.entries()) {
         for await (const [name, handle] of folder.entries()) {
           if (!name.startsWith('f') || (await handle.getFile()).size < 4_300_000) continue;
-          const writable = await handle.createWritable({ keepExistingData: true });
-          await writable.write({ type: 'write', position: 1_000_000, data: new Uint8Array([1, 2, 3]) });
+          const writable = await handle.createWritable({
+            keepExistingData: true,
+          });
+          await writable.write({
+            type: 'write',
+            position: 1_000_000,
+            data: new Uint8Array([1, 2, 3]),
+          });
           await writable.close();
         }
       }
@@ -242,17 +275,22 @@ describe('when something breaks', () => {
     assert.match(await lastAnswer(page).innerText(), /القاهرة/);
   });
 
-  it('a full storage is said with sizes', async () => {
+  it('a full storage is reported with sizes', async () => {
     page = await context.newPage();
     const session = await context.newCDPSession(page);
-    await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(server.url).origin, quotaSize: 3_000_000 });
+    await session.send('Storage.overrideQuotaForOrigin', {
+      origin: new URL(server.url).origin,
+      quotaSize: 3_000_000,
+    });
     await page.goto(server.url);
     await page.waitForSelector('.trouble', { timeout: 60_000 });
     const text = await page.locator('.trouble').innerText();
     assert.match(text, /لا مساحة تكفي/);
-    // How much is missing is known to the page only where the browser's estimate tells the truth; how much is needed always.
+    // The page always knows how many bytes it needs, but how many are free only where the browser's estimate is right.
     assert.match(text, /4\.[0-9]+\sم\.ب/);
-    await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(server.url).origin });
+    await session.send('Storage.overrideQuotaForOrigin', {
+      origin: new URL(server.url).origin,
+    });
     await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
     await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
   });

@@ -12,7 +12,10 @@ export default defineConfig({
     emptyOutDir: true,
     target: 'es2022',
     minify: false,
-    lib: { entry: { index: at('src/index.ts'), worker: at('src/worker.ts'), engine: at('src/engine.ts') }, formats: ['es'] },
+    lib: {
+      entry: { index: at('src/index.ts'), worker: at('src/worker.ts'), engine: at('src/engine.ts') },
+      formats: ['es'],
+    },
     rollupOptions: { output: { entryFileNames: '[name].js', chunkFileNames: '[name].js' } },
   },
 });

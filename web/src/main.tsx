@@ -1,5 +1,6 @@
 import '@fontsource-variable/vazirmatn/wght.css';
 import './ui/base.css';
+import './ui/frame.css';
 import './ui/chat.css';
 import './ui/panels.css';
 import { render } from 'preact';
@@ -11,6 +12,6 @@ render(<App />, document.getElementById('app')!);
 
 if ('serviceWorker' in navigator && import.meta.env.PROD) {
   navigator.serviceWorker.register(new URL('sw.js', document.baseURI)).catch(() => {
-    // Private windows may refuse; the page works online without it.
+    // Private windows may refuse a service worker; the page then works online only.
   });
 }

@@ -69,7 +69,13 @@ describe('numbers', () => {
     expect(f.number(1234)).toBe('١٬٢٣٤');
     expect(f.bytes(1_470_000_000)).toBe('١٫٤٧\u00a0غ.ب');
     const l = new Formats('ar', 'latn');
-    expect([1, 2, 3, 11, 100].map((n) => l.plural(n, ar.minutes))).toEqual(['دقيقة واحدة', 'دقيقتين', '3 دقائق', '11 دقيقة', '100 دقيقة']);
+    expect([1, 2, 3, 11, 100].map((n) => l.plural(n, ar.minutes))).toEqual([
+      'دقيقة واحدة',
+      'دقيقتين',
+      '3 دقائق',
+      '11 دقيقة',
+      '100 دقيقة',
+    ]);
     expect(l.date(Date.UTC(2026, 0, 5, 12))).toMatch(/2026/);
     expect(new Formats('en', 'arab').number(5)).toBe('5');
   });
@@ -78,18 +84,42 @@ describe('numbers', () => {
 describe('stored data', () => {
   it('settings keep what is valid and drop the rest', () => {
     expect(cleanSettings(null)).toEqual(DEFAULTS);
-    const clean = cleanSettings({ temperature: 99, topP: 0.5, theme: 'dark', language: 'fr', seed: null, extra: 1, system: 5 });
+    const clean = cleanSettings({
+      temperature: 99,
+      topP: 0.5,
+      theme: 'dark',
+      language: 'fr',
+      seed: null,
+      extra: 1,
+      system: 5,
+    });
     expect(clean).toEqual({ ...DEFAULTS, topP: 0.5, theme: 'dark' });
     expect(samplingOf({ ...DEFAULTS, seed: 7 })).toMatchObject({ seed: 7, maxTokens: 1024 });
     expect('seed' in samplingOf(DEFAULTS)).toBe(false);
   });
 
   it('conversations survive export and import; other files are refused', () => {
-    const one: Conversation = { id: 'a', title: 'عنوان', createdAt: 1, updatedAt: 2, system: 's', turns: [{ id: 't', role: 'user', content: 'نص\u200Cمع‌ فاصل', at: 1 }] };
+    const one: Conversation = {
+      id: 'a',
+      title: 'عنوان',
+      createdAt: 1,
+      updatedAt: 2,
+      system: 's',
+      turns: [{ id: 't', role: 'user', content: 'نص\u200Cمع‌ فاصل', at: 1 }],
+    };
     const [back] = importText(exportText([one]))!;
     expect(back).toMatchObject({ id: 'a', title: 'عنوان', system: 's', updatedAt: 2 });
     expect(back!.turns[0]!.content).toBe(one.turns[0]!.content);
-    for (const bad of ['', '[]', 'null', '{"kind":"x"}', '{"kind":"bayan-conversations","version":1,"conversations":[{"title":1}]}', '{"kind":"bayan-conversations","version":1,"conversations":[{"title":"x","turns":[{"role":"system","content":"x"}]}]}']) expect(importText(bad)).toBeNull();
+    for (const bad of [
+      '',
+      '[]',
+      'null',
+      '{"kind":"x"}',
+      '{"kind":"bayan-conversations","version":1,"conversations":[{"title":1}]}',
+      '{"kind":"bayan-conversations","version":1,"conversations":' +
+        '[{"title":"x","turns":[{"role":"system","content":"x"}]}]}',
+    ])
+      expect(importText(bad)).toBeNull();
   });
 });
 
@@ -107,8 +137,15 @@ describe('the catalogue', () => {
   });
 
   it('has both languages whole', () => {
-    const keys = (o: object, path = ''): string[] => Object.entries(o).flatMap(([k, v]) => (typeof v === 'object' && !Array.isArray(v) && !('other' in v) ? keys(v as object, `${path}${k}.`) : [`${path}${k}`]));
+    const keys = (o: object, path = ''): string[] =>
+      Object.entries(o).flatMap(([k, v]) =>
+        typeof v === 'object' && !Array.isArray(v) && !('other' in v)
+          ? keys(v as object, `${path}${k}.`)
+          : [`${path}${k}`],
+      );
     expect(keys(en)).toEqual(expect.arrayContaining(keys(ar)));
-    for (const [key, value] of Object.entries(ar)) if (typeof value === 'string' && !['addressPlaceholder'].includes(key)) expect(value, key).toMatch(/[\u0600-\u06ff]/);
+    for (const [key, value] of Object.entries(ar))
+      if (typeof value === 'string' && !['addressPlaceholder'].includes(key))
+        expect(value, key).toMatch(/[\u0600-\u06ff]/);
   });
 });

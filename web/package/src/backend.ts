@@ -1,8 +1,20 @@
 /**
- * The interface that is the same on both sides of the worker: `LocalBackend` implements it around the engine,
- * `RemoteBackend` around `postMessage`. A session does not know which it holds, and tests may use either.
+ * The interface on both sides of the worker: `LocalBackend` implements it with the engine, `RemoteBackend` with
+ * `postMessage`. A session works with either, and so do tests.
  */
-import type { AdapterInfo, AdapterOptions, DownloadPlan, Message, OpenOptions, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type {
+  AdapterInfo,
+  AdapterOptions,
+  DownloadPlan,
+  Message,
+  OpenOptions,
+  Piece,
+  Progress,
+  Sampling,
+  SessionInfo,
+  Source,
+  StoredModel,
+} from './types';
 import type { BayanError } from './errors';
 
 export interface LoadCall {

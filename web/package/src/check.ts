@@ -1,4 +1,4 @@
-/** What callers send is checked before it reaches the engine: a wrong number is an error, never a silent clamp. */
+/** Checks the caller's input before it reaches the engine: a number out of range is an error and is never clamped. */
 import type { Message, Sampling } from './types';
 
 const RANGES = {
@@ -24,10 +24,12 @@ export function checkSampling(sampling: Sampling): Sampling {
       continue;
     }
     const range = (RANGES as Record<string, readonly [number, number]>)[name];
-    if (!range) throw new TypeError(`sampling.${name} is not a known setting; known: ${Object.keys(RANGES).join(', ')}, stop`);
+    if (!range)
+      throw new TypeError(`sampling.${name} is not a known setting; known: ${Object.keys(RANGES).join(', ')}, stop`);
     const whole = WHOLE.has(name);
     if (typeof value !== 'number' || !(value >= range[0] && value <= range[1]) || (whole && !Number.isInteger(value))) {
-      throw new TypeError(`sampling.${name}: expected ${whole ? 'a whole number' : 'a number'} from ${range[0]} to ${range[1]}, got ${String(value)}`);
+      const kind = whole ? 'a whole number' : 'a number';
+      throw new TypeError(`sampling.${name}: expected ${kind} from ${range[0]} to ${range[1]}, got ${String(value)}`);
     }
     checked[name] = value;
   }
@@ -37,8 +39,10 @@ export function checkSampling(sampling: Sampling): Sampling {
 export function checkMessages(messages: Message[]): Message[] {
   if (!Array.isArray(messages) || messages.length === 0) throw new TypeError('messages: expected at least one message');
   return messages.map((message, at) => {
-    if (!['system', 'user', 'assistant'].includes(message?.role)) throw new TypeError(`messages[${at}].role: expected system, user or assistant, got ${String(message?.role)}`);
-    if (typeof message.content !== 'string') throw new TypeError(`messages[${at}].content: expected text, got ${typeof message.content}`);
+    if (!['system', 'user', 'assistant'].includes(message?.role))
+      throw new TypeError(`messages[${at}].role: expected system, user or assistant, got ${String(message?.role)}`);
+    if (typeof message.content !== 'string')
+      throw new TypeError(`messages[${at}].content: expected text, got ${typeof message.content}`);
     return { role: message.role, content: message.content };
   });
 }

@@ -1,4 +1,4 @@
-/** The shape of OpenAI's `chat.completions.create` over a session, for code written against that client. */
+/** OpenAI's `chat.completions.create` on top of a session, for code written for that client. */
 import type { Message, Piece, Sampling } from './types';
 
 export interface CompletionRequest {
@@ -41,7 +41,10 @@ export interface CompletionChunk {
 }
 
 export interface ChatCompletions {
-  create(request: CompletionRequest & { stream: true }, options?: { signal?: AbortSignal }): Promise<AsyncIterable<CompletionChunk>>;
+  create(
+    request: CompletionRequest & { stream: true },
+    options?: { signal?: AbortSignal },
+  ): Promise<AsyncIterable<CompletionChunk>>;
   create(request: CompletionRequest & { stream?: false }, options?: { signal?: AbortSignal }): Promise<Completion>;
 }
 
@@ -50,7 +53,10 @@ type Chat = (messages: Message[], options: { sampling?: Sampling; signal?: Abort
 export function completions(chat: Chat, modelName: () => string): ChatCompletions {
   const create = async (request: CompletionRequest, options: { signal?: AbortSignal } = {}) => {
     const head = { id: `chatcmpl-${crypto.randomUUID()}`, created: Math.floor(Date.now() / 1000), model: modelName() };
-    const pieces = chat(request.messages, { sampling: samplingOf(request), ...(options.signal ? { signal: options.signal } : {}) });
+    const pieces = chat(request.messages, {
+      sampling: samplingOf(request),
+      ...(options.signal ? { signal: options.signal } : {}),
+    });
     return request.stream ? stream(head, pieces, request.stream_options?.include_usage ?? false) : whole(head, pieces);
   };
   return { create: create as ChatCompletions['create'] };
@@ -60,7 +66,9 @@ type Head = { id: string; created: number; model: string };
 
 async function* stream(head: Head, pieces: AsyncIterable<Piece>, withUsage: boolean): AsyncIterable<CompletionChunk> {
   const chunk = (delta: CompletionChunk['choices'][0]['delta'], finish: Finish | null): CompletionChunk => ({
-    ...head, object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason: finish }],
+    ...head,
+    object: 'chat.completion.chunk',
+    choices: [{ index: 0, delta, finish_reason: finish }],
   });
   yield chunk({ role: 'assistant', content: '' }, null);
   for await (const piece of pieces) {
@@ -78,7 +86,12 @@ async function whole(head: Head, pieces: AsyncIterable<Piece>): Promise<Completi
     content += piece.text;
     last = piece;
   }
-  return { ...head, object: 'chat.completion', choices: [{ index: 0, message: { role: 'assistant', content }, finish_reason: finishOf(last) }], usage: usageOf(last) };
+  return {
+    ...head,
+    object: 'chat.completion',
+    choices: [{ index: 0, message: { role: 'assistant', content }, finish_reason: finishOf(last) }],
+    usage: usageOf(last),
+  };
 }
 
 /** A full context ends an answer as a length limit does, in OpenAI's words. */

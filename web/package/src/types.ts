@@ -1,4 +1,4 @@
-/** The words both sides of the worker use. Sizes are bytes, times milliseconds, unless the name says otherwise. */
+/** The types that both sides of the worker use. Sizes are bytes, times milliseconds, unless a name says otherwise. */
 
 export interface Message {
   role: 'system' | 'user' | 'assistant';
@@ -47,7 +47,7 @@ export interface DownloadPlan {
   label: string;
   files: { path: string; sizeBytes: number }[];
   totalBytes: number;
-  /** Already here from an earlier try. */
+  /** Already stored by an earlier try. */
   presentBytes: number;
   neededBytes: number;
   /** What the browser still grants this site; null where it does not say. */
@@ -64,7 +64,7 @@ export type Progress =
   | { phase: 'weights'; doneBytes: number; totalBytes: number }
   | { phase: 'ready' };
 
-/** What the browser and the adapter offer, before any engine runs. */
+/** What the browser and the GPU adapter offer, before any engine runs. */
 export interface DeviceProbe {
   webgpu: boolean;
   /** Why there is no WebGPU, where there is none. */
@@ -109,7 +109,7 @@ export interface ModelInfo {
 /** A LoRA adapter on the loaded model. */
 export interface AdapterInfo {
   name: string;
-  /** What the adapter's own scale is multiplied by. */
+  /** A factor on the adapter's own scale (alpha / rank). */
   scale: number;
   /** The largest rank of its pairs; null for an adapter without any. */
   rank: number | null;
@@ -118,7 +118,7 @@ export interface AdapterInfo {
 }
 
 export interface AdapterOptions {
-  /** Under which name it is taken off again; must not be in use. */
+  /** The name by which `unloadAdapter` finds it; must not be in use. */
   name?: string;
   /** Default 1. */
   scale?: number;
@@ -133,7 +133,7 @@ export interface SessionInfo {
   device: DeviceInfo;
   model: ModelInfo;
   speed: SpeedInfo | null;
-  /** The adapters in use, in the order they were put on. */
+  /** The adapters in use, in the order in which they were loaded. */
   adapters: AdapterInfo[];
   /** Bytes of wasm memory now in use; null where the engine does not say. */
   wasmBytes: number | null;
@@ -174,6 +174,6 @@ export interface StoredModel {
 
 export interface OpenOptions {
   format?: WeightFormat;
-  /** Tokens the cache shall hold; the engine lowers it to what the model knows. */
+  /** Tokens that the cache holds; the engine lowers it to the model's own context length. */
   contextLength?: number;
 }

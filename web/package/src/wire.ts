@@ -1,7 +1,18 @@
-/** The messages between page and worker: a tagged union each way, matched by request id. */
+/** The messages between page and worker: one tagged union for each direction, matched by request id. */
 import type { WireError } from './errors';
 import type { LoadCall } from './backend';
-import type { AdapterInfo, AdapterOptions, DownloadPlan, Message, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type {
+  AdapterInfo,
+  AdapterOptions,
+  DownloadPlan,
+  Message,
+  Piece,
+  Progress,
+  Sampling,
+  SessionInfo,
+  Source,
+  StoredModel,
+} from './types';
 
 /** Calls by name: arguments and result. */
 export interface Calls {

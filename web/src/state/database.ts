@@ -1,4 +1,4 @@
-/** Conversations in IndexedDB, one record each; other tabs are told of changes. */
+/** Conversations in IndexedDB, one record each; changes are broadcast to other tabs. */
 import { directionOf } from '../text/direction';
 
 export interface Turn {
@@ -82,8 +82,15 @@ export function newConversation(system = ''): Conversation {
 
 /** A title from the first message: its first line, cut at a word. */
 export function titleFrom(text: string): string {
-  const line = text.trim().split('\n').find((part) => part.trim() !== '') ?? '';
-  const clean = line.replace(/[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u0000-\u001f]/g, '').replace(/[#*_`>]/g, '').trim();
+  const line =
+    text
+      .trim()
+      .split('\n')
+      .find((part) => part.trim() !== '') ?? '';
+  const clean = line
+    .replace(/[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u0000-\u001f]/g, '')
+    .replace(/[#*_`>]/g, '')
+    .trim();
   if (clean.length <= 46) return clean;
   const cut = clean.lastIndexOf(' ', 46);
   return `${clean.slice(0, cut > 20 ? cut : 46)}…`;
@@ -95,7 +102,7 @@ export function exportText(conversations: Conversation[]): string {
   return JSON.stringify({ kind: EXPORT_KIND, version: 1, conversations }, null, 2);
 }
 
-/** Conversations of an export; null where the text is something else. Unknown fields are dropped, wrong ones refused. */
+/** Conversations of an export; null where the text is none. Unknown fields are dropped, wrong types refused. */
 export function importText(text: string): Conversation[] | null {
   let json: { kind?: unknown; version?: unknown; conversations?: unknown };
   try {
@@ -110,10 +117,22 @@ export function importText(text: string): Conversation[] | null {
     const turns: Turn[] = [];
     for (const turn of item.turns as Partial<Turn>[]) {
       if ((turn?.role !== 'user' && turn?.role !== 'assistant') || typeof turn.content !== 'string') return null;
-      turns.push({ id: crypto.randomUUID(), role: turn.role, content: turn.content, at: Number(turn.at) || Date.now() });
+      turns.push({
+        id: crypto.randomUUID(),
+        role: turn.role,
+        content: turn.content,
+        at: Number(turn.at) || Date.now(),
+      });
     }
     const createdAt = Number(item.createdAt) || Date.now();
-    result.push({ id: typeof item.id === 'string' && item.id.length <= 64 ? item.id : crypto.randomUUID(), title: titleFrom(item.title) || titleFrom(turns[0]?.content ?? ''), createdAt, updatedAt: Number(item.updatedAt) || createdAt, system: typeof item.system === 'string' ? item.system : '', turns });
+    result.push({
+      id: typeof item.id === 'string' && item.id.length <= 64 ? item.id : crypto.randomUUID(),
+      title: titleFrom(item.title) || titleFrom(turns[0]?.content ?? ''),
+      createdAt,
+      updatedAt: Number(item.updatedAt) || createdAt,
+      system: typeof item.system === 'string' ? item.system : '',
+      turns,
+    });
   }
   return result;
 }

@@ -2,17 +2,17 @@
  * Direction of a block of text, from its strong letters.
  *
  * The browser's `dir=auto` takes the first strong letter, so an Arabic sentence that begins with "GPU" runs left to
- * right, and a streaming paragraph may flip under the reader's eyes. Here letters are counted: right to left where at
- * least 40 % of them are of a right-to-left script, else the first strong letter decides. `StickyDirection` holds the
- * answer once enough letters were seen.
+ * right, and a paragraph may change its direction while it streams. This function counts letters: right to left where
+ * at least 40 % of them belong to a right-to-left script, else by the first strong letter. `StickyDirection` keeps the
+ * result once it has seen enough letters.
  */
 export type Direction = 'rtl' | 'ltr';
 
 const RTL = /\p{Script=Arabic}|\p{Script=Hebrew}|\p{Script=Syriac}|\p{Script=Thaana}|\p{Script=Nko}/u;
 const LETTER = /\p{L}/gu;
-/** Code spans and addresses say nothing about the language around them. */
+/** Code spans and addresses: they do not show the language of the text around them. */
 const SKIP = /```[\s\S]*?(```|$)|`[^`\n]*`|https?:\/\/\S+/g;
-/** Enough letters to be sure; more would only cost time on long texts. */
+/** Only this many characters are counted, to save time on long texts. */
 const LOOK_AT = 2000;
 
 export function directionOf(text: string, fallback: Direction): { direction: Direction; letters: number } {
@@ -42,20 +42,25 @@ export class StickyDirection {
   }
 }
 
-/** `ar` or `en`, for screen readers to change voice. */
+/** `ar` or `en`, by which screen readers choose their voice. */
 export function languageOf(direction: Direction): 'ar' | 'en' {
   return direction === 'rtl' ? 'ar' : 'en';
 }
 
 const HIDDEN = /[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
 
-/** Titles, file and model names: characters that reorder text are dropped. Never used on what a model says. */
+/** A title, file or model name without characters that reorder text. Never applied to a model's answer. */
 export function plainName(text: string): string {
-  return text.replace(HIDDEN, '').replace(/[\u0000-\u001f\u007f]/g, ' ').trim();
+  return text
+    .replace(HIDDEN, '')
+    .replace(/[\u0000-\u001f\u007f]/g, ' ')
+    .trim();
 }
 
 /** Runs that keep their order inside right-to-left text: numbers with units or signs, ranges, dates, times. */
-export const LTR_RUN = /[+\-−]?[#$€£]?\d[\d.,:/\-–×x*^%+]*\d?%?(?:\s?(?:[kKMGTµm]?(?:B|b|Hz|W|Wh|m|g|s|L|V|A|bps|iB)(?:\/s)?|°[CF]|tok\/s|px|km\/h|USD|EUR|SAR|EGP|AED)\b)?/g;
+const NUMBER = /[+\-−]?[#$€£]?\d[\d.,:/\-–×x*^%+]*\d?%?/;
+const UNIT = /(?:[kKMGTµm]?(?:B|b|Hz|W|Wh|m|g|s|L|V|A|bps|iB)(?:\/s)?|°[CF]|tok\/s|px|km\/h|USD|EUR|SAR|EGP|AED)\b/;
+export const LTR_RUN = new RegExp(`${NUMBER.source}(?:\\s?${UNIT.source})?`, 'g');
 
 /** Whether a run is worth isolating: plain integers order themselves. */
 export function needsIsolation(run: string): boolean {

@@ -1,9 +1,10 @@
 /**
- * Markdown of a model to inert, correctly directed DOM.
+ * Turns a model's Markdown into safe DOM with the right text directions.
  *
- * markdown-it parses with raw HTML off; DOMPurify then keeps an allow-list of tags and two attributes. Two filters,
- * because each has had holes and a model's output is hostile input. Images become links: a fetched image would tell a
- * remote server what was said. Directions, code headers and isolation are put in afterwards on the finished nodes.
+ * markdown-it parses with raw HTML off; DOMPurify then keeps an allow-list of tags and attributes. There are two
+ * filters because a model's output is hostile input and each filter has had vulnerabilities. Images become links,
+ * because fetching an image could send the conversation to a remote server. Directions, code headers and isolation are
+ * added to the finished nodes.
  */
 import DOMPurify from 'dompurify';
 import MarkdownIt from 'markdown-it';
@@ -13,8 +14,42 @@ const markdown = new MarkdownIt({ html: false, linkify: true, typographer: false
 markdown.disable('image');
 markdown.validateLink = (url) => /^(https?:|mailto:)/i.test(url.trim());
 
-const TAGS = ['p', 'br', 'hr', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'ul', 'ol', 'li', 'blockquote', 'pre', 'code', 'strong', 'em', 's', 'a', 'table', 'thead', 'tbody', 'tr', 'th', 'td', '#text'];
-const purify = { ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ['href', 'class', 'start'], ALLOWED_URI_REGEXP: /^(https?:|mailto:)/i, ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false, RETURN_DOM_FRAGMENT: true as const };
+const TAGS = [
+  'p',
+  'br',
+  'hr',
+  'h1',
+  'h2',
+  'h3',
+  'h4',
+  'h5',
+  'h6',
+  'ul',
+  'ol',
+  'li',
+  'blockquote',
+  'pre',
+  'code',
+  'strong',
+  'em',
+  's',
+  'a',
+  'table',
+  'thead',
+  'tbody',
+  'tr',
+  'th',
+  'td',
+  '#text',
+];
+const purify = {
+  ALLOWED_TAGS: TAGS,
+  ALLOWED_ATTR: ['href', 'class', 'start'],
+  ALLOWED_URI_REGEXP: /^(https?:|mailto:)/i,
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true as const,
+};
 
 export interface Block {
   /** Source lines [from, to) of this top-level block. */
@@ -47,13 +82,17 @@ export function renderMarkdown(text: string, fallback: Direction, words: Words):
 function finish(root: DocumentFragment, fallback: Direction, words: Words): void {
   let last = fallback;
   for (const child of root.children) {
-    const direction = child.tagName === 'TABLE' ? tableDirection(child, last) : directionOf(textForDirection(child), last).direction;
+    const direction =
+      child.tagName === 'TABLE' ? tableDirection(child, last) : directionOf(textForDirection(child), last).direction;
     if (child.tagName !== 'PRE') last = direction;
     setDirection(child, direction);
   }
   for (const leaf of root.querySelectorAll('li, td, th, blockquote > *, li > *')) {
     if (leaf.matches('pre, code')) continue;
-    const own = directionOf(textForDirection(leaf), (leaf.parentElement?.closest('[dir]')?.getAttribute('dir') as Direction | null) ?? last);
+    const own = directionOf(
+      textForDirection(leaf),
+      (leaf.parentElement?.closest('[dir]')?.getAttribute('dir') as Direction | null) ?? last,
+    );
     if (own.letters > 0 && leaf.matches('td, th, p')) setDirection(leaf, own.direction);
   }
   for (const link of root.querySelectorAll('a')) {
@@ -88,7 +127,7 @@ function textForDirection(element: Element): string {
   return copy.textContent ?? '';
 }
 
-/** Columns run as most of the head's cells do. */
+/** The direction of most header cells: it orders the columns. */
 function tableDirection(table: Element, fallback: Direction): Direction {
   let rtl = 0;
   let ltr = 0;
@@ -125,10 +164,10 @@ function finishCode(pre: HTMLPreElement, words: Words): void {
   rawCode.set(frame, raw);
 }
 
-/** The exact text of each code frame, for copying: what is shown marks hidden characters. */
+/** The exact text of each code frame, for copying; the displayed text marks hidden characters. */
 export const rawCode = new WeakMap<Element, string>();
 
-/** In code, characters that reorder text are shown by name, so that what is read is what would run. */
+/** Shows characters that reorder text by their code points, so that code reads as it would run. */
 function showHidden(code: Element, title: string): void {
   const walker = document.createTreeWalker(code, NodeFilter.SHOW_TEXT);
   const texts: Text[] = [];
@@ -136,21 +175,26 @@ function showHidden(code: Element, title: string): void {
   for (const text of texts) {
     if (!/[\u202a-\u202e\u2066-\u2069]/.test(text.data)) continue;
     const parts = text.data.split(/([\u202a-\u202e\u2066-\u2069])/);
-    text.replaceWith(...parts.filter(Boolean).map((part) => {
-      if (part.length > 1 || !/[\u202a-\u202e\u2066-\u2069]/.test(part)) return document.createTextNode(part);
-      const mark = document.createElement('span');
-      mark.className = 'hidden-mark';
-      mark.title = title;
-      mark.textContent = `U+${part.codePointAt(0)!.toString(16).toUpperCase()}`;
-      return mark;
-    }));
+    text.replaceWith(
+      ...parts.filter(Boolean).map((part) => {
+        if (part.length > 1 || !/[\u202a-\u202e\u2066-\u2069]/.test(part)) return document.createTextNode(part);
+        const mark = document.createElement('span');
+        mark.className = 'hidden-mark';
+        mark.title = title;
+        mark.textContent = `U+${part.codePointAt(0)!.toString(16).toUpperCase()}`;
+        return mark;
+      }),
+    );
   }
 }
 
 /** Numbers with units, ranges and dates inside right-to-left text keep their own order. */
 function isolateRuns(root: DocumentFragment): void {
   const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT, (node) =>
-    node.parentElement?.closest('pre, code, a, bdi, .code-head') || !node.parentElement?.closest('[dir="rtl"]') ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT);
+    node.parentElement?.closest('pre, code, a, bdi, .code-head') || !node.parentElement?.closest('[dir="rtl"]')
+      ? NodeFilter.FILTER_REJECT
+      : NodeFilter.FILTER_ACCEPT,
+  );
   const texts: Text[] = [];
   while (walker.nextNode()) if (/\d/.test((walker.currentNode as Text).data)) texts.push(walker.currentNode as Text);
   for (const text of texts) {

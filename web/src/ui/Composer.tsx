@@ -1,10 +1,12 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { baseDirection, send, stop, strings } from '../state/app';
+import { send } from '../state/answers';
+import { stop } from '../state/live';
+import { baseDirection, strings } from '../state/store';
 import { directionOf } from '../text/direction';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
-/** Drafts outlive switching between conversations, not the page. */
+/** The draft of each conversation, until the page is closed. */
 const drafts = new Map<string, string>();
 
 export function Composer() {
@@ -38,22 +40,48 @@ export function Composer() {
     void send(text);
   };
   const onKeyDown = (event: KeyboardEvent) => {
-    // While an input method composes, Enter belongs to it; keyCode 229 says so where isComposing does not.
+    // While an input method composes, Enter confirms its text; some browsers report this only as keyCode 229.
     if (event.isComposing || event.keyCode === 229) return;
     if (event.key === 'Enter' && !event.shiftKey) {
       event.preventDefault();
       submit();
-    } else if (event.ctrlKey && event.shiftKey && (event.code === 'ShiftRight' || event.code === 'ControlRight')) setTurned('rtl');
-    else if (event.ctrlKey && event.shiftKey && (event.code === 'ShiftLeft' || event.code === 'ControlLeft')) setTurned('ltr');
+    } else if (event.ctrlKey && event.shiftKey && (event.code === 'ShiftRight' || event.code === 'ControlRight'))
+      setTurned('rtl');
+    else if (event.ctrlKey && event.shiftKey && (event.code === 'ShiftLeft' || event.code === 'ControlLeft'))
+      setTurned('ltr');
   };
   return (
-    <form class="composer" onSubmit={(e) => { e.preventDefault(); submit(); }}>
+    <form
+      class="composer"
+      onSubmit={(e) => {
+        e.preventDefault();
+        submit();
+      }}
+    >
       <div class="composer-box">
-        <textarea id="composer" ref={box} rows={1} value={text} dir={turned ?? directionOf(text, baseDirection()).direction} placeholder={state.model.kind === 'none' ? t.placeholderNoModel : t.placeholder} aria-label={t.placeholder}
-          enterkeyhint="send" autocomplete="off" spellcheck onInput={(e) => change(e.currentTarget.value)} onKeyDown={onKeyDown} />
-        {busy
-          ? <button type="button" class="send stop" aria-label={t.stop} title={t.stop} onClick={stop}><Icon name="stop" size={22} /></button>
-          : <button type="submit" class="send" aria-label={t.send} title={t.send} disabled={text.trim() === ''}><Icon name="send" size={22} /></button>}
+        <textarea
+          id="composer"
+          ref={box}
+          rows={1}
+          value={text}
+          dir={turned ?? directionOf(text, baseDirection()).direction}
+          placeholder={state.model.kind === 'none' ? t.placeholderNoModel : t.placeholder}
+          aria-label={t.placeholder}
+          enterkeyhint="send"
+          autocomplete="off"
+          spellcheck
+          onInput={(e) => change(e.currentTarget.value)}
+          onKeyDown={onKeyDown}
+        />
+        {busy ? (
+          <button type="button" class="send stop" aria-label={t.stop} title={t.stop} onClick={stop}>
+            <Icon name="stop" size={22} />
+          </button>
+        ) : (
+          <button type="submit" class="send" aria-label={t.send} title={t.send} disabled={text.trim() === ''}>
+            <Icon name="send" size={22} />
+          </button>
+        )}
       </div>
       <p class="hint">{t.composerHint}</p>
     </form>

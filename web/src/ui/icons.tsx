@@ -1,4 +1,4 @@
-/** Line icons, drawn for this page. `flip`: turned around in right-to-left layouts. */
+/** Line icons, drawn for this page. `flip`: mirrored in right-to-left layouts. */
 const PATHS = {
   plus: 'M12 5v14M5 12h14',
   search: 'M11 4a7 7 0 1 1 0 14 7 7 0 0 1 0-14zm5 12 4.5 4.5',
@@ -24,7 +24,19 @@ const PATHS = {
 
 export function Icon({ name, size = 20, flip = false }: { name: keyof typeof PATHS; size?: number; flip?: boolean }) {
   return (
-    <svg class={flip ? 'icon flip' : 'icon'} width={size} height={size} viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width={name === 'dots' ? 3 : 1.8} stroke-linecap="round" stroke-linejoin="round" aria-hidden="true" focusable="false">
+    <svg
+      class={flip ? 'icon flip' : 'icon'}
+      width={size}
+      height={size}
+      viewBox="0 0 24 24"
+      fill="none"
+      stroke="currentColor"
+      stroke-width={name === 'dots' ? 3 : 1.8}
+      stroke-linecap="round"
+      stroke-linejoin="round"
+      aria-hidden="true"
+      focusable="false"
+    >
       <path d={PATHS[name]} fill={name === 'stop' ? 'currentColor' : 'none'} />
     </svg>
   );

@@ -4,18 +4,26 @@ import type { Formats } from '../text/format';
 
 export function phaseText(progress: Progress, t: Strings): string {
   switch (progress.phase) {
-    case 'device': return t.phaseDevice;
-    case 'listing': return t.phaseListing;
-    case 'download': return progress.resumed ? t.phaseResume : t.phaseDownload;
-    case 'retry': return t.phaseRetry;
-    case 'verify': return t.phaseVerify;
-    case 'repair': return t.phaseRepair;
-    case 'weights': return t.phaseWeights;
-    case 'ready': return t.modelReady;
+    case 'device':
+      return t.phaseDevice;
+    case 'listing':
+      return t.phaseListing;
+    case 'download':
+      return progress.resumed ? t.phaseResume : t.phaseDownload;
+    case 'retry':
+      return t.phaseRetry;
+    case 'verify':
+      return t.phaseVerify;
+    case 'repair':
+      return t.phaseRepair;
+    case 'weights':
+      return t.phaseWeights;
+    case 'ready':
+      return t.modelReady;
   }
 }
 
-/** An error in the person's words. */
+/** Title and text of an error in the person's language. */
 export function errorText(error: BayanError, t: Strings, f: Formats): { title: string; text: string } {
   const { details } = error;
   if (error.code === 'Network') {
@@ -25,9 +33,17 @@ export function errorText(error: BayanError, t: Strings, f: Formats): { title: s
   }
   if (error.code === 'Quota') {
     if (details.neededBytes === undefined || details.availableBytes === undefined) {
-      return { title: t.errors.Quota.title, text: t.errors.QuotaUnknown.text.replace('{need}', f.bytes(details.neededBytes ?? 0)) };
+      return {
+        title: t.errors.Quota.title,
+        text: t.errors.QuotaUnknown.text.replace('{need}', f.bytes(details.neededBytes ?? 0)),
+      };
     }
-    return { title: t.errors.Quota.title, text: t.errors.Quota.text.replace('{need}', f.bytes(details.neededBytes)).replace('{free}', f.bytes(details.availableBytes)) };
+    return {
+      title: t.errors.Quota.title,
+      text: t.errors.Quota.text
+        .replace('{need}', f.bytes(details.neededBytes))
+        .replace('{free}', f.bytes(details.availableBytes)),
+    };
   }
   return t.errors[error.code];
 }

@@ -1,0 +1,203 @@
+/** The model: loading and unloading it, the one that ran last, and the models stored in this browser. */
+import {
+  BayanError,
+  type DownloadPlan,
+  load,
+  openBackend,
+  type Progress,
+  type Source,
+  type SourceFile,
+} from 'bayan-web';
+import { plainName } from '../text/direction';
+import { addAdapter as add, forgetAdapters, reloadAdapters, removeAdapter as remove } from './adapters';
+import { answerWaiting } from './answers';
+import { stop } from './live';
+import { currentSession, loseModel, plainLabel, setSession } from './session';
+import { getState, set } from './store';
+
+let lastSource: Source | null = null;
+let loading: AbortController | null = null;
+
+const createWorker = (engineUrl: string) =>
+  new Worker(new URL('../../package/src/worker.ts', import.meta.url), { type: 'module', name: engineUrl });
+
+/** The model that ran last: the included one starts by itself unless the person stopped it; another one is offered. */
+const LAST = 'bayan-last-model';
+
+function storeLast(source: Source | null, label: string): void {
+  try {
+    if (source === null) localStorage.setItem(LAST, JSON.stringify({ kind: 'stopped' }));
+    else if (source.kind === 'shipped') localStorage.setItem(LAST, JSON.stringify({ kind: 'shipped' }));
+    else if (source.kind !== 'files')
+      localStorage.setItem(LAST, JSON.stringify({ kind: 'other', source: { ...source, token: undefined }, label }));
+  } catch {
+    // Storage is refused: the next visit starts as the first one did.
+  }
+}
+
+export function lastModel():
+  { kind: 'none' | 'shipped' | 'stopped' } | { kind: 'other'; source: Source; label: string } {
+  try {
+    const raw = JSON.parse(localStorage.getItem(LAST) ?? 'null') as {
+      kind?: string;
+      source?: { kind?: string; repo?: unknown; url?: unknown };
+      label?: unknown;
+    } | null;
+    if (raw?.kind === 'shipped' || raw?.kind === 'stopped') return { kind: raw.kind };
+    const source = raw?.source;
+    const fine =
+      (source?.kind === 'hub' && typeof source.repo === 'string') ||
+      (source?.kind === 'url' && typeof source.url === 'string');
+    if (raw?.kind === 'other' && fine && typeof raw.label === 'string')
+      return { kind: 'other', source: source as Source, label: raw.label };
+  } catch {
+    // Unreadable: treated as a first visit.
+  }
+  return { kind: 'none' };
+}
+
+/** A larger included model starts only by its button, because the visitor may pay for the download. */
+const START_BELOW_BYTES = 200e6;
+
+export function startByItself(): void {
+  const { shipped, probe, model } = getState();
+  const last = lastModel().kind;
+  if (
+    model.kind === 'none' &&
+    shipped &&
+    probe?.webgpu &&
+    shipped.bytes <= START_BELOW_BYTES &&
+    (last === 'none' || last === 'shipped')
+  )
+    void loadModel(shippedSource(), plainName(shipped.name));
+}
+
+export async function findShipped(): Promise<void> {
+  try {
+    const response = await fetch('model/manifest.json', { cache: 'no-cache' });
+    const json = response.ok ? ((await response.json()) as { name?: unknown; files?: { size?: number }[] }) : null;
+    if (!json || !Array.isArray(json.files)) return;
+    set({
+      shipped: {
+        name: String(json.name ?? ''),
+        bytes: json.files.reduce((sum, file) => sum + (Number(file.size) || 0), 0),
+      },
+    });
+  } catch {
+    // This copy of the page includes no model.
+  }
+}
+
+export const shippedSource = (): Source => ({ kind: 'shipped', url: new URL('model/', document.baseURI).href });
+
+/** `again`: after a failure. The unanswered message is then not sent automatically, because it may have caused it. */
+export async function loadModel(source: Source, label: string, again = false): Promise<void> {
+  loading?.abort();
+  const abort = (loading = new AbortController());
+  const old = currentSession();
+  setSession(null);
+  lastSource = source;
+  set({
+    answerError: null,
+    model: { kind: 'loading', label, progress: { phase: 'device' }, totals: { done: 0, total: 0 } },
+  });
+  await old?.dispose();
+  void navigator.storage?.persist?.().catch(() => false);
+  let planned = 0;
+  const finished = new Map<string, number>();
+  const onProgress = (progress: Progress) => {
+    const { model } = getState();
+    if (abort.signal.aborted || model.kind !== 'loading') return;
+    if (progress.phase === 'download') finished.set(progress.file, progress.doneBytes);
+    const done = progress.phase === 'weights' ? progress.doneBytes : [...finished.values()].reduce((a, b) => a + b, 0);
+    const total =
+      progress.phase === 'weights'
+        ? progress.totalBytes
+        : Math.max(planned, progress.phase === 'download' ? progress.totalBytes : 0, done);
+    set({ model: { ...model, progress, totals: { done, total } } });
+  };
+  const confirm = (plan: DownloadPlan) => {
+    planned = plan.neededBytes;
+    if (plan.neededBytes <= 50e6) return true;
+    return new Promise<boolean>((resolve) =>
+      set({
+        plan: {
+          plan,
+          answer: (ok) => {
+            set({ plan: null });
+            resolve(ok);
+          },
+        },
+      }),
+    );
+  };
+  try {
+    const opened = await load(source, {
+      createWorker,
+      format: getState().settings.format,
+      contextLength: getState().settings.contextLength,
+      confirmAboveBytes: 0,
+      confirm,
+      onProgress,
+      signal: abort.signal,
+    });
+    if (abort.signal.aborted) return void opened.dispose();
+    setSession(opened);
+    opened.onLost = (error) => loseModel(error);
+    await (again ? reloadAdapters(opened) : forgetAdapters());
+    // The label that the person saw stays; many checkpoints do not hold their own name.
+    set({ model: { kind: 'ready', label: label || opened.info.model.name }, notice: null });
+    storeLast(source, label || opened.info.model.name);
+    if (!again) await answerWaiting();
+  } catch (error) {
+    if (loading !== abort) return;
+    const known = error instanceof BayanError ? error : new BayanError('Internal', String(error));
+    set({ plan: null, model: known.code === 'Aborted' ? { kind: 'none' } : { kind: 'failed', label, error: known } });
+  }
+}
+
+export const addAdapter = (files: SourceFile[], label: string): Promise<void> => add(currentSession(), files, label);
+export const removeAdapter = (name: string): Promise<void> => remove(currentSession(), name);
+
+export function cancelLoading(): void {
+  loading?.abort();
+  getState().plan?.answer(false);
+}
+
+export async function reloadModel(): Promise<void> {
+  if (lastSource) await loadModel(lastSource, plainLabel(), true);
+  else set({ panel: 'models' });
+}
+
+export async function unloadModel(): Promise<void> {
+  stop();
+  const old = currentSession();
+  setSession(null);
+  set({ model: { kind: 'none' } });
+  forgetAdapters();
+  storeLast(null, '');
+  await old?.dispose();
+}
+
+export async function refreshStored(): Promise<void> {
+  const backend = openBackend({ createWorker });
+  try {
+    const stored = await backend.listStored();
+    const { usage, quota } = (await navigator.storage?.estimate?.()) ?? {};
+    set({ stored, estimate: quota ? { used: usage ?? 0, quota } : null });
+  } catch {
+    set({ stored: [] });
+  } finally {
+    void backend.dispose();
+  }
+}
+
+export async function deleteStored(id: string): Promise<void> {
+  const backend = openBackend({ createWorker });
+  try {
+    await backend.deleteStored(id);
+  } finally {
+    void backend.dispose();
+  }
+  await refreshStored();
+}
