@@ -216,7 +216,14 @@ describe('hostile output', () => {
     await loadShipped(page);
     await say(page, 'اتجاه\u202Eمقلوب');
     await finished(page);
-    assert.deepEqual(await page.locator('.hidden-mark').allInnerTexts(), ['U+202E', 'U+2066', 'U+2069']);
+    assert.deepEqual(await page.locator('.hidden-mark').allInnerTexts(), [
+      'U+202E',
+      'U+202E',
+      'U+202C',
+      'U+202E',
+      'U+2066',
+      'U+2069',
+    ]);
     await page.locator('.code-copy').click();
     assert.ok((await page.evaluate(() => navigator.clipboard.readText())).includes('\u202E'));
     assert.ok(!(await page.locator('.row-title').innerText()).includes('\u202E'));

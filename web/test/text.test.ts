@@ -3,7 +3,9 @@ import { type Conversation, exportText, importText, titleFrom } from '../src/sta
 import { cleanSettings, DEFAULTS, samplingOf } from '../src/state/settings';
 import { ar } from '../src/strings/ar';
 import { en } from '../src/strings/en';
-import { directionOf, LTR_RUN, needsIsolation, plainName, StickyDirection } from '../src/text/direction';
+import { directionOf, StickyDirection } from '../src/text/direction';
+import { plainName, splitHidden } from '../src/text/hidden';
+import { runsOf } from '../src/text/runs';
 import { Formats } from '../src/text/format';
 import { fold, matches } from '../src/text/search';
 import { Sentences } from '../src/text/sentences';
@@ -19,6 +21,9 @@ describe('direction of a block', () => {
     expect(directionOf('123 …!? 😀', 'rtl')).toEqual({ direction: 'rtl', letters: 0 });
     expect(directionOf('٣ تفاحات', 'ltr').direction).toBe('rtl');
     expect(directionOf('שלום', 'ltr').direction).toBe('rtl');
+    expect(directionOf('H2O وCO2 وMP3 وWi-Fi 6E و5G', 'rtl').direction).toBe('rtl');
+    expect(directionOf('Visual Studio Code و PyCharm', 'rtl').direction).toBe('rtl');
+    expect(directionOf('كلمة means word in Arabic', 'rtl').direction).toBe('ltr');
   });
 
   it('stays once 24 letters were seen, whatever follows', () => {
@@ -30,15 +35,22 @@ describe('direction of a block', () => {
   });
 
   it('isolates runs that would reorder, and leaves plain numbers', () => {
-    const runs = (text: string) => [...text.matchAll(LTR_RUN)].map((m) => m[0]).filter(needsIsolation);
+    const runs = (text: string) => runsOf(text, 'rtl').map(({ from, to }) => text.slice(from, to));
     expect(runs('السعر 25 USD يوم 10/12/2024 من 1-5')).toEqual(['25 USD', '10/12/2024', '1-5']);
     expect(runs('هاتف +966501234567 ونسبة 50%')).toEqual(['+966501234567', '50%']);
+    expect(runs('أعراض COVID-19 وx86-64 في 2024.')).toEqual(['COVID-19', 'x86-64']);
+    expect(runs('C++ وC# و.NET 8 وf(x)')).toEqual(['C++', 'C#', '.NET 8', 'f(x)']);
+    expect(runs('قال "Open the file (now)" ثم')).toEqual(['Open the file (now)']);
+    expect(runs('iOS، Android، Windows 11')).toEqual(['iOS', 'Android', 'Windows 11']);
     expect(runs('عندي 3 كتب')).toEqual([]);
+    const inEnglish = 'The word كتاب 5 times';
+    expect(runsOf(inEnglish, 'ltr').map(({ from, to }) => inEnglish.slice(from, to))).toEqual(['كتاب']);
   });
 
   it('drops reordering characters from names only', () => {
     expect(plainName('a\u202Ecod.exe\u0007')).toBe('acod.exe');
     expect(titleFrom('  \n# عنوان\u202E طويل\nسطر')).toBe('عنوان طويل');
+    expect(titleFrom('## دروس **C#** و`my_var`')).toBe('دروس C# وmy_var');
     expect(titleFrom('كلمة '.repeat(30)).length).toBeLessThanOrEqual(47);
   });
 });

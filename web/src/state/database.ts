@@ -1,5 +1,6 @@
 /** Conversations in IndexedDB, one record each; changes are broadcast to other tabs. */
 import { directionOf } from '../text/direction';
+import { plainName } from '../text/hidden';
 
 export interface Turn {
   id: string;
@@ -87,10 +88,8 @@ export function titleFrom(text: string): string {
       .trim()
       .split('\n')
       .find((part) => part.trim() !== '') ?? '';
-  const clean = line
-    .replace(/[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u0000-\u001f]/g, '')
-    .replace(/[#*_`>]/g, '')
-    .trim();
+  // Only the marks of Markdown go: `C#` and `my_var` stay.
+  const clean = plainName(line.replace(/^\s*(?:#{1,6}|>|[-*])\s+/, '').replace(/\*\*|`/g, ''));
   if (clean.length <= 46) return clean;
   const cut = clean.lastIndexOf(' ', 46);
   return `${clean.slice(0, cut > 20 ? cut : 46)}…`;

@@ -8,6 +8,7 @@
  * pieces, and text beyond `SHOWN_AT_FIRST` characters is shown after a press of a button.
  */
 import { type Direction, StickyDirection } from './direction';
+import { lineNodes } from './isolate';
 import { blocksOf, renderMarkdown, rawCode, type Words } from './markdown';
 
 const PLAIN_ABOVE = 12_000;
@@ -108,16 +109,13 @@ export class StreamingText {
     const block = document.createElement('div');
     block.className = 'plain-piece';
     block.dir = this.sticky.update(piece, this.last);
-    block.textContent = piece;
+    block.append(...lineNodes(piece, block.dir as Direction, this.words.hiddenMark));
     this.root.insertBefore(block, this.more);
     this.settledNodes = this.root.childNodes.length - (this.more ? 1 : 0);
   }
 
   private tail(source: string): void {
-    const fragment = renderMarkdown(source, this.last, this.words);
-    const first = fragment.firstElementChild;
-    if (first && first.matches('p, h1, h2, h3, h4, h5, h6'))
-      first.setAttribute('dir', this.sticky.update(first.textContent ?? '', this.last));
+    const fragment = renderMarkdown(source, this.last, this.words, this.sticky);
     merge(this.root, fragment, this.settledNodes, this.more);
   }
 
@@ -203,7 +201,7 @@ function mergeNode(old: ChildNode, next: ChildNode): boolean {
     old.className !== next.className
   )
     return false;
-  for (const name of ['dir', 'lang', 'href', 'start']) {
+  for (const name of ['dir', 'lang', 'href', 'start', 'title', 'target', 'rel']) {
     const value = next.getAttribute(name);
     if (value === null) old.removeAttribute(name);
     else if (old.getAttribute(name) !== value) old.setAttribute(name, value);

@@ -1,7 +1,7 @@
 /** The adapters on the running model, each with its size and a button that removes it, and a picker that loads one. */
 import { addAdapter, removeAdapter } from '../state/model';
 import { formats, strings } from '../state/store';
-import { plainName } from '../text/direction';
+import { plainName } from '../text/hidden';
 import { FilePicker } from './FilePicker';
 import { useApp } from './hooks';
 import { Icon } from './icons';

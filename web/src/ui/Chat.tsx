@@ -5,12 +5,14 @@ import { live, onLive } from '../state/live';
 import { lastModel, loadModel, reloadModel, shippedSource } from '../state/model';
 import { baseDirection, formats, getState, set, strings } from '../state/store';
 import type { Turn } from '../state/database';
-import { directionOf, languageOf, plainName } from '../text/direction';
+import { directionOf, languageOf } from '../text/direction';
+import { plainName } from '../text/hidden';
 import { rawCode } from '../text/markdown';
 import { Sentences } from '../text/sentences';
 import { StreamingText } from '../text/streaming';
 import { useApp } from './hooks';
 import { Icon, Mark } from './icons';
+import { Lines } from './Directed';
 import { errorText } from './progress';
 
 export function Chat() {
@@ -311,7 +313,7 @@ function UserTurn({ turn }: { turn: Turn }) {
   return (
     <article class="turn user" aria-label={t.you}>
       <div class="bubble" dir={direction} lang={languageOf(direction)}>
-        {long ? `${turn.content.slice(0, 20_000)}…` : turn.content}
+        <Lines text={long ? `${turn.content.slice(0, 20_000)}…` : turn.content} base={direction} />
       </div>
       <div class="tools">
         <CopyButton text={turn.content} />

@@ -1,7 +1,8 @@
 import { checkDevice } from '../state/panels';
 import { sessionInfo } from '../state/session';
-import { formats, set, strings } from '../state/store';
+import { baseDirection, formats, set, strings } from '../state/store';
 import { Sheet } from './Dialogs';
+import { Line } from './Directed';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
@@ -109,7 +110,7 @@ export function NoGpu() {
           {t.noGpuSteps.map((step) => (
             <li key={step.browser}>
               <h2>
-                <bdi>{step.browser}</bdi>
+                <Line text={step.browser} direction={baseDirection()} />
               </h2>
               <p>{step.text}</p>
             </li>

@@ -2,7 +2,7 @@
 import type { SourceFile } from 'bayan-web';
 import { useRef } from 'preact/hooks';
 import { strings } from '../state/store';
-import { plainName } from '../text/direction';
+import { plainName } from '../text/hidden';
 
 export function FilePicker({
   id,

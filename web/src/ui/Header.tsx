@@ -1,7 +1,7 @@
 import { startConversation } from '../state/conversations';
 import { cancelLoading } from '../state/model';
 import { formats, set, strings } from '../state/store';
-import { plainName } from '../text/direction';
+import { plainName } from '../text/hidden';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 import { phaseText } from './progress';

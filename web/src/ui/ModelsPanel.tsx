@@ -5,7 +5,7 @@ import { type CatalogueModel, downloadBytes, fits, guessBudget, memoryBytes } fr
 import { deleteStored, loadModel, refreshStored, shippedSource, unloadModel } from '../state/model';
 import { changeSettings } from '../state/panels';
 import { formats, set, strings } from '../state/store';
-import { plainName } from '../text/direction';
+import { plainName } from '../text/hidden';
 import { Adapters } from './Adapters';
 import { Sheet } from './Dialogs';
 import { FilePicker } from './FilePicker';

@@ -10,6 +10,7 @@ import {
 import { baseDirection, getState, set, strings } from '../state/store';
 import { type Conversation, titleDirection } from '../state/database';
 import { matches } from '../text/search';
+import { Line } from './Directed';
 import { useApp } from './hooks';
 import { Icon, Mark } from './icons';
 
@@ -170,7 +171,7 @@ function Row({ item, open }: { item: Conversation; open: boolean }) {
         aria-current={open ? 'page' : undefined}
         onClick={() => openConversation(item.id)}
       >
-        {item.title || t.newChat}
+        <Line text={item.title || t.newChat} direction={titleDirection(item.title, baseDirection())} />
       </button>
       <button
         type="button"
