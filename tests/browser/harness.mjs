@@ -5,7 +5,7 @@
  * `npm run build` there, and Chromium (BAYAN_CHROMIUM, else /usr/bin/chromium).
  */
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { dirname, extname, join, normalize } from 'node:path';
@@ -38,9 +38,9 @@ async function fakeEngine() {
   return (await transformWithOxc(readFileSync(path, 'utf8'), path)).code;
 }
 
-const root = join(here, '../..');
+export const root = join(here, '../..');
 export const fixtures = join(root, 'tests/fixtures');
-const engineFolder =
+export const engineFolder =
   process.env.BAYAN_ENGINE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'wasm/engine');
 
 /** Runs first in the worker of the real engine: with `probe.spoil` set, the next buffers are too large to allocate. */
@@ -219,4 +219,30 @@ export async function seriousViolations(page) {
             .join(' | ')}`,
       );
   }, axeSource);
+}
+
+/** Serves the files of a folder; `headers` are added to each response. */
+export async function serveFolder(folder, headers = {}) {
+  const server = createServer((request, response) => {
+    const name = decodeURIComponent(new URL(request.url, 'http://x').pathname).slice(1) || 'index.html';
+    const file = normalize(join(folder, name));
+    if (!file.startsWith(folder) || !existsSync(file) || !statSync(file).isFile())
+      return void response.writeHead(404, headers).end();
+    const type = TYPES[extname(file)] ?? 'application/octet-stream';
+    response.writeHead(200, { ...headers, 'Content-Type': type }).end(readFileSync(file));
+  });
+  await new Promise((done) => server.listen(0, '127.0.0.1', done));
+  const stop = () => new Promise((done) => (server.closeAllConnections(), server.close(done)));
+  return { url: `http://localhost:${server.address().port}/`, stop };
+}
+
+/** Copies a checkpoint and writes the `manifest.json` of an included model. */
+export function shippedManifest(checkpoint, folder) {
+  mkdirSync(folder, { recursive: true });
+  const files = readdirSync(checkpoint).map((path) => {
+    const bytes = readFileSync(join(checkpoint, path));
+    writeFileSync(join(folder, path), bytes);
+    return { path, size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
+  });
+  writeFileSync(join(folder, 'manifest.json'), JSON.stringify({ name: 'بيان الصغير', files }));
 }

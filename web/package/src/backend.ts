@@ -36,6 +36,7 @@ export interface Backend {
   chat(messages: Message[], sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
   generate(prompt: string, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
   tokenize(text: string): Promise<Uint32Array>;
+  detokenize(ids: Uint32Array): Promise<string>;
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo>;
   /** Without a name: all of them. */
   unloadAdapter(name?: string): Promise<void>;

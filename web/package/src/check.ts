@@ -7,6 +7,8 @@ const RANGES = {
   topK: [0, 1_000_000],
   minP: [0, 1],
   repetitionPenalty: [0.1, 10],
+  presencePenalty: [-2, 2],
+  frequencyPenalty: [-2, 2],
   maxTokens: [1, 1_000_000],
   seed: [0, Number.MAX_SAFE_INTEGER],
 } as const;
@@ -41,8 +43,21 @@ export function checkMessages(messages: Message[]): Message[] {
   return messages.map((message, at) => {
     if (!['system', 'user', 'assistant'].includes(message?.role))
       throw new TypeError(`messages[${at}].role: expected system, user or assistant, got ${String(message?.role)}`);
-    if (typeof message.content !== 'string')
-      throw new TypeError(`messages[${at}].content: expected text, got ${typeof message.content}`);
-    return { role: message.role, content: message.content };
+    for (const name of Object.keys(message))
+      if (!['role', 'content'].includes(name)) throw new TypeError(`messages[${at}].${name} is not a known field`);
+    return { role: message.role, content: contentOf(message.content, at) };
   });
+}
+
+function contentOf(content: Message['content'], at: number): string {
+  if (typeof content === 'string') return content;
+  if (!Array.isArray(content))
+    throw new TypeError(`messages[${at}].content: expected text or parts of text, got ${typeof content}`);
+  return content
+    .map((part, i) => {
+      if (part?.type !== 'text' || typeof part.text !== 'string')
+        throw new TypeError(`messages[${at}].content[${i}]: expected a part of type text, got ${String(part?.type)}`);
+      return part.text;
+    })
+    .join('');
 }

@@ -67,6 +67,9 @@ export interface EngineModule {
   /** Token ids of a text, without added special tokens. */
   tokenize(text: string): Uint32Array;
 
+  /** Text of token ids, special tokens included. */
+  detokenize(ids: Uint32Array): string;
+
   /**
    * A PEFT adapter (adapter_config.json + adapter_model.safetensors), kept apart from the base weights; several add up.
    * `optionsJson`: `AdapterOptions`. Resolves to the JSON of `AdapterInfo`. Errors: BadCheckpoint, OutOfMemory,
@@ -83,9 +86,9 @@ export interface EngineModule {
   dispose(): void;
 }
 
-/** Import and initialise the engine. `url` is absolute and ends in `.js`; the wasm lies beside it. */
-export async function importEngine(url: string): Promise<EngineModule> {
-  const module = (await import(/* @vite-ignore */ url)) as EngineModule;
-  await module.default({ module_or_path: new URL(url.replace(/\.js$/, '_bg.wasm')) });
+/** Imports and initialises the engine; both addresses are absolute. */
+export async function importEngine(engineUrl: string, wasmUrl: string): Promise<EngineModule> {
+  const module = (await import(/* @vite-ignore */ /* webpackIgnore: true */ engineUrl)) as EngineModule;
+  await module.default({ module_or_path: new URL(wasmUrl) });
   return module;
 }

@@ -162,6 +162,10 @@ export class LocalBackend implements Backend {
     return this.inTurn(undefined, async () => this.ready().tokenize(text));
   }
 
+  async detokenize(ids: Uint32Array): Promise<string> {
+    return this.inTurn(undefined, async () => this.ready().detokenize(ids));
+  }
+
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {
     return this.inTurn(hooks.signal, async () => {
       const engine = this.ready();

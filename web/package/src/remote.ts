@@ -62,6 +62,10 @@ export class RemoteBackend implements Backend {
     return this.call('tokenize', { text });
   }
 
+  detokenize(ids: Uint32Array): Promise<string> {
+    return this.call('detokenize', { ids });
+  }
+
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {
     return this.call('loadAdapter', { source, options }, hooks);
   }

@@ -36,6 +36,8 @@ export function serve(port: Port<FromWorker, ToWorker>, backend: Backend): void 
         return forward(id, backend.generate(message.args.prompt, message.args.sampling, signal));
       case 'tokenize':
         return backend.tokenize(message.args.text);
+      case 'detokenize':
+        return backend.detokenize(message.args.ids);
       case 'loadAdapter':
         return backend.loadAdapter(message.args.source, message.args.options, hooksFor(id, signal));
       case 'unloadAdapter':

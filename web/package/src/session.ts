@@ -2,6 +2,7 @@
 import type { Backend, LoadHooks } from './backend';
 import type { BayanError } from './errors';
 import { completions, type ChatCompletions } from './openai';
+import { type EnginePlace, workerName } from './place';
 import { connectWorker } from './remote';
 import type {
   AdapterInfo,
@@ -15,14 +16,12 @@ import type {
   StoredModel,
 } from './types';
 
-export interface LoadOptions extends LoadHooks, OpenOptions {
-  /** Address of `bayan.js`; default: `engine/bayan.js` beside the page. */
-  engineUrl?: string | URL;
+export interface LoadOptions extends LoadHooks, OpenOptions, EnginePlace {
   /**
    * Makes a worker in place of the package's own, for bundlers that must find `new Worker(…)` in the caller's code. Its
-   * name must be the engine's address.
+   * name must be the given one, which holds the engine's address.
    */
-  createWorker?: (engineUrl: string) => Worker;
+  createWorker?: (name: string) => Worker;
   /** Default 50 MB. */
   confirmAboveBytes?: number;
 }
@@ -32,17 +31,16 @@ export interface CallOptions {
   signal?: AbortSignal;
 }
 
-function startWorker(engineUrl: string): Worker {
-  return new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: engineUrl });
+/** Relative to the built `dist/index.js`, as the addresses in `place.ts`. */
+const WORKER_JS: string = './worker.js';
+
+function startWorker(name: string): Worker {
+  return new Worker(new URL(WORKER_JS, import.meta.url), { type: 'module', name });
 }
 
 /** A backend in a worker of its own, for `load` and for listing and deleting stored models. */
-export function openBackend(options: Pick<LoadOptions, 'engineUrl' | 'createWorker'> = {}): Backend {
-  const engineUrl = new URL(
-    options.engineUrl ?? 'engine/bayan.js',
-    globalThis.document?.baseURI ?? globalThis.location.href,
-  ).href;
-  return connectWorker((options.createWorker ?? startWorker)(engineUrl));
+export function openBackend(options: EnginePlace & Pick<LoadOptions, 'createWorker'> = {}): Backend {
+  return connectWorker((options.createWorker ?? startWorker)(workerName(options)));
 }
 
 /**
@@ -56,6 +54,7 @@ export async function load(source: Source | string, options: LoadOptions = {}): 
 
 /** As {@link load}, with a backend the caller holds (a `LocalBackend` in tests). It is disposed where loading fails. */
 export async function loadWith(backend: Backend, source: Source | string, options: LoadOptions = {}): Promise<Session> {
+  checkLoadOptions(options);
   const open: OpenOptions = {};
   if (options.format !== undefined) open.format = options.format;
   if (options.contextLength !== undefined) open.contextLength = options.contextLength;
@@ -69,6 +68,24 @@ export async function loadWith(backend: Backend, source: Source | string, option
     await backend.dispose();
     throw error;
   }
+}
+
+const LOAD_OPTIONS = [
+  'format',
+  'contextLength',
+  'engineUrl',
+  'wasmUrl',
+  'createWorker',
+  'confirmAboveBytes',
+  'onProgress',
+  'confirm',
+  'signal',
+];
+
+function checkLoadOptions(options: LoadOptions): void {
+  for (const name of Object.keys(options))
+    if (!LOAD_OPTIONS.includes(name))
+      throw new TypeError(`load: ${name} is not a known option; known: ${LOAD_OPTIONS.join(', ')}`);
 }
 
 /** Text to a source: an address, a path beside the page, or `owner/name` of a repository. */
@@ -114,6 +131,11 @@ export class Session {
 
   tokenize(text: string): Promise<Uint32Array> {
     return this.backend.tokenize(text);
+  }
+
+  /** Text of token ids, special tokens included. */
+  detokenize(ids: Iterable<number>): Promise<string> {
+    return this.backend.detokenize(Uint32Array.from(ids));
   }
 
   /** Loads a PEFT LoRA adapter onto the model; several add up. */

@@ -1,8 +1,14 @@
 /** The types that both sides of the worker use. Sizes are bytes, times milliseconds, unless a name says otherwise. */
 
+export interface TextPart {
+  type: 'text';
+  text: string;
+}
+
 export interface Message {
   role: 'system' | 'user' | 'assistant';
-  content: string;
+  /** Text, or parts of text that are joined. */
+  content: string | TextPart[];
 }
 
 /** Every field is optional: what is missing comes from the checkpoint's generation_config, then from the engine. */
@@ -17,6 +23,10 @@ export interface Sampling {
   minP?: number;
   /** 1 = off. 0.1 to 10. */
   repetitionPenalty?: number;
+  /** Subtracted from the logit of each token that occurred. -2 to 2, 0 = off. */
+  presencePenalty?: number;
+  /** Subtracted from the logit of a token for each time that it occurred. -2 to 2, 0 = off. */
+  frequencyPenalty?: number;
   /** The longest answer, in tokens. */
   maxTokens?: number;
   /** The same seed on the same device gives the same answer. */

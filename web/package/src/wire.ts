@@ -20,6 +20,7 @@ export interface Calls {
   chat: { args: { messages: Message[]; sampling: Sampling }; result: null };
   generate: { args: { prompt: string; sampling: Sampling }; result: null };
   tokenize: { args: { text: string }; result: Uint32Array };
+  detokenize: { args: { ids: Uint32Array }; result: string };
   loadAdapter: { args: { source: Source; options: AdapterOptions }; result: AdapterInfo };
   unloadAdapter: { args: { name: string | undefined }; result: null };
   info: { args: null; result: SessionInfo };

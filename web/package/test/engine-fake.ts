@@ -64,6 +64,8 @@ export async function open(
 }
 
 const SCRIPTS: [RegExp, string | ((text: string) => string)][] = [
+  // Says what it is asked to say.
+  [/^اعرض:\n/, (text) => text.slice(text.indexOf('\n') + 1)],
   [
     /عربي ومختلط/,
     'GPU هو معالج رسوميات، ويعمل مع **WebGPU** بسرعة 120 GB/s.\n\n' +
@@ -121,8 +123,8 @@ async function say(prompt: string, prefix: number, samplingJson: string, onToken
   if (/املأ الذاكرة/.test(prompt)) throw failure('OutOfMemory', 'the test asked for it');
   if (/سياق ممتلئ/.test(prompt)) throw failure('ContextFull', 'the test asked for it');
   const script = SCRIPTS.find(([pattern]) => pattern.test(prompt))![1];
-  const text = typeof script === 'string' ? script : script(prompt);
-  const size = text.length > 100_000 ? 200_000 : 5;
+  const text = /أعد الإعدادات/.test(prompt) ? samplingJson : typeof script === 'string' ? script : script(prompt);
+  const size = text.length > 100_000 ? 200_000 : prompt.startsWith('اعرض:') ? 200 : 5;
   const started = performance.now();
   let tokens = 0;
   let finishReason = 'stop';
@@ -166,6 +168,10 @@ export function abort(): void {
 
 export function tokenize(text: string): Uint32Array {
   return Uint32Array.from(text, (character) => character.codePointAt(0)!);
+}
+
+export function detokenize(ids: Uint32Array): string {
+  return String.fromCodePoint(...ids);
 }
 
 export async function loadAdapter(source: ByteSource, optionsJson: string): Promise<string> {

@@ -87,7 +87,7 @@ describe('a session over the wire', () => {
     await s.dispose();
   });
 
-  it('lets answers wait for each other', async () => {
+  it('runs answers one after another', async () => {
     const { session: s } = await session();
     const [a, b] = await Promise.all([collect(s.chat(user('الإصدار'))), collect(s.chat(user('الإصدار')))]);
     expect([a, b].sort()).toEqual(['إجابة رقم 1.', 'إجابة رقم 2.']);
@@ -159,6 +159,71 @@ describe('the OpenAI shape', () => {
     }
     expect(text).toBe('إجابة رقم 2.');
     expect(finishes).toEqual(['stop', 3]);
+    await s.dispose();
+  });
+
+  it('passes every sampling setting on', async () => {
+    const { session: s } = await session();
+    const { choices } = await s.chat.completions.create({
+      messages: [
+        {
+          role: 'user',
+          content: [
+            { type: 'text', text: 'أعد ' },
+            { type: 'text', text: 'الإعدادات' },
+          ],
+        },
+      ],
+      model: 'any',
+      temperature: 0.5,
+      top_p: 0.9,
+      top_k: 40,
+      min_p: 0.05,
+      repetition_penalty: 1.1,
+      presence_penalty: 0.5,
+      frequency_penalty: -0.5,
+      max_tokens: 1000,
+      seed: 7,
+      stop: 'x',
+      n: 1,
+    });
+    expect(JSON.parse(choices[0]!.message.content)).toEqual({
+      temperature: 0.5,
+      topP: 0.9,
+      topK: 40,
+      minP: 0.05,
+      repetitionPenalty: 1.1,
+      presencePenalty: 0.5,
+      frequencyPenalty: -0.5,
+      maxTokens: 1000,
+      seed: 7,
+      stop: ['x'],
+    });
+    await s.dispose();
+  });
+
+  it('refuses fields that it would have to ignore', async () => {
+    const { session: s } = await session();
+    const ask = (more: object) => s.chat.completions.create({ messages: user('x'), ...more });
+    for (const [more, message] of [
+      [{ response_format: { type: 'json_object' } }, /response_format is not supported; supported: messages/],
+      [{ tools: [] }, /tools is not supported/],
+      [{ n: 2 }, /n: expected 1, got 2/],
+      [{ stream_options: { include_obfuscation: true } }, /stream_options\.include_obfuscation is not supported/],
+      [{ top_k: -1 }, /topK: expected a whole number from 0/],
+      [{ messages: [{ role: 'tool', content: 'x' }] }, /role: expected system, user or assistant, got tool/],
+      [
+        { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] },
+        /expected a part of type text, got image_url/,
+      ],
+      [{ messages: [{ role: 'user', content: 'x', name: 'y' }] }, /messages\[0\]\.name is not a known field/],
+    ] as [object, RegExp][])
+      await expect(ask(more)).rejects.toThrow(message);
+    // OpenAI's client sends null for what is not set.
+    await ask({ tools: null, logprobs: undefined });
+    await expect(loadWith({ dispose: async () => {} } as never, 'a/b', { formt: 'q4' } as never)).rejects.toThrow(
+      /load: formt is not a known option; known: format/,
+    );
     await s.dispose();
   });
 });

@@ -8,7 +8,7 @@ import {
   type Source,
   type SourceFile,
 } from 'bayan-web';
-import { plainName } from '../text/direction';
+import { plainName } from '../text/hidden';
 import { addAdapter as add, forgetAdapters, reloadAdapters, removeAdapter as remove } from './adapters';
 import { answerWaiting } from './answers';
 import { stop } from './live';
@@ -18,8 +18,12 @@ import { getState, set } from './store';
 let lastSource: Source | null = null;
 let loading: AbortController | null = null;
 
-const createWorker = (engineUrl: string) =>
-  new Worker(new URL('../../package/src/worker.ts', import.meta.url), { type: 'module', name: engineUrl });
+/** The page's own copy of the engine lies beside it, and its build finds the worker here. */
+const engine = {
+  engineUrl: 'engine/bayan.js',
+  createWorker: (name: string) =>
+    new Worker(new URL('../../package/src/worker.ts', import.meta.url), { type: 'module', name }),
+};
 
 /** The model that ran last: the included one starts by itself unless the person stopped it; another one is offered. */
 const LAST = 'bayan-last-model';
@@ -133,7 +137,7 @@ export async function loadModel(source: Source, label: string, again = false): P
   };
   try {
     const opened = await load(source, {
-      createWorker,
+      ...engine,
       format: getState().settings.format,
       contextLength: getState().settings.contextLength,
       confirmAboveBytes: 0,
@@ -180,7 +184,7 @@ export async function unloadModel(): Promise<void> {
 }
 
 export async function refreshStored(): Promise<void> {
-  const backend = openBackend({ createWorker });
+  const backend = openBackend(engine);
   try {
     const stored = await backend.listStored();
     const { usage, quota } = (await navigator.storage?.estimate?.()) ?? {};
@@ -193,7 +197,7 @@ export async function refreshStored(): Promise<void> {
 }
 
 export async function deleteStored(id: string): Promise<void> {
-  const backend = openBackend({ createWorker });
+  const backend = openBackend(engine);
   try {
     await backend.deleteStored(id);
   } finally {
