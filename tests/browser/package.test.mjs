@@ -1,7 +1,7 @@
 /**
- * The npm package as its users get it: the packed tarball, installed in a fresh Vite project, a fresh webpack project and
- * a page without a bundler, each answering with the real engine and the embedded model; and its types under
- * `tsc --strict`. Needs the built engine (BAYAN_ENGINE) and package (`npm run build:package`).
+ * The npm package as its users get it: the packed tarball, installed in a fresh Vite project, a fresh webpack project
+ * and a page without a bundler, each answering with the real engine and the embedded model; and its types under `tsc
+ * --strict`. Needs the built engine (BAYAN_ENGINE) and package (`npm run build:package`).
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
