@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { type Conversation, exportText, importText, titleFrom } from '../src/state/database';
+import { type Conversation, titleFrom } from '../src/state/database';
+import { exportText, importText, markdownText } from '../src/state/transfer';
+import { merged, shownTurns, type Turn, withTurn } from '../src/state/turns';
 import { cleanSettings, DEFAULTS, samplingOf } from '../src/state/settings';
 import { ar } from '../src/strings/ar';
 import { en } from '../src/strings/en';
@@ -93,6 +95,46 @@ describe('numbers', () => {
   });
 });
 
+const turn = (id: string, parent: string | null, more: Partial<Turn> = {}): Turn => ({
+  id,
+  role: /^[b-z]*[bdf]$/.test(id) ? 'assistant' : 'user',
+  content: id,
+  at: id.charCodeAt(0),
+  parent,
+  ...more,
+});
+const path = (tree: Parameters<typeof shownTurns>[0]) => shownTurns(tree).map((each) => each.turn.id);
+
+describe('the tree of turns', () => {
+  it('reads records without parents as a list', () => {
+    const turns = ['a', 'b', 'c', 'd'].map((id) => ({ ...turn(id, null), parent: undefined }) as unknown as Turn);
+    expect(path({ turns: turns.map(({ parent: _, ...rest }) => rest) })).toEqual(['a', 'b', 'c', 'd']);
+  });
+
+  it('shows the newest version, or the chosen one with what follows it', () => {
+    const turns = [turn('a', null), turn('b', 'a'), turn('d', 'a'), turn('e', 'b')];
+    const edited = [...turns, turn('g', null, { versionOf: 'a' })];
+    expect(path({ turns })).toEqual(['a', 'd']);
+    expect(path({ turns, chosen: { 'answer a': 'b' } })).toEqual(['a', 'b', 'e']);
+    expect(path({ turns: edited })).toEqual(['g']);
+    expect(path({ turns: edited, chosen: { a: 'a' } })).toEqual(['a', 'd']);
+    expect(shownTurns({ turns: edited })[0]!.versions.map(({ id }) => id)).toEqual(['a', 'g']);
+  });
+
+  it('shows all that two tabs added at once', () => {
+    const start = { turns: [turn('a', null), turn('b', 'a')] };
+    const one = withTurn(withTurn(start, turn('c', 'b')), turn('d', 'c'));
+    const two = withTurn(withTurn(start, turn('e', 'b')), turn('f', 'e'));
+    expect(path(merged(one, two))).toEqual(['a', 'b', 'c', 'd', 'e', 'f']);
+    expect(path(merged(two, one))).toEqual(['a', 'b', 'c', 'd', 'e', 'f']);
+  });
+
+  it('ends where a damaged record goes in a circle', () => {
+    expect(path({ turns: [turn('a', 'c'), turn('c', 'a')] })).toEqual([]);
+    expect(path({ turns: [turn('a', null), turn('a', 'a')] })).toEqual(['a']);
+  });
+});
+
 describe('stored data', () => {
   it('settings keep what is valid and drop the rest', () => {
     expect(cleanSettings(null)).toEqual(DEFAULTS);
@@ -122,6 +164,15 @@ describe('stored data', () => {
     const [back] = importText(exportText([one]))!;
     expect(back).toMatchObject({ id: 'a', title: 'عنوان', system: 's', updatedAt: 2 });
     expect(back!.turns[0]!.content).toBe(one.turns[0]!.content);
+    const full: Conversation = {
+      ...one,
+      turns: [turn('a', null), turn('b', 'a'), { ...turn('c', null), versionOf: 'a' }],
+      chosen: { a: 'a' },
+      pinned: true,
+      folder: 'عمل',
+    };
+    expect(importText(exportText([full]))).toEqual([full]);
+    expect(markdownText(full, ar)).toBe('# عنوان\n\n## أنت\n\na\n\n## بيان\n\nb\n');
     for (const bad of [
       '',
       '[]',

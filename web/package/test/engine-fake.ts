@@ -98,6 +98,7 @@ const SCRIPTS: [RegExp, string | ((text: string) => string)][] = [
   ],
   [/سطر طويل/, () => 'كلمة '.repeat(2_000_000)],
   [/أكواد كثيرة/, () => Array.from({ length: 400 }, (_, i) => `- بند **${i}** مع \`code\``).join('\n')],
+  [/متوسطة/, () => 'هذه قصة متوسطة، فيها جمل قليلة. '.repeat(90)],
   [/طويلة/, () => 'هذه قصة طويلة تمتد جملة بعد جملة حتى يوقفها القارئ. '.repeat(400)],
   [/الإصدار|مرة أخرى/, () => `إجابة رقم ${++answers}.`],
   [
@@ -155,7 +156,9 @@ async function say(prompt: string, prefix: number, samplingJson: string, onToken
 export function chat(messagesJson: string, samplingJson: string, onToken: OnToken): Promise<string> {
   const messages = JSON.parse(messagesJson) as { role: string; content: string }[];
   const length = messages.reduce((sum, message) => sum + Math.ceil(message.content.length / 3), 0);
-  return say(messages.at(-1)!.content, length, samplingJson, onToken);
+  const last = messages.at(-1)!.content;
+  if (/سياق ضيق/.test(last) && messages.length > 1) return Promise.reject(failure('ContextFull', 'too long'));
+  return say(/أعد العدد/.test(last) ? `اعرض:\nرسائل: ${messages.length}` : last, length, samplingJson, onToken);
 }
 
 export function generate(prompt: string, samplingJson: string, onToken: OnToken): Promise<string> {

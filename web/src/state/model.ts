@@ -5,6 +5,7 @@ import {
   load,
   openBackend,
   type Progress,
+  type Session,
   type Source,
   type SourceFile,
 } from 'bayan-web';
@@ -12,8 +13,8 @@ import { plainName } from '../text/hidden';
 import { addAdapter as add, forgetAdapters, reloadAdapters, removeAdapter as remove } from './adapters';
 import { answerWaiting } from './answers';
 import { stop } from './live';
-import { currentSession, loseModel, plainLabel, setSession } from './session';
-import { getState, set } from './store';
+import { currentSession, loseModel, plainLabel, runningLabel, setSession } from './session';
+import { getState, set, subscribe } from './store';
 
 let lastSource: Source | null = null;
 let loading: AbortController | null = null;
@@ -94,70 +95,98 @@ export async function findShipped(): Promise<void> {
 
 export const shippedSource = (): Source => ({ kind: 'shipped', url: new URL('model/', document.baseURI).href });
 
-/** `again`: after a failure. The unanswered message is then not sent automatically, because it may have caused it. */
+/**
+ * Loads a model. The one that runs stays until the new one is open, and for good where that fails; only where the
+ * device has no memory for both is it closed first. `again`: after a failure. The unanswered message is then not sent
+ * automatically, because it may have caused it.
+ */
 export async function loadModel(source: Source, label: string, again = false): Promise<void> {
   loading?.abort();
   const abort = (loading = new AbortController());
-  const old = currentSession();
-  setSession(null);
+  const oldSource = lastSource;
   lastSource = source;
+  void navigator.storage?.persist?.().catch(() => false);
   set({
     answerError: null,
+    loadError: null,
     model: { kind: 'loading', label, progress: { phase: 'device' }, totals: { done: 0, total: 0 } },
   });
-  await old?.dispose();
-  void navigator.storage?.persist?.().catch(() => false);
-  let planned = 0;
-  const finished = new Map<string, number>();
-  const onProgress = (progress: Progress) => {
-    const { model } = getState();
-    if (abort.signal.aborted || model.kind !== 'loading') return;
-    if (progress.phase === 'download') finished.set(progress.file, progress.doneBytes);
-    const done = progress.phase === 'weights' ? progress.doneBytes : [...finished.values()].reduce((a, b) => a + b, 0);
-    const total =
-      progress.phase === 'weights'
-        ? progress.totalBytes
-        : Math.max(planned, progress.phase === 'download' ? progress.totalBytes : 0, done);
-    set({ model: { ...model, progress, totals: { done, total } } });
-  };
-  const confirm = (plan: DownloadPlan) => {
-    planned = plan.neededBytes;
-    if (plan.neededBytes <= 50e6) return true;
-    return new Promise<boolean>((resolve) =>
-      set({
-        plan: {
-          plan,
-          answer: (ok) => {
-            set({ plan: null });
-            resolve(ok);
-          },
-        },
-      }),
-    );
-  };
   try {
-    const opened = await load(source, {
-      ...engine,
-      format: getState().settings.format,
-      contextLength: getState().settings.contextLength,
-      confirmAboveBytes: 0,
-      confirm,
-      onProgress,
-      signal: abort.signal,
+    const opened = await open(source, abort).catch(async (error: unknown) => {
+      if (!(error instanceof BayanError) || error.code !== 'OutOfMemory' || !currentSession()) throw error;
+      await closeSession();
+      return open(source, abort);
     });
     if (abort.signal.aborted) return void opened.dispose();
-    setSession(opened);
+    await answerEnds();
+    await closeSession();
+    const name = label || opened.info.model.name;
+    setSession(opened, name);
     opened.onLost = (error) => loseModel(error);
     await (again ? reloadAdapters(opened) : forgetAdapters());
     // The label that the person saw stays; many checkpoints do not hold their own name.
-    set({ model: { kind: 'ready', label: label || opened.info.model.name }, notice: null });
-    storeLast(source, label || opened.info.model.name);
+    set({ model: { kind: 'ready', label: name }, notice: null });
+    storeLast(source, name);
     if (!again) await answerWaiting();
   } catch (error) {
     if (loading !== abort) return;
     const known = error instanceof BayanError ? error : new BayanError('Internal', String(error));
-    set({ plan: null, model: known.code === 'Aborted' ? { kind: 'none' } : { kind: 'failed', label, error: known } });
+    const failed = known.code !== 'Aborted';
+    if (currentSession()) {
+      lastSource = oldSource;
+      const loadError = failed ? { label, error: known } : null;
+      set({ plan: null, model: { kind: 'ready', label: runningLabel() }, loadError });
+    } else set({ plan: null, model: failed ? { kind: 'failed', label, error: known } : { kind: 'none' } });
   }
+}
+
+function open(source: Source, abort: AbortController): Promise<Session> {
+  let planned = 0;
+  const arrived = new Map<string, number>();
+  const onProgress = (progress: Progress) => {
+    const { model } = getState();
+    if (abort.signal.aborted || model.kind !== 'loading') return;
+    if (progress.phase === 'download') arrived.set(progress.file, progress.doneBytes);
+    const sum = [...arrived.values()].reduce((a, b) => a + b, 0);
+    const totals =
+      progress.phase === 'weights'
+        ? { done: progress.doneBytes, total: progress.totalBytes }
+        : { done: sum, total: Math.max(planned, progress.phase === 'download' ? progress.totalBytes : 0, sum) };
+    set({ model: { ...model, progress, totals } });
+  };
+  const confirm = (plan: DownloadPlan) => {
+    planned = plan.neededBytes;
+    if (plan.neededBytes <= 50e6) return true;
+    return new Promise<boolean>((resolve) => {
+      const answer = (ok: boolean) => {
+        set({ plan: null });
+        resolve(ok);
+      };
+      set({ plan: { plan, answer } });
+    });
+  };
+  const { format, contextLength } = getState().settings;
+  const { signal } = abort;
+  return load(source, { ...engine, format, contextLength, confirmAboveBytes: 0, confirm, onProgress, signal });
+}
+
+/** Ends the session that runs, if there is one. */
+async function closeSession(): Promise<void> {
+  const old = currentSession();
+  setSession(null, '');
+  await old?.dispose();
+}
+
+function answerEnds(): Promise<void> {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (getState().answering) return;
+      off();
+      resolve();
+    };
+    const off = subscribe(look);
+    look();
+  });
 }
 
 export const addAdapter = (files: SourceFile[], label: string): Promise<void> => add(currentSession(), files, label);
@@ -175,12 +204,11 @@ export async function reloadModel(): Promise<void> {
 
 export async function unloadModel(): Promise<void> {
   stop();
-  const old = currentSession();
-  setSession(null);
+  loading?.abort();
   set({ model: { kind: 'none' } });
   forgetAdapters();
   storeLast(null, '');
-  await old?.dispose();
+  await closeSession();
 }
 
 export async function refreshStored(): Promise<void> {

@@ -1,6 +1,6 @@
 /**
  * The page's state. Components read it with `useApp` and change it through the functions of `model.ts`,
- * `conversations.ts`, `answers.ts` and `panels.ts`; none of them calls the engine or the database itself.
+ * `conversations.ts`, `answers.ts` and `panels.ts`; no component calls the engine or the database itself.
  */
 import type { AdapterInfo, BayanError, DeviceProbe, DownloadPlan, Progress, StoredModel, Usage } from 'bayan-web';
 import { ar, type Strings } from '../strings/ar';
@@ -36,6 +36,8 @@ export interface State {
   adapters: AdapterState;
   /** Set while an answer is being written, in any conversation. */
   answering: { conversation: string; turn: string } | null;
+  /** A model that could not be loaded while another one runs. */
+  loadError: { label: string; error: BayanError } | null;
   /** The error under the last answer. */
   answerError: { conversation: string; error: BayanError } | null;
   usage: { conversation: string; usage: Usage } | null;
@@ -60,6 +62,7 @@ let state: State = {
   model: { kind: 'none' },
   adapters: NO_ADAPTERS,
   answering: null,
+  loadError: null,
   answerError: null,
   usage: null,
   plan: null,

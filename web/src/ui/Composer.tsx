@@ -2,22 +2,24 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import { send } from '../state/answers';
 import { stop } from '../state/live';
 import { baseDirection, strings } from '../state/store';
+import type { Conversation } from '../state/database';
+import { draftOf, keepDraft } from '../state/drafts';
 import { directionOf } from '../text/direction';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
-/** The draft of each conversation, until the page is closed. */
-const drafts = new Map<string, string>();
+/** A conversation without turns has no lasting id: there is one draft for all of them. */
+const keyOf = (conversation: Conversation) => (conversation.turns.length === 0 ? 'new' : conversation.id);
 
 export function Composer() {
   const state = useApp();
   const t = strings();
   const box = useRef<HTMLTextAreaElement>(null);
-  const id = state.current.id;
-  const [text, setText] = useState(drafts.get(id) ?? '');
+  const key = keyOf(state.current);
+  const [text, setText] = useState(draftOf(key) ?? '');
   const [width, setWidth] = useState(innerWidth);
   const [turned, setTurned] = useState<'rtl' | 'ltr' | null>(null);
-  useEffect(() => setText(drafts.get(id) ?? ''), [id]);
+  useEffect(() => setText(draftOf(key) ?? ''), [state.current.id, key]);
   useEffect(() => {
     const area = box.current!;
     area.style.height = 'auto';
@@ -29,7 +31,7 @@ export function Composer() {
     return () => removeEventListener('resize', onResize);
   }, []);
   const change = (value: string) => {
-    drafts.set(id, value);
+    keepDraft(key, value);
     setText(value);
   };
   const busy = state.answering !== null;
