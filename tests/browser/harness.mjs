@@ -43,8 +43,18 @@ export const fixtures = join(root, 'tests/fixtures');
 export const engineFolder =
   process.env.BAYAN_ENGINE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'wasm/engine');
 
-/** Runs first in the worker of the real engine: with `probe.spoil` set, the next buffers are too large to allocate. */
-const PRELUDE = `globalThis.probe = { spoil: false };
+/**
+ * Runs first in the worker of the real engine: `probe.pipelines` counts compiled kernels; with `probe.spoil` set, the
+ * next buffers are too large to allocate.
+ */
+const PRELUDE = `globalThis.probe = { spoil: false, pipelines: 0 };
+for (const name of ['createComputePipeline', 'createComputePipelineAsync']) {
+  const create = GPUDevice.prototype[name];
+  GPUDevice.prototype[name] = function (descriptor) {
+    probe.pipelines++;
+    return create.call(this, descriptor);
+  };
+}
 const { createBuffer } = GPUDevice.prototype;
 GPUDevice.prototype.createBuffer = function (descriptor) {
   // More than the driver can give at a time: a real error of a real allocator.

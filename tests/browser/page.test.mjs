@@ -103,6 +103,30 @@ describe('a conversation', () => {
     clean();
   });
 
+  it('stops within 300 ms though a token takes seconds', async () => {
+    await loadShipped(page);
+    const times = [];
+    for (let i = 0; i < 3; i++) {
+      await say(page, 'أجب ببطء');
+      await page.waitForFunction(() => [...document.querySelectorAll('.answer')].at(-1)?.textContent.length > 0);
+      times.push(
+        await page.evaluate(async () => {
+          const start = performance.now();
+          document.querySelector('.send.stop').click();
+          while (document.querySelector('.send.stop')) await new Promise(requestAnimationFrame);
+          return performance.now() - start;
+        }),
+      );
+      await finished(page);
+    }
+    // The best of three, because the machine may be busy.
+    assert.ok(Math.min(...times) < 300, `${times.map(Math.round)} ms`);
+    await say(page, 'مرحبا');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /أهلًا/);
+    clean();
+  });
+
   it('Shift+Enter breaks the line, composing Enter does not send', async () => {
     await page.locator('#composer').click();
     await page.keyboard.type('سطر');

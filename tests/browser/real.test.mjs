@@ -97,6 +97,24 @@ describe('a conversation with the embedded model', () => {
     assert.deepEqual(page.errors, []);
   });
 
+  it('compiles no kernel at the first question of a ready model', async () => {
+    page = await visit();
+    const compiled = () => engineWorker(page).evaluate(() => probe.pipelines);
+    assert.ok((await compiled()) > 0, 'kernels were compiled before the model was ready');
+    await page.waitForSelector('.model-chip.compiled', { timeout: 120_000 });
+    const before = await compiled();
+    // A short and a longer message.
+    for (const text of ['مرحبا', 'أريد أن أعرف كيف أصنع الشاي بالنعناع في البيت']) {
+      await say(page, text);
+      await finished(page);
+    }
+    assert.equal((await compiled()) - before, 0);
+    await page.getByRole('button', { name: 'محادثة جديدة' }).first().click();
+    await say(page, 'ما اسمك؟');
+    await finished(page);
+    assert.equal((await compiled()) - before, 0);
+  });
+
   it('survives a reload and continues without a network', async () => {
     page = await visit();
     await say(page, 'ما اسمك؟');

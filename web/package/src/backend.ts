@@ -35,6 +35,7 @@ export interface Backend {
   load(call: LoadCall, hooks: LoadHooks): Promise<SessionInfo>;
   chat(messages: Message[], sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
   generate(prompt: string, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
+  warmUp(tokens: number, sampling: Sampling, signal?: AbortSignal): Promise<void>;
   tokenize(text: string): Promise<Uint32Array>;
   detokenize(ids: Uint32Array): Promise<string>;
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo>;

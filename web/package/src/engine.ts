@@ -61,6 +61,9 @@ export interface EngineModule {
   /** As `chat`, from plain text without a template. */
   generate(prompt: string, samplingJson: string, onToken: OnToken): Promise<string>;
 
+  /** As `generate`, from token ids; the sampling may also hold `ignoreEos`. */
+  generateFromIds(ids: Uint32Array, samplingJson: string, onToken: OnToken): Promise<string>;
+
   /** End the running `open`, `chat` or `generate` as soon as the current step allows. No effect when idle. */
   abort(): void;
 

@@ -158,6 +158,26 @@ export class LocalBackend implements Backend {
     return queue;
   }
 
+  warmUp(tokens: number, sampling: Sampling, signal?: AbortSignal): Promise<void> {
+    return this.inTurn(signal, async () => {
+      const engine = this.ready();
+      const { contextLength } = this.model!;
+      if (!Number.isInteger(tokens) || tokens < 1 || tokens >= contextLength)
+        throw new TypeError(`warmUp: expected a whole number of tokens from 1 to ${contextLength - 1}, got ${tokens}`);
+      // Any ids do; another first one than before, because a common beginning would be taken from the cache.
+      const words = engine.tokenize('نص قصير تمرّ كلماته على المعالج مرة واحدة قبل السؤال الأول.');
+      const ids = Uint32Array.from({ length: tokens }, (_, at) => words[(at + tokens) % words.length]!);
+      const settings = JSON.stringify({ ...checkSampling(sampling), maxTokens: 2, ignoreEos: true });
+      const stop = () => engine.abort();
+      signal?.addEventListener('abort', stop, { once: true });
+      try {
+        await engine.generateFromIds(ids, settings, () => {});
+      } finally {
+        signal?.removeEventListener('abort', stop);
+      }
+    });
+  }
+
   async tokenize(text: string): Promise<Uint32Array> {
     return this.inTurn(undefined, async () => this.ready().tokenize(text));
   }

@@ -58,6 +58,10 @@ export class RemoteBackend implements Backend {
     return this.stream('generate', { prompt, sampling }, signal);
   }
 
+  async warmUp(tokens: number, sampling: Sampling, signal?: AbortSignal): Promise<void> {
+    await this.call('warmUp', { tokens, sampling }, signal ? { signal } : {});
+  }
+
   tokenize(text: string): Promise<Uint32Array> {
     return this.call('tokenize', { text });
   }
@@ -113,6 +117,8 @@ export class RemoteBackend implements Backend {
     const queue = new AsyncQueue<Piece>(() => cancel());
     const call = this.open(name, args, signal ? { signal } : {}, (piece) => queue.push(piece));
     cancel = call.cancel;
+    // The caller need not wait until the step on the GPU has ended; the next call does, in the worker.
+    signal?.addEventListener('abort', () => queue.fail(new Aborted()), { once: true });
     call.done.then(
       () => queue.end(),
       (error) => queue.fail(error),

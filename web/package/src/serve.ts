@@ -34,6 +34,8 @@ export function serve(port: Port<FromWorker, ToWorker>, backend: Backend): void 
         return forward(id, backend.chat(message.args.messages, message.args.sampling, signal));
       case 'generate':
         return forward(id, backend.generate(message.args.prompt, message.args.sampling, signal));
+      case 'warmUp':
+        return backend.warmUp(message.args.tokens, message.args.sampling, signal);
       case 'tokenize':
         return backend.tokenize(message.args.text);
       case 'detokenize':

@@ -133,6 +133,14 @@ export class Session {
     return this.backend.tokenize(text);
   }
 
+  /**
+   * Compiles the kernels for a prompt of `tokens` tokens and for its answer, by running both once. Without it the first
+   * answer waits for them. Lengths above 9 share their kernels; shorter ones have their own.
+   */
+  async warmUp(tokens = 24, options: CallOptions = {}): Promise<void> {
+    await this.backend.warmUp(tokens, options.sampling ?? {}, options.signal);
+  }
+
   /** Text of token ids, special tokens included. */
   detokenize(ids: Iterable<number>): Promise<string> {
     return this.backend.detokenize(Uint32Array.from(ids));

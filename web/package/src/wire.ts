@@ -19,6 +19,7 @@ export interface Calls {
   load: { args: LoadCall; result: SessionInfo };
   chat: { args: { messages: Message[]; sampling: Sampling }; result: null };
   generate: { args: { prompt: string; sampling: Sampling }; result: null };
+  warmUp: { args: { tokens: number; sampling: Sampling }; result: null };
   tokenize: { args: { text: string }; result: Uint32Array };
   detokenize: { args: { ids: Uint32Array }; result: string };
   loadAdapter: { args: { source: Source; options: AdapterOptions }; result: AdapterInfo };

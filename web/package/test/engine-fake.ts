@@ -136,7 +136,8 @@ async function say(prompt: string, prefix: number, samplingJson: string, onToken
       break;
     }
     onToken(text.slice(at, at + size), ++tokens);
-    await new Promise((done) => setTimeout(done, 4));
+    // As on a device that takes seconds for a token.
+    await new Promise((done) => setTimeout(done, /ببطء/.test(prompt) ? 3000 : 4));
   }
   const decodeMs = performance.now() - started;
   speed = { prefillTokensPerSecond: 1000, decodeTokensPerSecond: (tokens * 1000) / decodeMs };
@@ -163,6 +164,10 @@ export function chat(messagesJson: string, samplingJson: string, onToken: OnToke
 
 export function generate(prompt: string, samplingJson: string, onToken: OnToken): Promise<string> {
   return say(prompt, Math.ceil(prompt.length / 3), samplingJson, onToken);
+}
+
+export function generateFromIds(ids: Uint32Array, samplingJson: string, onToken: OnToken): Promise<string> {
+  return say('تهيئة', ids.length, samplingJson, onToken);
 }
 
 export function abort(): void {

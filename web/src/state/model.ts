@@ -14,6 +14,7 @@ import { addAdapter as add, forgetAdapters, reloadAdapters, removeAdapter as rem
 import { answerWaiting } from './answers';
 import { stop } from './live';
 import { currentSession, loseModel, plainLabel, runningLabel, setSession } from './session';
+import { samplingOf } from './settings';
 import { getState, set, subscribe } from './store';
 
 let lastSource: Source | null = null;
@@ -125,9 +126,10 @@ export async function loadModel(source: Source, label: string, again = false): P
     opened.onLost = (error) => loseModel(error);
     await (again ? reloadAdapters(opened) : forgetAdapters());
     // The label that the person saw stays; many checkpoints do not hold their own name.
-    set({ model: { kind: 'ready', label: name }, notice: null });
+    set({ model: { kind: 'ready', label: name }, notice: null, compiled: false });
     storeLast(source, name);
     if (!again) await answerWaiting();
+    void compileShort(opened);
   } catch (error) {
     if (loading !== abort) return;
     const known = error instanceof BayanError ? error : new BayanError('Internal', String(error));
@@ -140,7 +142,7 @@ export async function loadModel(source: Source, label: string, again = false): P
   }
 }
 
-function open(source: Source, abort: AbortController): Promise<Session> {
+async function open(source: Source, abort: AbortController): Promise<Session> {
   let planned = 0;
   const arrived = new Map<string, number>();
   const onProgress = (progress: Progress) => {
@@ -165,9 +167,56 @@ function open(source: Source, abort: AbortController): Promise<Session> {
       set({ plan: { plan, answer } });
     });
   };
-  const { format, contextLength } = getState().settings;
+  const { settings } = getState();
+  const { format, contextLength } = settings;
   const { signal } = abort;
-  return load(source, { ...engine, format, contextLength, confirmAboveBytes: 0, confirm, onProgress, signal });
+  const opened = await load(source, {
+    ...engine,
+    format,
+    contextLength,
+    confirmAboveBytes: 0,
+    confirm,
+    onProgress,
+    signal,
+  });
+  try {
+    await compile(opened, signal);
+  } catch (error) {
+    await opened.dispose();
+    throw error;
+  }
+  return opened;
+}
+
+/** Tokens of a prompt whose kernels serve all longer ones, and of shorter prompts, which have kernels of their own. */
+const USUAL_PROMPT = 24;
+const SHORT_PROMPTS = [9, 8, 7, 6, 5, 4, 3];
+
+/** Compiles the kernels of usual prompts: the model is ready when its first answer is quick. */
+async function compile(opened: Session, signal: AbortSignal): Promise<void> {
+  const { model, settings } = getState();
+  if (model.kind === 'loading')
+    set({ model: { ...model, progress: { phase: 'warmup' }, totals: { done: 0, total: 0 } } });
+  const tokens = Math.min(USUAL_PROMPT, opened.info.model.contextLength - 2);
+  await opened.warmUp(tokens, { sampling: samplingOf(settings), signal });
+}
+
+/** Compiles the kernels of short prompts while the person has not written yet. */
+async function compileShort(opened: Session): Promise<void> {
+  const abort = new AbortController();
+  const off = subscribe(() => {
+    if (getState().answering || currentSession() !== opened) abort.abort();
+  });
+  const sampling = samplingOf(getState().settings);
+  try {
+    if (getState().answering) return;
+    for (const tokens of SHORT_PROMPTS) await opened.warmUp(tokens, { sampling, signal: abort.signal });
+    set({ compiled: true });
+  } catch {
+    // The person has written, or the device failed: the answer says so.
+  } finally {
+    off();
+  }
 }
 
 /** Ends the session that runs, if there is one. */

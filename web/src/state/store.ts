@@ -11,7 +11,12 @@ import { readSettings, type Settings } from './settings';
 
 export type ModelState =
   | { kind: 'none' }
-  | { kind: 'loading'; label: string; progress: Progress; totals: { done: number; total: number } }
+  | {
+      kind: 'loading';
+      label: string;
+      progress: Progress | { phase: 'warmup' };
+      totals: { done: number; total: number };
+    }
   | { kind: 'ready'; label: string }
   | { kind: 'failed'; label: string; error: BayanError };
 
@@ -36,6 +41,8 @@ export interface State {
   adapters: AdapterState;
   /** Set while an answer is being written, in any conversation. */
   answering: { conversation: string; turn: string } | null;
+  /** Whether the kernels of all lengths of prompts are compiled. */
+  compiled: boolean;
   /** A model that could not be loaded while another one runs. */
   loadError: { label: string; error: BayanError } | null;
   /** The error under the last answer. */
@@ -62,6 +69,7 @@ let state: State = {
   model: { kind: 'none' },
   adapters: NO_ADAPTERS,
   answering: null,
+  compiled: false,
   loadError: null,
   answerError: null,
   usage: null,

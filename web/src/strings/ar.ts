@@ -155,6 +155,7 @@ export const ar = {
   phaseVerify: 'التحقق من السلامة…',
   phaseRepair: 'وُجد جزء تالف؛ يُجلب من جديد…',
   phaseWeights: 'نقل الأوزان إلى معالج الرسوم…',
+  phaseCompile: 'تهيئة المعالج لأول إجابة…',
   remaining: 'الباقي نحو {time}',
   minutes: { one: 'دقيقة واحدة', two: 'دقيقتين', few: '{n} دقائق', many: '{n} دقيقة', other: '{n} دقيقة' } as Plural,
   seconds: { one: 'ثانية واحدة', two: 'ثانيتين', few: '{n} ثوانٍ', many: '{n} ثانية', other: '{n} ثانية' } as Plural,

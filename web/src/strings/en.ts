@@ -162,6 +162,7 @@ export const en: Strings = {
   phaseVerify: 'Checking integrity…',
   phaseRepair: 'A damaged part was found; fetching it again…',
   phaseWeights: 'Moving weights to the GPU…',
+  phaseCompile: 'Preparing the GPU for the first answer…',
   remaining: 'About {time} left',
   minutes: { one: 'one minute', other: '{n} minutes' },
   seconds: { one: 'one second', other: '{n} seconds' },

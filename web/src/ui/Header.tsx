@@ -23,7 +23,11 @@ export function Header() {
       >
         <Icon name="menu" flip />
       </button>
-      <button type="button" class={`model-chip ${model.kind}`} onClick={() => set({ panel: 'models' })}>
+      <button
+        type="button"
+        class={`model-chip ${model.kind}${state.compiled ? ' compiled' : ''}`}
+        onClick={() => set({ panel: 'models' })}
+      >
         <span class="dot" aria-hidden="true" />
         <span class="model-name">
           <bdi>{model.kind === 'none' ? t.chooseModel : model.label}</bdi>

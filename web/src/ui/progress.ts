@@ -2,7 +2,7 @@ import type { BayanError, Progress } from 'bayan-web';
 import type { Strings } from '../strings/ar';
 import type { Formats } from '../text/format';
 
-export function phaseText(progress: Progress, t: Strings): string {
+export function phaseText(progress: Progress | { phase: 'warmup' }, t: Strings): string {
   switch (progress.phase) {
     case 'device':
       return t.phaseDevice;
@@ -18,6 +18,8 @@ export function phaseText(progress: Progress, t: Strings): string {
       return t.phaseRepair;
     case 'weights':
       return t.phaseWeights;
+    case 'warmup':
+      return t.phaseCompile;
     case 'ready':
       return t.modelReady;
   }
