@@ -64,7 +64,6 @@ describe('a conversation with the embedded model', () => {
   it('is typed, streamed, followed up, regenerated, edited, stopped', async () => {
     page = await visit();
     await say(page, 'ما عاصمة مصر؟');
-    await page.waitForSelector('.send.stop');
     await finished(page);
     assert.match(await lastAnswer(page).innerText(), /القاهرة/);
     await say(page, 'والأردن؟');
@@ -72,7 +71,7 @@ describe('a conversation with the embedded model', () => {
     assert.match(await lastAnswer(page).innerText(), /عمّ?ان/);
     const first = await lastAnswer(page).innerText();
     await page.getByRole('button', { name: 'إعادة المحاولة' }).click();
-    await page.waitForSelector('.send.stop');
+    await page.waitForSelector('.versions');
     await finished(page);
     assert.equal(await lastAnswer(page).innerText(), first, 'greedy answers repeat');
     await page.locator('.turn.user').last().hover();
@@ -88,8 +87,13 @@ describe('a conversation with the embedded model', () => {
     assert.match(await page.locator('.gauge').innerText(), /%|٪/);
     assert.match(await page.locator('.answer-turn .tools').last().innerText(), /رمز\/ث/);
     await say(page, 'كيف أصنع الشاي؟');
-    await page.waitForFunction(() => ([...document.querySelectorAll('.answer')].at(-1)?.textContent.length ?? 0) > 4);
-    await page.locator('.send.stop').click();
+    // As soon as there is text, before the short answer ends.
+    await page.waitForFunction(() => {
+      const text = [...document.querySelectorAll('.answer')].at(-1)?.textContent ?? '';
+      const stop = text.length > 4 && document.querySelector('.send.stop');
+      if (stop) stop.click();
+      return Boolean(stop);
+    });
     await finished(page);
     const stopped = await lastAnswer(page).innerText();
     assert.match(await page.locator('.note').innerText(), /أُوقفت/);
@@ -134,7 +138,7 @@ describe('a conversation with the embedded model', () => {
   it('continues in a hidden tab', async () => {
     page = await visit();
     await say(page, 'كيف أصنع الشاي؟');
-    await page.waitForSelector('.send.stop');
+    await page.waitForSelector('.answer-turn');
     const front = await context.newPage();
     await front.goto('about:blank');
     await front.bringToFront();

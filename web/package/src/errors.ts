@@ -31,6 +31,8 @@ export interface ErrorDetails {
   contextLength?: number;
   /** Seconds the server asked to wait (429, 503). */
   retryAfterSeconds?: number;
+  /** True where the caller's address or repository name cannot be one. */
+  badAddress?: boolean;
   /** True where the server wants an access token (401, 403). */
   needsToken?: boolean;
   reason?: string;

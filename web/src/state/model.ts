@@ -136,9 +136,13 @@ export async function loadModel(source: Source, label: string, again = false): P
     const failed = known.code !== 'Aborted';
     if (currentSession()) {
       lastSource = oldSource;
-      const loadError = failed ? { label, error: known } : null;
+      const loadError = failed ? { label, error: known, from: source.kind } : null;
       set({ plan: null, model: { kind: 'ready', label: runningLabel() }, loadError });
-    } else set({ plan: null, model: failed ? { kind: 'failed', label, error: known } : { kind: 'none' } });
+    } else
+      set({
+        plan: null,
+        model: failed ? { kind: 'failed', label, error: known, from: source.kind } : { kind: 'none' },
+      });
   }
 }
 

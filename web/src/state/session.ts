@@ -26,5 +26,6 @@ export function loseModel(error: BayanError): void {
   setSession(null, '');
   void old?.dispose();
   // While another model loads, that one takes its place.
-  if (model.kind !== 'failed' && model.kind !== 'loading') set({ model: { kind: 'failed', label: lost, error } });
+  if (model.kind !== 'failed' && model.kind !== 'loading')
+    set({ model: { kind: 'failed', label: lost, error, from: null } });
 }

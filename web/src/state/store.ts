@@ -2,7 +2,16 @@
  * The page's state. Components read it with `useApp` and change it through the functions of `model.ts`,
  * `conversations.ts`, `answers.ts` and `panels.ts`; no component calls the engine or the database itself.
  */
-import type { AdapterInfo, BayanError, DeviceProbe, DownloadPlan, Progress, StoredModel, Usage } from 'bayan-web';
+import type {
+  AdapterInfo,
+  BayanError,
+  DeviceProbe,
+  DownloadPlan,
+  Progress,
+  Source,
+  StoredModel,
+  Usage,
+} from 'bayan-web';
 import { ar, type Strings } from '../strings/ar';
 import { en } from '../strings/en';
 import { Formats } from '../text/format';
@@ -18,7 +27,10 @@ export type ModelState =
       totals: { done: number; total: number };
     }
   | { kind: 'ready'; label: string }
-  | { kind: 'failed'; label: string; error: BayanError };
+  | { kind: 'failed'; label: string; error: BayanError; from: SourceKind };
+
+/** Where a model was read from, for the words of its errors; null where it was running already. */
+export type SourceKind = Source['kind'] | null;
 
 export interface AdapterState {
   list: AdapterInfo[];
@@ -44,7 +56,7 @@ export interface State {
   /** Whether the kernels of all lengths of prompts are compiled. */
   compiled: boolean;
   /** A model that could not be loaded while another one runs. */
-  loadError: { label: string; error: BayanError } | null;
+  loadError: { label: string; error: BayanError; from: SourceKind } | null;
   /** The error under the last answer. */
   answerError: { conversation: string; error: BayanError } | null;
   usage: { conversation: string; usage: Usage } | null;

@@ -265,6 +265,14 @@ export const en: Strings = {
       title: 'The model could not be read',
       text: 'Its files are incomplete, damaged or of an unknown kind. Delete the stored copy and download again.',
     },
+    BadFiles: {
+      title: 'Not a model that is read here',
+      text: 'Choose a folder with config.json and the model’s weights, or a whole .gguf file. The reason is under “Details”.',
+    },
+    BadAddress: {
+      title: 'The address is not right',
+      text: 'Write a repository such as owner/name, or the address of a file that begins with https.',
+    },
     Network: {
       title: 'No connection',
       text: 'Check the network and the address, then try again. What was downloaded is kept.',

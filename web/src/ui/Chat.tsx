@@ -108,21 +108,25 @@ export function Chat() {
       {failed && (
         <div class="turns">
           <Trouble
-            title={errorText(failed.error, t, formats()).title}
-            text={errorText(failed.error, t, formats()).text}
+            title={errorText(failed.error, t, formats(), failed.from).title}
+            text={errorText(failed.error, t, formats(), failed.from).text}
             detail={failed.error.message}
-            actions={[
-              [t.reloadModel, () => void reloadModel()],
-              [t.models, () => set({ panel: 'models' })],
-            ]}
+            actions={
+              failed.error.code === 'BadCheckpoint' && (failed.from === 'files' || failed.error.details.badAddress)
+                ? [[t.models, () => set({ panel: 'models' })]]
+                : [
+                    [t.reloadModel, () => void reloadModel()],
+                    [t.models, () => set({ panel: 'models' })],
+                  ]
+            }
           />
         </div>
       )}
       {state.loadError && (
         <div class="turns">
           <Trouble
-            title={`${errorText(state.loadError.error, t, formats()).title}: ${state.loadError.label}`}
-            text={`${errorText(state.loadError.error, t, formats()).text} ${t.oldModelStays}`}
+            title={`${errorText(state.loadError.error, t, formats(), state.loadError.from).title}: ${state.loadError.label}`}
+            text={`${errorText(state.loadError.error, t, formats(), state.loadError.from).text} ${t.oldModelStays}`}
             detail={state.loadError.error.message}
             actions={[
               [t.models, () => set({ panel: 'models', loadError: null })],

@@ -1,5 +1,6 @@
 import type { BayanError, Progress } from 'bayan-web';
 import type { Strings } from '../strings/ar';
+import type { SourceKind } from '../state/store';
 import type { Formats } from '../text/format';
 
 export function phaseText(progress: Progress | { phase: 'warmup' }, t: Strings): string {
@@ -26,8 +27,18 @@ export function phaseText(progress: Progress | { phase: 'warmup' }, t: Strings):
 }
 
 /** Title and text of an error in the person's language. */
-export function errorText(error: BayanError, t: Strings, f: Formats): { title: string; text: string } {
+export function errorText(
+  error: BayanError,
+  t: Strings,
+  f: Formats,
+  from: SourceKind = null,
+): { title: string; text: string } {
   const { details } = error;
+  if (error.code === 'BadCheckpoint') {
+    if (details.badAddress) return t.errors.BadAddress;
+    // What is on the person's disk was not downloaded.
+    if (from === 'files') return t.errors.BadFiles;
+  }
   if (error.code === 'Network') {
     if (details.needsToken) return t.errors.NetworkToken;
     if (details.status === 404) return t.errors.Network404;

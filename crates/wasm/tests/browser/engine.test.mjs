@@ -401,6 +401,21 @@ describe('a session', () => {
     await engine.end();
   });
 
+  it('penalties change the choice of tokens that occurred', async () => {
+    const { engine } = await opened('qwen3_qknorm');
+    const ids = async (more) => {
+      const settings = { temperature: 0, repetitionPenalty: 1, maxTokens: 24, ignoreEos: true, ...more };
+      return (await engine.call('generateFromIds', [5, 6, 7], settings)).ids;
+    };
+    const repeats = (list) => list.length - new Set(list).size;
+    const plain = await ids({});
+    for (const name of ['presencePenalty', 'frequencyPenalty']) {
+      assert.deepEqual(await ids({ [name]: 0 }), plain, name);
+      assert.ok(repeats(await ids({ [name]: 2 })) < repeats(plain), `${name}: ${plain}`);
+    }
+    await engine.end();
+  });
+
   it('tokenizes as the fixtures say', async () => {
     const { engine } = await opened('qwen3_qknorm');
     const { cases } = json('expected', 'qwen3_qknorm', 'chat_cases.json');
@@ -408,6 +423,7 @@ describe('a session', () => {
     const text = 'مرحبا بالعالم 123';
     const ids = await engine.call('tokenize', text);
     assert.ok(ids.length > 0);
+    assert.equal(await engine.call('detokenize', ids), text);
     if (plain) assert.deepEqual(await engine.call('tokenize', plain.rendered), plain.ids);
     await engine.end();
   });

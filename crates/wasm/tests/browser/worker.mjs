@@ -84,6 +84,7 @@ const calls = {
     engine.loadAdapter(served(base, files), JSON.stringify(options)).then(JSON.parse),
   unloadAdapter: (name) => engine.unloadAdapter(name),
   tokenize: (text) => Array.from(engine.tokenize(text)),
+  detokenize: (ids) => engine.detokenize(Uint32Array.from(ids)),
   info: () => JSON.parse(engine.info()),
   runSuite: (options) =>
     engine

@@ -238,7 +238,12 @@ export function parseRepo(text: string): string {
     .replace(/\/(tree|blob|resolve)\/.*$/, '')
     .replace(/\/$/, '');
   if (!/^[A-Za-z0-9][\w.-]{0,95}\/[A-Za-z0-9][\w.-]{0,95}$/.test(trimmed) || trimmed.includes('..')) {
-    throw new BadCheckpoint(`not the name of a repository: ${JSON.stringify(text.slice(0, 120))}; expected owner/name`);
+    throw new BadCheckpoint(
+      `not the name of a repository: ${JSON.stringify(text.slice(0, 120))}; expected owner/name`,
+      {
+        badAddress: true,
+      },
+    );
   }
   return trimmed;
 }
@@ -248,10 +253,12 @@ function parseUrl(text: string): URL {
   try {
     url = new URL(text);
   } catch {
-    throw new BadCheckpoint(`not an address: ${JSON.stringify(text.slice(0, 120))}; expected https://…`);
+    throw new BadCheckpoint(`not an address: ${JSON.stringify(text.slice(0, 120))}; expected https://…`, {
+      badAddress: true,
+    });
   }
   if (url.protocol !== 'https:' && url.protocol !== 'http:')
-    throw new BadCheckpoint(`${url.protocol} addresses are not read; expected https://…`);
+    throw new BadCheckpoint(`${url.protocol} addresses are not read; expected https://…`, { badAddress: true });
   return url;
 }
 
