@@ -267,7 +267,9 @@ export const en: Strings = {
     },
     BadFiles: {
       title: 'Not a model that is read here',
-      text: 'Choose a folder with config.json and the model’s weights, or a whole .gguf file. The reason is under “Details”.',
+      text:
+        'Choose a folder with config.json and the model’s weights, or a whole .gguf file. ' +
+        'The reason is under “Details”.',
     },
     BadAddress: {
       title: 'The address is not right',

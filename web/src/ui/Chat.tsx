@@ -1,10 +1,11 @@
 /** The conversation: welcome, turns, troubles. */
+import type { BayanError } from 'bayan-web';
 import { Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { regenerate } from '../state/answers';
 import { startConversation } from '../state/conversations';
 import { lastModel, loadModel, reloadModel, shippedSource } from '../state/model';
-import { formats, set, strings } from '../state/store';
+import { formats, set, type SourceKind, strings } from '../state/store';
 import { shownTurns } from '../state/turns';
 import { plainName } from '../text/hidden';
 import { rawCode } from '../text/markdown';
@@ -90,9 +91,7 @@ export function Chat() {
             )}
           {error && !failed && (
             <Trouble
-              title={errorText(error, t, formats()).title}
-              text={errorText(error, t, formats()).text}
-              detail={error.message}
+              {...wordsOf(error)}
               actions={
                 error.code === 'ContextFull'
                   ? [
@@ -108,9 +107,7 @@ export function Chat() {
       {failed && (
         <div class="turns">
           <Trouble
-            title={errorText(failed.error, t, formats(), failed.from).title}
-            text={errorText(failed.error, t, formats(), failed.from).text}
-            detail={failed.error.message}
+            {...wordsOf(failed.error, failed.from)}
             actions={
               failed.error.code === 'BadCheckpoint' && (failed.from === 'files' || failed.error.details.badAddress)
                 ? [[t.models, () => set({ panel: 'models' })]]
@@ -125,9 +122,9 @@ export function Chat() {
       {state.loadError && (
         <div class="turns">
           <Trouble
-            title={`${errorText(state.loadError.error, t, formats(), state.loadError.from).title}: ${state.loadError.label}`}
-            text={`${errorText(state.loadError.error, t, formats(), state.loadError.from).text} ${t.oldModelStays}`}
-            detail={state.loadError.error.message}
+            {...wordsOf(state.loadError.error, state.loadError.from)}
+            about={state.loadError.label}
+            more={t.oldModelStays}
             actions={[
               [t.models, () => set({ panel: 'models', loadError: null })],
               [t.close, () => set({ loadError: null })],
@@ -152,14 +149,23 @@ export function Chat() {
   );
 }
 
+function wordsOf(error: BayanError, from: SourceKind = null) {
+  return { ...errorText(error, strings(), formats(), from), detail: error.message };
+}
+
 function Trouble({
   title,
+  about,
   text,
+  more,
   detail,
   actions,
 }: {
   title: string;
+  /** The name of what failed. */
+  about?: string;
   text: string;
+  more?: string;
   detail: string;
   actions: [string, () => void][];
 }) {
@@ -168,8 +174,17 @@ function Trouble({
     <div class="trouble" role="alert">
       <Icon name="warn" />
       <div>
-        <strong>{title}</strong>
-        <p>{text}</p>
+        <strong>
+          {title}
+          {about && (
+            <>
+              : <bdi>{about}</bdi>
+            </>
+          )}
+        </strong>
+        <p>
+          {text} {more}
+        </p>
         <div class="actions">
           {actions.map(([label, run], i) => (
             <button type="button" key={label} class={i === 0 ? 'button primary' : 'button'} onClick={run}>
