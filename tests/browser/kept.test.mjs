@@ -72,7 +72,7 @@ describe('two tabs on one conversation', () => {
     assert.match(await lastAnswer(page).innerText(), /رسائل: 7/);
   });
 
-  it('say when the other one added a message', async () => {
+  it('show a notice when the other one adds a message', async () => {
     await say(page, 'مرحبا');
     await finished(page);
     const other = await openPage(context, page.url());
@@ -196,7 +196,7 @@ describe('the running model', () => {
 });
 
 describe('a conversation longer than the context', () => {
-  it('goes on with a mark, which stays', async () => {
+  it('continues with a mark, which stays', async () => {
     await page.evaluate(() => localStorage.setItem('bayan-settings', JSON.stringify({ contextLength: 512 })));
     await reload();
     const question = (n) => `سؤال رقم ${n} عن الإصدار: ${'كلمة '.repeat(20)}`;
@@ -225,7 +225,7 @@ describe('a conversation longer than the context', () => {
     await page.waitForSelector('#context-length');
   });
 
-  it('goes on as well where the engine finds it too long', async () => {
+  it('continues as well where the engine finds it too long', async () => {
     await say(page, 'مرحبا');
     await finished(page);
     await say(page, 'سياق ضيق');

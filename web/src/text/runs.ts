@@ -78,10 +78,13 @@ function unitAt(text: string, at: number): Unit | null {
   return { from: at, to, isWord: true };
 }
 
+/** Characters at which no unit starts; most of an Arabic text. Its digits may start a phone number. */
+const STARTS_NOTHING = /[\s\u0590-\u065f\u066a-\u06ef\u06fa-\u08ff]/;
+
 function unitsOf(text: string): Unit[] {
   const units: Unit[] = [];
   for (let at = 0; at < text.length;) {
-    const unit = unitAt(text, at);
+    const unit = STARTS_NOTHING.test(text[at]!) ? null : unitAt(text, at);
     if (unit && unit.to > at) {
       units.push(unit);
       at = unit.to;
