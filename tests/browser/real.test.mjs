@@ -250,8 +250,8 @@ describe('when something breaks', () => {
     await engineWorker(page).evaluate(() => {
       probe.spoil = true;
     });
-    // A longer message needs a step of another size, and with it new buffers.
-    await say(page, 'أريد أن أعرف كيف أصنع الشاي بالنعناع في البيت');
+    // A message of a length that did not occur before (the warm-up has one, too) needs new buffers.
+    await say(page, 'أريد أن أعرف من فضلك كيف أصنع الشاي بالنعناع في البيت');
     await page.waitForSelector('.trouble');
     assert.match(await page.locator('.trouble').innerText(), /لم تكفِ الذاكرة/);
     await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
