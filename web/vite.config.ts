@@ -11,7 +11,9 @@ function serviceWorker(): Plugin {
     name: 'bayan-service-worker',
     apply: 'build',
     generateBundle(_options, bundle) {
-      const files = Object.keys(bundle).filter((name) => !name.endsWith('.map')).sort();
+      const files = Object.keys(bundle)
+        .filter((name) => !name.endsWith('.map'))
+        .sort();
       const hash = createHash('sha256');
       for (const name of files) {
         const item = bundle[name]!;
@@ -19,7 +21,10 @@ function serviceWorker(): Plugin {
       }
       const source = readFileSync(at('src/sw.js'), 'utf8')
         .replace('__VERSION__', JSON.stringify(hash.digest('hex').slice(0, 16)))
-        .replace('__FILES__', JSON.stringify(['./', 'manifest.webmanifest', 'icon.svg', ...files.filter((name) => name !== 'index.html')]));
+        .replace(
+          '__FILES__',
+          JSON.stringify(['./', 'manifest.webmanifest', 'icon.svg', ...files.filter((name) => name !== 'index.html')]),
+        );
       this.emitFile({ type: 'asset', fileName: 'sw.js', source });
     },
   };
@@ -35,5 +40,5 @@ export default defineConfig({
   build: { target: 'es2022', assetsInlineLimit: 0, modulePreload: { polyfill: false }, chunkSizeWarningLimit: 700 },
   server: { port: 8080 },
   preview: { port: 8080 },
-  test: { include: ['test/**/*.test.ts', 'package/test/**/*.test.ts'] },
+  test: { include: ['test/**/*.test.{ts,mjs}', 'package/test/**/*.test.ts'] },
 } as Parameters<typeof defineConfig>[0]);

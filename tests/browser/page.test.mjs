@@ -1,7 +1,16 @@
-/** A person's way through the page, in real Chromium, with the engine's test double: everything but the model's words. */
+/** What a person does on the page, in real Chromium, with a test double of the engine: all but a model's words. */
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { finished, lastAnswer, launch, loadShipped, openPage, say, seriousViolations, startServer } from './harness.mjs';
+import {
+  finished,
+  lastAnswer,
+  launch,
+  loadShipped,
+  openPage,
+  say,
+  seriousViolations,
+  startServer,
+} from './harness.mjs';
 
 let server;
 let browser;
@@ -19,9 +28,15 @@ after(async () => {
 beforeEach(async () => {
   await context?.close();
   server.state.down = false;
-  context = await browser.newContext({ locale: 'ar', viewport: { width: 1280, height: 860 }, permissions: ['clipboard-read', 'clipboard-write'] });
+  context = await browser.newContext({
+    locale: 'ar',
+    viewport: { width: 1280, height: 860 },
+    permissions: ['clipboard-read', 'clipboard-write'],
+  });
   // As if the person had stopped the included model: each test starts it when it wants it.
-  await context.addInitScript(() => localStorage.getItem('bayan-last-model') ?? localStorage.setItem('bayan-last-model', '{"kind":"stopped"}'));
+  await context.addInitScript(
+    () => localStorage.getItem('bayan-last-model') ?? localStorage.setItem('bayan-last-model', '{"kind":"stopped"}'),
+  );
   page = await openPage(context, server.url);
 });
 
@@ -80,8 +95,35 @@ describe('a conversation', () => {
     await page.getByRole('button', { name: 'تعديل' }).click();
     await page.locator('.editing textarea').fill('مرة أخرى من فضلك');
     await page.keyboard.press('Enter');
-    await page.waitForFunction((old) => { const a = document.querySelectorAll('.answer'); return a.length === 1 && a[0].textContent !== old && a[0].textContent.includes('.'); }, second);
+    await page.waitForFunction((old) => {
+      const a = document.querySelectorAll('.answer');
+      return a.length === 1 && a[0].textContent !== old && a[0].textContent.includes('.');
+    }, second);
     assert.equal(await page.locator('.bubble').innerText(), 'مرة أخرى من فضلك');
+    clean();
+  });
+
+  it('stops within 300 ms though a token takes seconds', async () => {
+    await loadShipped(page);
+    const times = [];
+    for (let i = 0; i < 3; i++) {
+      await say(page, 'أجب ببطء');
+      await page.waitForFunction(() => [...document.querySelectorAll('.answer')].at(-1)?.textContent.length > 0);
+      times.push(
+        await page.evaluate(async () => {
+          const start = performance.now();
+          document.querySelector('.send.stop').click();
+          while (document.querySelector('.send.stop')) await new Promise(requestAnimationFrame);
+          return performance.now() - start;
+        }),
+      );
+      await finished(page);
+    }
+    // The best of three, because the machine may be busy.
+    assert.ok(Math.min(...times) < 300, `${times.map(Math.round)} ms`);
+    await say(page, 'مرحبا');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /أهلًا/);
     clean();
   });
 
@@ -91,11 +133,20 @@ describe('a conversation', () => {
     await page.keyboard.press('Shift+Enter');
     await page.keyboard.type('ثان');
     assert.equal(await page.locator('#composer').inputValue(), 'سطر\nثان');
-    await page.locator('#composer').evaluate((box) => box.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', isComposing: true, bubbles: true, cancelable: true })));
+    await page.locator('#composer').evaluate((box) =>
+      box.dispatchEvent(
+        new KeyboardEvent('keydown', {
+          key: 'Enter',
+          isComposing: true,
+          bubbles: true,
+          cancelable: true,
+        }),
+      ),
+    );
     assert.equal(await page.locator('.turn').count(), 0);
   });
 
-  it('a message written before there is a model is answered once there is one', async () => {
+  it('a message written before a model is loaded gets its answer', async () => {
     await say(page, 'سؤال مبكر');
     await page.getByRole('button', { name: 'تشغيل' }).first().click();
     await page.waitForSelector('.answer-turn');
@@ -111,7 +162,9 @@ describe('a conversation', () => {
       const node = document.querySelector('.answer p').firstChild;
       const before = node.data.length;
       await new Promise((done) => setTimeout(done, 300));
-      return node.isConnected && node.data.length > before && document.querySelector('.answer p').childNodes.length === 1;
+      return (
+        node.isConnected && node.data.length > before && document.querySelector('.answer p').childNodes.length === 1
+      );
     });
     assert.ok(same);
     await page.locator('.send.stop').click();
@@ -125,11 +178,32 @@ describe('a conversation', () => {
     const dirs = await page.evaluate(() => {
       const a = document.querySelector('.answer');
       const of = (s) => a.querySelector(s)?.getAttribute('dir');
-      return { first: of('p'), code: of('p code'), list: of('ul'), table: of('table'), pre: of('pre'), english: [...a.querySelectorAll('p')].at(-1).getAttribute('dir'), numbers: [...a.querySelectorAll('bdi')].map((b) => b.textContent), link: a.querySelector('a').dir };
+      return {
+        first: of('p'),
+        code: of('p code'),
+        list: of('ul'),
+        table: of('table'),
+        pre: of('pre'),
+        english: [...a.querySelectorAll('p')].at(-1).getAttribute('dir'),
+        numbers: [...a.querySelectorAll('bdi')].map((b) => b.textContent),
+        link: a.querySelector('a').dir,
+      };
     });
-    assert.deepEqual(dirs, { first: 'rtl', code: 'ltr', list: 'rtl', table: 'rtl', pre: 'ltr', english: 'ltr', numbers: ['120 GB/s', '25 USD'], link: 'ltr' });
+    assert.deepEqual(dirs, {
+      first: 'rtl',
+      code: 'ltr',
+      list: 'rtl',
+      table: 'rtl',
+      pre: 'ltr',
+      english: 'ltr',
+      numbers: ['120 GB/s', '25 USD'],
+      link: 'ltr',
+    });
     await page.locator('.code-copy').click();
-    assert.equal(await page.evaluate(() => navigator.clipboard.readText()), 'def salam(name):\n    return f"مرحبا {name}"\n');
+    assert.equal(
+      await page.evaluate(() => navigator.clipboard.readText()),
+      'def salam(name):\n    return f"مرحبا {name}"\n',
+    );
   });
 });
 
@@ -137,7 +211,9 @@ describe('hostile output', () => {
   it('is inert: no script, no request, no live link but http', async () => {
     await loadShipped(page);
     const outside = [];
-    page.on('request', (request) => { if (!request.url().startsWith(server.url)) outside.push(request.url()); });
+    page.on('request', (request) => {
+      if (!request.url().startsWith(server.url)) outside.push(request.url());
+    });
     await say(page, 'جرّب هجوم');
     await finished(page);
     await page.waitForTimeout(300);
@@ -145,21 +221,33 @@ describe('hostile output', () => {
     assert.deepEqual(outside, []);
     const found = await lastAnswer(page).evaluate((a) => ({
       bad: [...a.querySelectorAll('script, img, iframe, style, form, input, svg, object, embed, link, meta')].length,
-      handlers: [...a.querySelectorAll('*')].flatMap((e) => [...e.attributes]).filter((x) => x.name.startsWith('on') || x.name === 'style' || x.name === 'srcdoc').length,
+      handlers: [...a.querySelectorAll('*')]
+        .flatMap((e) => [...e.attributes])
+        .filter((x) => x.name.startsWith('on') || x.name === 'style' || x.name === 'srcdoc').length,
       links: [...a.querySelectorAll('a')].map((l) => [l.getAttribute('href'), l.rel]),
     }));
     assert.equal(found.bad, 0);
     assert.equal(found.handlers, 0);
-    assert.ok(found.links.every(([href, rel]) => /^https?:/.test(href) && rel.includes('noopener')), JSON.stringify(found.links));
+    assert.ok(
+      found.links.every(([href, rel]) => /^https?:/.test(href) && rel.includes('noopener')),
+      JSON.stringify(found.links),
+    );
     assert.ok(found.links.some(([href]) => href === 'https://ok.example/page'));
     clean();
   });
 
-  it('shows characters that reorder text, and keeps them out of titles', async () => {
+  it('shows characters that reorder text, not in titles', async () => {
     await loadShipped(page);
     await say(page, 'اتجاه\u202Eمقلوب');
     await finished(page);
-    assert.deepEqual(await page.locator('.hidden-mark').allInnerTexts(), ['U+202E', 'U+2066', 'U+2069']);
+    assert.deepEqual(await page.locator('.hidden-mark').allInnerTexts(), [
+      'U+202E',
+      'U+202E',
+      'U+202C',
+      'U+202E',
+      'U+2066',
+      'U+2069',
+    ]);
     await page.locator('.code-copy').click();
     assert.ok((await page.evaluate(() => navigator.clipboard.readText())).includes('\u202E'));
     assert.ok(!(await page.locator('.row-title').innerText()).includes('\u202E'));
@@ -171,7 +259,11 @@ describe('hostile output', () => {
     await page.evaluate(() => {
       window.longest = 0;
       let last = performance.now();
-      setInterval(() => { const now = performance.now(); window.longest = Math.max(window.longest, now - last); last = now; }, 20);
+      setInterval(() => {
+        const now = performance.now();
+        window.longest = Math.max(window.longest, now - last);
+        last = now;
+      }, 20);
     });
     await say(page, 'سطر طويل جدا');
     await finished(page);
@@ -186,7 +278,10 @@ describe('hostile output', () => {
 });
 
 describe('loss and recovery', () => {
-  for (const [words, title] of [['افقد الجهاز', /انقطع الاتصال بمعالج/], ['املأ الذاكرة', /لم تكفِ الذاكرة/]]) {
+  for (const [words, title] of [
+    ['افقد الجهاز', /انقطع الاتصال بمعالج/],
+    ['املأ الذاكرة', /لم تكفِ الذاكرة/],
+  ]) {
     it(`${words}: the conversation stays and one button reloads`, async () => {
       await loadShipped(page);
       await say(page, words);
@@ -210,7 +305,7 @@ describe('loss and recovery', () => {
     assert.match(await page.locator('.trouble').innerText(), /طالت المحادثة/);
   });
 
-  it('an interrupted download is resumed, also after closing the tab, and verified', async () => {
+  it('an interrupted download is resumed and verified', async () => {
     server.state.cutModel = 5_000_000;
     server.state.log.length = 0;
     await loadShipped(page);
@@ -225,7 +320,11 @@ describe('loss and recovery', () => {
       const root = await (await navigator.storage.getDirectory()).getDirectoryHandle('bayan-models');
       for await (const [, folder] of root.entries()) {
         const writable = await (await folder.getFileHandle('f0')).createWritable({ keepExistingData: true });
-        await writable.write({ type: 'write', position: 4_500_000, data: new Uint8Array([1, 2, 3]) });
+        await writable.write({
+          type: 'write',
+          position: 4_500_000,
+          data: new Uint8Array([1, 2, 3]),
+        });
         await writable.close();
       }
     });
@@ -250,7 +349,7 @@ describe('loss and recovery', () => {
 });
 
 describe('offline and tabs', () => {
-  it('opens, loads and answers without a network after the first visit', async () => {
+  it('opens and answers without a network after one visit', async () => {
     await loadShipped(page);
     await page.evaluate(() => navigator.serviceWorker.ready);
     await page.waitForFunction(() => navigator.serviceWorker.controller !== null);
@@ -262,7 +361,7 @@ describe('offline and tabs', () => {
     assert.match(await lastAnswer(page).innerText(), /أهلًا/);
   });
 
-  it('two tabs share one download and each other\'s conversations', async () => {
+  it("two tabs share one download and each other's conversations", async () => {
     const other = await openPage(context, server.url);
     server.state.log.length = 0;
     await Promise.all([loadShipped(page), loadShipped(other)]);
@@ -276,7 +375,7 @@ describe('offline and tabs', () => {
     assert.equal(await page.locator('.bubble').innerText(), 'من النافذة الأولى');
   });
 
-  it('searches with folded letters, renames, deletes and undoes, exports and imports', async () => {
+  it('searches folded letters, renames, undoes, exports, imports', async () => {
     await loadShipped(page);
     await say(page, 'أَهْلًا بالمكتبةِ');
     await finished(page);
@@ -299,26 +398,41 @@ describe('offline and tabs', () => {
     assert.equal(await page.locator('.row').count(), 0);
     await page.locator('input[type=file][accept*=json]').setInputFiles(file);
     await page.waitForSelector('.row-title:has-text("عنوان جديد")');
-    await page.locator('input[type=file][accept*=json]').setInputFiles({ name: 'x.json', mimeType: 'application/json', buffer: Buffer.from('{"kind":"other"}') });
+    await page.locator('input[type=file][accept*=json]').setInputFiles({
+      name: 'x.json',
+      mimeType: 'application/json',
+      buffer: Buffer.from('{"kind":"other"}'),
+    });
     await page.waitForSelector('text=هذا الملف ليس تصديرًا من بيان.');
   });
 
   it('reads a model from files on disk', async () => {
     await page.locator('.model-chip').click();
-    await page.locator('#pick-files').setInputFiles({ name: 'mine.gguf', mimeType: 'application/octet-stream', buffer: Buffer.alloc(2_000_000, 7) });
+    await page.locator('#pick-files').setInputFiles({
+      name: 'mine.gguf',
+      mimeType: 'application/octet-stream',
+      buffer: Buffer.alloc(2_000_000, 7),
+    });
     await page.waitForSelector('.model-chip.ready');
   });
 });
 
 describe('another origin', () => {
-  it('the worker downloads from it, resumed after a break; the page itself may not reach it', async () => {
+  it('only the worker downloads from it, resumed after a break', async () => {
     const elsewhere = server.url.replace('localhost', '127.0.0.1');
     server.state.cutModel = 5_000_000;
     await page.locator('.model-chip').click();
     await page.locator('#address').fill(`${elsewhere}model/model.gguf`);
     await page.locator('form.source button[type=submit]').click();
     await page.waitForSelector('.model-chip.ready', { timeout: 60_000 });
-    const refused = await page.evaluate((url) => fetch(url).then(() => false, () => true), `${elsewhere}model/manifest.json`);
+    const refused = await page.evaluate(
+      (url) =>
+        fetch(url).then(
+          () => false,
+          () => true,
+        ),
+      `${elsewhere}model/manifest.json`,
+    );
     assert.ok(refused);
   });
 
@@ -336,7 +450,11 @@ describe('without WebGPU', () => {
     const plain = await launch(['--disable-features=WebGPU', '--disable-blink-features=WebGPU']);
     try {
       const bare = await plain.newContext({ locale: 'ar' });
-      await bare.addInitScript(() => Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined }));
+      await bare.addInitScript(() =>
+        Object.defineProperty(Navigator.prototype, 'gpu', {
+          get: () => undefined,
+        }),
+      );
       const p = await openPage(bare, server.url);
       await p.waitForSelector('.no-gpu');
       assert.match(await p.locator('.no-gpu').innerText(), /WebGPU[\s\S]*Safari[\s\S]*Firefox/);
@@ -358,7 +476,10 @@ describe('accessibility and layout', () => {
     await say(page, 'نص عربي ومختلط');
     await finished(page);
     await check('conversation');
-    for (const [name, button] of [['settings', 'الإعدادات'], ['device', 'الجهاز والإمكانات']]) {
+    for (const [name, button] of [
+      ['settings', 'الإعدادات'],
+      ['device', 'الجهاز والإمكانات'],
+    ]) {
       await page.locator('.top').getByRole('button', { name: button }).click();
       await page.waitForSelector('.sheet');
       await check(name);
@@ -379,7 +500,10 @@ describe('accessibility and layout', () => {
       await loadShipped(page);
       await say(page, 'نص عربي ومختلط');
       await finished(page);
-      const wide = await page.evaluate(() => ({ page: document.documentElement.scrollWidth - innerWidth, box: document.querySelector('.scroller').scrollWidth - document.querySelector('.scroller').clientWidth }));
+      const wide = await page.evaluate(() => ({
+        page: document.documentElement.scrollWidth - innerWidth,
+        box: document.querySelector('.scroller').scrollWidth - document.querySelector('.scroller').clientWidth,
+      }));
       assert.ok(wide.page <= 0 && wide.box <= 0, JSON.stringify(wide));
     });
   }
@@ -388,7 +512,12 @@ describe('accessibility and layout', () => {
     await loadShipped(page);
     await page.evaluate(() => {
       window.said = [];
-      new MutationObserver((records) => { for (const r of records) for (const n of r.addedNodes) if (r.target.getAttribute?.('aria-live') === 'polite' && r.target.closest('.answer-turn')) window.said.push(n.textContent); }).observe(document.body, { childList: true, subtree: true });
+      new MutationObserver((records) => {
+        for (const r of records)
+          for (const n of r.addedNodes)
+            if (r.target.getAttribute?.('aria-live') === 'polite' && r.target.closest('.answer-turn'))
+              window.said.push(n.textContent);
+      }).observe(document.body, { childList: true, subtree: true });
     });
     await say(page, 'مرحبا بك');
     await finished(page);

@@ -1,21 +1,37 @@
-/** The page with the engine itself and the embedded model: what a person sees when nothing is a test double. */
+/** The page with the real engine and the embedded model: no part is a test double. */
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { engineWorker, finished, fixtures, lastAnswer, launch, loadShipped, openPage, say, startServer } from './harness.mjs';
+import {
+  engineWorker,
+  finished,
+  fixtures,
+  lastAnswer,
+  launch,
+  loadShipped,
+  openPage,
+  say,
+  startServer,
+} from './harness.mjs';
 
 let server;
 let browser;
 let context;
 let page;
 
-/** The likeliest word each time: the answers that the embedded model is held to. */
+/** Greedy decoding: the answers that the embedded model must give. */
 const SETTINGS = { temperature: 0, repetition: 1, maxTokens: 64 };
 
 async function newContext() {
-  const made = await browser.newContext({ locale: 'ar', viewport: { width: 1280, height: 860 } });
-  await made.addInitScript((settings) => localStorage.getItem('bayan-settings') ?? localStorage.setItem('bayan-settings', settings), JSON.stringify(SETTINGS));
+  const made = await browser.newContext({
+    locale: 'ar',
+    viewport: { width: 1280, height: 860 },
+  });
+  await made.addInitScript(
+    (settings) => localStorage.getItem('bayan-settings') ?? localStorage.setItem('bayan-settings', settings),
+    JSON.stringify(SETTINGS),
+  );
   return made;
 }
 
@@ -41,13 +57,13 @@ beforeEach(async () => {
   context = await newContext();
 });
 
-const weightRanges = () => server.state.log.filter((entry) => entry.path.endsWith('model.safetensors')).map((entry) => entry.range);
+const weightRanges = () =>
+  server.state.log.filter((entry) => entry.path.endsWith('model.safetensors')).map((entry) => entry.range);
 
 describe('a conversation with the embedded model', () => {
-  it('is typed in Arabic, streamed, remembered, regenerated, edited and stopped', async () => {
+  it('is typed, streamed, followed up, regenerated, edited, stopped', async () => {
     page = await visit();
     await say(page, 'ما عاصمة مصر؟');
-    await page.waitForSelector('.send.stop');
     await finished(page);
     assert.match(await lastAnswer(page).innerText(), /القاهرة/);
     await say(page, 'والأردن؟');
@@ -55,22 +71,29 @@ describe('a conversation with the embedded model', () => {
     assert.match(await lastAnswer(page).innerText(), /عمّ?ان/);
     const first = await lastAnswer(page).innerText();
     await page.getByRole('button', { name: 'إعادة المحاولة' }).click();
-    await page.waitForSelector('.send.stop');
+    await page.waitForSelector('.versions');
     await finished(page);
     assert.equal(await lastAnswer(page).innerText(), first, 'greedy answers repeat');
     await page.locator('.turn.user').last().hover();
     await page.getByRole('button', { name: 'تعديل' }).last().click();
     await page.locator('.editing textarea').fill('كم يساوي ٣ + ٤؟');
     await page.keyboard.press('Enter');
-    await page.waitForFunction(() => /٣ \+ ٤/.test([...document.querySelectorAll('.bubble')].at(-1)?.textContent ?? ''));
+    await page.waitForFunction(() =>
+      /٣ \+ ٤/.test([...document.querySelectorAll('.bubble')].at(-1)?.textContent ?? ''),
+    );
     await finished(page);
     assert.match(await lastAnswer(page).innerText(), /٧/);
     assert.equal(await page.locator('.bubble').count(), 2);
     assert.match(await page.locator('.gauge').innerText(), /%|٪/);
     assert.match(await page.locator('.answer-turn .tools').last().innerText(), /رمز\/ث/);
     await say(page, 'كيف أصنع الشاي؟');
-    await page.waitForFunction(() => ([...document.querySelectorAll('.answer')].at(-1)?.textContent.length ?? 0) > 4);
-    await page.locator('.send.stop').click();
+    // As soon as there is text, before the short answer ends.
+    await page.waitForFunction(() => {
+      const text = [...document.querySelectorAll('.answer')].at(-1)?.textContent ?? '';
+      const stop = text.length > 4 && document.querySelector('.send.stop');
+      if (stop) stop.click();
+      return Boolean(stop);
+    });
     await finished(page);
     const stopped = await lastAnswer(page).innerText();
     assert.match(await page.locator('.note').innerText(), /أُوقفت/);
@@ -78,7 +101,25 @@ describe('a conversation with the embedded model', () => {
     assert.deepEqual(page.errors, []);
   });
 
-  it('stays over a reload and goes on without a network', async () => {
+  it('compiles no kernel at the first question of a ready model', async () => {
+    page = await visit();
+    const compiled = () => engineWorker(page).evaluate(() => probe.pipelines);
+    assert.ok((await compiled()) > 0, 'kernels were compiled before the model was ready');
+    await page.waitForSelector('.model-chip.compiled', { timeout: 120_000 });
+    const before = await compiled();
+    // A short and a longer message.
+    for (const text of ['مرحبا', 'أريد أن أعرف كيف أصنع الشاي بالنعناع في البيت']) {
+      await say(page, text);
+      await finished(page);
+    }
+    assert.equal((await compiled()) - before, 0);
+    await page.getByRole('button', { name: 'محادثة جديدة' }).first().click();
+    await say(page, 'ما اسمك؟');
+    await finished(page);
+    assert.equal((await compiled()) - before, 0);
+  });
+
+  it('survives a reload and continues without a network', async () => {
     page = await visit();
     await say(page, 'ما اسمك؟');
     await finished(page);
@@ -94,20 +135,24 @@ describe('a conversation with the embedded model', () => {
     assert.match(await lastAnswer(page).innerText(), /الرياض/);
   });
 
-  it('goes on in a hidden tab', async () => {
+  it('continues in a hidden tab', async () => {
     page = await visit();
     await say(page, 'كيف أصنع الشاي؟');
-    await page.waitForSelector('.send.stop');
+    await page.waitForSelector('.answer-turn');
     const front = await context.newPage();
     await front.goto('about:blank');
     await front.bringToFront();
-    await page.waitForFunction(() => !document.querySelector('[aria-busy="true"]') && document.querySelector('.answer')?.textContent.length > 20, null, { polling: 200, timeout: 60_000 });
+    await page.waitForFunction(
+      () => !document.querySelector('[aria-busy="true"]') && document.querySelector('.answer')?.textContent.length > 20,
+      null,
+      { polling: 200, timeout: 60_000 },
+    );
     await front.close();
   });
 });
 
 describe('an adapter from disk', () => {
-  it('changes the answers, comes back after a lost device, and goes without a trace', async () => {
+  it('changes answers, survives a lost device, is removable', async () => {
     page = await visit();
     const filesIn = (folder) => readdirSync(folder).map((name) => join(folder, name));
     const open = async (input, folder) => {
@@ -136,7 +181,9 @@ describe('an adapter from disk', () => {
     assert.notEqual(tuned, plain);
     await engineWorker(page).evaluate(async () => (await import(self.name)).destroyDevice());
     await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
-    await page.waitForSelector('.model-chip.ready .chip-adapter', { timeout: 90_000 });
+    await page.waitForSelector('.model-chip.ready .chip-adapter', {
+      timeout: 90_000,
+    });
     assert.equal(await ask(), tuned);
     await page.locator('.model-chip').click();
     await page.getByRole('button', { name: 'إزالة' }).click();
@@ -161,7 +208,7 @@ it('a GGUF file from disk is a model like any other', async () => {
   assert.deepEqual(page.errors, []);
 });
 
-it('an adapter that `bayan finetune` trained gives the embedded model its dialect', async () => {
+it('a LoRA adapter from `bayan finetune` changes the dialect', async () => {
   page = await visit();
   await say(page, 'السلام عليكم');
   await finished(page);
@@ -179,7 +226,7 @@ it('an adapter that `bayan finetune` trained gives the embedded model its dialec
 });
 
 describe('when something breaks', () => {
-  it('a lost device: the conversation stays, one button brings the model back', async () => {
+  it('a lost device: one button brings the model back', async () => {
     page = await visit();
     await say(page, 'مرحبا');
     await finished(page);
@@ -196,13 +243,15 @@ describe('when something breaks', () => {
     assert.equal(await page.locator('.bubble').count(), 2);
   });
 
-  it('a device without memory: said in Arabic, and the next try works', async () => {
+  it('out of memory: said in Arabic, and the next try works', async () => {
     page = await visit();
     await say(page, 'مرحبا');
     await finished(page);
-    await engineWorker(page).evaluate(() => { probe.spoil = true; });
-    // A longer message needs a step of another size, and with it new buffers.
-    await say(page, 'أريد أن أعرف كيف أصنع الشاي بالنعناع في البيت');
+    await engineWorker(page).evaluate(() => {
+      probe.spoil = true;
+    });
+    // A message of a length that did not occur before (the warm-up has one, too) needs new buffers.
+    await say(page, 'أريد أن أعرف من فضلك كيف أصنع الشاي بالنعناع في البيت');
     await page.waitForSelector('.trouble');
     assert.match(await page.locator('.trouble').innerText(), /لم تكفِ الذاكرة/);
     await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
@@ -220,15 +269,21 @@ describe('when something breaks', () => {
     assert.match(ranges[1], /^bytes=(4194304|4300000)-$/);
   });
 
-  it('a corrupted cache file is noticed and only its part fetched again', async () => {
+  it('only the damaged part of a cached file is fetched again', async () => {
     page = await visit();
     await page.evaluate(async () => {
       const root = await (await navigator.storage.getDirectory()).getDirectoryHandle('bayan-models');
       for await (const [, folder] of root.entries()) {
         for await (const [name, handle] of folder.entries()) {
           if (!name.startsWith('f') || (await handle.getFile()).size < 4_300_000) continue;
-          const writable = await handle.createWritable({ keepExistingData: true });
-          await writable.write({ type: 'write', position: 1_000_000, data: new Uint8Array([1, 2, 3]) });
+          const writable = await handle.createWritable({
+            keepExistingData: true,
+          });
+          await writable.write({
+            type: 'write',
+            position: 1_000_000,
+            data: new Uint8Array([1, 2, 3]),
+          });
           await writable.close();
         }
       }
@@ -242,17 +297,22 @@ describe('when something breaks', () => {
     assert.match(await lastAnswer(page).innerText(), /القاهرة/);
   });
 
-  it('a full storage is said with sizes', async () => {
+  it('a full storage is reported with sizes', async () => {
     page = await context.newPage();
     const session = await context.newCDPSession(page);
-    await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(server.url).origin, quotaSize: 3_000_000 });
+    await session.send('Storage.overrideQuotaForOrigin', {
+      origin: new URL(server.url).origin,
+      quotaSize: 3_000_000,
+    });
     await page.goto(server.url);
     await page.waitForSelector('.trouble', { timeout: 60_000 });
     const text = await page.locator('.trouble').innerText();
     assert.match(text, /لا مساحة تكفي/);
-    // How much is missing is known to the page only where the browser's estimate tells the truth; how much is needed always.
+    // The page always knows how many bytes it needs, but how many are free only where the browser's estimate is right.
     assert.match(text, /4\.[0-9]+\sم\.ب/);
-    await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(server.url).origin });
+    await session.send('Storage.overrideQuotaForOrigin', {
+      origin: new URL(server.url).origin,
+    });
     await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
     await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
   });

@@ -1,6 +1,6 @@
 /**
- * Screenshots of the page with an Arabic conversation: `node screenshots.mjs FOLDER`. The words are the embedded model's own, by the engine
- * itself; `--mixed` takes the engine's test double instead, whose answers have lists, tables, code and two scripts.
+ * Screenshots of the page with an Arabic conversation: `node screenshots.mjs FOLDER`. The engine and the embedded model
+ * write the answers; with `--mixed` a test double writes them, with lists, tables, code and two scripts.
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,15 +11,27 @@ if (!folder) throw new Error('which folder? node screenshots.mjs FOLDER');
 mkdirSync(folder, { recursive: true });
 const mixed = process.argv.includes('--mixed');
 const server = await startServer({ real: !mixed });
-const questions = mixed ? ['كيف أحضّر القهوة العربية الأصيلة في البيت؟', 'أعطني مثالًا فيه نص عربي ومختلط وجدول وبرنامج'] : ['السلام عليكم', 'ما اسمك؟', 'ما عاصمة المغرب؟', 'ما جمع كتاب؟'];
+const questions = mixed
+  ? ['كيف أحضّر القهوة العربية الأصيلة في البيت؟', 'أعطني مثالًا فيه نص عربي ومختلط وجدول وبرنامج']
+  : ['السلام عليكم', 'ما اسمك؟', 'ما عاصمة المغرب؟', 'ما جمع كتاب؟'];
 const browser = await launch();
 try {
   for (const theme of ['light', 'dark']) {
-    const context = await browser.newContext({ locale: 'ar', colorScheme: theme, viewport: { width: 1440, height: 900 } });
-    await context.addInitScript(() => localStorage.setItem('bayan-settings', JSON.stringify({ temperature: 0, repetition: 1, maxTokens: 96 })));
+    const context = await browser.newContext({
+      locale: 'ar',
+      colorScheme: theme,
+      viewport: { width: 1440, height: 900 },
+    });
+    await context.addInitScript(() =>
+      localStorage.setItem('bayan-settings', JSON.stringify({ temperature: 0, repetition: 1, maxTokens: 96 })),
+    );
     const page = await openPage(context, server.url);
     const shot = (name) => page.screenshot({ path: join(folder, `${name}-${theme}.png`) });
-    const widths = [[360, 740], [768, 1024], [1440, 900]];
+    const widths = [
+      [360, 740],
+      [768, 1024],
+      [1440, 900],
+    ];
     await page.evaluate(() => document.fonts.ready);
     for (const [width, height] of widths) {
       await page.setViewportSize({ width, height });

@@ -1,7 +1,10 @@
 import '@fontsource-variable/vazirmatn/wght.css';
 import './ui/base.css';
+import './ui/frame.css';
 import './ui/chat.css';
+import './ui/answer.css';
 import './ui/panels.css';
+import './ui/print.css';
 import { render } from 'preact';
 import { App } from './ui/App';
 import { start } from './state/app';
@@ -11,6 +14,6 @@ render(<App />, document.getElementById('app')!);
 
 if ('serviceWorker' in navigator && import.meta.env.PROD) {
   navigator.serviceWorker.register(new URL('sw.js', document.baseURI)).catch(() => {
-    // Private windows may refuse; the page works online without it.
+    // Private windows may refuse a service worker; the page then works online only.
   });
 }

@@ -1,30 +1,35 @@
 /**
- * Offline: the page's own files are stored at the first visit; the engine is taken from the network when there is one
- * (it may be newer) and from the store when there is none. Models are not kept here: the page keeps them itself,
- * verified and resumable. Nothing outside this site passes through.
+ * The page without a network: its own files are cached at the first visit. The engine comes from the network, because
+ * it may be newer, and from the cache where there is no network. Models are not cached here: the worker stores them
+ * itself, verified and resumable. Requests to other sites are not handled.
  */
 const VERSION = __VERSION__;
 const FILES = __FILES__;
-/** Looked up when the page runs; the last one only where a model is included. */
+/** Files that are not part of the build; the last one exists only where a model is included. */
 const ENGINE = ['engine/bayan.js', 'engine/bayan_bg.wasm', 'model/manifest.json'];
 const CACHE = `bayan-${VERSION}`;
 const ENGINE_CACHE = 'bayan-engine';
 
 self.addEventListener('install', (event) => {
-  event.waitUntil((async () => {
-    const cache = await caches.open(CACHE);
-    await cache.addAll(FILES.map((url) => new Request(url, { cache: 'reload' })));
-    const engine = await caches.open(ENGINE_CACHE);
-    await Promise.all(ENGINE.map((url) => engine.add(new Request(url, { cache: 'reload' })).catch(() => {})));
-    await self.skipWaiting();
-  })());
+  event.waitUntil(
+    (async () => {
+      const cache = await caches.open(CACHE);
+      await cache.addAll(FILES.map((url) => new Request(url, { cache: 'reload' })));
+      const engine = await caches.open(ENGINE_CACHE);
+      await Promise.all(ENGINE.map((url) => engine.add(new Request(url, { cache: 'reload' })).catch(() => {})));
+      await self.skipWaiting();
+    })(),
+  );
 });
 
 self.addEventListener('activate', (event) => {
-  event.waitUntil((async () => {
-    for (const name of await caches.keys()) if (name.startsWith('bayan-') && name !== CACHE && name !== ENGINE_CACHE) await caches.delete(name);
-    await self.clients.claim();
-  })());
+  event.waitUntil(
+    (async () => {
+      for (const name of await caches.keys())
+        if (name.startsWith('bayan-') && name !== CACHE && name !== ENGINE_CACHE) await caches.delete(name);
+      await self.clients.claim();
+    })(),
+  );
 });
 
 self.addEventListener('fetch', (event) => {
@@ -54,7 +59,7 @@ async function networkFirst(event) {
   } catch {
     return (await cache.match(request)) ?? Response.error();
   }
-  // A full storage keeps the page from being stored, not from working.
+  // Where the storage is full, the page works but is not cached.
   if (response.ok) event.waitUntil(cache.put(request, response.clone()).catch(() => {}));
   return response;
 }

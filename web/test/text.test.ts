@@ -1,9 +1,13 @@
 import { describe, expect, it } from 'vitest';
-import { type Conversation, exportText, importText, titleFrom } from '../src/state/database';
+import { type Conversation, titleFrom } from '../src/state/database';
+import { exportText, importText, markdownText } from '../src/state/transfer';
+import { merged, shownTurns, type Turn, withTurn } from '../src/state/turns';
 import { cleanSettings, DEFAULTS, samplingOf } from '../src/state/settings';
 import { ar } from '../src/strings/ar';
 import { en } from '../src/strings/en';
-import { directionOf, LTR_RUN, needsIsolation, plainName, StickyDirection } from '../src/text/direction';
+import { directionOf, StickyDirection } from '../src/text/direction';
+import { plainName, splitHidden } from '../src/text/hidden';
+import { runsOf } from '../src/text/runs';
 import { Formats } from '../src/text/format';
 import { fold, matches } from '../src/text/search';
 import { Sentences } from '../src/text/sentences';
@@ -19,6 +23,9 @@ describe('direction of a block', () => {
     expect(directionOf('123 …!? 😀', 'rtl')).toEqual({ direction: 'rtl', letters: 0 });
     expect(directionOf('٣ تفاحات', 'ltr').direction).toBe('rtl');
     expect(directionOf('שלום', 'ltr').direction).toBe('rtl');
+    expect(directionOf('H2O وCO2 وMP3 وWi-Fi 6E و5G', 'rtl').direction).toBe('rtl');
+    expect(directionOf('Visual Studio Code و PyCharm', 'rtl').direction).toBe('rtl');
+    expect(directionOf('كلمة means word in Arabic', 'rtl').direction).toBe('ltr');
   });
 
   it('stays once 24 letters were seen, whatever follows', () => {
@@ -30,15 +37,22 @@ describe('direction of a block', () => {
   });
 
   it('isolates runs that would reorder, and leaves plain numbers', () => {
-    const runs = (text: string) => [...text.matchAll(LTR_RUN)].map((m) => m[0]).filter(needsIsolation);
+    const runs = (text: string) => runsOf(text, 'rtl').map(({ from, to }) => text.slice(from, to));
     expect(runs('السعر 25 USD يوم 10/12/2024 من 1-5')).toEqual(['25 USD', '10/12/2024', '1-5']);
     expect(runs('هاتف +966501234567 ونسبة 50%')).toEqual(['+966501234567', '50%']);
+    expect(runs('أعراض COVID-19 وx86-64 في 2024.')).toEqual(['COVID-19', 'x86-64']);
+    expect(runs('C++ وC# و.NET 8 وf(x)')).toEqual(['C++', 'C#', '.NET 8', 'f(x)']);
+    expect(runs('قال "Open the file (now)" ثم')).toEqual(['Open the file (now)']);
+    expect(runs('iOS، Android، Windows 11')).toEqual(['iOS', 'Android', 'Windows 11']);
     expect(runs('عندي 3 كتب')).toEqual([]);
+    const inEnglish = 'The word كتاب 5 times';
+    expect(runsOf(inEnglish, 'ltr').map(({ from, to }) => inEnglish.slice(from, to))).toEqual(['كتاب']);
   });
 
   it('drops reordering characters from names only', () => {
     expect(plainName('a\u202Ecod.exe\u0007')).toBe('acod.exe');
     expect(titleFrom('  \n# عنوان\u202E طويل\nسطر')).toBe('عنوان طويل');
+    expect(titleFrom('## دروس **C#** و`my_var`')).toBe('دروس C# وmy_var');
     expect(titleFrom('كلمة '.repeat(30)).length).toBeLessThanOrEqual(47);
   });
 });
@@ -69,27 +83,106 @@ describe('numbers', () => {
     expect(f.number(1234)).toBe('١٬٢٣٤');
     expect(f.bytes(1_470_000_000)).toBe('١٫٤٧\u00a0غ.ب');
     const l = new Formats('ar', 'latn');
-    expect([1, 2, 3, 11, 100].map((n) => l.plural(n, ar.minutes))).toEqual(['دقيقة واحدة', 'دقيقتين', '3 دقائق', '11 دقيقة', '100 دقيقة']);
+    expect([1, 2, 3, 11, 100].map((n) => l.plural(n, ar.minutes))).toEqual([
+      'دقيقة واحدة',
+      'دقيقتين',
+      '3 دقائق',
+      '11 دقيقة',
+      '100 دقيقة',
+    ]);
     expect(l.date(Date.UTC(2026, 0, 5, 12))).toMatch(/2026/);
     expect(new Formats('en', 'arab').number(5)).toBe('5');
+  });
+});
+
+const turn = (id: string, parent: string | null, more: Partial<Turn> = {}): Turn => ({
+  id,
+  role: /^[b-z]*[bdf]$/.test(id) ? 'assistant' : 'user',
+  content: id,
+  at: id.charCodeAt(0),
+  parent,
+  ...more,
+});
+const path = (tree: Parameters<typeof shownTurns>[0]) => shownTurns(tree).map((each) => each.turn.id);
+
+describe('the tree of turns', () => {
+  it('reads records without parents as a list', () => {
+    const turns = ['a', 'b', 'c', 'd'].map((id) => ({ ...turn(id, null), parent: undefined }) as unknown as Turn);
+    expect(path({ turns: turns.map(({ parent: _, ...rest }) => rest) })).toEqual(['a', 'b', 'c', 'd']);
+  });
+
+  it('shows the newest version, or the chosen one with what follows it', () => {
+    const turns = [turn('a', null), turn('b', 'a'), turn('d', 'a'), turn('e', 'b')];
+    const edited = [...turns, turn('g', null, { versionOf: 'a' })];
+    expect(path({ turns })).toEqual(['a', 'd']);
+    expect(path({ turns, chosen: { 'answer a': 'b' } })).toEqual(['a', 'b', 'e']);
+    expect(path({ turns: edited })).toEqual(['g']);
+    expect(path({ turns: edited, chosen: { a: 'a' } })).toEqual(['a', 'd']);
+    expect(shownTurns({ turns: edited })[0]!.versions.map(({ id }) => id)).toEqual(['a', 'g']);
+  });
+
+  it('shows all that two tabs added at once', () => {
+    const start = { turns: [turn('a', null), turn('b', 'a')] };
+    const one = withTurn(withTurn(start, turn('c', 'b')), turn('d', 'c'));
+    const two = withTurn(withTurn(start, turn('e', 'b')), turn('f', 'e'));
+    expect(path(merged(one, two))).toEqual(['a', 'b', 'c', 'd', 'e', 'f']);
+    expect(path(merged(two, one))).toEqual(['a', 'b', 'c', 'd', 'e', 'f']);
+  });
+
+  it('ends where a damaged record goes in a circle', () => {
+    expect(path({ turns: [turn('a', 'c'), turn('c', 'a')] })).toEqual([]);
+    expect(path({ turns: [turn('a', null), turn('a', 'a')] })).toEqual(['a']);
   });
 });
 
 describe('stored data', () => {
   it('settings keep what is valid and drop the rest', () => {
     expect(cleanSettings(null)).toEqual(DEFAULTS);
-    const clean = cleanSettings({ temperature: 99, topP: 0.5, theme: 'dark', language: 'fr', seed: null, extra: 1, system: 5 });
+    const clean = cleanSettings({
+      temperature: 99,
+      topP: 0.5,
+      theme: 'dark',
+      language: 'fr',
+      seed: null,
+      extra: 1,
+      system: 5,
+    });
     expect(clean).toEqual({ ...DEFAULTS, topP: 0.5, theme: 'dark' });
     expect(samplingOf({ ...DEFAULTS, seed: 7 })).toMatchObject({ seed: 7, maxTokens: 1024 });
     expect('seed' in samplingOf(DEFAULTS)).toBe(false);
   });
 
   it('conversations survive export and import; other files are refused', () => {
-    const one: Conversation = { id: 'a', title: 'عنوان', createdAt: 1, updatedAt: 2, system: 's', turns: [{ id: 't', role: 'user', content: 'نص\u200Cمع‌ فاصل', at: 1 }] };
+    const one: Conversation = {
+      id: 'a',
+      title: 'عنوان',
+      createdAt: 1,
+      updatedAt: 2,
+      system: 's',
+      turns: [{ id: 't', role: 'user', content: 'نص\u200Cمع‌ فاصل', at: 1 }],
+    };
     const [back] = importText(exportText([one]))!;
     expect(back).toMatchObject({ id: 'a', title: 'عنوان', system: 's', updatedAt: 2 });
     expect(back!.turns[0]!.content).toBe(one.turns[0]!.content);
-    for (const bad of ['', '[]', 'null', '{"kind":"x"}', '{"kind":"bayan-conversations","version":1,"conversations":[{"title":1}]}', '{"kind":"bayan-conversations","version":1,"conversations":[{"title":"x","turns":[{"role":"system","content":"x"}]}]}']) expect(importText(bad)).toBeNull();
+    const full: Conversation = {
+      ...one,
+      turns: [turn('a', null), turn('b', 'a'), { ...turn('c', null), versionOf: 'a' }],
+      chosen: { a: 'a' },
+      pinned: true,
+      folder: 'عمل',
+    };
+    expect(importText(exportText([full]))).toEqual([full]);
+    expect(markdownText(full, ar)).toBe('# عنوان\n\n## أنت\n\na\n\n## بيان\n\nb\n');
+    for (const bad of [
+      '',
+      '[]',
+      'null',
+      '{"kind":"x"}',
+      '{"kind":"bayan-conversations","version":1,"conversations":[{"title":1}]}',
+      '{"kind":"bayan-conversations","version":1,"conversations":' +
+        '[{"title":"x","turns":[{"role":"system","content":"x"}]}]}',
+    ])
+      expect(importText(bad)).toBeNull();
   });
 });
 
@@ -107,8 +200,15 @@ describe('the catalogue', () => {
   });
 
   it('has both languages whole', () => {
-    const keys = (o: object, path = ''): string[] => Object.entries(o).flatMap(([k, v]) => (typeof v === 'object' && !Array.isArray(v) && !('other' in v) ? keys(v as object, `${path}${k}.`) : [`${path}${k}`]));
+    const keys = (o: object, path = ''): string[] =>
+      Object.entries(o).flatMap(([k, v]) =>
+        typeof v === 'object' && !Array.isArray(v) && !('other' in v)
+          ? keys(v as object, `${path}${k}.`)
+          : [`${path}${k}`],
+      );
     expect(keys(en)).toEqual(expect.arrayContaining(keys(ar)));
-    for (const [key, value] of Object.entries(ar)) if (typeof value === 'string' && !['addressPlaceholder'].includes(key)) expect(value, key).toMatch(/[\u0600-\u06ff]/);
+    for (const [key, value] of Object.entries(ar))
+      if (typeof value === 'string' && !['addressPlaceholder'].includes(key))
+        expect(value, key).toMatch(/[\u0600-\u06ff]/);
   });
 });

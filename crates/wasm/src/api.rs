@@ -70,6 +70,15 @@ pub fn tokenize(text: &str) -> Result<Vec<u32>, JsValue> {
     Ok(session::tokenize(text)?)
 }
 
+/// Text of token ids, special tokens included; incomplete characters become U+FFFD.
+///
+/// # Errors
+/// No model, or an id outside its vocabulary.
+#[wasm_bindgen]
+pub fn detokenize(ids: &[u32]) -> Result<String, JsValue> {
+    Ok(session::detokenize(ids)?)
+}
+
 /// Puts a LoRA adapter, as PEFT writes it, on the open model; several add up. `options`: `{"name", "scale"}`, both
 /// optional. Resolves to `AdapterInfo` as JSON. The base is untouched: taking the adapter off gives back the same
 /// answers.

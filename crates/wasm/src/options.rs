@@ -98,6 +98,8 @@ pub(crate) struct Sampling {
     top_k: Option<u32>,
     min_p: Option<f32>,
     repetition_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
     max_tokens: Option<usize>,
     seed: Option<u64>,
     stop: Option<Vec<String>>,
@@ -116,6 +118,8 @@ impl Sampling {
             top_p: self.top_p.or(defaults.top_p).unwrap_or(engine.top_p),
             min_p: self.min_p.or(defaults.min_p).unwrap_or(engine.min_p),
             repeat_penalty: self.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(engine.repeat_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(engine.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(engine.frequency_penalty),
             seed: self.seed.unwrap_or_else(|| (js_sys::Math::random() * (1u64 << 53) as f64) as u64),
             ..engine
         };

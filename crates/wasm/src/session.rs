@@ -257,6 +257,10 @@ pub(crate) fn tokenize(text: &str) -> Result<Vec<u32>, EngineError> {
     with_model(|model| Ok(model.tokenizer.encode(text, false)?))
 }
 
+pub(crate) fn detokenize(ids: &[u32]) -> Result<String, EngineError> {
+    with_model(|model| Ok(model.tokenizer.decode(ids, false)?))
+}
+
 pub(crate) fn info() -> String {
     let speed = SPEED
         .get()

@@ -1,8 +1,20 @@
 /**
- * The interface that is the same on both sides of the worker: `LocalBackend` implements it around the engine,
- * `RemoteBackend` around `postMessage`. A session does not know which it holds, and tests may use either.
+ * The interface on both sides of the worker: `LocalBackend` implements it with the engine, `RemoteBackend` with
+ * `postMessage`. A session works with either, and so do tests.
  */
-import type { AdapterInfo, AdapterOptions, DownloadPlan, Message, OpenOptions, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type {
+  AdapterInfo,
+  AdapterOptions,
+  DownloadPlan,
+  Message,
+  OpenOptions,
+  Piece,
+  Progress,
+  Sampling,
+  SessionInfo,
+  Source,
+  StoredModel,
+} from './types';
 import type { BayanError } from './errors';
 
 export interface LoadCall {
@@ -23,7 +35,9 @@ export interface Backend {
   load(call: LoadCall, hooks: LoadHooks): Promise<SessionInfo>;
   chat(messages: Message[], sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
   generate(prompt: string, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece>;
+  warmUp(tokens: number, sampling: Sampling, signal?: AbortSignal): Promise<void>;
   tokenize(text: string): Promise<Uint32Array>;
+  detokenize(ids: Uint32Array): Promise<string>;
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo>;
   /** Without a name: all of them. */
   unloadAdapter(name?: string): Promise<void>;

@@ -1,4 +1,4 @@
-/** What callers send is checked before it reaches the engine: a wrong number is an error, never a silent clamp. */
+/** Checks the caller's input before it reaches the engine: a number out of range is an error and is never clamped. */
 import type { Message, Sampling } from './types';
 
 const RANGES = {
@@ -7,6 +7,8 @@ const RANGES = {
   topK: [0, 1_000_000],
   minP: [0, 1],
   repetitionPenalty: [0.1, 10],
+  presencePenalty: [-2, 2],
+  frequencyPenalty: [-2, 2],
   maxTokens: [1, 1_000_000],
   seed: [0, Number.MAX_SAFE_INTEGER],
 } as const;
@@ -24,10 +26,12 @@ export function checkSampling(sampling: Sampling): Sampling {
       continue;
     }
     const range = (RANGES as Record<string, readonly [number, number]>)[name];
-    if (!range) throw new TypeError(`sampling.${name} is not a known setting; known: ${Object.keys(RANGES).join(', ')}, stop`);
+    if (!range)
+      throw new TypeError(`sampling.${name} is not a known setting; known: ${Object.keys(RANGES).join(', ')}, stop`);
     const whole = WHOLE.has(name);
     if (typeof value !== 'number' || !(value >= range[0] && value <= range[1]) || (whole && !Number.isInteger(value))) {
-      throw new TypeError(`sampling.${name}: expected ${whole ? 'a whole number' : 'a number'} from ${range[0]} to ${range[1]}, got ${String(value)}`);
+      const kind = whole ? 'a whole number' : 'a number';
+      throw new TypeError(`sampling.${name}: expected ${kind} from ${range[0]} to ${range[1]}, got ${String(value)}`);
     }
     checked[name] = value;
   }
@@ -37,8 +41,23 @@ export function checkSampling(sampling: Sampling): Sampling {
 export function checkMessages(messages: Message[]): Message[] {
   if (!Array.isArray(messages) || messages.length === 0) throw new TypeError('messages: expected at least one message');
   return messages.map((message, at) => {
-    if (!['system', 'user', 'assistant'].includes(message?.role)) throw new TypeError(`messages[${at}].role: expected system, user or assistant, got ${String(message?.role)}`);
-    if (typeof message.content !== 'string') throw new TypeError(`messages[${at}].content: expected text, got ${typeof message.content}`);
-    return { role: message.role, content: message.content };
+    if (!['system', 'user', 'assistant'].includes(message?.role))
+      throw new TypeError(`messages[${at}].role: expected system, user or assistant, got ${String(message?.role)}`);
+    for (const name of Object.keys(message))
+      if (!['role', 'content'].includes(name)) throw new TypeError(`messages[${at}].${name} is not a known field`);
+    return { role: message.role, content: contentOf(message.content, at) };
   });
+}
+
+function contentOf(content: Message['content'], at: number): string {
+  if (typeof content === 'string') return content;
+  if (!Array.isArray(content))
+    throw new TypeError(`messages[${at}].content: expected text or parts of text, got ${typeof content}`);
+  return content
+    .map((part, i) => {
+      if (part?.type !== 'text' || typeof part.text !== 'string')
+        throw new TypeError(`messages[${at}].content[${i}]: expected a part of type text, got ${String(part?.type)}`);
+      return part.text;
+    })
+    .join('');
 }

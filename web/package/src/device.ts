@@ -1,9 +1,20 @@
-/** What the browser and the adapter offer, asked without creating a device: cheap, and works before any model is chosen. */
+/** What the browser and the GPU adapter offer. No device is created, so the probe is cheap and needs no model. */
 import type { DeviceProbe } from './types';
 
 const NONE: DeviceProbe = {
-  webgpu: false, missing: 'api', vendor: '', architecture: '', description: '', fallback: false, features: [],
-  shaderF16: false, subgroups: false, packedDot: false, maxBufferBytes: 0, maxBindingBytes: 0, maxWorkgroupBytes: 0,
+  webgpu: false,
+  missing: 'api',
+  vendor: '',
+  architecture: '',
+  description: '',
+  fallback: false,
+  features: [],
+  shaderF16: false,
+  subgroups: false,
+  packedDot: false,
+  maxBufferBytes: 0,
+  maxBindingBytes: 0,
+  maxWorkgroupBytes: 0,
 };
 
 export async function probeDevice(): Promise<DeviceProbe> {

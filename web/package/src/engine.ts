@@ -1,10 +1,10 @@
 /**
- * What the WebAssembly engine must export: the only seam between this package and `crates/wasm`.
+ * What the WebAssembly engine must export: the only interface between this package and `crates/wasm`.
  *
  * The engine is an ES module made by `wasm-bindgen --target web`, served as `engine/bayan.js` next to
  * `engine/bayan_bg.wasm`, and imported inside the worker. Structured values cross as JSON text and bulk bytes as
- * `Uint8Array`: serde on one side and `JSON` on the other, where generated bindings for twenty small types would be
- * a second definition of each. There is one engine per worker and one model per engine; a second model is a second
+ * `Uint8Array`: serde on one side and `JSON` on the other. Generated bindings would define each of the twenty small
+ * types a second time. There is one engine per worker and one model per engine; a second model is a second
  * worker.
  *
  * Errors: throw (reject with) either an `Error` having the property `code`, or a string holding
@@ -12,7 +12,7 @@
  * No call overlaps another, except `abort` and `info`, which may come at any time.
  */
 
-/** A checkpoint's bytes. The engine asks for what it needs, in pieces of a few MiB, and keeps none of them. */
+/** A checkpoint's bytes. The engine reads what it needs in pieces of a few MiB and keeps none of them. */
 export interface ByteSource {
   /** Paths inside the checkpoint, with `/`, e.g. `config.json`, `model-00001-of-00002.safetensors`. */
   files(): string[];
@@ -20,7 +20,7 @@ export interface ByteSource {
   size(file: string): number;
   /**
    * Exactly `length` bytes from `offset`; rejects where the range is outside the file. Bytes from the cache are
-   * verified against the digests taken at download before they are handed out. `offset` may exceed 2^32 (f64).
+   * verified against the digests taken at download before they are returned. `offset` may exceed 2^32 (f64).
    */
   read(file: string, offset: number, length: number): Promise<Uint8Array>;
 }
@@ -45,7 +45,11 @@ export interface EngineModule {
    * `optionsJson`: `OpenOptions`. `onProgress(doneBytes, totalBytes)`: bytes of weights sent to the GPU.
    * Resolves to the JSON of `ModelInfo`. Errors: BadCheckpoint, OutOfMemory, UnsupportedDevice, DeviceLost, Aborted.
    */
-  open(source: ByteSource, optionsJson: string, onProgress: (doneBytes: number, totalBytes: number) => void): Promise<string>;
+  open(
+    source: ByteSource,
+    optionsJson: string,
+    onProgress: (doneBytes: number, totalBytes: number) => void,
+  ): Promise<string>;
 
   /**
    * Answer a conversation: `messagesJson` is `Message[]`, `samplingJson` is `Sampling`. The common prefix with the
@@ -57,18 +61,25 @@ export interface EngineModule {
   /** As `chat`, from plain text without a template. */
   generate(prompt: string, samplingJson: string, onToken: OnToken): Promise<string>;
 
+  /** As `generate`, from token ids; the sampling may also hold `ignoreEos`. */
+  generateFromIds(ids: Uint32Array, samplingJson: string, onToken: OnToken): Promise<string>;
+
   /** End the running `open`, `chat` or `generate` as soon as the current step allows. No effect when idle. */
   abort(): void;
 
   /** Token ids of a text, without added special tokens. */
   tokenize(text: string): Uint32Array;
 
+  /** Text of token ids, special tokens included. */
+  detokenize(ids: Uint32Array): string;
+
   /**
    * A PEFT adapter (adapter_config.json + adapter_model.safetensors), kept apart from the base weights; several add up.
-   * `optionsJson`: `AdapterOptions`. Resolves to the JSON of `AdapterInfo`. Errors: BadCheckpoint, OutOfMemory, DeviceLost, Aborted.
+   * `optionsJson`: `AdapterOptions`. Resolves to the JSON of `AdapterInfo`. Errors: BadCheckpoint, OutOfMemory,
+   * DeviceLost, Aborted.
    */
   loadAdapter(source: ByteSource, optionsJson: string): Promise<string>;
-  /** Takes the adapter of that name off, or all of them; the base then answers as before. */
+  /** Removes the adapter of that name, or all adapters; the base model then answers as before. */
   unloadAdapter(name?: string): void;
 
   /** JSON of `{"speed": SpeedInfo | null, "adapters": AdapterInfo[], "wasmBytes": number | null}`. */
@@ -78,9 +89,9 @@ export interface EngineModule {
   dispose(): void;
 }
 
-/** Import and initialise the engine. `url` is absolute and ends in `.js`; the wasm lies beside it. */
-export async function importEngine(url: string): Promise<EngineModule> {
-  const module = (await import(/* @vite-ignore */ url)) as EngineModule;
-  await module.default({ module_or_path: new URL(url.replace(/\.js$/, '_bg.wasm')) });
+/** Imports and initialises the engine; both addresses are absolute. */
+export async function importEngine(engineUrl: string, wasmUrl: string): Promise<EngineModule> {
+  const module = (await import(/* @vite-ignore */ /* webpackIgnore: true */ engineUrl)) as EngineModule;
+  await module.default({ module_or_path: new URL(wasmUrl) });
   return module;
 }

@@ -1,8 +1,8 @@
 /**
- * The errors a caller can tell apart, the same on both sides of the worker.
+ * The errors that a caller can distinguish, the same on both sides of the worker.
  *
  * An error crosses `postMessage` as plain data (`code`, `message`, `details`) and is rebuilt as the same class,
- * because structured clone drops subclasses. The alternative, matching on message text, breaks when text changes.
+ * because structured clone drops subclasses. Matching on message text would break when the text changes.
  * Messages are for developers (English: what, expected, got, remedy); a page shows its own words for each code.
  */
 
@@ -31,6 +31,8 @@ export interface ErrorDetails {
   contextLength?: number;
   /** Seconds the server asked to wait (429, 503). */
   retryAfterSeconds?: number;
+  /** True where the caller's address or repository name cannot be one. */
+  badAddress?: boolean;
   /** True where the server wants an access token (401, 403). */
   needsToken?: boolean;
   reason?: string;
@@ -56,47 +58,76 @@ export class BayanError extends Error {
 
 /** `navigator.gpu` is missing or gives no adapter. */
 export class NoWebGpu extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('NoWebGpu', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('NoWebGpu', message, details);
+  }
 }
 /** There is a GPU, but it lacks something the model needs. */
 export class UnsupportedDevice extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('UnsupportedDevice', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('UnsupportedDevice', message, details);
+  }
 }
-/** The GPU went away (driver reset, sleep, another page). Load again to go on. */
+/** The GPU is no longer usable (driver reset, sleep, another page). Load the model again. */
 export class DeviceLost extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('DeviceLost', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('DeviceLost', message, details);
+  }
 }
-/** The GPU or the tab has no room for this model and context. */
+/** The GPU or the tab has too little memory for this model and context. */
 export class OutOfMemory extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('OutOfMemory', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('OutOfMemory', message, details);
+  }
 }
 /** The files are damaged, incomplete or of a kind not read here. */
 export class BadCheckpoint extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('BadCheckpoint', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('BadCheckpoint', message, details);
+  }
 }
 /** A server did not answer, or answered with a failure. */
 export class Network extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('Network', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('Network', message, details);
+  }
 }
-/** The browser's storage has no room for the download. */
+/** The browser's storage is too small for the download. */
 export class Quota extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('Quota', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('Quota', message, details);
+  }
 }
 /** The conversation is longer than the context. */
 export class ContextFull extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('ContextFull', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('ContextFull', message, details);
+  }
 }
 /** The caller's signal was aborted. */
 export class Aborted extends BayanError {
-  constructor(message = 'the call was aborted by its signal', details?: ErrorDetails) { super('Aborted', message, details); }
+  constructor(message = 'the call was aborted by its signal', details?: ErrorDetails) {
+    super('Aborted', message, details);
+  }
 }
 /** A defect in Bayan itself. */
 export class Internal extends BayanError {
-  constructor(message: string, details?: ErrorDetails) { super('Internal', message, details); }
+  constructor(message: string, details?: ErrorDetails) {
+    super('Internal', message, details);
+  }
 }
 
 const CLASSES: Record<ErrorCode, new (message: string, details?: ErrorDetails) => BayanError> = {
-  NoWebGpu, UnsupportedDevice, DeviceLost, OutOfMemory, BadCheckpoint, Network, Quota, ContextFull, Aborted, Internal,
+  NoWebGpu,
+  UnsupportedDevice,
+  DeviceLost,
+  OutOfMemory,
+  BadCheckpoint,
+  Network,
+  Quota,
+  ContextFull,
+  Aborted,
+  Internal,
 };
 
 export function isErrorCode(code: unknown): code is ErrorCode {
@@ -122,10 +153,12 @@ export function asBayanError(error: unknown): BayanError {
   if (typeof error === 'string') return fromText(error);
   if (error instanceof Error || error instanceof DOMException) {
     const code = (error as { code?: unknown }).code;
-    if (isErrorCode(code)) return fromWire({ code, message: error.message, details: (error as { details?: ErrorDetails }).details ?? {} });
+    if (isErrorCode(code))
+      return fromWire({ code, message: error.message, details: (error as { details?: ErrorDetails }).details ?? {} });
     if (error.name === 'AbortError') return new Aborted();
     if (error.name === 'QuotaExceededError') return new Quota(`the browser's storage is full: ${error.message}`);
-    if (error.name === 'RangeError' && /alloc|memory|array (buffer )?length/i.test(error.message)) return new OutOfMemory(error.message);
+    if (error.name === 'RangeError' && /alloc|memory|array (buffer )?length/i.test(error.message))
+      return new OutOfMemory(error.message);
     if (error.name === 'RuntimeError' && /memory/i.test(error.message)) return new OutOfMemory(error.message);
     return fromText(error.message, error.stack);
   }

@@ -4,5 +4,6 @@ export * from './errors';
 export type * from './types';
 export type { Backend, LoadCall, LoadHooks } from './backend';
 export { probeDevice } from './device';
+export type { EnginePlace } from './place';
 export type { ByteSource, EngineModule, OnToken } from './engine';
-export type { ChatCompletions, Completion, CompletionChunk, CompletionRequest } from './openai';
+export type { ChatCompletions, Completion, CompletionChunk, CompletionRequest, CompletionUsage } from './openai';

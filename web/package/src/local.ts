@@ -1,12 +1,37 @@
-/** The backend that holds the engine: validates what callers send, runs one thing at a time, turns callbacks into streams. */
+/** The backend that holds the engine: validates arguments, runs one call at a time, turns callbacks into streams. */
 import type { Backend, LoadCall, LoadHooks } from './backend';
 import type { EngineModule, OnToken } from './engine';
-import { Aborted, asBayanError, BadCheckpoint, type BayanError, DeviceLost, fromWire, Internal, Network, throwIfAborted } from './errors';
+import {
+  Aborted,
+  asBayanError,
+  BadCheckpoint,
+  type BayanError,
+  DeviceLost,
+  fromWire,
+  Internal,
+  Network,
+  throwIfAborted,
+} from './errors';
 import { AsyncQueue } from './queue';
 import { checkMessages, checkSampling } from './check';
 import { ModelStore } from './source/store';
 import { openSource } from './source/open';
-import type { AdapterInfo, AdapterOptions, DeviceInfo, FinishReason, Message, ModelInfo, OpenOptions, Piece, Sampling, SessionInfo, Source, SpeedInfo, StoredModel, Usage } from './types';
+import type {
+  AdapterInfo,
+  AdapterOptions,
+  DeviceInfo,
+  FinishReason,
+  Message,
+  ModelInfo,
+  OpenOptions,
+  Piece,
+  Sampling,
+  SessionInfo,
+  Source,
+  SpeedInfo,
+  StoredModel,
+  Usage,
+} from './types';
 
 export class LocalBackend implements Backend {
   onLost: ((error: BayanError) => void) | null = null;
@@ -15,17 +40,23 @@ export class LocalBackend implements Backend {
   private model: ModelInfo | null = null;
   private lost: BayanError | null = null;
   private disposed = false;
-  /** Calls that use the GPU wait for each other. */
+  /** The last call that uses the GPU; the next one starts when it ends. */
   private turn: Promise<unknown> = Promise.resolve();
 
-  constructor(private readonly importEngine: () => Promise<EngineModule>, private readonly store: () => Promise<ModelStore | null>) {}
+  constructor(
+    private readonly importEngine: () => Promise<EngineModule>,
+    private readonly store: () => Promise<ModelStore | null>,
+  ) {}
 
   load(call: LoadCall, hooks: LoadHooks): Promise<SessionInfo> {
     return this.inTurn(hooks.signal, async () => {
       if (this.model) throw new Internal('this worker already holds a model; load a second one in a second session');
       hooks.onProgress?.({ phase: 'device' });
       const engine = await this.startEngine();
-      const source = await openSource(call.source, await this.store(), { ...hooks, confirmAboveBytes: call.confirmAboveBytes });
+      const source = await openSource(call.source, await this.store(), {
+        ...hooks,
+        confirmAboveBytes: call.confirmAboveBytes,
+      });
       throwIfAborted(hooks.signal);
       this.model = await this.openModel(engine, source, call.options, hooks);
       hooks.onProgress?.({ phase: 'ready' });
@@ -33,12 +64,22 @@ export class LocalBackend implements Backend {
     });
   }
 
-  private async openModel(engine: EngineModule, source: Awaited<ReturnType<typeof openSource>>, options: OpenOptions, hooks: LoadHooks): Promise<ModelInfo> {
-    if (source.files().length === 0) throw new BadCheckpoint('the source holds no file. Choose a folder with config.json and weights, or one .gguf file');
+  private async openModel(
+    engine: EngineModule,
+    source: Awaited<ReturnType<typeof openSource>>,
+    options: OpenOptions,
+    hooks: LoadHooks,
+  ): Promise<ModelInfo> {
+    if (source.files().length === 0)
+      throw new BadCheckpoint(
+        'the source holds no file. Choose a folder with config.json and weights, or one .gguf file',
+      );
     const stop = () => engine.abort();
     hooks.signal?.addEventListener('abort', stop, { once: true });
     try {
-      const json = await engine.open(source, JSON.stringify(options), (doneBytes, totalBytes) => hooks.onProgress?.({ phase: 'weights', doneBytes, totalBytes }));
+      const json = await engine.open(source, JSON.stringify(options), (doneBytes, totalBytes) =>
+        hooks.onProgress?.({ phase: 'weights', doneBytes, totalBytes }),
+      );
       return JSON.parse(json) as ModelInfo;
     } finally {
       hooks.signal?.removeEventListener('abort', stop);
@@ -51,9 +92,15 @@ export class LocalBackend implements Backend {
     try {
       engine = await this.importEngine();
     } catch (error) {
-      throw new Network(`the engine could not be loaded: ${error instanceof Error ? error.message : String(error)}. Check that engine/bayan.js and engine/bayan_bg.wasm are served next to the page`);
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new Network(
+        `the engine could not be loaded: ${reason}. ` +
+          'Check that bayan.js and bayan_bg.wasm are served, by default in engine/ next to the page',
+      );
     }
-    const json = await engine.create(JSON.stringify({ powerPreference: 'high-performance' }), (errorJson) => this.lose(errorJson));
+    const json = await engine.create(JSON.stringify({ powerPreference: 'high-performance' }), (errorJson) =>
+      this.lose(errorJson),
+    );
     this.device = JSON.parse(json) as DeviceInfo;
     this.engine = engine;
     return engine;
@@ -62,19 +109,29 @@ export class LocalBackend implements Backend {
   private lose(errorJson: string): void {
     if (this.lost || this.disposed) return;
     const error = asBayanError(errorJson);
-    this.lost = error.code === 'Internal' ? new DeviceLost(error.message) : fromWire({ code: error.code, message: error.message, details: error.details });
+    this.lost =
+      error.code === 'Internal'
+        ? new DeviceLost(error.message)
+        : fromWire({ code: error.code, message: error.message, details: error.details });
     this.onLost?.(this.lost);
   }
 
   chat(messages: Message[], sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece> {
-    return this.stream(signal, (engine, onToken) => engine.chat(JSON.stringify(checkMessages(messages)), JSON.stringify(checkSampling(sampling)), onToken));
+    return this.stream(signal, (engine, onToken) =>
+      engine.chat(JSON.stringify(checkMessages(messages)), JSON.stringify(checkSampling(sampling)), onToken),
+    );
   }
 
   generate(prompt: string, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Piece> {
-    return this.stream(signal, (engine, onToken) => engine.generate(prompt, JSON.stringify(checkSampling(sampling)), onToken));
+    return this.stream(signal, (engine, onToken) =>
+      engine.generate(prompt, JSON.stringify(checkSampling(sampling)), onToken),
+    );
   }
 
-  private stream(signal: AbortSignal | undefined, run: (engine: EngineModule, onToken: OnToken) => Promise<string>): AsyncIterable<Piece> {
+  private stream(
+    signal: AbortSignal | undefined,
+    run: (engine: EngineModule, onToken: OnToken) => Promise<string>,
+  ): AsyncIterable<Piece> {
     const left = new AbortController();
     const queue = new AsyncQueue<Piece>(() => left.abort());
     const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
@@ -94,12 +151,39 @@ export class LocalBackend implements Backend {
       } finally {
         either.removeEventListener('abort', stop);
       }
-    }).then(() => queue.end(), (error) => queue.fail(error));
+    }).then(
+      () => queue.end(),
+      (error) => queue.fail(error),
+    );
     return queue;
+  }
+
+  warmUp(tokens: number, sampling: Sampling, signal?: AbortSignal): Promise<void> {
+    return this.inTurn(signal, async () => {
+      const engine = this.ready();
+      const { contextLength } = this.model!;
+      if (!Number.isInteger(tokens) || tokens < 1 || tokens >= contextLength)
+        throw new TypeError(`warmUp: expected a whole number of tokens from 1 to ${contextLength - 1}, got ${tokens}`);
+      // Any ids do; another first one than before, because a common beginning would be taken from the cache.
+      const words = engine.tokenize('نص قصير تمرّ كلماته على المعالج مرة واحدة قبل السؤال الأول.');
+      const ids = Uint32Array.from({ length: tokens }, (_, at) => words[(at + tokens) % words.length]!);
+      const settings = JSON.stringify({ ...checkSampling(sampling), maxTokens: 2, ignoreEos: true });
+      const stop = () => engine.abort();
+      signal?.addEventListener('abort', stop, { once: true });
+      try {
+        await engine.generateFromIds(ids, settings, () => {});
+      } finally {
+        signal?.removeEventListener('abort', stop);
+      }
+    });
   }
 
   async tokenize(text: string): Promise<Uint32Array> {
     return this.inTurn(undefined, async () => this.ready().tokenize(text));
+  }
+
+  async detokenize(ids: Uint32Array): Promise<string> {
+    return this.inTurn(undefined, async () => this.ready().detokenize(ids));
   }
 
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {
@@ -122,7 +206,11 @@ export class LocalBackend implements Backend {
 
   async info(): Promise<SessionInfo> {
     if (!this.engine || !this.device || !this.model) throw new Internal('no model is loaded; call load first');
-    const live = JSON.parse(this.engine.info()) as { speed: SpeedInfo | null; adapters: AdapterInfo[]; wasmBytes: number | null };
+    const live = JSON.parse(this.engine.info()) as {
+      speed: SpeedInfo | null;
+      adapters: AdapterInfo[];
+      wasmBytes: number | null;
+    };
     return { device: this.device, model: this.model, ...live };
   }
 

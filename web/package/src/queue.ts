@@ -1,4 +1,4 @@
-/** Push on one side, `for await` on the other. Leaving the loop early calls `onReturn`, which cancels the producer. */
+/** A queue that the producer pushes to and the consumer reads with `for await`. Leaving the loop calls `onReturn`. */
 export class AsyncQueue<T> implements AsyncIterable<T>, AsyncIterator<T> {
   private items: T[] = [];
   private waiting: { resolve: (r: IteratorResult<T>) => void; reject: (e: unknown) => void } | null = null;

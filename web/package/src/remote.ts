@@ -2,7 +2,18 @@
 import type { Backend, LoadCall, LoadHooks } from './backend';
 import { Aborted, type BayanError, DeviceLost, fromWire } from './errors';
 import { AsyncQueue } from './queue';
-import type { AdapterInfo, AdapterOptions, DownloadPlan, Message, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type {
+  AdapterInfo,
+  AdapterOptions,
+  DownloadPlan,
+  Message,
+  Piece,
+  Progress,
+  Sampling,
+  SessionInfo,
+  Source,
+  StoredModel,
+} from './types';
 import type { CallName, Calls, FromWorker, Port, ToWorker } from './wire';
 
 interface Pending {
@@ -19,7 +30,10 @@ export class RemoteBackend implements Backend {
   private pending = new Map<number, Pending>();
   private dead: BayanError | null = null;
 
-  constructor(private readonly port: Port<ToWorker, FromWorker>, private readonly terminate: () => void = () => {}) {
+  constructor(
+    private readonly port: Port<ToWorker, FromWorker>,
+    private readonly terminate: () => void = () => {},
+  ) {
     port.addEventListener('message', (event) => this.receive(event.data));
   }
 
@@ -44,8 +58,16 @@ export class RemoteBackend implements Backend {
     return this.stream('generate', { prompt, sampling }, signal);
   }
 
+  async warmUp(tokens: number, sampling: Sampling, signal?: AbortSignal): Promise<void> {
+    await this.call('warmUp', { tokens, sampling }, signal ? { signal } : {});
+  }
+
   tokenize(text: string): Promise<Uint32Array> {
     return this.call('tokenize', { text });
+  }
+
+  detokenize(ids: Uint32Array): Promise<string> {
+    return this.call('detokenize', { ids });
   }
 
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {
@@ -78,20 +100,38 @@ export class RemoteBackend implements Backend {
     this.terminate();
   }
 
-  private call<N extends CallName>(name: N, args: Calls[N]['args'], hooks: LoadHooks = {}): Promise<Calls[N]['result']> {
+  private call<N extends CallName>(
+    name: N,
+    args: Calls[N]['args'],
+    hooks: LoadHooks = {},
+  ): Promise<Calls[N]['result']> {
     return this.open(name, args, hooks).done as Promise<Calls[N]['result']>;
   }
 
-  private stream<N extends 'chat' | 'generate'>(name: N, args: Calls[N]['args'], signal?: AbortSignal): AsyncIterable<Piece> {
+  private stream<N extends 'chat' | 'generate'>(
+    name: N,
+    args: Calls[N]['args'],
+    signal?: AbortSignal,
+  ): AsyncIterable<Piece> {
     let cancel = () => {};
     const queue = new AsyncQueue<Piece>(() => cancel());
     const call = this.open(name, args, signal ? { signal } : {}, (piece) => queue.push(piece));
     cancel = call.cancel;
-    call.done.then(() => queue.end(), (error) => queue.fail(error));
+    // The caller need not wait until the step on the GPU has ended; the next call does, in the worker.
+    signal?.addEventListener('abort', () => queue.fail(new Aborted()), { once: true });
+    call.done.then(
+      () => queue.end(),
+      (error) => queue.fail(error),
+    );
     return queue;
   }
 
-  private open<N extends CallName>(name: N, args: Calls[N]['args'], hooks: LoadHooks, onPiece?: (piece: Piece) => void) {
+  private open<N extends CallName>(
+    name: N,
+    args: Calls[N]['args'],
+    hooks: LoadHooks,
+    onPiece?: (piece: Piece) => void,
+  ) {
     const id = this.nextId++;
     const { signal } = hooks;
     const cancel = () => {
@@ -151,8 +191,14 @@ export function connectWorker(worker: Worker): RemoteBackend {
   const backend = new RemoteBackend(worker, () => worker.terminate());
   worker.addEventListener('error', (event) => {
     event.preventDefault();
-    backend.fail(new DeviceLost(`the engine's worker stopped: ${event.message || 'its script could not be loaded'}. Load the model again`));
+    backend.fail(
+      new DeviceLost(
+        `the engine's worker stopped: ${event.message || 'its script could not be loaded'}. Load the model again`,
+      ),
+    );
   });
-  worker.addEventListener('messageerror', () => backend.fail(new DeviceLost("a message of the engine's worker could not be read. Load the model again")));
+  worker.addEventListener('messageerror', () =>
+    backend.fail(new DeviceLost("a message of the engine's worker could not be read. Load the model again")),
+  );
   return backend;
 }

@@ -28,16 +28,30 @@ export function serve(port: Port<FromWorker, ToWorker>, backend: Backend): void 
   const run = async (message: Extract<ToWorker, { kind: 'call' }>, signal: AbortSignal): Promise<unknown> => {
     const { id } = message;
     switch (message.name) {
-      case 'load': return backend.load(message.args, hooksFor(id, signal));
-      case 'chat': return forward(id, backend.chat(message.args.messages, message.args.sampling, signal));
-      case 'generate': return forward(id, backend.generate(message.args.prompt, message.args.sampling, signal));
-      case 'tokenize': return backend.tokenize(message.args.text);
-      case 'loadAdapter': return backend.loadAdapter(message.args.source, message.args.options, hooksFor(id, signal));
-      case 'unloadAdapter': return backend.unloadAdapter(message.args.name);
-      case 'info': return backend.info();
-      case 'listStored': return backend.listStored();
-      case 'deleteStored': return backend.deleteStored(message.args.id);
-      case 'dispose': return backend.dispose();
+      case 'load':
+        return backend.load(message.args, hooksFor(id, signal));
+      case 'chat':
+        return forward(id, backend.chat(message.args.messages, message.args.sampling, signal));
+      case 'generate':
+        return forward(id, backend.generate(message.args.prompt, message.args.sampling, signal));
+      case 'warmUp':
+        return backend.warmUp(message.args.tokens, message.args.sampling, signal);
+      case 'tokenize':
+        return backend.tokenize(message.args.text);
+      case 'detokenize':
+        return backend.detokenize(message.args.ids);
+      case 'loadAdapter':
+        return backend.loadAdapter(message.args.source, message.args.options, hooksFor(id, signal));
+      case 'unloadAdapter':
+        return backend.unloadAdapter(message.args.name);
+      case 'info':
+        return backend.info();
+      case 'listStored':
+        return backend.listStored();
+      case 'deleteStored':
+        return backend.deleteStored(message.args.id);
+      case 'dispose':
+        return backend.dispose();
     }
   };
 

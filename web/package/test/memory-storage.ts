@@ -1,4 +1,4 @@
-/** The cache's storage in memory, with a budget, so that tests can break and inspect it. */
+/** The cache's storage in memory, with a size limit, so that tests can damage and inspect it. */
 import type { Storage, Writer } from '../src/source/storage';
 
 export class MemoryStorage implements Storage {

@@ -1,4 +1,4 @@
-/** A file server that misbehaves on request: cuts connections, sends other bytes, refuses. */
+/** A file server that fails on request: it cuts connections, sends other bytes or refuses. */
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -16,7 +16,13 @@ export interface Trouble {
 export class FileServer {
   readonly files = new Map<string, Buffer>();
   readonly trouble = new Map<string, Trouble>();
-  readonly log: { path: string; method: string; range: string | undefined; authorization: string | undefined; status: number }[] = [];
+  readonly log: {
+    path: string;
+    method: string;
+    range: string | undefined;
+    authorization: string | undefined;
+    status: number;
+  }[] = [];
   private server!: Server;
   base = '';
 
@@ -43,7 +49,13 @@ export class FileServer {
     const trouble = this.trouble.get(path) ?? {};
     const range = request.headers.range;
     const end = (status: number, headers: Record<string, string | number> = {}, body?: Buffer) => {
-      this.log.push({ path, method: request.method ?? '', range, authorization: request.headers.authorization, status });
+      this.log.push({
+        path,
+        method: request.method ?? '',
+        range,
+        authorization: request.headers.authorization,
+        status,
+      });
       response.writeHead(status, { 'Access-Control-Allow-Origin': '*', ...headers });
       if (request.method === 'HEAD' || !body) return response.end();
       const cut = trouble.cut;
@@ -56,7 +68,10 @@ export class FileServer {
     };
     if (trouble.status && trouble.status.times > 0) {
       trouble.status.times--;
-      return void end(trouble.status.code, trouble.status.retryAfter ? { 'Retry-After': trouble.status.retryAfter } : {});
+      return void end(
+        trouble.status.code,
+        trouble.status.retryAfter ? { 'Retry-After': trouble.status.retryAfter } : {},
+      );
     }
     let bytes = this.files.get(path);
     if (!bytes) return void end(404);
@@ -72,7 +87,11 @@ export class FileServer {
       const to = asked[2] ? Math.min(Number(asked[2]), bytes.length - 1) : bytes.length - 1;
       if (from >= bytes.length) return void end(416, { 'Content-Range': `bytes */${bytes.length}` });
       const part = bytes.subarray(from, to + 1);
-      return void end(206, { 'Content-Range': `bytes ${from}-${to}/${bytes.length}`, 'Content-Length': part.length, ETag: etag }, part);
+      return void end(
+        206,
+        { 'Content-Range': `bytes ${from}-${to}/${bytes.length}`, 'Content-Length': part.length, ETag: etag },
+        part,
+      );
     }
     end(200, { 'Content-Length': bytes.length, ETag: etag }, bytes);
   }

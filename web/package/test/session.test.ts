@@ -24,7 +24,13 @@ async function fakeEngine(): Promise<EngineModule> {
 async function session() {
   const engine = await fakeEngine();
   const { port1, port2 } = new MessageChannel();
-  serve(port1 as unknown as Port<FromWorker, ToWorker>, new LocalBackend(async () => engine, async () => null));
+  serve(
+    port1 as unknown as Port<FromWorker, ToWorker>,
+    new LocalBackend(
+      async () => engine,
+      async () => null,
+    ),
+  );
   const remote = new RemoteBackend(port2 as unknown as Port<ToWorker, FromWorker>, () => port2.close());
   port1.start();
   port2.start();
@@ -56,17 +62,23 @@ describe('a session over the wire', () => {
     const pieces = [];
     for await (const piece of s.chat(user('مرحبا'), { sampling: { maxTokens: 4 } })) pieces.push(piece);
     expect(pieces.length).toBe(5);
-    expect(pieces.at(-1)).toMatchObject({ done: true, finishReason: 'length', tokens: 4, usage: { completionTokens: 4 } });
+    expect(pieces.at(-1)).toMatchObject({
+      done: true,
+      finishReason: 'length',
+      tokens: 4,
+      usage: { completionTokens: 4 },
+    });
     expect((await s.refreshInfo()).speed!.decodeTokensPerSecond).toBeGreaterThan(0);
     await s.dispose();
   });
 
-  it('stops by signal with Aborted, and by leaving the loop, and answers again after both', async () => {
+  it('stops by signal or by leaving the loop, then answers again', async () => {
     const { session: s } = await session();
     const abort = new AbortController();
     let count = 0;
     const run = (async () => {
-      for await (const piece of s.chat(user('قصة طويلة'), { signal: abort.signal })) if (piece && ++count === 3) abort.abort();
+      for await (const piece of s.chat(user('قصة طويلة'), { signal: abort.signal }))
+        if (piece && ++count === 3) abort.abort();
     })();
     await expect(run).rejects.toMatchObject({ code: 'Aborted' });
     expect(count).toBeLessThan(50);
@@ -75,7 +87,7 @@ describe('a session over the wire', () => {
     await s.dispose();
   });
 
-  it('lets answers wait for each other', async () => {
+  it('runs answers one after another', async () => {
     const { session: s } = await session();
     const [a, b] = await Promise.all([collect(s.chat(user('الإصدار'))), collect(s.chat(user('الإصدار')))]);
     expect([a, b].sort()).toEqual(['إجابة رقم 1.', 'إجابة رقم 2.']);
@@ -99,7 +111,11 @@ describe('a session over the wire', () => {
     const { session: s } = await session();
     await expect(s.loadAdapter(source)).rejects.toMatchObject({ code: 'BadCheckpoint' });
     const files: Source = { kind: 'files', files: [{ path: 'adapter_config.json', file: new Blob(['{}']) }] };
-    expect(await s.loadAdapter(files, { name: 'أ', scale: 0.5 })).toMatchObject({ name: 'أ', scale: 0.5, parameters: 2 });
+    expect(await s.loadAdapter(files, { name: 'أ', scale: 0.5 })).toMatchObject({
+      name: 'أ',
+      scale: 0.5,
+      parameters: 2,
+    });
     await s.loadAdapter(files, { name: 'ب' });
     expect(s.info.adapters.map((adapter) => adapter.name)).toEqual(['أ', 'ب']);
     await s.unloadAdapter('أ');
@@ -125,11 +141,18 @@ describe('the OpenAI shape', () => {
   it('answers whole and streamed', async () => {
     const { session: s } = await session();
     const whole = await s.chat.completions.create({ messages: user('الإصدار'), max_tokens: 100 });
-    expect(whole.choices[0]).toMatchObject({ message: { role: 'assistant', content: 'إجابة رقم 1.' }, finish_reason: 'stop' });
+    expect(whole.choices[0]).toMatchObject({
+      message: { role: 'assistant', content: 'إجابة رقم 1.' },
+      finish_reason: 'stop',
+    });
     expect(whole.usage.total_tokens).toBe(whole.usage.prompt_tokens + whole.usage.completion_tokens);
     let text = '';
     const finishes = [];
-    for await (const chunk of await s.chat.completions.create({ messages: user('الإصدار'), stream: true, stream_options: { include_usage: true } })) {
+    for await (const chunk of await s.chat.completions.create({
+      messages: user('الإصدار'),
+      stream: true,
+      stream_options: { include_usage: true },
+    })) {
       text += chunk.choices[0]?.delta.content ?? '';
       if (chunk.choices[0]?.finish_reason) finishes.push(chunk.choices[0].finish_reason);
       if (chunk.usage) finishes.push(chunk.usage.completion_tokens);
@@ -138,11 +161,79 @@ describe('the OpenAI shape', () => {
     expect(finishes).toEqual(['stop', 3]);
     await s.dispose();
   });
+
+  it('passes every sampling setting on', async () => {
+    const { session: s } = await session();
+    const { choices } = await s.chat.completions.create({
+      messages: [
+        {
+          role: 'user',
+          content: [
+            { type: 'text', text: 'أعد ' },
+            { type: 'text', text: 'الإعدادات' },
+          ],
+        },
+      ],
+      model: 'any',
+      temperature: 0.5,
+      top_p: 0.9,
+      top_k: 40,
+      min_p: 0.05,
+      repetition_penalty: 1.1,
+      presence_penalty: 0.5,
+      frequency_penalty: -0.5,
+      max_tokens: 1000,
+      seed: 7,
+      stop: 'x',
+      n: 1,
+    });
+    expect(JSON.parse(choices[0]!.message.content)).toEqual({
+      temperature: 0.5,
+      topP: 0.9,
+      topK: 40,
+      minP: 0.05,
+      repetitionPenalty: 1.1,
+      presencePenalty: 0.5,
+      frequencyPenalty: -0.5,
+      maxTokens: 1000,
+      seed: 7,
+      stop: ['x'],
+    });
+    await s.dispose();
+  });
+
+  it('refuses fields that it would have to ignore', async () => {
+    const { session: s } = await session();
+    const ask = (more: object) => s.chat.completions.create({ messages: user('x'), ...more });
+    for (const [more, message] of [
+      [{ response_format: { type: 'json_object' } }, /response_format is not supported; supported: messages/],
+      [{ tools: [] }, /tools is not supported/],
+      [{ n: 2 }, /n: expected 1, got 2/],
+      [{ stream_options: { include_obfuscation: true } }, /stream_options\.include_obfuscation is not supported/],
+      [{ top_k: -1 }, /topK: expected a whole number from 0/],
+      [{ messages: [{ role: 'tool', content: 'x' }] }, /role: expected system, user or assistant, got tool/],
+      [
+        { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] },
+        /expected a part of type text, got image_url/,
+      ],
+      [{ messages: [{ role: 'user', content: 'x', name: 'y' }] }, /messages\[0\]\.name is not a known field/],
+    ] as [object, RegExp][])
+      await expect(ask(more)).rejects.toThrow(message);
+    // OpenAI's client sends null for what is not set.
+    await ask({ tools: null, logprobs: undefined });
+    await expect(loadWith({ dispose: async () => {} } as never, 'a/b', { formt: 'q4' } as never)).rejects.toThrow(
+      /load: formt is not a known option; known: format/,
+    );
+    await s.dispose();
+  });
 });
 
 describe('small parts', () => {
   it('maps thrown values to typed errors and back', () => {
-    expect(fromWire(toWire(new DeviceLost('x', { reason: 'r' })))).toMatchObject({ code: 'DeviceLost', details: { reason: 'r' } });
+    expect(fromWire(toWire(new DeviceLost('x', { reason: 'r' })))).toMatchObject({
+      code: 'DeviceLost',
+      details: { reason: 'r' },
+    });
     expect(asBayanError('{"code":"OutOfMemory","message":"m"}').code).toBe('OutOfMemory');
     expect(asBayanError(Object.assign(new Error('m'), { code: 'ContextFull' })).code).toBe('ContextFull');
     expect(asBayanError(new RangeError('Array buffer allocation failed')).code).toBe('OutOfMemory');

@@ -15,12 +15,22 @@ let disk: MemoryStorage;
 let store: ModelStore;
 let progress: Progress[];
 const weights = randomBytes(CHUNK * 2 + 12345);
-const hooks = (more: Partial<OpenHooks> = {}): OpenHooks => ({ confirmAboveBytes: Infinity, onProgress: (p) => progress.push(p), ...more });
+const hooks = (more: Partial<OpenHooks> = {}): OpenHooks => ({
+  confirmAboveBytes: Infinity,
+  onProgress: (p) => progress.push(p),
+  ...more,
+});
 const read = async (source: Source, more: Partial<OpenHooks> = {}) => {
   const opened = await openSource(source, store, hooks(more));
   return Buffer.from(await opened.read('model.gguf', 0, opened.size('model.gguf')));
 };
-const failure = async (work: Promise<unknown>): Promise<BayanError> => work.then(() => { throw new Error('expected a failure'); }, (error) => error as BayanError);
+const failure = async (work: Promise<unknown>): Promise<BayanError> =>
+  work.then(
+    () => {
+      throw new Error('expected a failure');
+    },
+    (error) => error as BayanError,
+  );
 const url = (): Source => ({ kind: 'url', url: `${server.base}/model.gguf` });
 const gets = () => server.log.filter((entry) => entry.method === 'GET');
 const storedWeights = async () => `${(await disk.folders())[0]}/f0`;
@@ -36,10 +46,15 @@ beforeEach(async () => {
 afterEach(() => server.stop());
 
 describe('a file by address', () => {
-  it('arrives whole, is listed with sizes, and opens again without a request', async () => {
+  it('arrives whole, is listed, opens again without a request', async () => {
     expect((await read(url())).equals(weights)).toBe(true);
     const [model] = await store.list();
-    expect(model).toMatchObject({ complete: true, sizeBytes: weights.length, storedBytes: weights.length, label: 'model.gguf' });
+    expect(model).toMatchObject({
+      complete: true,
+      sizeBytes: weights.length,
+      storedBytes: weights.length,
+      label: 'model.gguf',
+    });
     await server.stop();
     server.log.length = 0;
     expect((await read(url())).equals(weights)).toBe(true);
@@ -49,7 +64,7 @@ describe('a file by address', () => {
     server = await new FileServer().start();
   });
 
-  it('goes on after broken connections instead of starting again', async () => {
+  it('resumes after broken connections instead of starting again', async () => {
     server.trouble.set('/model.gguf', { cut: { bytes: CHUNK + 1000, times: 2 } });
     expect((await read(url())).equals(weights)).toBe(true);
     expect(gets().length).toBe(3);
@@ -58,10 +73,17 @@ describe('a file by address', () => {
     expect(progress.some((p) => p.phase === 'retry')).toBe(true);
   });
 
-  it('goes on in a later visit after the tab was closed', async () => {
+  it('resumes in a later visit after the tab was closed', async () => {
     const abort = new AbortController();
     server.trouble.set('/model.gguf', { cut: { bytes: CHUNK + 1000, times: 1 } });
-    const stopped = await failure(read(url(), { signal: abort.signal, onProgress: (p) => { if (p.phase === 'retry') abort.abort(); } }));
+    const stopped = await failure(
+      read(url(), {
+        signal: abort.signal,
+        onProgress: (p) => {
+          if (p.phase === 'retry') abort.abort();
+        },
+      }),
+    );
     expect(stopped.code).toBe('Aborted');
     const [partial] = await store.list();
     expect(partial).toMatchObject({ complete: false, storedBytes: CHUNK });
@@ -74,7 +96,14 @@ describe('a file by address', () => {
   it('starts again where the file changed between two visits', async () => {
     const abort = new AbortController();
     server.trouble.set('/model.gguf', { cut: { bytes: CHUNK + 1000, times: 1 } });
-    await failure(read(url(), { signal: abort.signal, onProgress: (p) => { if (p.phase === 'retry') abort.abort(); } }));
+    await failure(
+      read(url(), {
+        signal: abort.signal,
+        onProgress: (p) => {
+          if (p.phase === 'retry') abort.abort();
+        },
+      }),
+    );
     const changed = randomBytes(weights.length);
     server.put('/model.gguf', changed);
     expect((await read(url())).equals(changed)).toBe(true);
@@ -85,7 +114,7 @@ describe('a file by address', () => {
     expect((await read(url())).equals(weights)).toBe(true);
   });
 
-  it('fetches a changed chunk of the stored copy again, and only that', async () => {
+  it('fetches only the changed chunk of a stored copy again', async () => {
     await read(url());
     const bytes = disk.disk.get(await storedWeights())!;
     bytes[CHUNK + 77]! ^= 1;
@@ -126,8 +155,11 @@ describe('a file by address', () => {
     expect(server.log.length).toBe(1);
   });
 
-  it('says that 404 is not there, and that a dead server does not answer', async () => {
-    expect(await failure(read({ kind: 'url', url: `${server.base}/none.gguf` }))).toMatchObject({ code: 'Network', details: { status: 404 } });
+  it('reports a 404 and a server that does not answer', async () => {
+    expect(await failure(read({ kind: 'url', url: `${server.base}/none.gguf` }))).toMatchObject({
+      code: 'Network',
+      details: { status: 404 },
+    });
     const base = server.base;
     await server.stop();
     expect((await failure(read({ kind: 'url', url: `${base}/model.gguf` }))).code).toBe('Network');
@@ -144,13 +176,21 @@ describe('a file by address', () => {
   it('asks before a large download, with sizes, and stops on no', async () => {
     disk.free = 1e9;
     let plan: DownloadPlan | undefined;
-    const error = await failure(read(url(), { confirmAboveBytes: 1000, confirm: (p) => { plan = p; return false; } }));
+    const error = await failure(
+      read(url(), {
+        confirmAboveBytes: 1000,
+        confirm: (p) => {
+          plan = p;
+          return false;
+        },
+      }),
+    );
     expect(error.code).toBe('Aborted');
     expect(plan).toMatchObject({ neededBytes: weights.length, presentBytes: 0, freeBytes: 1e9 });
     expect(gets()).toEqual([]);
   });
 
-  it('reads ranges straight from the server where nothing can be stored', async () => {
+  it('reads ranges from the server where nothing can be stored', async () => {
     const opened = await openSource(url(), null, hooks());
     expect(Buffer.from(await opened.read('model.gguf', 100, 50)).equals(weights.subarray(100, 150))).toBe(true);
     await expect(opened.read('model.gguf', weights.length - 1, 2)).rejects.toMatchObject({ code: 'BadCheckpoint' });
@@ -158,7 +198,7 @@ describe('a file by address', () => {
 });
 
 describe('published digests', () => {
-  it('fetches again after a damaged transfer, and refuses after a second one', async () => {
+  it('retries a damaged transfer once, then refuses it', async () => {
     const { size, sha256 } = server.put('/m/model.gguf', weights);
     server.put('/m/manifest.json', JSON.stringify({ name: 'صغير', files: [{ path: 'model.gguf', size, sha256 }] }));
     const source: Source = { kind: 'shipped', url: `${server.base}/m/` };
@@ -188,15 +228,18 @@ describe('a repository', () => {
     const { sha256 } = server.put(`/maker/model/resolve/${commit}/model.safetensors`, weights);
     server.put(`/maker/model/resolve/${commit}/config.json`, '{}');
     server.put('/api/models/maker/model/revision/main', JSON.stringify({ sha: commit }));
-    server.put(`/api/models/maker/model/tree/${commit}?recursive=true`, JSON.stringify([
-      { type: 'file', path: 'config.json', size: 2 },
-      { type: 'file', path: 'model.safetensors', size: weights.length, lfs: { oid: sha256, size: weights.length } },
-      { type: 'file', path: 'pytorch_model.bin', size: 9 },
-      { type: 'directory', path: 'onnx' },
-    ]));
+    server.put(
+      `/api/models/maker/model/tree/${commit}?recursive=true`,
+      JSON.stringify([
+        { type: 'file', path: 'config.json', size: 2 },
+        { type: 'file', path: 'model.safetensors', size: weights.length, lfs: { oid: sha256, size: weights.length } },
+        { type: 'file', path: 'pytorch_model.bin', size: 9 },
+        { type: 'directory', path: 'onnx' },
+      ]),
+    );
   });
 
-  it('is pinned to a commit, checked by its digest, fetched with the token, which is not stored', async () => {
+  it('is pinned and verified; its token is sent and not stored', async () => {
     const opened = await openSource(source(), store, hooks());
     expect(opened.files()).toEqual(['config.json', 'model.safetensors']);
     expect(Buffer.from(await opened.read('model.safetensors', 0, weights.length)).equals(weights)).toBe(true);
@@ -208,13 +251,40 @@ describe('a repository', () => {
   });
 
   it('chooses weights by kind, archives of PyTorch last', () => {
-    expect(chooseFiles(['config.json', 'model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors', 'model.safetensors.index.json', 'x.gguf'])).toEqual(
-      ['config.json', 'model.safetensors.index.json', 'model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']);
+    expect(
+      chooseFiles([
+        'config.json',
+        'model-00001-of-00002.safetensors',
+        'model-00002-of-00002.safetensors',
+        'model.safetensors.index.json',
+        'x.gguf',
+      ]),
+    ).toEqual([
+      'config.json',
+      'model.safetensors.index.json',
+      'model-00001-of-00002.safetensors',
+      'model-00002-of-00002.safetensors',
+    ]);
     expect(chooseFiles(['a-Q8_0.gguf', 'a-Q4_K_M.gguf', 'mmproj.gguf'])).toEqual(['a-Q4_K_M.gguf']);
     expect(chooseFiles(['q/b-Q4_0-00001-of-00002.gguf', 'q/b-Q4_0-00002-of-00002.gguf'])).toHaveLength(2);
-    expect(chooseFiles(['pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin', 'pytorch_model.bin.index.json', 'config.json', 'optimizer.bin'])).toEqual(
-      ['config.json', 'pytorch_model.bin.index.json', 'pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin']);
-    expect(chooseFiles(['pytorch_model.bin', 'model.safetensors', 'config.json'])).toEqual(['config.json', 'model.safetensors']);
+    expect(
+      chooseFiles([
+        'pytorch_model-00001-of-00002.bin',
+        'pytorch_model-00002-of-00002.bin',
+        'pytorch_model.bin.index.json',
+        'config.json',
+        'optimizer.bin',
+      ]),
+    ).toEqual([
+      'config.json',
+      'pytorch_model.bin.index.json',
+      'pytorch_model-00001-of-00002.bin',
+      'pytorch_model-00002-of-00002.bin',
+    ]);
+    expect(chooseFiles(['pytorch_model.bin', 'model.safetensors', 'config.json'])).toEqual([
+      'config.json',
+      'model.safetensors',
+    ]);
     expect(() => chooseFiles(['training_args.bin', 'config.json'])).toThrow(/no weights/);
     expect(() => chooseFiles(['a.gguf'], 'b.gguf')).toThrow(/no file/);
   });
@@ -227,7 +297,10 @@ describe('a repository', () => {
 
 describe('files from disk', () => {
   it('are read in place, without their common folder', async () => {
-    const source = new DiskSource([{ path: 'm/config.json', file: new Blob(['{}']) }, { path: 'm/model.gguf', file: new Blob([weights]) }]);
+    const source = new DiskSource([
+      { path: 'm/config.json', file: new Blob(['{}']) },
+      { path: 'm/model.gguf', file: new Blob([weights]) },
+    ]);
     expect(source.files()).toEqual(['config.json', 'model.gguf']);
     expect(source.size('none')).toBe(-1);
     expect(Buffer.from(await source.read('model.gguf', 5, 10)).equals(weights.subarray(5, 15))).toBe(true);

@@ -1,4 +1,4 @@
-/** Memory a model takes on the GPU, and whether that is likely to fit. */
+/** The memory that a model takes on the GPU, and whether it is likely to fit. */
 import type { WeightFormat } from 'bayan-web';
 
 export interface CatalogueModel {
@@ -14,27 +14,38 @@ export interface CatalogueModel {
   note: { ar: string; en: string };
 }
 
-/** Bits a weight takes in each format, with its scales. */
+/** Bits of a weight in each format, with its scales. */
 const BITS: Record<Exclude<WeightFormat, 'auto'>, number> = { q4: 4.5, q8: 8.5, f16: 16 };
-/** Activations and staging. */
+/** Activations and staging buffers. */
 const WORK_BYTES = 250e6;
 
 export function downloadBytes(model: CatalogueModel): number {
   return model.parameters * model.publishedBytesPerParameter;
 }
 
-export function memoryBytes(model: CatalogueModel, format: Exclude<WeightFormat, 'auto'>, contextLength: number): number {
-  return (model.parameters * BITS[format]) / 8 + model.cacheBytesPerToken * Math.min(contextLength, model.context) + WORK_BYTES;
+export function memoryBytes(
+  model: CatalogueModel,
+  format: Exclude<WeightFormat, 'auto'>,
+  contextLength: number,
+): number {
+  return (
+    (model.parameters * BITS[format]) / 8 +
+    model.cacheBytesPerToken * Math.min(contextLength, model.context) +
+    WORK_BYTES
+  );
 }
 
 export type Fit = 'yes' | 'tight' | 'no';
 
-/** WebGPU tells no memory size: the budget is the person's own figure or a guess from the machine's memory. */
+/** WebGPU does not report the memory size: the budget is the person's own figure or a guess from system memory. */
 export function fits(bytes: number, budgetBytes: number): Fit {
   return bytes <= budgetBytes * 0.8 ? 'yes' : bytes <= budgetBytes * 1.1 ? 'tight' : 'no';
 }
 
-/** `deviceMemory` is GiB of system memory, rounded and capped by browsers (at 8 in most). Half of it for the GPU is a cautious guess. */
+/**
+ * Bytes that the GPU may use. `deviceMemory` is GiB of system memory, rounded and capped by browsers (at 8 in most);
+ * half of it is a cautious guess.
+ */
 export function guessBudget(deviceMemoryGib: number | undefined): number {
   return deviceMemoryGib === undefined ? 4e9 : Math.max(1e9, (deviceMemoryGib * 2 ** 30) / 2);
 }

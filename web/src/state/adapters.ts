@@ -1,21 +1,13 @@
-/** LoRA adapters on the running model: chosen from disk, shown, taken off, and put back when the model is loaded again. */
-import { type AdapterInfo, BayanError, type Session, type SourceFile } from 'bayan-web';
-import { getState, set } from './app';
+/** LoRA adapters on the running model: loaded from disk, listed, removed, and loaded again with the model. */
+import { BayanError, type Session, type SourceFile } from 'bayan-web';
+import { type AdapterState, getState, NO_ADAPTERS, set } from './store';
 
-export interface AdapterState {
-  list: AdapterInfo[];
-  busy: boolean;
-  error: BayanError | null;
-}
-
-export const NO_ADAPTERS: AdapterState = { list: [], busy: false, error: null };
-
-/** What the adapters were read from: files stay on the person's disk, so they last as long as the page. */
+/** The files of each adapter. They stay on the person's disk, so they are known only until the page is closed. */
 let chosen: { name: string; files: SourceFile[] }[] = [];
 
 const change = (part: Partial<AdapterState>) => set({ adapters: { ...getState().adapters, ...part } });
 
-/** Another model: its adapters begin anew. */
+/** Clears the list: another model starts without adapters. */
 export function forgetAdapters(): void {
   chosen = [];
   set({ adapters: NO_ADAPTERS });
@@ -46,8 +38,8 @@ export async function removeAdapter(session: Session | null, name: string): Prom
   }
 }
 
-/** After the same model was loaded again. */
-export async function putBackAdapters(session: Session): Promise<void> {
+/** Loads the same adapters after their model was loaded again. */
+export async function reloadAdapters(session: Session): Promise<void> {
   const before = chosen;
   forgetAdapters();
   for (const { name, files } of before) await addAdapter(session, files, name);

@@ -1,16 +1,7 @@
-/** Conversations in IndexedDB, one record each; other tabs are told of changes. */
+/** Conversations in IndexedDB, one record each; changes are broadcast to other tabs. */
 import { directionOf } from '../text/direction';
-
-export interface Turn {
-  id: string;
-  role: 'user' | 'assistant';
-  content: string;
-  at: number;
-  end?: 'stopped' | 'length' | 'context' | 'error';
-  model?: string;
-  tokensPerSecond?: number;
-  charsPerSecond?: number;
-}
+import { plainName } from '../text/hidden';
+import { shownTurns, type Turn, withParents } from './turns';
 
 export interface Conversation {
   id: string;
@@ -19,6 +10,10 @@ export interface Conversation {
   updatedAt: number;
   system: string;
   turns: Turn[];
+  /** Versions that the person chose to see: `shownTurns`. */
+  chosen?: Record<string, string>;
+  pinned?: boolean;
+  folder?: string;
 }
 
 const NAME = 'bayan';
@@ -59,9 +54,30 @@ export async function allConversations(): Promise<Conversation[]> {
   return all.sort((a, b) => b.updatedAt - a.updatedAt);
 }
 
-export async function saveConversation(conversation: Conversation): Promise<void> {
-  await run('readwrite', (store) => store.put(conversation));
-  channel?.postMessage({ id: conversation.id });
+/**
+ * Changes the stored conversation in one transaction, so that what another tab stored meanwhile is kept. `create` is
+ * stored first where there is none. Null where there is neither.
+ */
+export async function changeConversation(
+  id: string,
+  change: (stored: Conversation) => Conversation,
+  create?: Conversation,
+): Promise<Conversation | null> {
+  const db = await open();
+  const changed = await new Promise<Conversation | null>((resolve, reject) => {
+    const transaction = db.transaction(STORE, 'readwrite');
+    const store = transaction.objectStore(STORE);
+    let result: Conversation | null = null;
+    const read = store.get(id) as IDBRequest<Conversation | undefined>;
+    read.onsuccess = () => {
+      const before = read.result ?? create;
+      if (before) store.put((result = change(before)));
+    };
+    transaction.oncomplete = () => resolve(result);
+    transaction.onerror = transaction.onabort = () => reject(transaction.error);
+  });
+  if (changed) channel?.postMessage({ id });
+  return changed;
 }
 
 export async function removeConversation(id: string): Promise<void> {
@@ -82,40 +98,16 @@ export function newConversation(system = ''): Conversation {
 
 /** A title from the first message: its first line, cut at a word. */
 export function titleFrom(text: string): string {
-  const line = text.trim().split('\n').find((part) => part.trim() !== '') ?? '';
-  const clean = line.replace(/[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u0000-\u001f]/g, '').replace(/[#*_`>]/g, '').trim();
+  const line =
+    text
+      .trim()
+      .split('\n')
+      .find((part) => part.trim() !== '') ?? '';
+  // Only the marks of Markdown go: `C#` and `my_var` stay.
+  const clean = plainName(line.replace(/^\s*(?:#{1,6}|>|[-*])\s+/, '').replace(/\*\*|`/g, ''));
   if (clean.length <= 46) return clean;
   const cut = clean.lastIndexOf(' ', 46);
   return `${clean.slice(0, cut > 20 ? cut : 46)}…`;
-}
-
-export const EXPORT_KIND = 'bayan-conversations';
-
-export function exportText(conversations: Conversation[]): string {
-  return JSON.stringify({ kind: EXPORT_KIND, version: 1, conversations }, null, 2);
-}
-
-/** Conversations of an export; null where the text is something else. Unknown fields are dropped, wrong ones refused. */
-export function importText(text: string): Conversation[] | null {
-  let json: { kind?: unknown; version?: unknown; conversations?: unknown };
-  try {
-    json = JSON.parse(text);
-  } catch {
-    return null;
-  }
-  if (json?.kind !== EXPORT_KIND || json.version !== 1 || !Array.isArray(json.conversations)) return null;
-  const result: Conversation[] = [];
-  for (const item of json.conversations as Partial<Conversation>[]) {
-    if (typeof item?.title !== 'string' || !Array.isArray(item.turns)) return null;
-    const turns: Turn[] = [];
-    for (const turn of item.turns as Partial<Turn>[]) {
-      if ((turn?.role !== 'user' && turn?.role !== 'assistant') || typeof turn.content !== 'string') return null;
-      turns.push({ id: crypto.randomUUID(), role: turn.role, content: turn.content, at: Number(turn.at) || Date.now() });
-    }
-    const createdAt = Number(item.createdAt) || Date.now();
-    result.push({ id: typeof item.id === 'string' && item.id.length <= 64 ? item.id : crypto.randomUUID(), title: titleFrom(item.title) || titleFrom(turns[0]?.content ?? ''), createdAt, updatedAt: Number(item.updatedAt) || createdAt, system: typeof item.system === 'string' ? item.system : '', turns });
-  }
-  return result;
 }
 
 export function titleDirection(title: string, base: 'rtl' | 'ltr'): 'rtl' | 'ltr' {

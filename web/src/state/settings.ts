@@ -1,4 +1,4 @@
-/** What the person chose, in localStorage; anything unreadable falls back to the defaults, field by field. */
+/** The person's settings in localStorage. Each field that cannot be read takes its default. */
 import type { Sampling, WeightFormat } from 'bayan-web';
 
 export interface Settings {
@@ -18,15 +18,36 @@ export interface Settings {
 }
 
 export const DEFAULTS: Settings = {
-  language: 'ar', theme: 'system', textSize: 'normal', digits: 'latn', system: '',
-  temperature: 0.6, topP: 0.9, repetition: 1.05, maxTokens: 1024, contextLength: 4096, seed: null, format: 'auto', budgetGb: null,
+  language: 'ar',
+  theme: 'system',
+  textSize: 'normal',
+  digits: 'latn',
+  system: '',
+  temperature: 0.6,
+  topP: 0.9,
+  repetition: 1.05,
+  maxTokens: 1024,
+  contextLength: 4096,
+  seed: null,
+  format: 'auto',
+  budgetGb: null,
 };
 
 const ALLOWED: { [K in keyof Settings]?: readonly unknown[] } = {
-  language: ['ar', 'en'], theme: ['system', 'light', 'dark'], textSize: ['normal', 'large', 'larger'], digits: ['latn', 'arab'], format: ['auto', 'q4', 'q8', 'f16'],
+  language: ['ar', 'en'],
+  theme: ['system', 'light', 'dark'],
+  textSize: ['normal', 'large', 'larger'],
+  digits: ['latn', 'arab'],
+  format: ['auto', 'q4', 'q8', 'f16'],
 };
 const RANGE: { [K in keyof Settings]?: readonly [number, number] } = {
-  temperature: [0, 2], topP: [0.05, 1], repetition: [1, 2], maxTokens: [16, 32768], contextLength: [256, 131072], seed: [0, 2 ** 32 - 1], budgetGb: [0.5, 1024],
+  temperature: [0, 2],
+  topP: [0.05, 1],
+  repetition: [1, 2],
+  maxTokens: [16, 32768],
+  contextLength: [256, 131072],
+  seed: [0, 2 ** 32 - 1],
+  budgetGb: [0.5, 1024],
 };
 const KEY = 'bayan-settings';
 
@@ -40,7 +61,8 @@ export function cleanSettings(raw: unknown): Settings {
     const fine = allowed
       ? allowed.includes(value)
       : range
-        ? (value === null && DEFAULTS[key] === null) || (typeof value === 'number' && value >= range[0] && value <= range[1])
+        ? (value === null && DEFAULTS[key] === null) ||
+          (typeof value === 'number' && value >= range[0] && value <= range[1])
         : typeof value === 'string' && value.length <= 20_000;
     if (fine) (settings as unknown as Record<string, unknown>)[key] = value;
   }
@@ -59,13 +81,16 @@ export function writeSettings(settings: Settings): void {
   try {
     localStorage.setItem(KEY, JSON.stringify(settings));
   } catch {
-    // Storage is refused: the choice lasts as long as the page.
+    // Storage is refused: the settings last until the page is closed.
   }
 }
 
 export function samplingOf(settings: Settings): Sampling {
   return {
-    temperature: settings.temperature, topP: settings.topP, repetitionPenalty: settings.repetition, maxTokens: Math.round(settings.maxTokens),
+    temperature: settings.temperature,
+    topP: settings.topP,
+    repetitionPenalty: settings.repetition,
+    maxTokens: Math.round(settings.maxTokens),
     ...(settings.seed === null ? {} : { seed: Math.round(settings.seed) }),
   };
 }

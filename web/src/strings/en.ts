@@ -24,7 +24,7 @@ export const en: Strings = {
   deleteChatAsk: 'Delete this chat for good?',
   undo: 'Undo',
   deleted: 'Chat deleted',
-  exportOne: 'Export',
+  exportOne: 'Export JSON',
   exportAll: 'Export all chats',
   importAll: 'Import chats',
   imported: { one: 'Imported one chat', zero: 'No new chats in the file', other: 'Imported {n} chats' },
@@ -40,7 +40,20 @@ export const en: Strings = {
   copyCode: 'Copy',
   edit: 'Edit',
   editSend: 'Send edit',
-  editNote: 'What follows this message is replaced.',
+  editNote: 'The earlier version and its answers stay; the arrows lead back to them.',
+  versions: 'Versions',
+  previousVersion: 'Previous version',
+  nextVersion: 'Next version',
+  readingMark: 'The chat is longer than the model’s context: it does not read what is above this line.',
+  longerContext: 'Longer context',
+  pin: 'Pin',
+  unpin: 'Unpin',
+  pinned: 'Pinned',
+  folder: 'Folder…',
+  folderName: 'Name of the folder (empty: none)',
+  exportMarkdown: 'Export Markdown',
+  print: 'Print or PDF',
+  share: 'Share as a file',
   regenerate: 'Try again',
   you: 'You',
   assistant: 'Bayan',
@@ -62,9 +75,15 @@ export const en: Strings = {
   greetingSub: 'Ask, or have something written, summarised or translated. Nothing you write leaves your device.',
   suggestions: [
     { title: 'Explain an idea', text: 'Explain simply how human memory works, with an example from daily life.' },
-    { title: 'Write a message', text: 'Write a short polite message apologising for being late to a work meeting and proposing another time.' },
+    {
+      title: 'Write a message',
+      text: 'Write a short polite message apologising for being late to a work meeting and proposing another time.',
+    },
     { title: 'Summarise a text', text: 'Summarise the following text in three points:\n\n' },
-    { title: 'Correct my Arabic', text: 'Correct the spelling and grammar of the following Arabic text and explain each correction:\n\n' },
+    {
+      title: 'Correct my Arabic',
+      text: 'Correct the spelling and grammar of the following Arabic text and explain each correction:\n\n',
+    },
   ],
   smallSuggestions: [
     { title: 'A greeting', text: 'السلام عليكم' },
@@ -72,10 +91,13 @@ export const en: Strings = {
     { title: 'From the kitchen', text: 'كيف أصنع الشاي؟' },
     { title: 'Language', text: 'ما جمع كتاب؟' },
   ],
-  smallNote: 'A small demonstration model that speaks Arabic is running; it knows little. For broader answers choose a larger one.',
+  smallNote:
+    'A small demonstration model that speaks Arabic is running; it knows little. ' +
+    'For broader answers choose a larger one.',
   chooseModel: 'Choose a model',
   noModelTitle: 'Choose a model to begin',
-  noModelText: 'The model is the mind that answers. It is downloaded once, kept in your browser, and then works offline.',
+  noModelText:
+    'The model is the mind that answers. It is downloaded once, kept in your browser, and then works offline.',
   models: 'Models and storage',
   modelReady: 'The model is ready',
   loadModel: 'Run',
@@ -83,7 +105,9 @@ export const en: Strings = {
   unload: 'Stop the model',
   startShipped: 'Start with the included model',
   shipped: 'Included model',
-  shippedNote: 'A small demonstration model that comes with the page and works at once. For broader answers choose one from below.',
+  shippedNote:
+    'A small demonstration model that comes with the page and works at once. ' +
+    'For broader answers choose one from below.',
   shippedMissing: 'This copy includes no model.',
   stored: 'Stored on your device',
   storedNone: 'No stored models yet.',
@@ -101,13 +125,17 @@ export const en: Strings = {
   fitTight: 'May be tight',
   fitNo: 'Larger than the estimated memory',
   budget: 'Graphics memory to use (GB)',
-  budgetNote: 'Browsers do not tell the memory of a GPU; this is a guess you can correct.',
+  budgetNote: 'Browsers do not report a GPU’s memory; this is a guess that you can correct.',
   adapters: 'LoRA adapters',
-  adaptersNote: 'A small file that fits the model to a dialect, a style or a field. It is read from your device; taken off, the model is as it was.',
+  adaptersNote:
+    'A small file that fits the model to a dialect, a style or a field. ' +
+    'It is read from your device; once it is removed, the model is as it was.',
   adapterSize: 'rank {rank} · {parameters} parameters',
-  adapterRemove: 'Take off',
-  adapterFailed: 'The adapter could not be put on',
-  adapterBad: 'Choose the folder with adapter_config.json and adapter_model.safetensors of an adapter that was trained on this very model.',
+  adapterRemove: 'Remove',
+  adapterFailed: 'The adapter could not be loaded',
+  adapterBad:
+    'Choose the folder with adapter_config.json and adapter_model.safetensors ' +
+    'of an adapter that was trained on this very model.',
   other: 'Another source',
   fromDisk: 'From your device',
   fromDiskNote: 'A model folder or a .gguf file. It is read in place, not copied.',
@@ -123,7 +151,7 @@ export const en: Strings = {
   shortFormats: { q4: '4-bit', q8: '8-bit', f16: '16-bit' },
   confirmTitle: 'Download the model?',
   confirmText: 'The download is {size}. The browser has {free} free.',
-  confirmTextUnknown: 'The download is {size}. The browser does not tell how much is free.',
+  confirmTextUnknown: 'The download is {size}. The browser does not say how much is free.',
   confirmPresent: '{done} of it arrived earlier.',
   confirmYes: 'Start download',
   phaseDevice: 'Preparing the GPU…',
@@ -134,6 +162,7 @@ export const en: Strings = {
   phaseVerify: 'Checking integrity…',
   phaseRepair: 'A damaged part was found; fetching it again…',
   phaseWeights: 'Moving weights to the GPU…',
+  phaseCompile: 'Preparing the GPU for the first answer…',
   remaining: 'About {time} left',
   minutes: { one: 'one minute', other: '{n} minutes' },
   seconds: { one: 'one second', other: '{n} seconds' },
@@ -167,7 +196,7 @@ export const en: Strings = {
   dataNote: 'Your chats are kept in this browser only.',
   device: 'Device and capabilities',
   deviceGpu: 'GPU',
-  deviceUnknown: 'Not told by the browser',
+  deviceUnknown: 'Not reported by the browser',
   deviceSoftware: 'Software adapter: works slowly',
   devicePath: 'Path in use',
   deviceMissing: 'What is missing, and what runs instead',
@@ -179,21 +208,35 @@ export const en: Strings = {
   capSecure: 'Secure page',
   available: 'Available',
   unavailable: 'Not available',
-  capF16Missing: 'The browser does not offer shader-f16 here (Chrome hides it on Linux with NVIDIA). Weights are read as f32: the same results, a little slower.',
+  capF16Missing:
+    'The browser does not offer shader-f16 here (Chrome hides it on Linux with NVIDIA). ' +
+    'Weights are read as f32: the same results, a little slower.',
   capSubgroupsMissing: 'No subgroups: results are reduced through workgroup memory.',
   capDotMissing: 'No packed 8-bit dot product: ordinary arithmetic is used.',
   modelInfo: 'Model',
   parameters: 'Parameters',
   weightsOnGpu: 'Weights on the GPU',
   noGpuTitle: 'Your browser does not offer WebGPU',
-  noGpuText: 'Bayan needs WebGPU to run the model on the GPU of your device. Your stored chats stay readable. What you can do:',
-  noGpuInsecure: 'The page was opened from an address that is not secure. Open it from an https address or from localhost.',
-  noGpuAdapter: 'The browser knows WebGPU but found no usable GPU. Turn on hardware acceleration in its settings and update the graphics driver.',
+  noGpuText:
+    'Bayan needs WebGPU to run the model on the GPU of your device. Your stored chats stay readable. What you can do:',
+  noGpuInsecure:
+    'The page was opened from an address that is not secure. Open it from an https address or from localhost.',
+  noGpuAdapter:
+    'The browser knows WebGPU but found no usable GPU. ' +
+    'Turn on hardware acceleration in its settings and update the graphics driver.',
   noGpuSteps: [
-    { browser: 'Chrome and Edge', text: 'Version 113 or later on Windows and macOS, 121 on Android. Update the browser and make sure graphics acceleration is on under Settings → System.' },
+    {
+      browser: 'Chrome and Edge',
+      text:
+        'Version 113 or later on Windows and macOS, 121 on Android. ' +
+        'Update the browser and make sure graphics acceleration is on under Settings → System.',
+    },
     { browser: 'Safari', text: 'Version 26 or later on macOS and iOS. Update the system under Settings → General.' },
     { browser: 'Firefox', text: 'Version 141 or later on Windows, 145 on macOS with Apple silicon.' },
-    { browser: 'Linux', text: 'In Chrome open chrome://flags, enable #enable-unsafe-webgpu and #enable-vulkan, and restart it.' },
+    {
+      browser: 'Linux',
+      text: 'In Chrome open chrome://flags, enable #enable-unsafe-webgpu and #enable-vulkan, and restart it.',
+    },
   ],
   tryAgain: 'Check again',
   continueReading: 'Continue, reading only',
@@ -201,21 +244,62 @@ export const en: Strings = {
   updateReady: 'A newer version is available.',
   reload: 'Update',
   reloadModel: 'Restart the model',
-  busyOtherTab: 'This chat changed in another window.',
+  busyOtherTab: 'Another window added a message to this chat.',
+  oldModelStays: 'The previous model keeps running.',
   storageFailed: 'This browser refuses to store (a private window?). The chat will be lost on closing.',
   errors: {
     NoWebGpu: { title: 'No WebGPU in this browser', text: 'Open the device panel to see what can be done.' },
-    UnsupportedDevice: { title: 'The device cannot run this model', text: 'The GPU lacks something the model needs. Try a smaller model or a lower precision.' },
-    DeviceLost: { title: 'The GPU was lost', text: 'This happens on sleep or a driver update. Your chat is kept; restart the model to go on.' },
-    OutOfMemory: { title: 'Not enough memory', text: 'Your chat is kept. Restart with a shorter context, choose a smaller model, or close other pages.' },
-    BadCheckpoint: { title: 'The model could not be read', text: 'Its files are incomplete, damaged or of an unknown kind. Delete the stored copy and download again.' },
-    Network: { title: 'No connection', text: 'Check the network and the address, then try again. What was downloaded is kept.' },
-    NetworkToken: { title: 'The repository asks for permission', text: 'Accept the licence on its page, then give the access token under “Another source”.' },
+    UnsupportedDevice: {
+      title: 'The device cannot run this model',
+      text: 'The GPU lacks something the model needs. Try a smaller model or a lower precision.',
+    },
+    DeviceLost: {
+      title: 'The GPU was lost',
+      text: 'This happens on sleep or a driver update. Your chat is kept; restart the model to go on.',
+    },
+    OutOfMemory: {
+      title: 'Not enough memory',
+      text: 'Your chat is kept. Restart with a shorter context, choose a smaller model, or close other pages.',
+    },
+    BadCheckpoint: {
+      title: 'The model could not be read',
+      text: 'Its files are incomplete, damaged or of an unknown kind. Delete the stored copy and download again.',
+    },
+    BadFiles: {
+      title: 'Not a model that is read here',
+      text:
+        'Choose a folder with config.json and the model’s weights, or a whole .gguf file. ' +
+        'The reason is under “Details”.',
+    },
+    BadAddress: {
+      title: 'The address is not right',
+      text: 'Write a repository such as owner/name, or the address of a file that begins with https.',
+    },
+    Network: {
+      title: 'No connection',
+      text: 'Check the network and the address, then try again. What was downloaded is kept.',
+    },
+    NetworkToken: {
+      title: 'The repository asks for permission',
+      text: 'Accept the licence on its page, then give the access token under “Another source”.',
+    },
     Network404: { title: 'Nothing by that name', text: 'Check the repository name or the address.' },
-    Network429: { title: 'The server asks to wait', text: 'Too many requests. Try again in some minutes; what was downloaded is kept.' },
-    Quota: { title: 'Not enough storage', text: 'The download needs {need}, {free} is free. Delete stored models or free disk space.' },
-    QuotaUnknown: { title: 'Not enough room', text: 'The browser refused to store the rest of the download ({need}). Delete stored models or free disk space.' },
-    ContextFull: { title: 'The chat outgrew the model’s memory', text: 'Start a new chat, or raise the context length in the settings and restart the model.' },
+    Network429: {
+      title: 'The server asks to wait',
+      text: 'Too many requests. Try again in some minutes; what was downloaded is kept.',
+    },
+    Quota: {
+      title: 'Not enough storage',
+      text: 'The download needs {need}, {free} is free. Delete stored models or free disk space.',
+    },
+    QuotaUnknown: {
+      title: 'Not enough room',
+      text: 'The browser refused to store the rest of the download ({need}). Delete stored models or free disk space.',
+    },
+    ContextFull: {
+      title: 'The chat outgrew the model’s memory',
+      text: 'Start a new chat, or raise the context length in the settings and restart the model.',
+    },
     Aborted: { title: 'Cancelled', text: '' },
     Internal: { title: 'Unexpected error', text: 'Restart the model. The details below help in a report.' },
   },

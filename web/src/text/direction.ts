@@ -1,32 +1,49 @@
 /**
- * Direction of a block of text, from its strong letters.
+ * Direction of a block of text.
  *
  * The browser's `dir=auto` takes the first strong letter, so an Arabic sentence that begins with "GPU" runs left to
- * right, and a streaming paragraph may flip under the reader's eyes. Here letters are counted: right to left where at
- * least 40 % of them are of a right-to-left script, else the first strong letter decides. `StickyDirection` holds the
- * answer once enough letters were seen.
+ * right, and a paragraph may change its direction while it streams. This function counts letters and words: right to
+ * left where at least 40 % of either belong to a right-to-left script, or where Arabic words join Latin names (`H2O
+ * وCO2 وMP3`); left to right where English words join Arabic ones. Else the first strong letter decides.
+ * `StickyDirection` keeps the result once it has seen enough letters.
  */
 export type Direction = 'rtl' | 'ltr';
 
-const RTL = /\p{Script=Arabic}|\p{Script=Hebrew}|\p{Script=Syriac}|\p{Script=Thaana}|\p{Script=Nko}/u;
+/** One letter of a right-to-left script, as source of a regular expression with the flag `u`. */
+export const RTL_LETTER =
+  '(?:(?=\\p{L})[\\p{Script=Arabic}\\p{Script=Hebrew}\\p{Script=Syriac}\\p{Script=Thaana}\\p{Script=Nko}\u0640])';
+
+const RTL = new RegExp(RTL_LETTER, 'u');
 const LETTER = /\p{L}/gu;
-/** Code spans and addresses say nothing about the language around them. */
+/** Code spans and addresses: they do not show the language of the text around them. */
 const SKIP = /```[\s\S]*?(```|$)|`[^`\n]*`|https?:\/\/\S+/g;
-/** Enough letters to be sure; more would only cost time on long texts. */
+/** Only this many characters are counted, to save time on long texts. */
 const LOOK_AT = 2000;
+/** Arabic words that join others, alone or attached to a Latin word. */
+const JOINING =
+  /(?:^|\s)(?:[وفبلك](?:ال)?(?=[A-Za-z\d.])|ال(?=[A-Za-z\d])|(?:و|أو|ثم|في|من|إلى|على|مع|عن|بين|مثل|هو|هي)(?=\s|$))/u;
+const ENGLISH = /\b(?:the|is|are|of|and|a|an|as|at|be|by|or|not|on|to|in|for|from|with|this|that|it|you)\b/;
 
 export function directionOf(text: string, fallback: Direction): { direction: Direction; letters: number } {
+  const looked = text.slice(0, LOOK_AT).replace(SKIP, ' ');
   let rtl = 0;
   let letters = 0;
   let first: Direction | null = null;
-  for (const match of text.slice(0, LOOK_AT).replace(SKIP, ' ').matchAll(LETTER)) {
+  for (const match of looked.matchAll(LETTER)) {
     letters++;
     const isRtl = RTL.test(match[0]);
     if (isRtl) rtl++;
     first ??= isRtl ? 'rtl' : 'ltr';
   }
   if (letters === 0) return { direction: fallback, letters: 0 };
-  return { direction: rtl * 10 >= letters * 4 ? 'rtl' : first!, letters };
+  if (rtl === 0 || rtl === letters) return { direction: first!, letters };
+  const words = looked.split(/\s+/).filter((word) => /\p{L}/u.test(word));
+  const rtlWords = words.filter((word) => RTL.test(word)).length;
+  const isEnglish = ENGLISH.test(looked);
+  // An English sentence that quotes Arabic, up to half of its words.
+  if (isEnglish && first === 'ltr' && rtlWords * 2 < words.length) return { direction: 'ltr', letters };
+  const isRtl = rtl * 10 >= letters * 4 || rtlWords * 10 >= words.length * 4 || (!isEnglish && JOINING.test(looked));
+  return { direction: isRtl ? 'rtl' : isEnglish ? 'ltr' : first!, letters };
 }
 
 const FREEZE_AFTER = 24;
@@ -42,22 +59,7 @@ export class StickyDirection {
   }
 }
 
-/** `ar` or `en`, for screen readers to change voice. */
+/** `ar` or `en`, by which screen readers choose their voice. */
 export function languageOf(direction: Direction): 'ar' | 'en' {
   return direction === 'rtl' ? 'ar' : 'en';
-}
-
-const HIDDEN = /[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g;
-
-/** Titles, file and model names: characters that reorder text are dropped. Never used on what a model says. */
-export function plainName(text: string): string {
-  return text.replace(HIDDEN, '').replace(/[\u0000-\u001f\u007f]/g, ' ').trim();
-}
-
-/** Runs that keep their order inside right-to-left text: numbers with units or signs, ranges, dates, times. */
-export const LTR_RUN = /[+\-−]?[#$€£]?\d[\d.,:/\-–×x*^%+]*\d?%?(?:\s?(?:[kKMGTµm]?(?:B|b|Hz|W|Wh|m|g|s|L|V|A|bps|iB)(?:\/s)?|°[CF]|tok\/s|px|km\/h|USD|EUR|SAR|EGP|AED)\b)?/g;
-
-/** Whether a run is worth isolating: plain integers order themselves. */
-export function needsIsolation(run: string): boolean {
-  return !/^\d+$/.test(run);
 }

@@ -1,8 +1,11 @@
-/** Numbers, sizes and dates in the digits the person chose, in the calendar they expect. */
+/** Numbers, sizes and dates in the chosen digits and the Gregorian calendar. */
 export type Digits = 'latn' | 'arab';
 
 export class Formats {
-  constructor(readonly locale: 'ar' | 'en', readonly digits: Digits) {}
+  constructor(
+    readonly locale: 'ar' | 'en',
+    readonly digits: Digits,
+  ) {}
 
   private get system(): Digits {
     return this.locale === 'ar' ? this.digits : 'latn';
@@ -13,10 +16,14 @@ export class Formats {
   }
 
   percent(value: number): string {
-    return new Intl.NumberFormat(this.locale, { numberingSystem: this.system, style: 'percent', maximumFractionDigits: 0 }).format(value);
+    return new Intl.NumberFormat(this.locale, {
+      numberingSystem: this.system,
+      style: 'percent',
+      maximumFractionDigits: 0,
+    }).format(value);
   }
 
-  /** Decimal units, as download pages give them. */
+  /** Decimal units, as on download pages. */
   bytes(value: number): string {
     const units = this.locale === 'ar' ? ['بايت', 'ك.ب', 'م.ب', 'غ.ب', 'ت.ب'] : ['B', 'kB', 'MB', 'GB', 'TB'];
     let at = 0;
@@ -28,7 +35,13 @@ export class Formats {
   }
 
   date(time: number): string {
-    return new Intl.DateTimeFormat(this.locale, { numberingSystem: this.system, calendar: 'gregory', day: 'numeric', month: 'long', year: 'numeric' }).format(time);
+    return new Intl.DateTimeFormat(this.locale, {
+      numberingSystem: this.system,
+      calendar: 'gregory',
+      day: 'numeric',
+      month: 'long',
+      year: 'numeric',
+    }).format(time);
   }
 
   plural(count: number, forms: Partial<Record<Intl.LDMLPluralRule, string>> & { other: string }): string {

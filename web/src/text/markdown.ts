@@ -1,20 +1,65 @@
 /**
- * Markdown of a model to inert, correctly directed DOM.
+ * Turns a model's Markdown into safe DOM with the right text directions.
  *
- * markdown-it parses with raw HTML off; DOMPurify then keeps an allow-list of tags and two attributes. Two filters,
- * because each has had holes and a model's output is hostile input. Images become links: a fetched image would tell a
- * remote server what was said. Directions, code headers and isolation are put in afterwards on the finished nodes.
+ * markdown-it parses with raw HTML off; DOMPurify then keeps an allow-list of tags and attributes. There are two
+ * filters because a model's output is hostile input and each filter has had vulnerabilities. Images become links,
+ * because fetching an image could send the conversation to a remote server. Directions, code headers and isolation are
+ * added to the finished nodes.
  */
 import DOMPurify from 'dompurify';
 import MarkdownIt from 'markdown-it';
-import { type Direction, directionOf, languageOf, LTR_RUN, needsIsolation } from './direction';
+import { type Direction, directionOf, languageOf, type StickyDirection } from './direction';
+import { isolateRuns, showHidden } from './isolate';
 
 const markdown = new MarkdownIt({ html: false, linkify: true, typographer: false, maxNesting: 40 });
 markdown.disable('image');
+for (const rule of ['th_open', 'td_open']) {
+  markdown.renderer.rules[rule] = (tokens, at, options, _env, self) => {
+    const token = tokens[at]!;
+    // Inline styles are forbidden on the page: alignment becomes a class.
+    const align = /text-align:(\w+)/.exec(String(token.attrGet('style') ?? ''))?.[1];
+    token.attrs = align ? [['class', `align-${align}`]] : [];
+    return self.renderToken(tokens, at, options);
+  };
+}
 markdown.validateLink = (url) => /^(https?:|mailto:)/i.test(url.trim());
 
-const TAGS = ['p', 'br', 'hr', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'ul', 'ol', 'li', 'blockquote', 'pre', 'code', 'strong', 'em', 's', 'a', 'table', 'thead', 'tbody', 'tr', 'th', 'td', '#text'];
-const purify = { ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ['href', 'class', 'start'], ALLOWED_URI_REGEXP: /^(https?:|mailto:)/i, ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false, RETURN_DOM_FRAGMENT: true as const };
+const TAGS = [
+  'p',
+  'br',
+  'hr',
+  'h1',
+  'h2',
+  'h3',
+  'h4',
+  'h5',
+  'h6',
+  'ul',
+  'ol',
+  'li',
+  'blockquote',
+  'pre',
+  'code',
+  'strong',
+  'em',
+  's',
+  'a',
+  'table',
+  'thead',
+  'tbody',
+  'tr',
+  'th',
+  'td',
+  '#text',
+];
+const purify = {
+  ALLOWED_TAGS: TAGS,
+  ALLOWED_ATTR: ['href', 'class', 'start'],
+  ALLOWED_URI_REGEXP: /^(https?:|mailto:)/i,
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true as const,
+};
 
 export interface Block {
   /** Source lines [from, to) of this top-level block. */
@@ -38,42 +83,86 @@ export interface Words {
   hiddenMark: string;
 }
 
-export function renderMarkdown(text: string, fallback: Direction, words: Words): DocumentFragment {
+/** `first` fixes the direction of the first block, which may still grow. */
+export function renderMarkdown(
+  text: string,
+  fallback: Direction,
+  words: Words,
+  first?: StickyDirection,
+): DocumentFragment {
   const fragment = DOMPurify.sanitize(markdown.render(text), purify);
-  finish(fragment, fallback, words);
+  finish(fragment, fallback, words, first);
   return fragment;
 }
 
-function finish(root: DocumentFragment, fallback: Direction, words: Words): void {
+function finish(root: DocumentFragment, fallback: Direction, words: Words, first?: StickyDirection): void {
+  for (const item of root.querySelectorAll('li')) wrapItem(item);
   let last = fallback;
   for (const child of root.children) {
-    const direction = child.tagName === 'TABLE' ? tableDirection(child, last) : directionOf(textForDirection(child), last).direction;
+    const text = textForDirection(child);
+    const grows = first !== undefined && child === root.firstElementChild && child.matches('p, h1, h2, h3, h4, h5, h6');
+    const direction =
+      child.tagName === 'TABLE'
+        ? directionOfMost(child.querySelectorAll('th'), last)
+        : child.matches('ul, ol')
+          ? directionOfMost(child.querySelectorAll('.item, li > p'), last)
+          : grows
+            ? first.update(text, last)
+            : directionOf(text, last).direction;
     if (child.tagName !== 'PRE') last = direction;
     setDirection(child, direction);
   }
-  for (const leaf of root.querySelectorAll('li, td, th, blockquote > *, li > *')) {
-    if (leaf.matches('pre, code')) continue;
-    const own = directionOf(textForDirection(leaf), (leaf.parentElement?.closest('[dir]')?.getAttribute('dir') as Direction | null) ?? last);
-    if (own.letters > 0 && leaf.matches('td, th, p')) setDirection(leaf, own.direction);
-  }
-  for (const link of root.querySelectorAll('a')) {
-    link.setAttribute('target', '_blank');
-    link.setAttribute('rel', 'noopener noreferrer nofollow');
-    if (/^https?:/.test(link.textContent ?? '')) link.setAttribute('dir', 'ltr');
-  }
-  for (const code of root.querySelectorAll(':not(pre) > code')) {
-    code.setAttribute('dir', 'ltr');
-    showHidden(code, words.hiddenMark);
+  for (const leaf of root.querySelectorAll('.item, td, th, blockquote > p, li > p')) {
+    const around = leaf.parentElement?.closest('[dir]')?.getAttribute('dir') as Direction | null;
+    const own = directionOf(textForDirection(leaf), around ?? last);
+    setDirection(leaf, own.letters > 0 ? own.direction : (around ?? last));
   }
   for (const pre of root.querySelectorAll('pre')) finishCode(pre, words);
+  showHidden(root, words.hiddenMark);
+  for (const link of root.querySelectorAll('a')) finishLink(link);
+  for (const code of root.querySelectorAll(':not(pre) > code')) code.setAttribute('dir', 'ltr');
   for (const table of root.querySelectorAll('table')) {
     const frame = document.createElement('div');
     frame.className = 'table-frame';
     frame.tabIndex = 0;
+    frame.dir = table.dir;
     table.replaceWith(frame);
     frame.append(table);
   }
   isolateRuns(root);
+}
+
+/** The text of a list item in an element of its own: it has a direction, while the marker stays on the list's side. */
+function wrapItem(item: Element): void {
+  const inline: Node[] = [];
+  for (const node of [...item.childNodes]) {
+    if (node instanceof Element && node.matches('p, ul, ol, pre, blockquote, table, h1, h2, h3, h4, h5, h6, hr')) break;
+    inline.push(node);
+  }
+  if (inline.every((node) => (node.textContent ?? '').trim() === '')) return;
+  const text = document.createElement('div');
+  text.className = 'item';
+  item.insertBefore(text, inline[0]!);
+  text.append(...inline);
+}
+
+/** A link whose text looks like an address of another site than its own shows its own site beside it. */
+function finishLink(link: HTMLAnchorElement): void {
+  const text = link.textContent ?? '';
+  link.target = '_blank';
+  link.rel = 'noopener noreferrer nofollow';
+  link.title = link.href;
+  const around = (link.parentElement?.closest('[dir]')?.getAttribute('dir') as Direction | null) ?? 'rtl';
+  link.dir = /^(https?:|www\.)/i.test(text) ? 'ltr' : directionOf(text, around).direction;
+  const named = /^\s*(?:[a-z][a-z\d+.-]*:\/*)?(?:[^\s/@]*@)?((?:[\p{L}\p{N}-]+\.)+[\p{L}\p{N}-]{2,})/iu.exec(text)?.[1];
+  if (!named || !/^https?:$/.test(link.protocol)) return;
+  const plain = (host: string) => host.toLowerCase().replace(/^www\./, '');
+  if (plain(named) === plain(link.hostname)) return;
+  const site = document.createElement('bdi');
+  site.className = 'link-site';
+  site.dir = 'ltr';
+  site.textContent = `(${link.hostname})`;
+  link.after(' ', site);
 }
 
 function setDirection(element: Element, direction: Direction): void {
@@ -88,15 +177,14 @@ function textForDirection(element: Element): string {
   return copy.textContent ?? '';
 }
 
-/** Columns run as most of the head's cells do. */
-function tableDirection(table: Element, fallback: Direction): Direction {
-  let rtl = 0;
-  let ltr = 0;
-  for (const cell of table.querySelectorAll('th')) {
-    const { direction, letters } = directionOf(cell.textContent ?? '', fallback);
-    if (letters > 0) direction === 'rtl' ? rtl++ : ltr++;
+/** The direction of most parts of a block: header cells order the columns of a table, items place a list's markers. */
+function directionOfMost(parts: Iterable<Element>, fallback: Direction): Direction {
+  let balance = 0;
+  for (const part of parts) {
+    const { direction, letters } = directionOf(textForDirection(part), fallback);
+    if (letters > 0) balance += direction === 'rtl' ? 1 : -1;
   }
-  return rtl === ltr ? fallback : rtl > ltr ? 'rtl' : 'ltr';
+  return balance === 0 ? fallback : balance > 0 ? 'rtl' : 'ltr';
 }
 
 function finishCode(pre: HTMLPreElement, words: Words): void {
@@ -120,51 +208,9 @@ function finishCode(pre: HTMLPreElement, words: Words): void {
   pre.replaceWith(frame);
   pre.tabIndex = 0;
   pre.dir = 'ltr';
-  if (code) showHidden(code, words.hiddenMark);
   frame.append(head, pre);
   rawCode.set(frame, raw);
 }
 
-/** The exact text of each code frame, for copying: what is shown marks hidden characters. */
+/** The exact text of each code frame, for copying; the displayed text marks hidden characters. */
 export const rawCode = new WeakMap<Element, string>();
-
-/** In code, characters that reorder text are shown by name, so that what is read is what would run. */
-function showHidden(code: Element, title: string): void {
-  const walker = document.createTreeWalker(code, NodeFilter.SHOW_TEXT);
-  const texts: Text[] = [];
-  while (walker.nextNode()) texts.push(walker.currentNode as Text);
-  for (const text of texts) {
-    if (!/[\u202a-\u202e\u2066-\u2069]/.test(text.data)) continue;
-    const parts = text.data.split(/([\u202a-\u202e\u2066-\u2069])/);
-    text.replaceWith(...parts.filter(Boolean).map((part) => {
-      if (part.length > 1 || !/[\u202a-\u202e\u2066-\u2069]/.test(part)) return document.createTextNode(part);
-      const mark = document.createElement('span');
-      mark.className = 'hidden-mark';
-      mark.title = title;
-      mark.textContent = `U+${part.codePointAt(0)!.toString(16).toUpperCase()}`;
-      return mark;
-    }));
-  }
-}
-
-/** Numbers with units, ranges and dates inside right-to-left text keep their own order. */
-function isolateRuns(root: DocumentFragment): void {
-  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT, (node) =>
-    node.parentElement?.closest('pre, code, a, bdi, .code-head') || !node.parentElement?.closest('[dir="rtl"]') ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT);
-  const texts: Text[] = [];
-  while (walker.nextNode()) if (/\d/.test((walker.currentNode as Text).data)) texts.push(walker.currentNode as Text);
-  for (const text of texts) {
-    const parts: (Node | string)[] = [];
-    let at = 0;
-    for (const match of text.data.matchAll(LTR_RUN)) {
-      if (!needsIsolation(match[0])) continue;
-      parts.push(text.data.slice(at, match.index));
-      const bdi = document.createElement('bdi');
-      bdi.dir = 'ltr';
-      bdi.textContent = match[0];
-      parts.push(bdi);
-      at = match.index + match[0].length;
-    }
-    if (at > 0) text.replaceWith(...parts, text.data.slice(at));
-  }
-}

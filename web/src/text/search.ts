@@ -1,4 +1,4 @@
-/** Search over a folded copy: marks, tatweel and letter variants that people type differently are made alike. */
+/** A copy of the text for search, without tashkeel and tatweel and with one form for letters that people vary. */
 export function fold(text: string): string {
   return text
     .normalize('NFKC')
@@ -16,5 +16,7 @@ export function fold(text: string): string {
 
 export function matches(text: string, query: string): boolean {
   const haystack = fold(text);
-  return fold(query).split(' ').every((word) => haystack.includes(word));
+  return fold(query)
+    .split(' ')
+    .every((word) => haystack.includes(word));
 }

@@ -1,13 +1,14 @@
 /**
- * A message growing on screen.
+ * Renders a message while it streams.
  *
- * Finished top-level blocks are rendered once and never touched again. The block still growing is rendered anew each
- * frame and merged into what is there: nodes stay, and text that only grew is appended to its Text node, so that Arabic
- * letters keep joining, nothing flickers, and a selection survives. Its direction is frozen once known.
- * What would freeze the page is bounded: a block beyond `PLAIN_ABOVE` characters is shown as plain text in pieces, and
- * beyond `SHOWN_AT_FIRST` characters the rest waits for a button.
+ * Finished top-level blocks are rendered once and then left alone. The last, unfinished block is rendered again in each
+ * frame and merged into the nodes on the page: existing nodes stay, and new text is appended to its Text node. So
+ * Arabic letters keep joining, nothing flickers, and a selection survives. The block's direction is fixed once it is
+ * known. Two limits keep the page responsive: a block longer than `PLAIN_ABOVE` characters is shown as plain text in
+ * pieces, and text beyond `SHOWN_AT_FIRST` characters is shown after a press of a button.
  */
 import { type Direction, StickyDirection } from './direction';
+import { lineNodes } from './isolate';
 import { blocksOf, renderMarkdown, rawCode, type Words } from './markdown';
 
 const PLAIN_ABOVE = 12_000;
@@ -15,7 +16,7 @@ const PLAIN_PIECE = 4_000;
 export const SHOWN_AT_FIRST = 120_000;
 
 export class StreamingText {
-  /** Where the growing block starts in the text. */
+  /** Index in the text at which the unfinished block starts. */
   private settled = 0;
   private settledNodes = 0;
   private sticky = new StickyDirection();
@@ -24,13 +25,18 @@ export class StreamingText {
   private text = '';
   private more: HTMLButtonElement | null = null;
 
-  constructor(private readonly root: HTMLElement, private readonly base: Direction, private readonly words: Words & { showMore: string }) {
+  constructor(
+    private readonly root: HTMLElement,
+    private readonly base: Direction,
+    private readonly words: Words & { showMore: string },
+  ) {
     this.last = base;
   }
 
-  /** Show `text`, which begins with what was shown before (else everything is shown anew). */
+  /** Shows `text`. Where it does not continue the text shown before, everything is rendered again. */
   update(text: string, done: boolean): void {
-    if (!text.startsWith(this.text.slice(0, Math.min(this.text.length, 64))) || text.length < this.text.length) this.reset();
+    if (!text.startsWith(this.text.slice(0, Math.min(this.text.length, 64))) || text.length < this.text.length)
+      this.reset();
     this.text = text;
     const visible = text.length > this.shown ? cut(text, this.shown) : text;
     const whole = done || visible.length < text.length;
@@ -85,7 +91,7 @@ export class StreamingText {
 
   private settle(source: string): void {
     if (source.length > PLAIN_ABOVE * 2) {
-      for (let at = 0; at < source.length; ) {
+      for (let at = 0; at < source.length;) {
         const piece = cut(source.slice(at, at + PLAIN_PIECE + 2), PLAIN_PIECE);
         this.settlePlain(piece);
         at += piece.length;
@@ -103,20 +109,19 @@ export class StreamingText {
     const block = document.createElement('div');
     block.className = 'plain-piece';
     block.dir = this.sticky.update(piece, this.last);
-    block.textContent = piece;
+    block.append(...lineNodes(piece, block.dir as Direction, this.words.hiddenMark));
     this.root.insertBefore(block, this.more);
     this.settledNodes = this.root.childNodes.length - (this.more ? 1 : 0);
   }
 
   private tail(source: string): void {
-    const fragment = renderMarkdown(source, this.last, this.words);
-    const first = fragment.firstElementChild;
-    if (first && first.matches('p, h1, h2, h3, h4, h5, h6')) first.setAttribute('dir', this.sticky.update(first.textContent ?? '', this.last));
+    const fragment = renderMarkdown(source, this.last, this.words, this.sticky);
     merge(this.root, fragment, this.settledNodes, this.more);
   }
 
   private dropTail(): void {
-    while (this.root.childNodes.length - (this.more ? 1 : 0) > this.settledNodes) this.root.childNodes[this.settledNodes]!.remove();
+    while (this.root.childNodes.length - (this.more ? 1 : 0) > this.settledNodes)
+      this.root.childNodes[this.settledNodes]!.remove();
   }
 
   private lastDirection(): Direction {
@@ -155,9 +160,17 @@ function cut(text: string, count: number): string {
   return text.slice(0, code >= 0xd800 && code < 0xdc00 ? count - 1 : count);
 }
 
-/** Make the children of `root` from index `from` (up to `end`) equal to `fragment`, keeping nodes that are alike. */
+/** Makes the children of `root` from index `from` (up to `end`) equal to `fragment` and keeps the nodes that match. */
 function merge(root: Node, fragment: Node, from: number, end: Node | null): void {
-  const wanted = [...fragment.childNodes].filter((node) => !(root instanceof HTMLElement && root.classList.contains('answer') && node.nodeType === Node.TEXT_NODE && !node.textContent!.trim()));
+  const wanted = [...fragment.childNodes].filter(
+    (node) =>
+      !(
+        root instanceof HTMLElement &&
+        root.classList.contains('answer') &&
+        node.nodeType === Node.TEXT_NODE &&
+        !node.textContent!.trim()
+      ),
+  );
   for (let i = 0; i < wanted.length; i++) {
     const old = root.childNodes[from + i] ?? null;
     const next = wanted[i]!;
@@ -181,8 +194,14 @@ function mergeNode(old: ChildNode, next: ChildNode): boolean {
     else (old as Text).data = after;
     return true;
   }
-  if (!(old instanceof HTMLElement) || !(next instanceof HTMLElement) || old.tagName !== next.tagName || old.className !== next.className) return false;
-  for (const name of ['dir', 'lang', 'href', 'start']) {
+  if (
+    !(old instanceof HTMLElement) ||
+    !(next instanceof HTMLElement) ||
+    old.tagName !== next.tagName ||
+    old.className !== next.className
+  )
+    return false;
+  for (const name of ['dir', 'lang', 'href', 'start', 'title', 'target', 'rel']) {
     const value = next.getAttribute(name);
     if (value === null) old.removeAttribute(name);
     else if (old.getAttribute(name) !== value) old.setAttribute(name, value);

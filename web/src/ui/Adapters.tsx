@@ -1,6 +1,7 @@
-/** The adapters on the running model: each with its size and a button that takes it off, and a way to put one on from disk. */
-import { addAdapter, formats, removeAdapter, strings } from '../state/app';
-import { plainName } from '../text/direction';
+/** The adapters on the running model, each with its size and a button that removes it, and a picker that loads one. */
+import { addAdapter, removeAdapter } from '../state/model';
+import { formats, strings } from '../state/store';
+import { plainName } from '../text/hidden';
 import { FilePicker } from './FilePicker';
 import { useApp } from './hooks';
 import { Icon } from './icons';
@@ -12,19 +13,44 @@ export function Adapters() {
   const f = formats();
   const busy = adapters.busy || answering !== null;
   return (
-    <section class="block adapters"><h3>{t.adapters}</h3>
+    <section class="block adapters">
+      <h3>{t.adapters}</h3>
       <p class="dim small-text">{t.adaptersNote}</p>
       {adapters.list.length > 0 && (
-        <ul class="cards">{adapters.list.map((item) => (
-          <li class="card" key={item.name}>
-            <div class="card-main"><strong><bdi>{plainName(item.name)}</bdi></strong><p class="dim small-text">{t.adapterSize.replace('{rank}', f.number(item.rank ?? 0)).replace('{parameters}', f.number(item.parameters))}</p></div>
-            <button type="button" class="button" disabled={busy} onClick={() => void removeAdapter(item.name)}>{t.adapterRemove}</button>
-          </li>
-        ))}</ul>
+        <ul class="cards">
+          {adapters.list.map((item) => (
+            <li class="card" key={item.name}>
+              <div class="card-main">
+                <strong>
+                  <bdi>{plainName(item.name)}</bdi>
+                </strong>
+                <p class="dim small-text">
+                  {t.adapterSize
+                    .replace('{rank}', f.number(item.rank ?? 0))
+                    .replace('{parameters}', f.number(item.parameters))}
+                </p>
+              </div>
+              <button type="button" class="button" disabled={busy} onClick={() => void removeAdapter(item.name)}>
+                {t.adapterRemove}
+              </button>
+            </li>
+          ))}
+        </ul>
       )}
       {adapters.error && (
-        <div class="trouble" role="alert"><Icon name="warn" /><div><strong>{t.adapterFailed}</strong><p>{adapters.error.code === 'BadCheckpoint' ? t.adapterBad : errorText(adapters.error, t, f).text}</p>
-          <details><summary>{t.details}</summary><p dir="ltr" lang="en" class="detail">{adapters.error.message}</p></details></div></div>
+        <div class="trouble" role="alert">
+          <Icon name="warn" />
+          <div>
+            <strong>{t.adapterFailed}</strong>
+            <p>{adapters.error.code === 'BadCheckpoint' ? t.adapterBad : errorText(adapters.error, t, f).text}</p>
+            <details>
+              <summary>{t.details}</summary>
+              <p dir="ltr" lang="en" class="detail">
+                {adapters.error.message}
+              </p>
+            </details>
+          </div>
+        </div>
       )}
       <FilePicker id="pick-adapter" disabled={busy} onFiles={(files, label) => void addAdapter(files, label)} />
     </section>

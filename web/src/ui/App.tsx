@@ -1,5 +1,6 @@
 import { useEffect } from 'preact/hooks';
-import { set, startConversation, strings } from '../state/app';
+import { startConversation } from '../state/conversations';
+import { set, strings } from '../state/store';
 import { Chat } from './Chat';
 import { Composer } from './Composer';
 import { useApp } from './hooks';
@@ -15,7 +16,7 @@ export function App() {
   const t = strings();
   useEffect(() => {
     const keys = (event: KeyboardEvent) => {
-      // By place on the keyboard: an Arabic layout gives other letters.
+      // `code` is the key's position: with an Arabic layout `key` is another letter.
       if ((event.ctrlKey || event.metaKey) && event.shiftKey && event.code === 'KeyO') {
         event.preventDefault();
         startConversation();
@@ -31,14 +32,40 @@ export function App() {
   const noGpu = state.probe !== null && !state.probe.webgpu && !state.readOnly;
   return (
     <div class={state.sidebar ? 'shell with-sidebar' : 'shell'}>
-      <a class="skip" href="#main" onClick={(e) => { e.preventDefault(); document.getElementById('composer')?.focus(); }}>{t.skip}</a>
+      <a
+        class="skip"
+        href="#main"
+        onClick={(e) => {
+          e.preventDefault();
+          document.getElementById('composer')?.focus();
+        }}
+      >
+        {t.skip}
+      </a>
       <Sidebar />
-      {state.sidebar && <button type="button" class="scrim" aria-label={t.close} onClick={() => set({ sidebar: false })} />}
+      {state.sidebar && (
+        <button type="button" class="scrim" aria-label={t.close} onClick={() => set({ sidebar: false })} />
+      )}
       <main id="main" class="main" inert={state.sidebar && matchMedia('(max-width: 820px)').matches}>
         <Header />
-        {!state.online && <p class="strip" role="status">{t.offline}</p>}
-        {state.storageBroken && <p class="strip warn" role="alert">{t.storageFailed}</p>}
-        {noGpu ? <NoGpu /> : (<><Chat /><Composer /></>)}
+        {!state.online && (
+          <p class="strip" role="status">
+            {t.offline}
+          </p>
+        )}
+        {state.storageBroken && (
+          <p class="strip warn" role="alert">
+            {t.storageFailed}
+          </p>
+        )}
+        {noGpu ? (
+          <NoGpu />
+        ) : (
+          <>
+            <Chat />
+            <Composer />
+          </>
+        )}
       </main>
       {state.panel === 'models' && <ModelsPanel />}
       {state.panel === 'settings' && <SettingsPanel />}

@@ -1,21 +1,25 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { baseDirection, send, stop, strings } from '../state/app';
+import { send } from '../state/answers';
+import { stop } from '../state/live';
+import { baseDirection, strings } from '../state/store';
+import type { Conversation } from '../state/database';
+import { draftOf, keepDraft } from '../state/drafts';
 import { directionOf } from '../text/direction';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
-/** Drafts outlive switching between conversations, not the page. */
-const drafts = new Map<string, string>();
+/** A conversation without turns has no lasting id: there is one draft for all of them. */
+const keyOf = (conversation: Conversation) => (conversation.turns.length === 0 ? 'new' : conversation.id);
 
 export function Composer() {
   const state = useApp();
   const t = strings();
   const box = useRef<HTMLTextAreaElement>(null);
-  const id = state.current.id;
-  const [text, setText] = useState(drafts.get(id) ?? '');
+  const key = keyOf(state.current);
+  const [text, setText] = useState(draftOf(key) ?? '');
   const [width, setWidth] = useState(innerWidth);
   const [turned, setTurned] = useState<'rtl' | 'ltr' | null>(null);
-  useEffect(() => setText(drafts.get(id) ?? ''), [id]);
+  useEffect(() => setText(draftOf(key) ?? ''), [state.current.id, key]);
   useEffect(() => {
     const area = box.current!;
     area.style.height = 'auto';
@@ -27,7 +31,7 @@ export function Composer() {
     return () => removeEventListener('resize', onResize);
   }, []);
   const change = (value: string) => {
-    drafts.set(id, value);
+    keepDraft(key, value);
     setText(value);
   };
   const busy = state.answering !== null;
@@ -38,22 +42,48 @@ export function Composer() {
     void send(text);
   };
   const onKeyDown = (event: KeyboardEvent) => {
-    // While an input method composes, Enter belongs to it; keyCode 229 says so where isComposing does not.
+    // While an input method composes, Enter confirms its text; some browsers report this only as keyCode 229.
     if (event.isComposing || event.keyCode === 229) return;
     if (event.key === 'Enter' && !event.shiftKey) {
       event.preventDefault();
       submit();
-    } else if (event.ctrlKey && event.shiftKey && (event.code === 'ShiftRight' || event.code === 'ControlRight')) setTurned('rtl');
-    else if (event.ctrlKey && event.shiftKey && (event.code === 'ShiftLeft' || event.code === 'ControlLeft')) setTurned('ltr');
+    } else if (event.ctrlKey && event.shiftKey && (event.code === 'ShiftRight' || event.code === 'ControlRight'))
+      setTurned('rtl');
+    else if (event.ctrlKey && event.shiftKey && (event.code === 'ShiftLeft' || event.code === 'ControlLeft'))
+      setTurned('ltr');
   };
   return (
-    <form class="composer" onSubmit={(e) => { e.preventDefault(); submit(); }}>
+    <form
+      class="composer"
+      onSubmit={(e) => {
+        e.preventDefault();
+        submit();
+      }}
+    >
       <div class="composer-box">
-        <textarea id="composer" ref={box} rows={1} value={text} dir={turned ?? directionOf(text, baseDirection()).direction} placeholder={state.model.kind === 'none' ? t.placeholderNoModel : t.placeholder} aria-label={t.placeholder}
-          enterkeyhint="send" autocomplete="off" spellcheck onInput={(e) => change(e.currentTarget.value)} onKeyDown={onKeyDown} />
-        {busy
-          ? <button type="button" class="send stop" aria-label={t.stop} title={t.stop} onClick={stop}><Icon name="stop" size={22} /></button>
-          : <button type="submit" class="send" aria-label={t.send} title={t.send} disabled={text.trim() === ''}><Icon name="send" size={22} /></button>}
+        <textarea
+          id="composer"
+          ref={box}
+          rows={1}
+          value={text}
+          dir={turned ?? directionOf(text, baseDirection()).direction}
+          placeholder={state.model.kind === 'none' ? t.placeholderNoModel : t.placeholder}
+          aria-label={t.placeholder}
+          enterkeyhint="send"
+          autocomplete="off"
+          spellcheck
+          onInput={(e) => change(e.currentTarget.value)}
+          onKeyDown={onKeyDown}
+        />
+        {busy ? (
+          <button type="button" class="send stop" aria-label={t.stop} title={t.stop} onClick={stop}>
+            <Icon name="stop" size={22} />
+          </button>
+        ) : (
+          <button type="submit" class="send" aria-label={t.send} title={t.send} disabled={text.trim() === ''}>
+            <Icon name="send" size={22} />
+          </button>
+        )}
       </div>
       <p class="hint">{t.composerHint}</p>
     </form>

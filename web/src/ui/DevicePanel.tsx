@@ -1,10 +1,25 @@
-import { checkDevice, formats, sessionInfo, set, strings } from '../state/app';
+import { checkDevice } from '../state/panels';
+import { sessionInfo } from '../state/session';
+import { baseDirection, formats, set, strings } from '../state/store';
 import { Sheet } from './Dialogs';
+import { Line } from './Directed';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
 function Row({ name, value, good }: { name: string; value: string; good?: boolean | undefined }) {
-  return <div class="fact"><dt>{name}</dt><dd>{good !== undefined && <span class={good ? 'tick' : 'cross'}><Icon name={good ? 'check' : 'close'} size={16} /></span>}<bdi>{value}</bdi></dd></div>;
+  return (
+    <div class="fact">
+      <dt>{name}</dt>
+      <dd>
+        {good !== undefined && (
+          <span class={good ? 'tick' : 'cross'}>
+            <Icon name={good ? 'check' : 'close'} size={16} />
+          </span>
+        )}
+        <bdi>{value}</bdi>
+      </dd>
+    </div>
+  );
 }
 
 export function DevicePanel() {
@@ -18,7 +33,10 @@ export function DevicePanel() {
       {probe && (
         <dl class="facts">
           <Row name="WebGPU" value={yes(probe.webgpu)} good={probe.webgpu} />
-          <Row name={t.deviceGpu} value={[probe.vendor, probe.architecture, probe.description].filter(Boolean).join(' · ') || t.deviceUnknown} />
+          <Row
+            name={t.deviceGpu}
+            value={[probe.vendor, probe.architecture, probe.description].filter(Boolean).join(' · ') || t.deviceUnknown}
+          />
           <Row name={t.capF16} value={yes(probe.shaderF16)} good={probe.shaderF16} />
           <Row name={t.capSubgroups} value={yes(probe.subgroups)} good={probe.subgroups} />
           <Row name={t.capDot} value={yes(probe.packedDot)} good={probe.packedDot} />
@@ -27,28 +45,50 @@ export function DevicePanel() {
         </dl>
       )}
       {probe?.webgpu && (!probe.shaderF16 || !probe.subgroups || !probe.packedDot || probe.fallback) && (
-        <section class="block"><h3>{t.deviceMissing}</h3><ul class="plain">
-          {probe.fallback && <li>{t.deviceSoftware}</li>}
-          {!probe.shaderF16 && <li>{t.capF16Missing}</li>}
-          {!probe.subgroups && <li>{t.capSubgroupsMissing}</li>}
-          {!probe.packedDot && <li>{t.capDotMissing}</li>}
-        </ul></section>
+        <section class="block">
+          <h3>{t.deviceMissing}</h3>
+          <ul class="plain">
+            {probe.fallback && <li>{t.deviceSoftware}</li>}
+            {!probe.shaderF16 && <li>{t.capF16Missing}</li>}
+            {!probe.subgroups && <li>{t.capSubgroupsMissing}</li>}
+            {!probe.packedDot && <li>{t.capDotMissing}</li>}
+          </ul>
+        </section>
       )}
       {info && (
         <>
-          <section class="block"><h3>{t.modelInfo}</h3><dl class="facts">
-            <Row name={t.modelInfo} value={`${info.model.name} · ${info.model.architecture}`} />
-            <Row name={t.parameters} value={f.number(info.model.parameters)} />
-            <Row name={t.format} value={info.model.format} />
-            <Row name={t.weightsOnGpu} value={f.bytes(info.model.weightBytes)} />
-            <Row name={t.contextLength} value={f.number(info.model.contextLength)} />
-          </dl></section>
-          <section class="block"><h3>{t.devicePath}</h3><dl class="facts mono">{Object.entries(info.device.paths).map(([name, value]) => <Row key={name} name={name} value={value} />)}</dl>
-            {info.device.missing.length > 0 && <ul class="plain" dir="ltr" lang="en">{info.device.missing.map((line) => <li key={line}>{line}</li>)}</ul>}
+          <section class="block">
+            <h3>{t.modelInfo}</h3>
+            <dl class="facts">
+              <Row name={t.modelInfo} value={`${info.model.name} · ${info.model.architecture}`} />
+              <Row name={t.parameters} value={f.number(info.model.parameters)} />
+              <Row name={t.format} value={info.model.format} />
+              <Row name={t.weightsOnGpu} value={f.bytes(info.model.weightBytes)} />
+              <Row name={t.contextLength} value={f.number(info.model.contextLength)} />
+            </dl>
+          </section>
+          <section class="block">
+            <h3>{t.devicePath}</h3>
+            <dl class="facts mono">
+              {Object.entries(info.device.paths).map(([name, value]) => (
+                <Row key={name} name={name} value={value} />
+              ))}
+            </dl>
+            {info.device.missing.length > 0 && (
+              <ul class="plain" dir="ltr" lang="en">
+                {info.device.missing.map((line) => (
+                  <li key={line}>{line}</li>
+                ))}
+              </ul>
+            )}
           </section>
         </>
       )}
-      <div class="actions"><button type="button" class="button" onClick={() => void checkDevice()}>{t.tryAgain}</button></div>
+      <div class="actions">
+        <button type="button" class="button" onClick={() => void checkDevice()}>
+          {t.tryAgain}
+        </button>
+      </div>
     </Sheet>
   );
 }
@@ -57,14 +97,34 @@ export function NoGpu() {
   const { probe } = useApp();
   const t = strings();
   return (
-    <section class="scroller"><div class="no-gpu">
-      <span class="big-warn"><Icon name="chip" size={34} /></span>
-      <h1>{t.noGpuTitle}</h1>
-      <p class="lead">{t.noGpuText}</p>
-      {probe?.missing === 'insecure' && <p class="callout">{t.noGpuInsecure}</p>}
-      {probe?.missing === 'adapter' && <p class="callout">{t.noGpuAdapter}</p>}
-      <ul class="browsers">{t.noGpuSteps.map((step) => <li key={step.browser}><h2><bdi>{step.browser}</bdi></h2><p>{step.text}</p></li>)}</ul>
-      <div class="actions"><button type="button" class="button primary" onClick={() => void checkDevice()}>{t.tryAgain}</button><button type="button" class="button" onClick={() => set({ readOnly: true })}>{t.continueReading}</button></div>
-    </div></section>
+    <section class="scroller">
+      <div class="no-gpu">
+        <span class="big-warn">
+          <Icon name="chip" size={34} />
+        </span>
+        <h1>{t.noGpuTitle}</h1>
+        <p class="lead">{t.noGpuText}</p>
+        {probe?.missing === 'insecure' && <p class="callout">{t.noGpuInsecure}</p>}
+        {probe?.missing === 'adapter' && <p class="callout">{t.noGpuAdapter}</p>}
+        <ul class="browsers">
+          {t.noGpuSteps.map((step) => (
+            <li key={step.browser}>
+              <h2>
+                <Line text={step.browser} direction={baseDirection()} />
+              </h2>
+              <p>{step.text}</p>
+            </li>
+          ))}
+        </ul>
+        <div class="actions">
+          <button type="button" class="button primary" onClick={() => void checkDevice()}>
+            {t.tryAgain}
+          </button>
+          <button type="button" class="button" onClick={() => set({ readOnly: true })}>
+            {t.continueReading}
+          </button>
+        </div>
+      </div>
+    </section>
   );
 }

@@ -1,11 +1,21 @@
 import type { ComponentChildren } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
-import { formats, set, strings } from '../state/app';
+import { formats, set, strings } from '../state/store';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
 /** A modal sheet on the browser's own dialog: focus stays inside and Escape closes. */
-export function Sheet({ title, onClose, children, narrow = false }: { title: string; onClose: () => void; children: ComponentChildren; narrow?: boolean }) {
+export function Sheet({
+  title,
+  onClose,
+  children,
+  narrow = false,
+}: {
+  title: string;
+  onClose: () => void;
+  children: ComponentChildren;
+  narrow?: boolean;
+}) {
   const dialog = useRef<HTMLDialogElement>(null);
   const t = strings();
   useEffect(() => {
@@ -14,9 +24,25 @@ export function Sheet({ title, onClose, children, narrow = false }: { title: str
     return () => element.close();
   }, []);
   return (
-    <dialog ref={dialog} class={narrow ? 'sheet narrow' : 'sheet'} aria-label={title} onCancel={(e) => { e.preventDefault(); onClose(); }} onClick={(e) => { if (e.target === dialog.current) onClose(); }}>
+    <dialog
+      ref={dialog}
+      class={narrow ? 'sheet narrow' : 'sheet'}
+      aria-label={title}
+      onCancel={(e) => {
+        e.preventDefault();
+        onClose();
+      }}
+      onClick={(e) => {
+        if (e.target === dialog.current) onClose();
+      }}
+    >
       <div class="sheet-in">
-        <header class="sheet-head"><h2>{title}</h2><button type="button" class="icon-button" aria-label={t.close} onClick={onClose}><Icon name="close" /></button></header>
+        <header class="sheet-head">
+          <h2>{title}</h2>
+          <button type="button" class="icon-button" aria-label={t.close} onClick={onClose}>
+            <Icon name="close" />
+          </button>
+        </header>
         <div class="sheet-body">{children}</div>
       </div>
     </dialog>
@@ -28,13 +54,23 @@ export function ConfirmDownload() {
   const t = strings();
   const f = formats();
   const { plan, answer } = state.plan!;
-  const text = plan.freeBytes === null ? t.confirmTextUnknown : t.confirmText.replace('{free}', f.bytes(plan.freeBytes));
+  const text =
+    plan.freeBytes === null ? t.confirmTextUnknown : t.confirmText.replace('{free}', f.bytes(plan.freeBytes));
   return (
     <Sheet title={t.confirmTitle} narrow onClose={() => answer(false)}>
-      <p class="plan-name"><bdi>{plan.label}</bdi></p>
+      <p class="plan-name">
+        <bdi>{plan.label}</bdi>
+      </p>
       <p>{text.replace('{size}', f.bytes(plan.neededBytes))}</p>
       {plan.presentBytes > 0 && <p class="dim">{t.confirmPresent.replace('{done}', f.bytes(plan.presentBytes))}</p>}
-      <div class="actions"><button type="button" class="button primary" onClick={() => answer(true)}>{t.confirmYes}</button><button type="button" class="button" onClick={() => answer(false)}>{t.cancel}</button></div>
+      <div class="actions">
+        <button type="button" class="button primary" onClick={() => answer(true)}>
+          {t.confirmYes}
+        </button>
+        <button type="button" class="button" onClick={() => answer(false)}>
+          {t.cancel}
+        </button>
+      </div>
     </Sheet>
   );
 }
@@ -52,8 +88,21 @@ export function Notice() {
       {notice && (
         <div class="notice">
           <span>{notice.text}</span>
-          {notice.action && <button type="button" class="text-button" onClick={() => { notice.action!.run(); set({ notice: null }); }}>{notice.action.label}</button>}
-          <button type="button" class="icon-button small" aria-label={t.close} onClick={() => set({ notice: null })}><Icon name="close" size={16} /></button>
+          {notice.action && (
+            <button
+              type="button"
+              class="text-button"
+              onClick={() => {
+                notice.action!.run();
+                set({ notice: null });
+              }}
+            >
+              {notice.action.label}
+            </button>
+          )}
+          <button type="button" class="icon-button small" aria-label={t.close} onClick={() => set({ notice: null })}>
+            <Icon name="close" size={16} />
+          </button>
         </div>
       )}
     </div>

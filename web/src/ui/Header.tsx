@@ -1,5 +1,7 @@
-import { cancelLoading, formats, set, startConversation, strings } from '../state/app';
-import { plainName } from '../text/direction';
+import { startConversation } from '../state/conversations';
+import { cancelLoading } from '../state/model';
+import { formats, set, strings } from '../state/store';
+import { plainName } from '../text/hidden';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 import { phaseText } from './progress';
@@ -12,10 +14,29 @@ export function Header() {
   const usage = state.usage?.conversation === state.current.id ? state.usage.usage : null;
   return (
     <header class="top">
-      <button type="button" class="icon-button only-narrow" aria-label={t.menu} aria-expanded={state.sidebar} onClick={() => set({ sidebar: true })}><Icon name="menu" flip /></button>
-      <button type="button" class={`model-chip ${model.kind}`} onClick={() => set({ panel: 'models' })}>
+      <button
+        type="button"
+        class="icon-button only-narrow"
+        aria-label={t.menu}
+        aria-expanded={state.sidebar}
+        onClick={() => set({ sidebar: true })}
+      >
+        <Icon name="menu" flip />
+      </button>
+      <button
+        type="button"
+        class={`model-chip ${model.kind}${state.compiled ? ' compiled' : ''}`}
+        onClick={() => set({ panel: 'models' })}
+      >
         <span class="dot" aria-hidden="true" />
-        <span class="model-name"><bdi>{model.kind === 'none' ? t.chooseModel : model.label}</bdi>{state.adapters.list.map((adapter) => <bdi key={adapter.name} class="chip-adapter">{plainName(adapter.name)}</bdi>)}</span>
+        <span class="model-name">
+          <bdi>{model.kind === 'none' ? t.chooseModel : model.label}</bdi>
+          {state.adapters.list.map((adapter) => (
+            <bdi key={adapter.name} class="chip-adapter">
+              {plainName(adapter.name)}
+            </bdi>
+          ))}
+        </span>
       </button>
       <span class="spacer" />
       {usage && (
@@ -25,20 +46,42 @@ export function Header() {
           <bdi class="num">{f.percent(usage.contextUsed / Math.max(1, usage.contextLength))}</bdi>
         </div>
       )}
-      <button type="button" class="icon-button only-narrow" aria-label={t.newChat} onClick={startConversation}><Icon name="plus" /></button>
-      <button type="button" class="icon-button" aria-label={t.device} onClick={() => set({ panel: 'device' })}><Icon name="chip" /></button>
-      <button type="button" class="icon-button" aria-label={t.settings} onClick={() => set({ panel: 'settings' })}><Icon name="settings" /></button>
+      <button type="button" class="icon-button only-narrow" aria-label={t.newChat} onClick={startConversation}>
+        <Icon name="plus" />
+      </button>
+      <button type="button" class="icon-button" aria-label={t.device} onClick={() => set({ panel: 'device' })}>
+        <Icon name="chip" />
+      </button>
+      <button type="button" class="icon-button" aria-label={t.settings} onClick={() => set({ panel: 'settings' })}>
+        <Icon name="settings" />
+      </button>
       {model.kind === 'loading' && (
         <div class="loading">
           <div class="loading-row">
             <span>{phaseText(model.progress, t)}</span>
-            {model.totals.total > 0 && <bdi class="num">{f.bytes(model.totals.done)} / {f.bytes(model.totals.total)}</bdi>}
-            {model.progress.phase === 'download' && <bdi class="num dim">{f.bytes(model.progress.bytesPerSecond)}/{state.settings.language === 'ar' ? 'ث' : 's'}</bdi>}
-            {model.progress.phase === 'download' && <Remaining left={model.totals.total - model.totals.done} speed={model.progress.bytesPerSecond} />}
+            {model.totals.total > 0 && (
+              <bdi class="num">
+                {f.bytes(model.totals.done)} / {f.bytes(model.totals.total)}
+              </bdi>
+            )}
+            {model.progress.phase === 'download' && (
+              <bdi class="num dim">
+                {f.bytes(model.progress.bytesPerSecond)}/{state.settings.language === 'ar' ? 'ث' : 's'}
+              </bdi>
+            )}
+            {model.progress.phase === 'download' && (
+              <Remaining left={model.totals.total - model.totals.done} speed={model.progress.bytesPerSecond} />
+            )}
             <span class="spacer" />
-            <button type="button" class="text-button" onClick={cancelLoading}>{t.cancel}</button>
+            <button type="button" class="text-button" onClick={cancelLoading}>
+              {t.cancel}
+            </button>
           </div>
-          <progress class="bar" aria-label={phaseText(model.progress, t)} {...(model.totals.total > 0 ? { max: model.totals.total, value: model.totals.done } : {})} />
+          <progress
+            class="bar"
+            aria-label={phaseText(model.progress, t)}
+            {...(model.totals.total > 0 ? { max: model.totals.total, value: model.totals.done } : {})}
+          />
         </div>
       )}
     </header>

@@ -1,36 +1,122 @@
-import { changeSettings, exportConversations, set, setConversationSystem, strings } from '../state/app';
+import { exportConversations, setConversationSystem } from '../state/conversations';
+import { changeSettings } from '../state/panels';
+import { set, strings } from '../state/store';
 import { DEFAULTS } from '../state/settings';
 import { Sheet } from './Dialogs';
 import { useApp } from './hooks';
 
-function Choice<T extends string>({ name, label, value, options, onChange }: { name: string; label: string; value: T; options: Record<T, string>; onChange: (value: T) => void }) {
+function Choice<T extends string>({
+  name,
+  label,
+  value,
+  options,
+  onChange,
+}: {
+  name: string;
+  label: string;
+  value: T;
+  options: Record<T, string>;
+  onChange: (value: T) => void;
+}) {
   return (
-    <fieldset class="choice"><legend>{label}</legend><div class="segments">
-      {(Object.entries(options) as [T, string][]).map(([key, text]) => (
-        <label key={key} class={key === value ? 'on' : ''}><input type="radio" name={name} value={key} checked={key === value} onChange={() => onChange(key)} /><span>{text}</span></label>
-      ))}
-    </div></fieldset>
+    <fieldset class="choice">
+      <legend>{label}</legend>
+      <div class="segments">
+        {(Object.entries(options) as [T, string][]).map(([key, text]) => (
+          <label key={key} class={key === value ? 'on' : ''}>
+            <input type="radio" name={name} value={key} checked={key === value} onChange={() => onChange(key)} />
+            <span>{text}</span>
+          </label>
+        ))}
+      </div>
+    </fieldset>
   );
 }
 
-function Slider({ id, label, note, value, min, max, step, onChange }: { id: string; label: string; note: string; value: number; min: number; max: number; step: number; onChange: (value: number) => void }) {
+function Slider({
+  id,
+  label,
+  note,
+  value,
+  min,
+  max,
+  step,
+  onChange,
+}: {
+  id: string;
+  label: string;
+  note: string;
+  value: number;
+  min: number;
+  max: number;
+  step: number;
+  onChange: (value: number) => void;
+}) {
   return (
-    <div class="field"><div class="field-head"><label for={id}>{label}</label><output for={id} class="num" dir="ltr">{value}</output></div>
-      <input id={id} type="range" min={min} max={max} step={step} value={value} aria-describedby={`${id}-note`} onInput={(e) => onChange(Number(e.currentTarget.value))} />
-      <p class="dim small-text" id={`${id}-note`}>{note}</p></div>
+    <div class="field">
+      <div class="field-head">
+        <label for={id}>{label}</label>
+        <output for={id} class="num" dir="ltr">
+          {value}
+        </output>
+      </div>
+      <input
+        id={id}
+        type="range"
+        min={min}
+        max={max}
+        step={step}
+        value={value}
+        aria-describedby={`${id}-note`}
+        onInput={(e) => onChange(Number(e.currentTarget.value))}
+      />
+      <p class="dim small-text" id={`${id}-note`}>
+        {note}
+      </p>
+    </div>
   );
 }
 
-function NumberField({ id, label, note, value, min, max, onChange }: { id: string; label: string; note: string; value: number | null; min: number; max: number; onChange: (value: number | null) => void }) {
+function NumberField({
+  id,
+  label,
+  note,
+  value,
+  min,
+  max,
+  onChange,
+}: {
+  id: string;
+  label: string;
+  note: string;
+  value: number | null;
+  min: number;
+  max: number;
+  onChange: (value: number | null) => void;
+}) {
   return (
-    <div class="field"><label for={id}>{label}</label>
-      <input id={id} type="number" dir="ltr" inputMode="numeric" min={min} max={max} value={value ?? ''} aria-describedby={`${id}-note`} onChange={(e) => {
-        const text = e.currentTarget.value;
-        const next = Number(text);
-        if (text === '') onChange(null);
-        else if (Number.isFinite(next)) onChange(Math.min(max, Math.max(min, Math.round(next))));
-      }} />
-      <p class="dim small-text" id={`${id}-note`}>{note}</p></div>
+    <div class="field">
+      <label for={id}>{label}</label>
+      <input
+        id={id}
+        type="number"
+        dir="ltr"
+        inputMode="numeric"
+        min={min}
+        max={max}
+        value={value ?? ''}
+        aria-describedby={`${id}-note`}
+        onChange={(e) => {
+          const text = e.currentTarget.value;
+          const next = Number(text);
+          if (text === '') onChange(null);
+          else if (Number.isFinite(next)) onChange(Math.min(max, Math.max(min, Math.round(next))));
+        }}
+      />
+      <p class="dim small-text" id={`${id}-note`}>
+        {note}
+      </p>
+    </div>
   );
 }
 
@@ -39,26 +125,143 @@ export function SettingsPanel() {
   const t = strings();
   return (
     <Sheet title={t.settings} onClose={() => set({ panel: null })}>
-      <section class="block"><h3>{t.appearance}</h3><div class="grid2">
-        <Choice name="language" label={t.language} value={s.language} options={{ ar: 'العربية', en: 'English' }} onChange={(language) => changeSettings({ language })} />
-        <Choice name="theme" label={t.theme} value={s.theme} options={t.themes} onChange={(theme) => changeSettings({ theme })} />
-        <Choice name="size" label={t.textSize} value={s.textSize} options={t.sizes} onChange={(textSize) => changeSettings({ textSize })} />
-        <Choice name="digits" label={t.digits} value={s.digits} options={t.digitNames} onChange={(digits) => changeSettings({ digits })} />
-      </div></section>
-      <section class="block"><h3>{t.answering}</h3>
-        <div class="field"><label for="system">{t.systemPrompt}</label><textarea id="system" dir="auto" rows={3} maxLength={20000} value={s.system} aria-describedby="system-note" onInput={(e) => changeSettings({ system: e.currentTarget.value })} /><p class="dim small-text" id="system-note">{t.systemNote}</p></div>
-        <div class="field"><label for="system-chat">{t.systemChat}</label><textarea id="system-chat" dir="auto" rows={2} maxLength={20000} value={current.system} onChange={(e) => void setConversationSystem(e.currentTarget.value)} /></div>
+      <section class="block">
+        <h3>{t.appearance}</h3>
         <div class="grid2">
-          <Slider id="temperature" label={t.temperature} note={t.temperatureNote} value={s.temperature} min={0} max={1.5} step={0.05} onChange={(temperature) => changeSettings({ temperature })} />
-          <Slider id="top-p" label={t.topP} note={t.topPNote} value={s.topP} min={0.05} max={1} step={0.05} onChange={(topP) => changeSettings({ topP })} />
-          <Slider id="repetition" label={t.repetition} note={t.repetitionNote} value={s.repetition} min={1} max={1.5} step={0.01} onChange={(repetition) => changeSettings({ repetition })} />
-          <NumberField id="max-tokens" label={t.maxTokens} note={t.maxTokensNote} value={s.maxTokens} min={16} max={32768} onChange={(v) => changeSettings({ maxTokens: v ?? DEFAULTS.maxTokens })} />
-          <NumberField id="context-length" label={t.contextLength} note={t.contextNote} value={s.contextLength} min={256} max={131072} onChange={(v) => changeSettings({ contextLength: v ?? DEFAULTS.contextLength })} />
-          <NumberField id="seed" label={t.seed} note={t.seedNote} value={s.seed} min={0} max={2 ** 32 - 1} onChange={(seed) => changeSettings({ seed })} />
+          <Choice
+            name="language"
+            label={t.language}
+            value={s.language}
+            options={{ ar: 'العربية', en: 'English' }}
+            onChange={(language) => changeSettings({ language })}
+          />
+          <Choice
+            name="theme"
+            label={t.theme}
+            value={s.theme}
+            options={t.themes}
+            onChange={(theme) => changeSettings({ theme })}
+          />
+          <Choice
+            name="size"
+            label={t.textSize}
+            value={s.textSize}
+            options={t.sizes}
+            onChange={(textSize) => changeSettings({ textSize })}
+          />
+          <Choice
+            name="digits"
+            label={t.digits}
+            value={s.digits}
+            options={t.digitNames}
+            onChange={(digits) => changeSettings({ digits })}
+          />
         </div>
       </section>
-      <section class="block"><h3>{t.data}</h3><p class="dim">{t.dataNote}</p>
-        <div class="actions"><button type="button" class="button" disabled={conversations.length === 0} onClick={() => exportConversations()}>{t.exportAll}</button><button type="button" class="button" onClick={() => changeSettings({ ...DEFAULTS, language: s.language })}>{t.resetSettings}</button></div>
+      <section class="block">
+        <h3>{t.answering}</h3>
+        <div class="field">
+          <label for="system">{t.systemPrompt}</label>
+          <textarea
+            id="system"
+            dir="auto"
+            rows={3}
+            maxLength={20000}
+            value={s.system}
+            aria-describedby="system-note"
+            onInput={(e) => changeSettings({ system: e.currentTarget.value })}
+          />
+          <p class="dim small-text" id="system-note">
+            {t.systemNote}
+          </p>
+        </div>
+        <div class="field">
+          <label for="system-chat">{t.systemChat}</label>
+          <textarea
+            id="system-chat"
+            dir="auto"
+            rows={2}
+            maxLength={20000}
+            value={current.system}
+            onChange={(e) => void setConversationSystem(e.currentTarget.value)}
+          />
+        </div>
+        <div class="grid2">
+          <Slider
+            id="temperature"
+            label={t.temperature}
+            note={t.temperatureNote}
+            value={s.temperature}
+            min={0}
+            max={1.5}
+            step={0.05}
+            onChange={(temperature) => changeSettings({ temperature })}
+          />
+          <Slider
+            id="top-p"
+            label={t.topP}
+            note={t.topPNote}
+            value={s.topP}
+            min={0.05}
+            max={1}
+            step={0.05}
+            onChange={(topP) => changeSettings({ topP })}
+          />
+          <Slider
+            id="repetition"
+            label={t.repetition}
+            note={t.repetitionNote}
+            value={s.repetition}
+            min={1}
+            max={1.5}
+            step={0.01}
+            onChange={(repetition) => changeSettings({ repetition })}
+          />
+          <NumberField
+            id="max-tokens"
+            label={t.maxTokens}
+            note={t.maxTokensNote}
+            value={s.maxTokens}
+            min={16}
+            max={32768}
+            onChange={(v) => changeSettings({ maxTokens: v ?? DEFAULTS.maxTokens })}
+          />
+          <NumberField
+            id="context-length"
+            label={t.contextLength}
+            note={t.contextNote}
+            value={s.contextLength}
+            min={256}
+            max={131072}
+            onChange={(v) => changeSettings({ contextLength: v ?? DEFAULTS.contextLength })}
+          />
+          <NumberField
+            id="seed"
+            label={t.seed}
+            note={t.seedNote}
+            value={s.seed}
+            min={0}
+            max={2 ** 32 - 1}
+            onChange={(seed) => changeSettings({ seed })}
+          />
+        </div>
+      </section>
+      <section class="block">
+        <h3>{t.data}</h3>
+        <p class="dim">{t.dataNote}</p>
+        <div class="actions">
+          <button
+            type="button"
+            class="button"
+            disabled={conversations.length === 0}
+            onClick={() => exportConversations()}
+          >
+            {t.exportAll}
+          </button>
+          <button type="button" class="button" onClick={() => changeSettings({ ...DEFAULTS, language: s.language })}>
+            {t.resetSettings}
+          </button>
+        </div>
       </section>
     </Sheet>
   );

@@ -1,7 +1,7 @@
 import { useEffect, useReducer } from 'preact/hooks';
-import { getState, type State, subscribe } from '../state/app';
+import { getState, type State, subscribe } from '../state/store';
 
-/** The page's state; the component is drawn again after each change. */
+/** The page's state; each change renders the component again. */
 export function useApp(): State {
   const [, redraw] = useReducer((n: number) => n + 1, 0);
   useEffect(() => subscribe(() => redraw(undefined as never)), []);

@@ -1,4 +1,4 @@
-/** Line icons, drawn for this page. `flip`: turned around in right-to-left layouts. */
+/** Line icons, drawn for this page. `flip`: mirrored in right-to-left layouts. */
 const PATHS = {
   plus: 'M12 5v14M5 12h14',
   search: 'M11 4a7 7 0 1 1 0 14 7 7 0 0 1 0-14zm5 12 4.5 4.5',
@@ -15,6 +15,11 @@ const PATHS = {
   chip: 'M7 7h10v10H7zM10 3v4M14 3v4M10 17v4M14 17v4M3 10h4M3 14h4M17 10h4M17 14h4',
   box: 'M12 3l8 4.5v9L12 21l-8-4.5v-9L12 3zM4 7.5l8 4.5 8-4.5M12 12v9',
   down: 'M12 5v14M6 13l6 6 6-6',
+  previous: 'M14.5 6l-6 6 6 6',
+  next: 'M9.5 6l6 6-6 6',
+  pin: 'M9 4h6l-1 6 3 3v2H7v-2l3-3-1-6zM12 15v6',
+  print: 'M7 8V4h10v4M7 17H4V8h16v9h-3M7 14h10v6H7z',
+  share: 'M8 12l8-5M8 12l8 5M5 12h.01M19 6h.01M19 18h.01',
   trash: 'M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13',
   warn: 'M12 4 2.8 20h18.4L12 4zM12 10v5M12 17.6h.01',
   export: 'M12 15V4M8 8l4-4 4 4M5 14v6h14v-6',
@@ -24,7 +29,19 @@ const PATHS = {
 
 export function Icon({ name, size = 20, flip = false }: { name: keyof typeof PATHS; size?: number; flip?: boolean }) {
   return (
-    <svg class={flip ? 'icon flip' : 'icon'} width={size} height={size} viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width={name === 'dots' ? 3 : 1.8} stroke-linecap="round" stroke-linejoin="round" aria-hidden="true" focusable="false">
+    <svg
+      class={flip ? 'icon flip' : 'icon'}
+      width={size}
+      height={size}
+      viewBox="0 0 24 24"
+      fill="none"
+      stroke="currentColor"
+      stroke-width={name === 'dots' ? 3 : 1.8}
+      stroke-linecap="round"
+      stroke-linejoin="round"
+      aria-hidden="true"
+      focusable="false"
+    >
       <path d={PATHS[name]} fill={name === 'stop' ? 'currentColor' : 'none'} />
     </svg>
   );

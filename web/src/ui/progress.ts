@@ -1,23 +1,44 @@
 import type { BayanError, Progress } from 'bayan-web';
 import type { Strings } from '../strings/ar';
+import type { SourceKind } from '../state/store';
 import type { Formats } from '../text/format';
 
-export function phaseText(progress: Progress, t: Strings): string {
+export function phaseText(progress: Progress | { phase: 'warmup' }, t: Strings): string {
   switch (progress.phase) {
-    case 'device': return t.phaseDevice;
-    case 'listing': return t.phaseListing;
-    case 'download': return progress.resumed ? t.phaseResume : t.phaseDownload;
-    case 'retry': return t.phaseRetry;
-    case 'verify': return t.phaseVerify;
-    case 'repair': return t.phaseRepair;
-    case 'weights': return t.phaseWeights;
-    case 'ready': return t.modelReady;
+    case 'device':
+      return t.phaseDevice;
+    case 'listing':
+      return t.phaseListing;
+    case 'download':
+      return progress.resumed ? t.phaseResume : t.phaseDownload;
+    case 'retry':
+      return t.phaseRetry;
+    case 'verify':
+      return t.phaseVerify;
+    case 'repair':
+      return t.phaseRepair;
+    case 'weights':
+      return t.phaseWeights;
+    case 'warmup':
+      return t.phaseCompile;
+    case 'ready':
+      return t.modelReady;
   }
 }
 
-/** An error in the person's words. */
-export function errorText(error: BayanError, t: Strings, f: Formats): { title: string; text: string } {
+/** Title and text of an error in the person's language. */
+export function errorText(
+  error: BayanError,
+  t: Strings,
+  f: Formats,
+  from: SourceKind = null,
+): { title: string; text: string } {
   const { details } = error;
+  if (error.code === 'BadCheckpoint') {
+    if (details.badAddress) return t.errors.BadAddress;
+    // What is on the person's disk was not downloaded.
+    if (from === 'files') return t.errors.BadFiles;
+  }
   if (error.code === 'Network') {
     if (details.needsToken) return t.errors.NetworkToken;
     if (details.status === 404) return t.errors.Network404;
@@ -25,9 +46,17 @@ export function errorText(error: BayanError, t: Strings, f: Formats): { title: s
   }
   if (error.code === 'Quota') {
     if (details.neededBytes === undefined || details.availableBytes === undefined) {
-      return { title: t.errors.Quota.title, text: t.errors.QuotaUnknown.text.replace('{need}', f.bytes(details.neededBytes ?? 0)) };
+      return {
+        title: t.errors.Quota.title,
+        text: t.errors.QuotaUnknown.text.replace('{need}', f.bytes(details.neededBytes ?? 0)),
+      };
     }
-    return { title: t.errors.Quota.title, text: t.errors.Quota.text.replace('{need}', f.bytes(details.neededBytes)).replace('{free}', f.bytes(details.availableBytes)) };
+    return {
+      title: t.errors.Quota.title,
+      text: t.errors.Quota.text
+        .replace('{need}', f.bytes(details.neededBytes))
+        .replace('{free}', f.bytes(details.availableBytes)),
+    };
   }
   return t.errors[error.code];
 }

@@ -1,7 +1,7 @@
 /**
  * The engine in real Chromium (WebGPU on SwiftShader): a static server, a page with one worker, and calls into it.
- * Chromium is BAYAN_CHROMIUM or /usr/bin/chromium; playwright-core comes from `web/node_modules`; the built engine is in BAYAN_ENGINE
- * (a folder with `bayan.js` and `bayan_bg.wasm`; default `target/wasm/engine`).
+ * Chromium is BAYAN_CHROMIUM or /usr/bin/chromium; playwright-core comes from `web/node_modules`; the built engine is
+ * in BAYAN_ENGINE (a folder with `bayan.js` and `bayan_bg.wasm`; default `target/wasm/engine`).
  */
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -15,12 +15,23 @@ const { chromium } = createRequire(join(root, 'web/package.json'))('playwright-c
 
 export const fixtures = join(root, 'tests/fixtures');
 const engine = process.env.BAYAN_ENGINE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'wasm/engine');
-const TYPES = { '.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm', '.json': 'application/json' };
+const TYPES = {
+  '.js': 'text/javascript',
+  '.mjs': 'text/javascript',
+  '.wasm': 'application/wasm',
+  '.json': 'application/json',
+};
 
 /** What each folder of the site is served from. */
-const FOLDERS = { 'engine/': engine, 'models/': join(fixtures, 'models'), 'lora/': join(fixtures, 'lora'), 'embedded/': join(root, 'crates/embedded/checkpoint'), ...(process.env.BAYAN_CHECKPOINTS ? { 'checkpoints/': process.env.BAYAN_CHECKPOINTS } : {}) };
+const FOLDERS = {
+  'engine/': engine,
+  'models/': join(fixtures, 'models'),
+  'lora/': join(fixtures, 'lora'),
+  'embedded/': join(root, 'crates/embedded/checkpoint'),
+  ...(process.env.BAYAN_CHECKPOINTS ? { 'checkpoints/': process.env.BAYAN_CHECKPOINTS } : {}),
+};
 
-/** Checkpoints that are made while they are read, by the name of their folder. */
+/** Checkpoints whose bytes are computed when they are read, by the name of their folder. */
 export const made = {};
 
 function answer(request, response) {
@@ -30,13 +41,17 @@ function answer(request, response) {
     const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range);
     return void response.writeHead(206).end(made[folderName].read(madeFile, Number(from), Number(to) + 1));
   }
-  if (path === '') return void response.writeHead(200, { 'Content-Type': 'text/html' }).end('<!doctype html><title>engine</title>');
+  if (path === '')
+    return void response.writeHead(200, { 'Content-Type': 'text/html' }).end('<!doctype html><title>engine</title>');
   const folder = Object.keys(FOLDERS).find((prefix) => path.startsWith(prefix));
   const base = folder ? FOLDERS[folder] : here;
   const file = normalize(join(base, folder ? path.slice(folder.length) : path));
-  if (!file.startsWith(base) || !existsSync(file) || !statSync(file).isFile()) return void response.writeHead(404).end();
+  if (!file.startsWith(base) || !existsSync(file) || !statSync(file).isFile())
+    return void response.writeHead(404).end();
   const bytes = readFileSync(file);
-  const headers = { 'Content-Type': TYPES[extname(file)] ?? 'application/octet-stream' };
+  const headers = {
+    'Content-Type': TYPES[extname(file)] ?? 'application/octet-stream',
+  };
   const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '');
   if (!range) return void response.writeHead(200, headers).end(bytes);
   response.writeHead(206, headers).end(bytes.subarray(Number(range[1]), Number(range[2]) + 1));
@@ -48,39 +63,65 @@ export function filesOf(folder) {
 }
 
 export async function start() {
-  if (!existsSync(join(engine, 'bayan.js'))) throw new Error(`${engine} holds no bayan.js: build the engine first (cargo xtask web)`);
+  if (!existsSync(join(engine, 'bayan.js')))
+    throw new Error(`${engine} holds no bayan.js: build the engine first (cargo xtask web)`);
   const server = createServer(answer);
   await new Promise((done) => server.listen(0, '127.0.0.1', done));
   const browser = await chromium.launch({
     executablePath: process.env.BAYAN_CHROMIUM ?? '/usr/bin/chromium',
-    args: ['--headless', '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+    args: [
+      '--headless',
+      '--no-sandbox',
+      '--disable-quic',
+      '--no-first-run',
+      '--disable-background-networking',
+      '--disable-component-update',
+      '--disable-sync',
+      '--enable-unsafe-webgpu',
+      '--use-webgpu-adapter=swiftshader',
+    ],
   });
   const page = await browser.newPage();
   page.setDefaultTimeout(0);
-  page.on('console', (message) => { if (process.env.BAYAN_VERBOSE) console.log(`[page] ${message.text()}`); });
+  page.on('console', (message) => {
+    if (process.env.BAYAN_VERBOSE) console.log(`[page] ${message.text()}`);
+  });
   await page.goto(`http://localhost:${server.address().port}/`);
-  return { page, stop: async () => { await browser.close(); server.closeAllConnections(); server.close(); } };
+  return {
+    page,
+    stop: async () => {
+      await browser.close();
+      server.closeAllConnections();
+      server.close();
+    },
+  };
 }
 
-/** A new worker with a fresh engine; `call(name, …)` and what it reported by events. */
+/** A new worker with a fresh engine: `call(name, …)` and the events that it posted. */
 export async function newEngine(page) {
   const handle = await page.evaluateHandle(() => {
     const worker = new Worker('worker.mjs', { type: 'module' });
     const waiting = new Map();
     const events = { lost: [], progress: [], case: [] };
     let next = 0;
-    worker.onerror = (event) => { for (const { reject } of waiting.values()) reject({ message: `worker: ${event.message}` }); };
+    worker.onerror = (event) => {
+      for (const { reject } of waiting.values()) reject({ message: `worker: ${event.message}` });
+    };
     worker.onmessage = ({ data }) => {
-      if (data.event) { events[data.event].push(data.value); return; }
+      if (data.event) {
+        events[data.event].push(data.value);
+        return;
+      }
       const { resolve } = waiting.get(data.id);
       waiting.delete(data.id);
       resolve(data.error ? { error: data.error } : { value: data.value });
     };
-    const call = (name, values) => new Promise((resolve, reject) => {
-      const id = next++;
-      waiting.set(id, { resolve, reject: (error) => resolve({ error }) });
-      worker.postMessage({ id, call: name, arguments: values });
-    });
+    const call = (name, values) =>
+      new Promise((resolve, reject) => {
+        const id = next++;
+        waiting.set(id, { resolve, reject: (error) => resolve({ error }) });
+        worker.postMessage({ id, call: name, arguments: values });
+      });
     return { worker, events, call };
   });
   const attempt = (name, ...values) => handle.evaluate((it, [name, values]) => it.call(name, values), [name, values]);
@@ -90,5 +131,10 @@ export async function newEngine(page) {
     return value;
   };
   await call('load');
-  return { call, attempt, events: () => handle.evaluate((it) => it.events), end: () => handle.evaluate((it) => it.worker.terminate()) };
+  return {
+    call,
+    attempt,
+    events: () => handle.evaluate((it) => it.events),
+    end: () => handle.evaluate((it) => it.worker.terminate()),
+  };
 }

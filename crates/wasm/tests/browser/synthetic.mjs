@@ -1,4 +1,7 @@
-/** A checkpoint of any size that exists nowhere: its bytes are made as they are asked for. Weights are small and repeat, tokenizer and template are the embedded model's. */
+/**
+ * A checkpoint of any size that is stored nowhere: each read computes the bytes it returns. The weights are small
+ * numbers that repeat; tokenizer and template are the embedded model's.
+ */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -18,10 +21,25 @@ function noise() {
 
 export function synthetic(embedded, { hidden, intermediate, layers, heads, vocabulary }) {
   const config = {
-    model_type: 'llama', architectures: ['LlamaForCausalLM'], hidden_size: hidden, intermediate_size: intermediate, num_hidden_layers: layers, num_attention_heads: heads,
-    num_key_value_heads: heads, vocab_size: vocabulary, max_position_embeddings: 512, rms_norm_eps: 1e-5, rope_theta: 10000, tie_word_embeddings: true, hidden_act: 'silu', torch_dtype: 'bfloat16',
+    model_type: 'llama',
+    architectures: ['LlamaForCausalLM'],
+    hidden_size: hidden,
+    intermediate_size: intermediate,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    num_key_value_heads: heads,
+    vocab_size: vocabulary,
+    max_position_embeddings: 512,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000,
+    tie_word_embeddings: true,
+    hidden_act: 'silu',
+    torch_dtype: 'bfloat16',
   };
-  const shapes = { 'model.embed_tokens.weight': [vocabulary, hidden], 'model.norm.weight': [hidden] };
+  const shapes = {
+    'model.embed_tokens.weight': [vocabulary, hidden],
+    'model.norm.weight': [hidden],
+  };
   for (let layer = 0; layer < layers; layer++) {
     const name = `model.layers.${layer}`;
     for (const norm of ['input_layernorm', 'post_attention_layernorm']) shapes[`${name}.${norm}.weight`] = [hidden];
@@ -41,19 +59,24 @@ export function synthetic(embedded, { hidden, intermediate, layers, heads, vocab
   header.writeBigUInt64LE(BigInt(json.length));
   header.write(json, 8);
   const block = noise();
-  const small = Object.fromEntries(['tokenizer.json', 'tokenizer_config.json'].map((name) => [name, readFileSync(join(embedded, name))]));
+  const small = Object.fromEntries(
+    ['tokenizer.json', 'tokenizer_config.json'].map((name) => [name, readFileSync(join(embedded, name))]),
+  );
   small['config.json'] = Buffer.from(JSON.stringify(config));
   const weights = (from, to) => {
     const out = Buffer.alloc(to - from);
     if (from < header.length) header.copy(out, 0, from, Math.min(to, header.length));
-    for (let at = Math.max(from, header.length); at < to; ) {
+    for (let at = Math.max(from, header.length); at < to;) {
       const inside = (at - header.length) % BLOCK;
       at += block.copy(out, at - from, inside, inside + Math.min(BLOCK - inside, to - at));
     }
     return out;
   };
   return {
-    sizes: { ...Object.fromEntries(Object.entries(small).map(([name, bytes]) => [name, bytes.length])), 'model.safetensors': header.length + end },
+    sizes: {
+      ...Object.fromEntries(Object.entries(small).map(([name, bytes]) => [name, bytes.length])),
+      'model.safetensors': header.length + end,
+    },
     largestTensorBytes: 2 * vocabulary * hidden,
     read: (file, from, to) => (file === 'model.safetensors' ? weights(from, to) : small[file].subarray(from, to)),
   };

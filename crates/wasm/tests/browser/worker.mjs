@@ -1,35 +1,56 @@
-/** The engine in a worker, driven by messages `{id, call, arguments}` from the page. Everything the engine exports can be called. */
+/**
+ * The engine in a worker, driven by messages `{id, call, arguments}` from the page. Every function that the engine
+ * exports can be called.
+ */
 let engine;
 
-/** A checkpoint served beside the page, in the shape the engine asks for: ranges, read when wanted. */
+/** A checkpoint on the page's server, as the `ByteSource` of the engine: each read is one range request. */
 function served(base, files) {
   return {
     files: () => Object.keys(files),
     size: (file) => files[file] ?? -1,
     async read(file, offset, length) {
       if (length === 0) return new Uint8Array(0);
-      const response = await fetch(base + file, { headers: { Range: `bytes=${offset}-${offset + length - 1}` } });
-      if (response.status !== 206) throw Object.assign(new Error(`${file}: status ${response.status}`), { code: 'Network' });
+      const response = await fetch(base + file, {
+        headers: { Range: `bytes=${offset}-${offset + length - 1}` },
+      });
+      if (response.status !== 206)
+        throw Object.assign(new Error(`${file}: status ${response.status}`), {
+          code: 'Network',
+        });
       return new Uint8Array(await response.arrayBuffer());
     },
   };
 }
 
-/** Notes, from now on, what is asked of the GPU: a list of names in order. `mapped`: a read that has come back. */
+/** Records the names of all later WebGPU calls, in order. `mapped` is a buffer whose `mapAsync` has resolved. */
 let asked = [];
 function note(prototype, method, after) {
   const original = prototype[method];
   prototype[method] = function (...values) {
     asked?.push(method);
     const result = original.apply(this, values);
-    if (after) Promise.resolve(result).then(() => asked?.push(after), () => {});
+    if (after)
+      Promise.resolve(result).then(
+        () => asked?.push(after),
+        () => {},
+      );
     return result;
   };
 }
 
 const calls = {
   async watch() {
-    for (const method of ['createBuffer', 'createBindGroup', 'createComputePipeline', 'createComputePipelineAsync', 'createShaderModule', 'createPipelineLayout', 'createBindGroupLayout']) note(GPUDevice.prototype, method);
+    for (const method of [
+      'createBuffer',
+      'createBindGroup',
+      'createComputePipeline',
+      'createComputePipelineAsync',
+      'createShaderModule',
+      'createPipelineLayout',
+      'createBindGroupLayout',
+    ])
+      note(GPUDevice.prototype, method);
     note(GPUQueue.prototype, 'submit');
     note(GPUBuffer.prototype, 'mapAsync', 'mapped');
   },
@@ -43,17 +64,34 @@ const calls = {
     engine = await import(new URL('bayan.js', base).href);
     await engine.default({ module_or_path: new URL('bayan_bg.wasm', base) });
   },
-  create: (options) => engine.create(JSON.stringify(options), (json) => self.postMessage({ event: 'lost', value: JSON.parse(json) })).then(JSON.parse),
-  open: (base, files, options) => engine.open(served(base, files), JSON.stringify(options), (done, total) => self.postMessage({ event: 'progress', value: [done, total] })).then(JSON.parse),
-  generateFromIds: (ids, sampling, live) => streamed((on) => engine.generateFromIds(new Uint32Array(ids), JSON.stringify(sampling), on), undefined, live),
+  create: (options) =>
+    engine
+      .create(JSON.stringify(options), (json) => self.postMessage({ event: 'lost', value: JSON.parse(json) }))
+      .then(JSON.parse),
+  open: (base, files, options) =>
+    engine
+      .open(served(base, files), JSON.stringify(options), (done, total) =>
+        self.postMessage({ event: 'progress', value: [done, total] }),
+      )
+      .then(JSON.parse),
+  generateFromIds: (ids, sampling, live) =>
+    streamed((on) => engine.generateFromIds(new Uint32Array(ids), JSON.stringify(sampling), on), undefined, live),
   generate: (prompt, sampling) => streamed((on) => engine.generate(prompt, JSON.stringify(sampling), on)),
-  chat: (messages, sampling, abortAfter) => streamed((on) => engine.chat(JSON.stringify(messages), JSON.stringify(sampling), on), abortAfter),
+  chat: (messages, sampling, abortAfter) =>
+    streamed((on) => engine.chat(JSON.stringify(messages), JSON.stringify(sampling), on), abortAfter),
   logits: async (ids) => Array.from(await engine.logits(new Uint32Array(ids))),
-  loadAdapter: (base, files, options) => engine.loadAdapter(served(base, files), JSON.stringify(options)).then(JSON.parse),
+  loadAdapter: (base, files, options) =>
+    engine.loadAdapter(served(base, files), JSON.stringify(options)).then(JSON.parse),
   unloadAdapter: (name) => engine.unloadAdapter(name),
   tokenize: (text) => Array.from(engine.tokenize(text)),
+  detokenize: (ids) => engine.detokenize(Uint32Array.from(ids)),
   info: () => JSON.parse(engine.info()),
-  runSuite: (options) => engine.runSuite(JSON.stringify(options), (name, done, total) => self.postMessage({ event: 'case', value: [name, done, total] })).then(JSON.parse),
+  runSuite: (options) =>
+    engine
+      .runSuite(JSON.stringify(options), (name, done, total) =>
+        self.postMessage({ event: 'case', value: [name, done, total] }),
+      )
+      .then(JSON.parse),
   destroyDevice: () => engine.destroyDevice(),
   dispose: () => engine.dispose(),
 };
@@ -65,13 +103,25 @@ async function streamed(run, abortAfter, live = false) {
     if (live) self.postMessage({ event: 'token', value: tokens });
     if (tokens >= abortAfter) engine.abort();
   });
-  return { ...JSON.parse(json), text: pieces.map((piece) => piece[0]).join(''), pieces };
+  return {
+    ...JSON.parse(json),
+    text: pieces.map((piece) => piece[0]).join(''),
+    pieces,
+  };
 }
 
 self.onmessage = async ({ data: { id, call, arguments: values } }) => {
   try {
     self.postMessage({ id, value: await calls[call](...values) });
   } catch (error) {
-    self.postMessage({ id, error: { code: error?.code ?? null, message: String(error?.message ?? error), details: error?.details ?? null, stack: error?.stack } });
+    self.postMessage({
+      id,
+      error: {
+        code: error?.code ?? null,
+        message: String(error?.message ?? error),
+        details: error?.details ?? null,
+        stack: error?.stack,
+      },
+    });
   }
 };

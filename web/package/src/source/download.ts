@@ -1,4 +1,4 @@
-/** One file from a server into the cache: resumed after breaks, chunk digests taken on the way, checked at the end. */
+/** Downloads one file into the cache: resumes after breaks, takes a digest of each chunk, checks the whole file. */
 import { BadCheckpoint, Network, throwIfAborted } from '../errors';
 import type { Progress } from '../types';
 import { requestOnce, shown, waitOrThrow } from './http';
@@ -6,7 +6,7 @@ import { digestHex, Sha256 } from './sha256';
 import { CHUNK, type Manifest, type ModelStore, type StoredFile } from './store';
 import type { Writer } from './storage';
 
-/** The manifest is saved each time this much arrived, so that a closed tab loses little. */
+/** The manifest is saved after each of so many bytes, so that closing the tab loses little. */
 const SAVE_EVERY = 4;
 
 export interface DownloadHooks {
@@ -15,7 +15,12 @@ export interface DownloadHooks {
   onProgress?: ((progress: Progress) => void) | undefined;
 }
 
-export async function downloadFile(store: ModelStore, manifest: Manifest, index: number, hooks: DownloadHooks): Promise<void> {
+export async function downloadFile(
+  store: ModelStore,
+  manifest: Manifest,
+  index: number,
+  hooks: DownloadHooks,
+): Promise<void> {
   const file = manifest.files[index]!;
   const writer = await store.storage.openWriter(manifest.id, store.fileName(index));
   try {
@@ -26,7 +31,10 @@ export async function downloadFile(store: ModelStore, manifest: Manifest, index:
       file.chunks = [];
       writer.truncate(0);
       await store.writeManifest(manifest);
-      if (restarted) throw new BadCheckpoint(`${file.path}: ${problem}, twice. The server may hold a damaged file`, { file: file.path });
+      if (restarted)
+        throw new BadCheckpoint(`${file.path}: ${problem}, twice. The server may hold a damaged file`, {
+          file: file.path,
+        });
       hooks.onProgress?.({ phase: 'repair', file: file.path, reason: problem });
     }
     file.done = true;
@@ -63,12 +71,15 @@ class FileDownload {
       const before = this.offset();
       try {
         if (await this.once()) break;
-        throw new Network(`${shown(file.url)}: the connection ended after ${this.offset()} of ${file.size} bytes`, { url: shown(file.url) });
+        throw new Network(`${shown(file.url)}: the connection ended after ${this.offset()} of ${file.size} bytes`, {
+          url: shown(file.url),
+        });
       } catch (error) {
         if (this.offset() > before + CHUNK) attempt = 1;
         await waitOrThrow(error, attempt++, {
           signal: this.hooks.signal,
-          onRetry: (n, waitMs, reason) => this.hooks.onProgress?.({ phase: 'retry', file: file.path, attempt: n, waitMs, reason }),
+          onRetry: (n, waitMs, reason) =>
+            this.hooks.onProgress?.({ phase: 'retry', file: file.path, attempt: n, waitMs, reason }),
         });
         this.resumed = this.offset() > 0;
       }
@@ -85,7 +96,8 @@ class FileDownload {
     const { file, hooks } = this;
     const from = this.offset();
     const headers: Record<string, string> = {};
-    // Without If-Range: across origins it would need a preflight that file hosts do not answer. The ETag is compared below.
+    // No If-Range: across origins it would need a preflight request that file hosts do not answer. The ETag is compared
+    // below instead.
     if (from > 0) headers['Range'] = `bytes=${from}-`;
     const response = await requestOnce(file.url, { signal: hooks.signal, token: hooks.token, headers, accept: [416] });
     if (response.status === 416 || (from > 0 && response.status === 200)) this.restart();
@@ -113,7 +125,9 @@ class FileDownload {
       return done ? null : value;
     } catch (error) {
       throwIfAborted(this.hooks.signal);
-      throw new Network(`${shown(this.file.url)}: the connection broke after ${this.offset()} bytes: ${error instanceof Error ? error.message : String(error)}`, { url: shown(this.file.url) });
+      const url = shown(this.file.url);
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new Network(`${url}: the connection broke after ${this.offset()} bytes: ${reason}`, { url });
     }
   }
 
@@ -128,30 +142,44 @@ class FileDownload {
   private learn(response: Response, from: number): void {
     const { file } = this;
     const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers.get('Content-Range') ?? '');
-    if (response.status === 206 && range && Number(range[1]) !== from) throw new Network(`${shown(file.url)}: asked for bytes from ${from}, got bytes from ${range[1]}`, { url: shown(file.url) });
+    if (response.status === 206 && range && Number(range[1]) !== from)
+      throw new Network(`${shown(file.url)}: asked for bytes from ${from}, got bytes from ${range[1]}`, {
+        url: shown(file.url),
+      });
     const etag = response.headers.get('ETag');
     if (response.status === 206 && etag && file.etag && etag !== file.etag) {
       void response.body?.cancel().catch(() => {});
       this.restart();
-      throw new Network(`${shown(file.url)}: the file changed on the server between two requests; it is fetched from the start`, { url: shown(file.url) });
+      throw new Network(
+        `${shown(file.url)}: the file changed on the server between two requests; it is fetched from the start`,
+        { url: shown(file.url) },
+      );
     }
-    const length = response.headers.get('Content-Encoding') ? NaN : Number(response.headers.get('Content-Length') ?? NaN);
+    const length = response.headers.get('Content-Encoding')
+      ? NaN
+      : Number(response.headers.get('Content-Length') ?? NaN);
     const total = range && range[2] !== '*' ? Number(range[2]) : response.status === 200 ? length : NaN;
     file.etag = etag ?? file.etag;
     if (!Number.isInteger(total)) return;
     if (file.size >= 0 && total !== file.size) {
       this.restart();
-      throw new BadCheckpoint(`${file.path}: expected ${file.size} bytes, the server has ${total}. The published file changed; delete the stored copy and load again`, { file: file.path });
+      throw new BadCheckpoint(
+        `${file.path}: expected ${file.size} bytes, the server has ${total}. ` +
+          'The published file changed; delete the stored copy and load again',
+        { file: file.path },
+      );
     }
     file.size = total;
   }
 
   private async take(part: Uint8Array): Promise<void> {
     if (this.file.size >= 0 && this.offset() + part.length > this.file.size) {
-      throw new BadCheckpoint(`${this.file.path}: the server sent more than the ${this.file.size} bytes it promised`, { file: this.file.path });
+      throw new BadCheckpoint(`${this.file.path}: the server sent more than the ${this.file.size} bytes it promised`, {
+        file: this.file.path,
+      });
     }
     this.received += part.length;
-    for (let at = 0; at < part.length; ) {
+    for (let at = 0; at < part.length;) {
       const count = Math.min(CHUNK - this.filled, part.length - at);
       this.buffer.set(part.subarray(at, at + count), this.filled);
       this.filled += count;
@@ -184,14 +212,25 @@ class FileDownload {
     this.lastReport = now;
     const seconds = Math.max(0.001, (now - this.started) / 1000);
     this.hooks.onProgress?.({
-      phase: 'download', file: this.file.path, doneBytes: Math.min(this.offset(), this.file.size < 0 ? Infinity : this.file.size),
-      totalBytes: this.file.size, bytesPerSecond: this.received / seconds, resumed: this.resumed,
+      phase: 'download',
+      file: this.file.path,
+      doneBytes: Math.min(this.offset(), this.file.size < 0 ? Infinity : this.file.size),
+      totalBytes: this.file.size,
+      bytesPerSecond: this.received / seconds,
+      resumed: this.resumed,
     });
   }
 }
 
-/** Null where size and published digest are right, else what is wrong. */
-async function checkWhole(file: StoredFile, writer: Writer, store: ModelStore, manifest: Manifest, index: number, hooks: DownloadHooks): Promise<string | null> {
+/** Null where size and published digest agree, else the difference. */
+async function checkWhole(
+  file: StoredFile,
+  writer: Writer,
+  store: ModelStore,
+  manifest: Manifest,
+  index: number,
+  hooks: DownloadHooks,
+): Promise<string | null> {
   writer.flush();
   if (writer.size() !== file.size) return `expected ${file.size} bytes, stored ${writer.size()}`;
   if (file.sha256 === null) return null;
@@ -199,7 +238,12 @@ async function checkWhole(file: StoredFile, writer: Writer, store: ModelStore, m
   for (let at = 0; at < file.size; at += CHUNK) {
     throwIfAborted(hooks.signal);
     sha.update(await store.storage.read(manifest.id, store.fileName(index), at, Math.min(CHUNK, file.size - at)));
-    hooks.onProgress?.({ phase: 'verify', file: file.path, doneBytes: Math.min(at + CHUNK, file.size), totalBytes: file.size });
+    hooks.onProgress?.({
+      phase: 'verify',
+      file: file.path,
+      doneBytes: Math.min(at + CHUNK, file.size),
+      totalBytes: file.size,
+    });
   }
   const found = sha.hex();
   return found === file.sha256 ? null : `expected SHA-256 ${file.sha256}, got ${found}`;

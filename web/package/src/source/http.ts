@@ -1,6 +1,6 @@
 /**
- * Requests that expect trouble: retried after breaks, 429 and 5xx with growing waits (or the wait the server asks for),
- * ended at once by errors that will not pass (401, 403, 404) and by the caller's signal.
+ * Requests with retries. Broken connections, 429 and 5xx are tried again after a growing wait (or the one that the
+ * server asks for). Errors that a retry cannot change (401, 403, 404) and the caller's signal end a request at once.
  */
 import { Aborted, BayanError, Network, throwIfAborted } from '../errors';
 
@@ -10,7 +10,7 @@ export interface HttpOptions {
   headers?: Record<string, string>;
   method?: string;
   onRetry?: (attempt: number, waitMs: number, reason: string) => void;
-  /** Answers that the caller wants to see besides 2xx. */
+  /** Statuses besides 2xx that are returned to the caller and not thrown. */
   accept?: number[];
 }
 
@@ -23,8 +23,14 @@ export function backoffMs(attempt: number): number {
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(new Aborted());
-    const stop = () => { clearTimeout(timer); reject(new Aborted()); };
-    const timer = setTimeout(() => { signal?.removeEventListener('abort', stop); resolve(); }, ms);
+    const stop = () => {
+      clearTimeout(timer);
+      reject(new Aborted());
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener('abort', stop);
+      resolve();
+    }, ms);
     signal?.addEventListener('abort', stop, { once: true });
   });
 }
@@ -37,13 +43,21 @@ export async function requestOnce(url: string, options: HttpOptions): Promise<Re
   let response: Response;
   try {
     response = await fetch(url, {
-      method: options.method ?? 'GET', headers, signal: options.signal ?? null,
-      credentials: 'omit', referrerPolicy: 'no-referrer', cache: 'no-store',
+      method: options.method ?? 'GET',
+      headers,
+      signal: options.signal ?? null,
+      credentials: 'omit',
+      referrerPolicy: 'no-referrer',
+      cache: 'no-store',
     });
   } catch (error) {
     if (options.signal?.aborted) throw new Aborted();
     const reason = error instanceof Error ? error.message : String(error);
-    throw new Network(`no answer from ${shown(url)}: ${reason}. Check the connection, the address, and that the server allows this page (CORS)`, { url: shown(url) });
+    throw new Network(
+      `no answer from ${shown(url)}: ${reason}. ` +
+        'Check the connection, the address, and that the server allows this page (CORS)',
+      { url: shown(url) },
+    );
   }
   if (response.ok || options.accept?.includes(response.status)) return response;
   void response.body?.cancel().catch(() => {});
@@ -61,8 +75,13 @@ export async function request(url: string, options: HttpOptions): Promise<Respon
 }
 
 /** Waits before the next attempt, or throws the error where waiting does not help. */
-export async function waitOrThrow(error: unknown, attempt: number, options: Pick<HttpOptions, 'signal' | 'onRetry'>): Promise<void> {
-  if (!(error instanceof BayanError) || error.code !== 'Network' || !passes(error) || attempt >= RETRIES.attempts) throw error;
+export async function waitOrThrow(
+  error: unknown,
+  attempt: number,
+  options: Pick<HttpOptions, 'signal' | 'onRetry'>,
+): Promise<void> {
+  if (!(error instanceof BayanError) || error.code !== 'Network' || !passes(error) || attempt >= RETRIES.attempts)
+    throw error;
   const asked = error.details.retryAfterSeconds;
   if (asked !== undefined && asked * 1000 > 60_000) throw error;
   const waitMs = Math.max(backoffMs(attempt), (asked ?? 0) * 1000);
@@ -80,12 +99,19 @@ function statusError(url: string, response: Response): Network {
   const details = { status, url: shown(url) };
   const where = shown(url);
   if (status === 401 || status === 403) {
-    return new Network(`${where} refused access (${status}). The model may be private or ask for its licence to be accepted: accept it on its page and give an access token`, { ...details, needsToken: true });
+    return new Network(
+      `${where} refused access (${status}). ` +
+        'The model may be private, or its licence must be accepted on its page first; then give an access token',
+      { ...details, needsToken: true },
+    );
   }
   if (status === 404) return new Network(`${where} does not exist (404). Check the name`, details);
   if (status === 429) {
     const seconds = Number(response.headers.get('Retry-After'));
-    return new Network(`${where} asks to wait (429): too many requests`, Number.isFinite(seconds) && seconds > 0 ? { ...details, retryAfterSeconds: seconds } : details);
+    return new Network(
+      `${where} asks to wait (429): too many requests`,
+      Number.isFinite(seconds) && seconds > 0 ? { ...details, retryAfterSeconds: seconds } : details,
+    );
   }
   return new Network(`${where} answered with status ${status}`, details);
 }
@@ -100,8 +126,11 @@ export function shown(url: string): string {
   }
 }
 
-/** Size of a file on a server by HEAD, or by a request for its first byte where HEAD is refused. -1: not told. */
-export async function remoteSize(url: string, options: HttpOptions): Promise<{ size: number; etag: string | null } | null> {
+/** Size of a file on a server by HEAD, or by a request for its first byte where HEAD is refused. -1: unknown. */
+export async function remoteSize(
+  url: string,
+  options: HttpOptions,
+): Promise<{ size: number; etag: string | null } | null> {
   const head = await request(url, { ...options, method: 'HEAD', accept: [404, 405, 501] });
   if (head.status === 404) return null;
   if (head.ok) {
@@ -119,10 +148,13 @@ export async function remoteSize(url: string, options: HttpOptions): Promise<{ s
 export async function fetchJson(url: string, options: HttpOptions, maxBytes = 32 * 1024 * 1024): Promise<unknown> {
   const response = await request(url, options);
   const text = await response.text();
-  if (text.length > maxBytes) throw new Network(`${shown(url)} sent ${text.length} characters of JSON; at most ${maxBytes} are read`);
+  if (text.length > maxBytes)
+    throw new Network(`${shown(url)} sent ${text.length} characters of JSON; at most ${maxBytes} are read`);
   try {
     return JSON.parse(text);
   } catch {
-    throw new Network(`${shown(url)} did not answer with JSON; a sign-in page of the network may be in the way`, { url: shown(url) });
+    throw new Network(`${shown(url)} did not answer with JSON; a sign-in page of the network may be in the way`, {
+      url: shown(url),
+    });
   }
 }

@@ -1,5 +1,5 @@
 /**
- * From a source to readable bytes: list, ask, download what is missing, hand out verified reads.
+ * Opens a source: lists its files, asks for permission, downloads what is missing, and returns verified reads.
  * A complete copy in the cache is opened without any request, so that it works offline and while a server is down.
  */
 import type { ByteSource } from '../engine';
@@ -17,14 +17,18 @@ export interface OpenHooks {
   signal?: AbortSignal;
 }
 
-/** Room left free beyond the download itself: other tabs and the manifest write too. */
+/** Bytes left free beyond the download itself, because other tabs and the manifest write too. */
 const MARGIN = 32 * 1024 * 1024;
 
 export async function openSource(source: Source, store: ModelStore | null, hooks: OpenHooks): Promise<ByteSource> {
   if (source.kind === 'files') return new DiskSource(source.files);
   const token = 'token' in source ? source.token : undefined;
   const inner = { signal: hooks.signal, onProgress: hooks.onProgress, token };
-  const retry = { signal: hooks.signal, onRetry: (attempt: number, waitMs: number, reason: string) => hooks.onProgress?.({ phase: 'retry', file: '', attempt, waitMs, reason }) };
+  const retry = {
+    signal: hooks.signal,
+    onRetry: (attempt: number, waitMs: number, reason: string) =>
+      hooks.onProgress?.({ phase: 'retry', file: '', attempt, waitMs, reason }),
+  };
   if (!store) {
     hooks.onProgress?.({ phase: 'listing' });
     return new RangeSource((await listSource(source, retry)).files, inner);
@@ -62,19 +66,47 @@ async function isComplete(store: ModelStore, manifest: Manifest): Promise<boolea
   return true;
 }
 
-/** What an earlier try stored is kept where the server still publishes the same file. */
-function merge(id: string, source: Exclude<Source, { kind: 'files' }>, listing: Listing, old: Manifest | null): Manifest {
+/** Keeps what an earlier try stored where the server still publishes the same file. */
+function merge(
+  id: string,
+  source: Exclude<Source, { kind: 'files' }>,
+  listing: Listing,
+  old: Manifest | null,
+): Manifest {
   const before = new Map(old?.files.map((file) => [file.path, file]));
-  const sameOrder = old !== null && old.files.length === listing.files.length && old.files.every((file, i) => file.path === listing.files[i]!.path);
+  const sameOrder =
+    old !== null &&
+    old.files.length === listing.files.length &&
+    old.files.every((file, i) => file.path === listing.files[i]!.path);
   const files = listing.files.map((file) => {
     const kept = sameOrder ? before.get(file.path) : undefined;
-    const same = kept && kept.url === file.url && (file.size < 0 || kept.size < 0 || kept.size === file.size) && kept.sha256 === file.sha256;
+    const same =
+      kept &&
+      kept.url === file.url &&
+      (file.size < 0 || kept.size < 0 || kept.size === file.size) &&
+      kept.sha256 === file.sha256;
     const size = file.size >= 0 ? file.size : same ? kept.size : -1;
-    return { path: file.path, url: file.url, size, sha256: file.sha256, etag: same ? kept.etag : null, chunks: same ? kept.chunks : [], done: same ? kept.done : false };
+    return {
+      path: file.path,
+      url: file.url,
+      size,
+      sha256: file.sha256,
+      etag: same ? kept.etag : null,
+      chunks: same ? kept.chunks : [],
+      done: same ? kept.done : false,
+    };
   });
   const kept = { ...source };
   if ('token' in kept) delete kept.token;
-  return { version: 1, id, key: sourceKey(source), label: listing.label, source: kept, createdAt: old?.createdAt ?? Date.now(), files };
+  return {
+    version: 1,
+    id,
+    key: sourceKey(source),
+    label: listing.label,
+    source: kept,
+    createdAt: old?.createdAt ?? Date.now(),
+    files,
+  };
 }
 
 async function ask(store: ModelStore, manifest: Manifest, hooks: OpenHooks): Promise<void> {
@@ -82,7 +114,11 @@ async function ask(store: ModelStore, manifest: Manifest, hooks: OpenHooks): Pro
   const { totalBytes, presentBytes, neededBytes } = sizes(manifest);
   const freeBytes = await store.storage.freeBytes();
   if (freeBytes !== null && neededBytes > 0 && neededBytes + Math.min(MARGIN, neededBytes) > freeBytes) {
-    throw new Quota(`the download needs ${neededBytes} bytes, the browser grants ${freeBytes}. Delete stored models or free disk space`, { neededBytes, availableBytes: freeBytes });
+    throw new Quota(
+      `the download needs ${neededBytes} bytes, the browser grants ${freeBytes}. ` +
+        'Delete stored models or free disk space',
+      { neededBytes, availableBytes: freeBytes },
+    );
   }
   if (neededBytes > hooks.confirmAboveBytes && hooks.confirm) {
     const ok = await hooks.confirm({ label: manifest.label, files, totalBytes, presentBytes, neededBytes, freeBytes });
@@ -90,7 +126,7 @@ async function ask(store: ModelStore, manifest: Manifest, hooks: OpenHooks): Pro
   }
 }
 
-/** The browser may refuse to write although its estimate left room: then, too, the error says what is needed and what there is. */
+/** The error for a write that the browser refused although its estimate left room, with the needed and free bytes. */
 async function withSizesOfQuota(store: ModelStore, manifest: Manifest, work: () => Promise<void>): Promise<void> {
   try {
     await work();
@@ -99,18 +135,25 @@ async function withSizesOfQuota(store: ModelStore, manifest: Manifest, work: () 
     if (known.code !== 'Quota' || known.details.neededBytes !== undefined) throw error;
     const { neededBytes } = sizes(manifest);
     const freeBytes = await store.storage.freeBytes().catch(() => null);
-    const room = freeBytes !== null && freeBytes < neededBytes ? { availableBytes: freeBytes } : {};
-    throw new Quota(`the browser refused to store the rest of the download, ${neededBytes} bytes: ${known.message}. Delete stored models or free disk space`, { neededBytes, ...room });
+    const free = freeBytes !== null && freeBytes < neededBytes ? { availableBytes: freeBytes } : {};
+    throw new Quota(
+      `the browser refused to store the rest of the download, ${neededBytes} bytes: ${known.message}. ` +
+        'Delete stored models or free disk space',
+      { neededBytes, ...free },
+    );
   }
 }
 
 function sizes(manifest: Manifest): { totalBytes: number; presentBytes: number; neededBytes: number } {
   const totalBytes = manifest.files.reduce((sum, file) => sum + Math.max(0, file.size), 0);
-  const presentBytes = manifest.files.reduce((sum, file) => sum + (file.done ? file.size : Math.min(file.chunks.length * CHUNK, Math.max(0, file.size))), 0);
+  const presentBytes = manifest.files.reduce(
+    (sum, file) => sum + (file.done ? file.size : Math.min(file.chunks.length * CHUNK, Math.max(0, file.size))),
+    0,
+  );
   return { totalBytes, presentBytes, neededBytes: totalBytes - presentBytes };
 }
 
-/** Two tabs asking for the same model download it once: the second waits for the first, then reads its copy. */
+/** Two tabs that load the same model download it once: the second waits for the first and reads its copy. */
 async function withLock<T>(id: string, hooks: OpenHooks, work: () => Promise<T>): Promise<T> {
   const locks = globalThis.navigator?.locks;
   if (!locks) return work();
@@ -119,7 +162,8 @@ async function withLock<T>(id: string, hooks: OpenHooks, work: () => Promise<T>)
     return (await locks.request(`bayan-model-${id}`, options, work)) as T;
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw new Aborted();
-    if (error instanceof DOMException && error.name === 'NoModificationAllowedError') throw new Network('another tab is writing this model; close it or wait, then try again');
+    if (error instanceof DOMException && error.name === 'NoModificationAllowedError')
+      throw new Network('another tab is writing this model; close it or wait, then try again');
     throw error;
   }
 }

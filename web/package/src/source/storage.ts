@@ -18,7 +18,7 @@ export interface Storage {
   openWriter(folder: string, name: string): Promise<Writer>;
   folders(): Promise<string[]>;
   removeFolder(folder: string): Promise<void>;
-  /** Bytes the browser still grants; null where it does not say. */
+  /** Bytes that the browser still grants; null where it does not say. */
   freeBytes(): Promise<number | null>;
 }
 
@@ -49,7 +49,8 @@ export class OpfsStorage implements Storage {
       const dir = await this.root.getDirectoryHandle(folder);
       return await (await dir.getFileHandle(name)).getFile();
     } catch (error) {
-      if (error instanceof DOMException && (error.name === 'NotFoundError' || error.name === 'TypeMismatchError')) return null;
+      if (error instanceof DOMException && (error.name === 'NotFoundError' || error.name === 'TypeMismatchError'))
+        return null;
       throw error;
     }
   }
@@ -66,13 +67,16 @@ export class OpfsStorage implements Storage {
 
   async openWriter(folder: string, name: string): Promise<Writer> {
     const dir = await this.root.getDirectoryHandle(folder, { create: true });
-    const file = (await dir.getFileHandle(name, { create: true })) as FileSystemFileHandle & { createSyncAccessHandle(): Promise<AccessHandle> };
+    const file = (await dir.getFileHandle(name, { create: true })) as FileSystemFileHandle & {
+      createSyncAccessHandle(): Promise<AccessHandle>;
+    };
     const handle = await file.createSyncAccessHandle();
     return {
       size: () => handle.getSize(),
       write: (offset, bytes) => {
         const written = handle.write(bytes, { at: offset });
-        if (written !== bytes.length) throw new DOMException(`wrote ${written} of ${bytes.length} bytes`, 'QuotaExceededError');
+        if (written !== bytes.length)
+          throw new DOMException(`wrote ${written} of ${bytes.length} bytes`, 'QuotaExceededError');
       },
       truncate: (size) => handle.truncate(size),
       flush: () => handle.flush(),

@@ -2,9 +2,9 @@
  * The cache of checkpoints: one folder per source with a manifest and numbered files.
  *
  * Files are stored under numbers, not under the names a server sent, so that no name can leave its folder. The
- * manifest holds a digest for every chunk that reached the disk: a download goes on after the last whole chunk, and a
- * chunk that changed on disk is noticed when it is read and fetched again alone. Hashing whole files at every start,
- * the usual other way, costs seconds per gigabyte.
+ * manifest holds a digest for every chunk that reached the disk: a download resumes after the last whole chunk, and a
+ * chunk that changed on disk is noticed when it is read and fetched again alone. Hashing whole files at every start
+ * would cost seconds per gigabyte.
  */
 import { BadCheckpoint, Internal } from '../errors';
 import type { Source, StoredModel } from '../types';
@@ -19,7 +19,7 @@ const MAX_MANIFEST = 64 * 1024 * 1024;
 export interface StoredFile {
   path: string;
   url: string;
-  /** -1 until the server told it. */
+  /** -1 until the server has sent it. */
   size: number;
   sha256: string | null;
   etag: string | null;
@@ -53,7 +53,7 @@ export class ModelStore {
       const manifest = JSON.parse(new TextDecoder().decode(await this.storage.read(id, MANIFEST, 0, size))) as Manifest;
       return isManifest(manifest, id) ? manifest : null;
     } catch {
-      return null; // Half-written: the download starts again.
+      return null; // Written only in part: the download starts again.
     }
   }
 
@@ -109,16 +109,26 @@ export class ModelStore {
 
 function isManifest(manifest: Manifest, id: string): boolean {
   return (
-    manifest?.version === 1 && manifest.id === id && Array.isArray(manifest.files) &&
-    manifest.files.every((f) => typeof f.path === 'string' && typeof f.url === 'string' && Number.isFinite(f.size) && Array.isArray(f.chunks))
+    manifest?.version === 1 &&
+    manifest.id === id &&
+    Array.isArray(manifest.files) &&
+    manifest.files.every(
+      (f) =>
+        typeof f.path === 'string' && typeof f.url === 'string' && Number.isFinite(f.size) && Array.isArray(f.chunks),
+    )
   );
 }
 
-/** A path a server or a file picker gave, made safe: relative, no `..`, no control or bidi characters. */
+/** A safe form of a path from a server or a file picker: relative, no `..`, no control or bidi characters. */
 export function safePath(path: string): string {
   const clean = path.replace(/[\u0000-\u001f\u007f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g, '');
   const parts = clean.split('/');
-  if (clean === '' || clean.length > 1024 || clean.includes('\\') || parts.some((part) => part === '' || part === '.' || part === '..')) {
+  if (
+    clean === '' ||
+    clean.length > 1024 ||
+    clean.includes('\\') ||
+    parts.some((part) => part === '' || part === '.' || part === '..')
+  ) {
     throw new BadCheckpoint(`a file name that is not a plain relative path: ${JSON.stringify(path.slice(0, 200))}`);
   }
   return clean;

@@ -1,0 +1,52 @@
+/** Errors by their cause, each with the button that helps. */
+import assert from 'node:assert/strict';
+import { after, before, beforeEach, it } from 'node:test';
+import { launch, openPage, startServer } from './harness.mjs';
+
+let server;
+let browser;
+let context;
+let page;
+before(async () => {
+  server = await startServer();
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+beforeEach(async () => {
+  await context?.close();
+  context = await browser.newContext({ locale: 'ar' });
+  await context.addInitScript(() => localStorage.setItem('bayan-last-model', '{"kind":"stopped"}'));
+  page = await openPage(context, server.url);
+  await page.locator('.model-chip').click();
+});
+
+const trouble = () => page.locator('.trouble');
+const buttons = () => trouble().getByRole('button').allInnerTexts();
+
+it('a file that is no model: another one is to be chosen', async () => {
+  const file = { name: 'note.pdf', mimeType: 'application/pdf', buffer: Buffer.from('%PDF-1.4') };
+  await page.locator('#pick-files').setInputFiles([file]);
+  await trouble().waitFor();
+  assert.match(await trouble().innerText(), /اختر مجلدًا فيه config\.json/);
+  assert.doesNotMatch(await trouble().innerText(), /أعد التنزيل/);
+  assert.deepEqual(await buttons(), ['النماذج والتخزين']);
+});
+
+for (const address of ['not a url', 'C:\\models\\x.gguf', 'ahmed/نموذج'])
+  it(`a mistyped address: ${address}`, async () => {
+    await page.locator('#address').fill(address);
+    await page.locator('form.source').getByRole('button').click();
+    await trouble().waitFor();
+    assert.match(await trouble().innerText(), /العنوان غير صحيح/);
+    assert.deepEqual(await buttons(), ['النماذج والتخزين']);
+  });
+
+it('a folder that is not there: the name is to be checked', async () => {
+  await page.locator('#address').fill(new URL('nowhere/x.gguf', server.url).href);
+  await page.locator('form.source').getByRole('button').click();
+  await trouble().waitFor({ timeout: 60_000 });
+  assert.match(await trouble().innerText(), /لا يوجد بهذا الاسم/);
+});

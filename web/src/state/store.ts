@@ -1,0 +1,111 @@
+/**
+ * The page's state. Components read it with `useApp` and change it through the functions of `model.ts`,
+ * `conversations.ts`, `answers.ts` and `panels.ts`; no component calls the engine or the database itself.
+ */
+import type {
+  AdapterInfo,
+  BayanError,
+  DeviceProbe,
+  DownloadPlan,
+  Progress,
+  Source,
+  StoredModel,
+  Usage,
+} from 'bayan-web';
+import { ar, type Strings } from '../strings/ar';
+import { en } from '../strings/en';
+import { Formats } from '../text/format';
+import { type Conversation, newConversation } from './database';
+import { readSettings, type Settings } from './settings';
+
+export type ModelState =
+  | { kind: 'none' }
+  | {
+      kind: 'loading';
+      label: string;
+      progress: Progress | { phase: 'warmup' };
+      totals: { done: number; total: number };
+    }
+  | { kind: 'ready'; label: string }
+  | { kind: 'failed'; label: string; error: BayanError; from: SourceKind };
+
+/** Where a model was read from, for the words of its errors; null where it was running already. */
+export type SourceKind = Source['kind'] | null;
+
+export interface AdapterState {
+  list: AdapterInfo[];
+  busy: boolean;
+  error: BayanError | null;
+}
+
+export const NO_ADAPTERS: AdapterState = { list: [], busy: false, error: null };
+
+export type Panel = 'models' | 'settings' | 'device' | null;
+
+export interface State {
+  settings: Settings;
+  conversations: Conversation[];
+  current: Conversation;
+  query: string;
+  sidebar: boolean;
+  panel: Panel;
+  model: ModelState;
+  adapters: AdapterState;
+  /** Set while an answer is being written, in any conversation. */
+  answering: { conversation: string; turn: string } | null;
+  /** Whether the kernels of all lengths of prompts are compiled. */
+  compiled: boolean;
+  /** A model that could not be loaded while another one runs. */
+  loadError: { label: string; error: BayanError; from: SourceKind } | null;
+  /** The error under the last answer. */
+  answerError: { conversation: string; error: BayanError } | null;
+  usage: { conversation: string; usage: Usage } | null;
+  plan: { plan: DownloadPlan; answer: (ok: boolean) => void } | null;
+  probe: DeviceProbe | null;
+  readOnly: boolean;
+  stored: StoredModel[] | null;
+  estimate: { used: number; quota: number } | null;
+  shipped: { name: string; bytes: number } | null;
+  online: boolean;
+  notice: { text: string; action?: { label: string; run: () => void } } | null;
+  storageBroken: boolean;
+}
+
+let state: State = {
+  settings: readSettings(),
+  conversations: [],
+  current: newConversation(),
+  query: '',
+  sidebar: false,
+  panel: null,
+  model: { kind: 'none' },
+  adapters: NO_ADAPTERS,
+  answering: null,
+  compiled: false,
+  loadError: null,
+  answerError: null,
+  usage: null,
+  plan: null,
+  probe: null,
+  readOnly: false,
+  stored: null,
+  estimate: null,
+  shipped: null,
+  online: navigator.onLine,
+  notice: null,
+  storageBroken: false,
+};
+const listeners = new Set<() => void>();
+export const getState = (): State => state;
+export function subscribe(listener: () => void): () => void {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+export function set(change: Partial<State>): void {
+  state = { ...state, ...change };
+  for (const listener of listeners) listener();
+}
+
+export const strings = (): Strings => (state.settings.language === 'ar' ? ar : en);
+export const formats = (): Formats => new Formats(state.settings.language, state.settings.digits);
+export const baseDirection = (): 'rtl' | 'ltr' => (state.settings.language === 'ar' ? 'rtl' : 'ltr');
