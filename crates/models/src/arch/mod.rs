@@ -6,6 +6,7 @@ mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod granite;
 mod jais;
 mod jais2;
 mod lfm2;
@@ -37,6 +38,7 @@ static ARCHITECTURES: &[(&str, Load)] = &[
     ("gemma", |config, opening, loader| Box::pin(gemma::Gemma::load(config, opening, loader))),
     ("gemma2", |config, opening, loader| Box::pin(gemma2::Gemma2::load(config, opening, loader))),
     ("gemma3_text", |config, opening, loader| Box::pin(gemma3_text::Gemma3Text::load(config, opening, loader))),
+    ("granite", |config, opening, loader| Box::pin(granite::Granite::load(config, opening, loader))),
     ("jais", |config, opening, loader| Box::pin(jais::Jais::load(config, opening, loader))),
     ("jais2", |config, opening, loader| Box::pin(jais2::Jais2::load(config, opening, loader))),
     ("lfm2", |config, opening, loader| Box::pin(lfm2::Lfm2::load(config, opening, loader))),

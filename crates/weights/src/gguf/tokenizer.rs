@@ -48,6 +48,7 @@ fn cutting(name: &str) -> Option<Cutting> {
         "dbrx" | "smaug-bpe" => Cutting { regex: Some(LLAMA3), ..plain },
         "qwen2" | "deepseek-r1-qwen" | "megrez" => Cutting { regex: Some(QWEN2), nfc: true, ..plain },
         "command-r" => Cutting { digits: true, nfc: true, ..plain },
+        "refact" => Cutting { digits: true, ..plain },
         "gpt-2" | "jais" | "phi-2" | "olmo" | "default" => plain,
         _ => return None,
     })

@@ -4,6 +4,7 @@
 mod cohere;
 mod falcon_h1;
 mod gemma;
+mod granite;
 mod jais;
 mod jais2;
 mod lfm2;
@@ -95,6 +96,7 @@ pub static ARCHS: &[Arch] = &[
     cohere::COHERE2,
     lfm2::LFM2,
     falcon_h1::FALCON_H1,
+    granite::GRANITE,
     jais::JAIS,
     jais2::JAIS2,
 ];
