@@ -16,6 +16,7 @@ mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use bayan_weights::LocalFuture;
 
@@ -48,6 +49,7 @@ static ARCHITECTURES: &[(&str, Load)] = &[
     ("phi3", |config, opening, loader| Box::pin(phi3::Phi3::load(config, opening, loader))),
     ("qwen2", |config, opening, loader| Box::pin(qwen2::Qwen2::load(config, opening, loader))),
     ("qwen3", |config, opening, loader| Box::pin(qwen3::Qwen3::load(config, opening, loader))),
+    ("smollm3", |config, opening, loader| Box::pin(smollm3::SmolLm3::load(config, opening, loader))),
 ];
 
 /// The `model_type`s that can be opened.

@@ -12,6 +12,7 @@ mod llama;
 mod olmo2;
 mod phi3;
 mod qwen;
+mod smollm3;
 
 use super::config::Reader;
 use super::names::{GLOBALS, LAYERS, Names};
@@ -99,6 +100,7 @@ pub static ARCHS: &[Arch] = &[
     granite::GRANITE,
     jais::JAIS,
     jais2::JAIS2,
+    smollm3::SMOLLM3,
 ];
 
 impl Arch {
