@@ -21,12 +21,15 @@ pub use adapter::{
     TargetModules, layer_of, tensor_names,
 };
 pub use arch::supported;
-pub use cache::{Cache, CacheFormat, CacheShape, LayerCache, LayerNeeds, cache_needs};
+pub use cache::{Cache, CacheFormat, CacheShape, LayerCache, LayerNeeds};
 pub use config::{Fields, Sizes};
 pub use decoder::{Decoder, StepInputs};
 pub use error::ModelError;
 pub use layers::{Linear, LoraPart, Rotary};
-pub use load::{Loader, OnProgress, Parameter, Parameters, Placement, arena_sizes, split_layers};
+pub use load::{
+    DescribedTensor, Description, FirstValues, Loader, OnProgress, Parameter, Parameters, Placement, arena_sizes,
+    describe, split_layers,
+};
 
 use arch::architecture;
 
@@ -42,8 +45,15 @@ pub struct Opening {
 /// # Errors
 /// An unknown architecture or impossible sizes.
 pub fn sizes(checkpoint: &Checkpoint) -> Result<Sizes, ModelError> {
-    architecture(checkpoint)?;
-    Sizes::read(&Fields(checkpoint.config()), false)
+    Ok(describe(checkpoint.config())?.sizes)
+}
+
+/// What each layer needs cached, by a checkpoint's configuration, without reading a weight.
+///
+/// # Errors
+/// As [`sizes`].
+pub fn cache_needs(checkpoint: &Checkpoint) -> Result<Vec<LayerNeeds>, ModelError> {
+    Ok(describe(checkpoint.config())?.cache)
 }
 
 /// Opens a checkpoint onto a device, or onto the host for the interpreter when `gpu` is `None`.
@@ -72,9 +82,10 @@ pub async fn open_placed(
     policy: Option<Policy>,
     on_progress: OnProgress<'_>,
 ) -> Result<Box<dyn Decoder>, ModelError> {
-    let load = architecture(checkpoint)?;
+    let config = Fields(checkpoint.config());
+    let load = architecture(&config)?;
     let mut loader = Loader::new(checkpoint, *placement, policy, on_progress)?;
-    let decoder = load(&Fields(checkpoint.config()), opening, &mut loader).await?;
+    let decoder = load(&config, opening, &mut loader).await?;
     for gpu in placement.gpus {
         gpu.flush().await?;
     }
@@ -91,11 +102,12 @@ pub async fn open_to_train(
     opening: &Opening,
     on_progress: OnProgress<'_>,
 ) -> Result<(Box<dyn Decoder>, Parameters), ModelError> {
-    let load = architecture(checkpoint)?;
+    let config = Fields(checkpoint.config());
+    let load = architecture(&config)?;
     let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
     let mut loader = Loader::new(checkpoint, Placement { gpus: &gpus, ..Default::default() }, None, on_progress)?;
     loader.train(Parameters::reserve(gpu, checkpoint)?);
-    let decoder = load(&Fields(checkpoint.config()), opening, &mut loader).await?;
+    let decoder = load(&config, opening, &mut loader).await?;
     if let Some(gpu) = gpu {
         gpu.flush().await?;
     }

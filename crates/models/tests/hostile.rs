@@ -70,8 +70,11 @@ fn read_config(config: &Value) {
     let source =
         MemorySource::new().with("config.json", config.to_string().into_bytes()).with("model.safetensors", weights);
     let Ok(checkpoint) = block_on(Checkpoint::open(Rc::new(source))) else { return };
-    match bayan_models::sizes(&checkpoint) {
-        Ok(sizes) => {
+    match bayan_models::describe(checkpoint.config()) {
+        Ok(described) => {
+            let sizes = described.sizes;
+            assert_eq!(described.cache.len(), sizes.num_hidden_layers);
+            assert!(!described.tensors.is_empty());
             let fields = Fields(checkpoint.config());
             if let Ok(rotary) = Rotary::read(&fields, sizes.head_dim, sizes.max_position_embeddings, 64) {
                 assert_eq!(rotary.table(3).len(), 3 * 2 * rotary.frequencies.len());

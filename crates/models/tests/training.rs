@@ -11,21 +11,18 @@ use bayan_tensor::ops::Causality;
 use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret, nmse};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 
-const MODELS: [&str; 13] = [
-    "cohere",
-    "cohere2",
-    "falcon_h1",
-    "falcon_h1_norm",
-    "gemma1",
-    "gemma2_softcap",
-    "gemma3_text",
-    "jais",
-    "jais2",
-    "lfm2",
-    "olmo2",
-    "phi3_fused",
-    "phi3_longrope",
-];
+/// The checkpoints of tests/fixtures/models, in order.
+fn models() -> Vec<String> {
+    let folders = std::fs::read_dir(fixtures()).unwrap();
+    let mut names: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() >= bayan_models::supported().len());
+    names
+}
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models")
+}
 
 /// Two sequences in one step.
 const LENGTHS: [usize; 2] = [5, 3];
@@ -43,7 +40,7 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
 }
 
 fn decoder(name: &str, gpu: Option<&Gpu>) -> Box<dyn Decoder> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name);
+    let path = fixtures().join(name);
     let checkpoint = block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap();
     let policy = Policy::for_format(format_by_name("f32").unwrap());
     block_on(bayan_models::open(&checkpoint, gpu, &Opening { context: 16 }, Some(policy), &mut |_, _| {})).unwrap()
@@ -121,7 +118,7 @@ fn on_host(trained: &Trained) -> (f64, Vec<Vec<f32>>) {
 #[test]
 fn gradients_of_every_architecture() {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
-    for name in MODELS {
+    for name in models().iter().map(String::as_str) {
         let host = train(name, None);
         let (_, expected) = on_host(&host);
         // The difference quotient of the loss along the gradient is the gradient's length.

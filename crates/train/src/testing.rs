@@ -8,6 +8,30 @@ pub(crate) fn path(parts: &[&str]) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../../tests/fixtures"].iter().chain(parts).collect()
 }
 
+/// The checkpoints of tests/fixtures/models, in order.
+pub(crate) fn models() -> Vec<String> {
+    names(&["models"])
+}
+
+/// Names without endings in a folder of the fixtures, in order.
+pub(crate) fn names(folder: &[&str]) -> Vec<String> {
+    let entries = std::fs::read_dir(path(folder)).expect("fixtures").map(|entry| entry.expect("an entry").path());
+    let mut names: Vec<String> =
+        entries.map(|path| path.file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned()).collect();
+    names.sort();
+    assert!(!names.is_empty());
+    names
+}
+
+/// The first checkpoint of each architecture, in order.
+pub(crate) fn one_of_each_architecture() -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    let is_new = |model: &String| seen.insert(json(&path(&["models", model, "config.json"]))["model_type"].to_string());
+    let found: Vec<String> = models().into_iter().filter(is_new).collect();
+    assert_eq!(found.len(), bayan_models::supported().len(), "{found:?}");
+    found
+}
+
 pub(crate) fn json(path: &std::path::Path) -> Value {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_slice(&bytes).expect("a fixture is JSON")

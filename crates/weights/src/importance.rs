@@ -7,9 +7,9 @@
 use crate::checkpoint::{Checkpoint, TensorEntry, read_exact};
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
+use crate::gguf::arch::Arch;
 use crate::gguf::blocks::BlockType;
 use crate::gguf::header::read_header;
-use crate::gguf::names::Arch;
 use crate::policy::Policy;
 use crate::safetensors::{encode_header, header_length, parse_header};
 use crate::source::Source;

@@ -31,7 +31,7 @@ mod torch;
 pub mod directory;
 
 pub use bf16::Bf16;
-pub use checkpoint::{Checkpoint, Stored, TensorEntry};
+pub use checkpoint::{Checkpoint, Stored, TensorEntry, stores_transposed};
 pub use dtype::Dtype;
 pub use error::WeightsError;
 pub use foreign::Foreign;

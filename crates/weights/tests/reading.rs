@@ -8,7 +8,11 @@ use safetensors::SafeTensors;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-const MODELS: &[&str] = &["llama3_gqa", "qwen2_bias", "llama2_mha"];
+/// The checkpoints of tests/fixtures/models.
+fn models() -> Vec<String> {
+    let folders = std::fs::read_dir(fixture("")).expect("listed");
+    folders.map(|entry| entry.expect("listed").file_name().into_string().expect("a name")).collect()
+}
 
 fn fixture(model: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(model)
@@ -30,7 +34,9 @@ fn by_the_crate(view: &safetensors::tensor::TensorView<'_>) -> Vec<f32> {
 
 #[test]
 fn every_tensor_equals_the_reference_reader() {
-    for model in MODELS {
+    let models = models();
+    assert!(models.len() > 20);
+    for model in models.iter().map(String::as_str) {
         let checkpoint = open(model);
         let mut seen = 0;
         for file in std::fs::read_dir(fixture(model)).expect("listed") {
@@ -52,7 +58,7 @@ fn every_tensor_equals_the_reference_reader() {
                 assert_eq!(got, expected[part.start * k..part.end * k], "{model} {name} {part:?}");
             }
         }
-        assert!(seen > 20);
+        assert!(seen > 10, "{model}");
         assert_eq!(checkpoint.names().count(), seen, "{model}");
         let stored: u64 = checkpoint.tensors().iter().map(|entry| entry.size_bytes()).sum();
         assert_eq!(stored, checkpoint.size_bytes());

@@ -26,10 +26,7 @@ pub const EMBEDDED: &str = "embedded";
 /// The files are not a checkpoint's.
 pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
     if let Some(shape) = model.and_then(|path| path.to_str()?.strip_prefix(random::PREFIX)) {
-        let source = random::RandomSource::new(shape);
-        return source
-            .map(|source| Rc::new(source) as Rc<dyn Source>)
-            .with_context(|| format!("--model random:{shape}: expected one of {}", random::shapes()));
+        return Ok(Rc::new(random::RandomSource::new(shape)?));
     }
     if let Some(path) = model.filter(|path| *path != Path::new(EMBEDDED) || path.exists()) {
         return match HubName::from_path(path) {

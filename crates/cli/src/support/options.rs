@@ -33,7 +33,7 @@ pub struct DeviceArgs {
 #[command(next_help_heading = "Model")]
 pub struct CheckpointArgs {
     /// Directory of a Hugging Face checkpoint, a GGUF file, `org/name[:revision][/file.gguf]` on a hub, or random:SHAPE
-    /// for random weights
+    /// for random weights: a known shape, or a config.json
     #[arg(short, long, env = "BAYAN_MODEL", value_name = "DIR|FILE|NAME")]
     pub model: Option<PathBuf>,
     /// Chat template instead of the checkpoint's own: a built-in name, or a file

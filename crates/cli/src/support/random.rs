@@ -1,11 +1,15 @@
-//! `--model random:SHAPE`: a checkpoint of a known shape with random weights, made up while it is read.
+//! `--model random:SHAPE`: a checkpoint of a known shape, or of any `config.json`, with random weights, made up while it
+//! is read.
 //!
 //! Speed and memory do not depend on what the weights say, so that every model can be measured on every device without
-//! a download and without a file. The bytes are a function of their place, so that any range can be read at any time;
-//! files on disk lost, at 16 GB for an 8B model.
+//! a download and without a file. The bytes are a function of their place, so that any range can be read at any time.
+//! Rejected: files on disk, at 16 GB for an 8B model.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use anyhow::{Context, Result, bail};
+use bayan_models::DescribedTensor;
 use bayan_weights::{LocalFuture, Source, WeightsError};
 use serde_json::{Map, Value, json};
 
@@ -27,14 +31,12 @@ const SHAPES: &[Row] = &[
     ("llama3-70b", "llama", 8192, 28672, 80, 64, 8, 128, 128_256, false, 5e5),
 ];
 
-/// Names of the shapes.
-pub fn shapes() -> String {
-    SHAPES.iter().map(|row| row.0).collect::<Vec<_>>().join(", ")
-}
+/// Bytes of a `config.json` at most.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// The files of a made-up checkpoint.
 pub struct RandomSource {
-    name: &'static str,
+    name: String,
     files: BTreeMap<&'static str, Vec<u8>>,
     /// Bytes of the weights' file: its header, and what follows.
     header: Vec<u8>,
@@ -44,22 +46,28 @@ pub struct RandomSource {
 const WEIGHTS: &str = "model.safetensors";
 
 impl RandomSource {
-    /// The checkpoint of that name; `None` where there is none.
-    pub fn new(name: &str) -> Option<RandomSource> {
-        let &(name, model_type, d, f, layers, heads, kv, head_dim, v, tied, theta) =
-            SHAPES.iter().find(|row| row.0 == name)?;
-        let config = json!({
-            "model_type": model_type, "hidden_size": d, "intermediate_size": f, "num_hidden_layers": layers, "num_attention_heads": heads,
-            "num_key_value_heads": kv, "head_dim": head_dim, "vocab_size": v, "tie_word_embeddings": tied, "rope_theta": theta,
-            "rms_norm_eps": 1e-5, "max_position_embeddings": 131_072, "hidden_act": "silu", "torch_dtype": "bfloat16",
-        });
-        let (header, body_bytes) =
-            header(model_type, [d, f, layers, v], [heads * head_dim, kv * head_dim, head_dim], tied);
+    /// The checkpoint of that name, or of a `config.json` or its directory.
+    ///
+    /// # Errors
+    /// Neither a known shape nor a readable configuration; a configuration that no architecture takes.
+    pub fn new(name: &str) -> Result<RandomSource> {
+        let config = match SHAPES.iter().find(|row| row.0 == name) {
+            Some(&(_, model_type, d, f, layers, heads, kv, head_dim, v, tied, theta)) => json!({
+                "model_type": model_type, "hidden_size": d, "intermediate_size": f, "num_hidden_layers": layers,
+                "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": head_dim, "vocab_size": v,
+                "tie_word_embeddings": tied, "rope_theta": theta, "rms_norm_eps": 1e-5,
+                "max_position_embeddings": 131_072, "hidden_act": "silu", "torch_dtype": "bfloat16",
+            }),
+            None => read_config(name)?,
+        };
+        let described = bayan_models::describe(&config).with_context(|| format!("{PREFIX}{name}"))?;
+        let (header, body_bytes) = header(described.tensors).with_context(|| format!("{PREFIX}{name}"))?;
         let files = [
             ("config.json", config.to_string().into_bytes()),
             ("tokenizer.json", tokenizer().to_string().into_bytes()),
         ];
-        Some(RandomSource { name, files: files.into(), weights_bytes: header.len() as u64 + body_bytes, header })
+        let weights_bytes = header.len() as u64 + body_bytes;
+        Ok(RandomSource { name: name.to_owned(), files: files.into(), weights_bytes, header })
     }
 
     fn read_now(&self, file: &str, offset: u64, length: usize) -> Result<Vec<u8>, WeightsError> {
@@ -104,47 +112,41 @@ impl Source for RandomSource {
     }
 }
 
+/// The configuration in a file, or in a directory.
+fn read_config(path: &str) -> Result<Value> {
+    let path = Path::new(path);
+    let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    let Ok(about) = std::fs::metadata(&file) else {
+        let shapes = SHAPES.iter().map(|row| row.0).collect::<Vec<_>>().join(", ");
+        bail!("--model {PREFIX}{}: expected a config.json or its directory, or one of {shapes}", path.display());
+    };
+    if about.len() > MAX_CONFIG_BYTES {
+        bail!("{}: expected at most {MAX_CONFIG_BYTES} bytes of configuration, got {}", file.display(), about.len());
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut config: Value =
+        serde_json::from_str(&text).with_context(|| format!("{}: expected JSON", file.display()))?;
+    // The numbers made up here are not quantized.
+    if let Some(fields) = config.as_object_mut() {
+        fields.remove("quantization_config");
+    }
+    Ok(config)
+}
+
 /// The safetensors header, and the bytes that follow it. Everything is bf16.
-fn header(
-    model_type: &str,
-    [d, f, layers, v]: [usize; 4],
-    [q, kv, head_dim]: [usize; 3],
-    tied: bool,
-) -> (Vec<u8>, u64) {
-    let mut tensors = vec![("model.embed_tokens.weight".to_string(), vec![v, d])];
-    for layer in 0..layers {
-        let mut add = |name: &str, shape: Vec<usize>| tensors.push((format!("model.layers.{layer}.{name}"), shape));
-        for (name, rows) in [("q_proj", q), ("k_proj", kv), ("v_proj", kv)] {
-            add(&format!("self_attn.{name}.weight"), vec![rows, d]);
-            if model_type == "qwen2" {
-                add(&format!("self_attn.{name}.bias"), vec![rows]);
-            }
-        }
-        if model_type == "qwen3" {
-            add("self_attn.q_norm.weight", vec![head_dim]);
-            add("self_attn.k_norm.weight", vec![head_dim]);
-        }
-        add("self_attn.o_proj.weight", vec![d, q]);
-        add("input_layernorm.weight", vec![d]);
-        add("post_attention_layernorm.weight", vec![d]);
-        add("mlp.gate_proj.weight", vec![f, d]);
-        add("mlp.up_proj.weight", vec![f, d]);
-        add("mlp.down_proj.weight", vec![d, f]);
-    }
-    tensors.push(("model.norm.weight".to_string(), vec![d]));
-    if !tied {
-        tensors.push(("lm_head.weight".to_string(), vec![v, d]));
-    }
+fn header(tensors: Vec<DescribedTensor>) -> Result<(Vec<u8>, u64)> {
     let (mut entries, mut end) = (Map::new(), 0u64);
-    for (name, shape) in tensors {
+    for DescribedTensor { name, shape, .. } in tensors {
         let begin = end;
-        end += shape.iter().product::<usize>() as u64 * 2;
+        let count = shape.iter().try_fold(1u64, |count, &size| count.checked_mul(size as u64));
+        let sum = count.and_then(|count| count.checked_mul(2)).and_then(|bytes| end.checked_add(bytes));
+        end = sum.with_context(|| format!("tensor {name:?}: the sizes {shape:?} overflow; correct config.json"))?;
         entries.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}));
     }
     let mut text = Value::Object(entries).to_string();
     text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
     let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
-    (bytes, end)
+    Ok((bytes, end))
 }
 
 /// Random bf16 numbers between 0.0156 and 0.0625 of either sign; byte `offset` of the sequence comes first.
@@ -213,5 +215,23 @@ mod tests {
                 row.0
             );
         }
+    }
+
+    #[test]
+    fn every_fixture_s_configuration_is_a_model_that_opens() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
+        let mut count = 0;
+        for entry in std::fs::read_dir(fixtures).expect("fixtures") {
+            let path = entry.expect("an entry").path();
+            let source = RandomSource::new(path.to_str().expect("a name")).expect("a source");
+            let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint");
+            let opening = bayan_models::Opening { context: 16 };
+            let decoder = block_on(bayan_models::open(&checkpoint, None, &opening, None, &mut |_, _| {}));
+            assert!(decoder.is_ok(), "{}: {:?}", path.display(), decoder.err());
+            count += 1;
+        }
+        assert!(count >= bayan_models::supported().len());
+        let error = RandomSource::new("no-such-shape").err().expect("an error").to_string();
+        assert!(error.contains("llama-110m") && error.contains("config.json"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use bayan_generate::{Engine, EngineOptions, SampleSettings};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
-use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, Opening, StepInputs};
+use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LayerNeeds, Opening, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE};
 use bayan_tensor::{Dtype, Graph, Plan, State, Tuning, Values};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
@@ -24,6 +24,17 @@ fn models() -> Vec<String> {
         std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// Those that have a layer with such cache needs.
+fn described(layer: impl Fn(&LayerNeeds) -> bool) -> Vec<String> {
+    let has = |name: &String| {
+        let described = bayan_models::describe(checkpoint(name).config()).expect("a description");
+        described.cache.iter().any(&layer)
+    };
+    let found: Vec<String> = models().into_iter().filter(has).collect();
+    assert!(found.len() > 1, "only {found:?}");
+    found
 }
 
 #[test]

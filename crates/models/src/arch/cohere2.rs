@@ -23,7 +23,7 @@ struct Layer {
 }
 
 /// The last of so many layers sees everything, the others through a window.
-pub(crate) const PATTERN: usize = 4;
+const PATTERN: usize = 4;
 
 /// The model.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bayan_tensor::ops;
-use bayan_tensor::{Graph, Matrix, State, Tensor, Values};
+use bayan_tensor::{Graph, Matrix, State, Tensor};
 
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
@@ -98,8 +98,15 @@ fn runs(loader: &Loader<'_>, runs: &[(usize, f64)]) -> Result<Option<Arc<State>>
     if runs.iter().all(|run| run.1 == 1.0) {
         return Ok(None);
     }
-    let values: Vec<f32> = runs.iter().flat_map(|&(count, value)| std::iter::repeat_n(value as f32, count)).collect();
-    Ok(Some(State::new(loader.gpu(), "multipliers", &[values.len()], Values::F32(values))?))
+    Ok(Some(multipliers(loader, runs)?))
+}
+
+/// A vector of runs of equal numbers.
+fn multipliers(loader: &Loader<'_>, runs: &[(usize, f64)]) -> Result<Arc<State>, ModelError> {
+    let count = runs.iter().map(|run| run.0).sum();
+    loader.computed("multipliers", &[count], || {
+        runs.iter().flat_map(|&(count, value)| std::iter::repeat_n(value as f32, count)).collect()
+    })
 }
 
 /// `count` numbers, or ones.
@@ -177,33 +184,36 @@ async fn mamba(
     let into = config.number("ssm_in_multiplier", 1.0)?;
     let parts: Vec<f64> = numbers(config, "ssm_multipliers", 5)?.iter().map(|m| m * into).collect();
     let parts = [(inner, parts[0]), (inner, parts[1]), (shared, parts[2]), (shared, parts[3]), (heads, parts[4])];
-    let multipliers: Vec<f32> =
-        parts.iter().flat_map(|&(count, value)| std::iter::repeat_n(value as f32, count)).collect();
     let out = config.number("ssm_out_multiplier", 1.0)? as f32;
     let norm = if config.flag("mamba_rms_norm", false)? {
         if config.flag("mamba_norm_before_gate", true)? {
             return config.refuse("mamba_norm_before_gate", "false where mamba_rms_norm is true");
         }
-        let ones = State::new(loader.gpu(), "ones", &[inner / groups], Values::F32(vec![1.0; inner / groups]))?;
+        let ones = loader.computed("ones", &[inner / groups], || vec![1.0; inner / groups])?;
         Some((ones, loader.scaled_vector(&format!("{prefix}norm.weight"), &[inner], out).await?, sizes.rms_norm_eps))
     } else {
         None
     };
-    let mut constants: Vec<f32> =
-        loader.values(&format!("{prefix}A_log"), &[heads]).await?.iter().map(|v| -v.exp()).collect();
-    constants.extend(loader.values(&format!("{prefix}D"), &[heads]).await?);
-    constants.extend(loader.values(&format!("{prefix}dt_bias"), &[heads]).await?);
+    let name = |part: &str| format!("{prefix}{part}");
+    let mut constants: Vec<f32> = loader
+        .values(&name("A_log"), &[heads], |head| (head as f32 + 1.0).ln())
+        .await?
+        .iter()
+        .map(|v| -v.exp())
+        .collect();
+    constants.extend(loader.values(&name("D"), &[heads], |_| 1.0).await?);
+    constants.extend(loader.values(&name("dt_bias"), &[heads], |_| 1.0).await?);
     let conv_bias = config.flag("mamba_conv_bias", true)?;
     Ok(Mamba {
         in_proj: Linear::load(loader, prefix, &[("in_proj", width)], d, false).await?,
-        multipliers: State::new(loader.gpu(), "multipliers", &[width], Values::F32(multipliers))?,
+        multipliers: multipliers(loader, &parts)?,
         conv: loader.scaled_vector(&format!("{prefix}conv1d.weight"), &[channels, 1, kernel], 1.0).await?,
         conv_bias: if conv_bias {
             Some(loader.scaled_vector(&format!("{prefix}conv1d.bias"), &[channels], 1.0).await?)
         } else {
             None
         },
-        constants: State::new(loader.gpu(), "state space", &[3, heads], Values::F32(constants))?,
+        constants: loader.computed("state space", &[3, heads], move || constants)?,
         conv_op: ops::ShortConv { channels, kernel, first: inner, gated: false, bias: false, context: opening.context },
         space: ops::StateSpace {
             heads,

@@ -26,7 +26,7 @@ struct Layer {
 }
 
 /// The last of so many layers sees everything, the others through a window.
-pub(crate) const PATTERN: usize = 2;
+const PATTERN: usize = 2;
 
 /// The model.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ struct Layer {
 }
 
 /// The last of so many layers sees everything, the others through a window.
-pub(crate) const PATTERN: usize = 6;
+const PATTERN: usize = 6;
 
 /// The model.
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bayan_tensor::ops;
-use bayan_tensor::{Dtype, Graph, Matrix, State, Tensor};
+use bayan_tensor::{Graph, Matrix, State, Tensor};
 
 use crate::cache::{Cache, LayerCache, LayerNeeds};
 use crate::config::{Fields, Sizes};
@@ -100,7 +100,7 @@ impl Jais {
         }
         let scales = Scales::read(config, sizes.head_dim, opening.context)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
-        let nothing = State::zeros(loader.gpu(), "no rotary table", &[1, 4], Dtype::F32)?;
+        let nothing = loader.computed("no rotary table", &[1, 4], || vec![0.0; 4])?;
         let wte = Embedding::load(loader, "transformer.wte", &sizes, scales.embeddings as f32).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {

@@ -104,7 +104,7 @@ fn intermediate_size(config: &Fields<'_>) -> Result<usize, ModelError> {
     Ok((scaled as usize).next_multiple_of(of))
 }
 
-pub(crate) fn attention_layers(config: &Fields<'_>, sizes: &Sizes) -> Vec<bool> {
+fn attention_layers(config: &Fields<'_>, sizes: &Sizes) -> Vec<bool> {
     let list = |field: &str| config.get(field).and_then(|v| v.as_array());
     let (types, indices) = (list("layer_types"), list("full_attn_idxs"));
     let is_attention = |layer: usize| match (types, indices) {

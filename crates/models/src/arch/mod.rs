@@ -1,22 +1,24 @@
 //! One file for each architecture, named after its `model_type`, and the table that finds them.
 
 mod cohere;
-pub(crate) mod cohere2;
+mod cohere2;
 mod falcon_h1;
 mod gemma;
-pub(crate) mod gemma2;
-pub(crate) mod gemma3_text;
+mod gemma2;
+mod gemma3_text;
+mod granite;
 mod jais;
 mod jais2;
-pub(crate) mod lfm2;
+mod lfm2;
 mod llama;
 mod mistral;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
-use bayan_weights::{Checkpoint, LocalFuture};
+use bayan_weights::LocalFuture;
 
 use crate::config::{Fields, Sizes};
 use crate::decoder::Decoder;
@@ -37,6 +39,7 @@ static ARCHITECTURES: &[(&str, Load)] = &[
     ("gemma", |config, opening, loader| Box::pin(gemma::Gemma::load(config, opening, loader))),
     ("gemma2", |config, opening, loader| Box::pin(gemma2::Gemma2::load(config, opening, loader))),
     ("gemma3_text", |config, opening, loader| Box::pin(gemma3_text::Gemma3Text::load(config, opening, loader))),
+    ("granite", |config, opening, loader| Box::pin(granite::Granite::load(config, opening, loader))),
     ("jais", |config, opening, loader| Box::pin(jais::Jais::load(config, opening, loader))),
     ("jais2", |config, opening, loader| Box::pin(jais2::Jais2::load(config, opening, loader))),
     ("lfm2", |config, opening, loader| Box::pin(lfm2::Lfm2::load(config, opening, loader))),
@@ -46,6 +49,7 @@ static ARCHITECTURES: &[(&str, Load)] = &[
     ("phi3", |config, opening, loader| Box::pin(phi3::Phi3::load(config, opening, loader))),
     ("qwen2", |config, opening, loader| Box::pin(qwen2::Qwen2::load(config, opening, loader))),
     ("qwen3", |config, opening, loader| Box::pin(qwen3::Qwen3::load(config, opening, loader))),
+    ("smollm3", |config, opening, loader| Box::pin(smollm3::SmolLm3::load(config, opening, loader))),
 ];
 
 /// The `model_type`s that can be opened.
@@ -53,8 +57,9 @@ pub fn supported() -> Vec<&'static str> {
     ARCHITECTURES.iter().map(|(name, _)| *name).collect()
 }
 
-pub(crate) fn architecture(checkpoint: &Checkpoint) -> Result<Load, ModelError> {
-    let model_type = Fields(checkpoint.config()).text("model_type").unwrap_or("nothing");
+/// The `load` of a configuration's architecture.
+pub(crate) fn architecture(config: &Fields<'_>) -> Result<Load, ModelError> {
+    let model_type = config.text("model_type").unwrap_or("nothing");
     let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
     found.map(|(_, load)| *load).ok_or_else(|| ModelError::Architecture {
         model_type: model_type.to_string(),
@@ -64,7 +69,7 @@ pub(crate) fn architecture(checkpoint: &Checkpoint) -> Result<Load, ModelError> 
 
 /// The window of each layer: Qwen puts it on the layers from `max_window_layers` on, and only where
 /// `use_sliding_window` says so; newer files list `layer_types`.
-pub(crate) fn qwen_windows(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<Option<usize>>, ModelError> {
+fn qwen_windows(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<Option<usize>>, ModelError> {
     let window = if config.flag("use_sliding_window", false)? { config.optional_size("sliding_window")? } else { None };
     let first = config.number("max_window_layers", 0.0)? as usize;
     let types = config.get("layer_types").and_then(|v| v.as_array());

@@ -4,15 +4,11 @@
 //! Layers with a sliding window keep a ring of rows as long as the window and one step's tokens, instead of the whole
 //! context. Recurrent layers keep states of a fixed size, which cannot be taken back to an earlier position.
 
-mod needs;
-
 use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuError};
 use bayan_tensor::ops::{CacheElement, CacheRows};
 use bayan_tensor::{Dtype, State};
-
-pub use needs::cache_needs;
 
 use crate::load::Placement;
 

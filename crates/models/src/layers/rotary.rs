@@ -6,7 +6,7 @@
 use std::f64::consts::PI;
 use std::sync::Arc;
 
-use bayan_tensor::{State, Values};
+use bayan_tensor::State;
 use serde_json::{Value, json};
 
 use crate::config::{Fields, Sizes};
@@ -212,8 +212,7 @@ pub(crate) fn rotary_table(
 ) -> Result<Table, ModelError> {
     let rotary = Rotary::read(config, sizes.head_dim, sizes.max_position_embeddings, opening.context)?;
     let dim = 2 * rotary.frequencies.len();
-    let state =
-        State::new(loader.gpu(), "rotary table", &[opening.context, dim], Values::F32(rotary.table(opening.context)))?;
+    let state = loader.computed("rotary table", &[opening.context, dim], || rotary.table(opening.context))?;
     Ok(Table { state, dim })
 }
 

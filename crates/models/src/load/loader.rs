@@ -1,43 +1,28 @@
-//! Streams a checkpoint's tensors to the device, a few MiB at a time.
+//! Where the `load` of an architecture gets its tensors from: a checkpoint, or a record of what it asks for.
+//!
+//! One `load` for each architecture serves both, so that names, sizes and cache needs are written once. Rejected: a
+//! second function for each architecture that lists its tensors, because the two lists drift apart.
 
 use std::sync::Arc;
 
-use bayan_gpu::Gpu;
-use bayan_tensor::ops::Affine;
-use bayan_tensor::{GROUP, Matrix, MatrixBuilder, Slots, State, Values};
-use bayan_weights::{Checkpoint, F32, Format, Policy, joined_format};
+use bayan_tensor::{Matrix, State, Values};
+use bayan_weights::{Checkpoint, Policy};
+use serde_json::Value;
 
-use super::parameters::{Group, Parameters, untrainable};
-use super::placement::{Placement, device_after};
+use super::parameters::Parameters;
+use super::placement::Placement;
+use super::reader::{OnProgress, Reader};
+use super::recorder::{DescribedTensor, Recorder};
 use crate::ModelError;
-use crate::adapter::layer_of;
 
-/// Bytes of a tensor that are in host memory at a time, about.
-const CHUNK_BYTES: usize = 4 << 20;
+/// Gives an architecture its tensors.
+pub struct Loader<'a>(Mode<'a>);
 
-/// Bytes sent to the device before waiting for it: what the driver may hold in staging memory.
-const FLUSH_BYTES: usize = 32 << 20;
-
-/// Bytes of a tensor, as f32, that are held to turn it.
-const TRANSPOSED_BYTES: usize = 64 << 20;
-
-/// Called with the bytes read so far and in all.
-pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
-
-/// Reads tensors for one model.
-pub struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
-    placement: Placement<'a>,
-    /// The device of what is loaded now, and of what comes after the layers.
-    device: usize,
-    after: usize,
-    in_layers: bool,
-    policy: Option<Policy>,
-    read_bytes: u64,
-    unflushed_bytes: usize,
-    on_progress: OnProgress<'a>,
-    slots: Slots,
-    parameters: Option<Parameters>,
+enum Mode<'a> {
+    /// Tensors are read from a checkpoint.
+    Read(Box<Reader<'a>>),
+    /// Nothing is read: names and sizes are recorded.
+    Record(Recorder<'a>),
 }
 
 impl<'a> Loader<'a> {
@@ -52,114 +37,35 @@ impl<'a> Loader<'a> {
         policy: Option<Policy>,
         on_progress: OnProgress<'a>,
     ) -> Result<Loader<'a>, ModelError> {
-        let after = if placement.gpus.len() > 1 { device_after(checkpoint, &placement)? } else { 0 };
-        Ok(Loader {
-            checkpoint,
-            placement,
-            device: 0,
-            after,
-            in_layers: false,
-            policy,
-            read_bytes: 0,
-            unflushed_bytes: 0,
-            on_progress,
-            slots: Slots::default(),
-            parameters: None,
-        })
+        Ok(Loader(Mode::Read(Box::new(Reader::new(checkpoint, placement, policy, on_progress)?))))
+    }
+
+    /// A loader that reads nothing and records the tensors that it is asked for.
+    pub(crate) fn recording(config: &'a Value) -> Loader<'a> {
+        Loader(Mode::Record(Recorder::new(config)))
+    }
+
+    /// What was recorded, in the order of loading.
+    pub(crate) fn recorded(self) -> Vec<DescribedTensor> {
+        match self.0 {
+            Mode::Read(_) => Vec::new(),
+            Mode::Record(recorder) => recorder.tensors,
+        }
     }
 
     /// Loads everything into an arena, to be trained.
     pub fn train(&mut self, parameters: Parameters) {
-        self.parameters = Some(parameters);
+        if let Mode::Read(reader) = &mut self.0 {
+            reader.train(parameters);
+        }
     }
 
     /// The arena, filled.
     pub fn take_parameters(&mut self) -> Option<Parameters> {
-        self.parameters.take()
-    }
-
-    /// What cannot be trained as it is stored is refused where all parameters are.
-    fn only_frozen(&self, name: &str, how: &str) -> Result<(), ModelError> {
-        if self.parameters.is_none() {
-            return Ok(());
+        match &mut self.0 {
+            Mode::Read(reader) => reader.take_parameters(),
+            Mode::Record(_) => None,
         }
-        Err(untrainable(name, "a tensor that the model reads as it is stored, to train all parameters", how))
-    }
-
-    /// Goes to the device of what has this name: what belongs to no layer is on the first one when it comes before the
-    /// layers.
-    fn go_to(&mut self, name: &str) {
-        match layer_of(name) {
-            Some(layer) => (self.in_layers, self.device) = (true, self.placement.of_layer(layer)),
-            None if self.in_layers => self.device = self.after,
-            None => {}
-        }
-    }
-
-    fn builder(
-        &mut self,
-        name: &str,
-        format: &'static dyn Format,
-        rows: usize,
-        columns: usize,
-    ) -> Result<MatrixBuilder<'a>, ModelError> {
-        self.go_to(name);
-        let layer = layer_of(name).filter(|layer| self.placement.gpu_layers.is_some_and(|kept| *layer >= kept));
-        Ok(match (self.gpu(), layer) {
-            (Some(gpu), Some(layer)) => {
-                // Two layers have room on a device at a time: neighbouring ones alternate, so that one can be written
-                // while the other is read.
-                let slot =
-                    format!("{} {}{}", self.device, layer % 2, name.rsplit('.').take(3).collect::<Vec<_>>().join("."));
-                MatrixBuilder::streamed(gpu, &mut self.slots, &slot, name, format, rows, columns)?
-            }
-            (gpu, _) => MatrixBuilder::new(gpu, name, format, rows, columns)?,
-        })
-    }
-
-    /// A builder of matrices stacked by rows: in the arena, as plain numbers, where they are trained.
-    fn stacked_builder(
-        &mut self,
-        parts: &[(String, usize)],
-        columns: usize,
-        turned: bool,
-        format: &'static dyn Format,
-    ) -> Result<MatrixBuilder<'a>, ModelError> {
-        let (first, rows) = (&parts[0].0, parts.iter().map(|(_, rows)| rows).sum());
-        let Some(parameters) = &mut self.parameters else { return self.builder(first, format, rows, columns) };
-        let tensors = parts
-            .iter()
-            .map(|(name, rows)| (name.clone(), if turned { vec![columns, *rows] } else { vec![*rows, columns] }))
-            .collect();
-        let state = parameters.place(Group { tensors, columns: Some(columns), turned, read_as: None })?;
-        Ok(MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &state)?)
-    }
-
-    /// The device of what is loaded now.
-    pub fn gpu(&self) -> Option<&'a Gpu> {
-        self.placement.gpus.get(self.device).or(self.placement.gpus.first())
-    }
-
-    /// Whether the checkpoint has a tensor.
-    pub fn has(&self, name: &str) -> bool {
-        self.checkpoint.tensor(name).is_some()
-    }
-
-    fn format(&self, name: &str) -> Result<&'static dyn Format, ModelError> {
-        let entry = self.checkpoint.require(name)?;
-        Ok(entry.loaded_format(self.policy.as_ref()))
-    }
-
-    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
-        let entry = self.checkpoint.require(name)?;
-        if entry.shape == shape {
-            return Ok(());
-        }
-        Err(ModelError::Config {
-            field: name.to_string(),
-            expected: format!("a tensor of sizes {shape:?} by config.json"),
-            got: format!("{:?}", entry.shape),
-        })
     }
 
     /// Matrices stacked by rows into one: parts are (tensor name, rows), each [rows, columns].
@@ -167,58 +73,14 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// A tensor that is missing, has other sizes, is damaged, or does not fit the device.
     pub async fn matrix(&mut self, parts: &[(String, usize)], columns: usize) -> Result<Arc<Matrix>, ModelError> {
-        for (name, rows) in parts {
-            self.check_shape(name, &[*rows, columns])?;
+        match &mut self.0 {
+            Mode::Read(reader) => reader.matrix(parts, columns).await,
+            Mode::Record(recorder) => Ok(recorder.matrix(parts, columns, false)),
         }
-        let mut formats = Vec::with_capacity(parts.len());
-        for (name, _) in parts {
-            let format = self.format(name)?;
-            // What is trained is plain numbers, whatever it was stored as.
-            formats.push(if self.parameters.is_some() { &F32 as &dyn Format } else { format });
-        }
-        // Parts in formats of their own stay in them; kernels take them one after the other. Where rows do not allow
-        // that, one format holds all of them.
-        let whole_groups = parts[..parts.len() - 1].iter().all(|(_, rows)| rows.is_multiple_of(GROUP));
-        if whole_groups && formats.iter().any(|format| format.name() != formats[0].name()) {
-            let runs = formats.chunk_by(|a, b| a.name() == b.name()).map(<[_]>::len);
-            let (mut stacked, mut start) = (Vec::new(), 0);
-            for count in runs {
-                stacked.push(self.matrix_in(&parts[start..start + count], columns, formats[start]).await?);
-                start += count;
-            }
-            return Ok(Matrix::stacked(stacked));
-        }
-        let format = formats[1..].iter().fold(formats[0], |all, format| joined_format(all, *format));
-        self.matrix_in(parts, columns, format).await
     }
 
-    async fn matrix_in(
-        &mut self,
-        parts: &[(String, usize)],
-        columns: usize,
-        format: &'static dyn Format,
-    ) -> Result<Arc<Matrix>, ModelError> {
-        let mut builder = self.stacked_builder(parts, columns, false, format)?;
-        for (name, rows) in parts {
-            let entry = self.checkpoint.require(name)?.clone();
-            let stored_row = entry.size_bytes() / (entry.rows() as u64).max(1);
-            let step = entry.rows_per_chunk(format, CHUNK_BYTES);
-            let importance = self.policy.as_ref().and_then(|p| p.importance.get(name)).cloned();
-            for start in (0..*rows).step_by(step) {
-                let range = start..(start + step).min(*rows);
-                let planes =
-                    self.checkpoint.read_planes_weighted(name, range.clone(), format, importance.as_deref()).await?;
-                self.unflushed_bytes += planes.bytes.iter().map(Vec::len).sum::<usize>();
-                builder.push(&planes);
-                self.advance(stored_row * range.len() as u64).await?;
-            }
-        }
-        Ok(builder.finish())
-    }
-
-    /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`) unless they have been turned
-    /// already. Columns of the stored tensor are taken as many at a time as fit `TRANSPOSED_BYTES`, and the tensor is
-    /// read once for each time.
+    /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`) unless they have been
+    /// transposed already.
     ///
     /// # Errors
     /// As [`Loader::matrix`].
@@ -227,43 +89,30 @@ impl<'a> Loader<'a> {
         parts: &[(String, usize)],
         columns: usize,
     ) -> Result<Arc<Matrix>, ModelError> {
-        let (first, _) = &parts[0];
-        if !self.checkpoint.is_transposed(self.checkpoint.require(first)?) {
-            return self.matrix(parts, columns).await;
+        match &mut self.0 {
+            Mode::Read(reader) => reader.transposed_matrix(parts, columns).await,
+            Mode::Record(recorder) => Ok(recorder.matrix(parts, columns, true)),
         }
-        let format = if self.parameters.is_some() { &F32 as &dyn Format } else { self.format(first)? };
-        let mut builder = self.stacked_builder(parts, columns, true, format)?;
-        for (name, rows) in parts {
-            self.check_shape(name, &[columns, *rows])?;
-            let entry = self.checkpoint.require(name)?.clone();
-            let importance = self.policy.as_ref().and_then(|p| p.importance.get(name)).cloned();
-            let step = (TRANSPOSED_BYTES / (4 * columns)).max(1);
-            for start in (0..*rows).step_by(step) {
-                let taken = start..(start + step).min(*rows);
-                let planes =
-                    self.checkpoint.read_planes_transposed(name, taken.clone(), format, importance.as_deref()).await?;
-                self.unflushed_bytes += planes.bytes.iter().map(Vec::len).sum::<usize>();
-                builder.push(&planes);
-                self.advance(entry.size_bytes() * taken.len() as u64 / *rows as u64).await?;
-            }
-        }
-        Ok(builder.finish())
     }
 
-    /// The numbers of one tensor of these sizes.
+    /// The numbers of one small tensor of these sizes, to be passed to [`Loader::computed`]; none where nothing is
+    /// read. `first` gives each of them in a model that is trained from nothing.
     ///
     /// # Errors
     /// As [`Loader::vector`].
-    pub async fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        self.only_frozen(name, "one that is changed when it is loaded")?;
-        self.read(name, shape).await
-    }
-
-    async fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        self.check_shape(name, shape)?;
-        let values = self.checkpoint.read_f32(name).await?;
-        self.advance(4 * values.len() as u64).await?;
-        Ok(values)
+    pub async fn values(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        first: fn(usize) -> f32,
+    ) -> Result<Vec<f32>, ModelError> {
+        match &mut self.0 {
+            Mode::Read(reader) => reader.values(name, shape).await,
+            Mode::Record(recorder) => {
+                recorder.values(name, shape, first);
+                Ok(Vec::new())
+            }
+        }
     }
 
     /// Vectors joined into one f32 state: parts are (tensor name, length). `plus` is added to every value (Gemma's
@@ -272,15 +121,10 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// A tensor that is missing, has another length, is damaged, or does not fit the device.
     pub async fn vector(&mut self, parts: &[(String, usize)], plus: f32) -> Result<Arc<State>, ModelError> {
-        let mut values = Vec::new();
-        for (name, length) in parts {
-            values.extend(self.read(name, &[*length]).await?);
+        match &mut self.0 {
+            Mode::Read(reader) => reader.vector(parts, plus).await,
+            Mode::Record(recorder) => Ok(recorder.vector(parts, plus)),
         }
-        self.vector_state(
-            parts.iter().map(|(name, length)| (name.clone(), vec![*length])).collect(),
-            values,
-            Affine { factor: 1.0, plus },
-        )
     }
 
     /// One tensor of these sizes as an f32 state \[all of it\], times `factor`.
@@ -288,38 +132,26 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::vector`].
     pub async fn scaled_vector(&mut self, name: &str, shape: &[usize], factor: f32) -> Result<Arc<State>, ModelError> {
-        let values = self.read(name, shape).await?;
-        self.vector_state(vec![(name.to_string(), shape.to_vec())], values, Affine { factor, plus: 0.0 })
-    }
-
-    /// A state that the model reads changed so: what is frozen is changed here, what is trained wherever it is read.
-    fn vector_state(
-        &mut self,
-        tensors: Vec<(String, Vec<usize>)>,
-        mut values: Vec<f32>,
-        read: Affine,
-    ) -> Result<Arc<State>, ModelError> {
-        let changed = read != Affine { factor: 1.0, plus: 0.0 };
-        let Some(parameters) = &mut self.parameters else {
-            self.go_to(&tensors[0].0);
-            if changed {
-                values.iter_mut().for_each(|v| *v = read.factor * *v + read.plus);
-            }
-            return Ok(State::new(self.gpu(), &tensors[0].0, &[values.len()], Values::F32(values))?);
-        };
-        let state =
-            parameters.place(Group { tensors, columns: None, turned: false, read_as: changed.then_some(read) })?;
-        state.write(self.placement.gpus.first(), 0, Values::F32(values).bytes());
-        Ok(state)
-    }
-
-    async fn advance(&mut self, bytes: u64) -> Result<(), ModelError> {
-        self.read_bytes += bytes;
-        if let (Some(gpu), true) = (self.gpu(), self.unflushed_bytes >= FLUSH_BYTES) {
-            gpu.flush().await?;
-            self.unflushed_bytes = 0;
+        match &mut self.0 {
+            Mode::Read(reader) => reader.scaled_vector(name, shape, factor).await,
+            Mode::Record(recorder) => Ok(recorder.shaped_vector(name, shape)),
         }
-        (self.on_progress)(self.read_bytes.min(self.checkpoint.size_bytes()), self.checkpoint.size_bytes());
-        Ok(())
+    }
+
+    /// An f32 state of these sizes that no tensor holds, such as a rotary table, where the model is loaded now. Where
+    /// nothing is read, `values` is not asked.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn computed(
+        &self,
+        label: &str,
+        shape: &[usize],
+        values: impl FnOnce() -> Vec<f32>,
+    ) -> Result<Arc<State>, ModelError> {
+        match &self.0 {
+            Mode::Read(reader) => Ok(State::new(reader.gpu(), label, shape, Values::F32(values()))?),
+            Mode::Record(_) => Ok(State::without_storage(label, shape)),
+        }
     }
 }

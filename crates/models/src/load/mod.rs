@@ -1,10 +1,15 @@
-//! From a checkpoint to the device: reading, where layers go, and parameters that are trained.
+//! From a checkpoint to the device: reading, describing without reading, where layers go, and parameters that are
+//! trained.
 
 mod loader;
 mod parameters;
 mod placement;
+mod reader;
+mod recorder;
 
-pub use loader::{Loader, OnProgress};
+pub use loader::Loader;
 pub(crate) use parameters::untrainable;
 pub use parameters::{Parameter, Parameters, arena_sizes};
 pub use placement::{Placement, split_layers};
+pub use reader::OnProgress;
+pub use recorder::{DescribedTensor, Description, FirstValues, describe};

@@ -7,9 +7,8 @@
 use bayan_gpu::Gpu;
 use bayan_weights::{Checkpoint, Policy, TensorEntry};
 
+use crate::ModelError;
 use crate::adapter::layer_of;
-use crate::config::Sizes;
-use crate::{Fields, ModelError};
 
 /// Where the parts of a model go.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,6 +93,6 @@ pub fn split_layers(
 
 /// The device of the final norm and the output head: the last one, but where the head is the embedding, that one's.
 pub(crate) fn device_after(checkpoint: &Checkpoint, placement: &Placement<'_>) -> Result<usize, ModelError> {
-    let sizes = Sizes::read(&Fields(checkpoint.config()), false)?;
+    let sizes = crate::sizes(checkpoint)?;
     Ok(if sizes.tie_word_embeddings { 0 } else { placement.layers.last().copied().unwrap_or(0) })
 }

@@ -55,6 +55,12 @@ pub struct Trained {
 }
 
 impl Matrix {
+    /// A matrix that holds nothing and is never run: for a model of which only names and sizes are asked.
+    pub fn without_storage(label: &str, rows: usize, columns: usize) -> Arc<Matrix> {
+        let (label, parts) = (label.to_string(), Vec::new());
+        Arc::new(Matrix { label, format: &F32, rows, columns, shards: Vec::new(), host: None, trained: None, parts })
+    }
+
     /// Matrices of one width as one, the rows of each below those of the one before; nothing is copied. Each keeps its
     /// format.
     ///

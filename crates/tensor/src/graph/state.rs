@@ -47,6 +47,19 @@ impl State {
         }))
     }
 
+    /// A state of these sizes that holds nothing and is never run: for a model of which only names and sizes are asked.
+    pub fn without_storage(label: &str, shape: &[usize]) -> Arc<State> {
+        Arc::new(State {
+            label: label.to_string(),
+            shape: shape.to_vec(),
+            dtype: Dtype::F32,
+            buffer: None,
+            offset_bytes: 0,
+            host: Mutex::new(None),
+            read_as: None,
+        })
+    }
+
     /// A part of a state on the device, from element `offset` on: parameters that one kernel updates together live in
     /// one. On the host the part has memory of its own, with the parent's values.
     ///

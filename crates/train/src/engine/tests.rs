@@ -198,23 +198,11 @@ fn quantized_bases_train_as_their_dequantized_weights() {
     }
 }
 
-/// Architectures beyond those of PEFT's fixtures; `models/tests/training.rs` has their gradients.
+/// Beyond those of PEFT's fixtures; `models/tests/training.rs` has the gradients.
 #[test]
 fn the_loss_falls_on_every_architecture() {
     let gpu = gpu();
-    for model in [
-        "cohere",
-        "cohere2",
-        "falcon_h1",
-        "gemma1",
-        "gemma2_softcap",
-        "gemma3_text",
-        "jais",
-        "jais2",
-        "lfm2",
-        "olmo2",
-        "phi3_fused",
-    ] {
+    for model in crate::testing::one_of_each_architecture().iter().map(String::as_str) {
         let mut decoder = base(Some(&gpu), model, "q8_0");
         let config = Recipe { alpha: 16.0, rank: 4, ..Recipe::default() }.adapter_config().expect("a configuration");
         let adapter = new_adapter(&mut *decoder, config, &mut Rng::new(1, 1)).expect("an adapter");

@@ -165,6 +165,12 @@ impl std::fmt::Debug for Checkpoint {
 /// In `config.json`: GPT-2's `Conv1D` matrices have been turned to [outputs, inputs], as quantization needs them.
 pub(crate) const TURNED_KEY: &str = "transposed_conv1d";
 
+/// Whether a checkpoint of this configuration stores matrices as GPT-2's `Conv1D`: [inputs, outputs].
+pub fn stores_transposed(config: &serde_json::Value) -> bool {
+    let is = |key: &str, value: serde_json::Value| config.get(key) == Some(&value);
+    (is("model_type", "jais".into()) || is("model_type", "gpt2".into())) && !is(TURNED_KEY, true.into())
+}
+
 impl Checkpoint {
     /// Opens a model: `config.json` and `model.safetensors` or its shards.
     ///
@@ -245,11 +251,9 @@ impl Checkpoint {
     /// Whether a tensor is a matrix stored as [inputs, outputs], as GPT-2's `Conv1D` has them: rows of the others are
     /// outputs.
     pub fn is_transposed(&self, entry: &TensorEntry) -> bool {
-        let is = |key: &str, value: serde_json::Value| self.config.get(key) == Some(&value);
         let modules = [".c_attn.weight", ".c_proj.weight", ".c_fc.weight", ".c_fc2.weight"];
         entry.shape.len() == 2
-            && (is("model_type", "jais".into()) || is("model_type", "gpt2".into()))
-            && !is(TURNED_KEY, true.into())
+            && stores_transposed(&self.config)
             && modules.iter().any(|module| entry.name.ends_with(module))
     }
 

@@ -1,8 +1,8 @@
 //! A checkpoint as a GGUF file, the reverse of what the reader does: names, the order of rows, norms, configuration and
 //! tokenizer.
 
+use super::arch::{ARCHS, Arch, Exported, Key};
 use super::blocks::BlockType;
-use super::names::Arch;
 use super::writer::{Declared, Entry, GgufWriter, block_type, blocks_of};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::WeightsError;
@@ -11,8 +11,6 @@ use serde_json::Value;
 use std::path::Path;
 
 const CHUNK_BYTES: usize = 4 << 20;
-/// Architectures whose configuration llama.cpp's metadata can hold and that are checked against it.
-const EXPORTED: [&str; 7] = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"];
 
 /// What becomes of one tensor.
 struct Plan<'a> {
@@ -38,12 +36,21 @@ pub async fn export(
     let config = checkpoint.config();
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("none");
     let unsupported = |what: String, remedy: String| WeightsError::Unsupported { what, remedy };
-    let arch = Arch::by_model_type(model_type).filter(|_| EXPORTED.contains(&model_type));
-    let arch = arch.ok_or_else(|| {
-        unsupported(format!("writing a {model_type} model as GGUF"), format!("written are {}", EXPORTED.join(", ")))
+    let found = Arch::by_model_type(model_type).and_then(|arch| Some((arch, arch.export?)));
+    let (arch, more) = found.ok_or_else(|| {
+        let written = ARCHS.iter().filter(|arch| arch.export.is_some()).flat_map(|arch| arch.model_types);
+        let written = written.copied().collect::<Vec<_>>().join(", ");
+        unsupported(format!("writing a {model_type} model as GGUF"), format!("written are {written}"))
     })?;
     let (head_dim, mut metadata) = metadata(arch, config)?;
-    let query_factor = query_factor(arch, config, head_dim);
+    let Exported { keys, factor } = more(config, head_dim)?;
+    metadata.extend(keys.into_iter().map(|(key, value)| {
+        let entry = match value {
+            Key::Whole(number) => Entry::Number(number),
+            Key::Float(number) => Entry::Float(number),
+        };
+        (format!("{}.{key}", arch.gguf), entry)
+    }));
     metadata.extend(tokenizer);
     let mut plans = Vec::new();
     for entry in checkpoint.tensors() {
@@ -59,7 +66,7 @@ pub async fn export(
                 "this model has parts that llama.cpp's form of it has not".to_owned(),
             )
         })?;
-        plans.push(plan(arch, entry, name, query_factor));
+        plans.push(plan(arch, entry, name, factor));
     }
     let mut declared: Vec<Declared> = plans.iter().map(|plan| plan.declared.clone()).collect();
     let factors = rope_factors(config, head_dim);
@@ -88,7 +95,7 @@ pub async fn export(
     writer.finish()
 }
 
-fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, query_factor: f32) -> Plan<'a> {
+fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, factor: Option<(&str, f32)>) -> Plan<'a> {
     let native = entry.loaded_format(None);
     // Vectors are f32 in GGUF; what has no equal block type goes out as f16.
     let kind = if entry.shape.len() < 2 { BlockType::F32 } else { block_type(native.name(), entry.k()) };
@@ -100,11 +107,7 @@ fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, query_factor: f32
     Plan {
         interleaved: arch.is_interleaved(&entry.name),
         plus_one: arch.norm_plus_one && entry.name.ends_with("norm.weight"),
-        factor: if entry.name.ends_with(if arch.gguf == "gemma3" { ".q_norm.weight" } else { ".q_proj.weight" }) {
-            query_factor
-        } else {
-            1.0
-        },
+        factor: factor.filter(|(ending, _)| entry.name.ends_with(ending)).map_or(1.0, |(_, factor)| factor),
         declared: Declared { name, shape: entry.shape.clone(), kind },
         entry,
         format,
@@ -210,24 +213,12 @@ fn metadata(arch: &Arch, config: &Value) -> Result<(usize, Vec<(String, Entry)>)
     add("attention.key_length", Entry::Number(head_dim));
     add("attention.value_length", Entry::Number(head_dim));
     add("rope.dimension_count", Entry::Number(head_dim));
-    add("attention.layer_norm_rms_epsilon", Entry::Float(number("rms_norm_eps").unwrap_or(1e-6)));
+    match number("layer_norm_eps") {
+        Some(eps) => add("attention.layer_norm_epsilon", Entry::Float(eps)),
+        None => add("attention.layer_norm_rms_epsilon", Entry::Float(number("rms_norm_eps").unwrap_or(1e-6))),
+    }
     add("rope.freq_base", Entry::Float(theta.unwrap_or(10_000.0)));
     add("vocab_size", Entry::Number(need("vocab_size")?));
-    if arch.gguf.starts_with("gemma") {
-        for (key, from) in [
-            ("attn_logit_softcapping", "attn_logit_softcapping"),
-            ("final_logit_softcapping", "final_logit_softcapping"),
-        ] {
-            number(from).into_iter().for_each(|cap| add(key, Entry::Float(cap)));
-        }
-        size("sliding_window").into_iter().for_each(|window| add("attention.sliding_window", Entry::Number(window)));
-    }
-    if arch.gguf == "gemma3" {
-        let local =
-            config.pointer("/rope_parameters/sliding_attention/rope_theta").and_then(Value::as_f64).map(|n| n as f32);
-        add("rope.freq_base_swa", Entry::Float(local.or(number("rope_local_base_freq")).unwrap_or(10_000.0)));
-        add("attention.sliding_window_pattern", Entry::Number(window_pattern(config)?));
-    }
     let kind =
         rope.and_then(|rope| rope.get("rope_type").or(rope.get("type"))).and_then(Value::as_str).unwrap_or("default");
     let of = |key: &str| rope.and_then(|rope| rope.get(key)).and_then(Value::as_f64);
@@ -239,39 +230,6 @@ fn metadata(arch: &Arch, config: &Value) -> Result<(usize, Vec<(String, Entry)>)
             .for_each(|n| add("rope.scaling.original_context_length", Entry::Number(n as u32)));
     }
     Ok((head_dim as usize, out))
-}
-
-/// Every how many layers one sees everything: by the number, or by a list of layers that follows one.
-fn window_pattern(config: &Value) -> Result<u32, WeightsError> {
-    let told = ["sliding_window_pattern", "_sliding_window_pattern"].iter().find_map(|key| config.get(*key)?.as_u64());
-    let told = told.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
-    let Some(types) = config.get("layer_types").and_then(Value::as_array) else { return Ok(told.unwrap_or(6)) };
-    let full: Vec<bool> = types.iter().map(|kind| kind.as_str() == Some("full_attention")).collect();
-    let follows = |pattern: usize| full.iter().enumerate().all(|(layer, full)| *full == ((layer + 1) % pattern == 0));
-    let found = (1..=full.len() + 1).find(|&pattern| follows(pattern)).and_then(|pattern| u32::try_from(pattern).ok());
-    found.ok_or_else(|| WeightsError::Unsupported {
-        what: format!("writing layer_types {types:?} as GGUF"),
-        remedy: "llama.cpp's form of this architecture has full attention on every n-th layer".to_owned(),
-    })
-}
-
-/// What queries must be multiplied by, since llama.cpp takes the scale of Gemma's scores from the head size (but for
-/// the models of 27B): in their norm, where they have one, or in their projection.
-fn query_factor(arch: &Arch, config: &Value, head_dim: usize) -> f32 {
-    let of = |key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(0);
-    let layers_of_27b = match arch.gguf {
-        "gemma2" => 46,
-        "gemma3" => 62,
-        _ => return 1.0,
-    };
-    let Some(scalar) = config.get("query_pre_attn_scalar").and_then(Value::as_f64).filter(|scalar| *scalar > 0.0)
-    else {
-        return 1.0;
-    };
-    let is_27b = of("num_hidden_layers") == layers_of_27b;
-    let built_in =
-        if is_27b { of("hidden_size") as f64 / of("num_attention_heads").max(1) as f64 } else { head_dim as f64 };
-    (built_in / scalar).sqrt() as f32
 }
 
 /// LLaMA 3's scaling as a divisor of each frequency, which is how GGUF holds it.

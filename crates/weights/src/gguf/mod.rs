@@ -7,6 +7,7 @@
 //!
 //! [`blocks`] says which format each block type becomes and what that changes.
 
+pub mod arch;
 pub mod blocks;
 mod config;
 #[cfg(not(target_arch = "wasm32"))]
@@ -27,10 +28,10 @@ mod tests;
 use crate::checkpoint::{TensorEntry, read_exact};
 use crate::error::WeightsError;
 use crate::source::{LocalFuture, Source, is_plain_file_name};
+use arch::{ARCHS, Arch};
 use blocks::BlockType;
 use config::Hints;
 use header::{Header, TensorInfo, read_header};
-use names::{ARCHS, Arch};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tensors::{RowOrder, Values};
@@ -104,7 +105,7 @@ pub(crate) async fn open(source: Rc<dyn Source>, file: &str) -> Result<Opened, W
             tensors.push(entry);
         }
     }
-    let mut files = tokenizer::files(file, &first, arch.model_type)?;
+    let mut files = tokenizer::files(file, &first, arch.model_types[0])?;
     files.insert("config.json".to_owned(), config.to_string().into_bytes());
     let parts = parts.into_iter().map(|(file, _)| file).collect();
     Ok(Opened { config, tensors, source: Rc::new(GgufSource { inner: source, main: file.to_owned(), parts, files }) })
@@ -164,7 +165,7 @@ fn architecture(file: &str, header: &Header) -> Result<&'static Arch, WeightsErr
     })
 }
 
-async fn hints(source: &dyn Source, all: &[(&Rc<str>, &TensorInfo)]) -> Result<Hints, WeightsError> {
+async fn hints<'a>(source: &dyn Source, all: &[(&Rc<str>, &'a TensorInfo)]) -> Result<Hints<'a>, WeightsError> {
     let find = |name: &str| all.iter().find(|(_, info)| info.name == name).copied();
     let floats = |name: &'static str| async move {
         let Some((file, info)) = find(name) else { return Ok(None) };
@@ -188,12 +189,7 @@ async fn hints(source: &dyn Source, all: &[(&Rc<str>, &TensorInfo)]) -> Result<H
     let long = (floats("rope_factors_short.weight").await?, floats("rope_factors_long.weight").await?);
     Ok(Hints {
         vocab_size: find("token_embd.weight").and_then(|(_, info)| info.shape.first().copied()).unwrap_or(0),
-        has_output: find("output.weight").is_some(),
-        has_q_bias: find("blk.0.attn_q.bias").is_some(),
-        has_mlp_bias: find("blk.0.ffn_down.bias").is_some(),
-        has_q_norm: find("blk.0.attn_q_norm.weight").is_some(),
-        has_ssm_norm: find("blk.0.ssm_norm.weight").is_some(),
-        has_conv_bias: find("blk.0.ssm_conv1d.bias").is_some(),
+        names: all.iter().map(|(_, info)| info.name.as_str()).collect(),
         rope_factors: floats("rope_freqs.weight").await?,
         long_rope: long.0.zip(long.1),
     })
@@ -213,20 +209,11 @@ fn entry_of(
         what: format!("{file}: the tensor {:?} in the architecture {:?}", info.name, arch.gguf),
         remedy: "this model differs from those of its name; take its safetensors checkpoint".to_owned(),
     })?;
-    let mut shape = info.shape.clone();
-    let mut values = Values::Same;
-    if arch.norm_plus_one && name.ends_with("norm.weight") {
-        values = Values::PlusOne;
-    }
-    if name.ends_with("conv.conv.weight") || name.ends_with("mamba.conv1d.weight") {
-        shape = vec![shape.first().copied().unwrap_or(0), 1, shape.last().copied().unwrap_or(0)];
-    }
-    if name.ends_with(".A_log") {
-        values = Values::MinusExp;
-    }
-    if name.ends_with(".A_log") || name.ends_with("mamba.D") || name.ends_with("mamba.norm.weight") {
-        shape = vec![shape.iter().product()];
-    }
+    let (shape, values) = match (arch.stored)(&name, &info.shape) {
+        Some(stored) => stored,
+        None if arch.norm_plus_one && name.ends_with("norm.weight") => (info.shape.clone(), Values::PlusOne),
+        None => (info.shape.clone(), Values::Same),
+    };
     let order = if arch.is_interleaved(&name) { RowOrder::Interleaved(head_dim) } else { RowOrder::Same };
     let ordered = if shape.len() == 1 { shape[0] } else { shape.first().copied().unwrap_or(0) };
     if order != RowOrder::Same && (head_dim < 2 || !head_dim.is_multiple_of(2) || !ordered.is_multiple_of(head_dim)) {

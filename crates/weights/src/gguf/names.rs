@@ -1,30 +1,18 @@
-//! llama.cpp's architecture and tensor names, and those of Hugging Face they stand for.
+//! llama.cpp's tensor names, and those of Hugging Face they stand for: what architectures have in common.
 //!
 //! One table for both directions: a GGUF is read by it and written by it.
 
-/// An architecture.
-#[derive(Debug)]
-pub struct Arch {
-    /// `general.architecture`.
-    pub gguf: &'static str,
-    /// Hugging Face's `model_type`.
-    pub model_type: &'static str,
-    /// Modules outside the layers.
-    pub globals: &'static [(&'static str, &'static str)],
-    /// Before the number of a layer in Hugging Face's names.
-    pub layer_prefix: &'static str,
-    /// Modules of a layer; a name with a suffix stands for that one tensor.
-    pub layers: &'static [(&'static str, &'static str)],
-    /// Rows of q and k are reordered for rotary pairs (2i, 2i + 1).
-    pub interleaved: bool,
-    /// Norms have 1 added.
-    pub norm_plus_one: bool,
-}
+use super::arch::Arch;
 
-const GLOBALS: &[(&str, &str)] =
+/// llama.cpp's name of a module, and Hugging Face's.
+pub type Names = &'static [(&'static str, &'static str)];
+
+/// Modules outside the layers.
+pub(super) const GLOBALS: Names =
     &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
-const LLAMA: &[(&str, &str)] = &[
+/// Modules of a layer of LLaMA, and of those that differ from it only in what they have of this.
+pub(super) const LAYERS: Names = &[
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
@@ -38,8 +26,8 @@ const LLAMA: &[(&str, &str)] = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// Gemma 2 and 3: norms before and after both halves.
-const FOUR_NORMS: &[(&str, &str)] = &[
+/// Norms before and after both halves.
+pub(super) const FOUR_NORMS: Names = &[
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
@@ -55,117 +43,7 @@ const FOUR_NORMS: &[(&str, &str)] = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
-const PHI3: &[(&str, &str)] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_qkv", "self_attn.qkv_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_up", "mlp.gate_up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
-const LFM2_GLOBALS: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("token_embd_norm", "model.embedding_norm"),
-    ("output_norm", "model.embedding_norm"),
-    ("output", "lm_head"),
-];
-
-const LFM2: &[(&str, &str)] = &[
-    ("attn_norm", "operator_norm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.out_proj"),
-    ("attn_q_norm", "self_attn.q_layernorm"),
-    ("attn_k_norm", "self_attn.k_layernorm"),
-    ("shortconv.in_proj", "conv.in_proj"),
-    ("shortconv.conv", "conv.conv"),
-    ("shortconv.out_proj", "conv.out_proj"),
-    ("ffn_norm", "ffn_norm"),
-    ("ffn_gate", "feed_forward.w1"),
-    ("ffn_down", "feed_forward.w2"),
-    ("ffn_up", "feed_forward.w3"),
-];
-
-const FALCON_H1_GLOBALS: &[(&str, &str)] =
-    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.final_layernorm"), ("output", "lm_head")];
-
-const FALCON_H1: &[(&str, &str)] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ssm_in", "mamba.in_proj"),
-    ("ssm_conv1d", "mamba.conv1d"),
-    ("ssm_dt.bias", "mamba.dt_bias"),
-    ("ssm_a", "mamba.A_log"),
-    ("ssm_d", "mamba.D"),
-    ("ssm_norm", "mamba.norm"),
-    ("ssm_out", "mamba.out_proj"),
-    // llama.cpp's table of this architecture leaves the suffix of this one out.
-    ("ffn_norm", "pre_ff_layernorm.weight"),
-    ("ffn_norm.weight", "pre_ff_layernorm.weight"),
-    ("ffn_gate", "feed_forward.gate_proj"),
-    ("ffn_up", "feed_forward.up_proj"),
-    ("ffn_down", "feed_forward.down_proj"),
-];
-
-const JAIS_GLOBALS: &[(&str, &str)] =
-    &[("token_embd", "transformer.wte"), ("output_norm", "transformer.ln_f"), ("output", "lm_head")];
-
-const JAIS: &[(&str, &str)] = &[
-    ("attn_norm", "ln_1"),
-    ("attn_qkv", "attn.c_attn"),
-    ("attn_output", "attn.c_proj"),
-    ("ffn_norm", "ln_2"),
-    ("ffn_up", "mlp.c_fc"),
-    ("ffn_gate", "mlp.c_fc2"),
-    ("ffn_down", "mlp.c_proj"),
-];
-
-const fn dense(gguf: &'static str, model_type: &'static str, layers: &'static [(&'static str, &'static str)]) -> Arch {
-    Arch {
-        gguf,
-        model_type,
-        globals: GLOBALS,
-        layer_prefix: "model.layers.",
-        layers,
-        interleaved: false,
-        norm_plus_one: false,
-    }
-}
-
-/// Every architecture.
-pub static ARCHS: &[Arch] = &[
-    Arch { interleaved: true, ..dense("llama", "llama", LLAMA) },
-    dense("qwen2", "qwen2", LLAMA),
-    dense("qwen3", "qwen3", LLAMA),
-    Arch { norm_plus_one: true, ..dense("gemma", "gemma", LLAMA) },
-    Arch { norm_plus_one: true, ..dense("gemma2", "gemma2", FOUR_NORMS) },
-    Arch { norm_plus_one: true, ..dense("gemma3", "gemma3_text", FOUR_NORMS) },
-    dense("phi3", "phi3", PHI3),
-    dense("olmo2", "olmo2", FOUR_NORMS),
-    dense("command-r", "cohere", LLAMA),
-    dense("cohere2", "cohere2", LLAMA),
-    Arch { globals: LFM2_GLOBALS, ..dense("lfm2", "lfm2", LFM2) },
-    Arch { globals: FALCON_H1_GLOBALS, ..dense("falcon-h1", "falcon_h1", FALCON_H1) },
-    Arch { globals: JAIS_GLOBALS, layer_prefix: "transformer.h.", ..dense("jais", "jais", JAIS) },
-];
-
 impl Arch {
-    /// By llama.cpp's name.
-    pub fn by_gguf(name: &str) -> Option<&'static Arch> {
-        ARCHS.iter().find(|arch| arch.gguf == name)
-    }
-
-    /// By Hugging Face's `model_type`; mistral is llama with a window there.
-    pub fn by_model_type(name: &str) -> Option<&'static Arch> {
-        let name = if name == "mistral" { "llama" } else { name };
-        ARCHS.iter().find(|arch| arch.model_type == name)
-    }
-
     /// Hugging Face's name of llama.cpp's tensor.
     pub fn to_hugging_face(&self, name: &str) -> Option<String> {
         if let Some(rest) = name.strip_prefix("blk.") {
@@ -216,6 +94,7 @@ fn backward(table: &[(&str, &str)], name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::arch::ARCHS;
 
     #[test]
     fn names_go_both_ways() {

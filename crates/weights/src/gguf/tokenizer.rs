@@ -15,6 +15,13 @@ pub(super) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]
 pub(super) const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Runs of spaces are cut into powers of two.
+const JAIS2: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
+    r"|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)",
+    r"|\s{1,2}(?!\S)|\s{1}"
+);
+
 /// Token kinds, numbered as SentencePiece's.
 const NORMAL: i64 = 1;
 const UNKNOWN: i64 = 2;
@@ -37,9 +44,11 @@ fn cutting(name: &str) -> Option<Cutting> {
         "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "lfm2" => {
             Cutting { regex: Some(LLAMA3), ignore_merges: true, bos: true, ..plain }
         }
+        "jais-2" => Cutting { regex: Some(JAIS2), ..plain },
         "dbrx" | "smaug-bpe" => Cutting { regex: Some(LLAMA3), ..plain },
         "qwen2" | "deepseek-r1-qwen" | "megrez" => Cutting { regex: Some(QWEN2), nfc: true, ..plain },
         "command-r" => Cutting { digits: true, nfc: true, ..plain },
+        "refact" => Cutting { digits: true, ..plain },
         "gpt-2" | "jais" | "phi-2" | "olmo" | "default" => plain,
         _ => return None,
     })

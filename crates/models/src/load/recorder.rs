@@ -1,0 +1,114 @@
+//! What a model consists of, by its configuration alone: its tensors, what its layers need cached, its sizes.
+//!
+//! The `load` of the architecture runs with a loader that reads nothing.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bayan_tensor::{Matrix, State};
+use serde_json::Value;
+
+use super::loader::Loader;
+use crate::arch::architecture;
+use crate::cache::LayerNeeds;
+use crate::config::{Fields, Sizes};
+use crate::{ModelError, Opening};
+
+/// A model as its configuration describes it.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// Its sizes.
+    pub sizes: Sizes,
+    /// What each layer needs cached.
+    pub cache: Vec<LayerNeeds>,
+    /// Every tensor that is read when the model is opened, in that order.
+    pub tensors: Vec<DescribedTensor>,
+}
+
+/// A tensor of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct DescribedTensor {
+    /// Hugging Face's name.
+    pub name: String,
+    /// As it is stored, outermost first.
+    pub shape: Vec<usize>,
+    /// What it holds before training.
+    pub first: FirstValues,
+}
+
+/// What a tensor holds in a model that is trained from nothing, as transformers fills it.
+#[derive(Debug, Clone, Copy)]
+pub enum FirstValues {
+    /// Random numbers of the configuration's `initializer_range`.
+    Random,
+    /// This number everywhere.
+    All(f32),
+    /// The number of each element, by its index.
+    Each(fn(usize) -> f32),
+}
+
+/// Describes a model by its configuration, without a checkpoint.
+///
+/// # Errors
+/// An unknown architecture, or a field that is missing or impossible.
+pub fn describe(config: &Value) -> Result<Description, ModelError> {
+    let fields = Fields(config);
+    let load = architecture(&fields)?;
+    let mut loader = Loader::recording(config);
+    // No size depends on the context.
+    let opening = Opening { context: 2 };
+    let polled = load(&fields, &opening, &mut loader).as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let Poll::Ready(decoder) = polled else { unreachable!("a loader that reads nothing waits for nothing") };
+    let decoder = decoder?;
+    Ok(Description { sizes: decoder.sizes().clone(), cache: decoder.cache_needs(), tensors: loader.recorded() })
+}
+
+/// Records what an architecture asks for.
+pub(super) struct Recorder<'a> {
+    config: &'a Value,
+    pub tensors: Vec<DescribedTensor>,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(config: &'a Value) -> Recorder<'a> {
+        Recorder { config, tensors: Vec::new() }
+    }
+
+    fn add(&mut self, name: &str, shape: &[usize], first: FirstValues) {
+        self.tensors.push(DescribedTensor { name: name.to_owned(), shape: shape.to_vec(), first });
+    }
+
+    /// Stacked matrices; `conv1d` ones are stored [columns, rows] unless the configuration says otherwise.
+    pub fn matrix(&mut self, parts: &[(String, usize)], columns: usize, conv1d: bool) -> Arc<Matrix> {
+        let transposed = conv1d && bayan_weights::stores_transposed(self.config);
+        for (name, rows) in parts {
+            let shape = if transposed { [columns, *rows] } else { [*rows, columns] };
+            self.add(name, &shape, FirstValues::Random);
+        }
+        Matrix::without_storage(&parts[0].0, parts.iter().map(|(_, rows)| rows).sum(), columns)
+    }
+
+    pub fn vector(&mut self, parts: &[(String, usize)], plus: f32) -> Arc<State> {
+        for (name, length) in parts {
+            // What is added belongs to the 1 of a norm.
+            let first = if name.ends_with(".bias") { 0.0 } else { 1.0 - plus };
+            self.add(name, &[*length], FirstValues::All(first));
+        }
+        State::without_storage(&parts[0].0, &[parts.iter().map(|(_, length)| length).sum()])
+    }
+
+    /// A norm, a bias, or a convolution, which has three dimensions.
+    pub fn shaped_vector(&mut self, name: &str, shape: &[usize]) -> Arc<State> {
+        let first = match shape.len() {
+            3 => FirstValues::Random,
+            _ if name.ends_with(".bias") => FirstValues::All(0.0),
+            _ => FirstValues::All(1.0),
+        };
+        self.add(name, shape, first);
+        State::without_storage(name, shape)
+    }
+
+    pub fn values(&mut self, name: &str, shape: &[usize], first: fn(usize) -> f32) {
+        self.add(name, shape, FirstValues::Each(first));
+    }
+}

@@ -1,0 +1,122 @@
+//! Gemma 1 to 3 (text). The converter drops the scale of queries: it is the head size but for the 27B models, which
+//! llama.cpp knows by their layers.
+
+use super::super::config::{Reader, short};
+use super::super::names::FOUR_NORMS;
+use super::{Arch, Exported, Key, PLAIN};
+use crate::error::WeightsError;
+use serde_json::{Value, json};
+
+/// Layers of the 27B models.
+const GEMMA2_27B: u64 = 46;
+const GEMMA3_27B: u64 = 62;
+
+pub(super) const GEMMA: Arch = Arch {
+    gguf: "gemma",
+    model_types: &["gemma"],
+    norm_plus_one: true,
+    config: |reader| {
+        activation(reader);
+        Ok(())
+    },
+    export: Some(|config, _| Ok(Exported { keys: keys(config), factor: None })),
+    ..PLAIN
+};
+
+pub(super) const GEMMA2: Arch = Arch {
+    gguf: "gemma2",
+    model_types: &["gemma2"],
+    layers: FOUR_NORMS,
+    norm_plus_one: true,
+    config: |reader| {
+        activation(reader);
+        window_and_scale(reader, GEMMA2_27B);
+        Ok(())
+    },
+    export: Some(|config, head_dim| {
+        let factor = query_factor(config, head_dim, GEMMA2_27B).map(|factor| (".q_proj.weight", factor));
+        Ok(Exported { keys: keys(config), factor })
+    }),
+    ..PLAIN
+};
+
+pub(super) const GEMMA3: Arch = Arch {
+    gguf: "gemma3",
+    model_types: &["gemma3_text"],
+    layers: FOUR_NORMS,
+    norm_plus_one: true,
+    config: |reader| {
+        activation(reader);
+        window_and_scale(reader, GEMMA3_27B);
+        let local = reader.number("rope.freq_base_swa").unwrap_or(10_000.0);
+        reader.set("rope_local_base_freq", json!(short(local)));
+        let pattern = reader.size("attention.sliding_window_pattern").unwrap_or(6);
+        reader.set("sliding_window_pattern", json!(pattern));
+        Ok(())
+    },
+    export: Some(|config, head_dim| {
+        let number = |value: Option<&Value>| value.and_then(Value::as_f64).map(|n| n as f32);
+        let local = number(config.pointer("/rope_parameters/sliding_attention/rope_theta"))
+            .or(number(config.get("rope_local_base_freq")));
+        let mut keys = keys(config);
+        keys.push(("rope.freq_base_swa", Key::Float(local.unwrap_or(10_000.0))));
+        keys.push(("attention.sliding_window_pattern", Key::Whole(window_pattern(config)?)));
+        let factor = query_factor(config, head_dim, GEMMA3_27B).map(|factor| (".q_norm.weight", factor));
+        Ok(Exported { keys, factor })
+    }),
+    ..PLAIN
+};
+
+fn activation(reader: &mut Reader<'_>) {
+    for key in ["hidden_act", "hidden_activation"] {
+        reader.set(key, json!("gelu_pytorch_tanh"));
+    }
+}
+
+fn window_and_scale(reader: &mut Reader<'_>, layers_of_27b: u64) {
+    reader.copy("sliding_window", "attention.sliding_window");
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        let cap = reader.number(key).map(short);
+        reader.set(key, json!(cap));
+    }
+    let of = |key: &str| reader.out.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let is_27b = of("num_hidden_layers") == layers_of_27b;
+    let scalar = if is_27b { of("hidden_size") / of("num_attention_heads").max(1) } else { reader.head_dim() };
+    reader.set("query_pre_attn_scalar", json!(scalar));
+}
+
+fn keys(config: &Value) -> Vec<(&'static str, Key)> {
+    let mut keys = Vec::new();
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        let cap = config.get(key).and_then(Value::as_f64);
+        keys.extend(cap.map(|cap| (key, Key::Float(cap as f32))));
+    }
+    let window = config.get("sliding_window").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    keys.extend(window.map(|window| ("attention.sliding_window", Key::Whole(window))));
+    keys
+}
+
+/// Every how many layers one sees everything: by the number, or by a list of layers that follows one.
+fn window_pattern(config: &Value) -> Result<u32, WeightsError> {
+    let told = ["sliding_window_pattern", "_sliding_window_pattern"].iter().find_map(|key| config.get(*key)?.as_u64());
+    let told = told.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+    let Some(types) = config.get("layer_types").and_then(Value::as_array) else { return Ok(told.unwrap_or(6)) };
+    let full: Vec<bool> = types.iter().map(|kind| kind.as_str() == Some("full_attention")).collect();
+    let follows = |pattern: usize| full.iter().enumerate().all(|(layer, full)| *full == ((layer + 1) % pattern == 0));
+    let found = (1..=full.len() + 1).find(|&pattern| follows(pattern)).and_then(|pattern| u32::try_from(pattern).ok());
+    found.ok_or_else(|| WeightsError::Unsupported {
+        what: format!("writing layer_types {types:?} as GGUF"),
+        remedy: "llama.cpp's form of this architecture has full attention on every n-th layer".to_owned(),
+    })
+}
+
+/// What queries must be multiplied by, since llama.cpp takes the scale of the scores from the head size (but for the
+/// models of 27B): in their norm, where they have one, or in their projection.
+fn query_factor(config: &Value, head_dim: usize, layers_of_27b: u64) -> Option<f32> {
+    let of = |key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let scalar = config.get("query_pre_attn_scalar").and_then(Value::as_f64).filter(|scalar| *scalar > 0.0)?;
+    let is_27b = of("num_hidden_layers") == layers_of_27b;
+    let built_in =
+        if is_27b { of("hidden_size") as f64 / of("num_attention_heads").max(1) as f64 } else { head_dim as f64 };
+    Some((built_in / scalar).sqrt() as f32)
+}

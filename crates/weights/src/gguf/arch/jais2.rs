@@ -1,0 +1,17 @@
+//! Jais 2: LLaMA's names, with LayerNorm and biases, and no gate. Rows of q and k stay as Hugging Face has them.
+
+use super::{Arch, PLAIN, nothing_more};
+use serde_json::json;
+
+pub(super) const JAIS2: Arch = Arch {
+    gguf: "jais2",
+    model_types: &["jais2"],
+    config: |reader| {
+        reader.set("hidden_act", json!("relu2"));
+        reader.set("attention_bias", json!(reader.has("blk.0.attn_q.bias")));
+        reader.set("mlp_bias", json!(reader.has("blk.0.ffn_down.bias")));
+        Ok(())
+    },
+    export: Some(nothing_more),
+    ..PLAIN
+};

@@ -1,0 +1,27 @@
+//! LLaMA, and Mistral under its name: with a window, which llama.cpp itself does not read for this architecture.
+
+use super::{Arch, Exported, Key, PLAIN};
+use serde_json::{Value, json};
+
+const WINDOW: &str = "attention.sliding_window";
+
+pub(super) const LLAMA: Arch = Arch {
+    gguf: "llama",
+    model_types: &["llama", "mistral"],
+    interleaved: true,
+    config: |reader| {
+        reader.set("attention_bias", json!(reader.has("blk.0.attn_q.bias")));
+        reader.set("mlp_bias", json!(reader.has("blk.0.ffn_down.bias")));
+        if let Some(window) = reader.size(WINDOW) {
+            reader.set("model_type", json!("mistral"));
+            reader.set("sliding_window", json!(window));
+        }
+        Ok(())
+    },
+    export: Some(|config, _| {
+        let window = config.get("sliding_window").filter(|_| config.get("model_type") == Some(&json!("mistral")));
+        let window = window.and_then(Value::as_u64).and_then(|window| u32::try_from(window).ok());
+        Ok(Exported { keys: window.map(|window| (WINDOW, Key::Whole(window))).into_iter().collect(), factor: None })
+    }),
+    ..PLAIN
+};
