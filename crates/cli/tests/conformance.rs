@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bayan_weights::FORMATS;
 use common::{bayan, every_model, finish, fixtures, model, succeed};
 use serde_json::{Value, json};
 
@@ -238,29 +239,21 @@ fn hold_format(format: &str, limits: Limits) {
     }
 }
 
-#[test]
-fn q8_0() {
-    hold_format("q8_0", Q8);
+/// Every quantized format, in two halves that run side by side.
+fn hold_formats(half: usize) {
+    for format in FORMATS.iter().filter(|format| !format.is_dense()).skip(half).step_by(2) {
+        hold_format(format.name(), if format.bits_per_weight() >= 8.0 { Q8 } else { Q4 });
+    }
 }
 
 #[test]
-fn q6_k() {
-    hold_format("q6_k", Q4);
+fn quantized_formats() {
+    hold_formats(0);
 }
 
 #[test]
-fn q5_k() {
-    hold_format("q5_k", Q4);
-}
-
-#[test]
-fn q4_k() {
-    hold_format("q4_k", Q4);
-}
-
-#[test]
-fn q4_0() {
-    hold_format("q4_0", Q4);
+fn the_other_quantized_formats() {
+    hold_formats(1);
 }
 
 #[test]
