@@ -1,5 +1,5 @@
-// dx (+)= the gradient of recurrent/short_conv.wgsl's x.   One invocation: one number of dx [T, W]; columns that the convolution
-// does not read get zero. du[t] = Σ_a w[a] ds[t + a].
+// dx (+)= the gradient of recurrent/short_conv.wgsl's x.   One invocation: one number of dx [T, W]; columns that the
+// convolution does not read get zero. du[t] = Σ_a w[a] ds[t + a].
 @group(0) @binding(4) var<storage, read_write> dx: array<f32>;
 
 @compute @workgroup_size(${THREADS})

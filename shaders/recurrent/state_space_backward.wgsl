@@ -1,7 +1,7 @@
-// The parts of the gradient of recurrent/state_space.wgsl that are no matrix products, one PART a kernel; what they are for is
-// said in ops/state_space_backward.rs. T tokens, H heads of P numbers, G groups with N numbers of B and C; W and M:
-// widths of projection and mixed. steps [T, 2H]: δ, then the sum of δ A over the tokens of the sequence up to this one.
-// Sequences begin at position 0.
+// The parts of the gradient of recurrent/state_space.wgsl that are no matrix products, one PART a kernel; what they are
+// for is said in ops/recurrent/state_space_backward.rs. T tokens, H heads of P numbers, G groups with N numbers of B and C; W and
+// M: widths of projection and mixed. steps [T, 2H]: δ, then the sum of δ A over the tokens of the sequence up to this
+// one. Sequences begin at position 0.
 const H = ${H}u;
 const P = ${P}u;
 const INNER = H * P;

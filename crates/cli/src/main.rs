@@ -1,41 +1,23 @@
 //! `bayan`: runs Arabic language models on any GPU from the command line.
 //!
-//! One file for each subcommand, and flags in the words of llama.cpp and OpenAI, so that nobody has to learn new ones.
-//! The choice: every subcommand lists the flags that it obeys and refuses others, instead of global flags that most
-//! subcommands would ignore.
+//! One file for each subcommand in `commands`, what they share in `support`, and flags in the words of llama.cpp and
+//! OpenAI, so that nobody has to learn new ones. The choice: every subcommand lists the flags that it obeys and refuses
+//! others, instead of global flags that most subcommands would ignore.
 //!
 //! Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage.
 
-mod bench;
-mod bench_train;
-mod chat;
-mod conformance;
-mod devices;
-mod export;
-mod finetune;
-mod generate;
-mod hub;
-mod imatrix;
-mod inspect;
-mod interrupt;
-mod merge;
-mod open;
-mod ops;
-mod options;
-mod output;
-mod perplexity;
-mod quantize;
-mod random;
-mod sampling;
-mod split;
-mod template;
-mod text;
-mod tokenize;
-mod tuning;
+mod commands;
+mod support;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use commands::{
+    bench, chat, conformance, devices, export, finetune, generate, hub, imatrix, inspect, merge, ops, perplexity,
+    quantize, template, tokenize,
+};
+use support::output;
 
 #[derive(Debug, Parser)]
 #[command(name = "bayan", version, about = "Runs Arabic language models on any GPU", propagate_version = true)]
@@ -91,7 +73,7 @@ fn main() -> ExitCode {
     set_runtime_dir();
     let cli = Cli::parse();
     output::set_up_log();
-    hub::set_offline(cli.offline);
+    support::hub::set_offline(cli.offline);
     let result = match cli.command {
         Command::Chat(args) => chat::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -1,0 +1,364 @@
+//! `bayan bench`: how fast a model runs on this device, in llama-bench's terms, and how far that is from what memory
+//! allows.
+//!
+//! Generating one token reads every weight once, so its speed is bounded by the memory's: the copy bandwidth measured
+//! on the same device is the yardstick, which the datasheet's figure is not (and a browser has none).
+
+mod kernels;
+mod train;
+
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use bayan_generate::{Engine, Request, SampleSettings};
+use bayan_gpu::{Gpu, block_on};
+use bayan_tensor::Cost;
+use clap::Args;
+use serde_json::{Value, json};
+
+use kernels::{Kernel, by_kernel, print_kernels};
+use train::TrainBench;
+
+use crate::support::options::ModelArgs;
+use crate::support::output::{self, Progress};
+
+/// Flags of `bayan bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Tokens of the prompt; 0 leaves it out
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..1 << 20))]
+    prompt: u32,
+    /// Tokens to generate; 0 leaves it out
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..1 << 20))]
+    generate: u32,
+    /// How often to measure
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
+    repetitions: u32,
+    /// Sequences that generate at a time; the speed is that of all together
+    #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    parallel: u32,
+    /// Measure a LoRA training step instead, over one sequence of --prompt tokens
+    #[arg(long)]
+    train: bool,
+    /// With --train: rank of the adapters on all linear layers
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "train", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    rank: u32,
+    /// With --train: keep activations instead of computing them again
+    #[arg(long, requires = "train")]
+    no_grad_checkpoint: bool,
+    /// With --train: activations kept in f16, products by f16 tiles, loss scaling
+    #[arg(long, requires = "train")]
+    f16: bool,
+    /// Also show the time of each kernel
+    #[arg(long)]
+    profile: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Tokens a second over the repetitions.
+struct Speed {
+    tokens: u32,
+    samples: Vec<f64>,
+}
+
+impl Speed {
+    fn mean(&self) -> f64 {
+        self.samples.iter().sum::<f64>() / self.samples.len().max(1) as f64
+    }
+
+    /// Of the sample, as llama-bench has it.
+    fn deviation(&self) -> f64 {
+        let mean = self.mean();
+        let squares: f64 = self.samples.iter().map(|s| (s - mean).powi(2)).sum();
+        if self.samples.len() > 1 { (squares / (self.samples.len() - 1) as f64).sqrt() } else { 0.0 }
+    }
+
+    fn json(&self) -> Value {
+        json!({"tokens": self.tokens, "mean": self.mean(), "deviation": self.deviation(), "samples": self.samples})
+    }
+
+    fn row(&self, name: &str) -> Vec<String> {
+        vec![format!("{name} {}", self.tokens), format!("{:.2} ± {:.2}", self.mean(), self.deviation())]
+    }
+}
+
+struct Measured {
+    load: Duration,
+    prompt: Option<Speed>,
+    generate: Option<Speed>,
+    first_token_ms: Option<f64>,
+    weight_bytes: u64,
+    copy_bytes_per_s: f64,
+    cost: Cost,
+    profiles: Vec<(&'static str, Vec<Kernel>)>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A model or device that does not fit, or fails.
+pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    if args.train {
+        let request = TrainBench {
+            tokens: args.prompt as usize,
+            repetitions: args.repetitions,
+            rank: args.rank as usize,
+            recompute: !args.no_grad_checkpoint,
+            f16: args.f16,
+            profile: args.profile,
+            json: args.json,
+        };
+        return train::run(&request, &args.model);
+    }
+    let (prompt, generate) = (args.prompt as usize, args.generate as usize);
+    if prompt + generate == 0 {
+        bail!("nothing to measure: expected --prompt or --generate above 0");
+    }
+    // The prompt's run holds one more token, which is not timed.
+    let least = (prompt + 1).max(generate + 1) + 1;
+    if let Some(context) = args.model.context.filter(|&n| (n as usize) < least) {
+        bail!(
+            "a context of {context} is too short: this measurement needs {least} positions; use a larger --context or fewer tokens"
+        );
+    }
+    let mut loaded = crate::support::open::model_for(&args.model, Some(least), args.parallel as usize)?;
+    let engine = &mut loaded.model.engine;
+    let mut progress = Progress::new("measuring", false);
+    let repetitions = u64::from(args.repetitions);
+    let (mut prompt_samples, mut first_token, mut generate_samples) = (Vec::new(), Vec::new(), Vec::new());
+    // The first run compiles pipelines and is not counted.
+    for repetition in 0..=repetitions {
+        if prompt > 0 {
+            let (per_second, first_ms) = measure_prompt(engine, prompt)?;
+            prompt_samples.push(per_second);
+            first_token.push(first_ms);
+        }
+        if generate > 0 {
+            generate_samples.push(measure_generate(engine, generate)?);
+        }
+        progress.set(repetition + 1, repetitions + 1);
+    }
+    drop(progress);
+    let speed = |tokens, samples: Vec<f64>| (tokens > 0).then(|| Speed { tokens, samples: samples[1..].to_vec() });
+    let measured = Measured {
+        load: loaded.load,
+        prompt: speed(args.prompt, prompt_samples),
+        generate: speed(args.generate, generate_samples),
+        first_token_ms: (prompt > 0).then(|| first_token[1..].iter().sum::<f64>() / repetitions as f64),
+        weight_bytes: weight_bytes(engine),
+        copy_bytes_per_s: copy_bandwidth(engine.gpu())?,
+        cost: engine.decode_cost()?,
+        profiles: if args.profile { profiles(engine, prompt, generate)? } else { Vec::new() },
+    };
+    if args.json {
+        output::json(&as_json(args, engine, &measured))?
+    } else {
+        print(engine, &measured)?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Token ids that differ from each other, so that embeddings are not all read from one cache line.
+fn tokens(engine: &Engine, count: usize) -> Vec<u32> {
+    let vocabulary = engine.decoder().sizes().vocab_size.max(1) as u64;
+    (0..count as u64).map(|i| (i.wrapping_mul(2_654_435_761) % vocabulary) as u32).collect()
+}
+
+/// Tokens of a prompt a second, and milliseconds from its beginning to the first new token.
+fn measure_prompt(engine: &mut Engine, count: usize) -> Result<(f64, f64)> {
+    let prompt = tokens(engine, count + 1);
+    engine.reset();
+    let settings = SampleSettings::default();
+    let started = Instant::now();
+    block_on(engine.generate(&prompt, &settings, &[], &[], 0, &mut |_| ControlFlow::Continue(())))?;
+    let prefilled = started.elapsed();
+    // The prompt is cached now: this adds the step of its last token and reads what that chose.
+    block_on(engine.generate(&prompt, &settings, &[], &[], 1, &mut |_| ControlFlow::Continue(())))?;
+    Ok((count as f64 / prefilled.as_secs_f64(), started.elapsed().as_secs_f64() * 1e3))
+}
+
+/// New tokens a second of all sequences together, from an empty cache.
+fn measure_generate(engine: &mut Engine, count: usize) -> Result<f64> {
+    let prompts = tokens(engine, engine.sequences());
+    engine.reset();
+    let request =
+        |prompt| Request { prompt, settings: SampleSettings::default(), bias: &[], stop: &[], max_tokens: count };
+    let requests: Vec<_> = prompts.chunks(1).map(request).collect();
+    let started = Instant::now();
+    block_on(engine.generate_many(&requests, &mut |_, _| ControlFlow::Continue(())))?;
+    Ok((count * requests.len()) as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Bytes of weights that one decoded token reads: every matrix once, and one row of an embedding that is not the output
+/// head too.
+fn weight_bytes(engine: &Engine) -> u64 {
+    let decoder = engine.decoder();
+    let tied = decoder.sizes().tie_word_embeddings;
+    let mut seen = Vec::new();
+    let mut bytes = 0;
+    for matrix in decoder.matrices() {
+        if seen.iter().any(|other| Arc::ptr_eq(other, matrix)) {
+            continue;
+        }
+        seen.push(matrix.clone());
+        let only_looked_up = !tied && matrix.label().contains("embed_tokens");
+        bytes += if only_looked_up { matrix.size_bytes() / matrix.rows().max(1) as u64 } else { matrix.size_bytes() };
+    }
+    bytes
+}
+
+/// Bytes a second that the device reads and writes while it copies one large buffer to another.
+fn copy_bandwidth(gpu: &Gpu) -> Result<f64> {
+    let capabilities = gpu.capabilities();
+    // Far beyond every cache, and small beside the memory of any device that holds a model.
+    let wanted: u64 = if capabilities.software { 128 << 20 } else { 512 << 20 };
+    let size = wanted.min(capabilities.max_buffer_bytes / 16 * 16);
+    let (from, to) = (gpu.allocate("copy source", size)?, gpu.allocate("copy target", size)?);
+    let copies = if capabilities.software { 2 } else { 16 };
+    let mut best = 0.0f64;
+    for _ in 0..4 {
+        block_on(gpu.flush())?;
+        let started = Instant::now();
+        for _ in 0..copies {
+            gpu.copy(&from, 0, &to, 0, size);
+        }
+        block_on(gpu.flush())?;
+        best = best.max((2 * size * copies) as f64 / started.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn profiles(engine: &mut Engine, prompt: usize, generate: usize) -> Result<Vec<(&'static str, Vec<Kernel>)>> {
+    let mut all = Vec::new();
+    if generate > 0 {
+        all.push(("one generated token", by_kernel(block_on(engine.profile_decode())?)));
+    }
+    if prompt > 0 {
+        // No more than what one submission of a real prompt takes.
+        let chunk = prompt.min(if engine.gpu().capabilities().software { 128 } else { 512 });
+        all.push(("one chunk of the prompt", by_kernel(block_on(engine.profile_prefill(chunk))?)));
+    }
+    Ok(all)
+}
+
+fn formats(engine: &Engine) -> String {
+    let mut names: Vec<&str> = engine.decoder().matrices().iter().map(|m| m.format().name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join("+")
+}
+
+fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
+    let c = engine.gpu().capabilities();
+    let read_per_s = measured.generate.as_ref().map(|speed| speed.mean() * measured.weight_bytes as f64);
+    let kernels = |list: &[Kernel]| -> Value {
+        list.iter().map(|k| json!({"kernel": k.name, "dispatches": k.dispatches, "ms": k.elapsed_ms})).collect()
+    };
+    let profiles = measured
+        .profiles
+        .iter()
+        .map(|(name, list)| (name.replace(' ', "_"), kernels(list)))
+        .collect::<serde_json::Map<_, _>>();
+    json!({
+        "model": args.model.checkpoint.model,
+        "formats": formats(engine),
+        "context": engine.context(),
+        "parallel": engine.sequences(),
+        "device": c.name,
+        "driver": c.driver,
+        "backend": c.backend,
+        "path": c.path(),
+        "load_s": measured.load.as_secs_f64(),
+        "prompt": measured.prompt.as_ref().map(Speed::json),
+        "generate": measured.generate.as_ref().map(Speed::json),
+        "first_token_ms": measured.first_token_ms,
+        "weight_bytes_per_token": measured.weight_bytes,
+        "weight_gb_per_s": read_per_s.map(|v| v / 1e9),
+        "copy_gb_per_s": measured.copy_bytes_per_s / 1e9,
+        "percent_of_copy": read_per_s.map(|v| 100.0 * v / measured.copy_bytes_per_s),
+        "cost_per_token": {
+            "dispatches": measured.cost.dispatches,
+            "passes": measured.cost.passes,
+            "bound_bytes": measured.cost.bound_bytes,
+            "activation_bytes": measured.cost.activation_bytes,
+        },
+        "streamed_bytes_per_step": engine.streamed_bytes(),
+        "cache_bytes": engine.cache_bytes(),
+        "allocated_bytes": engine.gpu().allocated_bytes(),
+        "profile": profiles,
+    })
+}
+
+fn print(engine: &Engine, measured: &Measured) -> Result<()> {
+    let c = engine.gpu().capabilities();
+    output::line(&format!("{} ({}), {}, {}; weights {}", c.name, c.backend, c.driver, c.path(), formats(engine)))?;
+    let rows: Vec<Vec<String>> = [("prompt", &measured.prompt), ("generate", &measured.generate)]
+        .into_iter()
+        .filter_map(|(name, speed)| speed.as_ref().map(|speed| speed.row(name)))
+        .collect();
+    output::line(&output::table(&["test", "tokens/s"], &rows))?;
+    output::line(&format!("load: {:.2} s", measured.load.as_secs_f64()))?;
+    if let Some(first) = measured.first_token_ms {
+        output::line(&format!("time to first token: {first:.1} ms"))?;
+    }
+    if let Some(speed) = &measured.generate {
+        let read = speed.mean() * measured.weight_bytes as f64;
+        let share = 100.0 * read / measured.copy_bytes_per_s;
+        let (weights, copy) = (output::size(measured.weight_bytes), measured.copy_bytes_per_s / 1e9);
+        output::line(&format!(
+            "weights: {weights} per token, {:.2} GB/s, {share:.0} % of the copy bandwidth of {copy:.1} GB/s",
+            read / 1e9
+        ))?;
+    }
+    let cost = measured.cost;
+    let (bound, activations) = (output::size(cost.bound_bytes), output::size(cost.activation_bytes));
+    output::line(&format!(
+        "one token: {} dispatches in {} pass, {bound} bound, {activations} of activations",
+        cost.dispatches, cost.passes
+    ))?;
+    let (allocated, cache) = (output::size(engine.gpu().allocated_bytes()), output::size(engine.cache_bytes()));
+    output::line(&format!("device memory: {allocated}, of which the cache of {} positions {cache}", engine.context()))?;
+    if let streamed @ 1.. = engine.streamed_bytes() {
+        let per_second = measured
+            .generate
+            .as_ref()
+            .map_or(0.0, |speed| speed.mean() / f64::from(engine.sequences() as u32) * streamed as f64 / 1e9);
+        output::line(&format!(
+            "streamed from host memory: {} for every step, {per_second:.2} GB/s while generating",
+            output::size(streamed)
+        ))?;
+    }
+    for (title, kernels) in &measured.profiles {
+        print_kernels(title, kernels)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bayan_gpu::KernelTime;
+
+    use super::*;
+
+    #[test]
+    fn speeds_have_the_deviation_of_a_sample() {
+        let speed = Speed { tokens: 1, samples: vec![1.0, 2.0, 3.0] };
+        assert_eq!((speed.mean(), speed.deviation()), (2.0, 1.0));
+        assert_eq!(Speed { tokens: 1, samples: vec![4.0] }.deviation(), 0.0);
+    }
+
+    #[test]
+    fn kernels_are_summed_and_sorted() {
+        let time = |name: &str, elapsed_ms| KernelTime { name: name.into(), elapsed_ms };
+        let kernels = by_kernel(vec![time("a", 1.0), time("b", 5.0), time("a", 2.0)]);
+        let seen: Vec<_> = kernels.iter().map(|k| (k.name.as_str(), k.dispatches, k.elapsed_ms)).collect();
+        assert_eq!(seen, [("b", 1, 5.0), ("a", 2, 3.0)]);
+    }
+}

@@ -1,0 +1,133 @@
+//! What a line means: a message, or a command that begins with a slash.
+
+use std::path::PathBuf;
+
+use crate::support::options::AdapterArg;
+
+/// A line that is not empty.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// To the model.
+    Message(String),
+    /// Sets the instructions, or shows them.
+    System(Option<String>),
+    /// Writes the conversation to a file.
+    Save(PathBuf),
+    /// Reads a conversation from a file.
+    Load(PathBuf),
+    /// Forgets the conversation.
+    Reset,
+    /// Drops the oldest turns.
+    Drop,
+    /// Puts an adapter on the model, or takes one off, or lists them.
+    Adapter(AdapterCommand),
+    /// Shows speeds and memory.
+    Stats,
+    /// Lists the commands.
+    Help,
+    /// Ends the program.
+    Exit,
+}
+
+/// What to do with adapters.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AdapterCommand {
+    /// Name those that are on.
+    List,
+    /// Put one on.
+    On(AdapterArg),
+    /// Take one off, or all.
+    Off(Option<String>),
+}
+
+/// The text of `/help`.
+pub const HELP: &str = "\
+/system TEXT   set the instructions that stand before the conversation; without TEXT show them
+/save FILE     write the conversation to a file (JSON)
+/load FILE     go on with a conversation from a file
+/reset         forget the conversation, keep the instructions
+/drop          drop the oldest turns, to make room in the context
+/adapter DIR[:SCALE]   put a LoRA adapter on the model; without DIR list them; /adapter off [DIR] takes one or all off
+/stats         speeds, tokens and memory
+/exit          leave (or Ctrl-D)
+Ctrl-C stops an answer. A line that ends with \\ goes on in the next. //TEXT sends a message that begins with a slash.";
+
+/// What a line means; `None` for an empty one.
+///
+/// # Errors
+/// A command that does not exist or lacks its argument.
+pub fn parse(line: &str) -> Result<Option<Command>, String> {
+    let text = line.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let Some(rest) = text.strip_prefix('/') else { return Ok(Some(Command::Message(text.to_string()))) };
+    if rest.starts_with('/') {
+        return Ok(Some(Command::Message(rest.to_string())));
+    }
+    let (name, argument) =
+        rest.split_once(char::is_whitespace).map_or((rest, ""), |(name, argument)| (name, argument.trim()));
+    let file = || {
+        if argument.is_empty() {
+            Err(format!("/{name}: expected a file name after it"))
+        } else {
+            Ok(PathBuf::from(argument))
+        }
+    };
+    let alone = |command| {
+        if argument.is_empty() {
+            Ok(command)
+        } else {
+            Err(format!("/{name}: expected nothing after it, got `{argument}`"))
+        }
+    };
+    let command = match name {
+        "system" => Command::System((!argument.is_empty()).then(|| argument.to_string())),
+        "save" => Command::Save(file()?),
+        "load" => Command::Load(file()?),
+        "reset" | "clear" => alone(Command::Reset)?,
+        "drop" => alone(Command::Drop)?,
+        "adapter" | "adapters" => Command::Adapter(adapter(argument)?),
+        "stats" => alone(Command::Stats)?,
+        "help" | "?" => alone(Command::Help)?,
+        "exit" | "quit" | "bye" => alone(Command::Exit)?,
+        _ => return Err(format!("there is no command /{name}; /help lists them, and //{rest} sends it as a message")),
+    };
+    Ok(Some(command))
+}
+
+fn adapter(argument: &str) -> Result<AdapterCommand, String> {
+    match argument.split_once(char::is_whitespace).unwrap_or((argument, "")) {
+        ("", _) => Ok(AdapterCommand::List),
+        ("off", "") => Ok(AdapterCommand::Off(None)),
+        ("off", name) => Ok(AdapterCommand::Off(Some(name.trim().to_string()))),
+        _ => AdapterArg::parse(argument).map(AdapterCommand::On).map_err(|problem| format!("/adapter: {problem}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_messages_or_commands() {
+        let ok = |line: &str| parse(line).unwrap();
+        assert_eq!(ok("  "), None);
+        assert_eq!(ok(" مرحبا "), Some(Command::Message("مرحبا".into())));
+        assert_eq!(ok("//help"), Some(Command::Message("/help".into())));
+        assert_eq!(ok("/system أنت موجز"), Some(Command::System(Some("أنت موجز".into()))));
+        assert_eq!(ok("/system"), Some(Command::System(None)));
+        assert_eq!(ok("/save a b.json"), Some(Command::Save("a b.json".into())));
+        assert_eq!(ok("/exit"), Some(Command::Exit));
+        assert_eq!(ok("/adapter"), Some(Command::Adapter(AdapterCommand::List)));
+        assert_eq!(
+            ok("/adapter a b:0.5"),
+            Some(Command::Adapter(AdapterCommand::On(AdapterArg { path: "a b".into(), scale: 0.5 })))
+        );
+        assert_eq!(ok("/adapter off"), Some(Command::Adapter(AdapterCommand::Off(None))));
+        assert_eq!(ok("/adapter off a"), Some(Command::Adapter(AdapterCommand::Off(Some("a".into())))));
+        for wrong in ["/save", "/nothing", "/reset now", "/"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

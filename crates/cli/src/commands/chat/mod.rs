@@ -1,0 +1,150 @@
+//! `bayan chat`: a conversation in the terminal, or over a pipe with one message a line.
+
+mod commands;
+mod conversation;
+mod session;
+
+use std::io::{BufRead, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use crate::support::options::ModelArgs;
+use crate::support::sampling::SamplingArgs;
+use crate::support::{interrupt, open, output};
+use conversation::Conversation;
+use session::{Next, Session};
+
+/// Flags of `bayan chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// Instructions that stand before the conversation
+    #[arg(long, env = "BAYAN_SYSTEM", value_name = "TEXT")]
+    system: Option<String>,
+    /// Go on with a conversation from a file that /save wrote
+    #[arg(long, value_name = "FILE")]
+    load: Option<PathBuf>,
+    /// Do not keep what is typed for the next time
+    #[arg(long)]
+    no_history: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Talks until the input ends.
+///
+/// # Errors
+/// A model or device that does not fit; over a pipe, also a message that cannot be answered.
+pub fn run(args: &ChatArgs) -> Result<ExitCode> {
+    let mut conversation = match &args.load {
+        Some(file) => Conversation::load(file)?,
+        None => Conversation::default(),
+    };
+    if args.system.is_some() {
+        conversation.system = args.system.clone();
+    }
+    // The line editor takes Ctrl-C when it is made, so it comes first; while it reads, Ctrl-C reaches it as a key.
+    let editor = if std::io::stdin().is_terminal() {
+        Some(DefaultEditor::new().context("the terminal cannot be used for line editing")?)
+    } else {
+        None
+    };
+    interrupt::set_up();
+    let loaded = open::model(&args.model, None)?;
+    let generation =
+        args.sampling.generation(&loaded.model.defaults, loaded.model.engine.decoder().sizes().vocab_size)?;
+    let mut session = Session::new(loaded, conversation, generation, editor.is_some());
+    session.check_template()?;
+    match editor {
+        Some(editor) => talk(&mut session, editor, !args.no_history)?,
+        None => read_lines(&mut session)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One message a line, without decoration; the first failure ends it.
+fn read_lines(session: &mut Session) -> Result<()> {
+    for line in std::io::stdin().lock().lines() {
+        let line = line.context("cannot read the next message from stdin: expected UTF-8 text")?;
+        match commands::parse(&line) {
+            Ok(None) => {}
+            Ok(Some(command)) => {
+                if matches!(session.run(command)?, Next::Exit) {
+                    break;
+                }
+            }
+            Err(problem) => anyhow::bail!("{problem}"),
+        }
+    }
+    Ok(())
+}
+
+/// The prompt of the line editor.
+const PROMPT: &str = "› ";
+/// Its prompt for the further lines of a message.
+const MORE: &str = "… ";
+
+/// The line editor's loop; failures are shown and the conversation goes on.
+fn talk(session: &mut Session, mut editor: DefaultEditor, keep_history: bool) -> Result<()> {
+    let history = if keep_history { history_file() } else { None };
+    if let Some(file) = &history {
+        // There is none the first time.
+        let _ = editor.load_history(file);
+    }
+    session.greet()?;
+    loop {
+        let line = match read_message(&mut editor) {
+            Ok(line) => line,
+            // At the prompt Ctrl-C only discards the line.
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(error).context("cannot read from the terminal"),
+        };
+        if !line.trim().is_empty() {
+            let _ = editor.add_history_entry(line.as_str());
+        }
+        if let Some(file) = &history {
+            let _ = editor.save_history(file);
+        }
+        let next = match commands::parse(&line) {
+            Ok(None) => continue,
+            Ok(Some(command)) => session.run(command),
+            Err(problem) => Err(anyhow::anyhow!(problem)),
+        };
+        match next {
+            Ok(Next::Continue) => {}
+            Ok(Next::Exit) => break,
+            Err(error) if output::is_broken_pipe(&error) => return Err(error),
+            Err(error) => output::print_error(&error),
+        }
+    }
+    Ok(())
+}
+
+/// One message; a line that ends with a backslash goes on in the next.
+fn read_message(editor: &mut DefaultEditor) -> rustyline::Result<String> {
+    let mut message = editor.readline(PROMPT)?;
+    while let Some(shorter) = message.strip_suffix('\\') {
+        message = format!("{shorter}\n{}", editor.readline(MORE)?);
+    }
+    Ok(message)
+}
+
+/// Where typed lines are kept: the user's state directory.
+fn history_file() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let state = if cfg!(windows) {
+        set("LOCALAPPDATA")?
+    } else {
+        set("XDG_STATE_HOME").filter(|p| p.is_absolute()).or_else(|| Some(set("HOME")?.join(".local").join("state")))?
+    };
+    let directory = state.join("bayan");
+    std::fs::create_dir_all(&directory).ok()?;
+    Some(directory.join("chat_history"))
+}

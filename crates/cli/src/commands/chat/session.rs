@@ -1,0 +1,293 @@
+//! A conversation with a loaded model: answers, commands, and what to do when the context is full.
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use anyhow::Result;
+use bayan_generate::{Answer, Finish, GenerateError, Generation, Model, Usage};
+use bayan_gpu::block_on;
+
+use super::commands::{AdapterCommand, Command, HELP};
+use super::conversation::Conversation;
+use crate::support::interrupt::Answering;
+use crate::support::open::{self, Loaded};
+use crate::support::output;
+
+/// Positions that /drop leaves free for an answer, at most a quarter of the context.
+const ROOM: usize = 512;
+
+/// Whether to go on.
+pub enum Next {
+    /// With the next line.
+    Continue,
+    /// No.
+    Exit,
+}
+
+/// What the last answer took, and sums.
+#[derive(Default)]
+struct Stats {
+    last: Option<Usage>,
+    answers: usize,
+    tokens: usize,
+}
+
+/// The state of `bayan chat`.
+pub struct Session {
+    model: Model,
+    load: Duration,
+    conversation: Conversation,
+    generation: Generation,
+    interactive: bool,
+    /// Whether answers are shown on a terminal, which obeys control characters.
+    terminal: bool,
+    /// A message that did not fit the context.
+    pending: Option<String>,
+    stats: Stats,
+}
+
+impl Session {
+    /// A session; `interactive` when a person types the lines.
+    pub fn new(loaded: Loaded, conversation: Conversation, generation: Generation, interactive: bool) -> Session {
+        let terminal = std::io::stdout().is_terminal();
+        let (model, load) = (loaded.model, loaded.load);
+        Session { model, load, conversation, generation, interactive, terminal, pending: None, stats: Stats::default() }
+    }
+
+    /// Whether this model can chat at all, before anybody types.
+    ///
+    /// # Errors
+    /// It has no template.
+    pub fn check_template(&self) -> Result<()> {
+        match &self.model.template {
+            Some(_) => Ok(()),
+            None => Err(GenerateError::NoTemplate(bayan_generate::text::BUILTIN_TEMPLATES.join(", ")).into()),
+        }
+    }
+
+    /// The first lines.
+    pub fn greet(&self) -> Result<()> {
+        let engine = &self.model.engine;
+        let c = engine.gpu().capabilities();
+        output::line(&format!("بيان · {} · {} · /help", c.name, c.path()))?;
+        if c.software {
+            output::line("This device is software: answers are right and slow.")?;
+        }
+        if !self.conversation.turns.is_empty() {
+            output::line(&format!("messages loaded: {}", self.conversation.messages().len()))?;
+        }
+        Ok(())
+    }
+
+    /// Does what a line says.
+    ///
+    /// # Errors
+    /// What made it fail; the conversation is then as before.
+    pub fn run(&mut self, command: Command) -> Result<Next> {
+        match command {
+            Command::Message(text) => self.answer(text)?,
+            Command::System(None) => {
+                self.say(self.conversation.system.as_deref().unwrap_or("no instructions are set"))?
+            }
+            Command::System(text) => self.conversation.system = text,
+            Command::Save(file) => {
+                self.conversation.save(&file)?;
+                self.say(&format!("saved to {}", file.display()))?;
+            }
+            Command::Load(file) => {
+                self.conversation = Conversation::load(&file)?;
+                self.pending = None;
+                self.say(&format!("messages loaded: {}", self.conversation.messages().len()))?;
+            }
+            Command::Reset => {
+                self.conversation.turns.clear();
+                self.pending = None;
+                self.model.engine.reset();
+            }
+            Command::Drop => self.drop_oldest()?,
+            Command::Adapter(command) => self.adapter(command)?,
+            Command::Stats => self.show_stats()?,
+            Command::Help => self.say(HELP)?,
+            Command::Exit => return Ok(Next::Exit),
+        }
+        Ok(Next::Continue)
+    }
+
+    /// Adapters on the model; the conversation goes on, read again with what is on now.
+    fn adapter(&mut self, command: AdapterCommand) -> Result<()> {
+        let engine = &mut self.model.engine;
+        match command {
+            AdapterCommand::List => {}
+            AdapterCommand::On(adapter) => {
+                // The same one again: with another scale.
+                engine.detach(&adapter.path.display().to_string());
+                open::attach(engine, &adapter)?;
+            }
+            AdapterCommand::Off(None) => {
+                for name in engine.adapters().to_vec() {
+                    engine.detach(&name);
+                }
+            }
+            AdapterCommand::Off(Some(name)) => {
+                if !engine.detach(&name) {
+                    anyhow::bail!(
+                        "/adapter off {name}: expected the name of one that is on: {}",
+                        engine.adapters().join(", ")
+                    );
+                }
+            }
+        }
+        let names = self.model.engine.adapters().join(", ");
+        self.say(&if names.is_empty() {
+            "no adapters: the base alone".to_string()
+        } else {
+            format!("adapters: {names}")
+        })
+    }
+
+    /// Text about the conversation: not part of what a pipe's reader wants as answers.
+    fn say(&self, text: &str) -> Result<()> {
+        if self.interactive {
+            return output::line(text);
+        }
+        output::note(text);
+        Ok(())
+    }
+
+    fn answer(&mut self, text: String) -> Result<()> {
+        self.pending = None;
+        self.conversation.push("user", &text);
+        match self.generate() {
+            Ok(answer) => {
+                // Stopped before it began: as if nothing had been asked.
+                if answer.text.is_empty() && answer.usage.finish == Finish::Stopped {
+                    self.conversation.turns.pop();
+                } else {
+                    self.conversation.push("assistant", &answer.text);
+                }
+                self.explain(answer.usage.finish)
+            }
+            Err(error) => {
+                self.conversation.turns.pop();
+                if let (Some(GenerateError::PromptTooLong { prompt, context }), true) =
+                    (error.downcast_ref(), self.interactive)
+                {
+                    let message = format!(
+                        "the conversation has {prompt} tokens with this message, and the context holds {context}. /drop drops the oldest turns and \
+                         then answers it; `--context {}` at the start gives more room",
+                        (2 * context).max(prompt.next_power_of_two())
+                    );
+                    self.pending = Some(text);
+                    return output::line(&message);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Streams the answer to the conversation as it stands.
+    fn generate(&mut self) -> Result<Answer> {
+        let messages = self.conversation.messages();
+        let terminal = self.terminal;
+        let answering = Answering::begin(self.model.engine.control());
+        let (mut begun, mut failure) = (false, None);
+        let mut on_text = |piece: &str| {
+            begun = true;
+            if let Err(error) = show(piece, terminal) {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+            if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let result = block_on(self.model.chat(&messages, &self.generation, &mut on_text));
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if result.is_ok() || begun {
+            output::line("")?;
+        }
+        let answer = result?;
+        self.stats.answers += 1;
+        self.stats.tokens += answer.usage.generated_tokens;
+        self.stats.last = Some(answer.usage.clone());
+        Ok(answer)
+    }
+
+    fn explain(&self, finish: Finish) -> Result<()> {
+        let context = self.model.engine.context();
+        match finish {
+            Finish::ContextFull => self.say(&format!(
+                "[the context of {context} positions is full and the answer was cut: /drop drops the oldest turns; `--context {}` at the start gives more room]",
+                2 * context
+            )),
+            Finish::Stopped if self.interactive => self.say("[stopped]"),
+            Finish::Length if self.interactive => self.say("[cut at --max-tokens]"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops turns until an answer has room, at least one; then answers the message that did not fit.
+    fn drop_oldest(&mut self) -> Result<()> {
+        let waiting = self.pending.take();
+        if let Some(text) = &waiting {
+            self.conversation.push("user", text);
+        }
+        let context = self.model.engine.context();
+        let limit = context - ROOM.min(context / 4);
+        let mut dropped = 0;
+        while dropped == 0 || self.model.chat_prompt(&self.conversation.messages())?.len() > limit {
+            if !self.conversation.drop_oldest() {
+                break;
+            }
+            dropped += 1;
+        }
+        if waiting.is_some() {
+            self.conversation.turns.pop();
+        }
+        self.say(&format!("turns dropped: {dropped}; messages left: {}", self.conversation.turns.len()))?;
+        match waiting {
+            Some(text) if dropped > 0 => self.answer(text),
+            _ => Ok(()),
+        }
+    }
+
+    fn show_stats(&self) -> Result<()> {
+        let engine = &self.model.engine;
+        let c = engine.gpu().capabilities();
+        let mut lines = vec![format!("device: {}, {}", c.name, c.path())];
+        lines.push(format!(
+            "loaded in {:.2} s; device memory {}",
+            self.load.as_secs_f64(),
+            output::size(engine.gpu().allocated_bytes())
+        ));
+        let (used, context) = (engine.cached_tokens(), engine.context());
+        lines.push(format!("context: {used} of {context} positions; cache {}", output::size(engine.cache_bytes())));
+        lines.push(format!("seed: {}", self.generation.settings.seed));
+        if let Some(usage) = &self.stats.last {
+            let cached = usage.cached_tokens;
+            lines.push(format!(
+                "last answer: prompt of {} tokens, {cached} of them cached; {} new tokens",
+                usage.prompt_tokens, usage.generated_tokens
+            ));
+            let rest = usage.generated_tokens.saturating_sub(1) as f64;
+            let rate = if usage.decode_seconds > 0.0 { rest / usage.decode_seconds } else { 0.0 };
+            lines.push(format!("first token after {:.0} ms, then {rate:.1} tokens/s", usage.prefill_seconds * 1e3));
+        }
+        lines.push(format!("answers so far: {}, with {} tokens", self.stats.answers, self.stats.tokens));
+        self.say(&lines.join("\n"))
+    }
+}
+
+/// Writes a piece of an answer at once. A terminal gets no control characters: an answer may not move its cursor or
+/// change its title.
+fn show(piece: &str, terminal: bool) -> Result<()> {
+    if terminal && piece.chars().any(is_control) {
+        return output::piece(&piece.chars().filter(|&c| !is_control(c)).collect::<String>());
+    }
+    output::piece(piece)
+}
+
+fn is_control(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
+}

@@ -1,0 +1,110 @@
+//! `bayan devices`: what the drivers offer, and what Bayan uses of it.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use bayan_gpu::{AdapterSummary, Capabilities, Disable, GpuError, block_on, list_adapters};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::support::output;
+
+/// Flags of `bayan devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Features not to use, separated by commas: f16, subgroups, dot, unchecked
+    #[arg(long, env = "BAYAN_DISABLE", value_name = "LIST", value_parser = Disable::parse, default_value = "", hide_default_value = true)]
+    disable: Disable,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists the adapters, the one that is used by default first.
+///
+/// # Errors
+/// There is no adapter.
+pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
+    let adapters = block_on(list_adapters(args.disable));
+    if args.json {
+        output::json(&json!({ "devices": adapters.iter().map(describe).collect::<Vec<_>>() }))?;
+    }
+    if adapters.is_empty() {
+        return Err(GpuError::NoAdapter("no driver offers one".into()).into());
+    }
+    if !args.json {
+        for adapter in &adapters {
+            print(adapter)?;
+        }
+        output::line("The first is used unless `--device N` or `--device NAME` says otherwise.")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The JSON of one adapter.
+fn describe(adapter: &AdapterSummary) -> Value {
+    let c = &adapter.capabilities;
+    json!({
+        "index": adapter.index,
+        "name": c.name,
+        "driver": c.driver,
+        "backend": c.backend,
+        "type": c.device_type,
+        "software": c.software,
+        "uses": features(c),
+        "path": c.path(),
+        "missing": c.missing,
+        "subgroup_size": [c.subgroup_size.0, c.subgroup_size.1],
+        "memory_bytes": c.memory_bytes,
+        "limits": {
+            "max_binding_bytes": c.max_binding_bytes,
+            "max_buffer_bytes": c.max_buffer_bytes,
+            "max_workgroup_bytes": c.max_workgroup_bytes,
+            "max_workgroup_size": c.max_workgroup_size,
+            "max_workgroups": c.max_workgroups,
+            "max_storage_buffers": c.max_storage_buffers,
+            "offset_alignment": c.offset_alignment,
+        },
+    })
+}
+
+fn features(c: &Capabilities) -> Vec<&'static str> {
+    let all = [
+        (c.f16, "f16"),
+        (c.subgroups, "subgroups"),
+        (c.dot, "dot"),
+        (c.timestamps, "timestamps"),
+        (c.unchecked, "unchecked"),
+    ];
+    all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
+}
+
+fn print(adapter: &AdapterSummary) -> Result<()> {
+    let c = &adapter.capabilities;
+    output::line(&format!("{}: {}", adapter.index, c.name))?;
+    output::line(&format!("   {} ({}), {}", c.backend, c.device_type, c.driver))?;
+    if c.software {
+        output::line("   runs on the processor: correct, and slow")?;
+    }
+    output::line(&format!("   uses: {}", features(c).join(", ")))?;
+    if c.subgroups {
+        output::line(&format!("   subgroups of {} to {}", c.subgroup_size.0, c.subgroup_size.1))?;
+    }
+    if let Some(bytes) = c.memory_bytes {
+        output::line(&format!("   memory: {}", output::size(bytes)))?;
+    }
+    output::line(&format!(
+        "   limits: binding {}, buffer {}",
+        output::size(c.max_binding_bytes),
+        output::size(c.max_buffer_bytes)
+    ))?;
+    output::line(&format!(
+        "   workgroups: {} invocations, {} of memory",
+        c.max_workgroup_size,
+        output::size(c.max_workgroup_bytes.into())
+    ))?;
+    for missing in &c.missing {
+        output::line(&format!("   missing: {missing}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! `bayan export`: a checkpoint, or an adapter, as the GGUF file that llama.cpp loads.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use bayan_gpu::block_on;
+use bayan_models::Adapter;
+use bayan_weights::gguf::blocks::BlockType;
+use bayan_weights::gguf::export::{export, interleave};
+use bayan_weights::gguf::names::Arch;
+use bayan_weights::gguf::vocabulary;
+use bayan_weights::gguf::writer::{Declared, Entry, GgufWriter};
+use bayan_weights::{Checkpoint, DirectorySource};
+use clap::Args;
+use serde_json::Value;
+
+use crate::support::open;
+use crate::support::options::CheckpointArgs;
+use crate::support::output::{self, Progress};
+
+/// Flags of `bayan export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The file to write
+    #[arg(long, value_name = "OUT")]
+    gguf: PathBuf,
+    /// Write this adapter instead of the model, whose names and sizes it takes
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
+}
+
+/// Exports.
+///
+/// # Errors
+/// An architecture or a tokenizer that GGUF has no form for; files that cannot be read or written.
+pub fn run(args: &ExportArgs) -> Result<ExitCode> {
+    let checkpoint = open::checkpoint(args.checkpoint.model.as_deref())?;
+    match &args.adapter {
+        Some(path) => write_adapter(&checkpoint, path, &args.gguf)?,
+        None => write_model(args, &checkpoint)?,
+    }
+    let size = std::fs::metadata(&args.gguf).map_or(0, |data| data.len());
+    output::line(&format!("{}: {}", args.gguf.display(), output::size(size)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_model(args: &ExportArgs, checkpoint: &Checkpoint) -> Result<()> {
+    let read = |file: &str| -> Result<Option<Value>> {
+        let text = block_on(checkpoint.text(file))?;
+        text.map(|text| serde_json::from_str(&text).with_context(|| format!("{file}: expected JSON"))).transpose()
+    };
+    let Some(tokenizer) = read("tokenizer.json")? else {
+        bail!(
+            "{} has no tokenizer.json: make one with transformers' save_pretrained, then export again",
+            checkpoint.source().describe()
+        );
+    };
+    let config = read("tokenizer_config.json")?.unwrap_or(Value::Null);
+    let shipped = block_on(checkpoint.text("chat_template.jinja"))?
+        .or_else(|| config.get("chat_template")?.as_str().map(str::to_string));
+    let template = open::chat_template(args.checkpoint.chat_template.as_deref())?.or(shipped);
+    let metadata = vocabulary::metadata(&tokenizer, &config, checkpoint.config(), template.as_deref())?;
+    let mut progress = Progress::new("exporting", false);
+    Ok(block_on(export(checkpoint, &args.gguf, metadata, &mut |done, total| progress.set(done, total)))?)
+}
+
+/// PEFT's pairs under llama.cpp's names. It has one alpha for all, so that other scales are multiplied into B.
+fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<()> {
+    let adapter = block_on(Adapter::open(Rc::new(DirectorySource::new(path)?)))?;
+    let config = checkpoint.config();
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("none");
+    let arch = Arch::by_model_type(model_type)
+        .with_context(|| format!("{model_type}: expected an architecture that GGUF has a name for"))?;
+    let of = |key: &str| config.get(key).and_then(Value::as_u64);
+    let head =
+        of("head_dim").or_else(|| of("hidden_size")?.checked_div(of("num_attention_heads")?)).unwrap_or(0) as usize;
+    let alpha = adapter.modules.values().next().map_or(1.0, |module| module.scale * module.rank as f32);
+    let metadata = [
+        ("general.type", Entry::Text("adapter".into())),
+        ("general.architecture", Entry::Text(arch.gguf.into())),
+        ("adapter.type", Entry::Text("lora".into())),
+        ("adapter.lora.alpha", Entry::Float(alpha)),
+    ]
+    .map(|(key, entry)| (key.to_string(), entry));
+    let (mut declared, mut arrays) = (Vec::new(), Vec::new());
+    for (name, module) in &adapter.modules {
+        let base = format!("{name}.weight");
+        let gguf = arch.to_gguf(&base).with_context(|| format!("{name}: llama.cpp has no tensor of this name"))?;
+        let entry = checkpoint.require(&base)?;
+        if entry.shape != [module.out_features, module.in_features] {
+            bail!(
+                "{name}: the adapter is for [{}, {}], the model has {:?}",
+                module.out_features,
+                module.in_features,
+                entry.shape
+            );
+        }
+        let factor = module.scale * module.rank as f32 / alpha;
+        let bytes = |values: &[f32], factor: f32| {
+            values.iter().flat_map(|value| (value * factor).to_le_bytes()).collect::<Vec<u8>>()
+        };
+        let mut b = bytes(&module.b, factor);
+        if arch.is_interleaved(&base) {
+            b = interleave(&b, 4 * module.rank, head.max(2));
+        }
+        declared.push(Declared {
+            name: format!("{gguf}.lora_a"),
+            shape: vec![module.rank, module.in_features],
+            kind: BlockType::F32,
+        });
+        declared.push(Declared {
+            name: format!("{gguf}.lora_b"),
+            shape: vec![module.out_features, module.rank],
+            kind: BlockType::F32,
+        });
+        arrays.extend([bytes(&module.a, 1.0), b]);
+    }
+    let mut writer = GgufWriter::create(target, &metadata, declared)?;
+    for array in arrays {
+        writer.write(&array)?;
+    }
+    Ok(writer.finish()?)
+}

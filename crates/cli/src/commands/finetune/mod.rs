@@ -1,0 +1,292 @@
+//! `bayan finetune`: trains a LoRA adapter (or all parameters) over a model, quantized or not.
+//!
+//! Flags and files are layers of one recipe; what they mean, and the run itself, live in `bayan-train`. Here they are
+//! parsed, and what happens is shown.
+
+mod flags;
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use bayan_gpu::{Gpu, block_on};
+use bayan_models::Opening;
+use bayan_train::checkpoint::Resumed;
+use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
+use bayan_train::recipe::{parse_toml, parse_yaml};
+use bayan_train::run::{RECIPE_FILE, beside, prepare_output, resumable, write_result};
+use bayan_train::{
+    BaseInfo, Calibration, End, Ended, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, estimate,
+    scratch,
+};
+use bayan_weights::{Checkpoint, MemorySource, Policy};
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::support::options::{CheckpointArgs, DeviceArgs, format_argument};
+use crate::support::output::Progress;
+
+use crate::support::{interrupt, open, output, text};
+use flags::RecipeFlags;
+use show::Show;
+
+/// What a shell reports for a program that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// The random stream of the first weights.
+const FIRST_WEIGHTS: u64 = 1 << 40;
+
+/// Flags of `bayan finetune`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The same names stand in a recipe file (--config). A checkpoint holds everything: after Ctrl-C, a kill or a power cut,\n\
+    `bayan finetune --resume --output DIR` goes on as if nothing had happened."
+)]
+pub struct FinetuneArgs {
+    /// Recipe: a .toml, .yaml or .yml file; flags stand over it
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go on from the newest checkpoint in --output, with the recipe there
+    #[arg(long)]
+    resume: bool,
+    /// Replace an earlier run in --output
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+    /// Show the data report, the memory estimate and the first N rendered examples with the trained tokens marked, and
+    /// end
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3", require_equals = true)]
+    dry_run: Option<usize>,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    recipe: RecipeFlags,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Everything that is known before weights are loaded.
+struct Prepared {
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    /// The same, where it was drawn for this run.
+    initial: Option<MemorySource>,
+    policy: Option<Policy>,
+    renderer: Renderer,
+    data: RunData,
+    base: BaseInfo,
+    memory: MemoryEstimate,
+}
+
+/// Trains, or shows what would be trained.
+///
+/// # Errors
+/// A recipe, data, model or device that does not fit, or a loss that is not finite.
+pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
+    let recipe = recipe(args)?;
+    let show = Show::new(args.json);
+    let prepared = prepare(recipe, &show)?;
+    if let Some(count) = args.dry_run {
+        show.examples(&prepared.data.train.first(count), prepared.renderer.tokenizer())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let output = PathBuf::from(prepared.recipe.output.as_deref().unwrap_or_default());
+    let resumed = if args.resume { resumable(&output, &prepared.recipe)? } else { None };
+    match &resumed {
+        Some(resumed) => {
+            output::note(&format!("resuming after step {} from {}", resumed.state.step, resumed.path.display()))
+        }
+        None if args.resume => {
+            output::note(&format!("{}: no checkpoint yet; beginning anew", output.display()));
+            prepare_output(&output, &prepared.recipe, true)?;
+        }
+        None => prepare_output(&output, &prepared.recipe, args.overwrite)?,
+    }
+    if let (Some(initial), None) = (&prepared.initial, &resumed) {
+        scratch::keep(initial, &output)?;
+    }
+    train(args, &prepared, &output, resumed, show)
+}
+
+/// The recipe from the run's directory when resuming, a file, and flags, the later over the earlier.
+fn recipe(args: &FinetuneArgs) -> Result<Recipe> {
+    let mut layers: Vec<Map<String, Value>> = vec![];
+    if args.resume
+        && let Some(output) = args.recipe.0.get("output").and_then(Value::as_str)
+    {
+        let file = Path::new(output).join(RECIPE_FILE);
+        if file.is_file() {
+            layers.push(read_recipe(&file)?);
+        }
+    }
+    if let Some(file) = &args.config {
+        layers.push(read_recipe(file)?);
+    }
+    layers.push(args.recipe.0.clone());
+    let recipe = Recipe::resolve(layers)?;
+    for (name, value) in [("data", &recipe.data), ("output", &recipe.output)] {
+        if value.is_none() && !(name == "output" && args.dry_run.is_some()) {
+            bail!("nothing is named for `{name}`: expected --{name} PATH, or `{name}` in the recipe file");
+        }
+    }
+    if let Some(format) = &recipe.quantize {
+        format_argument(format).map_err(anyhow::Error::msg).context("--quantize")?;
+    }
+    Ok(recipe)
+}
+
+fn read_recipe(file: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the recipe {}", file.display()))?;
+    let parsed = match file.extension().and_then(|ending| ending.to_str()) {
+        Some("toml") => parse_toml(&text),
+        Some("yaml" | "yml") => parse_yaml(&text),
+        _ => bail!("{}: expected a recipe whose name ends in .toml, .yaml or .yml; rename it", file.display()),
+    };
+    parsed.with_context(|| file.display().to_string())
+}
+
+/// Reads the data and the model's headers, and shows what they say.
+fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
+    let model = recipe.model.as_deref().map(Path::new);
+    let (checkpoint, initial) = if recipe.from_scratch {
+        let source = block_on(scratch::source(open::source(model)?.as_ref(), recipe.seed))?;
+        (block_on(Checkpoint::open(Rc::new(source.clone())))?, Some(source))
+    } else {
+        (open::checkpoint(model)?, None)
+    };
+    let sizes = bayan_models::sizes(&checkpoint)?;
+    if recipe.max_seq_length > sizes.max_position_embeddings {
+        if recipe.max_seq_length != Recipe::default().max_seq_length {
+            let limit = sizes.max_position_embeddings;
+            tracing::warn!(
+                "max_seq_length {} is more than the {limit} positions of this model; longer sequences are cut there",
+                recipe.max_seq_length
+            );
+        }
+        recipe.max_seq_length = sizes.max_position_embeddings;
+    }
+    let text = text::side(&CheckpointArgs {
+        model: recipe.model.clone().map(PathBuf::from),
+        chat_template: recipe.chat_template.clone(),
+    })?;
+    let renderer = Renderer::new(text.tokenizer, text.template, RenderOptions::of(&recipe));
+    let mut progress = Progress::new("reading data: rows", false);
+    let data = RunData::load(&recipe, &renderer, &mut |report| progress.set(report.read, report.read.max(1)))?;
+    drop(progress);
+    let policy = match &recipe.quantize {
+        Some(name) => Some(Policy::for_format(format_argument(name).map_err(anyhow::Error::msg)?)),
+        None => None,
+    };
+    let base = BaseInfo::of(&checkpoint, &recipe, policy.as_ref())?;
+    let plan = recipe.plan(data.train.len());
+    let epochs = plan.total_steps.div_ceil(plan.steps_per_epoch.max(1));
+    let (largest, trained) = data.largest_batch(&recipe, epochs);
+    let memory = estimate(&recipe, &base.memory_inputs(&recipe, &data, (&largest, trained)), &Calibration::default());
+    show.data(&data)?;
+    show.plan(&recipe, &base, &plan, &data)?;
+    show.memory(&memory)?;
+    Ok(Prepared { recipe, checkpoint, initial, policy, renderer, data, base, memory })
+}
+
+/// The base on the device, and what trains it or an adapter over it.
+fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
+    let recipe = &prepared.recipe;
+    let mut progress = Progress::new("loading", true);
+    let mut on_progress = |done, total| progress.set(done, total);
+    let opening = Opening { context };
+    let neftune = recipe.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
+    let options = TrainerOptions {
+        context,
+        recompute: recipe.grad_checkpoint,
+        seed: recipe.seed,
+        neftune,
+        f16: recipe.f16,
+        ..TrainerOptions::default()
+    };
+    if recipe.full {
+        let (decoder, parameters) =
+            block_on(bayan_models::open_to_train(&prepared.checkpoint, Some(gpu), &opening, &mut on_progress))?;
+        return Ok(Trainer::full(Some(gpu), decoder, parameters, options)?);
+    }
+    let mut decoder = block_on(bayan_models::open(
+        &prepared.checkpoint,
+        Some(gpu),
+        &opening,
+        prepared.policy.clone(),
+        &mut on_progress,
+    ))?;
+    let adapter = new_adapter(&mut *decoder, prepared.base.adapter.clone(), &mut Rng::new(recipe.seed, FIRST_WEIGHTS))?;
+    Ok(Trainer::new(Some(gpu), decoder, &adapter, options)?)
+}
+
+fn train(
+    args: &FinetuneArgs,
+    prepared: &Prepared,
+    output: &Path,
+    resumed: Option<Resumed>,
+    mut show: Show,
+) -> Result<ExitCode> {
+    let recipe = &prepared.recipe;
+    let gpu = crate::support::device::gpu_to_train(&args.device, recipe.f16)?;
+    show.device(&gpu)?;
+    let context = prepared.data.longest().max(2);
+    let mut trainer = trainer(prepared, &gpu, context)?;
+    let name = recipe.model.clone().unwrap_or_else(|| "embedded".into());
+    let run = Run {
+        recipe,
+        data: &prepared.data,
+        output: output.to_owned(),
+        title: format!("bayan finetune · {name} · {}", output.display()),
+    };
+    show.stop_on(interrupt::flag());
+    let ended = block_on(run.go(&mut trainer, resumed, &mut show))?;
+    if ended.end == End::Interrupted {
+        let how = format!("bayan finetune --resume --output {}", output.display());
+        show.line(
+            &format!("stopped after step {}; a checkpoint is saved. Go on with: {how}", ended.steps),
+            &json!({"event": "stopped", "steps": ended.steps, "resume": how}),
+        )?;
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let files = if recipe.full { block_on(beside(&prepared.checkpoint, recipe.save_dtype))? } else { vec![] };
+    let result = write_result(output, &ended.weights, &files, recipe.save_dtype)?;
+    finish(prepared, &ended, &result, &name, &gpu, &show)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn finish(prepared: &Prepared, ended: &Ended, result: &Path, name: &str, gpu: &Gpu, show: &Show) -> Result<()> {
+    let output = result.display().to_string();
+    let peak = gpu.peak_allocated_bytes();
+    let why = if ended.end == End::EarlyStopped { " (stopped early: evaluations did not get better)" } else { "" };
+    let mut text = format!(
+        "{} steps{why}, {} tokens, {}; peak memory {} (estimated {})\n",
+        ended.steps,
+        ended.tokens,
+        show::time(ended.elapsed),
+        output::size(peak),
+        output::size(prepared.memory.total())
+    );
+    if let Some((step, loss)) = ended.best {
+        text.push_str(&format!("best evaluation loss {loss:.4} after step {step}\n"));
+    }
+    let plots = prepared.recipe.output.as_deref().unwrap_or_default();
+    text.push_str(&format!(
+        "weights of step {}: {output}; loss plot: loss.png and loss.html in {plots}\n",
+        ended.weights_of_step
+    ));
+    text.push_str(&match prepared.recipe.full {
+        true => format!("try it: bayan chat --model {output}"),
+        false => format!("try it: bayan chat --model {name} --adapter {output}"),
+    });
+    let (step, loss) = ended.best.unzip();
+    show.line(
+        &text,
+        &json!({
+            "event": "done", "steps": ended.steps, "early_stopped": ended.end == End::EarlyStopped, "tokens": ended.tokens, "seconds": ended.elapsed.as_secs_f64(),
+            "loss": ended.loss, "best_step": step, "best_eval_loss": loss, "weights_of_step": ended.weights_of_step, "output": output,
+            "peak_memory_bytes": peak, "estimated_memory_bytes": prepared.memory.total(),
+        }),
+    )
+}

@@ -1,0 +1,210 @@
+//! What a run looks like: lines for people, or one JSON object a line.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use bayan_generate::text::Tokenizer;
+use bayan_gpu::Gpu;
+use bayan_train::{
+    BaseInfo, DataReport, Event, LogEntry, MemoryEstimate, Observer, Recipe, RunData, RunPlan, Tokens, dry_run,
+};
+use serde_json::{Value, json};
+
+use crate::support::output::{self, Progress};
+
+/// Prints, and asks for the end when Ctrl-C was pressed.
+pub struct Show {
+    json: bool,
+    stop: Arc<AtomicBool>,
+    progress: Option<Progress>,
+}
+
+impl Show {
+    /// Lines, or JSON.
+    pub fn new(json: bool) -> Show {
+        Show { json, stop: Arc::default(), progress: None }
+    }
+
+    /// Ends the run after the step under way when the flag is set.
+    pub fn stop_on(&mut self, flag: Arc<AtomicBool>) {
+        self.stop = flag;
+    }
+
+    /// The one or the other.
+    pub fn line(&self, text: &str, value: &Value) -> Result<()> {
+        if self.json { output::line(&value.to_string()) } else { output::line(text) }
+    }
+
+    /// What became of the rows.
+    pub fn data(&self, data: &RunData) -> Result<()> {
+        let shape = data.shape.map_or("?".to_owned(), |shape| format!("{shape:?}"));
+        let mut text = format!("data ({shape})\n{}", data.report);
+        if let Some(report) = &data.valid_report {
+            text.push_str(&format!("evaluation data\n{report}"));
+        }
+        let held = data.valid.as_ref().map_or(0, |units| units.dataset().len());
+        let value = json!({"event": "data", "shape": shape, "train": report_json(&data.report), "valid": data.valid_report.as_ref().map(report_json),
+            "training_units": data.train.len(), "evaluation_examples": held});
+        self.line(text.trim_end(), &value)
+    }
+
+    /// How long the run is and what it trains.
+    pub fn plan(&self, recipe: &Recipe, base: &BaseInfo, plan: &RunPlan, data: &RunData) -> Result<()> {
+        let trained = base.trained_parameters(recipe);
+        let units = if recipe.packing { "packs" } else { "examples" };
+        let what = if recipe.full {
+            "all parameters".to_owned()
+        } else {
+            let modules = base.adapter.target_modules.to_json();
+            let names =
+                modules.as_array().map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+            format!("LoRA of rank {} on {}", recipe.rank, names.unwrap_or_else(|| modules.to_string()))
+        };
+        let held = data.valid.as_ref().map_or(0, |units| units.dataset().len());
+        let text = format!(
+            "run\n{what}: {} of {} parameters ({:.2} %)\n{} {units}, {} a step × {} = {} steps an epoch; {} steps; {held} examples to evaluate on",
+            output::count(trained),
+            output::count(base.parameters),
+            100.0 * trained as f64 / base.parameters.max(1) as f64,
+            data.train.len(),
+            recipe.batch_size,
+            recipe.gradient_accumulation_steps,
+            plan.steps_per_epoch,
+            plan.total_steps
+        );
+        self.line(
+            &text,
+            &json!({"event": "run", "trained_parameters": trained, "parameters": base.parameters, "steps_per_epoch": plan.steps_per_epoch,
+                "total_steps": plan.total_steps, "recipe": recipe}),
+        )
+    }
+
+    /// The estimate.
+    pub fn memory(&self, memory: &MemoryEstimate) -> Result<()> {
+        let value = json!({"event": "memory", "base": memory.base, "weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer,
+            "cache": memory.cache, "activations": memory.activations, "working": memory.working, "fixed": memory.fixed, "total": memory.total()});
+        self.line(format!("device memory (estimated)\n{memory}").trim_end(), &value)
+    }
+
+    /// What it runs on.
+    pub fn device(&self, gpu: &Gpu) -> Result<()> {
+        let c = gpu.capabilities();
+        self.line(
+            &format!("device: {}, {}", c.name, c.path()),
+            &json!({"event": "device", "name": c.name, "driver": c.driver, "path": c.path()}),
+        )
+    }
+
+    /// Rendered examples with what is trained marked.
+    pub fn examples(&self, examples: &[Tokens], tokenizer: &Tokenizer) -> Result<()> {
+        let colour =
+            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        for (number, tokens) in examples.iter().enumerate() {
+            let text = dry_run(tokens, tokenizer, colour && !self.json)?;
+            let value = json!({"event": "example", "number": number, "text": text, "ids": tokens.ids, "labels": tokens.labels()});
+            self.line(&format!("example {}\n{}", number + 1, text.trim_end()), &value)?;
+        }
+        Ok(())
+    }
+
+    fn told(&mut self, text: &str, value: &Value) {
+        self.progress = None;
+        // A reader that went away does not end a run; its checkpoints and logs are on disk.
+        let _ = self.line(text, value);
+    }
+
+    fn bar(&mut self, what: &str, done: usize, total: usize) {
+        self.progress.get_or_insert_with(|| Progress::new(what, false)).set(done as u64, total as u64);
+    }
+}
+
+impl Observer for Show {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Reference { done, total } => self.bar("reference", done, total),
+            Event::Evaluating { done, total } => self.bar("evaluating", done, total),
+            Event::Step { entry, logged: true, total_steps, left } => {
+                let mut value = entry_json("step", entry);
+                value["total_steps"] = json!(total_steps);
+                value["seconds_left"] = json!(left.as_secs_f64());
+                self.told(&step_line(entry, total_steps, left), &value);
+            }
+            Event::Evaluated { entry, best } => {
+                let mut value = entry_json("evaluation", entry);
+                value["best"] = json!(best);
+                let accuracy =
+                    entry.reward_accuracy.map(|a| format!("  accuracy {:.0} %", 100.0 * a)).unwrap_or_default();
+                let note = if best { "  (best so far)" } else { "" };
+                self.told(
+                    &format!(
+                        "evaluation after step {}: loss {:.4}{accuracy}{note}",
+                        entry.step + 1,
+                        entry.eval_loss.unwrap_or(f64::NAN)
+                    ),
+                    &value,
+                );
+            }
+            Event::Saved { path, step } => {
+                self.told(
+                    &format!("saved {}", path.display()),
+                    &json!({"event": "saved", "path": path, "steps": step}),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn entry_json(event: &str, entry: &LogEntry) -> Value {
+    let mut value = json!({ "event": event });
+    for (name, number) in serde_json::to_value(entry).unwrap_or_default().as_object().into_iter().flatten() {
+        value[name] = number.clone();
+    }
+    value
+}
+
+fn step_line(entry: &LogEntry, total_steps: u64, left: Duration) -> String {
+    let number = |value: Option<f64>| value.unwrap_or(f64::NAN);
+    let rewards = match (entry.reward_accuracy, entry.reward_margin) {
+        (Some(accuracy), Some(margin)) => format!("  accuracy {:.0} %  margin {margin:.3}", 100.0 * accuracy),
+        _ => String::new(),
+    };
+    let scale = entry.loss_scale.map(|scale| match entry.skipped_updates {
+        Some(skipped @ 1..) => format!("  scale {scale} ({skipped} skipped)"),
+        _ => format!("  scale {scale}"),
+    });
+    format!(
+        "step {:>4}/{total_steps}  loss {:.4}{rewards}  lr {:.2e}  norm {:.3}{}  {:.0} tokens/s  {}  {} left",
+        entry.step + 1,
+        number(entry.loss),
+        number(entry.learning_rate),
+        number(entry.grad_norm),
+        scale.unwrap_or_default(),
+        number(entry.tokens_per_second),
+        output::size(entry.memory_bytes.unwrap_or(0)),
+        time(left)
+    )
+}
+
+/// A duration for people.
+pub fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", duration.as_secs_f64()),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+fn report_json(report: &DataReport) -> Value {
+    json!({"read": report.read, "kept": report.kept, "truncated": report.truncated, "bad": report.bad, "dropped": report.dropped,
+        "untrained_turns": report.untrained_turns, "tokens": report.tokens, "trained_tokens": report.trained_tokens, "longest": report.longest,
+        "lengths": report.lengths.iter().enumerate().filter(|(_, n)| **n > 0).map(|(b, n)| json!([1u64 << b, n])).collect::<Vec<_>>()})
+}

@@ -1,0 +1,175 @@
+//! `bayan generate`: one prompt and its continuation, or a file of prompts, several at a time.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use bayan_generate::{Answer, Finish, Model};
+use bayan_gpu::block_on;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::support::interrupt::{self, Answering};
+use crate::support::options::ModelArgs;
+use crate::support::output::Progress;
+use crate::support::sampling::SamplingArgs;
+use crate::support::text::input;
+use crate::support::{open, output};
+
+/// Flags of `bayan generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The prompt; without it and --file, stdin
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
+    text: Option<String>,
+    /// The prompt, as a flag
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    prompt: Option<String>,
+    /// Read the prompt from a file; `-` is stdin
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Every line is a prompt of its own; the answers come as JSON lines in the same order
+    #[arg(long)]
+    lines: bool,
+    /// Prompts that are answered at a time, with --lines; each has a context of its own
+    #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, requires = "lines", value_parser = clap::value_parser!(u32).range(1..=256))]
+    parallel: u32,
+    /// Treat the prompt as a user's message, with the model's chat template
+    #[arg(long)]
+    chat: bool,
+    /// Instructions that stand before the conversation; with --chat
+    #[arg(long, env = "BAYAN_SYSTEM", value_name = "TEXT")]
+    system: Option<String>,
+    /// Print JSON at the end instead of text as it comes
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Why an answer ended, in OpenAI's words where it has one.
+pub fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+        Finish::ContextFull => "context_full",
+        Finish::Stopped => "interrupted",
+    }
+}
+
+/// Generates.
+///
+/// # Errors
+/// A model, a device or a prompt that does not fit.
+pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
+    let prompt = input(args.text.as_deref().or(args.prompt.as_deref()), args.file.as_deref(), "prompt")?;
+    interrupt::set_up();
+    if args.lines {
+        return lines(args, &prompt);
+    }
+    let mut loaded = open::model(&args.model, None)?;
+    let model = &mut loaded.model;
+    let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
+    let ids = encode(args, model, &prompt)?;
+    let answering = Answering::begin(model.engine.control());
+    let mut failure = None;
+    let answer = block_on(model.generate(&ids, &generation, &mut |piece| {
+        if !args.json
+            && let Err(error) = output::piece(piece)
+        {
+            failure = Some(error);
+            return ControlFlow::Break(());
+        }
+        if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }))?;
+    drop(answering);
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let context = model.engine.context();
+    if args.json {
+        output::json(&result(&answer, generation.settings.seed, loaded.load.as_secs_f64()))?;
+    } else {
+        output::line("")?;
+    }
+    if answer.usage.finish == Finish::ContextFull {
+        output::note(&format!(
+            "the context of {context} positions is full and the answer was cut; `--context {}` makes it larger",
+            2 * context
+        ));
+    }
+    Ok(if answer.usage.finish == Finish::Stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+fn encode(args: &GenerateArgs, model: &Model, prompt: &str) -> Result<Vec<u32>> {
+    Ok(if args.chat { model.chat_prompt(&messages(args, prompt))? } else { model.tokenizer.encode_prompt(prompt)? })
+}
+
+/// Every line that is not empty is a prompt.
+fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
+    let prompts: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    if prompts.is_empty() {
+        bail!("no prompt was given: expected at least one line that is not empty");
+    }
+    let mut loaded = open::model_for(&args.model, None, (args.parallel as usize).min(prompts.len()))?;
+    let model = &mut loaded.model;
+    let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
+    let encoded = prompts
+        .iter()
+        .zip(1..)
+        .map(|(prompt, line)| encode(args, model, prompt).with_context(|| format!("prompt {line}")));
+    let ids = encoded.collect::<Result<Vec<_>>>()?;
+    let mut progress = Progress::new("answering", false);
+    let mut started = vec![false; ids.len()];
+    let answering = Answering::begin(model.engine.control());
+    let answers = block_on(model.generate_many(&ids, &generation, &mut |index, _| {
+        started[index] = true;
+        progress.set(started.iter().filter(|begun| **begun).count() as u64, ids.len() as u64);
+        if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }))?;
+    drop((answering, progress));
+    for (index, answer) in answers.iter().enumerate() {
+        let mut line = result(answer, generation.settings.seed, loaded.load.as_secs_f64());
+        line["index"] = json!(index);
+        output::line(&line.to_string())?;
+    }
+    Ok(if answers.iter().any(|answer| answer.usage.finish == Finish::Stopped) {
+        ExitCode::from(130)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn messages(args: &GenerateArgs, prompt: &str) -> Vec<Value> {
+    let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
+    // A file or a pipe ends with a newline that nobody meant.
+    system.chain([json!({"role": "user", "content": prompt.trim_end_matches(['\n', '\r'])})]).collect()
+}
+
+fn millis(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e3
+}
+
+fn result(answer: &Answer, seed: u64, load_seconds: f64) -> Value {
+    let usage = &answer.usage;
+    json!({
+        "text": answer.text,
+        "ids": answer.ids,
+        "finish_reason": finish_reason(usage.finish),
+        "seed": seed,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.generated_tokens,
+            "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+        },
+        "timings": {
+            "load_ms": millis(load_seconds),
+            "prompt_ms": millis(usage.prefill_seconds),
+            "predicted_ms": millis(usage.decode_seconds),
+        },
+    })
+}

@@ -1,0 +1,66 @@
+//! `bayan imatrix`: which inputs of each matrix carry much on a text, so that quantization can err where little comes
+//! through.
+//!
+//! The name and the idea are llama.cpp's. The text is cut into windows of the context's length; it should be of the
+//! kind that the model will see, chat template included, and some tens of thousands of tokens are enough for averages.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use bayan_gpu::block_on;
+use clap::Args;
+use serde_json::json;
+
+use crate::support::options::ModelArgs;
+use crate::support::output::{self, Progress};
+use crate::support::{open, text};
+
+const DEFAULT_CONTEXT: usize = 512;
+
+/// Flags of `bayan imatrix`.
+#[derive(Debug, Args)]
+pub struct ImatrixArgs {
+    /// The text; `-` is stdin
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT", default_value = "imatrix.safetensors")]
+    output: PathBuf,
+    /// Tokens to read at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    tokens: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Measures and writes.
+///
+/// # Errors
+/// A text that is empty, a file that cannot be written, and everything that loading a model can fail with.
+pub fn run(args: &ImatrixArgs) -> Result<ExitCode> {
+    let text = text::input(None, Some(&args.file), "the text")?;
+    let mut model = open::model(&args.model, Some(DEFAULT_CONTEXT))?.model;
+    let mut ids = model.tokenizer.encode(&text, true)?;
+    ids.truncate(args.tokens.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)));
+    if ids.is_empty() {
+        bail!("{}: expected a text of at least one token, got none", args.file.display());
+    }
+    let windows: Vec<&[u32]> = ids.chunks(model.engine.context()).collect();
+    let mut progress = Progress::new("reading", false);
+    let total = ids.len() as u64;
+    let importance = block_on(model.engine.importance(&windows, &mut |done| progress.set(done, total)))?;
+    drop(progress);
+    std::fs::write(&args.output, importance.to_bytes())
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
+    let matrices = importance.columns().len();
+    if args.json {
+        output::json(&json!({"tokens": importance.tokens(), "matrices": matrices, "file": args.output}))?;
+    } else {
+        output::line(&format!("{}: the inputs of {matrices} matrices over {total} tokens", args.output.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

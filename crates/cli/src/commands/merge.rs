@@ -1,0 +1,205 @@
+//! `bayan merge`: puts adapters into their base for good, a few MiB at a time. The new directory is complete or absent.
+//!
+//! Into a dense format the sum is rounded once and little is lost. A quantized format has steps that may be larger than
+//! what the adapter changes; then the outputs of both models are measured, and a merge that loses much says so.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use bayan_generate::{Engine, EngineOptions};
+use bayan_gpu::{Gpu, block_on};
+use bayan_models::{Adapter, CacheFormat};
+use bayan_train::{MergeFormat, MergeReport, merge};
+use bayan_weights::formats::{F16, F32};
+use bayan_weights::{Bf16, Checkpoint, DirectorySource, Dtype, Format, Policy, Stored, WriteOptions};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use serde_json::json;
+
+use crate::support::options::{AdapterArg, CheckpointArgs, DeviceArgs, format_argument, format_values};
+use crate::support::output::{self, Progress};
+use crate::support::{interrupt, open, text};
+
+/// More than this part of the adapter's effect lost is worth a warning.
+const MUCH: f64 = 0.25;
+
+/// Text that outputs are compared on.
+const SAMPLE: &str = "السلام عليكم، كيف حالك اليوم؟ ما عاصمة مصر؟ اشرح لي باختصار كيف أصنع الشاي.";
+
+/// Flags of `bayan merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// Directory of the base model, or `embedded`
+    #[arg(value_name = "BASE")]
+    base: PathBuf,
+    /// Directory to write; it must not exist, unless --overwrite is given
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale (repeatable)
+    #[arg(long, value_name = "DIR[:SCALE]", required = true, value_parser = AdapterArg::parse)]
+    adapter: Vec<AdapterArg>,
+    /// Format of the matrices [default: the base's own, f16 for a quantized one]
+    #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(format_values().chain([bf16()])), ignore_case = true)]
+    format: Option<String>,
+    /// Measure how the outputs change; always done for a quantized format
+    #[arg(long)]
+    measure: bool,
+    /// Replace OUT if it is a checkpoint
+    #[arg(long)]
+    overwrite: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+fn bf16() -> PossibleValue {
+    PossibleValue::new(Bf16.name()).help(Bf16.help())
+}
+
+/// Merges.
+///
+/// # Errors
+/// Files that cannot be read or written, or an adapter of another base; OUT is then as it was.
+pub fn run(args: &MergeArgs) -> Result<ExitCode> {
+    let taken = std::fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some());
+    if taken && !args.overwrite {
+        bail!(
+            "{} exists and is not empty: expected a new directory; name another, or replace it with --overwrite",
+            args.output.display()
+        );
+    }
+    let same = |a: &Path| std::fs::canonicalize(a).ok();
+    if taken && same(&args.base) == same(&args.output) {
+        bail!("{} is the base itself: expected another directory to write to", args.output.display());
+    }
+    let checkpoint = open::checkpoint(Some(&args.base))?;
+    let adapters =
+        args.adapter.iter().map(|argument| Ok((read(&argument.path)?, argument.scale))).collect::<Result<Vec<_>>>()?;
+    let format = format(args.format.as_deref(), &checkpoint)?;
+    let options = WriteOptions { overwrite: args.overwrite, ..WriteOptions::default() };
+    interrupt::remove_partial(&args.output);
+    let mut progress = Progress::new("merging", false);
+    let report = block_on(merge(&checkpoint, &adapters, &args.output, &format, &options, &mut |step| {
+        progress.message(step.tensor);
+        progress.set(step.weights_done, step.weights_total);
+    }))?;
+    drop(progress);
+    let measured = match (&format, args.measure) {
+        (MergeFormat::Dense(_), false) => None,
+        _ => Some(measure(args, &checkpoint, &adapters)?),
+    };
+    print(args, &report, measured.as_ref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(directory: &Path) -> Result<Adapter> {
+    let source = DirectorySource::new(directory).with_context(|| format!("--adapter {}", directory.display()))?;
+    block_on(Adapter::open(Rc::new(source))).with_context(|| format!("--adapter {}", directory.display()))
+}
+
+fn format(name: Option<&str>, checkpoint: &Checkpoint) -> Result<MergeFormat> {
+    let stored = checkpoint.tensors().iter().filter(|entry| entry.shape.len() == 2).map(|entry| entry.stored);
+    let own =
+        || match stored.clone().find_map(|stored| if let Stored::Dense(dtype) = stored { Some(dtype) } else { None }) {
+            Some(Dtype::F32) => "f32",
+            Some(Dtype::Bf16) => "bf16",
+            _ => "f16",
+        };
+    let name = name.unwrap_or_else(own).to_lowercase();
+    Ok(match name.as_str() {
+        "f32" => MergeFormat::Dense(&F32),
+        "f16" => MergeFormat::Dense(&F16),
+        "bf16" => MergeFormat::Dense(&Bf16),
+        _ => MergeFormat::Quantized(Policy::for_format(
+            format_argument(&name).map_err(|problem| anyhow::anyhow!("--format {name}: {problem}, or bf16"))?,
+        )),
+    })
+}
+
+/// How outputs differ, as root mean squares of logits.
+struct Measured {
+    /// The base with the adapter beside it, from the base alone.
+    adapter: f64,
+    /// The merged model, from the base with the adapter beside it.
+    lost: f64,
+}
+
+impl Measured {
+    fn part_lost(&self) -> f64 {
+        if self.adapter > 0.0 { self.lost / self.adapter } else { 0.0 }
+    }
+}
+
+fn measure(args: &MergeArgs, checkpoint: &Checkpoint, adapters: &[(Adapter, f32)]) -> Result<Measured> {
+    let ids = text::side(&CheckpointArgs { model: Some(args.base.clone()), chat_template: None })?
+        .tokenizer
+        .encode(SAMPLE, true)?;
+    let gpu = crate::support::device::gpu(&args.device)?;
+    let open_engine = |checkpoint: &Checkpoint, gpu: &Gpu| -> Result<Engine> {
+        let options =
+            EngineOptions { context: Some(ids.len().max(2)), cache: CacheFormat::F32, ..EngineOptions::default() };
+        let mut progress = Progress::new("measuring: loading", true);
+        Ok(block_on(Engine::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?)
+    };
+    let (alone, beside) = {
+        let mut engine = open_engine(checkpoint, &gpu)?;
+        let alone = block_on(engine.logits(&ids, true))?;
+        for (number, (adapter, scale)) in adapters.iter().enumerate() {
+            engine.attach(&number.to_string(), adapter, *scale)?;
+        }
+        (alone, block_on(engine.logits(&ids, true))?)
+    };
+    let merged = block_on(open_engine(&open::checkpoint(Some(&args.output))?, &gpu)?.logits(&ids, true))?;
+    let distance = |a: &[Vec<f32>], b: &[Vec<f32>]| {
+        let (sum, count) = a
+            .iter()
+            .flatten()
+            .zip(b.iter().flatten())
+            .fold((0.0, 0usize), |(sum, count), (a, b)| (sum + f64::from(a - b).powi(2), count + 1));
+        (sum / count.max(1) as f64).sqrt()
+    };
+    Ok(Measured { adapter: distance(&alone, &beside), lost: distance(&beside, &merged) })
+}
+
+fn print(args: &MergeArgs, report: &MergeReport, measured: Option<&Measured>) -> Result<()> {
+    let lost = measured.map(Measured::part_lost);
+    if args.json {
+        return output::json(&json!({
+            "output": args.output, "merged": report.merged, "tensors": report.tensors, "bytes": report.size_bytes,
+            "relative_change": report.relative_change, "rounding_to_change": report.rounding,
+            "adapter_logit_rms": measured.map(|m| m.adapter), "lost_logit_rms": measured.map(|m| m.lost), "part_lost": lost,
+        }));
+    }
+    let path = args.output.display();
+    output::line(&format!(
+        "{path}: {} of {} tensors changed, {}",
+        report.merged,
+        report.tensors,
+        output::size(report.size_bytes)
+    ))?;
+    let (change, rounding) = (100.0 * report.relative_change, report.rounding);
+    output::line(&format!(
+        "the adapter moves these weights by {change:.2} %; rounding to the format is {rounding:.3} of that"
+    ))?;
+    if let Some(measured) = measured {
+        let text = format!(
+            "outputs: the adapter changes logits by {:.4} (root mean square); the merged model is {:.4} away from base and adapter side by side, {:.0} % of that change",
+            measured.adapter,
+            measured.lost,
+            100.0 * measured.part_lost()
+        );
+        output::line(&text)?;
+    }
+    if lost.is_some_and(|lost| lost > MUCH) {
+        let remedy = "keep the adapter beside the base (--adapter), or merge to bf16 or f16";
+        output::note(&format!(
+            "warning: this format rounds much of the adapter away ({:.0} % of its effect on the outputs); {remedy}",
+            100.0 * lost.unwrap_or(0.0)
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! One file or folder for each subcommand; those about models on a hub share one.
+
+pub mod bench;
+pub mod chat;
+pub mod conformance;
+pub mod devices;
+pub mod export;
+pub mod finetune;
+pub mod generate;
+pub mod hub;
+pub mod imatrix;
+pub mod inspect;
+pub mod merge;
+pub mod ops;
+pub mod perplexity;
+pub mod quantize;
+pub mod template;
+pub mod tokenize;

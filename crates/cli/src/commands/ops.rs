@@ -1,0 +1,88 @@
+//! `bayan ops`: runs the op suite on this device and shows how far each kernel is from its reference.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use bayan_gpu::block_on;
+use bayan_tensor::suite::{self, Outcome};
+use clap::Args;
+use serde_json::json;
+
+use crate::support::options::DeviceArgs;
+use crate::support::output::{self, Progress};
+
+/// Flags of `bayan ops`.
+#[derive(Debug, Args)]
+pub struct OpsArgs {
+    /// Only cases whose name contains this text
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Seed of the random inputs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Runs the cases. Exit code 1 if one fails.
+///
+/// # Errors
+/// The device fails, or no case matches.
+pub fn run(args: &OpsArgs) -> Result<ExitCode> {
+    let gpu = crate::support::device::gpu(&args.device)?;
+    let mut wanted = suite::cases();
+    wanted.retain(|case| args.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str())));
+    if wanted.is_empty() {
+        bail!("no case contains `{}`; run without --filter to see their names", args.filter.as_deref().unwrap_or(""));
+    }
+    let mut progress = Progress::new("cases", false);
+    let mut outcomes: Vec<(Outcome, Option<String>)> = Vec::new();
+    for (index, case) in wanted.iter().enumerate() {
+        let failed =
+            |reason| (Outcome { name: case.name.clone(), nmse: f64::INFINITY, bound: case.bound }, Some(reason));
+        let outcome = match block_on(suite::run(&gpu, case, args.seed)) {
+            Ok(outcome) => (outcome, None),
+            Err(error @ bayan_gpu::GpuError::DeviceLost(_)) => return Err(error.into()),
+            Err(error) => failed(error.to_string()),
+        };
+        outcomes.push(outcome);
+        progress.set(index as u64 + 1, wanted.len() as u64);
+    }
+    drop(progress);
+    let failed = outcomes.iter().filter(|(outcome, _)| !outcome.passed()).count();
+    if args.json {
+        let rows: Vec<_> = outcomes
+            .iter()
+            // JSON has no infinity: a case that failed altogether has no NMSE.
+            .map(|(o, error)| json!({"name": o.name, "nmse": o.nmse.is_finite().then_some(o.nmse), "bound": o.bound, "passed": o.passed(), "error": error}))
+            .collect();
+        let c = gpu.capabilities();
+        output::json(
+            &json!({"device": c.name, "driver": c.driver, "path": c.path(), "cases": rows, "failed": failed}),
+        )?;
+    } else {
+        let rows: Vec<Vec<String>> = outcomes
+            .iter()
+            .map(|(o, _)| {
+                let verdict = if o.passed() { "ok" } else { "FAIL" };
+                vec![o.name.clone(), format!("{:.1e}", o.nmse), format!("{:.0e}", o.bound), verdict.into()]
+            })
+            .collect();
+        output::line(&output::table(&["case", "NMSE", "bound", ""], &rows))?;
+        for (outcome, error) in &outcomes {
+            if let Some(error) = error {
+                output::line(&format!("{}: {error}", outcome.name))?;
+            }
+        }
+        output::line(&format!(
+            "{}: {} of {} cases pass",
+            gpu.capabilities().path(),
+            outcomes.len() - failed,
+            outcomes.len()
+        ))?;
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,72 @@
+//! `bayan tokenize`: text to ids and back, as the model sees it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+
+use crate::support::options::CheckpointArgs;
+use crate::support::output;
+use crate::support::text::{self, input};
+
+/// Flags of `bayan tokenize`.
+#[derive(Debug, Args)]
+pub struct TokenizeArgs {
+    /// The text, or with --decode the ids; without it and --file, stdin
+    text: Option<String>,
+    /// Read the text from a file; `-` is stdin
+    #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
+    file: Option<PathBuf>,
+    /// Turn ids (numbers separated by spaces or commas) into text
+    #[arg(long)]
+    decode: bool,
+    /// Add the tokens that the tokenizer puts around a text, usually one at its beginning; with --decode, show such
+    /// tokens
+    #[arg(long)]
+    special: bool,
+    /// Show each token's text beside its id
+    #[arg(long, conflicts_with = "decode")]
+    tokens: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
+}
+
+/// Encodes, or decodes.
+///
+/// # Errors
+/// Files, texts or ids that cannot be read.
+pub fn run(args: &TokenizeArgs) -> Result<ExitCode> {
+    let tokenizer = text::side(&args.checkpoint)?.tokenizer;
+    let text = input(args.text.as_deref(), args.file.as_deref(), "text")?;
+    if args.decode {
+        let words =
+            text.split(|c: char| c == ',' || c.is_whitespace() || c == '[' || c == ']').filter(|word| !word.is_empty());
+        let ids = words
+            .map(|word| word.parse::<u32>().with_context(|| format!("expected token ids, got {word:?}")))
+            .collect::<Result<Vec<_>>>()?;
+        let decoded = tokenizer.decode(&ids, !args.special)?;
+        if args.json {
+            output::json(&json!({"ids": ids, "text": decoded}))?
+        } else {
+            output::line(&decoded)?
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ids = tokenizer.encode(&text, args.special)?;
+    let tokens: Vec<String> = ids.iter().map(|&id| tokenizer.token(id).unwrap_or_default()).collect();
+    if args.json {
+        output::json(&json!({"text": text, "count": ids.len(), "ids": ids, "tokens": tokens}))?;
+    } else if args.tokens {
+        for (id, token) in ids.iter().zip(&tokens) {
+            output::line(&format!("{id:>7}  {token}"))?;
+        }
+    } else {
+        output::line(&ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,211 @@
+//! What a repository holds, and which of its files a model needs.
+
+use anyhow::{Context, Result, bail};
+use hf_hub::Cache;
+use hf_hub::api::sync::ApiBuilder;
+use serde::Deserialize;
+
+use super::name::{HubName, is_hex, is_relative_file, repo};
+
+/// Files that go with the weights, where they are there.
+const SIDE_FILES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
+#[derive(Deserialize)]
+struct Info {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    #[serde(rename = "blobId")]
+    blob_id: Option<String>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    sha256: String,
+    size: u64,
+}
+
+/// A file to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Its name in the repository.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The name of its bytes in the cache: their SHA-256, or git's SHA-1 of small files.
+    pub blob: String,
+}
+
+/// The files of a model that are to be on this machine.
+#[derive(Debug)]
+pub struct Plan {
+    /// The model.
+    pub name: HubName,
+    /// The commit that the revision stands for now.
+    pub commit: String,
+    /// Where from.
+    pub endpoint: String,
+    /// For private and gated repositories.
+    pub token: Option<String>,
+    /// Every file of the model.
+    pub files: Vec<Remote>,
+    /// Bytes of those whose blobs are not in the cache.
+    missing_bytes: u64,
+}
+
+impl Plan {
+    /// Bytes to download.
+    pub fn missing_bytes(&self) -> u64 {
+        self.missing_bytes
+    }
+}
+
+/// The address of the hub.
+pub fn endpoint() -> String {
+    let set = std::env::var("HF_ENDPOINT").ok().filter(|text| !text.is_empty());
+    set.map_or_else(|| "https://huggingface.co".to_string(), |text| text.trim_end_matches('/').to_string())
+}
+
+/// What an HTTP status means for someone who wants a model.
+pub fn explain(status: u16, name: &HubName) -> String {
+    match status {
+        401 => format!(
+            "{name}: the hub wants to know who asks (401): set HF_TOKEN, and check the name, for names that do not exist are answered so too"
+        ),
+        403 => format!(
+            "{name}: access is not granted (403): accept its conditions on its page, with the account that the token belongs to"
+        ),
+        404 => format!("{name}: there is no such model, revision or file (404)"),
+        429 => format!("{name}: the hub is asked too often (429): wait a few minutes, or set HF_TOKEN"),
+        _ => format!("{name}: the hub answered with status {status}"),
+    }
+}
+
+/// Asks the hub what the model consists of.
+///
+/// # Errors
+/// What the hub refuses; a listing that cannot be trusted; a repository without a model.
+pub fn plan(cache: &Cache, name: &HubName) -> Result<Plan> {
+    let endpoint = endpoint();
+    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
+    let api = ApiBuilder::from_cache(cache.clone())
+        .with_endpoint(endpoint.clone())
+        .with_token(token.clone())
+        .build()
+        .context("the network client")?;
+    let mut response = api.repo(repo(name)).info_request().query("blobs", "true").call().map_err(|error| {
+        let text = error.to_string();
+        let status = text.strip_prefix("http status: ").and_then(|status| status.parse().ok());
+        anyhow::anyhow!(status.map_or_else(
+            || format!("{endpoint} cannot be asked about {name}: {text}; check the network, or use --offline"),
+            |s| explain(s, name)
+        ))
+    })?;
+    let info: Info = response
+        .body_mut()
+        .read_json()
+        .with_context(|| format!("{endpoint}: expected a description of {name} in JSON"))?;
+    if !is_hex(&info.sha, 40) {
+        bail!("{endpoint}: expected a commit of 40 hexadecimal digits, got {:?}: do not trust this server", info.sha);
+    }
+    let mut files = Vec::new();
+    for file in select(name, &info.siblings)? {
+        files.push(checked(file)?);
+    }
+    let blobs = cache.path().join(repo(name).folder_name()).join("blobs");
+    let here =
+        |file: &&Remote| std::fs::metadata(blobs.join(&file.blob)).is_ok_and(|data| data.len() == file.size_bytes);
+    let missing_bytes = files.iter().filter(|file| !here(file)).map(|file| file.size_bytes).sum();
+    Ok(Plan { name: name.clone(), commit: info.sha, endpoint, token, files, missing_bytes })
+}
+
+fn checked(file: &Sibling) -> Result<Remote> {
+    if !is_relative_file(&file.rfilename) {
+        bail!(
+            "the listing names the file {:?}, which leaves its directory: do not trust this repository",
+            file.rfilename
+        );
+    }
+    let (size, blob) = match &file.lfs {
+        Some(lfs) if is_hex(&lfs.sha256, 64) => (Some(lfs.size), Some(lfs.sha256.clone())),
+        Some(_) => (None, None),
+        None => (file.size, file.blob_id.clone().filter(|id| is_hex(id, 40))),
+    };
+    match (size, blob) {
+        (Some(size_bytes), Some(blob)) => Ok(Remote { name: file.rfilename.clone(), size_bytes, blob }),
+        _ => bail!("the listing has no size and checksum for {:?}: this is no hub that can be checked", file.rfilename),
+    }
+}
+
+/// `x-00001-of-00003.gguf` and the others, for a part of a split file.
+pub fn parts_of(file: &str) -> Vec<String> {
+    let split = file
+        .strip_suffix(".gguf")
+        .and_then(|stem| stem.rsplit_once("-of-"))
+        .and_then(|(rest, count)| Some((rest.rsplit_once('-')?, count)));
+    match split {
+        Some(((stem, number), count)) if number.len() == 5 && count.len() == 5 => match count.parse::<u32>() {
+            Ok(total) if total <= 1000 => (1..=total).map(|i| format!("{stem}-{i:05}-of-{count}.gguf")).collect(),
+            _ => vec![file.to_string()],
+        },
+        _ => vec![file.to_string()],
+    }
+}
+
+/// The files that the model needs, and no other.
+fn select<'a>(name: &HubName, files: &'a [Sibling]) -> Result<Vec<&'a Sibling>> {
+    let find = |wanted: &str| files.iter().find(|file| file.rfilename == wanted);
+    if let Some(file) = &name.file {
+        return parts_of(file)
+            .iter()
+            .map(|part| find(part).with_context(|| format!("{name}: there is no file {part}; {}", gguf_names(files))))
+            .collect();
+    }
+    let shards = |prefix: &str, suffix: &str| {
+        let part = |file: &&Sibling| file.rfilename.starts_with(prefix) && file.rfilename.ends_with(suffix);
+        files.iter().filter(part).collect::<Vec<_>>()
+    };
+    let mut chosen: Vec<&Sibling> = SIDE_FILES.iter().filter_map(|file| find(file)).collect();
+    if find("tokenizer.json").is_none() {
+        chosen.extend(find("tokenizer.model"));
+    }
+    for (single, index, prefix, suffix) in [
+        ("model.safetensors", "model.safetensors.index.json", "model-", ".safetensors"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-", ".bin"),
+    ] {
+        if let Some(file) = find(single) {
+            chosen.push(file);
+            return Ok(chosen);
+        }
+        if let Some(file) = find(index) {
+            chosen.push(file);
+            chosen.extend(shards(prefix, suffix));
+            return Ok(chosen);
+        }
+    }
+    let gguf: Vec<&Sibling> = files.iter().filter(|file| file.rfilename.ends_with(".gguf")).collect();
+    match gguf.as_slice() {
+        [one] => Ok(vec![*one]),
+        [] => bail!("{name} holds no weights that are read here: expected safetensors, pytorch_model.bin or GGUF"),
+        _ => bail!("{name} holds several GGUF files: add one to the name; {}", gguf_names(files)),
+    }
+}
+
+fn gguf_names(files: &[Sibling]) -> String {
+    let names: Vec<&str> =
+        files.iter().map(|file| file.rfilename.as_str()).filter(|file| file.ends_with(".gguf")).take(40).collect();
+    if names.is_empty() { "it has no GGUF file".to_string() } else { format!("there are {}", names.join(", ")) }
+}

@@ -1,0 +1,108 @@
+//! Models by their name on a hub: `org/name[:revision][/file.gguf]`.
+//!
+//! The cache is Hugging Face's own (`HF_HOME`, through the hf-hub crate), so that what Python's programs downloaded is
+//! here already and the other way round; so are the token and `HF_ENDPOINT`. What is in the cache is opened without a
+//! question to the network. Nothing is downloaded unasked: `bayan pull` is a request, `--model org/name` asks first,
+//! with the size. Transfers are done here and not by hf-hub, because names, sizes and checksums that a server tells are
+//! held against each other before they become paths or models.
+
+pub mod download;
+pub mod listing;
+mod name;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, bail};
+use hf_hub::Cache;
+
+use crate::support::output;
+
+pub use name::{HubName, repo};
+
+/// Whether the network may not be used.
+pub static OFFLINE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the network may not be used.
+pub fn set_offline(offline: bool) {
+    OFFLINE.store(offline, Ordering::Relaxed);
+}
+
+/// What `--model` opens for this name, downloaded first if the user agrees.
+///
+/// # Errors
+/// Not in the cache, and offline or not agreed to; what the server or the transfer refuses.
+pub fn open(name: &HubName) -> Result<PathBuf> {
+    let cache = Cache::from_env();
+    if let Some(path) = cached(&cache, name) {
+        return Ok(path);
+    }
+    if OFFLINE.load(Ordering::Relaxed) {
+        bail!(
+            "{name} is not in {}, and --offline allows no download: run `bayan pull {name}` with a network",
+            cache.path().display()
+        );
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        bail!(
+            "{name} is neither a file or directory here nor in {}: download it with `bayan pull {name}`",
+            cache.path().display()
+        );
+    }
+    let plan = listing::plan(&cache, name)?;
+    let size = output::size(plan.missing_bytes());
+    let _ = write!(
+        std::io::stderr(),
+        "{name} is not on this machine. Download {size} from {} into {}? [y/N] ",
+        plan.endpoint,
+        cache.path().display()
+    );
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes" | "نعم") {
+        bail!("{name} was not downloaded");
+    }
+    download::run(&cache, &plan)
+}
+
+/// The directory or file of a name whose files are all in the cache.
+fn cached(cache: &Cache, name: &HubName) -> Option<PathBuf> {
+    let handle = cache.repo(repo(name));
+    let directory = if name.is_commit() {
+        handle.pointer_path(&name.revision)
+    } else {
+        handle.get("config.json").and_then(|path| path.parent().map(PathBuf::from)).or_else(|| {
+            let reference = cache.path().join(repo(name).folder_name()).join("refs").join(&name.revision);
+            let commit = std::fs::read_to_string(reference).ok()?;
+            name::is_hex(commit.trim(), 40).then(|| handle.pointer_path(commit.trim()))
+        })?
+    };
+    if let Some(file) = &name.file {
+        let path = directory.join(file);
+        let parts = listing::parts_of(file).into_iter().all(|part| directory.join(part).is_file());
+        return (path.is_file() && parts).then_some(path);
+    }
+    if has_weights(&directory) {
+        return Some(directory);
+    }
+    None
+}
+
+/// Whether a snapshot has weights, and every shard that its index names.
+fn has_weights(directory: &std::path::Path) -> bool {
+    for index in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
+        let Ok(text) = std::fs::read_to_string(directory.join(index)) else { continue };
+        let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
+        let shards = value
+            .get("weight_map")
+            .and_then(|map| map.as_object())
+            .map(|map| map.values().filter_map(|file| file.as_str()).collect::<Vec<_>>());
+        return shards.is_some_and(|files| files.iter().all(|file| directory.join(file).is_file()));
+    }
+    let listed = std::fs::read_dir(directory)
+        .map(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".gguf")));
+    directory.join("model.safetensors").is_file()
+        || directory.join("pytorch_model.bin").is_file()
+        || listed.unwrap_or(false)
+}

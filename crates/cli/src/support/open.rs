@@ -1,0 +1,187 @@
+//! Opens checkpoints and models as the flags say.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bayan_generate::text::BUILTIN_TEMPLATES;
+use bayan_generate::{Engine, EngineOptions, Model, ModelOptions};
+use bayan_gpu::block_on;
+use bayan_models::Adapter;
+use bayan_weights::{Checkpoint, Coverage, DirectorySource, Importance, MemorySource, Policy, Source};
+
+use crate::support::device_split::{self, Devices};
+use crate::support::hub::{self, HubName};
+use crate::support::options::{AdapterArg, ModelArgs};
+use crate::support::output::{self, Progress};
+use crate::support::{random, tuning};
+
+/// The name of the model in the program.
+pub const EMBEDDED: &str = "embedded";
+
+/// The files of the model that was named, or of the one in the program.
+///
+/// # Errors
+/// The files are not a checkpoint's.
+pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
+    if let Some(shape) = model.and_then(|path| path.to_str()?.strip_prefix(random::PREFIX)) {
+        let source = random::RandomSource::new(shape);
+        return source
+            .map(|source| Rc::new(source) as Rc<dyn Source>)
+            .with_context(|| format!("--model random:{shape}: expected one of {}", random::shapes()));
+    }
+    if let Some(path) = model.filter(|path| *path != Path::new(EMBEDDED) || path.exists()) {
+        return match HubName::from_path(path) {
+            Some(name) => Ok(Rc::new(DirectorySource::new(hub::open(&name)?)?)),
+            None => Ok(Rc::new(DirectorySource::new(path)?)),
+        };
+    }
+    let files = bayan_embedded::files();
+    if files.is_empty() {
+        bail!(
+            "this program was built without a model of its own: expected `--model DIR` with the directory of a Hugging Face checkpoint"
+        );
+    }
+    Ok(Rc::new(files.iter().fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes))))
+}
+
+/// The checkpoint that was named.
+///
+/// # Errors
+/// As [`source`], and damaged files.
+pub fn checkpoint(model: Option<&Path>) -> Result<Checkpoint> {
+    Ok(block_on(Checkpoint::open(source(model)?))?)
+}
+
+/// The text behind `--chat-template`: names stay names, files are read.
+///
+/// # Errors
+/// Neither a built-in name nor a file that can be read.
+pub fn chat_template(argument: Option<&str>) -> Result<Option<String>> {
+    match argument {
+        None => Ok(None),
+        Some(name) if BUILTIN_TEMPLATES.contains(&name) || name.contains("{%") || name.contains("{{") => {
+            Ok(Some(name.to_string()))
+        }
+        Some(file) => {
+            let names = BUILTIN_TEMPLATES.join(", ");
+            let text = std::fs::read_to_string(file);
+            text.map(Some)
+                .with_context(|| format!("--chat-template {file}: expected one of {names}, or a file that can be read"))
+        }
+    }
+}
+
+/// A loaded model and what loading took.
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// From the command's start to a model that can answer, without the device's own start.
+    pub load: Duration,
+}
+
+/// Loads the model that the flags describe; `least_context` is what the caller needs where the user did not choose.
+///
+/// # Errors
+/// Files, device or sizes that do not fit.
+pub fn model(args: &ModelArgs, least_context: Option<usize>) -> Result<Loaded> {
+    model_for(args, least_context, 1)
+}
+
+/// As [`model`], with places for several sequences at a time.
+///
+/// # Errors
+/// As [`model`].
+pub fn model_for(args: &ModelArgs, least_context: Option<usize>, sequences: usize) -> Result<Loaded> {
+    let checkpoint = checkpoint(args.checkpoint.model.as_deref())?;
+    bayan_models::sizes(&checkpoint)?;
+    let chat_template = chat_template(args.checkpoint.chat_template.as_deref())?;
+    let devices = device_split::devices(&checkpoint, args)?;
+    load(&checkpoint, &devices, args, chat_template, least_context, sequences)
+}
+
+/// Attaches an adapter under the name of its directory.
+///
+/// # Errors
+/// Files that are not an adapter's, or one that does not fit the model.
+pub fn attach(engine: &mut Engine, argument: &AdapterArg) -> Result<()> {
+    let name = argument.path.display().to_string();
+    let opened = DirectorySource::new(&argument.path).map_err(anyhow::Error::from);
+    let adapter = opened.and_then(|source| Ok(block_on(Adapter::open(Rc::new(source)))?));
+    let attached = adapter.and_then(|adapter| Ok(engine.attach(&name, &adapter, argument.scale)?));
+    attached.with_context(|| format!("--adapter {name}"))
+}
+
+fn policy(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Option<Policy>> {
+    let Some(mut policy) = args.quantize.map(Policy::for_format) else { return Ok(None) };
+    if let Some(file) = &args.imatrix {
+        weigh(checkpoint, file, &mut policy)?;
+    }
+    Ok(Some(policy))
+}
+
+/// Puts the importance in a file of `bayan imatrix`, or of llama.cpp, into a policy, and says which matrices it leaves
+/// alone.
+///
+/// # Errors
+/// A file that cannot be read, or one of another model.
+pub fn weigh(checkpoint: &Checkpoint, file: &Path, policy: &mut Policy) -> Result<Coverage> {
+    let mut weighed = || -> Result<Coverage> {
+        let name = file.file_name().and_then(|name| name.to_str()).context("expected the name of a file")?;
+        let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let model_type = checkpoint.config().get("model_type").and_then(|kind| kind.as_str()).unwrap_or("none");
+        let importance = block_on(Importance::read(&DirectorySource::new(folder)?, name, model_type))?;
+        let coverage = importance.apply(checkpoint, policy)?;
+        if coverage.weighed == 0 {
+            bail!(
+                "it says nothing of any matrix that is quantized: expected the file of this model, and a format that quantizes"
+            );
+        }
+        Ok(coverage)
+    };
+    let coverage = weighed().with_context(|| format!("--imatrix {}", file.display()))?;
+    if !coverage.without.is_empty() {
+        output::note(&format!(
+            "--imatrix has nothing for {}, whose inputs all count alike",
+            coverage.without.join(", ")
+        ));
+    }
+    Ok(coverage)
+}
+
+fn load(
+    checkpoint: &Checkpoint,
+    devices: &Devices,
+    args: &ModelArgs,
+    chat_template: Option<String>,
+    least_context: Option<usize>,
+    sequences: usize,
+) -> Result<Loaded> {
+    let engine = EngineOptions {
+        context: args.context.map(|n| n as usize).or(least_context),
+        sequences,
+        cache: args.cache.format(),
+        policy: policy(checkpoint, args)?,
+        gpu_layers: args.gpu_layers,
+        ..Default::default()
+    };
+    let started = Instant::now();
+    let mut progress = Progress::new("loading", true);
+    let options = ModelOptions { engine, chat_template };
+    let mut set = |done, total| progress.set(done, total);
+    let mut model = block_on(Model::open_split(checkpoint, &devices.gpus, &devices.shares, &options, &mut set))?;
+    drop(progress);
+    device_split::tell(&mut model.engine)?;
+    if let streamed @ 1.. = model.engine.streamed_bytes() {
+        output::note(&format!(
+            "{} of weights stay in host memory and are sent to the device for every step",
+            output::size(streamed)
+        ));
+    }
+    tuning::apply(&mut model.engine, args.autotune)?;
+    for adapter in &args.adapter {
+        attach(&mut model.engine, adapter)?;
+    }
+    Ok(Loaded { model, load: started.elapsed() })
+}

@@ -1,0 +1,43 @@
+//! The text side of a checkpoint, for subcommands that need neither weights nor a device, and the texts that they are
+//! given.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use bayan_generate::TextSide;
+use bayan_gpu::block_on;
+
+use crate::support::open;
+use crate::support::options::CheckpointArgs;
+
+/// Tokenizer and template of the model that was named; its weights need not be there.
+///
+/// # Errors
+/// A file that is missing or damaged.
+pub fn side(args: &CheckpointArgs) -> Result<TextSide> {
+    let source = block_on(bayan_weights::gguf::files_of(open::source(args.model.as_deref())?))?;
+    let chat_template = open::chat_template(args.chat_template.as_deref())?;
+    block_on(TextSide::open(source.as_ref(), chat_template.as_deref()))
+        .with_context(|| format!("the tokenizer of {} cannot be read", source.describe()))
+}
+
+/// A text from an argument, a file, or stdin, whichever was given first in this order; `-` is stdin.
+///
+/// # Errors
+/// A file that cannot be read or is not UTF-8; no text at all on a terminal.
+pub fn input(argument: Option<&str>, file: Option<&Path>, what: &str) -> Result<String> {
+    if let Some(text) = argument.filter(|text| *text != "-") {
+        return Ok(text.to_string());
+    }
+    if let Some(path) = file.filter(|path| *path != Path::new("-")) {
+        return std::fs::read_to_string(path).with_context(|| format!("cannot read {what} from {}", path.display()));
+    }
+    let stdin = std::io::stdin();
+    if argument.is_none() && file.is_none() && std::io::IsTerminal::is_terminal(&stdin) {
+        bail!("no {what} was given: expected it as an argument, with --file, or on stdin");
+    }
+    let mut text = String::new();
+    stdin.lock().read_to_string(&mut text).with_context(|| format!("cannot read {what} from stdin"))?;
+    Ok(text)
+}

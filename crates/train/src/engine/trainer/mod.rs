@@ -1,0 +1,516 @@
+//! The trainer: accumulates gradients over micro-batches and updates what is trained.
+
+mod preference;
+
+use std::sync::Arc;
+
+use bayan_gpu::{Gpu, KernelTime};
+use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPart, Parameters};
+use bayan_tensor::ops::{Dropout, Hyper};
+use bayan_tensor::{Dtype, Graph, Plan, Pool, State, Tuning};
+
+pub use preference::PairOutcome;
+use preference::pairs_of;
+
+use super::EngineError;
+use super::arena::Arena;
+use super::loss_scale::{INITIAL_LOSS_SCALE, LossScale};
+use super::step::{Aim, Extra, Outcome, Packed, Shape, Step, rounded};
+use crate::rng::split_mix;
+use crate::{MicroBatch, NamedArray, TrainedWeights};
+
+/// Name under which the trained pairs are attached.
+const NAME: &str = "trained";
+
+/// Plans that are kept at a time. They share their activations' memory.
+const PLANS: usize = 8;
+
+/// How to train.
+#[derive(Debug, Clone)]
+pub struct TrainerOptions {
+    /// Positions that the base was opened with.
+    pub context: usize,
+    /// Compute each layer again on the way back instead of keeping its activations.
+    pub recompute: bool,
+    /// Largest number of logits held at a time.
+    pub logits_budget: usize,
+    /// Seed of the dropout masks and of noise.
+    pub seed: u64,
+    /// NEFTune: noise on the embeddings, uniform within this over √(tokens of the sequence · hidden size), in
+    /// supervised steps.
+    pub neftune: Option<f64>,
+    /// Multiply-adds of one submission at most, but for a kernel that has more alone: 2³⁴ take 0.3 s where a device
+    /// does 0.1 TFLOP/s.
+    pub submission_work: u64,
+    /// Hold what waits for the backward pass in f16, and scale the loss; products have f16 tiles where the device was
+    /// opened with it.
+    pub f16: bool,
+    /// With `f16`: the loss scale at first, a power of two.
+    pub loss_scale: f64,
+}
+
+impl Default for TrainerOptions {
+    fn default() -> Self {
+        Self {
+            context: 2048,
+            recompute: true,
+            logits_budget: 16 << 20,
+            seed: 0,
+            neftune: None,
+            submission_work: 1 << 34,
+            f16: false,
+            loss_scale: INITIAL_LOSS_SCALE,
+        }
+    }
+}
+
+/// A model, and the adapter in training or all its parameters.
+pub struct Trainer {
+    gpu: Option<Gpu>,
+    decoder: Box<dyn Decoder>,
+    arena: Arena,
+    options: TrainerOptions,
+    dropout: f32,
+    seed: Arc<State>,
+    /// Micro-batches so far: dropout masks and noise follow from it.
+    micro_steps: u64,
+    updates: u64,
+    steps: Vec<Step>,
+    /// Activations of all steps.
+    pool: Pool,
+    /// Keys and values of the largest step so far.
+    cache: Option<Cache>,
+    hyper: Arc<State>,
+    norm: Arc<State>,
+    optimizer: Option<Plan>,
+    /// With f16.
+    loss_scale: Option<LossScale>,
+}
+
+impl Trainer {
+    /// A trainer for this base and adapter. Without a device everything but [`Trainer::update`] runs through the
+    /// interpreter.
+    ///
+    /// Gradients follow the device's arithmetic: open it without `dot`, and without `f16` for f32 throughout.
+    ///
+    /// # Errors
+    /// A module that the base does not have, a loss scale that cannot be one, or out of memory.
+    pub fn new(
+        gpu: Option<&Gpu>,
+        mut decoder: Box<dyn Decoder>,
+        adapter: &Adapter,
+        options: TrainerOptions,
+    ) -> Result<Trainer, EngineError> {
+        let arena = Arena::new(gpu, adapter)?;
+        // Attached once here, so that an adapter that does not fit is refused before anything runs.
+        attach(&mut *decoder, &arena, None)?;
+        decoder.detach(NAME);
+        Trainer::over(gpu, decoder, arena, adapter.config.lora_dropout as f32, options)
+    }
+
+    /// A trainer of all parameters of a decoder that was opened to train them.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn full(
+        gpu: Option<&Gpu>,
+        decoder: Box<dyn Decoder>,
+        parameters: Parameters,
+        options: TrainerOptions,
+    ) -> Result<Trainer, EngineError> {
+        Trainer::over(gpu, decoder, Arena::full(gpu, parameters)?, 0.0, options)
+    }
+
+    fn over(
+        gpu: Option<&Gpu>,
+        decoder: Box<dyn Decoder>,
+        arena: Arena,
+        dropout: f32,
+        options: TrainerOptions,
+    ) -> Result<Trainer, EngineError> {
+        let hyper = State::zeros(gpu, "hyperparameters", &[Hyper::LEN], Dtype::F32)?;
+        let norm = State::zeros(gpu, "gradient norm", &[4], Dtype::F32)?;
+        let seed = State::zeros(gpu, "seed", &[1], Dtype::U32)?;
+        let optimizer = match gpu {
+            None => None,
+            Some(gpu) => {
+                let mut graph = Graph::new();
+                graph.adamw(&arena.states, &hyper, &norm);
+                Some(Plan::new(gpu, graph, &[], &Tuning::defaults(gpu.capabilities()))?)
+            }
+        };
+        let gpu = gpu.cloned();
+        let loss_scale = if options.f16 { Some(LossScale::new(options.loss_scale)?) } else { None };
+        Ok(Trainer {
+            gpu,
+            decoder,
+            arena,
+            options,
+            dropout,
+            seed,
+            micro_steps: 0,
+            updates: 0,
+            steps: Vec::new(),
+            pool: Pool::default(),
+            loss_scale,
+            cache: None,
+            hyper,
+            norm,
+            optimizer,
+        })
+    }
+
+    /// The base.
+    pub fn decoder(&self) -> &dyn Decoder {
+        &*self.decoder
+    }
+
+    /// The base, without the trained adapter.
+    pub fn into_decoder(self) -> Box<dyn Decoder> {
+        self.decoder
+    }
+
+    /// Optimizer updates so far.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Micro-batches so far, which decide dropout masks and noise: to be saved and set again.
+    pub fn micro_steps(&mut self) -> &mut u64 {
+        &mut self.micro_steps
+    }
+
+    /// Bytes of activations of the largest step so far, and the dispatches of the latest.
+    pub fn cost(&self) -> (u64, usize) {
+        (
+            self.steps.iter().map(Step::activation_bytes).max().unwrap_or(0),
+            self.steps.last().map_or(0, Step::dispatches),
+        )
+    }
+
+    /// Submissions of the latest step.
+    pub fn submissions(&self) -> usize {
+        self.steps.last().map_or(0, Step::submissions)
+    }
+
+    /// Adds the gradients of `scale` · Σ nll over the trained tokens, and returns that loss. For the mean over the
+    /// tokens of several micro-batches (`token_mean`) the scale is one over the trained tokens of all of them.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model, a device that fails, or a loss that is not finite.
+    pub async fn accumulate(&mut self, batch: &MicroBatch, scale: f64) -> Result<f64, EngineError> {
+        let lift = self.lift();
+        let outcome = self.run(batch, Aim::Supervised, &Extra::Scale((scale * lift) as f32)).await?;
+        finite(f64::from(outcome.loss) / lift)
+    }
+
+    /// Runs [`Trainer::accumulate`]'s step once more with a timestamp pair around each kernel; `None` where the device
+    /// has none.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn profile(&mut self, batch: &MicroBatch, scale: f64) -> Result<Option<Vec<KernelTime>>, EngineError> {
+        self.accumulate(batch, scale).await?;
+        match (&self.gpu, self.steps.last()) {
+            (Some(gpu), Some(step)) if gpu.capabilities().timestamps => step.profile(gpu).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The summed nll of the trained tokens and their number, without gradients.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn evaluate(&mut self, batch: &MicroBatch) -> Result<(f64, usize), EngineError> {
+        let outcome = self.run(batch, Aim::Evaluate, &Extra::Scale(1.0)).await?;
+        Ok((finite(outcome.sums.iter().sum())?, batch.target_count()))
+    }
+
+    /// Reserves the memory of a training step over a batch of this shape with at least `trained` trained tokens, so
+    /// that smaller ones need no more.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub fn reserve(&mut self, batch: &MicroBatch, trained: usize, preference: bool) -> Result<(), EngineError> {
+        let (aim, pairs) = if preference { (Aim::Preference, pairs_of(batch)?) } else { (Aim::Supervised, 0) };
+        let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
+        let mut shape = packed.shape(aim, pairs);
+        shape.rows = shape.rows.max(rounded(trained.max(1), 16));
+        self.prepare(shape)
+    }
+
+    async fn run(&mut self, batch: &MicroBatch, aim: Aim, extra: &Extra) -> Result<Outcome, EngineError> {
+        let pairs = if let Extra::Preference(reference, ..) = extra { reference.len() } else { 0 };
+        let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
+        if packed.count == 0 {
+            return Err(EngineError::input(
+                "micro-batch",
+                "at least one trained token",
+                "none",
+                "drop examples without any, or train on all tokens",
+            ));
+        }
+        if matches!(aim, Aim::Supervised | Aim::Preference) {
+            let mut state = self.options.seed ^ self.micro_steps.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let seed = (split_mix(&mut state) >> 32) as u32;
+            self.seed.write(self.gpu.as_ref(), 0, bytemuck::bytes_of(&seed));
+            self.micro_steps += 1;
+        }
+        self.prepare(packed.shape(aim, pairs))?;
+        match self.steps.last() {
+            Some(step) => step.run(self.gpu.as_ref(), &packed, extra).await,
+            None => Ok(Outcome::default()),
+        }
+    }
+
+    /// Records the step of this shape, or brings it to the end of the list.
+    fn prepare(&mut self, shape: Shape) -> Result<(), EngineError> {
+        if let Some(at) = self.steps.iter().position(|step| step.shape == shape) {
+            let step = self.steps.remove(at);
+            self.steps.push(step);
+            return Ok(());
+        }
+        if self.steps.len() >= PLANS {
+            self.steps.remove(0);
+        }
+        if shape.aim != Aim::Base {
+            let trains = matches!(shape.aim, Aim::Supervised | Aim::Preference) && self.dropout > 0.0;
+            attach(&mut *self.decoder, &self.arena, trains.then_some((self.dropout, &self.seed)))?;
+        }
+        let step = self.record(shape);
+        self.decoder.detach(NAME);
+        self.steps.push(step?);
+        Ok(())
+    }
+
+    fn record(&mut self, shape: Shape) -> Result<Step, EngineError> {
+        let gpu = self.gpu.as_ref();
+        let cache = match self.cache.take().filter(|cache| cache.shape.context >= shape.tokens) {
+            Some(cache) => cache,
+            None => {
+                // Recorded steps hold the smaller one.
+                self.steps.clear();
+                Cache::new(
+                    gpu,
+                    CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None },
+                    &self.decoder.cache_needs(),
+                )?
+            }
+        };
+        let step =
+            Step::new(gpu, &*self.decoder, &self.arena, &cache, shape, &self.options, &self.seed, &mut self.pool);
+        self.cache = Some(cache);
+        step
+    }
+
+    /// What the gradients are multiplied by.
+    fn lift(&self) -> f64 {
+        self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale)
+    }
+
+    /// The state of loss scaling, with f16: to be saved and set again.
+    pub fn loss_scale(&self) -> Option<LossScale> {
+        self.loss_scale
+    }
+
+    /// Goes on with what [`Trainer::loss_scale`] gave.
+    ///
+    /// # Errors
+    /// A scale where the trainer has none, or none where it has one, or one that cannot be.
+    pub fn set_loss_scale(&mut self, loss_scale: Option<LossScale>) -> Result<(), EngineError> {
+        if loss_scale.is_some() != self.options.f16 {
+            let of = |there: bool| if there { "one" } else { "none" };
+            return Err(EngineError::input(
+                "loss scale",
+                of(self.options.f16),
+                of(loss_scale.is_some()),
+                "resume with the recipe of the run",
+            ));
+        }
+        self.loss_scale = loss_scale.map(LossScale::checked).transpose()?;
+        Ok(())
+    }
+
+    /// [`Trainer::update`] and [`Trainer::gradient_norm`]. `None`: the gradients were not finite, with f16; nothing was
+    /// updated, the loss scale is lower now, and the micro-batches are to be done again.
+    ///
+    /// # Errors
+    /// As those two.
+    pub async fn try_update(&mut self, hyper: &Hyper) -> Result<Option<f64>, EngineError> {
+        self.update(hyper)?;
+        let norm = self.gradient_norm().await;
+        let Some(loss_scale) = &mut self.loss_scale else { return norm.map(Some) };
+        match norm {
+            Ok(norm) => {
+                loss_scale.good();
+                Ok(Some(norm))
+            }
+            Err(EngineError::NotFinite { .. }) if loss_scale.overflown() => {
+                self.updates -= 1;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Updates the adapter with the gradients gathered, and clears them. [`Hyper::update`] is counted here, and
+    /// [`Hyper::loss_scale`] is the trainer's.
+    ///
+    /// # Errors
+    /// There is no device.
+    pub fn update(&mut self, hyper: &Hyper) -> Result<(), EngineError> {
+        let (Some(gpu), Some(optimizer)) = (&self.gpu, &self.optimizer) else {
+            return Err(EngineError::input("trainer", "a device to update on", "none", "open one"));
+        };
+        self.updates += 1;
+        let numbers = Hyper { update: self.updates, loss_scale: self.lift(), ..*hyper }.numbers();
+        self.hyper.write(Some(gpu), 0, bytemuck::cast_slice(&numbers));
+        optimizer.submit(gpu, 0, &[]);
+        self.arena.clear_gradients(Some(gpu));
+        Ok(())
+    }
+
+    /// The norm of the gradients before clipping at the last update; an error where it was not finite, in which case
+    /// that update changed nothing.
+    ///
+    /// # Errors
+    /// The device, or a norm that is not finite.
+    pub async fn gradient_norm(&self) -> Result<f64, EngineError> {
+        let values = self.norm.read(self.gpu.as_ref()).await?;
+        let norm = f64::from(values.f32()[0]);
+        if norm.is_finite() {
+            Ok(norm)
+        } else {
+            Err(EngineError::NotFinite { what: "the norm of the gradients".into() })
+        }
+    }
+
+    /// Sets the gradients to zero.
+    pub fn clear_gradients(&self) {
+        self.arena.clear_gradients(self.gpu.as_ref());
+    }
+
+    /// The gradients gathered so far, in the shape of what is trained.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn gradients(&self) -> Result<TrainedWeights, EngineError> {
+        let mut gradients = self.arena.read(self.gpu.as_ref(), true).await?;
+        let unscale = (1.0 / self.lift()) as f32;
+        let divide = |values: &mut Vec<f32>| values.iter_mut().for_each(|v| *v *= unscale);
+        match &mut gradients {
+            TrainedWeights::Adapter(adapter) => adapter.modules.values_mut().for_each(|module| {
+                divide(&mut module.a);
+                divide(&mut module.b);
+            }),
+            TrainedWeights::Full(arrays) => arrays.iter_mut().for_each(|array| divide(&mut array.values)),
+        }
+        Ok(gradients)
+    }
+
+    /// The first tensor that has a NaN or an infinity, by PEFT's or Hugging Face's name, or else the first whose
+    /// gradient has.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn not_finite(&self) -> Result<Option<String>, EngineError> {
+        let bad = |values: &[f32]| values.iter().any(|v| !v.is_finite());
+        let first = |of: &TrainedWeights| match of {
+            TrainedWeights::Adapter(adapter) => adapter.modules.iter().find_map(|(name, m)| {
+                let (a, b) = bayan_models::tensor_names(name);
+                bad(&m.a).then_some(a).or(bad(&m.b).then_some(b))
+            }),
+            TrainedWeights::Full(arrays) => {
+                arrays.iter().find(|array| bad(&array.values)).map(|array| array.name.clone())
+            }
+        };
+        if let Some(name) = first(&self.weights().await?) {
+            return Ok(Some(name));
+        }
+        Ok(first(&self.gradients().await?).map(|name| format!("the gradient of {name}")))
+    }
+
+    /// The most device memory so far, in bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.gpu.as_ref().map(Gpu::peak_allocated_bytes)
+    }
+
+    /// What is trained.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn weights(&self) -> Result<TrainedWeights, EngineError> {
+        self.arena.read(self.gpu.as_ref(), false).await
+    }
+
+    /// Takes over what [`Trainer::weights`] gave: no moments, no gradients, no updates.
+    ///
+    /// # Errors
+    /// Weights of other sizes.
+    pub fn load_weights(&mut self, weights: &TrainedWeights) -> Result<(), EngineError> {
+        self.arena.load(self.gpu.as_ref(), weights)?;
+        (self.updates, self.micro_steps) = (0, 0);
+        self.loss_scale = if self.options.f16 { Some(LossScale::new(self.options.loss_scale)?) } else { None };
+        Ok(())
+    }
+
+    /// Moments and the number of updates, to go on from later.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn optimizer_state(&self) -> Result<Vec<NamedArray>, EngineError> {
+        let mut arrays = Vec::new();
+        for (name, state) in [("exp_avg", &self.arena.states.first), ("exp_avg_sq", &self.arena.states.second)] {
+            let values = state.read(self.gpu.as_ref()).await?.f32().to_vec();
+            arrays.push(NamedArray { name: name.into(), shape: vec![values.len()], values });
+        }
+        // Two floats hold the counts exactly up to 2^48.
+        let counts =
+            [self.updates, self.micro_steps].iter().flat_map(|n| [(n >> 24) as f32, (n & 0xff_ffff) as f32]).collect();
+        arrays.push(NamedArray { name: "counts".into(), shape: vec![4], values: counts });
+        Ok(arrays)
+    }
+
+    /// Takes over what [`Trainer::optimizer_state`] gave; the adapter is loaded before.
+    ///
+    /// # Errors
+    /// Arrays that are missing or of another size.
+    pub fn load_optimizer_state(&mut self, arrays: &[NamedArray]) -> Result<(), EngineError> {
+        let find = |name: &str, len: usize| {
+            let found = arrays.iter().find(|array| array.name == name && array.values.len() == len);
+            found.ok_or_else(|| {
+                EngineError::input(
+                    "optimizer state",
+                    format!("{len} numbers `{name}`"),
+                    "others",
+                    "resume with the recipe of the run",
+                )
+            })
+        };
+        let len = self.arena.states.first.shape()[0];
+        for (name, state) in [("exp_avg", &self.arena.states.first), ("exp_avg_sq", &self.arena.states.second)] {
+            state.write(self.gpu.as_ref(), 0, bytemuck::cast_slice(&find(name, len)?.values));
+        }
+        let counts = &find("counts", 4)?.values;
+        let count = |high: f32, low: f32| ((high as u64) << 24) + low as u64;
+        (self.updates, self.micro_steps) = (count(counts[0], counts[1]), count(counts[2], counts[3]));
+        Ok(())
+    }
+}
+
+fn attach(decoder: &mut dyn Decoder, arena: &Arena, dropout: Option<(f32, &Arc<State>)>) -> Result<(), EngineError> {
+    for (number, place) in arena.places().iter().enumerate() {
+        let [a, b] = place.parameters.clone();
+        let dropout = dropout.map(|(p, seed)| Dropout { p, salt: number as u32 + 1, seed: seed.clone() });
+        let part = LoraPart { adapter: NAME.to_string(), rows: 0..0, a, b, scale: place.scale, dropout };
+        if let Err(error) = decoder.attach(&place.name, part) {
+            decoder.detach(NAME);
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+fn finite(loss: f64) -> Result<f64, EngineError> {
+    if loss.is_finite() { Ok(loss) } else { Err(EngineError::NotFinite { what: "the loss".into() }) }
+}

@@ -1,0 +1,81 @@
+//! Preference pairs (DPO): their log-probabilities, and the gradients of their loss.
+
+use super::{Trainer, finite};
+use crate::MicroBatch;
+use crate::engine::EngineError;
+use crate::engine::step::{Aim, Extra};
+
+/// What a micro-batch of preference pairs gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairOutcome {
+    /// Summed loss times the scale.
+    pub loss: f64,
+    /// For each pair: log-probability of the chosen and of the rejected answer under the policy, margin β (Δ − Δref),
+    /// loss.
+    pub pairs: Vec<[f32; 4]>,
+}
+
+impl Trainer {
+    /// Log-probabilities under the base without the adapter of pairs: sequence 2p of the batch is the chosen, 2p + 1
+    /// the rejected answer.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn reference(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
+        self.pair_sums(batch, Aim::Base).await
+    }
+
+    /// As [`Trainer::reference`], under the model with the adapter.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn log_probabilities(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
+        self.pair_sums(batch, Aim::Evaluate).await
+    }
+
+    async fn pair_sums(&mut self, batch: &MicroBatch, aim: Aim) -> Result<Vec<[f32; 2]>, EngineError> {
+        let pairs = pairs_of(batch)?;
+        let outcome = self.run(batch, aim, &Extra::Scale(1.0)).await?;
+        let sums = outcome.sums.get(..2 * pairs).unwrap_or_default();
+        Ok(sums.chunks_exact(2).map(|pair| [-pair[0] as f32, -pair[1] as f32]).collect())
+    }
+
+    /// Adds the gradients of `scale` · Σ of the pairs' DPO losses (sigmoid).
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn accumulate_pairs(
+        &mut self,
+        batch: &MicroBatch,
+        reference: &[[f32; 2]],
+        beta: f64,
+        scale: f64,
+    ) -> Result<PairOutcome, EngineError> {
+        let pairs = pairs_of(batch)?;
+        if reference.len() != pairs {
+            return Err(EngineError::input(
+                "reference",
+                format!("one for each of {pairs} pairs"),
+                reference.len().to_string(),
+                "compute it for this batch",
+            ));
+        }
+        let lift = self.lift();
+        let extra = Extra::Preference(reference.to_vec(), beta as f32, (scale * lift) as f32);
+        let outcome = self.run(batch, Aim::Preference, &extra).await?;
+        Ok(PairOutcome { loss: finite(f64::from(outcome.loss) / lift)?, pairs: outcome.pairs })
+    }
+}
+
+pub(super) fn pairs_of(batch: &MicroBatch) -> Result<usize, EngineError> {
+    let sequences = batch.starts.len();
+    if sequences == 0 || !sequences.is_multiple_of(2) {
+        return Err(EngineError::input(
+            "preference batch",
+            "pairs of sequences",
+            format!("{sequences} sequences"),
+            "give chosen and rejected in turn",
+        ));
+    }
+    Ok(sequences / 2)
+}

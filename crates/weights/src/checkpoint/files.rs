@@ -1,0 +1,319 @@
+//! The files of a checkpoint: which ones hold the weights, and their headers, read and checked.
+
+use super::{METADATA_KEY, METADATA_VERSION, Stored, TensorEntry};
+use crate::error::WeightsError;
+use crate::formats::format_by_name;
+use crate::safetensors::{ArrayInfo, Header, MAX_DIM, MAX_DIMS, header_length, parse_header};
+use crate::source::{Source, bad_name, is_plain_file_name};
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+const MAX_SHARDS: usize = 10_000;
+
+/// Which files hold the weights; the first of these kinds that is there.
+pub(super) enum Container {
+    Safetensors(String),
+    /// The index.
+    Shards(String),
+    Torch(String),
+    TorchShards(String),
+}
+
+impl Container {
+    pub(super) async fn find(source: &dyn Source, stem: &str) -> Result<Self, WeightsError> {
+        let single = format!("{stem}.safetensors");
+        if source.size(&single).await?.is_some() {
+            return Ok(Self::Safetensors(single));
+        }
+        let index = format!("{single}.index.json");
+        if source.size(&index).await?.is_some() {
+            return Ok(Self::Shards(index));
+        }
+        if stem == "model" {
+            for (file, of) in [
+                ("pytorch_model.bin", Self::Torch as fn(String) -> Self),
+                ("pytorch_model.bin.index.json", Self::TorchShards),
+            ] {
+                if source.size(file).await?.is_some() {
+                    return Ok(of(file.to_owned()));
+                }
+            }
+        }
+        Err(no_weights(source, &single))
+    }
+}
+
+/// Collects tensors over the files of a checkpoint.
+#[derive(Default)]
+pub(super) struct Builder {
+    pub(super) tensors: Vec<TensorEntry>,
+    pub(super) by_name: HashMap<String, usize>,
+}
+
+impl Builder {
+    /// Adds one file's arrays, joined into tensors.
+    pub(super) fn add(&mut self, file: &str, header: Header) -> Result<(), WeightsError> {
+        let shared: Rc<str> = file.into();
+        let described = match header.metadata.get(METADATA_KEY) {
+            Some(json) => parse_description(file, json)?,
+            None => BTreeMap::new(),
+        };
+        let mut arrays: BTreeMap<String, ArrayInfo> =
+            header.arrays.into_iter().map(|array| (array.name.clone(), array)).collect();
+        let mut entries = Vec::with_capacity(arrays.len());
+        for (name, described) in described {
+            entries.push(join_planes(&shared, name, described, &mut arrays)?);
+        }
+        entries.extend(arrays.into_values().map(|array| TensorEntry {
+            name: array.name,
+            shape: array.shape,
+            stored: Stored::Dense(array.dtype),
+            file: shared.clone(),
+            offsets: vec![array.offset],
+            reader: None,
+        }));
+        entries.sort_by_key(|entry| entry.offsets[0]);
+        for entry in entries {
+            self.insert(entry)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn insert_all(&mut self, entries: Vec<TensorEntry>) -> Result<(), WeightsError> {
+        entries.into_iter().try_for_each(|entry| self.insert(entry))
+    }
+
+    fn insert(&mut self, entry: TensorEntry) -> Result<(), WeightsError> {
+        if let Some(other) = self.by_name.insert(entry.name.clone(), self.tensors.len()) {
+            let problem = format!("tensor {:?} is also in {}", entry.name, self.tensors[other].file);
+            return Err(WeightsError::malformed(&entry.file, problem));
+        }
+        self.tensors.push(entry);
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Description {
+    version: u32,
+    tensors: BTreeMap<String, Described>,
+}
+
+#[derive(Deserialize)]
+struct Described {
+    format: String,
+    shape: Vec<u64>,
+}
+
+fn parse_description(file: &str, json: &str) -> Result<BTreeMap<String, Described>, WeightsError> {
+    let description: Description = parse_json(file, json)?;
+    if description.version != METADATA_VERSION {
+        return Err(WeightsError::Unsupported {
+            what: format!("{file}: version {} of the quantized layout", description.version),
+            remedy: format!("this program reads version {METADATA_VERSION}; quantize again, or update the program"),
+        });
+    }
+    Ok(description.tensors)
+}
+
+/// The planes of one described tensor, taken out of `arrays`.
+fn join_planes(
+    file: &Rc<str>,
+    name: String,
+    described: Described,
+    arrays: &mut BTreeMap<String, ArrayInfo>,
+) -> Result<TensorEntry, WeightsError> {
+    let bad = |problem: String| WeightsError::malformed(file, format!("tensor {name:?}: {problem}"));
+    let format = format_by_name(&described.format).filter(|format| !format.is_dense());
+    let Some(format) = format else {
+        return Err(WeightsError::Unsupported {
+            what: format!("{file}: tensor {name:?}: the quantization format {:?}", described.format),
+            remedy: format!("known formats are {}; update the program or quantize again", quantized_names()),
+        });
+    };
+    let dims = described.shape.len();
+    if !(1..=MAX_DIMS).contains(&dims) || described.shape.iter().any(|&size| size > MAX_DIM) {
+        return Err(bad(format!(
+            "expected a shape of 1 to {MAX_DIMS} sizes up to {MAX_DIM}, got {:?}",
+            described.shape
+        )));
+    }
+    let shape: Vec<usize> = described.shape.iter().map(|&size| size as usize).collect();
+    let k = shape[dims - 1];
+    let rows = described.shape[..dims - 1].iter().try_fold(1u64, |rows, &size| rows.checked_mul(size));
+    let rows = rows.ok_or_else(|| bad(format!("the shape {shape:?} overflows")))?;
+    let mut offsets = Vec::with_capacity(format.planes().len());
+    for (number, plane) in format.planes().iter().enumerate() {
+        let key = format!("{name}.{}", plane.name);
+        let array = arrays.remove(&key).ok_or_else(|| bad(format!("the plane {key:?} is not in the file")))?;
+        let per_row = format.row_bytes(number, k) / plane.dtype.size_bytes() as u64;
+        let wanted = [rows, per_row];
+        if array.dtype != plane.dtype || !array.shape.iter().map(|&size| size as u64).eq(wanted) {
+            return Err(bad(format!(
+                "expected the plane {key:?} to be {} {wanted:?}, got {} {:?}",
+                plane.dtype.name(),
+                array.dtype.name(),
+                array.shape
+            )));
+        }
+        offsets.push(array.offset);
+    }
+    Ok(TensorEntry { shape, stored: Stored::Planes(format), file: file.clone(), offsets, name, reader: None })
+}
+
+fn quantized_names() -> String {
+    let formats = crate::formats::FORMATS.iter().filter(|format| !format.is_dense());
+    formats.map(|format| format.name()).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn parse_json<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Result<T, WeightsError> {
+    serde_json::from_str(text).map_err(|error| WeightsError::malformed(file, format!("not the expected JSON: {error}")))
+}
+
+/// Exactly `length` bytes, whatever the source does.
+pub(crate) async fn read_exact(
+    source: &dyn Source,
+    file: &str,
+    offset: u64,
+    length: u64,
+) -> Result<Vec<u8>, WeightsError> {
+    let fail = |reason: String| WeightsError::Source { file: file.to_owned(), place: source.describe(), reason };
+    let length = usize::try_from(length).map_err(|_| {
+        fail(format!("{length} bytes at once do not fit this machine's address space; read fewer rows"))
+    })?;
+    if length == 0 {
+        return Ok(Vec::new());
+    }
+    let bytes = source.read(file, offset, length).await?;
+    if bytes.len() != length {
+        return Err(fail(format!("expected {length} bytes at offset {offset}, got {}; try again", bytes.len())));
+    }
+    Ok(bytes)
+}
+
+pub(super) async fn read_text(source: &dyn Source, file: &str, limit: u64) -> Result<Option<String>, WeightsError> {
+    if !is_plain_file_name(file) {
+        return Err(bad_name(&source.describe(), file));
+    }
+    let Some(size) = source.size(file).await? else { return Ok(None) };
+    if size > limit {
+        return Err(WeightsError::malformed(file, format!("expected at most {limit} bytes of text, got {size}")));
+    }
+    let bytes = read_exact(source, file, 0, size).await?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) => Err(WeightsError::malformed(file, format!("expected UTF-8 text: {error}"))),
+    }
+}
+
+pub(super) async fn read_header(source: &dyn Source, file: &str) -> Result<Header, WeightsError> {
+    let Some(size) = source.size(file).await? else {
+        return Err(WeightsError::MissingFile {
+            file: file.to_owned(),
+            place: source.describe(),
+            remedy: "the index names this shard; download it too".to_owned(),
+        });
+    };
+    let first = read_exact(source, file, 0, size.min(8)).await?;
+    let length = header_length(file, &first, size)?;
+    let json = read_exact(source, file, 8, length).await?;
+    parse_header(file, &json, size)
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Every shard's header, held against the index in both directions.
+pub(super) async fn read_shards(
+    source: &dyn Source,
+    index_file: &str,
+    builder: &mut Builder,
+) -> Result<(), WeightsError> {
+    let bad = |problem: String| WeightsError::malformed(index_file, problem);
+    let text = read_text(source, index_file, crate::safetensors::MAX_HEADER_BYTES).await?.unwrap_or_default();
+    let index: Index = parse_json(index_file, &text)?;
+    let mut per_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, file) in &index.weight_map {
+        if !is_plain_file_name(file) {
+            return Err(bad_name(&source.describe(), file));
+        }
+        per_file.entry(file).or_default().push(name);
+    }
+    if per_file.is_empty() {
+        return Err(bad("its weight_map names no tensor".to_owned()));
+    }
+    if per_file.len() > MAX_SHARDS {
+        return Err(bad(format!("expected at most {MAX_SHARDS} shards, got {}", per_file.len())));
+    }
+    for (file, names) in per_file {
+        let header = read_header(source, file).await?;
+        let held: std::collections::HashSet<&str> = header.arrays.iter().map(|array| array.name.as_str()).collect();
+        if let Some(name) = names.iter().find(|name| !held.contains(**name)) {
+            return Err(bad(format!("it places tensor {name:?} in {file}, which does not hold it")));
+        }
+        for array in &header.arrays {
+            match index.weight_map.get(&array.name) {
+                Some(place) if place == file => {}
+                Some(place) => {
+                    return Err(bad(format!("tensor {:?} is in {file}, the index says {place}", array.name)));
+                }
+                None => {
+                    return Err(bad(format!("{file} holds tensor {:?}, which the index does not name", array.name)));
+                }
+            }
+        }
+        builder.add(file, header)?;
+    }
+    Ok(())
+}
+
+/// Every shard of a PyTorch checkpoint; each tensor must be where the index says.
+pub(super) async fn read_torch_shards(
+    source: &dyn Source,
+    index_file: &str,
+    builder: &mut Builder,
+) -> Result<(), WeightsError> {
+    let bad = |problem: String| WeightsError::malformed(index_file, problem);
+    let text = read_text(source, index_file, crate::safetensors::MAX_HEADER_BYTES).await?.unwrap_or_default();
+    let index: Index = parse_json(index_file, &text)?;
+    let files: std::collections::BTreeSet<&String> = index.weight_map.values().collect();
+    if files.is_empty() || files.len() > MAX_SHARDS {
+        return Err(bad(format!("expected 1 to {MAX_SHARDS} shards, got {}", files.len())));
+    }
+    for file in files {
+        if !is_plain_file_name(file) {
+            return Err(bad_name(&source.describe(), file));
+        }
+        builder.insert_all(crate::torch::read(source, file).await?)?;
+    }
+    let missing = index.weight_map.iter().find(|(name, file)| {
+        builder.by_name.get(*name).is_none_or(|&at| builder.tensors[at].file.as_ref() != file.as_str())
+    });
+    match missing {
+        Some((name, file)) => Err(bad(format!("it places tensor {name:?} in {file}, which does not hold it"))),
+        None => Ok(()),
+    }
+}
+
+/// The error for a place without safetensors, according to what is there instead.
+fn no_weights(source: &dyn Source, wanted: &str) -> WeightsError {
+    let files = source.list();
+    let first = |suffixes: &[&str]| files.iter().find(|file| suffixes.iter().any(|suffix| file.ends_with(suffix)));
+    if let Some(file) = first(&[".bin", ".pt", ".pth"]) {
+        return unsupported_file(file);
+    }
+    WeightsError::MissingFile {
+        file: wanted.to_owned(),
+        place: source.describe(),
+        remedy: format!("expected a checkpoint with {wanted} or {wanted}.index.json beside its config"),
+    }
+}
+
+/// The error for weights in a container that is not read, by file name.
+pub(crate) fn unsupported_file(file: &str) -> WeightsError {
+    let remedy = "such files can run code when loaded; convert it with transformers: model.save_pretrained(directory, safe_serialization=True)";
+    WeightsError::Unsupported { what: format!("{file} (a PyTorch pickle)"), remedy: remedy.to_owned() }
+}
