@@ -21,6 +21,7 @@ macro_rules! quant_wgsl {
 mod affine;
 mod f16;
 mod f32;
+pub(crate) mod iq4_nl;
 mod numbers;
 mod planes;
 mod q4_0;
@@ -48,7 +49,7 @@ pub use self::q6_k::Q6K;
 pub use self::q8_0::Q8_0;
 
 /// Every format, from exact to smallest. Help texts and tests walk this table.
-pub static FORMATS: &[&dyn Format] = &[&F32, &F16, &Q8_0, &Q6K, &Q5K, &Q4K, &Q4_0];
+pub static FORMATS: &[&dyn Format] = &[&F32, &F16, &Q8_0, &Q6K, &Q5K, &Q4K, &iq4_nl::Iq4Nl, &Q4_0];
 
 /// The format called `name`, e.g. `"q4_0"`.
 pub fn format_by_name(name: &str) -> Option<&'static dyn Format> {
@@ -105,6 +106,8 @@ pub enum Codes {
         /// The largest code.
         top: i8,
     },
+    /// Codes of 4 bits that number these levels; the minimum is 0.
+    Table(&'static [i8; 16]),
     /// Unsigned codes from 0 to 2^bits − 1, with a minimum. Those of 4 bits stand in one plane, byte j of a block has
     /// codes j and j + 16.
     Unsigned {

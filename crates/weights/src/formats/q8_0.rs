@@ -44,10 +44,7 @@ impl Format for Q8_0 {
     }
 
     fn block_types(&self) -> BlockTypes {
-        BlockTypes {
-            read: &[BlockType::Q8_0, BlockType::Q2_K, BlockType::IQ4_NL, BlockType::IQ4_XS, BlockType::MXFP4],
-            written: BlockType::Q8_0,
-        }
+        BlockTypes { read: &[BlockType::Q8_0, BlockType::Q2_K, BlockType::MXFP4], written: BlockType::Q8_0 }
     }
 
     fn wgsl(&self) -> Option<&'static str> {

@@ -5,10 +5,9 @@
 //! set.
 
 use super::block_type::BlockType::{self, *};
+use crate::formats::iq4_nl::LEVELS as IQ4_LEVELS;
 use crate::formats::{half_at, round_half};
 
-/// The 16 levels of IQ4.
-const IQ4_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 /// Twice the values of e2m1.
 const MXFP4_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
