@@ -210,8 +210,10 @@ fn as_stored_with_all_features() {
 
 /// Random weights amplify the rounding of a quantizer until logits say little, so that formats are held to their own
 /// dequantized weights; against transformers only greedy text, up to near ties, and log-probabilities.
-fn hold_format(format: &str, limits: Limits) {
-    for name in ["llama3_gqa", "mistral_swa", "qwen2_bias", "qwen3_qknorm"] {
+fn hold_formats(name: &str) {
+    for format in FORMATS.iter().filter(|format| !format.is_dense()) {
+        let limits = if format.bits_per_weight() >= 8.0 { Q8 } else { Q4 };
+        let format = format.name();
         let reference = reference(name);
         let folder = tempfile::tempdir().expect("a folder");
         let quantize = |from: &Path, to: &Path, format: &str| {
@@ -239,21 +241,24 @@ fn hold_format(format: &str, limits: Limits) {
     }
 }
 
-/// Every quantized format, in two halves that run side by side.
-fn hold_formats(half: usize) {
-    for format in FORMATS.iter().filter(|format| !format.is_dense()).skip(half).step_by(2) {
-        hold_format(format.name(), if format.bits_per_weight() >= 8.0 { Q8 } else { Q4 });
-    }
+#[test]
+fn formats_on_llama3_gqa() {
+    hold_formats("llama3_gqa");
 }
 
 #[test]
-fn quantized_formats() {
-    hold_formats(0);
+fn formats_on_mistral_swa() {
+    hold_formats("mistral_swa");
 }
 
 #[test]
-fn the_other_quantized_formats() {
-    hold_formats(1);
+fn formats_on_qwen2_bias() {
+    hold_formats("qwen2_bias");
+}
+
+#[test]
+fn formats_on_qwen3_qknorm() {
+    hold_formats("qwen3_qknorm");
 }
 
 #[test]

@@ -46,10 +46,10 @@ fn embedding_help() -> String {
     let beside = |finer: &&'static dyn Format| {
         let is_finer = |format: &&&'static dyn Format| format.finer().is_some_and(|own| own.name() == finer.name());
         let names: Vec<&str> = FORMATS.iter().filter(is_finer).map(|format| format.name()).collect();
-        (!names.is_empty()).then(|| format!("{} beside {}", finer.name(), names.join(" and ")))
+        (!names.is_empty()).then(|| format!("{} beside {}", finer.name(), names.join(", ")))
     };
     let defaults: Vec<String> = FORMATS.iter().filter_map(beside).collect();
-    format!("Format of the token embedding [default: {}, else as --format]", defaults.join(", "))
+    format!("Format of the token embedding [default: {}; else as --format]", defaults.join("; "))
 }
 
 /// Quantizes.
