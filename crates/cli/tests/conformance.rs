@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bayan_weights::FORMATS;
 use common::{bayan, every_model, finish, fixtures, model, succeed};
 use serde_json::{Value, json};
 
@@ -209,8 +210,10 @@ fn as_stored_with_all_features() {
 
 /// Random weights amplify the rounding of a quantizer until logits say little, so that formats are held to their own
 /// dequantized weights; against transformers only greedy text, up to near ties, and log-probabilities.
-fn hold_format(format: &str, limits: Limits) {
-    for name in ["llama3_gqa", "mistral_swa", "qwen2_bias", "qwen3_qknorm"] {
+fn hold_formats(name: &str) {
+    for format in FORMATS.iter().filter(|format| !format.is_dense()) {
+        let limits = if format.bits_per_weight() >= 8.0 { Q8 } else { Q4 };
+        let format = format.name();
         let reference = reference(name);
         let folder = tempfile::tempdir().expect("a folder");
         let quantize = |from: &Path, to: &Path, format: &str| {
@@ -239,28 +242,23 @@ fn hold_format(format: &str, limits: Limits) {
 }
 
 #[test]
-fn q8_0() {
-    hold_format("q8_0", Q8);
+fn formats_on_llama3_gqa() {
+    hold_formats("llama3_gqa");
 }
 
 #[test]
-fn q6_k() {
-    hold_format("q6_k", Q4);
+fn formats_on_mistral_swa() {
+    hold_formats("mistral_swa");
 }
 
 #[test]
-fn q5_k() {
-    hold_format("q5_k", Q4);
+fn formats_on_qwen2_bias() {
+    hold_formats("qwen2_bias");
 }
 
 #[test]
-fn q4_k() {
-    hold_format("q4_k", Q4);
-}
-
-#[test]
-fn q4_0() {
-    hold_format("q4_0", Q4);
+fn formats_on_qwen3_qknorm() {
+    hold_formats("qwen3_qknorm");
 }
 
 #[test]

@@ -1,27 +1,16 @@
-//! The WGSL of each weight format: one file in `shaders/quant/` and one line here.
+//! What kernels link for a weight format: its own text and the functions around it.
 
-use bayan_weights::Format;
+use bayan_weights::{Codes, Format, Minimum};
 
 use crate::graph::Matrix;
 
 /// The text that unpacks a format: `codes32` and `scales32`, planes in group 1.
 ///
 /// # Panics
-/// If a format has no line in the table: a mistake of ours, found by the test below.
+/// If no kernel reads the format: a mistake of ours, as the loader gives matrices only formats of the table.
 pub fn shader(format: &dyn Format) -> &'static str {
-    let text = TABLE.iter().find(|(name, _)| *name == format.name()).map(|(_, text)| *text);
-    text.unwrap_or_else(|| panic!("format {} has no shader", format.name()))
+    format.wgsl().unwrap_or_else(|| panic!("no kernel reads the format {}", format.name()))
 }
-
-static TABLE: &[(&str, &str)] = &[
-    ("f32", wgsl!("quant/f32.wgsl")),
-    ("f16", wgsl!("quant/f16.wgsl")),
-    ("q8_0", wgsl!("quant/q8_0.wgsl")),
-    ("q6_k", wgsl!("quant/q6_k.wgsl")),
-    ("q5_k", wgsl!("quant/q5_k.wgsl")),
-    ("q4_k", wgsl!("quant/q4_k.wgsl")),
-    ("q4_0", wgsl!("quant/q4_0.wgsl")),
-];
 
 /// What every kernel on weights links beside the format's text: `BLOCKS`, the number of 32-blocks in a row, `slot`,
 /// where a part of a block of a row stands in a plane, and `weights32`.
@@ -50,9 +39,9 @@ pub(crate) fn variables(unpacking: Unpacking) -> String {
     format!("var<private> BLOCKS: u32;\n{text}")
 }
 
-/// Whether codes of a format are unsigned bytes below 128, scaled with an offset: these can be spread.
+/// Whether codes of a format are unsigned, with a minimum to subtract: these can be spread.
 pub(crate) fn has_offset(format: &dyn Format) -> bool {
-    shader(format).contains("bytes4(")
+    matches!(format.codes(), Codes::Unsigned { .. })
 }
 
 /// Codes of 4 bits: byte j of a block holds codes j and j + 16, and nothing more.
@@ -66,9 +55,9 @@ pub(crate) enum Nibbles {
 
 /// How a format has codes of 4 bits, where it does.
 pub(crate) fn nibbles(format: &dyn Format) -> Option<Nibbles> {
-    match format.name() {
-        "q4_0" => Some(Nibbles::Centred),
-        "q4_k" => Some(Nibbles::Offset),
+    match format.codes() {
+        Codes::Unsigned { bits: 4, minimum: Minimum::Centred(8) } => Some(Nibbles::Centred),
+        Codes::Unsigned { bits: 4, minimum: Minimum::Stored } => Some(Nibbles::Offset),
         _ => None,
     }
 }
@@ -78,13 +67,3 @@ const WEIGHTS: &str = wgsl!("lib/weights.wgsl");
 const WEIGHTS_32: &str = wgsl!("lib/weights32.wgsl");
 const SPREAD: &str = wgsl!("lib/spread.wgsl");
 const MASKED: &str = wgsl!("lib/masked.wgsl");
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn every_format_has_a_shader() {
-        for format in bayan_weights::FORMATS {
-            assert!(super::shader(*format).contains("fn codes32("), "{}", format.name());
-        }
-    }
-}

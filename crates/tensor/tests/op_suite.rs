@@ -65,7 +65,10 @@ fn hardware_shapes_with_little_memory() {
 /// The kernels for software devices with subgroups of 4; a quad of wider subgroups does the same.
 #[test]
 fn software_with_subgroups_of_four() {
-    for only in ["linear q4_0 33x96, 9 tokens", "linear q4_k 33x96, 31 tokens, bias", "linear q8_0 33x96, 9 tokens"] {
-        suite_on("f16", only, Some(|capabilities| capabilities.subgroup_size = (4, 4)));
+    for format in bayan_weights::FORMATS.iter().map(|format| format.name()) {
+        for sizes in ["33x96, 9 tokens", "33x96, 31 tokens, bias"] {
+            let only = format!("linear {format} {sizes}");
+            suite_on("f16", &only, Some(|capabilities| capabilities.subgroup_size = (4, 4)));
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::path::Path;
 use bayan_models::{Adapter, AdapterError, AdapterModule};
 use bayan_weights::formats::F32;
 use bayan_weights::{
-    Checkpoint, CheckpointWriter, Format, Planes, Policy, Progress, Stored, TensorEntry, TensorPlan, WeightsError,
-    WriteOptions,
+    Checkpoint, CheckpointWriter, Dtype, Format, Planes, Policy, Progress, Stored, TensorEntry, TensorPlan,
+    WeightsError, WriteOptions,
 };
 use serde_json::Value;
 
@@ -78,9 +78,9 @@ impl MergeFormat {
     /// The name of the dense type, for `config.json`.
     fn dtype(&self) -> Option<&'static str> {
         match self {
-            MergeFormat::Dense(format) => match format.name() {
-                "f32" => Some("float32"),
-                "f16" => Some("float16"),
+            MergeFormat::Dense(format) => match format.planes()[0].dtype {
+                Dtype::F32 => Some("float32"),
+                Dtype::F16 => Some("float16"),
                 _ => Some("bfloat16"),
             },
             MergeFormat::Quantized(_) => None,

@@ -3,7 +3,8 @@
 //! No kernel reads it, so it is not in the table of formats: on a device bf16 weights are f16.
 
 use crate::dtype::Dtype;
-use crate::formats::{Format, PlaneSpec, Unrepresentable};
+use crate::formats::{BlockTypes, Codes, Format, PlaneSpec, Unrepresentable};
+use crate::gguf::block_type::BlockType;
 
 /// 2 bytes a weight.
 #[derive(Debug)]
@@ -14,12 +15,28 @@ impl Format for Bf16 {
         "bf16"
     }
 
+    fn help(&self) -> &'static str {
+        "rounded to 8 bits; for files"
+    }
+
     fn block(&self) -> usize {
         1
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
         &[PlaneSpec { name: "values", bytes_per_block: 2, dtype: Dtype::Bf16 }]
+    }
+
+    fn codes(&self) -> Codes {
+        Codes::Values
+    }
+
+    fn block_types(&self) -> BlockTypes {
+        BlockTypes { read: &[], written: BlockType::BF16 }
+    }
+
+    fn wgsl(&self) -> Option<&'static str> {
+        None
     }
 
     fn quantize_row(

@@ -35,7 +35,9 @@ pub use checkpoint::{Checkpoint, Stored, TensorEntry, stores_transposed};
 pub use dtype::Dtype;
 pub use error::WeightsError;
 pub use foreign::Foreign;
-pub use formats::{F32, FORMATS, Format, PlaneSpec, Planes, format_by_name, joined_format};
+pub use formats::{
+    BlockTypes, Codes, F32, FORMATS, Format, Minimum, PlaneSpec, Planes, format_by_name, format_names, joined_format,
+};
 pub use importance::{Coverage, Importance};
 pub use policy::Policy;
 pub use source::{LocalFuture, MemorySource, Source};

@@ -2,11 +2,11 @@
 //!
 //! Matrices of linear layers take the format the user names. Embeddings and output heads get a finer one: they are
 //! multiplied once per token instead of once per layer, so they cost little time, while an error in them goes straight
-//! into the logits and no later layer can make up for it. Next to `q4_k` and `q5_k` they take `q6_k` (7 bits), next to
-//! `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per weight, no bit fiddling). Vectors (norms,
-//! biases) stay f32: they are a thousandth of the bytes.
+//! into the logits and no later layer can make up for it. Each format names its finer one ([`Format::finer`]): next to
+//! `q4_k` that is `q6_k` (7 bits), next to `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per
+//! weight). Vectors (norms, biases) stay f32: they are a thousandth of the bytes.
 
-use crate::formats::{F16, F32, Format, Q6K, Q8_0};
+use crate::formats::{F16, F32, Format};
 use std::collections::BTreeMap;
 
 /// The formats for one quantization.
@@ -28,11 +28,7 @@ pub struct Policy {
 impl Policy {
     /// The usual companions of `linear`.
     pub fn for_format(linear: &'static dyn Format) -> Self {
-        let fine: &'static dyn Format = match linear.name() {
-            "q4_k" | "q5_k" => &Q6K,
-            "q4_0" => &Q8_0,
-            _ => linear,
-        };
+        let fine = linear.finer().unwrap_or(linear);
         Self { linear, embedding: fine, head: fine, exceptions: BTreeMap::new(), importance: BTreeMap::new() }
     }
 

@@ -3,7 +3,9 @@
 
 use bayan_weights::gguf::blocks::BlockType;
 use bayan_weights::gguf::writer::{Declared, Entry, GgufWriter};
-use bayan_weights::{Checkpoint, DirectorySource, Importance, MemorySource, Policy, WeightsError, format_by_name};
+use bayan_weights::{
+    Checkpoint, DirectorySource, FORMATS, Importance, MemorySource, Policy, WeightsError, format_by_name,
+};
 use pollster::block_on;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,8 +49,7 @@ fn files_come_back() {
 fn weighed_quantization_errs_less_where_it_counts() {
     let checkpoint = fixture("qwen2_bias");
     let importance = made_for(&checkpoint);
-    for format in ["q8_0", "q6_k", "q5_k", "q4_k", "q4_0"] {
-        let format = format_by_name(format).expect("a format");
+    for &format in FORMATS.iter().filter(|format| !format.is_dense()) {
         let mut policy = Policy::for_format(format);
         let coverage = importance.clone().apply(&checkpoint, &mut policy).expect("of this model");
         assert!(coverage.weighed > 10 && coverage.without.is_empty(), "{coverage:?}");

@@ -13,11 +13,12 @@ use bayan_gpu::{Gpu, block_on};
 use bayan_models::{Adapter, CacheFormat};
 use bayan_train::{MergeFormat, MergeReport, merge};
 use bayan_weights::formats::{F16, F32};
-use bayan_weights::{Bf16, Checkpoint, DirectorySource, Dtype, Policy, Stored, WriteOptions};
+use bayan_weights::{Bf16, Checkpoint, DirectorySource, Dtype, Format, Policy, Stored, WriteOptions};
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::json;
 
-use crate::support::options::{AdapterArg, CheckpointArgs, DeviceArgs, format_argument};
+use crate::support::options::{AdapterArg, CheckpointArgs, DeviceArgs, format_argument, format_values};
 use crate::support::output::{self, Progress};
 use crate::support::{interrupt, open, text};
 
@@ -39,9 +40,8 @@ pub struct MergeArgs {
     /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale (repeatable)
     #[arg(long, value_name = "DIR[:SCALE]", required = true, value_parser = AdapterArg::parse)]
     adapter: Vec<AdapterArg>,
-    /// bf16, f16 or f32, or a quantized format: q8_0, q6_k, q4_k or q4_0 [default: the base's own, f16 for a quantized
-    /// one]
-    #[arg(long, value_name = "FORMAT")]
+    /// Format of the matrices [default: the base's own, f16 for a quantized one]
+    #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(format_values().chain([bf16()])), ignore_case = true)]
     format: Option<String>,
     /// Measure how the outputs change; always done for a quantized format
     #[arg(long)]
@@ -54,6 +54,10 @@ pub struct MergeArgs {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+fn bf16() -> PossibleValue {
+    PossibleValue::new(Bf16.name()).help(Bf16.help())
 }
 
 /// Merges.

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use bayan_gpu::block_on;
-use bayan_weights::{Coverage, Format, Policy, Report, WriteOptions, quantize_checkpoint};
+use bayan_weights::{Coverage, FORMATS, Format, Policy, Report, WriteOptions, quantize_checkpoint};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::support::options::format_argument;
+use crate::support::options::format_parser;
 use crate::support::output::{self, Progress};
 
 /// Flags of `bayan quantize`.
@@ -23,14 +23,13 @@ pub struct QuantizeArgs {
     /// Directory to write; it must not exist, unless --overwrite is given
     #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// Format of the linear layers: f32, f16, q8_0, q6_k, q5_k, q4_k or q4_0
-    #[arg(long, value_name = "FORMAT", value_parser = format_argument)]
+    /// Format of the linear layers
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true)]
     format: &'static dyn Format,
-    /// Format of the token embedding [default: q6_k beside q4_k and q5_k, q8_0 beside q4_0, else as --format]
-    #[arg(long, value_name = "FORMAT", value_parser = format_argument)]
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true, hide_possible_values = true, help = embedding_help())]
     embedding: Option<&'static dyn Format>,
     /// Format of the output head, where it is not the embedding [default: as the embedding's]
-    #[arg(long, value_name = "FORMAT", value_parser = format_argument)]
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true, hide_possible_values = true)]
     head: Option<&'static dyn Format>,
     /// Weigh errors by how much each input carries: a file of `bayan imatrix`, or llama.cpp's
     #[arg(long, value_name = "FILE")]
@@ -41,6 +40,16 @@ pub struct QuantizeArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn embedding_help() -> String {
+    let beside = |finer: &&'static dyn Format| {
+        let is_finer = |format: &&&'static dyn Format| format.finer().is_some_and(|own| own.name() == finer.name());
+        let names: Vec<&str> = FORMATS.iter().filter(is_finer).map(|format| format.name()).collect();
+        (!names.is_empty()).then(|| format!("{} beside {}", finer.name(), names.join(", ")))
+    };
+    let defaults: Vec<String> = FORMATS.iter().filter_map(beside).collect();
+    format!("Format of the token embedding [default: {}; else as --format]", defaults.join("; "))
 }
 
 /// Quantizes.

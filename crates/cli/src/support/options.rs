@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use bayan_gpu::Disable;
 use bayan_models::CacheFormat;
-use bayan_weights::{FORMATS, Format, format_by_name};
+use bayan_weights::{FORMATS, Format, format_by_name, format_names};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use crate::support::tuning::Autotune;
@@ -47,8 +48,8 @@ pub struct CheckpointArgs {
 pub struct ModelArgs {
     #[command(flatten)]
     pub checkpoint: CheckpointArgs,
-    /// Quantize weights on load: f32, f16, q8_0, q6_k, q5_k, q4_k or q4_0
-    #[arg(long, env = "BAYAN_QUANTIZE", value_name = "FORMAT", value_parser = format_argument)]
+    /// Quantize weights on load
+    #[arg(long, env = "BAYAN_QUANTIZE", value_name = "FORMAT", value_parser = format_parser(), ignore_case = true)]
     pub quantize: Option<&'static dyn Format>,
     /// Quantize where it matters least: a file of `bayan imatrix`, or llama.cpp's
     #[arg(long, value_name = "FILE", requires = "quantize")]
@@ -115,9 +116,18 @@ impl CacheArg {
 
 /// A weight format by name.
 pub fn format_argument(name: &str) -> Result<&'static dyn Format, String> {
-    let names = || FORMATS.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
     format_by_name(&name.to_lowercase())
-        .ok_or_else(|| format!("no weight format of that name: expected one of {}", names()))
+        .ok_or_else(|| format!("no weight format of that name: expected one of {}", format_names()))
+}
+
+/// The weight formats as a flag lists them, each with its line of help.
+pub fn format_values() -> impl Iterator<Item = PossibleValue> {
+    FORMATS.iter().map(|format| PossibleValue::new(format.name()).help(format.help()))
+}
+
+/// Parses a flag that takes a weight format.
+pub fn format_parser() -> impl TypedValueParser<Value = &'static dyn Format> {
+    PossibleValuesParser::new(format_values()).try_map(|name| format_argument(&name))
 }
 
 /// An adapter and how much of it.

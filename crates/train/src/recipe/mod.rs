@@ -82,7 +82,7 @@ pub struct Recipe {
     pub preset: Option<String>,
     /// The base model's directory.
     pub model: Option<String>,
-    /// Weight format of the frozen base (QLoRA): f16, q8_0, q6_k, q4_k or q4_0; as stored when absent.
+    /// Weight format of the frozen base (QLoRA), a name of `bayan_weights::FORMATS`; as stored when absent.
     pub quantize: Option<String>,
     /// A built-in chat template, or the text of one, instead of the model's own.
     pub chat_template: Option<String>,

@@ -3,8 +3,9 @@
 //! BF16 checkpoints become f16: mantissa grows, range shrinks, and a weight beyond 65504 is an error rather than
 //! infinity.
 
-use super::{Format, PlaneSpec, Unrepresentable, halves_to_f32, push_halves};
+use super::{BlockTypes, Codes, Format, PlaneSpec, Unrepresentable, halves_to_f32, push_halves};
 use crate::dtype::Dtype;
+use crate::gguf::block_type::BlockType;
 
 /// 2 bytes a weight. A row with odd `K` ends inside a word; see [`Format::rows_alignment`].
 #[derive(Debug)]
@@ -15,12 +16,28 @@ impl Format for F16 {
         "f16"
     }
 
+    fn help(&self) -> &'static str {
+        "rounded to 11 bits; what bf16 becomes too"
+    }
+
     fn block(&self) -> usize {
         1
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
         &[PlaneSpec { name: "values", bytes_per_block: 2, dtype: Dtype::F16 }]
+    }
+
+    fn codes(&self) -> Codes {
+        Codes::Values
+    }
+
+    fn block_types(&self) -> BlockTypes {
+        BlockTypes { read: &[BlockType::F16, BlockType::BF16], written: BlockType::F16 }
+    }
+
+    fn wgsl(&self) -> Option<&'static str> {
+        Some(quant_wgsl!("f16"))
     }
 
     fn quantize_row(
@@ -34,5 +51,10 @@ impl Format for F16 {
 
     fn dequantize_row(&self, planes: &[&[u8]], out: &mut [f32]) {
         halves_to_f32(planes[0], out);
+    }
+
+    #[cfg(test)]
+    fn error_limits(&self) -> [(f64, f64); 3] {
+        [(0.0003, 0.0), (0.0003, 0.0), (0.0003, 0.0)]
     }
 }

@@ -1,7 +1,8 @@
 //! Dense 32-bit floats: norms, biases, and the exact reference for every other format.
 
-use super::{Format, PlaneSpec, Unrepresentable};
+use super::{BlockTypes, Codes, Format, PlaneSpec, Unrepresentable};
 use crate::dtype::Dtype;
+use crate::gguf::block_type::BlockType;
 
 /// 4 bytes a weight.
 #[derive(Debug)]
@@ -12,12 +13,28 @@ impl Format for F32 {
         "f32"
     }
 
+    fn help(&self) -> &'static str {
+        "exact"
+    }
+
     fn block(&self) -> usize {
         1
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
         &[PlaneSpec { name: "values", bytes_per_block: 4, dtype: Dtype::F32 }]
+    }
+
+    fn codes(&self) -> Codes {
+        Codes::Values
+    }
+
+    fn block_types(&self) -> BlockTypes {
+        BlockTypes { read: &[BlockType::F32], written: BlockType::F32 }
+    }
+
+    fn wgsl(&self) -> Option<&'static str> {
+        Some(quant_wgsl!("f32"))
     }
 
     fn quantize_row(

@@ -8,8 +8,12 @@
 //! weight = d · (q − 8), q in 0..=15.
 
 use super::search::{Levels, best_scale, block_weights, code, invert};
-use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half};
+use super::{
+    BlockTypes, Codes, Format, Minimum, PlaneSpec, Q8_0, Unrepresentable, half_at, peak_of, push_half, push_nibbles,
+    round_half,
+};
 use crate::dtype::Dtype;
+use crate::gguf::block_type::BlockType;
 
 /// 4.5 bits a weight.
 #[derive(Debug)]
@@ -23,6 +27,10 @@ impl Format for Q4_0 {
         "q4_0"
     }
 
+    fn help(&self) -> &'static str {
+        "fastest to unpack"
+    }
+
     fn block(&self) -> usize {
         BLOCK
     }
@@ -32,6 +40,22 @@ impl Format for Q4_0 {
             PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 },
             PlaneSpec { name: "scales", bytes_per_block: 2, dtype: Dtype::F16 },
         ]
+    }
+
+    fn codes(&self) -> Codes {
+        Codes::Unsigned { bits: 4, minimum: Minimum::Centred(8) }
+    }
+
+    fn finer(&self) -> Option<&'static dyn Format> {
+        Some(&Q8_0)
+    }
+
+    fn block_types(&self) -> BlockTypes {
+        BlockTypes { read: &[BlockType::Q4_0], written: BlockType::Q4_0 }
+    }
+
+    fn wgsl(&self) -> Option<&'static str> {
+        Some(quant_wgsl!("q4_0"))
     }
 
     fn quantize_row(
@@ -63,5 +87,17 @@ impl Format for Q4_0 {
                 block[j + 16] = scale * (f32::from(byte >> 4) - 8.0);
             }
         }
+    }
+
+    fn push_block(&self, codes: &[i8; 32], scales: [(f32, f32); 2], planes: &mut [Vec<u8>]) -> Result<(), f32> {
+        let scale = round_half(scales[0].0).ok_or(scales[0].0)?;
+        push_nibbles(&codes.map(|code| (code + 8) as u8), &mut planes[0]);
+        push_half(&mut planes[1], scale);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn error_limits(&self) -> [(f64, f64); 3] {
+        [(9e-2, 0.97), (8e-2, 0.98), (13e-2, 0.97)]
     }
 }

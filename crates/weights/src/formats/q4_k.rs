@@ -15,8 +15,12 @@
 
 use super::affine::{BLOCK, SUPER, shared_grids};
 use super::search::block_weights;
-use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half, push_nibbles};
+use super::{
+    BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, Unrepresentable, half_at, peak_of, push_half, push_nibbles,
+    round_half,
+};
 use crate::dtype::Dtype;
+use crate::gguf::block_type::BlockType;
 
 /// 5 bits a weight.
 #[derive(Debug)]
@@ -29,6 +33,10 @@ impl Format for Q4K {
         "q4_k"
     }
 
+    fn help(&self) -> &'static str {
+        "the usual choice"
+    }
+
     fn block(&self) -> usize {
         BLOCK
     }
@@ -38,6 +46,22 @@ impl Format for Q4K {
             PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 },
             PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 },
         ]
+    }
+
+    fn codes(&self) -> Codes {
+        Codes::Unsigned { bits: 4, minimum: Minimum::Stored }
+    }
+
+    fn finer(&self) -> Option<&'static dyn Format> {
+        Some(&Q6K)
+    }
+
+    fn block_types(&self) -> BlockTypes {
+        BlockTypes { read: &[BlockType::Q4_1, BlockType::Q4_K], written: BlockType::Q4_1 }
+    }
+
+    fn wgsl(&self) -> Option<&'static str> {
+        Some(quant_wgsl!("q4_k"))
     }
 
     fn quantize_row(
@@ -74,5 +98,26 @@ impl Format for Q4K {
                 block[j + 16] = scale * f32::from(byte >> 4) - min;
             }
         }
+    }
+
+    fn push_block(&self, codes: &[i8; 32], scales: [(f32, f32); 2], planes: &mut [Vec<u8>]) -> Result<(), f32> {
+        let (scale, min) = scales[0];
+        let (scale, min) = (round_half(scale).ok_or(scale)?, round_half(min).ok_or(min)?);
+        push_nibbles(&codes.map(|code| code as u8), &mut planes[0]);
+        push_half(&mut planes[1], scale);
+        push_half(&mut planes[1], min);
+        Ok(())
+    }
+
+    /// Q4_1 adds its minimum.
+    fn write_block(&self, parts: &[&[u8]], out: &mut Vec<u8>) {
+        let (codes, scales) = (parts[0], parts[1]);
+        out.extend_from_slice(&[scales[0], scales[1], scales[2], scales[3] ^ 0x80]);
+        out.extend_from_slice(codes);
+    }
+
+    #[cfg(test)]
+    fn error_limits(&self) -> [(f64, f64); 3] {
+        [(7.4e-2, 0.95), (5.8e-2, 0.97), (9.6e-2, 0.95)]
     }
 }

@@ -13,8 +13,12 @@
 
 use super::affine::{BLOCK, SUPER, shared_grids};
 use super::search::block_weights;
-use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half, push_nibbles};
+use super::{
+    BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, Unrepresentable, half_at, peak_of, push_half, push_nibbles,
+    round_half,
+};
 use crate::dtype::Dtype;
+use crate::gguf::block_type::BlockType;
 
 /// 6 bits a weight.
 #[derive(Debug)]
@@ -27,6 +31,10 @@ impl Format for Q5K {
         "q5_k"
     }
 
+    fn help(&self) -> &'static str {
+        "between q4_k and q6_k"
+    }
+
     fn block(&self) -> usize {
         BLOCK
     }
@@ -37,6 +45,22 @@ impl Format for Q5K {
             PlaneSpec { name: "highs", bytes_per_block: 4, dtype: Dtype::U8 },
             PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 },
         ]
+    }
+
+    fn codes(&self) -> Codes {
+        Codes::Unsigned { bits: 5, minimum: Minimum::Stored }
+    }
+
+    fn finer(&self) -> Option<&'static dyn Format> {
+        Some(&Q6K)
+    }
+
+    fn block_types(&self) -> BlockTypes {
+        BlockTypes { read: &[BlockType::Q5_0, BlockType::Q5_1, BlockType::Q5_K], written: BlockType::Q5_1 }
+    }
+
+    fn wgsl(&self) -> Option<&'static str> {
+        Some(quant_wgsl!("q5_k"))
     }
 
     fn quantize_row(
@@ -77,15 +101,38 @@ impl Format for Q5K {
             }
         }
     }
+
+    fn push_block(&self, codes: &[i8; 32], scales: [(f32, f32); 2], planes: &mut [Vec<u8>]) -> Result<(), f32> {
+        let (scale, min) = scales[0];
+        let (scale, min) = (round_half(scale).ok_or(scale)?, round_half(min).ok_or(min)?);
+        push_codes(&codes.map(|code| code as u8), planes);
+        push_half(&mut planes[2], scale);
+        push_half(&mut planes[2], min);
+        Ok(())
+    }
+
+    /// Q5_1 adds its minimum, and has the high bit of code j at bit j.
+    fn write_block(&self, parts: &[&[u8]], out: &mut Vec<u8>) {
+        let (codes, highs, scales) = (parts[0], parts[1], parts[2]);
+        out.extend_from_slice(&[scales[0], scales[1], scales[2], scales[3] ^ 0x80]);
+        let high = |j: usize| u32::from(highs[high_bit(j) / 8] >> (high_bit(j) % 8) & 1) << j;
+        out.extend((0..BLOCK).fold(0, |word, j| word | high(j)).to_le_bytes());
+        out.extend_from_slice(codes);
+    }
+
+    #[cfg(test)]
+    fn error_limits(&self) -> [(f64, f64); 3] {
+        [(3.7e-2, 0.97), (2.9e-2, 0.98), (4.9e-2, 0.97)]
+    }
 }
 
 /// Where the high bit of code `j` stands.
-pub(crate) fn high_bit(j: usize) -> usize {
+fn high_bit(j: usize) -> usize {
     8 * (j % 4) + 4 * (j / 16) + j % 16 / 4
 }
 
 /// Appends the codes of one block to the planes `codes` and `highs`.
-pub(crate) fn push_codes(q: &[u8; BLOCK], planes: &mut [Vec<u8>]) {
+fn push_codes(q: &[u8; BLOCK], planes: &mut [Vec<u8>]) {
     push_nibbles(&q.map(|q| q & 15), &mut planes[0]);
     let highs = q.iter().enumerate().fold(0u32, |word, (j, q)| word | u32::from(q >> 4 & 1) << high_bit(j));
     planes[1].extend(highs.to_le_bytes());

@@ -19,8 +19,12 @@
 //! the plane holds f16 anyway, restricting our own quantizer to such products would only add error.
 
 use super::search::{Levels, best_scale, block_weights, code, invert};
-use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half, push_nibbles};
+use super::{
+    BlockTypes, Codes, Format, Minimum, PlaneSpec, Unrepresentable, half_at, peak_of, push_half, push_nibbles,
+    round_half,
+};
 use crate::dtype::Dtype;
+use crate::gguf::block_type::BlockType;
 
 /// 7 bits a weight.
 #[derive(Debug)]
@@ -41,8 +45,16 @@ impl Format for Q6K {
         "q6_k"
     }
 
+    fn help(&self) -> &'static str {
+        "little loss; for embeddings and output heads beside 4 and 5 bits"
+    }
+
     fn block(&self) -> usize {
         BLOCK
+    }
+
+    fn group(&self) -> usize {
+        GROUP
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
@@ -51,6 +63,19 @@ impl Format for Q6K {
             PlaneSpec { name: "highs", bytes_per_block: 8, dtype: Dtype::U8 },
             PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 },
         ]
+    }
+
+    fn codes(&self) -> Codes {
+        Codes::Unsigned { bits: 6, minimum: Minimum::Centred(32) }
+    }
+
+    fn block_types(&self) -> BlockTypes {
+        // Q6_K's own scales are an f16 times 8 bits: coarser than these.
+        BlockTypes { read: &[BlockType::Q6_K, BlockType::Q3_K], written: BlockType::F16 }
+    }
+
+    fn wgsl(&self) -> Option<&'static str> {
+        Some(quant_wgsl!("q6_k"))
     }
 
     fn quantize_row(
@@ -92,10 +117,23 @@ impl Format for Q6K {
             }
         }
     }
+
+    fn push_block(&self, codes: &[i8; 32], scales: [(f32, f32); 2], planes: &mut [Vec<u8>]) -> Result<(), f32> {
+        let [first, second] = scales.map(|(scale, _)| round_half(scale).ok_or(scale));
+        push_codes(&codes.map(|code| (code + 32) as u8), planes);
+        push_half(&mut planes[2], first?);
+        push_half(&mut planes[2], second?);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn error_limits(&self) -> [(f64, f64); 3] {
+        [(2e-2, 0.98), (1.8e-2, 0.99), (2.8e-2, 0.98)]
+    }
 }
 
 /// Appends the codes (0..=63) of one block to the planes `codes` and `highs`.
-pub(crate) fn push_codes(q: &[u8; BLOCK], planes: &mut [Vec<u8>]) {
+fn push_codes(q: &[u8; BLOCK], planes: &mut [Vec<u8>]) {
     let mut highs = [0u32; 2];
     for (j, &q) in q.iter().enumerate() {
         let (word, bit) = high_place(j);

@@ -8,8 +8,9 @@
 //! weight = d · q.
 
 use super::search::{Levels, best_scale, block_weights, code, invert};
-use super::{Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half};
+use super::{BlockTypes, Codes, Format, PlaneSpec, Unrepresentable, half_at, peak_of, push_half, round_half};
 use crate::dtype::Dtype;
+use crate::gguf::block_type::BlockType;
 
 /// 8.5 bits a weight.
 #[derive(Debug)]
@@ -23,6 +24,10 @@ impl Format for Q8_0 {
         "q8_0"
     }
 
+    fn help(&self) -> &'static str {
+        "nearly lossless"
+    }
+
     fn block(&self) -> usize {
         BLOCK
     }
@@ -32,6 +37,18 @@ impl Format for Q8_0 {
             PlaneSpec { name: "codes", bytes_per_block: 32, dtype: Dtype::I8 },
             PlaneSpec { name: "scales", bytes_per_block: 2, dtype: Dtype::F16 },
         ]
+    }
+
+    fn codes(&self) -> Codes {
+        Codes::Signed { top: 127 }
+    }
+
+    fn block_types(&self) -> BlockTypes {
+        BlockTypes { read: &[BlockType::Q8_0, BlockType::Q2_K, BlockType::MXFP4], written: BlockType::Q8_0 }
+    }
+
+    fn wgsl(&self) -> Option<&'static str> {
+        Some(quant_wgsl!("q8_0"))
     }
 
     fn quantize_row(
@@ -61,5 +78,19 @@ impl Format for Q8_0 {
                 *value = scale * f32::from(q as i8);
             }
         }
+    }
+
+    fn push_block(&self, codes: &[i8; 32], scales: [(f32, f32); 2], planes: &mut [Vec<u8>]) -> Result<(), f32> {
+        // Zeros need no scale, whatever it is.
+        let scale = if codes.iter().all(|&code| code == 0) { 0.0 } else { scales[0].0 };
+        let scale = round_half(scale).ok_or(scale)?;
+        planes[0].extend(codes.map(|code| code as u8));
+        push_half(&mut planes[1], scale);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn error_limits(&self) -> [(f64, f64); 3] {
+        [(6e-3, 0.999), (5e-3, 0.999), (9e-3, 0.995)]
     }
 }

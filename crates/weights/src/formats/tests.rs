@@ -48,23 +48,41 @@ fn relative_error(values: &[f32], back: &[f32]) -> f64 {
     (squared_error(values, back) / squared_error(values, &vec![0.0; values.len()])).sqrt()
 }
 
+/// The levels of one block, in units of its scale.
+fn levels(format: &dyn Format) -> Vec<i32> {
+    match format.codes() {
+        Codes::Values => (-1000..=1000).collect(),
+        Codes::Signed { top } => (-i32::from(top)..=i32::from(top)).collect(),
+        Codes::Table(levels) => levels.iter().copied().map(i32::from).collect(),
+        Codes::Unsigned { bits, minimum: Minimum::Stored } => (0..1 << bits).collect(),
+        Codes::Unsigned { bits, minimum: Minimum::Centred(zero) } => {
+            (0..1 << bits).map(|code| code - i32::from(zero)).collect()
+        }
+    }
+}
+
+/// Whether each block has a minimum of its own.
+fn has_minimum(format: &dyn Format) -> bool {
+    matches!(format.codes(), Codes::Unsigned { minimum: Minimum::Stored, .. })
+}
+
 /// The plain method: one grid that covers the block, round to nearest.
 fn plain(format: &dyn Format, values: &[f32]) -> Option<Vec<f32>> {
-    let symmetric = |size: usize, low: f32, high: f32| {
-        let block = |block: &[f32]| -> Vec<f32> {
-            let scale = round_half(peak_of(block).value / low).expect("fits");
-            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-            block.iter().map(|v| scale * (v * inverse).round().clamp(low, high)).collect()
-        };
-        values.chunks(size).flat_map(block).collect()
-    };
-    match format.name() {
-        "q8_0" => Some(symmetric(32, -127.0, 127.0)),
-        "q6_k" => Some(symmetric(16, -32.0, 31.0)),
-        "q4_0" => Some(symmetric(32, -8.0, 7.0)),
-        "q4_k" => Some(values.chunks(256).flat_map(|block| plain_affine(block, 15.0)).collect()),
-        "q5_k" => Some(values.chunks(256).flat_map(|block| plain_affine(block, 31.0)).collect()),
-        _ => None,
+    let levels: Vec<f32> = levels(format).into_iter().map(|level| level as f32).collect();
+    let (low, high) = (levels[0], levels[levels.len() - 1]);
+    match format.codes() {
+        Codes::Values => None,
+        _ if has_minimum(format) => Some(values.chunks(256).flat_map(|block| plain_affine(block, high)).collect()),
+        _ => {
+            let nearest =
+                |x: f32| levels.iter().copied().min_by(|a, b| (a - x).abs().total_cmp(&(b - x).abs())).expect("levels");
+            let group = |group: &[f32]| -> Vec<f32> {
+                let scale = round_half(peak_of(group).value / low).expect("fits");
+                let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+                group.iter().map(|v| scale * nearest(v * inverse)).collect()
+            };
+            Some(values.chunks(format.group()).flat_map(group).collect())
+        }
     }
 }
 
@@ -101,37 +119,46 @@ fn names_are_unique_and_found() {
 }
 
 #[test]
-fn bits_per_weight_are_those_of_the_layout() {
-    let bits: Vec<(&str, f64)> = FORMATS.iter().map(|f| (f.name(), f.bits_per_weight())).collect();
-    assert_eq!(
-        bits,
-        [("f32", 32.0), ("f16", 16.0), ("q8_0", 8.5), ("q6_k", 7.0), ("q5_k", 6.0), ("q4_k", 5.0), ("q4_0", 4.5)]
-    );
+fn formats_say_what_is_true_of_them() {
+    for format in FORMATS {
+        let name = format.name();
+        assert!(!format.help().is_empty() && format.help().len() <= 70, "{name}: one line of help");
+        assert_eq!(format.is_dense(), format.codes() == Codes::Values, "{name}");
+        assert!(format.block().is_multiple_of(format.group()), "{name}");
+        assert!(format.is_dense() || format.block() == 32, "{name}: kernels read blocks of 32");
+        if let Codes::Unsigned { bits, .. } = format.codes() {
+            assert!(bits <= 7, "{name}");
+            let codes = format.planes()[0].bytes_per_block * 8 / format.block();
+            assert!(bits != 4 || (codes == 4 && format.planes().len() == 2), "{name}: codes of 4 bits and scales");
+        }
+        let finer = format.finer().unwrap_or(*format);
+        assert!(finer.bits_per_weight() >= format.bits_per_weight() && finer.finer().is_none(), "{name}");
+        assert!(format.wgsl().is_some_and(|text| text.contains("fn codes32(") && text.contains("fn scales32(")));
+        let packed = format.wgsl().is_some_and(|text| text.contains("fn packed32("));
+        assert!(packed || format.is_dense(), "{name}: packed32");
+    }
+    // From exact to smallest, and every type that is read becomes one format.
+    assert!(FORMATS.is_sorted_by(|a, b| a.bits_per_weight() >= b.bits_per_weight()));
+    for kind in BlockType::ALL {
+        let readers: Vec<&str> =
+            FORMATS.iter().filter(|f| f.block_types().read.contains(&kind)).map(|f| f.name()).collect();
+        assert_eq!(readers.len(), 1, "{}: read by {readers:?}", kind.name());
+    }
 }
 
-/// Relative root-mean-square error on (normal, uniform, heavy) rows; the search must beat the plain method by the
-/// factor.
+/// Relative root-mean-square error on normal, uniform and heavy rows; the search must beat the plain method by the
+/// format's factor.
 #[test]
 fn errors_are_bounded_and_below_the_plain_method() {
-    let bounds: &[(&str, [f64; 3], [f64; 3])] = &[
-        ("f32", [0.0; 3], [0.0; 3]),
-        ("f16", [3e-4; 3], [0.0; 3]),
-        ("q8_0", [6e-3, 5e-3, 9e-3], [0.999, 0.999, 0.995]),
-        ("q6_k", [2e-2, 1.8e-2, 2.8e-2], [0.98, 0.99, 0.98]),
-        ("q5_k", [3.7e-2, 2.9e-2, 4.9e-2], [0.97, 0.98, 0.97]),
-        ("q4_k", [7.4e-2, 5.8e-2, 9.6e-2], [0.95, 0.97, 0.95]),
-        ("q4_0", [9e-2, 8e-2, 13e-2], [0.97, 0.98, 0.97]),
-    ];
     for format in FORMATS {
-        let (_, limits, factors) = bounds.iter().find(|(name, ..)| *name == format.name()).expect("a bound per format");
-        for (index, (name, of)) in DISTRIBUTIONS.iter().enumerate() {
+        for ((name, of), (limit, factor)) in DISTRIBUTIONS.iter().zip(format.error_limits()) {
             let values = rows_of(*of, 64 * 1024);
             let error = relative_error(&values, &through(*format, &values, 1024));
             let baseline = plain(*format, &values).map(|back| relative_error(&values, &back));
             println!("{} {name}: {error:.5}, plain {baseline:.5?}", format.name());
-            assert!(error <= limits[index], "{} {name}: {error} > {}", format.name(), limits[index]);
+            assert!(error <= limit, "{} {name}: {error} > {limit}", format.name());
             if let Some(baseline) = baseline {
-                assert!(error < baseline * factors[index], "{} {name}: {error} against {baseline}", format.name());
+                assert!(error < baseline * factor, "{} {name}: {error} against {baseline}", format.name());
             }
         }
     }
@@ -159,25 +186,14 @@ fn q4_k_steps_cost_little() {
 #[test]
 fn grid_values_round_trip_exactly() {
     for format in FORMATS {
-        let (low, high) = match format.name() {
-            "q8_0" => (-127, 127),
-            "q6_k" => (-32, 31),
-            "q4_0" => (-8, 7),
-            "q4_k" => (0, 15),
-            "q5_k" => (0, 31),
-            _ => (-1000, 1000),
-        };
+        let levels = levels(*format);
+        let affine = has_minimum(*format);
         for scale in [0.5f32, -0.25] {
-            let affine = matches!(format.name(), "q4_k" | "q5_k");
             let scale = if affine { scale.abs() } else { scale };
-            // Every block of 16 holds `low`, so that the grid is determined.
-            let values: Vec<f32> = (0..256)
-                .map(|i| if i % 16 == 3 { low } else { low + (i * 37 + i / 32) % (high - low + 1) })
-                .map(|q| {
-                    // 63 steps of the q4_k unit must be this scale: the unit 0.5 / 63 is rounded to f16.
-                    scale * q as f32
-                })
-                .collect();
+            // Every block of 16 holds the lowest level, so that the grid is determined. 63 steps of the q4_k unit must
+            // be this scale: the unit 0.5 / 63 is rounded to f16.
+            let level = |i: usize| if i % 16 == 3 { levels[0] } else { levels[(i * 37 + i / 32) % levels.len()] };
+            let values: Vec<f32> = (0..256).map(|i| scale * level(i) as f32).collect();
             let back = through(*format, &values, 256);
             if affine {
                 assert!(relative_error(&values, &back) < 5e-4, "{format:?}");
@@ -241,15 +257,16 @@ fn zeros_and_tiny_values_give_no_nan() {
         spike[200] = -3.0;
         let back = through(*format, &spike, 256);
         assert!((back[200] + 3.0).abs() < 0.02, "{format:?}: {}", back[200]);
-        // These meet zero only up to the f16 rounding of a scale and a minimum.
-        let limit = if matches!(format.name(), "q4_k" | "q5_k") { 5e-3 } else { 1e-6 };
+        // With a minimum they meet zero only up to the f16 rounding of it and of the scale; a table may have no zero.
+        let least = levels(*format).into_iter().map(|level| level.abs()).min().unwrap_or(0) as f32;
+        let limit = if has_minimum(*format) { 5e-3 } else { 1e-6 + least * 3.0 / 113.0 };
         assert!(back.iter().enumerate().all(|(i, v)| i == 200 || v.abs() < limit), "{format:?}");
     }
 }
 
 #[test]
 fn overflow_names_the_value() {
-    for format in FORMATS.iter().filter(|format| format.name() != "f32") {
+    for format in FORMATS.iter().filter(|format| format.planes()[0].dtype != Dtype::F32) {
         let mut values = vec![1.0; 512];
         values[300] = -1e9;
         let mut planes = Planes::new(*format, 256);
@@ -312,7 +329,7 @@ proptest! {
                     let back = planes.dequantize();
                     // The largest weight of the row bounds every block's step; below 2^-25 f16 scales vanish.
                     let peak = peak_of(&values).value.abs();
-                    let step = match format.name() { "q4_0" => 0.20, "q4_k" => 0.20, "q5_k" => 0.10, _ => 0.04 };
+                    let step = match levels(*format).len() { 16 => 0.20, 32 => 0.10, _ => 0.04 };
                     for (value, got) in values.iter().zip(&back) {
                         prop_assert!((value - got).abs() <= step * peak + 4.5e-6, "{}: {value} became {got}, peak {peak}", format.name());
                     }

@@ -98,7 +98,7 @@ pub async fn export(
 fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, factor: Option<(&str, f32)>) -> Plan<'a> {
     let native = entry.loaded_format(None);
     // Vectors are f32 in GGUF; what has no equal block type goes out as f16.
-    let kind = if entry.shape.len() < 2 { BlockType::F32 } else { block_type(native.name(), entry.k()) };
+    let kind = if entry.shape.len() < 2 { BlockType::F32 } else { block_type(native, entry.k()) };
     let format: &'static dyn Format = match kind {
         BlockType::F32 => &F32,
         BlockType::F16 => &F16,

@@ -8,6 +8,7 @@
 //! [`blocks`] says which format each block type becomes and what that changes.
 
 pub mod arch;
+pub mod block_type;
 pub mod blocks;
 mod config;
 #[cfg(not(target_arch = "wasm32"))]

@@ -4,11 +4,10 @@
 //! values, and one gives planes. A decoder per type, as llama.cpp has them, lost: the planes would have needed a second
 //! set.
 
-use super::blocks::BlockType::{self, *};
-use crate::formats::{half_at, push_half, push_nibbles, q5_k, q6_k, round_half};
+use super::block_type::BlockType::{self, *};
+use crate::formats::iq4_nl::LEVELS as IQ4_LEVELS;
+use crate::formats::{half_at, round_half};
 
-/// The 16 levels of IQ4.
-const IQ4_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 /// Twice the values of e2m1.
 const MXFP4_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
@@ -55,43 +54,16 @@ impl Parts {
         }
     }
 
-    /// 32 of the weights as a block of the type's own format; the scale that f16 cannot hold otherwise.
+    /// 32 of the weights as a block of the format that reads the type; the scale that this cannot hold otherwise.
     pub(super) fn push_group(&self, group: usize, planes: &mut [Vec<u8>]) -> Result<(), f32> {
-        let codes = &self.codes[group * 32..][..32];
-        let shifted = |by: i8| std::array::from_fn::<u8, 32, _>(|j| (codes[j].wrapping_add(by)) as u8);
-        let (scale, min) = self.scales[group * 32 / self.sub];
-        let half = |value: f32| round_half(value).ok_or(value);
-        match self.kind {
-            Q4_0 => {
-                push_nibbles(&shifted(8), &mut planes[0]);
-                push_half(&mut planes[1], scale);
-            }
-            Q4_1 | Q4_K => {
-                push_nibbles(&shifted(0), &mut planes[0]);
-                push_half(&mut planes[1], half(scale)?);
-                push_half(&mut planes[1], half(min)?);
-            }
-            Q5_0 | Q5_1 | Q5_K => {
-                q5_k::push_codes(&shifted(0), planes);
-                push_half(&mut planes[2], half(scale)?);
-                push_half(&mut planes[2], half(min)?);
-            }
-            Q3_K | Q6_K => {
-                q6_k::push_codes(&shifted(32), planes);
-                push_half(&mut planes[2], half(scale)?);
-                push_half(&mut planes[2], half(self.scales[group * 2 + 1].0)?);
-            }
-            _ => {
-                let all_zero = codes.iter().all(|&code| code == 0);
-                let rounded = if all_zero { 0.0 } else { half(scale)? };
-                if self.kind == MXFP4 && !all_zero && rounded != scale {
-                    return Err(scale);
-                }
-                planes[0].extend(shifted(0));
-                push_half(&mut planes[1], rounded);
-            }
+        let codes = &self.codes.as_chunks::<32>().0[group];
+        let [first, second] = [0, 16].map(|half| self.scales[(group * 32 + half) / self.sub]);
+        // MXFP4's scales are powers of two, and go far beyond the f16 in which other types store theirs.
+        let exact = round_half(first.0) == Some(first.0) || codes.iter().all(|&code| code == 0);
+        if self.kind == MXFP4 && !exact {
+            return Err(first.0);
         }
-        Ok(())
+        self.kind.native().push_block(codes, [first, second], planes)
     }
 
     fn small_4(&mut self, bytes: &[u8]) {

@@ -133,6 +133,19 @@ fn planes_keep_the_values() {
     }
 }
 
+/// Blocks on llama.cpp's uneven levels take no more on the device than in the file, but for IQ4_XS's scales of 6 bits.
+#[test]
+fn iq4_does_not_grow() {
+    for (kind, growth) in [(BlockType::IQ4_NL, 0), (BlockType::IQ4_XS, 8)] {
+        let (blocks, _) = case(kind);
+        let mut planes = Planes::new(kind.native(), kind.block());
+        for row in blocks.chunks_exact(kind.bytes()) {
+            kind.push_planes(row, &mut planes.bytes).expect("the scales fit");
+        }
+        assert_eq!(planes.size_bytes(), blocks.len() + blocks.len() / kind.bytes() * growth, "{}", kind.name());
+    }
+}
+
 #[test]
 fn mxfp4_is_integers_times_a_power_of_two() {
     let mut block = [0u8; 17];

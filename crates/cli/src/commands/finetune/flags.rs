@@ -5,6 +5,7 @@
 //! first.
 
 use bayan_train::recipe::{ALIASES, parse_assignment};
+use bayan_weights::format_names;
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 use serde_json::{Map, Value};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value};
 const FIELDS: &[(&str, &str, &str)] = &[
     ("", "", "Model and data"),
     ("model", "DIR|embedded", "Base model: a checkpoint's directory, or `embedded`"),
-    ("quantize", "FORMAT", "Weight format of the frozen base: f16, q8_0, q6_k, q4_k or q4_0 [default: as stored]"),
+    ("quantize", "FORMAT", "Weight format of the frozen base [default: as stored]"),
     ("chat_template", "NAME", "A built-in chat template instead of the model's own"),
     (
         "data",
@@ -157,6 +158,7 @@ impl Args for RecipeFlags {
             command = command.arg(match field {
                 "model" => arg.short('m').env("BAYAN_MODEL"),
                 "output" => arg.short('o'),
+                "quantize" => arg.help(format!("{help}: {}", format_names())),
                 _ => arg,
             });
         }

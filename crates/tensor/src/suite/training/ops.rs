@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bayan_gpu::GpuError;
-use bayan_weights::{FORMATS, Format, format_by_name};
+use bayan_weights::{Codes, FORMATS, Format, format_by_name};
 
 use super::gradient::{Differentiated, GradientCase, gradient, zeros};
 use crate::graph::{Graph, State, Tensor};
@@ -152,7 +152,7 @@ pub(super) fn linear_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
     for &format in FORMATS {
         for (n, k, tokens) in [(7, 32, 2), (33, 100, 3), (130, 96, 40), (300, 160, 65), (64, 1056, 9)] {
-            let small = tokens < 4 && matches!(format.name(), "f32" | "q8_0");
+            let small = tokens < 4 && matches!(format.codes(), Codes::Values | Codes::Signed { .. });
             all.push(gradient(
                 format!("linear_backward {} {n}x{k}, {tokens} tokens", format.name()),
                 small,
