@@ -208,7 +208,8 @@ fn exported_models_come_back() {
             serde_json::from_value(answers["logits"]["last_logits"].clone()).expect("logits")
         };
         let error = nmse(&last(&wanted), &last(&found));
-        // What no block type holds goes out as f16: q6_k's matrices, and gemma2's queries, whose scale is not llama.cpp's.
+        // What no block type holds goes out as f16: q6_k's matrices, and gemma2's queries, whose scale is not
+        // llama.cpp's.
         let is_rounded = format.is_some_and(|format| format.block_types().written == BlockType::F16);
         let bound = if is_rounded {
             1e-5

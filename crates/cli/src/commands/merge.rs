@@ -41,7 +41,12 @@ pub struct MergeArgs {
     #[arg(long, value_name = "DIR[:SCALE]", required = true, value_parser = AdapterArg::parse)]
     adapter: Vec<AdapterArg>,
     /// Format of the matrices [default: the base's own, f16 for a quantized one]
-    #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(format_values().chain([bf16()])), ignore_case = true)]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_parser = PossibleValuesParser::new(format_values().chain([bf16()])),
+        ignore_case = true
+    )]
     format: Option<String>,
     /// Measure how the outputs change; always done for a quantized format
     #[arg(long)]

@@ -26,7 +26,14 @@ pub struct QuantizeArgs {
     /// Format of the linear layers
     #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true)]
     format: &'static dyn Format,
-    #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true, hide_possible_values = true, help = embedding_help())]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_parser = format_parser(),
+        ignore_case = true,
+        hide_possible_values = true,
+        help = embedding_help()
+    )]
     embedding: Option<&'static dyn Format>,
     /// Format of the output head, where it is not the embedding [default: as the embedding's]
     #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true, hide_possible_values = true)]

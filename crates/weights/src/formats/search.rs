@@ -3,8 +3,8 @@
 //! Rounding to the grid that just covers the largest weight (the plain method) spends the grid on one outlier. Here
 //! some twenty grids around that one are tried; for each the codes are fixed by rounding and the best scale for those
 //! codes has the closed form `Σ i·w·q / Σ i·q²`, with error `Σ i·w² − (Σ i·w·q)² / Σ i·q²`. The largest last term wins.
-//! Rejected for integer levels: both signs of the scale, because they take twice the time for 0.1 % less error in 4 bits
-//! on normal weights (2.5 % in 6 bits).
+//! Rejected for integer levels: both signs of the scale, because they take twice the time for 0.1 % less error in 4
+//! bits on normal weights (2.5 % in 6 bits).
 
 use super::round_half;
 
