@@ -1,7 +1,7 @@
-//! Layer normalisation (Ba et al., 2016), with a bias or without.
+//! Layer normalisation (Ba et al., 2016), with or without a bias.
 //!
-//! Two passes over the row, first the mean and then the squares around it: the one-pass form subtracts two large
-//! numbers where a row has a large mean.
+//! The kernel passes over the row twice, for the mean and then for the squared deviations. Rejected: one pass, which
+//! subtracts two large numbers where a row has a large mean.
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ use crate::plan::{KernelText, Lowering, grid};
 pub struct RmsNorm {
     /// Added to the mean square.
     pub eps: f32,
-    /// Whether a residual is added at the end, as after the norms that follow a sub-layer.
+    /// Whether a residual is added last, as after the norms that follow a sub-layer.
     pub residual: bool,
 }
 
