@@ -1,6 +1,6 @@
 // The selective state space of Mamba-2, token by token: S[n] = exp(δ A) S[n] + δ B[n] x, y = (Σ_n C[n] S[n] + D x)
-// silu(z) OUTPUT_SCALE, with δ = softplus(dt + bias). One invocation: one number of a head, walking over the tokens.
-// mixed [T, H P + 2 G N]: x, B, C; projection [T, W]: z first, dt from column STEPS on; state [sequences, H, N, P].
+// silu(z) OUTPUT_SCALE, with δ = softplus(dt + bias). One invocation per channel of a head loops over the tokens. mixed
+// [T, H P + 2 G N]: x, B, C; projection [T, W]: first z, and dt from column STEPS on; state [sequences, H, N, P].
 @group(0) @binding(0) var<storage, read> mixed: array<f32>;
 @group(0) @binding(1) var<storage, read> projection: array<f32>;
 @group(0) @binding(2) var<storage, read> constants: array<f32>; // A, D, bias, [H] each
