@@ -138,8 +138,8 @@ impl Gpu {
 
     /// Reads a range back.
     ///
+    /// # Errors
     /// The device was lost, or reported an error.
-    /// Device lost, or an error that the device reported.
     pub async fn read(&self, buffer: &Buffer, offset_bytes: u64, size_bytes: u64) -> Result<Vec<u8>, GpuError> {
         let request = ReadRequest { buffer: buffer.clone(), offset_bytes, size_bytes };
         let reads = self.submit([], &[request]);
