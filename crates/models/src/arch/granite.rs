@@ -1,7 +1,7 @@
 //! Granite 3 (IBM, 2024): LLaMA's layers with four multipliers.
 //!
-//! The multipliers cost nothing here. That of the scores is attention's scale, and that of the logits is merged into the
-//! final norm's weights. Granite multiplies each sub-layer's result by `m` before it is added to the residual stream;
+//! The multipliers cost nothing here. That of the scores is attention's scale, and that of the logits is merged into
+//! the final norm's weights. Granite multiplies each sub-layer's result by `m` before adding it to the residual stream;
 //! this file divides the residual stream by `m` instead. A norm cancels that division if its epsilon is divided by m².
 
 use std::sync::Arc;
