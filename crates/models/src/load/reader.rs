@@ -172,8 +172,8 @@ impl<'a> Reader<'a> {
             // Trained matrices are f32, whatever their stored format.
             formats.push(if self.parameters.is_some() { &F32 as &dyn Format } else { format });
         }
-        // Parts keep their own formats, and kernels process one format after the other. If a part's rows are not whole
-        // groups, all parts are converted to one format.
+        // Parts keep their own formats, and kernels process one format after the other. If a part other than the last
+        // has an incomplete group of rows, all parts are converted to one format.
         let whole_groups = parts[..parts.len() - 1].iter().all(|(_, rows)| rows.is_multiple_of(GROUP));
         if whole_groups && formats.iter().any(|format| format.name() != formats[0].name()) {
             let runs = formats.chunk_by(|a, b| a.name() == b.name()).map(<[_]>::len);

@@ -245,7 +245,7 @@ impl Linear {
             self.norm.is_none() && self.gate.is_none() && self.activation.is_none(),
             "tiles take no norm and no gate"
         );
-        // 128 rows of f32 tiles take 18 KiB of workgroup memory, more than every WebGPU device offers.
+        // 128 rows of f32 tiles take 18 KiB of workgroup memory, more than WebGPU guarantees.
         let fits = to.capabilities().f16 || to.capabilities().max_workgroup_bytes >= (64 + 64) * 9 * 16;
         let (tm, tn, rm, rn) = if tokens > 32 && fits { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
         let defines = self
