@@ -2,7 +2,8 @@
 // write.
 @group(0) @binding(0) var<storage, read> dy: array<${DY}>;
 @group(0) @binding(1) var<storage, read_write> dx: array<${VEC}>;
-@group(0) @binding(2) var<storage, read> shape: array<u32>; // end of this dispatch's rows, first row of the shard, rows of the matrix, tokens, its first row
+// shape: end of this dispatch's rows, first row of the shard, rows of the matrix, tokens, its first row
+@group(0) @binding(2) var<storage, read> shape: array<u32>;
 
 const K = ${K}u;
 

@@ -2,7 +2,8 @@
 // m, n] instead. PACKED: c is in packed order, as weights are: groups of 32 rows, with four consecutive columns of each
 // row.
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;
-@group(0) @binding(3) var<storage, read> size: array<u32>; // M, N, K, K of one split; offset, row and column stride of a, b, c; splits
+// size: M, N, K, K of one split; offset, row and column stride of a, b, c; splits
+@group(0) @binding(3) var<storage, read> size: array<u32>;
 
 // Writes or adds one result, if it is inside the matrix.
 fn give(m: u32, n: u32, z: u32, sum: f32) {

@@ -11,7 +11,8 @@
 // reading every input. SPREAD_CODES: codes are multiplied by 256^j (lib/spread.wgsl), and the inputs are divided by it.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks, K
+// shape: rows of a set, first row, width of y, workgroups in x, tokens, blocks, K
+@group(0) @binding(2) var<storage, read> shape: array<u32>;
 #if NORM
 @group(0) @binding(3) var<storage, read> gamma: array<vec4<f32>>;
 #endif

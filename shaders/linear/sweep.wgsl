@@ -10,7 +10,8 @@
 // Right shifts, which these devices execute lane by lane, are replaced by f32 additions: adding 1.5 2^k keeps the bits
 // from 2^(k - 23) up.
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks
+// shape: rows of a set, first row, width of y, workgroups in x, tokens, blocks
+@group(0) @binding(1) var<storage, read> shape: array<u32>;
 #if PAIRS
 @group(0) @binding(2) var<storage, read> x_codes: array<u32>; // [T, K / 4], in the order 2, 3, 0, 1 (quantize)
 @group(0) @binding(3) var<storage, read> x_scales: array<vec4<f32>>; // [T, K / 32]

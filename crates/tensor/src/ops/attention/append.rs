@@ -11,7 +11,7 @@ use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
 /// cache\[row of t\] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache
-/// states, with rows as [`CacheElement`] says.
+/// states, with rows in the format of [`CacheElement`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Append {
     /// Maps positions to cache rows.

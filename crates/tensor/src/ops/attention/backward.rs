@@ -49,7 +49,7 @@ impl AttentionBackward {
         heads: usize,
     ) -> Result<(), GpuError> {
         let d4 = self.0.head_dim / 4;
-        // One invocation owns one vector of d in every JG-th row of the tile.
+        // One invocation owns one vector of d in every TOGETHER-th row of the tile.
         let mut together = 1;
         // Every barrier of a software device costs time per invocation: there, as few invocations as a tile needs.
         let most = if to.capabilities().software { QUERY_TILE } else { 128 };

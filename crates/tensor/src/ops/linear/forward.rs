@@ -15,7 +15,7 @@ use crate::plan::{Extent, KernelText, Lowering, grid, grid_2d};
 
 /// y[t, n] = Σ_k weight[n, k] x[t, k], with the operations before and after it that rewrites have fused into it.
 ///
-/// Inputs: x [T, K], then, where flagged, the norm's weight \[K\], the bias \[N\] and the residual [T, N]. Output [T,
+/// Inputs: x [T, K], then, if enabled, the norm's weight \[K\], the bias \[N\] and the residual [T, N]. Output [T,
 /// N], gated [T, N/2].
 #[derive(Debug, Clone)]
 pub struct Linear {

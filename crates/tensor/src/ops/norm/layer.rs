@@ -12,7 +12,7 @@ use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// y\[t\] = (x\[t\] − mean) / sqrt(variance + eps) · weight + bias; inputs x [T, D], weight \[D\], and where flagged
+/// y\[t\] = (x\[t\] − mean) / sqrt(variance + eps) · weight + bias; inputs x [T, D], weight \[D\], and if enabled
 /// bias \[D\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerNorm {
