@@ -124,7 +124,7 @@ pub fn finite_differences(case: &GradientCase, seed: u64) -> Result<Difference, 
         let at: Vec<f32> = state.host().map(|v| v.f32().to_vec()).unwrap_or_default();
         let (mut error, mut size) = (0.0, 0.0);
         for i in 0..at.len() {
-            // Skips the padding of a matrix. A nonzero gradient in the padding would be probed, and reported as an error.
+            // Skips the padding of a matrix; a nonzero gradient there would be probed and reported as an error.
             if at[i] == 0.0 && found[index][i] == 0.0 {
                 continue;
             }
