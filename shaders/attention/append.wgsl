@@ -1,12 +1,12 @@
-// Writes the keys and values of T tokens into the cache, each into the row of its position.
-// k, v [T, K, d]; cache [rows, K, d], as f32 or as f16 pairs in u32.
+// Writes the keys and values of T tokens into the cache, each into its position's row. k, v [T, K, d]; cache [rows, K,
+// d], as f32, or as pairs of f16 in u32.
 @group(0) @binding(0) var<storage, read> k: array<${FROM}>;
 @group(0) @binding(1) var<storage, read> v: array<${FROM}>;
 @group(0) @binding(2) var<storage, read> positions: array<u32>;
 @group(0) @binding(3) var<storage, read> bases: array<u32>;
 @group(0) @binding(4) var<storage, read_write> k_cache: array<${TO}>;
 @group(0) @binding(5) var<storage, read_write> v_cache: array<${TO}>;
-const WIDTH = ${WIDTH}u; // elements of a cache row
+const WIDTH = ${WIDTH}u; // elements per cache row
 
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -1,11 +1,11 @@
-// Writes the keys, or the values, of T tokens into a quantized cache, each into the row of its position: blocks of 32
-// as codes of 8 bits, the largest value being 127 steps, or of 4 bits, the largest being -8 of 16. The scales stand
-// behind the codes of the whole cache. x [T, K, d]; cache [rows, K, d]. One workgroup a token.
+// Writes the keys, or the values, of T tokens into a quantized cache, each into its position's row. Blocks of 32 values
+// become 8-bit codes, where the largest magnitude is 127 steps, or 4-bit codes from -8 to 7, where it is -8. The scales
+// follow the codes of the whole cache. x [T, K, d]; cache [rows, K, d]. One workgroup per token.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
 @group(0) @binding(2) var<storage, read> bases: array<u32>;
 @group(0) @binding(3) var<storage, read_write> cache: array<u32>;
-const BLOCKS = ${BLOCKS}u; // blocks of a cache row
+const BLOCKS = ${BLOCKS}u; // blocks per cache row
 
 #if ELEMENT == q4_0
 fn farther(a: f32, b: f32) -> f32 { return select(a, b, abs(b) > abs(a)); }

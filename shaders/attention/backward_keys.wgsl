@@ -1,6 +1,6 @@
 // Third pass: dv[p] = Σ_t w[t, p] dy[t], dk[p] = Σ_t ds[t, p] q[t], over the queries that see p and the heads of the
-// group. One workgroup: one key-value head and one tile of the step's keys, which are the rows of the tile's own
-// tokens.
+// group. One workgroup per key-value head and tile of the step's keys; a tile's keys belong to the same tokens as its
+// queries.
 @group(0) @binding(5) var<storage, read> statistics: array<vec4<f32>>; // [T, H]
 @group(0) @binding(6) var<storage, read_write> dk: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> dv: array<vec4<f32>>;
@@ -25,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var dk_${m} = vec4<f32>(0.0);
   var dv_${m} = vec4<f32>(0.0);
 #end
-  // The tiles of one sequence stand one after the other.
+  // The tiles of one sequence are consecutive.
   for (var index = group.y; index < arrayLength(&tiles); index++) {
     let tile = tiles[index];
     if (tile.y == 0u) { break; }

@@ -1,5 +1,5 @@
-// Third pass with one key for each invocation of a subgroup: dv[p] = Σ_t w[t, p] dy[t], dk[p] = Σ_t ds[t, p] q[t], over
-// the queries that see p and the heads of the group.
+// Third pass, one key per invocation of a subgroup: dv[p] = Σ_t w[t, p] dy[t], dk[p] = Σ_t ds[t, p] q[t], over the
+// queries that see p and the heads of the group.
 @group(0) @binding(5) var<storage, read> statistics: array<vec4<f32>>; // [T, H]
 @group(0) @binding(6) var<storage, read_write> dk: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> dv: array<vec4<f32>>;
@@ -23,7 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var dk_${i} = vec4<f32>(0.0);
   var dv_${i} = vec4<f32>(0.0);
 #end
-  // The tiles of one sequence stand one after the other.
+  // The tiles of one sequence are consecutive.
   for (var index = group.y / PARTS; index < arrayLength(&tiles); index++) {
     let tile = tiles[index];
     if (tile.y == 0u) { break; }

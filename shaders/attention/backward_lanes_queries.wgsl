@@ -1,5 +1,4 @@
-// Second pass with one query for each invocation of a subgroup: dq[t] = Σ_p ds[t, p] k[p] with ds = w (dy·v - Σ dy∘y)
-// score'.
+// Second pass, one query per invocation of a subgroup: dq[t] = Σ_p ds[t, p] k[p] with ds = w (dy·v - Σ dy∘y) score'.
 @group(0) @binding(5) var<storage, read> statistics: array<vec4<f32>>; // [T, H]
 @group(0) @binding(6) var<storage, read_write> dq: array<vec4<f32>>;
 

@@ -1,5 +1,5 @@
-// First pass with one query for each invocation of a subgroup: the log-sum-exp of its scores and Σ dy∘y, where its
-// sequence begins and its position.
+// First pass, one query per invocation of a subgroup: the log-sum-exp of its scores, Σ dy∘y, its sequence's base and
+// its position.
 @group(0) @binding(5) var<storage, read> positions: array<u32>;
 @group(0) @binding(6) var<storage, read> bases: array<u32>;
 @group(0) @binding(7) var<storage, read_write> statistics: array<vec4<f32>>; // [T, H]

@@ -1,5 +1,5 @@
-// Second pass: dq[t] = Σ_p ds[t, p] k[p] with ds = w (dy·v - Σ dy∘y) score'.   One workgroup: one query head and one
-// tile of queries.
+// Second pass: dq[t] = Σ_p ds[t, p] k[p] with ds = w (dy·v - Σ dy∘y) score'.   One workgroup per query head and tile of
+// queries.
 @group(0) @binding(5) var<storage, read> statistics: array<vec4<f32>>; // [T, H]
 @group(0) @binding(6) var<storage, read_write> dq: array<vec4<f32>>;
 

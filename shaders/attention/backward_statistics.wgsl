@@ -1,5 +1,5 @@
-// First pass: for each query and head the log-sum-exp of its scores and Σ dy∘y; also where its sequence begins and its
-// position. One workgroup: one query head and one tile of queries.
+// First pass, for each query and head: the log-sum-exp of its scores, Σ dy∘y, its sequence's base and its position. One
+// workgroup per query head and tile of queries.
 @group(0) @binding(5) var<storage, read> positions: array<u32>;
 @group(0) @binding(6) var<storage, read> bases: array<u32>;
 @group(0) @binding(7) var<storage, read_write> statistics: array<vec4<f32>>; // [T, H]

@@ -1,7 +1,7 @@
-// One token: splits its fused projection into heads, normalises (QK_NORM) and turns queries and keys, appends key and
-// value to the cache, and attends over one run of cached positions (lib/attention_run.wgsl). What rope, append and
-// attention_split do in three dispatches. One workgroup: one key-value head, one run, one token; tokens of one step
-// belong to different sequences. qkv [T, (H + 2K) d]; table [positions, R/2, 2]; cache [rows, K, d].
+// For one token: splits its fused projection into heads, normalises (QK_NORM) and rotates queries and keys, appends key
+// and value to the cache, and attends over one run of cached positions (lib/attention_run.wgsl). Does the work of the
+// dispatches rope, append and attention_split in one. One workgroup per key-value head, run and token; the tokens of a
+// step belong to different sequences. qkv [T, (H + 2K) d]; table [positions, R/2, 2]; cache [rows, K, d].
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
 @group(0) @binding(2) var<storage, read> table: array<vec4<f32>>;
@@ -35,7 +35,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let token = group.z;
   let position = positions[token];
   let base = bases[token];
-  // Runs that this token has not reached are not read either.
+  // Runs beyond this token's position are not read by the merge either.
   if (split * SPLIT > position) { return; }
   let run = visible(split, position);
   if (run.x >= run.y) {
@@ -44,7 +44,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   }
   let projected = token * (H + 2u * K) * D4;
   let angles = position * HALF4 * 2u;
-  // The heads of the group, and the key as one more where this run holds the token's own position.
+  // The group's query heads, and also the key if this run contains the token's own position.
   let owner = split == position / SPLIT;
   let heads = select(G, G + 1u, owner);
   let row = (cache_row(base, position) * K + kv) * D4;

@@ -1,4 +1,4 @@
-// Joins the runs of attention_split: y[t, h] = Σ exp(m_s - m) o_s / Σ exp(m_s - m) l_s.   One workgroup: one token and
+// Merges the runs of attention_split: y[t, h] = Σ exp(m_s - m) o_s / Σ exp(m_s - m) l_s.   One workgroup per token and
 // head.
 @group(0) @binding(0) var<storage, read> partial: array<f32>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
@@ -24,7 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum = 0.0;
     for (var s = 0u; s < splits; s++) {
       let at = start + s * stride;
-      // An empty run wrote no values: its sum is zero, and what stands there must not be read.
+      // For an empty run no values were written: its sum of weights is zero, and its memory must not be read.
       if (partial[at + d + 1u] > 0.0) { sum += exp(max(partial[at + d] - peak, -80.0)) * partial[at + i]; }
     }
     y[(token * H + head) * d + i] = sum / total;

@@ -1,6 +1,7 @@
-// Splits qkv [T, (H + 2K) d] into q [T, H, d], k [T, K, d], v [T, K, d]; normalises each head of q and k when asked;
-// turns pairs (i, i + R/2) of q and k, or (2i, 2i + 1) when INTERLEAVED, by the angle of their position, R = ROTARY of
-// the d values. table [positions, R/2, 2]: cosine and sine, made on the host in f64. One workgroup a token and head.
+// Splits qkv [T, (H + 2K) d] into q [T, H, d], k [T, K, d], v [T, K, d]; normalises each head of q and k where enabled;
+// rotates the pairs (i, i + R/2) of q and k, or (2i, 2i + 1) where INTERLEAVED, by the angle of their position; R =
+// ROTARY of the d values. table [positions, R/2, 2]: cosine and sine, computed on the host in f64. One workgroup per
+// token and head.
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>;
 @group(0) @binding(2) var<storage, read> table: array<vec2<f32>>;

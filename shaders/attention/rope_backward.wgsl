@@ -1,6 +1,6 @@
-// dqkv[t, FIRST + head] from the gradient of one of q, k, v: turned back by the angle of the position (TURN), then
-// through the normalisation of the head (NORM), or of all HEADS together (WHOLE). gradient [T, HEADS, d], dqkv and qkv
-// [T, ALL, d]. One workgroup a token and head.
+// dqkv[t, FIRST + head] from the gradient of one of q, k, v: rotated back by the angle of the position (TURN), then
+// differentiated through the normalisation of the head (NORM), or of all HEADS together (WHOLE). gradient [T, HEADS,
+// d], dqkv and qkv [T, ALL, d]. One workgroup per token and head.
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;
 @group(0) @binding(1) var<storage, read_write> dqkv: array<f32>;
 #if TURN
@@ -12,13 +12,13 @@
 @group(0) @binding(5) var<storage, read> weight: array<f32>;
 #endif
 #if PARTS
-@group(0) @binding(6) var<storage, read_write> parts: array<f32>; // gradient times normalised number, [T, HEADS, d]
+@group(0) @binding(6) var<storage, read_write> parts: array<f32>; // gradient times normalised value, [T, HEADS, d]
 #endif
 
 const d = ${d}u;
 const HALF = ${ROTARY}u / 2u;
 
-// Element i of the gradient of a head, turned back.
+// Element i of a head's gradient, rotated back.
 fn turned(token: u32, source: u32, i: u32) -> f32 {
 #if TURN
   if (i < 2u * HALF) {

@@ -1,6 +1,5 @@
-// Attention of single tokens over the cache, split along the cached positions (flash decoding): lib/attention_run.wgsl
-// over queries from a buffer. One workgroup: one key-value head, one token, one run of SPLIT positions. q [T, H, d];
-// cache [rows, K, d].
+// Attention of single tokens, split along the cached positions (flash decoding): lib/attention_run.wgsl with queries
+// from a buffer. One workgroup per key-value head, token and run of SPLIT positions. q [T, H, d]; cache [rows, K, d].
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k_cache: array<${CACHE}>;
 @group(0) @binding(2) var<storage, read> v_cache: array<${CACHE}>;
@@ -16,7 +15,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let split = group.y;
   let token = group.z;
   let position = positions[token];
-  // Runs that this token has not reached are not read either.
+  // Runs beyond this token's position are not read by the merge either.
   if (split * SPLIT > position) { return; }
   let run = visible(split, position);
   if (run.x >= run.y) {

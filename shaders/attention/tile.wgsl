@@ -1,6 +1,6 @@
-// Causal attention of many tokens, flash style: one workgroup takes TQ tokens of one sequence and one query head, and
-// walks over the sequence's cached rows in tiles of TK keys with a running maximum and sum. q [T, H, d]; cache [rows,
-// K, d]; y [T, H, d]; tiles: (first token, tokens) for each tile of one sequence.
+// Causal attention of many tokens, flash style: one workgroup handles TQ tokens of one sequence and one query head, and
+// loops over the sequence's cached rows in tiles of TK keys, with a running maximum and sum. q [T, H, d]; cache [rows,
+// K, d]; y [T, H, d]; tiles: (first token, number of tokens), each of one sequence.
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k_cache: array<${CACHE}>;
 @group(0) @binding(2) var<storage, read> v_cache: array<${CACHE}>;

@@ -1,4 +1,4 @@
-// y[t, f] = act(gate[t, f]) * up[t, f]      x [T, 2F] holds the gates, then the ups; y [T, F].
+// y[t, f] = act(gate[t, f]) * up[t, f]      x [T, 2F]: gate, then up; y [T, F].
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> size: vec4<u32>; // T * F, threads in x

@@ -1,4 +1,4 @@
-// dx[t, f] = dy up act'(gate), dx[t, F + f] = dy act(gate)      x, dx [T, 2F]: gates, then ups; dy [T, F].
+// dx[t, f] = dy up act'(gate), dx[t, F + f] = dy act(gate)      x, dx [T, 2F]: gate, then up; dy [T, F].
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dx: array<f32>;

@@ -1,3 +1,3 @@
-// Beyond 15 tanh is 1 in f32, and some devices' tanh overflows far out.
+// The clamp changes nothing in f32, where tanh(15) is 1; some devices' tanh overflows for large arguments.
 fn mapped(x: f32) -> f32 { return ${CAP} * tanh(clamp(x / ${CAP}, -15.0, 15.0)); }
 

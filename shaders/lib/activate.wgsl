@@ -3,8 +3,8 @@ fn activate(v: f32) -> f32 {
   return v / (1.0 + exp(clamp(-v, -80.0, 80.0)));
 #endif
 #if ACTIVATION == gelu_tanh
-  // 0.5 v (1 + tanh(u)) = v - v / (1 + exp(2u)); exp overflows to +inf harmlessly only where that is guaranteed, so
-  // clamp.
+  // 0.5 v (1 + tanh(u)) = v - v / (1 + exp(2u)). The argument is clamped because not every device overflows exp to
+  // +inf.
   let u = 0.7978845608028654 * (v + 0.044715 * v * v * v);
   return v - v / (1.0 + exp(clamp(2.0 * u, -80.0, 80.0)));
 #endif

@@ -1,5 +1,5 @@
-// Scores of a tile of queries against a tile of keys, and dy·v, which the passes of attention_backward share.
-// q, dy [T, H, d]; k_cache, v_cache [rows, K, d]; tiles: (first token, tokens) for each tile of one sequence.
+// Scores of a tile of queries against a tile of keys, and dy·v: shared by the passes of attention_backward. q, dy [T,
+// H, d]; k_cache, v_cache [rows, K, d]; tiles: (first token, number of tokens), each of one sequence.
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k_cache: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
@@ -16,7 +16,7 @@ const D4 = ${d}u / 4u;
 const TILE = ${TILE}u;
 const THREADS = ${THREADS}u;
 const WINDOW = ${WINDOW}u; // 0: none
-const PITCH = 9u; // a row of a part of a tile: 8 vectors and one of padding
+const PITCH = 9u; // row stride of a part of a tile: 8 vectors and one of padding
 
 var<workgroup> part_q: array<vec4<f32>, ${TILE_9}>;
 var<workgroup> part_k: array<vec4<f32>, ${TILE_9}>;
@@ -24,13 +24,13 @@ var<workgroup> part_k: array<vec4<f32>, ${TILE_9}>;
 var<workgroup> part_dy: array<vec4<f32>, ${TILE_9}>;
 var<workgroup> part_v: array<vec4<f32>, ${TILE_9}>;
 #endif
-// q·k and dy·v of the pairs lane + o * THREADS that an invocation owns.
+// q·k and dy·v of the pairs lane + o * THREADS, which this invocation computes.
 #for o in PAIRS
 var<private> raw_${o}: f32;
 var<private> pull_${o}: f32;
 #end
 
-// The derivative of score() by raw, from its value.
+// The derivative of score() with respect to raw, given the score.
 fn score_slope(value: f32) -> f32 {
 #if SOFTCAP
   let t = value / ${CAP};
@@ -42,8 +42,8 @@ fn score_slope(value: f32) -> f32 {
 
 fn visible(query: u32, key: u32) -> bool { return key <= query && (WINDOW == 0u || key + WINDOW > query); }
 
-// q·k into raw and dy·v into pull for every pair of TILE queries from `token` on and TILE cache rows from `row` on;
-// rows beyond the last are taken as the last. Ends with a barrier before its workgroup memory may be written again.
+// Computes q·k (raw) and dy·v (pull) for every pair of TILE queries from `token` on and TILE cache rows from `row` on;
+// rows beyond the last repeat the last. Ends with a barrier, so that its workgroup memory may be overwritten.
 fn products(lane: u32, head: u32, token: u32, last_token: u32, row: u32, last_row: u32) {
   let kv = head / (H / K);
 #for o in PAIRS

@@ -1,6 +1,6 @@
-// What the passes of attention_backward share where a subgroup passes rows around by shuffles, as attention_lanes does:
-// for devices that pay for barriers. Bindings as lib/attention_backward.wgsl; a tile of TQ tokens takes TQ / LANES
-// workgroups of one subgroup.
+// Shared by those passes of attention_backward in which a subgroup passes rows around by shuffles, as attention_lanes
+// does: for devices on which barriers are expensive. Bindings are those of lib/attention_backward.wgsl; a tile of TQ
+// tokens has TQ / LANES workgroups of one subgroup.
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>; // [T, H, d]
 @group(0) @binding(1) var<storage, read> k_cache: array<vec4<f32>>; // [rows, K, d]
 @group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>; // [T, H, d]
@@ -9,7 +9,7 @@
 #else
 @group(0) @binding(3) var<storage, read> v_cache: array<vec4<f32>>;
 #endif
-@group(0) @binding(4) var<storage, read> tiles: array<vec2<u32>>; // (first token, tokens) for each tile of one sequence
+@group(0) @binding(4) var<storage, read> tiles: array<vec2<u32>>; // (first token, tokens), each of one sequence
 
 const H = ${H}u;
 const K = ${K}u;
@@ -18,7 +18,7 @@ const LANES = ${LANES}u;
 const PARTS = ${TQ}u / LANES;
 const WINDOW = ${WINDOW}u; // 0: none
 
-// The derivative of score() by raw, from its value.
+// The derivative of score() with respect to raw, given the score.
 fn score_slope(value: f32) -> f32 {
 #if SOFTCAP
   let t = value / ${CAP};

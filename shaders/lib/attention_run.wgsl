@@ -1,7 +1,7 @@
-// What attention_decode and attention_split do with one run of SPLIT cached positions, all G query heads of a key-value
-// head together, so that keys and values are read once. The kernel around it has k_cache, v_cache and partial, and says
-// with query4 where its queries are. partial [T, splits, H, d + 2]: the weighted values, then the maximum and the sum
-// of weights.
+// One run of SPLIT cached positions, shared by attention_decode and attention_split. All G query heads of a key-value
+// head are processed together, so that keys and values are read once. The including kernel declares k_cache, v_cache
+// and partial, and query4, which reads its queries. partial [T, splits, H, d + 2]: the weighted values, then the
+// maximum score and the sum of weights.
 const H = ${H}u;
 const K = ${K}u;
 const G = ${H}u / ${K}u;
@@ -12,14 +12,14 @@ const MAX_SPLITS = ${MAX_SPLITS}u;
 
 var<workgroup> weights: array<f32, ${G_SPLIT}>; // [G, SPLIT]
 
-// The part of a run that the token at `position` sees, from x on and below y.
+// The positions of a run that the token at `position` sees: from x up to, but without, y.
 fn visible(split: u32, position: u32) -> vec2<u32> {
   var begin = split * SPLIT;
   if (WINDOW > 0u && position + 1u > WINDOW) { begin = max(begin, position + 1u - WINDOW); }
   return vec2<u32>(begin, min((split + 1u) * SPLIT, position + 1u));
 }
 
-// Where a head's part of a run is written; the maximum and the sum are D4 * 4 behind it.
+// Offset of a head's partial result of a run; the maximum and the sum follow D4 * 4 values later.
 fn part_of(token: u32, split: u32, head: u32) -> u32 { return ((token * MAX_SPLITS + split) * H + head) * (D4 * 4u + 2u); }
 
 fn write_weight(token: u32, split: u32, head: u32, peak: f32, sum: f32) {
@@ -28,12 +28,12 @@ fn write_weight(token: u32, split: u32, head: u32, peak: f32, sum: f32) {
   partial[to + 1u] = sum;
 }
 
-// Nothing of a run is visible: an empty part, which the sum over the runs ignores.
+// Writes an empty result, which the merge ignores, for a run in which nothing is visible.
 fn write_empty(token: u32, split: u32, kv: u32, lane: u32) {
   for (var g = lane; g < G; g += ${THREADS}u) { write_weight(token, split, kv * G + g, -1e30, 0.0); }
 }
 
-// `query`: where the group's queries begin.
+// `query`: offset of the group's first query.
 fn attend(token: u32, split: u32, kv: u32, query: u32, base: u32, position: u32, run: vec2<u32>, me: Invocation) {
   let lane = me.lane;
   let count = run.y - run.x;
@@ -42,7 +42,7 @@ fn attend(token: u32, split: u32, kv: u32, query: u32, base: u32, position: u32,
 #end
   for (var i = lane; i < count; i += ${THREADS}u) {
     let at = (cache_row(base, run.x + i) * K + kv) * D4;
-    // One name a head: SwiftShader loses what is stored in an array of a loop's body.
+    // One variable per head: SwiftShader does not keep values stored in an array that is declared in a loop's body.
 #for g in G
     var sum_${g} = 0.0;
 #end

@@ -1,5 +1,5 @@
-// Four consecutive elements of a cache row, from f32, from f16 pairs, or from codes of 8 or 4 bits in blocks of 32,
-// whose scales stand behind all the codes.
+// Four consecutive elements of a cache row, from f32, from pairs of f16, or from 8-bit or 4-bit codes in blocks of 32,
+// whose scales follow all codes of the cache.
 #if ELEMENT == f32
 fn key4(i: u32) -> vec4<f32> { return k_cache[i]; }
 fn value4(i: u32) -> vec4<f32> { return v_cache[i]; }
@@ -21,7 +21,7 @@ fn key4(i: u32) -> vec4<f32> { return four(k_cache[i >> 1u] >> ((i & 1u) * 16u),
 fn value4(i: u32) -> vec4<f32> { return four(v_cache[i >> 1u] >> ((i & 1u) * 16u), v_cache[${SCALES}u + (i >> 3u)]); }
 #endif
 
-// The row of a position of the sequence whose position 0 would have row `base` in a cache of whole contexts.
+// The cache row of a position. `base` is the row of the sequence's position 0 in a cache without rings.
 #if RING == 0
 fn cache_row(base: u32, position: u32) -> u32 { return base + position; }
 #else

@@ -1,7 +1,7 @@
 #if QK_NORM
-// Normalisation of the heads of queries and keys, shared by rope and attention_decode; WIDE is the width of an element
-// of qkv. QK_WHOLE: over all heads together, as one row; QK_MEAN: the mean is taken off first; QK_EACH: every head has
-// weights of its own.
+// Normalisation of the heads of queries and keys, shared by rope and attention_decode. WIDE is the number of values in
+// an element of qkv. QK_WHOLE: all heads together, as one row; QK_MEAN: the mean is subtracted first; QK_EACH: every
+// head has its own weights.
 struct HeadNorm { mean: f32, scale: f32 }
 
 fn head_norm(start: u32, count: u32, me: Invocation) -> HeadNorm {

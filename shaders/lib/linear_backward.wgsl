@@ -1,11 +1,13 @@
-// dx[t, k] (+)= Σ_n dy[t, n] W[n, k]      dy [T, N], dx [T, K]; what both kernels read and write.
+// dx[t, k] (+)= Σ_n dy[t, n] W[n, k]      dy [T, N], dx [T, K]; the bindings of both kernels, and how they read and
+// write.
 @group(0) @binding(0) var<storage, read> dy: array<${DY}>;
 @group(0) @binding(1) var<storage, read_write> dx: array<${VEC}>;
-@group(0) @binding(2) var<storage, read> shape: array<u32>; // end of the rows taken, first row of the shard, rows of the matrix, tokens, first row taken
+// shape: end of this dispatch's rows, first row of the shard, rows of the matrix, tokens, its first row
+@group(0) @binding(2) var<storage, read> shape: array<u32>;
 
 const K = ${K}u;
 
-// Four gradients from a row of the shard on; zero behind the end of the rows taken.
+// Four gradients, starting at a row of the shard; zero from the end of this dispatch's rows on.
 fn gradients4(token: u32, row: u32) -> vec4<f32> {
   let at = token * shape[2] + shape[1] + row;
 #if DY_VECTORS
@@ -20,7 +22,7 @@ fn gradients4(token: u32, row: u32) -> vec4<f32> {
 #endif
 }
 
-// Writes or adds the columns from k on, as far as there are any.
+// Writes or adds four columns, starting at k, where they exist.
 fn give(token: u32, k: u32, sum: vec4<f32>) {
 #if SCALAR
   for (var j = 0u; j < 4u; j++) {

@@ -1,9 +1,11 @@
-// c[m, n] (+)= ALPHA Σ_k a[m, k] b[k, n], matrices given by strides; with SPLIT, part z of the sum goes to c[z, m, n]
-// instead. PACKED: c stands in groups of 32 rows, four columns of each row after the other, as the weights do.
+// c[m, n] (+)= ALPHA Σ_k a[m, k] b[k, n], matrices given by strides. With SPLIT, part z of the sum is written to c[z,
+// m, n] instead. PACKED: c is in packed order, as weights are: groups of 32 rows, with four consecutive columns of each
+// row.
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;
-@group(0) @binding(3) var<storage, read> size: array<u32>; // M, N, K, K of one split; offset, row and column stride of a, b, c; splits
+// size: M, N, K, K of one split; offset, row and column stride of a, b, c; splits
+@group(0) @binding(3) var<storage, read> size: array<u32>;
 
-// Writes or adds one result, where there is one.
+// Writes or adds one result, if it is inside the matrix.
 fn give(m: u32, n: u32, z: u32, sum: f32) {
   if (m >= size[0] || n >= size[1]) { return; }
 #if SPLIT

@@ -1,7 +1,7 @@
-// Sums and maxima over the THREADS invocations of a workgroup; every invocation gets the result.
-// With subgroups: one subgroup operation, then one value a subgroup through workgroup memory; without: a tree.
+// Sums and maxima over the THREADS invocations of a workgroup; every invocation gets the result. With subgroups: one
+// subgroup operation, then one value per subgroup through workgroup memory. Without: a tree.
 
-// What an invocation knows of itself: the last parameter of a kernel that reduces.
+// The indices of an invocation: the last parameter of a kernel that reduces.
 struct Invocation {
   @builtin(local_invocation_index) lane: u32,
 #if SUBGROUPS

@@ -1,4 +1,5 @@
-// The score of a raw product: scaled, capped, and with ALIBI (Press et al., 2022) less the more distant the key is.
+// The score of a raw product q·k: scaled and capped, or with ALIBI (Press et al., 2022) reduced in proportion to the
+// distance.
 fn score(raw: f32, slope: f32, distance: u32) -> f32 {
 #if SOFTCAP
   return ${CAP} * tanh(clamp(raw * ${SCALE} / ${CAP}, -15.0, 15.0));
@@ -12,8 +13,8 @@ fn score(raw: f32, slope: f32, distance: u32) -> f32 {
 }
 
 #if ALIBI
-// Powers of 2^(-8/n) for the n = ALIBI_POWER first heads, n the power of two at most H, and then every second power of
-// its root.
+// ALiBi's slopes, times ALIBI_FACTOR: powers of 2^(-8/n) for the first n = ALIBI_POWER heads, where n is the largest
+// power of two up to H; for further heads the odd powers of that number's square root.
 fn alibi_slope(head: u32) -> f32 {
   let n = ${ALIBI_POWER}.0;
   if (head < ${ALIBI_POWER}u) { return ${ALIBI_FACTOR} * exp2(-8.0 / n * f32(head + 1u)); }

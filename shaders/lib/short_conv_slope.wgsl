@@ -1,5 +1,5 @@
-// What the gradients of recurrent/short_conv.wgsl share, for sequences that begin within the step (at position 0) and
-// stand one after the other. With s[t] = Σ_a w[a] u[t - a] (+ bias), w by age, y is s gate (GATED) or silu(s).
+// Shared by the gradients of recurrent/short_conv.wgsl, for sequences that begin within the step (at position 0) and
+// are consecutive. With s[t] = Σ_a w[a] u[t - a] (+ bias), w indexed by age, y is s gate (GATED) or silu(s).
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> positions: array<u32>;

@@ -1,4 +1,4 @@
-// 32 weights of a row in order, from any format: codes times scale minus offset, for each half of the block.
+// 32 consecutive weights of a row, from any format: codes times scale minus offset, for each half of the block.
 fn weights32(row: u32, block: u32) -> array<vec4<f32>, 8> {
   let c = codes32(row, block);
   let s = scales32(row, block);

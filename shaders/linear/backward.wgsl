@@ -1,6 +1,6 @@
-// A tile of TM tokens and 64 columns (two blocks) a workgroup, 32 rows of W at a time, dequantised into workgroup
-// memory and read along n. HALF_TILES: tiles in f16, sums in f32; a gradient beyond what f16 holds makes its sums NaN,
-// so that the optimizer sees it on every device, whatever that does when a conversion overflows.
+// A tile of TM tokens and 64 columns (two blocks) per workgroup. 32 rows of W at a time are dequantized into workgroup
+// memory and read along n. HALF_TILES: tiles in f16, sums in f32. A gradient that f16 cannot represent makes its sums
+// NaN, so that the optimizer detects it on every device, however the device converts such values.
 const TM = ${TM}u;
 const RM = ${RM}u;
 const STRIDE = ${STRIDE}u;

@@ -1,7 +1,7 @@
-// For software devices: one block of 32 columns and TOKENS tokens a workgroup, which is one subgroup. 64 rows of W at a
-// time are dequantised into workgroup memory and held by name, while a short loop goes over the tokens, whose sums wait
-// in workgroup memory: the text stays small. An invocation owns OWN vectors of 4 columns; a subgroup reads the
-// gradients of a token once and passes them around.
+// For software devices: one block of 32 columns and TOKENS tokens per workgroup, which is one subgroup. 64 rows of W at
+// a time are dequantized into workgroup memory, then held in named variables. A short loop over the tokens, whose sums
+// are in workgroup memory, keeps the text small. An invocation computes OWN vectors of 4 columns; the subgroup reads
+// the gradients of a token once and passes them around.
 const TOKENS = ${TOKENS}u;
 const LANES = ${LANES}u;
 

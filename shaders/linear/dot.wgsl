@@ -1,5 +1,5 @@
-// linear_tiles with int8 activations: the codes of weights and activations meet in packed dot products, and each block
-// of 32 is scaled once. x_codes [T, K / 4], x_scales [T, K / 32] from quantize.
+// linear_tiles with int8 activations: codes of weights and activations are multiplied by packed dot products, and each
+// block of 32 is scaled once. x_codes [T, K / 4], x_scales [T, K / 32] from quantize.
 @group(0) @binding(0) var<storage, read> x_codes: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> x_scales: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
@@ -16,7 +16,7 @@ const TN = ${TN}u;
 const RM = ${RM}u;
 const RN = ${RN}u;
 const THREADS = ${THREADS}u; // (TM / RM) * (TN / RN)
-// Two vectors of 16 codes and one of padding, so that rows start in different banks.
+// Two vectors of 16 codes and one of padding, so that rows start in different memory banks.
 const STRIDE = 3u;
 
 var<workgroup> tile_x: array<vec4<u32>, ${TM_3}>;

@@ -1,7 +1,7 @@
-// TILED: a tile of TM x TN results a workgroup, 16 of k at a time in workgroup memory, RM x RN results in registers.
-// Otherwise (software devices, where a barrier costs more than a load from the cache): RM x RN results an invocation,
-// read directly. HALF_TILES: tiles in f16, sums in f32; what f16 cannot hold makes its sums NaN, as in
-// linear/backward.wgsl.
+// TILED: a tile of TM x TN results per workgroup, with 16 of k at a time in workgroup memory and RM x RN results in
+// registers. Otherwise (software devices, where a barrier costs more than a load from the cache): RM x RN results per
+// invocation, read directly. HALF_TILES: tiles in f16, sums in f32; values that f16 cannot represent make their sums
+// NaN, as in linear/backward.wgsl.
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
 

@@ -1,6 +1,6 @@
-// For software devices, where a barrier costs more than a load from the cache and a load of four numbers hardly more
-// than one of one: RM x 4 results an invocation over four of k at a time. A_ALONG_K, B_ALONG_K: four neighbours are
-// along k, otherwise along m or n.
+// For software devices, where a barrier costs more than a load from the cache, and a load of four values hardly more
+// than a load of one: RM x 4 results per invocation, over four of k at a time. A_ALONG_K, B_ALONG_K: the four values of
+// a vector are consecutive along k, otherwise along m or n.
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
 

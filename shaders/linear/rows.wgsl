@@ -1,19 +1,18 @@
-// y[t, n] = Σ_k W[n, k] x[t, k], by rows: an invocation owns whole rows, so that nothing is summed over invocations but
-// parts of K. One workgroup: a group of 32 rows (as they stand in memory) from each of SETS equal parts of the matrix,
-// and COLUMNS tokens; LANES invocations share the rows, OWN of each set, and PARTS such groups of invocations share the
-// blocks of K.
+// y[t, n] = Σ_k W[n, k] x[t, k], by rows: an invocation computes whole rows, and sums over invocations are needed only
+// where K is split. One workgroup handles one group of 32 rows (in memory order) from each of SETS equal sections of
+// the matrix, and COLUMNS tokens. LANES invocations share the rows, OWN of each set, and PARTS such groups of
+// invocations share the blocks of K.
 //
-// Before: x is normalised (NORM): x[t, k] / sqrt(mean(x[t]²) + EPS) * gamma[k]. The root is one number a token and
-// moves behind the sum. After: + bias[n]; act(gate) * up, where rows n and n + N/2 belong together (GATED: they are the
-// two sets), or act(y) (ACTIVATED), or
-// + residual[t, n].
+// Before the product (NORM): x[t, k] / sqrt(mean(x[t]²) + EPS) * gamma[k]; the inverse root is one factor per token and
+// is applied to the sum. After it: + bias[n]; then act(gate) * up (GATED: gate row n and up row n + N/2 are the two
+// sets), act(y) (ACTIVATED), or adding residual[t, n] (RESIDUAL).
 //
 // SHUFFLE: a subgroup of LANES invocations reads each input once and passes it around, instead of every invocation
-// reading all of it. SPREAD_CODES: codes come as code times 256^j (lib/spread.wgsl), inputs are divided by it while
-// they are held.
+// reading every input. SPREAD_CODES: codes are multiplied by 256^j (lib/spread.wgsl), and the inputs are divided by it.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks, K
+// shape: rows of a set, first row, width of y, workgroups in x, tokens, blocks, K
+@group(0) @binding(2) var<storage, read> shape: array<u32>;
 #if NORM
 @group(0) @binding(3) var<storage, read> gamma: array<vec4<f32>>;
 #endif
@@ -52,7 +51,7 @@ fn inputs4(token: u32, at: u32) -> vec4<f32> {
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
   BLOCKS = shape[5];
-  let blocks = shape[5]; // uniform, which a private variable is not to the browser's compiler
+  let blocks = shape[5]; // uniform for the browser's compiler, unlike a private variable
   let rows = shape[0];
   let tokens = shape[4];
   let row_group = group.y * shape[3] + group.x;
@@ -153,7 +152,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #endif
 #if NORM
-  // First over the parts, then over the lanes: the lanes of the first part do both.
+  // Sum over the parts first, then over the lanes; the lanes of the first part do both.
 #for c in COLUMNS
   shared_squares[${c}u * LANES * PARTS + index] = squares_${c};
 #end

@@ -1,17 +1,19 @@
-// linear_rows for many tokens on software devices with subgroups of 4. One workgroup is one subgroup: 32 rows (16 of
-// each half where GATED), 8 a lane, and up to COLUMNS tokens. Weights are unpacked once for all tokens of the
-// workgroup, and the loop over the tokens is not unrolled: compilers of such devices keep nothing in registers over
-// long texts.
+// linear_rows for many tokens on software devices with subgroups of 4. One workgroup is one subgroup and handles 32
+// rows (16 of each half where GATED), 8 per lane, and up to COLUMNS tokens. Weights are unpacked once for all tokens of
+// the workgroup. The loop over the tokens is not unrolled, because the compilers of such devices keep nothing in
+// registers in long texts.
 //
-// PAIRS: activations in int8, two of them and two weights in one integer product. (q0 + q1 2^16) (x1 + x0 2^16) has q0
-// x0 + q1 x1 in its upper half; with codes of -8 to 7 a whole block of 32 can be summed there, and the lower half,
-// below 2^15 in size, never reaches over once 2^15 is added to it. A lane reads a quarter of each block's activations;
-// the lanes swap theirs, and each takes the words of its weights in the same turned order. Shifts to the right, which
-// these devices do lane by lane, are made in floats: adding 1.5 2^k leaves the bits from 2^(k - 23) up.
+// PAIRS: activations in int8, multiplied in pairs: the integer product (q0 + q1 2^16) (x1 + x0 2^16) has q0 x0 + q1 x1
+// in its upper half. With codes of -8 to 7 a whole block of 32 can be summed there. The sum of the lower halves is
+// below 2^15 in magnitude, so it cannot carry into the upper half once 2^15 is added. A lane reads a quarter of each
+// block's activations; the lanes swap these, and each lane takes the words of its weights in the same permuted order.
+// Right shifts, which these devices execute lane by lane, are replaced by f32 additions: adding 1.5 2^k keeps the bits
+// from 2^(k - 23) up.
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@group(0) @binding(1) var<storage, read> shape: array<u32>; // rows of a set, first row, width of y, workgroups in x, tokens, blocks
+// shape: rows of a set, first row, width of y, workgroups in x, tokens, blocks
+@group(0) @binding(1) var<storage, read> shape: array<u32>;
 #if PAIRS
-@group(0) @binding(2) var<storage, read> x_codes: array<u32>; // [T, K / 4], turned (quantize)
+@group(0) @binding(2) var<storage, read> x_codes: array<u32>; // [T, K / 4], in the order 2, 3, 0, 1 (quantize)
 @group(0) @binding(3) var<storage, read> x_scales: array<vec4<f32>>; // [T, K / 32]
 #else
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [T, K]
@@ -23,7 +25,7 @@
 @group(0) @binding(${RESIDUAL_AT}) var<storage, read> residual: array<f32>;
 #endif
 
-const OWN = ${OWN}u; // rows of a lane in each set
+const OWN = ${OWN}u; // rows per lane in each set
 const COLUMNS = ${COLUMNS}u;
 
 #if PAIRS
@@ -31,7 +33,7 @@ fn kept(w: vec4<u32>, mask: u32, magic: f32, bits: u32) -> vec4<u32> {
   return bitcast<vec4<u32>>(vec4<f32>(bitcast<vec4<i32>>(w & vec4<u32>(mask))) + vec4<f32>(magic)) - vec4<u32>(bits);
 }
 
-// Activations 0 and 2, 1 and 3 of a word of the first half of a block, and of one of the second, as x1 + x0 2^16.
+// Packs activations 0 and 2, and 1 and 3, of a word of each half of a block (low, high) as x1 + x0 2^16.
 fn pairs(low: u32, high: u32) -> vec4<u32> {
   let w = vec2<u32>(low, high);
   let even = ((w ^ vec2<u32>(0x80808080u)) & vec2<u32>(0x00ff00ffu)) - vec2<u32>(0x00800080u);

@@ -1,5 +1,5 @@
-// y[t, n] = Σ_k W[n, k] x[t, k] (+ bias[n]) (+ residual[t, n])      many tokens: a tile of TM tokens and TN rows a
-// workgroup, with one block of 32 of K at a time in workgroup memory, and RM x RN results in registers.
+// y[t, n] = Σ_k W[n, k] x[t, k] (+ bias[n]) (+ residual[t, n])      For many tokens: a tile of TM tokens and TN rows
+// per workgroup, with one block of 32 of K at a time in workgroup memory, and RM x RN results in registers.
 @group(0) @binding(0) var<storage, read> x: array<${XVEC}>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> shape: vec4<u32>; // rows of this shard, first row, rows of the matrix, tokens
@@ -16,7 +16,7 @@ const TN = ${TN}u;
 const RM = ${RM}u;
 const RN = ${RN}u;
 const THREADS = ${THREADS}u; // (TM / RM) * (TN / RN)
-// A row of a tile: 8 vectors and one of padding, so that rows start in different banks.
+// Row stride of a tile: 8 vectors and one of padding, so that rows start in different memory banks.
 const STRIDE = 9u;
 
 #if HALF_TILES

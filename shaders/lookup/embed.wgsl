@@ -1,5 +1,5 @@
-// y[t] = SCALE * table[tokens[t]]      table [V, D] in any format, y [T, D]. A shard writes the rows it holds and
-// leaves the others.
+// y[t] = SCALE * table[tokens[t]]      table [V, D] in any format, y [T, D]. Each shard's dispatch writes the tokens
+// whose rows it holds, and leaves the others unchanged.
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> shard: vec4<u32>; // first row, rows

@@ -1,5 +1,5 @@
-// gradient[tokens[t]] += SCALE dy[t]      dy [T, D], gradient in groups of 32 rows as the weights stand. One workgroup
-// a token (and PIECE columns); the first of several equal tokens takes all of them, in their order.
+// gradient[tokens[t]] += SCALE dy[t]      dy [T, D]; gradient in packed order (groups of 32 rows), like the weights.
+// One workgroup per token (and PIECE columns); that of a token's first occurrence adds all its occurrences, in order.
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
 @group(0) @binding(1) var<storage, read> tokens: array<u32>;
 @group(0) @binding(2) var<storage, read_write> gradient: array<f32>;

@@ -1,5 +1,5 @@
-// dx[t] = Σ dy[r] over the r with rows[r] = t      dy [R, D], rows [R], dx [T, D]; one workgroup a token (and PIECE columns), which looks
-// through all r, so that a row selected several times needs no atomics.
+// dx[t] = Σ dy[r] over the r with rows[r] = t      dy [R, D], rows [R], dx [T, D]. One workgroup per token (and PIECE
+// columns) searches all r, so that a row selected several times needs no atomics.
 @group(0) @binding(0) var<storage, read> dy: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> rows: array<u32>;
 @group(0) @binding(2) var<storage, read_write> dx: array<${VEC}>;

@@ -1,4 +1,4 @@
-// y[t] = (x[t] - mean) / sqrt(variance + EPS) * weight (+ bias)      x, y [T, D], weight, bias [D]; one workgroup a
+// y[t] = (x[t] - mean) / sqrt(variance + EPS) * weight (+ bias)      x, y [T, D], weight, bias [D]; one workgroup per
 // row.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> weight: array<${VEC}>;

@@ -1,5 +1,5 @@
 // dx (+)= s (g - mean(g) - x̂ mean(g∘x̂)), g = w∘dy, x̂ = s (x - mean(x))      x, dy, dx [T, D], weight [D]; one
-// workgroup a row.
+// workgroup per row.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> weight: array<${VEC}>;
 @group(0) @binding(2) var<storage, read> dy: array<${VEC}>;

@@ -1,4 +1,5 @@
-// z = dy∘(x - m) / sqrt(mean((x - m)²) + EPS), m = mean(x) with MEAN, else 0      x, dy, z [T, D]; one workgroup a row.
+// z = dy∘(x - m) / sqrt(mean((x - m)²) + EPS), m = mean(x) with MEAN, else 0      x, dy, z [T, D]; one workgroup per
+// row.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> dy: array<${VEC}>;
 @group(0) @binding(2) var<storage, read_write> z: array<${VEC}>;

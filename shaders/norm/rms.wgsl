@@ -1,4 +1,4 @@
-// y[t] = x[t] / sqrt(mean(x[t]²) + EPS) * weight (+ residual[t])      x, y [T, D], weight [D]; one workgroup a row.
+// y[t] = x[t] / sqrt(mean(x[t]²) + EPS) * weight (+ residual[t])      x, y [T, D], weight [D]; one workgroup per row.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> weight: array<${VEC}>;
 @group(0) @binding(2) var<storage, read_write> y: array<${VEC}>;

@@ -1,4 +1,4 @@
-// dx (+)= s w∘dy - x s³ mean(x∘w∘dy), s = 1 / sqrt(mean(x²) + EPS)      x, dy, dx [T, D], weight [D]; one workgroup a
+// dx (+)= s w∘dy - x s³ mean(x∘w∘dy), s = 1 / sqrt(mean(x²) + EPS)      x, dy, dx [T, D], weight [D]; one workgroup per
 // row.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> weight: array<${VEC}>;

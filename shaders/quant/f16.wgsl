@@ -1,4 +1,4 @@
-// f16: 4 vectors of 8 weights a block, unpacked without the f16 feature.
+// f16: 4 vectors of 8 weights per block, unpacked without the f16 feature.
 @group(1) @binding(0) var<storage, read> values: array<vec4<u32>>;
 
 fn first4(w: vec4<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)); }

@@ -1,4 +1,4 @@
-// f32: 8 vectors of 4 weights a block.
+// f32: 8 vectors of 4 weights per block.
 @group(1) @binding(0) var<storage, read> values: array<vec4<f32>>;
 
 fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {

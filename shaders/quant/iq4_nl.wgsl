@@ -1,9 +1,11 @@
-// iq4_nl: byte j holds q[j] and q[j + 16], which number 16 uneven levels; an f16 scale a block of 32: w = d level(q).
+// iq4_nl: byte j holds q[j] and q[j + 16], each the index of one of 16 uneven levels; an f16 scale per block of 32: w =
+// d level(q).
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> scales: array<u32>;
 
-// The levels -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113: this polynomial of degree 4, which is less than
-// 0.44 from each of them, rounded. Rejected: an array, because indexing it goes through memory on some devices.
+// The levels -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, computed by rounding a polynomial of degree 4
+// that differs from each by less than 0.44. Rejected: an array, because indexing it goes through memory on some
+// devices.
 fn levels4(w: u32) -> vec4<f32> {
   let q = bytes4(w) - 8.0;
   return round(1.433 + q * (11.44 + q * (q * (0.08184 + q * 0.001586) - 0.01681)));

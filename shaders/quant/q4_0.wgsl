@@ -1,4 +1,4 @@
-// q4_0: byte j holds q[j] and q[j + 16]; an f16 scale a block of 32: w = d q - 8 d.
+// q4_0: byte j holds q[j] and q[j + 16]; an f16 scale per block of 32: w = d q - 8 d.
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> scales: array<u32>;
 

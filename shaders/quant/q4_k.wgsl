@@ -1,4 +1,4 @@
-// q4_k: byte j holds q[j] and q[j + 16]; a pair of f16 (d, m) a block of 32: w = d q - m.
+// q4_k: byte j holds q[j] and q[j + 16]; a pair of f16 (d, m) per block of 32: w = d q - m.
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> scales: array<u32>;
 

@@ -1,5 +1,5 @@
-// q5_k: byte j of the codes holds the low 4 bits of q[j] and q[j + 16]; the high bit of q[16 h + 4 i + b] stands at bit
-// 8 b + 4 h + i; a pair of f16 (d, m) a block of 32: w = d q - m.
+// q5_k: byte j of the codes holds the low 4 bits of q[j] and q[j + 16]; the high bit of q[16 h + 4 i + b] is bit 8 b +
+// 4 h + i; a pair of f16 (d, m) per block of 32: w = d q - m.
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> highs: array<u32>;
 @group(1) @binding(2) var<storage, read> scales: array<u32>;

@@ -1,5 +1,5 @@
-// q6_k: byte j of the codes holds the low 4 bits of q[j] and q[j + 16]; the high 2 bits of q[16 h + 4 i + b] stand in
-// word h at bit 8 b + 2 i; two f16 scales a block, one for each half: w = d q - 32 d.
+// q6_k: byte j of the codes holds the low 4 bits of q[j] and q[j + 16]; the high 2 bits of q[16 h + 4 i + b] are in
+// word h from bit 8 b + 2 i on; two f16 scales per block, one for each half: w = d q - 32 d.
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> highs: array<vec2<u32>>;
 @group(1) @binding(2) var<storage, read> scales: array<u32>;

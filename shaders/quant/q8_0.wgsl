@@ -1,4 +1,4 @@
-// q8_0: 32 int8 and an f16 scale a block: w = d q.
+// q8_0: 32 int8 and an f16 scale per block: w = d q.
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> scales: array<u32>;
 

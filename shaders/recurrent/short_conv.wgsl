@@ -1,7 +1,7 @@
-// y[t, c] = Σ_j weight[c, j] u[t - KERNEL + 1 + j] (+ bias[c]), then SiLU; u is columns FIRST.. of x. GATED: x holds
-// three parts (input gate, output gate, input), u is the first times the third, and the sum is multiplied by the
-// second. One invocation a channel, walking over the tokens; state [sequences, KERNEL - 1, C]: the last inputs of each
-// sequence, oldest first.
+// y[t, c] = Σ_j weight[c, j] u[t - KERNEL + 1 + j] (+ bias[c]), then SiLU; u is the columns of x from FIRST on. GATED:
+// x has three sections (input gate, output gate, input), u is the first times the third, and the sum is multiplied by
+// the second. One invocation per channel loops over the tokens; state [sequences, KERNEL - 1, C]: the last inputs of
+// each sequence, oldest first.
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> positions: array<u32>;
@@ -21,7 +21,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let c = id.y * size.y + id.x;
   if (c >= C) { return; }
   let newest = weight[c * (BEFORE + 1u) + BEFORE];
-  // By age: 0 is the input just before this token's.
+  // Indexed by age: 0 is the input just before this token's.
 #for j in BEFORE
   let weight_${j} = weight[c * (BEFORE + 1u) + BEFORE - 1u - ${j}u];
   var input_${j} = 0.0;

@@ -1,4 +1,4 @@
-// dx (+)= the gradient of recurrent/short_conv.wgsl's x.   One invocation: one number of dx [T, W]; columns that the
+// dx (+)= the gradient of recurrent/short_conv.wgsl's x.   One invocation per value of dx [T, W]; columns that the
 // convolution does not read get zero. du[t] = Σ_a w[a] ds[t + a].
 @group(0) @binding(4) var<storage, read_write> dx: array<f32>;
 
@@ -18,7 +18,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     } else {
 #endif
       for (var age = 0u; age < KERNEL; age++) {
-        // Where a token so much later belongs to the same sequence.
+        // Only if token t + age belongs to the same sequence.
         if (t + age < size.x) {
           if (positions[t + age] >= age) { gradient += weight[c * KERNEL + KERNEL - 1u - age] * slope_at(t + age, c); }
         }

@@ -1,5 +1,5 @@
-// The gradient of the weight of recurrent/short_conv.wgsl, of each token: products[t, c, j] = ds[t, c] u[t - (KERNEL -
-// 1 - j), c]; and ds itself, for the bias. One invocation: one channel of a token.
+// The gradient of recurrent/short_conv.wgsl's weight for each token: products[t, c, j] = ds[t, c] u[t - (KERNEL - 1 -
+// j), c]; and ds itself, for the bias. One invocation per channel and token.
 @group(0) @binding(4) var<storage, read_write> slopes: array<f32>;
 @group(0) @binding(${PRODUCT_AT}) var<storage, read_write> products: array<f32>;
 

@@ -1,6 +1,6 @@
 // The selective state space of Mamba-2, token by token: S[n] = exp(δ A) S[n] + δ B[n] x, y = (Σ_n C[n] S[n] + D x)
-// silu(z) OUTPUT_SCALE, with δ = softplus(dt + bias). One invocation: one number of a head, walking over the tokens.
-// mixed [T, H P + 2 G N]: x, B, C; projection [T, W]: z first, dt from column STEPS on; state [sequences, H, N, P].
+// silu(z) OUTPUT_SCALE, with δ = softplus(dt + bias). One invocation per channel of a head loops over the tokens. mixed
+// [T, H P + 2 G N]: x, B, C; projection [T, W]: first z, and dt from column STEPS on; state [sequences, H, N, P].
 @group(0) @binding(0) var<storage, read> mixed: array<f32>;
 @group(0) @binding(1) var<storage, read> projection: array<f32>;
 @group(0) @binding(2) var<storage, read> constants: array<f32>; // A, D, bias, [H] each
@@ -8,7 +8,8 @@
 @group(0) @binding(4) var<storage, read> bases: array<u32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 @group(0) @binding(6) var<storage, read_write> state: array<f32>;
-@group(0) @binding(7) var<storage, read> size: vec4<u32>; // end of the tokens taken, invocations in x, W, first token taken
+// size: end of this dispatch's tokens, invocations in x, W, its first token
+@group(0) @binding(7) var<storage, read> size: vec4<u32>;
 
 const H = ${H}u;
 const P = ${P}u;

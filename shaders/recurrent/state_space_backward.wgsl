@@ -1,7 +1,7 @@
-// The parts of the gradient of recurrent/state_space.wgsl that are no matrix products, one PART a kernel; what they are
-// for is said in ops/recurrent/state_space_backward.rs. T tokens, H heads of P numbers, G groups with N numbers of B and C; W and
-// M: widths of projection and mixed. steps [T, 2H]: δ, then the sum of δ A over the tokens of the sequence up to this
-// one. Sequences begin at position 0.
+// Those parts of the gradient of recurrent/state_space.wgsl that are no matrix products, one PART per kernel;
+// ops/recurrent/state_space_backward.rs explains them. T tokens, H heads of P channels, G groups with N values of B and
+// C; W and M: widths of projection and mixed. steps [T, 2H]: δ, then the sum of δ A over the sequence's tokens up to
+// this one. Sequences begin at position 0.
 const H = ${H}u;
 const P = ${P}u;
 const INNER = H * P;
@@ -17,7 +17,7 @@ fn logistic(v: f32) -> f32 { return 1.0 / (1.0 + exp(clamp(-v, -80.0, 80.0))); }
 @group(0) @binding(3) var<storage, read_write> steps: array<f32>;
 @group(0) @binding(4) var<storage, read> size: vec4<u32>;
 
-// One invocation a head, walking over the tokens.
+// One invocation per head, looping over the tokens.
 fn run(head: u32) {
   var sum = 0.0;
   for (var t = 0u; t < size.z; t++) {
@@ -97,7 +97,7 @@ fn run(i: u32) {
 @group(0) @binding(4) var<storage, read_write> dstep: array<f32>; // [T, H]
 @group(0) @binding(5) var<storage, read> size: vec4<u32>;
 
-// One invocation a head, walking back over the tokens.
+// One invocation per head, looping over the tokens in reverse.
 fn run(head: u32) {
   var later = 0.0;
   for (var t = size.z; t > 0u; t--) {

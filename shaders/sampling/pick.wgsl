@@ -1,7 +1,7 @@
-// Second pass: chooses a token for each row and feeds it back. One workgroup a row. Order as in llama.cpp: penalties
-// (done), top-k, top-p, min-p, temperature. The draw adds Gumbel noise to the logits and takes the maximum, which is an
-// exact draw from the softmax of what is left. settings [R, 16]: 0 temperature (0: the most likely token), 1 top_k (0:
-// off), 2 top_p, 3 min_p, 4 repeat, 5 presence, 6 frequency, 7 adjust, 8 and 9 the seed's bits.
+// Second pass: samples a token for each row and feeds it back. One workgroup per row. Order as in llama.cpp: penalties
+// (applied by the first pass), top-k, top-p, min-p, temperature. Adding Gumbel noise to the logits and taking the
+// maximum draws exactly from the softmax of the remaining tokens. settings [R, 16]: 0 temperature (0: the most likely
+// token), 1 top_k (0: off), 2 top_p, 3 min_p, 4 repeat, 5 presence, 6 frequency, 7 adjust, 8 and 9 the seed's bits.
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> settings: array<f32>;
 @group(0) @binding(2) var<storage, read> peaks: array<vec2<u32>>;
@@ -18,7 +18,7 @@ var<workgroup> shared_value: array<f32, THREADS>;
 var<workgroup> shared_id: array<u32, THREADS>;
 var<workgroup> shared_result: vec2<u32>;
 
-// Keeps the order of floats in unsigned integers.
+// Maps floats to unsigned integers in the same order.
 fn key_of(value: f32) -> u32 {
   let bits = bitcast<u32>(value);
   return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
@@ -36,8 +36,7 @@ fn gumbel(seed: u32, id: u32) -> f32 {
   return -log(-log(uniform01));
 }
 
-// Sum over the row of weight(l) for logits whose key is at least `least`: their number, or their mass relative to the
-// maximum.
+// Sums over a row's logits with a key of at least `least`: their number, or with `mass` their total exp(logit - peak).
 fn above(row: u32, lane: u32, least: u32, peak: f32, mass: bool) -> f32 {
   var sum = 0.0;
   for (var chunk = 0u; chunk < CHUNKS; chunk++) {
@@ -59,7 +58,7 @@ fn above(row: u32, lane: u32, least: u32, peak: f32, mass: bool) -> f32 {
   return bitcast<f32>(total.x);
 }
 
-// The largest key for which at least `wanted` lies above.
+// The largest key such that the logits with at least this key number (or have a mass of) at least `wanted`.
 fn threshold(row: u32, lane: u32, floor: u32, peak: f32, wanted: f32, mass: bool) -> u32 {
   var low = floor;
   var high = key_of(peak);

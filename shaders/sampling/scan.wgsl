@@ -24,7 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let end = min((group.x + 1u) * CHUNK, V);
   var value = -3.4e38;
   var id = end;
-  // The smaller id wins a tie, whatever the order of the invocations.
+  // The smaller id wins a tie, independent of the order of the invocations.
 #if SCALAR
   for (var i = group.x * CHUNK + lane; i < end; i += ${THREADS}u) {
     let at = row * V + i;

@@ -1,5 +1,5 @@
-// FIRST: partial[run, c] = Σ x[r, c] (SQUARES: of x²) over the rows r of a run; then y[c] (+)= Σ partial[run, c], in
-// the order of the runs. One invocation a column (and run).
+// FIRST: partial[run, c] = Σ x[r, c] (SQUARES: of x²) over the rows r of a run. Otherwise: y[c] (+)= Σ partial[run, c],
+// in the order of the runs. One invocation per column (and run).
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> size: vec4<u32>; // columns, rows, rows of a run, runs

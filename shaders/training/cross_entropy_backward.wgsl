@@ -1,5 +1,5 @@
-// logits[r, c] becomes weights[r] (softmax - 1 at the target), or 0 where the target is ignored (all ones).   One
-// workgroup a row.
+// Replaces logits[r, c] by weights[r] (softmax - 1 at the target), or by 0 where the target is ignored (all bits set).
+// One workgroup per row.
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read> statistics: array<vec4<f32>>;

@@ -1,11 +1,11 @@
-// statistics[r] = (maximum, Σ exp(logit - maximum), logit of the target), over the chunks of the vocabulary seen so
-// far. logits [R, C] of the entries from OFFSET on; one workgroup a row.
+// statistics[r] = (maximum, Σ exp(logit - maximum), logit of the target), over all chunks of the vocabulary so far.
+// logits [R, C] of the vocabulary entries from OFFSET on; one workgroup per row.
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> statistics: array<vec4<f32>>;
 
 const C = ${C}u;
-// The columns that this dispatch looks at.
+// The range of columns that this dispatch reads.
 const BEGIN = ${BEGIN}u;
 const END = ${END}u;
 

@@ -1,5 +1,5 @@
-// norm = (√Σ partial, factor that brings it down to the limit, and the loss scale out): limit / (norm + 1e-6), at most
-// 1; no limit: 1; times hyper[7].   One workgroup.
+// norm = (√Σ partial, factor), where the factor clips to the limit and removes the loss scale: limit / (norm + 1e-6),
+// but at most 1 (1 without a limit), times hyper[7].   One workgroup.
 @group(0) @binding(0) var<storage, read> partial: array<f32>;
 @group(0) @binding(1) var<storage, read> hyper: array<f32>;
 @group(0) @binding(2) var<storage, read_write> norm: array<f32>;

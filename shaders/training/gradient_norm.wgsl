@@ -1,5 +1,5 @@
-// partial[FIRST + part] = Σ (gradient · hyper[7])², hyper[7] being what undoes the loss scale, over one of PARTS runs
-// of a window of the arena.   One workgroup a run.
+// partial[FIRST + part] = Σ (gradient · hyper[7])² over one of PARTS runs of a window of the arena; hyper[7] is the
+// inverse of the loss scale.   One workgroup per run.
 @group(0) @binding(0) var<storage, read> gradients: array<f32>;
 @group(0) @binding(1) var<storage, read_write> partial: array<f32>;
 @group(0) @binding(2) var<storage, read> hyper: array<f32>;

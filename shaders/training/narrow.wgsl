@@ -1,6 +1,6 @@
-// y[r, ·] = row r of x in f16, two to a word, divided by a power of two that brings its largest number to 2^14 … 2^15;
-// that power, in f32, is the last word of the row. Infinities and NaNs stay what they are and do not count as the
-// largest.   One workgroup a row.
+// y[r, ·] = row r of x in f16, two per word, divided by the power of two that scales its largest value to 2^14 … 2^15.
+// That power, in f32, is the last word of the row. Infinities and NaNs are preserved and do not count as the largest
+// value.   One workgroup per row.
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<u32>;
 @group(0) @binding(2) var<storage, read> size: vec4<u32>; // rows, workgroups in x
@@ -8,8 +8,8 @@
 const W = ${W}u;
 const WORDS = ${WORDS}u;
 
-// Rounded here to the 11 bits of an f16, to nearest and even, so that no device's own rounding matters. What would be
-// rounded up to 2^128 is not.
+// Rounds to the 11 bits of an f16, to nearest even, so that the device's own conversion is exact. Values that would
+// round up to 2^128 are clamped.
 fn rounded(v: f32, inverse: f32, most: f32) -> f32 {
   let bits = bitcast<u32>(clamp(v * inverse, -most, most));
   return bitcast<f32>((bits + 0xfffu + ((bits >> 13u) & 1u)) & 0xffffe000u);
@@ -17,7 +17,7 @@ fn rounded(v: f32, inverse: f32, most: f32) -> f32 {
 
 fn is_finite(v: f32) -> bool { return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u; }
 
-// The bits of an infinity or a NaN.
+// The f16 bits of an infinity or a NaN.
 fn special(v: f32) -> u32 {
   let bits = bitcast<u32>(v);
   return ((bits >> 16u) & 0x8000u) | select(0x7c00u, 0x7e00u, (bits & 0x7fffffu) != 0u);
@@ -33,8 +33,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
     peak = max(peak, select(0.0, abs(v), is_finite(v)));
   }
   peak = reduce_max(peak, me);
-  // Exponents of the power and of its inverse; rows below 2^-100 keep the power of that, so that both are normal
-  // numbers.
+  // The biased exponent of the row's largest value, at least that of 2^-100, so that the power and its inverse are
+  // normal numbers.
   let exponent = max(bitcast<u32>(peak) >> 23u, 27u);
   let inverse = bitcast<f32>((268u - exponent) << 23u);
   let most = select(32768.0, 32752.0, exponent == 254u);

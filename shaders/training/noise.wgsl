@@ -1,4 +1,4 @@
-// x[t] += SCALE sizes[t] u, u uniform in -1..1 by the hash of the seed and the element's number.
+// x[t] += SCALE sizes[t] u, with u uniform in -1..1 from the hash of the seed and the element's index.
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read> seed: array<u32>;
 @group(0) @binding(2) var<storage, read> sizes: array<f32>;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Bytes in live buffers, and the most there ever were.
+/// Bytes in live buffers, now and at the peak.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     pub now: AtomicU64,
@@ -15,23 +15,25 @@ struct Inner {
     raw: wgpu::Buffer,
     size_bytes: u64,
     allocated: Arc<Meter>,
-    /// What was streamed into it last.
+    /// The contents that were last streamed into the buffer.
     holds: Mutex<Option<Contents>>,
 }
 
-/// Bytes in host memory that a buffer shared by several owners must hold while one of them is used.
+/// Contents, in host memory, of a buffer that several owners share: the buffer must hold them while their owner is
+/// used.
 pub type Contents = Arc<Vec<u8>>;
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.allocated.now.fetch_sub(self.size_bytes, Ordering::Relaxed);
-        // In a browser dropping the handle leaves the memory to the garbage collector, which does not see its size.
+        // In a browser, dropping the handle would leave the memory to the garbage collector, which does not see its
+        // size.
         #[cfg(target_arch = "wasm32")]
         self.raw.destroy();
     }
 }
 
-/// A storage buffer on the device. Cloning shares it; the memory is freed with the last clone.
+/// A storage buffer on the device. Clones share it; the memory is freed with the last clone.
 #[derive(Debug, Clone)]
 pub struct Buffer(Arc<Inner>);
 
@@ -66,7 +68,7 @@ impl Buffer {
         Slice { buffer: self.clone(), offset_bytes, size_bytes, contents: None }
     }
 
-    /// Takes note that the buffer gets these contents; false if it has them already.
+    /// Records that the buffer is about to hold these contents; returns false if it already does.
     pub(crate) fn takes(&self, contents: &Contents) -> bool {
         let mut holds = self.0.holds.lock().unwrap_or_else(|e| e.into_inner());
         let new = !holds.as_ref().is_some_and(|held| Arc::ptr_eq(held, contents));
@@ -80,7 +82,7 @@ impl Buffer {
         &self.0.allocated
     }
 
-    /// Whether two handles name the same buffer.
+    /// Whether two handles refer to the same buffer.
     pub fn same(&self, other: &Buffer) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -91,10 +93,11 @@ impl Buffer {
 pub struct Slice {
     /// The buffer.
     pub buffer: Buffer,
-    /// First byte.
+    /// Offset in bytes.
     pub offset_bytes: u64,
-    /// Number of bytes.
+    /// Size in bytes.
     pub size_bytes: u64,
-    /// What the whole buffer must hold when a kernel reads this: brought there before the kernel runs.
+    /// Contents that the whole buffer must have when a kernel reads the range; they are uploaded before the kernel
+    /// runs.
     pub contents: Option<Contents>,
 }

@@ -1,6 +1,6 @@
-//! What the device can do, chosen once and visible: which features were found, which are used, which are missing.
+//! What the device can do, determined once when it is opened: features that exist, are used, or are missing.
 
-/// Features that can be turned off by hand, to test a path or to work around a driver.
+/// Features that can be disabled manually, to test a path or to work around a driver.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Disable {
     /// Do not use 16-bit floating-point arithmetic.
@@ -9,9 +9,9 @@ pub struct Disable {
     pub subgroups: bool,
     /// Do not use packed 8-bit integer dot products.
     pub dot: bool,
-    /// Keep the bounds checks that browsers always have.
+    /// Keep the bounds checks, which browsers always have.
     pub unchecked: bool,
-    /// Treat a software device as hardware: run the kernel shapes of real GPUs, to test them without one.
+    /// Treat a software device as hardware: run the kernels of real GPUs, to test them without one.
     pub software: bool,
 }
 
@@ -19,7 +19,7 @@ impl Disable {
     /// Parses `f16,subgroups,dot,unchecked,software`.
     ///
     /// # Errors
-    /// An unknown word, with the known ones.
+    /// An unknown word; the error lists the known ones.
     pub fn parse(text: &str) -> Result<Disable, String> {
         let mut disable = Disable::default();
         for word in text.split(',').map(str::trim).filter(|w| !w.is_empty()) {
@@ -40,10 +40,10 @@ impl Disable {
     }
 }
 
-/// What the device offers and what Bayan uses of it.
+/// What the device offers, and what Bayan uses of it.
 #[derive(Debug, Clone)]
 pub struct Capabilities {
-    /// Adapter name as the driver gives it.
+    /// The device's name, as the driver reports it.
     pub name: String,
     /// Driver name and version.
     pub driver: String,
@@ -51,7 +51,7 @@ pub struct Capabilities {
     pub backend: String,
     /// Discrete, integrated, virtual, CPU or other.
     pub device_type: String,
-    /// Whether the device is a CPU that pretends to be a GPU.
+    /// Whether the device is a CPU that implements the GPU interface in software.
     pub software: bool,
     /// 16-bit arithmetic is used (`shader-f16`).
     pub f16: bool,
@@ -65,33 +65,33 @@ pub struct Capabilities {
     pub timestamps: bool,
     /// Shaders run without bounds checks (native only).
     pub unchecked: bool,
-    /// The shader compiler is a browser's (it wants `enable subgroups;`, naga rejects it).
+    /// Whether the shader compiler is a browser's (it requires `enable subgroups;`, which naga rejects).
     pub browser: bool,
-    /// Memory of its own, where the driver tells (Vulkan does).
+    /// Bytes of the device's own memory, where the driver reports it (Vulkan does).
     pub memory_bytes: Option<u64>,
-    /// Largest range that one binding may cover.
+    /// Largest range of one binding, in bytes.
     pub max_binding_bytes: u64,
-    /// Largest buffer.
+    /// Largest buffer, in bytes.
     pub max_buffer_bytes: u64,
     /// Workgroup memory in bytes.
     pub max_workgroup_bytes: u32,
-    /// Invocations in one workgroup.
+    /// Largest number of invocations in one workgroup.
     pub max_workgroup_size: u32,
-    /// Workgroups in one dimension of a dispatch.
+    /// Largest number of workgroups in one dimension of a dispatch.
     pub max_workgroups: u32,
-    /// Storage buffers that one kernel may bind.
+    /// Largest number of storage buffers that one kernel may bind.
     pub max_storage_buffers: u32,
-    /// Turns of all its loops after which an invocation's loops end without an error, as measured when a software
-    /// device was opened; `None` where there is no such limit, or nothing was measured.
+    /// Total number of loop iterations (turns) after which an invocation's loops silently end, measured when a software
+    /// device is opened. `None` if there is no such limit, or nothing was measured.
     pub max_loop_turns: Option<u64>,
-    /// Alignment of binding offsets.
+    /// Alignment of binding offsets, in bytes.
     pub offset_alignment: u32,
-    /// Features that the device lacks and their consequence, for people.
+    /// Features that the device lacks, each with its consequence, as text for users.
     pub missing: Vec<String>,
 }
 
 impl Capabilities {
-    /// A short name of the paths in use, such as `f16+subgroups+dot`.
+    /// A short name of the features in use, such as `f16+subgroups+dot`.
     pub fn path(&self) -> String {
         let mut parts = Vec::new();
         for (on, name) in [(self.f16, "f16"), (self.subgroups, "subgroups"), (self.dot, "dot")] {

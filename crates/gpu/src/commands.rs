@@ -6,33 +6,33 @@ use crate::{Bindings, Buffer, Contents, Gpu, GpuError, Kernel};
 /// One dispatch of a prepared list.
 #[derive(Debug, Clone)]
 pub struct Dispatch {
-    /// What it computes, for profiles: one kernel may serve several sizes.
+    /// The dispatch's name in profiles, more specific than the kernel's, which may serve several sizes.
     pub name: String,
     /// The kernel.
     pub kernel: Kernel,
-    /// What it is bound to.
+    /// The buffers that are bound to the kernel.
     pub bindings: Bindings,
     /// Number of workgroups.
     pub grid: [u32; 3],
-    /// What buffers must hold before it runs.
+    /// The contents that buffers must have before the dispatch runs.
     pub uploads: Vec<(Buffer, Contents)>,
 }
 
-/// Bytes streamed to the device before waiting for it: what staging memory may hold.
+/// Bytes that may be streamed to the device before waiting for it; staging memory holds them until then.
 const STREAM_BYTES: usize = 256 << 20;
 
-/// A range that is copied out after a submission.
+/// A range that is read back after a submission.
 #[derive(Debug, Clone)]
 pub struct ReadRequest {
     /// The buffer.
     pub buffer: Buffer,
-    /// First byte, a multiple of 4.
+    /// Offset in bytes, a multiple of 4.
     pub offset_bytes: u64,
-    /// Number of bytes, a multiple of 4.
+    /// Size in bytes, a multiple of 4.
     pub size_bytes: u64,
 }
 
-/// A read that is under way. Its staging buffer goes back to the pool when it has been awaited.
+/// A read in progress. Its staging buffer returns to the pool when the read has been awaited.
 pub struct PendingRead {
     gpu: Gpu,
     staging: wgpu::Buffer,
@@ -44,7 +44,7 @@ impl PendingRead {
     /// Waits for the submission and returns the bytes.
     ///
     /// # Errors
-    /// Device lost, or another error that the device reported meanwhile.
+    /// The device was lost, or reported another error in the meantime.
     pub async fn wait(self) -> Result<Vec<u8>, GpuError> {
         let polled = self.gpu.device().poll(wgpu::PollType::wait_indefinitely());
         self.gpu.check()?;
@@ -64,8 +64,9 @@ impl PendingRead {
 }
 
 impl Gpu {
-    /// Submits the list in one compute pass, then the copies, in one command buffer; only where weights are streamed
-    /// from host memory, in one for each change of what the buffers hold. Returns the reads in order.
+    /// Submits the dispatches in one compute pass, followed by the copies, in one command buffer. Where weights are
+    /// streamed from host memory, every change of buffer contents starts a new command buffer. Returns the reads in
+    /// order.
     pub fn submit<'a>(
         &self,
         dispatches: impl IntoIterator<Item = &'a Dispatch>,
@@ -81,7 +82,7 @@ impl Gpu {
             }
             for (buffer, contents) in missing {
                 if streamed + contents.len() > STREAM_BYTES {
-                    // An error shows at the next read.
+                    // An error is reported by the next read.
                     let _ = self.device().poll(wgpu::PollType::wait_indefinitely());
                     streamed = 0;
                 }
@@ -135,10 +136,10 @@ impl Gpu {
         })
     }
 
-    /// Reads a range back now.
+    /// Reads a range back.
     ///
     /// # Errors
-    /// Device lost, or an error that the device reported.
+    /// The device was lost, or reported an error.
     pub async fn read(&self, buffer: &Buffer, offset_bytes: u64, size_bytes: u64) -> Result<Vec<u8>, GpuError> {
         let request = ReadRequest { buffer: buffer.clone(), offset_bytes, size_bytes };
         let reads = self.submit([], &[request]);
@@ -149,7 +150,7 @@ impl Gpu {
         Ok(bytes)
     }
 
-    /// Writes bytes (a multiple of 4) into a buffer; ordered before the next submission.
+    /// Writes bytes (a multiple of 4) into a buffer, before the next submission runs.
     pub fn write(&self, buffer: &Buffer, offset_bytes: u64, bytes: &[u8]) {
         self.queue().write_buffer(buffer.raw(), offset_bytes, bytes);
     }
@@ -168,10 +169,10 @@ impl Gpu {
         self.queue().submit([encoder.finish()]);
     }
 
-    /// Sends pending writes to the device, so that their staging memory can be used again.
+    /// Sends pending writes to the device, so that their staging memory can be reused.
     ///
     /// # Errors
-    /// What the device reported meanwhile.
+    /// Any error that the device reported in the meantime.
     pub async fn flush(&self) -> Result<(), GpuError> {
         let (sender, done) = oneshot::channel();
         self.queue().submit([]);

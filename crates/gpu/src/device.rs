@@ -1,4 +1,4 @@
-//! Opening a device: adapters, features, limits, and where its errors go.
+//! Opening a device: enumeration, features, limits, and how its errors are reported.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -7,28 +7,28 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::buffer::Meter;
 use crate::{Buffer, Capabilities, Disable, GpuError, Kernel};
 
-/// How to open a device.
+/// Options for opening a device.
 #[derive(Debug, Clone, Default)]
 pub struct GpuOptions {
-    /// Index into [`list_adapters`], or a part of an adapter's name; `None` takes the fastest kind.
+    /// Index into [`list_adapters`], or a part of a device's name; `None` selects the fastest kind.
     pub device: Option<String>,
-    /// Features not to use.
+    /// Features that are not used.
     pub disable: Disable,
-    /// In a browser: prefer the adapter that saves power.
+    /// In a browser: prefer the device that saves power.
     pub low_power: bool,
-    /// Pretend that bindings may not be larger than this, to test sharding.
+    /// Treat this as the largest binding, to test sharding.
     pub max_binding_bytes: Option<u64>,
-    /// Change what is believed of the device, to compile the kernels of devices that are not at hand. What it then
-    /// computes may be wrong.
+    /// Overrides the detected capabilities, to compile the kernels of devices that are not available. Results may be
+    /// wrong.
     pub pretend: Option<fn(&mut Capabilities)>,
 }
 
-/// An adapter as the driver lists it.
+/// A device as the driver lists it.
 #[derive(Debug, Clone)]
 pub struct AdapterSummary {
-    /// Its place in the list, for `--device`.
+    /// The device's index, for `--device`.
     pub index: usize,
-    /// What Bayan would use of it.
+    /// What Bayan would use of the device.
     pub capabilities: Capabilities,
 }
 
@@ -43,10 +43,10 @@ struct Inner {
     on_lost: OnLost,
 }
 
-/// Called once when the device is lost.
+/// Callback that is called once when the device is lost.
 type OnLost = Arc<Mutex<Option<Box<dyn FnOnce(GpuError) + Send>>>>;
 
-/// An open device. Cloning shares it.
+/// An open device. Clones share it.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
 
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Gpu {
 
 fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    // The validation of indirect calls inserts dispatches and barriers, and nothing here is indirect.
+    // wgpu would insert dispatches and barriers to validate indirect calls, and there are none here.
     descriptor.flags = wgpu::InstanceFlags::empty();
     wgpu::Instance::new(descriptor)
 }
@@ -74,7 +74,7 @@ fn rank(info: &wgpu::AdapterInfo) -> u32 {
 }
 
 async fn adapters(instance: &wgpu::Instance, low_power: bool) -> Vec<wgpu::Adapter> {
-    // A browser does not enumerate; it gives one adapter when asked.
+    // A browser does not enumerate devices, but returns one on request.
     let mut found = if cfg!(target_arch = "wasm32") {
         Vec::new()
     } else {
@@ -90,7 +90,7 @@ async fn adapters(instance: &wgpu::Instance, low_power: bool) -> Vec<wgpu::Adapt
     found
 }
 
-/// All adapters, the preferred one first.
+/// All devices, the preferred one first.
 pub async fn list_adapters(disable: Disable) -> Vec<AdapterSummary> {
     let instance = instance();
     let adapters = adapters(&instance, false).await;
@@ -106,7 +106,8 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
     let features = adapter.features();
     let limits = adapter.limits();
     let browser = info.backend == wgpu::Backend::BrowserWebGpu;
-    // wgpu 30 does not report `subgroups` in a browser; the page's shim adds it and the sizes come through.
+    // wgpu 30 does not report `subgroups` in a browser. The page's shim requests the feature, so the sizes are
+    // reported.
     let has_subgroups = features.contains(wgpu::Features::SUBGROUP)
         || (browser && info.subgroup_min_size > 0 && info.subgroup_max_size > 0);
     let has_f16 = features.contains(wgpu::Features::SHADER_F16);
@@ -149,11 +150,11 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
     }
 }
 
-/// The largest heap that is the device's own. WebGPU has no question for it; Vulkan below it has.
+/// Size of the largest heap of the device's own memory. WebGPU does not report it, but the underlying Vulkan does.
 #[cfg(any(target_os = "linux", target_os = "windows"))]
 fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     const DEVICE_LOCAL: u32 = 1;
-    // SAFETY: the handles are only asked for properties, and nothing made of them outlives the adapter.
+    // SAFETY: the handles are only queried for properties, and nothing derived from them outlives the adapter.
     let heaps = unsafe {
         let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
         let properties =
@@ -190,7 +191,7 @@ impl Gpu {
     /// Opens a device.
     ///
     /// # Errors
-    /// No adapter, or one that cannot be opened.
+    /// There is no device, or it cannot be opened.
     pub async fn open(options: &GpuOptions) -> Result<Gpu, GpuError> {
         let instance = instance();
         let adapter = pick(adapters(&instance, options.low_power).await, options.device.as_deref())?;
@@ -204,8 +205,8 @@ impl Gpu {
             label: Some("bayan"),
             required_features: adapter.features() & wanted,
             required_limits: adapter.limits(),
-            // Weights are few large buffers: pooling them in blocks of 256 MiB left a fifth of a 2.3 GB model's blocks
-            // unused.
+            // Weights are a few large buffers: pooling them in blocks of 256 MiB left a fifth of the blocks of a 2.3 GB
+            // model unused.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
@@ -238,35 +239,35 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// What this device can do and what is used of it.
+    /// What this device offers and what is used of it.
     pub fn capabilities(&self) -> &Capabilities {
         &self.0.capabilities
     }
 
-    /// Bytes in live buffers made by [`Gpu::allocate`].
+    /// Bytes in live buffers that were created by [`Gpu::allocate`].
     pub fn allocated_bytes(&self) -> u64 {
         self.0.allocated.now.load(Ordering::Relaxed)
     }
 
-    /// Whether a buffer is this device's: only its own kernels can use it.
+    /// Whether a buffer belongs to this device: other devices' kernels cannot use it.
     pub fn owns(&self, buffer: &Buffer) -> bool {
         Arc::ptr_eq(buffer.meter(), &self.0.allocated)
     }
 
-    /// The most bytes that were in live buffers at a time since the device was opened, or since [`Gpu::reset_peak`].
+    /// Peak of the bytes in live buffers since the device was opened, or since [`Gpu::reset_peak`].
     pub fn peak_allocated_bytes(&self) -> u64 {
         self.0.allocated.peak.load(Ordering::Relaxed)
     }
 
-    /// Begins to look for the peak anew.
+    /// Restarts the measurement of the peak.
     pub fn reset_peak(&self) {
         self.0.allocated.peak.store(self.allocated_bytes(), Ordering::Relaxed);
     }
 
-    /// Makes a storage buffer; contents are zero.
+    /// Creates a storage buffer filled with zeros.
     ///
     /// # Errors
-    /// Larger than the device's limit, or out of memory.
+    /// The size exceeds the device's limit, or memory is exhausted.
     pub fn allocate(&self, what: &str, size_bytes: u64) -> Result<Buffer, GpuError> {
         let limit_bytes = self.capabilities().max_buffer_bytes;
         let size_bytes = size_bytes.max(16).next_multiple_of(16);
@@ -292,10 +293,10 @@ impl Gpu {
         Ok(Buffer::new(raw, size_bytes, self.0.allocated.clone()))
     }
 
-    /// The first error that the device reported since the last call, if any. A lost device stays lost.
+    /// Fails with the first error that the device reported since the last call, if any. A lost device stays lost.
     ///
     /// # Errors
-    /// That error.
+    /// The reported error.
     pub fn check(&self) -> Result<(), GpuError> {
         let mut slot = self.0.first_error.lock().unwrap_or_else(|e| e.into_inner());
         match slot.as_ref() {
@@ -305,7 +306,7 @@ impl Gpu {
         }
     }
 
-    /// Has `callback` called once when the device is lost, also by [`Gpu::destroy`]; `None` takes it back.
+    /// Sets a callback that is called once when the device is lost, which includes [`Gpu::destroy`]; `None` removes it.
     pub fn set_on_lost(&self, callback: Option<Box<dyn FnOnce(GpuError) + Send>>) {
         *self.0.on_lost.lock().unwrap_or_else(|e| e.into_inner()) = callback;
     }
@@ -333,7 +334,7 @@ impl Gpu {
     }
 }
 
-/// Keeps the first error for [`Gpu::check`] instead of wgpu's default, which is to panic.
+/// Stores the first error for [`Gpu::check`]; wgpu's default is to panic.
 fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allocated: &Arc<Meter>, on_lost: &OnLost) {
     let slot = first_error.clone();
     let total = allocated.clone();
@@ -351,8 +352,7 @@ fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allo
     }));
     let (slot, on_lost) = (first_error.clone(), on_lost.clone());
     device.set_device_lost_callback(move |reason, message| {
-        // Natively the device is also destroyed by dropping it at the end of the program, which is no loss; a browser
-        // never does that.
+        // A native program destroys its device by dropping it at the end, which is not an error; a browser never does.
         if cfg!(target_arch = "wasm32") || reason != wgpu::DeviceLostReason::Destroyed {
             lose(GpuError::DeviceLost(format!("{reason:?}: {message}")), &slot, &on_lost);
         }
@@ -362,7 +362,7 @@ fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allo
 fn lose(error: GpuError, slot: &Mutex<Option<GpuError>>, on_lost: &OnLost) {
     {
         let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
-        // The loss outranks what led to it, and its first report any later one.
+        // A loss replaces the errors that led to it, and is not replaced by later ones.
         if !matches!(*slot, Some(GpuError::DeviceLost(_))) {
             *slot = Some(error.clone());
         }

@@ -1,21 +1,21 @@
-//! What can go wrong on a device, in the words of the person in front of it.
+//! Errors of a device, worded for the user.
 
 /// An error of the device or of a kernel.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GpuError {
-    /// No adapter fits.
+    /// No suitable device exists.
     #[error(
         "no GPU adapter found ({0}); install a Vulkan driver (on Debian and Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` gives a software one) and run `bayan devices`"
     )]
     NoAdapter(String),
-    /// The adapter refused to open.
+    /// The device could not be opened.
     #[error(
         "the adapter `{adapter}` could not be opened: {reason}; try another one with `--device N` (see `bayan devices`)"
     )]
     NoDevice {
-        /// Name of the adapter.
+        /// Name of the device.
         adapter: String,
-        /// What the driver said.
+        /// The driver's message.
         reason: String,
     },
     /// An allocation failed.
@@ -23,11 +23,11 @@ pub enum GpuError {
         "out of GPU memory while allocating {what} ({size_bytes} bytes; {allocated_bytes} bytes were already allocated); use a smaller format (`--quantize q4_0`), a shorter `--context`, a smaller model, or `--gpu-layers N` to stream the layers after the first N from host memory"
     )]
     OutOfMemory {
-        /// What the buffer was for.
+        /// What the buffer is for.
         what: String,
-        /// Size asked for.
+        /// Requested size.
         size_bytes: u64,
-        /// What this device already holds for us.
+        /// Bytes that Bayan already has on this device.
         allocated_bytes: u64,
     },
     /// A buffer or binding is larger than the device allows.
@@ -35,29 +35,29 @@ pub enum GpuError {
         "{what} needs {size_bytes} bytes in one {kind}, and this device allows {limit_bytes}; use a smaller format, a shorter `--context` or another device"
     )]
     TooLarge {
-        /// What it was for.
+        /// What the buffer or binding is for.
         what: String,
         /// `buffer` or `binding`.
         kind: &'static str,
-        /// Size asked for.
+        /// Requested size.
         size_bytes: u64,
         /// The device's limit.
         limit_bytes: u64,
     },
-    /// The device is gone.
+    /// The device was lost.
     #[error(
         "the GPU device was lost ({0}); the conversation is kept: reload the model, and if it happens again use a smaller model or a shorter context"
     )]
     DeviceLost(String),
-    /// The driver or wgpu rejected something we did.
+    /// The driver or wgpu rejected an operation.
     #[error("the GPU rejected an operation: {0}")]
     Validation(String),
-    /// A kernel's text is wrong.
+    /// A kernel's WGSL is invalid.
     #[error("kernel `{kernel}`: {reason}")]
     Kernel {
         /// Name of the kernel.
         kernel: String,
-        /// What is wrong with it.
+        /// The compiler's message.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! A compiled kernel and the bindings it is run with.
+//! A compiled kernel, and the bindings with which it runs.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ struct Inner {
 #[derive(Debug, Clone)]
 pub struct Kernel(Arc<Inner>);
 
-/// Bind groups made for one kernel. They keep their buffers alive.
+/// Bind groups created for one kernel. They keep their buffers alive.
 #[derive(Debug, Clone)]
 pub struct Bindings {
     pub(crate) groups: Arc<Vec<wgpu::BindGroup>>,
-    /// In a browser a buffer is destroyed with its last handle, also when a bind group still names it.
+    /// In a browser a buffer is destroyed with its last handle, even while a bind group refers to it.
     _buffers: Arc<Vec<Buffer>>,
 }
 
 impl Kernel {
-    /// The name it was made with.
+    /// The name with which the kernel was compiled.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -36,7 +36,7 @@ impl Kernel {
     }
 }
 
-/// The lines that must stand before a kernel's text on this device's compiler.
+/// The lines that this device's compiler requires at the start of a kernel's text.
 pub(crate) fn preamble(capabilities: &Capabilities) -> String {
     let mut text = String::new();
     if capabilities.f16 {
@@ -52,10 +52,10 @@ pub(crate) fn preamble(capabilities: &Capabilities) -> String {
 }
 
 impl Gpu {
-    /// The kernel for this text, compiled once per device.
+    /// The kernel for this text; each text is compiled once per device.
     ///
     /// # Errors
-    /// The compiler's message, or a binding declaration that cannot be read.
+    /// The compiler's message, or a binding declaration that cannot be parsed.
     pub fn kernel(&self, name: &str, text: &str) -> Result<Kernel, GpuError> {
         if let Some(kernel) = self.kernels().get(text) {
             return Ok(kernel.clone());
@@ -65,7 +65,7 @@ impl Gpu {
         Ok(kernel)
     }
 
-    /// Name and text of every kernel that was compiled, as the device's compiler got it.
+    /// Name and text of every compiled kernel, exactly as the device's compiler received it.
     pub fn kernel_texts(&self) -> Vec<(String, String)> {
         let before = preamble(self.capabilities());
         self.kernels().iter().map(|(text, kernel)| (kernel.name().to_string(), format!("{before}{text}"))).collect()
@@ -134,14 +134,14 @@ impl Gpu {
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries })
     }
 
-    /// For `what`, binds `groups[g][i]` to the i-th binding of group g, in the order of the binding numbers in the
-    /// text.
+    /// Binds `groups[g][i]` to the i-th binding of group g, in the order of the binding numbers in the text. `what` is
+    /// the name for error messages.
     ///
     /// # Panics
-    /// If the counts differ: that is a mistake in an op, not in a user's data.
+    /// If the counts differ, which is a programming error in an op and cannot result from a user's data.
     ///
     /// # Errors
-    /// A range larger than a binding of this device may be.
+    /// A range is larger than this device's largest binding.
     pub fn bind(&self, what: &str, kernel: &Kernel, groups: &[Vec<Slice>]) -> Result<Bindings, GpuError> {
         assert_eq!(groups.len(), kernel.0.bindings.len(), "kernel {}: groups given and declared", kernel.name());
         let mut made = Vec::with_capacity(groups.len());

@@ -1,16 +1,17 @@
-//! How many turns of loops one invocation may take before the device ends them.
+//! Measures how many loop iterations (turns) one invocation may execute before the device ends its loops.
 //!
-//! Mesa 22.3's llvmpipe ends all loops of an invocation after 65,535 turns in total, without an error: sums are then
-//! short and nothing says so. The test that ends a loop counts as a turn as well. Mesa 26 has no such limit. The limit is measured when a software device is opened, not looked up by
-//! the driver's name, so that a driver with another limit is met too. Hardware has no such limit and is not measured.
+//! Mesa 22.3's llvmpipe silently ends all loops of an invocation after 65,535 iterations in total, which makes sums
+//! incomplete. The failing test that ends a loop counts as an iteration as well. Mesa 26 has no such limit. The limit
+//! is measured when a software device is opened, not looked up by the driver's name, so that drivers with other limits
+//! are detected too. Hardware has no such limit and is not measured.
 
 use crate::{Dispatch, Gpu, GpuError, ReadRequest};
 
-/// Turns that the measurement asks for: more than the limit that is known, and done in about a millisecond.
+/// Number of iterations that the measurement requests: more than the known limit, and executed in about a millisecond.
 const WANTED: u32 = 200_000;
 
 impl Gpu {
-    /// The turns of loops after which this device ends an invocation's loops, or `None` if it ends none.
+    /// The total number of iterations after which this device ends an invocation's loops, or `None` if it does not.
     ///
     /// # Errors
     /// The kernel does not compile, or the device fails.

@@ -1,4 +1,4 @@
-//! A value that arrives once from a callback: the bridge from wgpu's callbacks to `async`.
+//! A value that a callback delivers once: connects wgpu's callbacks to `async`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ pub(crate) struct Sender<T>(Arc<Mutex<State<T>>>);
 /// The receiving half, a future.
 pub(crate) struct Receiver<T>(Arc<Mutex<State<T>>>);
 
-/// A connected pair.
+/// Creates a connected pair.
 pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
     let state = Arc::new(Mutex::new(State { value: None, waker: None }));
     (Sender(state.clone()), Receiver(state))

@@ -1,5 +1,5 @@
-//! Time per dispatch by timestamps: one pass for each dispatch, so slower than the real thing, but each kernel's own
-//! time.
+//! Time of each dispatch by timestamps. Every dispatch has a pass of its own, which makes the list slower than in a
+//! normal run, but gives each kernel's own time.
 
 use crate::commands::record;
 use crate::{Dispatch, Gpu, GpuError};
@@ -9,12 +9,12 @@ use crate::{Dispatch, Gpu, GpuError};
 pub struct KernelTime {
     /// The dispatch's name.
     pub name: String,
-    /// Its time on the device.
+    /// Time on the device.
     pub elapsed_ms: f64,
 }
 
 impl Gpu {
-    /// Runs the list with a timestamp pair around each dispatch.
+    /// Runs the dispatches with a pair of timestamps around each.
     ///
     /// # Errors
     /// The device has no timestamps, or fails.

@@ -1,20 +1,20 @@
 //! Links WGSL by concatenation, with a very small preprocessor for what `override` cannot do (array sizes, unrolled
 //! text, whole alternatives).
 //!
-//! Lines `#if NAME`, `#if !NAME`, `#if NAME == value`, `#else`, `#endif`; `#for i in NAME` … `#end`, which repeats
-//! lines with `${i}` from 0 (unrolling by the driver is not to be relied upon, and arrays that are not unrolled end in
-//! memory); `${NAME}` in the text. A name that is not defined is an error, so that a typo cannot choose a path
-//! silently. naga_oil and wesl were looked at: the first composes naga's representation and not text that a browser's
-//! compiler can read, the second needs a newer compiler.
+//! Lines `#if NAME`, `#if !NAME`, `#if NAME == value`, `#else`, `#endif`; `#for i in NAME` … `#end`, which repeats its
+//! lines with `${i}` from 0 (drivers do not reliably unroll loops, and arrays indexed by a loop that is not unrolled
+//! are placed in memory); `${NAME}` in the text. An undefined name is an error, so that a typo cannot silently select a
+//! path. Rejected: naga_oil, because it composes naga's representation instead of text that a browser's compiler can
+//! read, and wesl, because it needs a newer Rust compiler.
 
 use std::collections::BTreeMap;
 
-/// The names that a kernel's text is specialised with.
+/// The names with which a kernel's text is specialised, and their values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Defines(BTreeMap<String, String>);
 
 impl Defines {
-    /// No names.
+    /// An empty set of names.
     pub fn new() -> Defines {
         Defines::default()
     }
@@ -31,9 +31,9 @@ impl Defines {
     }
 }
 
-/// What a name can stand for.
+/// A value of a name.
 pub trait Value {
-    /// As it appears in the text.
+    /// The value's text in WGSL.
     fn text(&self) -> String;
 }
 
@@ -68,16 +68,16 @@ impl Value for u32 {
 }
 
 impl Value for f32 {
-    /// With an exponent, so that every finite value is a valid WGSL literal of type f32.
+    /// Written with an exponent, so that every finite value is a valid WGSL literal of type f32.
     fn text(&self) -> String {
         format!("{self:e}f")
     }
 }
 
-/// Concatenates the parts and resolves the preprocessor's lines.
+/// Concatenates the parts and evaluates the preprocessor's lines.
 ///
 /// # Errors
-/// The line and what is wrong with it.
+/// An invalid line; the error names it and the reason.
 pub fn link(parts: &[&str], defines: &Defines) -> Result<String, String> {
     let lines: Vec<&str> = parts.iter().flat_map(|part| part.lines()).collect();
     let mut output = String::new();
@@ -86,7 +86,7 @@ pub fn link(parts: &[&str], defines: &Defines) -> Result<String, String> {
 }
 
 fn expand(lines: &[&str], defines: &Defines, output: &mut String) -> Result<(), String> {
-    let mut stack: Vec<(bool, bool)> = Vec::new(); // (this branch is taken, the enclosing ones are)
+    let mut stack: Vec<(bool, bool)> = Vec::new(); // (this branch is active, the enclosing ones are active)
     let mut number = 0;
     while number < lines.len() {
         let line = lines[number];
@@ -126,7 +126,7 @@ fn expand(lines: &[&str], defines: &Defines, output: &mut String) -> Result<(), 
     if stack.is_empty() { Ok(()) } else { Err(format!("{} #if without #endif", stack.len())) }
 }
 
-/// Number of lines before the `#end` that belongs to a `#for` just above.
+/// Number of lines from just after a `#for` to the `#end` that belongs to it.
 fn body_length(lines: &[&str]) -> Option<usize> {
     let mut depth = 0;
     lines.iter().position(|line| {
@@ -175,10 +175,10 @@ pub enum Access {
     Uniform,
 }
 
-/// Reads the bindings off the text: `result[group][i] = (binding, access)`, sorted by binding.
+/// Parses the bindings of a text: `result[group][i] = (binding, access)`, sorted by binding.
 ///
 /// # Errors
-/// A declaration that cannot be read.
+/// A declaration that cannot be parsed.
 pub fn bindings(text: &str) -> Result<Vec<Vec<(u32, Access)>>, String> {
     let mut groups: Vec<Vec<(u32, Access)>> = Vec::new();
     for line in text.lines() {

@@ -1,8 +1,8 @@
-//! The limit of loop turns that is measured when a device is opened is the device's own.
+//! The limit of loop iterations that is measured when a device is opened is the limit that the device has.
 
 use bayan_gpu::{Dispatch, Gpu, GpuOptions, ReadRequest, block_on};
 
-/// Turns that the device takes of nested loops, of which `wanted` are asked for.
+/// Runs nested loops with `wanted` iterations; returns the number that the device executes.
 fn turns_taken(gpu: &Gpu, wanted: u32) -> u32 {
     let text = "@group(0) @binding(0) var<storage, read> n: array<u32>;\n\
                 @group(0) @binding(1) var<storage, read_write> y: array<u32>;\n\
@@ -13,7 +13,8 @@ fn turns_taken(gpu: &Gpu, wanted: u32) -> u32 {
                   }\n\
                   y[0] = c;\n\
                 }";
-    // With the tests that end them, the inner loops have 99 turns and the outer one has one for each.
+    // With the failing tests that end them, the inner loops have 99 iterations, and the outer loop one for each of
+    // them.
     let outer = wanted / 100;
     let input = gpu.allocate("n", 16).unwrap();
     gpu.write(&input, 0, bytemuck::cast_slice(&[outer, 98, 0, 0]));

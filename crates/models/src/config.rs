@@ -1,4 +1,4 @@
-//! Reads config.json by Hugging Face's names, in the key styles of transformers 4 and 5.
+//! Reads config.json with Hugging Face's field names, in the styles of transformers 4 and 5.
 
 use serde_json::Value;
 
@@ -6,11 +6,11 @@ use bayan_tensor::ops::Activation;
 
 use crate::ModelError;
 
-/// A view of config.json that names the field in every error.
+/// A view of config.json whose errors name the field.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a>(pub &'a Value);
 
-/// Sizes above this are refused: they could only be damage, and would overflow later.
+/// Larger sizes are rejected: they can only come from a damaged file, and would overflow later.
 const LARGEST: u64 = 1 << 31;
 
 impl<'a> Fields<'a> {
@@ -24,15 +24,15 @@ impl<'a> Fields<'a> {
         Err(ModelError::Config { field: field.to_string(), expected: expected.to_string(), got })
     }
 
-    /// A field that is there and not null.
+    /// The value of a field that exists and is not null.
     pub fn get(&self, field: &str) -> Option<&'a Value> {
         self.0.get(field).filter(|v| !v.is_null())
     }
 
-    /// A positive whole number, if the field is there.
+    /// A positive integer, if the field exists.
     ///
     /// # Errors
-    /// The field holds something else.
+    /// The field has another kind of value.
     pub fn optional_size(&self, field: &str) -> Result<Option<usize>, ModelError> {
         match self.get(field) {
             None => Ok(None),
@@ -43,10 +43,10 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A positive whole number.
+    /// A positive integer.
     ///
     /// # Errors
-    /// The field is missing or holds something else.
+    /// The field is missing, or has another kind of value.
     pub fn size(&self, field: &str) -> Result<usize, ModelError> {
         match self.optional_size(field)? {
             Some(size) => Ok(size),
@@ -54,19 +54,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A positive whole number under the first of these names that is there.
+    /// A positive integer from the first of these fields that exists.
     ///
     /// # Errors
-    /// None of the fields is there, or the first holds something else.
+    /// None of the fields exists, or the first one has another kind of value.
     pub fn size_named(&self, names: &[&str]) -> Result<usize, ModelError> {
         let name = names.iter().find(|name| self.get(name).is_some());
         self.size(name.unwrap_or(&names[0]))
     }
 
-    /// The epsilon of the norms under whichever name it has.
+    /// The epsilon of the norms, under any of its field names.
     ///
     /// # Errors
-    /// It is no number.
+    /// The value is not a number.
     pub fn norm_eps(&self) -> Result<f32, ModelError> {
         let names =
             [("rms_norm_eps", 1e-6), ("layer_norm_eps", 1e-5), ("layer_norm_epsilon", 1e-5), ("norm_eps", 1e-5)];
@@ -74,11 +74,11 @@ impl<'a> Fields<'a> {
         Ok(self.number(name, default)? as f32)
     }
 
-    /// The window of each layer: by `layer_types` where the file lists them, else on all but the last of every so many
-    /// layers (`sliding_window_pattern`, or the architecture's own number).
+    /// The window of each layer. `layer_types` states which layers have one; without it, all except every n-th layer
+    /// have one, where n is `sliding_window_pattern` or the architecture's `pattern`.
     ///
     /// # Errors
-    /// The window or the pattern is no number.
+    /// The window or the pattern is not a number.
     pub fn windows(&self, layers: usize, pattern: usize) -> Result<Vec<Option<usize>>, ModelError> {
         let window = self.optional_size("sliding_window")?.unwrap_or(4096);
         let known = self.optional_size("sliding_window_pattern")?.or(self.optional_size("_sliding_window_pattern")?);
@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
     /// A finite number, or the default when the field is missing.
     ///
     /// # Errors
-    /// The field holds something else.
+    /// The field has another kind of value.
     pub fn number(&self, field: &str, default: f64) -> Result<f64, ModelError> {
         match self.get(field) {
             None => Ok(default),
@@ -108,7 +108,7 @@ impl<'a> Fields<'a> {
     /// True or false, or the default when the field is missing.
     ///
     /// # Errors
-    /// The field holds something else.
+    /// The field has another kind of value.
     pub fn flag(&self, field: &str, default: bool) -> Result<bool, ModelError> {
         match self.get(field) {
             None => Ok(default),
@@ -117,12 +117,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A text, if the field is there.
+    /// A string, if the field exists.
     pub fn text(&self, field: &str) -> Option<&'a str> {
         self.get(field).and_then(Value::as_str)
     }
 
-    /// An error about a field that is there but cannot be honoured.
+    /// The error for a field whose value is not supported.
     ///
     /// # Errors
     /// Always.
@@ -131,33 +131,33 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The sizes that every decoder-only transformer has.
+/// The sizes common to all decoder-only transformers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sizes {
-    /// D
+    /// Hidden size, D.
     pub hidden_size: usize,
-    /// F
+    /// Intermediate size of the MLP, F.
     pub intermediate_size: usize,
-    /// L
+    /// Number of layers, L.
     pub num_hidden_layers: usize,
-    /// H
+    /// Number of query heads, H.
     pub num_attention_heads: usize,
-    /// K
+    /// Number of key-value heads, K.
     pub num_key_value_heads: usize,
-    /// d
+    /// Head size, d.
     pub head_dim: usize,
-    /// V
+    /// Vocabulary size, V.
     pub vocab_size: usize,
-    /// Positions that the model was made for.
+    /// Number of positions for which the model was trained.
     pub max_position_embeddings: usize,
-    /// ε of the norms, of whatever kind.
+    /// ε of the norms, of any kind.
     pub rms_norm_eps: f32,
-    /// The output head is the embedding matrix.
+    /// Whether the output head is the embedding matrix.
     pub tie_word_embeddings: bool,
 }
 
 impl Sizes {
-    /// Reads and checks them. `tied` is the default of `tie_word_embeddings` for this architecture.
+    /// Reads and checks the sizes. `tied` is the architecture's default for `tie_word_embeddings`.
     ///
     /// # Errors
     /// A field that is missing or impossible.
@@ -208,7 +208,7 @@ impl Sizes {
     }
 }
 
-/// The activation of the feed-forward layers.
+/// The activation of the MLP.
 pub(crate) fn activation(config: &Fields<'_>) -> Result<Activation, ModelError> {
     match config.text("hidden_activation").or(config.text("hidden_act")).unwrap_or("silu") {
         "silu" | "swish" => Ok(Activation::Silu),

@@ -1,4 +1,4 @@
-//! What an architecture is to the rest of Bayan.
+//! The interface between an architecture and the rest of Bayan.
 
 use std::sync::Arc;
 
@@ -10,41 +10,41 @@ use crate::cache::{Cache, LayerNeeds};
 use crate::config::Sizes;
 use crate::layers::{Linear, LoraPart};
 
-/// What a step hands to a decoder.
+/// The inputs of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepInputs {
     /// Token ids \[T\].
     pub tokens: Tensor,
-    /// Their positions and sequences.
+    /// Positions and sequences of the tokens.
     pub over: Causality,
-    /// The tokens \[R\] whose logits are wanted; `None`: all.
+    /// Indices \[R\] of the tokens whose logits are needed; `None`: all.
     pub rows: Option<Tensor>,
 }
 
 /// A decoder-only language model with its weights.
 pub trait Decoder: std::fmt::Debug {
-    /// Its sizes.
+    /// The model's sizes.
     fn sizes(&self) -> &Sizes;
 
-    /// What each layer needs remembered.
+    /// What each layer stores in the cache.
     fn cache_needs(&self) -> Vec<LayerNeeds>;
 
     /// Records a step: tokens \[T\] to logits [R, V].
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor;
 
-    /// Its weight matrices; a shared one may be named twice.
+    /// The weight matrices; a shared one may be listed twice.
     fn matrices(&self) -> Vec<&Arc<Matrix>>;
 
-    /// Its linear layers, to attach adapters to; the output head, where it is a layer of its own, comes last.
+    /// The linear layers to which adapters can be attached. The output head comes last, if it is a layer of its own.
     fn linears_mut(&mut self) -> Vec<&mut Linear>;
 }
 
 impl dyn Decoder + '_ {
-    /// Adds one low-rank pair to the module of that name; `rows` of the part is set to the module's. Graphs that were
-    /// recorded before do not have it: record again.
+    /// Adds one LoRA pair to the module with that name; the module's rows replace `rows` of the part. Graphs that are
+    /// already recorded do not include the pair and must be recorded again.
     ///
     /// # Errors
-    /// No such module, or sizes that do not fit it.
+    /// There is no such module, or the pair's sizes do not match it.
     pub fn attach(&mut self, module: &str, mut part: LoraPart) -> Result<(), ModelError> {
         let expected =
             |what: String, got: String| ModelError::Adapter { module: module.to_string(), expected: what, got };
@@ -68,7 +68,7 @@ impl dyn Decoder + '_ {
         Ok(())
     }
 
-    /// Takes every pair of an adapter off; the base is then exactly what it was. Returns how many there were.
+    /// Removes all pairs of an adapter, which restores the base model exactly. Returns the number of pairs removed.
     pub fn detach(&mut self, adapter: &str) -> usize {
         let mut removed = 0;
         for linear in self.linears_mut() {
@@ -79,7 +79,7 @@ impl dyn Decoder + '_ {
         removed
     }
 
-    /// Changes the scales of an attached adapter by a factor, for mixing several.
+    /// Multiplies the scales of an attached adapter by a factor, to mix several adapters.
     pub fn rescale(&mut self, adapter: &str, factor: f32) {
         for part in
             self.linears_mut().into_iter().flat_map(|linear| &mut linear.lora).filter(|part| part.adapter == adapter)

@@ -1,4 +1,4 @@
-//! What can be wrong with a model.
+//! Errors of models.
 
 use bayan_gpu::GpuError;
 use bayan_weights::WeightsError;
@@ -11,17 +11,17 @@ pub enum ModelError {
     Config {
         /// The field, by Hugging Face's name.
         field: String,
-        /// What would do.
+        /// The permitted values.
         expected: String,
-        /// What stands there.
+        /// The file's value.
         got: String,
     },
-    /// No architecture of that name.
+    /// There is no such architecture.
     #[error("config.json: model_type `{model_type}` is not supported; supported: {supported}")]
     Architecture {
-        /// What the checkpoint says.
+        /// The checkpoint's `model_type`.
         model_type: String,
-        /// What there is.
+        /// The supported `model_type`s.
         supported: String,
     },
     /// An adapter that does not fit the model.
@@ -31,35 +31,35 @@ pub enum ModelError {
     Adapter {
         /// The module, by Hugging Face's name.
         module: String,
-        /// What would fit.
+        /// The sizes or modules that would match.
         expected: String,
-        /// What the adapter has.
+        /// The adapter's.
         got: String,
     },
-    /// Layers that cannot be split so.
+    /// The layers cannot be divided among the devices as requested.
     #[error(
         "splitting layers over devices: expected {expected}, got {got}; name fewer devices with `--devices` or other shares with `--tensor-split`"
     )]
     Split {
-        /// What would do.
+        /// What is permitted.
         expected: String,
-        /// What was asked.
+        /// What was requested.
         got: String,
     },
-    /// A tensor that cannot be trained with all parameters.
+    /// A tensor that cannot be trained when all parameters are trained.
     #[error("`{tensor}`: expected {expected}, got {got}; train an adapter instead (leave --full out)")]
     Train {
         /// The tensor, by Hugging Face's name.
         tensor: String,
-        /// What would do.
+        /// What training of all parameters requires.
         expected: String,
-        /// What is there.
+        /// What the tensor is.
         got: String,
     },
-    /// The checkpoint's files.
+    /// An error in the checkpoint's files.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The device.
+    /// An error of the device.
     #[error(transparent)]
     Gpu(#[from] GpuError),
 }

@@ -1,8 +1,8 @@
-//! Model architectures: layers, one file per architecture, and the table that finds them by Hugging Face's
+//! Model architectures: layers, one file per architecture, and the table in which they are found by Hugging Face's
 //! `model_type`.
 //!
-//! Model files repeat each other where architectures repeat each other: a file that reads from top to bottom is worth
-//! more than a shared transformer with flags.
+//! Model files repeat each other where architectures do. Rejected: a shared transformer with flags, because a file that
+//! reads from top to bottom is easier to understand and change.
 
 mod adapter;
 mod arch;
@@ -33,14 +33,14 @@ pub use load::{
 
 use arch::architecture;
 
-/// How to open a model.
+/// Options for opening a model.
 #[derive(Debug, Clone)]
 pub struct Opening {
-    /// Positions that one sequence can have.
+    /// Largest number of positions of a sequence.
     pub context: usize,
 }
 
-/// The sizes in a checkpoint's configuration, without reading a weight.
+/// The sizes in a checkpoint's configuration; no weight is read.
 ///
 /// # Errors
 /// An unknown architecture or impossible sizes.
@@ -48,7 +48,7 @@ pub fn sizes(checkpoint: &Checkpoint) -> Result<Sizes, ModelError> {
     Ok(describe(checkpoint.config())?.sizes)
 }
 
-/// What each layer needs cached, by a checkpoint's configuration, without reading a weight.
+/// What each layer stores in the cache, by a checkpoint's configuration; no weight is read.
 ///
 /// # Errors
 /// As [`sizes`].
@@ -56,10 +56,10 @@ pub fn cache_needs(checkpoint: &Checkpoint) -> Result<Vec<LayerNeeds>, ModelErro
     Ok(describe(checkpoint.config())?.cache)
 }
 
-/// Opens a checkpoint onto a device, or onto the host for the interpreter when `gpu` is `None`.
+/// Opens a checkpoint on a device, or on the host for the interpreter when `gpu` is `None`.
 ///
 /// # Errors
-/// A configuration, a tensor or a device that does not fit.
+/// An invalid configuration, a tensor that does not match it, or a device that cannot hold the model.
 pub async fn open(
     checkpoint: &Checkpoint,
     gpu: Option<&Gpu>,
@@ -71,7 +71,7 @@ pub async fn open(
     open_placed(checkpoint, &Placement { gpus: &gpus, ..Default::default() }, opening, policy, on_progress).await
 }
 
-/// As [`open`], with layers on several devices, or kept in host memory and brought to a device when they are used.
+/// As [`open`], with layers on several devices, or kept in host memory and copied to a device when they are used.
 ///
 /// # Errors
 /// As [`open`].
@@ -92,10 +92,10 @@ pub async fn open_placed(
     Ok(decoder)
 }
 
-/// As [`open`], in f32, with every parameter in an arena where it can be trained.
+/// As [`open`], in f32, with all parameters in one arena in which they can be trained.
 ///
 /// # Errors
-/// As [`open`]; a quantized checkpoint, or an architecture that changes tensors when it loads them.
+/// As [`open`]; also a quantized checkpoint, or an architecture that changes tensors while loading them.
 pub async fn open_to_train(
     checkpoint: &Checkpoint,
     gpu: Option<&Gpu>,

@@ -1,4 +1,4 @@
-//! What a configuration describes is what a checkpoint of it holds and what the loaded model says of itself.
+//! A configuration's description matches the tensors of its checkpoint, and the sizes that the loaded model reports.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use bayan_gpu::block_on;
 use bayan_models::{Cache, CacheFormat, CacheShape, Opening, describe};
 use bayan_weights::{Checkpoint, DirectorySource};
 
-/// Every test checkpoint: those that transformers wrote, and GGUF files.
+/// All test checkpoints: those that transformers wrote, and GGUF files.
 fn checkpoints() -> Vec<(String, Checkpoint)> {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
     let entries = ["models", "gguf"].map(|folder| std::fs::read_dir(fixtures.join(folder)).unwrap());
@@ -30,7 +30,7 @@ fn a_description_lists_the_tensors_of_every_fixture() {
         let count = described.len();
         let described: BTreeMap<_, _> = described.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
         assert_eq!(described.len(), count, "{name}: a tensor is listed twice");
-        // The slopes of ALiBi follow from the number of heads and are computed.
+        // ALiBi's slopes are computed from the number of heads, and not read.
         let stored = checkpoint.tensors().iter().filter(|tensor| !tensor.name.ends_with("relative_pe.slopes"));
         let stored: BTreeMap<_, _> = stored.map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
         assert_eq!(described, stored, "{name}");

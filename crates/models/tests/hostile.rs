@@ -1,5 +1,4 @@
-//! Configurations and adapters from strangers: whatever is changed in them, they are read or refused, and nothing
-//! panics.
+//! Untrusted configurations and adapters: whatever is changed in them, they are read or rejected without a panic.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -29,7 +28,7 @@ fn configs() -> Vec<Value> {
         .collect()
 }
 
-/// Values that a field should not have.
+/// Values that are invalid for most fields.
 fn strange() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
@@ -51,7 +50,7 @@ fn strange() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Replaces a field anywhere in an object, chosen by `at`.
+/// Replaces a field, selected by `at`, anywhere in an object.
 fn replace(value: &mut Value, at: prop::sample::Index, with: Value) {
     let Value::Object(fields) = value else { return *value = with };
     if fields.is_empty() {

@@ -1,5 +1,5 @@
-//! Every architecture trains: low-rank pairs on all its linear layers, the gradients of the kernels against
-//! those of the interpreter, and the interpreter's along their own direction against a difference quotient of the loss.
+//! Every architecture can be trained: with LoRA pairs on all its linear layers, the kernels' gradients are compared
+//! with the interpreter's, and these, along their own direction, with a difference quotient of the loss.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -31,7 +31,7 @@ const RANK: usize = 2;
 struct Trained {
     graph: Graph,
     loss: Tensor,
-    /// Parameters and where their gradients are added.
+    /// The parameters, and the states to which their gradients are added.
     pairs: Vec<(Arc<State>, Arc<State>)>,
 }
 
@@ -46,7 +46,7 @@ fn decoder(name: &str, gpu: Option<&Gpu>) -> Box<dyn Decoder> {
     block_on(bayan_models::open(&checkpoint, gpu, &Opening { context: 16 }, Some(policy), &mut |_, _| {})).unwrap()
 }
 
-/// Puts a pair on every module but the head; returns the parameters.
+/// Attaches a pair to every module except the output head; returns the parameters.
 fn attach(decoder: &mut dyn Decoder, gpu: Option<&Gpu>) -> Vec<Arc<State>> {
     let linears = decoder.linears_mut();
     let about = |linear: &&mut bayan_models::Linear| {
@@ -107,7 +107,7 @@ fn train(name: &str, gpu: Option<&Gpu>) -> Trained {
     Trained { graph, loss, pairs }
 }
 
-/// Runs on the host; the loss, and every gradient.
+/// Runs on the host; returns the loss and all gradients.
 fn on_host(trained: &Trained) -> (f64, Vec<Vec<f32>>) {
     trained.pairs.iter().for_each(|(_, gradient)| gradient.write(None, 0, &vec![0; gradient.size_bytes() as usize]));
     let values = interpret(&trained.graph);
@@ -121,7 +121,7 @@ fn gradients_of_every_architecture() {
     for name in models().iter().map(String::as_str) {
         let host = train(name, None);
         let (_, expected) = on_host(&host);
-        // The difference quotient of the loss along the gradient is the gradient's length.
+        // The difference quotient of the loss in the gradient's direction equals the gradient's length.
         let length = expected.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
         assert!(length > 1e-3, "{name}: no gradient");
         let before: Vec<Vec<f32>> = host.pairs.iter().map(|(state, _)| state.host().unwrap().f32().to_vec()).collect();
@@ -139,7 +139,7 @@ fn gradients_of_every_architecture() {
         let step = 0.02;
         let slope = (moved(step) - moved(-step)) / (2.0 * step);
         assert!((slope / length - 1.0).abs() < 5e-3, "{name}: slope {slope}, length of the gradient {length}");
-        // The kernels.
+        // The kernels' gradients.
         let device = train(name, Some(&gpu));
         let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
         let plan = Plan::new(&gpu, device.graph.clone(), &[device.loss], &tuning).unwrap();

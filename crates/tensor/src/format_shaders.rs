@@ -4,32 +4,34 @@ use bayan_weights::{Codes, Format, Minimum};
 
 use crate::graph::Matrix;
 
-/// The text that unpacks a format: `codes32` and `scales32`, planes in group 1.
+/// The WGSL that unpacks a format: it defines `codes32` and `scales32` and binds the planes in group 1.
 ///
 /// # Panics
-/// If no kernel reads the format: a mistake of ours, as the loader gives matrices only formats of the table.
+/// If no kernel reads the format. That is a programming error: the loader only creates matrices in formats of the
+/// table.
 pub fn shader(format: &dyn Format) -> &'static str {
     format.wgsl().unwrap_or_else(|| panic!("no kernel reads the format {}", format.name()))
 }
 
-/// What every kernel on weights links beside the format's text: `BLOCKS`, the number of 32-blocks in a row, `slot`,
-/// where a part of a block of a row stands in a plane, and `weights32`.
+/// The WGSL that every kernel on weights links after the format's own: `BLOCKS` (32-blocks in a row), `slot` (index of
+/// a vector of a row's block within a plane) and `weights32`.
 pub(crate) fn constants(matrix: &Matrix) -> String {
     format!("const BLOCKS = {}u;\n{SLOT}{WEIGHTS}{WEIGHTS_32}", matrix.blocks())
 }
 
-/// How a kernel unpacks codes of a byte.
+/// How a kernel unpacks byte codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unpacking {
-    /// By the device's own functions.
+    /// With WGSL's built-in unpacking functions.
     Plain,
-    /// Left where they stand in their word (`spread.wgsl`); there is no `weights32`, and no signed code.
+    /// Each code keeps its bit position within the word (`spread.wgsl`). Neither `weights32` nor signed codes exist
+    /// here.
     Spread,
-    /// Without shifts to the right (`masked.wgsl`).
+    /// Without right shifts (`masked.wgsl`).
     Masked,
 }
 
-/// As [`constants`], with `BLOCKS` as a variable that the kernel sets, so that one kernel serves matrices of all sizes.
+/// As [`constants`], but the kernel sets `BLOCKS` at run time, so that one kernel serves matrices of all sizes.
 pub(crate) fn variables(unpacking: Unpacking) -> String {
     let text = match unpacking {
         Unpacking::Plain => [SLOT, WEIGHTS, WEIGHTS_32].concat(),
@@ -39,21 +41,21 @@ pub(crate) fn variables(unpacking: Unpacking) -> String {
     format!("var<private> BLOCKS: u32;\n{text}")
 }
 
-/// Whether codes of a format are unsigned, with a minimum to subtract: these can be spread.
+/// Whether a format's codes are unsigned with a minimum to subtract. Only such codes support [`Unpacking::Spread`].
 pub(crate) fn has_offset(format: &dyn Format) -> bool {
     matches!(format.codes(), Codes::Unsigned { .. })
 }
 
-/// Codes of 4 bits: byte j of a block holds codes j and j + 16, and nothing more.
+/// Formats with 4-bit codes only: byte j of a block holds codes j and j + 16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nibbles {
-    /// Zero is code 8 in every block.
+    /// In every block, code 8 means zero.
     Centred,
-    /// Every block has its own offset.
+    /// Every block stores its own offset.
     Offset,
 }
 
-/// How a format has codes of 4 bits, where it does.
+/// The kind of a format's 4-bit codes; `None` for other formats.
 pub(crate) fn nibbles(format: &dyn Format) -> Option<Nibbles> {
     match format.codes() {
         Codes::Unsigned { bits: 4, minimum: Minimum::Centred(8) } => Some(Nibbles::Centred),

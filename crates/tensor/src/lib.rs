@@ -1,8 +1,8 @@
 //! Graphs of operations on tensors: recording, planning for a device, and interpretation on the host.
 //!
-//! A model file records small operations once per shape. [`Plan`] gives them buffers and kernels and replays them;
-//! [`interpret`] runs the same list through each op's plain-Rust reference, so that a wrong kernel is found by running
-//! both and naming the first node that differs.
+//! A model file records small operations once per shape. [`Plan`] gives them buffers and kernels and replays them.
+//! [`interpret`] runs the same list through each op's plain-Rust reference: running both and comparing finds the first
+//! node whose kernel is wrong.
 
 /// The text of a file in `shaders/`.
 macro_rules! wgsl {

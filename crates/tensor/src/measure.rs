@@ -1,4 +1,4 @@
-//! Kernel shapes for a device: the best of a few by measuring.
+//! Measures a few kernel shapes on a device to find the fastest.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use bayan_gpu::{Capabilities, Gpu, GpuError};
 use crate::graph::{Dtype, Graph, Matrix, State, Tensor, Values, nmse};
 use crate::plan::{Plan, RowsShape, Tuning};
 
-/// One shape and how long one pass over the measured matrices took with it.
+/// A shape and the time of one pass over the measured matrices with it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     /// The shape.
@@ -16,7 +16,7 @@ pub struct Measured {
     pub elapsed_ms: f64,
 }
 
-/// The shapes worth trying on a device; the first is the default.
+/// The shapes to measure on a device; the first is the default.
 fn candidates(capabilities: &Capabilities) -> Vec<RowsShape> {
     let default = Tuning::defaults(capabilities).rows_shape(capabilities);
     let mut all = vec![default];
@@ -29,12 +29,12 @@ fn candidates(capabilities: &Capabilities) -> Vec<RowsShape> {
     all
 }
 
-/// Bytes of weights that are read in one measured pass, at most: more than caches hold, less than a second on slow
+/// Upper bound of the weight bytes read in one measured pass: more than fits into caches, less than a second on slow
 /// devices.
 const MEASURED_BYTES: u64 = 64 << 20;
 
-/// Measures the shapes of the linear kernel by rows on matrices of a model, for one token; the fastest is first.
-/// `now_ms` is a clock.
+/// Measures the shapes of the by-rows linear kernel for one token, on matrices of a model, and returns the fastest
+/// first. `now_ms` is a clock.
 ///
 /// A shape whose results differ from the default's is left out, so that tuning can never choose a wrong kernel.
 ///
@@ -56,7 +56,7 @@ pub async fn measure_rows(
             for read in plan.submit(gpu, 1, &[plan.read_request(output)]) {
                 found = Values::from_bytes(&read.wait().await?, Dtype::F32).f32().to_vec();
             }
-            // The first run compiles and warms.
+            // The first run compiles the kernels and is not measured.
             if repetition > 0 {
                 best = best.min(now_ms() - start);
             }
@@ -70,7 +70,7 @@ pub async fn measure_rows(
     Ok(measured)
 }
 
-/// A graph of products of one token with as many of the matrices as the bytes allow.
+/// A plan that multiplies one token by as many of the matrices as fit into `MEASURED_BYTES`.
 fn plan(gpu: &Gpu, matrices: &[Arc<Matrix>], shape: RowsShape) -> Result<(Plan, Tensor), GpuError> {
     let mut graph = Graph::new();
     let mut output = None;

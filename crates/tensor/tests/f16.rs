@@ -1,4 +1,4 @@
-//! f16 in training: rows in half the memory whatever stands in them, and products whose tiles hold f16.
+//! f16 in training: packed rows of all kinds of values, and products with tiles in f16.
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::{Dtype, Graph, Plan, State, Tuning, Values, interpret, suite};
@@ -8,7 +8,7 @@ fn gpu(disable: &str) -> Gpu {
     block_on(Gpu::open(&options)).expect("a device")
 }
 
-/// Rows that f16 alone could not hold, and rows that nothing can.
+/// Rows whose range exceeds that of f16, and rows with infinities and NaNs.
 fn hostile(width: usize) -> Vec<Vec<f32>> {
     let wave = |scale: f32| (0..width).map(|i| scale * ((i * 37 % 101) as f32 - 50.0)).collect::<Vec<f32>>();
     let with = |mut row: Vec<f32>, at: usize, value: f32| {
@@ -56,8 +56,8 @@ fn any_row_keeps_eleven_bits_and_what_is_not_finite_stays_so() {
             for (number, (row, found)) in rows.iter().zip(found.chunks_exact(width)).enumerate() {
                 let peak = row.iter().filter(|v| v.is_finite()).fold(0f32, |peak, v| peak.max(v.abs()));
                 for (&v, &f) in row.iter().zip(found) {
-                    // Half a unit of the last bit, or, far below the row's largest, of the smallest f16; below the
-                    // normal numbers devices may take a number for zero.
+                    // Half a unit of the value's last bit or, for values far below the row's largest, of the smallest
+                    // f16. Devices may flush subnormal f32 to zero.
                     let allowed = (v.abs() * 2f32.powi(-11)).max(peak * 2f32.powi(-38)).max(f32::MIN_POSITIVE);
                     let right = if v.is_nan() {
                         f.is_nan()
@@ -77,8 +77,8 @@ fn any_row_keeps_eleven_bits_and_what_is_not_finite_stays_so() {
     }
 }
 
-/// Tiles in f16 round both factors of a product to 11 bits: each by at most 2⁻¹¹ of itself, which over a sum is an NMSE
-/// of about 1e-7.
+/// Tiles in f16 round both factors of a product to 11 bits, each by at most 2⁻¹¹ of its magnitude; for a sum that is an
+/// NMSE of about 1e-7.
 #[test]
 fn gradients_by_tiles_in_f16() {
     let gpu = gpu("software,dot");
@@ -100,7 +100,7 @@ fn gradients_by_tiles_in_f16() {
     assert!(worst.0 < 5e-7, "NMSE {:.1e} in {}", worst.0, worst.1);
 }
 
-/// What f16 cannot hold is not rounded to the largest that it can: the sums say so.
+/// A value that f16 cannot represent is not clamped to the largest f16: it makes the sums non-finite.
 #[test]
 fn a_gradient_beyond_f16_is_seen() {
     let gpu = gpu("software,dot");

@@ -1,4 +1,4 @@
-//! Gradients: the references against finite differences of the forward pass, and the kernels against the references.
+//! Gradients: references against finite differences of the forward pass, and kernels against references.
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::suite;
@@ -10,7 +10,7 @@ fn references_are_the_derivatives() {
     for (index, case) in suite::training::gradient_cases().iter().enumerate().filter(|(_, case)| case.small) {
         let found = suite::training::finite_differences(case, index as u64).expect("the host");
         ran += 1;
-        // f32 results of the references leave about 1e-5 in a difference quotient.
+        // The references' f32 results leave an error of about 1e-5 in a difference quotient.
         if found.error.is_nan() || found.error > 3e-4 {
             failures.push(format!("{}: gradient {} is off by {:.1e}", case.name, found.gradient, found.error));
         }
@@ -46,9 +46,9 @@ fn kernels_plain() {
     suite("f16,subgroups,dot,unchecked");
 }
 
-/// The kernel shapes of real GPUs, on whatever device there is.
+/// The kernels for real GPUs, on whatever device is available.
 #[test]
 fn kernels_of_hardware() {
-    // Without packed dot products: those round activations to int8, which training does not do.
+    // Packed dot products are disabled: they round activations to int8, which training does not do.
     suite("software,f16,dot");
 }

@@ -1,9 +1,9 @@
-//! Kernels at the sizes of real models against their references, with each kind of kernel that this machine can run.
+//! Kernels at the sizes of real models against their references, for each set of kernels that this machine can run.
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::suite;
 
-/// Runs the cases whose name holds one of `families`.
+/// Runs the cases whose name contains one of `families`.
 fn suite(disable: &str, families: &[&str]) {
     let options = GpuOptions { disable: Disable::parse(disable).unwrap(), ..Default::default() };
     let gpu = block_on(Gpu::open(&options)).expect("a device");
@@ -25,7 +25,7 @@ fn suite(disable: &str, families: &[&str]) {
     assert!(failures.is_empty(), "{} failures with `{disable}` disabled:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// What the forms for other devices are held to here: the rest takes them minutes on a software device.
+/// Cases for the kernels of other devices; the remaining cases take them minutes on a software device.
 const OTHER_FAMILIES: &[&str] = &["134x32, 151936", "262144", "state_space", "select_rows", "linear q4_0 64x28672"];
 
 #[test]
@@ -38,7 +38,7 @@ fn software_plain() {
     suite("f16,subgroups,dot", OTHER_FAMILIES);
 }
 
-/// The kernel shapes of real GPUs, on whatever device there is.
+/// The kernels for real GPUs, on whatever device is available.
 #[test]
 fn hardware_shapes() {
     suite("software,f16,dot", OTHER_FAMILIES);

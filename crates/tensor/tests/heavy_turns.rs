@@ -1,6 +1,7 @@
-//! No kernel takes more turns of loops than its op states: on devices that end loops early, plans rely on it.
+//! No kernel executes more loop iterations (turns) than its op states: plans rely on it on devices that end loops
+//! early.
 //!
-//! `BAYAN_CASES` counts only the cases whose name contains it.
+//! With `BAYAN_CASES`, only the cases whose name contains its value are counted.
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::suite;

@@ -1,5 +1,5 @@
-//! Every kernel of the op suite, as it would be compiled for kinds of devices that are not at hand: accepted by naga,
-//! and within the limits of that kind. Nothing is run.
+//! Every kernel of the op suite, compiled as for kinds of devices that are not available: naga accepts it, and it stays
+//! within the limits of that kind. Nothing is run.
 
 use bayan_gpu::{Capabilities, Gpu, GpuOptions, block_on};
 use bayan_tensor::suite;
@@ -7,7 +7,7 @@ use naga::AddressSpace;
 use naga::proc::Layouter;
 use naga::valid::{ValidationFlags, Validator};
 
-/// Storage bytes of workgroup variables, storage bindings, and invocations of the entry point.
+/// Bytes of workgroup memory, number of storage bindings, and invocations per workgroup of the entry point.
 fn needs(module: &naga::Module) -> (u32, usize, u32) {
     let mut layouter = Layouter::default();
     layouter.update(module.to_ctx()).expect("sizes");
@@ -77,7 +77,7 @@ fn intel() {
     compile_all(|capabilities| hardware(capabilities, (8, 32)));
 }
 
-/// What every WebGPU implementation offers, and no more: 16 KiB, 256 invocations, 8 storage buffers.
+/// The minimum that every WebGPU implementation offers: 16 KiB, 256 invocations, 8 storage buffers.
 #[test]
 fn the_least_that_webgpu_allows() {
     compile_all(|capabilities| {

@@ -1,6 +1,6 @@
 //! Every operation on this machine's device against its reference, with each set of features.
 //!
-//! `BAYAN_CASES` runs only the cases whose name contains it.
+//! With `BAYAN_CASES`, only the cases whose name contains its value run.
 
 use bayan_gpu::{Capabilities, Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::suite;
@@ -43,7 +43,7 @@ fn checked() {
     suite("f16,unchecked");
 }
 
-/// The kernel shapes of real GPUs, on whatever device there is.
+/// The kernels for real GPUs, on whatever device is available.
 #[test]
 fn hardware_shapes() {
     suite("software");
@@ -54,7 +54,7 @@ fn hardware_shapes_plain() {
     suite("software,f16,subgroups,dot");
 }
 
-/// Tiles that are smaller because the device has little workgroup memory.
+/// Smaller tiles, for a device with little workgroup memory.
 #[test]
 fn hardware_shapes_with_little_memory() {
     for only in ["attention", "linear f32", "linear q4_0"] {
@@ -62,7 +62,7 @@ fn hardware_shapes_with_little_memory() {
     }
 }
 
-/// The kernels for software devices with subgroups of 4; a quad of wider subgroups does the same.
+/// The kernels for software devices with subgroups of 4; a quad of a wider subgroup behaves the same.
 #[test]
 fn software_with_subgroups_of_four() {
     for format in bayan_weights::FORMATS.iter().map(|format| format.name()) {

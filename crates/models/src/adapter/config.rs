@@ -1,8 +1,8 @@
-//! adapter_config.json: what is honoured, what is refused, and how it is written.
+//! adapter_config.json: which fields are supported, which are rejected, and how the file is written.
 //!
-//! Every field either changes what this program computes, or changes nothing, or must have its default: a field that is
-//! not known at all counts as the third kind. Ignoring what is not known, as most readers do, lost: the adapter would
-//! load and answer wrongly.
+//! A field either changes what this program computes, or changes nothing, or must have its default value. Unknown
+//! fields are treated like the third kind. Rejected: ignoring unknown fields, as most readers do, because the adapter
+//! would load and give wrong answers.
 
 use serde_json::{Map, Value, json};
 
@@ -14,24 +14,24 @@ pub const PEFT_VERSION: &str = "0.21.2";
 
 const MAX_RANK: usize = 1 << 16;
 
-/// The honoured part of adapter_config.json.
+/// The supported part of adapter_config.json.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
-    /// Name or path of the base model, for people.
+    /// Name or path of the base model, for information.
     pub base_model_name_or_path: Option<String>,
-    /// Rank where no pattern says otherwise.
+    /// Rank of modules that match no pattern in `rank_pattern`.
     pub r: usize,
-    /// Numerator of the scale where no pattern says otherwise.
+    /// Numerator of the scale of modules that match no pattern in `alpha_pattern`.
     pub lora_alpha: f64,
-    /// Dropout before A while training; 0..1.
+    /// Dropout of A's input while training; 0..1.
     pub lora_dropout: f64,
     /// Scale = alpha / √r instead of alpha / r.
     pub use_rslora: bool,
-    /// Which modules.
+    /// The modules that get an adapter.
     pub target_modules: TargetModules,
-    /// Which modules not, though they are targets.
+    /// Modules that get none, although they are in `target_modules`.
     pub exclude_modules: Option<TargetModules>,
-    /// Which layers; `None`: all.
+    /// The layers that get an adapter; `None`: all.
     pub layers_to_transform: Option<Vec<usize>>,
     /// Ranks of modules by pattern; the first match wins.
     pub rank_pattern: Vec<(String, usize)>,
@@ -40,7 +40,7 @@ pub struct AdapterConfig {
 }
 
 impl AdapterConfig {
-    /// A configuration with PEFT's defaults for all else.
+    /// A configuration with these values, and PEFT's defaults otherwise.
     pub fn new(r: usize, lora_alpha: f64, target_modules: TargetModules) -> Self {
         Self {
             base_model_name_or_path: None,
@@ -59,7 +59,7 @@ impl AdapterConfig {
     /// Reads adapter_config.json.
     ///
     /// # Errors
-    /// A field that is not honoured and not at its default, or one that is malformed; the error names it.
+    /// A malformed field, or an unsupported field that does not have its default; the error names it.
     pub fn parse(config: &Value) -> Result<Self, AdapterError> {
         let Value::Object(map) = config else {
             return Err(AdapterError::config(
@@ -96,7 +96,7 @@ impl AdapterConfig {
         Ok(parsed)
     }
 
-    /// The configuration ready to be asked about modules.
+    /// The configuration with its patterns compiled, for queries about modules.
     ///
     /// # Errors
     /// A pattern that does not compile.
@@ -113,7 +113,7 @@ impl AdapterConfig {
         })
     }
 
-    /// The file as PEFT writes it: every field, sorted by name.
+    /// The file as PEFT writes it: all fields, sorted by name.
     pub fn to_json(&self) -> Value {
         let ranks: Map<String, Value> = self.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let alphas: Map<String, Value> = self.alpha_pattern.iter().map(|(k, v)| (k.clone(), number(*v))).collect();
@@ -163,7 +163,7 @@ impl AdapterConfig {
     }
 }
 
-/// A number as Python would print it: without a fraction where there is none.
+/// A number as Python prints it: whole numbers without a fraction.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
@@ -185,7 +185,7 @@ impl Rules {
     /// Whether the module (`model.layers.0.self_attn.q_proj`) gets an adapter.
     ///
     /// # Errors
-    /// An expression that runs past its cap.
+    /// A regular expression that exceeds its backtracking limit.
     pub fn is_target(&self, module: &str) -> Result<bool, AdapterError> {
         if let Some(excluded) = &self.excluded
             && excluded.finds(module)? != Found::No
@@ -221,7 +221,7 @@ impl Rules {
 
 const MERGE: &str = "merge it into its base with PEFT (merge_and_unload) and open the merged model, or train the adapter again without it";
 
-/// Honoured or without influence on what is computed.
+/// Fields that are supported, or have no influence on the computation.
 const READ: &[&str] = &[
     "alpha_pattern",
     "auto_mapping",
@@ -266,8 +266,8 @@ fn check_field(field: &str, value: &Value) -> Result<(), AdapterError> {
             Some("CAUSAL_LM") => Ok(()),
             _ => refuse("\"CAUSAL_LM\""),
         },
-        // The other initialisations (pissa, olora, loftq, corda, lora_ga) change the base weights that the adapter
-        // belongs to.
+        // The other initialisations (pissa, olora, loftq, corda, lora_ga) change the base weights to which the adapter
+        // belongs.
         "init_lora_weights" => match value {
             Value::Bool(_) | Value::Null => Ok(()),
             Value::String(how) if how == "gaussian" || how == "orthogonal" => Ok(()),
@@ -278,7 +278,7 @@ fn check_field(field: &str, value: &Value) -> Result<(), AdapterError> {
     }
 }
 
-/// null, false, or empty.
+/// Whether a value is null, false, or empty.
 fn is_off(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,

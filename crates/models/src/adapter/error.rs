@@ -1,36 +1,36 @@
-//! What can be wrong with an adapter.
+//! Errors of LoRA adapters.
 
 use bayan_weights::WeightsError;
 
-/// An error while a PEFT adapter is read, matched with a base model or written.
+/// An error while a PEFT adapter is read, matched with a base model, or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdapterError {
-    /// A field of adapter_config.json cannot be honoured, or is not what it must be.
+    /// A field of adapter_config.json is not supported, or has an invalid value.
     #[error("adapter_config.json: `{field}`: expected {expected}, got {got}; {remedy}")]
     Config {
         /// The field, by PEFT's name.
         field: String,
-        /// What would do.
+        /// The permitted values.
         expected: String,
-        /// What stands there.
+        /// The file's value.
         got: String,
-        /// What to do.
+        /// What the user can do.
         remedy: String,
     },
-    /// A tensor that does not belong into a LoRA adapter, is missing, or has a wrong shape.
+    /// A tensor that does not belong in a LoRA adapter, is missing, or has the wrong shape.
     #[error("adapter tensor {name:?}: expected {expected}, got {got}; {remedy}")]
     Tensor {
         /// The tensor's name in the file, or the module's.
         name: String,
-        /// What would do.
+        /// What was expected.
         expected: String,
         /// What was found.
         got: String,
-        /// What to do.
+        /// What the user can do.
         remedy: &'static str,
     },
-    /// The files themselves.
+    /// The files could not be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
 }
@@ -60,7 +60,7 @@ impl AdapterError {
     }
 }
 
-/// At most 120 characters of something a stranger wrote.
+/// Untrusted text, shortened to at most 120 characters.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(120) {
         Some((cut, _)) => format!("{}…", &text[..cut]),

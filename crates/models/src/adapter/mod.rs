@@ -1,9 +1,10 @@
-//! PEFT LoRA adapters: adapter_config.json and adapter_model.safetensors to named pairs of matrices, and back.
+//! PEFT LoRA adapters: reads adapter_config.json and adapter_model.safetensors into named pairs of matrices, and writes
+//! them.
 //!
-//! The choice: a reader that refuses whatever it does not honour, and a writer whose files are those of PEFT to the
-//! byte. A tolerant reader lost: an adapter with DoRA vectors or other ranks would load, run and answer wrongly. Bytes
-//! come through [`Source`](bayan_weights::Source), so the browser page reads a dropped adapter with the same code;
-//! nothing here touches files.
+//! The reader refuses whatever it does not support, and the writer's files equal PEFT's byte for byte. Rejected: a
+//! tolerant reader, because an adapter with DoRA vectors or other ranks would load, run and give wrong answers. Bytes
+//! are read through [`Source`](bayan_weights::Source), so the browser page reads a dropped adapter with the same code;
+//! nothing here accesses files.
 
 mod config;
 mod error;
@@ -32,16 +33,16 @@ const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
 const CHECK: &str = "check that both files belong together, and save the adapter again with PEFT";
 
-/// The pair of one module: y += scale · B (A x).
+/// The LoRA pair of one module: y += scale · B (A x).
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterModule {
-    /// r
+    /// Rank r.
     pub rank: usize,
     /// Columns of the base weight.
     pub in_features: usize,
     /// Rows of the base weight.
     pub out_features: usize,
-    /// alpha / r, or alpha / √r.
+    /// Multiplies the product: alpha / r, or alpha / √r with rsLoRA.
     pub scale: f32,
     /// A [r, in], row-major.
     pub a: Vec<f32>,
@@ -52,13 +53,14 @@ pub struct AdapterModule {
 /// An adapter in host memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {
-    /// How it was made.
+    /// The adapter's configuration.
     pub config: AdapterConfig,
-    /// Its pairs by module name, which is the base tensor's without `.weight`: `model.layers.0.self_attn.q_proj`.
+    /// The pairs by module name, which is the name of the base tensor without `.weight`:
+    /// `model.layers.0.self_attn.q_proj`.
     pub modules: BTreeMap<String, AdapterModule>,
 }
 
-/// The PEFT tensor names (A, B) of a module.
+/// The names of a module's tensors A and B in PEFT's files.
 pub fn tensor_names(module: &str) -> (String, String) {
     (format!("{PREFIX}{module}{A}"), format!("{PREFIX}{module}{B}"))
 }
@@ -67,8 +69,8 @@ impl Adapter {
     /// Reads an adapter's two files.
     ///
     /// # Errors
-    /// A missing or damaged file, a pickle instead of safetensors, a field that is not honoured, a tensor that does not
-    /// belong or has another shape than its rank says, NaN or infinity.
+    /// A missing or damaged file, a pickle instead of safetensors, an unsupported field, a tensor that does not belong
+    /// in the adapter or whose shape contradicts its rank, NaN or infinity.
     pub async fn open(source: Rc<dyn Source>) -> Result<Self, AdapterError> {
         let checkpoint = Checkpoint::open_as(source, ADAPTER_CONFIG, "adapter_model").await?;
         let config = AdapterConfig::parse(checkpoint.config())?;
@@ -86,11 +88,11 @@ impl Adapter {
         Ok(Self { config, modules })
     }
 
-    /// Holds the adapter against its base: `linear` gives the sizes (out, in) of the linear layer of that name, `None`
-    /// where there is none.
+    /// Checks the adapter against its base model. `linear` returns the sizes (out, in) of the linear layer with that
+    /// name, or `None` if there is no such layer.
     ///
     /// # Errors
-    /// The first module that the base does not have, or has in other sizes.
+    /// The first module that the base model lacks, or has with other sizes.
     pub fn check_base(&self, linear: impl Fn(&str) -> Option<(usize, usize)>) -> Result<(), AdapterError> {
         const REMEDY: &str = "use the base model that the adapter was trained on; adapter_config.json names it";
         for (name, module) in &self.modules {
@@ -113,21 +115,21 @@ impl Adapter {
         Ok(())
     }
 
-    /// Numbers in all pairs.
+    /// Number of values in all pairs.
     pub fn parameters(&self) -> u64 {
         self.modules.values().map(|m| (m.a.len() + m.b.len()) as u64).sum()
     }
 
     /// adapter_config.json as PEFT writes it.
     pub fn encode_config(&self) -> Vec<u8> {
-        // A value made of maps, lists and numbers is always JSON.
+        // Encoding cannot fail: the value consists of maps, lists and numbers.
         serde_json::to_vec_pretty(&self.config.to_json()).unwrap_or_default()
     }
 
     /// adapter_model.safetensors as PEFT writes it: f32, sorted by name.
     ///
     /// # Errors
-    /// A pair whose arrays do not have the sizes it claims.
+    /// A pair whose arrays do not have the stated sizes.
     pub fn encode_weights(&self) -> Result<Vec<u8>, AdapterError> {
         let mut arrays: Vec<(String, [usize; 2], &[f32])> = Vec::with_capacity(2 * self.modules.len());
         for (name, m) in &self.modules {
@@ -158,7 +160,7 @@ impl Adapter {
     }
 }
 
-/// The modules that the file has pairs for; every tensor must be half of one.
+/// The modules for which the file has pairs. Every tensor must be A or B of a module.
 fn pairs(checkpoint: &Checkpoint) -> Result<Vec<String>, AdapterError> {
     let mut modules = Vec::new();
     for name in checkpoint.names() {
@@ -181,7 +183,7 @@ fn pairs(checkpoint: &Checkpoint) -> Result<Vec<String>, AdapterError> {
     Ok(modules)
 }
 
-/// The error for a tensor that is not half of a LoRA pair.
+/// The error for a tensor that is neither A nor B of a module.
 fn foreign(name: &str) -> AdapterError {
     const MERGE: &str = "merge the adapter into its base with PEFT (merge_and_unload) and open the merged model";
     let expected = format!("{PREFIX}NAME{A} or {PREFIX}NAME{B}");

@@ -1,8 +1,9 @@
-//! Which modules an adapter has: PEFT's rules for `target_modules`, `layers_to_transform`, `rank_pattern` and
+//! Which modules get an adapter: PEFT's rules for `target_modules`, `layers_to_transform`, `rank_pattern` and
 //! `alpha_pattern`.
 //!
-//! The patterns are Python regular expressions, so they run in an engine with look-ahead (published adapters use it),
-//! with a cap on backtracking. A linear-time engine lost: it refuses adapters that PEFT reads.
+//! The patterns are Python regular expressions. They run in an engine with look-ahead, which published adapters use,
+//! and with a limit on backtracking. Rejected: a linear-time engine, because it cannot run expressions that PEFT
+//! accepts.
 
 use fancy_regex::{Regex, RegexBuilder};
 use serde_json::Value;
@@ -14,22 +15,22 @@ const MAX_PATTERN_BYTES: usize = 16 << 10;
 const BACKTRACK_LIMIT: usize = 100_000;
 const SIMPLIFY: &str = "write a simpler expression, or a list of module names";
 
-/// The modules that an adapter is put on.
+/// The modules that get an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetModules {
-    /// Module names or their endings, such as `q_proj`.
+    /// Module names or the ends of such names, for example `q_proj`.
     Names(Vec<String>),
     /// A regular expression that the whole module name must match.
     Regex(String),
-    /// Every linear layer but the output head.
+    /// All linear layers except the output head.
     AllLinear,
 }
 
 impl TargetModules {
-    /// From a list, a regular expression or `"all-linear"`.
+    /// Parses a list, a regular expression or `"all-linear"`.
     ///
     /// # Errors
-    /// Anything else, and an expression that does not compile.
+    /// Any other value, and an expression that does not compile.
     pub fn from_json(field: &str, value: &Value) -> Result<Self, AdapterError> {
         let remedy = "give module names such as [\"q_proj\", \"v_proj\"], one regular expression, or \"all-linear\"";
         let bad = |got: &Value| {
@@ -48,7 +49,7 @@ impl TargetModules {
         }
     }
 
-    /// As PEFT writes it; names sorted.
+    /// The value as PEFT writes it; names are sorted.
     pub fn to_json(&self) -> Value {
         match self {
             Self::Names(names) => {
@@ -63,7 +64,7 @@ impl TargetModules {
     }
 }
 
-/// [`TargetModules`] ready to be asked.
+/// [`TargetModules`] with its expression compiled.
 #[derive(Debug)]
 pub(crate) struct Matcher {
     field: &'static str,
@@ -107,7 +108,7 @@ impl Matcher {
             .map_err(|error| AdapterError::config(field, "a regular expression", error, SIMPLIFY))
     }
 
-    /// Whether `module` is named, and if it is named in full (PEFT then ignores `layers_to_transform`).
+    /// Whether `module` is a target, and whether by its full name (PEFT then ignores `layers_to_transform`).
     pub(crate) fn finds(&self, module: &str) -> Result<Found, AdapterError> {
         let found = match &self.kind {
             Kind::Names(names) if names.iter().any(|name| name == module) => Found::Exactly,
@@ -121,7 +122,7 @@ impl Matcher {
     }
 }
 
-/// How a module is named.
+/// How a module is selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     No,
@@ -135,19 +136,20 @@ impl Found {
     }
 }
 
-/// The output head, which `all-linear` leaves out.
+/// Whether a module is the output head, which `all-linear` excludes.
 pub(crate) fn is_output_head(module: &str) -> bool {
     module.rsplit('.').next() == Some("lm_head")
 }
 
-/// The layer number in a module name, as PEFT finds it: the last number that stands between dots after two names.
+/// The layer number in a module name, by PEFT's rule: the last component that is a number, except the first two
+/// components and the last.
 pub fn layer_of(module: &str) -> Option<usize> {
     let parts: Vec<&str> = module.split('.').collect();
     let last = parts.len().checked_sub(1)?;
     (2..last).rev().find_map(|at| parts[at].parse().ok().filter(|_| parts[at].bytes().all(|b| b.is_ascii_digit())))
 }
 
-/// `rank_pattern` or `alpha_pattern`: the first key that matches the end of a module name wins.
+/// `rank_pattern` or `alpha_pattern`: the first pattern that matches the end of a module name applies.
 #[derive(Debug)]
 pub(crate) struct Patterns<T> {
     field: &'static str,

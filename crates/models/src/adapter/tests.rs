@@ -1,4 +1,4 @@
-//! The reader against PEFT's own files and against files that must be refused.
+//! Tests of the reader with PEFT's own files, and with files that must be rejected.
 
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ fn fixture(case: &str, file: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Drives a future that never waits: memory answers at once.
+/// Runs a future that never waits, because its data is in memory.
 fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {

@@ -1,5 +1,5 @@
-//! Cohere's Command R and Aya: attention and MLP side by side behind one LayerNorm without a bias, rotary positions on
-//! neighbouring pairs, and scaled logits. Command R+ also normalises each head of queries and keys.
+//! Cohere's Command R and Aya: attention and MLP in parallel after one LayerNorm without a bias, rotary positions on
+//! adjacent pairs, and scaled logits. Command R+ also normalises each head of queries and keys.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl Cohere {
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::config::activation(config)?;
-        // No bias comes after the final norm, so the scale of the logits can be the norm's.
+        // The final norm has no bias, so that its weights can include the scale of the logits.
         let logit_scale = config.number("logit_scale", 0.0625)? as f32;
         let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);

@@ -1,7 +1,7 @@
 //! Cohere's Command R7B and Command A.
 //!
-//! Differs from `cohere` in: a window on three layers of four, and rotary positions on these only; the others know no
-//! positions.
+//! Differs from `cohere` in: three layers of four have a sliding window and rotary positions; every fourth layer
+//! attends to all positions and has no position embedding.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ struct Layer {
     mlp: GatedMlp,
 }
 
-/// The last of so many layers sees everything, the others through a window.
+/// Every fourth layer attends to all positions; the others have a sliding window.
 const PATTERN: usize = 4;
 
 /// The model.
@@ -48,7 +48,7 @@ impl Cohere2 {
         let sizes = Sizes::read(config, true)?;
         let activation = crate::config::activation(config)?;
         let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
-        // No bias comes after the final norm, so the scale of the logits can be the norm's.
+        // The final norm has no bias, so that its weights can include the scale of the logits.
         let logit_scale = config.number("logit_scale", 0.0625)? as f32;
         let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);

@@ -1,9 +1,9 @@
-//! Falcon-H1 (TII, 2025), also Falcon-H1-Arabic: in every layer attention and Mamba-2 side by side, and multipliers on
-//! nearly everything.
+//! Falcon-H1 (TII, 2025), also Falcon-H1-Arabic: attention and Mamba-2 in parallel in every layer, and multipliers on
+//! nearly every projection.
 //!
-//! Multipliers move to where they cost nothing: that of the keys into the scale of the scores, that of the logits into
-//! the final norm, that of the state space's result into its kernel. The others are vectors over the columns of a
-//! projection.
+//! Three multipliers cost nothing, because they are merged into other constants: that of the keys into the scale of the
+//! scores, that of the logits into the final norm's weights, and that of the state space's result into its kernel. The
+//! others are vectors over the columns of a projection.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::layers::{Attention, Embedding, Linear, RmsNorm};
 use crate::load::Loader;
 use crate::{ModelError, Opening};
 
-/// Mamba-2: a projection, a short convolution, a selective state space, and back.
+/// Mamba-2: input projection, short convolution, selective state space, output projection.
 #[derive(Debug)]
 struct Mamba {
     in_proj: Linear,
-    /// Multipliers of the projection's parts (z, x, B, C, dt), [W].
+    /// Multipliers of the projection's sections (z, x, B, C, dt), [W].
     multipliers: Arc<State>,
     /// [channels, k]
     conv: Arc<State>,
@@ -30,7 +30,7 @@ struct Mamba {
     constants: Arc<State>,
     conv_op: ops::ShortConv,
     space: ops::StateSpace,
-    /// Ones for a group, and the weights of all numbers, where a norm follows.
+    /// For models with a gated norm: ones for a group, the norm's weights, and its epsilon.
     norm: Option<(Arc<State>, Arc<State>, f32)>,
     out_proj: Linear,
 }
@@ -40,11 +40,12 @@ struct Layer {
     input_layernorm: RmsNorm,
     mamba: Mamba,
     self_attn: Attention,
-    /// Multiplies what attention gives.
+    /// Multiplies the result of attention.
     attention_out: Option<Arc<State>>,
     pre_ff_layernorm: RmsNorm,
     gate_up_proj: Linear,
-    /// Multipliers of the gates and, since the way down is linear, of the result.
+    /// Multipliers of the gates and of the MLP's result; the latter are applied before the down projection, which is
+    /// linear.
     mlp_multipliers: Option<Arc<State>>,
     down_proj: Linear,
     activation: ops::Activation,
@@ -93,7 +94,7 @@ impl FalconH1 {
     }
 }
 
-/// A vector of runs of equal numbers, or none where all are 1.
+/// As [`multipliers`], or `None` if all values are 1.
 fn runs(loader: &Loader<'_>, runs: &[(usize, f64)]) -> Result<Option<Arc<State>>, ModelError> {
     if runs.iter().all(|run| run.1 == 1.0) {
         return Ok(None);
@@ -101,7 +102,7 @@ fn runs(loader: &Loader<'_>, runs: &[(usize, f64)]) -> Result<Option<Arc<State>>
     Ok(Some(multipliers(loader, runs)?))
 }
 
-/// A vector of runs of equal numbers.
+/// A vector of runs, each (length, value).
 fn multipliers(loader: &Loader<'_>, runs: &[(usize, f64)]) -> Result<Arc<State>, ModelError> {
     let count = runs.iter().map(|run| run.0).sum();
     loader.computed("multipliers", &[count], || {
@@ -109,7 +110,7 @@ fn multipliers(loader: &Loader<'_>, runs: &[(usize, f64)]) -> Result<Arc<State>,
     })
 }
 
-/// `count` numbers, or ones.
+/// A list of `count` numbers from the configuration; ones if the field is missing.
 fn numbers(config: &Fields<'_>, field: &str, count: usize) -> Result<Vec<f64>, ModelError> {
     let Some(value) = config.get(field) else { return Ok(vec![1.0; count]) };
     let list: Option<Vec<f64>> = value.as_array().map(|list| list.iter().filter_map(|v| v.as_f64()).collect());
@@ -135,7 +136,8 @@ async fn layer(
         input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
         mamba: mamba(config, sizes, opening, loader, &name("mamba.")).await?,
         self_attn: attention(config, sizes, opening, rotary, loader, &name("self_attn."), into).await?,
-        // Values are linear in the layer's input, and the result in the values.
+        // The input's multiplier can be applied to the result: it is linear in the values, which are linear in the
+        // layer's input.
         attention_out: runs(loader, &[(d, into * config.number("attention_out_multiplier", 1.0)?)])?,
         pre_ff_layernorm: RmsNorm::load(loader, &name("pre_ff_layernorm"), d, eps).await?,
         gate_up_proj: Linear::load(

@@ -1,5 +1,5 @@
-//! Gemma (Mesnard et al., 2024): LLaMA's layers with GeGLU, embeddings times the root of the hidden size, and norms
-//! that hold their factors minus one.
+//! Gemma (Mesnard et al., 2024): LLaMA's layers with GeGLU, embeddings multiplied by the root of the hidden size, and
+//! norms whose weights are stored minus one.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl Gemma {
     }
 }
 
-/// GELU by its tanh approximation; the first files say `gelu` and mean this.
+/// The tanh approximation of GELU; the first checkpoints call it `gelu`.
 pub(crate) fn activation(config: &Fields<'_>) -> Result<ops::Activation, ModelError> {
     match config.text("hidden_activation").or(config.text("hidden_act")).unwrap_or("gelu") {
         "gelu" => Ok(ops::Activation::GeluTanh),

@@ -1,7 +1,7 @@
 //! Gemma 2 (Rivière et al., 2024), the base of BARKA, SILMA, Fanar-1 and Atlas-Chat.
 //!
-//! Differs from `gemma` in: norms after each sub-layer too, scores and final logits that are capped, a window on every
-//! second layer, and a scale of the scores of its own.
+//! Differs from `gemma` in: norms also after each sub-layer, soft-capped scores and final logits, a sliding window on
+//! every second layer, and its own scale of the scores.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ struct Layer {
     post_feedforward_layernorm: RmsNorm,
 }
 
-/// The last of so many layers sees everything, the others through a window.
+/// Every second layer attends to all positions; the others have a sliding window.
 const PATTERN: usize = 2;
 
 /// The model.
@@ -83,7 +83,7 @@ impl Gemma2 {
     }
 }
 
-/// A cap, unless the file says null.
+/// A soft-cap, or `None` if the configuration says null.
 fn cap(config: &Fields<'_>, field: &str, default: f64) -> Result<Option<f32>, ModelError> {
     if config.0.get(field).is_some_and(serde_json::Value::is_null) {
         return Ok(None);

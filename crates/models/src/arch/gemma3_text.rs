@@ -1,8 +1,8 @@
 //! Gemma 3, the text models (Kamath et al., 2025): Gemma 3 270M and 1B, Fanar-2.
 //!
-//! Differs from `gemma2` in: normalised queries and keys instead of caps, and two rotary bases, one for the layers with
-//! a window and one for every sixth layer, which sees everything. Residuals of published weights exceed what f16 holds;
-//! activations are f32 here.
+//! Differs from `gemma2` in: normalised queries and keys instead of soft-caps, and two rotary bases, one for the layers
+//! with a sliding window and one for every sixth layer, which attends to all positions. Residuals of published weights
+//! exceed the range of f16; activations are f32 here.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ struct Layer {
     post_feedforward_layernorm: RmsNorm,
 }
 
-/// The last of so many layers sees everything, the others through a window.
+/// Every sixth layer attends to all positions; the others have a sliding window.
 const PATTERN: usize = 6;
 
 /// The model.
@@ -92,8 +92,9 @@ impl Gemma3Text {
     }
 }
 
-/// The rotary fields of the layers that see everything, or of those with a window: two in one `rope_parameters`
-/// (transformers 5), or `rope_theta` with its scaling and `rope_local_base_freq` without (transformers 4).
+/// The rotary fields of the layers that attend to all positions (`global`), or of those with a sliding window.
+/// transformers 5 has both in `rope_parameters`; transformers 4 has `rope_theta` with a scaling, and
+/// `rope_local_base_freq` without.
 fn rope(config: &Fields<'_>, global: bool) -> Result<Value, ModelError> {
     let kind = if global { "full_attention" } else { "sliding_attention" };
     if let Some(parameters) = config.get("rope_parameters").and_then(|parameters| parameters.get(kind)) {

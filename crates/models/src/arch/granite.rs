@@ -1,8 +1,8 @@
 //! Granite 3 (IBM, 2024): LLaMA's layers with four multipliers.
 //!
-//! Multipliers move to where they cost nothing: that of the scores into attention, that of the logits into the final
-//! norm. What each half of a layer adds is multiplied by `m`; here the residual stream is divided by `m` instead, so
-//! that the halves are added as they are. A norm takes the factor out again where its epsilon is divided by m².
+//! The multipliers cost nothing here. That of the scores is attention's scale, and that of the logits is merged into
+//! the final norm's weights. Granite multiplies each sub-layer's result by `m` before adding it to the residual stream;
+//! this file divides the residual stream by `m` instead. A norm cancels that division if its epsilon is divided by m².
 
 use std::sync::Arc;
 
@@ -37,13 +37,13 @@ pub struct Granite {
 /// The multipliers.
 #[derive(Debug)]
 struct Multipliers {
-    /// Of the embeddings.
+    /// Multiplies the embeddings.
     embedding: f64,
-    /// Of q·k, in the place of 1 / √d.
+    /// Multiplies q·k, in place of 1 / √d.
     attention: f64,
-    /// Of what each half of a layer adds.
+    /// Multiplies each sub-layer's result.
     residual: f64,
-    /// The logits are divided by it.
+    /// Divides the logits.
     logits: f64,
 }
 

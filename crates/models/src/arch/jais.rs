@@ -1,8 +1,8 @@
 //! Jais (Sengupta et al., 2023), also the Jais family: GPT-2's layout with ALiBi instead of learned positions, SwiGLU,
 //! and the scales of maximal-update parametrisation.
 //!
-//! Matrices are stored [in, out] and turned while they load. The gate is `c_fc2`. `n_inner` need not be a multiple of
-//! 32: rows are padded.
+//! Matrices are stored [in, out] and transposed while they are loaded. `c_fc2` is the gate. `n_inner` need not be a
+//! multiple of 32, because rows are padded.
 
 use std::sync::Arc;
 
@@ -34,16 +34,16 @@ pub struct Jais {
     lm_head: Linear,
 }
 
-/// The scales, under the names of the first checkpoints or of the later ones.
+/// The scales, under the field names of early or of later checkpoints.
 #[derive(Debug, PartialEq)]
 struct Scales {
-    /// Of the embeddings.
+    /// Multiplies the embeddings.
     embeddings: f64,
-    /// Of the logits.
+    /// Multiplies the logits.
     logits: f64,
-    /// Of q·k.
+    /// Multiplies q·k.
     scores: f64,
-    /// Of the slopes of ALiBi.
+    /// Multiplies ALiBi's slopes.
     slopes: f64,
 }
 
@@ -66,8 +66,8 @@ impl Scales {
     }
 }
 
-/// `alibi_scaling` flattens the slopes for contexts beyond those of training: by a factor, or by how much longer the
-/// context is.
+/// Factor on ALiBi's slopes. `alibi_scaling` divides the slopes for contexts longer than those of training: by a given
+/// factor, or by the ratio of the context to `train_seq_len`.
 fn slopes(config: &Fields<'_>, context: usize) -> Result<f64, ModelError> {
     let Some(value) = config.get("alibi_scaling") else { return Ok(1.0) };
     let scaling = Fields(value);
@@ -112,7 +112,7 @@ impl Jais {
                 mlp: mlp(&sizes, loader, &name("mlp.")).await?,
             });
         }
-        // The head has no bias, so the scale of the logits can be the norm's.
+        // The head has no bias, so that the norm's weights can include the scale of the logits.
         let ln_f = LayerNorm::load(loader, "transformer.ln_f", d, eps, true, scales.logits as f32).await?;
         let lm_head = crate::layers::lm_head(&sizes, &wte, loader).await?;
         Ok(Box::new(Jais { sizes, wte, layers, ln_f, lm_head }))

@@ -1,5 +1,5 @@
-//! Jais 2 (MBZUAI and G42, 2025): LLaMA's layers with LayerNorm, biases everywhere, and an MLP of squared ReLU without
-//! a gate.
+//! Jais 2 (MBZUAI and G42, 2025): LLaMA's layers with LayerNorm, biases in all layers, and an MLP with squared ReLU and
+//! without a gate.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! LFM2 (Liquid AI, 2025), the base of Hala: gated short convolutions, with attention in some layers.
 //!
-//! A convolution remembers only its last inputs, so that most layers need no keys and values; what they remember cannot
-//! be taken back to an earlier position.
+//! A convolution keeps only its last inputs, so that most layers need no keys and values. Such a state cannot be reset
+//! to an earlier position.
 
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ impl Lfm2 {
     }
 }
 
-/// The published files hold the size before two thirds of it are taken and rounded up.
+/// Published configurations hold the size before it is multiplied by two thirds and rounded up.
 fn intermediate_size(config: &Fields<'_>) -> Result<usize, ModelError> {
     let size = config.size_named(&["block_ff_dim", "intermediate_size"])?;
     if !config.flag("block_auto_adjust_ff_dim", true)? {

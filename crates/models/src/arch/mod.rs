@@ -1,4 +1,4 @@
-//! One file for each architecture, named after its `model_type`, and the table that finds them.
+//! The architectures, one file each, named after their `model_type`, and the table in which they are looked up.
 
 mod cohere;
 mod cohere2;
@@ -31,7 +31,7 @@ type Load = for<'a> fn(
     &'a mut Loader<'_>,
 ) -> LocalFuture<'a, Result<Box<dyn Decoder>, ModelError>>;
 
-/// One line for each architecture.
+/// One line per architecture.
 static ARCHITECTURES: &[(&str, Load)] = &[
     ("cohere", |config, opening, loader| Box::pin(cohere::Cohere::load(config, opening, loader))),
     ("cohere2", |config, opening, loader| Box::pin(cohere2::Cohere2::load(config, opening, loader))),
@@ -52,12 +52,12 @@ static ARCHITECTURES: &[(&str, Load)] = &[
     ("smollm3", |config, opening, loader| Box::pin(smollm3::SmolLm3::load(config, opening, loader))),
 ];
 
-/// The `model_type`s that can be opened.
+/// The supported `model_type`s.
 pub fn supported() -> Vec<&'static str> {
     ARCHITECTURES.iter().map(|(name, _)| *name).collect()
 }
 
-/// The `load` of a configuration's architecture.
+/// The `load` function of a configuration's architecture.
 pub(crate) fn architecture(config: &Fields<'_>) -> Result<Load, ModelError> {
     let model_type = config.text("model_type").unwrap_or("nothing");
     let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
@@ -67,8 +67,8 @@ pub(crate) fn architecture(config: &Fields<'_>) -> Result<Load, ModelError> {
     })
 }
 
-/// The window of each layer: Qwen puts it on the layers from `max_window_layers` on, and only where
-/// `use_sliding_window` says so; newer files list `layer_types`.
+/// The window of each layer. Qwen has windows on the layers from `max_window_layers` on, and only if
+/// `use_sliding_window` is true; newer configurations list `layer_types`.
 fn qwen_windows(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<Option<usize>>, ModelError> {
     let window = if config.flag("use_sliding_window", false)? { config.optional_size("sliding_window")? } else { None };
     let first = config.number("max_window_layers", 0.0)? as usize;

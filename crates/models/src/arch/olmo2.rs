@@ -1,5 +1,5 @@
-//! OLMo 2 (Walsh et al., 2024): norms after the sub-layers instead of before, and over all heads of the queries and of
-//! the keys.
+//! OLMo 2 (Walsh et al., 2024): norms after the sub-layers instead of before, and norms over all heads of the queries,
+//! and of the keys.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Phi-3 and Phi-3.5 mini (Abdin et al., 2024): LLaMA's layers with one projection for queries, keys and values and one
-//! for gate and up, a window, rotary positions on a part of each head, and LongRoPE.
+//! Phi-3 and Phi-3.5 mini (Abdin et al., 2024): LLaMA's layers with one fused projection for queries, keys and values
+//! and one for gate and up, a sliding window, rotary positions on part of each head, and LongRoPE.
 
 use std::sync::Arc;
 

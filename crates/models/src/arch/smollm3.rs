@@ -1,5 +1,5 @@
-//! SmolLM3 (Hugging Face, 2025): LLaMA's layers, of which every fourth has no rotary positions, and where
-//! `use_sliding_window` says so, a window instead.
+//! SmolLM3 (Hugging Face, 2025): LLaMA's layers. Every fourth layer has no rotary positions, and if
+//! `use_sliding_window` is true, a window instead.
 
 use std::sync::Arc;
 
@@ -77,8 +77,8 @@ impl SmolLm3 {
     }
 }
 
-/// Whether each layer has rotary positions: by the list `no_rope_layers`, where 1 means that it has, or all but every
-/// so many.
+/// Whether each layer has rotary positions: given by the list `no_rope_layers`, in which 1 means that it has; without
+/// the list, all layers except every n-th.
 fn rotates(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<bool>, ModelError> {
     let layers = sizes.num_hidden_layers;
     let Some(list) = config.get("no_rope_layers") else {
@@ -93,8 +93,8 @@ fn rotates(config: &Fields<'_>, sizes: &Sizes) -> Result<Vec<bool>, ModelError> 
     }
 }
 
-/// The window of each layer: only where `use_sliding_window` says so, on the layers that `layer_types` names, or on
-/// those without rotary positions.
+/// The window of each layer: only if `use_sliding_window` is true, on the layers that `layer_types` lists, or on those
+/// without rotary positions.
 fn windows(config: &Fields<'_>, rotates: &[bool]) -> Result<Vec<Option<usize>>, ModelError> {
     let window = if config.flag("use_sliding_window", false)? { config.optional_size("sliding_window")? } else { None };
     let types = config.get("layer_types").and_then(|types| types.as_array());
@@ -105,7 +105,7 @@ fn windows(config: &Fields<'_>, rotates: &[bool]) -> Result<Vec<Option<usize>>, 
     Ok((0..rotates.len()).map(|layer| window.filter(|_| sliding(layer))).collect())
 }
 
-/// The configuration with the architecture's own base of rotary positions where it names none.
+/// The configuration, with the architecture's default rotary base if it has none.
 fn with_base(config: &Fields<'_>) -> Value {
     let mut fields = config.0.clone();
     if config.get("rope_theta").is_none()

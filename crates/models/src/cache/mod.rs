@@ -1,8 +1,8 @@
-//! What a decoder remembers of a sequence: keys and values by layer, one row a position, and whatever else its layers
-//! carry along.
+//! The state of sequences between steps: the keys and values of every layer, one row per position, and the other states
+//! of its layers.
 //!
-//! Layers with a sliding window keep a ring of rows as long as the window and one step's tokens, instead of the whole
-//! context. Recurrent layers keep states of a fixed size, which cannot be taken back to an earlier position.
+//! Layers with a sliding window store a ring of as many rows as the window and the tokens of one step, instead of the
+//! whole context. Recurrent layers store states of fixed size, which cannot be reset to an earlier position.
 
 use std::sync::Arc;
 
@@ -12,42 +12,42 @@ use bayan_tensor::{Dtype, State};
 
 use crate::load::Placement;
 
-/// What the numbers of keys and values are.
+/// Element format of keys and values.
 pub type CacheFormat = CacheElement;
 
-/// How large a cache is.
+/// The size of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheShape {
-    /// Sequences that it holds at a time.
+    /// Number of sequences that the cache holds at a time.
     pub sequences: usize,
-    /// Positions of each.
+    /// Positions per sequence.
     pub context: usize,
     /// Element format.
     pub format: CacheFormat,
-    /// Tokens of one sequence in one step, at most; `None`: as many as the context, and no layer keeps less than all
-    /// positions.
+    /// Largest number of tokens of one sequence in one step. `None`: as many as the context; then every layer stores
+    /// all positions.
     pub step: Option<usize>,
 }
 
-/// What one layer needs remembered.
+/// What one layer stores in the cache.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerNeeds {
-    /// K d, the width of a row of keys; 0: no attention.
+    /// K d, the width of a row of keys; 0 if the layer has no attention.
     pub width: usize,
-    /// Positions that a token sees, where they are limited.
+    /// Number of positions that a token attends to, if it is limited.
     pub window: Option<usize>,
-    /// Sizes of other states of a sequence, in f32; at position 0 a layer takes them as zeros.
+    /// Sizes of the other states of a sequence, in f32. At position 0 a layer treats them as zeros.
     pub states: Vec<usize>,
 }
 
 impl LayerNeeds {
-    /// Rows of a sequence: all positions, or a ring as long as the window and one step's tokens.
+    /// How positions map to rows: one row each, or a ring of as many rows as the window and the tokens of one step.
     fn rows(&self, shape: CacheShape) -> CacheRows {
         let ring = self.window.zip(shape.step).and_then(|(window, step)| window.checked_add(step));
         CacheRows { context: shape.context, ring: ring.filter(|&ring| ring < shape.context) }
     }
 
-    /// Sizes of keys, and of values.
+    /// Rows and words per row of the keys; the values have the same.
     fn sizes(&self, shape: CacheShape) -> [usize; 2] {
         match self.width {
             0 => [1, 4],
@@ -55,36 +55,37 @@ impl LayerNeeds {
         }
     }
 
-    /// Bytes of its keys, or of its values, in a cache of this shape: one binding, which cannot be split.
+    /// Bytes of the layer's keys, which equals that of its values, in a cache of this shape: one binding, which cannot
+    /// be split.
     pub fn binding_bytes(&self, shape: CacheShape) -> u64 {
         let [rows, words] = self.sizes(shape);
         4 * (rows as u64).saturating_mul(words as u64)
     }
 
-    /// Bytes in a cache of this shape.
+    /// Bytes of the layer in a cache of this shape.
     pub fn size_bytes(&self, shape: CacheShape) -> u64 {
         let states = self.states.iter().map(|&size| 4 * (size as u64).saturating_mul(shape.sequences as u64));
         states.fold(self.binding_bytes(shape).saturating_mul(2), u64::saturating_add)
     }
 }
 
-/// The memory of one layer.
+/// The cache of one layer.
 #[derive(Debug)]
 pub struct LayerCache {
-    /// Keys, after rotation, [sequences · rows, K d] as [`CacheElement`] says.
+    /// Keys after the rotation, [sequences · rows, K d], in the element format of [`CacheElement`].
     pub keys: Arc<State>,
-    /// Values.
+    /// Values, in the same form.
     pub values: Arc<State>,
-    /// Which row a position has.
+    /// Maps positions to rows.
     pub rows: CacheRows,
-    /// Other states, [sequences, size] each.
+    /// The other states, [sequences, size] each.
     pub states: Vec<Arc<State>>,
 }
 
-/// The whole cache.
+/// The cache of all layers.
 #[derive(Debug)]
 pub struct Cache {
-    /// Its size.
+    /// The cache's size.
     pub shape: CacheShape,
     layers: Vec<LayerCache>,
 }
@@ -99,7 +100,7 @@ impl Cache {
         Cache::placed(&Placement { gpus: &gpus, ..Default::default() }, shape, needs)
     }
 
-    /// As [`Cache::new`], each layer where its weights are.
+    /// As [`Cache::new`], with each layer on the device of its weights.
     ///
     /// # Errors
     /// As [`Cache::new`].
@@ -109,7 +110,7 @@ impl Cache {
         Ok(Cache { shape, layers })
     }
 
-    /// Layer by layer.
+    /// The caches of the layers, in order.
     pub fn layers(&self) -> &[LayerCache] {
         &self.layers
     }
@@ -120,13 +121,12 @@ impl Cache {
         states.map(|state| state.size_bytes()).sum()
     }
 
-    /// Whether a sequence that has `length` positions in the cache can be continued after the first `kept` of them, the
-    /// others forgotten: recurrent states cannot be taken back, and a ring may have overwritten what the next token
-    /// sees.
+    /// Whether a sequence with `length` positions in the cache can continue after only its first `kept` positions.
+    /// Recurrent states cannot be reset, and a ring may have overwritten positions that the next token attends to.
     pub fn can_return(&self, length: usize, kept: usize) -> bool {
         let layer = |layer: &LayerCache| {
             let recurrent = !layer.states.is_empty() && kept != length && kept > 0;
-            // A ring is as long as the window and one step's tokens.
+            // A ring has as many rows as the window and the tokens of one step.
             let step = self.shape.step.unwrap_or(0);
             let overwritten =
                 layer.rows.ring.is_some_and(|ring| length > ring && kept > 0 && length.saturating_sub(kept) > step);
@@ -135,7 +135,7 @@ impl Cache {
         self.layers.iter().all(layer)
     }
 
-    /// Whether a layer carries a state that cannot be taken back.
+    /// Whether any layer has a recurrent state, which cannot be reset to an earlier position.
     pub fn is_recurrent(&self) -> bool {
         self.layers.iter().any(|layer| !layer.states.is_empty())
     }

@@ -11,22 +11,22 @@ use crate::cache::{LayerCache, LayerNeeds};
 /// Causal self-attention with rotary positions.
 #[derive(Debug)]
 pub struct Attention {
-    /// Queries, keys and values, stacked.
+    /// Projections of queries, keys and values, stacked.
     pub qkv_proj: Linear,
-    /// Back to the hidden size.
+    /// Projection back to the hidden size.
     pub o_proj: Linear,
     /// Cosines and sines, [positions, R].
     pub rotary: Arc<State>,
-    /// Weights of the norms of each query and key head.
+    /// Weights of the norms of queries and keys, if there are any.
     pub qk_norm: Option<(Arc<State>, Arc<State>)>,
-    /// How heads are split and turned.
+    /// How the projection is split into heads, normalised and rotated.
     pub rope: ops::Rope,
-    /// How heads attend.
+    /// The settings of attention.
     pub attention: ops::Attention,
 }
 
 impl Attention {
-    /// What it needs remembered.
+    /// What the layer stores in the cache.
     pub fn needs(&self) -> LayerNeeds {
         LayerNeeds {
             width: self.attention.kv_heads * self.attention.head_dim,

@@ -9,12 +9,12 @@ use crate::ModelError;
 use crate::config::Sizes;
 use crate::load::Loader;
 
-/// The token embedding, and the output head that may share its matrix.
+/// The token embedding. An output head may share its matrix.
 #[derive(Debug)]
 pub struct Embedding {
-    /// [V, D]
+    /// The embedding matrix [V, D].
     pub weight: Arc<Matrix>,
-    /// Multiplies the embeddings.
+    /// Multiplies every embedding.
     pub scale: f32,
 }
 
@@ -36,7 +36,7 @@ impl Embedding {
     }
 }
 
-/// The output head: the embedding's matrix where the two are tied, or a layer of its own.
+/// The output head: it shares the embedding's matrix where the two are tied, and otherwise has its own.
 pub(crate) async fn lm_head(
     sizes: &Sizes,
     embedding: &Embedding,

@@ -1,4 +1,4 @@
-//! Linear layers, with the adapters that are attached to them.
+//! Linear layers, and the adapters attached to them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::load::Loader;
 /// A low-rank addition to some rows of a linear layer (LoRA, Hu et al., 2021): y[:, rows] += scale · (x Aᵀ) Bᵀ.
 #[derive(Debug, Clone)]
 pub struct LoraPart {
-    /// Which adapter it belongs to, so that it can be taken off again.
+    /// Name of the adapter to which the pair belongs, by which it is removed again.
     pub adapter: String,
     /// The module's rows within the stacked matrix.
     pub rows: Range<usize>,
@@ -20,28 +20,28 @@ pub struct LoraPart {
     pub a: Arc<State>,
     /// B [rows, r], dense f32.
     pub b: Arc<State>,
-    /// Multiplies the addition.
+    /// Multiplies the product.
     pub scale: f32,
     /// Dropout of the adapter's input while training.
     pub dropout: Option<ops::Dropout>,
 }
 
-/// x [T, K] to x Wᵀ + b [T, N]; possibly several projections of the same input, stacked by rows, and adapters on any of
-/// them.
+/// x [T, K] to x Wᵀ + b [T, N]. The matrix may hold several projections of the same input, stacked by rows, and each
+/// may have adapters.
 #[derive(Debug)]
 pub struct Linear {
-    /// [N, K]
+    /// W [N, K].
     pub weight: Arc<Matrix>,
-    /// \[N\]
+    /// b \[N\].
     pub bias: Option<Arc<State>>,
     /// Hugging Face's name of each stacked module, such as `model.layers.0.self_attn.q_proj`, and its rows.
     pub modules: Vec<(String, Range<usize>)>,
-    /// Adapters, in the order in which they are added. Without any, what is recorded is the base alone.
+    /// The adapters' pairs, in the order in which they are added. Without any, only the base layer is recorded.
     pub lora: Vec<LoraPart>,
 }
 
 impl Linear {
-    /// A layer of one module.
+    /// A layer with one module.
     pub fn single(name: &str, weight: Arc<Matrix>, bias: Option<Arc<State>>) -> Linear {
         let modules = vec![(name.to_string(), 0..weight.rows())];
         Linear { weight, bias, modules, lora: Vec::new() }
@@ -72,7 +72,7 @@ impl Linear {
         Ok(Linear { weight, bias, modules: modules.collect(), lora: Vec::new() })
     }
 
-    /// As [`Linear::load`] with biases, from matrices stored [in, out].
+    /// As [`Linear::load`] with biases, from matrices that are stored [in, out].
     ///
     /// # Errors
     /// As [`Loader::transposed_matrix`].

@@ -11,11 +11,11 @@ use crate::load::Loader;
 /// down(activation(gate(x)) · up(x))
 #[derive(Debug)]
 pub struct GatedMlp {
-    /// Gate and up, stacked.
+    /// Gate and up projections, stacked.
     pub gate_up_proj: Linear,
-    /// Back to the hidden size.
+    /// Projection back to the hidden size.
     pub down_proj: Linear,
-    /// Applied to the gate.
+    /// Activation of the gate.
     pub activation: Activation,
 }
 
@@ -50,11 +50,11 @@ impl GatedMlp {
 /// down(activation(up(x)))
 #[derive(Debug)]
 pub struct PlainMlp {
-    /// To the intermediate size.
+    /// Projection to the intermediate size.
     pub up_proj: Linear,
-    /// Back to the hidden size.
+    /// Projection back to the hidden size.
     pub down_proj: Linear,
-    /// Between them.
+    /// Activation between the projections.
     pub activation: Activation,
 }
 

@@ -1,5 +1,5 @@
-//! The layers that model files are made of. A layer knows its weights and records its operations; it knows no
-//! architecture.
+//! The layers of which models consist. A layer holds its weights and records its operations; it contains nothing
+//! specific to an architecture.
 
 mod attention;
 mod embedding;

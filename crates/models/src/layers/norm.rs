@@ -10,7 +10,7 @@ use crate::load::Loader;
 /// Root-mean-square normalisation.
 #[derive(Debug)]
 pub struct RmsNorm {
-    /// \[D\]
+    /// Weights \[D\].
     pub weight: Arc<State>,
     /// Added to the mean square.
     pub eps: f32,
@@ -25,7 +25,7 @@ impl RmsNorm {
         Ok(RmsNorm { weight: loader.vector(&[(format!("{name}.weight"), width)], 0.0).await?, eps })
     }
 
-    /// Loads `{name}.weight`, which holds the factors minus one (Gemma).
+    /// Loads `{name}.weight`, which is stored minus one (Gemma).
     ///
     /// # Errors
     /// As [`Loader::vector`].
@@ -47,17 +47,17 @@ impl RmsNorm {
 /// Normalisation by mean and variance.
 #[derive(Debug)]
 pub struct LayerNorm {
-    /// \[D\]
+    /// Weights \[D\].
     pub weight: Arc<State>,
-    /// \[D\]
+    /// Biases \[D\].
     pub bias: Option<Arc<State>>,
     /// Added to the variance.
     pub eps: f32,
 }
 
 impl LayerNorm {
-    /// Loads `{name}.weight`, and `{name}.bias` if `bias`; both times `factor`, so that what follows need not be
-    /// scaled.
+    /// Loads `{name}.weight`, and `{name}.bias` if `bias`, and multiplies both by `factor`, which saves scaling the
+    /// result.
     ///
     /// # Errors
     /// As [`Loader::vector`].

@@ -1,7 +1,7 @@
-//! Rotary angles: the frequencies of each scaling method, and the table of cosines and sines that the kernels read.
+//! Rotary angles: the frequencies of each scaling method, and the table of cosines and sines that kernels read.
 //!
-//! The table is made here in f64, because an f32 product of a position beyond 16,000 and a frequency is off by up to a
-//! thousandth of a turn, and a GPU's own cosine of a large angle may be worse.
+//! The table is computed here in f64: for positions beyond 16,000, the f32 product of position and frequency has an
+//! error of up to a thousandth of a full rotation, and a GPU's cosine of a large angle may be worse.
 
 use std::f64::consts::PI;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::config::{Fields, Sizes};
 use crate::load::Loader;
 use crate::{ModelError, Opening};
 
-/// Frequencies of the R/2 pairs and the factor on cosine and sine.
+/// Frequencies of the R/2 pairs, and the factor on cosine and sine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
-    /// Radians per position, one for each pair.
+    /// Radians per position, for each pair.
     pub frequencies: Vec<f64>,
     /// Multiplies cosines and sines (yarn's attention factor).
     pub factor: f64,
@@ -24,7 +24,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) for heads of size
-    /// `dim`, for a context of this many positions: some methods choose by it.
+    /// `dim`. Some methods depend on `context`, the number of positions for which the model is opened.
     ///
     /// # Errors
     /// An unknown scaling method, or a field that is missing or impossible.
@@ -64,7 +64,7 @@ impl Rotary {
         }
     }
 
-    /// Cosine and sine [positions, R/2, 2] for positions 0..`positions`.
+    /// Cosines and sines [positions, R/2, 2] for positions 0..`positions`.
     pub fn table(&self, positions: usize) -> Vec<f32> {
         let mut table = Vec::with_capacity(positions * self.frequencies.len() * 2);
         for position in 0..positions {
@@ -82,7 +82,7 @@ fn positive(rope: &Fields<'_>, field: &str, default: Option<f64>) -> Result<f64,
     if value > 0.0 { Ok(value) } else { rope.refuse(field, "a positive number") }
 }
 
-/// What a GGUF file says in the place of a method: a divisor of each frequency.
+/// Factors from a GGUF file, which replace a method: each divides a frequency.
 fn divided(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
     let factors: Option<Vec<f64>> =
         rope.get("factors").and_then(Value::as_array).and_then(|list| list.iter().map(Value::as_f64).collect());
@@ -95,7 +95,7 @@ fn divided(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
     }
 }
 
-/// Llama 3.1: low frequencies are divided by the factor, high ones kept, those between blended.
+/// Llama 3.1: low frequencies are divided by the factor, high ones are kept, and those between are interpolated.
 fn llama3(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
     let factor = positive(rope, "factor", None)?;
     let low = positive(rope, "low_freq_factor", Some(1.0))?;
@@ -118,9 +118,9 @@ fn llama3(rope: &Fields<'_>, plain: &[f64]) -> Result<Rotary, ModelError> {
     Ok(Rotary { frequencies: plain.iter().copied().map(scaled).collect(), factor: 1.0 })
 }
 
-/// Dynamic NTK scaling: the base grows with the context. The context that was opened decides once: keys that are cached
-/// keep the angles that they were turned by, so the base cannot follow the length of each step, as it does in
-/// transformers without a cache.
+/// Dynamic NTK scaling: the base grows with the context. The context for which the model is opened determines it once:
+/// cached keys keep the angles by which they were rotated, so the base cannot follow the length of each step, as it
+/// does in transformers without a cache.
 fn dynamic(
     rope: &Fields<'_>,
     theta: f64,
@@ -137,8 +137,8 @@ fn dynamic(
     Ok(Rotary { frequencies: (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect(), factor: 1.0 })
 }
 
-/// LongRoPE (Ding et al., 2024): a divisor for each frequency, other ones beyond the original context. As with
-/// `dynamic`, the context that was opened chooses.
+/// LongRoPE (Ding et al., 2024): a divisor for each frequency, with different divisors beyond the original context. As
+/// with `dynamic`, the context for which the model is opened decides.
 fn longrope(
     fields: &Fields<'_>,
     rope: &Fields<'_>,
@@ -165,7 +165,7 @@ fn longrope(
     })
 }
 
-/// YaRN (Peng et al., 2023): interpolation ramps in over the dimensions, and attention gets a temperature.
+/// YaRN (Peng et al., 2023): interpolation increases gradually over the dimensions, and attention gets a temperature.
 fn yarn(rope: &Fields<'_>, plain: &[f64], theta: f64, dim: usize, max_positions: usize) -> Result<Rotary, ModelError> {
     let original = positive(rope, "original_max_position_embeddings", Some(max_positions as f64))?;
     let factor = positive(rope, "factor", Some(max_positions as f64 / original))?;
@@ -197,13 +197,13 @@ fn yarn(rope: &Fields<'_>, plain: &[f64], theta: f64, dim: usize, max_positions:
     Ok(Rotary { frequencies: scaled.collect(), factor: attention })
 }
 
-/// A table of cosines and sines on the device.
+/// A table of cosines and sines on the device; `dim` is R, the number of rotated values per head.
 pub(crate) struct Table {
     pub state: Arc<State>,
     pub dim: usize,
 }
 
-/// The table of a configuration's rotary positions.
+/// The rotary table for a configuration.
 pub(crate) fn rotary_table(
     config: &Fields<'_>,
     sizes: &Sizes,
@@ -239,7 +239,7 @@ mod tests {
         assert!((rotary.frequencies[63] - last / 8.0).abs() < 1e-18);
     }
 
-    /// e^(i θ)ᵖ by repeated squaring, which shares nothing with a cosine of p θ.
+    /// (cos pθ, sin pθ) as e^(i θ)ᵖ by repeated squaring: independent of the cosine of pθ.
     fn power(theta: f64, mut p: usize) -> (f64, f64) {
         let (mut square, mut result) = ((theta.cos(), theta.sin()), (1.0, 0.0));
         while p > 0 {
@@ -267,7 +267,7 @@ mod tests {
                 in_f32 = in_f32.max((cos - f64::from((position as f32 * frequency as f32).cos())).abs());
             }
         }
-        // Rounding to f32 is all that is lost; a product in f32 would be off by ten thousand times as much.
+        // The only error is rounding to f32; that of a product in f32 is ten thousand times as large.
         assert!(worst < 6.1e-8 && in_f32 > 3e-4, "{worst:.1e}, in f32 {in_f32:.1e}");
     }
 

@@ -1,7 +1,7 @@
-//! Where the `load` of an architecture gets its tensors from: a checkpoint, or a record of what it asks for.
+//! The source of an architecture's tensors while it is loaded: a checkpoint, or a recorder of what is requested.
 //!
-//! One `load` for each architecture serves both, so that names, sizes and cache needs are written once. Rejected: a
-//! second function for each architecture that lists its tensors, because the two lists drift apart.
+//! One `load` function per architecture serves both, so that names, sizes and cache needs are written once. Rejected: a
+//! second function per architecture that lists its tensors, because the two lists would diverge.
 
 use std::sync::Arc;
 
@@ -15,22 +15,23 @@ use super::reader::{OnProgress, Reader};
 use super::recorder::{DescribedTensor, Recorder};
 use crate::ModelError;
 
-/// Gives an architecture its tensors.
+/// Provides an architecture's tensors.
 pub struct Loader<'a>(Mode<'a>);
 
 enum Mode<'a> {
     /// Tensors are read from a checkpoint.
     Read(Box<Reader<'a>>),
-    /// Nothing is read: names and sizes are recorded.
+    /// Nothing is read; names and sizes are recorded.
     Record(Recorder<'a>),
 }
 
 impl<'a> Loader<'a> {
-    /// A loader onto the devices of `placement`, or onto the host for the interpreter where it has none. With a policy,
-    /// dense matrices are quantized as they stream; without, they keep what is stored, bf16 as f16.
+    /// A loader to the devices of `placement`, or to the host for the interpreter if there are none. With a policy,
+    /// dense matrices are quantized while they are read; without one, they keep their stored format, except that bf16
+    /// becomes f16.
     ///
     /// # Errors
-    /// Impossible sizes in the configuration.
+    /// Invalid sizes in the configuration.
     pub fn new(
         checkpoint: &'a Checkpoint,
         placement: Placement<'a>,
@@ -40,12 +41,12 @@ impl<'a> Loader<'a> {
         Ok(Loader(Mode::Read(Box::new(Reader::new(checkpoint, placement, policy, on_progress)?))))
     }
 
-    /// A loader that reads nothing and records the tensors that it is asked for.
+    /// A loader that reads nothing, and records the tensors that are requested.
     pub(crate) fn recording(config: &'a Value) -> Loader<'a> {
         Loader(Mode::Record(Recorder::new(config)))
     }
 
-    /// What was recorded, in the order of loading.
+    /// The recorded tensors, in the order of loading.
     pub(crate) fn recorded(self) -> Vec<DescribedTensor> {
         match self.0 {
             Mode::Read(_) => Vec::new(),
@@ -53,14 +54,14 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Loads everything into an arena, to be trained.
+    /// Loads all tensors into an arena, in which they are trained.
     pub fn train(&mut self, parameters: Parameters) {
         if let Mode::Read(reader) = &mut self.0 {
             reader.train(parameters);
         }
     }
 
-    /// The arena, filled.
+    /// The arena with the loaded tensors.
     pub fn take_parameters(&mut self) -> Option<Parameters> {
         match &mut self.0 {
             Mode::Read(reader) => reader.take_parameters(),
@@ -68,7 +69,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Matrices stacked by rows into one: parts are (tensor name, rows), each [rows, columns].
+    /// Matrices stacked by rows into one. Parts are (tensor name, rows), each [rows, columns].
     ///
     /// # Errors
     /// A tensor that is missing, has other sizes, is damaged, or does not fit the device.
@@ -79,8 +80,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// As [`Loader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`) unless they have been
-    /// transposed already.
+    /// As [`Loader::matrix`], from tensors that are stored as [columns, rows] (GPT-2's `Conv1D`), unless the checkpoint
+    /// already transposes them.
     ///
     /// # Errors
     /// As [`Loader::matrix`].
@@ -95,8 +96,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The numbers of one small tensor of these sizes, to be passed to [`Loader::computed`]; none where nothing is
-    /// read. `first` gives each of them in a model that is trained from nothing.
+    /// The values of one small tensor of these sizes, to be passed to [`Loader::computed`]; empty if nothing is read.
+    /// `first` gives the initial values for a model that is trained from scratch.
     ///
     /// # Errors
     /// As [`Loader::vector`].
@@ -115,8 +116,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Vectors joined into one f32 state: parts are (tensor name, length). `plus` is added to every value (Gemma's
-    /// norms hold w − 1).
+    /// Vectors concatenated into one f32 state. Parts are (tensor name, length). `plus` is added to every value (Gemma
+    /// stores w − 1 for its norms).
     ///
     /// # Errors
     /// A tensor that is missing, has another length, is damaged, or does not fit the device.
@@ -127,7 +128,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// One tensor of these sizes as an f32 state \[all of it\], times `factor`.
+    /// One tensor of these sizes as an f32 state \[its number of values\], times `factor`.
     ///
     /// # Errors
     /// As [`Loader::vector`].
@@ -138,8 +139,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// An f32 state of these sizes that no tensor holds, such as a rotary table, where the model is loaded now. Where
-    /// nothing is read, `values` is not asked.
+    /// An f32 state of these sizes that is not stored in any tensor, for example a rotary table, on the current device.
+    /// If nothing is read, `values` is not called.
     ///
     /// # Errors
     /// Out of memory.

@@ -1,5 +1,5 @@
-//! From a checkpoint to the device: reading, describing without reading, where layers go, and parameters that are
-//! trained.
+//! From a checkpoint to the device: reading, describing without reading, placement of layers on devices, and trained
+//! parameters.
 
 mod loader;
 mod parameters;

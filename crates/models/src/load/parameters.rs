@@ -1,10 +1,10 @@
-//! All parameters of a model in one arena, for training them all: the model reads its weights where the optimizer
-//! writes them.
+//! All parameters of a model in one arena, for training all of them: the model reads its weights from the memory that
+//! the optimizer updates.
 //!
-//! The choice: matrices stand in the arena in the order of the device, which the optimizer does not mind, and a
-//! gradient stands as its parameter does. Keeping them row after row beside a packed copy lost: it would take a third
-//! more memory and a pass over all weights after every step. Matrices come first and vectors last, since weight decay
-//! reaches only matrices, as in transformers.
+//! Matrices are stored in the arena in packed order, which makes no difference to the optimizer, and gradients have the
+//! order of their parameters. Rejected: row-major parameters with a packed copy, because they take a third more memory
+//! and a pass over all weights after every step. Matrices come first and vectors last, because weight decay applies
+//! only to matrices, as in transformers.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,59 +16,60 @@ use bayan_weights::{Checkpoint, Stored};
 
 use crate::ModelError;
 
-/// Parts begin at multiples of 256 bytes, as bindings must.
+/// Number of values in 256 bytes: parts of the arena are bound, so they begin at multiples of that.
 const ALIGNMENT: usize = 64;
 
-/// A matrix or a vector as the model reads it: one tensor of the checkpoint, or several joined.
+/// A matrix or vector as the model reads it: one tensor of the checkpoint, or several joined.
 #[derive(Debug)]
 pub struct Parameter {
-    /// Name and sizes of each tensor, in order: [rows, columns] of a matrix, any others of a vector.
+    /// Name and sizes of each tensor, in order: [rows, columns] for a matrix, any sizes for a vector.
     pub tensors: Vec<(String, Vec<usize>)>,
-    /// Columns, if it is a matrix.
+    /// Number of columns, if this is a matrix.
     pub columns: Option<usize>,
-    /// Whether tensors are stored [columns, rows].
+    /// Whether the tensors are stored transposed, as [columns, rows].
     pub turned: bool,
-    /// Where it begins in the arena.
+    /// Index of the first value in the arena.
     pub offset: usize,
-    /// Its numbers, padding included.
+    /// The values in the arena, padding included.
     pub parameter: Arc<State>,
-    /// Their gradients.
+    /// The gradients of the values.
     pub gradient: Arc<State>,
 }
 
-/// All of them.
+/// All trained parameters.
 #[derive(Debug)]
 pub struct Parameters {
-    /// The numbers.
+    /// The arena of the values.
     pub parameters: Arc<State>,
-    /// Their gradients.
+    /// The arena of the gradients.
     pub gradients: Arc<State>,
-    /// Numbers from the beginning that belong to matrices.
+    /// Number of values, from the beginning, that belong to matrices; weight decay applies to them.
     pub decayed: usize,
-    /// What stands where.
+    /// The parameters in the arena.
     pub list: Vec<Parameter>,
     next_matrix: usize,
     next_vector: usize,
 }
 
-/// Tensors that are read as one.
+/// Tensors that are read as one matrix or vector.
 #[derive(Debug)]
 pub(crate) struct Group {
-    /// (name, sizes) of each.
+    /// Name and sizes of each tensor.
     pub tensors: Vec<(String, Vec<usize>)>,
-    /// Columns, if they are a matrix.
+    /// Number of columns, if they form a matrix.
     pub columns: Option<usize>,
-    /// Whether they are stored [columns, rows].
+    /// Whether they are stored transposed, as [columns, rows].
     pub turned: bool,
-    /// How the model reads them, where that is changed.
+    /// The transformation that the model applies when it reads the values, if any.
     pub read_as: Option<Affine>,
 }
 
-/// Numbers that matrices and vectors of a checkpoint take in the arena, at most (stacked matrices take a little less).
+/// Upper bounds of the numbers of values that a checkpoint's matrices and vectors take in the arena; stacked matrices
+/// take slightly fewer.
 pub fn arena_sizes(checkpoint: &Checkpoint) -> (usize, usize) {
     let (mut matrices, mut vectors) = (0usize, 0usize);
     for tensor in checkpoint.tensors() {
-        // Cohere's norms of heads are stored in two dimensions.
+        // Cohere's head norms are two-dimensional, but no matrices.
         if let (&[rows, columns], false) = (&tensor.shape[..], tensor.name.contains("norm")) {
             let (rows, columns) = if checkpoint.is_transposed(tensor) { (columns, rows) } else { (rows, columns) };
             matrices = matrices.saturating_add(packed_len(rows, columns).next_multiple_of(ALIGNMENT));
@@ -83,10 +84,10 @@ pub fn arena_sizes(checkpoint: &Checkpoint) -> (usize, usize) {
 }
 
 impl Parameters {
-    /// Room for everything in a checkpoint.
+    /// Allocates the arena for all tensors of a checkpoint.
     ///
     /// # Errors
-    /// A quantized checkpoint, or out of memory.
+    /// The checkpoint is quantized, or memory is exhausted.
     pub fn reserve(gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Result<Parameters, ModelError> {
         if let Some(tensor) = checkpoint.tensors().iter().find(|tensor| !matches!(tensor.stored, Stored::Dense(_))) {
             return Err(untrainable(
@@ -102,10 +103,10 @@ impl Parameters {
         Ok(Parameters { parameters, gradients, decayed, list: Vec::new(), next_matrix: 0, next_vector: decayed })
     }
 
-    /// A part of the arena for tensors that are read as one.
+    /// Assigns a part of the arena to tensors that are read as one.
     ///
     /// # Errors
-    /// More than the checkpoint's tensors: one of them is read twice.
+    /// The arena is too small for the tensors, which means that one of them is used twice.
     pub(crate) fn place(
         &mut self,
         Group { tensors, columns, turned, read_as }: Group,
@@ -133,24 +134,24 @@ impl Parameters {
         Ok(parameter)
     }
 
-    /// (parameter, gradient) of each.
+    /// The (parameter, gradient) pairs.
     pub fn pairs(&self) -> Vec<(Arc<State>, Arc<State>)> {
         self.list.iter().map(|p| (p.parameter.clone(), p.gradient.clone())).collect()
     }
 }
 
 impl Parameter {
-    /// Numbers in the arena.
+    /// Number of values in the arena.
     pub fn len(&self) -> usize {
         self.parameter.shape()[0]
     }
 
-    /// Whether it has none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Name, sizes and numbers of each tensor, from the numbers that stand in its part of the arena.
+    /// Name, sizes and values of each tensor, from this parameter's part of the arena.
     pub fn unpack(&self, stored: &[f32]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let mut first = 0;
         let one = |(name, shape): &(String, Vec<usize>)| {
@@ -171,10 +172,10 @@ impl Parameter {
         self.tensors.iter().map(one).collect()
     }
 
-    /// The reverse of [`Parameter::unpack`]; `find` gives the numbers of a tensor of these sizes.
+    /// The inverse of [`Parameter::unpack`]; `find` returns the values of the tensor with that name and these sizes.
     ///
     /// # Errors
-    /// What `find` says.
+    /// An error of `find`.
     pub fn pack<'a, E>(&self, mut find: impl FnMut(&str, &[usize]) -> Result<&'a [f32], E>) -> Result<Vec<f32>, E> {
         let mut stored = vec![0.0; self.len()];
         let mut first = 0;
@@ -196,12 +197,12 @@ impl Parameter {
     }
 }
 
-/// A matrix of so many columns, column after column.
+/// The transpose of a matrix with this number of columns.
 fn turned(values: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
 }
 
-/// Why a tensor cannot be trained.
+/// The error for a tensor that cannot be trained.
 pub(crate) fn untrainable(tensor: &str, expected: &str, got: &str) -> ModelError {
     ModelError::Train { tensor: tensor.to_string(), expected: expected.to_string(), got: got.to_string() }
 }

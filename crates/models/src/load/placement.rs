@@ -1,8 +1,8 @@
-//! Which device has which layers of a model that one device does not hold.
+//! Distribution of the layers over several devices, for a model that one device cannot hold.
 //!
-//! Whole layers in order: a token then goes through the devices one after the other, and only the residual is handed
-//! on. Splitting every matrix over all devices lost: it would exchange sums twice a layer, which through a host costs
-//! more than it gains.
+//! Whole layers are distributed in order: a token passes through the devices one after the other, and only the residual
+//! stream is transferred. Rejected: splitting every matrix over all devices, because the devices would exchange sums
+//! twice per layer, which costs more through the host than it saves.
 
 use bayan_gpu::Gpu;
 use bayan_weights::{Checkpoint, Policy, TensorEntry};
@@ -10,15 +10,15 @@ use bayan_weights::{Checkpoint, Policy, TensorEntry};
 use crate::ModelError;
 use crate::adapter::layer_of;
 
-/// Where the parts of a model go.
+/// The devices of a model's layers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Placement<'a> {
-    /// The devices; none: the host, for the interpreter.
+    /// The devices; empty: the host, for the interpreter.
     pub gpus: &'a [Gpu],
-    /// The device of each layer; layers beyond the list are on the first one.
+    /// The device index of each layer; layers beyond the list are on the first device.
     pub layers: &'a [usize],
-    /// Layers that stay on their device; the matrices of the others are kept in host memory and brought there when they
-    /// are used. `None`: all.
+    /// Number of layers whose matrices stay on their device; the matrices of the others are kept in host memory and
+    /// copied to the device when they are used. `None`: all layers.
     pub gpu_layers: Option<usize>,
 }
 
@@ -32,15 +32,15 @@ impl Placement<'_> {
     }
 }
 
-/// Bytes of a tensor where it is loaded.
+/// Bytes of a tensor in the format in which it is loaded.
 fn loaded_bytes(entry: &TensorEntry, policy: Option<&Policy>) -> u64 {
     let format = entry.loaded_format(policy);
     let planes = (0..format.planes().len()).map(|plane| format.row_bytes(plane, entry.k()));
     planes.fold(0u64, |sum, bytes| sum.saturating_add(bytes.saturating_mul(entry.rows() as u64)))
 }
 
-/// The device of each layer, so that the devices' weights are in these proportions: with the first one's the embedding,
-/// with the last one's the output head. Every device has a layer.
+/// The device of each layer, such that the weights per device are in these proportions. The embedding counts for the
+/// first device, and the output head for the last. Every device gets a layer.
 ///
 /// # Errors
 /// An unknown architecture, fewer layers than devices, or shares that are not positive.
@@ -83,7 +83,7 @@ pub fn split_layers(
             end += share;
             middle < end
         });
-        // Those behind must find a layer each, and none may be left out.
+        // Each of the following devices needs at least one layer, and no device may be skipped.
         let least = shares.len().saturating_sub(count - layer);
         let most = devices.last().map_or(0, |last| last + 1).min(shares.len() - 1);
         devices.push(wanted.unwrap_or(shares.len() - 1).max(least).min(most));
@@ -91,7 +91,7 @@ pub fn split_layers(
     Ok(devices)
 }
 
-/// The device of the final norm and the output head: the last one, but where the head is the embedding, that one's.
+/// The device of the final norm and the output head: the last one, or the embedding's where the head is tied to it.
 pub(crate) fn device_after(checkpoint: &Checkpoint, placement: &Placement<'_>) -> Result<usize, ModelError> {
     let sizes = crate::sizes(checkpoint)?;
     Ok(if sizes.tie_word_embeddings { 0 } else { placement.layers.last().copied().unwrap_or(0) })

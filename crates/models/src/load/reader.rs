@@ -1,4 +1,4 @@
-//! Streams a checkpoint's tensors to the device, a few MiB at a time.
+//! Reads a checkpoint's tensors and writes them to the device, a few MiB at a time.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use super::placement::{Placement, device_after};
 use crate::ModelError;
 use crate::adapter::layer_of;
 
-/// Bytes of a tensor that are in host memory at a time, about.
+/// Approximate number of bytes of a tensor that are in host memory at a time.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// Bytes sent to the device before waiting for it: what the driver may hold in staging memory.
+/// Bytes written to the device before waiting for it; the driver may hold that much in staging memory.
 const FLUSH_BYTES: usize = 32 << 20;
 
-/// Bytes of a tensor, as f32, that are held to turn it.
+/// Bytes of a tensor, as f32, that are held in memory to transpose it.
 const TRANSPOSED_BYTES: usize = 64 << 20;
 
-/// Called with the bytes read so far and in all.
+/// Called with the number of bytes read so far, and the total.
 pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// Reads the tensors of one model; [`Loader`](super::Loader) says what each method does.
+/// Reads the tensors of one model; [`Loader`](super::Loader) documents the methods.
 pub(super) struct Reader<'a> {
     checkpoint: &'a Checkpoint,
     placement: Placement<'a>,
-    /// The device of what is loaded now, and of what comes after the layers.
+    /// The device of the tensors that are being loaded; `after` is that of the tensors after the layers.
     device: usize,
     after: usize,
     in_layers: bool,
@@ -41,11 +41,12 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader onto the devices of `placement`, or onto the host for the interpreter where it has none. With a policy,
-    /// dense matrices are quantized as they stream; without, they keep what is stored, bf16 as f16.
+    /// A reader to the devices of `placement`, or to the host for the interpreter if there are none. With a policy,
+    /// dense matrices are quantized while they are read; without one, they keep their stored format, except that bf16
+    /// becomes f16.
     ///
     /// # Errors
-    /// Impossible sizes in the configuration.
+    /// Invalid sizes in the configuration.
     pub fn new(
         checkpoint: &'a Checkpoint,
         placement: Placement<'a>,
@@ -68,17 +69,17 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Loads everything into an arena, to be trained.
+    /// Loads all tensors into an arena, in which they are trained.
     pub fn train(&mut self, parameters: Parameters) {
         self.parameters = Some(parameters);
     }
 
-    /// The arena, filled.
+    /// The arena with the loaded tensors.
     pub fn take_parameters(&mut self) -> Option<Parameters> {
         self.parameters.take()
     }
 
-    /// What cannot be trained as it is stored is refused where all parameters are.
+    /// Fails if all parameters are trained, for a tensor that the model does not read as it is stored.
     fn only_frozen(&self, name: &str, how: &str) -> Result<(), ModelError> {
         if self.parameters.is_none() {
             return Ok(());
@@ -86,8 +87,8 @@ impl<'a> Reader<'a> {
         Err(untrainable(name, "a tensor that the model reads as it is stored, to train all parameters", how))
     }
 
-    /// Goes to the device of what has this name: what belongs to no layer is on the first one when it comes before the
-    /// layers.
+    /// Selects the device of the tensor with this name. Tensors that belong to no layer are on the first device if they
+    /// come before the layers.
     fn go_to(&mut self, name: &str) {
         match layer_of(name) {
             Some(layer) => (self.in_layers, self.device) = (true, self.placement.of_layer(layer)),
@@ -107,8 +108,8 @@ impl<'a> Reader<'a> {
         let layer = layer_of(name).filter(|layer| self.placement.gpu_layers.is_some_and(|kept| *layer >= kept));
         Ok(match (self.gpu(), layer) {
             (Some(gpu), Some(layer)) => {
-                // Two layers have room on a device at a time: neighbouring ones alternate, so that one can be written
-                // while the other is read.
+                // The device holds two streamed layers at a time, and layers alternate between the two slots: one can
+                // be written while the other is read.
                 let slot =
                     format!("{} {}{}", self.device, layer % 2, name.rsplit('.').take(3).collect::<Vec<_>>().join("."));
                 MatrixBuilder::streamed(gpu, &mut self.slots, &slot, name, format, rows, columns)?
@@ -117,7 +118,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A builder of matrices stacked by rows: in the arena, as plain numbers, where they are trained.
+    /// A builder of matrices stacked by rows; a trained matrix is stored in the arena in f32.
     fn stacked_builder(
         &mut self,
         parts: &[(String, usize)],
@@ -135,7 +136,7 @@ impl<'a> Reader<'a> {
         Ok(MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &state)?)
     }
 
-    /// The device of what is loaded now.
+    /// The device of the tensors that are being loaded.
     pub fn gpu(&self) -> Option<&'a Gpu> {
         self.placement.gpus.get(self.device).or(self.placement.gpus.first())
     }
@@ -157,7 +158,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Matrices stacked by rows into one: parts are (tensor name, rows), each [rows, columns].
+    /// Matrices stacked by rows into one. Parts are (tensor name, rows), each [rows, columns].
     ///
     /// # Errors
     /// A tensor that is missing, has other sizes, is damaged, or does not fit the device.
@@ -168,11 +169,11 @@ impl<'a> Reader<'a> {
         let mut formats = Vec::with_capacity(parts.len());
         for (name, _) in parts {
             let format = self.format(name)?;
-            // What is trained is plain numbers, whatever it was stored as.
+            // Trained matrices are f32, whatever their stored format.
             formats.push(if self.parameters.is_some() { &F32 as &dyn Format } else { format });
         }
-        // Parts in formats of their own stay in them; kernels take them one after the other. Where rows do not allow
-        // that, one format holds all of them.
+        // Parts keep their own formats, and kernels process one format after the other. If a part other than the last
+        // has an incomplete group of rows, all parts are converted to one format.
         let whole_groups = parts[..parts.len() - 1].iter().all(|(_, rows)| rows.is_multiple_of(GROUP));
         if whole_groups && formats.iter().any(|format| format.name() != formats[0].name()) {
             let runs = formats.chunk_by(|a, b| a.name() == b.name()).map(<[_]>::len);
@@ -211,9 +212,9 @@ impl<'a> Reader<'a> {
         Ok(builder.finish())
     }
 
-    /// As [`Reader::matrix`], from tensors stored as [columns, rows] (GPT-2's `Conv1D`) unless they have been turned
-    /// already. Columns of the stored tensor are taken as many at a time as fit `TRANSPOSED_BYTES`, and the tensor is
-    /// read once for each time.
+    /// As [`Reader::matrix`], from tensors that are stored as [columns, rows] (GPT-2's `Conv1D`), unless the checkpoint
+    /// already transposes them. As many columns of the stored tensor are processed at a time as fit into
+    /// `TRANSPOSED_BYTES`; each time, the whole tensor is read.
     ///
     /// # Errors
     /// As [`Reader::matrix`].
@@ -245,7 +246,7 @@ impl<'a> Reader<'a> {
         Ok(builder.finish())
     }
 
-    /// The numbers of one tensor of these sizes.
+    /// The values of one tensor of these sizes.
     ///
     /// # Errors
     /// As [`Reader::vector`].
@@ -261,8 +262,8 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
-    /// Vectors joined into one f32 state: parts are (tensor name, length). `plus` is added to every value (Gemma's
-    /// norms hold w − 1).
+    /// Vectors concatenated into one f32 state. Parts are (tensor name, length). `plus` is added to every value (Gemma
+    /// stores w − 1 for its norms).
     ///
     /// # Errors
     /// A tensor that is missing, has another length, is damaged, or does not fit the device.
@@ -278,7 +279,7 @@ impl<'a> Reader<'a> {
         )
     }
 
-    /// One tensor of these sizes as an f32 state \[all of it\], times `factor`.
+    /// One tensor of these sizes as an f32 state \[its number of values\], times `factor`.
     ///
     /// # Errors
     /// As [`Reader::vector`].
@@ -287,7 +288,7 @@ impl<'a> Reader<'a> {
         self.vector_state(vec![(name.to_string(), shape.to_vec())], values, Affine { factor, plus: 0.0 })
     }
 
-    /// A state that the model reads changed so: what is frozen is changed here, what is trained wherever it is read.
+    /// A state to which the model applies `read`: a frozen one is transformed here, a trained one whenever it is read.
     fn vector_state(
         &mut self,
         tensors: Vec<(String, Vec<usize>)>,

@@ -1,6 +1,6 @@
-//! What a model consists of, by its configuration alone: its tensors, what its layers need cached, its sizes.
+//! A model's tensors, cache needs and sizes, determined from its configuration alone.
 //!
-//! The `load` of the architecture runs with a loader that reads nothing.
+//! The architecture's `load` function runs with a loader that reads nothing.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -14,14 +14,14 @@ use crate::cache::LayerNeeds;
 use crate::config::{Fields, Sizes};
 use crate::{ModelError, Opening};
 
-/// A model as its configuration describes it.
+/// A model, as its configuration describes it.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// Its sizes.
+    /// The model's sizes.
     pub sizes: Sizes,
-    /// What each layer needs cached.
+    /// What each layer stores in the cache.
     pub cache: Vec<LayerNeeds>,
-    /// Every tensor that is read when the model is opened, in that order.
+    /// All tensors that are read when the model is opened, in that order.
     pub tensors: Vec<DescribedTensor>,
 }
 
@@ -30,24 +30,24 @@ pub struct Description {
 pub struct DescribedTensor {
     /// Hugging Face's name.
     pub name: String,
-    /// As it is stored, outermost first.
+    /// The stored sizes, outermost first.
     pub shape: Vec<usize>,
-    /// What it holds before training.
+    /// The values before training.
     pub first: FirstValues,
 }
 
-/// What a tensor holds in a model that is trained from nothing, as transformers fills it.
+/// The initial values of a tensor in a model that is trained from scratch, as in transformers.
 #[derive(Debug, Clone, Copy)]
 pub enum FirstValues {
-    /// Random numbers of the configuration's `initializer_range`.
+    /// Random values; `initializer_range` of the configuration is their standard deviation.
     Random,
-    /// This number everywhere.
+    /// The same value for all elements.
     All(f32),
-    /// The number of each element, by its index.
+    /// The value of each element, as a function of its index.
     Each(fn(usize) -> f32),
 }
 
-/// Describes a model by its configuration, without a checkpoint.
+/// Describes a model from its configuration, without a checkpoint.
 ///
 /// # Errors
 /// An unknown architecture, or a field that is missing or impossible.
@@ -55,7 +55,7 @@ pub fn describe(config: &Value) -> Result<Description, ModelError> {
     let fields = Fields(config);
     let load = architecture(&fields)?;
     let mut loader = Loader::recording(config);
-    // No size depends on the context.
+    // The sizes of a model do not depend on the context.
     let opening = Opening { context: 2 };
     let polled = load(&fields, &opening, &mut loader).as_mut().poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(decoder) = polled else { unreachable!("a loader that reads nothing waits for nothing") };
@@ -63,7 +63,7 @@ pub fn describe(config: &Value) -> Result<Description, ModelError> {
     Ok(Description { sizes: decoder.sizes().clone(), cache: decoder.cache_needs(), tensors: loader.recorded() })
 }
 
-/// Records what an architecture asks for.
+/// Records the tensors that an architecture requests.
 pub(super) struct Recorder<'a> {
     config: &'a Value,
     pub tensors: Vec<DescribedTensor>,
@@ -78,7 +78,7 @@ impl<'a> Recorder<'a> {
         self.tensors.push(DescribedTensor { name: name.to_owned(), shape: shape.to_vec(), first });
     }
 
-    /// Stacked matrices; `conv1d` ones are stored [columns, rows] unless the configuration says otherwise.
+    /// Stacked matrices; with `conv1d` they are stored as [columns, rows], unless the configuration says otherwise.
     pub fn matrix(&mut self, parts: &[(String, usize)], columns: usize, conv1d: bool) -> Arc<Matrix> {
         let transposed = conv1d && bayan_weights::stores_transposed(self.config);
         for (name, rows) in parts {
@@ -90,14 +90,14 @@ impl<'a> Recorder<'a> {
 
     pub fn vector(&mut self, parts: &[(String, usize)], plus: f32) -> Arc<State> {
         for (name, length) in parts {
-            // What is added belongs to the 1 of a norm.
+            // A norm's initial weight is 1, which is stored minus `plus`.
             let first = if name.ends_with(".bias") { 0.0 } else { 1.0 - plus };
             self.add(name, &[*length], FirstValues::All(first));
         }
         State::without_storage(&parts[0].0, &[parts.iter().map(|(_, length)| length).sum()])
     }
 
-    /// A norm, a bias, or a convolution, which has three dimensions.
+    /// A norm, a bias, or a convolution; only a convolution has three dimensions.
     pub fn shaped_vector(&mut self, name: &str, shape: &[usize]) -> Arc<State> {
         let first = match shape.len() {
             3 => FirstValues::Random,

@@ -1,4 +1,4 @@
-//! Runs a graph on the host through each op's `reference`: the measure that the kernels are held against.
+//! Runs a graph on the host through each op's `reference`. The kernels are checked against these results.
 
 use super::Graph;
 use super::op::Operand;
@@ -9,7 +9,7 @@ use super::values::Values;
 /// host.
 ///
 /// # Panics
-/// If a state of the graph lives on a device only.
+/// If a state of the graph exists only on a device.
 pub fn interpret(graph: &Graph) -> Vec<Option<Values>> {
     let mut values: Vec<Option<Values>> = graph
         .tensors()
@@ -44,7 +44,7 @@ pub fn interpret(graph: &Graph) -> Vec<Option<Values>> {
 
 fn output_before(graph: &Graph, values: &mut [Option<Values>], tensor: Tensor) -> Values {
     let info = graph.info(tensor);
-    // A tensor that was written before is being updated in place.
+    // A tensor that already has values is being updated in place.
     values[tensor.index()].clone().unwrap_or_else(|| Values::zeros(info.len(), info.dtype))
 }
 

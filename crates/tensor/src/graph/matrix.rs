@@ -1,4 +1,4 @@
-//! A weight matrix on the device: the planes of its format, split by rows where a binding could not hold them.
+//! A weight matrix on the device: the planes of its format, sharded by rows where one binding cannot cover it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,17 +9,17 @@ use bayan_weights::{F32, Format, Planes};
 
 use super::state::State;
 
-/// Rows of one shard start at multiples of this, so that no workgroup straddles two shards.
+/// Every shard starts at a multiple of this many rows, so that no workgroup needs rows of two shards.
 pub const SHARD_ROWS: usize = 256;
 
-/// Some of the rows of a matrix.
+/// A range of a matrix's rows, stored together.
 #[derive(Debug, Clone)]
 pub struct Shard {
     /// First row.
     pub first_row: usize,
     /// Number of rows.
     pub rows: usize,
-    /// Its format, which others of a stacked matrix need not have.
+    /// The shard's format. The shards of a stacked matrix may have different ones.
     pub format: &'static dyn Format,
     planes: Vec<Slice>,
 }
@@ -41,31 +41,30 @@ pub struct Matrix {
     shards: Vec<Shard>,
     host: Option<Vec<Vec<u8>>>,
     trained: Option<Trained>,
-    /// What it is stacked from, with the first row of each.
+    /// For a stacked matrix: its parts, each with its first row.
     parts: Vec<(usize, Arc<Matrix>)>,
 }
 
-/// Where the numbers of a matrix that is trained stand.
+/// Where a trained matrix stores its values.
 #[derive(Debug, Clone)]
 pub struct Trained {
-    /// The whole matrix, in the order of the device: [`packed_len`] numbers.
+    /// The whole matrix in packed order: [`packed_len`] values.
     pub state: Arc<State>,
-    /// Its row that is row 0 of the matrix, a multiple of `SHARD_ROWS`.
+    /// The row of `state` that is row 0 of this matrix; a multiple of `SHARD_ROWS`.
     pub first_row: usize,
 }
 
 impl Matrix {
-    /// A matrix that holds nothing and is never run: for a model of which only names and sizes are asked.
+    /// A matrix without storage, which must never be run: for describing a model by names and sizes alone.
     pub fn without_storage(label: &str, rows: usize, columns: usize) -> Arc<Matrix> {
         let (label, parts) = (label.to_string(), Vec::new());
         Arc::new(Matrix { label, format: &F32, rows, columns, shards: Vec::new(), host: None, trained: None, parts })
     }
 
-    /// Matrices of one width as one, the rows of each below those of the one before; nothing is copied. Each keeps its
-    /// format.
+    /// Stacks matrices of equal width by rows, in order. Nothing is copied and each part keeps its format.
     ///
     /// # Panics
-    /// If there is none, the widths differ, or one that is not the last has rows that are no multiple of 32.
+    /// If `parts` is empty, the widths differ, or a part other than the last has a row count that is no multiple of 32.
     pub fn stacked(parts: Vec<Arc<Matrix>>) -> Arc<Matrix> {
         let (first, columns) = (&parts[0], parts[0].columns);
         let (label, format) = (first.label.clone(), first.format);
@@ -82,17 +81,17 @@ impl Matrix {
         Arc::new(Matrix { label, format, rows, columns, shards, host: None, trained: None, parts: stacked })
     }
 
-    /// What it is.
+    /// The name, for error messages.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// Its format; of a stacked one the first part's.
+    /// The matrix's format; for a stacked matrix, that of the first part.
     pub fn format(&self) -> &'static dyn Format {
         self.format
     }
 
-    /// Whether some of its rows are plain numbers.
+    /// Whether any of the rows are stored unquantized.
     pub fn has_dense_rows(&self) -> bool {
         if self.parts.is_empty() {
             self.format.is_dense()
@@ -101,7 +100,7 @@ impl Matrix {
         }
     }
 
-    /// Whether every row's format is one of these.
+    /// Whether `holds` is true for the format of every row.
     pub(crate) fn all_rows(&self, holds: fn(&dyn Format) -> bool) -> bool {
         if self.parts.is_empty() { holds(self.format) } else { self.parts.iter().all(|(_, part)| part.all_rows(holds)) }
     }
@@ -126,12 +125,12 @@ impl Matrix {
         &self.shards
     }
 
-    /// Whether it is on this device.
+    /// Whether the matrix is on this device.
     pub fn is_on(&self, gpu: &Gpu) -> bool {
         self.shards.iter().flat_map(|shard| &shard.planes).next().is_some_and(|plane| gpu.owns(&plane.buffer))
     }
 
-    /// Where its numbers stand, if they are trained.
+    /// Where the values are stored, if the matrix is trained.
     pub fn trained(&self) -> Option<&Trained> {
         self.trained.as_ref()
     }
@@ -141,7 +140,7 @@ impl Matrix {
         self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum()
     }
 
-    /// Bytes that are brought from host memory each time the matrix is used; 0 for one that lives on the device.
+    /// Bytes copied from host memory each time the matrix is used; 0 if it stays on the device.
     pub fn streamed_bytes(&self) -> u64 {
         self.shards
             .iter()
@@ -151,7 +150,7 @@ impl Matrix {
             .sum()
     }
 
-    /// Some of the rows as a matrix of its own on the same memory.
+    /// A view of some rows as a matrix of its own; it shares the memory.
     ///
     /// # Panics
     /// If the first row is not a multiple of `SHARD_ROWS`.
@@ -225,7 +224,7 @@ impl Matrix {
     }
 }
 
-/// Bytes of one row in each plane on the device, where every row is whole 32-blocks.
+/// Bytes of one row in each plane on the device. There, every row is padded to whole 32-blocks.
 pub fn row_bytes(format: &dyn Format, columns: usize) -> Vec<usize> {
     let columns = columns.next_multiple_of(32);
     (0..format.planes().len()).map(|plane| format.row_bytes(plane, columns) as usize).collect()
@@ -239,21 +238,21 @@ fn shard_rows(gpu: &Gpu, format: &dyn Format, rows: usize, columns: usize) -> Ve
     (0..rows).step_by(per_shard).map(|first| first..(first + per_shard).min(rows)).collect()
 }
 
-/// Fills a matrix by consecutive rows, as they stream in.
+/// Fills a matrix with consecutive rows as they are read.
 pub struct MatrixBuilder<'a> {
     gpu: Option<&'a Gpu>,
     matrix: Matrix,
-    /// Rows taken in.
+    /// Rows received.
     filled: usize,
-    /// Rows handed on.
+    /// Rows written to the matrix.
     emitted: usize,
-    /// The rows between, in each plane.
+    /// Rows received but not yet written, for each plane.
     pending: Vec<Vec<u8>>,
-    /// For a matrix that is streamed: what its shards' planes will have to hold.
+    /// For a streamed matrix: the contents of each shard's planes.
     streamed: Option<Vec<Vec<Vec<u8>>>>,
 }
 
-/// Buffers that matrices of equal sizes and format share; see [`MatrixBuilder::streamed`].
+/// Buffers shared by matrices of equal sizes and format; see [`MatrixBuilder::streamed`].
 #[derive(Debug, Default)]
 pub struct Slots(HashMap<(String, &'static str, usize, usize), Vec<Vec<Buffer>>>);
 
@@ -288,13 +287,14 @@ impl<'a> MatrixBuilder<'a> {
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending, streamed: None })
     }
 
-    /// A matrix in f32 whose numbers are those of a state of [`packed_len`] elements, on the device or on the host.
+    /// An f32 matrix whose values are stored in `state`, which has [`packed_len`] elements, on the device or on the
+    /// host.
     ///
     /// # Errors
-    /// A matrix that one binding of the device cannot hold.
+    /// One binding of the device cannot cover the matrix.
     ///
     /// # Panics
-    /// If the state has another size.
+    /// If the state has another length.
     pub fn trained(
         gpu: Option<&'a Gpu>,
         label: &str,
@@ -334,8 +334,8 @@ impl<'a> MatrixBuilder<'a> {
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending: vec![Vec::new()], streamed: None })
     }
 
-    /// A matrix that stays in host memory and is brought to the device whenever a kernel reads it. Matrices with the
-    /// same `slot`, format and sizes share the buffers there.
+    /// A matrix that stays in host memory and is copied to the device whenever a kernel reads it. Matrices with the
+    /// same `slot`, format and sizes share their device buffers.
     ///
     /// # Errors
     /// Out of memory.
@@ -397,7 +397,7 @@ impl<'a> MatrixBuilder<'a> {
         for (plane, (bytes, &to)) in rows.bytes.iter().zip(&to).enumerate() {
             let from = matrix.format.row_bytes(plane, rows.k) as usize;
             for row in bytes.chunks_exact(from).take(rows.rows) {
-                // Dense rows are stored without padding; here every row is whole 32-blocks.
+                // Dense rows arrive without padding; on the device every row is padded to whole 32-blocks.
                 self.pending[plane].extend_from_slice(row);
                 let padded = self.pending[plane].len() + to - from;
                 self.pending[plane].resize(padded, 0);
@@ -407,7 +407,7 @@ impl<'a> MatrixBuilder<'a> {
         self.emit(self.filled == self.matrix.rows);
     }
 
-    /// Moves whole groups of rows, and at the end the last ones with zero rows after them, to where they belong.
+    /// Writes the complete groups of pending rows; at the end also the last incomplete group, padded with zero rows.
     fn emit(&mut self, last: bool) {
         let bytes = row_bytes(self.matrix.format, self.matrix.columns);
         let pending = self.pending[0].len() / bytes[0];
@@ -464,12 +464,12 @@ impl<'a> MatrixBuilder<'a> {
     }
 }
 
-/// Rows stand in groups of this many: one block of all rows of the group, then the next block. Invocations that own
-/// neighbouring rows then read neighbouring words, and a row needs no sum over invocations.
+/// Rows are stored in groups of this many: one block of every row of the group, then the next block. Invocations that
+/// own neighbouring rows then read neighbouring words, and no sum over invocations is needed for a row.
 pub const GROUP: usize = 32;
 
-/// From row after row to groups: `[group][block][part][row of the group]`, a part being 16 bytes or what a smaller
-/// block has.
+/// Reorders row-major bytes into groups: `[group][block][part][row of the group]`. A part is 16 bytes, or the whole
+/// block where a block has fewer.
 fn interleave(rows: &[u8], row_bytes: usize, block_bytes: usize) -> Vec<u8> {
     let unit = block_bytes.min(16);
     let units = row_bytes / unit;
@@ -485,26 +485,26 @@ fn interleave(rows: &[u8], row_bytes: usize, block_bytes: usize) -> Vec<u8> {
     out
 }
 
-/// Numbers that a trained matrix takes in the order of the device, padding included.
+/// Number of values that a trained matrix stores in packed order, padding included.
 pub fn packed_len(rows: usize, columns: usize) -> usize {
     rows.next_multiple_of(GROUP) * columns.next_multiple_of(32)
 }
 
-/// Where the number of a row and column stands in a trained matrix.
+/// Index of a row and column within a trained matrix's packed values.
 fn packed_at(row: usize, column: usize, columns: usize) -> usize {
     let width = columns.next_multiple_of(32);
     row / GROUP * GROUP * width + column / 4 * 4 * GROUP + row % GROUP * 4 + column % 4
 }
 
-/// Rows of a trained matrix, row after row without padding.
+/// Rows of a trained matrix, row-major and without padding.
 pub fn unpacked_rows(packed: &[f32], rows: Range<usize>, columns: usize) -> Vec<f32> {
     rows.flat_map(|row| (0..columns).map(move |column| packed_at(row, column, columns))).map(|at| packed[at]).collect()
 }
 
-/// Puts numbers, row after row without padding, into a trained matrix from `first_row` on.
+/// Copies row-major, unpadded values into a trained matrix's packed values, from `first_row` on.
 ///
 /// # Panics
-/// If they are no whole rows, or more than there are.
+/// If the values are not whole rows, or more rows than the matrix has.
 pub fn pack_rows(values: &[f32], first_row: usize, columns: usize, packed: &mut [f32]) {
     assert!(values.len().is_multiple_of(columns), "whole rows");
     for (index, row) in values.chunks_exact(columns).enumerate() {

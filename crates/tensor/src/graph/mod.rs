@@ -1,7 +1,7 @@
-//! A flat list of operations in program order, recorded once per shape and replayed per step.
+//! A flat list of operations in program order, recorded once per shape and replayed for every step.
 //!
-//! A list and not a tree of lazily evaluated values: the order in which a model file says things is the order in which
-//! they run, the planner can see all of it, and training can walk it backwards.
+//! Rejected: a tree of lazily evaluated values. A list runs in the order in which the model file states the operations,
+//! the planner sees all of it, and training differentiates it in reverse.
 
 mod interpret;
 mod matrix;
@@ -27,11 +27,11 @@ pub(crate) use values::{pack_f16, unpack_f16};
 /// One operation of a graph.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// What it does.
+    /// The operation.
     pub op: Arc<dyn Op>,
-    /// What it reads.
+    /// The tensors that it reads.
     pub inputs: Vec<Tensor>,
-    /// What it writes. A tensor with a state is updated in place.
+    /// The tensors that it writes. A tensor with a state is updated in place.
     pub outputs: Vec<Tensor>,
 }
 
@@ -58,22 +58,22 @@ impl Graph {
         &self.tensors
     }
 
-    /// What is known about a tensor.
+    /// Shape, element type and state of a tensor.
     pub fn info(&self, tensor: Tensor) -> &TensorInfo {
         &self.tensors[tensor.index()]
     }
 
-    /// Its sizes, outermost first.
+    /// Sizes of a tensor, outermost first.
     pub fn shape(&self, tensor: Tensor) -> &[usize] {
         &self.info(tensor).shape
     }
 
-    /// The last size.
+    /// The last size of a tensor.
     pub fn width(&self, tensor: Tensor) -> usize {
         self.shape(tensor).last().copied().unwrap_or(1)
     }
 
-    /// The product of all sizes but the last.
+    /// The product of all sizes of a tensor but the last.
     pub fn rows(&self, tensor: Tensor) -> usize {
         let shape = self.shape(tensor);
         shape[..shape.len().saturating_sub(1)].iter().product()
@@ -84,7 +84,7 @@ impl Graph {
         self.push(TensorInfo { shape: shape.to_vec(), dtype, state: None })
     }
 
-    /// The tensor that stands for a state; the same one for the same state.
+    /// The tensor of a state. The same state always gives the same tensor.
     pub fn state(&mut self, state: &Arc<State>) -> Tensor {
         let known = self.tensors.iter().position(|t| t.state.as_ref().is_some_and(|s| Arc::ptr_eq(s, state)));
         match known {
@@ -126,7 +126,7 @@ impl Graph {
         output
     }
 
-    /// Another view of x [T, H, d] as [T, H d]; nothing is computed.
+    /// x [T, H, d] viewed as [T, H d]; nothing is computed.
     pub fn flatten(&mut self, x: Tensor) -> Tensor {
         let shape = self.shape(x).to_vec();
         if let (Some(info), [first, rest @ ..]) = (self.tensors.get_mut(x.index()), shape.as_slice()) {
@@ -135,7 +135,7 @@ impl Graph {
         x
     }
 
-    /// Another view of x with these sizes, row by row in the same order; nothing is computed.
+    /// x viewed with these sizes, in the same row-major order; nothing is computed.
     pub fn reshape(&mut self, x: Tensor, shape: &[usize]) -> Tensor {
         assert_eq!(self.info(x).len(), shape.iter().product::<usize>(), "reshape: number of elements");
         if let Some(info) = self.tensors.get_mut(x.index()) {
@@ -144,20 +144,20 @@ impl Graph {
         x
     }
 
-    /// The list up to and including the last operation that writes a state: what remains of a step whose results nobody
-    /// reads.
+    /// The list up to and including the last operation that writes a state: all that a step needs when its results are
+    /// not read.
     pub fn until_last_state(&self) -> Graph {
         let writes = |node: &Node| node.outputs.iter().any(|&output| self.info(output).state.is_some());
         let end = self.nodes.iter().rposition(writes).map_or(self.nodes.len(), |index| index + 1);
         self.with_nodes(self.nodes[..end].to_vec())
     }
 
-    /// Gives a tensor storage that outlives the step.
+    /// Stores a tensor in a state, which outlives the step.
     pub(crate) fn set_state(&mut self, tensor: Tensor, state: Arc<State>) {
         self.tensors[tensor.index()].state = Some(state);
     }
 
-    /// The same tensors with another list of operations: what a rewrite returns.
+    /// A graph with the same tensors and another list of operations: the result of a rewrite.
     pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Graph {
         Graph { tensors: self.tensors.clone(), nodes }
     }

@@ -1,4 +1,4 @@
-//! What an operation is: a kernel, and the same mathematics in plain Rust.
+//! What an operation is: its kernels, and the same mathematics in plain Rust.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::values::Values;
 use crate::passes::{Backward, BackwardError};
 use crate::plan::Lowering;
 
-/// A tensor as a reference sees it.
+/// A tensor as it is passed to an op's reference.
 #[derive(Debug, Clone, Copy)]
 pub struct Operand<'a> {
     /// Sizes, outermost first.
@@ -20,12 +20,12 @@ pub struct Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    /// The floats.
+    /// The elements as f32.
     pub fn f32(&self) -> &'a [f32] {
         self.values.f32()
     }
 
-    /// The integers.
+    /// The elements as u32.
     pub fn u32(&self) -> &'a [u32] {
         self.values.u32()
     }
@@ -35,7 +35,7 @@ impl<'a> Operand<'a> {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// The floats row by row.
+    /// The f32 elements row by row.
     pub fn rows(&self) -> std::slice::ChunksExact<'a, f32> {
         self.f32().chunks_exact(self.width())
     }
@@ -43,41 +43,42 @@ impl<'a> Operand<'a> {
 
 /// An operation: one Rust file, and its WGSL files in the folder of the same family.
 pub trait Op: std::fmt::Debug + Any + Send + Sync {
-    /// Its name, with which those of its kernels begin. Their WGSL is in the folder of its family in `shaders/`.
+    /// The op's name; the names of its kernels begin with it.
     fn name(&self) -> &'static str;
 
-    /// Emits its kernel or kernels for the tensors of the node.
+    /// Emits the kernels for the node's tensors.
     ///
     /// # Errors
     /// A kernel that does not compile, or a device that fails.
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError>;
 
-    /// The same on the host, summing in f64: the definition that kernels are checked against.
+    /// Computes the op on the host, summing in f64: the definition that the kernels are checked against.
     ///
-    /// `inputs` and `outputs` have the node's tensors in order; outputs hold zeros, or the state that is updated in
-    /// place.
+    /// `inputs` and `outputs` are the node's tensors in order. An output holds zeros, or the current values of a state
+    /// that is updated in place.
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]);
 
-    /// About how many multiply-adds it takes, given the sizes of inputs and outputs: what submissions are cut by.
+    /// Approximate number of multiply-adds for these input and output sizes; long lists are split into submissions by
+    /// it.
     fn work(&self, _inputs: &[&[usize]], outputs: &[&[usize]]) -> u64 {
         outputs.iter().map(|shape| elements(shape)).sum()
     }
 
-    /// The matrix that it reads, where that may be trained.
+    /// The weight matrix that the op reads, where that may be trained.
     fn matrix(&self) -> Option<&Arc<Matrix>> {
         None
     }
 
-    /// Records the operations of its gradient: reads `to.gradient(output)`, calls `to.contribute` for the inputs that
-    /// `to.wants`.
+    /// Records the operations of the gradient: reads `to.gradient(output)` and calls `to.contribute` for every input
+    /// for which `to.wants` is true.
     ///
     /// # Errors
-    /// This operation, or a setting of it, has none.
+    /// The operation, or the way it is configured, has no gradient.
     fn backward(&self, _to: &mut Backward<'_>) -> Result<(), BackwardError> {
         Err(BackwardError(self.name()))
     }
 
-    /// For looking at the concrete type in rewrites.
+    /// Gives rewrites access to the concrete type.
     fn as_any(&self) -> &dyn Any;
 }
 

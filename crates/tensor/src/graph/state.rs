@@ -9,9 +9,9 @@ use super::values::{Dtype, ELEMENT_BYTES, Values};
 /// y = factor · x + plus.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {
-    /// Multiplies.
+    /// The multiplier.
     pub factor: f32,
-    /// Is added.
+    /// The summand.
     pub plus: f32,
 }
 
@@ -47,7 +47,7 @@ impl State {
         }))
     }
 
-    /// A state of these sizes that holds nothing and is never run: for a model of which only names and sizes are asked.
+    /// A state without storage, which must never be run: for describing a model by names and sizes alone.
     pub fn without_storage(label: &str, shape: &[usize]) -> Arc<State> {
         Arc::new(State {
             label: label.to_string(),
@@ -60,8 +60,8 @@ impl State {
         })
     }
 
-    /// A part of a state on the device, from element `offset` on: parameters that one kernel updates together live in
-    /// one. On the host the part has memory of its own, with the parent's values.
+    /// A part of a state, from element `offset` on. On the device it shares the parent's buffer, so that one kernel can
+    /// update many parameters together. On the host it gets a copy of the parent's values.
     ///
     /// # Panics
     /// If the part does not lie within the parent.
@@ -69,7 +69,7 @@ impl State {
         State::changed_part(parent, label, shape, offset, None)
     }
 
-    /// As [`State::part`], of a weight that the model reads changed so.
+    /// As [`State::part`], for a weight to which the model applies `read_as` whenever it reads it.
     ///
     /// # Panics
     /// As [`State::part`].
@@ -116,12 +116,12 @@ impl State {
         Ok(state)
     }
 
-    /// What it is.
+    /// The name, for error messages.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// How the model reads it, where that is changed.
+    /// The transformation that the model applies when it reads the values, if any.
     pub fn read_as(&self) -> Option<Affine> {
         self.read_as
     }
@@ -149,17 +149,17 @@ impl State {
         self.buffer.as_ref().unwrap_or_else(|| panic!("state `{}` has no device buffer", self.label))
     }
 
-    /// Where it begins in the device's buffer.
+    /// Offset in the device's buffer, in bytes.
     pub fn offset_bytes(&self) -> u64 {
         self.offset_bytes
     }
 
-    /// Whether it is on a device.
+    /// Whether the state is stored on a device.
     pub fn on_device(&self) -> bool {
         self.buffer.is_some()
     }
 
-    /// Whether it is on this device.
+    /// Whether the state is stored on this device.
     pub fn is_on(&self, gpu: &Gpu) -> bool {
         self.buffer.as_ref().is_some_and(|buffer| gpu.owns(buffer))
     }
@@ -180,7 +180,7 @@ impl State {
         self.host.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
-    /// Looks at the host's values, if they are there.
+    /// Calls `look` with the host's values, if there are any.
     pub fn with_host<T>(&self, look: impl FnOnce(&Values) -> T) -> Option<T> {
         self.host.lock().unwrap_or_else(|e| e.into_inner()).as_ref().map(look)
     }
@@ -190,7 +190,7 @@ impl State {
         *self.host.lock().unwrap_or_else(|e| e.into_inner()) = Some(values);
     }
 
-    /// Reads the values back from wherever they are.
+    /// Reads the values back from the device or the host.
     ///
     /// # Errors
     /// The device failed.

@@ -1,29 +1,29 @@
-//! A tensor of a graph, and what the graph knows about it.
+//! A tensor of a graph, and what the graph stores about it.
 
 use std::sync::Arc;
 
 use super::state::State;
 use super::values::Dtype;
 
-/// A tensor of a graph, by its number.
+/// A tensor of a graph, identified by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tensor(pub(crate) u32);
 
 impl Tensor {
-    /// Its place in the graph's list.
+    /// The index in the graph's list.
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// What the graph knows about a tensor.
+/// What the graph stores about a tensor.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
     /// Element type.
     pub dtype: Dtype,
-    /// Its storage when it outlives the step: parameters, the cache, the step's inputs. `None`: the planner's choice.
+    /// Storage that outlives the step: parameters, the cache, the step's inputs. `None`: the planner assigns memory.
     pub state: Option<Arc<State>>,
 }
 
@@ -33,7 +33,7 @@ impl TensorInfo {
         self.shape.iter().product()
     }
 
-    /// Whether it has none.
+    /// Whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

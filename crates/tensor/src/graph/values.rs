@@ -2,10 +2,10 @@
 
 use half::f16;
 
-/// Number of bytes of every element: f32, u32, or two packed f16.
+/// Size of every element in bytes: f32, u32, or two packed f16.
 pub const ELEMENT_BYTES: u64 = 4;
 
-/// What the elements are.
+/// Element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// 32-bit floating point.
@@ -32,7 +32,7 @@ impl Values {
         }
     }
 
-    /// From little-endian bytes; a tail of less than four bytes is dropped.
+    /// From little-endian bytes; up to three left-over bytes at the end are ignored.
     pub fn from_bytes(bytes: &[u8], dtype: Dtype) -> Values {
         let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         match dtype {
@@ -62,10 +62,10 @@ impl Values {
         self.len() == 0
     }
 
-    /// The floats.
+    /// The elements as f32.
     ///
     /// # Panics
-    /// If they are not floats: a mistake in an op.
+    /// If they are not f32, which is a programming error in an op.
     pub fn f32(&self) -> &[f32] {
         match self {
             Values::F32(v) => v,
@@ -73,10 +73,10 @@ impl Values {
         }
     }
 
-    /// The floats, to write.
+    /// The elements as f32, mutable.
     ///
     /// # Panics
-    /// If they are not floats: a mistake in an op.
+    /// If they are not f32, which is a programming error in an op.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         match self {
             Values::F32(v) => v,
@@ -84,10 +84,10 @@ impl Values {
         }
     }
 
-    /// The integers.
+    /// The elements as u32.
     ///
     /// # Panics
-    /// If they are floats: a mistake in an op.
+    /// If they are f32, which is a programming error in an op.
     pub fn u32(&self) -> &[u32] {
         match self {
             Values::U32(v) => v,
@@ -95,10 +95,10 @@ impl Values {
         }
     }
 
-    /// The integers, to write.
+    /// The elements as u32, mutable.
     ///
     /// # Panics
-    /// If they are floats: a mistake in an op.
+    /// If they are f32, which is a programming error in an op.
     pub fn u32_mut(&mut self) -> &mut [u32] {
         match self {
             Values::U32(v) => v,
@@ -114,7 +114,7 @@ impl Values {
         }
     }
 
-    /// The elements as bytes, to write.
+    /// The elements as bytes, mutable.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Values::F32(v) => bytemuck::cast_slice_mut(v),
@@ -123,12 +123,12 @@ impl Values {
     }
 }
 
-/// Two f16 in one u32, the first in the low half, as WGSL's `pack2x16float`.
+/// Packs two f16 into one u32, the first in the low half, as WGSL's `pack2x16float` does.
 pub(crate) fn pack_f16(low: f32, high: f32) -> u32 {
     u32::from(f16::from_f32(low).to_bits()) | u32::from(f16::from_f32(high).to_bits()) << 16
 }
 
-/// The two f16 of a u32.
+/// Unpacks the two f16 of a u32.
 pub(crate) fn unpack_f16(word: u32) -> [f32; 2] {
     [f16::from_bits(word as u16).to_f32(), f16::from_bits((word >> 16) as u16).to_f32()]
 }

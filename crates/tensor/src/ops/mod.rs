@@ -1,5 +1,5 @@
-//! The operations, by family. An op is one Rust file here and one or more WGSL files in the folder of the same family in
-//! `shaders/`; the kernel and its plain-Rust reference stand together.
+//! The operations, by family. An op is one Rust file here, with its kernels' dispatch and its plain-Rust reference, and
+//! one or more WGSL files in the folder of the same family in `shaders/`.
 
 mod attention;
 mod elementwise;

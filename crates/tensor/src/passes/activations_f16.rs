@@ -1,31 +1,33 @@
-//! Half the memory for what waits for the backward pass: tensors that the forward pass leaves for it are held in f16.
+//! Stores saved activations in f16: tensors that the forward pass computes and the backward pass reads. That halves
+//! their memory.
 //!
-//! A rewrite of the finished list, like fusion: a model's file, the walk backwards and the planner know nothing of it,
-//! and the two new nodes have references like every other, so that the interpreter runs the same. Kernels that read f16
-//! lost: each of the backward ones would need a second form, for a read that is a small part of their time. Only what
-//! waits is held so; what is computed and used within a layer stays in f32, and so do the keys and values in their
-//! cache, and the output of attention.
+//! A rewrite of the finished list, like fusion: model files, differentiation and the planner are unaware of it, and the
+//! two new ops have references like all others, so the interpreter runs the same list. Rejected: backward kernels that
+//! read f16, because each would need a second form for a read that is a small part of its time. Only saved activations
+//! are stored so. What is computed and used within a layer stays in f32, and so do the cached keys and values and the
+//! output of attention.
 
 use std::sync::Arc;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
 use crate::ops::{AttentionBackward, Narrow, Widen};
 
-/// Narrower rows hold statistics, or gain little beside the power of two that each has.
+/// Narrower rows hold statistics, or save little because every packed row also stores its power of two.
 const NARROWEST: usize = 16;
 
-/// Where a tensor waits: after the node of the first number, until the node of the second.
+/// Over which nodes a tensor must be saved: after the last node of the forward pass that uses it, until the first node
+/// of the backward pass that does.
 #[derive(Debug, Clone, Copy, Default)]
 struct Wait {
     last: Option<usize>,
     next: Option<usize>,
-    /// Some node of the backward pass writes it, or needs all its bits.
+    /// A node of the backward pass writes the tensor, or needs its full precision.
     whole: bool,
 }
 
-/// The graph with the f32 intermediate tensors that wait from the first `forward` nodes for those after them held in
-/// f16 meanwhile. The last of `layers` equal parts of those nodes leaves its own as they are: they are needed again at
-/// once, when memory is fullest. So do the tensors in `keep`.
+/// Rewrites the graph so that f32 intermediate tensors which the first `forward` nodes leave for the later ones are
+/// stored in f16 in between. Tensors in `keep` stay f32, and so do those of the last of `layers` equal parts of the
+/// forward nodes: the backward pass reads them first, when memory use is at its peak.
 pub fn keep_in_f16(graph: &Graph, forward: usize, layers: usize, keep: &[Tensor]) -> Graph {
     let until = forward - forward.div_ceil(layers.max(1));
     let mut waits = vec![Wait::default(); graph.tensors().len()];
@@ -75,8 +77,9 @@ pub fn keep_in_f16(graph: &Graph, forward: usize, layers: usize, keep: &[Tensor]
     rewritten.with_nodes(list)
 }
 
-/// Σ dy∘y is taken from sums that it nearly cancels where attention looks at one key: from a rounded y, gradients of
-/// queries and keys would be off by as much as they are small.
+/// Whether `tensor` is the output of attention that `node` differentiates. The gradient subtracts Σ dy∘y from terms
+/// that nearly equal it where attention looks at one key: the rounding error of a rounded y would be as large as the
+/// gradients of queries and keys.
 fn is_output_of_attention(node: &Node, tensor: Tensor) -> bool {
     node.op.as_any().is::<AttentionBackward>() && node.inputs.get(3) == Some(&tensor)
 }
@@ -99,7 +102,7 @@ mod tests {
     use crate::suite::training::gradient::zeros;
     use crate::suite::training::layers::layers;
 
-    /// Activations of a step over so many layers, in bytes, and how many tensors were packed.
+    /// Bytes of the activations of a step over `count` layers, and how many tensors were packed.
     fn held(gpu: &Gpu, count: usize, recompute: bool, in_f16: bool) -> (u64, usize) {
         let mut make = Maker { gpu: Some(gpu), seed: 1 };
         let mut graph = Graph::new();

@@ -1,9 +1,9 @@
-//! Reverse-mode differentiation of a recorded list: the nodes are walked backwards, and each op records the operations
-//! of its gradient at the end of the same list.
+//! Reverse-mode differentiation of a recorded list: in reverse order, each op records the operations of its gradient at
+//! the end of the same list.
 //!
 //! Gradients are plain tensors of the same graph, so that the planner shares their memory with everything else and the
-//! interpreter can run them. A tape of closures lost: it would be a second kind of program beside the list. Only
-//! tensors on a path to a trainable parameter get a gradient.
+//! interpreter can run them. Rejected: a tape of closures, because it would be a second kind of program next to the
+//! list. Only tensors that depend on a trainable parameter get a gradient.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,23 +11,22 @@ use std::sync::Arc;
 
 use crate::graph::{Dtype, Graph, Matrix, Node, State, Tensor};
 
-/// An operation that cannot be differentiated stands on a path to a trainable parameter.
+/// An operation without a gradient lies between a trainable parameter and the loss.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "operation `{0}` has no gradient, but a trainable parameter lies behind it; freeze that parameter or give the operation a `backward`"
 )]
 pub struct BackwardError(pub &'static str);
 
-/// How to walk back.
+/// Options of [`Graph::backward`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BackwardOptions {
-    /// Compute the values inside each segment again instead of keeping them: less memory for about a third more
-    /// arithmetic. Segments are cut where a single tensor is alive, which in a transformer is the residual stream
-    /// between layers.
+    /// Recompute the values inside each segment instead of storing them: less memory for about a third more arithmetic.
+    /// Segments end where only a single tensor is alive, which in a transformer is the residual stream between layers.
     pub recompute: bool,
 }
 
-/// What an op sees while it records its gradient.
+/// The interface through which an op records its gradient.
 pub struct Backward<'a> {
     graph: &'a mut Graph,
     node: Node,
@@ -37,14 +36,14 @@ pub struct Backward<'a> {
 
 #[derive(Default)]
 struct Walk {
-    /// By tensor: whether a parameter lies behind it.
+    /// By tensor: whether it depends on a trainable parameter.
     needs: Vec<bool>,
     /// By tensor: the first node that writes it.
     producers: Vec<usize>,
     gradients: HashMap<Tensor, Tensor>,
-    /// Gradients that outlive the step: always added to in place.
+    /// Gradients that outlive the step; contributions are always added in place.
     lasting: Vec<Tensor>,
-    /// Where the gradients of trained matrices are added, by their states.
+    /// The tensors to which the gradients of trained matrices are added, by the matrices' states.
     matrices: HashMap<*const State, Tensor>,
 }
 
@@ -54,7 +53,7 @@ impl Walk {
         self.producers.resize(len, usize::MAX);
     }
 
-    /// Whether a parameter lies behind a node.
+    /// Whether a node depends on a trainable parameter.
     fn behind(&self, node: &Node) -> bool {
         let matrix = node.op.matrix().and_then(|matrix| matrix.trained());
         node.inputs.iter().any(|t| self.needs[t.index()])
@@ -68,12 +67,12 @@ impl Backward<'_> {
         self.graph
     }
 
-    /// The node's input number `index`.
+    /// The node's input at `index`.
     pub fn input(&self, index: usize) -> Tensor {
         self.node.inputs[index]
     }
 
-    /// The node's output number `index`.
+    /// The node's output at `index`.
     pub fn output(&self, index: usize) -> Tensor {
         self.node.outputs[index]
     }
@@ -83,31 +82,31 @@ impl Backward<'_> {
         self.node.inputs.len()
     }
 
-    /// Whether a parameter lies behind a tensor.
+    /// Whether a tensor depends on a trainable parameter, and therefore needs a gradient.
     pub fn wants(&self, tensor: Tensor) -> bool {
         self.walk.needs[tensor.index()]
     }
 
-    /// Where the gradient of a trained matrix is added, and the row of it where this one begins; `None` for a frozen
-    /// one.
+    /// For a trained matrix: the tensor to which its gradient is added, and the row of that tensor where this matrix
+    /// begins. `None` for a frozen matrix.
     pub fn matrix_gradient(&self, matrix: &Matrix) -> Option<(Tensor, usize)> {
         let trained = matrix.trained()?;
         let gradient = self.walk.matrices.get(&Arc::as_ptr(&trained.state))?;
         Some((*gradient, trained.first_row))
     }
 
-    /// The gradient of output number `index`, if anything depends on it.
+    /// The gradient of the output at `index`, if the loss depends on that output.
     pub fn gradient(&self, index: usize) -> Option<Tensor> {
         self.walk.gradients.get(&self.node.outputs[index]).copied()
     }
 
-    /// Takes the gradient of output number `index` away, for a state that other nodes write too.
+    /// Removes and returns the gradient of the output at `index`, for a state that other nodes write too.
     pub fn take_gradient(&mut self, index: usize) -> Option<Tensor> {
         self.walk.gradients.remove(&self.node.outputs[index])
     }
 
-    /// Adds a contribution to the gradient of `tensor`: `write(graph, into, add)` records operations that write it into
-    /// `into`, or with `add` add it to what stands there.
+    /// Adds a contribution to the gradient of `tensor`. `write(graph, into, add)` records operations that write the
+    /// contribution to `into`, or with `add` add it to the values that `into` already holds.
     pub fn contribute(&mut self, tensor: Tensor, write: impl FnOnce(&mut Graph, Tensor, bool)) {
         let known = self.walk.gradients.get(&tensor).copied();
         if let Some(gradient) = known.filter(|&g| self.may_change(tensor, g)) {
@@ -121,7 +120,7 @@ impl Backward<'_> {
         self.walk.gradients.insert(tensor, gradient);
     }
 
-    /// Hands a tensor on as (a part of) the gradient of `tensor`, without a copy where there is none yet.
+    /// Uses an existing tensor as a contribution to the gradient of `tensor`; nothing is copied if it is the first one.
     pub fn pass(&mut self, gradient: Tensor, tensor: Tensor) {
         let total = match self.walk.gradients.get(&tensor).copied() {
             Some(known) if self.walk.lasting.contains(&known) => {
@@ -134,8 +133,8 @@ impl Backward<'_> {
         self.walk.gradients.insert(tensor, total);
     }
 
-    /// Whether a gradient may be changed in place: it is no state of somebody else's, and no tensor that has still to
-    /// be walked over has the same one.
+    /// Whether a gradient may be updated in place: it is not a state of other owners, and it is not shared with a
+    /// tensor that has yet to be differentiated.
     fn may_change(&self, tensor: Tensor, gradient: Tensor) -> bool {
         let waiting = |other: Tensor| self.walk.producers[other.index()] <= self.index;
         let ours = self.graph.info(gradient).state.is_none();
@@ -146,9 +145,9 @@ impl Backward<'_> {
 }
 
 impl Graph {
-    /// Records the gradients of everything recorded so far. `seeds` are (tensor, its gradient), the latter recorded
-    /// already; `parameters` are (parameter, where its gradient is added). States that are not parameters get no
-    /// gradient.
+    /// Records the gradients of everything recorded so far. `seeds` are pairs (tensor, its gradient), whose gradients
+    /// are already recorded; `parameters` are pairs (parameter, the state to which its gradient is added). States that
+    /// are not parameters get no gradient.
     ///
     /// # Errors
     /// An operation without a gradient.
@@ -206,7 +205,7 @@ impl Graph {
         op.backward(&mut Backward { graph: self, node, index, walk })
     }
 
-    /// Cuts a list after every node over whose end a single intermediate tensor is alive.
+    /// Splits a list after every node at whose end a single intermediate tensor is alive.
     fn segments(&self, nodes: &[Node]) -> Vec<Range<usize>> {
         let mut last = HashMap::new();
         for (index, node) in nodes.iter().enumerate() {
@@ -225,15 +224,15 @@ impl Graph {
                 cuts.push(index + 1);
             }
         }
-        // A pre-norm layer has two such places, after attention and after the MLP, and the embedding one: every second
-        // is a layer's end.
+        // A pre-norm layer has two such points, after attention and after the MLP, and the embedding has one: every
+        // second point is the end of a layer.
         let mut ends: Vec<usize> = thin(&cuts).into_iter().filter(|&end| end < nodes.len()).collect();
         ends.push(nodes.len());
         let starts = std::iter::once(0).chain(ends.iter().copied());
         starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
     }
 
-    /// Records the nodes of a segment again, into fresh tensors that take over the gradients known of the old ones.
+    /// Records the nodes of a segment again with new tensors, to which the known gradients of the old ones are moved.
     fn repeat(&mut self, forward: &[Node], segment: Range<usize>, walk: &mut Walk) -> Vec<Node> {
         let mut fresh: HashMap<Tensor, Tensor> = HashMap::new();
         let mut nodes = Vec::with_capacity(segment.len());
@@ -261,8 +260,8 @@ impl Graph {
     }
 }
 
-/// Groups cuts that lie close together: nodes of one element-wise chain (norm, then add) make cuts one after the other,
-/// and of the rest every second is kept.
+/// Merges adjacent cuts, which the nodes of an element-wise chain (norm, then add) produce, into the last of them, and
+/// keeps every second of the remaining cuts.
 fn thin(cuts: &[usize]) -> Vec<usize> {
     let mut groups: Vec<usize> = Vec::new();
     for &cut in cuts {

@@ -1,5 +1,5 @@
-//! Rewrites small operations into fused ones. A model records the small ones; the fused op's reference is their
-//! composition, so that fused and unfused runs check each other.
+//! Rewrites sequences of small operations into fused ones. Models record the small ones. The reference of a fused op is
+//! their composition, so that fused and unfused runs check each other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::ops::{
     sweeps, takes_int8,
 };
 
-/// The graph with every known pattern rewritten, for this device. The tensors in `keep` stay computed.
+/// The graph with every known pattern fused for this device. Tensors in `keep` are still computed.
 pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
     let mut rewrite = Rewrite { graph: graph.clone(), nodes: graph.nodes().iter().cloned().map(Some).collect(), keep };
     for index in 0..rewrite.nodes.len() {
@@ -27,8 +27,8 @@ pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Grap
     int8(rewrite.graph, nodes, capabilities)
 }
 
-/// Rounds the inputs of large products to int8 where the device gains by it; an input shared by products is rounded
-/// once.
+/// Rounds the inputs of large products to int8 where that is faster on the device; an input that several products read
+/// is rounded once.
 fn int8(mut graph: Graph, nodes: Vec<Node>, capabilities: &Capabilities) -> Graph {
     let mut rounded: HashMap<(Tensor, Packing), [Tensor; 2]> = HashMap::new();
     let mut list = Vec::with_capacity(nodes.len());
@@ -61,7 +61,7 @@ fn int8(mut graph: Graph, nodes: Vec<Node>, capabilities: &Capabilities) -> Grap
 
 struct Rewrite<'a> {
     graph: Graph,
-    /// The list; a node that was absorbed is gone.
+    /// The list; nodes that were fused into others are `None`.
     nodes: Vec<Option<Node>>,
     keep: &'a [Tensor],
 }
@@ -71,7 +71,8 @@ impl Rewrite<'_> {
         self.nodes.get(index)?.as_ref()?.op.as_any().downcast_ref()
     }
 
-    /// The nodes that read a tensor, if it may vanish: it is no state, nobody wants it, and only one node writes it.
+    /// The nodes that read a tensor, or `None` if the tensor must stay: it is a state, is in `keep`, or is written by
+    /// several nodes.
     fn readers(&self, tensor: Tensor) -> Option<Vec<usize>> {
         let written = self.nodes.iter().flatten().filter(|node| node.outputs.contains(&tensor)).count();
         if self.keep.contains(&tensor) || self.graph.info(tensor).state.is_some() || written != 1 {
@@ -89,7 +90,7 @@ impl Rewrite<'_> {
         self.nodes[index] = Some(Node { op: Arc::new(op), inputs, outputs });
     }
 
-    /// rms_norm, then linear: the root is one number a token and moves behind the sum.
+    /// rms_norm, then linear: the inverse root is one factor per token, so it is applied after the sum.
     fn norm(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
         let eps = self.op::<RmsNorm>(index)?.eps;
         let node = self.nodes[index].clone()?;
@@ -117,7 +118,7 @@ impl Rewrite<'_> {
         Some(())
     }
 
-    /// rms_norm, then add of something that is there before.
+    /// rms_norm, then add of a tensor that is already computed.
     fn norm_residual(&mut self, index: usize) -> Option<()> {
         let norm = self.op::<RmsNorm>(index)?.clone();
         let node = self.nodes[index].clone()?;
@@ -134,7 +135,7 @@ impl Rewrite<'_> {
         Some(())
     }
 
-    /// Whether a tensor has its value before node number `index`.
+    /// Whether a tensor already has its value before the node at `index`.
     fn known_before(&self, tensor: Tensor, index: usize) -> bool {
         self.graph.info(tensor).state.is_some()
             || self.nodes[..index].iter().flatten().any(|n| n.outputs.contains(&tensor))
@@ -158,7 +159,7 @@ impl Rewrite<'_> {
         Some(())
     }
 
-    /// linear, then gated: an invocation that owns a gate's row owns the up's row too.
+    /// linear, then gated: the invocation that owns a row of the gate also owns the matching row of up.
     fn gate(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
         let linear = self.op::<Linear>(index)?.clone();
         let node = self.nodes[index].clone()?;
@@ -176,7 +177,7 @@ impl Rewrite<'_> {
         Some(())
     }
 
-    /// linear, then add of something that is there before.
+    /// linear, then add of a tensor that is already computed.
     fn residual(&mut self, index: usize) -> Option<()> {
         let linear = self.op::<Linear>(index)?.clone();
         let node = self.nodes[index].clone()?;
@@ -198,7 +199,7 @@ impl Rewrite<'_> {
         Some(())
     }
 
-    /// rope, append, attention of one token.
+    /// rope, append and attention of a single token.
     fn attention(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
         let rope = self.op::<Rope>(index)?.clone();
         let node = self.nodes[index].clone()?;
@@ -231,7 +232,7 @@ impl Rewrite<'_> {
     }
 }
 
-/// How many operations of each name a graph has, for tests and for people.
+/// Counts a graph's operations by name, for tests and reports.
 pub fn census(graph: &Graph) -> HashMap<&'static str, usize> {
     let mut counts = HashMap::new();
     graph.nodes().iter().for_each(|node| *counts.entry(node.op.name()).or_insert(0) += 1);

@@ -1,4 +1,4 @@
-//! Statistics of the inputs of linear layers, for a quantizer that spends its precision where it counts.
+//! Statistics of the inputs of linear layers, with which a quantizer weights the errors of a matrix's columns.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use crate::graph::{Graph, Matrix, State};
 use crate::ops::Linear;
 
 impl Graph {
-    /// The same list with the squares of each linear layer's inputs added to the state that `sums` has for its matrix;
-    /// those without one are left as they are.
+    /// The same list, in which the squares of each linear layer's inputs are added to the state that `sums` returns for
+    /// its matrix. Layers for which it returns none stay unchanged.
     pub fn measured(&self, sums: &dyn Fn(&Arc<Matrix>) -> Option<Arc<State>>) -> Graph {
         let mut graph = self.with_nodes(Vec::new());
         for node in self.nodes() {

@@ -1,5 +1,5 @@
-//! Rewrites of a recorded list: fusion, the walk backwards, cuts over devices, saved activations in f16, and statistics
-//! of inputs.
+//! Rewrites of a recorded list: fusion, differentiation, partition over devices, saved activations in f16, and input
+//! statistics.
 
 mod activations_f16;
 mod autodiff;

@@ -1,10 +1,11 @@
-//! One recorded list cut into parts for several devices, each of which holds some of the layers.
+//! Splits one recorded list into parts for several devices, each of which holds some of the layers.
 //!
-//! A node runs where its matrix or the state that it writes stands; the others stay where the list is, or go ahead to
-//! the device of those who read them when that costs no more. Consecutive nodes of one device are a part: a graph of
-//! its own, prepared, fused and replayed as any other. What a later part reads of an earlier one is handed over through
-//! the host, which for a decoder is the residual alone, some KiB a token. Models that know of several devices lost:
-//! every architecture would have had to say where each of its operations runs.
+//! A node runs on the device of its matrix or of the state that it writes. Other nodes run on the device of the node
+//! before them, or already on the device that reads their result if that transfers no more bytes. Consecutive nodes of
+//! one device form a part: a graph of its own, prepared, fused and replayed like any other. Tensors that a later part
+//! reads are copied through the host; in a decoder that is only the residual stream, some KiB per token. Rejected:
+//! models that know about several devices, because every architecture would have to state where each of its operations
+//! runs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,17 +15,17 @@ use bayan_gpu::{Gpu, GpuError};
 use crate::graph::{ELEMENT_BYTES, Graph, Node, State, Tensor};
 use crate::ops::{Embed, Linear};
 
-/// A tensor that later parts need.
+/// A tensor that later parts read.
 #[derive(Debug, Clone)]
 pub struct HandOver {
-    /// In the part that makes it.
+    /// The tensor, in the part that computes it.
     pub tensor: Tensor,
-    /// For each later part that reads it, its device and where it goes there.
+    /// For each later part that reads the tensor: its device, and the state there that receives the copy.
     pub to: Vec<(usize, Arc<State>)>,
 }
 
 impl HandOver {
-    /// Bytes that are read from one device; each device that gets them is written as many.
+    /// Bytes read from the computing device; the same number is written to each receiving device.
     pub fn size_bytes(&self) -> u64 {
         self.to.first().map_or(0, |(_, state)| state.size_bytes())
     }
@@ -33,19 +34,19 @@ impl HandOver {
 /// Consecutive operations of one device.
 #[derive(Debug)]
 pub struct Part {
-    /// Number of the device.
+    /// Index of the device.
     pub device: usize,
-    /// The operations; tensors have the numbers that they have in the whole graph.
+    /// The operations. Tensors have the same indices as in the whole graph.
     pub graph: Graph,
-    /// What it makes for later parts.
+    /// The tensors that later parts read.
     pub hands: Vec<HandOver>,
 }
 
-/// Cuts a graph. `inputs` are states that are written before each step and belong to no device; `local` gives the form
-/// that a state has on another device than its own.
+/// Splits a graph. `inputs` are states that are written before each step and belong to no device. `local` returns the
+/// copy of a state on another device than its own.
 ///
 /// # Errors
-/// Out of memory, or what `local` fails with.
+/// Out of memory, or an error of `local`.
 pub fn split(
     graph: &Graph,
     keep: &[Tensor],
@@ -55,7 +56,7 @@ pub fn split(
 ) -> Result<Vec<Part>, GpuError> {
     let devices = devices(graph, keep, gpus, inputs);
     let mut parts: Vec<Part> = Vec::new();
-    // Which part has written a tensor that is no state.
+    // The part that wrote each tensor that is not a state.
     let mut writers: HashMap<Tensor, usize> = HashMap::new();
     let mut start = 0;
     for nodes in devices.chunk_by(|a, b| a == b) {
@@ -97,7 +98,7 @@ fn hand(from: &mut Part, tensor: Tensor, device: usize, to: Arc<State>) {
     }
 }
 
-/// The device of each node.
+/// The device index of each node.
 fn devices(graph: &Graph, keep: &[Tensor], gpus: &[Gpu], inputs: &[Arc<State>]) -> Vec<usize> {
     let nodes = graph.nodes();
     let fixed: Vec<Option<usize>> = nodes.iter().map(|node| fixed(graph, node, gpus, inputs)).collect();
@@ -107,7 +108,7 @@ fn devices(graph: &Graph, keep: &[Tensor], gpus: &[Gpu], inputs: &[Arc<State>]) 
         current = at.unwrap_or(current);
         devices.push(current);
     }
-    // From the end on, so that a chain goes along as a whole: a norm before a layer belongs to the layer.
+    // In reverse, so that whole chains move together: a norm before a layer runs on the layer's device.
     for index in (0..nodes.len()).rev().filter(|&index| fixed[index].is_none()) {
         if let Some(device) = readers_device(graph, keep, &devices, index) {
             devices[index] = device;
@@ -116,7 +117,7 @@ fn devices(graph: &Graph, keep: &[Tensor], gpus: &[Gpu], inputs: &[Arc<State>]) 
     devices
 }
 
-/// Where the node's weights, or the states that it writes, are.
+/// The device of the node's weights, or of the states that it writes.
 fn fixed(graph: &Graph, node: &Node, gpus: &[Gpu], inputs: &[Arc<State>]) -> Option<usize> {
     let op = node.op.as_any();
     let matrix = op
@@ -131,8 +132,8 @@ fn fixed(graph: &Graph, node: &Node, gpus: &[Gpu], inputs: &[Arc<State>]) -> Opt
     written.into_iter().find_map(|state| gpus.iter().position(|gpu| state.is_on(gpu)))
 }
 
-/// The one device of all who read what a node makes, if the node makes it of one tensor no smaller, so that handing
-/// that over instead costs nothing.
+/// The device of all readers of a node's outputs, if it is the same for all and the node has one input tensor that is
+/// no larger than its outputs: copying the input instead then costs nothing more.
 fn readers_device(graph: &Graph, keep: &[Tensor], devices: &[usize], index: usize) -> Option<usize> {
     let node = &graph.nodes()[index];
     let mut made_of = node.inputs.iter().filter(|&&tensor| graph.info(tensor).state.is_none());

@@ -1,39 +1,43 @@
-//! Grids of workgroups, invocations of a workgroup, and the names by which a kernel reads them.
+//! Sizes of grids and workgroups, and the names by which kernels read them.
 
 use bayan_gpu::shader::Defines;
 
 use super::lower::{Extent, Lowering};
 
-/// Splits a count of workgroups over two dimensions, since one may hold only 65,535: the kernel multiplies them again.
+/// Splits a number of workgroups over two dimensions, since one may hold only 65,535. The kernel recombines the two
+/// indices.
 pub fn grid_2d(count: usize, limit: u32) -> [Extent; 3] {
     let limit = limit as usize;
     let x = count.min(limit).max(1);
     [Extent::Fixed(x as u32), Extent::Fixed(count.div_ceil(x).max(1) as u32), Extent::Fixed(1)]
 }
 
-/// Invocations a workgroup for kernels that walk along a row.
+/// Invocations per workgroup for kernels that loop over a row.
 pub(crate) fn row_threads(to: &Lowering<'_>, width: usize) -> usize {
-    // Software devices pay for every barrier and every idle invocation; real ones want enough of them to hide latency.
+    // On software devices every barrier and every idle invocation costs time; hardware needs many invocations to hide
+    // latency.
     let most = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 256 };
     width.next_power_of_two().clamp(1, most)
 }
 
-/// Turns of a loop in which `threads` invocations together walk along `len` numbers. The test that ends a loop counts as
-/// a turn: it does where devices count them.
+/// Loop iterations (turns) per invocation when `threads` invocations share a loop over `len` elements. The failing test
+/// that ends the loop is included, because devices that limit iterations count it.
 pub(crate) fn walk(len: usize, threads: usize) -> u64 {
     len.div_ceil(threads) as u64 + 1
 }
 
-/// The most turns of one reduction over a workgroup (`lib/reduce.wgsl`): one for each subgroup, and its end.
+/// Largest number of loop iterations in one reduction over a workgroup (`lib/reduce.wgsl`): one for each subgroup, and
+/// the test that ends the loop.
 pub(crate) const REDUCTION: u64 = 65;
 
-/// Names for kernels that reduce over `threads` invocations.
+/// The names that kernels which reduce over `threads` invocations read.
 pub(crate) fn reduction(to: &Lowering<'_>, defines: Defines, threads: usize) -> Defines {
     let (smallest, _) = to.capabilities().subgroup_size;
     defines.set("THREADS", threads).set("ONE_SUBGROUP", to.capabilities().subgroups && threads <= smallest as usize)
 }
 
-/// `vec4<f32>` where rows are whole vectors, else scalars: the names and the width in them.
+/// Lets a kernel process `vec4<f32>` where the width is a multiple of 4, and scalars elsewhere. Returns the names, and
+/// the width in these units.
 pub(crate) fn vectors(defines: Defines, width: usize) -> (Defines, usize) {
     if width.is_multiple_of(4) {
         (defines.set("VEC", "vec4<f32>").set("SCALAR", false), width / 4)
@@ -42,13 +46,13 @@ pub(crate) fn vectors(defines: Defines, width: usize) -> (Defines, usize) {
     }
 }
 
-/// A grid with one workgroup a row.
+/// A grid of one workgroup per row.
 pub(crate) fn rows_grid(rows: usize) -> [Extent; 3] {
     [Extent::Fixed(rows as u32), Extent::Fixed(1), Extent::Fixed(1)]
 }
 
-/// A flat grid over `count` elements with `threads` invocations a workgroup, folded over two dimensions; also the
-/// number of invocations in x, by which the kernel unfolds it.
+/// A grid over `count` elements with `threads` invocations per workgroup, split over two dimensions. Also returns the
+/// number of invocations in x, from which the kernel computes the element's index.
 pub(crate) fn flat_grid(to: &Lowering<'_>, count: usize, threads: usize) -> ([Extent; 3], u32) {
     let grid = grid_2d(count.div_ceil(threads), to.capabilities().max_workgroups);
     let Extent::Fixed(x) = grid[0] else { unreachable!("a flat grid is fixed") };

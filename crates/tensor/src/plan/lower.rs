@@ -1,4 +1,4 @@
-//! From operations to dispatches: what an op sees when it emits its kernels.
+//! Lowering of operations to dispatches: the interface through which an op emits its kernels.
 
 use bayan_gpu::shader::{Defines, link};
 use bayan_gpu::{Capabilities, Dispatch, Gpu, GpuError, Slice};
@@ -7,17 +7,18 @@ use super::tuning::Tuning;
 use super::turns::TurnCounter;
 use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
 
-/// Number of workgroups in one dimension.
+/// Number of workgroups in one dimension of a grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// Known when the plan is made.
     Fixed(u32),
-    /// One for each started run of this many cached positions, known when the step is submitted.
+    /// One workgroup for each run of this many cached positions, a partial run included; known when the step is
+    /// submitted.
     CachedRuns(u32),
 }
 
 impl Extent {
-    /// The number of workgroups for a step in which no sequence has more than `cached` positions.
+    /// Number of workgroups for a step in which no sequence has more than `cached` positions.
     pub fn resolve(self, cached: usize) -> u32 {
         match self {
             Extent::Fixed(n) => n,
@@ -29,31 +30,32 @@ impl Extent {
 /// A dispatch whose grid may depend on the step.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// The dispatch; its grid is that of an empty cache.
+    /// The dispatch, with the grid for an empty cache.
     pub dispatch: Dispatch,
-    /// The grid.
+    /// The grid, which may depend on the step.
     pub grid: [Extent; 3],
-    /// The node it came from.
+    /// Index of the node that emitted the dispatch.
     pub node: usize,
-    /// Bytes bound for reading and writing, without counting a cache.
+    /// Bytes of all bindings, without those of a cache.
     pub bound_bytes: u64,
 }
 
-/// A kernel's text before linking.
+/// A kernel's WGSL before linking.
 #[derive(Debug, Clone)]
 pub struct KernelText<'a> {
-    /// Name for errors and profiles.
+    /// Name for error messages and profiles.
     pub name: &'a str,
-    /// Parts to concatenate.
+    /// Texts to concatenate.
     pub parts: &'a [&'a str],
-    /// Names to specialise with.
+    /// Names that the preprocessor replaces.
     pub defines: Defines,
-    /// The most turns that one invocation takes of all its loops together, the tests that end them included. Some software devices end an invocation's
-    /// loops early without an error ([`Capabilities::max_loop_turns`]).
+    /// Largest number of iterations (turns) of all loops of one invocation together, including the failing tests that
+    /// end the loops. Some software devices silently end an invocation's loops early
+    /// ([`Capabilities::max_loop_turns`]).
     pub turns: u64,
 }
 
-/// The view of one node while it is turned into dispatches.
+/// One node while its dispatches are emitted.
 pub struct Lowering<'a> {
     gpu: &'a Gpu,
     graph: &'a Graph,
@@ -83,12 +85,12 @@ impl<'a> Lowering<'a> {
         self.gpu
     }
 
-    /// What the device can do.
+    /// The device's features and limits.
     pub fn capabilities(&self) -> &'a Capabilities {
         self.gpu.capabilities()
     }
 
-    /// The most turns of loops that one invocation may take.
+    /// Largest number of loop iterations that one invocation may take.
     pub fn turn_limit(&self) -> u64 {
         self.capabilities().max_loop_turns.unwrap_or(u64::MAX)
     }
@@ -142,8 +144,8 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// A small read-only buffer of numbers. Storage and not uniform: Mesa's software driver compiles a kernel anew when
-    /// a loop bound or a condition comes from a uniform buffer that is bound again.
+    /// A small read-only buffer of numbers. It is a storage buffer, because Mesa's software driver recompiles a kernel
+    /// when a loop bound or a condition comes from a uniform buffer that is bound again.
     ///
     /// # Errors
     /// Out of memory.
@@ -158,7 +160,7 @@ impl<'a> Lowering<'a> {
     /// Emits a dispatch.
     ///
     /// # Errors
-    /// The text does not link or compile, or a binding is too large.
+    /// The text does not link or compile, or a binding is larger than the device allows.
     pub fn emit(&mut self, text: KernelText<'_>, groups: &[Vec<Slice>], grid: [Extent; 3]) -> Result<(), GpuError> {
         let fail = |reason: String| GpuError::Kernel { kernel: text.name.to_string(), reason };
         let defines = text

@@ -1,9 +1,9 @@
-//! Where tensors of a step lie in the memory that they share.
+//! Assigns the tensors of a step to shared memory.
 //!
-//! The largest first, each in the tightest room that is free for as long as it is needed (the greedy order by size of
-//! Pisarchyk and Lee, 2020, arXiv:2001.03288). In program order small tensors took large buffers for a long time, and a
-//! second plan over the same memory made it grow. One buffer for everything is not possible: a dispatch may not write a
-//! buffer that it also reads.
+//! Greedy by size (Pisarchyk and Lee, 2020, arXiv:2001.03288): the largest tensor first, each into the best-fitting gap
+//! that is free during its lifetime. Rejected: program order, because small tensors blocked large buffers for a long
+//! time, and planning a second list over the same memory enlarged it. There is more than one buffer because a dispatch
+//! may not write a buffer that it also reads.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,14 +11,14 @@ use std::collections::HashMap;
 /// A tensor to place.
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
-    /// What names it in every list with the same nodes: the first node that touches it, and which of that node's
-    /// tensors it is.
+    /// Identifies the tensor in every list with the same nodes: the index of the first node that uses it, and the
+    /// tensor's index among those of that node.
     pub name: (usize, usize),
     /// Bytes.
     pub size: u64,
-    /// The last node that touches it.
+    /// The last node that uses the tensor.
     pub last: usize,
-    /// Items (by index) that must not be in the same buffer: one dispatch writes one of them and binds the other.
+    /// Indices of items that must be in other buffers, because one dispatch writes one of the two and binds the other.
     pub apart: Vec<usize>,
 }
 
@@ -28,12 +28,12 @@ impl Item {
     }
 }
 
-/// A place in a buffer.
+/// A tensor's location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Which buffer.
+    /// Index of the buffer.
     pub buffer: usize,
-    /// First byte.
+    /// Offset in bytes.
     pub offset: u64,
 }
 
@@ -45,19 +45,19 @@ struct Taken {
     last: usize,
 }
 
-/// The buffers of lists that run one after the other.
+/// Buffers shared by lists that run one after the other.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Layout {
-    /// Their sizes.
+    /// The buffers' sizes in bytes.
     pub buffers: Vec<u64>,
-    /// Lists that were placed.
+    /// Lists that were already placed, with the places of their items.
     known: Vec<(Vec<Item>, Vec<Place>)>,
 }
 
 impl Layout {
-    /// Places all items of a list, at offsets that are multiples of `alignment`. What fits into none of the buffers
-    /// gets a new one of its own size. Of two orders, by size alone and by size and duration, the one that adds less:
-    /// neither is always better.
+    /// Places all items of a list, at offsets that are multiples of `alignment`. An item that fits into no buffer gets
+    /// a new one of its own size. Two orders are tried, by size alone and by size and lifetime, and the one that adds
+    /// fewer bytes is used: neither is always better.
     pub fn place(&mut self, items: &[Item], alignment: u64) -> Vec<Place> {
         if let Some(places) = self.known.iter().find_map(|(known, places)| places_within(items, known, places)) {
             return places;
@@ -78,8 +78,9 @@ impl Layout {
     }
 }
 
-/// The places of a list that was placed before, for the same list over fewer tokens: every item is there, needed as
-/// long and as large at least, and apart from the same others. There may be more: longer sums have partial ones.
+/// Reuses the places of a list that was placed before, if `items` is the same list over fewer tokens: each item has a
+/// counterpart that is at least as large, lives at least as long and has at least the same conflicts. The known list
+/// may have more items, since longer sums have partial ones.
 fn places_within(items: &[Item], known: &[Item], places: &[Place]) -> Option<Vec<Place>> {
     let numbers: HashMap<(usize, usize), usize> =
         known.iter().enumerate().map(|(number, item)| (item.name, number)).collect();
@@ -95,7 +96,7 @@ fn places_within(items: &[Item], known: &[Item], places: &[Place]) -> Option<Vec
 
 fn place_in_order(items: &[Item], order: &[usize], buffers: &mut Vec<u64>, alignment: u64) -> Vec<Place> {
     let mut places: Vec<Option<Place>> = vec![None; items.len()];
-    // By offset.
+    // Sorted by offset.
     let mut taken: Vec<Vec<Taken>> = vec![Vec::new(); buffers.len()];
     for &index in order {
         let item = &items[index];
@@ -120,7 +121,7 @@ fn place_in_order(items: &[Item], order: &[usize], buffers: &mut Vec<u64>, align
     places.into_iter().flatten().collect()
 }
 
-/// The smallest gap of a buffer that holds the item for as long as it is needed: its size and offset.
+/// The best-fitting gap of a buffer that is free during the item's lifetime: its size and offset.
 fn room(item: &Item, size: u64, taken: &[Taken]) -> Option<(u64, u64)> {
     let mut best: Option<(u64, u64)> = None;
     let mut from = 0;
@@ -152,8 +153,8 @@ mod tests {
         a.0 < b.1 && b.0 < a.1
     }
 
-    /// The rules, over many made-up lists: inside its buffer, aligned, nobody in the same bytes at the same time,
-    /// nobody with one it must be apart from, and never less memory than the fullest moment needs.
+    /// Over many random lists: items lie inside their buffers and are aligned, no two share bytes at the same time,
+    /// conflicting items have different buffers, and the total is never below the peak of live bytes.
     #[test]
     fn no_two_tensors_are_in_the_same_place_at_the_same_time() {
         let mut seed = 7u64;
@@ -179,7 +180,7 @@ mod tests {
             let places = layout.place(&items, 256);
             let buffers = &layout.buffers;
             assert_eq!((places.len(), &buffers[..before.len()]), (count, &before[..]));
-            // The same list over fewer tokens, without what only long ones need, adds nothing.
+            // Placing the same list over fewer tokens, without items that only long lists have, adds no memory.
             let mut fewer: Vec<Item> =
                 items.iter().map(|item| Item { size: item.size.div_ceil(2), ..item.clone() }).collect();
             let gone = fewer.pop().map_or(0, |_| fewer.len());
@@ -207,12 +208,12 @@ mod tests {
 
     #[test]
     fn small_tensors_share_what_a_large_one_left() {
-        // Two that need 1024 at different times, and beside the second three of 256.
+        // Two items of 1024 bytes at different times, and three of 256 at times between them.
         let mut items = list([(1024, 0, 1), (1024, 6, 7), (256, 2, 5), (256, 2, 5), (256, 3, 5)]);
         let mut layout = Layout::default();
         let places = layout.place(&items, 256);
         assert_eq!((layout.buffers, places[3]), (vec![1024], Place { buffer: 0, offset: 256 }));
-        // Apart: a second buffer.
+        // Items in conflict need a second buffer.
         (items[2].apart, items[3].apart) = (vec![3], vec![2]);
         let mut layout = Layout::default();
         layout.place(&items, 256);

@@ -1,4 +1,5 @@
-//! A graph made ready for a device: places for its tensors, pipelines, bind groups, and the list that is replayed.
+//! A graph prepared for a device: memory for its tensors, pipelines, bind groups, and the list of dispatches that is
+//! replayed.
 
 pub(crate) mod grid;
 mod lower;
@@ -18,20 +19,20 @@ pub use turns::{TurnCounter, Turns};
 
 use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
 
-/// What one run of a plan costs, whatever the device: the portable half of speed.
+/// Costs of one run of a plan that do not depend on the device's speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// Kernels started.
+    /// Number of dispatches.
     pub dispatches: usize,
-    /// Compute passes.
+    /// Number of compute passes.
     pub passes: usize,
-    /// Bytes in all bindings.
+    /// Bytes of all bindings.
     pub bound_bytes: u64,
-    /// Bytes of activations held.
+    /// Bytes of the buffers for activations.
     pub activation_bytes: u64,
 }
 
-/// Memory of activations that plans share.
+/// Activation memory shared by several plans.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
     buffers: Vec<Buffer>,
@@ -46,12 +47,12 @@ pub struct Plan {
     dispatches: Mutex<Vec<Dispatch>>,
     places: Vec<Option<Slice>>,
     activation_bytes: u64,
-    /// Multiply-adds of each dispatch, about.
+    /// Approximate number of multiply-adds of each dispatch.
     work: Vec<u64>,
 }
 
 impl Plan {
-    /// Prepares a graph; the tensors in `keep` hold their values after a run.
+    /// Prepares a graph. The tensors in `keep` can be read after a run.
     ///
     /// # Errors
     /// Out of memory, a binding beyond the device's limits, or a kernel that does not compile.
@@ -59,8 +60,8 @@ impl Plan {
         Plan::sharing(gpu, graph, keep, tuning, &mut Pool::default())
     }
 
-    /// As [`Plan::new`], with activations in the buffers of `pool` where they fit; what does not fit is added to it.
-    /// Plans that share a pool run one after the other, and what one of them keeps lasts until the next one runs.
+    /// As [`Plan::new`], with activations in the buffers of `pool`, which grows by what does not fit. Plans that share
+    /// a pool run one after the other, and the kept tensors of one plan last until the next one runs.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -74,7 +75,7 @@ impl Plan {
         Plan::make(gpu, graph, keep, tuning, pool, None)
     }
 
-    /// As [`Plan::new`], with kernels that count the turns of their loops.
+    /// As [`Plan::new`], with kernels that count the iterations (turns) of their loops.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -108,12 +109,12 @@ impl Plan {
         Ok(Plan { graph, planned, dispatches, places, activation_bytes, work })
     }
 
-    /// The graph it runs.
+    /// The graph that the plan runs.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// Its cost, not counting what a longer cache adds.
+    /// The plan's cost, with an empty cache.
     pub fn cost(&self) -> Cost {
         Cost {
             dispatches: self.planned.len(),
@@ -123,7 +124,7 @@ impl Plan {
         }
     }
 
-    /// Submits one run. `cached` is the largest number of cached positions that any sequence has after it.
+    /// Submits one run. `cached` is the largest number of cached positions that any sequence has after the run.
     pub fn submit(&self, gpu: &Gpu, cached: usize, reads: &[ReadRequest]) -> Vec<PendingRead> {
         let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
         for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
@@ -132,9 +133,9 @@ impl Plan {
         gpu.submit(dispatches.iter(), reads)
     }
 
-    /// As [`Plan::submit`], in as many submissions as it takes for none to have more than so many multiply-adds (but
-    /// for one kernel that has more alone): a device that also draws the screen ends what runs for seconds. Results are
-    /// the same to the bit.
+    /// As [`Plan::submit`], split into several submissions of at most `work` multiply-adds each (a single dispatch with
+    /// more gets its own), because a device that also draws the screen aborts submissions that run for seconds. The
+    /// results are bit-identical.
     pub fn submit_within(&self, gpu: &Gpu, cached: usize, work: u64, reads: &[ReadRequest]) -> Vec<PendingRead> {
         let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
         for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
@@ -153,8 +154,8 @@ impl Plan {
         cuts(&self.work, work).len() + 1
     }
 
-    /// As [`Plan::submit`], cut into so many submissions at most, each short enough for a slow device that also draws
-    /// the screen.
+    /// As [`Plan::submit`], split into at most `parts` submissions, so that a slow device which also draws the screen
+    /// finishes each in time.
     pub fn submit_parts(&self, gpu: &Gpu, cached: usize, parts: usize) {
         let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
         for (dispatch, planned) in dispatches.iter_mut().zip(&self.planned) {
@@ -165,7 +166,7 @@ impl Plan {
         }
     }
 
-    /// Runs once with a timestamp pair around each dispatch.
+    /// Runs the plan once with a pair of timestamps around each dispatch.
     ///
     /// # Errors
     /// The device has no timestamps, or fails.
@@ -178,17 +179,17 @@ impl Plan {
         gpu.profile(&dispatches).await
     }
 
-    /// Fills every intermediate buffer with NaN, so that a test sees what no kernel wrote.
+    /// Fills every intermediate buffer with NaN, so that tests detect values that no kernel wrote.
     pub fn poison(&self, gpu: &Gpu) {
         for place in self.places.iter().flatten() {
             gpu.write(&place.buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; place.buffer.size_bytes() as usize / 4]));
         }
     }
 
-    /// A read of a whole tensor after a run: of its state, or of a tensor in `keep`.
+    /// A request to read a whole tensor after a run: one with a state, or one in `keep`.
     ///
     /// # Panics
-    /// If the tensor has no place.
+    /// If the tensor has no memory.
     pub fn read_request(&self, tensor: Tensor) -> ReadRequest {
         let info = self.graph.info(tensor);
         let (buffer, offset_bytes) = match (&info.state, &self.places[tensor.index()]) {
@@ -200,7 +201,7 @@ impl Plan {
     }
 }
 
-/// Multiply-adds of each dispatch: those of its node, shared evenly.
+/// Multiply-adds of each dispatch: those of its node, divided evenly among the node's dispatches.
 fn work_of(graph: &Graph, planned: &[Planned]) -> Vec<u64> {
     let mut counts = vec![0u64; graph.nodes().len()];
     planned.iter().for_each(|p| counts[p.node] += 1);
@@ -213,7 +214,7 @@ fn work_of(graph: &Graph, planned: &[Planned]) -> Vec<u64> {
     planned.iter().map(|p| work[p.node] / counts[p.node].max(1)).collect()
 }
 
-/// Where to cut a list so that no part has more than so much work, unless one entry has.
+/// Where to split a list so that no part has more work than `most`, except a part of a single entry.
 fn cuts(work: &[u64], most: u64) -> Vec<usize> {
     let (mut cuts, mut sum) = (Vec::new(), 0u64);
     for (index, &work) in work.iter().enumerate() {
@@ -226,8 +227,8 @@ fn cuts(work: &[u64], most: u64) -> Vec<usize> {
     cuts
 }
 
-/// Gives every intermediate tensor a place in the pool, which grows where it must; and the bytes of the buffers that
-/// are used. No dispatch writes a buffer that it binds a second time.
+/// Assigns memory in the pool to every intermediate tensor; the pool grows where needed. Also returns the bytes of the
+/// buffers that are used. No dispatch writes a buffer that it binds a second time.
 fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<(Vec<Option<Slice>>, u64), GpuError> {
     let mut numbers: Vec<Option<usize>> = vec![None; graph.tensors().len()];
     let mut items: Vec<Item> = Vec::new();
@@ -265,7 +266,7 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<
     Ok((numbers.into_iter().map(|number| number.map(slice)).collect(), activation_bytes))
 }
 
-/// What a binding of the tensor covers: whole vectors of four.
+/// Bytes that a binding of the tensor covers: its size rounded up to whole vectors of four.
 fn size_bytes(graph: &Graph, tensor: Tensor) -> u64 {
     (graph.info(tensor).len() as u64 * ELEMENT_BYTES).max(16).next_multiple_of(16)
 }

@@ -1,53 +1,54 @@
-//! Kernel shapes for a device: sensible ones without measuring. [`crate::measure_rows`] finds the best of a few.
+//! Kernel shapes for a device: defaults that need no measurement. [`crate::measure_rows`] finds the fastest of a few.
 
 use bayan_gpu::Capabilities;
 
-/// The shape of the linear kernel that works by rows.
+/// The shape of the by-rows linear kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowsShape {
-    /// Invocations that share a group of 32 rows: a divisor of 32.
+    /// Invocations (lanes) that share a group of 32 rows; a divisor of 32.
     pub lanes: usize,
-    /// Sets of lanes that share K.
+    /// Sets of lanes, each of which sums over a part of K.
     pub parts: usize,
-    /// Tokens of one workgroup.
+    /// Tokens per workgroup.
     pub columns: usize,
-    /// Sets of 32 rows of one workgroup, from as many equal parts of the matrix; 1 where its rows cannot be so divided,
-    /// 2 with a gate.
+    /// Groups of 32 rows per workgroup, one from each of as many equal sections of the matrix: 2 with a gate, and 1
+    /// where the rows cannot be divided evenly.
     pub sets: usize,
-    /// Inputs are read once a subgroup and passed around; needs lanes = subgroup size and one part.
+    /// Each input is read once per subgroup and passed around by shuffles; requires lanes = subgroup size, and one
+    /// part.
     pub shuffle: bool,
 }
 
 impl RowsShape {
-    /// The WGSL function that passes a value around, for `shuffle`.
+    /// The WGSL function that passes a value within the subgroup, for `shuffle`.
     pub(crate) fn pass(&self) -> &'static str {
         if self.lanes == 4 { "quadBroadcast" } else { "subgroupShuffle" }
     }
 }
 
-/// The chosen shapes.
+/// The chosen kernel shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
-    /// Rewrite operations into fused ones.
+    /// Whether operations are rewritten into fused ones.
     pub fuse: bool,
-    /// Chosen shape of the linear kernel by rows; `None`: the default of the device.
+    /// The shape of the by-rows linear kernel; `None`: the device's default.
     pub rows: Option<RowsShape>,
 }
 
 impl Tuning {
-    /// Sensible shapes for this device, without measuring.
+    /// Default shapes for this device, without measuring.
     pub fn defaults(_capabilities: &Capabilities) -> Tuning {
         Tuning { fuse: true, rows: None }
     }
 
-    /// The shape of the linear kernel by rows.
+    /// The shape of the by-rows linear kernel.
     ///
-    /// Software devices pay for each load instruction (a loop over the lanes) and each barrier, not for bytes: the
-    /// lanes of one subgroup, eight rows each, inputs passed around by shuffles. Measured on Mesa 22.3 (subgroups of
-    /// 8): 0.09 ns a weight and token against 0.24 with one row an invocation. On SwiftShader (subgroups of 4) passing
-    /// an input around costs 2.6 ns, its product with a weight 0.18 and unpacking a weight 0.8; this is for few tokens
-    /// there, more are swept over (`linear/sweep.wgsl`). Real devices want one row an invocation, so that neighbours
-    /// read neighbouring words, and K split to have enough of them.
+    /// On software devices the cost is load instructions (each is a loop over the lanes) and barriers, not bytes. They
+    /// use the lanes of one subgroup, eight rows per lane, and pass inputs around by shuffles. Measured on Mesa 22.3
+    /// (subgroups of 8): 0.09 ns per weight and token, against 0.24 with one row per invocation. On SwiftShader
+    /// (subgroups of 4) passing an input around costs 2.6 ns, its product with a weight 0.18 and unpacking a weight
+    /// 0.8; there, this shape is for few tokens, and `linear/sweep.wgsl` handles more. Hardware uses one row per
+    /// invocation, so that neighbours read neighbouring words, and splits K to have enough invocations.
     pub fn rows_shape(&self, capabilities: &Capabilities) -> RowsShape {
         let (smallest, largest) = capabilities.subgroup_size;
         self.rows.unwrap_or(match capabilities.software {

@@ -1,27 +1,27 @@
-//! Counts the turns of loops that kernels really take, to hold them against what each op states.
+//! Counts the loop iterations (turns) that kernels really take, to check the numbers that ops state.
 //!
-//! The condition of every loop in a kernel's text is counted, and a further buffer keeps the most turns of any
-//! invocation. Only tests make such plans: counting costs an atomic operation a turn.
+//! The condition of every loop in a kernel's text is instrumented, and an additional buffer stores the maximum over all
+//! invocations. Only tests make such plans: counting costs an atomic operation per iteration.
 
 use std::sync::{Mutex, PoisonError};
 
 use bayan_gpu::{Buffer, Gpu, GpuError, ReadRequest, Slice};
 
-/// Dispatches that one counter has room for.
+/// Number of dispatches that one counter can record.
 const ROOM: usize = 1024;
 
-/// What a dispatch stated, and the most turns that one of its invocations took.
+/// The stated and the counted loop iterations of a dispatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turns {
     /// The kernel's name.
     pub kernel: String,
-    /// What the op states as the most.
+    /// Largest number of iterations of one invocation, as the op states it.
     pub stated: u64,
-    /// What was counted.
+    /// Largest number of iterations that one invocation took.
     pub taken: u64,
 }
 
-/// Counts turns for the plans that are made with it.
+/// Counts loop iterations for the plans that are made with it.
 #[derive(Debug)]
 pub struct TurnCounter {
     buffer: Buffer,
@@ -37,8 +37,8 @@ impl TurnCounter {
         Ok(TurnCounter { buffer: gpu.allocate("turns", ROOM as u64 * 4)?, stated: Mutex::default() })
     }
 
-    /// Adds the counting to a kernel's text, and the buffer that it counts in to its bindings. Dispatches beyond the
-    /// counter's room are left as they are.
+    /// Adds the counting to a kernel's text and the counter's buffer to its bindings. Dispatches beyond `ROOM` stay
+    /// unchanged.
     pub(super) fn instrument(&self, name: &str, stated: u64, source: &mut String, groups: &mut Vec<Vec<Slice>>) {
         let mut list = self.stated.lock().unwrap_or_else(PoisonError::into_inner);
         if list.len() == ROOM {
@@ -49,7 +49,7 @@ impl TurnCounter {
         list.push((name.to_string(), stated));
     }
 
-    /// What all dispatches of the plans stated and took, in their order; the plans have run.
+    /// The stated and counted iterations of all dispatches, in order. The plans must have run.
     ///
     /// # Errors
     /// The device fails.
@@ -66,8 +66,8 @@ impl TurnCounter {
     }
 }
 
-/// The text with every loop's condition counted, the test that ends the loop too; the counts stand in group `group`, at
-/// `index`.
+/// The text with every evaluation of a loop condition counted, including the failing one that ends the loop. The counts
+/// are bound in group `group`; this kernel's is at `index`.
 fn counted(source: &str, group: usize, index: usize) -> String {
     let mut text = String::with_capacity(source.len() * 2);
     for line in source.lines() {
@@ -94,7 +94,8 @@ fn counted(source: &str, group: usize, index: usize) -> String {
     text
 }
 
-/// Where the condition of a line's first loop begins and ends. Conditions hold no semicolon, and loops open on one line.
+/// The start and end of the condition of a line's first loop. Conditions contain no semicolon, and a loop opens on one
+/// line.
 fn next_condition(text: &str) -> Option<(usize, usize)> {
     let found = |word: &'static str| text.find(word).map(|at| (at + word.len(), word));
     let (start, word) = [found("for ("), found("while (")].into_iter().flatten().min()?;

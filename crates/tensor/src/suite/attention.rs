@@ -1,4 +1,4 @@
-//! Cases of attention and what stands around it: rotary positions, the cache in its forms, and all of it in one step.
+//! Cases of attention and the operations around it: rotary embedding, all cache formats, and whole steps.
 
 use bayan_gpu::GpuError;
 
@@ -14,13 +14,13 @@ struct Heads {
     d: usize,
 }
 
-/// A step: for each sequence, how many positions were cached before and how many tokens are new.
+/// The sequences of a step: for each, the number of positions already cached and the number of new tokens.
 type Sequences = &'static [(usize, usize)];
 
-/// Positions of a sequence.
+/// Positions per sequence.
 const CONTEXT: usize = 512;
 
-/// What is special about a case.
+/// The options of a case.
 #[derive(Clone, Copy, Default)]
 struct Kind {
     element: CacheElement,
@@ -59,7 +59,7 @@ impl Kind {
     }
 }
 
-/// Every case.
+/// All cases.
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     let heads = [
@@ -83,7 +83,7 @@ pub(crate) fn cases() -> Vec<Case> {
         for kind in kinds {
             for step in steps {
                 let name = format!("attention {}/{}x{} {step:?} {}", head.h, head.k, head.d, kind.name());
-                // A code that the device rounds the other way is worth a step of its block.
+                // A code that the device rounds in the other direction differs by one step of its block.
                 let bound = if kind.element == half || kind.element == CacheElement::F32 { 1e-6 } else { 1e-5 };
                 all.push(case(name, bound, move |make| attention_case(make, head, step, kind)));
             }
@@ -117,7 +117,7 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
-/// Layers that carry a state of a fixed size: prompts that begin and go on, and single tokens of several sequences.
+/// Layers with a state of fixed size: new and continued prompts, and single tokens of several sequences.
 pub(crate) fn recurrent_cases() -> Vec<Case> {
     let mut all = Vec::new();
     let steps: [Sequences; 5] = [&[(0, 1)], &[(0, 2)], &[(37, 20)], &[(7, 1), (0, 1), (100, 1)], &[(0, 17), (4, 3)]];
@@ -182,7 +182,7 @@ fn rope_kinds() -> [(HeadNorm, Option<f32>, bool); 6] {
     ]
 }
 
-/// The rotary operation, and its inputs: qkv, positions, table, and the weights of the norms.
+/// The rotary embedding and its inputs: qkv, positions, table, and the weights of the norms.
 type Turned = (Rope, [crate::graph::Tensor; 2], std::sync::Arc<State>, Option<[std::sync::Arc<State>; 2]>);
 
 fn turned(
@@ -224,7 +224,7 @@ fn rope_case(
     Ok((graph, outputs.to_vec()))
 }
 
-/// One token through rope, append and attention, which a rewrite joins.
+/// One token through rope, append and attention, which a rewrite fuses.
 fn decode_case(
     make: &mut Maker<'_>,
     heads: Heads,
@@ -265,7 +265,7 @@ fn caches(
     Ok([cache()?, cache()?])
 }
 
-/// The tokens of a step: how many, and their positions, places and tiles.
+/// The tokens of a step: their number, and their positions, bases and tiles.
 fn sequences(make: &mut Maker<'_>, graph: &mut Graph, step: Sequences) -> Result<(usize, Causality), GpuError> {
     let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
     for (sequence, &(before, new)) in step.iter().enumerate() {
@@ -295,7 +295,7 @@ fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, kind: Kin
     let rows = CacheRows { context: CONTEXT, ring: kind.ring };
     let (k_cache, v_cache) = graph.append(rows, new_k, new_v, over.positions, over.bases, [&k_cache, &v_cache]);
     let y = graph.attention(kind.attention(heads), q, k_cache, v_cache, over);
-    // Words of other formats may differ where a number lies between two of them.
+    // In other formats the caches may differ where a value lies between two representable ones.
     let caches = if kind.element == CacheElement::F32 { vec![k_cache, v_cache] } else { vec![] };
     Ok((graph, [vec![y], caches].concat()))
 }

@@ -1,4 +1,4 @@
-//! What a case of the suite is, and the random tensors that it is made of.
+//! The type of a test case, and the random tensors of which cases consist.
 
 use std::sync::Arc;
 
@@ -7,28 +7,28 @@ use bayan_weights::{FORMATS, Format, Planes};
 
 use crate::graph::{Dtype, Graph, Matrix, MatrixBuilder, State, Tensor, Values};
 
-/// What a case records: the graph and the tensors to compare.
+/// What a case records: the graph, and the tensors to compare.
 pub type Recorded = (Graph, Vec<Tensor>);
 
 /// One case.
 pub struct Case {
-    /// The operation, then what is special.
+    /// The operation, then what is special about the case.
     pub name: String,
-    /// Largest NMSE against the reference.
+    /// Largest permitted NMSE against the reference.
     pub bound: f64,
-    /// Positions that the longest sequence has cached after it.
+    /// Number of cached positions of the longest sequence after the case.
     pub(crate) cached: usize,
     pub(crate) record: Box<dyn Fn(&mut Maker<'_>) -> Result<Recorded, GpuError>>,
 }
 
-/// The outcome of a case on a device.
+/// The result of a case on a device.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The case.
+    /// The case's name.
     pub name: String,
     /// Largest NMSE of its outputs.
     pub nmse: f64,
-    /// What is allowed.
+    /// Largest permitted NMSE.
     pub bound: f64,
 }
 
@@ -47,7 +47,7 @@ pub struct Maker<'a> {
 
 impl Maker<'_> {
     fn next(&mut self) -> f32 {
-        // SplitMix64 (Steele, Lea and Flood, 2014); twelve of them make a nearly normal number.
+        // SplitMix64 (Steele, Lea and Flood, 2014); the sum of twelve uniform numbers is approximately normal.
         let mut sum = 0.0;
         for _ in 0..12 {
             self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -59,7 +59,7 @@ impl Maker<'_> {
         sum - 6.0
     }
 
-    /// Normal numbers with one channel in 37 a thousand times larger when `massive`.
+    /// Normal numbers; with `massive`, one channel in 37 is a thousand times larger.
     pub(crate) fn numbers(&mut self, len: usize, massive: bool) -> Vec<f32> {
         (0..len).map(|i| self.next() * if massive && i % 37 == 5 { 1000.0 } else { 1.0 }).collect()
     }
@@ -93,7 +93,7 @@ impl Maker<'_> {
         Ok(builder.finish())
     }
 
-    /// 64, 32 and 33 rows in formats of these names.
+    /// A stacked matrix of 64, 32 and 33 rows in formats of these names.
     pub(crate) fn stacked(&mut self, names: &[&str; 3], columns: usize) -> Result<Arc<Matrix>, GpuError> {
         let mut parts = Vec::new();
         for (name, rows) in names.iter().zip([64, 32, 33]) {
@@ -105,7 +105,7 @@ impl Maker<'_> {
 }
 
 impl Maker<'_> {
-    /// A matrix that is trained, and its numbers.
+    /// A trained matrix, and the state of its values.
     pub(crate) fn trained_matrix(
         &mut self,
         rows: usize,

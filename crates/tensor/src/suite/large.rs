@@ -1,7 +1,7 @@
-//! Cases at the sizes of real models, where small ones cannot fail: vocabularies of 262,144 entries, rows of 28,672
-//! numbers, contexts of 70,000 positions, thousands of tokens in a step.
+//! Cases at the sizes of real models, for failures that small sizes cannot show: vocabularies of 262,144 entries, rows
+//! of 28,672 values, contexts of 70,000 positions, thousands of tokens in a step.
 //!
-//! They are apart from the other cases because their references take seconds each.
+//! They are separate from the other cases because their references take seconds each.
 
 use bayan_gpu::GpuError;
 use bayan_weights::{FORMATS, format_by_name};
@@ -11,12 +11,12 @@ use super::{sample_case, training};
 use crate::graph::{Dtype, Graph, State};
 use crate::ops::{Attention, Causality, QUERY_TILE, SampleSettings, StateSpace};
 
-/// Every case.
+/// All cases.
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     let q8_0 = format_by_name("q8_0").unwrap_or(FORMATS[0]);
     let q4_0 = format_by_name("q4_0").unwrap_or(FORMATS[0]);
-    // The budget of logits that training has: one chunk, or several.
+    // The budget of logits that training uses; it gives one chunk or several.
     let budget = 16 << 20;
     let losses = [
         (FORMATS[0], 134, 32, 100_000),
@@ -65,7 +65,7 @@ pub fn cases() -> Vec<Case> {
         let (tokens, width, rows) = (4096, 256, 1000);
         let mut graph = Graph::new();
         let dy = make.random(&[tokens, width])?;
-        // One token is most of the batch, so that its row sums thousands of gradients.
+        // One token makes up most of the batch, so that its row sums thousands of gradients.
         let ids = (0..tokens).map(|t| if t % 4 == 0 { (t * 7 % rows) as u32 } else { 5 }).collect();
         let ids = make.indices(&[tokens], ids)?;
         let gradient = State::zeros(make.gpu, "gradient", &[crate::graph::packed_len(rows, width)], Dtype::F32)?;
@@ -94,7 +94,7 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// New tokens of one sequence after many cached ones; 2 query heads, 1 key-value head of 64 numbers.
+/// New tokens of one sequence after many cached ones; 2 query heads and 1 key-value head of 64 values.
 fn attention_case(make: &mut Maker<'_>, before: usize, tokens: usize, context: usize) -> Result<Recorded, GpuError> {
     let mut graph = Graph::new();
     let (heads, head_dim) = (2, 64);

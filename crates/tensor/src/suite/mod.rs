@@ -1,6 +1,6 @@
-//! One table of cases for every operation: the op suite of the tests, of `bayan ops` and of the browser.
+//! One table of cases for every operation, run by the tests, by `bayan ops` and in the browser.
 //!
-//! A case records a small graph twice, on the device and on the host, from the same random numbers, and names the
+//! A case records a small graph twice, on the device and on the host, from the same random numbers, and states which
 //! tensors to compare.
 
 mod attention;
@@ -20,7 +20,7 @@ use crate::ops::{Activation, Attention, CacheRows, Causality, Rope, SETTINGS, Sa
 use crate::passes::{census, fuse};
 use crate::plan::{Plan, Tuning, TurnCounter, Turns};
 
-/// Every case.
+/// All cases.
 pub fn cases() -> Vec<Case> {
     let mut all = element_cases();
     all.extend(linear_cases());
@@ -134,7 +134,8 @@ fn linear_cases() -> Vec<Case> {
                 Ok((graph, vec![y]))
             }));
         }
-        // Odd row counts, one block, blocks that do not divide among the invocations, and few, odd and many tokens.
+        // Odd row counts, a single block, block counts that do not divide evenly among invocations; few, odd and many
+        // tokens.
         for (n, k) in [(7, 32), (33, 96), (64, 1056), (130, 512), (70, 100)] {
             for tokens in [1, 2, 5, 9, 31, 65] {
                 for bias in [false, true] {
@@ -159,7 +160,7 @@ fn linear_cases() -> Vec<Case> {
             }
         }
     }
-    // Parts in formats of their own, as files of mixed precision have them.
+    // Stacked parts with different formats, as in files of mixed precision.
     for tokens in [1, 5, 40] {
         for (k, names) in [(96, ["q4_k", "q6_k", "q5_k"]), (256, ["q4_0", "f16", "q8_0"])] {
             all.push(case(format!("linear stacked {}, {tokens} tokens", names.join(" ")), LINEAR_BOUND, move |make| {
@@ -180,10 +181,10 @@ fn linear_cases() -> Vec<Case> {
     all
 }
 
-/// f16 tiles round each product's factors to 11 bits.
+/// Tiles in f16 round each factor of a product to 11 bits.
 const LINEAR_BOUND: f64 = 5e-7;
 
-/// Whole layers, so that rewrites and fused kernels are held against the operations that were recorded.
+/// Whole layers, so that rewrites and fused kernels are compared with the operations that were recorded.
 fn layer_cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (index, &format) in FORMATS.iter().enumerate() {
@@ -206,7 +207,7 @@ fn layer_cases() -> Vec<Case> {
     all
 }
 
-/// A sub-layer without a gate whose norm comes after it, and capped results.
+/// A sub-layer without a gate and with its norm at the end, and capped results.
 fn post_norm_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize) -> Result<Recorded, GpuError> {
     let (width, inner) = (96, 160);
     let mut graph = Graph::new();
@@ -324,7 +325,7 @@ fn sample_cases() -> Vec<Case> {
 fn sample_case(make: &mut Maker<'_>, vocabulary: usize, settings: SampleSettings) -> Result<Recorded, GpuError> {
     let rows = 3;
     let mut graph = Graph::new();
-    // An intermediate tensor, as sampling changes the logits in place.
+    // An intermediate tensor, because sampling changes the logits in place.
     let (a, b) = (make.random(&[rows, vocabulary])?, make.random(&[rows, vocabulary])?);
     let (a, b) = (graph.state(&a), graph.state(&b));
     let logits = graph.add(a, b);
@@ -341,7 +342,7 @@ fn sample_case(make: &mut Maker<'_>, vocabulary: usize, settings: SampleSettings
     Ok((graph, vec![logits, tokens, positions, counts]))
 }
 
-/// NMSE of floats; integers are equal or infinitely wrong.
+/// NMSE of floats. For integers: 0 if they are equal, infinity otherwise.
 fn difference(reference: &Values, found: &Values) -> f64 {
     match (reference, found) {
         (Values::F32(a), Values::F32(b)) => nmse(a, b),
@@ -350,7 +351,7 @@ fn difference(reference: &Values, found: &Values) -> f64 {
     }
 }
 
-/// Links and compiles a case's kernels, and runs nothing.
+/// Links and compiles a case's kernels without running them.
 ///
 /// # Errors
 /// A kernel does not compile.
@@ -359,15 +360,15 @@ pub fn compile(gpu: &Gpu, case: &Case) -> Result<(), GpuError> {
     Plan::new(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities())).map(|_| ())
 }
 
-/// Runs a case on the device and against its reference. Outputs are filled with NaN first, so that a value that no
-/// kernel wrote fails.
+/// Runs a case on the device and compares it with its reference. Outputs are filled with NaN first, so that a value
+/// that no kernel wrote makes the case fail.
 ///
 /// # Errors
 /// The device failed, or a kernel does not compile.
 pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError> {
     let (host_graph, outputs) = (case.record)(&mut Maker { gpu: None, seed })?;
-    // The kernels against the rewritten graph; and, where activations are rounded to int8, that against what was
-    // recorded.
+    // The kernels are compared with the rewritten graph. Where activations are rounded to int8, the rewritten graph is
+    // also compared with the recorded one.
     let rewritten = fuse(&host_graph, &outputs, gpu.capabilities());
     let int8 = census(&rewritten).contains_key("quantize");
     let recorded = if int8 { interpret(&(case.record)(&mut Maker { gpu: None, seed })?.0) } else { Vec::new() };
@@ -387,12 +388,12 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError>
             rounding = rounding.max(difference(recorded, &found));
         }
     }
-    // One code that the device rounds the other way is worth about 1e-7; rounding itself 1e-5 to 1e-4.
+    // A code that the device rounds in the other direction contributes about 1e-7; the rounding itself 1e-5 to 1e-4.
     let bound = if int8 { case.bound.max(2e-6) } else { case.bound };
     Ok(Outcome { name: case.name.clone(), nmse: if rounding > 5e-4 { f64::INFINITY } else { worst }, bound })
 }
 
-/// Runs a case once on a device with kernels that count the turns of their loops.
+/// Runs a case once, with kernels that count the iterations of their loops.
 ///
 /// # Errors
 /// As [`run`].

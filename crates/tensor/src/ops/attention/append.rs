@@ -11,17 +11,17 @@ use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
 /// cache\[row of t\] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache
-/// states, with rows as [`CacheElement`] says.
+/// states, with rows in the format of [`CacheElement`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Append {
-    /// Which row a position has.
+    /// Maps positions to cache rows.
     pub rows: CacheRows,
-    /// What the cache's elements are.
+    /// The cache's element format.
     pub element: CacheElement,
 }
 
 impl Graph {
-    /// Appends and returns the cache's two tensors.
+    /// Appends keys and values, and returns the two cache tensors.
     pub fn append(
         &mut self,
         rows: CacheRows,
@@ -92,7 +92,7 @@ impl Op for Append {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (positions, bases) = (to.input(2), to.input(3));
-        // The rows belong to this step alone: what a cache shared by layers held before has another gradient.
+        // Remove the caches' gradients: an earlier append to a cache that layers share wrote other values.
         let (Some(dk), Some(dv)) = (to.take_gradient(0), to.take_gradient(1)) else { return Ok(()) };
         let k = to.input(0);
         let shape = to.graph().shape(k).to_vec();

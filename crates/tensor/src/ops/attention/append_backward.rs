@@ -1,4 +1,4 @@
-//! The gradient of [`crate::ops::Append`]: rows go back to where they came from.
+//! The gradient of [`crate::ops::Append`]: each cache row's gradient goes to the token that wrote the row.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -12,7 +12,7 @@ use crate::plan::{KernelText, Lowering, grid};
 pub struct AppendBackward;
 
 impl Graph {
-    /// The gradients [T, K, d] of new keys and values from those of the cache.
+    /// Given the gradients of the cache, the gradients [T, K, d] of the new keys and values.
     pub fn append_backward(
         &mut self,
         dk_cache: Tensor,

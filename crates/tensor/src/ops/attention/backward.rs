@@ -1,9 +1,9 @@
-//! The gradients of [`super::Attention`] over a step's own keys and values, flash style (Dao et al., 2022): weights are
-//! computed again tile by tile, so that nothing of size tokens x tokens is kept.
+//! The gradients of [`super::Attention`] over the keys and values of the same step, flash style (Dao et al., 2022): the
+//! attention weights are recomputed tile by tile, so that nothing of size tokens x tokens is stored.
 //!
-//! Three passes without atomics, so that a run repeats bit by bit: a log-sum-exp for each query; dq by tiles of
-//! queries; dk and dv by tiles of keys, each summing over the queries that see it and the heads of its group. Keys that
-//! were cached before the step are constants.
+//! Three passes without atomics, so that results repeat bit by bit: a log-sum-exp for each query; dq by tiles of
+//! queries; dk and dv by tiles of keys, each summed over the queries that see the keys and over the heads of the group.
+//! Keys that were cached before the step are constants.
 
 use bayan_gpu::shader::Defines;
 use bayan_gpu::{GpuError, Slice};
@@ -19,7 +19,7 @@ use crate::plan::{Extent, KernelText, Lowering, grid};
 pub struct AttentionBackward(pub Attention);
 
 impl Graph {
-    /// The gradients of q, and of the cache's keys and values.
+    /// The gradients of q, and of the cached keys and values.
     pub fn attention_backward(
         &mut self,
         attention: Attention,
@@ -49,9 +49,9 @@ impl AttentionBackward {
         heads: usize,
     ) -> Result<(), GpuError> {
         let d4 = self.0.head_dim / 4;
-        // One invocation owns one vector of d in every JG-th row of the tile.
+        // One invocation owns one vector of d in every TOGETHER-th row of the tile.
         let mut together = 1;
-        // Software devices pay for every barrier by the invocation: there, as few as a tile needs.
+        // Every barrier of a software device costs time per invocation: there, as few invocations as a tile needs.
         let most = if to.capabilities().software { QUERY_TILE } else { 128 };
         while together * 2 * d4 <= most && together < QUERY_TILE {
             together *= 2;
@@ -70,7 +70,7 @@ impl AttentionBackward {
         let tiles = to.input_shape(7)[0];
         let parts = [SCORE, wgsl!("lib/attention_backward.wgsl"), text];
         let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
-        // Each tile of keys, or of queries, is met once: its products go over d in parts of 8 vectors.
+        // Each tile of keys, or of queries, is processed once: its products cover d in parts of 8 vectors.
         let products = 1 + d4.div_ceil(8) as u64 * (10 + grid::walk(QUERY_TILE * 8, threads));
         let met = match name {
             "attention_backward_keys" => 1 + tiles * (2 + self.0.heads / self.0.kv_heads * (2 + QUERY_TILE)),
@@ -84,19 +84,19 @@ impl AttentionBackward {
         to.emit(KernelText { name, parts: &parts, defines, turns }, &[bindings], grid)
     }
 
-    /// The most keys that one workgroup's queries see.
+    /// The largest number of keys that the queries of one workgroup see.
     fn keys(&self, to: &Lowering<'_>) -> usize {
         let rows = to.input_shape(1)[0];
         self.0.window.map_or(rows, |window| rows.min(window + QUERY_TILE))
     }
 
-    /// Names that all passes share.
+    /// The names that all passes read.
     fn defines(&self) -> Defines {
         let defines = self.0.score_defines(Defines::new()).set("H", self.0.heads).set("K", self.0.kv_heads);
         defines.set("d", self.0.head_dim).set("WINDOW", self.0.window.unwrap_or(0))
     }
 
-    /// The passes with one subgroup's invocations for as many queries or keys.
+    /// Emits the passes of which one subgroup handles as many queries or keys as it has invocations.
     fn emit_lanes(
         &self,
         to: &mut Lowering<'_>,

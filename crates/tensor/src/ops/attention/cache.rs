@@ -1,26 +1,27 @@
-//! What the elements of a key-value cache are, and how many u32 a row of them takes.
+//! Element formats of a key-value cache, and the number of u32 words that a row takes in each.
 //!
-//! What records an op learns the element from the width of the cache's rows, so that models need not say it.
+//! When an op is recorded, the width of the cache's rows determines the element format, so that models need not state
+//! it.
 
 use bayan_gpu::shader::Defines;
 
 use crate::graph::{Dtype, Values, pack_f16, unpack_f16};
 
-/// Numbers that share a scale.
+/// Number of values that share a scale.
 const BLOCK: usize = 32;
 
-/// An element format. Quantized rows hold K d a multiple of 32; in memory all codes of the cache come first, then all
-/// scales (f32).
+/// An element format. Quantized rows have a width K d that is a multiple of 32. In memory all codes of the cache come
+/// first, then all scales (f32).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum CacheElement {
-    /// 4 bytes.
+    /// 4 bytes per value.
     #[default]
     F32,
-    /// 2 bytes, two in each u32.
+    /// 2 bytes per value, two values in each u32.
     F16,
-    /// A byte, and a scale for 32 of them.
+    /// One byte per value, and a scale for every 32 values.
     Q8_0,
-    /// Half a byte, and a scale for 32 of them.
+    /// Half a byte per value, and a scale for every 32 values.
     Q4_0,
 }
 
@@ -28,7 +29,7 @@ impl CacheElement {
     /// Every format.
     pub const ALL: [CacheElement; 4] = [CacheElement::F32, CacheElement::F16, CacheElement::Q8_0, CacheElement::Q4_0];
 
-    /// Its name, as users and shaders write it.
+    /// The name that users and shaders use.
     pub fn name(self) -> &'static str {
         match self {
             CacheElement::F32 => "f32",
@@ -38,7 +39,7 @@ impl CacheElement {
         }
     }
 
-    /// Whether rows of `width` numbers can have this format.
+    /// Whether rows of `width` values can be stored in this format.
     pub fn fits(self, width: usize) -> bool {
         match self {
             CacheElement::F32 => true,
@@ -47,7 +48,7 @@ impl CacheElement {
         }
     }
 
-    /// Elements of 4 bytes for a row of `width` numbers.
+    /// Number of 4-byte words in a row of `width` values.
     pub fn words(self, width: usize) -> usize {
         match self {
             CacheElement::F32 => width,
@@ -57,26 +58,26 @@ impl CacheElement {
         }
     }
 
-    /// Element type of the state.
+    /// Element type of the cache's state.
     pub fn dtype(self) -> Dtype {
         if self == CacheElement::F32 { Dtype::F32 } else { Dtype::U32 }
     }
 
-    /// Whether it is quantized.
+    /// Whether the format is quantized.
     pub fn is_quantized(self) -> bool {
         matches!(self, CacheElement::Q8_0 | CacheElement::Q4_0)
     }
 
-    /// The format of a cache whose rows of `width` numbers take `words`.
+    /// The format in which rows of `width` values take `words` 4-byte words.
     ///
     /// # Panics
-    /// If no format takes so many: a mistake in a model.
+    /// If there is none, which is a programming error in a model.
     pub fn of(words: usize, width: usize) -> CacheElement {
         let found = CacheElement::ALL.into_iter().find(|element| element.words(width) == words);
         found.unwrap_or_else(|| panic!("no cache format has {words} words for {width} numbers"))
     }
 
-    /// Number of words of all codes, behind which the scales begin.
+    /// Number of words of all codes; the scales follow them.
     fn codes(self, rows: usize, width: usize) -> usize {
         rows * if self == CacheElement::Q8_0 { width / 4 } else { width / 8 }
     }
@@ -90,7 +91,7 @@ impl CacheElement {
         defines.set("ELEMENT", self.name()).set("CACHE", cache).set("SCALES", self.codes(rows, width))
     }
 
-    /// Writes `numbers` into a row of a cache.
+    /// Writes one row of a cache.
     pub(crate) fn write(self, cache: &mut Values, row: usize, numbers: &[f32]) {
         let width = numbers.len();
         let rows = cache.len() / self.words(width);
@@ -112,7 +113,7 @@ impl CacheElement {
         }
     }
 
-    /// Codes of a block, and its scale.
+    /// Writes the codes of a block, and returns its scale.
     fn quantize(self, block: &[f32], codes: &mut [u32]) -> f32 {
         let steps = if self == CacheElement::Q8_0 { 127.0 } else { -8.0 };
         let peak = match self {
@@ -137,7 +138,7 @@ impl CacheElement {
         peak / steps
     }
 
-    /// All numbers of a cache with rows of `width`.
+    /// All values of a cache whose rows have `width` values.
     pub(crate) fn read(self, cache: &Values, width: usize) -> Vec<f32> {
         let rows = cache.len() / self.words(width);
         match self {
@@ -167,18 +168,18 @@ impl CacheElement {
     }
 }
 
-/// Which rows of a cache a sequence has: one for each position of the context, or a ring of fewer, of which a layer
-/// with a window needs no more than the window and the tokens of one step.
+/// How a sequence's positions map to cache rows: one row for each position of the context, or a ring of fewer rows. A
+/// layer with a window needs only as many as the window and the tokens of one step together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheRows {
-    /// Positions of the context; the bases of sequences are multiples of it.
+    /// Positions per sequence; the base of each sequence is a multiple of it.
     pub context: usize,
-    /// Rows of the ring.
+    /// Number of rows in the ring, if there is one.
     pub ring: Option<usize>,
 }
 
 impl CacheRows {
-    /// Rows of a sequence.
+    /// Number of rows of one sequence.
     pub fn per_sequence(self) -> usize {
         self.ring.unwrap_or(self.context)
     }

@@ -1,5 +1,5 @@
-//! Rope, append and attention of single tokens in one dispatch, and the sum over the runs: what a rewrite makes of the
-//! three.
+//! Rope, append and attention of single tokens fused into one dispatch, followed by the merge of the runs. A rewrite
+//! creates this op from the three.
 
 use bayan_gpu::GpuError;
 
@@ -14,15 +14,15 @@ use crate::plan::{Extent, KernelText, Lowering, grid};
 /// sequences.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionDecode {
-    /// The first part.
+    /// The rotary embedding, applied first.
     pub rope: Rope,
-    /// The last part.
+    /// The attention, applied last.
     pub attention: Attention,
 }
 
 impl AttentionDecode {
-    /// Whether the kernel can take these sizes: vectors of four must not straddle the halves that turn against each
-    /// other.
+    /// Whether the kernel supports these sizes: no vector of four may straddle the two halves of a head that are
+    /// rotated together.
     pub fn fits(rope: &Rope, attention: &Attention, max_storage_buffers: u32) -> bool {
         !attention.element.is_quantized()
             && rope.rotary_dim.is_multiple_of(8)
@@ -30,7 +30,7 @@ impl AttentionDecode {
             && (rope.norm_eps.is_none() || max_storage_buffers >= 9)
     }
 
-    /// Sizes of the runs.
+    /// Sizes of the partial results of the runs.
     pub fn runs(&self, tokens: usize) -> [usize; 4] {
         [tokens, self.attention.context.div_ceil(SPLIT), self.attention.heads, self.attention.head_dim + 2]
     }
@@ -67,7 +67,8 @@ impl Op for AttentionDecode {
             RUN,
             wgsl!("attention/decode.wgsl"),
         ];
-        // Each head of the group, and the key, is turned by its parts; the rest is the run itself.
+        // First every query head of the group, and the key, are normalised and rotated; then come the loops of the run
+        // itself.
         let heads_turns = (heads / kv_heads + 1) as u64
             * (1 + 3 * grid::walk(head_dim.div_ceil(4), threads)
                 + 2 * grid::walk(heads * head_dim / 4, threads)

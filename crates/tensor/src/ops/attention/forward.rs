@@ -1,8 +1,8 @@
 //! Causal attention over the cache, with grouped queries, an optional sliding window and logit soft-capping.
 //!
-//! Few tokens: the cached positions are split into runs that different workgroups take (flash decoding, Dao et al.
-//! 2023), and a second dispatch joins them. Many tokens: tiles of queries walk over tiles of keys (FlashAttention, Dao
-//! et al. 2022).
+//! For few tokens, the cached positions are split into runs that different workgroups process (flash decoding, Dao et
+//! al. 2023), and a second dispatch merges them. For many tokens, each tile of queries loops over tiles of keys
+//! (FlashAttention, Dao et al. 2022).
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -12,17 +12,17 @@ use crate::graph::{Graph, Op, Operand, Tensor, Values, elements};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Extent, KernelText, Lowering, grid};
 
-/// Steps with at most this many tokens split the cache instead of the tokens.
+/// Steps with at most this many tokens split the cached positions over workgroups instead of the tokens.
 pub const FEW_TOKENS: usize = 8;
 
-/// Queries of one tile of [`Attention`] over many tokens.
+/// Number of queries in one tile, when there are many tokens.
 pub const QUERY_TILE: usize = 16;
 
 const CACHE: &str = wgsl!("lib/cache.wgsl");
 pub(crate) const SCORE: &str = wgsl!("lib/score.wgsl");
 pub(crate) const RUN: &str = wgsl!("lib/attention_run.wgsl");
 
-/// Cached positions in one run of the split form.
+/// Number of cached positions in one run, when there are few tokens.
 pub(crate) const SPLIT: usize = 256;
 
 /// Inputs: q [T, H, d], k and v cache, positions \[T\], bases \[T\], tiles [n, 2]; output [T, H, d].
@@ -44,23 +44,24 @@ pub struct Attention {
     pub window: Option<usize>,
     /// Positions that one sequence can have.
     pub context: usize,
-    /// Each score is less by a slope of its head for every position of distance (ALiBi); the slopes are multiplied by
-    /// this.
+    /// ALiBi: a score is reduced by the slope of its head for every position between query and key. This factor
+    /// multiplies the slopes.
     pub alibi: Option<f32>,
-    /// Rows that a sequence has in the cache, where they are fewer than the context; see [`CacheRows`].
+    /// Number of cache rows per sequence, where it is smaller than the context; see [`CacheRows`].
     pub ring: Option<usize>,
-    /// What the cache's elements are; set when the operation is recorded.
+    /// The cache's element format; set when the operation is recorded.
     pub element: CacheElement,
 }
 
-/// What names the sequences and positions of a step's tokens.
+/// The sequences and positions of a step's tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Causality {
     /// Position of each token in its sequence \[T\].
     pub positions: Tensor,
     /// Cache row of position 0 of each token's sequence \[T\].
     pub bases: Tensor,
-    /// First token and number of tokens of each tile of one sequence [n, 2]; unused ones have none.
+    /// First token and number of tokens of each tile [n, 2]; all tokens of a tile belong to one sequence. Unused tiles
+    /// have 0 tokens.
     pub tiles: Tensor,
 }
 
@@ -83,12 +84,12 @@ impl Graph {
 }
 
 impl Attention {
-    /// Which rows of the cache a sequence has.
+    /// How a sequence's positions map to cache rows.
     pub fn rows(&self) -> CacheRows {
         CacheRows { context: self.context, ring: self.ring }
     }
 
-    /// Names that all forms share; the cache has `rows` rows.
+    /// The names that all kernels read, for a cache of `rows` rows.
     pub(crate) fn defines(&self, rows: usize) -> Defines {
         let defines = self.score_defines(Defines::new());
         let defines = self.element.defines(self.rows().defines(defines), rows, self.kv_heads * self.head_dim);
@@ -100,7 +101,7 @@ impl Attention {
             .set("WINDOW", self.window.unwrap_or(0))
     }
 
-    /// Names of the scores.
+    /// The names that `lib/score.wgsl` reads.
     pub(crate) fn score_defines(&self, defines: Defines) -> Defines {
         defines
             .set("SCALE", self.scale)
@@ -111,7 +112,7 @@ impl Attention {
             .set("ALIBI_POWER", (self.heads + 1).next_power_of_two() / 2)
     }
 
-    /// What a head's scores lose for every position of distance (Press et al., 2022).
+    /// ALiBi's slope of a head: the reduction of its scores per position of distance (Press et al., 2022).
     pub(crate) fn slope(&self, head: usize) -> f64 {
         let power = (self.heads + 1).next_power_of_two() / 2;
         let exponent = if head < power { 8.0 * (head + 1) as f64 } else { 4.0 * (2 * (head - power) + 1) as f64 };
@@ -149,7 +150,7 @@ impl Attention {
     fn dispatch_tiles(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let d4 = self.head_dim / 4;
         let room = to.capabilities().max_workgroup_bytes as usize - 256;
-        // Where wide heads leave no room for both in workgroup memory, only the keys and values go there.
+        // Workgroup memory holds the queries too only if heads are narrow enough; the keys and values are always there.
         let needs = |queries: usize, keys: usize| (queries + keys) * self.head_dim * 4 + QUERY_TILE * keys * 4;
         let shared = needs(QUERY_TILE, 4) <= room;
         let mut keys = 32;
@@ -179,12 +180,12 @@ impl Attention {
         to.emit(KernelText { name: "attention_tile", parts: &parts, defines, turns }, &[bindings], grid)
     }
 
-    /// The most keys that one tile of queries sees.
+    /// The largest number of keys that one tile of queries sees.
     fn keys(&self) -> usize {
         self.window.map_or(self.context, |window| self.context.min(window + QUERY_TILE))
     }
 
-    /// Turns of the loops of `lib/attention_run.wgsl` for one run of positions.
+    /// Loop iterations of `lib/attention_run.wgsl` for one run of positions.
     pub(crate) fn run_turns(&self, threads: usize) -> u64 {
         let (d4, group, run) = (self.head_dim / 4, self.heads / self.kv_heads, grid::walk(SPLIT, threads));
         run * (2 + d4 as u64)
@@ -193,7 +194,7 @@ impl Attention {
             + grid::walk(d4, threads) * (2 + SPLIT as u64)
     }
 
-    /// One subgroup of these many invocations, where the device is a software one and the sizes fit.
+    /// Number of invocations of the one-subgroup kernel, on software devices with fitting sizes; `None` elsewhere.
     pub(crate) fn lanes(&self, to: &Lowering<'_>) -> Option<usize> {
         let shape = to.tuning().rows_shape(to.capabilities());
         (shape.shuffle && self.head_dim.is_multiple_of(4 * shape.lanes) && QUERY_TILE.is_multiple_of(shape.lanes))
@@ -216,7 +217,7 @@ impl Attention {
         )
     }
 
-    /// The score of a raw product, and its derivative by it.
+    /// The score of a raw product q·k, and the derivative of the score by it.
     pub(crate) fn score(&self, raw: f64, head: usize, distance: usize) -> (f64, f64) {
         let scale = f64::from(self.scale);
         match self.softcap.map(f64::from) {
@@ -229,7 +230,7 @@ impl Attention {
     }
 }
 
-/// Joins the runs of each token and head.
+/// Emits the kernel that merges the runs of each token and head.
 pub(crate) fn merge(
     to: &mut Lowering<'_>,
     defines: Defines,
@@ -276,7 +277,7 @@ impl Op for Attention {
     }
 
     fn work(&self, inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
-        // As if every token saw all others of its step.
+        // An upper bound: every token attends to all tokens of the step.
         2 * elements(inputs[0]) * inputs[0][0] as u64
     }
 

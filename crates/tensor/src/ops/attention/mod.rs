@@ -1,4 +1,4 @@
-//! Attention, the rotary positions before it, and the key-value cache that it reads.
+//! Attention, the rotary position embedding before it, and the key-value cache.
 
 mod append;
 mod append_backward;

@@ -1,5 +1,5 @@
-//! Rotary position embedding (Su et al., 2021) of queries and keys, after splitting a fused projection and, where the
-//! architecture asks for it, normalising each head.
+//! Rotary position embedding (Su et al., 2021) of queries and keys. The op first splits the fused projection and, if
+//! the architecture requires it, normalises each head.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use crate::graph::{Dtype, Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Extent, KernelText, Lowering, grid};
 
-/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table [positions, R] with cosine and sine of each of the R/2 angles in
-/// turn, and with `norm_eps` also q_norm and k_norm, sized as [`HeadNorm`] says. Outputs: q [T, H, d], k [T, K, d], v
-/// [T, K, d].
+/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table [positions, R] with cosine and sine alternating for each of the
+/// R/2 angles, and with `norm_eps` also q_norm and k_norm, whose sizes [`HeadNorm`] states. Outputs: q [T, H, d], k [T,
+/// K, d], v [T, K, d].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rope {
     /// Query heads H.
@@ -21,13 +21,13 @@ pub struct Rope {
     pub kv_heads: usize,
     /// Head size d.
     pub head_dim: usize,
-    /// How many of the d values turn: R; with 0 the projection is only split.
+    /// R, the number of the d values of a head that are rotated; with 0 the projection is only split.
     pub rotary_dim: usize,
     /// Pairs are (2i, 2i + 1) instead of (i, i + R/2).
     pub interleaved: bool,
-    /// The epsilon of the normalisation of q and k before turning, if there is one.
+    /// The epsilon of the normalisation of q and k before the rotation, if there is one.
     pub norm_eps: Option<f32>,
-    /// What is normalised.
+    /// Which values are normalised together.
     pub norm: HeadNorm,
 }
 
@@ -44,7 +44,8 @@ pub enum HeadNorm {
 }
 
 impl HeadNorm {
-    /// Numbers that are normalised together, and where their weights begin, for one of `heads` heads.
+    /// For one of `heads` heads: first value and number of values that are normalised together, and index of the head's
+    /// first weight.
     fn span(self, head: usize, heads: usize, d: usize) -> (usize, usize, usize) {
         match self {
             HeadNorm::Rms => (head * d, d, 0),
@@ -53,12 +54,13 @@ impl HeadNorm {
         }
     }
 
-    /// Whether every head has weights of its own.
+    /// Whether every head has its own weights.
     pub(crate) fn each(self) -> bool {
         self != HeadNorm::Rms
     }
 
-    /// Of the numbers of all `heads` heads: mean and inverse root for one head, its span, and the first of its weights.
+    /// For one head, given the values of all `heads` heads: mean and inverse root, the range normalised together, and
+    /// the index of the head's first weight.
     pub(crate) fn about(
         self,
         row: &[f32],
@@ -74,13 +76,13 @@ impl HeadNorm {
     }
 }
 
-/// The two numbers of pair `i` among R.
+/// Indices of the two values of pair `i`; `half` is R/2.
 pub(crate) fn pair(i: usize, half: usize, interleaved: bool) -> (usize, usize) {
     if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) }
 }
 
 impl Graph {
-    /// Splits, normalises and turns; see [`Rope`]. `norms` are the weights of queries and keys.
+    /// Splits, normalises and rotates; see [`Rope`]. `norms` are the weights of queries and keys.
     pub fn rope(
         &mut self,
         rope: Rope,
@@ -108,7 +110,7 @@ impl Rope {
         self.name(Defines::new().set("H", self.heads).set("K", self.kv_heads).set("d", self.head_dim))
     }
 
-    /// Names beside the numbers of heads and their size.
+    /// The names that kernels read, except numbers of heads and head size.
     pub(crate) fn name(&self, defines: Defines) -> Defines {
         defines
             .set("ROTARY", self.rotary_dim)

@@ -1,4 +1,4 @@
-//! The gradient of [`super::Rope`]: turned back by the same angles, then through the head norms, and joined again.
+//! The gradient of [`super::Rope`]: rotated back by the same angles, differentiated through the head norms, and joined.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -12,9 +12,9 @@ use crate::plan::{Extent, KernelText, Lowering, grid};
 /// heads, where they share weights) are the gradients of the norms' weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeBackward {
-    /// What was done.
+    /// The op that is differentiated.
     pub rope: Rope,
-    /// Whether the norms are trained.
+    /// Whether the weights of the norms are trained.
     pub parts: bool,
 }
 
@@ -138,7 +138,7 @@ impl Op for RopeBackward {
 }
 
 impl RopeBackward {
-    /// The gradient of one head of token t, turned back where it was turned.
+    /// The gradient of one head of token t, rotated back if `turn` is set.
     fn turned(&self, inputs: &[Operand<'_>], from: &[f32], t: usize, turn: bool) -> Vec<f64> {
         let half = self.rope.rotary_dim / 2;
         let table = inputs[4].f32();

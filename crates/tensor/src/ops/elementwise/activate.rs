@@ -13,7 +13,7 @@ use crate::plan::{KernelText, Lowering, grid};
 pub struct Activate {
     /// The function.
     pub activation: Activation,
-    /// The derivative times a second input instead of the function.
+    /// Compute the derivative times a second input, instead of the function.
     pub slope: bool,
 }
 

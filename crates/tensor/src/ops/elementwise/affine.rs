@@ -1,6 +1,6 @@
-//! Weights that a model reads changed, where all parameters are trained: Gemma's norms hold their factors less one,
-//! Cohere's last norm is multiplied by the scale of the logits. Where weights are frozen they are changed once, when
-//! they are loaded.
+//! Weights that a model transforms whenever it reads them, because they are trained as the checkpoint stores them: the
+//! weights of Gemma's norms are stored minus one, and Cohere's last norm is multiplied by the logit scale. Frozen
+//! weights are transformed once, when they are loaded.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::passes::{Backward, BackwardError};
 use crate::plan::Lowering;
 
 impl Graph {
-    /// A weight as the model reads it.
+    /// A weight with its transformation applied, if it has one.
     pub(crate) fn weight(&mut self, weight: &Arc<State>) -> Tensor {
         let stored = self.state(weight);
         match weight.read_as() {

@@ -40,7 +40,7 @@ impl Activation {
     }
 }
 
-/// y[t, f] = activation(x[t, f]) · x[t, F + f]; x [T, 2F] holds the gates, then the ups.
+/// y[t, f] = activation(x[t, f]) · x[t, F + f]; the first half of a row of x [T, 2F] is the gate, the second half up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gated {
     /// Applied to the gates.

@@ -1,4 +1,4 @@
-//! The gradient of [`super::Gated`], with the activation computed again.
+//! The gradient of [`super::Gated`]; the activation is recomputed.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -25,7 +25,7 @@ impl Activation {
     }
 }
 
-/// From x [T, 2F] (gates, then ups) and dy [T, F] to dx [T, 2F].
+/// From x [T, 2F] (gate, then up) and dy [T, F] to dx [T, 2F].
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatedBackward {
     /// Applied to the gates.

@@ -1,11 +1,11 @@
-//! What ops of one input and one output share that compute element by element.
+//! The dispatch shared by element-wise ops of one input and one output.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use crate::plan::{KernelText, Lowering, grid};
 
-/// Dispatches an op of one input and one output, element by element; `text` has the function `mapped`.
+/// Dispatches an element-wise op of one input and one output; `text` defines the WGSL function `mapped`.
 pub(crate) fn map(to: &mut Lowering<'_>, name: &str, text: &str, defines: Defines) -> Result<(), GpuError> {
     let len: usize = to.output_shape(0).iter().product();
     let threads = grid::row_threads(to, 64);

@@ -1,4 +1,4 @@
-//! Element by element: sums, gates, activations.
+//! Element-wise operations: sums, gates, activations.
 
 mod activate;
 mod add;

@@ -1,4 +1,4 @@
-//! Multiplies every row by the same vector: the multipliers of parts of a projection (Falcon-H1).
+//! Multiplies every row by the same vector: Falcon-H1's multipliers of the sections of a projection.
 
 use std::sync::Arc;
 

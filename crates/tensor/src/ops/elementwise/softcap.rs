@@ -1,6 +1,5 @@
-//! Soft-capping of the final logits (Gemma 2): cap · tanh(x / cap). The scores of attention have their own, inside its
-//! kernels; the gradient of the final one is part of the cross-entropy, the only thing that logits are differentiated
-//! through.
+//! Soft-capping of the final logits (Gemma 2): cap · tanh(x / cap). The kernels of attention cap its scores themselves.
+//! The gradient of the final cap is part of the cross-entropy, the only op through which logits are differentiated.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -11,7 +10,7 @@ use crate::plan::Lowering;
 /// y = cap · tanh(x / cap), element by element.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SoftCap {
-    /// What |y| stays below.
+    /// Upper bound of |y|.
     pub cap: f32,
 }
 

@@ -1,7 +1,7 @@
-//! The gradient of a linear layer's input: dx = dy W, from the same packed weights, dequantised along the other axis.
+//! The gradient of a linear layer's input: dx = dy W, from the same packed weights, dequantized along the other axis.
 //!
-//! Where the device was opened with f16, tiles hold it, as those of the forward product do, and sums stay f32. Software
-//! devices keep f32: they have no memory of a workgroup to save, and convert number by number.
+//! Where the device was opened with f16, tiles hold f16, as in the forward product, and sums stay f32. Software devices
+//! use f32: they have no separate workgroup memory to save, and convert one value at a time.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::plan::{Extent, KernelText, Lowering, RowsShape, grid};
 pub struct LinearBackward {
     /// The weights [N, K].
     pub weight: Arc<Matrix>,
-    /// Add to dx instead of writing it.
+    /// Add to dx instead of overwriting it.
     pub add: bool,
 }
 
@@ -35,27 +35,27 @@ impl Graph {
     }
 }
 
-/// One of the two kernels, as it is specialised for a product.
+/// One of the two kernels, specialised for a product.
 struct Form {
     name: &'static str,
     text: &'static str,
     defines: Defines,
-    /// Columns of a workgroup.
+    /// Columns per workgroup.
     columns: usize,
-    /// Tokens of a workgroup.
+    /// Tokens per workgroup.
     tokens: usize,
-    /// Rows of W that one turn of the outer loop takes.
+    /// Rows of W per iteration of the outer loop.
     step: usize,
-    /// Turns of all loops for such a step.
+    /// Loop iterations within one iteration of the outer loop.
     step_turns: u64,
-    /// Turns of loops before and after the steps.
+    /// Loop iterations before and after the outer loop.
     other_turns: u64,
 }
 
-/// The form for devices with fast workgroup memory: 64 columns, two blocks of 32.
+/// The kernel for devices with fast workgroup memory: 64 columns, two blocks of 32.
 fn tiles(capabilities: &Capabilities, defines: Defines, tokens: usize) -> Form {
     let (tm, rm) = if tokens <= 16 { (16, 2) } else { (64, 8) };
-    // A padded stride keeps the stores of neighbouring rows in different banks, where the device has the room.
+    // A padded stride places neighbouring rows in different memory banks, if workgroup memory is large enough.
     let stride: usize = if capabilities.max_workgroup_bytes >= 20_000 { 17 } else { 16 };
     let half = capabilities.f16 && !capabilities.software;
     let defines = defines
@@ -79,7 +79,7 @@ fn tiles(capabilities: &Capabilities, defines: Defines, tokens: usize) -> Form {
     }
 }
 
-/// The form for software devices, whose subgroups are `shape.lanes` wide: one block of 32 columns.
+/// The kernel for software devices, whose subgroups have `shape.lanes` invocations: one block of 32 columns.
 fn lanes(defines: Defines, shape: RowsShape, tokens: usize) -> Form {
     let tile = tokens.min(64);
     let defines = defines
@@ -138,7 +138,8 @@ impl Op for LinearBackward {
                 Extent::Fixed(tokens.div_ceil(form.tokens) as u32),
                 Extent::Fixed(1),
             ];
-            // As many dispatches as keep an invocation within the device's limit of turns; one where there is none.
+            // As few dispatches as keep an invocation within the device's limit of loop iterations; one if there is no
+            // limit.
             let steps = (to.turn_limit().saturating_sub(form.other_turns) / form.step_turns).max(1);
             let piece = usize::try_from(steps).unwrap_or(usize::MAX).saturating_mul(form.step);
             for start in (0..shard.rows).step_by(piece) {

@@ -13,25 +13,26 @@ use crate::ops::elementwise::Activation;
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Extent, KernelText, Lowering, grid, grid_2d};
 
-/// y[t, n] = Σ_k weight[n, k] x[t, k], with what comes before and after it when rewrites have joined them.
+/// y[t, n] = Σ_k weight[n, k] x[t, k], with the operations before and after it that rewrites have fused into it.
 ///
-/// Inputs: x [T, K], then, where flagged, the norm's weight \[K\], the bias \[N\] and the residual [T, N]. Output [T,
+/// Inputs: x [T, K], then, if enabled, the norm's weight \[K\], the bias \[N\] and the residual [T, N]. Output [T,
 /// N], gated [T, N/2].
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// The weights [N, K].
     pub weight: Arc<Matrix>,
-    /// The epsilon of a root-mean-square norm of x before.
+    /// The epsilon of the root-mean-square norm that is applied to x first, if there is one.
     pub norm: Option<f32>,
     /// Whether a bias is added.
     pub bias: bool,
-    /// activation(first half) · second half, after.
+    /// Gating, applied to the sums: activation(first half) · second half.
     pub gate: Option<Activation>,
-    /// activation(y), after, where nothing is gated.
+    /// An activation of the sums, where there is no gate.
     pub activation: Option<Activation>,
-    /// Whether a residual is added at the end.
+    /// Whether a residual is added last.
     pub residual: bool,
-    /// x comes as int8: its codes [T, K / 4], so packed, and scales [T, K / 32, 4] are the first two inputs.
+    /// Set if x was rounded to int8: the first two inputs are its codes [T, K / 4], in this packing, and scales [T, K /
+    /// 32, 4].
     pub int8: Option<Packing>,
 }
 
@@ -64,14 +65,14 @@ const DOT: &str = wgsl!("linear/dot.wgsl");
 const SWEEP: &str = wgsl!("linear/sweep.wgsl");
 const ACTIVATE: &str = wgsl!("lib/activate.wgsl");
 
-/// Whether a product with this many tokens runs by rows on this device, the only form that takes a norm and a gate
-/// along.
+/// Whether a product with this many tokens uses the by-rows kernel on this device. Only that kernel can be fused with a
+/// norm or a gate.
 pub(crate) fn by_rows(capabilities: &Capabilities, tokens: usize) -> bool {
     tokens <= FEW_TOKENS || capabilities.software
 }
 
-/// Whether a product runs with activations rounded to int8 on this device: by packed dot products, or by pairs of
-/// integers.
+/// Whether a product uses activations rounded to int8 on this device, and in which packing: for packed dot products, or
+/// for integer products of pairs.
 pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: usize) -> Option<Packing> {
     let quantized = !linear.weight.has_dense_rows() && linear.weight.columns().is_multiple_of(32);
     if !capabilities.dot || !quantized || linear.int8.is_some() || linear.norm.is_some() {
@@ -84,14 +85,14 @@ pub(crate) fn takes_int8(capabilities: &Capabilities, linear: &Linear, tokens: u
         .then_some(Packing::Turned)
 }
 
-/// Whether a product with this many tokens sweeps over them instead of unrolling them: on software devices with
-/// subgroups of 4 (SwiftShader), whose compiler keeps little in registers. Like the tiles, this form takes no norm
-/// along.
+/// Whether a product with this many tokens uses the kernel that loops over tokens instead of unrolling them: on
+/// software devices with subgroups of 4 (SwiftShader), whose compiler keeps little in registers. Like the tiled kernel,
+/// it cannot be fused with a norm.
 pub(crate) fn sweeps(capabilities: &Capabilities, tokens: usize) -> bool {
     capabilities.software && capabilities.subgroups && capabilities.subgroup_size == (4, 4) && tokens > FEW_TOKENS
 }
 
-/// Tokens of a workgroup that sweeps over them: each unpacking of the weights serves so many.
+/// Tokens per workgroup of that kernel; weights are unpacked once for all of them.
 const SWEEP_COLUMNS: usize = 64;
 
 impl Linear {
@@ -244,7 +245,7 @@ impl Linear {
             self.norm.is_none() && self.gate.is_none() && self.activation.is_none(),
             "tiles take no norm and no gate"
         );
-        // 128 rows of tiles in f32 are 18 KiB of workgroup memory, more than every WebGPU device has.
+        // 128 rows of f32 tiles take 18 KiB of workgroup memory, more than WebGPU guarantees.
         let fits = to.capabilities().f16 || to.capabilities().max_workgroup_bytes >= (64 + 64) * 9 * 16;
         let (tm, tn, rm, rn) = if tokens > 32 && fits { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
         let defines = self

@@ -1,4 +1,4 @@
-//! Products with the weights of a model, and of two tensors.
+//! Products with a model's weights, and of two tensors.
 
 mod backward;
 mod forward;

@@ -1,9 +1,9 @@
-//! A product of two dense f32 matrices given by strides: low-rank adapters and every gradient of theirs are this one
-//! op. Where the device was opened with f16, tiles hold f16 and sums stay f32.
+//! A product of two dense f32 matrices given by strides. LoRA pairs and all their gradients use this one op. Where the
+//! device was opened with f16, tiles hold f16 and sums stay f32.
 //!
-//! Strided views instead of transposed copies or one op for each of the six products of a LoRA pair: a gradient of a
-//! product is again a product with strides exchanged. Long sums with small results are split, and the parts summed in a
-//! fixed order.
+//! Rejected: transposed copies, and one op for each of the six products of a LoRA pair. With strided views, the
+//! gradient of a product is again a product, with strides exchanged. Long sums with small results are split into parts,
+//! which are then added in a fixed order.
 
 use std::sync::Arc;
 
@@ -14,24 +14,24 @@ use crate::graph::{Dtype, GROUP, Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Extent, KernelText, Lowering, grid};
 
-/// Where the element (i, j) of a matrix stands in a tensor: offset + i · row + j · column.
+/// Location of the element (i, j) of a matrix within a tensor: offset + i · row + j · column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
-    /// Of element (0, 0).
+    /// Index of element (0, 0).
     pub offset: usize,
-    /// Between rows.
+    /// Distance between rows.
     pub row: usize,
-    /// Between columns.
+    /// Distance between columns.
     pub column: usize,
 }
 
 impl View {
-    /// A whole tensor with rows of this width.
+    /// A whole tensor whose rows have this width.
     pub fn of(width: usize) -> View {
         View { offset: 0, row: width, column: 1 }
     }
 
-    /// Rows as columns.
+    /// The transposed view.
     pub fn transposed(self) -> View {
         View { row: self.column, column: self.row, ..self }
     }
@@ -59,20 +59,20 @@ pub struct Product {
     pub c: View,
     /// Multiplies the sums.
     pub alpha: f32,
-    /// Add to c instead of writing it.
+    /// Add to c instead of overwriting it.
     pub add: bool,
-    /// c stands as the numbers of a trained matrix do; the row of its view is then the distance between groups of 32
-    /// rows.
+    /// c is stored in the packed order of a trained matrix; the row stride of its view is then the distance between
+    /// groups of 32 rows.
     pub packed: bool,
 }
 
 const SHARED: &str = wgsl!("lib/product.wgsl");
 
-/// Results with fewer tiles than this share each sum among several workgroups.
+/// A result with fewer tiles than this splits its sums over several workgroups.
 const ENOUGH_TILES: usize = 48;
-/// Invocations of a workgroup in the form without tiles.
+/// Invocations per workgroup of the kernel without tiles.
 const DIRECT_THREADS: usize = 32;
-/// Shortest part of a sum that is worth a workgroup.
+/// Shortest part of a sum for which another workgroup pays off.
 const SHORTEST_SPLIT: usize = 128;
 
 impl Graph {
@@ -132,8 +132,8 @@ impl Graph {
 }
 
 impl Graph {
-    /// gradient[first_row + n, k] += Σ_t dy[t, n] x[t, k], for dy [T, N], x [T, K] and the gradient of a matrix of
-    /// which these are the rows from `first_row` on.
+    /// gradient[first_row + n, k] += Σ_t dy[t, n] x[t, k], for dy [T, N], x [T, K], and the gradient of a matrix, whose
+    /// rows from `first_row` on belong to the linear layer.
     pub fn weight_gradient(&mut self, dy: Tensor, x: Tensor, gradient: Tensor, first_row: usize) {
         let (tokens, n, k) = (self.rows(dy), self.width(dy), self.width(x));
         let group = GROUP * k.next_multiple_of(32);
@@ -163,7 +163,7 @@ impl Product {
         }
     }
 
-    /// Whether four neighbours of a and of b can be read at once, whatever they are along.
+    /// Whether a and b can both be read as vectors of four neighbours, along whichever axis is contiguous.
     fn by_vectors(&self) -> bool {
         let fits = |view: View, across: usize, strides: (usize, usize)| match strides {
             (1, other) => other.is_multiple_of(4) && view.offset.is_multiple_of(4),
@@ -175,7 +175,7 @@ impl Product {
         a && b && self.k.is_multiple_of(4)
     }
 
-    /// Parts of each sum.
+    /// Number of parts of each sum.
     pub fn splits(&self) -> usize {
         let (tm, tn, ..) = self.tile();
         let tiles = self.m.div_ceil(tm) * self.n.div_ceil(tn);

@@ -1,4 +1,4 @@
-//! Activations to int8, for products by packed dot products and by pairs.
+//! Rounds activations to int8, for packed dot products and for integer products of pairs.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -6,12 +6,13 @@ use bayan_gpu::shader::Defines;
 use crate::graph::{Op, Operand, Values};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// Which of four activations stands in which byte of a word, lowest first.
+/// The order of four activations in a word, from the lowest byte up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Packing {
-    /// 0, 1, 2, 3, as packed dot products want them.
+    /// 0, 1, 2, 3, for packed dot products.
     Ordered,
-    /// 2, 3, 0, 1, as products by pairs want them: half a product of 32 bits pairs low with high.
+    /// 2, 3, 0, 1, for products of pairs: a 32-bit product multiplies low halves of one factor with high halves of the
+    /// other.
     Turned,
 }
 
@@ -21,7 +22,7 @@ impl Packing {
         if self == Packing::Turned { [c, d, a, b] } else { bytes }
     }
 
-    /// The activations that codes and scales stand for.
+    /// The activations that codes and scales represent.
     pub(crate) fn dequantize(self, codes: &[u32], scales: &[f32]) -> Vec<f32> {
         let of_word = |(word, code): (usize, &u32)| {
             self.turn(code.to_le_bytes()).map(|byte| f32::from(byte as i8) * scales[word / 8 * 4])
@@ -34,7 +35,7 @@ impl Packing {
 /// d times the sum of the first 16 codes, d times the sum of the other 16, d times the sum of all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantize {
-    /// Their order in a word.
+    /// The order of the codes in a word.
     pub packing: Packing,
 }
 

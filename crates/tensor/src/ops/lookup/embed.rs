@@ -1,4 +1,4 @@
-//! Looks tokens up in the embedding matrix, whatever its format.
+//! Looks tokens up in the embedding matrix, in any weight format.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::plan::{KernelText, Lowering, grid};
 pub struct Embed {
     /// The embedding matrix [V, D].
     pub table: Arc<Matrix>,
-    /// Multiplies every value (Gemma: √D).
+    /// Multiplies every embedding (Gemma: √D).
     pub scale: f32,
 }
 
@@ -52,7 +52,7 @@ impl Op for Embed {
                     name: "embed",
                     parts: &parts,
                     defines,
-                    // A block is written in 8 vectors, number by number where the width is no multiple of 32.
+                    // A block is written as 8 vectors, or value by value where the width is no multiple of 32.
                     turns: grid::walk(self.table.blocks(), threads) * (2 + 8 * 6),
                 },
                 &[bindings, shard.planes()],

@@ -1,8 +1,8 @@
 //! The gradient of [`super::Embed`]'s table: the gradients of equal tokens are summed and added to the token's row.
 //!
-//! The first of several equal tokens sums all of them in their order, so that nothing is added to by two workgroups and
-//! a step repeats to the bit; sorting the tokens first lost, since looking through them costs less than the layers by
-//! orders of magnitude.
+//! The workgroup of a token's first occurrence sums all occurrences in order, so that no two workgroups add to one row
+//! and results repeat bit by bit. Rejected: sorting the tokens first, because searching through them costs orders of
+//! magnitude less than the layers.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -14,7 +14,7 @@ use crate::plan::{Extent, KernelText, Lowering, grid};
 /// D], which is also the output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedBackward {
-    /// Multiplied every embedding.
+    /// The factor by which every embedding was multiplied.
     pub scale: f32,
 }
 
@@ -43,7 +43,7 @@ impl Op for EmbedBackward {
         let count = to.numbers(&[tokens as u32])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), count];
         let parts = [wgsl!("lookup/embed_backward.wgsl")];
-        // Columns of a workgroup: all of them, but for a device that ends loops early.
+        // Columns per workgroup: all of them, except on a device that ends loops early.
         let walks = (to.turn_limit() / (2 + tokens as u64)).saturating_sub(2).max(1);
         let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads).min(width);
         let turns = (1 + grid::walk(piece, threads)) * (2 + tokens as u64);

@@ -1,4 +1,4 @@
-//! Rows by their number: of the embedding matrix, or of a tensor.
+//! Selection of rows by index, from the embedding matrix or from a tensor.
 
 mod embed;
 mod embed_backward;

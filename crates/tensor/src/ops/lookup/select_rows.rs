@@ -1,4 +1,4 @@
-//! Picks rows, so that only the tokens whose logits are wanted reach the vocabulary matrix.
+//! Selects rows, so that only tokens whose logits are needed are multiplied by the vocabulary matrix.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -12,12 +12,12 @@ use crate::plan::{KernelText, Lowering, grid};
 pub struct SelectRows;
 
 impl Graph {
-    /// The rows of x [T, D] named by `rows` \[R\], or all of them.
+    /// The rows of x [T, D] at the indices `rows` \[R\]; all rows if there are none.
     pub fn choose_rows(&mut self, x: Tensor, rows: Option<Tensor>) -> Tensor {
         rows.map_or(x, |rows| self.select_rows(x, rows))
     }
 
-    /// The rows of x [T, D] named by `rows` \[R\].
+    /// The rows of x [T, D] at the indices `rows` \[R\].
     pub fn select_rows(&mut self, x: Tensor, rows: Tensor) -> Tensor {
         let shape = [self.shape(rows)[0], self.width(x)];
         self.apply(SelectRows, &[x, rows], &shape)

@@ -1,4 +1,4 @@
-//! The gradient of [`crate::ops::SelectRows`]: rows go back to where they came from.
+//! The gradient of [`crate::ops::SelectRows`]: each row's gradient is added to the row that was selected.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -12,7 +12,7 @@ use crate::plan::{Extent, KernelText, Lowering, grid};
 pub struct SelectRowsBackward;
 
 impl Graph {
-    /// The gradient [T, D] of the rows that were selected from.
+    /// The gradient [T, D] of the tensor from which rows were selected.
     pub fn select_rows_backward(&mut self, dy: Tensor, rows: Tensor, tokens: usize) -> Tensor {
         let shape = [tokens, self.width(dy)];
         self.apply(SelectRowsBackward, &[dy, rows], &shape)
@@ -34,7 +34,7 @@ impl Op for SelectRowsBackward {
         let parts = [wgsl!("lookup/select_rows_backward.wgsl")];
         let count = to.numbers(&[rows as u32])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), count];
-        // Columns of a workgroup: all of them, but for a device that ends loops early.
+        // Columns per workgroup: all of them, except on a device that ends loops early.
         let walks = (to.turn_limit() / (2 + rows as u64)).saturating_sub(2).max(1);
         let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads).min(vectors);
         let turns = (1 + grid::walk(piece, threads)) * (2 + rows as u64);

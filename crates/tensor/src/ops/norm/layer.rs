@@ -1,7 +1,7 @@
-//! Layer normalisation (Ba et al., 2016), with a bias or without.
+//! Layer normalisation (Ba et al., 2016), with or without a bias.
 //!
-//! Two passes over the row, first the mean and then the squares around it: the one-pass form subtracts two large
-//! numbers where a row has a large mean.
+//! The kernel passes over the row twice, for the mean and then for the squared deviations. Rejected: one pass, which
+//! subtracts two large numbers where a row has a large mean.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// y\[t\] = (x\[t\] − mean) / sqrt(variance + eps) · weight + bias; inputs x [T, D], weight \[D\], and where flagged
+/// y\[t\] = (x\[t\] − mean) / sqrt(variance + eps) · weight + bias; inputs x [T, D], weight \[D\], and if enabled
 /// bias \[D\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerNorm {

@@ -1,4 +1,4 @@
-//! The gradient of [`super::LayerNorm`]'s input; its weight and bias are frozen.
+//! The gradient of [`super::LayerNorm`]'s input.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -12,7 +12,7 @@ use crate::plan::{KernelText, Lowering, grid};
 pub struct LayerNormBackward {
     /// Added to the variance.
     pub eps: f32,
-    /// Add to dx instead of writing it.
+    /// Add to dx instead of overwriting it.
     pub add: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What the gradient of a norm's weight is the sum of over tokens: the normalised numbers times the gradient.
+//! The gradient of a norm's weight is the sum over tokens of these products: normalised values times gradients.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -12,7 +12,7 @@ use crate::plan::{KernelText, Lowering, grid};
 pub struct NormProduct {
     /// Added to the mean square.
     pub eps: f32,
-    /// Whether the mean is taken off, as in layer normalisation.
+    /// Whether the mean is subtracted, as in layer normalisation.
     pub mean: bool,
 }
 

@@ -9,13 +9,13 @@ use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\], and where flagged the
+/// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\], and if enabled the
 /// residual [T, D].
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNorm {
     /// Added to the mean square.
     pub eps: f32,
-    /// Whether a residual is added at the end, as after the norms that follow a sub-layer.
+    /// Whether a residual is added last, as after the norms that follow a sub-layer.
     pub residual: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The gradient of [`super::RmsNorm`]'s input; its weight is frozen.
+//! The gradient of [`super::RmsNorm`]'s input.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -12,7 +12,7 @@ use crate::plan::{KernelText, Lowering, grid};
 pub struct RmsNormBackward {
     /// Added to the mean square.
     pub eps: f32,
-    /// Add to dx instead of writing it.
+    /// Add to dx instead of overwriting it.
     pub add: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Layers with a state of a fixed size: short convolutions and Mamba-2.
+//! Layers with a state of fixed size: short convolutions and Mamba-2.
 
 mod short_conv;
 mod short_conv_backward;

@@ -1,8 +1,7 @@
-//! A short causal convolution of each channel over the tokens of a sequence, with what it remembers of the tokens
-//! before.
+//! A short causal convolution of each channel over the tokens of a sequence. Its state is the sequence's last inputs.
 //!
-//! An invocation owns a channel and walks over the tokens: the convolution is a few numbers long, so that walking costs
-//! less than a second dispatch that would hand the last inputs on.
+//! One invocation per channel loops over the tokens. Rejected: one invocation per token, because passing on the last
+//! inputs would need a second dispatch, which costs more than the loop over a few numbers per token.
 
 use std::sync::Arc;
 
@@ -14,29 +13,30 @@ use crate::ops::attention::Causality;
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// u is columns `first`.. of x, or where gated the first and the third of three parts multiplied; y\[t\] = Σ_j
-/// weight\[c, j\] u\[t − k + 1 + j\] (+ bias), then SiLU, or times the second part. Inputs: x [T, W], weight [C, k],
-/// positions \[T\], bases \[T\] (and bias \[C\]); outputs: y [T, C], state [sequences, (k − 1) C], the last inputs of
-/// each sequence, oldest first. Tokens of a sequence stand one after the other.
+/// u is the columns of x from `first` on, or if gated the product of the first and the third of three sections of x.
+/// y\[t\] = Σ_j weight\[c, j\] u\[t − k + 1 + j\] (+ bias), followed by SiLU, or if gated multiplied by the second
+/// section. Inputs: x [T, W], weight [C, k], positions \[T\], bases \[T\] (and bias \[C\]); outputs: y [T, C], and
+/// state [sequences, (k − 1) C] with the last inputs of each sequence, oldest first. The tokens of a sequence are
+/// consecutive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShortConv {
     /// Channels C.
     pub channels: usize,
-    /// Length k of the convolution.
+    /// Length k of the kernel.
     pub kernel: usize,
     /// The first column of x that is read.
     pub first: usize,
-    /// x holds three parts of C columns: the gate of the input, that of the output, and the input (LFM2); else SiLU
-    /// follows (Mamba).
+    /// x holds three sections of C columns: input gate, output gate and input (LFM2). Otherwise SiLU follows the
+    /// convolution (Mamba).
     pub gated: bool,
     /// Whether there is a bias.
     pub bias: bool,
-    /// Positions of a sequence: bases are multiples of it.
+    /// Positions per sequence; the base of each sequence is a multiple of it.
     pub context: usize,
 }
 
 impl Graph {
-    /// See [`ShortConv`].
+    /// Records the convolution; see [`ShortConv`].
     pub fn short_conv(
         &mut self,
         op: ShortConv,

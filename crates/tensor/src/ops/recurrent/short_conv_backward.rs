@@ -1,4 +1,4 @@
-//! The gradient of [`super::ShortConv`]'s input, with the convolution computed again.
+//! The gradient of [`super::ShortConv`]'s input; the convolution is recomputed.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -9,17 +9,17 @@ use crate::ops::elementwise::Activation;
 use crate::plan::{KernelText, Lowering, grid};
 
 /// Inputs x [T, W], weight [C, k], positions \[T\], dy [T, C] (and bias \[C\], and dx when adding); output dx [T, W],
-/// zero in columns that are not read. Every sequence begins within the step.
+/// which is zero in columns that the convolution does not read. Every sequence begins within the step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShortConvBackward {
-    /// What was done.
+    /// The op that is differentiated.
     pub of: ShortConv,
-    /// Add to dx instead of writing it.
+    /// Add to dx instead of overwriting it.
     pub add: bool,
 }
 
 impl Graph {
-    /// Records the gradient of the input of `short_conv`; `read` is x, the weight and the positions.
+    /// Records the gradient of the input of `short_conv`; `read` holds x, the weight and the positions.
     pub fn short_conv_backward(
         &mut self,
         of: ShortConv,
@@ -38,7 +38,7 @@ impl Graph {
 }
 
 impl ShortConvBackward {
-    /// Columns of x that are read.
+    /// Number of columns of x that the convolution reads.
     fn read(&self) -> usize {
         self.of.channels * if self.of.gated { 3 } else { 1 }
     }
@@ -93,8 +93,8 @@ impl Op for ShortConvBackward {
     }
 }
 
-/// Emits a gradient of the convolution: `text` and its own defines after what all of them share. The second output,
-/// where there is one, is bound last.
+/// Emits a gradient kernel of the convolution: the WGSL and names that all of them share, then those of `text`. A
+/// second output, if there is one, is bound last.
 pub(super) fn emit_gradient(
     to: &mut Lowering<'_>,
     of: &ShortConv,
@@ -120,12 +120,12 @@ pub(super) fn emit_gradient(
     let mut parts =
         vec![wgsl!("lib/activate.wgsl"), wgsl!("lib/activate_slope.wgsl"), wgsl!("lib/short_conv_slope.wgsl")];
     parts.extend(text.parts);
-    // Each of the kernel's ages looks at as many inputs again.
+    // For every tap of the kernel, the convolution is recomputed over as many inputs.
     let turns = text.turns + 2 * ((1 + of.kernel) * (2 + of.kernel)) as u64;
     to.emit(KernelText { name: text.name, parts: &parts, defines, turns }, &[bindings], grid)
 }
 
-/// What the references of gradients read: x, weight, positions, dy and bias of the convolution.
+/// Inputs of the gradients' references: x, weight, positions, dy and bias of the convolution.
 pub(super) struct Read<'a> {
     of: &'a ShortConv,
     width: usize,
@@ -154,7 +154,7 @@ impl<'a> Read<'a> {
         self.positions.len()
     }
 
-    /// Tokens that the sum of token t takes in.
+    /// Number of tokens in the sum of token t.
     pub fn reach(&self, t: usize) -> usize {
         self.of.kernel.min(self.positions[t] as usize + 1)
     }
@@ -167,17 +167,17 @@ impl<'a> Read<'a> {
         f64::from(self.dy[t * self.of.channels + channel])
     }
 
-    /// A part of x: the gate of the input, that of the output, and the input.
+    /// One of the three sections of x: input gate, output gate, input.
     pub fn part(&self, t: usize, part: usize, channel: usize) -> f64 {
         f64::from(self.x[t * self.width + self.of.first + part * self.of.channels + channel])
     }
 
-    /// What goes into the convolution.
+    /// The convolution's input u.
     pub fn carried(&self, t: usize, channel: usize) -> f64 {
         self.part(t, 0, channel) * if self.of.gated { self.part(t, 2, channel) } else { 1.0 }
     }
 
-    /// What comes out of it.
+    /// The convolution's sum, before the output gate or SiLU.
     pub fn sum(&self, t: usize, channel: usize) -> f64 {
         let start = self.bias.map_or(0.0, |bias| f64::from(bias[channel]));
         (0..self.reach(t)).fold(start, |sum, age| sum + self.weight(channel, age) * self.carried(t - age, channel))

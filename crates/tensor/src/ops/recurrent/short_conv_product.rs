@@ -1,4 +1,4 @@
-//! The gradient of the weight and bias of [`super::ShortConv`], of each token; [`crate::ops::ColumnSum`] adds them up.
+//! The gradient of [`super::ShortConv`]'s weight and bias for each token; [`crate::ops::ColumnSum`] adds them up.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -8,14 +8,14 @@ use super::short_conv_backward::{Read, emit_gradient};
 use crate::graph::{Dtype, Graph, Op, Operand, Tensor, Values};
 use crate::plan::{KernelText, Lowering};
 
-/// Inputs x [T, W], weight [C, k], positions \[T\], dy [T, C] (and bias \[C\]); outputs of each token the gradient of
-/// the sums before what follows the convolution [T, C], and that of the weight [T, C k]. Every sequence begins within
-/// the step.
+/// Inputs x [T, W], weight [C, k], positions \[T\], dy [T, C] (and bias \[C\]). Outputs for each token: the gradient of
+/// the convolution's sums [T, C], before the output gate or SiLU, and that of the weight [T, C k]. Every sequence
+/// begins within the step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShortConvProduct(pub ShortConv);
 
 impl Graph {
-    /// Records both outputs; `read` is x, the weight and the positions.
+    /// Records both outputs; `read` holds x, the weight and the positions.
     pub fn short_conv_product(
         &mut self,
         of: ShortConv,

@@ -1,8 +1,8 @@
 //! The selective state space of Mamba-2 (Dao and Gu, 2024), token by token.
 //!
-//! An invocation owns one number of a head and walks over the tokens with its row of the state in memory: for one token
-//! this reads and writes the state once, which is all there is to do. The form by chunks, which makes matrix products
-//! of a long prompt, lost for now: it would be a second kernel for a layer whose projections cost far more.
+//! One invocation per channel of a head loops over the tokens, with its row of the state in memory: for a single token
+//! it reads and writes the state once, which is the minimum. Rejected for now: the chunked form, which turns a long
+//! prompt into matrix products, because it needs a second kernel for a layer whose projections cost far more.
 
 use std::sync::Arc;
 
@@ -14,46 +14,47 @@ use crate::ops::attention::Causality;
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// For each head h and number p of it, with δ = softplus(dt + bias\[h\]): S\[n\] = exp(δ A\[h\]) S\[n\] + δ B\[n\] x, y
-/// = (Σ_n C\[n\] S\[n\] + D\[h\] x) silu(z) · scale.
+/// For head h and channel p of it, with δ = softplus(dt + bias\[h\]): S\[n\] = exp(δ A\[h\]) S\[n\] + δ B\[n\] x, y =
+/// (Σ_n C\[n\] S\[n\] + D\[h\] x) silu(z) · scale.
 ///
-/// Inputs: x, B and C after their convolution [T, H P + 2 G N], the projection [T, W] with z first and dt at column
-/// `steps`, constants [3, H] (A, D, bias), positions \[T\], bases \[T\]; outputs: y [T, H P], state [sequences, H N P].
+/// Inputs: x, B and C after their convolution [T, H P + 2 G N]; the projection [T, W], whose first columns are z and
+/// whose columns from `steps` on are dt; constants [3, H] (A, D, bias); positions \[T\], bases \[T\]. Outputs: y [T, H
+/// P], state [sequences, H N P].
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateSpace {
     /// Heads H.
     pub heads: usize,
-    /// Numbers P of a head.
+    /// Number of channels per head, P.
     pub head_dim: usize,
-    /// Groups G that share B and C.
+    /// Number of groups that share B and C, G.
     pub groups: usize,
-    /// Size N of the state of each number.
+    /// Size of the state of each channel, N.
     pub state_size: usize,
-    /// The first column of dt.
+    /// Column of the projection where dt begins.
     pub steps: usize,
     /// Multiplies y.
     pub scale: f32,
-    /// Positions of a sequence: bases are multiples of it.
+    /// Positions per sequence; the base of each sequence is a multiple of it.
     pub context: usize,
 }
 
-/// What the gradient reads, by its name in [`StateSpace`].
+/// Tensors that the gradient reads; the names are those of [`StateSpace`].
 #[derive(Debug, Clone, Copy)]
 pub struct StateSpaceRead {
     /// x, B and C [T, H P + 2 G N].
     pub mixed: Tensor,
-    /// z first, dt at column `steps` [T, W].
+    /// The projection [T, W]: first z, and dt from column `steps` on.
     pub projection: Tensor,
     /// A, D, bias [3, H].
     pub constants: Tensor,
-    /// \[T\]
+    /// Positions \[T\].
     pub positions: Tensor,
-    /// The gradient of the result [T, H P].
+    /// The gradient of y [T, H P].
     pub dy: Tensor,
 }
 
 impl Graph {
-    /// See [`StateSpace`].
+    /// Records the state space; see [`StateSpace`].
     pub fn state_space(
         &mut self,
         op: StateSpace,
@@ -76,7 +77,7 @@ impl Graph {
 }
 
 impl StateSpace {
-    /// Numbers of a sequence's state.
+    /// Number of values in a sequence's state.
     pub fn state_len(&self) -> usize {
         self.heads * self.head_dim * self.state_size
     }
@@ -102,7 +103,8 @@ impl Op for StateSpace {
             .set("STEPS", self.steps)
             .set("OUTPUT_SCALE", self.scale)
             .set("CONTEXT", self.context);
-        // The state of the tokens before stands in its buffer, so the walk over the tokens can be cut anywhere.
+        // The buffer holds the state of the previous tokens, so the loop over tokens can be split over dispatches
+        // anywhere.
         let token_turns = 2 + self.state_size as u64;
         let piece = usize::try_from((to.turn_limit() - 1) / token_turns).unwrap_or(usize::MAX).max(1);
         for start in (0..tokens).step_by(piece) {

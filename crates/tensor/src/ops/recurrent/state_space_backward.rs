@@ -1,11 +1,11 @@
 //! The gradient of [`super::StateSpace`], for sequences that begin within the step.
 //!
-//! Written as attention without a softmax (the dual form of Dao and Gu, 2024): with a\[t\] the sum of δ A up to token
-//! t, o\[t\] = Σ_{s ≤ t} exp(a\[t\] − a\[s\]) (C\[t\]·B\[s\]) δ\[s\] x\[s\], so that all sums over tokens are matrix
-//! products of one head, [`Product`]s like any other, and what is left is element by element. It takes memory for a few
-//! matrices [T, T], of one head at a time. Walking back through the states lost: each is [H, P, N], and either all of
-//! them are kept or they are computed again in runs, and the gradients of B and C would be sums over the invocations of
-//! a head at every token.
+//! Computed as attention without a softmax (the dual form of Dao and Gu, 2024): with a\[t\] the sum of δ A up to token
+//! t, o\[t\] = Σ_{s ≤ t} exp(a\[t\] − a\[s\]) (C\[t\]·B\[s\]) δ\[s\] x\[s\]. All sums over tokens are then matrix
+//! products of one head, ordinary [`Product`]s, and the rest is element-wise. The cost is memory for a few [T, T]
+//! matrices of one head at a time. Rejected: differentiating the recurrence in reverse, because each state is [H, P,
+//! N], all states would have to be stored or recomputed in runs, and the gradients of B and C would be sums over the
+//! invocations of a head at every token.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -16,18 +16,18 @@ use crate::ops::elementwise::Activation;
 use crate::ops::linear::{Product, View};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// What a node computes. `steps` \[T, 2H\] is δ, then the sum of δ A over the tokens of the sequence so far.
+/// What a node computes. `steps` \[T, 2H\] holds δ, then the sum of δ A over the sequence's tokens up to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// From projection, constants and positions: `steps`.
     Steps,
     /// From mixed, projection, `steps` and dy: δ x and do = dy silu(z) scale, [T, H P] each.
     Scaled,
-    /// From C\[t\]·B\[s\] and do\[t\]·δx\[s\], `steps` and positions: both times exp(a\[t\] − a\[s\]) for s ≤ t of one
-    /// sequence, for a head.
+    /// For one head, from C\[t\]·B\[s\], do\[t\]·δx\[s\], `steps` and positions: both products times exp(a\[t\] −
+    /// a\[s\]), for s ≤ t in the same sequence.
     Decay(usize),
-    /// From mixed, `steps`, do, o and the gradient of δ x: for each head Σ_p d(δx) x, and Σ_p do o less δ times that;
-    /// [T, 2H].
+    /// From mixed, `steps`, do, o and the gradient of δ x, for each head: Σ_p d(δx) x, and Σ_p do o minus δ times the
+    /// first sum; [T, 2H].
     Sums,
     /// From these sums, projection, constants and positions: the gradient of dt [T, H].
     Step,
@@ -40,16 +40,16 @@ pub enum Part {
 /// One node of the gradient.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateSpaceBackward {
-    /// What was done.
+    /// The op that is differentiated.
     pub of: StateSpace,
-    /// Which part this is.
+    /// What this node computes.
     pub part: Part,
-    /// Add to the output instead of writing it.
+    /// Add to the output instead of overwriting it.
     pub add: bool,
 }
 
 impl Graph {
-    /// Records the gradient of mixed, into `dmixed`, and gives what [`Graph::state_space_gates`] takes: o and the
+    /// Records the gradient of mixed into `dmixed`, and returns what [`Graph::state_space_gates`] needs: o and the
     /// gradient of dt.
     pub fn state_space_backward(
         &mut self,
@@ -108,12 +108,13 @@ impl Graph {
             &[sums, read.projection, read.constants, read.positions],
             &[tokens, heads],
         );
-        // The products have written B and C already: x is added to what stands there, or written beside it.
+        // The products have already written the gradients of B and C. The gradient of x is added to `dmixed`, or
+        // written to its remaining columns.
         self.record(part(Part::Inputs, add), &[read.constants, steps, slope, dscaled, dmixed], &[dmixed]);
         [out, dstep]
     }
 
-    /// Records the gradient of projection, into `dprojection`.
+    /// Records the gradient of the projection into `dprojection`.
     pub fn state_space_gates(
         &mut self,
         of: &StateSpace,
@@ -129,7 +130,7 @@ impl Graph {
 }
 
 impl StateSpaceBackward {
-    /// The part's name in the shader, its number of inputs that are read, and of invocations.
+    /// The part's name in the shader, the number of inputs that its kernel binds, and the number of invocations.
     fn about(&self, tokens: usize, width: usize) -> (&'static str, usize, usize) {
         let (heads, inner) = (self.of.heads, self.of.heads * self.of.head_dim);
         match self.part {

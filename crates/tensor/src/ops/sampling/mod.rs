@@ -1,4 +1,4 @@
-//! The choice of the next token.
+//! Sampling of the next token.
 
 mod sample;
 

@@ -1,4 +1,4 @@
-//! Chooses the next token on the device and feeds it back, so that no step waits for the host.
+//! Samples the next token on the device and feeds it back, so that no step waits for the host.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use bayan_gpu::shader::Defines;
 use crate::graph::{Dtype, Graph, Op, Operand, State, Tensor, Values};
 use crate::plan::{Extent, KernelText, Lowering, grid};
 
-/// Logits of one chunk of the first pass.
+/// Logits per chunk in the first pass.
 const CHUNK: usize = 2048;
 
-/// Numbers in a row of [`SampleStates::settings`].
+/// Number of values in a row of [`SampleStates::settings`].
 pub const SETTINGS: usize = 16;
 
-/// How tokens are chosen, in the order in which it is applied: penalties, top-k, top-p, min-p, temperature.
+/// Sampling settings, in the order in which they are applied: penalties, top-k, top-p, min-p, temperature.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleSettings {
     /// 0: always the most likely token.
     pub temperature: f32,
     /// Keep this many of the most likely tokens; 0: all.
     pub top_k: u32,
-    /// Keep the most likely tokens until they hold this much of the probability; 1: all.
+    /// Keep the most likely tokens up to this total probability; 1: all.
     pub top_p: f32,
-    /// Keep tokens at least this likely relative to the most likely; 0: all.
+    /// Keep tokens whose probability is at least this fraction of the most likely one's; 0: all.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen before (Keskar et al., 2019); 1: off.
+    /// Divides positive logits of tokens seen before, and multiplies negative ones (Keskar et al., 2019); 1: off.
     pub repeat_penalty: f32,
     /// Subtracted once for a token seen before.
     pub presence_penalty: f32,
@@ -33,7 +33,7 @@ pub struct SampleSettings {
     pub frequency_penalty: f32,
     /// Whether a bias is set for any token.
     pub biased: bool,
-    /// Same seed, same device, same flags: same tokens.
+    /// The same seed on the same device with the same options gives the same tokens.
     pub seed: u64,
 }
 
@@ -54,12 +54,12 @@ impl Default for SampleSettings {
 }
 
 impl SampleSettings {
-    /// Whether logits change before the choice.
+    /// Whether penalties or biases change the logits.
     pub fn adjusts(&self) -> bool {
         self.biased || self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }
 
-    /// A row of [`SampleStates::settings`].
+    /// The settings as a row of [`SampleStates::settings`].
     pub fn row(&self) -> [f32; SETTINGS] {
         let mut row = [0.0; SETTINGS];
         row[..7].copy_from_slice(&[
@@ -78,14 +78,14 @@ impl SampleSettings {
     }
 }
 
-/// What sampling keeps for R sequences.
+/// States of sampling for R sequences.
 #[derive(Debug, Clone)]
 pub struct SampleStates {
-    /// [R, 16], rows by [`SampleSettings::row`].
+    /// Settings [R, 16]; the rows are those of [`SampleSettings::row`].
     pub settings: Arc<State>,
-    /// How often each token has been seen [R, V].
+    /// Number of times that each token has been seen [R, V].
     pub counts: Arc<State>,
-    /// Added to the logits [R, V].
+    /// Biases that are added to the logits [R, V].
     pub bias: Arc<State>,
 }
 
@@ -95,7 +95,7 @@ pub struct SampleStates {
 pub struct Sample;
 
 impl Graph {
-    /// Chooses a token from each row of logits [R, V], writes it to `tokens` \[R\] and advances `positions` \[R\].
+    /// Samples a token from each row of logits [R, V], writes it to `tokens` \[R\] and increments `positions` \[R\].
     pub fn sample(&mut self, logits: Tensor, tokens: Tensor, positions: Tensor, states: &SampleStates) {
         let (rows, chunks) = (self.rows(logits), self.width(logits).div_ceil(CHUNK));
         let peaks = self.tensor(&[rows, chunks, 2], Dtype::U32);
@@ -133,7 +133,7 @@ impl Op for Sample {
         };
         to.emit(text, &[scan], [Extent::Fixed(chunks as u32), Extent::Fixed(rows as u32), Extent::Fixed(1)])?;
         let pick = vec![to.output(0), to.input(1), to.output(1), to.output(2), to.output(3), to.output(4)];
-        // More invocations where a wide vocabulary would take more turns of loops than the device allows.
+        // More invocations where a large vocabulary would need more loop iterations than the device allows.
         let most = to.capabilities().max_workgroup_size as usize;
         let mut threads = threads;
         while pick_turns(chunks, threads) > to.turn_limit() && threads * 2 <= most {
@@ -165,8 +165,8 @@ impl Op for Sample {
     }
 }
 
-/// The most turns of loops of `sampling/pick.wgsl`: two searches over the 32 bits of a key, each step of which sums over
-/// the row, then the total mass and the draw.
+/// Upper bound of the loop iterations of `sampling/pick.wgsl`: two searches over the 32 bits of a key, each step of
+/// which sums over the row, then the total mass and the draw.
 fn pick_turns(chunks: usize, threads: usize) -> u64 {
     let row = 1 + chunks as u64 * (1 + grid::walk(CHUNK, threads));
     let sum = row + u64::from(threads.ilog2()) + 2;
@@ -186,7 +186,7 @@ fn adjust(logits: &[f32], settings: &[f32], counts: &[u32], bias: &[f32]) -> Vec
     adjusted.collect()
 }
 
-/// The token that the settings choose; ties go to the smaller id.
+/// The token that a row of settings selects; ties go to the smaller id.
 fn choose(logits: &[f32], settings: &[f32], position: u32) -> usize {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));

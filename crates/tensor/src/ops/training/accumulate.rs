@@ -1,4 +1,4 @@
-//! y += x, in place: a gradient that lasts beyond the step gets another contribution.
+//! y += x, in place: adds a contribution to a gradient that outlives the step.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;

@@ -1,5 +1,5 @@
-//! AdamW (Loshchilov and Hutter, 2019) over one flat arena of all trained parameters, after clipping by the global
-//! norm. The norm and the clipping factor stay on the device.
+//! AdamW (Loshchilov and Hutter, 2019) over one flat arena of all trained parameters, after clipping the gradients by
+//! their global norm. The norm and the clipping factor stay on the device.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use bayan_gpu::{GpuError, Slice};
 use crate::graph::{Dtype, ELEMENT_BYTES, Graph, Op, Operand, State, Tensor, Values};
 use crate::plan::{Extent, KernelText, Lowering, grid};
 
-/// What the optimizer reads besides the arenas, as a state of [`Hyper::LEN`] floats.
+/// The optimizer's settings for one update, as a state of [`Hyper::LEN`] floats.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hyper {
     /// Learning rate.
     pub learning_rate: f64,
     /// Decay of the first and the second moment.
     pub betas: (f64, f64),
-    /// Added to the root of the second moment.
+    /// Added to the root of the second moment, in the denominator.
     pub eps: f64,
     /// Decoupled decay of the parameters.
     pub weight_decay: f64,
     /// Largest global norm of the gradients; 0: no clipping.
     pub max_norm: f64,
-    /// Number of this update, from 1 on, for the bias corrections.
+    /// Number of this update, counted from 1, for the bias corrections.
     pub update: u64,
-    /// What the gradients were multiplied by: they are divided by it before the norm. A power of two, so that this
-    /// changes no bit; 1 in f32.
+    /// The gradients were multiplied by this loss scale, and are divided by it before the norm is computed. A power of
+    /// two, so that the division is exact; 1 in f32.
     pub loss_scale: f64,
 }
 
@@ -33,7 +33,7 @@ impl Hyper {
     /// Number of floats.
     pub const LEN: usize = 8;
 
-    /// As the kernels read them; bias corrections are computed here in f64.
+    /// The floats that the kernels read; the bias corrections are computed here in f64.
     pub fn numbers(&self) -> [f32; Hyper::LEN] {
         let (beta1, beta2) = self.betas;
         let t = self.update.max(1) as i32;
@@ -53,28 +53,28 @@ impl Hyper {
     }
 }
 
-/// The global norm of a gradient arena: inputs gradients \[N\], hyper \[8\]; outputs partial sums, and \[4\]: norm of
-/// the gradients without their scale, and what brings them to the clipped ones.
+/// The global norm of a gradient arena: inputs gradients \[N\], hyper \[8\]; outputs partial sums, and \[4\]: the norm
+/// of the unscaled gradients, and the factor that unscales and clips a gradient.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientNorm {
-    /// Elements that are bound at a time.
+    /// Number of elements that are bound at a time.
     pub window: usize,
 }
 
 /// One update in place: inputs gradients \[N\], norm \[4\], hyper \[8\], and parameters, first and second moment \[N\],
-/// which are also the outputs. Nothing is changed when the norm is not finite.
+/// which are also the outputs. If the norm is not finite, nothing changes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
-    /// Elements from the beginning that the decay reaches.
+    /// Number of elements, from the beginning, to which weight decay applies.
     pub decayed: usize,
-    /// Elements that are bound at a time.
+    /// Number of elements that are bound at a time.
     pub window: usize,
 }
 
 /// The arenas of an optimizer, all \[N\].
 #[derive(Debug, Clone)]
 pub struct Arenas {
-    /// What is trained.
+    /// The trained parameters.
     pub parameters: Arc<State>,
     /// Their gradients.
     pub gradients: Arc<State>,
@@ -82,24 +82,25 @@ pub struct Arenas {
     pub first: Arc<State>,
     /// Second moment.
     pub second: Arc<State>,
-    /// Elements from the beginning that weight decay reaches; those after them (norms and biases) it does not.
+    /// Number of elements, from the beginning, to which weight decay applies; the rest (norms and biases) is not
+    /// decayed.
     pub decayed: usize,
 }
 
-/// Elements of an arena that one binding of 128 MiB, which every WebGPU device has, holds.
+/// Number of elements that fit into one binding of 128 MiB, which every WebGPU device supports.
 const WINDOW: usize = 1 << 25;
 
-/// Offsets and lengths of the parts that are bound in turn.
+/// Offset and length of each window of the arena.
 fn windows(len: usize, window: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..len).step_by(window.max(1)).map(move |start| (start, window.min(len - start)))
 }
 
-/// A part of an arena as a binding.
+/// A window of an arena as a binding.
 fn part(whole: Slice, start: usize, len: usize) -> Slice {
     whole.buffer.slice(whole.offset_bytes + start as u64 * ELEMENT_BYTES, len as u64 * ELEMENT_BYTES)
 }
 
-/// Workgroups that sum squares of a window.
+/// Workgroups that sum the squares of one window.
 const PARTS: usize = 64;
 
 impl Graph {

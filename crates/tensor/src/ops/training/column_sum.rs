@@ -1,8 +1,8 @@
-//! Sums over tokens: the gradients of biases and of the weights of norms; of squares, how much each input of a matrix
-//! carries, for a quantizer that spends its precision where it counts.
+//! Sums over tokens: the gradients of biases and of norm weights; and sums of squares, the importance of each input of
+//! a matrix for a quantizer.
 //!
-//! Runs of rows are summed by one workgroup each and the runs in a fixed order, so that a step repeats to the bit;
-//! atomic additions lost.
+//! Each workgroup sums a run of rows, and the runs are added in a fixed order, so that results repeat bit by bit.
+//! Rejected: atomic additions, whose order varies.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -10,19 +10,19 @@ use bayan_gpu::shader::Defines;
 use crate::graph::{Dtype, Graph, Op, Operand, Tensor, Values};
 use crate::plan::{Extent, KernelText, Lowering, grid};
 
-/// y\[c\] = Σ_r x[r, c] (or its square), or added to y; inputs x, seen as rows as long as y, (and y when adding),
-/// outputs y and the sums of runs.
+/// y\[c\] = Σ_r x[r, c] (or its square), or added to y. Inputs: x, viewed as rows of the length of y (and y when
+/// adding); outputs: y, and the sums of the runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ColumnSum {
     /// Sum squares.
     pub squares: bool,
-    /// Add to y instead of writing it.
+    /// Add to y instead of overwriting it.
     pub add: bool,
 }
 
-/// Rows that are summed by one workgroup, at least.
+/// Minimum number of rows per workgroup.
 const RUN: usize = 32;
-/// Runs at most.
+/// Maximum number of runs.
 const MOST_RUNS: usize = 64;
 
 fn runs(rows: usize) -> usize {

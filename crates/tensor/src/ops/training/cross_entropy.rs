@@ -1,9 +1,9 @@
-//! Cross-entropy over the vocabulary in chunks: logits of one chunk at a time go into a running maximum and sum, and a
-//! second sweep turns them into gradients, so that nothing of size tokens x vocabulary is held when the vocabulary is
-//! large.
+//! Cross-entropy over the vocabulary in chunks. The first sweep adds the logits of one chunk at a time to a running
+//! maximum and sum; the second sweep computes them again and replaces them by their gradients. Nothing of size tokens x
+//! vocabulary is stored when the vocabulary is large.
 //!
-//! A chunk is a view of the output head's rows, so that both sweeps use the ordinary linear kernels in any weight
-//! format.
+//! A chunk is a view of some of the output head's rows, so that both sweeps use the ordinary linear kernels in any
+//! weight format.
 
 use std::sync::Arc;
 
@@ -15,31 +15,31 @@ use crate::ops::elementwise::SoftCap;
 use crate::ops::linear::Linear;
 use crate::plan::{KernelText, Lowering, grid};
 
-/// A target that is not trained.
+/// The target of a row that does not contribute to the loss.
 pub const IGNORED: u32 = u32::MAX;
 
-/// Adds a chunk of logits to the statistics of each row. Inputs: logits [R, C], targets \[R\] (and the statistics when
-/// not first); output statistics [R, 4]: maximum, Σ exp(logit − maximum), and the target's logit.
+/// Adds a chunk of logits to the statistics of each row. Inputs: logits [R, C], targets \[R\], and the statistics
+/// unless this is the first chunk; output: statistics [R, 4]: maximum, Σ exp(logit − maximum), and the target's logit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrossEntropyScan {
-    /// Vocabulary entry of the first column.
+    /// Vocabulary index of the chunk's first column.
     pub offset: usize,
-    /// Start the statistics.
+    /// Whether this is the first chunk, which initialises the statistics.
     pub first: bool,
 }
 
-/// Turns a chunk of logits into gradients in place: weights\[r\] (softmax − 1 at the target). Inputs: logits [R, C],
-/// targets \[R\], statistics [R, 4], weights \[R\]; output: logits. Where the logits were capped, the gradient is that
-/// of what went into the cap.
+/// Replaces a chunk of logits by their gradients in place: weights\[r\] (softmax − 1 at the target). Inputs: logits [R,
+/// C], targets \[R\], statistics [R, 4], weights \[R\]; output: logits. With a soft-cap, the gradient is that of the
+/// uncapped logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrossEntropyBackward {
-    /// Vocabulary entry of the first column.
+    /// Vocabulary index of the chunk's first column.
     pub offset: usize,
-    /// The cap of the logits.
+    /// The soft-cap of the logits, if there is one.
     pub softcap: Option<f32>,
 }
 
-/// Output head and rows in chunks of the vocabulary.
+/// A recorded first sweep: the output head and its input rows, in chunks of the vocabulary.
 #[derive(Debug, Clone)]
 pub struct CrossEntropy {
     hidden: Tensor,
@@ -52,16 +52,16 @@ pub struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// The rows [R, D] that go into the head.
+    /// The input rows [R, D] of the output head.
     pub fn hidden(&self) -> Tensor {
         self.hidden
     }
 }
 
 impl Graph {
-    /// Records the first sweep for `logits` [R, V], the last thing recorded: its linear node (and its soft-cap) is
-    /// taken off the list and done chunk by chunk, at most `budget` logits at a time. `targets` \[R\] may hold
-    /// [`IGNORED`]. `None` when the logits do not come straight from a linear layer without a bias.
+    /// Records the first sweep for `logits` [R, V], which must be recorded last: their linear node (and soft-cap) is
+    /// removed from the list and recorded chunk by chunk, with at most `budget` logits at a time. `targets` \[R\] may
+    /// contain [`IGNORED`]. `None` when the logits are not the direct output of a linear layer without a bias.
     pub fn cross_entropy(&mut self, logits: Tensor, targets: Tensor, budget: usize) -> Option<CrossEntropy> {
         let last = self.nodes().last()?;
         let softcap = last.op.as_any().downcast_ref::<SoftCap>().filter(|_| last.outputs == [logits]).map(|op| op.cap);
@@ -107,8 +107,8 @@ impl Graph {
         sweep.softcap.map_or(logits, |cap| self.softcap(logits, cap))
     }
 
-    /// Records the second sweep: the gradient of the head's input, for the weights \[R\] of the rows. Where the head is
-    /// one of the `parameters` (parameter, where its gradient is added), its gradient is added chunk by chunk.
+    /// Records the second sweep: the gradient of the head's input, with the weights \[R\] of the rows. Where the head
+    /// is one of the `parameters` (parameter, its gradient's state), its gradient is added chunk by chunk.
     pub fn cross_entropy_backward(
         &mut self,
         sweep: &CrossEntropy,
@@ -148,7 +148,7 @@ impl Op for CrossEntropyScan {
         let defines = grid::reduction(to, Defines::new().set("C", width).set("OFFSET", self.offset), threads);
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("training/cross_entropy_scan.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
-        // The statistics of the columns before stand in their buffer, so the scan can be cut anywhere.
+        // The buffer holds the statistics of the previous columns, so the scan can be split over dispatches anywhere.
         let walks = (to.turn_limit().saturating_sub(2 * grid::REDUCTION) / 2).saturating_sub(1).max(1);
         let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads);
         for start in (0..width).step_by(piece) {

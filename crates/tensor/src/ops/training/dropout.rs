@@ -1,5 +1,5 @@
-//! Dropout whose mask is a hash of a seed and the element's number: recomputing a layer draws the same mask, and
-//! nothing is stored.
+//! Dropout whose mask is a hash of a seed and the element's index: recomputing a layer gives the same mask, and no mask
+//! is stored.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use crate::plan::{KernelText, Lowering, grid};
 /// y\[i\] = x\[i\] / (1 − p), or 0 with probability p; inputs x and seed \[1\].
 #[derive(Debug, Clone)]
 pub struct Dropout {
-    /// Probability of a zero.
+    /// Probability that an element is set to zero.
     pub p: f32,
-    /// Tells the layers of one step apart.
+    /// Gives each layer of a step a different mask.
     pub salt: u32,
-    /// \[1\] u32; another one for each step.
+    /// \[1\] u32, which changes with every step.
     pub seed: Arc<State>,
 }
 
 impl Graph {
-    /// x with some elements set to zero and the others enlarged.
+    /// x with some elements set to zero and the others scaled up.
     pub fn dropout(&mut self, x: Tensor, dropout: &Dropout) -> Tensor {
         let shape = self.shape(x).to_vec();
         let seed = self.state(&dropout.seed);
@@ -30,7 +30,7 @@ impl Graph {
     }
 }
 
-/// A hash of 32 bits (the finalizer of MurmurHash3, Appleby 2011, twice): the same in the shader.
+/// A 32-bit hash (the finalizer of MurmurHash3, Appleby 2011, twice); the shader computes the same.
 pub(super) fn hash(seed: u32, i: u32) -> u32 {
     let mix = |mut h: u32| {
         h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
@@ -41,7 +41,7 @@ pub(super) fn hash(seed: u32, i: u32) -> u32 {
 }
 
 impl Dropout {
-    /// Hashes below this are zeros.
+    /// Elements with a hash below this are set to zero.
     fn threshold(&self) -> u32 {
         (f64::from(self.p) * 4_294_967_296.0).min(4_294_967_295.0) as u32
     }

@@ -1,5 +1,5 @@
-//! What is trained: from the statistics of each row to a loss and to the weight of each row's gradient. Both are
-//! computed on the device, so that a step reads back nothing but the loss.
+//! Losses: from the statistics of each row to the loss and the weight of each row's gradient. Both are computed on the
+//! device, so that a step reads back only the loss.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -15,7 +15,7 @@ pub struct WeightedLoss;
 
 /// Direct preference optimisation with the sigmoid loss (Rafailov et al., 2023): mean over pairs of −ln σ(β (Δ −
 /// Δref)), where Δ is the difference of the summed log-probabilities of the chosen and the rejected answer. Inputs:
-/// statistics [R, 4], owners \[R\] (2 · pair, plus 1 for the rejected answer, [`IGNORED`] for a row of nobody),
+/// statistics [R, 4], owners \[R\] (2 · pair, plus 1 for the rejected answer; [`IGNORED`] for a row of no answer),
 /// reference [P, 2] sums, settings \[4\] (β, scale of loss and gradient); outputs: nll \[R\], weights \[R\], pairs [P,
 /// 4] (log-probability of chosen and rejected, margin z, loss), loss \[4\].
 #[derive(Debug, Clone, PartialEq)]
@@ -49,7 +49,7 @@ fn nll(known: &[f32], target: u32) -> f64 {
     if target == IGNORED { 0.0 } else { f64::from(known[0]) + f64::from(known[1]).ln() - f64::from(known[2]) }
 }
 
-/// One workgroup does it: there are at most a few thousand rows.
+/// A single workgroup computes it: there are at most a few thousand rows.
 const THREADS: usize = 64;
 
 fn emit(to: &mut Lowering<'_>, name: &str, text: &str, defines: Defines, outputs: usize) -> Result<(), GpuError> {
@@ -57,7 +57,7 @@ fn emit(to: &mut Lowering<'_>, name: &str, text: &str, defines: Defines, outputs
     let defines = grid::reduction(to, defines.set("R", to.input_shape(0)[0]), threads);
     let mut bindings: Vec<_> = (0..to.input_count()).map(|i| to.input(i)).collect();
     bindings.extend((0..outputs).map(|i| to.output(i)));
-    // The loss of pairs goes over all rows twice for each pair.
+    // The loss of pairs loops over all rows twice for each pair.
     let pairs = if outputs > 2 { to.input_shape(2)[0] } else { 1 } as u64;
     let turns = 1 + pairs * (1 + 2 * grid::walk(to.input_shape(0)[0], threads) + 4 * grid::REDUCTION);
     let parts = [wgsl!("lib/reduce.wgsl"), text];

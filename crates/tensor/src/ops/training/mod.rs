@@ -1,4 +1,4 @@
-//! What only training runs: losses, the optimizer, noise, sums of gradients, activations in f16.
+//! Operations that only training uses: losses, the optimizer, noise, sums of gradients, activations in f16.
 
 mod accumulate;
 mod adamw;

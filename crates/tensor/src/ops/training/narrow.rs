@@ -1,8 +1,8 @@
-//! Rows in half the memory, and back: f16 with one power of two for each row.
+//! Converts rows to f16 and back: half the memory, with one power of two stored per row.
 //!
-//! The power is what makes it safe for any tensor: residual streams go beyond 65504, where f16 ends (Gemma's do), and
-//! gradients lie below what it can tell from zero. Numbers down to 2⁻²⁹ of their row's largest keep 11 bits. bf16 lost:
-//! it needs no power, but keeps 8 bits of a number. A scale that is no power of two would round twice.
+//! The power makes f16 safe for any tensor: residual streams can exceed 65504, the largest f16 (Gemma's do), and
+//! gradients can be too small for f16. Values down to 2⁻²⁹ of their row's largest keep 11 bits. Rejected: bf16, which
+//! needs no power but keeps only 8 bits; and scales that are no powers of two, which would round twice.
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
@@ -10,22 +10,23 @@ use bayan_gpu::shader::Defines;
 use crate::graph::{Dtype, Graph, Op, Operand, Tensor, Values, pack_f16, unpack_f16};
 use crate::plan::{Extent, KernelText, Lowering, grid, grid_2d};
 
-/// Input x [R, W]; output [R, ⌈W / 2⌉ + 1] words: two f16 in each, the first in the low half, and at the end of each
-/// row the power of two that multiplies them. Infinities and NaNs stay what they are.
+/// Input x [R, W]; output [R, ⌈W / 2⌉ + 1] words: two f16 in each, the first in the low half, and in the last word of
+/// each row the power of two by which they are multiplied. Infinities and NaNs are preserved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Narrow;
 
-/// The input and output of [`Narrow`], exchanged.
+/// The inverse of [`Narrow`]: its output and input exchanged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Widen;
 
-/// Exponents (as they stand in an f32) are at least this, so that the power and its inverse are normal numbers.
+/// Lower bound of the (biased f32) exponent of a row's largest value, so that the power and its inverse are normal
+/// numbers.
 const LEAST_EXPONENT: u32 = 27;
-/// What the largest number of a row is brought to.
+/// The exponent of two to which the largest value of a row is scaled.
 const TOP: u32 = 14;
 
 impl Narrow {
-    /// Words of a row of `width` numbers.
+    /// Number of words in a row of `width` values.
     pub fn words(width: usize) -> usize {
         width.div_ceil(2) + 1
     }
@@ -40,7 +41,7 @@ impl Graph {
         packed
     }
 
-    /// What [`Graph::narrow`] made of a tensor of these sizes, in f32 again.
+    /// Converts the output of [`Graph::narrow`] back to a tensor of this shape in f32.
     pub fn widen(&mut self, packed: Tensor, shape: &[usize]) -> Tensor {
         let width = shape.last().copied().unwrap_or(1);
         assert_eq!(
@@ -85,7 +86,7 @@ impl Op for Narrow {
             let exponent = (peak.to_bits() >> 23).max(LEAST_EXPONENT);
             let power = (exponent - TOP) << 23;
             let inverse = f32::from_bits((254 + TOP - exponent) << 23);
-            // The largest numbers there are would be rounded up to 2¹²⁸, which is none.
+            // The largest finite values would be rounded up to 2¹²⁸, which is infinite.
             let most = if exponent == 254 { 32752.0 } else { 32768.0 };
             let within = |v: f32| if v.is_finite() { (v * inverse).clamp(-most, most) } else { v };
             let scaled = |i: usize| x.get(i).map_or(0.0, |&v| within(v));

@@ -1,5 +1,5 @@
-//! Uniform noise on embeddings while training (NEFTune: Jain et al., 2023). As with dropout the noise is a hash of a
-//! seed and the element's number, so that computing a layer again draws the same, and nothing is stored.
+//! Uniform noise on embeddings while training (NEFTune: Jain et al., 2023). As with dropout, the noise is a hash of a
+//! seed and the element's index: recomputing a layer gives the same noise, and none is stored.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::plan::{KernelText, Lowering, grid};
 /// x\[t\] += scale · sizes\[t\] · u, with u uniform in −1..1; inputs x [T, D], seed \[1\], sizes \[T\]; output x.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Noise {
-    /// What the embeddings were multiplied by: noise goes on what stands in the table.
+    /// The factor by which the embeddings were multiplied: the noise applies to the values in the table.
     pub scale: f32,
 }
 
 impl Graph {
-    /// Puts noise on every embedding that was recorded so far; `seed` \[1\] changes with every step, `sizes` \[T\] are
-    /// how far it goes. False when nothing was looked up.
+    /// Adds noise to every embedding recorded so far. `seed` \[1\] changes with every step; `sizes` \[T\] are the
+    /// amplitudes. Returns false if there is no embedding.
     pub fn noise_on_embeddings(&mut self, seed: &Arc<State>, sizes: Tensor) -> bool {
         let seed = self.state(seed);
         let found = |(index, node): (usize, &Node)| {
@@ -38,7 +38,7 @@ impl Graph {
     }
 }
 
-/// A number in −1..1 from a hash: the same in the shader.
+/// A value in −1..1 from a hash; the shader computes the same.
 fn uniform(hash: u32) -> f32 {
     (hash >> 8) as f32 * (2.0 / 16_777_216.0) - 1.0
 }
@@ -62,7 +62,7 @@ impl Op for Noise {
         to.emit(KernelText { name: "noise", parts: &parts, defines, turns: 0 }, &[bindings], grid)
     }
 
-    /// The sum's gradient is x's own: nothing to record.
+    /// The gradient of the sum is also that of x, so there is nothing to record.
     fn backward(&self, _to: &mut Backward<'_>) -> Result<(), BackwardError> {
         Ok(())
     }

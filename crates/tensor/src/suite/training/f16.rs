@@ -1,4 +1,4 @@
-//! The cases of training in f16: rows packed and unpacked, and a list whose kept tensors are rewritten.
+//! Cases of training in f16: packing and unpacking of rows, and a list whose saved activations are stored in f16.
 
 use bayan_gpu::GpuError;
 
@@ -8,7 +8,7 @@ use crate::graph::Graph;
 use crate::passes::{BackwardOptions, keep_in_f16};
 use crate::suite::case::{Case, Maker, Recorded, case};
 
-/// Packing: words and numbers against the references.
+/// Packing and unpacking, compared with the references.
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (rows, width, massive) in [(1, 64, false), (3, 100, true), (2, 2304, true), (5, 33, false), (70_000, 16, false)]
@@ -27,9 +27,9 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
-/// Layers and their gradients with what waits for the backward pass in f16. Kernels and references round alike, but for
-/// numbers that stand between two f16 and were summed in another order: each such one is off by 5e-4, and gradients
-/// that nearly cancel by several times as much.
+/// Layers and their gradients with saved activations in f16. Kernels and references round alike, except values halfway
+/// between two f16 that were summed in another order: each of those differs by 5e-4, and gradients whose terms nearly
+/// cancel by several times as much.
 pub(crate) fn gradient_cases() -> Vec<GradientCase> {
     let record = |recompute: bool| {
         move |make: &mut Maker<'_>| {

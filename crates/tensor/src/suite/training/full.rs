@@ -1,4 +1,4 @@
-//! The cases of training all parameters: gradients of matrices, tables, biases and norms, alone and together.
+//! Cases of training all parameters: gradients of matrices, tables, biases and norms, alone and together.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::ops::{Activation, Affine, Attention, CacheRows, HeadNorm, IGNORED, Ro
 use crate::passes::BackwardOptions;
 use crate::suite::case::Maker;
 
-/// Every gradient that only training of all parameters has.
+/// All gradients that only training of all parameters has.
 pub(crate) fn cases() -> Vec<GradientCase> {
     let mut all = matrix_cases();
     all.extend(norm_cases());
@@ -36,7 +36,7 @@ fn matrix_cases() -> Vec<GradientCase> {
             let (weight, numbers) = make.trained_matrix(n, k)?;
             let (x, z, bias) = (make.random(&[tokens, k])?, make.random(&[tokens, k])?, make.random(&[n])?);
             let (input, other) = (graph.state(&x), graph.state(&z));
-            // Twice, as a shared matrix would be used.
+            // The matrix is used twice, as a shared matrix would be.
             let (a, b) = (graph.linear(input, &weight, Some(&bias)), graph.linear(other, &weight, None));
             Ok((graph.add(a, b), vec![x, numbers, bias]))
         }));
@@ -106,7 +106,7 @@ fn norm_cases() -> Vec<GradientCase> {
     all
 }
 
-/// A table that is looked up and is the output head too.
+/// A table that is used both for embeddings and as the output head.
 fn table_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
     for (tokens, width, vocabulary, budget) in [(5, 6, 9, 1 << 20), (70, 100, 613, 70 * 256), (40, 64, 300, 1)] {
@@ -147,8 +147,8 @@ fn walk(graph: &mut Graph, seed: (Tensor, Tensor), parameters: &[(Arc<State>, Ar
     }
 }
 
-/// Two pre-norm layers, everything trained. The epsilon is large, so that a difference does not reach over the bend
-/// that a norm has near zero.
+/// Two pre-norm layers with all parameters trained. The epsilon is large, so that finite differences do not span the
+/// strong curvature of a norm near zero.
 fn layers(make: &mut Maker<'_>, recompute: bool) -> Result<Differentiated, GpuError> {
     let mut graph = Graph::new();
     let (width, heads, head_dim) = (8, 2, 4);

@@ -1,4 +1,4 @@
-//! A computation with its gradients, and the differences that they are held against.
+//! A computation with its gradients, and the finite differences with which they are compared.
 
 use std::sync::Arc;
 
@@ -12,26 +12,27 @@ use crate::suite::case::Maker;
 pub struct Differentiated {
     /// Forward, then backward.
     pub graph: Graph,
-    /// The result.
+    /// The result of the forward pass.
     pub y: Tensor,
     /// The function that is differentiated is Σ cotangent · y; `None`: the first element of y.
     pub cotangent: Option<Arc<State>>,
-    /// What it is differentiated by, and the gradients.
+    /// The states by which the function is differentiated, with their gradients.
     pub gradients: Vec<(Arc<State>, Tensor)>,
 }
 
 /// One case.
 pub struct GradientCase {
-    /// The operation, then what is special.
+    /// The operation, then what is special about the case.
     pub name: String,
-    /// Largest NMSE of the kernels against the references.
+    /// Largest permitted NMSE of the kernels against the references.
     pub bound: f64,
-    /// Small and smooth enough for finite differences.
+    /// Whether the case is small and smooth enough for finite differences.
     pub small: bool,
     pub(crate) record: Box<dyn Fn(&mut Maker<'_>) -> Result<Differentiated, GpuError> + Send + Sync>,
 }
 
-/// What [`finite_differences`] found: the largest relative error (L2) of any gradient, and which.
+/// The result of [`finite_differences`]: the largest relative error (L2) of any gradient, and the index of that
+/// gradient.
 #[derive(Debug, Clone)]
 pub struct Difference {
     /// Relative error.
@@ -44,7 +45,7 @@ pub(crate) fn zeros(make: &Maker<'_>, shape: &[usize]) -> Result<Arc<State>, Gpu
     State::zeros(make.gpu, "gradient", shape, Dtype::F32)
 }
 
-/// Differentiates what was recorded, for a random cotangent.
+/// Differentiates the recorded operations, for a random cotangent.
 pub(crate) fn differentiate(
     make: &mut Maker<'_>,
     mut graph: Graph,
@@ -77,19 +78,19 @@ pub(crate) fn gradient(
     GradientCase { name: name.into(), bound: 1e-10, small, record: Box::new(whole) }
 }
 
-/// Half the distance of the nearer two probes of a difference.
+/// Half the distance between the two inner probes of a difference.
 const STEP: f32 = 0.03;
 
-/// Compares the gradients of a case, as the references give them, with fourth-order central differences of the forward
+/// Compares a case's gradients, as the references compute them, with fourth-order central differences of the forward
 /// references.
 ///
 /// # Errors
-/// Never on the host; the signature is that of recording.
+/// Never on the host; recording has this signature.
 pub fn finite_differences(case: &GradientCase, seed: u64) -> Result<Difference, GpuError> {
     let made = (case.record)(&mut Maker { gpu: None, seed })?;
     let initial: Vec<Values> = made.graph.tensors().iter().filter_map(|info| info.state.as_ref()?.host()).collect();
     let states: Vec<Arc<State>> = made.graph.tensors().iter().filter_map(|info| info.state.clone()).collect();
-    // Running changes states (gradients, the cache): every run starts from the same.
+    // A run changes states (gradients, the cache), so they are restored before every run.
     let restore = || states.iter().zip(&initial).for_each(|(state, values)| state.write(None, 0, values.bytes()));
     let run = |graph: &Graph| {
         restore();
@@ -110,8 +111,8 @@ pub fn finite_differences(case: &GradientCase, seed: u64) -> Result<Difference, 
             None => f64::from(y[0]),
         }
     };
-    // Every y is rounded to f32, after sums that were: what that leaves in one difference quotient is no error of the
-    // gradient.
+    // Every y is rounded to f32, and so are intermediate sums. The error that this leaves in a difference quotient is
+    // subtracted from that of the gradient.
     let y = values[made.y.index()].as_ref().map(|v| v.f32().to_vec()).unwrap_or_default();
     let parts = y
         .iter()
@@ -123,7 +124,7 @@ pub fn finite_differences(case: &GradientCase, seed: u64) -> Result<Difference, 
         let at: Vec<f32> = state.host().map(|v| v.f32().to_vec()).unwrap_or_default();
         let (mut error, mut size) = (0.0, 0.0);
         for i in 0..at.len() {
-            // Padding of a matrix: a gradient there would be probed, and found wrong.
+            // Skips the padding of a matrix; a nonzero gradient there would be probed and reported as an error.
             if at[i] == 0.0 && found[index][i] == 0.0 {
                 continue;
             }

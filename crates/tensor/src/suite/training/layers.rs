@@ -11,7 +11,7 @@ use crate::graph::{Graph, State, Tensor};
 use crate::ops::{Activation, Attention, CacheRows, Rope};
 use crate::suite::case::Maker;
 
-/// Two pre-norm layers with adapters: everything together, with and without recomputation.
+/// Two pre-norm layers with LoRA adapters, all operations together, with and without recomputation.
 pub(super) fn cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
     for recompute in [false, true] {
@@ -30,7 +30,7 @@ pub(super) fn cases() -> Vec<GradientCase> {
     all
 }
 
-/// `count` layers; sizes are `times` those of the smallest.
+/// `count` layers, each size `times` that of the smallest case.
 pub(crate) fn layers(
     make: &mut Maker<'_>,
     graph: &mut Graph,
@@ -50,7 +50,7 @@ pub(crate) fn layers(
         let (qkv_weight, gate_weight, down_weight) = (matrix(16, 8)?, matrix(12, 8)?, matrix(8, 6)?);
         let norm = make.numbers(width, false).iter().map(|v| 2.0 * v).collect();
         let norm = make.state(&[width], norm)?;
-        // Smaller where sums are longer, so that attention does not look at one key alone.
+        // Weights are smaller where sums are longer, so that attention does not look at a single key.
         let small = |make: &mut Maker<'_>, shape: &[usize]| {
             let values = make.numbers(shape.iter().product(), false).iter().map(|v| v / times as f32).collect();
             make.state(shape, values)

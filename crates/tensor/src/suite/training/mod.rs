@@ -1,5 +1,5 @@
-//! The cases of training: each records a small computation and its gradients. On the device the gradients are held
-//! against the interpreter's, and on the host those against finite differences of the forward references.
+//! Cases of training: each records a small computation and its gradients. On the device the gradients are compared with
+//! the interpreter's; on the host these are compared with finite differences of the forward references.
 
 pub(crate) mod f16;
 mod full;
@@ -16,7 +16,7 @@ use crate::graph::Graph;
 use crate::ops::{Arenas, Hyper};
 use crate::suite::case::{Case, Maker, Recorded, case};
 
-/// Every gradient.
+/// All gradients.
 pub fn gradient_cases() -> Vec<GradientCase> {
     let mut all = ops::element_cases();
     all.extend(ops::linear_cases());
@@ -30,7 +30,7 @@ pub fn gradient_cases() -> Vec<GradientCase> {
     all
 }
 
-/// The same and the optimizer as kernels against references.
+/// The gradients and the optimizer, as kernels that are compared with their references.
 pub fn cases() -> Vec<Case> {
     let mut all: Vec<Case> = gradient_cases().into_iter().map(kernels).collect();
     for (len, max_norm, window) in [(64, 1.0, 1 << 20), (10_000, 0.5, 1 << 20), (777, 0.0, 1 << 20), (777, 0.7, 256)] {
@@ -41,7 +41,7 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// A gradient's kernels against their references.
+/// Compares a gradient's kernels with their references.
 pub(super) fn kernels(gradient: GradientCase) -> Case {
     case(gradient.name, gradient.bound, move |make| {
         let made = (gradient.record)(make)?;

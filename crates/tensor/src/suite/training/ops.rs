@@ -1,4 +1,4 @@
-//! The gradients of single operations.
+//! Gradients of single operations.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) fn element_cases() -> Vec<GradientCase> {
         all.push(gradient(format!("rms_norm_backward {rows}x{width}"), small, move |make, graph| {
             let (x, weight) = (make.random(&[rows, width])?, make.random(&[width])?);
             let input = graph.state(&x);
-            // Twice, so that the second contribution is added.
+            // Twice, so that the second contribution is added to the first.
             let (a, b) = (graph.rms_norm(input, &weight, 1e-5), graph.rms_norm(input, &weight, 0.1));
             Ok((graph.add(a, b), vec![x]))
         }));
@@ -113,7 +113,7 @@ fn rope(
     Ok((joined_heads(make, graph, turned)?, vec![x]))
 }
 
-/// All three in one tensor: keys and values times other numbers are added to some columns of the queries.
+/// Combines all three in one tensor: scaled keys and values are added to some columns of the queries.
 pub(crate) fn joined_heads(
     make: &mut Maker<'_>,
     graph: &mut Graph,
@@ -205,7 +205,7 @@ pub(super) fn product_cases() -> Vec<GradientCase> {
     all
 }
 
-/// Layers with a state, over sequences that follow each other.
+/// Layers with a state, over consecutive sequences.
 pub(super) fn recurrent_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
     let steps: [&[usize]; 3] = [&[5, 1, 4], &[40, 30], &[130]];
@@ -248,7 +248,7 @@ pub(super) fn recurrent_cases() -> Vec<GradientCase> {
     all
 }
 
-/// Short convolutions, of which the input's gradient is wanted, and where `trained` those of weight and bias.
+/// Short convolutions: the gradient of the input and, with `trained`, of weight and bias.
 fn convolutions(lengths: &'static [usize], trained: bool) -> impl Iterator<Item = GradientCase> {
     let tokens: usize = lengths.iter().sum();
     [(6, 3, true, true), (10, 4, false, true), (7, 2, false, false)].into_iter().map(
@@ -277,7 +277,7 @@ fn convolutions(lengths: &'static [usize], trained: bool) -> impl Iterator<Item 
     )
 }
 
-/// What one attention case is like.
+/// The options of an attention case.
 #[derive(Debug, Clone, Copy)]
 struct Heads {
     heads: usize,
@@ -288,7 +288,7 @@ struct Heads {
     alibi: Option<f32>,
 }
 
-/// Tokens of sequences that follow each other: positions, bases and tiles.
+/// The tokens of consecutive sequences: positions, bases and tiles.
 pub(crate) fn packed(make: &mut Maker<'_>, graph: &mut Graph, sequences: &[usize]) -> Result<Causality, GpuError> {
     let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
     for &len in sequences {
@@ -324,7 +324,7 @@ pub(super) fn attention_cases() -> Vec<GradientCase> {
     all
 }
 
-/// One sequence of so many tokens.
+/// One sequence of `tokens` tokens.
 pub(crate) fn long_attention_case(tokens: usize) -> GradientCase {
     let shape = Heads { heads: 2, kv_heads: 1, head_dim: 32, window: None, softcap: None, alibi: None };
     attention_case(shape, vec![tokens])
@@ -401,7 +401,7 @@ pub(super) fn loss_cases() -> Vec<GradientCase> {
     all
 }
 
-/// The cross-entropy of random rows [rows, width] over a vocabulary, `budget` logits at a time.
+/// The cross-entropy of random rows [rows, width] over a vocabulary, with `budget` logits at a time.
 pub(crate) fn loss_case(
     format: &'static dyn Format,
     rows: usize,
