@@ -12,7 +12,7 @@
 //! | base | the size of the checkpoint's tensors in their format on the device |
 //! | weights, gradients, optimizer | 4 P, 4 P, 8 P for P trained parameters (adapter pairs, or all) |
 //! | keys and values | 4 n · 2 K d · L |
-//! | a layer | 4 D + 2 H d + 3 F, a rank for each pair, with norms of queries and keys (H + 2 K) d, and of a state space W + M + I |
+//! | a layer | 4 D + 2 H d + 3 F + the ranks of its pairs; + (H + 2 K) d with q/k norms; + W + M + I with Mamba-2 |
 //! | saved activations | with checkpointing: 4 n D L; otherwise 4 n L · layer |
 //! | saved activations in f16 | half of that for all layers but the last, except for what stays in f32: H d and the
 //! ranks |
@@ -20,7 +20,7 @@
 //! | the loss | 4 r (C + 2 D) for C logits of a row at a time |
 //! | gradients of the MLP | the layer and 2 F |
 //! | gradients of attention | the layer without its MLP's 2 D + 3 F, and 2 H d + 2 K d |
-//! | gradients of a state space | 3 D + W + 2 M + 5 I + 4 n, with projection width W, mixed width M and inner width I |
+//! | gradients of Mamba-2 | 3 D + W + 2 M + 5 I + 4 n, with projection width W, convolution width M and inner width I |
 //! | packing | a share of the working set: no buffer is both read and written by one dispatch, so some memory is unused
 //! |
 //! | states | 4 bytes for each number of the layers' cached states other than keys and values |
@@ -41,7 +41,7 @@ use crate::recipe::Recipe;
 /// Constants of the engine's implementation, found by measuring.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Calibration {
-    /// Logits held at a time.
+    /// Most logits in memory at a time.
     pub logits_budget: usize,
     /// The allocated working set divided by what of it is needed at the peak.
     pub packing: f64,
@@ -79,7 +79,7 @@ pub struct MemoryInputs<'a> {
     pub ranks_per_layer: u64,
     /// Whether queries and keys are normalised.
     pub qk_norm: bool,
-    /// Widths of the state space model beside attention, where there is one.
+    /// Widths of the Mamba-2 layer beside attention, where there is one.
     pub state_space: Option<StateSpaceSizes>,
     /// Cached numbers of all layers other than keys and values.
     pub states: u64,

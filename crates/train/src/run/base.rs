@@ -36,7 +36,7 @@ pub struct BaseInfo {
     pub arena: u64,
     /// Whether queries and keys are normalised.
     pub qk_norm: bool,
-    /// Widths of the state space model beside attention, where there is one.
+    /// Widths of the Mamba-2 layers beside attention, where there are any.
     pub state_space: Option<StateSpaceSizes>,
     /// Cached numbers of all layers other than keys and values.
     pub states: u64,
@@ -127,7 +127,7 @@ impl BaseInfo {
     }
 }
 
-/// The widths of the first layer's state space model; they are the same in all layers.
+/// The widths of the first layer's Mamba-2; they are the same in all layers.
 fn state_space(checkpoint: &Checkpoint) -> Option<StateSpaceSizes> {
     let rows =
         |end: &str| checkpoint.tensors().iter().find(|tensor| tensor.name.ends_with(end))?.shape.first().copied();

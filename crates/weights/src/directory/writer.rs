@@ -97,8 +97,8 @@ static SERIAL: AtomicU32 = AtomicU32::new(0);
 impl CheckpointWriter {
     /// Starts a checkpoint at `directory` with these tensors, in this order.
     ///
-    /// Errors: the directory exists and is not empty (unless `overwrite` is set and it is a checkpoint), names repeat or
-    /// clash, or a file operation was refused.
+    /// Errors: the directory exists and is not empty (unless `overwrite` is set and it is a checkpoint), names repeat
+    /// or clash, or a file operation was refused.
     pub fn create(
         directory: impl AsRef<Path>,
         tensors: Vec<TensorPlan>,

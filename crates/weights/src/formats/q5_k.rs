@@ -3,7 +3,7 @@
 //! | plane | per 32 weights | content |
 //! | --- | --- | --- |
 //! | codes | 16 bytes | low 4 bits: byte j: low nibble of q\[j\], high nibble of q\[j + 16\]; one `vec4<u32>` |
-//! | highs | 4 bytes | high bit: one u32; that of q\[16·h + 4·i + b\] stands at bit 8·b + 4·h + i |
+//! | highs | 4 bytes | high bit: one u32; that of q\[16·h + 4·i + b\] is at bit 8·b + 4·h + i |
 //! | scales | 4 bytes | f16 d (low half of the u32), f16 m |
 //!
 //! weight = d · q − m, q in 0..=31.

@@ -3,7 +3,7 @@
 //! | plane | per 32 weights | content |
 //! | --- | --- | --- |
 //! | codes | 16 bytes | low 4 bits: byte j: low nibble of q\[j\], high nibble of q\[j + 16\]; one `vec4<u32>` |
-//! | highs | 8 bytes | high 2 bits: two u32; q\[16·h + 4·i + b\] stands in word h at bit 8·b + 2·i |
+//! | highs | 8 bytes | high 2 bits: two u32; q\[16·h + 4·i + b\] is in word h at bit 8·b + 2·i |
 //! | scales | 4 bytes | f16 of weights 0..16 (low half of the u32), f16 of weights 16..32 |
 //!
 //! weight = d · (q − 32), q in 0..=63.

@@ -32,7 +32,7 @@ pub struct TrainerOptions {
     pub context: usize,
     /// Gradient checkpointing: recompute each layer's activations in the backward pass instead of keeping them.
     pub recompute: bool,
-    /// Largest number of logits held at a time.
+    /// Most logits in memory at a time.
     pub logits_budget: usize,
     /// Seed of the dropout masks and the embedding noise.
     pub seed: u64,
