@@ -173,7 +173,7 @@ fn all_parameters_are_trained_into_a_checkpoint() {
     let out = succeed(&run(&arguments.into_iter().chain(flags.split(' ')).collect::<Vec<_>>()));
     assert!(out.contains("all parameters") && out.contains("run/model"), "{out}");
     let losses: Vec<f64> = log(&output).iter().filter_map(|entry| entry[1].as_f64()).collect();
-    // Random weights predict uniformly: the loss is the ln of the vocabulary size.
+    // Random weights predict almost uniformly: the loss is the ln of the vocabulary size.
     assert!((losses[0] - 1439f64.ln()).abs() < 0.3 && losses[3] < losses[0], "{losses:?}");
     let (initial, trained) =
         (logits(&output.join("initial"), None, place.path()), logits(&output.join("model"), None, place.path()));

@@ -61,7 +61,7 @@ pub fn format_names() -> String {
     FORMATS.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The format for one matrix with rows of both formats; where they differ, a dense format that holds both exactly.
+/// The format for one matrix with rows of both formats; where they differ, f32 if one of them is f32, otherwise f16.
 ///
 /// Quantizing one side again would add a second error. This is for stacked matrices whose parts cannot keep their own
 /// format.
