@@ -1,4 +1,4 @@
-//! A PEFT adapter: the input is cut at 0xff 0xff into adapter_config.json and adapter_model.safetensors.
+//! A PEFT adapter: the input is split at 0xff 0xff into adapter_config.json and adapter_model.safetensors.
 #![no_main]
 
 use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(adapter) => adapter,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
-    // What was read is written and read again as the same.
+    // An adapter that was read must survive being written and read again.
     let written = adapter.encode_weights().expect("the sizes were checked");
     let again = MemorySource::new().with(ADAPTER_CONFIG, adapter.encode_config()).with(ADAPTER_MODEL, written);
     let again = block_on(Adapter::open(Rc::new(again))).expect("its own files");

@@ -1,4 +1,4 @@
-//! A sharded checkpoint: the input is cut at 0xff 0xff into config, index and two shards.
+//! A sharded checkpoint: the input is split at 0xff 0xff into config, index and two shards.
 #![no_main]
 
 use bayan_weights::{Checkpoint, MemorySource};

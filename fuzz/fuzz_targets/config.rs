@@ -1,4 +1,4 @@
-//! A config.json, as sizes, rotary frequencies and sampling defaults.
+//! A config.json, read as sizes, rotary frequencies and sampling defaults.
 #![no_main]
 
 use bayan_generate::text::GenerationDefaults;

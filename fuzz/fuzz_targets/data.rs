@@ -1,6 +1,5 @@
-//! Training rows: the first byte chooses the container, the rest is the file. Parquet is left out: its decoder panics
-//! on damaged pages and runs behind an unwinding guard, which a fuzzer counts as a crash; the ordinary suite holds the
-//! guard.
+//! Training rows: the first byte selects the file type, the rest is the file. Parquet is excluded: its decoder panics
+//! on damaged pages and runs inside `catch_unwind`, which a fuzzer counts as a crash; the ordinary tests cover it.
 #![no_main]
 
 use bayan_train::data::{DataOptions, Examples};

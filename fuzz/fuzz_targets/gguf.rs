@@ -1,4 +1,4 @@
-//! One GGUF file: open it, read every tensor as rows and as planes, and take what its tokenizer says.
+//! One GGUF file: open it, read every tensor as rows and as planes, and read its tokenizer.
 #![no_main]
 
 use bayan_weights::{Checkpoint, MemorySource};

@@ -1,5 +1,5 @@
-//! A recipe of fine-tuning: the first byte chooses TOML or YAML. What is accepted is written as TOML and read again the
-//! same.
+//! A fine-tuning recipe: the first byte selects TOML or YAML. An accepted recipe must survive being written as TOML and
+//! read again.
 #![no_main]
 
 use bayan_train::recipe::Recipe;

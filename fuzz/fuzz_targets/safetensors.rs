@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use pollster::block_on;
 use std::rc::Rc;
 
-/// Shapes with a zero may name billions of rows; reading a few shows as much.
+/// A shape with a zero may have billions of rows; reading a few of them is enough.
 const MAX_ROWS: usize = 1024;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! A chat template, and messages as JSON after 0xff 0xff: rendering ends, within its caps.
+//! A chat template, and messages as JSON after 0xff 0xff: rendering must end within its limits.
 #![no_main]
 
 use bayan_generate::text::{ChatInput, ChatTemplate, RenderLimits};

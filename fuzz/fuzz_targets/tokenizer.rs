@@ -1,5 +1,5 @@
-//! A tokenizer.json, and its tokenizer_config.json after 0xff 0xff: what opens encodes, decodes and streams without a
-//! panic.
+//! A tokenizer.json, and its tokenizer_config.json after 0xff 0xff: a tokenizer that can be opened encodes, decodes and
+//! streams without a panic.
 #![no_main]
 
 use bayan_generate::text::{TokenStream, Tokenizer, TokenizerFiles};

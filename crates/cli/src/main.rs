@@ -1,8 +1,8 @@
 //! `bayan`: runs Arabic language models on any GPU from the command line.
 //!
-//! One file for each subcommand in `commands`, what they share in `support`, and flags in the words of llama.cpp and
-//! OpenAI, so that nobody has to learn new ones. The choice: every subcommand lists the flags that it obeys and refuses
-//! others, instead of global flags that most subcommands would ignore.
+//! Each subcommand has one file in `commands`; shared code is in `support`. Flags are named as in llama.cpp and
+//! OpenAI's API, so that users know them. Every subcommand lists the flags that it supports and refuses others.
+//! Rejected: global flags, because most subcommands would ignore them.
 //!
 //! Exit codes: 0 done, 1 failed (one message on stderr), 2 wrong usage.
 
@@ -22,7 +22,7 @@ use support::output;
 #[derive(Debug, Parser)]
 #[command(name = "bayan", version, about = "Runs Arabic language models on any GPU", propagate_version = true)]
 struct Cli {
-    /// Use no network: models by name come from the cache or not at all
+    /// Use no network: models by name come only from the cache
     #[arg(long, env = "HF_HUB_OFFLINE", global = true, hide_env = true)]
     offline: bool,
     #[command(subcommand)]
@@ -31,41 +31,41 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Talk with a model
+    /// Chat with a model
     Chat(chat::ChatArgs),
     /// Continue a prompt, or answer one question
     Generate(generate::GenerateArgs),
-    /// Text to token ids, and back
+    /// Convert text to token ids, and back
     Tokenize(tokenize::TokenizeArgs),
     /// Render a conversation with the model's chat template
     Template(template::TemplateArgs),
     /// Write a checkpoint in smaller formats
     Quantize(quantize::QuantizeArgs),
-    /// Measure on a text which inputs of each matrix count, for `quantize --imatrix`
+    /// Measure the importance of matrix inputs on a text, for `quantize --imatrix`
     Imatrix(imatrix::ImatrixArgs),
     /// Train an adapter, or all parameters, on your data
     Finetune(finetune::FinetuneArgs),
-    /// Put adapters into their base for good
+    /// Merge adapters into their base
     Merge(merge::MergeArgs),
-    /// Show what a checkpoint holds and the memory it needs
+    /// Show the contents of a checkpoint and the memory it needs
     Inspect(inspect::InspectArgs),
-    /// Write a model, or an adapter, as the GGUF file that llama.cpp loads
+    /// Write a model, or an adapter, as a GGUF file for llama.cpp
     Export(export::ExportArgs),
-    /// Measure how well a model predicts a text, and what quantization changed
+    /// Measure how well a model predicts a text, and the effect of quantization
     Perplexity(perplexity::PerplexityArgs),
-    /// Download a model from a hub, or what is new of it
+    /// Download a model from a hub, or update it
     Pull(hub::PullArgs),
-    /// List the models that were downloaded
+    /// List the downloaded models
     List(hub::ListArgs),
     /// Delete a downloaded model
     Remove(hub::RemoveArgs),
-    /// List GPU adapters and what Bayan uses of them
+    /// List GPU devices and the features that Bayan uses
     Devices(devices::DevicesArgs),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Check every operation on this device against its reference
     Ops(ops::OpsArgs),
-    /// Answer a file of requests, to be compared with Hugging Face transformers
+    /// Answer a file of requests, for comparison with Hugging Face transformers
     Conformance(conformance::ConformanceArgs),
 }
 
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        // Whoever reads the output has seen enough.
+        // The reader closed the output, which is no error.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::print_error(&error);
@@ -105,11 +105,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Mesa's software device prints a complaint on every start when this variable is unset.
+/// Mesa's software device prints a warning on every start when this variable is unset.
 fn set_runtime_dir() {
     #[cfg(unix)]
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the first thing in `main`; no other thread exists that could read the environment.
+        // SAFETY: this is the first statement of `main`; no other thread exists that could read the environment.
         unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
     }
 }

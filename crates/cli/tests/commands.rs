@@ -156,7 +156,7 @@ fn quantized_checkpoints_load_and_are_smaller() {
         ]
         .concat()))
     };
-    // Quantized to files and quantized on load are the same weights.
+    // Quantizing to files and quantizing on load give the same weights.
     assert_eq!(generate(out, &[]), generate(&place, &["--quantize", "q4_k"]));
 }
 
@@ -217,7 +217,7 @@ fn devices_and_ops_describe_this_machine() {
     common::fail(&run(&["ops", "--filter", "no such case"]), 1);
 }
 
-/// A checkpoint as LLaMA-2's repositories have it: a bare SentencePiece model and no tokenizer.json.
+/// A checkpoint like those in LLaMA-2's repositories: a SentencePiece model without tokenizer.json.
 #[test]
 fn a_bare_sentencepiece_model_is_enough() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -286,7 +286,7 @@ fn calibration_guides_quantization_and_other_models_are_refused() {
     let blind: Value = serde_json::from_str(&succeed(&quantize(&model, "blind", &[]))).expect("JSON");
     let output = quantize(&model, "guided", &["--imatrix", &path("im")]);
     let guided: Value = serde_json::from_str(&succeed(&output)).expect("JSON");
-    // The embedding is no output head here, so that nothing was measured of it.
+    // The embedding is not the output head here, so that it has no importance.
     assert_eq!((guided["weighed_by_imatrix"].as_u64(), blind["weighed_by_imatrix"].is_null()), (Some(8), true));
     assert!(text(&output.stderr).contains("model.embed_tokens.weight"), "{}", text(&output.stderr));
     let error = |report: &Value| {

@@ -1,4 +1,4 @@
-//! Holds `bayan conformance` against what transformers computed for the fixtures, on every path that the device has.
+//! Compares `bayan conformance` with transformers' results for the fixtures, on every code path of the device.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::{bayan, every_model, finish, fixtures, model, succeed};
 use serde_json::{Value, json};
 
 /// Limits of one path, as the reference scripts set them: NMSE of logits, the gap between the two best logits below
-/// which greedy decoding may go either way, and the difference of the mean negative log-probability.
+/// which greedy decoding may choose either, and the difference of the mean negative log-probability.
 #[derive(Clone, Copy)]
 struct Limits {
     nmse: f64,
@@ -23,7 +23,7 @@ const F16: Limits = Limits { nmse: 1e-4, gap: 0.15, nll: 2e-2 };
 const Q8: Limits = Limits { nmse: 1e-3, gap: 0.5, nll: 0.1 };
 const Q4: Limits = Limits { nmse: 0.1, gap: 4.0, nll: 1.0 };
 
-/// What the reference says about one model.
+/// The reference results of one model.
 struct Reference {
     name: String,
     expected: Value,
@@ -61,7 +61,7 @@ impl Reference {
         view.data().chunks_exact(width).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
-    /// The limits, widened where transformers' own half precision or plain rounding does worse on this model.
+    /// The limits, widened where transformers' own half precision or plain rounding is worse on this model.
     fn widen(&self, limits: Limits, by: &str, factor: f64) -> Limits {
         let own = self.expected["reference_errors"][by]["nmse"].as_f64().unwrap_or(0.0);
         Limits { nmse: limits.nmse.max(factor * own), ..limits }
@@ -107,7 +107,7 @@ fn text_requests(reference: &Reference) -> Vec<Value> {
     requests
 }
 
-/// Logits after every token of every prompt.
+/// Checks the logits after every token of every prompt.
 fn hold_logits(reference: &Reference, answers: &BTreeMap<String, Value>, limits: Limits, flags: &[&str]) {
     for (name, ids) in &reference.prompts {
         let answer = &answers[&format!("logits.{name}")];
@@ -119,7 +119,7 @@ fn hold_logits(reference: &Reference, answers: &BTreeMap<String, Value>, limits:
     }
 }
 
-/// Greedy text and log-probabilities.
+/// Checks greedy text and log-probabilities.
 fn hold_text(reference: &Reference, answers: &BTreeMap<String, Value>, limits: Limits, flags: &[&str]) {
     for (name, text) in reference.expected["greedy"].as_object().expect("greedy texts") {
         let what = format!("{} greedy {name} {flags:?}", reference.name);
@@ -138,7 +138,7 @@ fn hold_text(reference: &Reference, answers: &BTreeMap<String, Value>, limits: L
     assert!((mean - wanted).abs() <= limits.nll, "{what}: {mean}, expected {wanted}");
 }
 
-/// The ten best logits after every token.
+/// Checks the ten best logits after every token.
 fn hold_all_positions(reference: &Reference, prompt: &str, positions: usize, top: &Value, limits: Limits, what: &str) {
     let ids = reference.integers(&format!("{prompt}.top_ids"));
     let logits = reference.floats(&format!("{prompt}.top_logits"));
@@ -174,7 +174,7 @@ fn hold_all(limits: Limits, flags: &[&str]) {
 fn hold_models(names: &[&str], limits: Limits, flags: &[&str]) {
     for &name in names {
         let reference = reference(name);
-        // f16 may do as badly as four times transformers' own f16 on this model.
+        // f16 may be as bad as four times transformers' own f16 on this model.
         let limits = if limits.nmse < F16.nmse { limits } else { reference.widen(limits, "transformers_f16", 4.0) };
         let answers = ask(&model(name), &[logits_requests(&reference), text_requests(&reference)].concat(), flags);
         hold_logits(&reference, &answers, limits, flags);
@@ -194,7 +194,7 @@ fn f32_without_any_feature() {
 
 #[test]
 fn f32_with_matrices_in_shards() {
-    // The vocabulary of the first takes three bindings of this size.
+    // The vocabulary of the first needs three bindings of this size.
     let names = ["llama3_k256", "llama2_mha", "qwen3_qknorm"];
     hold_models(
         &names,
@@ -208,8 +208,8 @@ fn as_stored_with_all_features() {
     hold_all(F16, &["--cache", "f16"]);
 }
 
-/// Random weights amplify the rounding of a quantizer until logits say little, so that formats are held to their own
-/// dequantized weights; against transformers only greedy text, up to near ties, and log-probabilities.
+/// Random weights amplify a quantizer's rounding until logits are meaningless, so formats are compared with their own
+/// dequantized weights; against transformers only greedy text, up to near ties, and log-probabilities are compared.
 fn hold_formats(name: &str) {
     for format in FORMATS.iter().filter(|format| !format.is_dense()) {
         let limits = if format.bits_per_weight() >= 8.0 { Q8 } else { Q4 };
@@ -226,7 +226,7 @@ fn hold_formats(name: &str) {
             numbers(&answers[&format!("logits.{prompt}")]["last_logits"], prompt)
         };
         let wanted = ask(&dense, &logits_requests(&reference), &["--cache", "f32", "--disable", "f16"]);
-        // The second bound is for activations in int8, where the device multiplies them so.
+        // The second bound is for int8 activations, where the device supports their dot products.
         for (flags, bound) in
             [(["--disable", "f16,dot"], 1e-8), (["--disable", "f16,dot,subgroups"], 1e-8), (["--disable", ""], Q8.nmse)]
         {
@@ -318,7 +318,7 @@ fn hold_tokenizer(name: &str, cases: &Value) {
             "text",
             &case["decoded_skip"],
         );
-        // Broken UTF-8 has no one right streaming.
+        // Invalid UTF-8 has no unique correct streaming.
         if !case["decoded_skip"].as_str().is_some_and(|text| text.contains('\u{fffd}')) {
             add(
                 format!("skipped stream {i}"),

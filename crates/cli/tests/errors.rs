@@ -12,7 +12,7 @@ fn generate(directory: &Path, flags: &[&str]) -> std::process::Output {
     run(&[&["generate", "مرحبا", "--max-tokens", "2", "--model", directory], flags].concat())
 }
 
-/// Breaks a copy of a checkpoint and expects generating to fail with these words.
+/// Damages a copy of a checkpoint and expects generation to fail with these words.
 fn broken(words: &[&str], damage: impl Fn(&Path)) {
     let folder = tempfile::tempdir().expect("a folder");
     let directory = copy_of("llama3_gqa", folder.path());
@@ -62,7 +62,7 @@ fn weights_that_are_not_numbers() {
     broken(&["finite"], |d| {
         let mut bytes = fs::read(weights(d)).expect("weights");
         let half = bytes.len() / 2 / 4 * 4;
-        // All ones is NaN in f32, f16 and bf16 alike.
+        // All bits set is NaN in f32, f16 and bf16.
         bytes[half..half + 4096].fill(0xff);
         fs::write(weights(d), bytes).expect("written");
     });
@@ -100,7 +100,7 @@ fn prompts_and_contexts_that_do_not_fit() {
     assert!(message.contains("99999999"), "{message}");
     let message = fail(&generate(&directory, &["--chat", "--chat-template", "/no/such.jinja"]), 1);
     assert!(message.contains("/no/such.jinja"), "{message}");
-    // A tokenizer that puts nothing before a text leaves nothing to continue.
+    // With a tokenizer that adds no token, an empty text leaves nothing to continue.
     let plain = model("qwen2_bias");
     let message = fail(&run_with_input(&["generate", "--model", plain.to_str().expect("a path")], ""), 1);
     assert!(message.contains("the prompt is empty"), "{message}");
@@ -142,7 +142,7 @@ fn no_adapter() {
     let directory = model("llama3_gqa");
     let place = directory.to_str().expect("a path");
     for arguments in [vec!["generate", "a", "--model", place], vec!["devices"], vec!["ops", "--filter", "add"]] {
-        // The loader reads no driver from these; other backends of the machine are not hidden by them.
+        // The Vulkan loader finds no driver with these; other backends of the machine remain visible.
         let mut command = bayan();
         command.args(&arguments).env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
         let output = finish(&mut command);
@@ -175,8 +175,7 @@ fn a_failed_quantization_leaves_what_was_there() {
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
-/// Requests that no well-behaved program sends: the file is refused as a whole, or each is answered with what is wrong
-/// with it.
+/// Requests that no correct program sends: the file is refused as a whole, or each request is answered with its error.
 #[test]
 fn conformance_requests_from_strangers() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -198,7 +197,7 @@ fn conformance_requests_from_strangers() {
     for text in file_errors {
         fail(&ask(text), 1);
     }
-    // Each with a part of its answer.
+    // Each request with a part of its answer.
     let requests = [
         (r#"{"op": "logits", "ids": []"#, "empty"),
         (r#"{"op": "logits", "ids": [4294967295]"#, "outside the vocabulary"),

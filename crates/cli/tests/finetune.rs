@@ -1,4 +1,4 @@
-//! Fine-tuning and merging through the program: killed and resumed, shown before it runs, refused with reasons.
+//! Fine-tuning and merging through the program: killed and resumed, dry runs, refusals with reasons.
 
 mod common;
 
@@ -40,7 +40,7 @@ fn arguments(data: &Path, output: &Path) -> Vec<String> {
     list
 }
 
-/// (step, loss, norm, evaluation loss) of a run's log, as they are written.
+/// (step, loss, norm, evaluation loss) of each entry of a run's log, as written.
 fn log(output: &Path) -> Vec<[Value; 4]> {
     let text = std::fs::read_to_string(output.join("train_log.jsonl")).expect("a log");
     let line = |line: &str| {
@@ -173,7 +173,7 @@ fn all_parameters_are_trained_into_a_checkpoint() {
     let out = succeed(&run(&arguments.into_iter().chain(flags.split(' ')).collect::<Vec<_>>()));
     assert!(out.contains("all parameters") && out.contains("run/model"), "{out}");
     let losses: Vec<f64> = log(&output).iter().filter_map(|entry| entry[1].as_f64()).collect();
-    // Random weights know nothing: ln of the vocabulary.
+    // Random weights predict almost uniformly: the loss is the ln of the vocabulary size.
     assert!((losses[0] - 1439f64.ln()).abs() < 0.3 && losses[3] < losses[0], "{losses:?}");
     let (initial, trained) =
         (logits(&output.join("initial"), None, place.path()), logits(&output.join("model"), None, place.path()));

@@ -1,4 +1,4 @@
-//! Every weight format stands in the help texts and in README's table, as it describes itself.
+//! Every weight format is in the help texts and in README's table, with its own description.
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::{run, succeed};
 fn help_texts_list_every_format() {
     for command in ["chat", "generate", "perplexity", "inspect", "bench", "quantize", "merge", "finetune"] {
         let help = succeed(&run(&[command, "--help"]));
-        // Long lines are broken between words.
+        // Help texts break long lines between words.
         let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for format in FORMATS {
             assert!(words.contains(format.name()), "bayan {command} --help: {} is missing in\n{help}", format.name());

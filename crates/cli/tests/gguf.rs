@@ -1,4 +1,4 @@
-//! GGUF files against what transformers computes from their dequantized weights, and against the tokenizers they were
+//! GGUF files compared with transformers' results for their dequantized weights, and with the tokenizers that they were
 //! made from.
 
 mod common;
@@ -14,14 +14,13 @@ use serde_json::{Value, json};
 /// A file of tests/fixtures/gguf.
 struct GgufFile {
     name: String,
-    /// The checkpoint that it was made from.
+    /// The checkpoint that the file was made from.
     model: String,
-    /// The NMSE that the formats that it becomes may have: they round scales to f16, or quantize again where no format
-    /// of ours is equal.
+    /// The largest NMSE after loading: formats round scales to f16, or quantize again where none of ours is equal.
     bound: f64,
 }
 
-/// All files, in order.
+/// All files, sorted.
 fn files() -> Vec<GgufFile> {
     let entries = std::fs::read_dir(fixtures("gguf")).expect("fixtures").map(|entry| entry.expect("an entry"));
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -75,7 +74,7 @@ fn gguf(name: &str) -> std::path::PathBuf {
     fixtures("gguf").join(format!("{name}.gguf"))
 }
 
-/// `bound`: for the file as it is, or with every weight as f32.
+/// Compares logits; `bound` is for the file as it is, or with every weight as f32.
 fn hold_logits(name: &str, model: &str, bound: f64, flags: &[&str]) {
     let prompts = json_of(&fixtures("expected").join(model).join("prompts.json"));
     let bytes = std::fs::read(fixtures("gguf").join(format!("{name}.expected.safetensors"))).expect("logits");
@@ -111,7 +110,7 @@ fn formats_of_our_own_lose_no_more_than_is_said() {
 #[test]
 fn ids_are_those_of_the_original_tokenizer() {
     for GgufFile { name, model, .. } in &files() {
-        // The original's ids are held against transformers elsewhere; not every model has cases of its own.
+        // Other tests compare the original's ids with transformers; not every model has its own cases.
         let own = fixtures("expected").join(model).join("tokenizer_cases.json");
         let cases = json_of(&if own.exists() {
             own
@@ -155,8 +154,8 @@ fn inspect_says_what_becomes_of_each_type() {
     }
 }
 
-/// Exported and read again, logits and ids are the original's: rows reordered and back, norms, scales of rotary
-/// frequencies, formats.
+/// Exported and read again, logits and ids equal the original's: reordered rows, norms, scales of rotary frequencies,
+/// formats.
 #[test]
 fn exported_models_come_back() {
     let prompts = |model: &str| json_of(&fixtures("expected").join(model).join("prompts.json"));
@@ -193,7 +192,7 @@ fn exported_models_come_back() {
         let again = finish(bayan().arg("export").arg("--gguf").arg(&out).arg("--model").arg(&from));
         assert!(!again.status.success(), "nothing is overwritten");
         let prompt = prompts(model).as_object().expect("prompts").values().next_back().expect("one").clone();
-        // GGUF has no word for a space that is put before a text and not after special tokens.
+        // GGUF cannot express a space that is added before a text but not after special tokens.
         let tokenizer = json_of(&from.join("tokenizer.json"));
         let only_first = tokenizer.pointer("/pre_tokenizer/prepend_scheme") == Some(&json!("first"));
         let text = if only_first { "مرحبا 12 don't" } else { "مرحبا <s> 12 don't" };
@@ -208,8 +207,8 @@ fn exported_models_come_back() {
             serde_json::from_value(answers["logits"]["last_logits"].clone()).expect("logits")
         };
         let error = nmse(&last(&wanted), &last(&found));
-        // What no block type holds goes out as f16: q6_k's matrices, and gemma2's queries, whose scale is not
-        // llama.cpp's.
+        // Formats without a block type are written as f16: q6_k's matrices, and gemma2's queries, whose scale differs
+        // from llama.cpp's.
         let is_rounded = format.is_some_and(|format| format.block_types().written == BlockType::F16);
         let bound = if is_rounded {
             1e-5

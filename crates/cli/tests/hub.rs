@@ -1,5 +1,5 @@
-//! Models by name, against a stand-in for a hub on this machine: whole and broken transfers, refusals, and listings
-//! that lie.
+//! Models by name, with a local test server instead of a hub: complete and interrupted transfers, refusals, and false
+//! listings.
 
 mod common;
 
@@ -17,18 +17,18 @@ use sha2::{Digest, Sha256};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What the server does instead of answering well.
+/// Faults that the server simulates.
 #[derive(Clone, Default)]
 struct Faults {
     /// Answers every listing with this status.
     status: Option<u16>,
     /// Answers this many requests for files with 429 first.
     too_many: usize,
-    /// Ends this many transfers of the weights in their middle.
+    /// Interrupts this many transfers of the weights halfway.
     breaks: usize,
     /// Sends other bytes of the same size.
     damaged: bool,
-    /// Sends more than was listed.
+    /// Sends more bytes than listed.
     longer: bool,
     /// Renames the first file in the listing.
     rename: Option<&'static str>,
@@ -150,7 +150,7 @@ impl Hub {
         self.seen.lock().unwrap().clone()
     }
 
-    /// Files below the cache.
+    /// The files in the cache.
     fn files(&self) -> Vec<String> {
         fn walk(directory: &Path, into: &mut Vec<String>) {
             for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -239,7 +239,7 @@ fn bytes_that_are_not_what_was_listed_are_not_kept() {
 fn names_that_leave_the_cache_are_refused() {
     let hub = serve(repository(), Faults { commit: Some("../../../../etc"), ..Default::default() });
     assert!(fail(&hub.run(&["pull", "org/name"]), 1).contains("do not trust"));
-    // Not a file that a model needs, unless it pretends to be one.
+    // Not files of a model, although their names look like it.
     for name in ["model-/../../../evil.safetensors", "model-..\\evil.safetensors", "model-C:evil.safetensors"] {
         let mut files = repository();
         files.remove("model.safetensors");

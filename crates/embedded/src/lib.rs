@@ -1,14 +1,13 @@
-//! The demonstration model, inside the program.
+//! The demonstration model that is part of the program.
 //!
-//! `bayan` and the web page can answer before anything is downloaded: a tiny Arabic chat model
-//! (see this crate's README.md for what it knows and what it is not) travels in the binary, as the
-//! files of a quantized checkpoint. The alternative, fetching it on first use, would have made the
-//! first minute depend on a network.
+//! `bayan` and the web page can answer before anything is downloaded: the binary contains the files of a quantized
+//! checkpoint of a tiny Arabic chat model (this crate's README.md says what it can and cannot do). Rejected: fetching
+//! it on first use, because the first minute would then depend on a network.
 //!
-//! The files are those of `checkpoint/` at build time, as `bayan quantize` wrote them. A checkout
-//! without that folder builds too, with no files.
+//! The files are those of `checkpoint/` at build time, as written by `bayan quantize`. A checkout without that folder
+//! builds too, with no files.
 
-/// The checkpoint's files, `(name, bytes)`, in the order of their names.
+/// The checkpoint's files, `(name, bytes)`, sorted by name.
 ///
 /// Names are relative to the checkpoint's folder (`"config.json"`, `"tokenizer.json"`, …), as a
 /// checkpoint reader asks for them. Empty when the crate was built without a `checkpoint/` folder.

@@ -1,4 +1,4 @@
-//! What can go wrong between a prompt and its answer.
+//! Errors between a prompt and its answer.
 
 use bayan_gpu::GpuError;
 use bayan_models::ModelError;
@@ -6,19 +6,19 @@ use bayan_weights::WeightsError;
 
 use crate::text::TextError;
 
-/// An error while a model is opened or answers.
+/// An error while a model is opened or generates.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
-    /// The model.
+    /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The device.
+    /// The device failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// The checkpoint's files.
+    /// The checkpoint's files are missing or damaged.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// Tokenizer or template.
+    /// The tokenizer or the chat template failed.
     #[error(transparent)]
     Text(#[from] TextError),
     /// The prompt does not fit.
@@ -31,7 +31,7 @@ pub enum GenerateError {
         /// Positions of the context.
         context: usize,
     },
-    /// A token that the model does not have.
+    /// A token id is outside the model's vocabulary.
     #[error("token {id} is outside the vocabulary of {vocabulary}; the tokenizer does not belong to this checkpoint")]
     Token {
         /// The token.
@@ -39,15 +39,15 @@ pub enum GenerateError {
         /// The vocabulary's size.
         vocabulary: usize,
     },
-    /// Nothing to continue.
+    /// The prompt is empty.
     #[error(
         "the prompt is empty: expected at least one token; give a text, or a tokenizer that adds a beginning-of-sequence token"
     )]
     EmptyPrompt,
-    /// An adapter of that name is there.
+    /// An adapter of that name is attached already.
     #[error("an adapter named `{0}` is attached already; take it off first or give the new one another name")]
     AdapterName(String),
-    /// A file of the text side that no tokenizer or template could need.
+    /// A tokenizer or template file is far larger than any valid one.
     #[error("{file}: expected at most {largest_bytes} bytes, got {size_bytes}; this is not what its name says")]
     TextSize {
         /// Its name.
@@ -57,7 +57,7 @@ pub enum GenerateError {
         /// The limit.
         largest_bytes: u64,
     },
-    /// No template.
+    /// The checkpoint has no chat template.
     #[error(
         "this checkpoint has no chat template and none could be guessed from its vocabulary; choose one with `--chat-template` ({0})"
     )]

@@ -1,4 +1,5 @@
-//! From a prompt to its answer: tokenizer and template, the engine that runs a decoder, and the two together.
+//! From a prompt to its answer: tokenizer and chat template, the engine that runs a decoder, and a model that combines
+//! them.
 
 pub mod engine;
 mod error;

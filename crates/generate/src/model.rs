@@ -1,4 +1,4 @@
-//! A checkpoint opened for people: text in, text out.
+//! An opened checkpoint with a text interface.
 
 use std::ops::ControlFlow;
 
@@ -15,27 +15,27 @@ use crate::text::{
     TokenizerFiles, guess_builtin, stop_ids,
 };
 
-/// How to open a model.
+/// Options of opening a model.
 #[derive(Debug, Clone, Default)]
 pub struct ModelOptions {
     /// The engine's options.
     pub engine: EngineOptions,
-    /// Name of a built-in template, or the text of one, instead of the checkpoint's own.
+    /// The name or the text of a chat template that replaces the checkpoint's own.
     pub chat_template: Option<String>,
 }
 
-/// What to generate and when to end.
+/// What to generate and when to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Generation {
-    /// How tokens are chosen.
+    /// Sampling settings.
     pub settings: SampleSettings,
-    /// Added to the logits of these tokens.
+    /// Biases added to the logits of these tokens.
     pub bias: Vec<(u32, f32)>,
-    /// New tokens at most; `None`: as many as the context holds.
+    /// Most new tokens; `None`: as many as fit the context.
     pub max_tokens: Option<usize>,
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
-    /// Go on after stop tokens.
+    /// Continue after stop tokens.
     pub ignore_eos: bool,
 }
 
@@ -44,19 +44,19 @@ pub struct Generation {
 pub struct Answer {
     /// The text, without stop texts.
     pub text: String,
-    /// Its tokens, without the stop token; with those of a stop text.
+    /// Its tokens, without the stop token but with those of a stop text.
     pub ids: Vec<u32>,
-    /// What it took.
+    /// Statistics.
     pub usage: Usage,
 }
 
-/// A model with its text side.
+/// A model with its tokenizer and chat template.
 pub struct Model {
     /// Runs the decoder.
     pub engine: Engine,
-    /// Text to ids.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// Messages to text; `None` when the checkpoint has none and none could be guessed.
+    /// The chat template; `None` when the checkpoint has none and none could be guessed.
     pub template: Option<ChatTemplate>,
     /// Ids that end an answer.
     pub stop: Vec<u32>,
@@ -64,11 +64,11 @@ pub struct Model {
     pub defaults: GenerationDefaults,
 }
 
-/// The text side of a checkpoint, which needs no device.
+/// The tokenizer, chat template and defaults of a checkpoint, which need no device.
 pub struct TextSide {
-    /// Text to ids.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// Messages to text.
+    /// The chat template.
     pub template: Option<ChatTemplate>,
     /// Ids that end an answer.
     pub stop: Vec<u32>,
@@ -77,10 +77,10 @@ pub struct TextSide {
 }
 
 impl TextSide {
-    /// Reads tokenizer, template and defaults; the weights need not be there.
+    /// Reads tokenizer, chat template and defaults; the weights may be missing.
     ///
     /// # Errors
-    /// A file that is missing, damaged or far larger than what its name says.
+    /// A file is missing, damaged, or far larger than its name suggests.
     pub async fn open(source: &dyn Source, chat_template: Option<&str>) -> Result<TextSide, GenerateError> {
         let tokenizer_json = read(source, "tokenizer.json").await?;
         let tokenizer_model = if tokenizer_json.is_none() { read(source, "tokenizer.model").await? } else { None };
@@ -128,16 +128,16 @@ impl TextSide {
         Ok(TextSide { tokenizer, template, stop, defaults })
     }
 
-    /// The template, or how to choose one.
+    /// The chat template; the error explains how to choose one.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no template.
     pub fn template(&self) -> Result<&ChatTemplate, GenerateError> {
         self.template.as_ref().ok_or_else(|| GenerateError::NoTemplate(BUILTIN_TEMPLATES.join(", ")))
     }
 }
 
-/// No tokenizer or template in use comes near this.
+/// Larger than any tokenizer or template in use.
 const LARGEST_TEXT_BYTES: u64 = 256 << 20;
 
 async fn read(source: &dyn Source, file: &str) -> Result<Option<Vec<u8>>, GenerateError> {
@@ -156,7 +156,7 @@ impl Model {
     /// Opens a checkpoint on a device.
     ///
     /// # Errors
-    /// A file that is missing or damaged, or a device that does not fit.
+    /// A file is missing or damaged, or the model does not fit the device.
     pub async fn open(
         checkpoint: &Checkpoint,
         gpu: &Gpu,
@@ -188,17 +188,17 @@ impl Model {
         })
     }
 
-    /// The prompt of a conversation as ids; special tokens that a user typed stay text.
+    /// Renders and tokenizes a conversation; special tokens that a user typed stay text.
     ///
     /// # Errors
-    /// No template, or one that refuses the conversation.
+    /// There is no template, or it refuses the conversation.
     pub fn chat_prompt(&self, messages: &[Value]) -> Result<Vec<u32>, GenerateError> {
         let template = self.template.as_ref().ok_or_else(|| GenerateError::NoTemplate(BUILTIN_TEMPLATES.join(", ")))?;
         let guarded = template.render_guarded(&ChatInput::new(messages.to_vec()), &self.tokenizer)?;
         Ok(self.tokenizer.encode_guarded(&guarded)?)
     }
 
-    /// Answers a conversation; `on_text` gets the text as it becomes whole and may stop.
+    /// Answers a conversation; `on_text` is called with each piece of complete UTF-8 text and may stop the generation.
     ///
     /// # Errors
     /// As [`Model::chat_prompt`] and [`Engine::generate`].
@@ -226,8 +226,9 @@ impl Model {
         answers.into_iter().next().ok_or(GenerateError::EmptyPrompt)
     }
 
-    /// Continues several prompts, as many at a time as the engine has sequences. `on_text` gets the number of the
-    /// prompt and its text as it becomes whole, and may end that answer. The answers come in the order of the prompts.
+    /// Continues several prompts, as many at a time as the engine has sequences. `on_text` is called with the number of
+    /// the prompt and each piece of complete UTF-8 text, and may end that answer. The answers are in the order of the
+    /// prompts.
     ///
     /// # Errors
     /// As [`Engine::generate_many`].
@@ -260,7 +261,7 @@ impl Model {
     }
 }
 
-/// An answer's text while it grows.
+/// The text of an unfinished answer.
 struct Writing {
     stream: TokenStream,
     matcher: StopMatcher,

@@ -1,5 +1,5 @@
-//! GGUF files of architectures whose converter changes more than names: written here as llama.cpp's converter does,
-//! read, and held to what transformers computes from the original weights.
+//! GGUF files of architectures whose converter changes more than names: written here like llama.cpp's converter, read,
+//! and compared with transformers' results for the original weights.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -26,7 +26,7 @@ fn fixture(name: &str) -> Checkpoint {
     open(&fixtures().join("models").join(name))
 }
 
-/// A tensor as it will stand in the file.
+/// A tensor in the form in which it is written.
 struct Written(String, Vec<usize>, Vec<f32>);
 
 fn write(path: &Path, arch: &str, keys: &[(&str, Entry)], tensors: Vec<Written>) {
@@ -52,7 +52,7 @@ fn size(config: &Value, key: &str) -> Entry {
     Entry::Number(config[key].as_u64().unwrap_or_else(|| panic!("{key}")) as u32)
 }
 
-/// Logits at the last positions of two prompts against the fixture's.
+/// Compares logits at the last positions of two prompts with the fixture's.
 fn hold(name: &str, checkpoint: &Checkpoint, gpu: &Gpu, format: &str, bound: f64) {
     let prompts: Value = serde_json::from_str(
         &std::fs::read_to_string(fixtures().join("expected").join(name).join("prompts.json")).unwrap(),
@@ -100,7 +100,7 @@ fn jais(path: &Path) {
     for tensor in from.tensors() {
         let (values, mut shape) = (block_on(from.read_f32(&tensor.name)).unwrap(), tensor.shape.clone());
         if tensor.name == "transformer.wte.weight" {
-            // The state dict names the head as well; each gets its scale.
+            // The state dict contains the head too; each is multiplied by its own scale.
             tensors.push(Written(
                 "token_embd.weight".into(),
                 shape.clone(),
@@ -194,7 +194,7 @@ fn lfm2(path: &Path) {
     write(path, "lfm2", &keys, tensors);
 }
 
-/// The multipliers go into the weights.
+/// The multipliers are multiplied into the weights.
 fn falcon_h1(name: &str, path: &Path) {
     let from = fixture(name);
     let config = from.config().clone();
@@ -230,7 +230,7 @@ fn falcon_h1(name: &str, path: &Path) {
         let into = of("attention_in_multiplier");
         let (gguf, values) = match rest {
             "input_layernorm.weight" => ("attn_norm.weight", values),
-            // The converter's table has the whole name of this one, so that it loses its suffix.
+            // The converter's name table has the full name of this one, so that it has no suffix.
             "pre_ff_layernorm.weight" => ("ffn_norm", values),
             "self_attn.q_proj.weight" => ("attn_q.weight", times(into)),
             "self_attn.k_proj.weight" => ("attn_k.weight", times(into * of("key_multiplier"))),
@@ -305,8 +305,8 @@ fn files_of_jais_lfm2_and_falcon_h1_are_read() {
     }
 }
 
-/// Jais stores its matrices as [in, out]; written in blocks they stand the other way, and give what quantizing while
-/// loading gives.
+/// Jais stores its matrices as [in, out]; in GGUF blocks they are transposed, and must equal the result of quantizing
+/// while loading.
 #[test]
 fn a_jais_checkpoint_is_quantized_to_files() {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
@@ -337,7 +337,7 @@ fn a_jais_checkpoint_is_quantized_to_files() {
     }
 }
 
-/// A file of mixed precision: what is stacked into one product keeps the formats that it came in.
+/// A file of mixed precision: matrices that are stacked into one product keep their formats.
 #[test]
 fn stacked_matrices_of_mixed_types_stay_quantized() {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");

@@ -11,7 +11,7 @@ use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_weights::{Checkpoint, MemorySource};
 use serde_json::Value;
 
-/// Without tashkeel and tatweel, with the alefs, yas and ta marbutas that people interchange made one.
+/// Removes tashkeel and tatweel, and unifies the alefs, yas and ta marbutas that people interchange.
 fn normalised(text: &str) -> String {
     let kept = text.chars().filter(|c| !('\u{064b}'..='\u{0652}').contains(c) && !matches!(c, '\u{0670}' | '\u{0640}'));
     kept.map(|c| match c {

@@ -1,5 +1,5 @@
-//! Loading a checkpoint of more than 2 GB: what the host holds beyond the device's buffers stays small. On a software
-//! device those buffers are host memory too and are subtracted.
+//! Loading a checkpoint of more than 2 GB: host memory beyond the device's buffers stays small. On a software device
+//! those buffers are host memory too and are subtracted.
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
@@ -12,7 +12,7 @@ use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 use serde_json::{Map, Value, json};
 
-/// What is allowed: the host's memory beyond the device's buffers, whatever the checkpoint's size.
+/// The limit of host memory beyond the device's buffers, whatever the checkpoint's size.
 const MOST_BYTES: u64 = 300 << 20;
 
 const LAYERS: usize = 16;
@@ -65,7 +65,7 @@ fn write(directory: &Path) -> u64 {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            // Signs and mantissas at random, the exponent of numbers from 0.0156 to 0.0312.
+            // Random signs and mantissas with the exponent of numbers from 0.0156 to 0.0312.
             word.copy_from_slice(&(state & 0x83ff_83ff_83ff_83ff | 0x2400_2400_2400_2400).to_le_bytes());
         }
         let count = left.min(chunk.len() as u64);
@@ -85,7 +85,7 @@ fn status(line: &str) -> u64 {
     found.expect("a size") * 1024
 }
 
-/// Opens a checkpoint and says what the host held beyond the device's buffers.
+/// Opens a checkpoint and measures the host memory beyond the device's buffers.
 fn open(checkpoint: &Checkpoint, gpu: &Gpu, format: &str) -> (Engine, u64) {
     // Resets the high-water mark.
     std::fs::write("/proc/self/clear_refs", "5").expect("/proc");

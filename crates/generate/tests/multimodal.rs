@@ -1,4 +1,4 @@
-//! The text part of a checkpoint that also sees images, under every name that transformers has given it.
+//! The text part of a multimodal checkpoint, with every naming scheme that transformers has used.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ fn json(file: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(folder().join(file)).unwrap()).unwrap()
 }
 
-/// The fixture with its tensors renamed; the header keeps its length's meaning, the data its bytes.
+/// The fixture with its tensors renamed; the header's length field is updated, the data is unchanged.
 fn renamed(rename: impl Fn(&str) -> String) -> MemorySource {
     let bytes = std::fs::read(folder().join("model.safetensors")).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -60,7 +60,7 @@ fn the_text_part_of_gemma3_is_what_transformers_computes() {
         saved.names().collect::<Vec<_>>()
     );
     let row = |key: &str| serde_json::from_value::<Vec<f32>>(expected[key].clone()).unwrap();
-    // Published files of transformers 4, first and later.
+    // Published files of transformers 4, first and later versions.
     let first = |name: &str| match name.strip_prefix("model.language_model.") {
         Some(rest) => format!("language_model.model.{rest}"),
         None => name.strip_prefix("model.").unwrap_or(name).to_string(),

@@ -1,4 +1,5 @@
-//! Layers on several devices: two handles of this machine's one, which share nothing, give what one gives, bit for bit.
+//! Layers on several devices: two independent handles of this machine's device give the same results as one, bit for
+//! bit.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -34,8 +35,8 @@ fn ids(count: usize, vocabulary: usize) -> Vec<u32> {
     (0..count).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect()
 }
 
-/// Logits of a prompt, and what three prompts are continued with, two at a time, greedily and by chance, on what the
-/// cache then holds.
+/// Logits of a prompt, and continuations of three prompts, two at a time, greedy and sampled, with the cache that
+/// results.
 fn answers(engine: &mut Engine) -> (Vec<Vec<f32>>, Vec<Vec<u32>>) {
     let vocabulary = engine.decoder().sizes().vocab_size;
     let logits = block_on(engine.logits(&ids(37, vocabulary), true)).unwrap();
@@ -67,13 +68,13 @@ fn two_devices_give_what_one_gives() {
     let gpus = gpus(2);
     let cases = [
         ("llama3_gqa", "q4_k", CacheFormat::F16),
-        // The head is the embedding: the last part is on the first device again.
+        // The head is the embedding: the last part is again on the first device.
         ("qwen3_qknorm", "f32", CacheFormat::F32),
-        // Rings, and two rotary tables.
+        // Ring buffers, and two rotary tables.
         ("gemma3_text", "q8_0", CacheFormat::F32),
-        // Both halves read one norm.
+        // Attention and MLP read the same norm.
         ("cohere", "q4_0", CacheFormat::F16),
-        // Two states a layer beside keys and values.
+        // Two states per layer besides keys and values.
         ("falcon_h1", "f32", CacheFormat::F16),
         ("jais", "f16", CacheFormat::F32),
     ];

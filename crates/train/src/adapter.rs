@@ -1,7 +1,8 @@
-//! Writing a trained adapter where PEFT, and this program, find it.
+//! Writes a trained adapter in PEFT's layout, which Bayan reads too.
 //!
-//! The bytes come from [`bayan_models::Adapter`], which also reads them (in the browser too); here they become a
-//! directory, at once or not at all. A directory that holds anything but an adapter is not replaced.
+//! [`bayan_models::Adapter`] encodes and decodes the bytes (in the browser too); this module writes them as a
+//! directory, which is either complete or not written at all. A directory that holds anything but an adapter is not
+//! replaced.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use crate::files::replace_directory;
 /// holds an adapter.
 ///
 /// # Errors
-/// A directory with other things in it, or a refused file operation; then it is as it was.
+/// The directory holds other files, or a file operation was refused; the directory is then unchanged.
 pub fn write_adapter(directory: &Path, adapter: &Adapter) -> Result<()> {
     check_replaceable(directory)?;
     let (config, weights) = (adapter.encode_config(), adapter.encode_weights()?);

@@ -1,8 +1,9 @@
-//! Checkpoints of a run: everything needed to go on as if it had never stopped.
+//! Checkpoints of a run: everything needed to continue it exactly where it stopped.
 //!
 //! A checkpoint is a directory `checkpoint-STEP` with the weights (an adapter, or all parameters), the optimizer's
-//! arrays and one JSON file of numbers, written beside its place and renamed, so a kill at any moment leaves the one
-//! before. One large file lost: PEFT could not open the adapter inside.
+//! arrays and one JSON file with the other state. It is written under a temporary name and renamed, so that a kill at
+//! any moment leaves the previous checkpoint intact. Rejected: one large file, because PEFT could not open the adapter
+//! inside it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,29 +29,29 @@ const MODEL: &str = "model.safetensors";
 const BEST: &str = "best.json";
 const VERSION: u32 = 1;
 
-/// The numbers of a run between two steps.
+/// The state of a run between two steps, apart from its arrays.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainState {
-    /// Of this layout.
+    /// The version of this layout.
     pub version: u32,
-    /// Optimizer steps done; the next is the step with this number.
+    /// Optimizer steps done; also the number of the next step, counted from 0.
     pub step: u64,
     /// Where the next batch begins.
     pub position: Position,
     /// Learning rates of the whole run.
     pub schedule: Schedule,
-    /// Generators by purpose (dropout, neftune, …).
+    /// Random generators by purpose (dropout, neftune, …).
     pub rngs: BTreeMap<String, Rng>,
-    /// Loss scaling of f16, where it is used.
+    /// The state of f16 loss scaling, where it is used.
     pub loss_scale: Option<LossScale>,
-    /// Lowest evaluation loss so far, and the step it was found after.
+    /// Step count and loss of the lowest evaluation loss so far.
     pub best: Option<(u64, f64)>,
-    /// Evaluations since without a better one.
+    /// Evaluations since the best one.
     pub evaluations_without_better: u64,
     /// Training tokens seen.
     pub tokens: u64,
-    /// The recipe, as it was resolved.
+    /// The resolved recipe.
     pub recipe: Value,
     /// The data set's fingerprint: a resumed run must read the same examples.
     pub data_fingerprint: u64,
@@ -74,7 +75,7 @@ impl TrainState {
         }
     }
 
-    /// Notes an evaluation loss. Gives whether it is the best so far, and whether patience is at its end.
+    /// Records an evaluation loss. Returns whether it is the best so far, and whether the patience is exhausted.
     pub fn evaluated(&mut self, loss: f64, patience: Option<u64>) -> (bool, bool) {
         let better = loss.is_finite() && self.best.is_none_or(|(_, best)| loss < best);
         if better {
@@ -94,29 +95,29 @@ pub struct NamedArray {
     pub name: String,
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
-    /// The numbers.
+    /// The values.
     pub values: Vec<f32>,
 }
 
 /// The trained weights.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TrainedWeights {
-    /// Pairs over a frozen base.
+    /// LoRA pairs over a frozen base.
     Adapter(Adapter),
     /// All parameters.
     Full(Vec<NamedArray>),
 }
 
-/// A checkpoint as it was read.
+/// A checkpoint that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resumed {
-    /// The numbers.
+    /// Its state.
     pub state: TrainState,
     /// The weights.
     pub weights: TrainedWeights,
     /// The optimizer's arrays, sorted by name.
     pub optimizer: Vec<NamedArray>,
-    /// The directory.
+    /// Its directory.
     pub path: PathBuf,
 }
 
@@ -128,7 +129,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Checkpoints in `directory`; the newest `keep_last` and the best one stay.
+    /// Manages the checkpoints in `directory`; the newest `keep_last` and the best one are kept.
     pub fn new(directory: &Path, keep_last: usize) -> Self {
         Self { directory: directory.to_owned(), keep_last: keep_last.max(1) }
     }
@@ -137,11 +138,12 @@ impl Checkpoints {
         self.directory.join(format!("checkpoint-{step}"))
     }
 
-    /// Writes a checkpoint, then removes those that are neither among the last nor the best. A best one (`state.best`
-    /// is of this step) is noted.
+    /// Writes a checkpoint, records it as the best if `state.best` is of this step, and removes the checkpoints that
+    /// are neither among the newest nor the best.
     ///
     /// # Errors
-    /// A refused file operation, NaN or infinity in an array (named); earlier checkpoints are as they were.
+    /// A refused file operation, or NaN or infinity in an array (the error names it); earlier checkpoints are then
+    /// unchanged.
     pub fn save(&self, state: &TrainState, weights: &TrainedWeights, optimizer: &[NamedArray]) -> Result<PathBuf> {
         let path = self.path(state.step);
         let optimizer = encode_arrays(&path, optimizer)?;
@@ -174,10 +176,10 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// The steps that there are complete checkpoints of, ascending.
+    /// The steps that have a complete checkpoint, ascending.
     ///
     /// # Errors
-    /// A directory that cannot be listed.
+    /// The directory cannot be listed.
     pub fn steps(&self) -> Result<Vec<u64>> {
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -195,7 +197,7 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    /// The step of the best checkpoint, if one was noted and is still there.
+    /// The step of the best checkpoint, if one was recorded and still exists.
     pub fn best(&self) -> Option<u64> {
         let text = std::fs::read(self.directory.join(BEST)).ok()?;
         let step = serde_json::from_slice::<Value>(&text).ok()?.get("step")?.as_u64()?;
@@ -223,7 +225,7 @@ impl Checkpoints {
     /// Reads the checkpoint of a step.
     ///
     /// # Errors
-    /// A missing or damaged file, or another version's.
+    /// A file is missing, damaged, or of another version.
     pub fn read(&self, step: u64) -> Result<Resumed> {
         let path = self.path(step);
         let bad = |expected: &str, got: String| {
@@ -249,7 +251,7 @@ impl Checkpoints {
     }
 }
 
-/// Drives a future over local files, which never wait.
+/// Polls a future over local files, which is always ready, to its end.
 fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -275,12 +277,12 @@ fn check_finite(path: &Path, name: &str, values: &[f32]) -> Result<()> {
     }
 }
 
-/// A safetensors file of f32 arrays, sorted by name.
+/// Encodes f32 arrays as a safetensors file, sorted by name.
 pub(crate) fn encode_arrays(path: &Path, arrays: &[NamedArray]) -> Result<Vec<u8>> {
     encode_arrays_as(path, arrays, SaveDtype::Float32)
 }
 
-/// A safetensors file of arrays with these numbers, sorted by name.
+/// Encodes arrays as a safetensors file with the number type of `save`, sorted by name.
 pub(crate) fn encode_arrays_as(path: &Path, arrays: &[NamedArray], save: SaveDtype) -> Result<Vec<u8>> {
     let mut sorted: Vec<&NamedArray> = arrays.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
@@ -420,7 +422,7 @@ mod tests {
         run.save(&state(1), &weights, &arrays(1.0)).unwrap();
         let error = run.save(&state(2), &weights, &arrays(f32::NAN)).unwrap_err().to_string();
         assert!(error.contains("exp_avg.a"), "{error}");
-        // What a kill in the middle leaves: a hidden partial directory, or a checkpoint without its state.
+        // What a kill in the middle of writing leaves: a hidden partial directory, or a checkpoint without its state.
         std::fs::create_dir(place.path().join(".checkpoint-3.partial-1-1")).unwrap();
         std::fs::create_dir(place.path().join("checkpoint-4")).unwrap();
         assert_eq!(run.resume().unwrap().unwrap().state.step, 1);

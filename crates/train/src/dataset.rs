@@ -1,8 +1,8 @@
-//! The tokenized data set in memory, packing, and the micro-batches that the engine takes.
+//! The tokenized data set in memory, packing, and the micro-batches that the engine trains on.
 //!
-//! Texts stream through and only tokens stay, five bytes each. A batch is not padded: its sequences stand one after the
-//! other, every token with its position and the number of its sequence, which is also exactly what a packed sequence
-//! is. Padding lost: it costs compute, and the kernels address sequences by table anyway.
+//! Texts are streamed and only their tokens are kept, at five bytes each. A batch is not padded: its sequences follow
+//! each other, and each token has its position and the number of its sequence, which is exactly the form of a packed
+//! sequence. Rejected: padding, because it costs compute, and the kernels find sequences through a table anyway.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,26 +12,26 @@ use crate::error::{BadRow, Result, TrainError};
 use crate::render::{IGNORED, Renderer, Tokens};
 use crate::rng::split_mix;
 
-/// Sequences in one arena. A preference data set has two for each example, chosen and rejected.
+/// All sequences in one buffer. A preference data set has two for each example, chosen and rejected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dataset {
     ids: Vec<u32>,
     trained: Vec<bool>,
-    /// Where each sequence ends.
+    /// The end of each sequence.
     ends: Vec<usize>,
-    /// Sequences of one example: 1, or 2 for pairs.
+    /// Sequences per example: 1, or 2 for preference pairs.
     per_example: usize,
 }
 
 impl Dataset {
-    /// A data set from ready sequences, one for each example.
+    /// Makes a data set of tokenized sequences, one for each example.
     pub fn from_sequences<'a>(sequences: impl IntoIterator<Item = &'a Tokens>) -> Self {
         let mut set = Self { per_example: 1, ..Self::default() };
         sequences.into_iter().for_each(|tokens| set.push(tokens));
         set
     }
 
-    /// The same sequences as pairs of chosen and rejected.
+    /// The same sequences, taken as pairs of chosen and rejected.
     #[cfg(test)]
     pub(crate) fn paired(self) -> Self {
         Self { per_example: 2, ..self }
@@ -46,8 +46,8 @@ impl Dataset {
     /// Reads, renders and tokenizes all rows of these files. `on_row` is called with the counts after each row.
     ///
     /// # Errors
-    /// A file or row that cannot be read (rows only unless they are skipped), a row that the template refuses, or
-    /// nothing left to train on.
+    /// A file or row that cannot be read (bad rows only without `skip_bad`), a row that the template refuses, or no
+    /// trained token in the whole set.
     pub fn load(
         files: &[PathBuf],
         options: DataOptions,
@@ -104,22 +104,22 @@ impl Dataset {
         Ok(Loaded { shape: examples.shape(), report: examples.report, dataset: set })
     }
 
-    /// Examples.
+    /// Number of examples.
     pub fn len(&self) -> usize {
         self.ends.len() / self.per_example.max(1)
     }
 
-    /// Whether there is none.
+    /// Whether there are no examples.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Whether each example is a pair of chosen and rejected.
+    /// Whether each example is a preference pair (chosen, rejected).
     pub fn is_preference(&self) -> bool {
         self.per_example == 2
     }
 
-    /// A number that changes with any token, mark or order of the set: a resumed run must find the one it began with.
+    /// A hash of all tokens, trained marks and their order: a resumed run must find the data that it began with.
     pub fn fingerprint(&self) -> u64 {
         let mut state = self.ends.len() as u64;
         let mut mix = |value: u64| {
@@ -142,13 +142,14 @@ impl Dataset {
         start..self.ends[sequence]
     }
 
-    /// Ids and marks of a sequence. For pairs, example e has the sequences 2e (chosen) and 2e + 1 (rejected).
+    /// Token ids and trained marks of a sequence. Preference example e has the sequences 2e (chosen) and 2e + 1
+    /// (rejected).
     pub fn sequence(&self, sequence: usize) -> (&[u32], &[bool]) {
         let range = self.range(sequence);
         (&self.ids[range.clone()], &self.trained[range])
     }
 
-    /// The examples with these numbers, as a data set of their own.
+    /// A data set of the examples with these numbers.
     #[must_use]
     pub fn subset(&self, examples: &[usize]) -> Self {
         let mut set = Self { per_example: self.per_example, ..Self::default() };
@@ -162,13 +163,13 @@ impl Dataset {
         set
     }
 
-    /// Lays sequences one after the other, each beginning again at position 0.
+    /// Concatenates sequences into a micro-batch; the positions of each start at 0.
     pub fn micro_batch(&self, sequences: &[usize]) -> MicroBatch {
         let mut batch = MicroBatch::default();
         for (number, sequence) in sequences.iter().enumerate() {
             let (ids, trained) = self.sequence(*sequence);
             batch.ids.extend_from_slice(ids);
-            // The first token's label would be predicted by another sequence's last token.
+            // The first token of a sequence is not trained: only the last token of another sequence precedes it.
             batch.labels.extend(
                 ids.iter()
                     .zip(trained)
@@ -182,8 +183,8 @@ impl Dataset {
         batch
     }
 
-    /// Groups sequences into packs of at most `length` tokens: each goes into the fullest pack with room, in the order
-    /// given, so that the same order always gives the same packs. At most 256 packs are open at a time.
+    /// Groups sequences into packs of at most `length` tokens: each goes into the fullest pack that still has room, in
+    /// the order given, so that the same order always gives the same packs. At most 256 packs are open at a time.
     pub fn pack(&self, length: usize) -> Vec<Vec<usize>> {
         const OPEN: usize = 256;
         let mut packs: Vec<Vec<usize>> = Vec::new();
@@ -214,35 +215,34 @@ impl Dataset {
     }
 }
 
-/// A data set as it was read.
+/// A data set with the counts of its rows.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The sequences.
     pub dataset: Dataset,
-    /// What became of the rows.
+    /// The counts of the rows.
     pub report: DataReport,
-    /// The rows' shape.
+    /// The shape of the rows.
     pub shape: Option<Shape>,
 }
 
-/// Sequences one after the other, without padding. T is the sum of their lengths.
+/// Concatenated sequences without padding. T is the sum of their lengths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MicroBatch {
     /// Token ids \[T\].
     pub ids: Vec<u32>,
-    /// `labels[t]` is the token at t where it is trained, −100 elsewhere \[T\].
+    /// `labels[t]` is token t where it is trained, −100 elsewhere \[T\].
     pub labels: Vec<i32>,
     /// The position of each token in its own sequence \[T\].
     pub positions: Vec<u32>,
     /// The number of each token's sequence within the batch \[T\].
     pub sequences: Vec<u32>,
-    /// Where each sequence begins.
+    /// The start of each sequence.
     pub starts: Vec<u32>,
 }
 
 impl MicroBatch {
-    /// What the logits at t must predict \[T\]: the next token of the same sequence where it is trained, −100
-    /// elsewhere.
+    /// The target of the logits at t \[T\]: the next token of the same sequence where it is trained, −100 elsewhere.
     pub fn targets(&self) -> Vec<i32> {
         let next = |t: usize| {
             self.sequences.get(t + 1).filter(|s| **s == self.sequences[t]).map_or(IGNORED, |_| self.labels[t + 1])
@@ -250,7 +250,7 @@ impl MicroBatch {
         (0..self.ids.len()).map(next).collect()
     }
 
-    /// Trained tokens.
+    /// Number of trained tokens.
     pub fn target_count(&self) -> usize {
         self.labels.iter().filter(|label| **label != IGNORED).count()
     }

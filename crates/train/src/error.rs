@@ -1,7 +1,7 @@
-//! What can go wrong before, between and after the steps of a training run.
+//! Errors of a training run outside the engine.
 //!
-//! One enum for the crate: callers print it. A bad data row is the exception, see [`BadRow`]: it is counted instead of
-//! returned when the user asked for that.
+//! One enum for the crate, because callers print it. Bad data rows ([`BadRow`]) are the exception: with `skip_bad` they
+//! are counted instead of returned.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use std::path::Path;
 use bayan_generate::text::TextError;
 use bayan_models::AdapterError;
 
-/// The result of everything here.
+/// The result type of this crate.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 
 /// An error of this crate.
@@ -27,14 +27,14 @@ pub enum TrainError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A data file is not what its name says, or holds nothing to train on.
+    /// A data file is not what its name says, or contains nothing to train on.
     #[error("{file}: expected {expected}, got {got}; {remedy}")]
     Data {
         /// The file.
         file: String,
-        /// What would do.
+        /// What was expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         got: String,
         /// What to do.
         remedy: String,
@@ -42,34 +42,34 @@ pub enum TrainError {
     /// One row of a data file.
     #[error("{0}; fix the row, or pass --skip-bad to count such rows instead of stopping")]
     Row(BadRow),
-    /// A field of a recipe or a flag.
+    /// A recipe field or flag is invalid.
     #[error("recipe: `{field}`: expected {expected}, got {got}; {remedy}")]
     Recipe {
         /// The field.
         field: String,
-        /// What would do.
+        /// What was expected.
         expected: String,
-        /// What stands there.
+        /// What was given.
         got: String,
         /// What to do.
         remedy: String,
     },
-    /// A checkpoint of a run that cannot be resumed from.
+    /// A run cannot be resumed from a checkpoint.
     #[error("checkpoint {path}: expected {expected}, got {got}; {remedy}")]
     Checkpoint {
         /// Its directory.
         path: String,
-        /// What would do.
+        /// What was expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         got: String,
         /// What to do.
         remedy: String,
     },
-    /// Tokenizer or chat template.
+    /// The tokenizer or the chat template failed.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The adapter's files.
+    /// The adapter is invalid.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
 }
@@ -117,12 +117,12 @@ impl TrainError {
     }
 }
 
-/// Where a row stands.
+/// The place of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The file, as it was named.
+    /// The file, as the user named it.
     pub file: std::sync::Arc<str>,
-    /// The number of its line (jsonl, csv, json: where the row begins) or, in parquet, of the row; from 1.
+    /// The line number (jsonl, csv; json: where the row begins) or, in parquet, the row number; from 1.
     pub number: u64,
     /// `line` or `row`.
     pub unit: &'static str,
@@ -134,14 +134,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// A row that cannot become an example.
+/// A row that cannot be made an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadRow {
-    /// Where.
+    /// Its place.
     pub place: Place,
-    /// The field, or empty when the row as a whole is wrong.
+    /// The field, or empty when the whole row is wrong.
     pub field: String,
-    /// What was expected and what is there.
+    /// What was expected and what was found.
     pub problem: String,
 }
 
@@ -154,7 +154,7 @@ impl fmt::Display for BadRow {
     }
 }
 
-/// At most `limit` characters of something a stranger wrote.
+/// At most `limit` characters of untrusted text.
 pub(crate) fn shortened(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         Some((cut, _)) => format!("{}…", &text[..cut]),
@@ -162,7 +162,7 @@ pub(crate) fn shortened(text: &str, limit: usize) -> String {
     }
 }
 
-/// The known name nearest to a misspelt one, if it is near enough to be meant.
+/// The known name nearest to a misspelt one, if it is near enough.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = shortened(&name.to_lowercase().replace('-', "_"), 64);
     let scored = known.into_iter().map(|k| (distance(&name, k), k)).min()?;

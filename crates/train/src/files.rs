@@ -1,4 +1,4 @@
-//! Directories that are either complete or absent: written beside their place, flushed, renamed.
+//! Directories that are either complete or absent: written under a temporary name, flushed, renamed.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,11 +9,11 @@ use crate::error::{Result, TrainError};
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
-/// Writes files into a new directory that takes the place of `target` (which may exist) in one rename. Until then
-/// `target` is as it was.
+/// Writes files into a new directory and moves it to `target` (replacing an existing one) in one rename. Until then
+/// `target` is unchanged.
 ///
 /// # Errors
-/// A refused operation; the partial directory is removed.
+/// A file operation was refused; the partial directory is removed.
 pub(crate) fn replace_directory(target: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|source| TrainError::io("create", parent, source))?;
@@ -41,7 +41,7 @@ fn write_through(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| TrainError::io("write", path, source))
 }
 
-/// Makes renames and new names in a directory survive a power cut, where the system can.
+/// Flushes a directory's entries, so that renames survive a power failure, where the system supports it.
 fn sync_directory(path: &Path) -> Result<()> {
     if cfg!(unix) {
         let synced = File::open(path).and_then(|directory| directory.sync_all());
@@ -81,7 +81,7 @@ fn move_into_place(partial: &Path, target: &Path) -> Result<()> {
 /// Replaces one file in one rename.
 ///
 /// # Errors
-/// A refused operation.
+/// A file operation was refused.
 pub(crate) fn replace_file(target: &Path, bytes: &[u8]) -> Result<()> {
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|source| TrainError::io("create", parent, source))?;

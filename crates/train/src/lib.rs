@@ -1,9 +1,9 @@
-//! Fine-tuning without the GPU mathematics: data, rendering, recipes, schedules, adapters' files, order, logs,
-//! checkpoints, memory.
+//! Fine-tuning: data, rendering, recipes, schedules, adapter files, data order, logs, checkpoints, memory estimates,
+//! and the engine that trains.
 //!
-//! The choice: everything that decides *what* is trained is plain Rust over bytes and arrays, checked against PEFT's
-//! and transformers' fixtures without a device; the engine that walks the graph backwards sees only token ids, labels
-//! and numbers. Putting the two together lost: a wrong label costs nothing to find here and a day to find in a loss
+//! Everything that decides *what* is trained is plain Rust over bytes and arrays, and is checked against PEFT's and
+//! transformers' fixtures without a device; the engine that differentiates the graph receives only token ids, labels
+//! and numbers. Rejected: mixing the two, because a wrong label takes a moment to find here and a day to find in a loss
 //! curve.
 
 pub mod adapter;

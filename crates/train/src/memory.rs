@@ -1,30 +1,33 @@
-//! How much memory a run will take, before anything is loaded.
+//! An estimate of a run's memory, made before anything is loaded.
 //!
-//! A sum of plain formulas over the model's sizes, each shown to the user on a line of its own. Trying and failing
-//! lost: on most systems the desktop dies first. The constants in [`Calibration`] are the engine's: it measures a run's
-//! peak and corrects them here.
+//! A sum of formulas over the model's sizes; each term is shown to the user on its own line. Rejected: trying and
+//! failing, because on most systems the desktop crashes first. The constants in [`Calibration`] describe the engine;
+//! they come from its measured peaks.
 //!
-//! With n tokens in a micro-batch and r trained ones (both rounded up as the engine does), and D, F, H, K, d, V, L as
-//! in a model's sizes:
+//! A micro-batch has n tokens of which r are trained (both rounded up as in the engine); D, F, H, K, d, V, L are the
+//! model's sizes:
 //!
 //! | part | bytes |
 //! | --- | --- |
-//! | base | what the checkpoint and its format say |
+//! | base | the size of the checkpoint's tensors in their format on the device |
 //! | weights, gradients, optimizer | 4 P, 4 P, 8 P for P trained parameters (adapter pairs, or all) |
 //! | keys and values | 4 n · 2 K d · L |
-//! | a layer | 4 D + 2 H d + 3 F, a rank for each pair, with norms of queries and keys (H + 2 K) d, and of a state space W + M + I |
-//! | kept activations | checkpointing: 4 n D L; otherwise 4 n L · layer |
-//! | kept in f16 | the same halved for all layers but the last, without what stays whole: H d and the ranks |
-//! | working set | what the fullest moment has beyond that |
+//! | a layer | 4 D + 2 H d + 3 F + the ranks of its pairs; + (H + 2 K) d with q/k norms; + W + M + I with Mamba-2 |
+//! | saved activations | with checkpointing: 4 n D L; otherwise 4 n L · layer |
+//! | saved activations in f16 | half of that for all layers but the last, except for what stays in f32: H d and the
+//! ranks |
+//! | working set | the memory at the peak beyond the saved activations: the largest of the following |
 //! | the loss | 4 r (C + 2 D) for C logits of a row at a time |
 //! | gradients of the MLP | the layer and 2 F |
 //! | gradients of attention | the layer without its MLP's 2 D + 3 F, and 2 H d + 2 K d |
-//! | gradients of a state space | 3 D + W + 2 M + 5 I + 4 n, with projection width W, mixed width M and inner width I |
-//! | packing | a share of the working set more: no buffer is both read and written by one dispatch, so some memory lies idle |
-//! | states | 4 bytes a number that a layer remembers besides keys and values |
+//! | gradients of Mamba-2 | 3 D + W + 2 M + 5 I + 4 n, with projection width W, convolution width M and inner width I |
+//! | packing | a share of the working set: no buffer is both read and written by one dispatch, so some memory is unused
+//! |
+//! | states | 4 bytes for each number of the layers' cached states other than keys and values |
 //! | fixed | the rotary table |
 //!
-//! Measured is [`Gpu::peak_allocated_bytes`](bayan_gpu::Gpu::peak_allocated_bytes): every buffer that the engine makes.
+//! The comparison is with [`Gpu::peak_allocated_bytes`](bayan_gpu::Gpu::peak_allocated_bytes), which counts every
+//! buffer of the engine.
 
 use std::fmt;
 
@@ -35,14 +38,14 @@ use bayan_tensor::ops::QUERY_TILE;
 use crate::engine::{TrainerOptions, rounded};
 use crate::recipe::Recipe;
 
-/// What the engine's implementation adds; found by measuring.
+/// Constants of the engine's implementation, found by measuring.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Calibration {
-    /// Logits held at a time.
+    /// Most logits in memory at a time.
     pub logits_budget: usize,
-    /// The working set's memory over what of it is needed at the fullest moment.
+    /// The allocated working set divided by what of it is needed at the peak.
     pub packing: f64,
-    /// Bytes whatever the model.
+    /// Bytes that every model needs.
     pub fixed_bytes: u64,
 }
 
@@ -55,15 +58,15 @@ impl Default for Calibration {
 /// Widths of a Mamba-2 layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StateSpaceSizes {
-    /// Of the projection: gates, what is mixed, and a step for each head.
+    /// Width of the input projection: gate, convolution input, and a step size for each head.
     pub projection: usize,
-    /// Of what goes through the convolution: x, B and C.
+    /// Width of the convolution: x, B and C.
     pub mixed: usize,
-    /// Of x.
+    /// Width of x.
     pub inner: usize,
 }
 
-/// What must be known of a run.
+/// The inputs of the estimate.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryInputs<'a> {
     /// The model.
@@ -76,15 +79,15 @@ pub struct MemoryInputs<'a> {
     pub ranks_per_layer: u64,
     /// Whether queries and keys are normalised.
     pub qk_norm: bool,
-    /// The state space beside attention, where there is one.
+    /// Widths of the Mamba-2 layer beside attention, where there is one.
     pub state_space: Option<StateSpaceSizes>,
-    /// Numbers that all layers remember besides keys and values.
+    /// Cached numbers of all layers other than keys and values.
     pub states: u64,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
-    /// Trained tokens of it.
+    /// Trained tokens in it.
     pub trained_tokens: usize,
-    /// The longest sequence there is (at most `max_seq_length`).
+    /// The longest sequence (at most `max_seq_length`).
     pub longest_sequence: usize,
 }
 
@@ -95,22 +98,22 @@ pub struct MemoryEstimate {
     pub base: u64,
     /// Trained weights.
     pub weights: u64,
-    /// Their gradients.
+    /// Gradients.
     pub gradients: u64,
     /// Both moments of AdamW.
     pub optimizer: u64,
     /// Keys and values of all layers.
     pub cache: u64,
-    /// Activations kept for the backward pass.
+    /// Saved activations.
     pub activations: u64,
-    /// What lives only while the loss or one layer runs.
+    /// The memory that exists only while the loss or one layer runs.
     pub working: u64,
     /// The rest.
     pub fixed: u64,
 }
 
 impl MemoryEstimate {
-    /// All together.
+    /// The sum.
     pub fn total(&self) -> u64 {
         let parts = [
             self.base,
@@ -145,8 +148,8 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let rows = size(rounded(inputs.trained_tokens.max(1), 16));
     let of_mlp = 2.0 * d_model + 3.0 * d_ff;
     let norms = if inputs.qk_norm { qkv } else { 0.0 };
-    // What a layer leaves for its gradient, and what is there while the gradient of a part of it is computed, for each
-    // token.
+    // Per token: the saved activations of a layer, and the memory needed while the gradient of each of its parts is
+    // computed.
     let space = inputs.state_space.map(|space| [space.projection, space.mixed, space.inner].map(size));
     let layer = 2.0 * d_model
         + of_mlp
@@ -160,8 +163,8 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
         3.0 * d_model + projection + 2.0 * mixed + 5.0 * inner + 4.0 * tokens
     });
     let each = if recipe.grad_checkpoint { d_model } else { layer };
-    // In f16 those of all layers but the last are packed, and each row has one word more; but for the output of
-    // attention and what is narrow.
+    // In f16 the saved activations of all layers but the last are packed, with one more word for each row; the output
+    // of attention and the LoRA activations stay in f32.
     let packed = match (recipe.f16, recipe.grad_checkpoint) {
         (false, _) => each,
         (true, true) => d_model / 2.0 + 1.0,
@@ -173,7 +176,7 @@ pub fn estimate(recipe: &Recipe, inputs: &MemoryInputs<'_>, calibration: &Calibr
     let kept = packed * (layers - 1.0).max(0.0) + each;
     let chunk = (size(calibration.logits_budget) / rows).min(vocabulary);
     let loss = rows / tokens * (chunk + 2.0 * d_model);
-    // The last layer's own activations are among those kept, where they are.
+    // Without checkpointing the last layer's own activations are already counted as saved.
     let there = if recipe.grad_checkpoint { 0.0 } else { layer };
     let working = [loss, mlp - there, attention - there, mamba - there].into_iter().fold(0.0, f64::max);
     let bytes = |elements: f64| (4.0 * tokens * elements) as u64;
@@ -253,7 +256,7 @@ mod tests {
         let plain = of(|_| {});
         assert_eq!((plain.weights, plain.gradients, plain.optimizer), (40_000_000, 40_000_000, 80_000_000));
         assert_eq!(plain.activations, 1792 * 4 * 2048 * 28);
-        // The MLP's gradients take more than logits do.
+        // The MLP's gradients take more memory than the logits.
         assert_eq!(plain.working, 1792 * 4 * (4 * 2048 + 2 * 2048 + 5 * 6144 + 112 + 4096));
         assert!(of(|r| r.grad_checkpoint = false).activations > 10 * plain.activations);
         assert!(2 * of(|r| r.f16 = true).activations < plain.activations + 1792 * 4 * 2100 * 2);

@@ -1,7 +1,7 @@
-//! Adapters put into their base for good: W + Σ scale · B A, written as a checkpoint a few MiB at a time.
+//! Merges adapters into their base: W + Σ scale · B A, written as a checkpoint a few MiB at a time.
 //!
-//! The sum is made in f32 and rounded once, into the format that is asked for. Merging on the device lost: it would
-//! hold the whole base there, and a merge reads and writes every weight once anyway.
+//! The sum is computed in f32 and rounded once, to the output format. Rejected: merging on the device, because it would
+//! hold the whole base there, and a merge reads and writes every weight only once.
 
 use std::path::Path;
 
@@ -13,20 +13,20 @@ use bayan_weights::{
 };
 use serde_json::Value;
 
-/// Rows are read so that they take about this many bytes as f32.
+/// Rows are read in chunks of about this many bytes as f32.
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// Why a merge failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
-    /// The base, or what is written.
+    /// Reading the base or writing the result failed.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// An adapter that does not fit the base.
+    /// The adapter does not fit the base.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
-    /// A sum that the format cannot hold.
+    /// The format cannot represent a sum.
     #[error("{tensor}: expected weights that {format} can hold, got {value}; merge to bf16 or f32")]
     Range {
         /// The tensor.
@@ -38,7 +38,7 @@ pub enum MergeError {
     },
 }
 
-/// What became of the weights.
+/// Statistics of a merge.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MergeReport {
     /// Matrices that an adapter changed.
@@ -47,18 +47,18 @@ pub struct MergeReport {
     pub tensors: usize,
     /// Bytes written.
     pub size_bytes: u64,
-    /// Root of (Σ adapters' change² / Σ weights²) over the changed matrices.
+    /// Root of (Σ (adapters' change)² / Σ weights²) over the changed matrices.
     pub relative_change: f64,
-    /// Root of (Σ rounding error² / Σ adapters' change²) over them: 1 and more means that rounding hides the change.
+    /// Root of (Σ (rounding error)² / Σ (adapters' change)²) over them: at 1 or more, rounding hides the change.
     pub rounding: f64,
 }
 
-/// In which form to write.
+/// The output format.
 #[derive(Debug, Clone)]
 pub enum MergeFormat {
     /// Every tensor in this dense format.
     Dense(&'static dyn Format),
-    /// As a quantized checkpoint; tensors that are quantized in the base keep their format.
+    /// A quantized checkpoint; tensors that are quantized in the base keep their format.
     Quantized(Policy),
 }
 
@@ -88,11 +88,11 @@ impl MergeFormat {
     }
 }
 
-/// Writes the base with the adapters (each with a factor on its own scale) merged into it to the new directory `out`,
-/// with tokenizer and configuration. `progress` is called with every few rows.
+/// Writes the base with the adapters merged into it (each with a factor on its own scale) to the new directory `out`,
+/// with tokenizer and configuration. `progress` is called after every few rows.
 ///
 /// # Errors
-/// A base or adapter that does not fit the other, files that cannot be read or written; `out` is then as it was.
+/// The adapter does not fit the base, or a file cannot be read or written; `out` is then unchanged.
 pub async fn merge(
     checkpoint: &Checkpoint,
     adapters: &[(Adapter, f32)],

@@ -1,23 +1,23 @@
-//! In which order examples are seen, and where in it a run stands.
+//! The order of the examples, and a run's position in it.
 //!
-//! The order of an epoch is a function of seed and epoch alone, so a position is two numbers and a resumed run sees
-//! exactly what the uninterrupted one would. Storing the permutation in each checkpoint lost: it grows with the data
-//! and says nothing more.
+//! The order of an epoch depends on seed and epoch alone, so that a position is two numbers and a resumed run sees
+//! exactly what an uninterrupted one would. Rejected: storing the permutation in each checkpoint, because it grows with
+//! the data and adds no information.
 
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
 
-/// Where a run stands in its data.
+/// A run's position in its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Position {
-    /// Whole epochs done.
+    /// Complete epochs.
     pub epoch: u64,
-    /// Examples of this epoch that were handed out.
+    /// Examples of this epoch that were returned.
     pub taken: u64,
 }
 
-/// Hands out example numbers batch by batch, epoch after epoch, without end.
+/// Returns example numbers batch by batch, epoch after epoch, without end.
 #[derive(Debug, Clone)]
 pub struct Order {
     examples: usize,
@@ -35,7 +35,8 @@ pub struct Batch {
     pub epoch: u64,
     /// The numbers of its examples; fewer than the batch size at the end of an epoch.
     pub examples: Vec<usize>,
-    /// Whether it is the last of its epoch. transformers ends a step there, even a step with fewer micro-batches.
+    /// Whether it is the last of its epoch. As in transformers, an optimizer step ends there even with fewer
+    /// micro-batches.
     pub ends_epoch: bool,
 }
 
@@ -55,7 +56,7 @@ impl Order {
         order
     }
 
-    /// The same order, from a position on. A position beyond the epoch's end is taken as the end.
+    /// The same order from a position on. A position beyond the epoch's end means its end.
     #[must_use]
     pub fn resumed(mut self, position: Position) -> Self {
         self.position = Position { epoch: position.epoch, taken: position.taken.min(self.examples as u64) };
@@ -63,7 +64,7 @@ impl Order {
         self
     }
 
-    /// Where the next batch begins.
+    /// The start of the next batch.
     pub fn position(&self) -> Position {
         self.position
     }
@@ -75,7 +76,7 @@ impl Order {
         }
     }
 
-    /// The next micro-batch; `None` only when there are no examples at all.
+    /// The next micro-batch; `None` only when there are no examples.
     pub fn next_batch(&mut self) -> Option<Batch> {
         if self.examples == 0 {
             return None;
@@ -107,12 +108,12 @@ impl Order {
     }
 }
 
-/// Optimizer steps of an epoch: every batch counts, and so does an incomplete accumulation at the end.
+/// Optimizer steps of an epoch, including an incomplete accumulation at the end.
 pub fn steps_per_epoch(examples: usize, batch_size: usize, accumulation: usize) -> u64 {
     examples.div_ceil(batch_size.max(1)).div_ceil(accumulation.max(1)) as u64
 }
 
-/// A seeded split: the numbers of `count` examples for validation and those left for training, both ascending.
+/// A seeded split: the numbers of `count` examples for validation and of the others for training, both ascending.
 pub fn split_validation(examples: usize, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let mut all: Vec<usize> = (0..examples).collect();
     Rng::new(seed, u64::MAX).shuffle(&mut all);
@@ -140,7 +141,7 @@ mod tests {
             epoch.sort_unstable();
             assert_eq!(*epoch, (0..10).collect::<Vec<_>>());
         }
-        // The order is a promise to checkpoints of earlier versions.
+        // Checkpoints of earlier versions depend on this order.
         assert_eq!(Order::new(8, 8, 0, true).next_batch().unwrap().examples, [2, 4, 6, 5, 1, 0, 3, 7]);
     }
 

@@ -1,17 +1,17 @@
-//! Random numbers whose state is four words: xoshiro256**, seeded by SplitMix64.
+//! A random number generator whose state is four words: xoshiro256**, seeded by SplitMix64.
 //!
-//! Own code, because a checkpoint stores the state and a run resumed years later must draw the same numbers; a crate
-//! may change its algorithm between versions.
+//! It is own code because checkpoints store the state, and a run resumed years later must draw the same numbers; a
+//! crate may change its algorithm between versions.
 
 use serde::{Deserialize, Serialize};
 
-/// A generator; saved and restored with serde.
+/// The generator; serde saves and restores its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rng {
     state: [u64; 4],
 }
 
-/// One step of SplitMix64: a good mixing of `state`, which advances.
+/// One step of SplitMix64: advances `state` and returns a mixed value.
 pub fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *state;
@@ -21,7 +21,7 @@ pub fn split_mix(state: &mut u64) -> u64 {
 }
 
 impl Rng {
-    /// A generator for a seed and a stream of that seed (an epoch, a purpose).
+    /// A generator for a seed and a stream of it (an epoch, a purpose).
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut mixer = seed;
         let mut mixer = split_mix(&mut mixer) ^ stream.wrapping_mul(0xD1B5_4A32_D192_ED03);
@@ -37,12 +37,12 @@ impl Rng {
         result
     }
 
-    /// A number below `bound`, every one equally likely; 0 for a bound of 0.
+    /// A uniform number below `bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 {
             return 0;
         }
-        // The lowest 2^64 mod bound products are one too many for equal shares and are drawn again.
+        // The lowest 2^64 mod bound products would bias the result, so they are drawn again.
         let threshold = bound.wrapping_neg() % bound;
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);
@@ -52,7 +52,7 @@ impl Rng {
         }
     }
 
-    /// A number in 0..1.
+    /// A uniform number in 0..1.
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
@@ -63,7 +63,7 @@ impl Rng {
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
-    /// Puts the elements in random order.
+    /// Shuffles the elements.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u64 + 1) as usize);
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_sequence_never_changes() {
-        // From the authors' C code with this state.
+        // Values from the authors' C code with this state.
         let mut rng = Rng { state: [1, 2, 3, 4] };
         let want = [11520, 0, 1509978240, 1215971899390074240];
         assert_eq!([rng.next_u64(), rng.next_u64(), rng.next_u64(), rng.next_u64()], want);

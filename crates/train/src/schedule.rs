@@ -1,7 +1,7 @@
-//! Learning rates by step, those of transformers' `get_*_schedule_with_warmup`.
+//! Learning rates by step, equal to transformers' `get_*_schedule_with_warmup`.
 //!
-//! With warm-up the first step has rate 0, as there: a run can then be held against PyTorch's step by step. Beginning
-//! the warm-up at 1 / warm-up, which wastes no step, lost for that reason.
+//! With warm-up the first step has rate 0, as in transformers, so that a run can be compared with PyTorch's step by
+//! step. Rejected for that reason: starting the warm-up at 1 / warm-up, which wastes no step.
 
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
@@ -10,12 +10,12 @@ use std::f64::consts::PI;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheduler {
-    /// Half a cosine down to 0.
+    /// Cosine decay to 0 over half a period.
     #[default]
     Cosine,
-    /// A straight line down to 0.
+    /// Linear decay to 0.
     Linear,
-    /// No change.
+    /// Constant.
     Constant,
 }
 
@@ -24,9 +24,9 @@ pub enum Scheduler {
 pub struct Schedule {
     /// The shape after the warm-up.
     pub scheduler: Scheduler,
-    /// The highest rate.
+    /// The peak learning rate.
     pub learning_rate: f64,
-    /// Steps that climb to it in a straight line from 0.
+    /// Steps of linear warm-up from 0 to the peak.
     pub warmup_steps: u64,
     /// Optimizer steps of the run, warm-up included.
     pub total_steps: u64,

@@ -1,8 +1,8 @@
-//! Random first weights for a model of which only `config.json` and the tokenizer are there.
+//! Random initial weights for a model that has only a `config.json` and a tokenizer.
 //!
-//! The choice: the weights become an ordinary checkpoint (in memory, and in the run's directory as `initial/`), which
-//! is then opened like any other, so that another program can begin from the same numbers. Random numbers on the device
-//! lost: nothing else could draw them again.
+//! The weights become an ordinary checkpoint (in memory, and in the run's directory as `initial/`), which is then
+//! opened like any other, so that other programs can start from the same numbers. Rejected: random numbers on the
+//! device, because no other program could reproduce them.
 
 use std::path::{Path, PathBuf};
 
@@ -17,21 +17,21 @@ use crate::files::replace_directory;
 use crate::recipe::SaveDtype;
 use crate::rng::Rng;
 
-/// Where a run keeps its first weights.
+/// Directory of a run's initial weights.
 pub const INITIAL: &str = "initial";
 
-/// Bytes of a `config.json` at most.
+/// Largest `config.json` in bytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// Numbers of all first weights at most: they are made in memory.
+/// Most numbers in all initial weights, because they are generated in memory.
 const MAX_NUMBERS: u64 = 1 << 34;
 
-/// First weights as transformers draws them: matrices normal with deviation `initializer_range` (0.02), norms 1, biases
-/// 0. Each tensor has a random stream of its own, so that it does not depend on the others.
+/// Initial weights as transformers draws them: matrices normal with standard deviation `initializer_range` (0.02),
+/// norms 1, biases 0. Each tensor has its own random stream, so that it does not depend on the others.
 ///
 /// # Errors
-/// A configuration that no architecture takes, an `initializer_range` that is no positive number, or more numbers than
-/// are made in memory.
+/// No architecture accepts the configuration, `initializer_range` is not a positive number, or there are more numbers
+/// than fit the limit.
 pub fn weights(config: &Value, seed: u64) -> Result<Vec<NamedArray>> {
     let range = config
         .get("initializer_range")
@@ -78,11 +78,11 @@ pub fn weights(config: &Value, seed: u64) -> Result<Vec<NamedArray>> {
     Ok(model.tensors.into_iter().map(array).collect())
 }
 
-/// A checkpoint of random weights: the configuration of `base` (for f32, without a quantization), what travels with its
-/// weights, and [`weights`].
+/// A checkpoint of random weights: the configuration of `base` (for f32, without a quantization), its tokenizer and
+/// side files, and [`weights`].
 ///
 /// # Errors
-/// As [`weights`], and files that cannot be read.
+/// As [`weights`], or a file cannot be read.
 pub async fn source(base: &dyn Source, seed: u64) -> Result<MemorySource> {
     let unread = |error: WeightsError| {
         TrainError::recipe(
@@ -116,19 +116,19 @@ pub async fn source(base: &dyn Source, seed: u64) -> Result<MemorySource> {
     Ok(files)
 }
 
-/// A configuration for dense weights of these numbers.
+/// Changes a configuration to dense weights of this number type.
 pub(crate) fn plain(config: &mut Value, save: SaveDtype) {
     let Some(object) = config.as_object_mut() else { return };
     object.shift_remove("quantization_config");
-    // transformers 5 writes `dtype`, 4 `torch_dtype`.
+    // transformers 5 writes `dtype`, transformers 4 `torch_dtype`.
     let name = if object.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     object.insert(name.to_owned(), json!(save.name()));
 }
 
-/// Writes the first weights into the directory of a run, for other programs to begin from.
+/// Writes the initial weights into the directory of a run, so that other programs can start from them.
 ///
 /// # Errors
-/// A refused file operation.
+/// A file operation was refused.
 pub fn keep(source: &MemorySource, output: &Path) -> Result<PathBuf> {
     let target = output.join(INITIAL);
     let files: Vec<(&str, &[u8])> = source.files().collect();
@@ -154,7 +154,7 @@ mod tests {
             for tensor in fresh.tensors() {
                 let values = pollster::block_on(fresh.read_f32(&tensor.name)).unwrap();
                 let square = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64;
-                // Random where there are many; the others are constants.
+                // Large tensors are random; the others are constants.
                 if values.len() > 4000 {
                     assert!((square.sqrt() / 0.02 - 1.0).abs() < 0.1, "{model}: {}: {square}", tensor.name);
                 } else if tensor.name.ends_with("norm.weight") {

@@ -1,4 +1,4 @@
-//! Fixtures for the tests of this crate.
+//! Access to the fixtures for this crate's tests.
 
 use bayan_generate::text::{ChatTemplate, Tokenizer, TokenizerFiles};
 use serde_json::Value;
@@ -8,12 +8,12 @@ pub(crate) fn path(parts: &[&str]) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../../tests/fixtures"].iter().chain(parts).collect()
 }
 
-/// The checkpoints of tests/fixtures/models, in order.
+/// The checkpoints of tests/fixtures/models, sorted.
 pub(crate) fn models() -> Vec<String> {
     names(&["models"])
 }
 
-/// Names without endings in a folder of the fixtures, in order.
+/// The names without extension in a folder of the fixtures, sorted.
 pub(crate) fn names(folder: &[&str]) -> Vec<String> {
     let entries = std::fs::read_dir(path(folder)).expect("fixtures").map(|entry| entry.expect("an entry").path());
     let mut names: Vec<String> =
@@ -23,7 +23,7 @@ pub(crate) fn names(folder: &[&str]) -> Vec<String> {
     names
 }
 
-/// The first checkpoint of each architecture, in order.
+/// The first checkpoint of each architecture, sorted.
 pub(crate) fn one_of_each_architecture() -> Vec<String> {
     let mut seen = std::collections::BTreeSet::new();
     let is_new = |model: &String| seen.insert(json(&path(&["models", model, "config.json"]))["model_type"].to_string());

@@ -1,4 +1,5 @@
-//! Adapters on the open model: read from the page's files by the strict reader, attached and taken off between answers.
+//! LoRA adapters on the open model: read from the page's files with full validation, attached and detached between
+//! answers.
 
 use std::cell::RefCell;
 
@@ -46,7 +47,7 @@ pub(crate) async fn load(source: ByteSource, options: &str) -> Result<JsValue, E
     let rank = adapter.modules.values().map(|m| m.rank).max();
     let info = json!({"name": name, "scale": scale, "rank": rank, "modules": adapter.modules.len(), "parameters": adapter.parameters()});
     ATTACHED.with_borrow_mut(|attached| attached.push(info.clone()));
-    // What did not fit is reported only after the upload; the adapter then goes again.
+    // Out of memory is reported only after the upload; the adapter is then detached again.
     if let Err(error) = session::settle().await {
         let _ = unload(Some(&name));
         return Err(error);
@@ -75,7 +76,7 @@ pub(crate) fn unload(name: Option<&str>) -> Result<(), EngineError> {
     })
 }
 
-/// The attached adapters; forgotten when their model goes.
+/// The attached adapters; the list is cleared when their model is closed.
 pub(crate) fn attached() -> Value {
     ATTACHED.with_borrow(|attached| attached.clone().into())
 }

@@ -1,4 +1,4 @@
-//! What JavaScript sees: `EngineModule`, and a few functions for tests and measurements.
+//! The JavaScript interface: `EngineModule`, and a few functions for tests and measurements.
 
 use js_sys::{Function, Promise};
 use wasm_bindgen::JsValue;
@@ -26,45 +26,45 @@ pub fn open(source: ByteSource, options: String, on_progress: Function) -> Promi
     promise(async move { session::open(source, &options, on_progress).await })
 }
 
-/// Answers a conversation (`Message[]` and `Sampling` as JSON); `on_token(text, tokens)` gets the text. Resolves to
-/// `{finishReason, usage}` as JSON.
+/// Answers a conversation (`Message[]` and `Sampling` as JSON); `on_token(text, tokens)` is called with each new text.
+/// Resolves to `{finishReason, usage}` as JSON.
 #[wasm_bindgen]
 pub fn chat(messages: String, sampling: String, on_token: Function) -> Promise {
     session::begin();
     promise(async move { session::answer(Prompt::Chat(messages), &sampling, on_token).await })
 }
 
-/// As `chat`, from plain text.
+/// As `chat`, but continues plain text.
 #[wasm_bindgen]
 pub fn generate(prompt: String, sampling: String, on_token: Function) -> Promise {
     session::begin();
     promise(async move { session::answer(Prompt::Text(prompt), &sampling, on_token).await })
 }
 
-/// As `chat`, from ids, for tests and measurements; the result has the `ids` of the answer.
+/// As `chat`, but continues token ids, for tests and measurements; the result also has the `ids` of the answer.
 #[wasm_bindgen(js_name = generateFromIds)]
 pub fn generate_from_ids(ids: Vec<u32>, sampling: String, on_token: Function) -> Promise {
     session::begin();
     promise(async move { session::answer(Prompt::Ids(ids), &sampling, on_token).await })
 }
 
-/// Logits after the last of these ids, for tests; the cache begins anew.
+/// Logits after the last of these ids, for tests; the cache is cleared.
 #[wasm_bindgen]
 pub fn logits(ids: Vec<u32>) -> Promise {
     session::begin();
     promise(async move { session::logits(&ids).await })
 }
 
-/// Ends the running `open`, `chat`, `generate` or `runSuite` as soon as its step allows.
+/// Stops the running `open`, `chat`, `generate` or `runSuite` after its current step.
 #[wasm_bindgen]
 pub fn abort() {
     session::abort();
 }
 
-/// Ids of a text, without added special tokens.
+/// Token ids of a text, without added special tokens.
 ///
 /// # Errors
-/// No model, or a text that the tokenizer refuses.
+/// There is no model, or the tokenizer refuses the text.
 #[wasm_bindgen]
 pub fn tokenize(text: &str) -> Result<Vec<u32>, JsValue> {
     Ok(session::tokenize(text)?)
@@ -73,25 +73,25 @@ pub fn tokenize(text: &str) -> Result<Vec<u32>, JsValue> {
 /// Text of token ids, special tokens included; incomplete characters become U+FFFD.
 ///
 /// # Errors
-/// No model, or an id outside its vocabulary.
+/// There is no model, or an id is outside its vocabulary.
 #[wasm_bindgen]
 pub fn detokenize(ids: &[u32]) -> Result<String, JsValue> {
     Ok(session::detokenize(ids)?)
 }
 
-/// Puts a LoRA adapter, as PEFT writes it, on the open model; several add up. `options`: `{"name", "scale"}`, both
-/// optional. Resolves to `AdapterInfo` as JSON. The base is untouched: taking the adapter off gives back the same
-/// answers.
+/// Attaches a LoRA adapter in PEFT's layout to the open model; several add up. `options`: `{"name", "scale"}`, both
+/// optional. Resolves to `AdapterInfo` as JSON. The base is unchanged: after detaching the adapter the model gives the
+/// same answers as before.
 #[wasm_bindgen(js_name = loadAdapter)]
 pub fn load_adapter(source: ByteSource, options: String) -> Promise {
     session::begin();
     promise(async move { adapter::load(source, &options).await })
 }
 
-/// Takes off the adapter of that name, or all of them.
+/// Detaches the adapter of that name, or all of them.
 ///
 /// # Errors
-/// No model, or none of that name.
+/// There is no model, or no adapter of that name.
 #[wasm_bindgen(js_name = unloadAdapter)]
 pub fn unload_adapter(name: Option<String>) -> Result<(), JsValue> {
     Ok(adapter::unload(name.as_deref())?)
@@ -109,16 +109,16 @@ pub fn dispose() {
     session::dispose();
 }
 
-/// Destroys the device as a driver reset would, for tests of what follows.
+/// Destroys the device like a driver reset, to test the reaction.
 ///
 /// # Errors
-/// No device.
+/// There is no device.
 #[wasm_bindgen(js_name = destroyDevice)]
 pub fn destroy_device() -> Result<(), JsValue> {
     Ok(session::destroy_device()?)
 }
 
-/// Runs the op suite on a device of its own. `options`: `{"device": {…as for create}, "names": [parts of names]}`.
+/// Runs the op suite on its own device. `options`: `{"device": {…as for create}, "names": [parts of names]}`.
 /// `on_case(name, done, total)` is called before each case. Resolves to `{"device", "total", "passed", "failures":
 /// [{"name", "nmse", "bound", "error"}], "seconds"}` as JSON.
 #[wasm_bindgen(js_name = runSuite)]

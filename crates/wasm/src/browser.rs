@@ -1,8 +1,8 @@
-//! What the browser's WebGPU has that wgpu does not ask for.
+//! Features of the browser's WebGPU that wgpu does not request.
 //!
-//! wgpu 30 has no name for the feature `subgroups` in a browser, so a device it opens lacks it.
-//! `GPUAdapter.prototype.requestDevice` is replaced by one that adds the feature where the adapter has it. A fork of
-//! wgpu lost: this is a few lines that fall away with its next release.
+//! wgpu 30 does not know the feature `subgroups` in a browser, so a device that it opens lacks it. This module replaces
+//! `GPUAdapter.prototype.requestDevice` by a function that adds the feature if the `GPUAdapter` has it. Rejected: a
+//! fork of wgpu, because these few lines can be removed with its next release.
 
 use std::cell::{Cell, RefCell};
 
@@ -18,12 +18,12 @@ const SUBGROUPS: &str = "subgroups";
 type Apply = Closure<dyn FnMut(Function, JsValue, Array) -> Result<JsValue, JsValue>>;
 
 thread_local! {
-    /// Whether devices opened from now on ask for `subgroups`.
+    /// Whether devices opened from now on request `subgroups`.
     static WANTED: Cell<bool> = const { Cell::new(false) };
     static SHIM: RefCell<Option<Apply>> = const { RefCell::new(None) };
 }
 
-/// What the adapter says about itself.
+/// Information about a `GPUAdapter`.
 pub(crate) struct Adapter {
     pub(crate) vendor: String,
     pub(crate) architecture: String,
@@ -36,7 +36,7 @@ impl Adapter {
         self.features.iter().any(|f| f == SUBGROUPS)
     }
 
-    /// The best name there is for a person.
+    /// The most descriptive name.
     pub(crate) fn name(&self) -> String {
         if !self.description.is_empty() {
             return self.description.clone();
@@ -46,7 +46,7 @@ impl Adapter {
     }
 }
 
-/// A field of a JavaScript value; undefined where there is none.
+/// A field of a JavaScript value; undefined if it has none.
 fn field(value: &JsValue, name: &str) -> JsValue {
     if value.is_object() || value.is_function() {
         Reflect::get(value, &name.into()).unwrap_or(JsValue::UNDEFINED)
@@ -59,7 +59,7 @@ fn text(value: &JsValue, name: &str) -> String {
     field(value, name).as_string().unwrap_or_default()
 }
 
-/// Asks the browser for an adapter, only to look at it.
+/// Requests a `GPUAdapter` from the browser, only to read its properties.
 pub(crate) async fn adapter(low_power: bool) -> Result<Adapter, EngineError> {
     let gpu = field(&field(&js_sys::global(), "navigator"), "gpu");
     let Ok(request) = field(&gpu, "requestAdapter").dyn_into::<Function>() else {
@@ -94,7 +94,7 @@ pub(crate) async fn adapter(low_power: bool) -> Result<Adapter, EngineError> {
     })
 }
 
-/// Sets whether the next device is to have `subgroups`, where its adapter has them.
+/// Sets whether the next device requests `subgroups`, if its `GPUAdapter` has them.
 pub(crate) fn want_subgroups(wanted: bool) {
     WANTED.set(wanted);
     if wanted && SHIM.with_borrow(Option::is_none) {

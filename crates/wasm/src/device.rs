@@ -1,4 +1,4 @@
-//! Opening the device, and what there is to say about it.
+//! Opens the device, and describes it.
 
 use bayan_gpu::{Capabilities, Gpu, GpuOptions};
 use serde_json::{Value, json};
@@ -7,14 +7,14 @@ use crate::browser::{self, Adapter};
 use crate::error::EngineError;
 use crate::options::CreateOptions;
 
-/// Opens a device with `subgroups`, where the adapter has them and the options do not turn them off.
+/// Opens a device with `subgroups`, if the `GPUAdapter` has them and the options do not disable them.
 pub(crate) async fn open(options: &CreateOptions) -> Result<(Gpu, Value), EngineError> {
     let low_power = options.low_power()?;
     let mut disable = options.disable()?;
     let adapter = browser::adapter(low_power).await?;
     let has_subgroups = adapter.has_subgroups();
     browser::want_subgroups(has_subgroups && !disable.subgroups);
-    // An adapter without the feature still gives subgroup sizes, from which `bayan-gpu` cannot tell.
+    // A `GPUAdapter` without the feature still reports subgroup sizes, so `bayan-gpu` cannot detect that it is missing.
     disable.subgroups |= !has_subgroups;
     let options =
         GpuOptions { disable, low_power, max_binding_bytes: options.max_binding_bytes, ..GpuOptions::default() };
@@ -23,7 +23,7 @@ pub(crate) async fn open(options: &CreateOptions) -> Result<(Gpu, Value), Engine
     Ok((gpu, info))
 }
 
-/// `DeviceInfo` of the page, and what tests and reports want beyond it.
+/// The page's `DeviceInfo`, with further fields for tests and reports.
 fn describe(adapter: &Adapter, capabilities: &Capabilities, has_subgroups: bool) -> Value {
     let mut missing = capabilities.missing.clone();
     if !has_subgroups && !missing.iter().any(|m| m.starts_with("subgroups")) {

@@ -1,5 +1,4 @@
-//! Errors as the page tells them apart: an `Error` with `code`, one of those of `web/package/src/errors.ts`, and
-//! `details`.
+//! Errors in the page's form: an `Error` with `details` and a `code` from `web/package/src/errors.ts`.
 
 use bayan_generate::GenerateError;
 use bayan_generate::text::TextError;
@@ -9,7 +8,7 @@ use bayan_weights::WeightsError;
 use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 
-/// What kind of error it is, by the name that JavaScript sees.
+/// The kind of an error; JavaScript sees its name as `code`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
     NoWebGpu,
@@ -37,13 +36,13 @@ impl Code {
     }
 }
 
-/// An error on its way to JavaScript.
+/// An error for JavaScript.
 #[derive(Debug, Clone)]
 pub(crate) struct EngineError {
     code: Code,
     message: String,
     details: Value,
-    /// What JavaScript itself threw, to be thrown again as it was.
+    /// The value that JavaScript threw, to be thrown again unchanged.
     thrown: Option<JsValue>,
 }
 
@@ -60,7 +59,7 @@ impl EngineError {
         EngineError::new(Code::Aborted, "the call was aborted")
     }
 
-    /// A call with options that are no JSON of the expected kind.
+    /// The options of a call are not JSON of the expected form.
     pub(crate) fn options(what: &str, error: &serde_json::Error) -> EngineError {
         EngineError::new(
             Code::Internal,
@@ -86,7 +85,7 @@ impl From<EngineError> for JsValue {
         }
         let value = js_sys::Error::new(&error.message);
         value.set_name(error.code.name());
-        // Setting a field of a new object cannot fail.
+        // Setting a property of a new object cannot fail.
         let set = |key: &str, field: &JsValue| js_sys::Reflect::set(&value, &key.into(), field).is_ok();
         set("code", &error.code.name().into());
         set("details", &js_sys::JSON::parse(&error.details.to_string()).unwrap_or(JsValue::UNDEFINED));
@@ -139,7 +138,7 @@ impl From<ModelError> for EngineError {
 impl From<TextError> for EngineError {
     fn from(error: TextError) -> EngineError {
         let code = match error {
-            // The conversation is what does not fit, not the files.
+            // The conversation does not fit the template; the files are valid.
             TextError::TemplateRaised(_) => Code::Internal,
             _ => Code::BadCheckpoint,
         };

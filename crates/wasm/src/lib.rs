@@ -1,10 +1,9 @@
-//! The engine for browsers: the same crates and the same shaders as natively, behind functions that JavaScript can
-//! call.
+//! The engine for browsers: the same crates and shaders as natively, with functions for JavaScript.
 //!
 //! It implements the interface `EngineModule` of `web/package/src/engine.ts`: one engine in each worker, one model in
-//! each engine. Structured values cross as JSON text, bulk bytes as `Uint8Array`. Exported classes lost: their
-//! lifetimes would have to be managed on the JavaScript side, and a call that waits would keep its object borrowed
-//! while `abort` and `info` come in.
+//! each engine. Structured values are passed as JSON text, bulk bytes as `Uint8Array`. Rejected: exported classes,
+//! because JavaScript would have to manage their lifetimes, and a pending call would keep its object borrowed while
+//! `abort` and `info` are called.
 //!
 //! The crate is empty on other targets.
 

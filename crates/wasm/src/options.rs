@@ -1,4 +1,4 @@
-//! The JSON that callers pass.
+//! The JSON options of calls.
 
 use bayan_generate::text::GenerationDefaults;
 use bayan_generate::{Generation, SampleSettings};
@@ -15,7 +15,7 @@ use crate::error::{Code, EngineError};
 pub(crate) struct CreateOptions {
     /// `high-performance` or `low-power`.
     power_preference: Option<String>,
-    /// Features not to use: `f16`, `subgroups`, `dot`.
+    /// Features to disable: `f16`, `subgroups`, `dot`.
     disable: Vec<String>,
     /// Pretend that bindings may not be larger than this.
     pub(crate) max_binding_bytes: Option<u64>,
@@ -50,9 +50,9 @@ pub(crate) struct OpenOptions {
     cache: Option<String>,
     /// Name or text of a chat template.
     pub(crate) template: Option<String>,
-    /// Tokens of a prompt in one submission, instead of what the clock says.
+    /// Tokens of a prompt in one submission, instead of adapting to the measured time.
     pub(crate) prefill_chunk: Option<usize>,
-    /// Measure the kernel shapes on this model's matrices first, and use the fastest.
+    /// Measure kernel variants on this model's matrices first, and use the fastest.
     pub(crate) autotune: bool,
 }
 
@@ -66,7 +66,7 @@ impl OpenOptions {
         }
     }
 
-    /// How dense weights are stored on the device; `None`: as in the files.
+    /// The formats in which dense weights are loaded; `None`: as stored.
     pub(crate) fn policy(&self, checkpoint: &Checkpoint) -> Result<Option<Policy>, EngineError> {
         let name = match self.format.as_deref().unwrap_or("auto") {
             "auto"
@@ -89,7 +89,7 @@ impl OpenOptions {
     }
 }
 
-/// `Sampling` of the page; `null` and missing are the same.
+/// The page's `Sampling`; `null` and missing mean the same.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct Sampling {
@@ -107,7 +107,7 @@ pub(crate) struct Sampling {
 }
 
 impl Sampling {
-    /// What is missing comes from the checkpoint, then from the engine.
+    /// Missing values are taken from the checkpoint, then from the engine's defaults.
     pub(crate) fn generation(self, defaults: &GenerationDefaults) -> Generation {
         let engine = SampleSettings::default();
         let advised =

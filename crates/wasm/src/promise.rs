@@ -1,8 +1,8 @@
-//! Futures as promises that settle in every case.
+//! Futures as promises that always settle.
 //!
-//! A panic ends WebAssembly with a trap, and a promise that was waiting then waits forever:
-//! `wasm_bindgen_futures::future_to_promise` has no way to hear of it. Here the panic hook rejects what is waiting
-//! first, so that a page can say what happened and start a new worker.
+//! A panic ends WebAssembly with a trap, and pending promises would then never settle:
+//! `wasm_bindgen_futures::future_to_promise` is not notified. Here the panic hook first rejects all pending promises,
+//! so that a page can show the error and start a new worker.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ thread_local! {
     static NEXT: Cell<u32> = const { Cell::new(0) };
 }
 
-/// A promise of what the future gives.
+/// A promise for the result of the future.
 pub(crate) fn promise(future: impl Future<Output = Result<JsValue, EngineError>> + 'static) -> Promise {
     let mut future = Some(future);
     Promise::new(&mut |resolve: Function, reject: Function| {
@@ -28,7 +28,7 @@ pub(crate) fn promise(future: impl Future<Output = Result<JsValue, EngineError>>
         spawn_local(async move {
             let result = future.await;
             WAITING.with_borrow_mut(|waiting| waiting.remove(&id));
-            // The promise's own functions do not throw.
+            // The functions of the promise do not throw.
             let _ = match result {
                 Ok(value) => resolve.call1(&JsValue::UNDEFINED, &value),
                 Err(error) => reject.call1(&JsValue::UNDEFINED, &error.into()),
@@ -37,7 +37,7 @@ pub(crate) fn promise(future: impl Future<Output = Result<JsValue, EngineError>>
     })
 }
 
-/// Rejects what is waiting when the program panics, then tells `also`.
+/// Installs a panic hook that rejects all pending promises and then calls `also`.
 pub(crate) fn install_panic_hook(also: fn(&EngineError)) {
     std::panic::set_hook(Box::new(move |info| {
         let error = EngineError::new(

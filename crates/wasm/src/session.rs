@@ -1,7 +1,7 @@
-//! The one device and the one model of this engine, and the calls that use them.
+//! The device and the model of this engine, and the calls that use them.
 //!
-//! A call that waits takes the model out of its place and puts it back at the end, so that nothing is borrowed while
-//! JavaScript runs: `abort` and `info` come in between.
+//! An asynchronous call takes the model out of its cell and puts it back at the end, so that nothing is borrowed while
+//! JavaScript runs and calls `abort` or `info`.
 
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
@@ -31,26 +31,26 @@ thread_local! {
     static DISPOSED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the running call is to end.
+/// Whether the running call was aborted.
 pub(crate) fn is_aborted() -> bool {
     ABORTED.get()
 }
 
-/// Begins a call that `abort` can end.
+/// Starts a call that `abort` can stop.
 pub(crate) fn begin() {
     ABORTED.set(false);
 }
 
-/// Ends the running call as soon as its step allows.
+/// Stops the running call after its current step.
 pub(crate) fn abort() {
     ABORTED.set(true);
     CONTROL.with_borrow(|control| control.iter().for_each(|c| c.stop()));
 }
 
-/// Tells the page, once, that the engine cannot go on.
+/// Notifies the page, once, that the engine cannot continue.
 pub(crate) fn lose(error: &EngineError) {
     if let Some(on_lost) = ON_LOST.take() {
-        // What the page does with it is not this crate's to handle.
+        // An error in the page's callback is ignored.
         let _ = on_lost.call1(&JsValue::UNDEFINED, &error.json().into());
     }
 }
@@ -74,7 +74,7 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     let options: OpenOptions = serde_json::from_str(options).map_err(|e| EngineError::options("open", &e))?;
     let gpu = gpu()?;
     let cache = options.cache()?;
-    // The memory of a model that is open goes first.
+    // Free the memory of an open model first.
     close();
     let source = JsSource::new(source);
     let before_bytes = gpu.allocated_bytes();
@@ -98,7 +98,7 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     if is_aborted() {
         return Err(EngineError::aborted());
     }
-    // A browser says only afterwards that there was no room.
+    // A browser reports out of memory only afterwards.
     gpu.flush().await?;
     let tuned = match options.autotune {
         true => model.engine.autotune(&js_sys::Date::now).await?,
@@ -140,7 +140,7 @@ fn model_info(
     })
 }
 
-/// The format in which most weights are on the device.
+/// The format of most weights on the device.
 fn format_name(checkpoint: &Checkpoint, policy: Option<&Policy>) -> String {
     let mut counts = std::collections::BTreeMap::<String, u64>::new();
     for tensor in checkpoint.tensors() {
@@ -150,13 +150,13 @@ fn format_name(checkpoint: &Checkpoint, policy: Option<&Policy>) -> String {
     counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name).unwrap_or_default()
 }
 
-/// What is continued.
+/// The input of a generation.
 pub(crate) enum Prompt {
     /// `Message[]` as JSON.
     Chat(String),
     /// Text without a template.
     Text(String),
-    /// Ids.
+    /// Token ids.
     Ids(Vec<u32>),
 }
 
@@ -271,7 +271,7 @@ pub(crate) fn info() -> String {
     json!({"speed": speed, "adapters": adapter::attached(), "wasmBytes": wasm_bytes, "gpuBytes": gpu_bytes}).to_string()
 }
 
-/// Does something with the open model between two calls.
+/// Calls `work` with the open model, while no other call runs.
 pub(crate) fn with_model<T>(work: impl FnOnce(&mut Model) -> Result<T, EngineError>) -> Result<T, EngineError> {
     gpu()?.check()?;
     MODEL.with_borrow_mut(|model| match model {
@@ -280,7 +280,7 @@ pub(crate) fn with_model<T>(work: impl FnOnce(&mut Model) -> Result<T, EngineErr
     })
 }
 
-/// Waits for the device, and reports what it refused.
+/// Waits for the device, and returns an error that it reported.
 pub(crate) async fn settle() -> Result<(), EngineError> {
     Ok(gpu()?.flush().await?)
 }
@@ -292,7 +292,7 @@ fn close() {
     SPEED.take();
 }
 
-/// As a driver reset would.
+/// Destroys the device like a driver reset.
 pub(crate) fn destroy_device() -> Result<(), EngineError> {
     gpu()?.destroy();
     Ok(())

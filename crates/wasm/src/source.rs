@@ -1,4 +1,4 @@
-//! A checkpoint's bytes from JavaScript: the `ByteSource` of `web/package/src/engine.ts`.
+//! A source of a checkpoint's bytes in JavaScript: the `ByteSource` of `web/package/src/engine.ts`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -27,17 +27,17 @@ extern "C" {
     fn read(this: &ByteSource, file: &str, offset: f64, length: f64) -> Result<JsValue, JsValue>;
 }
 
-/// No reader asks for more at a time; a length beyond it comes from a damaged header.
+/// Largest read; a greater length comes from a damaged header.
 const MAX_READ_BYTES: usize = 512 << 20;
 
-/// What went wrong besides what a [`WeightsError`] can carry.
+/// Details of an error that a [`WeightsError`] cannot hold.
 #[derive(Debug, Clone)]
 enum Cause {
     Aborted,
     Thrown(JsValue),
 }
 
-/// The source, and the reason of its last failure as JavaScript gave it.
+/// The source, and the reason of its last failure as thrown by JavaScript.
 pub(crate) struct JsSource {
     source: ByteSource,
     cause: RefCell<Option<Cause>>,
@@ -48,7 +48,7 @@ impl JsSource {
         Rc::new(JsSource { source, cause: RefCell::new(None) })
     }
 
-    /// The error to report for `error`: what JavaScript threw while bytes were read, when that was the reason.
+    /// The error to report for `error`: if a read failed, the value that JavaScript threw.
     pub(crate) fn explain(&self, error: impl Into<EngineError>) -> EngineError {
         match self.cause.take() {
             Some(Cause::Aborted) => EngineError::aborted(),
@@ -66,7 +66,7 @@ impl JsSource {
         self.fail(file, "the reading function threw")
     }
 
-    /// The value, or what the promise resolves to.
+    /// The value, or the result of the promise.
     async fn settled(&self, file: &str, value: Result<JsValue, JsValue>) -> Result<JsValue, WeightsError> {
         let value = value.map_err(|thrown| self.thrown(file, thrown))?;
         if !value.has_type::<Promise>() {

@@ -1,4 +1,4 @@
-//! The op suite inside the page: every kernel, compiled by the browser, against its reference on the host.
+//! The op suite in the page: every kernel, compiled by the browser, compared with its reference.
 
 use bayan_tensor::suite;
 use js_sys::Function;
@@ -14,18 +14,18 @@ use crate::session::is_aborted;
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct SuiteOptions {
-    /// As for `create`.
+    /// Options as for `create`.
     device: CreateOptions,
-    /// Only cases whose name contains one of these; all when empty.
+    /// Run only cases whose name contains one of these; all when empty.
     names: Vec<String>,
 }
 
-/// Runs the suite on a device of its own; `on_case(name, done, total)` before each case.
+/// Runs the suite on its own device; `on_case(name, done, total)` is called before each case.
 pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, EngineError> {
     let options: SuiteOptions = serde_json::from_str(options).map_err(|e| EngineError::options("suite", &e))?;
     let (gpu, info) = device::open(&options.device).await?;
     let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|n| name.contains(n.as_str()));
-    // The numbers of a case depend on its place in the whole table, as in the native suite.
+    // The inputs of a case depend on its index in the whole table, as in the native suite.
     let chosen: Vec<_> = suite::cases().into_iter().enumerate().filter(|(_, case)| wanted(&case.name)).collect();
     let (mut passed, mut failures) = (0, Vec::new());
     let start = js_sys::Date::now();
@@ -41,7 +41,7 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
             &(chosen.len() as f64).into(),
         );
         let result = suite::run(&gpu, case, *index as u64).await;
-        // A browser reports a kernel that does not compile only after the fact.
+        // A browser reports a kernel that does not compile only later.
         let late = gpu.flush().await;
         match (result, late) {
             (Ok(outcome), Ok(())) if outcome.passed() => passed += 1,

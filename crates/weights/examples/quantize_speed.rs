@@ -7,7 +7,7 @@ use std::time::Instant;
 fn main() {
     let k = 2048;
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    // A sum of uniforms is normal enough for a timing.
+    // A sum of uniforms is close enough to a normal distribution for a timing.
     let mut next = || {
         let mut sum = -4.0;
         for _ in 0..8 {

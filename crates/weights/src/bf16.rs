@@ -1,6 +1,6 @@
-//! Dense bfloat16, rounded to nearest even: a format of files, to be written and not computed with.
+//! Dense bfloat16, rounded to nearest even: a format for writing files only.
 //!
-//! No kernel reads it, so it is not in the table of formats: on a device bf16 weights are f16.
+//! No kernel reads it, so it is not in the table of formats; bf16 weights become f16 on a device.
 
 use crate::dtype::Dtype;
 use crate::formats::{BlockTypes, Codes, Format, PlaneSpec, Unrepresentable};

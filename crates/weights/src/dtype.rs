@@ -1,7 +1,7 @@
-//! Element types that may stand in a safetensors header.
+//! Element types of safetensors headers.
 //!
-//! More types are named than are read as weights: a checkpoint may carry an integer buffer that nobody asks for, and
-//! its bytes must still be accounted for. Sub-byte types are absent, so a file with them is refused by name.
+//! More types are known than can be read as weights: a checkpoint may contain an integer buffer that nobody reads, and
+//! its bytes must still be counted. Types smaller than a byte are absent, so that a file with them is refused by name.
 
 /// The type of the elements of one stored array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

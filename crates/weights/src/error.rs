@@ -1,19 +1,19 @@
-//! What can go wrong between a checkpoint's bytes and a tensor.
+//! Errors of reading and writing checkpoints.
 //!
-//! One enum for the crate, because callers above (command line, page, server) print these and seldom branch on them.
-//! Each message says what was done, what was expected, what was found and what to do. Boxed opaque errors lost: a test
-//! could not tell a lying header from a missing file.
+//! One enum for the crate, because callers (command line, page, server) print these and seldom branch on them. Each
+//! message says what was done, what was expected, what was found and what to do. Rejected: boxed opaque errors, because
+//! a test could not distinguish a false header from a missing file.
 
 use std::io;
 
-/// An error of this crate. `Display` is written for the person who supplied the checkpoint.
+/// An error of this crate. `Display` addresses the person who supplied the checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {
     /// The operating system refused a file operation.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried: "open", "read", "write", …
+        /// The operation: "open", "read", "write", …
         action: &'static str,
         /// The file or directory.
         path: String,
@@ -30,30 +30,30 @@ pub enum WeightsError {
         /// The source's reason.
         reason: String,
     },
-    /// A file that must be there is not.
+    /// A required file is missing.
     #[error("{place} has no {file}; {remedy}")]
     MissingFile {
         /// The file looked for.
         file: String,
-        /// Where.
+        /// Where it was looked for.
         place: String,
         /// What to do.
         remedy: String,
     },
-    /// The bytes break the format's rules. Nothing of the file was used.
+    /// The bytes violate the format's rules. Nothing in the file was used.
     #[error("{file} is damaged or not what its name says: {problem}; {remedy}")]
     Malformed {
         /// The file.
         file: String,
-        /// Which rule: expected and found.
+        /// The violated rule: what was expected and what was found.
         problem: String,
         /// What to do.
         remedy: &'static str,
     },
-    /// A known thing that this version does not read.
+    /// A known feature that this version does not support.
     #[error("{what} is not supported: {remedy}")]
     Unsupported {
-        /// The thing.
+        /// The feature.
         what: String,
         /// What to do instead.
         remedy: String,
@@ -65,18 +65,18 @@ pub enum WeightsError {
         name: String,
         /// Where it was looked for.
         place: String,
-        /// The most similar names there are, best first.
+        /// The most similar existing names, best first.
         near: Vec<String>,
     },
-    /// A request outside a tensor's rows or shape. A mistake of the caller or of a config that disagrees with the
+    /// A request outside a tensor's rows or shape: a mistake of the caller, or a config that disagrees with the
     /// weights.
     #[error("tensor {tensor:?}: expected {expected}, got {got}")]
     Request {
         /// The tensor.
         tensor: String,
-        /// What would have been right.
+        /// What was expected.
         expected: String,
-        /// What was asked.
+        /// What was requested.
         got: String,
     },
     /// A weight is NaN or infinite.
@@ -86,7 +86,7 @@ pub enum WeightsError {
     NotFinite {
         /// The tensor.
         tensor: String,
-        /// Row-major index of the first such value, within the whole tensor.
+        /// Row-major index of the first such value in the tensor.
         index: u64,
         /// The value.
         value: f32,
@@ -98,14 +98,14 @@ pub enum WeightsError {
     Unrepresentable {
         /// The tensor.
         tensor: String,
-        /// Row-major index of the value.
+        /// Row-major index of the value in the tensor.
         index: u64,
         /// The value.
         value: f32,
         /// The format's name.
         format: &'static str,
     },
-    /// A quantized tensor was asked for in another quantized format.
+    /// A quantized tensor was requested in another quantized format.
     #[error(
         "tensor {tensor:?} is stored as {stored} and cannot become {wanted}: quantizing twice adds both errors; use {stored}, or quantize again from the original checkpoint"
     )]
@@ -114,12 +114,12 @@ pub enum WeightsError {
         tensor: String,
         /// Its format in the file.
         stored: &'static str,
-        /// The format asked for.
+        /// The requested format.
         wanted: &'static str,
     },
 }
 
-/// The advice for files that break the rules.
+/// The remedy for damaged files.
 pub(crate) const DOWNLOAD_AGAIN: &str = "download or copy it again and compare its size and checksum";
 
 fn near_text(near: &[String]) -> String {

@@ -1,10 +1,9 @@
-//! Tensors that other programs stored in forms of their own: GGUF's blocks, GPTQ's, AWQ's and MLX's packed integers.
+//! Tensors stored in other programs' forms: GGUF's blocks; the packed integers of GPTQ, AWQ and MLX.
 //!
-//! A [`RowReader`] gives rows of such a tensor as `f32`, exactly, and as planes of one of our formats, its *native*
-//! one, chosen so that nothing is lost by default: the same numbers, or numbers whose scales are rounded to f16. What
-//! changes is said in [`Foreign::change`] and shown by `bayan inspect`. One trait object per tensor, because the
-//! arrays, their order and their packing differ with every maker; a conversion to temporary files lost, as it needs the
-//! disk space twice.
+//! A [`RowReader`] returns rows of such a tensor as exact `f32`, and as planes of its *native* format: the one of our
+//! formats that keeps the same numbers, or rounds only their scales to f16. [`Foreign::change`] says what changes, and
+//! `bayan inspect` shows it. There is one trait object per tensor, because arrays, order and packing differ from
+//! program to program. Rejected: converting to temporary files, because that takes twice the disk space.
 
 use crate::error::WeightsError;
 use crate::formats::{Format, Planes};
@@ -15,11 +14,11 @@ use std::ops::Range;
 /// A form of another program.
 #[derive(Clone, Copy, Debug)]
 pub struct Foreign {
-    /// Its maker's name for it: `"Q4_K"`, `"gptq"`, …
+    /// Its name in that program: `"Q4_K"`, `"gptq"`, …
     pub name: &'static str,
-    /// The format of ours that it becomes.
+    /// The format of ours in which it is loaded.
     pub native: &'static dyn Format,
-    /// What becoming that changes, in words; `None` for nothing.
+    /// What loading in that format changes, in words; `None` for nothing.
     pub change: Option<&'static str>,
 }
 
@@ -28,7 +27,7 @@ pub(crate) trait RowReader: Debug {
     /// Stored bytes of the whole tensor.
     fn size_bytes(&self) -> u64;
 
-    /// The rows as `f32` `[rows, K]`, exactly as its maker's program has them.
+    /// The rows as `f32` `[rows, K]`, with exactly the values of the other program.
     fn read_f32<'a>(
         &'a self,
         source: &'a dyn Source,
@@ -36,7 +35,7 @@ pub(crate) trait RowReader: Debug {
         rows: Range<usize>,
     ) -> LocalFuture<'a, Result<Vec<f32>, WeightsError>>;
 
-    /// The rows as planes of the native format; `None` where they come from quantizing [`read_f32`](Self::read_f32).
+    /// The rows as planes of the native format; `None` where they must be quantized from [`read_f32`](Self::read_f32).
     fn read_planes<'a>(
         &'a self,
         source: &'a dyn Source,

@@ -1,8 +1,8 @@
-//! How much each input of a matrix carries: mean squared activations over a text, by tensor name, in a file.
+//! Importance: the mean squared activation of each input of a matrix over a text, by tensor name, in a file.
 //!
-//! The file is a safetensors file with one vector \[K\] a matrix, which every tool can read; those that llama.cpp
-//! writes (GGUF) are read as well. A file that is not of the checkpoint it is used with is refused as a whole: weighing
-//! some matrices by another model's activations would be worse than weighing none, and nobody would notice.
+//! The file is a safetensors file with one vector \[K\] for each matrix, which every tool can read; llama.cpp's form
+//! (GGUF) is read too. A file that does not belong to the checkpoint is refused as a whole: applying another model's
+//! importance would be worse than applying none, and nobody would notice.
 
 use crate::checkpoint::{Checkpoint, TensorEntry, read_exact};
 use crate::dtype::Dtype;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 const KIND_KEY: &str = "bayan";
 const KIND: &str = "importance";
 const TOKENS_KEY: &str = "tokens";
-/// A file larger than this is something else: one vector a matrix takes some MB.
+/// A larger file is something else: one vector for each matrix takes some MB.
 const LARGEST_BYTES: u64 = 1 << 30;
 
 /// The importance of the inputs of matrices.
@@ -28,19 +28,19 @@ pub struct Importance {
     columns: BTreeMap<String, Vec<f32>>,
 }
 
-/// What an importance covers of a checkpoint.
+/// The matrices of a checkpoint that an importance file covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
-    /// Matrices whose errors are weighed.
+    /// Matrices that are quantized with importance.
     pub weighed: usize,
-    /// Matrices that are quantized with all inputs alike, since the file says nothing of them.
+    /// Matrices that are quantized without, because the file does not contain them.
     pub without: Vec<String>,
 }
 
 impl Importance {
-    /// Mean squares \[K\] by tensor name, over so many tokens.
+    /// Makes an importance of mean squares \[K\] by tensor name, measured over this many tokens.
     ///
-    /// Errors: a value that is negative or not finite.
+    /// Errors: a value is negative or not finite.
     pub fn new(tokens: u64, columns: BTreeMap<String, Vec<f32>>) -> Result<Self, WeightsError> {
         for (tensor, values) in &columns {
             if let Some(value) = values.iter().find(|value| !value.is_finite() || **value < 0.0) {
@@ -54,7 +54,7 @@ impl Importance {
         Ok(Self { tokens, columns })
     }
 
-    /// Tokens of the text it was measured on; 0 where the file does not say.
+    /// Number of tokens of the text; 0 where the file does not say.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
@@ -64,7 +64,7 @@ impl Importance {
         &self.columns
     }
 
-    /// As a safetensors file.
+    /// Encodes it as a safetensors file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let shapes: Vec<[usize; 1]> = self.columns.values().map(|values| [values.len()]).collect();
         let arrays: Vec<(&str, Dtype, &[usize], u64)> = self
@@ -80,10 +80,10 @@ impl Importance {
         out
     }
 
-    /// Reads `file` of `source`: a file of [`to_bytes`](Self::to_bytes), or llama.cpp's GGUF form, whose names mean
-    /// those of `model_type`.
+    /// Reads `file` of `source`: written by [`to_bytes`](Self::to_bytes), or in llama.cpp's GGUF form, whose names are
+    /// translated for `model_type`.
     ///
-    /// Errors: a missing or damaged file, or one of another kind.
+    /// Errors: the file is missing, damaged, or of another kind.
     pub async fn read(source: &dyn Source, file: &str, model_type: &str) -> Result<Self, WeightsError> {
         let missing = || WeightsError::MissingFile {
             file: file.to_owned(),
@@ -105,10 +105,10 @@ impl Importance {
         }
     }
 
-    /// Puts it into a policy for `checkpoint`.
+    /// Adds it to a policy for `checkpoint`.
     ///
-    /// Errors: a name that the checkpoint does not have, or another number of columns: the file belongs to another
-    /// model.
+    /// Errors: the checkpoint does not have a tensor of the file, or has another number of columns: the file belongs to
+    /// another model.
     pub fn apply(self, checkpoint: &Checkpoint, policy: &mut Policy) -> Result<Coverage, WeightsError> {
         for (name, values) in &self.columns {
             let entry = checkpoint.require(name)?;
@@ -159,7 +159,7 @@ async fn read_own(source: &dyn Source, file: &str, first: &[u8], size: u64) -> R
     Importance::new(tokens, columns)
 }
 
-/// llama.cpp's form: sums of squares `NAME.in_sum2` and the numbers of rows `NAME.counts` of each matrix.
+/// Reads llama.cpp's form: for each matrix the sums of squares `NAME.in_sum2` and the numbers of rows `NAME.counts`.
 async fn read_gguf(source: &dyn Source, file: &str, model_type: &str) -> Result<Importance, WeightsError> {
     let header = read_header(source, file).await?;
     if header.text("general.type") != Some("imatrix") {

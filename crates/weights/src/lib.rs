@@ -1,15 +1,15 @@
-//! A checkpoint's bytes to named tensors, and back.
+//! Reads a checkpoint's bytes as named tensors, and writes them.
 //!
 //! [`Checkpoint::open`] reads the headers of a safetensors checkpoint, or of a GGUF file, from any [`Source`] (a
-//! directory, memory, later a network or the browser's file store) and hands out rows of tensors a few MiB at a time,
-//! either as `f32` or as the *planes* of a [`Format`]: the arrays a GPU kernel binds. With the `directory` module
-//! (native only) planes are written back as safetensors and whole checkpoints are quantized.
+//! directory, memory, a network or the browser's file store) and returns rows of tensors a few MiB at a time, either as
+//! `f32` or as the *planes* of a [`Format`]: the arrays that a GPU kernel binds. The `directory` module (native only)
+//! writes planes as safetensors and quantizes whole checkpoints.
 //!
-//! The choice: everything is addressed by rows, so that a tensor is never whole in host memory; bytes arrive through
-//! one asynchronous trait, so that native and browser share every line. A memory-mapped file lost: it cannot exist in a
-//! browser, and a file that shrinks under a mapping kills the process instead of returning an error.
+//! Everything is addressed by rows, so that a tensor is never whole in host memory; bytes arrive through one
+//! asynchronous trait, so that native and browser share every line. Rejected: a memory-mapped file, because a browser
+//! has none, and because a file that shrinks while mapped kills the process instead of returning an error.
 //!
-//! Nothing here knows a GPU or a model architecture. Every size read from a file is checked before it is used.
+//! This crate does not know GPUs or model architectures. Every size read from a file is checked before it is used.
 
 mod bf16;
 pub mod checkpoint;

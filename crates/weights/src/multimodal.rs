@@ -1,14 +1,14 @@
-//! The text part of a checkpoint that also sees images: Gemma 3 from 4B on is published only so.
+//! The text part of a multimodal checkpoint: Gemma 3 from 4B on is published only in this form.
 //!
-//! Its `text_config` becomes the configuration and its tensors lose their prefix, so that nothing above this module
-//! knows of it; the vision tower is left out and never read. A second architecture that loads under other names lost:
-//! it would be `gemma3_text` once more.
+//! Its `text_config` becomes the configuration and the prefix of its tensor names is removed, so that no other module
+//! knows of it; the vision tower is never read. Rejected: a second architecture that loads under other names, because
+//! it would repeat `gemma3_text`.
 
 use crate::checkpoint::TensorEntry;
 use crate::error::WeightsError;
 use serde_json::{Map, Value, json};
 
-/// What stands before the names of the language model: as saved by transformers 4 (first versions, later ones) and 5.
+/// Prefixes of the language model's names: in transformers 4 (first and later versions) and 5.
 const PREFIXES: &[(&str, &str)] = &[
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
@@ -16,11 +16,11 @@ const PREFIXES: &[(&str, &str)] = &[
     ("lm_head.", "lm_head."),
 ];
 
-/// The other parts.
+/// Prefixes of the other parts.
 const OTHERS: &[&str] =
     &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
 
-/// What `Gemma3TextConfig` takes where a file says nothing; published files leave out what equals these.
+/// The defaults of `Gemma3TextConfig`; published files leave out values that equal them.
 fn defaults() -> Value {
     json!({
         "vocab_size": 262_208,
@@ -41,16 +41,16 @@ fn defaults() -> Value {
     })
 }
 
-/// Configuration and tensors of the text part; those of other checkpoints as they are.
+/// Configuration and tensors of the text part; other checkpoints are returned unchanged.
 ///
-/// Errors: a tensor that belongs neither to the language model nor to what sees.
+/// Errors: a tensor belongs neither to the language model nor to the vision part.
 pub(crate) fn text_part(config: Value, tensors: Vec<TensorEntry>) -> Result<(Value, Vec<TensorEntry>), WeightsError> {
     let Some(text) = config.get("text_config").and_then(Value::as_object) else { return Ok((config, tensors)) };
     if config.get("model_type").and_then(Value::as_str) != Some("gemma3") {
         return Ok((config, tensors));
     }
     let mut merged: Map<String, Value> = defaults().as_object().cloned().unwrap_or_default();
-    // Token ids and how the weights were quantized stand outside.
+    // Token ids and the quantization are outside `text_config`.
     let outside = config.as_object().into_iter().flatten().filter(|(key, _)| {
         key.ends_with("_token_id") || *key == "quantization_config" || *key == "tie_word_embeddings"
     });

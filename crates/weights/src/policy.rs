@@ -1,10 +1,10 @@
 //! Which tensor gets which format.
 //!
-//! Matrices of linear layers take the format the user names. Embeddings and output heads get a finer one: they are
-//! multiplied once per token instead of once per layer, so they cost little time, while an error in them goes straight
-//! into the logits and no later layer can make up for it. Each format names its finer one ([`Format::finer`]): next to
-//! `q4_k` that is `q6_k` (7 bits), next to `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per
-//! weight). Vectors (norms, biases) stay f32: they are a thousandth of the bytes.
+//! Matrices of linear layers get the format that the user names. Embeddings and output heads get a finer one: they are
+//! multiplied once per token instead of once per layer, so they take little time, while their errors go directly into
+//! the logits and no later layer can correct them. Each format names its finer one ([`Format::finer`]): for `q4_k` that
+//! is `q6_k` (7 bits), for `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per weight). Vectors
+//! (norms, biases) stay f32: they are a thousandth of the bytes.
 
 use crate::formats::{F16, F32, Format};
 use std::collections::BTreeMap;
@@ -18,15 +18,14 @@ pub struct Policy {
     pub embedding: &'static dyn Format,
     /// For the output head, when it is not tied to the embedding.
     pub head: &'static dyn Format,
-    /// Exceptions by exact tensor name, before all other rules.
+    /// Formats of single tensors by exact name; they override all other rules.
     pub exceptions: BTreeMap<String, &'static dyn Format>,
-    /// Importance `[K]` of the columns of a tensor, by tensor name, for the quantizer; usually mean squared
-    /// activations.
+    /// Importance `[K]` of a tensor's columns, by tensor name, for the quantizer; usually mean squared activations.
     pub importance: BTreeMap<String, Vec<f32>>,
 }
 
 impl Policy {
-    /// The usual companions of `linear`.
+    /// The policy with `linear` for linear layers, and its finer format for embedding and head.
     pub fn for_format(linear: &'static dyn Format) -> Self {
         let fine = linear.finer().unwrap_or(linear);
         Self { linear, embedding: fine, head: fine, exceptions: BTreeMap::new(), importance: BTreeMap::new() }
@@ -42,7 +41,7 @@ impl Policy {
         match (shape.len(), last) {
             (2, "embed_tokens" | "wte" | "word_embeddings") => self.embedding,
             (2, "lm_head" | "embed_out") => self.head,
-            // A router decides discretely; its few rows stay exact enough.
+            // A router makes discrete decisions, so its few rows stay exact enough for them.
             (2, "gate" | "router") => &F16,
             (2, last) if !last.is_empty() && !last.contains("norm") => self.linear,
             _ => &F32,

@@ -1,8 +1,8 @@
-//! Reading rows: stored bytes to `f32`, or to the planes of a format.
+//! Reads rows: from stored bytes to `f32`, or to the planes of a format.
 //!
-//! Rows are the unit because both directions of use need them: an upload takes a few MiB at a time, and a vocabulary
-//! matrix is cut into row shards for GPUs with small bindings. Every float is checked on the way; a NaN found here
-//! names its tensor, a NaN found in a logit names nothing.
+//! Rows are the unit because both uses need them: an upload takes a few MiB at a time, and a vocabulary matrix is
+//! divided into row shards for GPUs with small bindings. Every float is checked when read: a NaN found here names its
+//! tensor, a NaN in a logit names nothing.
 
 use crate::checkpoint::{Checkpoint, Stored, TensorEntry, read_exact};
 use crate::dtype::Dtype;
@@ -42,8 +42,8 @@ impl Checkpoint {
 
     /// Rows of a tensor as the planes of `format`.
     ///
-    /// Bytes stored in that format pass through; dense rows are quantized; quantized rows become dense when a dense
-    /// format is asked for. Errors: as [`read_rows_f32`](Self::read_rows_f32), and [`WeightsError::Requantize`],
+    /// Bytes stored in that format are copied; dense rows are quantized; quantized rows are dequantized when `format`
+    /// is dense. Errors: as [`read_rows_f32`](Self::read_rows_f32), and [`WeightsError::Requantize`],
     /// [`WeightsError::Unrepresentable`].
     pub async fn read_planes(
         &self,
@@ -105,10 +105,10 @@ impl Checkpoint {
         Ok(planes)
     }
 
-    /// Columns of a dense tensor `[K, N]` as rows of the planes of `format`: for matrices stored `[in, out]`. Reads the
-    /// whole tensor, a few rows at a time, and holds the columns asked for as `f32`.
+    /// Columns of a dense tensor `[K, N]` as rows of the planes of `format`: for matrices stored as `[in, out]`. Reads
+    /// the whole tensor, a few rows at a time, and holds the requested columns as `f32`.
     ///
-    /// `importance` \[K\] is that of each stored row.
+    /// `importance` \[K\] has one value for each stored row.
     ///
     /// Errors: as [`read_planes_weighted`](Self::read_planes_weighted), and a tensor that is not a dense matrix.
     pub async fn read_planes_transposed(
@@ -152,7 +152,7 @@ impl Checkpoint {
         Ok(planes)
     }
 
-    /// Dense rows whose stored type is already the format's: checked, not converted.
+    /// Reads dense rows whose stored type is already the format's: checked, not converted.
     async fn read_same_dense(
         &self,
         entry: &TensorEntry,
@@ -188,7 +188,7 @@ impl Checkpoint {
         plane: usize,
         rows: &Range<usize>,
     ) -> Result<Vec<u8>, WeightsError> {
-        // The header's check keeps offset + rows * row_bytes inside the file, so neither product overflows.
+        // The header was checked: offset + rows * row_bytes is inside the file, so neither product overflows.
         let row_bytes = entry.row_bytes(plane);
         let offset = entry.offsets[plane] + rows.start as u64 * row_bytes;
         read_exact(self.source.as_ref(), &entry.file, offset, rows.len() as u64 * row_bytes).await
@@ -258,9 +258,9 @@ pub(crate) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
-/// `values` begin at `first_row` of rows of `width`.
+/// Checks that `values`, which begin at `first_row` of rows of `width`, are finite.
 fn check_finite(entry: &TensorEntry, first_row: usize, width: usize, values: &[f32]) -> Result<(), WeightsError> {
-    // The common case is a pass that vectorises; only a failure looks for the place.
+    // The common case is one vectorized pass; the position is only searched after a failure.
     let largest = values.iter().fold(0u32, |most, value| most.max(value.to_bits() & 0x7fff_ffff));
     if largest < 0x7f80_0000 {
         return Ok(());
@@ -273,7 +273,7 @@ fn check_finite(entry: &TensorEntry, first_row: usize, width: usize, values: &[f
     })
 }
 
-/// Every f16 plane of rows that a foreign reader made.
+/// Checks every f16 plane that a foreign reader made.
 fn check_scales(entry: &TensorEntry, first_row: usize, planes: &Planes) -> Result<(), WeightsError> {
     for (number, plane) in planes.format.planes().iter().enumerate().filter(|(_, plane)| plane.dtype == Dtype::F16) {
         let per_row = (planes.format.row_bytes(number, entry.k()) / 2) as usize;
@@ -282,7 +282,7 @@ fn check_scales(entry: &TensorEntry, first_row: usize, planes: &Planes) -> Resul
     Ok(())
 }
 
-/// As [`check_finite`], on stored F32, F16 or BF16, looking at exponent bits only.
+/// As [`check_finite`], on stored F32, F16 or BF16, by the exponent bits only.
 fn check_finite_bytes(
     entry: &TensorEntry,
     first_row: usize,

@@ -1,9 +1,9 @@
 //! The safetensors container: reading and writing its header.
 //!
 //! Eight bytes of header length, a JSON header, then the arrays back to back. A header is accepted only if its arrays
-//! tile the rest of the file exactly: no gap, no overlap, nothing beyond the end, every length equal to element size
-//! times shape, every name once. The `safetensors` crate wants the whole file as one slice, which neither a browser nor
-//! a 70B checkpoint allows, so the header is parsed here and the crate serves as the second opinion in tests.
+//! cover the rest of the file exactly: no gap, no overlap, nothing beyond the end, every length equal to element size
+//! times shape, every name once. The header is parsed here because the `safetensors` crate needs the whole file as one
+//! slice, which neither a browser nor a 70B checkpoint allows; tests compare the results with that crate.
 
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
@@ -11,11 +11,11 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-/// Headers larger than this are refused, as the format says.
+/// Larger headers are refused, as the format specifies.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// No tensor of a language model has more dimensions.
+/// Most dimensions; no tensor of a language model has more.
 pub const MAX_DIMS: usize = 8;
-/// Largest single dimension: keeps every later product of two inside 64 bits, and one dimension inside 32-bit `usize`.
+/// Largest single dimension: the product of two fits 64 bits, and one dimension a 32-bit `usize`.
 pub const MAX_DIM: u64 = i32::MAX as u64;
 
 /// One array of a file.
@@ -66,10 +66,10 @@ pub fn header_length(file: &str, first: &[u8], file_bytes: u64) -> Result<u64, W
     Ok(length)
 }
 
-/// Checks a JSON header against the size of its file.
+/// Validates a JSON header for a file of this size.
 ///
-/// Errors: [`WeightsError::Malformed`] naming the array and the rule, [`WeightsError::Unsupported`] for an element type
-/// that is not known.
+/// Errors: [`WeightsError::Malformed`] with the array and the violated rule, [`WeightsError::Unsupported`] for an
+/// unknown element type.
 pub fn parse_header(file: &str, json: &[u8], file_bytes: u64) -> Result<Header, WeightsError> {
     let bad = |problem: String| WeightsError::malformed(file, problem);
     if json.first() != Some(&b'{') {
@@ -157,7 +157,7 @@ struct RawHeader {
     metadata: BTreeMap<String, String>,
 }
 
-/// Reads the map entry by entry, because a map type would let a repeated name replace the first.
+/// Visits the map entry by entry, because in a map type a repeated name would replace the first.
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
@@ -184,9 +184,10 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 }
 
-/// The bytes before the arrays: length and JSON header, padded with spaces to a multiple of 8.
+/// Encodes the bytes before the arrays: length and JSON header, padded with spaces to a multiple of 8.
 ///
-/// `arrays` are `(name, dtype, shape, bytes)` in file order, to be written back to back after what is returned.
+/// `arrays` are `(name, dtype, shape, bytes)` in file order; the caller writes them back to back after the returned
+/// bytes.
 pub fn encode_header(arrays: &[(&str, Dtype, &[usize], u64)], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut map = serde_json::Map::new();
     if !metadata.is_empty() {

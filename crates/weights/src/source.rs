@@ -1,8 +1,8 @@
-//! Where a checkpoint's bytes come from.
+//! Sources of a checkpoint's bytes.
 //!
-//! [`Source`] is asynchronous because a browser has no other way to read; it is a trait object without a runtime, so a
-//! native caller drives it with any executor that polls. Positional reads with an explicit length keep the memory
-//! needed in the caller's hands. `std::io::Read + Seek` lost: it is blocking, and a cursor cannot be shared.
+//! [`Source`] is asynchronous because a browser has no other way to read; it is a trait object that needs no runtime,
+//! so that a native caller can use any executor. Reads have an explicit offset and length, so that the caller controls
+//! the memory. Rejected: `std::io::Read + Seek`, because it blocks and its cursor cannot be shared.
 
 use crate::error::WeightsError;
 use std::borrow::Cow;
@@ -10,33 +10,33 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
-/// A boxed future that need not move between threads (browser promises cannot).
+/// A boxed future that need not be `Send` (browser promises are not).
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// A flat set of named files that can be read at any offset.
 pub trait Source {
-    /// Where this is, for messages: a path, a URL, "memory".
+    /// The place of the source, for messages: a path, a URL, "memory".
     fn describe(&self) -> String;
 
-    /// Bytes of `file`; `None` when there is no such file.
+    /// The size of `file` in bytes; `None` when it does not exist.
     fn size<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<u64>, WeightsError>>;
 
-    /// Exactly `length` bytes of `file` from `offset`. Reading beyond the end is an error.
+    /// Reads exactly `length` bytes of `file` from `offset`. Reading beyond the end is an error.
     fn read<'a>(&'a self, file: &'a str, offset: u64, length: usize) -> LocalFuture<'a, Result<Vec<u8>, WeightsError>>;
 
-    /// Names of files, where the source can list them: to find a GGUF file of any name, and for better error messages.
+    /// The names of the files, if the source can list them: to find a GGUF file of any name, and for error messages.
     fn list(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// The file that the user named, where it was a file and not a place.
+    /// The file that the user named, if the source was opened for a file.
     fn main_file(&self) -> Option<String> {
         None
     }
 }
 
 /// Whether `name` is a plain file name: no separators, no drive or stream colon, not `.` or `..`, no control
-/// characters. Names inside an index file come from strangers; this keeps them inside their directory.
+/// characters. Names in an index file are untrusted; this check keeps reads inside their directory.
 pub fn is_plain_file_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 255
@@ -54,7 +54,7 @@ pub(crate) fn bad_name(place: &str, name: &str) -> WeightsError {
     }
 }
 
-/// Files held in memory: tests, embedded checkpoints, files dropped onto a page.
+/// Files in memory: for tests, embedded checkpoints, and files dropped onto a page.
 #[derive(Debug, Default, Clone)]
 pub struct MemorySource {
     files: BTreeMap<String, Cow<'static, [u8]>>,

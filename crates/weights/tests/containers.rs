@@ -1,5 +1,5 @@
-//! Checkpoints of other programs: PyTorch archives, and matrices packed by GPTQ, AWQ and MLX, against the values they
-//! stand for.
+//! Checkpoints of other programs (PyTorch archives; matrices packed by GPTQ, AWQ and MLX) compared with their expected
+//! values.
 
 use bayan_weights::{Checkpoint, DirectorySource, Dtype, MemorySource, Stored};
 use pollster::block_on;
@@ -27,7 +27,7 @@ const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
 
 #[test]
 fn packed_matrices_have_their_values() {
-    // Native format, and by how much of the largest weight it may differ.
+    // Native format, and the largest allowed error relative to the largest weight.
     let cases = [
         ("gptq-sym-128", "q4_0", 0.0),
         ("gptq-asym-32", "q4_k", 1e-3),
@@ -45,7 +45,7 @@ fn packed_matrices_have_their_values() {
         let stored = std::fs::metadata(fixture(name).join("model.safetensors")).expect("a file").len();
         assert!(checkpoint.size_bytes() < stored, "{name}: no byte is counted twice");
         assert_eq!(block_on(checkpoint.read_f32(WEIGHT)).expect("reads"), wanted, "{name}");
-        // Rows of any range, across and inside words of 8.
+        // Row ranges across and inside words of 8.
         for rows in [0..1, 3..5, 7..17, 39..40] {
             let part = block_on(checkpoint.read_rows_f32(WEIGHT, rows.clone())).expect("reads");
             assert_eq!(part, wanted[rows.start * 256..rows.end * 256], "{name} {rows:?}");
@@ -111,7 +111,7 @@ fn other_quantizations_are_refused_by_name() {
             .contains("group_size")
     );
     assert!(error(r#"{"quantization": {"group_size": 64, "bits": 3}}"#).contains("4 and 8 bits"));
-    // Another group size than the arrays were made with.
+    // A group size other than that of the arrays.
     assert!(
         error(r#"{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}"#).contains("scales")
     );
@@ -125,7 +125,7 @@ proptest! {
     fn damaged_archives_are_survived(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8), tail: bool, cut in any::<prop::sample::Index>()) {
         let mut bytes = std::fs::read(fixture("pytorch").join("pytorch_model.bin")).expect("a file");
         for (at, value) in changes {
-            // The directory at the end and the pickle at the front are what is parsed.
+            // The parsed parts are the directory at the end and the pickle at the start.
             let window = 1200.min(bytes.len());
             let at = if tail { bytes.len() - window + at.index(window) } else { at.index(window) };
             bytes[at] = value;

@@ -1,4 +1,4 @@
-//! Bytes made to break the reader: every case must be an error, none a panic, a wrong read or a large allocation.
+//! Files made to break the reader: every case must be an error, never a panic, a wrong read or a large allocation.
 
 use bayan_weights::formats::Q8_0;
 use bayan_weights::safetensors::{MAX_HEADER_BYTES, encode_header, header_length, parse_header};
@@ -21,7 +21,7 @@ fn open(bytes: Vec<u8>) -> Result<Checkpoint, WeightsError> {
     block_on(Checkpoint::open(Rc::new(source)))
 }
 
-/// Opens, and reads every tensor in two ways. Whatever happens must be a `Result`.
+/// Opens, and reads every tensor in two ways. The result may be an error, but never a panic.
 fn open_and_read_all(source: MemorySource) {
     let Ok(checkpoint) = block_on(Checkpoint::open(Rc::new(source))) else { return };
     for entry in checkpoint.tensors() {
@@ -212,7 +212,7 @@ fn quantized_descriptions_are_checked() {
     assert!(matches!(block_on(checkpoint.read_planes("w", 0..2, &Q8_0)), Err(WeightsError::NotFinite { .. })));
 }
 
-/// Whatever our parser accepts, the `safetensors` crate accepts and reads the same way.
+/// Checks that whatever our parser accepts, the `safetensors` crate accepts and reads identically.
 fn agrees_with_the_crate(bytes: &[u8]) {
     let Some(first) = bytes.get(..8) else { return };
     let Ok(length) = header_length("f", first, bytes.len() as u64) else { return };
@@ -275,7 +275,7 @@ proptest! {
         open_and_read_all(MemorySource::new().with("config.json", &b"{}"[..]).with("model.safetensors", bytes));
     }
 
-    /// Headers of plausible words with any numbers.
+    /// Headers of plausible words with arbitrary numbers.
     #[test]
     fn random_headers_never_panic(
         tensors in prop::collection::vec(

@@ -1,5 +1,5 @@
-//! Importance of the inputs of matrices: files come back, weighed quantization errs less where it counts, files of
-//! other models are refused.
+//! Importance of matrix inputs: files survive a round trip, quantization with importance reduces the weighted error,
+//! and files of other models are refused.
 
 use bayan_weights::gguf::blocks::BlockType;
 use bayan_weights::gguf::writer::{Declared, Entry, GgufWriter};
@@ -16,7 +16,7 @@ fn fixture(name: &str) -> Checkpoint {
     block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).expect("a directory")))).expect("a checkpoint")
 }
 
-/// A few inputs carry nearly everything, as in real models.
+/// A few inputs have nearly all the importance, as in real models.
 fn made_for(checkpoint: &Checkpoint) -> Importance {
     let matrices = checkpoint.tensors().iter().filter(|tensor| tensor.shape.len() == 2);
     let values = |k: usize| (0..k).map(|i| if i % 11 == 3 { 50.0 } else { 0.01 + (i % 5) as f32 }).collect();

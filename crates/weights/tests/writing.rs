@@ -1,4 +1,4 @@
-//! Writing checkpoints: round trips, shards, quantization, and what is left behind when it fails.
+//! Writing checkpoints: round trips, shards, quantization, and what remains after a failure.
 
 use bayan_weights::formats::{F16, F32, Q4_0, Q4K, Q8_0};
 use bayan_weights::{
@@ -82,7 +82,7 @@ fn every_format_round_trips_through_files() {
         assert_eq!(checkpoint.require("empty.weight").expect("there").shape, [0, 45]);
         let files = names_in(&directory).len();
         assert!(if max_shard_bytes == u64::MAX { files == 2 } else { files > 3 }, "{files} files");
-        // The container is plain safetensors for any other reader.
+        // The file is plain safetensors for any other reader.
         for name in names_in(&directory).iter().filter(|name| name.ends_with(".safetensors")) {
             let bytes = std::fs::read(directory.join(name)).expect("read");
             safetensors::SafeTensors::deserialize(&bytes).expect("sound");
@@ -239,7 +239,7 @@ fn exceptions_and_importance_reach_the_quantizer() {
     assert_eq!(names_in(temp.path()), ["blind", "guided"], "the failed run left nothing");
 }
 
-/// The shard is swapped for the device that is always full, so that the system itself refuses the write.
+/// The shard is replaced by the device that is always full, so that the system refuses the write.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_leaves_the_old_checkpoint() {

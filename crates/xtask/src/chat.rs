@@ -4,7 +4,7 @@ use crate::{process, vulkan, workspace};
 use anyhow::{Context, Result};
 use std::process::{Command, ExitCode};
 
-/// Sets up Vulkan, builds `bayan` in release, and becomes it.
+/// Sets up Vulkan, builds `bayan` in release mode, and replaces this process by it.
 pub fn run(arguments: &[String]) -> Result<ExitCode> {
     vulkan::set_up()?;
     let bayan = build_bayan()?;
@@ -16,7 +16,7 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
     become_program(command)
 }
 
-/// Builds the release program; its path.
+/// Builds the release program; returns its path.
 pub fn build_bayan() -> Result<std::path::PathBuf> {
     process::run(workspace::cargo().args(["build", "--release", "--package", "bayan-cli"]))?;
     Ok(workspace::target_dir()?.join("release").join(format!("bayan{}", std::env::consts::EXE_SUFFIX)))

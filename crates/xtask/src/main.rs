@@ -1,8 +1,8 @@
 //! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`.
 //!
-//! A program in the workspace, so that a machine with only Rust can run every task; shell scripts and a task runner
-//! lost, because each would be one more thing to have first. It depends on little, so that it is built in seconds, and
-//! it never links the crates it builds.
+//! It is a program of the workspace, so that a machine with only Rust can run every task. Rejected: shell scripts and a
+//! task runner, because each would be one more program to install first. It has few dependencies, so that it is built
+//! in seconds, and never links the crates that it builds.
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     report(result)
 }
 
-/// Prints an error with its causes; the exit code of the program.
+/// Prints an error with its causes; returns the exit code of the program.
 fn report(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,7 +1,7 @@
-//! System packages, through apt on Debian and Ubuntu; elsewhere the error says what to install.
+//! System packages, through apt on Debian and Ubuntu; on other systems the error says what to install.
 //!
-//! Nothing is installed without a line that says what and why. Other package managers lost: each has other package
-//! names, and an untested command run as root is worse than a sentence.
+//! Every installation prints what is installed and why. Rejected: other package managers, because each has other
+//! package names, and an untested command run as root is worse than an error message.
 
 use crate::process;
 use anyhow::{Result, bail};
@@ -42,7 +42,7 @@ fn apt(prefix: Option<&str>, arguments: &[&str]) -> Command {
     command
 }
 
-/// What to put before a command that needs root: nothing for root itself, `sudo` where it can work.
+/// The prefix of a command that needs root: nothing for root itself, `sudo` if it can work.
 fn privilege() -> Result<Option<&'static str>, String> {
     let is_root = process::capture(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
     if is_root {
@@ -62,7 +62,7 @@ fn is_debian() -> bool {
     fs::read_to_string("/etc/os-release").is_ok_and(|text| names_debian(&text))
 }
 
-/// Whether an os-release file is Debian's or that of a system made from it.
+/// Whether an os-release file is of Debian or of a derived system.
 fn names_debian(os_release: &str) -> bool {
     os_release
         .lines()

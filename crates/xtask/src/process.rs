@@ -1,10 +1,10 @@
-//! Running other programs: what is run is shown, and a failure says what failed and how.
+//! Runs other programs: commands are printed, and an error says which one failed and how.
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Runs `command` with its output shown; an error unless it exits with 0.
+/// Runs `command` with its output visible; an error unless it exits with 0.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = describe(command);
     eprintln!("$ {shown}");
@@ -15,7 +15,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` silently and returns what it printed; an error with its last words unless it exits with 0.
+/// Runs `command` silently and returns its output; unless it exits with 0, an error with the end of its output.
 pub fn capture(command: &mut Command) -> Result<String> {
     let shown = describe(command);
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("`{shown}` could not be started"))?;
@@ -45,7 +45,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// A command as one would type it, without the variable that every child gets.
+/// A command as a user would type it, without the variable that every child process gets.
 pub fn describe(command: &Command) -> String {
     let mut words = Vec::new();
     for (name, value) in command.get_envs() {
@@ -67,7 +67,7 @@ fn quote(word: &str) -> String {
     }
 }
 
-/// A directory for sockets, for machines without a session: Mesa complains on every start where there is none.
+/// A directory for sockets on machines without a session, where Mesa would print a warning on every start.
 pub fn runtime_dir(target: &Path) -> Option<PathBuf> {
     if std::env::var_os("XDG_RUNTIME_DIR").is_some() || !cfg!(unix) {
         return None;

@@ -1,7 +1,7 @@
-//! A static file server for the page, on this machine only.
+//! A static file server for the page, on localhost only.
 //!
-//! HTTP/1.1 by hand: GET and HEAD, one range, `Content-Type`; nothing else is needed to open the page. A server crate
-//! lost: it would be the largest dependency of this program.
+//! HTTP/1.1 with GET and HEAD, one range, and `Content-Type`; the page needs nothing else. Rejected: a server crate,
+//! because it would be the largest dependency of this program.
 
 use anyhow::{Context, Result};
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The longest request head that is read.
+/// Most bytes of a request head.
 const HEAD_BYTES: u64 = 16 * 1024;
 
 /// Serves `directory` on localhost until the program is stopped.
@@ -26,18 +26,18 @@ pub fn serve(directory: &Path, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// One thread per connection; browsers keep six of them.
+/// Starts one thread per connection; browsers keep six connections open.
 fn accept(listener: &TcpListener, directory: &Path) {
     for stream in listener.incoming().flatten() {
         let directory = directory.to_path_buf();
         std::thread::spawn(move || {
-            // A browser that goes away mid-answer is not an error of the server.
+            // A browser that closes the connection early is not an error of the server.
             let _ = answer_all(&stream, &directory);
         });
     }
 }
 
-/// One request's line and the headers that matter.
+/// The request line and the relevant headers of a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Request {
     method: String,
@@ -118,7 +118,7 @@ fn answer(mut stream: &TcpStream, directory: &Path, request: &Request) -> std::i
     stream.flush()
 }
 
-/// The file for a request's path; none outside `directory`.
+/// The file of a request's path; `None` outside `directory`.
 fn resolve(directory: &Path, target: &str) -> Option<PathBuf> {
     let path = target.split(['?', '#']).next()?;
     let decoded = percent_decode(path)?;
@@ -152,9 +152,9 @@ fn percent_decode(text: &str) -> Option<String> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Range {
-    /// No range that is understood: the whole file, as HTTP allows.
+    /// No range, or one that is not understood: the whole file, as HTTP allows.
     Whole,
-    /// From the first byte to before the second.
+    /// From the first byte up to, but not including, the second.
     Part(u64, u64),
     Outside,
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask test`: sets up what the tests need and runs all of them, in the order in which they fail fastest.
+//! `cargo xtask test`: sets up the requirements of the tests and runs all of them; those that fail fastest run first.
 //!
-//! The first failing step ends the run, and the summary names the steps that were not reached. Going on after a failure
-//! lost: most later steps would report the same mistake again, slower.
+//! The first failing step ends the run, and the summary lists the steps that were not run. Rejected: continuing after a
+//! failure, because most later steps would report the same error again, more slowly.
 
 use crate::{process, tools, vulkan, wasm, web, workspace};
 use anyhow::{Context, Result};
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-/// What the steps share.
+/// State shared by the steps.
 struct Session {
     quick: bool,
     runtime_dir: Option<PathBuf>,
@@ -25,7 +25,7 @@ const fn step(title: &'static str, action: fn(&Session) -> Result<()>) -> Step {
     Step { title, action }
 }
 
-/// Runs the steps; a failure gives the exit code 1 after the summary.
+/// Runs the steps; after a failure the exit code is 1.
 pub fn run(quick: bool) -> Result<ExitCode> {
     let session = Session { quick, runtime_dir: process::runtime_dir(&workspace::target_dir()?) };
     let steps = steps(quick);
@@ -46,7 +46,7 @@ pub fn run(quick: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The steps for the parts of the project that exist.
+/// The steps for the existing parts of the project.
 fn steps(quick: bool) -> Vec<Step> {
     let mut steps = vec![
         step("Tools: rustfmt, clippy, cargo-nextest, Vulkan", set_up),
@@ -151,11 +151,11 @@ fn browser_tests(session: &Session) -> Result<()> {
     let node = tools::node()?;
     let chromium = tools::chromium()?;
     let mut command = tools::in_web("node", node.as_deref())?;
-    // One after the other: each starts a Chromium with a software GPU.
+    // Sequentially: each test starts a Chromium with a software GPU.
     command.args(["--test", "--test-concurrency=1"]).args(workspace::browser_tests());
-    // Where the engine's tests find the engine.
+    // The path of the engine for the engine's tests.
     command.env("BAYAN_CHROMIUM", chromium).env("BAYAN_ENGINE", workspace::target_dir()?.join("wasm/engine"));
-    // What the browser's answers are compared with; the tests before have built it.
+    // The browser's answers are compared with this program; earlier steps have already built it.
     process::run(&mut session.cargo(&["build", "--package", "bayan-cli"]))?;
     command.env(
         "BAYAN_NATIVE",

@@ -1,17 +1,17 @@
-//! The programs that tests and builds run, installed from their registries where missing.
+//! The programs that tests and builds run; missing ones are installed from their registries.
 
 use crate::{packages, process, workspace};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The oldest Node the page's build tools accept.
+/// The oldest Node that the page's build tools support.
 const NODE: (u32, u32) = (20, 19);
 
 /// The newest cargo-nextest that compiles with the `rust-version` of the workspace.
 const NEXTEST: &str = "0.9.114";
 
-/// The Node that is installed where the system has none or an older one.
+/// The Node that is installed if the system has none or an older one.
 const NODE_PACKAGE: &str = "node@22";
 
 /// rustfmt and clippy: part of the usual Rust installation, but not of the minimal one.
@@ -31,7 +31,7 @@ pub fn rust_components() -> Result<()> {
     Ok(())
 }
 
-/// cargo-nextest, compiled from crates.io where missing.
+/// cargo-nextest, compiled from crates.io if missing.
 pub fn nextest() -> Result<()> {
     if process::succeeds(workspace::cargo().args(["nextest", "--version"])) {
         return Ok(());
@@ -41,7 +41,7 @@ pub fn nextest() -> Result<()> {
         .context("cargo-nextest could not be installed; remedy: install it by hand, from your system's packages or as its site says")
 }
 
-/// A C compiler. Some crates that tests and tools need compile C.
+/// A C compiler, because some crates of tests and tools compile C.
 pub fn c_compiler() -> Result<()> {
     if ["cc", "gcc", "clang"].iter().any(|name| process::find_program(name).is_some()) || !cfg!(target_os = "linux") {
         return Ok(());
@@ -49,7 +49,7 @@ pub fn c_compiler() -> Result<()> {
     packages::install(&["gcc", "libc6-dev"], "a C compiler and linker are missing")
 }
 
-/// Node and npm, new enough for the page's build. Returns the directory to put first on the PATH, if any.
+/// Node and npm, recent enough for the page's build. Returns the directory to put first on the PATH, if any.
 pub fn node() -> Result<Option<PathBuf>> {
     let own = workspace::target_dir()?.join("xtask-tools/node_modules/.bin");
     if node_version("node").is_some_and(|version| version >= NODE) && process::find_program("npm").is_some() {
@@ -88,7 +88,7 @@ pub fn node() -> Result<Option<PathBuf>> {
     }
 }
 
-/// `v20.19.1` to (20, 19).
+/// Parses `v20.19.1` as (20, 19).
 fn node_version(program: impl AsRef<Path>) -> Option<(u32, u32)> {
     let text = process::capture(Command::new(program.as_ref()).arg("--version")).ok()?;
     parse_version(text.trim().trim_start_matches('v'))
@@ -99,7 +99,7 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()??, parts.next()??))
 }
 
-/// A Chromium for the browser tests: the one named by `BAYAN_CHROMIUM`, an installed one, or Debian's.
+/// A Chromium for the browser tests: the one in `BAYAN_CHROMIUM`, an installed one, or Debian's.
 pub fn chromium() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("BAYAN_CHROMIUM").map(PathBuf::from) {
         if path.is_file() {
@@ -119,7 +119,7 @@ pub fn chromium() -> Result<PathBuf> {
     find().context("Chromium was installed, but is not on the PATH; remedy: set BAYAN_CHROMIUM to its path")
 }
 
-/// A command run in `web/`, with the right Node first on the PATH.
+/// A command to run in `web/`, with the right Node first on the PATH.
 pub fn in_web(program: &str, node_bin: Option<&Path>) -> Result<Command> {
     let mut command = Command::new(program);
     command.current_dir(workspace::root().join("web"));
@@ -131,7 +131,7 @@ pub fn in_web(program: &str, node_bin: Option<&Path>) -> Result<Command> {
     Ok(command)
 }
 
-/// `npm ci` in `web/`, unless the installed modules are those of the lock file already.
+/// Runs `npm ci` in `web/`, unless the installed modules match the lock file.
 pub fn web_modules(node_bin: Option<&Path>) -> Result<()> {
     let web = workspace::root().join("web");
     let modified = |path: PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).ok();

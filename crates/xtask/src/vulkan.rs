@@ -1,7 +1,7 @@
-//! Whether this machine can run Vulkan, and what to install where it cannot.
+//! Checks whether this machine can run Vulkan, and installs what is missing.
 //!
-//! Vulkan is a loader (`libvulkan.so.1`) and one driver per kind of device, each named by a small JSON file. Both are
-//! looked for as files: loading the library would crash this program with a broken driver, and a driver without its
+//! Vulkan is a loader (`libvulkan.so.1`) and one driver per kind of device, each described by a small JSON file. The
+//! check looks for files: loading the library would crash this program if a driver is broken, and a driver without its
 //! library (a GPU container without its graphics part) must count as missing.
 
 use crate::{packages, process};
@@ -9,19 +9,20 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What was found.
+/// The result of the check.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
-    /// The loader is there.
+    /// Whether the loader exists.
     loader: bool,
-    /// Driver files whose library is there too.
+    /// Driver files whose library exists too.
     drivers: Vec<PathBuf>,
 }
 
-/// Installs a loader, and a software driver where no driver is there. Does nothing on a machine with a GPU driver.
+/// Installs a loader if there is none, and a software driver if there is no driver. Does nothing on a machine with a
+/// GPU driver.
 pub fn set_up() -> Result<()> {
     if !cfg!(target_os = "linux") {
-        // Metal and Direct3D come with the system.
+        // Metal and Direct3D are part of the system.
         return Ok(());
     }
     let found = look(&driver_directories(), &Libraries::of_this_machine());
@@ -69,7 +70,7 @@ fn look(directories: &[PathBuf], libraries: &Libraries) -> Found {
     Found { loader: libraries.has("libvulkan.so.1"), drivers }
 }
 
-/// A driver file counts when it parses and its library is there.
+/// Whether a driver file parses and its library exists.
 fn is_usable(manifest: &Path, libraries: &Libraries) -> bool {
     let Ok(text) = std::fs::read_to_string(manifest) else { return false };
     let Ok(json) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
@@ -80,7 +81,7 @@ fn is_usable(manifest: &Path, libraries: &Libraries) -> bool {
     libraries.has(library)
 }
 
-/// Where the loader looks for driver files.
+/// The directories that the loader searches for driver files.
 fn driver_directories() -> Vec<PathBuf> {
     let mut roots: Vec<PathBuf> =
         ["/etc", "/usr/local/etc", "/usr/local/share", "/usr/share"].map(PathBuf::from).to_vec();
@@ -96,7 +97,7 @@ fn driver_directories() -> Vec<PathBuf> {
     roots.into_iter().map(|root| root.join("vulkan/icd.d")).collect()
 }
 
-/// Driver files that the environment names.
+/// The driver files named in the environment.
 fn named_drivers() -> Vec<PathBuf> {
     ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES"]
         .iter()
@@ -105,7 +106,7 @@ fn named_drivers() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The shared libraries that the system's linker finds.
+/// The shared libraries known to the dynamic linker.
 struct Libraries {
     /// `ldconfig -p`, empty where it cannot be run.
     cache: String,

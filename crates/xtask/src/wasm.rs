@@ -1,7 +1,8 @@
-//! The browser engine: `crates/wasm` to `bayan.js` and `bayan_bg.wasm`.
+//! Builds the browser engine: from `crates/wasm` to `bayan.js` and `bayan_bg.wasm`.
 //!
-//! Three ways to a compiler for `wasm32-unknown-unknown`, in this order: the target is installed; rustup adds it; or
-//! Debian's `rustc-web` with the standard library compiled from its sources, for machines where rustup cannot download.
+//! There are three sources of a compiler for `wasm32-unknown-unknown`, tried in this order: the target is installed;
+//! rustup adds it; Debian's `rustc-web` with the standard library compiled from source, for machines where rustup
+//! cannot download.
 
 use crate::{packages, process, tools, workspace};
 use anyhow::{Context, Result, bail};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// The package of the engine, and the name of its library's file.
+/// The engine's package, which is also the file name of its library.
 const PACKAGE: &str = "bayan-wasm";
 
 /// The name under which the page imports the engine.
@@ -29,25 +30,26 @@ const FEATURES: &[&str] = &[
     "--enable-simd",
 ];
 
-/// Debian's compiler, its standard library's sources, and the linker it needs.
+/// Debian's compiler, the sources of its standard library, and the required linker.
 const DEBIAN: &[&str] = &["rustc-web", "rust-web-src", "libstd-rust-web-dev", "lld-19"];
 
-/// How to compile for the browser here.
+/// The compiler for the browser target.
 enum Compiler {
-    /// The Rust in use has the target.
+    /// The installed Rust has the target.
     Installed,
-    /// Debian's compiler builds the standard library as well.
+    /// Debian's compiler, which builds the standard library as well.
     Debian,
 }
 
-/// Builds the engine of this workspace; the directory that holds `bayan.js` and `bayan_bg.wasm`.
+/// Builds the engine of this workspace; returns the directory of `bayan.js` and `bayan_bg.wasm`.
 pub fn build() -> Result<PathBuf> {
     build_package(&workspace::root(), PACKAGE, &workspace::target_dir()?)
 }
 
 /// Builds the `cdylib` of `package` in the workspace at `root`.
 pub fn build_package(root: &Path, package: &str, target_dir: &Path) -> Result<PathBuf> {
-    // Apart from the native build: other flags, and a second cargo need not wait.
+    // Separate from the native build, because the flags differ and two cargo processes then need not wait for each
+    // other.
     let build_dir = target_dir.join("wasm");
     let mut cargo = workspace::cargo();
     cargo
@@ -60,7 +62,7 @@ pub fn build_package(root: &Path, package: &str, target_dir: &Path) -> Result<Pa
             .env("RUSTC", "/usr/bin/rustc")
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld-19");
-        // cargo and rustup set it for their own compiler.
+        // cargo and rustup set these variables for their own compiler.
         cargo.env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN");
     }
     process::run(&mut cargo)?;
@@ -103,7 +105,7 @@ fn compiler() -> Result<Compiler> {
     Ok(Compiler::Debian)
 }
 
-/// Whether the Rust in use has a standard library for the browser.
+/// Whether the installed Rust has a standard library for the browser.
 fn has_target() -> bool {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     let Ok(directory) = process::capture(command.args(["--print", "target-libdir", "--target", TARGET])) else {
@@ -118,7 +120,7 @@ fn debian_has_sources() -> bool {
     sysroot.is_ok_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/std").is_dir())
 }
 
-/// Runs a command that may wait forever on a network that does not answer; whether it succeeded in time.
+/// Runs a command that may block on an unresponsive network; returns whether it succeeded in time.
 fn run_for(command: &mut Command, limit: Duration) -> bool {
     eprintln!("$ {}", process::describe(command));
     let Ok(mut child) = command.spawn() else { return false };
@@ -128,7 +130,7 @@ fn run_for(command: &mut Command, limit: Duration) -> bool {
             Ok(Some(status)) => return status.success(),
             Ok(None) if start.elapsed() < limit => std::thread::sleep(Duration::from_millis(100)),
             Ok(None) | Err(_) => {
-                // It may have ended in between; either way it is gone.
+                // It may have ended meanwhile; either way it is no longer running.
                 let _ = child.kill();
                 let _ = child.wait();
                 return false;
@@ -143,8 +145,8 @@ fn bindgen(wasm: &Path, out: &Path) -> Result<()> {
     process::run(cargo.arg(wasm).arg(out).arg(NAME))
 }
 
-/// Makes the module smaller and faster, in place. It takes a minute, so the result is kept under the digest of what
-/// went in.
+/// Makes the module smaller and faster, in place. This takes a minute, so the result is cached by the digest of the
+/// input.
 fn optimize(wasm: &Path, build_dir: &Path) -> Result<()> {
     let Some(mut optimizer) = optimizer()? else {
         eprintln!(
@@ -162,7 +164,7 @@ fn optimize(wasm: &Path, build_dir: &Path) -> Result<()> {
         }
         std::fs::create_dir_all(&folder).with_context(|| format!("{} could not be made", folder.display()))?;
         let unfinished = kept.with_extension("part");
-        // `--strip-target-features`: the section names features that older versions of wasm-opt refuse to read past.
+        // `--strip-target-features`: the section has feature names that make older versions of wasm-opt fail.
         let flags = ["-O2", "--strip-debug", "--strip-producers", "--strip-target-features"];
         process::run(optimizer.args(flags).args(FEATURES).arg(wasm).arg("-o").arg(&unfinished))?;
         std::fs::rename(&unfinished, &kept)
@@ -174,11 +176,11 @@ fn optimize(wasm: &Path, build_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Older versions of wasm-opt write a module whose table of references to JavaScript holds functions instead; it does
-/// not start.
+/// Older versions of wasm-opt write a module whose table of JavaScript references has the type of functions; such a
+/// module does not start.
 const OLDEST_OPTIMIZER: u32 = 116;
 
-/// The wasm-opt of the page's npm packages, whose version is locked; else the system's, where it is new enough.
+/// The wasm-opt of the page's npm packages, whose version is locked; otherwise the system's, if it is new enough.
 fn optimizer() -> Result<Option<Command>> {
     if workspace::has_web() {
         let node = tools::node()?;
@@ -203,7 +205,7 @@ fn size(path: &Path) -> Result<u64> {
     Ok(std::fs::metadata(path).with_context(|| format!("{} could not be read", path.display()))?.len())
 }
 
-/// Bytes of the file as gzip packs it, where gzip is installed.
+/// Size of the file compressed by gzip, if gzip is installed.
 fn gzipped(path: &Path) -> Option<usize> {
     let output = Command::new("gzip").args(["-9", "--stdout"]).arg(path).output().ok()?;
     output.status.success().then_some(output.stdout.len())

@@ -19,7 +19,7 @@ pub struct WebArguments {
     port: u16,
 }
 
-/// Builds, then serves or writes.
+/// Builds the site, then serves or writes it.
 pub fn run(arguments: &WebArguments) -> Result<()> {
     if let Some(directory) = &arguments.release_dir {
         check_empty(directory)?;
@@ -31,7 +31,7 @@ pub fn run(arguments: &WebArguments) -> Result<()> {
     serve::serve(&build_site()?, arguments.port)
 }
 
-/// Builds everything; the directory of the whole site.
+/// Builds everything; returns the directory of the whole site.
 pub fn build_site() -> Result<PathBuf> {
     if !workspace::has_wasm() {
         bail!("crates/wasm is missing, so there is no browser engine to build; remedy: use a complete checkout");
@@ -51,7 +51,7 @@ pub fn build_site() -> Result<PathBuf> {
     Ok(site)
 }
 
-/// The page alone; its directory.
+/// Builds the page; returns its directory.
 pub fn build_page() -> Result<PathBuf> {
     let node = tools::node()?;
     tools::web_modules(node.as_deref())?;
@@ -82,13 +82,13 @@ fn check_empty(directory: &Path) -> Result<()> {
     }
 }
 
-/// The checkpoint of `crates/embedded`, in a checkout that has it.
+/// The checkpoint of `crates/embedded`, if the checkout has it.
 fn embedded_checkpoint() -> Option<PathBuf> {
     let directory = workspace::root().join("crates/embedded/checkpoint");
     directory.join("config.json").is_file().then_some(directory)
 }
 
-/// Copies a checkpoint and writes the `manifest.json` by which the page finds and verifies its files.
+/// Copies a checkpoint and writes a `manifest.json` with which the page finds and verifies its files.
 fn ship_model(checkpoint: &Path, out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("{} could not be made", out.display()))?;
     let mut files = Vec::new();
@@ -108,7 +108,7 @@ fn ship_model(checkpoint: &Path, out: &Path) -> Result<()> {
         .with_context(|| format!("{} could not be written", out.join("manifest.json").display()))
 }
 
-/// What a runtime reads; not the model card or logs of its training.
+/// Whether a runtime reads this file; the model card and training logs are not copied.
 fn belongs_to_checkpoint(name: &str) -> bool {
     [".safetensors", ".json", ".jinja", ".model"].iter().any(|ending| name.ends_with(ending))
 }
@@ -152,7 +152,7 @@ mod tests {
         ship_model(&checkpoint, &out).expect("a copy");
         let manifest: serde_json::Value =
             serde_json::from_slice(&fs::read(out.join("manifest.json")).expect("a manifest")).expect("JSON");
-        // The digest of "abc" as the standard gives it.
+        // The digest of "abc" in the standard.
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(manifest["files"], json!([{"path": "config.json", "size": 3, "sha256": digest}]));
         assert!(out.join("config.json").is_file() && !out.join("README.md").exists());

@@ -1,10 +1,10 @@
-//! Where things are: the repository, its target directory, and which parts of the project exist.
+//! Locations: the repository, its target directory, and the existing parts of the project.
 
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The repository's root, known since this program was compiled inside it.
+/// The repository's root, known at compile time because this program is compiled inside it.
 pub fn root() -> PathBuf {
     let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     path.pop();

@@ -1,8 +1,8 @@
-//! The rules of the repository that a compiler does not check: which crate may use which, who may name what, sizes of
-//! files, one file for each format and architecture, words that do not belong.
+//! Repository rules that a compiler does not check: allowed dependencies between crates, ownership of libraries, sizes
+//! of files, one file for each format and architecture, forbidden words.
 //!
-//! Read from manifests and sources, not from a build, so that a rule holds on every platform. A lint configuration
-//! lost: it sees neither shaders nor the page.
+//! The rules are checked on manifests and sources, not on a build, so that they hold on every platform. Rejected: a
+//! lint configuration, because it sees neither shaders nor the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 /// The longest file, in lines.
 const MAX_LINES: usize = 600;
 
-/// Each crate and the crates of ours that it may use. `gpu` and `weights` know nothing of each other; edges know
-/// everything.
+/// For each crate, the crates of the workspace that it may use. `gpu` and `weights` are independent of each other; the
+/// programs at the top may use every crate.
 const ARROWS: &[(&str, &[&str])] = &[
     ("bayan-gpu", &[]),
     ("bayan-weights", &[]),
@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Libraries that one crate alone may name, so that everything above it sees our interface.
+/// Libraries that only one crate may name, so that all others use that crate's interface.
 const OWNED: &[(&str, &str)] =
     &[("wgpu", "bayan-gpu"), ("wasm-bindgen", "bayan-wasm"), ("js-sys", "bayan-wasm"), ("web-sys", "bayan-wasm")];
 
@@ -45,7 +45,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository's root")
 }
 
-/// The manifests of the workspace: name to (dependency name, whether only tests use it).
+/// The manifests of the workspace: from name to (dependency name, whether it is a dev-dependency).
 fn dependencies() -> BTreeMap<String, Vec<(String, bool)>> {
     let output = std::process::Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
@@ -64,7 +64,7 @@ fn dependencies() -> BTreeMap<String, Vec<(String, bool)>> {
     packages.iter().map(|package| (package["name"].as_str().expect("a name").to_owned(), of(package))).collect()
 }
 
-/// Files below `directory` with one of these endings, in order; build outputs and installed modules are left out.
+/// Files in `directory` with one of these endings, sorted, without build outputs and installed modules.
 fn files(directory: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_path_buf()];
@@ -92,12 +92,12 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A path as it reads in the repository.
+/// A path relative to the repository.
 fn short(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// Fails with every offence, not only the first.
+/// Fails with a list of all violations, not only the first.
 fn none(offences: Vec<String>, rule: &str) {
     assert!(offences.is_empty(), "{rule}:\n  {}", offences.join("\n  "));
 }
@@ -221,7 +221,7 @@ fn no_file_is_longer_than_a_reader_can_hold() {
 
 #[test]
 fn nothing_is_left_to_do_or_tied_to_one_machine() {
-    // In pieces, so that this file passes its own test.
+    // Split into pieces, so that this file passes its own test.
     let pieces: &[&[&str]] = &[
         &["TO", "DO"],
         &["FIX", "ME"],

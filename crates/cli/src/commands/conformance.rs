@@ -1,8 +1,7 @@
-//! `bayan conformance`: answers a file of requests in JSON, so that any runtime can be held against the same
-//! references.
+//! `bayan conformance`: answers a file of JSON requests, so that any runtime can be compared with the same references.
 //!
-//! The model is loaded when the first request needs it: tokenizer and template requests work for checkpoints whose
-//! architecture is not supported, and such requests as need the model are answered as unsupported.
+//! The model is loaded when the first request needs it: tokenizer and template requests also work for checkpoints of
+//! unsupported architectures, and requests that need the model are then answered as unsupported.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -109,7 +108,7 @@ fn twenty() -> usize {
 }
 
 impl Op {
-    /// Positions that the request needs; `None` for requests that need no model.
+    /// Positions of the context that the request needs; `None` for requests without a model.
     fn positions(&self) -> Option<usize> {
         match self {
             Op::Logits { ids, .. } | Op::Nll { ids } => Some(ids.len()),
@@ -121,9 +120,9 @@ impl Op {
 
 /// Why a request has no answer.
 enum Refusal {
-    /// Not something that this version does.
+    /// A feature that this version does not have.
     Unsupported(String),
-    /// Something went wrong.
+    /// An error.
     Failed(anyhow::Error),
 }
 
@@ -144,10 +143,10 @@ impl From<anyhow::Error> for Refusal {
     }
 }
 
-/// What is opened when it is first needed. A failure is kept and told to every request that needs it.
+/// Parts that are opened when first needed. A failure is kept and returned to every request that needs the part.
 struct Session<'a> {
     args: &'a ModelArgs,
-    /// The adapter that training requests begin with.
+    /// The initial adapter of training requests.
     adapter: Option<PathBuf>,
     trainer: Option<Result<(Trainer, TrainedWeights), (bool, String)>>,
     context: usize,
@@ -155,10 +154,10 @@ struct Session<'a> {
     model: Option<Result<Model, (bool, String)>>,
 }
 
-/// Answers the requests with one line of JSON.
+/// Answers each request with one line of JSON.
 ///
 /// # Errors
-/// A request file that cannot be read. Failures of single requests are answers.
+/// The request file cannot be read. Failures of single requests are answers.
 pub fn run(args: &ConformanceArgs) -> Result<ExitCode> {
     let text =
         std::fs::read_to_string(&args.request).with_context(|| format!("cannot read {}", args.request.display()))?;
@@ -213,7 +212,7 @@ impl Session<'_> {
         })
     }
 
-    /// The base in f32 arithmetic and the adapter that is trained, beside the model that other requests run on.
+    /// The base in f32 arithmetic and the trained adapter, beside the model of the other requests.
     fn trainer(&mut self) -> Result<&mut (Trainer, TrainedWeights), Refusal> {
         if self.trainer.is_none() {
             let opened = open_trainer(self.args, self.adapter.as_deref());
@@ -295,7 +294,7 @@ impl Session<'_> {
     }
 }
 
-/// What a training request asks for.
+/// A training request.
 #[derive(Debug, Clone, Copy)]
 enum Training {
     Gradients,
@@ -303,7 +302,7 @@ enum Training {
     Preferences,
 }
 
-/// Positions of the longest sequence that is trained on.
+/// Longest sequence of training requests.
 const TRAINING_CONTEXT: usize = 4096;
 
 fn open_trainer(args: &ModelArgs, adapter: Option<&Path>) -> Result<(Trainer, TrainedWeights)> {
@@ -332,7 +331,7 @@ fn logits_response(rows: &[Vec<f32>], top_k: usize, full_last: bool) -> Value {
     response
 }
 
-/// The largest logits, best first; equal ones by id.
+/// The largest logits, best first; equal ones are ordered by id.
 fn best(row: &[f32], count: usize) -> Vec<(usize, f32)> {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));

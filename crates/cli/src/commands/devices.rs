@@ -1,4 +1,4 @@
-//! `bayan devices`: what the drivers offer, and what Bayan uses of it.
+//! `bayan devices`: the devices that the drivers offer, and the features that Bayan uses.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use crate::support::output;
 /// Flags of `bayan devices`.
 #[derive(Debug, Args)]
 pub struct DevicesArgs {
-    /// Features not to use, separated by commas: f16, subgroups, dot, unchecked
+    /// Features to disable, separated by commas: f16, subgroups, dot, unchecked
     #[arg(long, env = "BAYAN_DISABLE", value_name = "LIST", value_parser = Disable::parse, default_value = "", hide_default_value = true)]
     disable: Disable,
     /// Print JSON
@@ -20,10 +20,10 @@ pub struct DevicesArgs {
     json: bool,
 }
 
-/// Lists the adapters, the one that is used by default first.
+/// Lists the devices, the default one first.
 ///
 /// # Errors
-/// There is no adapter.
+/// There is no device.
 pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
     let adapters = block_on(list_adapters(args.disable));
     if args.json {
@@ -41,7 +41,7 @@ pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The JSON of one adapter.
+/// The JSON of one device.
 fn describe(adapter: &AdapterSummary) -> Value {
     let c = &adapter.capabilities;
     json!({

@@ -1,4 +1,4 @@
-//! `bayan export`: a checkpoint, or an adapter, as the GGUF file that llama.cpp loads.
+//! `bayan export`: writes a checkpoint, or an adapter, as a GGUF file for llama.cpp.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,17 +26,17 @@ pub struct ExportArgs {
     /// The file to write
     #[arg(long, value_name = "OUT")]
     gguf: PathBuf,
-    /// Write this adapter instead of the model, whose names and sizes it takes
+    /// Write this adapter instead of the model; the model provides names and sizes
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
 }
 
-/// Exports.
+/// Exports a model or an adapter.
 ///
 /// # Errors
-/// An architecture or a tokenizer that GGUF has no form for; files that cannot be read or written.
+/// GGUF has no form for the architecture or the tokenizer, or a file cannot be read or written.
 pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     let checkpoint = open::checkpoint(args.checkpoint.model.as_deref())?;
     match &args.adapter {
@@ -68,7 +68,8 @@ fn write_model(args: &ExportArgs, checkpoint: &Checkpoint) -> Result<()> {
     Ok(block_on(export(checkpoint, &args.gguf, metadata, &mut |done, total| progress.set(done, total)))?)
 }
 
-/// PEFT's pairs under llama.cpp's names. It has one alpha for all, so that other scales are multiplied into B.
+/// Writes PEFT's LoRA pairs with llama.cpp's names. GGUF has one alpha for all pairs, so other scales are multiplied
+/// into B.
 fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<()> {
     let adapter = block_on(Adapter::open(Rc::new(DirectorySource::new(path)?)))?;
     let config = checkpoint.config();

@@ -1,4 +1,4 @@
-//! `bayan generate`: one prompt and its continuation, or a file of prompts, several at a time.
+//! `bayan generate`: continues one prompt, or the prompts of a file, several at a time.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::support::{open, output};
 /// Flags of `bayan generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// The prompt; without it and --file, stdin
+    /// The prompt; read from stdin without it and --file
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
     text: Option<String>,
     /// The prompt, as a flag
@@ -29,19 +29,19 @@ pub struct GenerateArgs {
     /// Read the prompt from a file; `-` is stdin
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Every line is a prompt of its own; the answers come as JSON lines in the same order
+    /// Every line is a separate prompt; the answers are JSON lines in the same order
     #[arg(long)]
     lines: bool,
-    /// Prompts that are answered at a time, with --lines; each has a context of its own
+    /// With --lines: prompts answered in parallel, each with its own context
     #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, requires = "lines", value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
     /// Treat the prompt as a user's message, with the model's chat template
     #[arg(long)]
     chat: bool,
-    /// Instructions that stand before the conversation; with --chat
+    /// System message before the conversation; with --chat
     #[arg(long, env = "BAYAN_SYSTEM", value_name = "TEXT")]
     system: Option<String>,
-    /// Print JSON at the end instead of text as it comes
+    /// Print JSON at the end instead of streaming text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub struct GenerateArgs {
     model: ModelArgs,
 }
 
-/// Why an answer ended, in OpenAI's words where it has one.
+/// The reason why an answer ended, with OpenAI's term where there is one.
 pub fn finish_reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
@@ -60,10 +60,10 @@ pub fn finish_reason(finish: Finish) -> &'static str {
     }
 }
 
-/// Generates.
+/// Generates one answer, or with `--lines` one for each line.
 ///
 /// # Errors
-/// A model, a device or a prompt that does not fit.
+/// The model or the prompt does not fit.
 pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let prompt = input(args.text.as_deref().or(args.prompt.as_deref()), args.file.as_deref(), "prompt")?;
     interrupt::set_up();
@@ -108,7 +108,7 @@ fn encode(args: &GenerateArgs, model: &Model, prompt: &str) -> Result<Vec<u32>> 
     Ok(if args.chat { model.chat_prompt(&messages(args, prompt))? } else { model.tokenizer.encode_prompt(prompt)? })
 }
 
-/// Every line that is not empty is a prompt.
+/// Answers each line that is not empty.
 fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
     let prompts: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     if prompts.is_empty() {
@@ -145,7 +145,7 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
 
 fn messages(args: &GenerateArgs, prompt: &str) -> Vec<Value> {
     let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
-    // A file or a pipe ends with a newline that nobody meant.
+    // The newline at the end of a file or a pipe is not part of the prompt.
     system.chain([json!({"role": "user", "content": prompt.trim_end_matches(['\n', '\r'])})]).collect()
 }
 

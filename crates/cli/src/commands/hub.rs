@@ -31,7 +31,7 @@ pub struct ListArgs {
 /// Flags of `bayan remove`.
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
-    /// The model: org/name; all its revisions and files go
+    /// The model: org/name; all its revisions and files are deleted
     #[arg(value_name = "NAME", value_parser = hub_name)]
     name: HubName,
 }
@@ -40,10 +40,10 @@ fn hub_name(text: &str) -> Result<HubName, String> {
     HubName::parse(text).ok_or_else(|| "expected org/name, org/name:revision or org/name/file.gguf".to_string())
 }
 
-/// Downloads a model, or what is new of it.
+/// Downloads a model, or the files of it that have changed.
 ///
 /// # Errors
-/// What the hub or the transfer refuses.
+/// The hub refuses the request, or the transfer fails.
 pub fn pull(args: &PullArgs) -> Result<ExitCode> {
     if hub::OFFLINE.load(std::sync::atomic::Ordering::Relaxed) {
         bail!("--offline allows no download");
@@ -65,7 +65,7 @@ pub fn pull(args: &PullArgs) -> Result<ExitCode> {
 /// Lists the models in the cache.
 ///
 /// # Errors
-/// A cache that cannot be read.
+/// The cache cannot be read.
 pub fn list(args: &ListArgs) -> Result<ExitCode> {
     let cache = Cache::from_env();
     let mut models = Vec::new();
@@ -110,7 +110,7 @@ fn size_of(directory: &Path) -> u64 {
 /// Deletes a model from the cache.
 ///
 /// # Errors
-/// There is none of this name, or its files cannot be deleted.
+/// The cache has no model of this name, or its files cannot be deleted.
 pub fn remove(args: &RemoveArgs) -> Result<ExitCode> {
     if args.name.file.is_some() || args.name.revision != "main" {
         bail!("expected org/name: files and revisions share their bytes, so a model goes as a whole");

@@ -1,8 +1,8 @@
-//! `bayan imatrix`: which inputs of each matrix carry much on a text, so that quantization can err where little comes
-//! through.
+//! `bayan imatrix`: measures the importance of each matrix input on a text, so that quantization errs less on the
+//! important inputs.
 //!
-//! The name and the idea are llama.cpp's. The text is cut into windows of the context's length; it should be of the
-//! kind that the model will see, chat template included, and some tens of thousands of tokens are enough for averages.
+//! The name and the method are llama.cpp's. The text is divided into windows of the context's length; it should
+//! resemble what the model will be used for, chat template included, and some tens of thousands of tokens are enough.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ pub struct ImatrixArgs {
     /// The file to write
     #[arg(short, long, value_name = "OUT", default_value = "imatrix.safetensors")]
     output: PathBuf,
-    /// Tokens to read at most
+    /// Most tokens to read
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     tokens: Option<u64>,
     /// Print JSON
@@ -37,10 +37,10 @@ pub struct ImatrixArgs {
     model: ModelArgs,
 }
 
-/// Measures and writes.
+/// Measures and writes the file.
 ///
 /// # Errors
-/// A text that is empty, a file that cannot be written, and everything that loading a model can fail with.
+/// The text is empty, the file cannot be written, or the model cannot be loaded.
 pub fn run(args: &ImatrixArgs) -> Result<ExitCode> {
     let text = text::input(None, Some(&args.file), "the text")?;
     let mut model = open::model(&args.model, Some(DEFAULT_CONTEXT))?.model;

@@ -1,4 +1,4 @@
-//! `bayan inspect`: what a checkpoint holds, and what memory it will take. Only headers are read.
+//! `bayan inspect`: the contents of a checkpoint, and the memory that it needs. Only headers are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub struct InspectArgs {
     model: ModelArgs,
 }
 
-/// Bytes of one kind.
+/// Bytes of one kind of tensor.
 #[derive(Default)]
 struct Group {
     tensors: usize,
@@ -45,10 +45,10 @@ impl Group {
     }
 }
 
-/// Shows it.
+/// Prints the contents.
 ///
 /// # Errors
-/// Files that are not a checkpoint.
+/// The files are not a checkpoint.
 pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     let directory = args.directory.as_deref().or(args.model.checkpoint.model.as_deref());
     let checkpoint = open::checkpoint(directory)?;
@@ -59,7 +59,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         group.weights += tensor.count();
         group.size_bytes += tensor.size_bytes();
     }
-    // A checkpoint of an unknown architecture is worth inspecting too.
+    // A checkpoint of an unknown architecture can be inspected too.
     let sizes = bayan_models::sizes(&checkpoint);
     let adapters = block_on(list_adapters(Disable::default()));
     let adapter = adapters.first();
@@ -187,8 +187,8 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&Capabilitie
     Ok(())
 }
 
-/// What the model would take in each format, with this context, and whether that fits where a device tells how much it
-/// has.
+/// Prints the memory of the model in each format with this context, and whether it fits, if the device reports its
+/// memory.
 fn print_formats(
     checkpoint: &Checkpoint,
     sizes: &Sizes,
@@ -223,7 +223,7 @@ fn print_formats(
     }
 }
 
-/// How the layers would go over the adapters, where there are several.
+/// Prints how the layers would be split over the devices, if there are several.
 fn print_split(
     checkpoint: &Checkpoint,
     memory: &Memory,
@@ -267,7 +267,7 @@ fn memory_in(
     json!({"weight_bytes": memory.weight_bytes, "cache_bytes": memory.cache_bytes})
 }
 
-/// Free host memory, where the system tells.
+/// Free host memory, if the system reports it.
 fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

@@ -1,7 +1,7 @@
-//! `bayan merge`: puts adapters into their base for good, a few MiB at a time. The new directory is complete or absent.
+//! `bayan merge`: merges adapters into their base, a few MiB at a time. The new directory is complete or absent.
 //!
-//! Into a dense format the sum is rounded once and little is lost. A quantized format has steps that may be larger than
-//! what the adapter changes; then the outputs of both models are measured, and a merge that loses much says so.
+//! For a dense format the sum is rounded once and the loss of precision is small. The steps of a quantized format may
+//! be larger than the adapter's changes; then the outputs of both models are measured, and a large loss is reported.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,10 +22,10 @@ use crate::support::options::{AdapterArg, CheckpointArgs, DeviceArgs, format_arg
 use crate::support::output::{self, Progress};
 use crate::support::{interrupt, open, text};
 
-/// More than this part of the adapter's effect lost is worth a warning.
+/// A larger fraction of the adapter's effect lost in rounding causes a warning.
 const MUCH: f64 = 0.25;
 
-/// Text that outputs are compared on.
+/// Text on which outputs are compared.
 const SAMPLE: &str = "السلام عليكم، كيف حالك اليوم؟ ما عاصمة مصر؟ اشرح لي باختصار كيف أصنع الشاي.";
 
 /// Flags of `bayan merge`.
@@ -37,7 +37,7 @@ pub struct MergeArgs {
     /// Directory to write; it must not exist, unless --overwrite is given
     #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale (repeatable)
+    /// LoRA adapter in PEFT's layout: its directory, and a factor on its scale (repeatable)
     #[arg(long, value_name = "DIR[:SCALE]", required = true, value_parser = AdapterArg::parse)]
     adapter: Vec<AdapterArg>,
     /// Format of the matrices [default: the base's own, f16 for a quantized one]
@@ -48,7 +48,7 @@ pub struct MergeArgs {
         ignore_case = true
     )]
     format: Option<String>,
-    /// Measure how the outputs change; always done for a quantized format
+    /// Measure the change of the outputs; always done for a quantized format
     #[arg(long)]
     measure: bool,
     /// Replace OUT if it is a checkpoint
@@ -65,10 +65,10 @@ fn bf16() -> PossibleValue {
     PossibleValue::new(Bf16.name()).help(Bf16.help())
 }
 
-/// Merges.
+/// Merges adapters.
 ///
 /// # Errors
-/// Files that cannot be read or written, or an adapter of another base; OUT is then as it was.
+/// Files cannot be read or written, or an adapter belongs to another base; OUT is then unchanged.
 pub fn run(args: &MergeArgs) -> Result<ExitCode> {
     let taken = std::fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some());
     if taken && !args.overwrite {
@@ -125,11 +125,11 @@ fn format(name: Option<&str>, checkpoint: &Checkpoint) -> Result<MergeFormat> {
     })
 }
 
-/// How outputs differ, as root mean squares of logits.
+/// Differences of outputs, as root mean squares of logits.
 struct Measured {
-    /// The base with the adapter beside it, from the base alone.
+    /// Base with unmerged adapter, compared with the base alone.
     adapter: f64,
-    /// The merged model, from the base with the adapter beside it.
+    /// Merged model, compared with the base with unmerged adapter.
     lost: f64,
 }
 

@@ -1,4 +1,4 @@
-//! One file or folder for each subcommand; those about models on a hub share one.
+//! One file or folder for each subcommand; `pull`, `list` and `remove` share one.
 
 pub mod bench;
 pub mod chat;

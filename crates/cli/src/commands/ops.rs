@@ -1,4 +1,4 @@
-//! `bayan ops`: runs the op suite on this device and shows how far each kernel is from its reference.
+//! `bayan ops`: runs the op suite on this device and prints the error of each kernel against its reference.
 
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ pub struct OpsArgs {
     device: DeviceArgs,
 }
 
-/// Runs the cases. Exit code 1 if one fails.
+/// Runs the cases. The exit code is 1 if one fails.
 ///
 /// # Errors
 /// The device fails, or no case matches.
@@ -56,7 +56,7 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
     if args.json {
         let rows: Vec<_> = outcomes
             .iter()
-            // JSON has no infinity: a case that failed altogether has no NMSE.
+            // JSON has no infinity: a case that could not run has no NMSE.
             .map(|(o, error)| json!({"name": o.name, "nmse": o.nmse.is_finite().then_some(o.nmse), "bound": o.bound, "passed": o.passed(), "error": error}))
             .collect();
         let c = gpu.capabilities();

@@ -1,9 +1,9 @@
-//! `bayan perplexity`: how well a model predicts a text, and how far a quantized run is from an unquantized one.
+//! `bayan perplexity`: how well a model predicts a text, and how much a quantized model differs from the original.
 //!
-//! Windows of the context's length move over the text by the stride, and only tokens that no window before has seen
-//! count, each with at least context − stride tokens before it. The divergence from a second run is over whole
-//! distributions at the same positions: it shows what quantization changed where perplexity, which looks at one token,
-//! may even improve by chance.
+//! Windows of the context's length advance over the text by the stride; each token is counted once, in the first window
+//! that contains it, with at least context − stride tokens before it (but for the first window). The divergence from a
+//! second model compares whole distributions at the same positions: it shows what quantization changed, while
+//! perplexity, which considers one token, may even improve by chance.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,10 +26,10 @@ pub struct PerplexityArgs {
     /// The text; `-` is stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Tokens from one window to the next [default: half of the context]
+    /// Tokens between the starts of two windows [default: half of the context]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     stride: Option<u64>,
-    /// Compare with this checkpoint as it is stored: mean Kullback-Leibler divergence from its distributions
+    /// Compare with this checkpoint in its stored format: mean Kullback-Leibler divergence from its distributions
     #[arg(long, value_name = "DIR|FILE|NAME")]
     base: Option<PathBuf>,
     /// Print JSON
@@ -39,7 +39,7 @@ pub struct PerplexityArgs {
     model: ModelArgs,
 }
 
-/// Sums over the positions that count.
+/// Sums over the counted positions.
 #[derive(Debug, Default)]
 struct Sums {
     count: usize,
@@ -60,7 +60,7 @@ fn best(row: &[f32]) -> usize {
     (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a))).unwrap_or(0)
 }
 
-/// Σ p (ln p − ln q), p being the base's distribution.
+/// Σ p (ln p − ln q), where p is the base's distribution.
 fn divergence(base: &[f32], row: &[f32]) -> f64 {
     let (base_sum, sum) = (log_sum(base), log_sum(row));
     base.iter()
@@ -92,10 +92,10 @@ impl Sums {
     }
 }
 
-/// Measures.
+/// Measures and prints the results.
 ///
 /// # Errors
-/// A text that is too short, and everything that loading a model can fail with.
+/// The text is too short, or the model cannot be loaded.
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode> {
     let text = text::input(None, Some(&args.file), "the text")?;
     let mut model = open::model(&args.model, Some(DEFAULT_CONTEXT))?.model;

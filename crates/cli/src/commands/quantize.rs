@@ -38,7 +38,7 @@ pub struct QuantizeArgs {
     /// Format of the output head, where it is not the embedding [default: as the embedding's]
     #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true, hide_possible_values = true)]
     head: Option<&'static dyn Format>,
-    /// Weigh errors by how much each input carries: a file of `bayan imatrix`, or llama.cpp's
+    /// Weight errors by the importance of each input: a file of `bayan imatrix`, or of llama.cpp
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Replace OUT if it is a checkpoint
@@ -59,10 +59,10 @@ fn embedding_help() -> String {
     format!("Format of the token embedding [default: {}; else as --format]", defaults.join("; "))
 }
 
-/// Quantizes.
+/// Quantizes a checkpoint.
 ///
 /// # Errors
-/// Files that cannot be read or written; OUT is then as it was.
+/// Files cannot be read or written; OUT is then unchanged.
 pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
     let taken = std::fs::read_dir(&args.output).is_ok_and(|mut entries| entries.next().is_some());
     if taken && !args.overwrite {

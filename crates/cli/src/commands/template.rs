@@ -1,4 +1,4 @@
-//! `bayan template`: a conversation as the prompt that the model gets.
+//! `bayan template`: renders a conversation as the model's prompt.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use crate::support::text::{self, input};
 /// Flags of `bayan template`.
 #[derive(Debug, Args)]
 pub struct TemplateArgs {
-    /// The messages as JSON, a list or an object with `messages`; without it and --file, stdin
+    /// The messages as JSON, a list or an object with `messages`; read from stdin without it and --file
     messages: Option<String>,
     /// Read the messages from a file; `-` is stdin
     #[arg(short, long, value_name = "FILE", conflicts_with = "messages")]
@@ -23,7 +23,7 @@ pub struct TemplateArgs {
     /// Variables for the template, a JSON object such as {"enable_thinking": false}
     #[arg(long, value_name = "JSON")]
     chat_template_kwargs: Option<String>,
-    /// Do not open the assistant's turn at the end
+    /// Do not append the opening of the assistant's turn
     #[arg(long)]
     no_generation_prompt: bool,
     /// Print the token ids instead of the text
@@ -36,10 +36,10 @@ pub struct TemplateArgs {
     checkpoint: CheckpointArgs,
 }
 
-/// Renders.
+/// Renders a conversation.
 ///
 /// # Errors
-/// Messages that are not JSON or that the template refuses.
+/// The messages are not JSON, or the template refuses them.
 pub fn run(args: &TemplateArgs) -> Result<ExitCode> {
     let side = text::side(&args.checkpoint)?;
     let text = input(args.messages.as_deref(), args.file.as_deref(), "messages")?;
@@ -67,7 +67,7 @@ pub fn run(args: &TemplateArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The messages, and the tools where the JSON is an object that has them.
+/// The messages, and the tools if the JSON is an object with tools.
 fn parts(value: Value) -> Result<(Vec<Value>, Option<Vec<Value>>)> {
     match value {
         Value::Array(messages) => Ok((messages, None)),

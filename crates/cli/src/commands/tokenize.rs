@@ -1,4 +1,4 @@
-//! `bayan tokenize`: text to ids and back, as the model sees it.
+//! `bayan tokenize`: text to token ids and back.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,16 +14,16 @@ use crate::support::text::{self, input};
 /// Flags of `bayan tokenize`.
 #[derive(Debug, Args)]
 pub struct TokenizeArgs {
-    /// The text, or with --decode the ids; without it and --file, stdin
+    /// The text, or with --decode the ids; read from stdin without it and --file
     text: Option<String>,
     /// Read the text from a file; `-` is stdin
     #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
     file: Option<PathBuf>,
-    /// Turn ids (numbers separated by spaces or commas) into text
+    /// Convert ids (numbers separated by spaces or commas) to text
     #[arg(long)]
     decode: bool,
-    /// Add the tokens that the tokenizer puts around a text, usually one at its beginning; with --decode, show such
-    /// tokens
+    /// Add the special tokens that the tokenizer puts around a text, usually one at its beginning; with --decode, show
+    /// such tokens
     #[arg(long)]
     special: bool,
     /// Show each token's text beside its id
@@ -36,10 +36,10 @@ pub struct TokenizeArgs {
     checkpoint: CheckpointArgs,
 }
 
-/// Encodes, or decodes.
+/// Encodes or decodes.
 ///
 /// # Errors
-/// Files, texts or ids that cannot be read.
+/// Files, texts or ids cannot be read.
 pub fn run(args: &TokenizeArgs) -> Result<ExitCode> {
     let tokenizer = text::side(&args.checkpoint)?.tokenizer;
     let text = input(args.text.as_deref(), args.file.as_deref(), "text")?;

@@ -1,13 +1,13 @@
-//! The device that the flags name.
+//! Opens the device that the flags select.
 
 use crate::support::options::DeviceArgs;
 use anyhow::{Result, bail};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 
-/// The device that was asked for.
+/// Opens the selected device.
 ///
 /// # Errors
-/// There is none, or it does not open.
+/// There is no such device, or it cannot be opened.
 pub fn gpu(args: &DeviceArgs) -> Result<Gpu> {
     let options = GpuOptions {
         device: args.device.clone(),
@@ -18,11 +18,11 @@ pub fn gpu(args: &DeviceArgs) -> Result<Gpu> {
     Ok(block_on(Gpu::open(&options))?)
 }
 
-/// The device that was asked for, to train on: in f32 throughout unless `f16` is asked for, and without packed dot
-/// products, since activations in int8 have no gradient.
+/// Opens the selected device for training: f32 throughout unless `f16` is set, and without packed dot products, because
+/// int8 activations have no gradient.
 ///
 /// # Errors
-/// As [`gpu`], or one without f16 where that is asked for.
+/// As [`gpu`], or the device lacks f16 and `f16` is set.
 pub fn gpu_to_train(args: &DeviceArgs, f16: bool) -> Result<Gpu> {
     let mut args = args.clone();
     let forbidden = args.disable.f16;

@@ -1,4 +1,4 @@
-//! Which devices a model is opened on: the one that was named, the several that were named, or as many as hold it.
+//! The devices of a model: the one or the several that the flags name, or as many as are needed to hold it.
 
 use anyhow::{Result, bail};
 use bayan_generate::Engine;
@@ -9,22 +9,22 @@ use crate::support::memory;
 use crate::support::options::ModelArgs;
 use crate::support::output;
 
-/// Of a device's memory, the part that weights and cache may take; the rest is for activations, and for whoever draws
-/// the screen.
+/// The fraction of a device's memory for weights and cache; the rest is for activations and for other programs such as
+/// the desktop.
 const USABLE: f64 = 0.9;
 
-/// Open devices, and the share of the weights that each gets.
+/// Open devices, and the share of the weights on each.
 pub struct Devices {
-    /// In the order of the layers.
+    /// Devices in the order of their layers.
     pub gpus: Vec<Gpu>,
-    /// One for each.
+    /// One share for each device.
     pub shares: Vec<f64>,
 }
 
-/// Opens the devices that the flags say.
+/// Opens the devices that the flags select.
 ///
 /// # Errors
-/// A device that is not there, or as many shares as there are no devices.
+/// A device does not exist, or the number of shares differs from the number of devices.
 pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
     let mut named = args.devices.clone();
     if named.is_empty() && args.device.device.is_none() && args.gpu_layers.is_none() {
@@ -56,15 +56,15 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
     Ok(Devices { gpus, shares })
 }
 
-/// The memory of each where all tell, else equal shares.
+/// The memory of each device if all report it, otherwise equal shares.
 pub fn shares(memory: &[Option<u64>]) -> Vec<f64> {
     let told: Option<Vec<f64>> =
         memory.iter().map(|bytes| bytes.filter(|bytes| *bytes > 0).map(|bytes| bytes as f64)).collect();
     told.unwrap_or_else(|| vec![1.0; memory.len()])
 }
 
-/// The adapters that a model needs which the first one does not hold; none where that one does, where it does not tell,
-/// or where all together do not either.
+/// The indices of the devices needed for a model that does not fit the first one; empty if it fits the first, if that
+/// does not report its memory, or if all devices together are too small.
 fn enough(checkpoint: &Checkpoint, args: &ModelArgs) -> Vec<usize> {
     let adapters = block_on(list_adapters(args.device.disable));
     let Ok(sizes) = bayan_models::sizes(checkpoint) else { return Vec::new() };
@@ -72,8 +72,8 @@ fn enough(checkpoint: &Checkpoint, args: &ModelArgs) -> Vec<usize> {
     chosen(&adapters, memory.weight_bytes.saturating_add(memory.cache_bytes))
 }
 
-/// The first adapters, of the kind and the interface of the very first, that hold so many bytes together. One device
-/// may be listed once for each interface.
+/// The first devices of the same kind and backend as the very first whose memory together is at least this many bytes;
+/// empty if one is enough. A device may be listed once for each backend, so only one backend is counted.
 pub fn chosen(adapters: &[AdapterSummary], needed_bytes: u64) -> Vec<usize> {
     if adapters.first().is_none_or(|first| first.capabilities.software) {
         return Vec::new();
@@ -91,15 +91,15 @@ pub fn chosen(adapters: &[AdapterSummary], needed_bytes: u64) -> Vec<usize> {
     Vec::new()
 }
 
-/// Whether two adapters are of one kind, through one interface.
+/// Whether two devices are of the same kind and backend.
 pub fn is_alike(a: &AdapterSummary, b: &AdapterSummary) -> bool {
     (&a.capabilities.backend, &a.capabilities.device_type) == (&b.capabilities.backend, &b.capabilities.device_type)
 }
 
-/// Says which device has which layers, and what that costs.
+/// Prints which layers each device has, and how many bytes are transferred between devices.
 ///
 /// # Errors
-/// A step that cannot be prepared.
+/// A step cannot be recorded.
 pub fn tell(engine: &mut Engine) -> Result<()> {
     if engine.gpus().len() < 2 {
         return Ok(());
@@ -125,7 +125,7 @@ pub fn tell(engine: &mut Engine) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Summaries made from this machine's adapter, with other names for what matters.
+    /// Device summaries for tests: this machine's first device with other names and memory.
     fn adapters(memory: &[(&str, Option<u64>)]) -> Vec<AdapterSummary> {
         let Some(one) = block_on(list_adapters(Default::default())).into_iter().next() else { return Vec::new() };
         let summary = |(index, (backend, memory_bytes)): (usize, &(&str, Option<u64>))| {

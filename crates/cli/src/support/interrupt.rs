@@ -1,4 +1,4 @@
-//! Ctrl-C: stops the answer under way, and the program when there is none.
+//! Ctrl-C: stops the current answer, or the program when there is none.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bayan_generate::Control;
 
-/// What a shell reports for a program that was interrupted.
+/// Exit code of an interrupted program, as shells use it.
 const INTERRUPTED: i32 = 130;
 
 struct State {
@@ -20,9 +20,9 @@ fn with_answer<T>(look: impl FnOnce(&mut Option<State>) -> T) -> T {
     look(&mut ANSWER.lock().unwrap_or_else(|e| e.into_inner()))
 }
 
-/// Takes over Ctrl-C for the rest of the program.
+/// Installs the Ctrl-C handler for the rest of the program.
 pub fn set_up() {
-    // The only failure is a second handler, and there is one call.
+    // The only possible failure is a second handler, and this is called once.
     let _ = ctrlc::set_handler(|| {
         let stops_an_answer = with_answer(|answer| match answer {
             Some(state) if !state.interrupted => {
@@ -39,8 +39,8 @@ pub fn set_up() {
     });
 }
 
-/// Lets Ctrl-C remove what an unfinished quantization has written before the program ends: the hidden directory beside
-/// `out`.
+/// Makes Ctrl-C remove the partial output of a quantization (the hidden directory beside `out`) before the program
+/// ends.
 pub fn remove_partial(out: &Path) {
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
     let name = out.file_name().unwrap_or_default().to_string_lossy();
@@ -70,18 +70,18 @@ pub fn flag() -> Arc<AtomicBool> {
     flag
 }
 
-/// While this lives, Ctrl-C ends the generation behind the handle instead of the program.
+/// While this value lives, Ctrl-C stops the generation of its handle instead of the program.
 pub struct Answering(());
 
 impl Answering {
-    /// From here on.
+    /// Starts.
     pub fn begin(control: Arc<Control>) -> Answering {
         with_answer(|answer| *answer = Some(State { control, interrupted: false }));
         Answering(())
     }
 
-    /// Whether Ctrl-C was pressed; asked with every piece of text, as the handle forgets what came before the
-    /// generation began.
+    /// Whether Ctrl-C was pressed. Callers check this at every piece of text, because the handle ignores a stop before
+    /// the generation began.
     pub fn interrupted(&self) -> bool {
         with_answer(|answer| answer.as_ref().is_some_and(|state| state.interrupted))
     }

@@ -1,4 +1,4 @@
-//! The memory that a model takes on a device, by its headers and the flags.
+//! The memory of a model on a device, computed from its headers and the flags.
 
 use crate::support::options::ModelArgs;
 use bayan_generate::engine::cache_shape;
@@ -6,7 +6,7 @@ use bayan_gpu::Capabilities;
 use bayan_models::{CacheShape, Sizes};
 use bayan_weights::{Checkpoint, Format, Policy, TensorEntry, format_by_name};
 
-/// What the model takes on a device.
+/// The memory of a model on a device.
 pub struct Memory {
     /// Positions of one sequence.
     pub context: usize,
@@ -14,13 +14,13 @@ pub struct Memory {
     pub weight_bytes: u64,
     /// Bytes of the key-value cache of one sequence.
     pub cache_bytes: u64,
-    /// The largest plane of a matrix: a binding, unless it is split.
+    /// The largest plane of a matrix: one binding, unless it is split.
     pub largest_binding_bytes: u64,
-    /// Keys, or values, of one layer: a binding that cannot be split.
+    /// Keys, or values, of one layer: one binding, which cannot be split.
     pub cache_binding_bytes: u64,
 }
 
-/// The format in which a tensor stands on the device; vectors are f32 there.
+/// The format in which a tensor is loaded onto the device; vectors are f32 there.
 pub fn loaded_format(tensor: &TensorEntry, policy: Option<&Policy>) -> Option<&'static dyn Format> {
     if tensor.shape.len() != 2 {
         return format_by_name("f32");
@@ -28,7 +28,7 @@ pub fn loaded_format(tensor: &TensorEntry, policy: Option<&Policy>) -> Option<&'
     Some(tensor.loaded_format(policy))
 }
 
-/// What the model takes on a device, by its headers.
+/// Computes the memory of a model on a device.
 pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, device: Option<&Capabilities>) -> Memory {
     let context = args
         .context
@@ -45,7 +45,7 @@ pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, device: 
         }
     }
     let needs = bayan_models::cache_needs(checkpoint).unwrap_or_default();
-    // Without an adapter, as much as layers without rings would take.
+    // Without a device, the size of layers without ring buffers.
     let shape = match device {
         Some(device) => cache_shape(context, args.cache.format(), device),
         None => CacheShape { sequences: 1, context, format: args.cache.format(), step: None },

@@ -1,4 +1,4 @@
-//! What subcommands share: flags, opening models and devices, the hub, and what is printed.
+//! Code that subcommands share: flags, opening models and devices, the hub, and output.
 
 pub mod device;
 pub mod device_split;

@@ -1,4 +1,4 @@
-//! Opens checkpoints and models as the flags say.
+//! Opens checkpoints and models as the flags specify.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -17,13 +17,13 @@ use crate::support::options::{AdapterArg, ModelArgs};
 use crate::support::output::{self, Progress};
 use crate::support::{random, tuning};
 
-/// The name of the model in the program.
+/// The name of the embedded model.
 pub const EMBEDDED: &str = "embedded";
 
-/// The files of the model that was named, or of the one in the program.
+/// The files of the selected model, or of the embedded one.
 ///
 /// # Errors
-/// The files are not a checkpoint's.
+/// The files are not a checkpoint.
 pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
     if let Some(shape) = model.and_then(|path| path.to_str()?.strip_prefix(random::PREFIX)) {
         return Ok(Rc::new(random::RandomSource::new(shape)?));
@@ -43,18 +43,18 @@ pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
     Ok(Rc::new(files.iter().fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes))))
 }
 
-/// The checkpoint that was named.
+/// The selected checkpoint.
 ///
 /// # Errors
-/// As [`source`], and damaged files.
+/// As [`source`], or the files are damaged.
 pub fn checkpoint(model: Option<&Path>) -> Result<Checkpoint> {
     Ok(block_on(Checkpoint::open(source(model)?))?)
 }
 
-/// The text behind `--chat-template`: names stay names, files are read.
+/// The value of `--chat-template`: a built-in name is returned, a file is read.
 ///
 /// # Errors
-/// Neither a built-in name nor a file that can be read.
+/// The value is neither a built-in name nor a readable file.
 pub fn chat_template(argument: Option<&str>) -> Result<Option<String>> {
     match argument {
         None => Ok(None),
@@ -70,23 +70,23 @@ pub fn chat_template(argument: Option<&str>) -> Result<Option<String>> {
     }
 }
 
-/// A loaded model and what loading took.
+/// A loaded model and its loading time.
 pub struct Loaded {
     /// The model.
     pub model: Model,
-    /// From the command's start to a model that can answer, without the device's own start.
+    /// Time from the command's start to a model that can answer, without the device's own start.
     pub load: Duration,
 }
 
-/// Loads the model that the flags describe; `least_context` is what the caller needs where the user did not choose.
+/// Loads the model that the flags specify; `least_context` is the caller's minimum where the user sets no context.
 ///
 /// # Errors
-/// Files, device or sizes that do not fit.
+/// The files are invalid, or the model does not fit the device.
 pub fn model(args: &ModelArgs, least_context: Option<usize>) -> Result<Loaded> {
     model_for(args, least_context, 1)
 }
 
-/// As [`model`], with places for several sequences at a time.
+/// As [`model`], with cache slots for several sequences.
 ///
 /// # Errors
 /// As [`model`].
@@ -101,7 +101,7 @@ pub fn model_for(args: &ModelArgs, least_context: Option<usize>, sequences: usiz
 /// Attaches an adapter under the name of its directory.
 ///
 /// # Errors
-/// Files that are not an adapter's, or one that does not fit the model.
+/// The files are not an adapter, or it does not fit the model.
 pub fn attach(engine: &mut Engine, argument: &AdapterArg) -> Result<()> {
     let name = argument.path.display().to_string();
     let opened = DirectorySource::new(&argument.path).map_err(anyhow::Error::from);
@@ -118,11 +118,11 @@ fn policy(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Option<Policy>> {
     Ok(Some(policy))
 }
 
-/// Puts the importance in a file of `bayan imatrix`, or of llama.cpp, into a policy, and says which matrices it leaves
-/// alone.
+/// Applies the importance in a file of `bayan imatrix`, or of llama.cpp, to a policy, and reports the matrices that it
+/// does not cover.
 ///
 /// # Errors
-/// A file that cannot be read, or one of another model.
+/// The file cannot be read, or belongs to another model.
 pub fn weigh(checkpoint: &Checkpoint, file: &Path, policy: &mut Policy) -> Result<Coverage> {
     let mut weighed = || -> Result<Coverage> {
         let name = file.file_name().and_then(|name| name.to_str()).context("expected the name of a file")?;

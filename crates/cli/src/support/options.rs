@@ -1,4 +1,4 @@
-//! Flags that several subcommands share: which model, which device, in which form.
+//! Flags that several subcommands share: model, device, formats.
 
 use std::path::PathBuf;
 
@@ -10,26 +10,25 @@ use clap::{Args, ValueEnum};
 
 use crate::support::tuning::Autotune;
 
-/// Contexts beyond this are typing mistakes: no published model goes further, and tables of this length must fit in
-/// memory.
+/// A longer context is a typing mistake: no published model supports one, and tables of this length must fit in memory.
 const LONGEST_CONTEXT: u64 = 1 << 20;
 
 /// The device.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
-    /// Adapter to use: its number in `bayan devices`, or a part of its name
+    /// Device to use: its number in `bayan devices`, or a part of its name
     #[arg(long, env = "BAYAN_DEVICE", value_name = "N|NAME")]
     pub device: Option<String>,
-    /// Features not to use, separated by commas: f16, subgroups, dot, unchecked
+    /// Features to disable, separated by commas: f16, subgroups, dot, unchecked
     #[arg(long, env = "BAYAN_DISABLE", value_name = "LIST", value_parser = Disable::parse, default_value = "", hide_default_value = true)]
     pub disable: Disable,
-    /// Pretend that bindings may not be larger than this, to test matrices split over several
+    /// Pretend that bindings may not be larger than this, to test split matrices
     #[arg(long, env = "BAYAN_MAX_BINDING_BYTES", value_name = "BYTES", hide = true, value_parser = clap::value_parser!(u64).range(1 << 16..))]
     pub max_binding_bytes: Option<u64>,
 }
 
-/// A checkpoint, where only its files are read.
+/// The flags of subcommands that only read a checkpoint's files.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct CheckpointArgs {
@@ -42,7 +41,7 @@ pub struct CheckpointArgs {
     pub chat_template: Option<String>,
 }
 
-/// A checkpoint that is loaded onto a device.
+/// The flags of subcommands that load a checkpoint onto a device.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
@@ -51,20 +50,20 @@ pub struct ModelArgs {
     /// Quantize weights on load
     #[arg(long, env = "BAYAN_QUANTIZE", value_name = "FORMAT", value_parser = format_parser(), ignore_case = true)]
     pub quantize: Option<&'static dyn Format>,
-    /// Quantize where it matters least: a file of `bayan imatrix`, or llama.cpp's
+    /// Weight quantization errors by importance: a file of `bayan imatrix`, or of llama.cpp
     #[arg(long, value_name = "FILE", requires = "quantize")]
     pub imatrix: Option<PathBuf>,
     /// Positions of the context [default: the model's own limit, at most 4096]
     #[arg(short, long, visible_alias = "ctx-size", env = "BAYAN_CONTEXT", value_name = "N", value_parser = clap::value_parser!(u64).range(2..=LONGEST_CONTEXT))]
     pub context: Option<u64>,
-    /// Layers on the device; the others stay in host memory and are streamed there for every step [default: all]
+    /// Layers on the device; the others stay in host memory and are uploaded for every step [default: all]
     #[arg(long, visible_aliases = ["n-gpu-layers", "ngl"], env = "BAYAN_GPU_LAYERS", value_name = "N")]
     pub gpu_layers: Option<usize>,
-    /// Several adapters, separated by commas, that share the layers: numbers in `bayan devices`, or parts of names
+    /// Several devices, separated by commas, that share the layers: numbers in `bayan devices`, or parts of names
     #[arg(long, env = "BAYAN_DEVICES", value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<String>,
-    /// Shares of the adapters of --devices, separated by commas [default: as much memory as each has where all tell,
-    /// else equal]
+    /// Shares of the devices of --devices, separated by commas [default: by memory if all devices report it, else
+    /// equal]
     #[arg(
         long,
         visible_alias = "ts",
@@ -74,13 +73,13 @@ pub struct ModelArgs {
         requires = "devices"
     )]
     pub tensor_split: Vec<f64>,
-    /// Numbers of the key-value cache
+    /// Number format of the key-value cache
     #[arg(long, visible_alias = "cache-type", env = "BAYAN_CACHE", value_name = "FORMAT", default_value = "f16")]
     pub cache: CacheArg,
-    /// LoRA adapter as PEFT writes it: its directory, and a factor on its scale (repeatable)
+    /// LoRA adapter in PEFT's layout: its directory, and a factor on its scale (repeatable)
     #[arg(long, env = "BAYAN_ADAPTER", value_name = "DIR[:SCALE]", value_parser = AdapterArg::parse)]
     pub adapter: Vec<AdapterArg>,
-    /// Measure which kernel shapes are fastest here, and remember them
+    /// Measure which kernel variants are fastest on this device, and cache the result
     #[arg(long, env = "BAYAN_AUTOTUNE", value_name = "WHEN", default_value = "auto")]
     pub autotune: Autotune,
     #[command(flatten)]
@@ -94,16 +93,16 @@ pub enum CacheArg {
     F32,
     /// 2 bytes
     F16,
-    /// A byte, and a scale for 32 numbers
+    /// A byte per number, and a scale for 32 numbers
     #[value(name = "q8_0")]
     Q8_0,
-    /// Half a byte, and a scale for 32 numbers
+    /// Half a byte per number, and a scale for 32 numbers
     #[value(name = "q4_0")]
     Q4_0,
 }
 
 impl CacheArg {
-    /// For the engine.
+    /// The engine's format.
     pub fn format(self) -> CacheFormat {
         match self {
             CacheArg::F32 => CacheFormat::F32,
@@ -120,7 +119,7 @@ pub fn format_argument(name: &str) -> Result<&'static dyn Format, String> {
         .ok_or_else(|| format!("no weight format of that name: expected one of {}", format_names()))
 }
 
-/// The weight formats as a flag lists them, each with its line of help.
+/// The weight formats as values of a flag, each with its help line.
 pub fn format_values() -> impl Iterator<Item = PossibleValue> {
     FORMATS.iter().map(|format| PossibleValue::new(format.name()).help(format.help()))
 }
@@ -130,12 +129,12 @@ pub fn format_parser() -> impl TypedValueParser<Value = &'static dyn Format> {
     PossibleValuesParser::new(format_values()).try_map(|name| format_argument(&name))
 }
 
-/// An adapter and how much of it.
+/// An adapter and a factor on its scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterArg {
     /// Its directory.
     pub path: PathBuf,
-    /// Multiplies its own scale.
+    /// Factor on its own scale.
     pub scale: f32,
 }
 
@@ -143,7 +142,7 @@ impl AdapterArg {
     /// Parses `DIR` or `DIR:SCALE`; a colon that no number follows belongs to the directory.
     ///
     /// # Errors
-    /// A scale that is not finite.
+    /// The scale is not finite.
     pub fn parse(text: &str) -> Result<AdapterArg, String> {
         let split = text.rsplit_once(':').and_then(|(path, scale)| Some((path, scale.parse::<f32>().ok()?)));
         let (path, scale) = split.unwrap_or((text, 1.0));

@@ -1,4 +1,4 @@
-//! What people and programs read: errors, the log, progress bars, tables, sizes.
+//! Output for people and programs: errors, the log, progress bars, tables, sizes.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 
-/// Work that ends sooner needs no progress bar.
+/// Shorter work needs no progress bar.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// Warnings go to stderr. Errors do not: they come back as results and are printed once. `BAYAN_LOG=debug` shows
+/// Logs warnings to stderr. Errors are not logged: they are returned and printed once. `BAYAN_LOG=debug` shows
 /// everything.
 pub fn set_up_log() {
     let wanted = std::env::var("BAYAN_LOG").ok().and_then(|level| level.parse::<LevelFilter>().ok());
@@ -30,7 +30,7 @@ pub fn set_up_log() {
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// The message and its causes, without those that the message already repeats.
+/// The message and its causes, without causes that the message already contains.
 pub fn describe(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -47,33 +47,33 @@ pub fn print_error(error: &anyhow::Error) {
     note(&format!("error: {}", describe(error)));
 }
 
-/// One line on stderr, which may be closed.
+/// Prints one line on stderr, which may be closed.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Whether the reader of the output went away.
+/// Whether the error is a closed output.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
-/// One line on stdout.
+/// Prints one line on stdout.
 pub fn line(text: &str) -> Result<()> {
     piece(&format!("{text}\n"))
 }
 
-/// Text on stdout, shown at once.
+/// Prints text on stdout immediately.
 pub fn piece(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
-/// JSON on stdout, indented.
+/// Prints JSON on stdout, indented.
 pub fn json(value: &Value) -> Result<()> {
     line(&format!("{value:#}"))
 }
 
-/// Bytes for people.
+/// Formats bytes for people.
 pub fn size(bytes: u64) -> String {
     let value = bytes as f64;
     match bytes {
@@ -84,7 +84,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A count for people.
+/// Formats a count for people.
 pub fn count(number: u64) -> String {
     match number {
         0..10_000 => number.to_string(),
@@ -94,7 +94,7 @@ pub fn count(number: u64) -> String {
     }
 }
 
-/// Rows in columns, the first one to the left and the others to the right.
+/// Formats rows in columns, the first aligned left and the others right.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -113,7 +113,7 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// A progress bar on stderr that appears when the work turns out to be long, and only on a terminal.
+/// A progress bar on stderr that appears only when the work takes long, and only on a terminal.
 pub struct Progress {
     bar: ProgressBar,
     started: Instant,
@@ -132,7 +132,7 @@ impl Progress {
         Progress { bar, started: Instant::now(), visible: false }
     }
 
-    /// How far it is.
+    /// Sets the progress.
     pub fn set(&mut self, done: u64, total: u64) {
         self.bar.set_length(total);
         self.bar.set_position(done);
@@ -143,7 +143,7 @@ impl Progress {
         }
     }
 
-    /// What it is about.
+    /// Sets the text of the bar.
     pub fn message(&self, text: &str) {
         self.bar.set_message(text.to_string());
     }

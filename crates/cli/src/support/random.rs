@@ -1,9 +1,9 @@
-//! `--model random:SHAPE`: a checkpoint of a known shape, or of any `config.json`, with random weights, made up while it
-//! is read.
+//! `--model random:SHAPE`: a checkpoint of a known shape, or of any `config.json`, with random weights that are
+//! generated while they are read.
 //!
-//! Speed and memory do not depend on what the weights say, so that every model can be measured on every device without
-//! a download and without a file. The bytes are a function of their place, so that any range can be read at any time.
-//! Rejected: files on disk, at 16 GB for an 8B model.
+//! Speed and memory do not depend on the values of the weights, so that every model can be measured on every device
+//! without a download or a file. Each byte is a function of its offset, so that any range can be read at any time.
+//! Rejected: files on disk, because an 8B model takes 16 GB.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use bayan_models::DescribedTensor;
 use bayan_weights::{LocalFuture, Source, WeightsError};
 use serde_json::{Map, Value, json};
 
-/// What stands before the name of a shape.
+/// The prefix of a shape's name.
 pub const PREFIX: &str = "random:";
 
 /// Name, model_type, hidden, intermediate, layers, heads, key-value heads, head_dim, vocabulary, tied head, rope_theta.
@@ -31,14 +31,14 @@ const SHAPES: &[Row] = &[
     ("llama3-70b", "llama", 8192, 28672, 80, 64, 8, 128, 128_256, false, 5e5),
 ];
 
-/// Bytes of a `config.json` at most.
+/// Largest `config.json` in bytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// The files of a made-up checkpoint.
+/// The files of a generated checkpoint.
 pub struct RandomSource {
     name: String,
     files: BTreeMap<&'static str, Vec<u8>>,
-    /// Bytes of the weights' file: its header, and what follows.
+    /// The safetensors header of the weights' file.
     header: Vec<u8>,
     weights_bytes: u64,
 }
@@ -46,10 +46,10 @@ pub struct RandomSource {
 const WEIGHTS: &str = "model.safetensors";
 
 impl RandomSource {
-    /// The checkpoint of that name, or of a `config.json` or its directory.
+    /// The checkpoint with this name, or of a `config.json` or its directory.
     ///
     /// # Errors
-    /// Neither a known shape nor a readable configuration; a configuration that no architecture takes.
+    /// The name is neither a known shape nor a readable configuration, or no architecture accepts the configuration.
     pub fn new(name: &str) -> Result<RandomSource> {
         let config = match SHAPES.iter().find(|row| row.0 == name) {
             Some(&(_, model_type, d, f, layers, heads, kv, head_dim, v, tied, theta)) => json!({
@@ -112,7 +112,7 @@ impl Source for RandomSource {
     }
 }
 
-/// The configuration in a file, or in a directory.
+/// Reads the configuration from a file or a directory.
 fn read_config(path: &str) -> Result<Value> {
     let path = Path::new(path);
     let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
@@ -126,14 +126,14 @@ fn read_config(path: &str) -> Result<Value> {
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut config: Value =
         serde_json::from_str(&text).with_context(|| format!("{}: expected JSON", file.display()))?;
-    // The numbers made up here are not quantized.
+    // Generated weights are not quantized.
     if let Some(fields) = config.as_object_mut() {
         fields.remove("quantization_config");
     }
     Ok(config)
 }
 
-/// The safetensors header, and the bytes that follow it. Everything is bf16.
+/// The safetensors header, and the number of bytes that follow it. All tensors are bf16.
 fn header(tensors: Vec<DescribedTensor>) -> Result<(Vec<u8>, u64)> {
     let (mut entries, mut end) = (Map::new(), 0u64);
     for DescribedTensor { name, shape, .. } in tensors {
@@ -149,7 +149,8 @@ fn header(tensors: Vec<DescribedTensor>) -> Result<(Vec<u8>, u64)> {
     Ok((bytes, end))
 }
 
-/// Random bf16 numbers between 0.0156 and 0.0625 of either sign; byte `offset` of the sequence comes first.
+/// Fills `bytes` with random bf16 numbers between 0.0156 and 0.0625 of either sign, from byte `offset` of the sequence
+/// on.
 fn fill(bytes: &mut [u8], offset: u64) {
     let word = |index: u64| {
         // SplitMix64 (Steele et al., 2014).
@@ -168,7 +169,7 @@ fn fill(bytes: &mut [u8], offset: u64) {
     }
 }
 
-/// Bytes as tokens: there is no text that such a model would know.
+/// A tokenizer whose tokens are bytes, because random weights have no vocabulary.
 fn tokenizer() -> Value {
     let vocab: Map<String, Value> = (0..=255u32).map(|byte| (format!("<0x{byte:02X}>"), byte.into())).collect();
     json!({

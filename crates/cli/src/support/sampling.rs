@@ -1,20 +1,20 @@
-//! Sampling flags, and what holds where a flag is not given: the checkpoint's own advice, then llama.cpp's defaults.
+//! Sampling flags, and their defaults: the checkpoint's recommendation, then llama.cpp's defaults.
 
 use anyhow::{Result, bail};
 use bayan_generate::text::GenerationDefaults;
 use bayan_generate::{Generation, SampleSettings};
 use clap::Args;
 
-/// What llama.cpp does when nobody says anything.
+/// llama.cpp's defaults.
 const TEMPERATURE: f32 = 0.8;
 const TOP_K: u32 = 40;
 const TOP_P: f32 = 0.95;
 const MIN_P: f32 = 0.05;
 
-/// Stands for an infinite bias: larger than any logit, and safe in shaders, which may assume finite numbers.
+/// Replaces an infinite bias: larger than any logit, and safe in shaders, which may assume finite numbers.
 const LARGEST_BIAS: f32 = 1e6;
 
-/// How tokens are chosen and when to stop.
+/// Flags of sampling and stopping.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
@@ -24,13 +24,13 @@ pub struct SamplingArgs {
     /// Keep this many of the most likely tokens; 0 keeps all [default: the model's, else 40]
     #[arg(long, env = "BAYAN_TOP_K", value_name = "K")]
     pub top_k: Option<u32>,
-    /// Keep the most likely tokens until they hold this much of the probability [default: the model's, else 0.95]
+    /// Keep the most likely tokens until their probabilities reach this sum [default: the model's, else 0.95]
     #[arg(long, env = "BAYAN_TOP_P", value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Keep tokens at least this likely relative to the most likely one [default: the model's, else 0.05]
     #[arg(long, env = "BAYAN_MIN_P", value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
-    /// Makes tokens seen before less likely; 1 is off [default: the model's, else 1]
+    /// Make tokens seen before less likely; 1 is off [default: the model's, else 1]
     #[arg(long, env = "BAYAN_REPEAT_PENALTY", value_name = "F", value_parser = positive, allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// Subtracted from the logits of tokens seen before
@@ -45,13 +45,13 @@ pub struct SamplingArgs {
     /// Same seed, device and flags: same answer [default: a new one each time]
     #[arg(short, long, env = "BAYAN_SEED", value_name = "N")]
     pub seed: Option<u64>,
-    /// New tokens at most [default: the model's, else what the context holds]
+    /// Most new tokens [default: the model's, else as many as fit the context]
     #[arg(short = 'n', long, visible_alias = "predict", env = "BAYAN_MAX_TOKENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: Option<u32>,
     /// Text that ends the answer and is not shown; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
-    /// Go on after the tokens that end an answer
+    /// Continue after the tokens that end an answer
     #[arg(long)]
     pub ignore_eos: bool,
 }
@@ -87,20 +87,20 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     if value.is_nan() { Err(expected()) } else { Ok((id, value.clamp(-LARGEST_BIAS, LARGEST_BIAS))) }
 }
 
-/// A seed that nobody chose.
+/// A random seed.
 fn new_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    // The standard library seeds this from the system's randomness.
+    // The standard library seeds this with the system's randomness.
     let seed = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    // Short enough to be typed again, and exact in JSON readers that keep numbers as doubles.
+    // Short enough to type, and exact in JSON readers that store numbers as doubles.
     seed & 0xffff_ffff
 }
 
 impl SamplingArgs {
-    /// The settings for a model with this advice and this many tokens.
+    /// The settings for a model with these recommendations and this vocabulary size.
     ///
     /// # Errors
-    /// A bias for a token that the model does not have.
+    /// A bias is for a token that the model does not have.
     pub fn generation(&self, defaults: &GenerationDefaults, vocabulary: usize) -> Result<Generation> {
         if let Some((id, _)) = self.logit_bias.iter().find(|(id, _)| *id as usize >= vocabulary) {
             bail!("--logit-bias names token {id}, and this model has {vocabulary} tokens; see `bayan tokenize`");

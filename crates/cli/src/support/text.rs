@@ -1,5 +1,5 @@
-//! The text side of a checkpoint, for subcommands that need neither weights nor a device, and the texts that they are
-//! given.
+//! The tokenizer and chat template of a checkpoint, for subcommands that need neither weights nor a device, and the
+//! input texts of such subcommands.
 
 use std::io::Read;
 use std::path::Path;
@@ -11,10 +11,10 @@ use bayan_gpu::block_on;
 use crate::support::open;
 use crate::support::options::CheckpointArgs;
 
-/// Tokenizer and template of the model that was named; its weights need not be there.
+/// Tokenizer and template of the selected model; its weights may be missing.
 ///
 /// # Errors
-/// A file that is missing or damaged.
+/// A file is missing or damaged.
 pub fn side(args: &CheckpointArgs) -> Result<TextSide> {
     let source = block_on(bayan_weights::gguf::files_of(open::source(args.model.as_deref())?))?;
     let chat_template = open::chat_template(args.chat_template.as_deref())?;
@@ -22,10 +22,10 @@ pub fn side(args: &CheckpointArgs) -> Result<TextSide> {
         .with_context(|| format!("the tokenizer of {} cannot be read", source.describe()))
 }
 
-/// A text from an argument, a file, or stdin, whichever was given first in this order; `-` is stdin.
+/// A text from the argument, the file, or stdin, whichever is given first in this order; `-` is stdin.
 ///
 /// # Errors
-/// A file that cannot be read or is not UTF-8; no text at all on a terminal.
+/// The file cannot be read or is not UTF-8, or there is no text and stdin is a terminal.
 pub fn input(argument: Option<&str>, file: Option<&Path>, what: &str) -> Result<String> {
     if let Some(text) = argument.filter(|text| *text != "-") {
         return Ok(text.to_string());

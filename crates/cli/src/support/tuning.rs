@@ -1,6 +1,6 @@
-//! Kernel shapes by measurement, remembered on disk for each device, driver and model shape.
+//! Measured kernel variants, cached on disk for each device, driver and model shape.
 //!
-//! A file of its own for each key: two programs that start at once cannot damage each other's entry.
+//! Each key has its own file, so that two programs that start at once cannot damage each other's entry.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -13,22 +13,21 @@ use bayan_tensor::{RowsShape, Tuning};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-/// When kernel shapes are measured.
+/// When kernel variants are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Autotune {
-    /// On hardware, once for each device and model shape; software devices have shapes that were measured before
+    /// On hardware, once for each device and model shape; software devices use built-in variants
     Auto,
-    /// Now, whatever is remembered
+    /// Now, even if a cached result exists
     Always,
-    /// Never; nothing remembered is used either
+    /// Never; cached results are not used either
     Off,
 }
 
-/// Uses the remembered shapes, or measures and remembers them.
+/// Uses the cached variants, or measures and caches them.
 ///
 /// # Errors
-/// The device fails while measuring. A cache that cannot be read or written is no error: measuring again is all it
-/// costs.
+/// The device fails while measuring. A cache that cannot be read or written is no error: it only costs measuring again.
 pub fn apply(engine: &mut Engine, mode: Autotune) -> Result<()> {
     let software = engine.gpu().capabilities().software;
     if mode == Autotune::Off || (mode == Autotune::Auto && software) {
@@ -89,7 +88,7 @@ fn read(file: &PathBuf, key: &str) -> Option<RowsShape> {
         sets: number("sets")?,
         shuffle: value["shuffle"].as_bool()?,
     };
-    // A file that somebody wrote must not choose sizes that no kernel has.
+    // An edited file must not select sizes that no kernel has.
     let sound = [4, 8, 16, 32].contains(&shape.lanes)
         && (1..=32).contains(&shape.parts)
         && (1..=16).contains(&shape.columns)

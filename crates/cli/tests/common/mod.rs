@@ -16,7 +16,7 @@ pub fn model(name: &str) -> PathBuf {
     fixtures("models").join(name)
 }
 
-/// The names of all of them, by name.
+/// The names of all checkpoints, sorted.
 pub fn every_model() -> Vec<String> {
     let entries = std::fs::read_dir(fixtures("models")).expect("tests/fixtures/models");
     let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -25,7 +25,7 @@ pub fn every_model() -> Vec<String> {
     names
 }
 
-/// The program, without the variables of whoever runs the tests.
+/// The program, without the environment variables of the person who runs the tests.
 pub fn bayan() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bayan"));
     for (name, _) in std::env::vars_os() {
@@ -37,7 +37,7 @@ pub fn bayan() -> Command {
     command
 }
 
-/// Runs it with arguments; a crash is a failure of the test, whatever was expected.
+/// Runs the program; a crash fails the test, whatever was expected.
 pub fn run(arguments: &[&str]) -> Output {
     finish(bayan().args(arguments))
 }
@@ -51,7 +51,7 @@ pub fn finish(command: &mut Command) -> Output {
     output
 }
 
-/// Runs it with lines on stdin.
+/// Runs the program with lines on stdin.
 pub fn run_with_input(arguments: &[&str], input: &str) -> Output {
     let mut child = bayan()
         .args(arguments)
@@ -61,19 +61,19 @@ pub fn run_with_input(arguments: &[&str], input: &str) -> Output {
         .spawn()
         .expect("the program starts");
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
-    // A program that stops early closes its end.
+    // A program that stops early closes its stdin.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     child.wait_with_output().expect("the program ends")
 }
 
-/// Its stdout, after success.
+/// The stdout of a successful run.
 pub fn succeed(output: &Output) -> String {
     assert!(output.status.success(), "{:?}: {}", output.status, text(&output.stderr));
     text(&output.stdout)
 }
 
-/// Its message on stderr, after a failure with this code.
+/// The stderr of a run that failed with this code.
 pub fn fail(output: &Output, code: i32) -> String {
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{errors}{}", text(&output.stdout));
@@ -81,12 +81,12 @@ pub fn fail(output: &Output, code: i32) -> String {
     errors
 }
 
-/// Bytes as text.
+/// Decodes bytes as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8 output")
 }
 
-/// A copy of a fixture's checkpoint that may be damaged.
+/// A copy of a fixture's checkpoint, for tests that damage it.
 pub fn copy_of(name: &str, into: &Path) -> PathBuf {
     let target = into.join(name);
     std::fs::create_dir_all(&target).expect("a directory");

@@ -1,4 +1,4 @@
-//! Low-rank adapters on a loaded model: attached, scaled and taken off between answers, over a base that never changes.
+//! LoRA adapters on a loaded model: attached, scaled and detached between answers, over a base that never changes.
 
 use bayan_models::{Adapter, LoraPart, layer_of};
 use bayan_tensor::{State, Values};
@@ -7,12 +7,12 @@ use super::Engine;
 use crate::GenerateError;
 
 impl Engine {
-    /// Attaches an adapter under a name; several add up. `scale` multiplies the adapter's own scale. Cached tokens are
-    /// forgotten, since they were computed without it.
+    /// Attaches an adapter under a name; several add up. `scale` multiplies the adapter's own scale. The cache is
+    /// cleared, because its tokens were computed without the adapter.
     ///
     /// # Errors
-    /// A name that is taken, a module that the model does not have, sizes that do not fit it, or a device that is full;
-    /// nothing is attached then.
+    /// The name is taken, the model does not have a module of the adapter, sizes do not match, or the device's memory
+    /// is exhausted; nothing is attached then.
     pub fn attach(&mut self, name: &str, adapter: &Adapter, scale: f32) -> Result<(), GenerateError> {
         if self.adapters.iter().any(|known| known == name) {
             return Err(GenerateError::AdapterName(name.to_string()));
@@ -47,7 +47,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes an adapter off; the base is bit for bit what it was. Returns whether there was one of that name.
+    /// Detaches an adapter; the base is then bit for bit what it was. Returns whether an adapter had that name.
     pub fn detach(&mut self, name: &str) -> bool {
         let known = self.adapters.iter().position(|known| known == name);
         if let Some(index) = known {
@@ -63,7 +63,7 @@ impl Engine {
         &self.adapters
     }
 
-    /// Recorded steps and cached tokens belong to the adapters that were attached when they were made.
+    /// Clears recorded steps and cached tokens: they are valid only for the adapters attached when they were made.
     fn forget(&mut self) {
         self.steps.clear();
         self.devices.forget_copies();

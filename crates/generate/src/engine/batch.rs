@@ -1,9 +1,9 @@
-//! Several prompts at once: each has a place in the cache, and a decoding step takes one token of every answer that is
-//! not finished.
+//! Several prompts at once: each has a slot in the cache, and a decoding step computes one token of every unfinished
+//! answer.
 //!
-//! A step reads every weight once, however many sequences it serves. One chat is the case of one request, not code of
-//! its own. When a sequence ends, the steps under way are awaited and the rows are laid out anew; masking the ended row
-//! inside the step lost, since a row that ended would go on costing as much as one that lives.
+//! A step reads every weight once for all its sequences. A single chat is a batch of one request, without code of its
+//! own. When a sequence ends, the submitted steps are awaited and the rows are laid out again. Rejected: masking the
+//! ended row inside the step, because it would keep costing as much as an active one.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -22,7 +22,7 @@ use super::step::{Step, StepKind};
 use super::{Engine, Finish, Usage};
 use crate::GenerateError;
 
-/// Steps that may be under way before the host looks at the oldest one's tokens.
+/// Most decoding steps that may be submitted before the host reads the tokens of the oldest.
 const STEPS_AHEAD: usize = 3;
 
 /// A prompt to continue.
@@ -30,28 +30,28 @@ const STEPS_AHEAD: usize = 3;
 pub struct Request<'a> {
     /// Its tokens.
     pub prompt: &'a [u32],
-    /// How tokens are chosen.
+    /// Sampling settings.
     pub settings: SampleSettings,
-    /// Added to the logits of these tokens.
+    /// Biases added to the logits of these tokens.
     pub bias: &'a [(u32, f32)],
     /// Tokens that end the answer and are not part of it.
     pub stop: &'a [u32],
-    /// New tokens at most.
+    /// Most new tokens.
     pub max_tokens: usize,
 }
 
-/// An answer that is being made.
+/// The state of an unfinished answer.
 struct Row<'a> {
-    /// Its number among the requests.
+    /// The number of its request.
     index: usize,
-    /// Its place in the cache.
+    /// Its slot in the cache.
     place: usize,
     request: &'a Request<'a>,
-    /// The prompt and the tokens chosen so far.
+    /// The prompt and the tokens generated so far.
     tokens: Vec<u32>,
-    /// Steps submitted: so many tokens from the prompt's last one on have been read, and stand in the cache.
+    /// Submitted steps: this many tokens, from the prompt's last one on, are in the cache.
     submitted: usize,
-    /// New tokens that the request and the context allow.
+    /// The number of new tokens that request and context allow.
     limit: usize,
     usage: Usage,
     finish: Option<Finish>,
@@ -77,19 +77,19 @@ impl Row<'_> {
         true
     }
 
-    /// Steps that it still wants.
+    /// Number of steps still to be submitted.
     fn wants(&self) -> usize {
         self.limit - self.submitted.min(self.limit)
     }
 }
 
 impl Engine {
-    /// Continues several prompts, as many at a time as the engine has sequences; the others wait their turn. `on_token`
-    /// gets the number of the request and each new token as it is known, and may end that answer. The usages come in
+    /// Continues several prompts, as many at a time as the engine has sequences; the others are queued. `on_token` is
+    /// called with the number of the request and each new token, and may end that answer. The usages are returned in
     /// the order of the requests.
     ///
     /// # Errors
-    /// A prompt that does not fit, or a device that fails. After an error the cache is empty.
+    /// A prompt does not fit, or the device fails. After an error the cache is empty.
     pub async fn generate_many(
         &mut self,
         requests: &[Request<'_>],
@@ -138,7 +138,8 @@ impl Engine {
         }
     }
 
-    /// Gives a request a free place, the one that has most of its prompt already, and brings the prompt into the cache.
+    /// Assigns a request the free slot with the longest common prefix, and computes the rest of the prompt into the
+    /// cache.
     async fn admit<'a>(
         &mut self,
         index: usize,
@@ -171,8 +172,8 @@ impl Engine {
         Ok(Row { index, place, request, tokens: request.prompt.to_vec(), submitted: 0, limit, usage, finish, start })
     }
 
-    /// Brings a place of the cache to hold exactly these tokens, reusing what it has in common with them; or fewer,
-    /// when it is told to stop.
+    /// Makes a slot of the cache hold exactly these tokens, reusing the common prefix; or fewer, when the generation is
+    /// stopped.
     async fn prefill(&mut self, place: usize, wanted: &[u32]) -> Result<usize, GenerateError> {
         let base = place * self.context();
         let mut common = self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
@@ -189,12 +190,12 @@ impl Engine {
             let prepared = self.steps.contains_key(&kind);
             let step = self.ready(kind).await?;
             if !prepared {
-                // Compiling kernels is no measure of the device's speed.
+                // The time of compiling kernels must not count as the device's speed.
                 self.devices.flush().await?;
             }
             let start = Instant::now();
             step.write(chunk, at, base);
-            // One chunk at a time, so that a slow device is not given seconds of work that cannot be stopped.
+            // One chunk at a time, so that a slow device never has seconds of submitted work that cannot be stopped.
             step.fill(at + chunk.len(), self.pace.parts()).await?;
             self.cached[place].extend_from_slice(chunk);
             self.written[place] = self.written[place].max(at + chunk.len());
@@ -203,7 +204,7 @@ impl Engine {
         Ok(common)
     }
 
-    /// Decodes until one of the rows has ended.
+    /// Decodes until a row ends.
     async fn decode(
         &mut self,
         rows: &mut [Row<'_>],
@@ -211,10 +212,10 @@ impl Engine {
     ) -> Result<(), GenerateError> {
         let step = self.ready(StepKind::Decode(rows.len())).await?;
         self.lay_out(&step, rows);
-        // From here on every row's place holds what the steps under way will have written there.
+        // From here on every row's slot also holds what the submitted steps will write.
         let mut under_way: VecDeque<PendingRead> = VecDeque::new();
-        // What a recurrent layer has read cannot be taken back when the answer turns out to have ended; and what goes
-        // through the host from device to device waits for it anyway.
+        // A recurrent state cannot be rolled back when the answer turns out to have ended; and a model on several
+        // devices transfers activations through the host, which must wait for each step anyway.
         let ahead = if self.cache.is_recurrent() || step.is_split() { 1 } else { STEPS_AHEAD };
         loop {
             let ended = rows.iter().any(|row| row.finish.is_some());
@@ -245,7 +246,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes each row's next token, position, place and sampler. No step is under way.
+    /// Writes each row's next token, position, slot and sampler. No step may be in flight.
     fn lay_out(&self, step: &Rc<Step>, rows: &[Row<'_>]) {
         self.lay_out_tokens(step, rows);
         for (number, row) in rows.iter().enumerate() {

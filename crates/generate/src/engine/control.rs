@@ -1,11 +1,10 @@
-//! What goes on beside a generation: a handle to follow and end it, and the pace at which prompts are submitted.
+//! Control of a generation: a handle to follow and stop it, and the size of the submissions of a prompt.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bayan_gpu::Capabilities;
 
-/// A handle on the running generation. It ends between two tokens or two parts of a prompt, also while no text comes
-/// out.
+/// A handle on the running generation, which stops between two tokens or two chunks of a prompt.
 #[derive(Debug, Default)]
 pub struct Control {
     stopped: AtomicBool,
@@ -13,12 +12,12 @@ pub struct Control {
 }
 
 impl Control {
-    /// Ends the running generation with [`super::Finish::Stopped`]; without effect when none runs.
+    /// Stops the running generation with [`super::Finish::Stopped`]; no effect when none runs.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Tokens that the running or the last generation has made.
+    /// Number of tokens that the running or the last generation has generated.
     pub fn tokens(&self) -> usize {
         self.tokens.load(Ordering::Relaxed)
     }
@@ -37,18 +36,18 @@ impl Control {
     }
 }
 
-/// What one submission may take in a browser: longer ones make the whole screen stutter, and far longer ones end with a
-/// lost device.
+/// The longest time of one submission in a browser: longer ones make the whole screen stutter, and far longer ones make
+/// the browser reset the device.
 const SUBMISSION_SECONDS: f64 = 0.1;
 
-/// Bounds of a chunk that follows the clock.
+/// Bounds of a chunk whose size is adapted to the measured time.
 const CHUNKS: std::ops::RangeInclusive<usize> = 16..=512;
 
-/// Submissions that one chunk may be cut into.
+/// Most submissions of one chunk.
 const MOST_PARTS: usize = 64;
 
-/// How many tokens of a prompt one submission takes, and where even the fewest take too long, into how many submissions
-/// they are cut.
+/// The number of prompt tokens in one chunk, and, when even the smallest chunk takes too long, the number of
+/// submissions that the chunk is divided into.
 #[derive(Debug)]
 pub(super) struct PrefillPace {
     chunk: usize,
@@ -70,7 +69,7 @@ impl PrefillPace {
         }
     }
 
-    /// The most that a chunk will ever be.
+    /// The largest size that a chunk can reach.
     pub(super) fn longest(&self) -> usize {
         if self.follows_clock { *CHUNKS.end() } else { self.chunk }
     }
@@ -83,7 +82,7 @@ impl PrefillPace {
         self.parts
     }
 
-    /// Takes into account that a submission of `tokens` took `seconds`. A last, shorter part of a prompt says nothing.
+    /// Adapts to a submission of `tokens` that took `seconds`. A last, shorter chunk of a prompt is ignored.
     pub(super) fn learn(&mut self, tokens: usize, seconds: f64) {
         if !self.follows_clock || tokens != self.chunk {
             return;
@@ -94,7 +93,7 @@ impl PrefillPace {
             expected /= 2.0;
         }
         self.parts = ((expected / SUBMISSION_SECONDS).ceil() as usize).clamp(1, MOST_PARTS);
-        // With room to spare, so that it does not swing between two sizes.
+        // The margin prevents alternating between two sizes.
         if expected * 2.0 < SUBMISSION_SECONDS * 0.8 && self.chunk < *CHUNKS.end() {
             self.chunk *= 2;
         }

@@ -1,4 +1,4 @@
-//! The devices that an engine runs on, the layers of each, and the small constants that more than one of them needs.
+//! The devices of an engine, the layers of each, and the small constants that more than one device needs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use bayan_gpu::{Gpu, GpuError};
 use bayan_models::Placement;
 use bayan_tensor::State;
 
-/// The devices. The first one has the embedding.
+/// The devices. The first has the embedding.
 pub(super) struct Devices {
     pub(super) gpus: Vec<Gpu>,
     /// The device of each layer.
     pub(super) layers: Vec<usize>,
-    /// Constants on another device than their own, such as rotary tables; the original is kept, so that its address
-    /// stays its own.
+    /// Copies of constants, such as rotary tables, for other devices, by original address and device. The original is
+    /// kept alive, so that its address stays unique.
     copies: HashMap<(usize, usize), (Arc<State>, Arc<State>)>,
-    /// Copies whose numbers have not been brought there yet: (original, copy, device).
+    /// Copies that are not filled yet: (original, copy, device).
     pending: Vec<(Arc<State>, Arc<State>, usize)>,
 }
 
@@ -28,7 +28,7 @@ impl Devices {
         Placement { gpus: &self.gpus, layers: &self.layers, gpu_layers }
     }
 
-    /// A constant on another device. [`Devices::settle`] fills it.
+    /// The copy of a constant on another device. [`Devices::settle`] fills it.
     pub(super) fn copy(&mut self, state: &Arc<State>, device: usize) -> Result<Arc<State>, GpuError> {
         let key = (Arc::as_ptr(state) as usize, device);
         if let Some((_, copy)) = self.copies.get(&key) {
@@ -40,7 +40,7 @@ impl Devices {
         Ok(copy)
     }
 
-    /// Brings the constants to where they are needed.
+    /// Transfers the values of new copies.
     pub(super) async fn settle(&mut self) -> Result<(), GpuError> {
         for (state, copy, device) in std::mem::take(&mut self.pending) {
             let home = self.gpus.iter().find(|gpu| state.is_on(gpu));
@@ -50,7 +50,7 @@ impl Devices {
         Ok(())
     }
 
-    /// Lets go of the copies: no step is left that uses them.
+    /// Frees the copies; no step may use them any more.
     pub(super) fn forget_copies(&mut self) {
         self.copies.clear();
         self.pending.clear();

@@ -1,8 +1,9 @@
-//! How much each input of every matrix carries on a text: the mean of its squares, by which a quantizer weighs its
+//! Measures importance on a text: the mean square of each input of every matrix, by which a quantizer weights its
 //! errors.
 //!
-//! The sums are made on the device, by one operation before each linear layer that is recorded in this mode only.
-//! Reading the activations back and summing here lost: that is tens of thousands of numbers for every token.
+//! The device computes the sums, with one operation before each linear layer that is recorded in this mode only.
+//! Rejected: reading the activations back and summing on the host, because that is tens of thousands of numbers for
+//! every token.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -16,12 +17,12 @@ use super::step::{Making, Step, StepKind};
 use crate::GenerateError;
 
 impl Engine {
-    /// Reads the windows, each from the first position on, and returns the mean squared inputs of the matrices under
-    /// the names of their tensors. An embedding that is also the output head has those of the head. `on_progress` gets
-    /// the tokens read so far. The first sequence's cache is started anew for each window.
+    /// Runs the model over the windows, each from the first position on, and returns the mean squared inputs of the
+    /// matrices by tensor name. An embedding that is also the output head has the values of the head. `on_progress` is
+    /// called with the number of tokens so far. The first sequence's cache is cleared for each window.
     ///
     /// # Errors
-    /// A window that does not fit the context, a device that fails, or activations that are not finite.
+    /// A window does not fit the context, the device fails, or an activation is not finite.
     pub async fn importance(
         &mut self,
         windows: &[&[u32]],
@@ -44,7 +45,7 @@ impl Engine {
             let mut tensors: Vec<String> =
                 linear.modules.iter().map(|(module, _)| format!("{module}.weight")).collect();
             if let [tensor] = tensors.as_mut_slice() {
-                // A head that is the embedding has no tensor of its own.
+                // A head that shares the embedding has no tensor of its own.
                 *tensor = linear.weight.label().to_string();
             }
             names.extend(tensors.into_iter().map(|tensor| (tensor, of)));

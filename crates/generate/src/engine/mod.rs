@@ -1,5 +1,5 @@
-//! Runs a decoder: prompts in chunks, tokens one after another, several steps ahead of the host, for one sequence or
-//! several at a time.
+//! Runs a decoder, for one sequence or several: prompts in chunks, then one token per step, with several steps
+//! submitted before the host reads the first result.
 
 mod adapters;
 mod batch;
@@ -26,21 +26,21 @@ use control::PrefillPace;
 use devices::Devices;
 use step::{Making, Sampling, Step, StepKind};
 
-/// How to open an engine.
+/// Options of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// Positions of the context of each sequence; `None`: the model's own limit, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
-    /// Sequences that the cache holds, and that decode at a time.
+    /// Sequences that the cache has slots for and that are decoded together.
     pub sequences: usize,
     /// Element format of the key-value cache.
     pub cache: CacheFormat,
     /// Quantize dense weights as they are loaded.
     pub policy: Option<Policy>,
-    /// Layers on the device; the others stay in host memory and are brought there for every step. `None`: all.
+    /// Number of layers on the device; the others stay in host memory and are uploaded for every step. `None`: all.
     pub gpu_layers: Option<usize>,
-    /// Tokens of a prompt that one submission takes; `None`: chosen for the device, and in a browser by the time that
-    /// submissions take.
+    /// Tokens of a prompt in one submission; `None`: chosen for the device, in a browser by the measured time of
+    /// submissions.
     pub prefill_chunk: Option<usize>,
 }
 
@@ -57,19 +57,18 @@ impl Default for EngineOptions {
     }
 }
 
-/// Context when neither the user nor a smaller model says otherwise: a cache of this length fits beside every model
-/// that fits.
+/// Context when the user sets none and the model allows more: a cache of this length fits beside every model that fits.
 pub const DEFAULT_CONTEXT: usize = 4096;
 
-/// Tokens of one step whose logits are read.
+/// Tokens of one step when their logits are read.
 const LOGITS_CHUNK: usize = 64;
 
-/// Tokens of one sequence in one step, at most.
+/// Most tokens of one sequence in one step.
 fn step_tokens(pace: &PrefillPace) -> usize {
     pace.longest().max(LOGITS_CHUNK)
 }
 
-/// The shape of the cache of an engine for one sequence on such a device, to know its size before it is made.
+/// The shape of an engine's cache for one sequence on such a device, for computing its size in advance.
 pub fn cache_shape(context: usize, format: CacheFormat, capabilities: &Capabilities) -> CacheShape {
     CacheShape { sequences: 1, context, format, step: Some(step_tokens(&PrefillPace::new(None, capabilities))) }
 }
@@ -79,7 +78,7 @@ pub fn cache_shape(context: usize, format: CacheFormat, capabilities: &Capabilit
 pub enum Finish {
     /// A stop token, which is not part of the answer.
     Stop,
-    /// The asked number of tokens.
+    /// The requested number of tokens was reached.
     Length,
     /// The context is full.
     ContextFull,
@@ -87,24 +86,24 @@ pub enum Finish {
     Stopped,
 }
 
-/// What one generation did.
+/// Statistics of one generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Of these, tokens that were in the cache already.
+    /// Prompt tokens that were in the cache already.
     pub cached_tokens: usize,
-    /// Tokens generated, without the stop token.
+    /// Generated tokens, without the stop token.
     pub generated_tokens: usize,
-    /// Why it ended.
+    /// Why the generation ended.
     pub finish: Finish,
-    /// Until the first token was known.
+    /// Time until the first token was known.
     pub prefill_seconds: f64,
-    /// From the first token to the last.
+    /// Time from the first token to the last.
     pub decode_seconds: f64,
 }
 
-/// A decoder with its cache on a device.
+/// A decoder and its cache on one or several devices.
 pub struct Engine {
     devices: Devices,
     /// The device of the output head.
@@ -114,9 +113,9 @@ pub struct Engine {
     tuning: Tuning,
     sampling: Sampling,
     steps: HashMap<StepKind, Rc<Step>>,
-    /// For each sequence, the tokens whose keys and values stand in the cache.
+    /// For each sequence, the tokens whose keys and values are in the cache.
     cached: Vec<Vec<u32>>,
-    /// For each sequence, the positions that were written: steps under way may have gone beyond what was kept.
+    /// For each sequence, the number of positions written: submitted steps may have gone beyond the kept tokens.
     written: Vec<usize>,
     pace: PrefillPace,
     control: Arc<Control>,
@@ -128,7 +127,7 @@ impl Engine {
     /// Loads a checkpoint onto the device.
     ///
     /// # Errors
-    /// A checkpoint or a device that does not fit.
+    /// The checkpoint or the device does not fit.
     pub async fn open(
         checkpoint: &Checkpoint,
         gpu: &Gpu,
@@ -138,12 +137,12 @@ impl Engine {
         Engine::open_split(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
     }
 
-    /// Loads a checkpoint onto several devices, consecutive layers on each, so that their weights are in the
-    /// proportions of `shares`. A token goes through the devices one after the other; what it is so far is handed on
-    /// through the host.
+    /// Loads a checkpoint onto several devices, with consecutive layers on each and weights in proportion to `shares`.
+    /// A token passes through the devices one after the other; the hidden state is transferred through the host.
     ///
     /// # Errors
-    /// A checkpoint or a device that does not fit, another number of shares than of devices, more devices than layers.
+    /// The checkpoint or a device does not fit, the number of shares differs from that of the devices, or there are
+    /// more devices than layers.
     pub async fn open_split(
         checkpoint: &Checkpoint,
         gpus: &[Gpu],
@@ -204,7 +203,7 @@ impl Engine {
         })
     }
 
-    /// A handle on the running generation: how far it is, and how to end it.
+    /// A handle on the running generation: its progress, and how to stop it.
     pub fn control(&self) -> Arc<Control> {
         self.control.clone()
     }
@@ -219,32 +218,31 @@ impl Engine {
         &self.devices.gpus
     }
 
-    /// The device of each layer, by its number among [`Engine::gpus`].
+    /// For each layer, the index of its device in [`Engine::gpus`].
     pub fn layer_devices(&self) -> &[usize] {
         &self.devices.layers
     }
 
-    /// Bytes that every generated token of one sequence takes through the host, from one device to the next; 0 on one
-    /// device.
+    /// Bytes that each generated token of one sequence transfers through the host between devices; 0 on one device.
     ///
     /// # Errors
-    /// The step could not be prepared.
+    /// The step cannot be recorded.
     pub fn handed_bytes(&mut self) -> Result<u64, GenerateError> {
         Ok(self.step(StepKind::Decode(1))?.handed_bytes())
     }
 
-    /// The kernel shapes in use.
+    /// The kernel variants in use.
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
     }
 
-    /// Uses other kernel shapes from the next step on.
+    /// Uses other kernel variants from the next step on.
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
         self.steps.clear();
     }
 
-    /// Measures the kernel shapes on this model's matrices and uses the fastest. `now_ms` is a clock.
+    /// Measures kernel variants on this model's matrices and uses the fastest. `now_ms` is a clock in milliseconds.
     ///
     /// # Errors
     /// The device fails.
@@ -265,7 +263,7 @@ impl Engine {
         self.decoder.as_ref()
     }
 
-    /// Sequences that decode at a time.
+    /// Number of sequences that are decoded together.
     pub fn sequences(&self) -> usize {
         self.cache.shape.sequences
     }
@@ -275,7 +273,7 @@ impl Engine {
         self.cache.shape.context
     }
 
-    /// Bytes of weights that every step brings from host memory; 0 when the whole model is on the device.
+    /// Bytes of weights that every step uploads from host memory; 0 when the whole model is on the device.
     pub fn streamed_bytes(&self) -> u64 {
         self.decoder.matrices().iter().map(|matrix| matrix.streamed_bytes()).sum()
     }
@@ -285,25 +283,25 @@ impl Engine {
         self.cache.size_bytes()
     }
 
-    /// Tokens in the cache, of all sequences.
+    /// Number of tokens in the cache, over all sequences.
     pub fn cached_tokens(&self) -> usize {
         self.cached.iter().map(Vec::len).sum()
     }
 
-    /// Forgets the cached tokens.
+    /// Clears the cache.
     pub fn reset(&mut self) {
         self.cached.iter_mut().for_each(Vec::clear);
     }
 
-    /// What decoding one token costs.
+    /// The cost of decoding one token.
     ///
     /// # Errors
-    /// The step could not be prepared.
+    /// The step cannot be recorded.
     pub fn decode_cost(&mut self) -> Result<Cost, GenerateError> {
         Ok(self.step(StepKind::Decode(1))?.cost())
     }
 
-    /// Time of each kernel of one decoded token.
+    /// The time of each kernel for one decoded token.
     ///
     /// # Errors
     /// The device has no timestamps, or fails.
@@ -314,7 +312,7 @@ impl Engine {
         Ok(step.profile(position + 1).await?)
     }
 
-    /// Time of each kernel of a prompt of this many tokens.
+    /// The time of each kernel for a prompt of this many tokens.
     ///
     /// # Errors
     /// The device has no timestamps, or fails.
@@ -329,7 +327,7 @@ impl Engine {
         if let Some(step) = self.steps.get(&kind) {
             return Ok(step.clone());
         }
-        // Odd lengths come from the ends of prompts; keeping a few plans of them is enough.
+        // Ends of prompts have many lengths; a few cached plans of them are enough.
         if self.steps.len() > 12 {
             self.steps
                 .retain(|kind, _| matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.pace.chunk()));
@@ -346,7 +344,7 @@ impl Engine {
         Ok(step)
     }
 
-    /// A step whose constants are where it needs them.
+    /// The recorded step of this kind, with its constants on their devices.
     async fn ready(&mut self, kind: StepKind) -> Result<Rc<Step>, GenerateError> {
         let step = self.step(kind)?;
         self.devices.settle().await?;
@@ -361,11 +359,10 @@ impl Engine {
         }
     }
 
-    /// Logits \[V\] after each of the prompt's tokens, or only after the last one. The first sequence's cache is
-    /// started anew.
+    /// Logits \[V\] after each of the prompt's tokens, or only after the last. The first sequence's cache is cleared.
     ///
     /// # Errors
-    /// A prompt that does not fit, or a device that fails.
+    /// The prompt does not fit, or the device fails.
     pub async fn logits(&mut self, ids: &[u32], all: bool) -> Result<Vec<Vec<f32>>, GenerateError> {
         self.check(ids)?;
         if ids.is_empty() {
@@ -390,11 +387,11 @@ impl Engine {
         Ok(if all { rows } else { rows.split_off(rows.len().saturating_sub(1)) })
     }
 
-    /// Continues a prompt. `on_token` gets each new token as it is known and may stop; a stop token ends the answer and
-    /// is not handed on.
+    /// Continues a prompt. `on_token` is called with each new token and may stop the generation; a stop token ends the
+    /// answer and is not passed to it.
     ///
     /// # Errors
-    /// A prompt that does not fit, or a device that fails. After an error the cache is empty.
+    /// The prompt does not fit, or the device fails. After an error the cache is empty.
     pub async fn generate(
         &mut self,
         prompt: &[u32],

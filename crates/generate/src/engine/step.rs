@@ -1,4 +1,4 @@
-//! One shape of step: the states that its inputs are written to, and its plan.
+//! A recorded step of one shape: its inputs and its plan.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use bayan_tensor::{Cost, Dtype, Graph, HandOver, Matrix, Part, Plan, State, Tens
 
 use super::devices::Devices;
 
-/// What a step is for.
+/// The purpose of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum StepKind {
-    /// One token of each of so many sequences, then the choice of the next ones.
+    /// One token of each of this many sequences, then sampling of the next tokens.
     Decode(usize),
-    /// Tokens of a prompt; no logits.
+    /// Tokens of a prompt, without logits.
     Prefill(usize),
-    /// Tokens with the logits after each.
+    /// Tokens with the logits after each of them.
     Logits(usize),
 }
 
@@ -27,7 +27,7 @@ impl StepKind {
         }
     }
 
-    /// Tiles of queries: a tile has tokens of one sequence only.
+    /// Number of query tiles: all tokens of a tile belong to one sequence.
     fn tiles(self) -> usize {
         match self {
             StepKind::Decode(sequences) => sequences,
@@ -36,7 +36,7 @@ impl StepKind {
     }
 }
 
-/// The sampler's states, one row for each sequence that decodes at a time.
+/// The sampler's states, one row for each sequence that is decoded.
 #[derive(Debug)]
 pub(super) struct Sampling {
     states: SampleStates,
@@ -54,7 +54,7 @@ impl Sampling {
         Ok(Sampling { states, vocabulary })
     }
 
-    /// Sets a row: settings, bias, and the tokens that count as seen.
+    /// Sets a row: settings, bias, and the tokens that count as seen for the penalties.
     pub(super) fn write(&self, gpu: &Gpu, row: usize, settings: &SampleSettings, bias: &[(u32, f32)], seen: &[u32]) {
         let settings = SampleSettings { biased: !bias.is_empty(), ..*settings };
         self.states.settings.write(Some(gpu), row * SETTINGS, bytemuck::cast_slice(&settings.row()));
@@ -70,17 +70,17 @@ impl Sampling {
     }
 }
 
-/// The sums that belong to a matrix.
+/// Returns the state that holds the sums of a matrix.
 pub(super) type SumsOf<'a> = dyn Fn(&Arc<Matrix>) -> Option<Arc<State>> + 'a;
 
-/// A state that is written before each step, with its copies on other devices.
+/// An input that is written before each step, with its copies on other devices.
 #[derive(Debug)]
 struct Input {
     state: Arc<State>,
     copies: Vec<(usize, Arc<State>)>,
 }
 
-/// The part of a step that one device runs.
+/// The part of a step that runs on one device.
 #[derive(Debug)]
 struct Prepared {
     gpu: Gpu,
@@ -89,7 +89,7 @@ struct Prepared {
     hands: Vec<HandOver>,
 }
 
-/// A prepared step.
+/// A recorded step.
 #[derive(Debug)]
 pub(super) struct Step {
     /// Tokens, positions, cache rows, tiles.
@@ -99,18 +99,19 @@ pub(super) struct Step {
     pub(super) logits: Tensor,
 }
 
-/// What a step is made for.
+/// What is needed to record a step.
 pub(super) struct Making<'a> {
     pub(super) decoder: &'a dyn Decoder,
     pub(super) cache: &'a Cache,
     pub(super) sampling: &'a Sampling,
     pub(super) tuning: &'a Tuning,
-    /// The squares of every linear layer's inputs are added to the state that this has for the layer's matrix.
+    /// For every linear layer, the squares of its inputs are added to the state that this returns for the layer's
+    /// matrix.
     pub(super) sums: Option<&'a SumsOf<'a>>,
 }
 
 impl Step {
-    /// Prepares a step.
+    /// Records a step.
     pub(super) fn new(devices: &mut Devices, making: &Making<'_>, kind: StepKind) -> Result<Step, GpuError> {
         let count = kind.tokens();
         let first = devices.gpus[0].clone();
@@ -133,7 +134,7 @@ impl Step {
         }
         match kind {
             StepKind::Decode(_) => graph.sample(logits, tokens, positions, &making.sampling.states),
-            // A prompt's tokens only fill the cache: what comes after the last that is remembered is not run.
+            // A prompt's tokens only fill the cache: operations after the last cache write are not run.
             StepKind::Prefill(_) => {
                 graph = graph.until_last_state();
                 logits = tokens;
@@ -153,8 +154,8 @@ impl Step {
         Ok(Step { inputs, gpus: devices.gpus.clone(), parts, logits })
     }
 
-    /// Sets the tokens of the next run: of one sequence, whose cache begins at row `base`, the first of them at
-    /// `position`.
+    /// Sets the tokens of the next run: consecutive tokens of one sequence, whose cache begins at row `base`, from
+    /// `position` on.
     pub(super) fn write(&self, ids: &[u32], position: usize, base: usize) {
         let positions: Vec<u32> = (0..ids.len()).map(|i| (position + i) as u32).collect();
         let tiles: Vec<u32> = (0..ids.len())
@@ -164,7 +165,7 @@ impl Step {
         self.write_inputs([ids, &positions, &vec![base as u32; ids.len()], &tiles]);
     }
 
-    /// Sets one token of each of several sequences: (id, position, first row of the cache).
+    /// Sets one token for each of several sequences: (id, position, first row of the cache).
     pub(super) fn write_each(&self, rows: &[(u32, usize, usize)]) {
         let ids: Vec<u32> = rows.iter().map(|row| row.0).collect();
         let positions: Vec<u32> = rows.iter().map(|row| row.1 as u32).collect();
@@ -182,17 +183,17 @@ impl Step {
         }
     }
 
-    /// Whether several devices run it, so that its inputs must be written before each run.
+    /// Whether several devices run the step, so that its inputs must be written before each run.
     pub(super) fn is_split(&self) -> bool {
         self.parts.len() > 1
     }
 
-    /// Bytes that are read from devices to be written to others in one run.
+    /// Bytes that one run transfers between devices through the host.
     pub(super) fn handed_bytes(&self) -> u64 {
         self.parts.iter().flat_map(|part| &part.hands).map(HandOver::size_bytes).sum()
     }
 
-    /// What it costs, on all devices together.
+    /// The cost, summed over all devices.
     pub(super) fn cost(&self) -> Cost {
         let sum = |a: Cost, b: Cost| Cost {
             dispatches: a.dispatches + b.dispatches,
@@ -204,7 +205,7 @@ impl Step {
         self.parts.iter().map(|part| part.plan.cost()).fold(none, sum)
     }
 
-    /// Time of each kernel.
+    /// The time of each kernel.
     pub(super) async fn profile(&self, cached: usize) -> Result<Vec<KernelTime>, GpuError> {
         let mut times = Vec::new();
         for part in &self.parts {
@@ -213,7 +214,7 @@ impl Step {
         Ok(times)
     }
 
-    /// Runs it for tokens that only fill the cache, on one device in so many submissions.
+    /// Runs the step for tokens that only fill the cache; on one device it is divided into this many submissions.
     pub(super) async fn fill(&self, cached: usize, submissions: usize) -> Result<(), GpuError> {
         match self.parts.as_slice() {
             [only] => only.plan.submit_parts(&only.gpu, cached, submissions),
@@ -225,7 +226,7 @@ impl Step {
         Ok(())
     }
 
-    /// Submits a run and a read of the tokens that it chooses.
+    /// Submits a run and a read of the tokens that it samples.
     pub(super) async fn choose(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
         let device = self.parts.last().map_or(0, |part| part.device);
         let tokens = self.inputs[0].on(device);
@@ -239,7 +240,7 @@ impl Step {
         self.submit(cached, read).await
     }
 
-    /// Runs part after part, handing on what the later ones need; of the last one only the submission is awaited.
+    /// Runs part after part and transfers the outputs that later parts need; the last part is only submitted.
     async fn submit(&self, cached: usize, read: Option<ReadRequest>) -> Result<Option<PendingRead>, GpuError> {
         let Some((last, before)) = self.parts.split_last() else { return Ok(None) };
         for part in before {
@@ -285,7 +286,7 @@ fn prepare_parts(
     let prepare = |part: Part| {
         let gpu = gpus[part.device].clone();
         let kept: Vec<Tensor> = keep.iter().copied().chain(part.hands.iter().map(|hand| hand.tensor)).collect();
-        // What was measured holds for devices of the same name.
+        // Measured kernel variants are valid for devices of the same name.
         let same = gpu.capabilities().name == gpus[0].capabilities().name;
         let tuning = if same { tuning.clone() } else { Tuning::defaults(gpu.capabilities()) };
         Ok(Prepared { plan: Plan::new(&gpu, part.graph, &kept, &tuning)?, gpu, device: part.device, hands: part.hands })

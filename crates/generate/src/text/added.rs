@@ -1,22 +1,22 @@
-//! Encoding with control over which special tokens may be read from where.
+//! Encoding with control over where special tokens are recognized.
 //!
-//! `tokenizers` reads every added token it finds, or (`encode_special_tokens`) no special one at all. A chat needs
-//! something between: the template's control tokens, but not the same characters typed by a user. So the extraction of
-//! added tokens is repeated here with a question asked for each find, and the rest (normalizer, pre-tokenizer, model)
-//! is the library's. With nothing guarded the ids are the library's own; the tests hold every fixture to that. Encoding
-//! the stretches separately and joining the ids lost: prefix spaces, normalisation and merges at the seams come out
-//! differently.
+//! `tokenizers` recognizes every added token in a text, or (`encode_special_tokens`) no special one. A chat needs a
+//! third way: the control tokens of the template are recognized, but not the same characters typed by a user. So this
+//! module repeats the extraction of added tokens and asks a predicate for each match; normalizer, pre-tokenizer and
+//! model are the library's. Without guards the ids equal the library's; the tests check that on every fixture.
+//! Rejected: encoding the ranges separately and joining the ids, because prefix spaces, normalization and merges differ
+//! at the boundaries.
 
 use tokenizers::tokenizer::{Model, NormalizedString, Normalizer, PreTokenizedString, PreTokenizer, Result, Token};
 use tokenizers::{AddedToken, OffsetReferential, OffsetType, Tokenizer as Inner};
 
 use tokenizers::normalizer::Range;
 
-/// The added tokens of a vocabulary, ready to be found in text.
+/// The added tokens of a vocabulary, prepared for searching.
 pub(crate) struct AddedTokens {
-    /// Matched in the text as it is.
+    /// Tokens matched in the original text.
     plain: Vec<Entry>,
-    /// Matched after normalisation, by their normalised text.
+    /// Tokens matched in the normalized text, by their normalized form.
     normalized: Vec<Entry>,
 }
 
@@ -42,7 +42,7 @@ impl AddedTokens {
             let list = if token.normalized { &mut normalized } else { &mut plain };
             list.push(Entry { id, pattern, token });
         }
-        // Longest first: of the tokens that begin at one place, the longest is meant.
+        // Longest first: where several tokens match at one position, the longest is taken.
         for list in [&mut plain, &mut normalized] {
             list.sort_by(|a, b| b.pattern.len().cmp(&a.pattern.len()).then(a.id.cmp(&b.id)));
         }
@@ -57,7 +57,8 @@ impl AddedTokens {
         self.special().any(|(_, special)| special == id)
     }
 
-    /// The ids of `text`; special tokens are read from bytes `from..to` only where `guarded(from, to)` is false.
+    /// The ids of `text`; a special token in the bytes `from..to` is recognized only where `guarded(from, to)` is
+    /// false.
     pub(crate) fn encode(&self, inner: &Inner, text: &str, guarded: &dyn Fn(usize, usize) -> bool) -> Result<Vec<u32>> {
         let mut pieces = PreTokenizedString::from(text);
         pieces.split(|_, piece| cut(&piece, &self.plain, guarded))?;
@@ -65,8 +66,8 @@ impl AddedTokens {
             if let Some(normalizer) = inner.get_normalizer() {
                 normalizer.normalize(&mut piece)?;
             }
-            // Positions have moved: a guard anywhere in the piece keeps all its special tokens text, which is the safe
-            // side.
+            // Positions have changed: a guard anywhere in the piece keeps all its special tokens as text, which is
+            // safe.
             let (from, to) = piece.offsets_original();
             cut(&piece, &self.normalized, &|_, _| guarded(from, to))
         })?;
@@ -81,8 +82,8 @@ impl AddedTokens {
 
 type Cut = (NormalizedString, Option<Vec<Token>>);
 
-/// Cuts a piece at the added tokens found in it, as the library does: leftmost first, longest first, then the token's
-/// own conditions.
+/// Splits a piece at the added tokens in it, as the library does: leftmost first, longest first, then the token's own
+/// conditions.
 fn cut(piece: &NormalizedString, entries: &[Entry], guarded: &dyn Fn(usize, usize) -> bool) -> Result<Vec<Cut>> {
     let text = piece.get();
     let (mut cuts, mut done, mut at) = (Vec::new(), 0, 0);

@@ -1,15 +1,15 @@
-//! What generation takes from a checkpoint's JSON files: where to stop, and the sampling its authors recommend.
+//! Generation settings from a checkpoint's JSON files: stop tokens, and the authors' recommended sampling.
 //!
-//! The stop set is a union, because every file forgets something: one lists only the document's end, another only the
-//! turn's end, and some list neither (SILMA's generation_config names eos 1, while its turns end with 107). Trusting
-//! any one file lost.
+//! The stop set is the union of all files, because each is incomplete: some list only the end of the document, others
+//! only the end of the turn, some neither (SILMA's generation_config has eos 1, but its turns end with 107). Rejected
+//! for that reason: reading only one file.
 
 use super::template::ChatTemplate;
 use super::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Tokens that end a turn in the templates in use.
+/// Tokens that end a turn in common templates.
 const END_OF_TURN: [&str; 11] = [
     "<|im_end|>",
     "<|eot_id|>",
@@ -39,13 +39,13 @@ pub struct GenerationDefaults {
     pub min_p: Option<f32>,
     /// Divides positive and multiplies negative logits of tokens already seen; 1 changes nothing.
     pub repetition_penalty: Option<f32>,
-    /// New tokens at most.
+    /// Most new tokens.
     pub max_new_tokens: Option<u32>,
 }
 
 impl GenerationDefaults {
-    /// Reads generation_config.json. Values of a wrong type or outside their range are as if absent: defaults are
-    /// advice.
+    /// Reads generation_config.json. Values of a wrong type or outside their range are ignored, because the defaults
+    /// are only recommendations.
     pub fn from_json(generation_config: &Value) -> Self {
         let number = |name: &str| {
             generation_config.get(name).and_then(Value::as_f64).filter(|v| v.is_finite()).map(|v| v as f32)
@@ -66,8 +66,8 @@ impl GenerationDefaults {
 }
 
 /// The ids that end generation: eos of config.json (and its `text_config`), of generation_config.json and of the
-/// tokenizer, and the end-of-turn tokens that stand in the chat template and in the vocabulary. Ascending, without
-/// repetition.
+/// tokenizer, and the end-of-turn tokens that occur in both the chat template and the vocabulary. Ascending, without
+/// duplicates.
 pub fn stop_ids(
     config: Option<&Value>,
     generation_config: Option<&Value>,

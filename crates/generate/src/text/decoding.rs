@@ -1,38 +1,37 @@
-//! How a tokenizer's decoder behaves when tokens come one at a time.
+//! Decoders of tokenizers, applied one token at a time.
 //!
-//! The decoder of tokenizer.json is a chain over the whole list of tokens. Here it is read once and turned into a
-//! [`Plan`] whose state is a few bytes, so that a token costs the same at any length of the stream. The alternative,
-//! decoding a window again for every token (what most runtimes do), is slower, and wrong when the window begins inside
-//! a character. A chain that cannot be followed token by token (none of the models in scope has one) is decoded again
-//! as a whole: slow and right.
+//! The decoder in tokenizer.json is a chain over the whole list of tokens. This module converts it to a [`Plan`] whose
+//! state is a few bytes, so that a token costs the same at any length of the stream. Rejected: decoding a window again
+//! for every token, as most runtimes do, because it is slower, and wrong when the window begins inside a character. A
+//! chain that cannot run token by token (no supported model has one) decodes the whole list again: slow and correct.
 
 use tokenizers::DecoderWrapper;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 
-/// What one token's text goes through before it is appended.
+/// A transformation of one token's text before it is appended.
 #[derive(Debug, Clone)]
 pub(crate) enum TokenRule {
-    /// A decoder that looks at one token only (Replace, or Strip before Fuse).
+    /// A decoder that depends on one token only (Replace, or Strip before Fuse).
     Alone(DecoderWrapper),
-    /// `▁` to a space, dropped in the first token if the encoder had put it there.
+    /// Replaces `▁` by a space, or drops it in the first token if the encoder added it there.
     Metaspace { replacement: char, drop_in_first: bool },
 }
 
-/// The decoder, as a machine for streams.
+/// A decoder for streams.
 #[derive(Debug, Clone)]
 pub(crate) enum Plan {
-    /// Byte-level BPE: tokens spell bytes.
+    /// Byte-level BPE: a token's characters stand for bytes.
     ByteLevel,
     /// Token by token: `rules`, then `<0x..>` tokens to bytes if `byte_fallback`, then at most `strip.1` characters
-    /// `strip.0` off the beginning of the whole text.
+    /// `strip.0` are removed from the start of the whole text.
     Pieces { rules: Vec<TokenRule>, byte_fallback: bool, strip: Option<(char, usize)> },
     /// No decoder: tokens joined with spaces.
     Spaced,
-    /// Anything else: decoded again as a whole.
+    /// Any other decoder: the whole list is decoded again.
     Whole,
 }
 
-/// Reads a decoder. `Err` names a decoder that could panic on some input.
+/// Converts a decoder. `Err` names a decoder that could panic on some input.
 pub(crate) fn plan(decoder: Option<&DecoderWrapper>) -> Result<Plan, String> {
     let Some(decoder) = decoder else { return Ok(Plan::Spaced) };
     let mut flat = Vec::new();
@@ -78,7 +77,7 @@ fn flatten<'a>(decoder: &'a DecoderWrapper, out: &mut Vec<&'a DecoderWrapper>, d
 pub(crate) fn byte_of(c: char) -> Option<u8> {
     match c as u32 {
         code @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => Some(code as u8),
-        // The 68 bytes that do not print are numbered from U+0100 on.
+        // The 68 unprintable bytes are numbered from U+0100 on.
         code @ 0x100..=0x120 => Some((code - 0x100) as u8),
         code @ 0x121..=0x142 => Some((code - 0x121 + 0x7F) as u8),
         0x143 => Some(0xAD),
@@ -86,7 +85,7 @@ pub(crate) fn byte_of(c: char) -> Option<u8> {
     }
 }
 
-/// The byte of a `<0x..>` token, read exactly as the ByteFallback decoder reads it.
+/// The byte of a `<0x..>` token, parsed exactly as in the ByteFallback decoder.
 pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
     let inner = token.strip_prefix("<0x")?.strip_suffix('>')?;
     if inner.len() == 2 { u8::from_str_radix(inner, 16).ok() } else { None }

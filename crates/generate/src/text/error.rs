@@ -1,10 +1,9 @@
-//! What can go wrong between text and ids. One enum, because callers show the message and seldom branch on it; the
-//! exception is [`TextError::TemplateRaised`], which is the template's own refusal and belongs to the user's
-//! conversation, not to the program.
+//! Errors between text and ids. One enum, because callers show the message and seldom branch on it; the exception is
+//! [`TextError::TemplateRaised`], by which the template refuses the user's conversation.
 
 use thiserror::Error;
 
-/// The result of everything in [`crate::text`].
+/// The result type of [`crate::text`].
 pub type Result<T, E = TextError> = std::result::Result<T, E>;
 
 /// An error of the tokenizer, a configuration file or a chat template.
@@ -27,7 +26,7 @@ pub enum TextError {
     Tokenizer {
         /// encode or decode.
         action: &'static str,
-        /// What the tokenizer said.
+        /// The tokenizer's message.
         problem: String,
     },
     /// The template is not valid Jinja.
@@ -35,23 +34,23 @@ pub enum TextError {
         "the chat template does not parse: {0}. Fix chat_template in the checkpoint or choose a built-in template (llama2, acegpt, llama3, chatml, gemma, jais, jais-family)"
     )]
     TemplateSyntax(String),
-    /// The template called `raise_exception`: this conversation is not one it accepts.
+    /// The template called `raise_exception`: it does not accept this conversation.
     #[error("the chat template refuses this conversation: {0}")]
     TemplateRaised(String),
     /// The template failed while rendering.
     #[error("the chat template failed: {0}. Check the messages (role and content) and the template's arguments")]
     TemplateFailed(String),
-    /// The template ran past a cap.
+    /// The template exceeded a limit.
     #[error(
         "the chat template {what} (limit {limit}). Shorten the conversation, or distrust the template: it may be endless"
     )]
     TemplateLimit {
-        /// What grew too large.
+        /// The quantity that is too large.
         what: &'static str,
-        /// The cap it reached.
+        /// The limit.
         limit: u64,
     },
-    /// No such template.
+    /// There is no template of this name.
     #[error("no chat template named {name:?}; there is {available}. Pass one of these names")]
     NoSuchTemplate {
         /// The name asked for.

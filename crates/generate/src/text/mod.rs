@@ -1,11 +1,11 @@
-//! Text to ids and back: the tokenizer, its stream, chat templates, stop conditions and generation defaults of a
-//! checkpoint.
+//! Text to ids and back: a checkpoint's tokenizer, its streaming decoder, chat templates, stop conditions and
+//! generation defaults.
 //!
-//! The choice: the `tokenizers` crate does the encoding (it is what wrote the published files) and minijinja renders
-//! the template a checkpoint ships; everything around them (special tokens, stop sets, streaming, caps against hostile
-//! files) is here, works on bytes already in memory and knows nothing of files, networks or GPUs, so the browser runs
-//! the same code. The alternatives that lost: an own tokenizer per family (ids that are almost right), and hard-coded
-//! prompt formats (wrong as soon as a checkpoint changes its template).
+//! The `tokenizers` crate encodes (it wrote the published files) and minijinja renders the template of the checkpoint;
+//! everything else (special tokens, stop sets, streaming, limits against hostile files) is here, works on bytes in
+//! memory and does not access files, networks or GPUs, so that the browser runs the same code. Rejected: an own
+//! tokenizer for each family, because its ids would be almost right, and hard-coded prompt formats, because they are
+//! wrong as soon as a checkpoint changes its template.
 
 mod added;
 mod config;

@@ -1,10 +1,10 @@
-//! A bare SentencePiece `tokenizer.model` as tokenizer.json.
+//! Converts a SentencePiece `tokenizer.model` to tokenizer.json.
 //!
-//! The file is a protobuf of pieces with scores. BPE merges are not stored; they follow from the scores: every way to
-//! cut a piece into two pieces is a merge, ranked by the score of the piece it makes. That is what transformers'
-//! converter does, and the result is handed to the same code that reads tokenizer.json, with LLaMA-2's conventions (`▁`
-//! in front, byte fallback, bos added). The alternative, a second BPE that works on scores, would be a second
-//! definition of the same ids.
+//! The file is a protobuf of pieces with scores. BPE merges are not stored but follow from the scores: every way to
+//! split a piece into two pieces is a merge, ranked by the score of the resulting piece. transformers' converter does
+//! the same; the result is read by the code for tokenizer.json, with LLaMA-2's conventions (`▁` in front, byte
+//! fallback, bos added). Rejected: a second BPE that works on scores, because it would be a second definition of the
+//! same ids.
 
 use super::error::{Result, TextError};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 const FILE: &str = "tokenizer.model";
 const CORRUPT: &str = "Download the file again, or provide tokenizer.json";
 const CONVERT: &str = "Convert it with transformers (AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained) and use the tokenizer.json it writes";
-/// Longer pieces are refused: trainers stop at a few dozen bytes, and all cuts of a piece are tried.
+/// Longer pieces are refused: training limits pieces to a few dozen bytes, and all splits of a piece are tried.
 const MAX_PIECE_BYTES: usize = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +41,11 @@ struct Model {
     remove_extra_whitespaces: bool,
 }
 
-/// tokenizer.json's bytes for a SentencePiece model. `tokenizer_config` (or null) may say `legacy`, `add_bos_token`,
-/// `add_eos_token`.
+/// The bytes of a tokenizer.json for a SentencePiece model. `tokenizer_config` (or null) may set `legacy`,
+/// `add_bos_token`, `add_eos_token`.
 ///
 /// # Errors
-/// When the bytes are no such protobuf, or the model is not BPE, or normalises text in a way that has no equivalent
-/// here.
+/// The bytes are not such a protobuf, or the model is not BPE, or normalizes text in a way that has no equivalent here.
 pub(crate) fn to_tokenizer_json(bytes: &[u8], tokenizer_config: &Value) -> Result<Vec<u8>> {
     let model = read(bytes)?;
     check(&model)?;
@@ -111,8 +110,7 @@ fn check(model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// Where `▁` comes from: a normalizer in front of every stretch (legacy), or a pre-tokenizer in front of the first
-/// alone.
+/// The source of `▁`: a normalizer before every range of text (legacy), or a pre-tokenizer before the first only.
 fn spaces(add_dummy_prefix: bool, legacy: bool) -> (Value, Value) {
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     match (add_dummy_prefix, legacy) {
@@ -191,7 +189,7 @@ enum Field<'a> {
     Fixed64,
 }
 
-/// A cursor over a protobuf message; every read is checked against what is left.
+/// A cursor over a protobuf message; every read is checked against the remaining bytes.
 struct Reader<'a> {
     rest: &'a [u8],
 }

@@ -1,13 +1,13 @@
-//! Stop strings in streamed text. Text that may be the beginning of a stop string is held back, so that nothing is
-//! shown which must be taken away again. The stop that is complete first wins (at equal ends the longer one), which
-//! makes the outcome independent of how the text was cut into pieces; "earliest beginning wins" would not be.
+//! Stop strings in streamed text. Text that may be the start of a stop string is held back, so that nothing is shown
+//! that would have to be removed. The stop string that is complete first wins (at equal ends the longer one), so that
+//! the result does not depend on how the text is divided into pieces; with "earliest start wins" it would.
 
-/// What one [`StopMatcher::push`] yields.
+/// The result of one [`StopMatcher::push`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StopStep {
-    /// Text that may be shown now; empty when everything is held back.
+    /// Text that may be shown now; may be empty.
     pub text: String,
-    /// The index of the stop string that was found; nothing after it is ever shown.
+    /// The index of the stop string that was found; no text after it is returned.
     pub stopped: Option<usize>,
 }
 
@@ -20,12 +20,12 @@ pub struct StopMatcher {
 }
 
 impl StopMatcher {
-    /// A matcher for these strings; empty ones are ignored (they would stop everything), and keep their index.
+    /// A matcher for these strings; empty strings are ignored (they would always match) but keep their index.
     pub fn new<S: Into<String>>(stops: impl IntoIterator<Item = S>) -> Self {
         Self { stops: stops.into_iter().map(Into::into).collect(), held: String::new(), stopped: None }
     }
 
-    /// Takes the next piece and gives what can be shown. After a stop every further call gives nothing.
+    /// Takes the next piece and returns the text that may be shown. After a stop every further call returns nothing.
     pub fn push(&mut self, piece: &str) -> StopStep {
         if self.stopped.is_some() {
             return StopStep { text: String::new(), stopped: self.stopped };
@@ -42,13 +42,13 @@ impl StopMatcher {
         StopStep { text: std::mem::replace(&mut self.held, rest), stopped: None }
     }
 
-    /// The end of the stream: what was held back, since no stop string can be completed any more.
+    /// Ends the stream and returns the text that was held back, because no stop string can be completed any more.
     pub fn flush(&mut self) -> Option<String> {
         let held = std::mem::take(&mut self.held);
         (self.stopped.is_none() && !held.is_empty()).then_some(held)
     }
 
-    /// Whether a stop string was found, and which.
+    /// The index of the stop string that was found.
     pub fn stopped(&self) -> Option<usize> {
         self.stopped
     }
@@ -60,7 +60,7 @@ impl StopMatcher {
         found.min().map(|(_, start, index)| (start, index))
     }
 
-    /// Where the longest suffix begins that is a proper beginning of some stop string.
+    /// The start of the longest suffix that is a proper prefix of a stop string.
     fn open_from(&self) -> usize {
         let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
         let from = (self.held.len() + 1).saturating_sub(longest);

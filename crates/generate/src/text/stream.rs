@@ -1,11 +1,11 @@
-//! Ids in, text out, one token at a time.
+//! A streaming decoder: ids in, text out, one token at a time.
 //!
-//! Text is shown as soon as it is whole UTF-8; a character split over tokens waits for its last byte, so U+FFFD never
-//! appears for a split character. Joined together, the pieces and the flush are the whole decoding. One case has no
-//! right answer: byte-fallback decoders turn a whole run of `<0x..>` tokens into U+FFFD if any part of the run is
-//! broken, characters included that were shown long before. Here what was shown stays, and the rest of that run becomes
-//! one U+FFFD for each byte. The alternative, holding every run back until it ends, would delay every ؟ and every
-//! Arabic-Indic digit of a LLaMA-2 vocabulary for text that is broken in any case.
+//! Text is returned as soon as it is complete UTF-8; a character split over tokens waits for its last byte, so that
+//! U+FFFD never appears for a split character. The concatenation of all pieces and the flush equals the decoding of the
+//! whole list, with one exception: byte-fallback decoders replace a whole run of `<0x..>` tokens by U+FFFD if any part
+//! of the run is invalid, including characters that a stream has returned before. Here returned text stays, and the
+//! rest of that run becomes one U+FFFD for each byte. Rejected: holding every run back until it ends, because it would
+//! delay every ؟ and every Arabic-Indic digit of a LLaMA-2 vocabulary for text that is invalid anyway.
 
 use super::decoding::{Plan, TokenRule, byte_of, fallback_byte};
 use super::error::{Result, TextError};
@@ -14,26 +14,26 @@ use tokenizers::Decoder;
 
 const LOSSY: char = '\u{FFFD}';
 
-/// Decodes a growing sequence of ids. Cheap to make; holds a handle of its tokenizer.
+/// Decodes a growing sequence of ids. It is cheap to create and shares its tokenizer.
 #[derive(Debug, Clone)]
 pub struct TokenStream {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
-    /// Bytes of a character that is not complete yet (at most 3 between calls).
+    /// Bytes of an incomplete character (at most 3 between calls).
     pending: Vec<u8>,
-    /// The current run of `<0x..>` tokens is not UTF-8.
+    /// Whether the current run of `<0x..>` tokens is invalid UTF-8.
     run_broken: bool,
-    /// Tokens so far, without those skipped.
+    /// Number of tokens so far, without skipped ones.
     tokens: usize,
-    /// Characters that may still be stripped off the beginning.
+    /// Characters that may still be stripped at the start.
     strip_left: usize,
-    /// For [`Plan::Whole`] alone: all ids, and how many bytes of their text were shown.
+    /// For [`Plan::Whole`] only: all ids, and how many bytes of their text were returned.
     ids: Vec<u32>,
     shown: String,
 }
 
 impl TokenStream {
-    /// A stream at its beginning. With `skip_special_tokens`, control tokens such as `<|im_end|>` leave no text.
+    /// A new stream. With `skip_special_tokens`, control tokens such as `<|im_end|>` produce no text.
     pub fn new(tokenizer: &Tokenizer, skip_special_tokens: bool) -> Self {
         let strip_left = match tokenizer.plan() {
             Plan::Pieces { strip: Some((_, n)), .. } => *n,
@@ -52,10 +52,10 @@ impl TokenStream {
         }
     }
 
-    /// Takes one id; gives the text that became whole with it, if any. Ids without a token leave no text.
+    /// Takes one id and returns the text that it completes, if any. Unknown ids produce no text.
     ///
     /// # Errors
-    /// When the tokenizer's decoder fails, which a well-formed tokenizer.json does not do.
+    /// The tokenizer's decoder fails, which does not happen for a well-formed tokenizer.json.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
         let Some(token) = self.tokenizer.visible_token(id, self.skip_special_tokens) else { return Ok(None) };
         let tokenizer = self.tokenizer.clone();
@@ -79,8 +79,8 @@ impl TokenStream {
         Ok((!text.is_empty()).then_some(text))
     }
 
-    /// The end of the stream: the text of what is still held back. An incomplete character becomes U+FFFD, as in the
-    /// whole decoding.
+    /// Ends the stream and returns the text that was held back. An incomplete character becomes U+FFFD, as when
+    /// decoding the whole list.
     pub fn flush(&mut self) -> Option<String> {
         let tokenizer = self.tokenizer.clone();
         let text = match tokenizer.plan() {
@@ -101,8 +101,7 @@ impl TokenStream {
         (!text.is_empty()).then_some(text)
     }
 
-    /// Bytes that are held back because their character is not complete: at most 3 (for a decoder that is followed
-    /// token by token).
+    /// Bytes held back because their character is incomplete: at most 3 (for a decoder that runs token by token).
     pub fn held_bytes(&self) -> usize {
         self.pending.len()
     }

@@ -1,10 +1,10 @@
-//! A checkpoint's tokenizer: tokenizer.json, or a bare SentencePiece model, with the special tokens its other files
-//! name.
+//! A checkpoint's tokenizer: tokenizer.json, or a SentencePiece model, with the special tokens named in its other
+//! files.
 //!
-//! The choice: ids are exactly those of `tokenizers.Tokenizer.from_file(tokenizer.json)`, the file published
-//! checkpoints were made with; nothing is normalised, trimmed or prefixed here. Rebuilding the tokenizer from
-//! vocabulary and merges, as newer transformers do for some classes, lost: it gives other ids for leading spaces.
-//! Truncation and padding recorded in the file are switched off, because a prompt must be encoded whole.
+//! Ids equal those of `tokenizers.Tokenizer.from_file(tokenizer.json)`, the file that published checkpoints were made
+//! with; nothing is normalized, trimmed or prefixed here. Rejected: rebuilding the tokenizer from vocabulary and
+//! merges, as newer transformers do for some classes, because it gives other ids for leading spaces. Truncation and
+//! padding in the file are disabled, because a prompt must be encoded whole.
 
 use super::added::AddedTokens;
 use super::config::{id_list, token_text};
@@ -19,10 +19,10 @@ use tokenizers::Tokenizer as Inner;
 
 const TOKENIZER_JSON: &str = "tokenizer.json";
 
-/// The files a tokenizer is made of, as bytes; a checkpoint may lack any of them except one of the first two.
+/// The files of a tokenizer, as bytes; all may be missing except one of the first two.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TokenizerFiles<'a> {
-    /// tokenizer.json; wins over `tokenizer_model`.
+    /// tokenizer.json; takes precedence over `tokenizer_model`.
     pub tokenizer_json: Option<&'a [u8]>,
     /// tokenizer.model: a SentencePiece model of type BPE.
     pub tokenizer_model: Option<&'a [u8]>,
@@ -36,12 +36,12 @@ pub struct TokenizerFiles<'a> {
     pub config: Option<&'a [u8]>,
 }
 
-/// Text whose stretches typed by users are known, so that they cannot become control tokens.
+/// Text with marks in the parts that users typed, so that these cannot become control tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardedText {
-    /// The text itself, as the template rendered it.
+    /// The text that the template rendered.
     pub text: String,
-    /// Byte positions in `text`, ascending: no special token may be read from a stretch that contains one of them.
+    /// Byte positions in `text`, ascending: no special token is recognized in a range that contains one of them.
     pub guards: Vec<usize>,
 }
 
@@ -72,10 +72,10 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer and the special tokens that go with it.
+    /// Reads a tokenizer and its special tokens.
     ///
     /// # Errors
-    /// When there is neither tokenizer.json nor tokenizer.model, or a file present does not parse.
+    /// Neither tokenizer.json nor tokenizer.model is present, or a file does not parse.
     pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Self> {
         let tokenizer_config = json("tokenizer_config.json", files.tokenizer_config)?;
         let inner = match (files.tokenizer_json, files.tokenizer_model) {
@@ -95,10 +95,10 @@ impl Tokenizer {
         Self::build(inner, &tokenizer_config, &map, &configs)
     }
 
-    /// A tokenizer from tokenizer.json alone: no bos and no eos are known then.
+    /// A tokenizer from tokenizer.json alone, without known bos and eos.
     ///
     /// # Errors
-    /// When the bytes are not a tokenizer.json.
+    /// The bytes are not a tokenizer.json.
     pub fn from_json(tokenizer_json: &[u8]) -> Result<Self> {
         Self::from_files(&TokenizerFiles { tokenizer_json: Some(tokenizer_json), ..Default::default() })
     }
@@ -111,7 +111,7 @@ impl Tokenizer {
             .map_err(|problem| TextError::file(TOKENIZER_JSON, format!("the decoder has {problem}"), remedy))?;
         let mut special = BTreeMap::new();
         for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
-            // A null in tokenizer_config.json is an answer: Qwen has no bos even where another file names one.
+            // A null in tokenizer_config.json is a value: Qwen has no bos even where another file names one.
             let value = tokenizer_config.get(name).or_else(|| map.get(name));
             if let Some(text) = value.and_then(token_text) {
                 special.insert(name.to_owned(), text.to_owned());
@@ -132,11 +132,11 @@ impl Tokenizer {
         Ok(Self { shared: Arc::new(Shared { inner, plan, added, vocab_size, special, bos, eos }) })
     }
 
-    /// The ids of a text, exactly as `tokenizers` gives them; `add_special_tokens` runs the file's post-processor
-    /// (usually a bos in front). Special tokens spelled out in the text are read as such.
+    /// The ids of a text, exactly as in `tokenizers`; `add_special_tokens` runs the file's post-processor (usually a
+    /// bos in front). Special tokens in the text are recognized.
     ///
     /// # Errors
-    /// When the tokenizer refuses the text; a well-formed tokenizer.json does not.
+    /// The tokenizer refuses the text, which does not happen for a well-formed tokenizer.json.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.shared.inner.encode_fast(text, add_special_tokens).map_err(encode_error)?;
         Ok(encoding.get_ids().to_vec())
@@ -152,9 +152,9 @@ impl Tokenizer {
         self.encode(text, !has_bos)
     }
 
-    /// The ids of a rendered chat: its special tokens are read, none are added. This is
-    /// `apply_chat_template(tokenize=True)` of transformers, to the id; like there, `<|eot_id|>` typed by a user
-    /// becomes the control token. See [`Tokenizer::encode_guarded`].
+    /// The ids of a rendered chat: its special tokens are recognized, none are added. This equals transformers'
+    /// `apply_chat_template(tokenize=True)`, id by id; as there, `<|eot_id|>` typed by a user becomes the control
+    /// token. See [`Tokenizer::encode_guarded`].
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -162,10 +162,10 @@ impl Tokenizer {
         self.encode(rendered, false)
     }
 
-    /// As [`Tokenizer::encode_chat`], but special tokens that users typed stay text; the template's own are read.
-    /// Without guards the ids are those of `encode_chat`. transformers has nothing between: it parses all special
-    /// tokens or (`split_special_tokens=True`) none. Added tokens that are not special (`<think>` of Qwen 3) stay
-    /// tokens wherever they stand, as in transformers.
+    /// As [`Tokenizer::encode_chat`], but special tokens that users typed stay text; the template's own are recognized.
+    /// Without guards the ids are those of `encode_chat`. transformers recognizes either all special tokens or
+    /// (`split_special_tokens=True`) none. Added tokens that are not special (`<think>` of Qwen 3) are recognized
+    /// everywhere, as in transformers.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -177,8 +177,8 @@ impl Tokenizer {
         self.shared.added.encode(&self.shared.inner, &text.text, &guarded).map_err(encode_error)
     }
 
-    /// The ids of text from an untrusted source: no special token in it is read as one (`split_special_tokens=True` of
-    /// transformers), and none are added.
+    /// The ids of untrusted text: no special token in it is recognized (`split_special_tokens=True` of transformers),
+    /// and none are added.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -186,11 +186,11 @@ impl Tokenizer {
         self.shared.added.encode(&self.shared.inner, text, &|_, _| true).map_err(encode_error)
     }
 
-    /// The text of these ids, as `tokenizers` decodes them; ids without a token leave nothing. With
-    /// `skip_special_tokens` control tokens leave nothing either.
+    /// The text of these ids, decoded as in `tokenizers`; unknown ids produce nothing, and with `skip_special_tokens`
+    /// control tokens produce nothing either.
     ///
     /// # Errors
-    /// When the tokenizer's decoder fails; a well-formed tokenizer.json's does not.
+    /// The tokenizer's decoder fails, which does not happen for a well-formed tokenizer.json.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         if !ids.iter().any(|id| self.visible_token(*id, skip_special_tokens).is_some()) {
             return Ok(String::new());
@@ -199,22 +199,22 @@ impl Tokenizer {
         self.shared.inner.decode(ids, skip_special_tokens).map_err(problem)
     }
 
-    /// A token's text as the vocabulary spells it (`▁` for a space, `Ġ` in byte-level vocabularies).
+    /// A token's text in the vocabulary (`▁` for a space, `Ġ` in byte-level vocabularies).
     pub fn token(&self, id: u32) -> Option<String> {
         self.shared.inner.id_to_token(id)
     }
 
-    /// The id of a token as the vocabulary spells it.
+    /// The id of a token by its text in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.shared.inner.token_to_id(token)
     }
 
-    /// Tokens of the vocabulary, added ones included. A model's vocabulary may be larger.
+    /// Number of tokens of the vocabulary, added ones included. A model's vocabulary may be larger.
     pub fn vocab_size(&self) -> usize {
         self.shared.vocab_size
     }
 
-    /// The id that begins a text, if this tokenizer has one.
+    /// The id of the bos token, if this tokenizer has one.
     pub fn bos(&self) -> Option<u32> {
         self.shared.bos
     }
@@ -239,7 +239,7 @@ impl Tokenizer {
         self.shared.special.get(name).map(String::as_str)
     }
 
-    /// All named special tokens; a template sees them as variables.
+    /// All named special tokens; they are variables of the template.
     pub fn named_special_tokens(&self) -> &BTreeMap<String, String> {
         &self.shared.special
     }
@@ -258,7 +258,7 @@ impl Tokenizer {
         &self.shared.plan
     }
 
-    /// The token that decoding sees for an id; none for unknown ids and, if asked, special ones.
+    /// The token that an id is decoded as; `None` for unknown ids and, with `skip_special_tokens`, for special ones.
     pub(crate) fn visible_token(&self, id: u32, skip_special_tokens: bool) -> Option<String> {
         let token = self.token(id)?;
         let hidden = skip_special_tokens && self.shared.inner.get_added_vocabulary().is_special_token(&token);
@@ -270,7 +270,7 @@ fn encode_error(error: tokenizers::Error) -> TextError {
     TextError::Tokenizer { action: "encode", problem: error.to_string() }
 }
 
-/// Parts of a tokenizer.json that the tokenizers library panics on instead of refusing them.
+/// Parts of a tokenizer.json on which the tokenizers library panics instead of failing.
 #[derive(Deserialize)]
 struct Delicate {
     #[serde(default)]
@@ -280,7 +280,7 @@ struct Delicate {
     decoder: Value,
 }
 
-/// Whether a part, or a part within it, is of this type.
+/// Whether a part, or a part within it, has this type.
 fn mentions(part: &Value, kind: &str) -> bool {
     match part {
         Value::Object(fields) => {

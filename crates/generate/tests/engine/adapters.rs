@@ -47,7 +47,7 @@ fn adapters_give_what_peft_gives_and_leave_the_base_as_it_was() {
             assert!(engine.detach("tuned"));
             assert_eq!(logits(&mut engine), base, "{case}: the base is what it was");
         }
-        // Two at half scale are one at full scale.
+        // Two at half scale equal one at full scale.
         engine.attach("one", &last, 0.5).unwrap();
         engine.attach("two", &last, 0.5).unwrap();
         assert!(matches!(engine.attach("one", &last, 1.0), Err(GenerateError::AdapterName(_))));
@@ -73,7 +73,7 @@ fn importance_is_the_mean_square_of_each_matrix_input() {
         let mut read = 0;
         let found = block_on(engine.importance(&windows, &mut |tokens| read = tokens)).unwrap();
         assert_eq!((read, found.tokens()), (90, 90));
-        // Every matrix but an embedding that is no output head has its inputs.
+        // Every matrix has input statistics, except for an embedding that is not the output head.
         let embedding = |tensor: &str| {
             (tensor.ends_with("embed_tokens.weight") || tensor.ends_with("wte.weight"))
                 && checkpoint.tensor("lm_head.weight").is_some()
@@ -89,7 +89,7 @@ fn importance_is_the_mean_square_of_each_matrix_input() {
             "{name}"
         );
     }
-    // The first layer reads the normalised embeddings, which are easily made here.
+    // The first layer's input is the normalized embeddings, which are easily computed here.
     let checkpoint = checkpoint("llama3_tied");
     let mut engine = engine("llama3_tied", &gpu, EngineOptions { context: Some(64), ..exact() });
     let text = ids(50, engine.decoder().sizes().vocab_size);

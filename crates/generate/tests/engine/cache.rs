@@ -1,4 +1,4 @@
-//! What is kept between steps: prefixes, windows, states, quantized rows, the end of the context.
+//! The cache between steps: prefixes, windows, states, quantized rows, the end of the context.
 
 use std::ops::ControlFlow;
 
@@ -42,8 +42,8 @@ fn layers_with_a_window_keep_a_ring_and_give_the_same() {
     for name in described(|layer| layer.window.is_some_and(|window| window < 100)).iter().map(String::as_str) {
         let open =
             |chunk| engine(name, &gpu, EngineOptions { context: Some(300), prefill_chunk: Some(chunk), ..exact() });
-        // A chunk as long as the context leaves no room for a ring; both round the same way where the kernels are the
-        // same.
+        // A chunk as long as the context leaves no room for a ring buffer; both round identically where the kernels are
+        // the same.
         let (mut whole, mut ring) = (open(300), open(16));
         assert!(
             ring.cache_bytes() < whole.cache_bytes(),
@@ -59,7 +59,7 @@ fn layers_with_a_window_keep_a_ring_and_give_the_same() {
         );
         assert!(nmse(&a, &b) < 1e-9, "{name}");
         assert_eq!(greedy(&mut whole, &prompt, 40), greedy(&mut ring, &prompt, 40), "{name}");
-        // Back to what is still there, and to what was overwritten.
+        // Go back to positions that are still cached, and to overwritten ones.
         for kept in [280, 240, 100, 3] {
             let other = [&prompt[..kept.min(250)], &ids(kept + 9, vocabulary)[kept..]].concat();
             assert_eq!(greedy(&mut whole, &other, 8), greedy(&mut ring, &other, 8), "{name}: {kept} tokens kept");
@@ -75,7 +75,7 @@ fn recurrent_models_go_on_where_they_stopped_or_start_anew() {
         let (mut engine, mut fresh) = (open(), open());
         let prompt = ids(40, engine.decoder().sizes().vocab_size);
         let answer = greedy(&mut engine, &prompt, 12);
-        // An answer that ended at a stop token: the state has read all before it, and nothing after.
+        // An answer that ended at a stop token: the state has read everything before it and nothing after.
         let mut ended = Vec::new();
         let mut collect = |token| {
             ended.push(token);
@@ -96,7 +96,7 @@ fn recurrent_models_go_on_where_they_stopped_or_start_anew() {
             assert_eq!(greedy(&mut engine, prompt, 8), expected, "{name}, {kept}");
         };
         after(&longer, true);
-        // Back to the middle, which the state cannot go to.
+        // Go back to the middle, where the state cannot return to.
         after(&[&prompt[..20], &[9, 8, 7]].concat(), false);
     }
 }
@@ -138,7 +138,7 @@ fn the_context_ends_openly() {
     };
     let usage = block_on(engine.generate(&prompt, &SampleSettings::default(), &[], &[], 100, &mut counted)).unwrap();
     assert_eq!((usage.finish, count), (Finish::ContextFull, 4));
-    // Nothing asked for: nothing is cached that was not computed.
+    // Nothing was requested: no token is marked as cached that was not computed.
     engine.reset();
     let usage = block_on(
         engine.generate(&prompt[..8], &SampleSettings::default(), &[], &[], 0, &mut |_| ControlFlow::Continue(())),

@@ -1,4 +1,4 @@
-//! The device: layers that stay in host memory, shards, tuning, a device that is lost.
+//! Devices: layers in host memory, shards, tuning, a lost device.
 
 use bayan_generate::EngineOptions;
 use bayan_gpu::{GpuOptions, block_on};
@@ -33,7 +33,7 @@ fn streamed_layers_change_nothing_but_the_memory() {
                 "{name}, {kept} layers kept"
             );
         }
-        // With as many layers as there are, nothing is streamed.
+        // With as many layers as the model has, nothing is streamed.
         let (all, all_bytes) = open(Some(layers));
         assert_eq!((all.streamed_bytes(), all_bytes), (0, whole_bytes));
     }
@@ -41,7 +41,7 @@ fn streamed_layers_change_nothing_but_the_memory() {
 
 #[test]
 fn shards_change_nothing() {
-    // 78 KiB hold less than the vocabulary matrices of these models in q8_0, and enough for everything else.
+    // 78 KiB are less than the vocabulary matrices of these models in q8_0, and enough for every other tensor.
     let (whole, sharded) =
         (gpu(GpuOptions::default()), gpu(GpuOptions { max_binding_bytes: Some(78 << 10), ..Default::default() }));
     for name in ["llama2_mha", "qwen2_bias", "llama3_tied"] {

@@ -1,5 +1,5 @@
-//! The engine on this machine's device, on tiny checkpoints with random weights: kernels against the interpreter node
-//! by node, several sequences in one step, the cost of a token, prefixes that are kept, shards, limits.
+//! The engine on this machine's device, on tiny checkpoints with random weights: kernels compared with the interpreter
+//! node by node, several sequences in one step, the cost of a token, cached prefixes, shards, limits.
 
 mod adapters;
 mod cache;
@@ -26,7 +26,7 @@ fn models() -> Vec<String> {
     names
 }
 
-/// Those that have a layer with such cache needs.
+/// The models with a layer that has such cache needs.
 fn described(layer: impl Fn(&LayerNeeds) -> bool) -> Vec<String> {
     let has = |name: &String| {
         let described = bayan_models::describe(checkpoint(name).config()).expect("a description");
@@ -81,7 +81,7 @@ fn greedy(engine: &mut Engine, prompt: &[u32], count: usize) -> Vec<u32> {
     tokens
 }
 
-/// A model with a cache, on the device or on the host.
+/// A model with a cache, on the device or in the interpreter.
 struct Loaded {
     decoder: Box<dyn Decoder>,
     cache: Cache,

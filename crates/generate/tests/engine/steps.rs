@@ -1,4 +1,4 @@
-//! What a step computes, and what it costs: kernels against the interpreter, several sequences, prompts and single tokens.
+//! Results and costs of a step: kernels compared with the interpreter, several sequences, prompts and single tokens.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ fn kernels_and_interpreter_agree_node_by_node() {
             let step = [(0, 0, ids(tokens, device.decoder.sizes().vocab_size))];
             let (host_graph, _) = record(&host, &step);
             let expected = interpret(&host_graph);
-            // Unfused and everything kept, so that the first node that differs can be named.
+            // No fusion, and every tensor kept, so that the first node that differs can be named.
             let (graph, _) = record(&device, &step);
             let outputs: Vec<_> = graph
                 .nodes()
@@ -100,7 +100,7 @@ fn many_prompts_answer_as_each_does_alone() {
                 tokens
             })
             .collect();
-        // The third answer also ends at a stop token, and the last by its reader.
+        // The third answer also ends at a stop token, and the last one through its callback.
         let stop = [expected[2][4]];
         for sequences in [1, 2, 3, 5] {
             let mut many = engine(name, &gpu, EngineOptions { sequences, context: Some(64), ..exact() });
@@ -112,7 +112,7 @@ fn many_prompts_answer_as_each_does_alone() {
                 max_tokens: wanted(i),
             };
             let requests: Vec<_> = (0..prompts.len()).map(request).collect();
-            // The second time the prompts are in the cache, not all in the same place.
+            // The second time the prompts are cached, not all in the same slot.
             for _ in 0..2 {
                 let mut tokens = vec![Vec::new(); prompts.len()];
                 let usages = block_on(many.generate_many(&requests, &mut |i, token| {
@@ -147,7 +147,7 @@ fn a_token_costs_six_dispatches_a_layer_and_five() {
         let mut engine = engine(name, &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
         let layers = engine.decoder().sizes().num_hidden_layers;
         let cost = engine.decode_cost().unwrap();
-        // Norms after a sub-layer, norms with a mean, and a final cap are dispatches of their own; the file says why.
+        // Norms after a sub-layer, norms with a mean, and a final cap need further dispatches; the file lists them.
         let more = more.get(name).and_then(|more| more["dispatches"].as_array());
         let [a_layer, besides] =
             more.map_or([6, 5], |list| [0, 1].map(|index| list[index].as_u64().expect("a number") as usize));
@@ -168,7 +168,7 @@ fn decoding_one_by_one_is_prefilling() {
         let prompt = ids(40, engine.decoder().sizes().vocab_size);
         let whole = block_on(engine.logits(&prompt, false)).unwrap();
         let generated = greedy(&mut engine, &prompt, 6);
-        // The same tokens through the prompt's path give the same continuation.
+        // The same tokens as a prompt give the same continuation.
         let longer = [&prompt[..], &generated[..5]].concat();
         let again = block_on(engine.logits(&longer, true)).unwrap();
         assert!(nmse(&whole[0], &again[39]) < 1e-9, "{name}");

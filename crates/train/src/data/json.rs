@@ -1,8 +1,8 @@
 //! JSON rows from a stream: an array of objects, or objects one after another, without ever holding the whole file.
 //!
-//! A scanner finds where each object ends by counting brackets outside strings, and serde_json parses that stretch
-//! alone. A streaming deserializer lost: after one bad row it cannot go on, and it names lines of the row instead of
-//! lines of the file.
+//! A scanner finds the end of each object by counting brackets outside strings, and serde_json parses that range alone.
+//! Rejected: serde_json's streaming deserializer, because it cannot continue after a bad row, and counts lines from the
+//! start of the row instead of the file.
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::error::{BadRow, Place, TrainError, shortened};
 pub(super) struct JsonRows<R> {
     reader: R,
     file: Arc<str>,
-    /// Lines that ended so far, plus 1.
+    /// Number of the current line, from 1.
     line: u64,
     state: State,
 }
@@ -24,11 +24,11 @@ pub(super) struct JsonRows<R> {
 #[derive(PartialEq)]
 enum State {
     Start,
-    /// Inside the array; whether an element stands before.
+    /// Inside the array; the flag says whether an element came before.
     Array {
         after_element: bool,
     },
-    /// Objects without an array around them.
+    /// Objects that are not in an array.
     Bare,
     Done,
 }
@@ -61,7 +61,7 @@ impl<R: BufRead> JsonRows<R> {
         self.line += u64::from(byte == b'\n');
     }
 
-    /// The next byte that is no white space, not consumed.
+    /// Skips white space; returns the next byte without consuming it.
     fn skip_space(&mut self) -> Result<Option<u8>, RowError> {
         loop {
             match self.peek()? {
@@ -123,7 +123,7 @@ impl<R: BufRead> JsonRows<R> {
         Ok(true)
     }
 
-    /// The bytes of one value.
+    /// Reads the bytes of one value.
     fn value(&mut self) -> Result<Vec<u8>, RowError> {
         let (mut bytes, mut depth, mut in_string, mut escaped) = (Vec::new(), 0u32, false, false);
         loop {
@@ -230,12 +230,12 @@ impl<R: BufRead> Iterator for JsonLines<R> {
     }
 }
 
-/// The list in a text cell (`[{"role": …}]`), as csv files carry them.
+/// Parses a text cell that holds a JSON list (`[{"role": …}]`), as csv files have them.
 pub(super) fn list_in_text(text: &str) -> Option<Vec<Value>> {
     text.trim_start().starts_with('[').then(|| serde_json::from_str(text).ok()).flatten()
 }
 
-/// A row's problem with its bytes quoted.
+/// The error for a row that is not JSON; it quotes the row's bytes.
 pub(super) fn not_json(place: Place, bytes: &[u8], error: &serde_json::Error) -> RowError {
     let text = shortened(&String::from_utf8_lossy(&bytes[..bytes.len().min(400)]), 60);
     RowError::Bad(BadRow {

@@ -1,9 +1,9 @@
-//! Data files to examples: containers (json, jsonl, csv, tsv, parquet, each but parquet also gzipped), row shapes,
-//! counts.
+//! From data files to examples: file types (json, jsonl, csv, tsv, parquet; all but parquet also gzipped), row shapes,
+//! and counts.
 //!
-//! The choice: rows stream one at a time through one iterator, whatever the container; the shape is found on the first
-//! row and every later row must have it, so that a file of two shapes is an error and not half a data set. Guessing per
-//! row lost for that reason.
+//! Rows stream one at a time through one iterator, whatever the file type. The first row determines the shape and every
+//! later row must have it, so that a file that mixes two shapes is an error instead of half a data set. Rejected for
+//! that reason: detecting the shape of each row.
 
 mod json;
 mod preference;
@@ -28,24 +28,24 @@ pub use report::{DataReport, DropReason};
 pub(crate) use shapes::role;
 pub use shapes::{COLUMN_NAMES, Shape};
 
-/// A row longer than this is refused: data sets have none, and it bounds the memory of a damaged file.
+/// A longer row is refused: no real data set has one, and the limit bounds the memory that a damaged file takes.
 const MAX_ROW_BYTES: usize = 64 << 20;
 
-/// One row as it stands in the file.
+/// One row as the file has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// Where.
+    /// Its place in the file.
     pub place: Place,
     /// Its fields.
     pub fields: Map<String, Value>,
 }
 
-/// Why there is no row here.
+/// Why a row could not be read.
 #[derive(Debug)]
 pub enum RowError {
-    /// This row is wrong; the next may be read.
+    /// This row is wrong; reading may continue with the next.
     Bad(BadRow),
-    /// The file cannot be read further.
+    /// The rest of the file cannot be read.
     Fatal(TrainError),
 }
 
@@ -64,10 +64,10 @@ fn parse_object(place: Place, bytes: &[u8]) -> Result<Row, RowError> {
 /// The rows of one file.
 pub type Rows = Box<dyn Iterator<Item = Result<Row, RowError>>>;
 
-/// Opens a data file by the ending of its name.
+/// Opens a data file; the extension of its name decides the file type.
 ///
 /// # Errors
-/// An unknown ending, a file that cannot be opened, or a table without a sound header.
+/// The extension is unknown, the file cannot be opened, or a table has no valid header.
 pub fn open_rows(path: &Path) -> Result<Rows> {
     let file: Arc<str> = path.display().to_string().into();
     let lower = file.to_lowercase();
@@ -101,18 +101,18 @@ pub fn open_rows(path: &Path) -> Result<Rows> {
 /// The files of a data set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DataFiles {
-    /// To train on.
+    /// Training files.
     pub train: Vec<PathBuf>,
-    /// To evaluate on; empty when there are none.
+    /// Evaluation files; may be empty.
     pub valid: Vec<PathBuf>,
 }
 
 impl DataFiles {
-    /// A file, or a directory with `train*`, and perhaps `valid*`, `validation*`, `eval*` or `dev*` files (as mlx_lm
-    /// and the Hub lay them out). Files in order of their names.
+    /// Takes a file, or a directory with `train*` files and optional `valid*`, `validation*`, `eval*` or `dev*` files
+    /// (the layout of mlx_lm and the Hub). Files are sorted by name.
     ///
     /// # Errors
-    /// A path that does not exist, or a directory without training files.
+    /// The path does not exist, or the directory has no training files.
     pub fn find(path: &Path) -> Result<Self> {
         let data = std::fs::metadata(path).map_err(|source| TrainError::io("open", path, source))?;
         if !data.is_dir() {
@@ -161,19 +161,19 @@ impl DataFiles {
     }
 }
 
-/// What one row teaches.
+/// What one row is trained as.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Example {
-    /// A conversation; the assistant's turns from message `train_from` on are learned.
+    /// A conversation; the assistant's turns from message `train_from` on are trained.
     Chat {
         /// Objects with `role` and `content`, as chat templates take them.
         messages: Vec<Value>,
         /// Tools as JSON schemas.
         tools: Option<Vec<Value>>,
-        /// The first message that is not given (a completion after a prompt); 0 for whole conversations.
+        /// The first message that may be trained (a completion after a prompt); 0 for whole conversations.
         train_from: usize,
     },
-    /// Running text, learned whole.
+    /// Plain text; all of it is trained.
     Text(String),
     /// Two answers to the same conversation, the first preferred.
     Preference {
@@ -191,13 +191,13 @@ pub enum Example {
 /// How rows are read.
 #[derive(Debug, Clone, Default)]
 pub struct DataOptions {
-    /// sft or dpo: decides which shapes are looked for.
+    /// sft or dpo: decides which shapes are considered.
     pub method: Method,
-    /// The shape, if not to be found on the first row.
+    /// The shape of the rows; detected on the first row when absent.
     pub shape: Option<Shape>,
-    /// From our column names ([`COLUMN_NAMES`]) to the file's; only these columns are looked at then.
+    /// Maps our column names ([`COLUMN_NAMES`]) to the file's; when given, other columns are ignored.
     pub columns: Vec<(String, String)>,
-    /// Count bad rows instead of stopping.
+    /// Count bad rows instead of stopping at the first.
     pub skip_bad: bool,
     /// Leave out `system` messages, for templates that refuse them (axolotl's `drop_system_message`).
     pub drop_system_message: bool,
@@ -248,7 +248,7 @@ pub struct Examples {
     rows: Option<Rows>,
     options: DataOptions,
     shape: Option<Shape>,
-    /// What became of the rows so far.
+    /// Counts of the rows read so far.
     pub report: DataReport,
     failed: bool,
 }
@@ -277,7 +277,7 @@ impl Examples {
         }
     }
 
-    /// The shape of the rows, once one was read.
+    /// The shape of the rows, known once the first row was read.
     pub fn shape(&self) -> Option<Shape> {
         self.shape
     }
@@ -329,7 +329,7 @@ impl Examples {
         Ok(example.and_then(|example| example.finished(self.options.drop_system_message)))
     }
 
-    /// Records a bad row, or gives it back as the error that ends the run.
+    /// Counts a bad row, or returns it as the error that ends the run.
     pub(crate) fn bad(&mut self, row: BadRow) -> Option<TrainError> {
         if self.options.skip_bad {
             self.report.count_bad(row);
@@ -365,7 +365,7 @@ impl Iterator for Examples {
                 Ok(Ok(example)) => return Some(Ok((place, example))),
                 Ok(Err(reason)) => self.report.count_dropped(reason),
                 Err(TrainError::Row(row)) => {
-                    // Without a shape nothing can be read: that is the file's fault, not a row's.
+                    // Without a shape no row can be read: the file is at fault, not this row.
                     if self.shape.is_none() {
                         self.failed = true;
                         let remedy = "name the columns with --columns, for example prompt=question,response=answer";

@@ -1,4 +1,4 @@
-//! Rows with a better and a worse answer.
+//! Preference rows: a better and a worse answer to the same prompt.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::shapes::{
 };
 use super::{DropReason, Example, Shape};
 
-/// A preference row; `prompt` holds the row's system message if it has one.
+/// Reads a preference row; `prompt` includes the row's system message if it has one.
 pub(super) fn read(
     shape: Shape,
     fields: &Fields,
@@ -35,7 +35,7 @@ pub(super) fn read(
                 (side(fields, "chosen", "assistant")?, side(fields, "rejected", "assistant")?);
             if is_there(fields, "prompt") {
                 prompt.extend(side(fields, "prompt", "user")?);
-                // Some sets repeat the prompt in front of both answers.
+                // Some data sets repeat the prompt at the start of both answers.
                 strip_repeated(&prompt, &mut chosen, &mut rejected);
             } else {
                 let shared = chosen.iter().zip(&rejected).take_while(|(c, r)| c == r).count();

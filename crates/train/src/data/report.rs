@@ -1,4 +1,4 @@
-//! What became of the rows, for the user to read before a long run.
+//! Counts of rows that were kept, dropped or bad, for the user to read before a long run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::BadRow;
 
-/// Why a sound row was left out.
+/// Why a valid row was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropReason {
@@ -26,7 +26,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    /// In words.
+    /// The reason in words.
     pub fn text(self) -> &'static str {
         match self {
             Self::EmptyAnswer => "the answer is empty",
@@ -39,10 +39,10 @@ impl DropReason {
     }
 }
 
-/// Bad rows whose description is kept.
+/// Number of bad rows whose description is kept.
 const KEPT_BAD_ROWS: usize = 10;
 
-/// Counts over all data files of a split.
+/// Counts over all data files of a training or evaluation set.
 #[derive(Debug, Clone, Default)]
 pub struct DataReport {
     /// Rows read.
@@ -51,17 +51,17 @@ pub struct DataReport {
     pub kept: u64,
     /// Examples kept that were cut at the maximal length.
     pub truncated: u64,
-    /// Rows that could not be read, counted because of `skip_bad`.
+    /// Rows that could not be read and were counted instead of stopping (`skip_bad`).
     pub bad: u64,
-    /// The first of them.
+    /// The first bad rows.
     pub bad_rows: Vec<BadRow>,
     /// Rows left out, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
-    /// Assistant turns that could not be told from the rest of the rendered text and are not trained.
+    /// Assistant turns that could not be located in the rendered text and are therefore not trained.
     pub untrained_turns: u64,
     /// Tokens kept.
     pub tokens: u64,
-    /// Tokens trained on among them.
+    /// Trained tokens among them.
     pub trained_tokens: u64,
     /// The longest sequence, before truncation.
     pub longest: u64,
@@ -81,13 +81,13 @@ impl DataReport {
         *self.dropped.entry(reason).or_default() += 1;
     }
 
-    /// A sequence of `length` tokens before truncation.
+    /// Counts a sequence of `length` tokens (before truncation).
     pub(crate) fn count_length(&mut self, length: usize) {
         self.longest = self.longest.max(length as u64);
         self.lengths[(length.max(1).ilog2() as usize).min(31)] += 1;
     }
 
-    /// Rows left out for any reason but being bad.
+    /// Rows left out for any reason other than being bad.
     pub fn dropped_total(&self) -> u64 {
         self.dropped.values().sum()
     }

@@ -1,4 +1,4 @@
-//! The shapes of rows that published data sets have, and what they mean.
+//! The row shapes of published data sets, and how each is read.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use super::{DropReason, Example, preference};
 use crate::error::shortened;
 use crate::recipe::Method;
 
-/// What a row looks like.
+/// The shape of a row. `?` marks optional fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shape {
@@ -59,7 +59,7 @@ pub const COLUMN_NAMES: [&str; 16] = [
     "rejected",
 ];
 
-/// The name a shape is looked for under.
+/// The field name that shapes use for a column: `response` is an alias of `completion`.
 pub(super) fn canonical(name: &str) -> &str {
     if name == "response" { "completion" } else { name }
 }
@@ -77,7 +77,7 @@ pub(super) fn problem<T>(field: &str, problem: impl Into<String>) -> Result<T, P
 
 pub(super) type Fields = Map<String, Value>;
 
-/// Names for a message: the first fifteen.
+/// The row's field names for an error message: the first fifteen.
 pub(super) fn field_names(fields: &Fields) -> String {
     let names: Vec<String> = fields.keys().take(15).map(|name| shortened(name, 40)).collect();
     let more = if fields.len() > 15 { ", …" } else { "" };
@@ -85,7 +85,7 @@ pub(super) fn field_names(fields: &Fields) -> String {
 }
 
 impl Shape {
-    /// The shape of a row, for a method.
+    /// Detects the shape of a row for a training method.
     pub(super) fn detect(fields: &Fields, method: Method) -> Result<Self, String> {
         let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
         let preference = match () {
@@ -125,7 +125,7 @@ impl Shape {
         }
     }
 
-    /// One row. The inner error: a sound row that teaches nothing.
+    /// Reads one row. The inner error is the reason why a valid row is dropped.
     pub(super) fn read(self, fields: &Fields) -> Result<Result<Example, DropReason>, Problem> {
         let tools = tools(fields)?;
         let chat =
@@ -228,7 +228,7 @@ fn system(fields: &Fields) -> Result<Option<Value>, Problem> {
     Ok(optional_text(fields, "system")?.map(|text| json!({"role": "system", "content": text})))
 }
 
-/// The row's tools: a list, or a text that holds one as JSON.
+/// The row's tools: a list, or text that contains a JSON list.
 fn tools(fields: &Fields) -> Result<Option<Vec<Value>>, Problem> {
     match fields.get("tools") {
         None | Some(Value::Null) => Ok(None),
@@ -252,7 +252,7 @@ pub(super) fn instruction(fields: &Fields) -> Result<String, Problem> {
     })
 }
 
-/// Alpaca's earlier turns: [[question, answer], …]; their answers are learned too, as in LLaMA-Factory.
+/// Alpaca's earlier turns, [[question, answer], …]; their answers are trained too, as in LLaMA-Factory.
 fn history(fields: &Fields) -> Result<Vec<Value>, Problem> {
     let list = match fields.get("history") {
         None | Some(Value::Null) => return Ok(vec![]),
@@ -278,8 +278,8 @@ fn pair(fields: &Fields, question: &str, answer: &str) -> Result<Vec<Value>, Pro
     Ok(vec![user(required_text(fields, question)?), assistant(required_text(fields, answer)?)])
 }
 
-/// `question`, `answer`, `question_turn2`, `answer_turn2`, … up to the first turn without a question. Some number the
-/// first turn, too.
+/// `question`, `answer`, `question_turn2`, `answer_turn2`, … up to the first turn without a question. Some data sets
+/// call the first turn `question_turn1`.
 fn turns(fields: &Fields) -> Result<Vec<Value>, Problem> {
     let (question, answer) =
         if fields.contains_key("question") { ("question", "answer") } else { ("question_turn1", "answer_turn1") };
@@ -295,7 +295,7 @@ fn turns(fields: &Fields) -> Result<Vec<Value>, Problem> {
     Ok(messages)
 }
 
-/// A text, which becomes one message of `role`, or a list of messages.
+/// Reads a text, which becomes one message of `role`, or a list of messages.
 pub(super) fn side(fields: &Fields, name: &str, role: &str) -> Result<Vec<Value>, Problem> {
     match required(fields, name)? {
         Value::String(text) => {
@@ -310,7 +310,7 @@ pub(super) fn side(fields: &Fields, name: &str, role: &str) -> Result<Vec<Value>
     }
 }
 
-/// A list of {role, content} or {from, value}, or a text that holds one.
+/// Reads a list of {role, content} or {from, value}, or text that contains one as JSON.
 pub(super) fn message_list(field: &str, value: &Value) -> Result<Vec<Value>, Problem> {
     let parsed = value.as_str().and_then(list_in_text);
     match value.as_array().or(parsed.as_ref()) {
@@ -322,7 +322,7 @@ pub(super) fn message_list(field: &str, value: &Value) -> Result<Vec<Value>, Pro
     }
 }
 
-/// The roles that data sets use, as chat templates name them.
+/// Maps the role names of data sets to those of chat templates.
 fn role_of(name: &str) -> Option<&'static str> {
     Some(match name.to_lowercase().as_str() {
         "user" | "human" | "prompter" | "customer" => "user",
@@ -334,7 +334,7 @@ fn role_of(name: &str) -> Option<&'static str> {
     })
 }
 
-/// One message as templates take it. Fields that are null (tables fill them in) are left out.
+/// Converts one message to the form that chat templates take. Fields that are null (tables fill them in) are dropped.
 fn message_of(field: &str, value: &Value) -> Result<Value, Problem> {
     let Value::Object(message) = value else {
         return problem(field, format!("expected a message, got {}", kind(value)));
@@ -370,7 +370,7 @@ pub(crate) fn role(message: &Value) -> &str {
     message.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Whether a message says nothing: no text, no parts, no calls.
+/// Whether a message is empty: no text, no content parts, no tool calls.
 pub(super) fn is_empty(message: &Value) -> bool {
     let nothing = match message.get("content") {
         Some(Value::String(text)) => text.trim().is_empty(),
@@ -381,8 +381,8 @@ pub(super) fn is_empty(message: &Value) -> bool {
 }
 
 impl Example {
-    /// Drops what teaches nothing: empty questions and answers, turns after the last answer, and system messages if
-    /// asked.
+    /// Drops what cannot be trained: examples with an empty question or answer, turns after the last answer, and with
+    /// `drop_system` the system messages.
     pub(super) fn finished(self, drop_system: bool) -> Result<Self, DropReason> {
         let without_system = |messages: &mut Vec<Value>| {
             messages.retain(|m| !(drop_system && matches!(role(m), "system" | "developer")))

@@ -1,8 +1,8 @@
 //! Rows of tables: csv, tsv and parquet.
 //!
-//! Cells of a csv are texts; where a list is expected, a cell that holds JSON is read as such. Parquet goes row by row
-//! through the reference implementation without arrow; its decoder may panic on damaged pages, so it runs behind an
-//! unwinding guard.
+//! A csv cell is text; where a list is expected, a cell that contains JSON is parsed. Parquet files are read row by row
+//! with the reference implementation without arrow; its decoder may panic on damaged pages, so the calls run inside
+//! `catch_unwind`.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -22,8 +22,8 @@ use crate::error::{BadRow, Place, TrainError};
 
 const MAX_COLUMNS: usize = 10_000;
 
-/// A reader that fails after a number of bytes, unless it is granted more: a quote that never closes must not read a
-/// whole file.
+/// A reader that fails after `left` bytes unless the limit is raised: without it, a quote that is never closed would
+/// make the parser read the whole file as one cell.
 struct Metered<R> {
     inner: R,
     left: Rc<Cell<usize>>,
@@ -142,7 +142,7 @@ fn damaged(file: &str, problem: String) -> TrainError {
     )
 }
 
-/// Runs what may fail or panic on damaged bytes.
+/// Runs a decoder that may fail or panic on damaged bytes.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, parquet::errors::ParquetError>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(Ok(value)) => Ok(value),

@@ -1,4 +1,4 @@
-//! Every container and shape, and rows that must not pass.
+//! Every file type and row shape, and rows that must be refused.
 
 use std::io::Write;
 
@@ -194,7 +194,7 @@ fn damaged_containers_end_in_errors() {
             if let Err(error) = examples {
                 assert!(error.to_string().contains(name), "{error}");
             } else {
-                // A cut between lines leaves a shorter, sound file.
+                // Truncation at a line end leaves a shorter, valid file.
                 assert!(name.contains("jsonl") || name.contains("sv") || name == "c.json", "{name} cut at {cut}");
             }
         }

@@ -1,5 +1,5 @@
-//! The arena of all trained numbers: where each module's pair, or each parameter of the model, stands in it, and how it
-//! goes in and out.
+//! The arena: one buffer for all trained parameters. It stores the offset of each LoRA pair, or of each parameter of
+//! the model, and uploads and reads the values.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use bayan_tensor::{Dtype, State, Values};
 use super::EngineError;
 use crate::{NamedArray, Rng, TrainedWeights};
 
-/// Bindings must begin at multiples of 256 bytes.
+/// 64 floats: storage bindings must start at multiples of 256 bytes.
 const ALIGNMENT: usize = 64;
 
-/// One module's pair in the arenas.
+/// The offsets of one module's LoRA pair.
 #[derive(Debug)]
 pub(super) struct Place {
     pub name: String,
@@ -29,16 +29,16 @@ pub(super) struct Place {
     pub gradients: [Arc<State>; 2],
 }
 
-/// What the arena's numbers are.
+/// What is trained.
 #[derive(Debug)]
 enum Kind {
-    /// Pairs of low rank over a frozen base.
+    /// LoRA pairs over a frozen base.
     Adapter { places: Vec<Place>, config: AdapterConfig },
-    /// All parameters of the model, which reads them there.
+    /// All parameters of the model, which reads them from the arena.
     Full(Vec<Parameter>),
 }
 
-/// Everything that is trained.
+/// The trained parameters with their gradients and moments.
 #[derive(Debug)]
 pub(super) struct Arena {
     pub states: Arenas,
@@ -47,7 +47,7 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// Lays an adapter out and uploads it.
+    /// Lays out an adapter and uploads it.
     pub fn new(gpu: Option<&Gpu>, adapter: &Adapter) -> Result<Arena, EngineError> {
         let mut len = 0usize;
         let mut reserve = |count: usize| {
@@ -79,7 +79,7 @@ impl Arena {
         Ok(Arena { states, kind: Kind::Adapter { places, config: adapter.config.clone() }, len })
     }
 
-    /// All parameters, which are loaded already.
+    /// Wraps the parameters of a model that was loaded for full training.
     pub fn full(gpu: Option<&Gpu>, parameters: Parameters) -> Result<Arena, EngineError> {
         let len = parameters.parameters.shape()[0];
         let zeros = |label: &str| State::zeros(gpu, label, &[len], Dtype::F32);
@@ -88,7 +88,7 @@ impl Arena {
         Ok(Arena { states: Arenas { parameters, gradients, first, second, decayed }, kind: Kind::Full(list), len })
     }
 
-    /// The pairs to attach; none when all parameters are trained.
+    /// The LoRA pairs to attach; none when all parameters are trained.
     pub fn places(&self) -> &[Place] {
         match &self.kind {
             Kind::Adapter { places, .. } => places,
@@ -96,7 +96,7 @@ impl Arena {
         }
     }
 
-    /// Puts other values in place of the trained ones and forgets moments and gradients.
+    /// Replaces the trained values and resets moments and gradients.
     pub fn load(&self, gpu: Option<&Gpu>, weights: &TrainedWeights) -> Result<(), EngineError> {
         match (&self.kind, weights) {
             (Kind::Adapter { places, .. }, TrainedWeights::Adapter(adapter)) => {
@@ -157,12 +157,12 @@ impl Arena {
     pub fn clear_gradients(&self, gpu: Option<&Gpu>) {
         match gpu {
             Some(_) => clear(gpu, &self.states.gradients),
-            // On the host every part has memory of its own.
+            // The interpreter has a separate allocation for each part.
             None => self.pairs().iter().for_each(|(_, gradient)| clear(None, gradient)),
         }
     }
 
-    /// (parameter, gradient) of every matrix and vector.
+    /// (parameter, gradient) of each trained tensor.
     pub fn pairs(&self) -> Vec<(Arc<State>, Arc<State>)> {
         match &self.kind {
             Kind::Adapter { places, .. } => {
@@ -172,7 +172,7 @@ impl Arena {
         }
     }
 
-    /// The trained values, or with `gradients` their gradients, by name.
+    /// Reads the trained values, or with `gradients` their gradients, by name.
     pub async fn read(&self, gpu: Option<&Gpu>, gradients: bool) -> Result<TrainedWeights, EngineError> {
         let whole = if gradients { &self.states.gradients } else { &self.states.parameters };
         let whole = if gpu.is_some() { Some(whole.read(gpu).await?) } else { None };
@@ -233,11 +233,11 @@ fn flattened(adapter: &Adapter, offsets: &[(usize, usize)], len: usize) -> Resul
     Ok(values)
 }
 
-/// A fresh adapter as PEFT begins: A uniform within ±1/√in, B zero, so that it changes nothing yet. The output head is
-/// no target of `all-linear`, as in PEFT.
+/// A new adapter with PEFT's initialization: A uniform within ±1/√in, B zero, so that it changes nothing at first. As
+/// in PEFT, `all-linear` does not include the output head.
 ///
 /// # Errors
-/// A pattern that is not valid, or no module that is a target.
+/// A pattern is not valid, or no module matches the targets.
 pub fn new_adapter(decoder: &mut dyn Decoder, config: AdapterConfig, rng: &mut Rng) -> Result<Adapter, EngineError> {
     let rules = config.rules()?;
     let mut modules = BTreeMap::new();

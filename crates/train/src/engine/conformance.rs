@@ -27,7 +27,7 @@ fn number(of: &Value, field: &str) -> Result<f64, EngineError> {
     of.get(field).and_then(Value::as_f64).ok_or_else(|| missing(field, "a number", of.get(field)))
 }
 
-/// Adds a sequence to a batch.
+/// Appends a sequence to a batch.
 fn push(batch: &mut MicroBatch, ids: &[i64], labels: &[i64]) -> Result<(), EngineError> {
     if ids.is_empty() || ids.len() != labels.len() {
         return Err(EngineError::input("labels", format!("{} of them", ids.len()), labels.len().to_string(), REMEDY));
@@ -42,13 +42,13 @@ fn push(batch: &mut MicroBatch, ids: &[i64], labels: &[i64]) -> Result<(), Engin
         batch.positions.push(position as u32);
         batch.sequences.push(number);
     }
-    // The first token of a sequence has nothing before it that could predict it.
+    // The first token of a sequence cannot be predicted: nothing precedes it.
     let first = batch.ids.len() - ids.len();
     batch.labels[first] = -100;
     Ok(())
 }
 
-/// A padded batch as packed sequences: the masked tokens at the ends are left out.
+/// Converts a padded batch to packed sequences: masked tokens at the ends are dropped.
 pub(super) fn batch(value: &Value) -> Result<MicroBatch, EngineError> {
     let rows = |field: &str| {
         value.get(field).and_then(Value::as_array).ok_or_else(|| missing(field, "a list of lists", value.get(field)))
@@ -114,10 +114,10 @@ fn write(request: &Value, name: &str, weights: &TrainedWeights) -> Result<String
     Ok(path.display().to_string())
 }
 
-/// `lora_grads`: the mean loss of one batch and the gradient of every matrix, from the weights as they are given.
+/// `lora_grads`: the mean loss of one batch and the gradient of every matrix, at the current weights.
 ///
 /// # Errors
-/// A request that is not complete, or what [`Trainer::accumulate`] finds.
+/// The request is incomplete, or [`Trainer::accumulate`] fails.
 pub async fn lora_grads(
     trainer: &mut Trainer,
     initial: &TrainedWeights,
@@ -132,7 +132,7 @@ pub async fn lora_grads(
     Ok(json!({"id": request.get("id"), "loss": loss, "grads_file": file}))
 }
 
-/// The warm-up and total steps in "transformers.get_cosine_schedule_with_warmup(opt, 3, 20): …".
+/// Parses warm-up and total steps from "transformers.get_cosine_schedule_with_warmup(opt, 3, 20): …".
 fn schedule(optimizer: &Value, learning_rate: f64, steps: u64) -> Result<Schedule, EngineError> {
     let text = optimizer.get("schedule").and_then(Value::as_str).unwrap_or("constant");
     let scheduler = ["cosine", "linear", "constant"].into_iter().find(|kind| text.contains(kind));
@@ -148,7 +148,7 @@ fn schedule(optimizer: &Value, learning_rate: f64, steps: u64) -> Result<Schedul
     Ok(Schedule { scheduler, learning_rate, warmup_steps, total_steps: numbers.get(1).copied().unwrap_or(steps) })
 }
 
-/// `lora_train`: optimizer steps over micro-batches in turn, and the loss of each.
+/// `lora_train`: optimizer steps that cycle through the micro-batches, and the loss of each.
 ///
 /// # Errors
 /// As [`lora_grads`].

@@ -1,4 +1,4 @@
-//! What can go wrong while training.
+//! Errors of the engine.
 
 use bayan_gpu::GpuError;
 use bayan_models::{AdapterError, ModelError};
@@ -20,19 +20,19 @@ pub enum EngineError {
     /// An operation of the model has no gradient.
     #[error(transparent)]
     Backward(#[from] BackwardError),
-    /// A batch, a request or a saved state that cannot be used.
+    /// A batch, request or saved state is not usable.
     #[error("{what}: expected {expected}, got {got}; {remedy}")]
     Input {
-        /// What it is about.
+        /// What the error is about.
         what: String,
-        /// What would do.
+        /// What was expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         got: String,
         /// What to do.
         remedy: String,
     },
-    /// NaN or infinity.
+    /// NaN or infinity in the loss or in a gradient.
     #[error(
         "training: {what} is not finite; the weights are those before this step: go on from the last checkpoint with a lower learning rate"
     )]

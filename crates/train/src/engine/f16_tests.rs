@@ -23,14 +23,14 @@ fn gpu(disable: &str) -> Gpu {
         .expect("a device")
 }
 
-/// The kernel shapes of real GPUs, tiles in f16 among them, on whatever device there is.
+/// A device with the kernel variants of real GPUs, f16 tiles included, whatever device the tests run on.
 fn hardware() -> Gpu {
     let gpu = gpu("software,dot");
     assert!(gpu.capabilities().f16, "these tests need a device with f16");
     gpu
 }
 
-/// A trainer of an adapter that already does something.
+/// A trainer of an adapter with non-zero B matrices.
 fn trainer(gpu: &Gpu, model: &str, options: &TrainerOptions) -> Trainer {
     let mut decoder = base(Some(gpu), model, "f32");
     let recipe = Recipe { alpha: 16.0, rank: 4, ..Recipe::default() };
@@ -73,7 +73,7 @@ fn gradients(trainer: &mut Trainer) -> (f64, Vec<(String, Vec<f32>)>) {
     (loss, parts.collect())
 }
 
-/// Gradients with what waits in f16, and with tiles in f16 too, against those in f32; and the memory that they take.
+/// Compares loss, gradients and memory with f16 saved activations, and with f16 tiles too, to those in f32.
 fn check(model: &str) {
     let (plain, hardware) = (gpu("f16,dot"), hardware());
     for recompute in [true, false] {
@@ -98,7 +98,8 @@ fn check(model: &str) {
             println!(
                 "{model}, {name}, recompute {recompute}: loss off by {off:.1e}, gradients by {worst:.1e}, {in_f16} bytes for {in_f32}"
             );
-            // What is packed with checkpointing in a model of two layers is the embedding, which f16 holds to the bit.
+            // With checkpointing in a two-layer model the only f16 activation is the embedding, whose values f16 holds
+            // exactly.
             assert!((worst > 1e-6 || recompute) && worst < bound, "a gradient is off by {worst:.1e}");
             assert!(off < 1e-4, "the loss is off by {off:.1e}");
             if name == "kept" {
@@ -109,7 +110,7 @@ fn check(model: &str) {
     }
 }
 
-/// Largest relative error (L2) of a gradient with tensors that wait in f16, and with products by f16 tiles besides.
+/// Largest relative error (L2) of a gradient with f16 saved activations, and with f16 tiles as well.
 const KEPT: f64 = 1e-3;
 const TILES: f64 = 4e-3;
 
@@ -128,7 +129,7 @@ fn gradients_in_f16_on_gemma2() {
     check("gemma2_softcap");
 }
 
-/// Losses of updates over batches in turn; a skipped one is done again.
+/// The loss of each update over batches in turn; a skipped update is repeated.
 fn losses(trainer: &mut Trainer, updates: usize) -> Vec<f64> {
     let update = |n: usize| loop {
         let batch = batch(n % 3);
@@ -153,7 +154,7 @@ fn twenty_updates_in_f16_follow_those_in_f32() {
     assert_eq!((scale.scale, scale.good_updates, scale.skipped_updates), (INITIAL_LOSS_SCALE, 20, 0));
 }
 
-/// A scale that f16 tiles overflow with.
+/// A loss scale at which f16 tiles overflow.
 const HIGH: f64 = 67_108_864.0;
 
 #[test]
@@ -171,12 +172,12 @@ fn an_overflow_is_skipped_and_the_run_goes_on() {
     let found = losses(&mut high, 1);
     let scale = high.loss_scale().expect("a scale");
     assert_eq!((scale.scale, scale.good_updates), (HIGH / 2f64.powi(scale.skipped_updates as i32), 1));
-    // From here on as if it had begun with the scale that it came to.
+    // From here on the run equals one that began with the lowered scale.
     let mut low = trainer(&gpu, "llama3_gqa", &TrainerOptions { loss_scale: scale.scale, ..options });
     assert_eq!(losses(&mut low, 1), found);
     assert_eq!(losses(&mut low, 3), losses(&mut high, 3));
     assert!(weights(&low) == weights(&high) && high.updates() == 4 && low.updates() == 4);
-    // What no scale helps against still ends the run.
+    // An infinity that no lower scale removes still ends the run.
     let mut lost =
         trainer(&gpu, "llama3_gqa", &TrainerOptions { f16: true, loss_scale: 1.0, ..TrainerOptions::default() });
     block_on(lost.accumulate(&overflown, 1e38)).expect_err("no loss is as large");

@@ -1,4 +1,4 @@
-//! Training all parameters against transformers' fixtures, on this machine's device; noise on embeddings; submissions.
+//! Full training against transformers' fixtures on this machine's device; embedding noise; submissions.
 
 use std::rc::Rc;
 
@@ -31,7 +31,7 @@ fn arrays(weights: TrainedWeights) -> Vec<NamedArray> {
     arrays
 }
 
-/// The largest error of any tensor, relative to its length: its length, and products with the fixed vectors of
+/// The largest relative error of any tensor, estimated from its norm and its products with the fixed vectors of
 /// `make_full.py`.
 fn worst(found: &[NamedArray], expected: &Value) -> (f64, String) {
     let expected = expected.as_object().expect("tensors");
@@ -46,7 +46,7 @@ fn worst(found: &[NamedArray], expected: &Value) -> (f64, String) {
             let product: f64 = array.values.iter().enumerate().map(|(i, &v)| f64::from(v) * angle(i).cos()).sum();
             square += (product - probe.as_f64().expect("a number")).powi(2);
         }
-        // An unrelated error of length e moves each product by e / √2 about.
+        // An independent error of norm e changes each product by about e / √2.
         let error = (square / 2.0).sqrt() / norm.max(1e-12);
         if error > worst.0 {
             worst = (error, array.name.clone());
@@ -96,7 +96,7 @@ fn check(model: &str) {
     }
 }
 
-/// Every fourth of the fixtures in `full/`: four tests, so that they run beside each other.
+/// Checks every fourth fixture of `full/`: four tests, so that they run in parallel.
 fn check_every_fourth(first: usize) {
     for model in crate::testing::names(&["full"]).iter().skip(first).step_by(4) {
         check(model);
@@ -130,15 +130,15 @@ fn every_architecture_that_can_be_trained_whole_has_a_fixture() {
         config["model_type"].as_str().expect("a type").to_owned()
     };
     let mut held: Vec<String> = crate::testing::names(&["full"]).iter().map(kind).collect();
-    // transformers does not have the one; of the other the loader computes what it reads. Both have tests below.
+    // transformers has no Jais; the loader changes the values of Falcon-H1. Both have tests below.
     held.extend(["jais".to_owned(), "falcon_h1".to_owned()]);
     for architecture in bayan_models::supported() {
         assert!(held.iter().any(|kind| kind == architecture), "{architecture}");
     }
 }
 
-/// transformers has no Jais: its stored tensors come back as they were, turned ones too, and the loss falls along each
-/// gradient as the gradient says.
+/// transformers has no Jais: its tensors, transposed ones included, are read back unchanged, and the loss changes along
+/// each gradient as the gradient predicts.
 #[test]
 fn all_parameters_train_on_jais() {
     let gpu = gpu();
@@ -193,7 +193,7 @@ fn sequence(len: usize) -> MicroBatch {
     MicroBatch { labels, positions: (0..len as u32).collect(), sequences: vec![0; len], starts: vec![0], ids }
 }
 
-/// Loss after each of three updates, and the submissions of a step.
+/// The loss after each of three updates, and the submissions of a step.
 fn losses(gpu: &Gpu, options: TrainerOptions) -> (Vec<f64>, usize) {
     let mut trainer = trainer(gpu, "qwen3_qknorm", options).expect("a model");
     let batch = sequence(40);
@@ -234,7 +234,7 @@ fn noise_on_embeddings_follows_from_the_seed_and_is_for_training_only() {
     assert_eq!(noisy, of(Some(5.0), 1));
     assert_ne!(noisy, of(Some(5.0), 2));
     assert_ne!(noisy[0], plain[0]);
-    // A noise that is nearly nothing changes nearly nothing: its size is what was asked for.
+    // Noise of nearly zero changes the losses by nearly zero: the size of the noise follows the setting.
     let faint = of(Some(1e-6), 1);
     assert!((faint[0] - plain[0]).abs() < 1e-4, "{faint:?} and {plain:?}");
     let mut trainer =

@@ -1,48 +1,48 @@
-//! Loss scaling: what the loss is multiplied by before it is differentiated, so that small gradients do not vanish in
+//! Loss scaling: the loss is multiplied by a factor before differentiation, so that small gradients do not underflow in
 //! f16.
 //!
-//! Dynamic, with the numbers of `torch.amp.GradScaler`: 65536 at first, doubled after 2000 good updates in a row,
-//! halved when the norm of the gradients is not finite, and that update skipped. Unlike there, the same micro-batches
-//! are then done again with the lower scale: a skipped batch would be lost to the run, whose schedule counts steps, and
-//! every run would have to say how many it lost. Powers of two only: multiplying by one and dividing again changes no
-//! bit.
+//! The scale is dynamic, with the constants of `torch.amp.GradScaler`: it starts at 65536, doubles after 2000 good
+//! updates in a row, and halves when the norm of the gradients is not finite; that update is skipped. Unlike in
+//! PyTorch, the skipped micro-batches are then repeated with the lower scale: the schedule counts steps, so a run would
+//! otherwise miss these batches and have to report how many. Scales are powers of two, so that multiplying and dividing
+//! again changes no bit.
 
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
 
-/// The scale at first, as in PyTorch.
+/// The initial scale, as in PyTorch.
 pub const INITIAL_LOSS_SCALE: f64 = 65536.0;
-/// Good updates in a row after which it is doubled.
+/// Good updates in a row after which the scale doubles.
 const GROWTH_INTERVAL: u64 = 2000;
-/// Below this it is not halved: then it is not f16 that overflows.
+/// The scale is not halved below this: overflow at this scale is not caused by f16.
 const LEAST: f64 = 1.0;
-/// Up to here it grows: 2²⁴ lifts what f32 tells from one to where f16 tells it from zero, and leaves losses far from
-/// where f32 ends.
+/// The scale does not grow beyond this: 2²⁴ lifts gradients from 2⁻⁴⁸ on to f16's smallest number, 2⁻²⁴, and keeps
+/// losses far from f32's largest number.
 const MOST: f64 = 16_777_216.0;
 
 /// The state of loss scaling between two updates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LossScale {
-    /// Multiplies the loss.
+    /// The factor on the loss.
     pub scale: f64,
-    /// Updates since it was changed.
+    /// Good updates since the scale last changed.
     pub good_updates: u64,
-    /// Updates that were skipped, and done again, since the run began.
+    /// Updates skipped, and repeated, since the run began.
     pub skipped_updates: u64,
 }
 
 impl LossScale {
-    /// A scale to begin with.
+    /// Starts with this scale.
     ///
     /// # Errors
-    /// One that is not a power of two from 1 to 2¹²⁰.
+    /// The scale is not a power of two from 1 to 2¹²⁰.
     pub fn new(scale: f64) -> Result<LossScale, EngineError> {
         LossScale { scale, good_updates: 0, skipped_updates: 0 }.checked()
     }
 
-    /// Itself, if its scale can be one.
+    /// Returns the state if its scale is valid.
     ///
     /// # Errors
     /// As [`LossScale::new`].
@@ -59,7 +59,7 @@ impl LossScale {
         ))
     }
 
-    /// Notes an update whose gradients were finite.
+    /// Records an update with finite gradients.
     pub(super) fn good(&mut self) {
         self.good_updates += 1;
         if self.good_updates >= GROWTH_INTERVAL {
@@ -68,7 +68,7 @@ impl LossScale {
         }
     }
 
-    /// Notes an update whose gradients were not finite; false when a lower scale is no remedy.
+    /// Records an update with gradients that are not finite; returns false when lowering the scale cannot help.
     pub(super) fn overflown(&mut self) -> bool {
         if self.scale / 2.0 < LEAST {
             return false;

@@ -1,8 +1,8 @@
-//! The engine: a decoder with a trained adapter, micro-batches in, losses and updated weights out.
+//! The engine: a decoder with trained parameters; it takes micro-batches and returns losses and updated weights.
 //!
-//! The graph that inference records is recorded for a packed micro-batch, walked backwards, and replayed with the same
-//! kernels; a separate training model lost, since it would have to be kept equal to the first. All trained numbers live
-//! in one arena, so that clipping and AdamW are three dispatches and nothing but the loss is read back.
+//! The graph that inference records is recorded for a packed micro-batch, differentiated, and executed with the same
+//! kernels. Rejected: a separate training model, because it would have to be kept equal to the first. All trained
+//! parameters are in one arena, so that clipping and AdamW are three dispatches and only the loss is read back.
 
 mod arena;
 mod conformance;

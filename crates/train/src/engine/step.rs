@@ -1,8 +1,8 @@
-//! One recorded step: forward over a packed micro-batch, loss, and where asked the gradients, for given numbers of
-//! tokens and rows.
+//! One recorded step: the forward pass over a packed micro-batch, the loss, and for training the gradients, for a fixed
+//! number of tokens and rows.
 //!
-//! Sizes are rounded up, so that batches of similar lengths share a plan. Padding tokens form sequences of their own,
-//! and padding rows have targets that are ignored: nothing they compute reaches the loss.
+//! Sizes are rounded up, so that batches of similar lengths share a plan. Padding tokens form sequences of their own
+//! and padding rows have ignored targets, so that padding does not affect the loss.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ use crate::MicroBatch;
 /// What a step computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aim {
-    /// Losses of rows with the adapter attached, no gradients.
+    /// Row losses with the adapter attached, without gradients.
     Evaluate,
-    /// Losses of rows of the base alone.
+    /// Row losses of the base model alone.
     Base,
-    /// Σ weight · nll, and gradients.
+    /// Σ weight · nll, with gradients.
     Supervised,
-    /// Preferences between pairs, and gradients.
+    /// The preference loss of pairs, with gradients.
     Preference,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Shape {
     pairs: usize,
 }
 
-/// A micro-batch as the kernels read it.
+/// A micro-batch in the form that the kernels read.
 #[derive(Debug)]
 pub(super) struct Packed {
     tokens: Vec<u32>,
@@ -50,21 +50,21 @@ pub(super) struct Packed {
     targets: Vec<u32>,
     owners: Vec<u32>,
     longest: usize,
-    /// Tokens of each token's sequence.
+    /// For each token, the length of its sequence.
     lengths: Vec<u32>,
-    /// Rows that are trained.
+    /// Number of trained rows.
     pub count: usize,
     sequences: usize,
 }
 
-/// `n` rounded up to one of eight sizes between powers of two.
+/// Rounds `n` up to a multiple of an eighth of the next power of two, or of `least` where that is larger.
 pub(crate) fn rounded(n: usize, least: usize) -> usize {
     let step = (n.next_power_of_two() / 8).max(least);
     n.next_multiple_of(step)
 }
 
 impl Packed {
-    /// Checks and packs. `context` is the number of positions of the model's rotary table.
+    /// Checks and packs a batch. `context` is the number of positions of the model's rotary table.
     pub fn new(batch: &MicroBatch, context: usize, vocabulary: usize) -> Result<Packed, EngineError> {
         let lengths = batch.ids.len();
         if lengths == 0 || [batch.labels.len(), batch.positions.len(), batch.sequences.len()] != [lengths; 3] {
@@ -159,7 +159,7 @@ impl Packed {
         Ok(())
     }
 
-    /// The shape of the step that takes it; `pairs` matters for preferences.
+    /// The shape of the step that runs this batch; `pairs` matters for preferences only.
     pub fn shape(&self, aim: Aim, pairs: usize) -> Shape {
         Shape {
             aim,
@@ -171,21 +171,21 @@ impl Packed {
     }
 }
 
-/// What else a step reads.
+/// Further inputs of a step.
 #[derive(Debug, Clone)]
 pub(super) enum Extra {
-    /// Every row counts this much.
+    /// The weight of every row's loss.
     Scale(f32),
-    /// Reference log-probabilities of pairs (chosen, rejected), β, and the scale of the loss.
+    /// Reference log-probabilities of pairs (chosen, rejected), β, and the factor on the loss.
     Preference(Vec<[f32; 2]>, f32, f32),
 }
 
-/// What a step gives.
+/// The results of a step.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outcome {
     /// Weighted loss.
     pub loss: f32,
-    /// Summed nll of every owner (sequence), by number.
+    /// Summed nll of each sequence, by its number.
     pub sums: Vec<f64>,
     /// For each pair: log-probability of chosen and rejected, margin, loss.
     pub pairs: Vec<[f32; 4]>,
@@ -234,13 +234,13 @@ pub(super) struct Step {
     loss: Tensor,
     nll: Tensor,
     pairs: Option<Tensor>,
-    /// How far noise on the embeddings goes: over √(tokens of the sequence).
+    /// The bound of the embedding noise times √(tokens of the sequence).
     noise: Option<f64>,
     submission_work: u64,
 }
 
 impl Step {
-    /// Records and plans. The decoder has the adapter attached, or not, as the aim wants it.
+    /// Records and plans a step. The caller attaches or detaches the adapter as `aim` requires.
     pub fn new(
         gpu: Option<&Gpu>,
         decoder: &dyn Decoder,
@@ -307,13 +307,14 @@ impl Step {
                 submission_work,
             });
         };
-        // Rewrites are for inference: some round activations, and all hide what the gradients read.
+        // No fusion: fused kernels are for inference; some round activations, and all hide values that the gradients
+        // read.
         let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
         let plan = Plan::sharing(gpu, graph, &keep, &tuning, pool)?;
         Ok(Step { shape, inputs, graph: None, plan: Some(plan), loss, nll, pairs, noise, submission_work })
     }
 
-    /// Bytes of activations on the device.
+    /// Device bytes of the activations.
     pub fn activation_bytes(&self) -> u64 {
         self.plan.as_ref().map_or(0, |plan| plan.cost().activation_bytes)
     }
@@ -323,12 +324,12 @@ impl Step {
         self.plan.as_ref().map_or(0, |plan| plan.cost().dispatches)
     }
 
-    /// Submissions that it is cut into.
+    /// Number of submissions that the step is divided into.
     pub fn submissions(&self) -> usize {
         self.plan.as_ref().map_or(0, |plan| plan.submissions_within(self.submission_work))
     }
 
-    /// The times of its kernels.
+    /// Measures the time of each kernel.
     pub async fn profile(&self, gpu: &Gpu) -> Result<Vec<KernelTime>, EngineError> {
         match &self.plan {
             Some(plan) => Ok(plan.profile(gpu, self.shape.tokens).await?),
@@ -336,7 +337,7 @@ impl Step {
         }
     }
 
-    /// Runs once.
+    /// Runs the step once.
     pub async fn run(&self, gpu: Option<&Gpu>, packed: &Packed, extra: &Extra) -> Result<Outcome, EngineError> {
         self.write(gpu, packed, extra);
         let wanted: Vec<Tensor> = [self.loss, self.nll].into_iter().chain(self.pairs).collect();

@@ -14,7 +14,7 @@ use crate::testing::{lora_expected, path};
 use crate::{MicroBatch, Recipe, Rng, TrainedWeights};
 
 fn gpu() -> Gpu {
-    // f32 throughout: no f16 tiles, no activations rounded to int8.
+    // f32 throughout: no f16 tiles, no int8 activations.
     let options = GpuOptions { disable: Disable::parse("f16,dot").expect("known words"), ..GpuOptions::default() };
     block_on(Gpu::open(&options)).expect("a device")
 }
@@ -49,7 +49,7 @@ fn tensors(file: PathBuf) -> Vec<(String, Vec<f32>)> {
     let (directory, name) =
         (file.parent().expect("a parent"), file.file_stem().and_then(|s| s.to_str()).expect("a name"));
     assert!(!bytes.is_empty());
-    // Checkpoint wants a configuration beside it; any will do.
+    // `Checkpoint` requires a configuration file; its content does not matter here.
     let files = tempfile::tempdir().expect("a directory");
     std::fs::copy(directory.join(format!("{name}.safetensors")), files.path().join("model.safetensors"))
         .expect("copied");
@@ -198,7 +198,7 @@ fn quantized_bases_train_as_their_dequantized_weights() {
     }
 }
 
-/// Beyond those of PEFT's fixtures; `models/tests/training.rs` has the gradients.
+/// Architectures beyond PEFT's fixtures; `models/tests/training.rs` checks their gradients.
 #[test]
 fn the_loss_falls_on_every_architecture() {
     let gpu = gpu();

@@ -1,8 +1,8 @@
-//! What a run leaves to look at: a JSONL file, TensorBoard events, and at the end a plot as PNG and as a page of its
-//! own.
+//! The logs of a run: a JSONL file, TensorBoard events, and at the end a loss plot as PNG and as a self-contained HTML
+//! page.
 //!
-//! Every format is written here in a few lines; plotting and protobuf crates lost, since each would outweigh the rest
-//! of this crate.
+//! Each format is written here in a few lines. Rejected: plotting and protobuf crates, because each is larger than the
+//! rest of this crate.
 
 mod page;
 mod picture;
@@ -26,42 +26,42 @@ pub const LOG_FILE: &str = "train_log.jsonl";
 pub struct LogEntry {
     /// The optimizer step, from 0.
     pub step: u64,
-    /// Epochs done, with a fraction.
+    /// Epochs done, as a fraction.
     pub epoch: f64,
-    /// The step's training loss.
+    /// The training loss of the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
-    /// Its learning rate.
+    /// The learning rate of the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// The global norm of its gradients before clipping.
+    /// The global norm of the gradients before clipping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
-    /// Tokens per second, all tokens of the sequences.
+    /// Tokens per second, counting all tokens of the sequences.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
     /// Device memory in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
-    /// With f16: what the loss was multiplied by.
+    /// With f16: the loss scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f64>,
-    /// With f16: updates skipped since the run began, and done again with a lower scale.
+    /// With f16: updates skipped since the run began, and repeated with a lower scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_updates: Option<u64>,
     /// Loss on the evaluation data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
-    /// DPO: part of the pairs whose chosen answer is rewarded more.
+    /// DPO: fraction of the pairs whose chosen answer has the higher reward.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_accuracy: Option<f64>,
-    /// DPO: mean difference of the rewards.
+    /// DPO: mean reward margin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_margin: Option<f64>,
 }
 
 impl LogEntry {
-    /// Names and values for curves.
+    /// The names and values of the TensorBoard curves.
     fn scalars(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let memory = self.memory_bytes.map(|bytes| bytes as f64);
         let all = [
@@ -92,11 +92,11 @@ fn seconds_now() -> f64 {
 }
 
 impl RunLog {
-    /// Opens the logs of a run in `directory`. When resuming, lines from `next_step` on are taken out first: they
-    /// belong to steps that will be done again. A new run (`next_step` 0) begins an empty log.
+    /// Opens the logs of a run in `directory`. When resuming, entries from `next_step` on are removed first, because
+    /// their steps are repeated. A new run (`next_step` 0) starts an empty log.
     ///
     /// # Errors
-    /// A refused file operation.
+    /// A file operation was refused.
     pub fn open(directory: &Path, next_step: u64) -> Result<Self> {
         fs::create_dir_all(directory).map_err(|source| TrainError::io("create", directory, source))?;
         let path = directory.join(LOG_FILE);
@@ -116,17 +116,17 @@ impl RunLog {
     /// Adds an entry to both logs.
     ///
     /// # Errors
-    /// A refused write.
+    /// A write was refused.
     pub fn add(&mut self, entry: &LogEntry) -> Result<()> {
         let path = self.directory.join(LOG_FILE);
         self.lines.write_all(&line(entry)).map_err(|source| TrainError::io("write", &path, source))?;
         self.events.add(seconds_now(), entry.step, &entry.scalars().collect::<Vec<_>>())
     }
 
-    /// Draws `loss.png` and `loss.html` from the log. `title` stands above both.
+    /// Draws `loss.png` and `loss.html` from the log, with `title` as the heading.
     ///
     /// # Errors
-    /// A log that cannot be read, a refused write.
+    /// The log cannot be read, or a write was refused.
     pub fn plot(&self, title: &str) -> Result<()> {
         plot(&self.directory, title)
     }
@@ -138,10 +138,10 @@ fn line(entry: &LogEntry) -> Vec<u8> {
     line
 }
 
-/// Reads a run's JSONL log. A last line cut off by a kill is left out.
+/// Reads a run's JSONL log. An incomplete last line, left by a kill, is ignored.
 ///
 /// # Errors
-/// A file that cannot be read, or a line before the last that is not an entry.
+/// The file cannot be read, or a line other than the last is not an entry.
 pub fn read_log(directory: &Path) -> Result<Vec<LogEntry>> {
     let path = directory.join(LOG_FILE);
     let file = match File::open(&path) {
@@ -172,19 +172,19 @@ pub fn read_log(directory: &Path) -> Result<Vec<LogEntry>> {
 /// Draws `loss.png` and `loss.html` of a run's directory.
 ///
 /// # Errors
-/// A log that cannot be read, a refused write.
+/// The log cannot be read, or a write was refused.
 pub fn plot(directory: &Path, title: &str) -> Result<()> {
     let entries = read_log(directory)?;
     replace_file(&directory.join("loss.png"), &picture::png(&entries))?;
     replace_file(&directory.join("loss.html"), page::html(&entries, title).as_bytes())
 }
 
-/// Points (step, value) of one curve; what is not finite is left out.
+/// Points (step, value) of one curve, without values that are not finite.
 fn curve(entries: &[LogEntry], value: impl Fn(&LogEntry) -> Option<f64>) -> Vec<(f64, f64)> {
     entries.iter().filter_map(|e| value(e).filter(|v| v.is_finite()).map(|v| (e.step as f64, v))).collect()
 }
 
-/// An exponential moving average, corrected for its beginning.
+/// An exponential moving average with bias correction.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let keep = if points.len() > 400 { 0.97 } else { 0.9 };
     let (mut sum, mut weight) = (0.0, 0.0);
@@ -207,7 +207,7 @@ fn range(curves: &[&[(f64, f64)]], pick: fn(&(f64, f64)) -> f64) -> (f64, f64) {
     }
 }
 
-/// Round values for the marks of an axis, about `count` of them.
+/// About `count` round values for the ticks of an axis.
 fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     let rough = (high - low) / count.max(1) as f64;
     let power = 10f64.powf(rough.log10().floor());
@@ -216,7 +216,7 @@ fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     (first..).map(|n| n as f64 * step).take_while(|v| *v <= high + 1e-9 * step).take(3 * count).collect()
 }
 
-/// A number for an axis.
+/// Formats a number for an axis.
 fn label(value: f64) -> String {
     let size = value.abs();
     if size != 0.0 && !(1e-3..1e6).contains(&size) {
@@ -248,7 +248,7 @@ mod tests {
         let mut log = RunLog::open(place.path(), 0).unwrap();
         all[..8].iter().for_each(|e| log.add(e).unwrap());
         drop(log);
-        // A kill in the middle of a line.
+        // An incomplete line, as a kill leaves it.
         let path = place.path().join(LOG_FILE);
         let mut text = fs::read(&path).unwrap();
         text.extend(b"{\"step\": 8, \"lo");

@@ -1,4 +1,4 @@
-//! The loss plot as a page of its own: inline SVG, no script, nothing fetched.
+//! The loss plot as a self-contained page: inline SVG, no script, no external files.
 
 use std::fmt::Write;
 
@@ -92,7 +92,7 @@ fn chart(page: &mut String, name: &str, curves: &[(&str, &Vec<(f64, f64)>)]) {
     page.push_str("</svg>");
 }
 
-/// At most 4000 points: of each stretch the lowest and the highest, so that peaks stay.
+/// At most 4000 points: the lowest and the highest of each range, so that peaks remain visible.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= 4000 {
         return points.to_vec();

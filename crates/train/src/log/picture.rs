@@ -1,4 +1,4 @@
-//! The loss plot as a PNG: lines, axes and digits drawn into a grid of pixels.
+//! The loss plot as a PNG: lines, axes and digits drawn into a pixel buffer.
 
 use std::io::Write;
 
@@ -37,7 +37,7 @@ impl Canvas {
         }
     }
 
-    /// A line of `width` pixels with soft edges.
+    /// Draws an antialiased line of `width` pixels.
     fn line(&mut self, from: (f64, f64), to: (f64, f64), width: f64, colour: Colour) {
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let length = dx.hypot(dy).max(1e-9);
@@ -59,7 +59,7 @@ impl Canvas {
         }
     }
 
-    /// Digits and the few other characters of numbers, twice their size; `x` is the left edge.
+    /// Draws digits and the other characters of numbers at twice their size; `x` is the left edge.
     fn text(&mut self, x: usize, y: usize, text: &str) {
         for (place, c) in text.chars().enumerate() {
             for (row, bits) in glyph(c).into_iter().enumerate() {
@@ -73,7 +73,7 @@ impl Canvas {
     }
 }
 
-/// 3 × 5 pixels, a row in the low three bits.
+/// A glyph of 3 × 5 pixels: each row is in the low three bits of a byte.
 fn glyph(c: char) -> [u8; 5] {
     match c {
         '0' => [7, 5, 5, 5, 7],

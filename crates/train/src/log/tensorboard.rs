@@ -31,7 +31,7 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Values of one step.
+    /// Appends the values of one step.
     pub(super) fn add(&mut self, now: f64, step: u64, scalars: &[(&str, f64)]) -> Result<()> {
         let mut summary = Vec::new();
         for (name, value) in scalars {
@@ -67,7 +67,7 @@ fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xA282_EAD8)
 }
 
-/// CRC-32C (Castagnoli), bit by bit: records are a hundred bytes.
+/// CRC-32C (Castagnoli), bit by bit: records have about a hundred bytes.
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 };
     !bytes.iter().fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))

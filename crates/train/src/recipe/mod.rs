@@ -1,8 +1,8 @@
-//! A recipe: every choice of a training run under one name each, the same in a file and as a flag.
+//! A recipe: every setting of a training run, with the same name in a file and as a flag.
 //!
-//! The names are those that users of mlx_lm.lora, PEFT and transformers know; their other spellings are understood and
-//! unknown ones are refused with the nearest known name. Free-form configuration lost: a misspelt `learning_rate` that
-//! is silently ignored costs a night of training.
+//! Names are those of mlx_lm.lora, PEFT and transformers; aliases from these programs are accepted, and an unknown name
+//! is refused with the nearest known one. Rejected: ignoring unknown names, because a misspelt `learning_rate` costs a
+//! night of training.
 
 mod parse;
 #[cfg(test)]
@@ -20,41 +20,41 @@ use crate::schedule::{Schedule, Scheduler};
 
 pub use parse::{ALIASES, PRESETS, parse_assignment, parse_toml, parse_yaml, preset};
 
-/// What is learned.
+/// The training method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// Supervised: the answers themselves.
+    /// Supervised fine-tuning on the answers.
     #[default]
     Sft,
-    /// Direct preference optimization: the better of two answers.
+    /// Direct preference optimization on pairs of a better and a worse answer.
     Dpo,
 }
 
-/// How the losses of micro-batches become one step's loss.
+/// How the losses of micro-batches are combined into one step's loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossNormalization {
-    /// Summed loss / trained tokens of all micro-batches, as transformers does since 4.46.
+    /// Summed loss / trained tokens of all micro-batches, as in transformers since 4.46.
     #[default]
     TokenMean,
     /// The mean of the micro-batches' means.
     MeanOfMeans,
 }
 
-/// The numbers of a checkpoint that `full` writes.
+/// The number type of the checkpoint that `full` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SaveDtype {
-    /// As they were trained.
+    /// f32, as trained.
     #[default]
     Float32,
-    /// Rounded to bfloat16: half the size.
+    /// Rounded to bfloat16, half the size.
     Bfloat16,
 }
 
 impl SaveDtype {
-    /// As `config.json` has it.
+    /// The name in `config.json`.
     pub fn name(self) -> &'static str {
         match self {
             SaveDtype::Float32 => "float32",
@@ -63,81 +63,81 @@ impl SaveDtype {
     }
 }
 
-/// How far an assistant's turn is learned.
+/// Where the trained part of an assistant's turn ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TurnEnd {
-    /// With all the template adds after it: the end-of-turn token and perhaps a line break.
+    /// After everything that the template adds: the end-of-turn token and perhaps a line break.
     #[default]
     Template,
-    /// Up to and including the end-of-turn token, as axolotl does.
+    /// After the end-of-turn token, as in axolotl.
     Token,
 }
 
-/// Every choice of a run. See each field for its other accepted names.
+/// All settings of a run. Each field lists its aliases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
-    /// The preset that the other fields began from.
+    /// The preset that provides the defaults of the other fields.
     pub preset: Option<String>,
     /// The base model's directory.
     pub model: Option<String>,
-    /// Weight format of the frozen base (QLoRA), a name of `bayan_weights::FORMATS`; as stored when absent.
+    /// Weight format of the frozen base (QLoRA), a name of `bayan_weights::FORMATS`; the stored format when absent.
     pub quantize: Option<String>,
-    /// A built-in chat template, or the text of one, instead of the model's own.
+    /// The name or the text of a chat template that replaces the model's own.
     pub chat_template: Option<String>,
     /// The data: a file, or a directory with train and valid files.
     pub data: Option<String>,
-    /// A file to evaluate on; otherwise `val_split` takes from the training data.
+    /// A file to evaluate on; otherwise `val_split` takes examples from the training data.
     pub valid_data: Option<String>,
-    /// Where the adapter, checkpoints and logs go (`adapter_path`, `output_dir`).
+    /// Directory of the adapter, checkpoints and logs (`adapter_path`, `output_dir`).
     pub output: Option<String>,
 
     /// sft or dpo.
     pub method: Method,
-    /// DPO: how far the model may move from its reference.
+    /// DPO: β, which limits how far the model moves from its reference.
     pub beta: f64,
-    /// DPO: compute the reference's log-probabilities once, before training.
+    /// DPO: compute the reference's log-probabilities once before training.
     pub precompute_reference: bool,
     /// Train all parameters instead of an adapter.
     pub full: bool,
-    /// With `full`: begin from random weights.
+    /// With `full`: start from random weights.
     pub from_scratch: bool,
-    /// With `full`: the numbers of the resulting checkpoint.
+    /// With `full`: the number type of the resulting checkpoint.
     pub save_dtype: SaveDtype,
 
     /// LoRA rank (`r`, `lora_r`).
     pub rank: usize,
     /// LoRA alpha; the scale is alpha / rank (`lora_alpha`).
     pub alpha: f64,
-    /// Dropout in front of A (`lora_dropout`).
+    /// Dropout on the input of A (`lora_dropout`).
     pub dropout: f64,
-    /// Scale alpha / √rank.
+    /// Use the scale alpha / √rank.
     pub use_rslora: bool,
     /// Module names, a regular expression, or `all-linear`.
     pub target_modules: Value,
-    /// Layers that get an adapter; all when absent.
+    /// Numbers of the layers that get an adapter; all when absent.
     pub layers_to_transform: Option<Vec<usize>>,
     /// Ranks of modules by pattern.
     pub rank_pattern: Map<String, Value>,
     /// Alphas of modules by pattern.
     pub alpha_pattern: Map<String, Value>,
 
-    /// Sequences of a micro-batch (`per_device_train_batch_size`, `micro_batch_size`).
+    /// Sequences per micro-batch (`per_device_train_batch_size`, `micro_batch_size`).
     pub batch_size: usize,
-    /// Micro-batches of an optimizer step.
+    /// Micro-batches per optimizer step.
     pub gradient_accumulation_steps: usize,
     /// Passes over the data (`num_train_epochs`); not together with `max_steps`.
     pub epochs: Option<f64>,
     /// Optimizer steps (`iters`).
     pub max_steps: Option<u64>,
-    /// Tokens of a sequence at most; longer ones are cut at the right (`sequence_len`).
+    /// Most tokens of a sequence; longer ones are truncated at the end (`sequence_len`).
     pub max_seq_length: usize,
-    /// Put several short sequences into one (`sample_packing`).
+    /// Pack several short sequences into one (`sample_packing`).
     pub packing: bool,
-    /// Learn the assistant's turns only; otherwise all tokens.
+    /// Train on the assistant's turns only; otherwise on all tokens.
     pub mask_prompt: bool,
-    /// How far an assistant's turn is learned.
+    /// Where the trained part of an assistant's turn ends.
     pub turn_end: TurnEnd,
     /// token_mean or mean_of_means.
     pub loss_normalization: LossNormalization,
@@ -148,7 +148,7 @@ pub struct Recipe {
     pub lr_scheduler: Scheduler,
     /// Steps of warm-up (`warmup`).
     pub warmup_steps: Option<u64>,
-    /// Warm-up as a part of all steps; not together with `warmup_steps`.
+    /// Warm-up as a fraction of all steps; not together with `warmup_steps`.
     pub warmup_ratio: Option<f64>,
     /// AdamW's β₁ (or both as `betas`).
     pub adam_beta1: f64,
@@ -158,41 +158,41 @@ pub struct Recipe {
     pub adam_epsilon: f64,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this global norm; 0 leaves them (`clip_grad_norm`).
+    /// Gradients are clipped to this global norm; 0 disables clipping (`clip_grad_norm`).
     pub max_grad_norm: f64,
-    /// NEFTune: noise on the embeddings.
+    /// NEFTune's α: noise on the embeddings.
     pub neftune_noise_alpha: Option<f64>,
-    /// Seed of everything random.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Shuffle the examples of each epoch.
     pub shuffle: bool,
-    /// Compute each layer's activations again in the backward pass instead of keeping them (`gradient_checkpointing`).
+    /// Recompute each layer's activations in the backward pass instead of keeping them (`gradient_checkpointing`).
     pub grad_checkpoint: bool,
-    /// Activations kept in f16, products by f16 tiles, and loss scaling (`fp16`), on a device that has f16.
+    /// Saved activations in f16, f16 tiles in matrix products, and loss scaling (`fp16`); requires a device with f16.
     pub f16: bool,
 
-    /// Part (below 1) or number (from 1) of examples set aside for evaluation (`val_set_size`).
+    /// Fraction (below 1) or number (from 1) of examples set aside for evaluation (`val_set_size`).
     pub val_split: f64,
-    /// Evaluate every so many steps (`eval_steps`, `steps_per_eval`).
+    /// Steps between evaluations (`eval_steps`, `steps_per_eval`).
     pub eval_every: Option<u64>,
-    /// Save a checkpoint every so many steps (`save_steps`).
+    /// Steps between checkpoints (`save_steps`).
     pub save_every: Option<u64>,
-    /// Report every so many steps (`logging_steps`, `steps_per_report`).
+    /// Steps between reports (`logging_steps`, `steps_per_report`).
     pub log_every: u64,
     /// Checkpoints kept beside the best one (`save_total_limit`).
     pub keep_last: usize,
-    /// Keep the checkpoint with the lowest evaluation loss, and end with it (`load_best_model_at_end`).
+    /// Keep the checkpoint with the lowest evaluation loss, and return its weights (`load_best_model_at_end`).
     pub keep_best: bool,
-    /// Stop after so many evaluations without a better loss.
+    /// Stop after this many evaluations without a better loss.
     pub early_stopping_patience: Option<u64>,
 
-    /// From our column names to the file's.
+    /// Maps our column names to the file's.
     pub columns: BTreeMap<String, String>,
     /// Count bad rows instead of stopping.
     pub skip_bad: bool,
-    /// Leave out system messages.
+    /// Drop system messages.
     pub drop_system_message: bool,
-    /// Rows read at most.
+    /// Most rows to read.
     pub limit: Option<u64>,
 }
 
@@ -258,14 +258,14 @@ impl Default for Recipe {
     }
 }
 
-/// How long a run is, known once the examples are counted.
+/// The length of a run, known once the examples are counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RunPlan {
     /// Optimizer steps of one epoch.
     pub steps_per_epoch: u64,
     /// Optimizer steps of the run.
     pub total_steps: u64,
-    /// Their learning rates.
+    /// The learning rates of the run.
     pub schedule: Schedule,
 }
 
@@ -273,10 +273,10 @@ const MAX_SEQ_LENGTH: usize = 1 << 20;
 const MAX_BATCH: usize = 1 << 16;
 
 impl Recipe {
-    /// Checks every value, and values against each other.
+    /// Checks every value, and combinations of values.
     ///
     /// # Errors
-    /// The first field that cannot be, with what would do.
+    /// The first invalid field, with the values that it accepts.
     pub fn validate(&self) -> Result<()> {
         let whole = |field: &str, value: usize, most: usize| {
             let error =
@@ -418,8 +418,7 @@ impl Recipe {
                 "DPO needs the base as its reference; train an adapter",
             );
         }
-        // Read, so that recipes of other programs are told apart from misspelt ones, and refused: nothing is ignored in
-        // silence.
+        // NEFTune and packing are refused together with DPO: no setting is silently ignored.
         if self.neftune_noise_alpha.is_some_and(|noise| noise > 0.0) && self.method == Method::Dpo {
             return clash("neftune_noise_alpha", "none with method dpo", "noise", "leave the field out");
         }
@@ -432,7 +431,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Nothing that belongs to an adapter stands beside `full`.
+    /// Refuses adapter settings together with `full`.
     fn validate_full(&self) -> Result<()> {
         if let Some(format) = self.quantize.as_deref().filter(|format| *format != "f32") {
             let remedy = "leave quantize out, and quantize the result with `bayan quantize`; or train an adapter";
@@ -468,11 +467,10 @@ impl Recipe {
         }
     }
 
-    /// The adapter's configuration. `all-linear` stays as it is: [`Recipe::adapter_config_for`] writes it out for a
-    /// model.
+    /// The adapter's configuration. `all-linear` is kept; [`Recipe::adapter_config_for`] expands it for a model.
     ///
     /// # Errors
-    /// Patterns or targets that are none.
+    /// Patterns or targets are invalid.
     pub fn adapter_config(&self) -> Result<AdapterConfig> {
         let mut config = AdapterConfig::new(
             self.rank,
@@ -515,11 +513,11 @@ impl Recipe {
         Ok(config)
     }
 
-    /// The adapter's configuration for a model with these linear layers, and the layers that get a pair, in the order
-    /// given. As PEFT does, `all-linear` is written out as the names' endings.
+    /// The adapter's configuration for a model with these linear layers, and the layers that get a LoRA pair, in the
+    /// order given. As in PEFT, `all-linear` is expanded to the last components of the names.
     ///
     /// # Errors
-    /// As [`Recipe::adapter_config`]; targets, layers or patterns that no layer of the model has.
+    /// As [`Recipe::adapter_config`]; or no layer of the model matches a target, a layer number or a pattern.
     pub fn adapter_config_for(&self, linears: &[String]) -> Result<(AdapterConfig, Vec<String>)> {
         let mut config = self.adapter_config()?;
         let ending = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
@@ -577,7 +575,8 @@ impl Recipe {
         Ok((config, modules))
     }
 
-    /// The length of a run over `examples` training sequences (packs, when packing), as transformers' Trainer counts.
+    /// The length of a run over `examples` training sequences (packs, when packing), counted as in transformers'
+    /// Trainer.
     pub fn plan(&self, examples: usize) -> RunPlan {
         let steps_per_epoch = steps_per_epoch(examples, self.batch_size, self.gradient_accumulation_steps);
         let total_steps =

@@ -1,4 +1,4 @@
-//! Recipes from TOML, YAML, flags and presets: layers of name and value, the later over the earlier.
+//! Recipes from TOML, YAML, flags and presets: layers of names and values, later ones override earlier ones.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use crate::error::{Result, TrainError, nearest};
 /// The names of the presets.
 pub const PRESETS: [&str; 3] = ["barka", "quick", "dpo"];
 
-/// Other spellings of our names, from mlx_lm.lora, PEFT, transformers and axolotl.
+/// Aliases of our names, from mlx_lm.lora, PEFT, transformers and axolotl.
 pub const ALIASES: &[(&str, &str)] = &[
     ("fp16", "f16"),
     ("r", "rank"),
@@ -52,16 +52,16 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("dpo_beta", "beta"),
 ];
 
-/// What a preset sets.
+/// The settings of a preset.
 ///
-/// `barka`: the published run over gemma-2 (rank 128, learning rate 1e-4, cosine) with what the authors' committed
-/// configuration of an earlier run says about the rest (dropout 0.05, 2048 tokens, 4 × 4 sequences a step, 4 epochs, no
-/// warm-up or decay, a tenth for evaluation, no system messages). Its alpha is not published; here it is the rank, a
-/// scale of 1. `quick`: a look at whether the data teaches anything, in minutes. `dpo`: the usual values for preference
-/// pairs over an adapter.
+/// `barka`: the published run over gemma-2 (rank 128, learning rate 1e-4, cosine); the rest is from the authors'
+/// committed configuration of an earlier run (dropout 0.05, 2048 tokens, 4 × 4 sequences a step, 4 epochs, no warm-up
+/// or decay, a tenth for evaluation, no system messages). Its alpha is not published; here it equals the rank, a scale
+/// of 1. `quick`: shows in minutes whether the model learns from the data. `dpo`: the usual values for preference pairs
+/// over an adapter.
 ///
 /// # Errors
-/// No preset of this name.
+/// There is no preset of this name.
 pub fn preset(name: &str) -> Result<Map<String, Value>> {
     let value = match name {
         "barka" => json!({
@@ -90,7 +90,7 @@ pub fn preset(name: &str) -> Result<Map<String, Value>> {
 /// The fields of a TOML recipe.
 ///
 /// # Errors
-/// Text that is not TOML; the error says where.
+/// The text is not TOML; the error names the place.
 pub fn parse_toml(text: &str) -> Result<Map<String, Value>> {
     toml::from_str(text).map_err(|error| {
         TrainError::recipe("(the file)", "TOML", error.to_string().trim(), "write name = value on each line")
@@ -100,17 +100,17 @@ pub fn parse_toml(text: &str) -> Result<Map<String, Value>> {
 /// The fields of a YAML recipe.
 ///
 /// # Errors
-/// Text that is not YAML, or not name and value pairs.
+/// The text is not YAML, or not a mapping of names to values.
 pub fn parse_yaml(text: &str) -> Result<Map<String, Value>> {
     let parsed: Option<Map<String, Value>> = serde_yaml_ng::from_str(text)
         .map_err(|error| TrainError::recipe("(the file)", "YAML", error, "write name: value on each line"))?;
     Ok(parsed.unwrap_or_default())
 }
 
-/// One `name=value` from a command line. The value is read as JSON where it is JSON, as text otherwise.
+/// Parses one `name=value` from a command line. A value that is valid JSON is read as JSON, any other as text.
 ///
 /// # Errors
-/// Text without `=`.
+/// The text has no `=`.
 pub fn parse_assignment(text: &str) -> Result<(String, Value)> {
     let Some((name, value)) = text.split_once('=') else {
         return Err(TrainError::recipe("(a flag)", "name=value", text, "write for example rank=16"));
@@ -121,12 +121,12 @@ pub fn parse_assignment(text: &str) -> Result<(String, Value)> {
 }
 
 impl Recipe {
-    /// A recipe from layers, the later over the earlier, all over the preset that the last layer with a `preset` names.
-    /// Fields that exclude each other (`epochs` and `max_steps`, `warmup_steps` and `warmup_ratio`) replace each other
-    /// between layers.
+    /// Merges layers into a recipe, later ones over earlier ones, all over the preset that the last layer with a
+    /// `preset` names. Fields that exclude each other (`epochs` and `max_steps`, `warmup_steps` and `warmup_ratio`)
+    /// replace each other between layers.
     ///
     /// # Errors
-    /// An unknown name (with the nearest known one), a value of a wrong type, or whatever [`Recipe::validate`] refuses.
+    /// An unknown name (the error suggests the nearest), a value of a wrong type, or an error of [`Recipe::validate`].
     pub fn resolve(layers: impl IntoIterator<Item = Map<String, Value>>) -> Result<Self> {
         let layers = layers.into_iter().map(canonical).collect::<Result<Vec<_>>>()?;
         let named = layers.iter().rev().find_map(|layer| layer.get("preset"));
@@ -157,10 +157,10 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// A recipe from the text of a `.toml`, `.yaml` or `.yml` file and further layers (flags) over it.
+    /// A recipe from the text of a `.toml`, `.yaml` or `.yml` file, with further layers (flags) over it.
     ///
     /// # Errors
-    /// As [`Recipe::resolve`]; another ending.
+    /// As [`Recipe::resolve`], or another file extension.
     pub fn from_file(name: &str, text: &str, over: Map<String, Value>) -> Result<Self> {
         let fields = match name.rsplit('.').next() {
             Some("toml") => parse_toml(text)?,
@@ -185,8 +185,8 @@ impl Recipe {
     }
 }
 
-/// The fields under our names, numbers written as text turned into numbers. A name without a value says nothing, as in
-/// axolotl's files; it cannot take back what a preset says, since a written recipe could not say so.
+/// Resolves aliases and converts numbers written as text. A name without a value is ignored, as in axolotl's files; it
+/// does not reset a preset's value, because a saved recipe could not express that.
 fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
     let Value::Object(defaults) = serde_json::to_value(Recipe::default()).unwrap_or_default() else { return Ok(layer) };
     let mut out = Map::new();
@@ -227,7 +227,7 @@ fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
     Ok(out)
 }
 
-/// Fields that are numbers though their default may be absent.
+/// Fields that are numbers although their default may be absent.
 const NUMBERS: [&str; 26] = [
     "beta",
     "rank",
@@ -271,7 +271,7 @@ fn unknown<'a>(name: &str, value: &Value, known: impl Iterator<Item = &'a str>) 
     TrainError::recipe(name, "a known name", "an unknown one", remedy)
 }
 
-/// All fields at once; if that fails, one by one, to name the wrong one.
+/// Reads all fields at once; if that fails, one by one, to name the invalid one.
 fn read(fields: Map<String, Value>) -> Result<Recipe> {
     let error = match Recipe::deserialize(Value::Object(fields.clone())) {
         Ok(recipe) => return Ok(recipe),

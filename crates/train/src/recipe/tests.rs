@@ -1,4 +1,4 @@
-//! Recipes from every side, and the refusals.
+//! Recipes from every source, and those that are refused.
 
 use super::*;
 use serde_json::json;
@@ -47,7 +47,7 @@ fn presets_are_bases_that_later_layers_change() {
         assert!(Recipe::resolve([map(json!({"preset": name}))]).is_ok(), "{name}");
     }
     assert!(error(json!({"preset": "braka"})).contains("`barka`"));
-    // A name without a value says nothing; the recipe that a run writes is read again the same.
+    // A name without a value is ignored; a recipe survives being saved and read.
     let unsaid = Recipe::from_file("r.yaml", "preset: barka\nepochs:\nrank: ~\nbetas:", Map::new()).unwrap();
     assert_eq!(unsaid, barka);
     assert_eq!(Recipe::from_file("r.toml", &unsaid.to_toml(), Map::new()).unwrap(), unsaid);
@@ -134,7 +134,7 @@ fn targets_are_written_out_for_a_model() {
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
 
-    /// Any text is a recipe or an error; a recipe is written and read again the same.
+    /// Any text is a recipe or an error; a recipe survives being saved and read.
     #[test]
     fn hostile_texts_are_read_or_refused(lines in proptest::collection::vec("(rank|alpha|epochs|lr|learning_rate|target_modules|max_steps|preset|layers|rank_pattern|[a-z_]{1,9}) ?[=:] ?(-?[0-9]{1,20}|[0-9]e[0-9]{3}|nan|'[a-z*(\\[]{0,6}'|\\[[0-9, ]{0,8}\\]|\\{ ?\\}|true|.{0,6})", 0..5), toml: bool) {
         let name = if toml { "a.toml" } else { "a.yaml" };

@@ -1,9 +1,8 @@
-//! Examples to token ids, with a mark on every token that is trained.
+//! From examples to token ids, with a mark for every trained token.
 //!
-//! The choice: the model's own chat template renders the whole conversation, and where each assistant turn begins and
-//! ends is found by rendering prefixes of the conversation, so every template works without knowing it. Counting on `{%
-//! generation %}` marks lost (few templates have them), and so did searching for the roles' headers (every family
-//! spells them differently).
+//! The model's own chat template renders the whole conversation, and the assistant turns are located by rendering
+//! prefixes of it, so that any template works. Rejected: `{% generation %}` marks, because few templates have them, and
+//! searching for the roles' headers, because every model family spells them differently.
 
 mod spans;
 #[cfg(test)]
@@ -22,12 +21,12 @@ pub use view::dry_run;
 /// The label of a token that is not trained, as in transformers.
 pub const IGNORED: i32 = -100;
 
-/// Token ids and which of them are trained.
+/// Token ids, and which of them are trained.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tokens {
     /// Token ids \[T\].
     pub ids: Vec<u32>,
-    /// Whether each is learned \[T\]; the first never is, nothing predicts it.
+    /// Whether each token is trained \[T\]; the first never is, because no logits predict it.
     pub trained: Vec<bool>,
 }
 
@@ -38,7 +37,7 @@ impl Tokens {
         self.ids.iter().zip(&self.trained).map(|(id, trained)| if *trained { *id as i32 } else { IGNORED }).collect()
     }
 
-    /// Trained tokens.
+    /// Number of trained tokens.
     pub fn trained_count(&self) -> usize {
         self.trained.iter().filter(|t| **t).count()
     }
@@ -54,16 +53,16 @@ impl Tokens {
     }
 }
 
-/// What an example becomes.
+/// The tokens of an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rendered {
     /// One sequence.
     Sequence(Tokens),
-    /// A preference pair.
+    /// A preference pair, each side with the prompt.
     Pair {
-        /// Prompt and better answer.
+        /// Prompt and chosen answer.
         chosen: Tokens,
-        /// Prompt and worse answer.
+        /// Prompt and rejected answer.
         rejected: Tokens,
     },
 }
@@ -79,34 +78,34 @@ impl Rendered {
     }
 }
 
-/// A rendered example and what was done to it.
+/// A rendered example with the counts for the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The tokens, or why there are none.
+    /// The tokens, or the reason why the example is dropped.
     pub rendered: Result<Rendered, DropReason>,
-    /// Lengths before truncation.
+    /// Lengths of the sequences before truncation.
     pub lengths: Vec<usize>,
-    /// Whether any sequence was cut.
+    /// Whether any sequence was truncated.
     pub truncated: bool,
     /// Assistant turns that could not be located and are not trained.
     pub untrained_turns: u64,
 }
 
-/// How to render.
+/// Settings of the renderer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RenderOptions {
-    /// Tokens of a sequence at most.
+    /// Most tokens of a sequence.
     pub max_seq_length: usize,
-    /// Train the assistant's turns only.
+    /// Train on the assistant's turns only.
     pub mask_prompt: bool,
-    /// How far a turn is trained.
+    /// Where the trained part of a turn ends.
     pub turn_end: TurnEnd,
     /// Further variables of the template, such as `enable_thinking`.
     pub template_kwargs: Map<String, Value>,
 }
 
 impl RenderOptions {
-    /// What a recipe says.
+    /// The settings of a recipe.
     pub fn of(recipe: &Recipe) -> Self {
         Self {
             max_seq_length: recipe.max_seq_length,
@@ -126,7 +125,7 @@ pub struct Renderer {
 }
 
 impl Renderer {
-    /// A renderer. Without a template only plain texts can be rendered.
+    /// Makes a renderer. Without a template only plain texts can be rendered.
     pub fn new(tokenizer: Tokenizer, template: Option<ChatTemplate>, options: RenderOptions) -> Self {
         Self { tokenizer, template, options }
     }
@@ -136,10 +135,10 @@ impl Renderer {
         &self.tokenizer
     }
 
-    /// Tokens of an example, cut at the right to the maximal length.
+    /// Renders and tokenizes an example; sequences are truncated at the end to `max_seq_length`.
     ///
     /// # Errors
-    /// The template refuses the conversation or fails, or there is none.
+    /// The template refuses the conversation or fails, or a conversation has no template.
     pub fn render(&self, example: &Example) -> Result<Outcome, TextError> {
         let mut untrained_turns = 0;
         let mut conversation = |messages: &[Value], tools: &Option<Vec<Value>>, from: usize| {
@@ -167,7 +166,7 @@ impl Renderer {
         for tokens in &mut sequences {
             tokens.truncate(self.options.max_seq_length);
             if let Some(first) = tokens.trained.first_mut() {
-                *first = false; // no logits predict it
+                *first = false; // no logits predict the first token
             }
         }
         let rendered = if sequences.iter().any(|s| s.trained_count() == 0) {
@@ -183,7 +182,7 @@ impl Renderer {
         Outcome { rendered, lengths, truncated, untrained_turns }
     }
 
-    /// A text with the tokenizer's own beginning and its end-of-text token, all trained.
+    /// Tokenizes a plain text with the tokenizer's own bos and its end-of-text token, all trained.
     fn running_text(&self, text: &str) -> Result<Tokens, TextError> {
         let mut tokens = Tokens::default();
         tokens.push(&self.tokenizer.encode(text, true)?, true);
@@ -230,11 +229,11 @@ impl Renderer {
         Ok((tokens, found.missing))
     }
 
-    /// Ids of the text, trained inside the spans (ascending, not touching each other's characters).
+    /// Tokenizes the text; tokens inside the spans (ascending, disjoint) are trained.
     ///
-    /// Where the pieces encoded one by one give other ids than the whole (a token straddles a boundary, or the
-    /// tokenizer puts a space in front of every text), the whole wins as long as its tokens end where the spans do; it
-    /// is what the model sees when it generates.
+    /// Tokenizing the spans one by one can give other ids than tokenizing the whole text (a token crosses a boundary,
+    /// or the tokenizer puts a space before every text). Then the ids of the whole text are used, as long as token
+    /// boundaries fall on the span boundaries, because these are the ids that the model sees when it generates.
     fn encode(&self, text: &str, spans: &[Range<usize>]) -> Result<Tokens, TextError> {
         let whole = self.tokenizer.encode_chat(text)?;
         let mut pieces = Tokens::default();
@@ -265,7 +264,7 @@ impl Renderer {
         Ok(pieces)
     }
 
-    /// Takes what follows the last control token of each trained stretch out of training.
+    /// Removes the training marks after the last control token of each trained range.
     fn end_at_control_token(&self, tokens: &mut Tokens) {
         let ends_turn = |id: u32| self.tokenizer.is_special(id) || self.tokenizer.eos().contains(&id);
         let mut end = tokens.ids.len();

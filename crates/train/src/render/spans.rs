@@ -1,9 +1,9 @@
-//! Where the assistant's turns stand in a rendered conversation.
+//! Locates the assistant's turns in a rendered conversation.
 //!
-//! First by prefixes: a turn is what the template adds between "everything before, and the opening of an answer" and
-//! "everything up to and with the answer". Templates that render a turn differently once others follow (Qwen 3 takes
-//! reasoning out of earlier turns) break that; there the answer is replaced by a marker, and what stands around the
-//! marker tells where the turn is. A turn found by neither is not trained, and counted.
+//! First by prefixes: a turn is what the template adds between "everything before, with the opening of an answer" and
+//! "everything up to and including the answer". This fails for templates that render a turn differently once others
+//! follow (Qwen 3 removes reasoning from earlier turns); then the answer is replaced by a marker, and the text around
+//! the marker locates the turn. A turn found by neither is counted and not trained.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::data::role;
 
-/// The turns found, ascending, and how many were not.
+/// The located turns, ascending, and the number of turns not located.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Found {
     pub spans: Vec<Range<usize>>,
@@ -22,7 +22,7 @@ pub(super) struct Found {
 /// Renders messages, with or without the opening of an answer.
 type Render<'a> = &'a dyn Fn(&[Value], bool) -> Result<String, TextError>;
 
-/// The assistant's turns from message `from` on in `text`, which renders all messages.
+/// Locates the assistant's turns from message `from` on in `text`, the rendering of all messages.
 pub(super) fn assistant_spans(text: &str, messages: &[Value], from: usize, render: Render<'_>) -> Found {
     let mut found = Found::default();
     let mut position = 0;
@@ -39,7 +39,7 @@ pub(super) fn assistant_spans(text: &str, messages: &[Value], from: usize, rende
     found
 }
 
-/// From the opening of the answer to the end of the rendering that ends with it.
+/// The span from the opening of the answer to the end of the rendering that ends with it.
 fn by_prefix(text: &str, messages: &[Value], at: usize, render: Render<'_>) -> Option<Range<usize>> {
     let before = render(&messages[..at], true).ok()?;
     let last = at + 1 == messages.len();
@@ -51,7 +51,7 @@ fn by_prefix(text: &str, messages: &[Value], at: usize, render: Render<'_>) -> O
     (text.starts_with(&before) && before.len() < through).then_some(before.len()..through)
 }
 
-/// By what stands around a marker in the answer's place.
+/// The span between the texts around a marker that replaces the answer.
 fn by_marker(text: &str, messages: &[Value], at: usize, render: Render<'_>) -> Option<Range<usize>> {
     let marker = (0..).map(|n| format!("\u{F8F0}turn{n}\u{F8F1}")).find(|marker| !text.contains(marker.as_str()))?;
     let mut marked = messages.to_vec();
@@ -61,12 +61,12 @@ fn by_marker(text: &str, messages: &[Value], at: usize, render: Render<'_>) -> O
     if tail.contains(marker.as_str()) || !text.starts_with(head) || !text[head.len()..].ends_with(tail) {
         return None;
     }
-    // What the template adds after the answer, as it does when nothing follows.
+    // What the template adds after the answer when nothing follows.
     let alone = render(&marked[..=at], false).ok()?;
     let (_, closing) = alone.split_once(marker.as_str())?;
     let shared =
         closing.chars().zip(tail.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>();
-    // What opens the answer is given, not learned; what the template puts between that and the answer is learned.
+    // The header of the answer is not trained; what the template puts between header and answer is trained.
     let start = match (render(&messages[..at], true), render(&messages[..at], false)) {
         (Ok(open), _) if head.starts_with(&open) => open.len(),
         (Ok(open), Ok(closed)) => match open.strip_prefix(&closed).filter(|opening| !opening.is_empty()) {

@@ -1,4 +1,4 @@
-//! Labels against PEFT's fixtures, and the templates that are hard.
+//! Labels compared with PEFT's fixtures, and difficult templates.
 
 use super::*;
 use crate::testing::{lora_expected, text};
@@ -27,7 +27,7 @@ fn tokens(renderer: &Renderer, example: &Example) -> Tokens {
     }
 }
 
-/// The trained text, its stretches apart.
+/// The text of each trained range.
 fn trained(renderer: &Renderer, tokens: &Tokens) -> Vec<String> {
     let marked = dry_run(tokens, renderer.tokenizer(), false).unwrap();
     marked.split('⟦').skip(1).map(|part| part.split('⟧').next().unwrap().to_owned()).collect()
@@ -61,7 +61,7 @@ fn labels_are_those_of_the_fixtures() {
             );
             rendered.push(tokens);
         }
-        // The micro-batches are the samples two by two, padded at the right.
+        // The micro-batches are the samples in twos, padded on the right.
         for (number, batch) in expected["micro_batches"].as_array().unwrap().iter().enumerate() {
             for row in 0..2 {
                 let (tokens, labels) = (&rendered[2 * number + row], numbers(&batch["labels"][row]));

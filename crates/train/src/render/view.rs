@@ -1,4 +1,4 @@
-//! The dry run's view: what exactly will be trained, for the eye.
+//! The view of a dry run: shows exactly which tokens are trained.
 
 use std::fmt::Write;
 
@@ -9,11 +9,11 @@ use super::Tokens;
 const TRAINED: &str = "\u{1b}[32m";
 const RESET: &str = "\u{1b}[0m";
 
-/// A sequence as text, its trained tokens in green or, without colour, between ⟦ and ⟧. Control characters of the data
-/// are shown, not sent to the terminal.
+/// Shows a sequence as text, its trained tokens in green or, without colour, between ⟦ and ⟧. Control characters in the
+/// data are printed as visible symbols, so that they do not reach the terminal.
 ///
 /// # Errors
-/// Ids that the tokenizer cannot decode.
+/// The tokenizer cannot decode an id.
 pub fn dry_run(tokens: &Tokens, tokenizer: &Tokenizer, colour: bool) -> Result<String, TextError> {
     let mut out = String::new();
     let (open, close) = if colour { (TRAINED, RESET) } else { ("⟦", "⟧") };

@@ -1,4 +1,5 @@
-//! Around a run: what must be known of the base before it is loaded, the run's directory, and the result in it.
+//! The start and the end of a run: facts about the base before it is loaded, the run's directory, and writing the
+//! result.
 
 use std::path::{Path, PathBuf};
 
@@ -15,37 +16,37 @@ use crate::memory::{MemoryInputs, StateSpaceSizes, adapter_parameters};
 use crate::recipe::{Recipe, SaveDtype};
 use crate::scratch::INITIAL;
 
-/// The recipe of a run in its directory.
+/// File of the run's directory with its recipe.
 pub const RECIPE_FILE: &str = "recipe.toml";
 
-/// What a checkpoint's headers say.
+/// Facts about a base model from its headers.
 #[derive(Debug, Clone)]
 pub struct BaseInfo {
-    /// Sizes in its configuration.
+    /// Sizes from its configuration.
     pub sizes: Sizes,
-    /// Bytes on the device, in the format it is loaded in.
+    /// Bytes on the device, in the format in which it is loaded.
     pub base_bytes: u64,
-    /// The adapter's configuration, its targets written out.
+    /// The adapter's configuration with expanded targets.
     pub adapter: AdapterConfig,
     /// Rank, inputs and outputs of each pair.
     pub pairs: Vec<(usize, usize, usize)>,
-    /// All parameters of the checkpoint.
+    /// Number of parameters of the checkpoint.
     pub parameters: u64,
-    /// Numbers that they take where all of them are trained, padding included.
+    /// Numbers in the arena when all parameters are trained, padding included.
     pub arena: u64,
     /// Whether queries and keys are normalised.
     pub qk_norm: bool,
-    /// The state space beside attention, where there is one.
+    /// Widths of the Mamba-2 layers beside attention, where there are any.
     pub state_space: Option<StateSpaceSizes>,
-    /// Numbers that all layers remember besides keys and values.
+    /// Cached numbers of all layers other than keys and values.
     pub states: u64,
 }
 
 impl BaseInfo {
-    /// Reads headers only.
+    /// Reads only headers.
     ///
     /// # Errors
-    /// An architecture that is not known, or targets that it does not have.
+    /// The architecture is unknown, or it does not have the targets.
     pub fn of(checkpoint: &Checkpoint, recipe: &Recipe, policy: Option<&Policy>) -> Result<BaseInfo> {
         let unknown = |error: bayan_models::ModelError| {
             TrainError::recipe("model", "a model that can be opened", error, "see `bayan inspect`")
@@ -98,12 +99,12 @@ impl BaseInfo {
         })
     }
 
-    /// Parameters that are trained.
+    /// Number of trained parameters.
     pub fn trained_parameters(&self, recipe: &Recipe) -> u64 {
         if recipe.full { self.parameters } else { adapter_parameters(self.pairs.iter().copied()) }
     }
 
-    /// What the memory estimate needs.
+    /// The inputs of the memory estimate.
     pub fn memory_inputs<'a>(
         &'a self,
         recipe: &Recipe,
@@ -126,7 +127,7 @@ impl BaseInfo {
     }
 }
 
-/// The widths of the first layer's state space: they are the same in all.
+/// The widths of the first layer's Mamba-2; they are the same in all layers.
 fn state_space(checkpoint: &Checkpoint) -> Option<StateSpaceSizes> {
     let rows =
         |end: &str| checkpoint.tensors().iter().find(|tensor| tensor.name.ends_with(end))?.shape.first().copied();
@@ -135,13 +136,13 @@ fn state_space(checkpoint: &Checkpoint) -> Option<StateSpaceSizes> {
     Some(StateSpaceSizes { projection, mixed, inner: projection.saturating_sub(mixed.saturating_add(heads)) })
 }
 
-/// The module that a tensor is the weight of, if it is a linear layer's.
+/// The linear module whose weight this tensor is, if any.
 fn linear_name(tensor: &TensorEntry) -> Option<String> {
     let module = tensor.name.strip_suffix(".weight").filter(|_| tensor.shape.len() == 2)?;
     (!module.contains("embed")).then(|| module.to_owned())
 }
 
-/// Bytes of a checkpoint's tensors on a device; vectors are f32 there.
+/// Bytes of a checkpoint's tensors on a device, where vectors are f32.
 pub fn loaded_bytes(checkpoint: &Checkpoint, policy: Option<&Policy>) -> u64 {
     let format = |tensor: &TensorEntry| {
         if tensor.shape.len() == 2 { Some(tensor.loaded_format(policy)) } else { format_by_name("f32") }
@@ -156,11 +157,11 @@ pub fn loaded_bytes(checkpoint: &Checkpoint, policy: Option<&Policy>) -> u64 {
     checkpoint.tensors().iter().filter_map(bytes).fold(0, u64::saturating_add)
 }
 
-/// Makes the directory of a new run ready and puts the recipe there. What an earlier run left is removed with
-/// `overwrite`.
+/// Prepares the directory of a new run and writes the recipe into it. With `overwrite` the files of an earlier run are
+/// removed.
 ///
 /// # Errors
-/// A directory with an earlier run and no `overwrite`, or a refused file operation.
+/// The directory contains an earlier run and `overwrite` is not set, or a file operation was refused.
 pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result<()> {
     let ours = |name: &str| {
         [
@@ -199,11 +200,11 @@ pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result
     replace_file(&output.join(RECIPE_FILE), recipe.to_toml().as_bytes())
 }
 
-/// The newest checkpoint of a run, and whether it belongs to this recipe: what only moves logs, checkpoints and
+/// The newest checkpoint of a run, checked against this recipe: only fields that affect logs, checkpoints and
 /// evaluations may differ.
 ///
 /// # Errors
-/// A damaged checkpoint, or one of another recipe; the error names the first field.
+/// The checkpoint is damaged, or belongs to another recipe; the error names the first field that differs.
 pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
     const FREE: [&str; 13] = [
         "preset",
@@ -238,11 +239,11 @@ pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
     Ok(Some(resumed))
 }
 
-/// Puts the result where `--adapter` and PEFT find it: an adapter into `output` itself, all parameters as a checkpoint
-/// of these numbers into `output/model`, beside which the base's other files are copied.
+/// Writes the result where `--adapter` and PEFT expect it: an adapter into `output` itself; all parameters as a
+/// checkpoint with this number type into `output/model`, together with the base's other files.
 ///
 /// # Errors
-/// A refused file operation. An adapter is complete or not there: its configuration comes last.
+/// A file operation was refused. An adapter is complete or not recognized: its configuration is written last.
 pub fn write_result(
     output: &Path,
     weights: &TrainedWeights,
@@ -266,11 +267,11 @@ pub fn write_result(
     }
 }
 
-/// What stands beside the weights of a result that has all parameters: the configuration, for these numbers, and what
-/// travels with the base.
+/// The other files of a checkpoint with all parameters: the configuration, with this number type, and the base's
+/// tokenizer and side files.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A file cannot be read.
 pub async fn beside(checkpoint: &Checkpoint, save: SaveDtype) -> Result<Vec<(String, Vec<u8>)>> {
     let unread = |error| {
         TrainError::recipe("model", "tokenizer and templates that can be read", error, "restore the files of the base")

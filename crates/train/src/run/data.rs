@@ -1,4 +1,4 @@
-//! The data of a run: read, rendered, split, packed, and handed out as micro-batches.
+//! The data of a run: reading, rendering, splitting, packing, and making micro-batches.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::order::{Order, split_validation};
 use crate::recipe::Recipe;
 use crate::render::{Renderer, Tokens};
 
-/// Examples, or packs of several, by number.
+/// Training units by number: examples, or packs of several.
 #[derive(Debug, Clone)]
 pub struct Units {
     dataset: Dataset,
@@ -17,23 +17,23 @@ pub struct Units {
 }
 
 impl Units {
-    /// Units of a data set: one for each example, or with `pack` for each pack of at most so many tokens.
+    /// Makes units of a data set: one for each example, or with `pack` one for each pack of at most that many tokens.
     pub fn new(dataset: Dataset, pack: Option<usize>) -> Units {
         let packs = pack.map(|length| dataset.pack(length));
         Units { dataset, packs }
     }
 
-    /// Their number.
+    /// Number of units.
     pub fn len(&self) -> usize {
         self.packs.as_ref().map_or(self.dataset.len(), Vec::len)
     }
 
-    /// Whether there is none.
+    /// Whether there are no units.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The examples.
+    /// The data set.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
     }
@@ -46,12 +46,12 @@ impl Units {
         }
     }
 
-    /// A micro-batch of these units. Of a preference example both sequences, the chosen first.
+    /// The micro-batch of these units. A preference example contributes two sequences, the chosen one first.
     pub fn micro_batch(&self, units: &[usize]) -> MicroBatch {
         self.dataset.micro_batch(&self.sequences(units))
     }
 
-    /// The first `count` sequences, for the eye.
+    /// The first `count` sequences, for display.
     pub fn first(&self, count: usize) -> Vec<Tokens> {
         let sequence = |at: usize| {
             let (ids, trained) = self.dataset.sequence(at);
@@ -60,32 +60,32 @@ impl Units {
         (0..self.dataset.lengths().len().min(count)).map(sequence).collect()
     }
 
-    /// Units in order, `size` at a time.
+    /// The units in order, in batches of `size`.
     pub fn batches(&self, size: usize) -> Vec<Vec<usize>> {
         (0..self.len()).collect::<Vec<_>>().chunks(size.max(1)).map(<[usize]>::to_vec).collect()
     }
 }
 
-/// What a run trains and evaluates on.
+/// The training and evaluation data of a run.
 #[derive(Debug, Clone)]
 pub struct RunData {
-    /// To train on.
+    /// Training data.
     pub train: Units,
-    /// To evaluate on.
+    /// Evaluation data.
     pub valid: Option<Units>,
-    /// What became of the training rows (with those that were set aside for evaluation).
+    /// Counts of the training rows (including those set aside for evaluation).
     pub report: DataReport,
-    /// What became of the rows of evaluation files.
+    /// Counts of the rows of evaluation files.
     pub valid_report: Option<DataReport>,
-    /// The rows' shape.
+    /// The shape of the rows.
     pub shape: Option<Shape>,
 }
 
 impl RunData {
-    /// Reads what the recipe names. `on_row` is called with the counts after each row.
+    /// Reads the files that the recipe names. `on_row` is called with the counts after each row.
     ///
     /// # Errors
-    /// A file or a row that cannot be read, or nothing left to train on.
+    /// A file or row cannot be read, or no trained token is left.
     pub fn load(recipe: &Recipe, renderer: &Renderer, on_row: &mut dyn FnMut(&DataReport)) -> Result<RunData> {
         let Some(path) = &recipe.data else {
             return Err(crate::TrainError::recipe(
@@ -124,20 +124,20 @@ impl RunData {
         })
     }
 
-    /// A number that changes with any token of the data.
+    /// A hash that changes with any token of the data.
     pub fn fingerprint(&self) -> u64 {
         let valid = self.valid.as_ref().map_or(0, |units| units.dataset.fingerprint());
         self.train.dataset.fingerprint() ^ valid.rotate_left(1)
     }
 
-    /// The longest sequence.
+    /// Length of the longest sequence.
     pub fn longest(&self) -> usize {
         let sets = std::iter::once(&self.train).chain(&self.valid);
         sets.flat_map(|units| units.dataset.lengths()).max().unwrap_or(0)
     }
 
-    /// The micro-batch with the most tokens that the run will see in its first epochs, and the most trained tokens of
-    /// any, which may be another's: known since the order follows from the seed.
+    /// The micro-batch with the most tokens in the run's first epochs (at most 8), and the largest count of trained
+    /// tokens in any of their micro-batches, which may be another one. Both follow from the seed.
     pub fn largest_batch(&self, recipe: &Recipe, epochs: u64) -> (MicroBatch, usize) {
         let mut order = Order::new(self.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle);
         let (mut most, mut largest, mut trained) = (0, Vec::new(), 0);

@@ -1,8 +1,8 @@
-//! A run: data, steps, evaluations, checkpoints and logs, until it is done, stopped or not finite.
+//! A run: data, steps, evaluations, checkpoints and logs, until it is complete, stopped, or a value is not finite.
 //!
-//! The choice: the run is a loop over plain state that is saved whole between two steps, and tells what happens through
-//! one trait; the command line parses and prints, and a test or another front end drives the same loop. A run inside
-//! the command line lost: resuming could only be tested through a process.
+//! The run is a loop over plain state that is saved completely between two steps, and it reports events through one
+//! trait; the command line, a test or another front end can drive it. Rejected: the loop inside the command line,
+//! because resuming could then be tested only through a process.
 
 mod base;
 mod data;
@@ -25,20 +25,20 @@ use crate::recipe::{LossNormalization, Method, Recipe, RunPlan};
 pub use base::{BaseInfo, RECIPE_FILE, beside, prepare_output, resumable, write_result};
 pub use data::{RunData, Units};
 
-/// Checkpoints of a run that does not say how often.
+/// Number of checkpoints of a run whose recipe sets no interval.
 const CHECKPOINTS: u64 = 10;
 
-/// Something that ends a run.
+/// An error that ends a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// Data, recipe, files.
+    /// Data, recipe or files.
     #[error(transparent)]
     Train(#[from] TrainError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// NaN or infinity.
+    /// NaN or infinity in the loss or the gradients.
     #[error(
         "step {step}: {what} is not finite{}; training stopped. {}; lower learning_rate, raise warmup_steps, or set max_grad_norm",
         tensor.as_ref().map(|t| format!(", and neither is `{t}`")).unwrap_or_default(),
@@ -47,42 +47,42 @@ pub enum RunError {
     NotFinite {
         /// The optimizer step, from 0.
         step: u64,
-        /// The loss, or the norm of the gradients.
+        /// Which value is not finite: the loss, or the norm of the gradients.
         what: String,
-        /// The first tensor that is not finite.
+        /// The first tensor with such a value.
         tensor: Option<String>,
-        /// What can be resumed from.
+        /// The checkpoint to resume from.
         checkpoint: Option<PathBuf>,
     },
 }
 
-/// What happens in a run.
+/// An event of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Log-probabilities of the reference, computed in front of training.
+    /// Progress of computing the reference's log-probabilities before training.
     Reference {
         /// Batches done.
         done: usize,
-        /// Of so many.
+        /// Number of batches.
         total: usize,
     },
     /// An optimizer step was done.
     Step {
         /// Loss, learning rate, norm, speed, memory.
         entry: &'a LogEntry,
-        /// Whether it goes into the log.
+        /// Whether the step was logged.
         logged: bool,
         /// Steps of the whole run.
         total_steps: u64,
-        /// Until the end, at the speed so far.
+        /// Estimated remaining time.
         left: Duration,
     },
-    /// Batches of an evaluation.
+    /// Progress of an evaluation.
     Evaluating {
         /// Batches done.
         done: usize,
-        /// Of so many.
+        /// Number of batches.
         total: usize,
     },
     /// An evaluation was done.
@@ -101,12 +101,12 @@ pub enum Event<'a> {
     },
 }
 
-/// Is told what happens, and may end the run.
+/// Receives the events of a run, and may stop it.
 pub trait Observer {
-    /// Something happened.
+    /// Called on each event.
     fn event(&mut self, event: Event<'_>);
 
-    /// Whether to save a checkpoint and stop; asked after each step.
+    /// Whether to save a checkpoint and stop; called after each step.
     fn stop(&mut self) -> bool {
         false
     }
@@ -115,20 +115,20 @@ pub trait Observer {
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// All steps are done.
+    /// All steps were done.
     Done,
-    /// Evaluations did not become better.
+    /// The evaluation loss stopped improving.
     EarlyStopped,
-    /// The observer asked for it; it can be resumed.
+    /// The observer stopped the run; it can be resumed.
     Interrupted,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ended {
-    /// Why.
+    /// Why the run ended.
     pub end: End,
-    /// Optimizer steps done, those before a resumption included.
+    /// Optimizer steps done, including those before a resumption.
     pub steps: u64,
     /// Training tokens seen.
     pub tokens: u64,
@@ -136,23 +136,23 @@ pub struct Ended {
     pub elapsed: Duration,
     /// Loss of the last step.
     pub loss: Option<f64>,
-    /// Best evaluation: the number of steps before it, and its loss.
+    /// Best evaluation: the number of steps before it and its loss.
     pub best: Option<(u64, f64)>,
-    /// The steps after which the resulting weights were saved.
+    /// The number of steps after which the resulting weights were saved.
     pub weights_of_step: u64,
-    /// The weights to keep: the best ones with `keep_best`, otherwise the last.
+    /// The resulting weights: the best with `keep_best`, otherwise the last.
     pub weights: TrainedWeights,
 }
 
-/// A run that is ready to begin.
+/// A run that can be started.
 pub struct Run<'a> {
-    /// Its choices.
+    /// Its recipe.
     pub recipe: &'a Recipe,
     /// Its data.
     pub data: &'a RunData,
-    /// Where checkpoints and logs go.
+    /// Directory of checkpoints and logs.
     pub output: PathBuf,
-    /// Stands above the plot.
+    /// Heading of the plot.
     pub title: String,
 }
 
@@ -163,7 +163,7 @@ struct State<'a> {
     order: Order,
     checkpoints: Checkpoints,
     log: RunLog,
-    /// DPO: log-probabilities of the reference for every training example, where they are computed in front.
+    /// DPO: the reference's log-probabilities of every training example, if computed before training.
     reference: Option<Vec<[f32; 2]>>,
     started: Instant,
     steps_here: u64,
@@ -172,23 +172,23 @@ struct State<'a> {
 }
 
 impl Run<'_> {
-    /// How long it is.
+    /// The length of the run.
     pub fn plan(&self) -> RunPlan {
         self.recipe.plan(self.data.train.len())
     }
 
-    /// Epochs, a begun one included.
+    /// Number of epochs, including an incomplete one.
     pub fn epochs(&self) -> u64 {
         let plan = self.plan();
         plan.total_steps.div_ceil(plan.steps_per_epoch.max(1))
     }
 
-    /// Trains from the beginning, or from what was saved. The trainer begins with the weights that a new run begins
-    /// with.
+    /// Trains from the beginning, or continues from a checkpoint. The trainer must have the initial weights of a new
+    /// run.
     ///
     /// # Errors
-    /// Data or a checkpoint that does not belong to this recipe, a device or a disk that fails, or a loss that is not
-    /// finite; the last checkpoint is then as it was.
+    /// Data or a checkpoint that does not belong to this recipe, a failure of the device or the disk, or a loss that is
+    /// not finite; the last checkpoint is then unchanged.
     pub async fn go(
         &self,
         trainer: &mut Trainer,
@@ -211,7 +211,7 @@ impl Run<'_> {
             Order::new(self.data.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle).resumed(state.position);
         let log = RunLog::open(&self.output, state.step)?;
         let checkpoints = Checkpoints::new(&self.output, recipe.keep_last);
-        // The largest step first: what does not fit the device fails now and not after an hour.
+        // The largest step first: a run that does not fit the device fails now and not after an hour.
         let (largest, trained) = self.data.largest_batch(recipe, self.epochs());
         trainer.reserve(&largest, trained, recipe.method == Method::Dpo)?;
         let saved = Some(state.step).filter(|step| *step > 0);
@@ -235,14 +235,14 @@ impl Run<'_> {
             running.started = Instant::now();
         }
         let ended = running.all(trainer, observer).await;
-        // Also what a failed run logged is worth looking at.
+        // Plot the log of a failed run too.
         let plotted = running.log.plot(&self.title);
         let ended = ended?;
         plotted?;
         Ok(ended)
     }
 
-    /// Whether a checkpoint belongs to this run.
+    /// Checks that a checkpoint belongs to this run.
     fn check(&self, resumed: &Resumed) -> Result<(), TrainError> {
         if resumed.state.data_fingerprint != self.data.fingerprint() {
             let (expected, remedy) =
@@ -298,7 +298,7 @@ impl State<'_> {
         Ok(Ended { end, steps, tokens, elapsed: self.started.elapsed(), loss, best, weights_of_step, weights })
     }
 
-    /// One optimizer step.
+    /// Runs one optimizer step.
     async fn step(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<f64, RunError> {
         let recipe = self.run.recipe;
         let step = self.state.step;
@@ -325,7 +325,7 @@ impl State<'_> {
             };
             match updated {
                 Ok(Some(done)) => break done,
-                // Skipped: the same again with a lower loss scale, the same dropout and noise included.
+                // The update was skipped: repeat it with the lower loss scale and the same dropout and noise.
                 Ok(None) => *trainer.micro_steps() = micro_steps,
                 Err(error) => return Err(self.failed(trainer, error).await),
             }
@@ -362,7 +362,7 @@ impl State<'_> {
         position.epoch as f64 + position.taken as f64 / self.run.data.train.len().max(1) as f64
     }
 
-    /// The loss of a step's micro-batches, and their tokens; the gradients are added.
+    /// Accumulates the gradients of a step's micro-batches; returns the loss and the number of tokens.
     async fn supervised(&self, trainer: &mut Trainer, batches: &[Batch]) -> Result<(f64, usize), EngineError> {
         let train = &self.run.data.train;
         let batches: Vec<_> = batches.iter().map(|batch| train.micro_batch(&batch.examples)).collect();
@@ -378,7 +378,7 @@ impl State<'_> {
         Ok((loss, batches.iter().map(|batch| batch.ids.len()).sum()))
     }
 
-    /// As [`State::supervised`], for pairs.
+    /// As [`State::supervised`], for preference pairs.
     async fn preferred(
         &self,
         trainer: &mut Trainer,
@@ -404,7 +404,7 @@ impl State<'_> {
         Ok((loss, tokens))
     }
 
-    /// Evaluates. Gives whether the loss is the best so far, and whether patience is at its end.
+    /// Evaluates. Returns whether the loss is the best so far, and whether the patience is exhausted.
     async fn evaluate(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<(bool, bool), RunError> {
         let recipe = self.run.recipe;
         let Some(valid) = &self.run.data.valid else { return Ok((false, false)) };
@@ -446,7 +446,7 @@ impl State<'_> {
         Ok(())
     }
 
-    /// Names the tensor, where the trouble is one that is not finite.
+    /// Adds the name of the tensor to an error about a value that is not finite.
     async fn failed(&self, trainer: &Trainer, error: EngineError) -> RunError {
         let EngineError::NotFinite { what } = error else { return error.into() };
         let tensor = trainer.not_finite().await.ok().flatten();

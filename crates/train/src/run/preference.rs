@@ -1,10 +1,10 @@
-//! What preference runs add: the reference's log-probabilities, and losses without gradients.
+//! Preference runs: the reference's log-probabilities, and the evaluation loss of pairs.
 
 use super::{Event, Observer, RunError, Units};
 use crate::MicroBatch;
 use crate::engine::{EngineError, Trainer};
 
-/// Log-probabilities of every example under the base alone (chosen, rejected).
+/// Log-probabilities (chosen, rejected) of every example under the base model alone.
 pub(super) async fn reference(
     trainer: &mut Trainer,
     units: &Units,
@@ -20,7 +20,7 @@ pub(super) async fn reference(
     Ok(all)
 }
 
-/// Margins β (Δ − Δref) of pairs, counted.
+/// Statistics of the pairs' margins β (Δ − Δref).
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pairs: usize,
@@ -36,7 +36,7 @@ impl Tally {
         self.sum += margin;
     }
 
-    /// The part of the pairs with a margin above 0, and the mean margin.
+    /// The fraction of pairs with a margin above 0, and the mean margin.
     pub fn means(&self) -> (Option<f64>, Option<f64>) {
         let over = |value: f64| (self.pairs > 0).then(|| value / self.pairs as f64);
         (over(self.right as f64), over(self.sum))

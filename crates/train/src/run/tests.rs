@@ -1,4 +1,5 @@
-//! Whole runs on a small model: stopped and resumed to the bit, stopped by infinity, best weights kept, preferences.
+//! Whole runs on a small model: stopping and resuming bit for bit, values that are not finite, best weights,
+//! preferences.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -27,7 +28,7 @@ fn recipe(more: &str) -> Recipe {
     Recipe::from_file("r.toml", &text, serde_json::Map::new()).expect("a recipe")
 }
 
-/// `count` sequences of different lengths; what comes next can be learned.
+/// `count` sequences of different lengths with predictable next tokens.
 fn dataset(count: usize, longest: usize) -> Dataset {
     let sequence = |n: usize| {
         let len = longest / 2 + n * 5 % (longest / 2 + 1);
@@ -39,7 +40,7 @@ fn dataset(count: usize, longest: usize) -> Dataset {
     Dataset::from_sequences(&(0..count).map(sequence).collect::<Vec<_>>())
 }
 
-/// Long sequences of which little is trained, and shorter ones of which everything is.
+/// Long sequences with few trained tokens, and shorter ones with only trained tokens.
 fn uneven(count: usize, longest: usize) -> Dataset {
     let sequence = |n: usize| {
         let len = if n.is_multiple_of(2) { longest } else { longest * 3 / 4 };
@@ -62,7 +63,7 @@ fn data(valid: usize) -> RunData {
     }
 }
 
-/// Notes losses, and stops after so many steps.
+/// Records losses, and stops after a given number of steps.
 #[derive(Default)]
 struct Notes {
     losses: Vec<(u64, u64)>,
@@ -88,7 +89,7 @@ impl Observer for Notes {
     }
 }
 
-/// A loss scale that runs with f16 tiles have to come down from.
+/// A loss scale at which f16 tiles overflow, so that a run must lower it.
 const HIGH: f64 = 67_108_864.0;
 
 fn trainer(gpu: &Gpu, checkpoint: &Checkpoint, recipe: &Recipe) -> Trainer {
@@ -184,7 +185,7 @@ fn a_run_in_f16_goes_on_with_its_loss_scale() {
     assert!(skipped > 0 && scale == HIGH / 2f64.powi(skipped as i32), "{scale}, {skipped} skipped");
     let saved = Checkpoints::new(&parts, 2).read(3).unwrap().state.loss_scale.expect("a saved scale");
     assert_eq!((saved.scale, saved.skipped_updates), (scale, skipped));
-    // A scale that is none, in a file that somebody changed.
+    // An invalid loss scale in an edited file.
     let state = parts.join("checkpoint-3/trainer_state.json");
     let text = std::fs::read_to_string(&state).unwrap().replace(&format!("\"scale\": {scale:?}"), "\"scale\": 3.5");
     std::fs::write(&state, text).unwrap();
@@ -209,7 +210,7 @@ fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
     let resumed = go(&gpu, &recipe, &data, &parts, &mut notes).unwrap();
     assert_eq!(notes.losses, whole.losses);
     assert!(resumed.weights == ended.weights, "the weights are the same to the bit");
-    // What comes out is an ordinary checkpoint with the tensors of the base.
+    // The result is an ordinary checkpoint with the base's tensors.
     let base = checkpoint("llama3_gqa");
     let result = write_result(
         &parts,
@@ -243,7 +244,7 @@ fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
 fn infinity_stops_the_run_and_names_what_and_where() {
     let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
     let recipe = recipe("max_steps = 9\nwarmup_steps = 4\nmax_grad_norm = 0\nsave_every = 1");
-    // Beyond what a recipe allows: the first step has rate 0, the second throws the weights far away.
+    // A learning rate beyond what recipes allow: the first step has rate 0, the second makes the weights huge.
     let recipe = Recipe { learning_rate: 1e30, ..recipe };
     let mut notes = Notes::default();
     let Err(error) = go(&gpu, &recipe, &data(0), place.path(), &mut notes) else {
@@ -264,7 +265,7 @@ fn the_best_weights_are_kept_and_patience_ends() {
     let mut recipe = recipe(
         "max_steps = 40\neval_every = 1\nval_split = 1\nkeep_best = true\nearly_stopping_patience = 2\nlr_scheduler = \"constant\"",
     );
-    // Far too fast: the first evaluation is the best for a while.
+    // The learning rate is far too high: the first evaluation stays the best for a while.
     recipe.learning_rate = 0.5;
     let mut notes = Notes::default();
     let ended = go(&gpu, &recipe, &data(2), place.path(), &mut notes).unwrap();

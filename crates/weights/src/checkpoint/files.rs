@@ -11,10 +11,10 @@ use std::rc::Rc;
 
 const MAX_SHARDS: usize = 10_000;
 
-/// Which files hold the weights; the first of these kinds that is there.
+/// The files that hold the weights: the first of these kinds that exists.
 pub(super) enum Container {
     Safetensors(String),
-    /// The index.
+    /// The text of the index.
     Shards(String),
     Torch(String),
     TorchShards(String),
@@ -44,7 +44,7 @@ impl Container {
     }
 }
 
-/// Collects tensors over the files of a checkpoint.
+/// Collects the tensors of a checkpoint's files.
 #[derive(Default)]
 pub(super) struct Builder {
     pub(super) tensors: Vec<TensorEntry>,
@@ -52,7 +52,7 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// Adds one file's arrays, joined into tensors.
+    /// Adds the arrays of one file, joined into tensors.
     pub(super) fn add(&mut self, file: &str, header: Header) -> Result<(), WeightsError> {
         let shared: Rc<str> = file.into();
         let described = match header.metadata.get(METADATA_KEY) {
@@ -117,7 +117,7 @@ fn parse_description(file: &str, json: &str) -> Result<BTreeMap<String, Describe
     Ok(description.tensors)
 }
 
-/// The planes of one described tensor, taken out of `arrays`.
+/// Joins the planes of one described tensor, which are removed from `arrays`.
 fn join_planes(
     file: &Rc<str>,
     name: String,
@@ -171,7 +171,7 @@ pub(super) fn parse_json<T: serde::de::DeserializeOwned>(file: &str, text: &str)
     serde_json::from_str(text).map_err(|error| WeightsError::malformed(file, format!("not the expected JSON: {error}")))
 }
 
-/// Exactly `length` bytes, whatever the source does.
+/// Reads exactly `length` bytes, or fails.
 pub(crate) async fn read_exact(
     source: &dyn Source,
     file: &str,
@@ -226,7 +226,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Every shard's header, held against the index in both directions.
+/// Reads every shard's header; the index must name exactly the tensors of the shards.
 pub(super) async fn read_shards(
     source: &dyn Source,
     index_file: &str,
@@ -270,7 +270,7 @@ pub(super) async fn read_shards(
     Ok(())
 }
 
-/// Every shard of a PyTorch checkpoint; each tensor must be where the index says.
+/// Reads every shard of a PyTorch checkpoint; each tensor must be in the file that the index names.
 pub(super) async fn read_torch_shards(
     source: &dyn Source,
     index_file: &str,
@@ -298,7 +298,7 @@ pub(super) async fn read_torch_shards(
     }
 }
 
-/// The error for a place without safetensors, according to what is there instead.
+/// The error for a directory without safetensors, depending on what else it contains.
 fn no_weights(source: &dyn Source, wanted: &str) -> WeightsError {
     let files = source.list();
     let first = |suffixes: &[&str]| files.iter().find(|file| suffixes.iter().any(|suffix| file.ends_with(suffix)));
@@ -312,7 +312,7 @@ fn no_weights(source: &dyn Source, wanted: &str) -> WeightsError {
     }
 }
 
-/// The error for weights in a container that is not read, by file name.
+/// The error for weights in an unsupported container, by file name.
 pub(crate) fn unsupported_file(file: &str) -> WeightsError {
     let remedy = "such files can run code when loaded; convert it with transformers: model.save_pretrained(directory, safe_serialization=True)";
     WeightsError::Unsupported { what: format!("{file} (a PyTorch pickle)"), remedy: remedy.to_owned() }

@@ -1,4 +1,4 @@
-//! A checkpoint as a set of named tensors: configuration, headers, and where every byte lies.
+//! A checkpoint as a set of named tensors: configuration, headers, and the place of every byte.
 //!
 //! # The files
 //!
@@ -14,9 +14,10 @@
 //! {"version": 1, "tensors": {"model.layers.0.mlp.up_proj.weight": {"format": "q4_0", "shape": [224, 128]}}}
 //! ```
 //!
-//! where `shape` is logical, before `K` is padded. All planes of a tensor stand in one file. `config.json` repeats the
-//! choice under `quantization_config` (`"quant_method": "bayan"`) so that other programs refuse the checkpoint by name.
-//! Guessing from the suffixes lost: a dense tensor may be called `….scales`, and the logical `K` would be unknown.
+//! where `shape` is logical, before `K` is padded. All planes of a tensor are in one file. `config.json` repeats the
+//! format under `quantization_config` (`"quant_method": "bayan"`), so that other programs refuse the checkpoint by
+//! name. Rejected: guessing from the suffixes, because a dense tensor may be named `….scales`, and the logical `K`
+//! would be unknown.
 
 mod files;
 
@@ -47,7 +48,7 @@ pub enum Stored {
     Dense(Dtype),
     /// The planes of a quantized format.
     Planes(&'static dyn Format),
-    /// The form of another program.
+    /// A form of another program.
     Foreign(Foreign),
 }
 
@@ -75,7 +76,7 @@ pub struct TensorEntry {
     pub file: Rc<str>,
     /// Offset in that file of each plane; one for a dense tensor, none for a foreign one.
     pub offsets: Vec<u64>,
-    /// Reads the rows where they do not simply stand at the offsets.
+    /// Reads the rows of a tensor whose stored bytes need conversion.
     pub(crate) reader: Option<Rc<dyn RowReader>>,
 }
 
@@ -113,10 +114,10 @@ impl TensorEntry {
         (0..self.offsets.len()).map(|plane| self.row_bytes(plane) * self.rows() as u64).sum()
     }
 
-    /// The format it takes when it is loaded: its own, for dense ones what the policy says, by default f32 or f16.
+    /// The format in which the tensor is loaded: dense tensors take the policy's format, by default f32 or f16.
     ///
-    /// What is quantized already stays as it is, but where the policy wants plain numbers of what another program
-    /// quantized, or fewer bits than 8.
+    /// A quantized tensor keeps its format. The policy applies to tensors quantized by another program only where it
+    /// asks for a dense format, or for fewer bits than a native format of 8 or more bits.
     pub fn loaded_format(&self, policy: Option<&Policy>) -> &'static dyn Format {
         let wanted = policy.map(|policy| policy.format_for(&self.name, &self.shape));
         match (self.stored, wanted) {
@@ -133,8 +134,8 @@ impl TensorEntry {
         }
     }
 
-    /// How many rows to ask for at a time so that they take about `bytes` in `format`; a multiple of the format's row
-    /// alignment, at least one aligned group.
+    /// The number of rows that take about `bytes` in `format`: a multiple of the format's row alignment, at least one
+    /// aligned group.
     pub fn rows_per_chunk(&self, format: &dyn Format, bytes: usize) -> usize {
         let planes = format.planes().len();
         let row: u64 = (0..planes).map(|plane| format.row_bytes(plane, self.k())).sum();
@@ -162,7 +163,8 @@ impl std::fmt::Debug for Checkpoint {
     }
 }
 
-/// In `config.json`: GPT-2's `Conv1D` matrices have been turned to [outputs, inputs], as quantization needs them.
+/// Key of `config.json`: GPT-2's `Conv1D` matrices have been transposed to [outputs, inputs], as quantization needs
+/// them.
 pub(crate) const TURNED_KEY: &str = "transposed_conv1d";
 
 /// Whether a checkpoint of this configuration stores matrices as GPT-2's `Conv1D`: [inputs, outputs].
@@ -174,7 +176,8 @@ pub fn stores_transposed(config: &serde_json::Value) -> bool {
 impl Checkpoint {
     /// Opens a model: `config.json` and `model.safetensors` or its shards.
     ///
-    /// Also a GGUF file: the one that the source was opened for, or the only one of a place without safetensors.
+    /// This includes a GGUF file: the one that the source was opened for, or the only one in a directory without
+    /// safetensors.
     pub async fn open(source: Rc<dyn Source>) -> Result<Self, WeightsError> {
         let Some(file) = crate::gguf::find(source.as_ref()).await? else {
             return Self::open_as(source, "config.json", "model").await;
@@ -185,7 +188,7 @@ impl Checkpoint {
         Ok(Self { source: opened.source, config: opened.config, tensors: builder.tensors, by_name: builder.by_name })
     }
 
-    /// Opens a checkpoint under other names: `open_as(source, "adapter_config.json", "adapter_model")` reads a PEFT
+    /// Opens a checkpoint with other file names: `open_as(source, "adapter_config.json", "adapter_model")` reads a PEFT
     /// adapter.
     pub async fn open_as(source: Rc<dyn Source>, config: &str, stem: &str) -> Result<Self, WeightsError> {
         let kind = Container::find(source.as_ref(), stem).await?;
@@ -222,7 +225,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// Where the bytes come from.
+    /// The source of the bytes.
     pub fn source(&self) -> &Rc<dyn Source> {
         &self.source
     }
@@ -248,8 +251,8 @@ impl Checkpoint {
         })
     }
 
-    /// Whether a tensor is a matrix stored as [inputs, outputs], as GPT-2's `Conv1D` has them: rows of the others are
-    /// outputs.
+    /// Whether a tensor is a matrix stored as [inputs, outputs], as GPT-2's `Conv1D` is; all other matrices are stored
+    /// as [outputs, inputs].
     pub fn is_transposed(&self, entry: &TensorEntry) -> bool {
         let modules = [".c_attn.weight", ".c_proj.weight", ".c_fc.weight", ".c_fc2.weight"];
         entry.shape.len() == 2
@@ -273,7 +276,8 @@ impl Checkpoint {
     }
 }
 
-/// Up to three names with the least edit distance to `name`; common names in big checkpoints differ in a layer number.
+/// Up to three names with the least edit distance to `name`; names of large checkpoints often differ only in a layer
+/// number.
 fn near_names(name: &str, tensors: &[TensorEntry]) -> Vec<String> {
     let mut scored: Vec<(usize, &str)> =
         tensors.iter().take(20_000).map(|t| (distance(name, &t.name), t.name.as_str())).collect();

@@ -1,5 +1,4 @@
-//! Checkpoints in directories of the local file system: the one place of this crate that touches files (not in the
-//! browser).
+//! Checkpoints in local directories: the only module of this crate that uses the file system (not in the browser).
 
 mod quantize;
 mod writer;
@@ -17,22 +16,22 @@ use std::rc::Rc;
 pub use quantize::{Progress, Report, TensorReport, copy_side_files, quantize_checkpoint, side_files};
 pub use writer::{CheckpointWriter, TensorPlan, WriteOptions};
 
-/// The files of one directory, read at positions; names with separators or `..` are refused.
+/// The files of one directory, read at any offset; names with separators or `..` are refused.
 #[derive(Debug)]
 pub struct DirectorySource {
     path: PathBuf,
-    /// The file in it that was named.
+    /// The file that the user named, if the path was a file.
     main: Option<String>,
     open: RefCell<HashMap<String, Rc<File>>>,
 }
 
-/// Open files kept for the next read; more shards than this are closed and opened again.
+/// Most files kept open for the next read; when one more is needed, all are closed and opened again on demand.
 const MAX_OPEN_FILES: usize = 64;
 
 impl DirectorySource {
-    /// The directory at `path`, or the GGUF file there and its other parts.
+    /// Opens the directory at `path`, or the GGUF file there with its other parts.
     ///
-    /// Errors that say what to do: a path that does not exist (a hub name, perhaps), or a single file of another kind.
+    /// Errors, each with a remedy: the path does not exist (it may be a hub name), or is a single file of another kind.
     pub fn new(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
         let shown = path.display().to_string();
@@ -142,7 +141,7 @@ impl Source for DirectorySource {
     }
 }
 
-/// `organisation/name`, relative, of the characters hubs allow.
+/// Whether a path looks like `organisation/name`: relative, with the characters that hubs allow.
 fn looks_like_hub_name(path: &Path) -> bool {
     let Some(text) = path.to_str() else { return false };
     let parts: Vec<&str> = text.split('/').collect();

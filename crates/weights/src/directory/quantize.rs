@@ -9,7 +9,7 @@ use crate::source::Source;
 use serde_json::Value;
 use std::path::Path;
 
-/// Files that travel with the weights: what a tokenizer, a chat and a licence need.
+/// Files copied with the weights: tokenizer, chat template and licence.
 const SIDE_FILES: &[&str] = &[
     "generation_config.json",
     "tokenizer.json",
@@ -29,43 +29,43 @@ const SIDE_FILES: &[&str] = &[
     "USE_POLICY.md",
 ];
 const MAX_SIDE_BYTES: u64 = 256 << 20;
-/// Rows are read so that they take about this many bytes as f32.
+/// Rows are read in chunks of about this many bytes as f32.
 const CHUNK_BYTES: usize = 4 << 20;
-/// Of a matrix that is turned, this many: the whole tensor is read for each part.
+/// Chunk size for a matrix that is transposed: each chunk reads the whole tensor.
 const TURNED_BYTES: usize = 64 << 20;
 
-/// How far a quantization is.
+/// Progress of a quantization.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// The tensor at work; rows of it have just been written.
+    /// The current tensor; some of its rows have just been written.
     pub tensor: &'a str,
-    /// Weights done so far, over all tensors.
+    /// Weights done so far, in all tensors.
     pub weights_done: u64,
-    /// Weights of all tensors.
+    /// Number of weights of all tensors.
     pub weights_total: u64,
 }
 
-/// What became of one tensor.
+/// The result for one tensor.
 #[derive(Clone, Debug)]
 pub struct TensorReport {
     /// Its name.
     pub name: String,
-    /// The format it is stored in now.
+    /// The format in which it is now stored.
     pub format: &'static dyn Format,
     /// Number of weights.
     pub weights: u64,
-    /// Bytes it takes now.
+    /// Stored bytes.
     pub size_bytes: u64,
-    /// Root of (squared error / squared weights), against the weights read; 0 for exact.
+    /// Root of (squared error / squared weights) relative to the weights read; 0 when exact.
     pub relative_error: f64,
 }
 
-/// What became of a checkpoint.
+/// The result of a quantization.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Every tensor, in file order.
     pub tensors: Vec<TensorReport>,
-    /// Tensors that hold no weights (integer buffers) and were left out.
+    /// Tensors that hold no weights (integer buffers) and were not written.
     pub skipped: Vec<String>,
 }
 
@@ -88,8 +88,8 @@ impl Report {
 
 /// Writes `checkpoint` to the new directory `out_dir` in the formats of `policy`, with its tokenizer and configuration.
 ///
-/// Tensors already in the wanted format are copied; matrices stored [in, out] are turned for formats of blocks, and
-/// `config.json` says so. Errors: those of reading and writing; a checkpoint quantized by another program.
+/// Tensors already in the wanted format are copied; matrices stored as [in, out] are transposed for block formats, and
+/// `config.json` records that. Errors: those of reading and writing, or a checkpoint quantized by another program.
 pub async fn quantize_checkpoint(
     checkpoint: &Checkpoint,
     out_dir: impl AsRef<Path>,
@@ -99,7 +99,7 @@ pub async fn quantize_checkpoint(
 ) -> Result<Report, WeightsError> {
     let out_dir = out_dir.as_ref();
     check_checkpoint(checkpoint, out_dir)?;
-    // Blocks go along the inputs, so that matrices stored [in, out] are turned when there are blocks.
+    // Blocks lie along the inputs, so matrices stored as [in, out] must be transposed for block formats.
     let turn = !policy.linear.is_dense() && checkpoint.tensors().iter().any(|entry| checkpoint.is_transposed(entry));
     let mut report = Report::default();
     let mut plans = Vec::new();
@@ -198,9 +198,9 @@ fn write_config(checkpoint: &Checkpoint, turned: bool, writer: &mut CheckpointWr
     writer.write_file("config.json", format!("{config:#}\n").as_bytes())
 }
 
-/// Copies what travels with the weights: tokenizer, templates, licences.
+/// Copies the side files: tokenizer, templates, licences.
 ///
-/// Errors: a file that cannot be read or written, or is far too large.
+/// Errors: a file cannot be read or written, or is too large.
 pub async fn copy_side_files(checkpoint: &Checkpoint, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
     for (file, bytes) in side_files(checkpoint.source().as_ref()).await? {
         writer.write_file(file, &bytes)?;
@@ -208,9 +208,9 @@ pub async fn copy_side_files(checkpoint: &Checkpoint, writer: &mut CheckpointWri
     Ok(())
 }
 
-/// What travels with the weights, by name: tokenizer, templates, licences.
+/// The side files by name: tokenizer, templates, licences.
 ///
-/// Errors: a file that cannot be read, or is far too large.
+/// Errors: a file cannot be read, or is too large.
 pub async fn side_files(source: &dyn Source) -> Result<Vec<(&'static str, Vec<u8>)>, WeightsError> {
     let mut found = Vec::new();
     for file in SIDE_FILES {

@@ -1,10 +1,10 @@
-//! Writing a checkpoint so that it is either complete or absent.
+//! Writes a checkpoint that is either complete or absent.
 //!
-//! The tensors are declared first, because a safetensors header stands before the data; then rows stream in, in order,
-//! and each plane's bytes go to their place in the shard. Everything is written into a hidden sibling directory and
-//! renamed into place by [`CheckpointWriter::finish`]; a writer that is dropped before removes it, so a full disk costs
-//! nothing but the message. Writing planes to separate temporary files and joining them lost: twice the disk space and
-//! traffic.
+//! The tensors are declared first, because a safetensors header precedes the data; then rows are written in order, and
+//! the bytes of each plane go to their offset in the shard. All files are written into a hidden sibling directory that
+//! [`CheckpointWriter::finish`] renames; a writer that is dropped earlier removes it, so that a failure such as a full
+//! disk leaves nothing behind. Rejected: writing planes to temporary files and joining them, because it takes twice the
+//! disk space and traffic.
 
 use super::io_error;
 use crate::checkpoint::{METADATA_KEY, METADATA_VERSION};
@@ -27,7 +27,7 @@ pub struct TensorPlan {
     pub name: String,
     /// Logical shape, outermost first; quantized formats need at least one dimension.
     pub shape: Vec<usize>,
-    /// The format it will come in.
+    /// The format of its rows.
     pub format: &'static dyn Format,
 }
 
@@ -49,25 +49,25 @@ impl TensorPlan {
     }
 }
 
-/// How to write.
+/// Options of a writer.
 #[derive(Clone, Debug)]
 pub struct WriteOptions {
-    /// Shards are closed before they exceed this (a larger single tensor gets a shard of its own).
+    /// A shard is closed before it exceeds this size; a larger single tensor gets its own shard.
     pub max_shard_bytes: u64,
     /// Whether an existing checkpoint directory may be replaced.
     pub overwrite: bool,
-    /// Weights are called `<stem>.safetensors`.
+    /// Weight files are named `<stem>.safetensors`.
     pub stem: String,
 }
 
 impl Default for WriteOptions {
-    /// Shards of 2 GB, which every browser store and file system takes; no overwriting; `model`.
+    /// Shards of 2 GB, which every browser store and file system supports; no overwriting; `model`.
     fn default() -> Self {
         Self { max_shard_bytes: 2_000_000_000, overwrite: false, stem: "model".to_owned() }
     }
 }
 
-/// Where one tensor goes.
+/// The place of one tensor.
 #[derive(Debug)]
 struct Placed {
     plan: TensorPlan,
@@ -85,7 +85,7 @@ pub struct CheckpointWriter {
     stem: String,
     shard_names: Vec<String>,
     placed: Vec<Placed>,
-    /// The tensor being written, and how many of its rows are there.
+    /// The tensor that is being written, and how many of its rows are written.
     current: usize,
     rows_done: usize,
     file: Option<(usize, File)>,
@@ -95,10 +95,10 @@ pub struct CheckpointWriter {
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
 impl CheckpointWriter {
-    /// Begins a checkpoint at `directory` with these tensors, in this order.
+    /// Starts a checkpoint at `directory` with these tensors, in this order.
     ///
-    /// Errors: a directory that exists and is not empty (unless `overwrite` and it is a checkpoint), repeated or
-    /// clashing names, a refused file operation.
+    /// Errors: the directory exists and is not empty (unless `overwrite` is set and it is a checkpoint), names repeat
+    /// or clash, or a file operation was refused.
     pub fn create(
         directory: impl AsRef<Path>,
         tensors: Vec<TensorPlan>,
@@ -135,7 +135,7 @@ impl CheckpointWriter {
         Ok(writer)
     }
 
-    /// Cuts the tensors into shards, writes every header, and reserves every length.
+    /// Divides the tensors into shards, writes every header, and sets the length of every file.
     fn lay_out(&mut self, tensors: Vec<TensorPlan>, max_shard_bytes: u64) -> Result<(), WeightsError> {
         let mut shards: Vec<Vec<TensorPlan>> = vec![Vec::new()];
         let mut filled = 0u64;
@@ -180,7 +180,7 @@ impl CheckpointWriter {
 
     /// Appends rows to the tensor `name`, which must be the next unfinished one.
     ///
-    /// Errors: another tensor, format, width or more rows than declared; a refused write.
+    /// Errors: another tensor, format or width, more rows than declared, or a refused write.
     pub fn write(&mut self, name: &str, planes: &Planes) -> Result<(), WeightsError> {
         let Some(placed) = self.placed.get(self.current) else {
             return Err(request(
@@ -225,7 +225,7 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Moves on from tensors that have all their rows.
+    /// Advances past tensors that have all their rows.
     fn skip_empty(&mut self) {
         while let Some(placed) = self.placed.get(self.current)
             && self.rows_done >= placed.plan.rows()
@@ -245,7 +245,7 @@ impl CheckpointWriter {
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| io_error("write", &path, source))
     }
 
-    /// What belongs under `quantization_config` in `config.json`; `None` when every tensor is dense.
+    /// The `quantization_config` for `config.json`; `None` when every tensor is dense.
     pub fn quantization_config(&self) -> Option<Value> {
         let mut formats: BTreeMap<&str, u64> = BTreeMap::new();
         for placed in self.placed.iter().filter(|placed| !placed.plan.format.is_dense()) {
@@ -259,7 +259,8 @@ impl CheckpointWriter {
 
     /// Completes the checkpoint: index, flush to disk, rename into place.
     ///
-    /// Errors: rows missing, a refused operation; then the old directory is as it was and the partial one is removed.
+    /// Errors: rows are missing, or a file operation was refused; the old directory is then unchanged and the partial
+    /// one is removed.
     pub fn finish(mut self) -> Result<(), WeightsError> {
         if let Some(placed) = self.placed.get(self.current) {
             return Err(request(
@@ -298,7 +299,7 @@ impl CheckpointWriter {
     }
 
     fn move_into_place(&self) -> Result<(), WeightsError> {
-        check_target(&self.target, self.overwrite)?; // it may have appeared meanwhile
+        check_target(&self.target, self.overwrite)?; // another process may have created it meanwhile
         let rename = |from: &Path, to: &Path| fs::rename(from, to).map_err(|source| io_error("rename", from, source));
         if !self.target.exists() {
             return rename(&self.partial, &self.target);
@@ -356,8 +357,8 @@ fn metadata_of(plans: &[TensorPlan]) -> BTreeMap<String, String> {
     metadata
 }
 
-/// Names must be unique among tensors and among stored arrays, shapes must have a last dimension where there are
-/// blocks.
+/// Checks that names are unique among tensors and among stored arrays, and that tensors of block formats have a last
+/// dimension.
 fn check_names(tensors: &[TensorPlan]) -> Result<(), WeightsError> {
     let mut seen = HashSet::new();
     for plan in tensors {
@@ -373,8 +374,8 @@ fn check_names(tensors: &[TensorPlan]) -> Result<(), WeightsError> {
     Ok(())
 }
 
-/// Whether `target` may be created or replaced. Only what is plainly a checkpoint is ever replaced: files beside a
-/// config, no directories inside.
+/// Checks that `target` may be created or replaced. Only a directory that is certainly a checkpoint is replaced: it has
+/// only files, among them a config.
 fn check_target(target: &Path, overwrite: bool) -> Result<(), WeightsError> {
     let refuse = |why: &str| WeightsError::Unsupported {
         what: format!("writing a checkpoint to {}: {why}", target.display()),

@@ -7,7 +7,7 @@ pub(super) const BLOCK: usize = 32;
 pub(super) const SUPER: usize = 256;
 const LANES: usize = 8;
 const STEPS: f32 = 63.0;
-/// Below this f16 is subnormal with fewer than 6 significant bits: a poor unit for 63 steps.
+/// Below this f16 is subnormal with fewer than 6 significant bits: too coarse a unit for 63 steps.
 const LEAST_UNIT: f32 = 1.0 / 262_144.0;
 
 /// weight = scale · q − min.
@@ -42,7 +42,7 @@ impl Affine {
     }
 }
 
-/// Weighted sums over a block for codes on one grid.
+/// Weighted sums over a block for the codes of one grid.
 #[derive(Default)]
 struct Sums {
     q: f32,
@@ -81,7 +81,7 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
         linear += weight * value;
         square += weight * value * value;
     }
-    // The best scale and minimum for the codes on a grid, and their error.
+    // The best scale and minimum for the codes of a grid, and their error.
     let fit = |grid: Affine| -> Option<(Affine, f32)> {
         let s = sums(values, weights, grid, top);
         let determinant = total * s.qq - s.q * s.q;
@@ -103,7 +103,7 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
             (best, *best_error) = (grid, error);
         }
     };
-    // Where inputs count differently the smallest weights need not be reached either.
+    // With importance the range need not include the smallest weights either.
     let lows: &[f32] = if is_weighed(weights) { &[1.0, 0.92, 0.84, 0.76] } else { &[1.0] };
     for factor in lows {
         for step in -8..=11 {
@@ -116,7 +116,7 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
     best
 }
 
-/// Whether some columns count more than others.
+/// Whether the columns have different importance.
 fn is_weighed(weights: &[f32; BLOCK]) -> bool {
     weights.iter().any(|weight| *weight != weights[0])
 }

@@ -1,6 +1,6 @@
 //! Dense 16-bit floats, rounded to nearest even: two weights to a 32-bit word, `unpack2x16float` in WGSL.
 //!
-//! BF16 checkpoints become f16: mantissa grows, range shrinks, and a weight beyond 65504 is an error rather than
+//! BF16 checkpoints become f16: the mantissa grows, the range shrinks, and a weight beyond 65504 is an error instead of
 //! infinity.
 
 use super::{BlockTypes, Codes, Format, PlaneSpec, Unrepresentable, halves_to_f32, push_halves};

@@ -1,4 +1,4 @@
-//! Dense 32-bit floats: norms, biases, and the exact reference for every other format.
+//! Dense 32-bit floats: used for norms and biases, and the exact reference of every other format.
 
 use super::{BlockTypes, Codes, Format, PlaneSpec, Unrepresentable};
 use crate::dtype::Dtype;

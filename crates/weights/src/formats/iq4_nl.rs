@@ -1,11 +1,12 @@
-//! 4-bit groups of 32 on 16 uneven levels, close to each other near zero where most weights are: llama.cpp's IQ4_NL.
+//! 4-bit groups of 32 on 16 unevenly spaced levels, denser near zero, where most weights are: llama.cpp's IQ4_NL.
 //!
 //! | plane | per 32 weights | content |
 //! | --- | --- | --- |
 //! | codes | 16 bytes | byte j: low nibble q\[j\], high nibble q\[j + 16\]; one `vec4<u32>` |
 //! | scales | 2 bytes | f16 d, of either sign |
 //!
-//! weight = d · LEVELS\[q\], q in 0..=15. No level is zero: a zero beside large weights becomes a small number.
+//! weight = d · LEVELS\[q\], q in 0..=15. No level is zero: a zero in a block with large weights becomes a small
+//! number.
 
 use super::search::{Grid, best_scale, block_weights, invert};
 use super::{
@@ -20,10 +21,10 @@ pub struct Iq4Nl;
 
 const BLOCK: usize = 32;
 
-/// The levels of llama.cpp's IQ4 types, which are part of those files' format.
+/// The levels of llama.cpp's IQ4 types, which are part of its file format.
 pub(crate) const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// The middle between each level and the next.
+/// The midpoint between each level and the next.
 const MIDDLES: [f32; 15] = {
     let (mut middles, mut i) = ([0.0; 15], 0);
     while i < 15 {
@@ -41,7 +42,7 @@ fn code(x: f32) -> u8 {
 struct Uneven;
 
 impl Grid for Uneven {
-    /// A sum of steps instead of a look-up, which compilers turn into vector code.
+    /// A sum of comparisons instead of a table look-up, so that compilers vectorize it.
     #[inline(always)]
     fn nearest(self, x: f32) -> f32 {
         let mut level = f32::from(LEVELS[0]);
@@ -55,7 +56,8 @@ impl Grid for Uneven {
         f32::from(LEVELS[0])
     }
 
-    /// Both signs of the scale: the levels are not symmetric, and on normal weights that takes 1.5 % off the error.
+    /// Both signs of the scale: the levels are not symmetric, and trying both reduces the error on normal weights by
+    /// 1.5 %.
     fn ends(self) -> impl Iterator<Item = f32> {
         let near = |level: i8, outwards: f32| (-3..=4).map(move |step| f32::from(level) + outwards * step as f32);
         near(LEVELS[0], -5.0).chain(near(LEVELS[15], 5.0))
@@ -91,7 +93,7 @@ impl Format for Iq4Nl {
     }
 
     fn block_types(&self) -> BlockTypes {
-        // IQ4_XS has the same levels, and for each block of 32 an integer of 6 bits times an f16 as its scale.
+        // IQ4_XS has the same levels; the scale of each block is a 6-bit integer times an f16.
         BlockTypes { read: &[BlockType::IQ4_NL, BlockType::IQ4_XS], written: BlockType::IQ4_NL }
     }
 

@@ -1,4 +1,4 @@
-//! Numbers in planes: f16 and codes of 4 bits as bytes, and back.
+//! Conversion of f16 numbers and 4-bit codes to and from bytes of planes.
 
 use half::slice::HalfFloatSliceExt;
 
@@ -9,8 +9,8 @@ pub(crate) fn half_at(plane: &[u8], i: usize) -> f32 {
     half::f16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]).to_f32()
 }
 
-/// Little-endian f16 bytes to `f32`, a stack buffer at a time so that the processor's own conversion is used where it
-/// has one.
+/// Little-endian f16 bytes to `f32`, through a stack buffer so that the processor's conversion instruction is used if
+/// there is one.
 pub(crate) fn halves_to_f32(bytes: &[u8], out: &mut [f32]) {
     let mut halves = [half::f16::ZERO; 256];
     for (bytes, out) in bytes.chunks(512).zip(out.chunks_mut(256)) {
@@ -22,7 +22,7 @@ pub(crate) fn halves_to_f32(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// `values` rounded to f16 and appended; the index of the first that overflows otherwise.
+/// Appends `values` rounded to f16; fails with the index of the first that overflows.
 pub(crate) fn push_halves(values: &[f32], plane: &mut Vec<u8>) -> Result<(), usize> {
     let mut halves = [half::f16::ZERO; 256];
     for (number, values) in values.chunks(256).enumerate() {
@@ -56,7 +56,7 @@ pub(crate) fn round_half(value: f32) -> Option<f32> {
     rounded.is_finite().then_some(rounded)
 }
 
-/// The value of the largest magnitude, with its index: the one to blame when a scale overflows.
+/// The value of the largest magnitude, with its index: it is reported when a scale overflows.
 pub(crate) fn peak_of(values: &[f32]) -> Unrepresentable {
     let mut peak = Unrepresentable { index: 0, value: 0.0 };
     for (index, &value) in values.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Rows of a tensor in a format: quantized, kept as planes, and taken back.
+//! Rows of a tensor in a format: quantizing, storing as planes, dequantizing.
 
 use super::{Format, Unrepresentable};
 
@@ -11,21 +11,21 @@ pub struct Planes {
     pub rows: usize,
     /// Logical weights per row; each row takes `format.padded(k)`.
     pub k: usize,
-    /// One byte array per plane, `[rows][K / block]`, without padding at the end. A last odd row of f16 scales may
-    /// leave a length that is not a multiple of 4: see [`Format::rows_alignment`] and [`Planes::pad_to_words`].
+    /// One byte array per plane, `[rows][K / block]`, not padded at the end. An odd number of rows of f16 scales may
+    /// have a length that is not a multiple of 4: see [`Format::rows_alignment`] and [`Planes::pad_to_words`].
     pub bytes: Vec<Vec<u8>>,
 }
 
-/// Fewer values than this are quantized where they are: starting threads would take longer.
+/// Fewer values than this are quantized on the calling thread: starting threads would take longer.
 const THREADED_VALUES: usize = 1 << 17;
 
-/// Threads to quantize with.
+/// Number of quantizer threads.
 #[cfg(not(target_arch = "wasm32"))]
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// A browser's engine has one.
+/// WebAssembly has one thread.
 #[cfg(target_arch = "wasm32")]
 fn threads() -> usize {
     1
@@ -37,9 +37,9 @@ impl Planes {
         Self { format, rows: 0, k, bytes: vec![Vec::new(); format.planes().len()] }
     }
 
-    /// Quantizes `values` `[rows, k]` and appends them, many rows on every core of the machine. `importance` is `[k]`.
+    /// Quantizes `values` `[rows, k]` and appends them; many rows use every core of the machine. `importance` is `[k]`.
     ///
-    /// Errors: the flat index within `values` of a value that does not fit.
+    /// Errors: the index in `values` of a value that the format cannot represent.
     pub fn push_rows(&mut self, values: &[f32], importance: Option<&[f32]>) -> Result<(), Unrepresentable> {
         assert!(self.k > 0 && values.len().is_multiple_of(self.k), "values must be whole rows of {}", self.k);
         let rows = values.len() / self.k;
@@ -119,8 +119,8 @@ impl Planes {
         out
     }
 
-    /// Appends zero bytes so that every plane is a whole number of 4-byte words, as GPU copies want. Do this on the
-    /// last piece of a tensor only.
+    /// Appends zero bytes so that every plane is a whole number of 4-byte words, as GPU copies require. Only for the
+    /// last piece of a tensor.
     pub fn pad_to_words(&mut self) {
         for bytes in &mut self.bytes {
             bytes.resize(bytes.len().next_multiple_of(4), 0);

@@ -1,5 +1,5 @@
-//! 4-bit groups of 32 with a minimum: the default 4-bit format, 13 % less error than q4_0 on normal weights, 27 % on
-//! heavy tails, for half a bit more.
+//! 4-bit groups of 32 with a minimum: the default 4-bit format. Its error is 13 % less than that of q4_0 on normal
+//! weights and 27 % less on heavy tails, for half a bit more.
 //!
 //! | plane | per 32 weights | content |
 //! | --- | --- | --- |
@@ -9,9 +9,9 @@
 //! weight = d · q − m, q in 0..=15.
 //!
 //! As in GGUF's Q4_K, the d and m of up to 8 consecutive groups (256 weights; the last of a row may have fewer) are
-//! 6-bit multiples of two f16 numbers, so such files map in up to the f16 rounding of the products, and a compact scale
-//! plane of 4.5 bits a weight can be added without quantizing again. Only where those numbers are so small that f16
-//! holds fewer than 6 bits of them do the groups keep scales of their own.
+//! 6-bit multiples of two f16 numbers. Such files are therefore read without change but for the f16 rounding of the
+//! products, and a compact scale plane of 4.5 bits a weight can be added without quantizing again. Groups keep
+//! independent scales only where those two numbers are so small that f16 holds fewer than 6 bits of them.
 
 use super::affine::{BLOCK, SUPER, shared_grids};
 use super::search::block_weights;
@@ -109,7 +109,7 @@ impl Format for Q4K {
         Ok(())
     }
 
-    /// Q4_1 adds its minimum.
+    /// Q4_1 adds its minimum instead of subtracting it.
     fn write_block(&self, parts: &[&[u8]], out: &mut Vec<u8>) {
         let (codes, scales) = (parts[0], parts[1]);
         out.extend_from_slice(&[scales[0], scales[1], scales[2], scales[3] ^ 0x80]);

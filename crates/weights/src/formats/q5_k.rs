@@ -1,15 +1,15 @@
-//! 5-bit groups of 32 with a minimum: between q4_k and q6_k, and what GGUF's Q5_0, Q5_1 and Q5_K become.
+//! 5-bit groups of 32 with a minimum: between q4_k and q6_k; GGUF's Q5_0, Q5_1 and Q5_K are read as this format.
 //!
 //! | plane | per 32 weights | content |
 //! | --- | --- | --- |
 //! | codes | 16 bytes | low 4 bits: byte j: low nibble of q\[j\], high nibble of q\[j + 16\]; one `vec4<u32>` |
-//! | highs | 4 bytes | high bit: one u32; that of q\[16·h + 4·i + b\] stands at bit 8·b + 4·h + i |
+//! | highs | 4 bytes | high bit: one u32; that of q\[16·h + 4·i + b\] is at bit 8·b + 4·h + i |
 //! | scales | 4 bytes | f16 d (low half of the u32), f16 m |
 //!
 //! weight = d · q − m, q in 0..=31.
 //!
-//! Scales and minima are found as those of q4_k. The high bits are arranged so that four codes come out as four bytes
-//! of a word: `(codes[i] & 0x0f0f0f0fu) | (((highs >> (4u * h + i)) & 0x01010101u) << 4u)`.
+//! Scales and minima are found as in q4_k. The high bits are arranged so that four codes are unpacked at once as the
+//! four bytes of a word: `(codes[i] & 0x0f0f0f0fu) | (((highs >> (4u * h + i)) & 0x01010101u) << 4u)`.
 
 use super::affine::{BLOCK, SUPER, shared_grids};
 use super::search::block_weights;
@@ -111,7 +111,7 @@ impl Format for Q5K {
         Ok(())
     }
 
-    /// Q5_1 adds its minimum, and has the high bit of code j at bit j.
+    /// Q5_1 adds its minimum instead of subtracting it, and stores the high bit of code j at bit j.
     fn write_block(&self, parts: &[&[u8]], out: &mut Vec<u8>) {
         let (codes, highs, scales) = (parts[0], parts[1], parts[2]);
         out.extend_from_slice(&[scales[0], scales[1], scales[2], scales[3] ^ 0x80]);
@@ -126,7 +126,7 @@ impl Format for Q5K {
     }
 }
 
-/// Where the high bit of code `j` stands.
+/// The position of the high bit of code `j`.
 fn high_bit(j: usize) -> usize {
     8 * (j % 4) + 4 * (j / 16) + j % 16 / 4
 }

@@ -1,22 +1,22 @@
-//! 6-bit symmetric groups of 16: for embeddings and output heads beside q4_k, where 4 bits cost visible quality.
+//! 6-bit symmetric groups of 16: for embeddings and output heads beside q4_k, where 4 bits visibly reduce quality.
 //!
 //! | plane | per 32 weights | content |
 //! | --- | --- | --- |
 //! | codes | 16 bytes | low 4 bits: byte j: low nibble of q\[j\], high nibble of q\[j + 16\]; one `vec4<u32>` |
-//! | highs | 8 bytes | high 2 bits: two u32; q\[16·h + 4·i + b\] stands in word h at bit 8·b + 2·i |
+//! | highs | 8 bytes | high 2 bits: two u32; q\[16·h + 4·i + b\] is in word h at bit 8·b + 2·i |
 //! | scales | 4 bytes | f16 of weights 0..16 (low half of the u32), f16 of weights 16..32 |
 //!
 //! weight = d · (q − 32), q in 0..=63.
 //!
-//! The high bits are arranged so that four codes come out as four bytes of a word at once, for i in 0..4:
+//! The high bits are arranged so that four codes are unpacked at once as the four bytes of a word, for i in 0..4:
 //!
 //! ```wgsl
 //! let first  = (codes\[i\] & 0x0f0f0f0fu)         | (((highs\[0\] >> (2u * i)) & 0x03030303u) << 4u); // weights 4i ..
 //! let second = ((codes\[i\] >> 4u) & 0x0f0f0f0fu) | (((highs\[1\] >> (2u * i)) & 0x03030303u) << 4u); // weights 16 + 4i ..
 //! ```
 //!
-//! Scales are free f16 numbers. GGUF's Q6_K, one f16 times an 8-bit integer per 16 weights, maps in by multiplying; as
-//! the plane holds f16 anyway, restricting our own quantizer to such products would only add error.
+//! Scales are independent f16 numbers. GGUF's Q6_K scale, one f16 times an 8-bit integer per 16 weights, is multiplied
+//! out when read; as the plane holds f16 anyway, restricting our own quantizer to such products would only add error.
 
 use super::search::{Levels, best_scale, block_weights, code, invert};
 use super::{
@@ -70,7 +70,7 @@ impl Format for Q6K {
     }
 
     fn block_types(&self) -> BlockTypes {
-        // Q6_K's own scales are an f16 times 8 bits: coarser than these.
+        // Q6_K's own scales, an f16 times 8 bits, are coarser than these.
         BlockTypes { read: &[BlockType::Q6_K, BlockType::Q3_K], written: BlockType::F16 }
     }
 

@@ -81,7 +81,7 @@ impl Format for Q8_0 {
     }
 
     fn push_block(&self, codes: &[i8; 32], scales: [(f32, f32); 2], planes: &mut [Vec<u8>]) -> Result<(), f32> {
-        // Zeros need no scale, whatever it is.
+        // If all codes are zero the scale is not needed, whatever it is.
         let scale = if codes.iter().all(|&code| code == 0) { 0.0 } else { scales[0].0 };
         let scale = round_half(scale).ok_or(scale)?;
         planes[0].extend(codes.map(|code| code as u8));

@@ -1,10 +1,10 @@
-//! The search for a block's scale that the symmetric formats share.
+//! The search for a block's scale, shared by the symmetric formats.
 //!
-//! Rounding to the grid that just covers the largest weight (the plain method) spends the grid on one outlier. Here
-//! some twenty grids around that one are tried; for each the codes are fixed by rounding and the best scale for those
-//! codes has the closed form `Σ i·w·q / Σ i·q²`, with error `Σ i·w² − (Σ i·w·q)² / Σ i·q²`. The largest last term wins.
-//! Rejected for integer levels: both signs of the scale, because they take twice the time for 0.1 % less error in 4
-//! bits on normal weights (2.5 % in 6 bits).
+//! The plain method rounds to the grid that just covers the largest weight, so that one outlier determines the grid.
+//! Here some twenty grids around that one are tried; for each the codes are fixed by rounding and the best scale for
+//! those codes has the closed form `Σ i·w·q / Σ i·q²`, with error `Σ i·w² − (Σ i·w·q)² / Σ i·q²`. The grid with the
+//! largest last term is chosen. Rejected for integer levels: both signs of the scale, because they take twice the time
+//! for 0.1 % less error in 4 bits on normal weights (2.5 % in 6 bits).
 
 use super::round_half;
 
@@ -13,10 +13,10 @@ pub(crate) trait Grid: Copy {
     /// The level nearest to `x`.
     fn nearest(self, x: f32) -> f32;
 
-    /// The level that the plain method gives to the largest weight.
+    /// The level that the plain method assigns to the largest weight.
     fn plain(self) -> f32;
 
-    /// Where the search puts the largest weight, in units of the scale: near the levels at the ends.
+    /// The levels at or near the ends at which the search places the largest weight, in units of the scale.
     fn ends(self) -> impl Iterator<Item = f32>;
 }
 
@@ -42,10 +42,10 @@ impl Grid for Levels {
     }
 }
 
-/// Independent sums, so that the compiler can use vector registers without reordering floats on its own.
+/// Independent partial sums, so that the compiler can use vector registers without reordering float additions.
 const LANES: usize = 8;
 
-/// Nearest integer, ties to even, for |x| < 2^22: two additions that every target vectorises.
+/// Nearest integer, ties to even, for |x| < 2^22: two additions, which vectorize on every target.
 #[inline(always)]
 pub(crate) fn nearest(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 · 2^23
@@ -65,7 +65,7 @@ pub(crate) fn code(value: f32, inverse: f32, levels: Levels) -> f32 {
     levels.nearest(value * inverse)
 }
 
-/// `1 / scale`, with 0 for 0, so that a block of zeros gets zero codes.
+/// `1 / scale`, or 0 for 0, so that a block of zeros gets zero codes.
 #[inline(always)]
 pub(crate) fn invert(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
@@ -100,8 +100,8 @@ fn error<const N: usize>(values: &[f32; N], weights: &[f32; N], scale: f32, grid
     sum.iter().sum()
 }
 
-/// The f16 scale (as f32, of either sign) with the least weighted squared error among the candidates; never worse than
-/// the plain one. `None` when the scale overflows f16. `N` is a multiple of 8.
+/// The f16 scale (as f32, of either sign) with the least weighted squared error of all candidates; never worse than the
+/// plain one. `None` when the scale overflows f16. `N` is a multiple of 8.
 pub(crate) fn best_scale<const N: usize>(values: &[f32; N], weights: &[f32; N], grid: impl Grid) -> Option<f32> {
     let peak = signed_peak(values);
     if peak == 0.0 {
@@ -131,7 +131,7 @@ fn signed_peak<const N: usize>(values: &[f32; N]) -> f32 {
     if -low > high { low } else { high }
 }
 
-/// The columns' weights for the block at `start`, all 1 without importance.
+/// The importance of the columns of the block at `start`; all 1 without importance.
 #[inline(always)]
 pub(crate) fn block_weights<const N: usize>(importance: Option<&[f32]>, start: usize) -> [f32; N] {
     importance.and_then(|all| all.get(start..start + N)?.try_into().ok()).unwrap_or([1.0; N])

@@ -1,9 +1,9 @@
-//! Tests of every line of the table: round trips, error against the plain method, odd sizes, extremes.
+//! Tests of every format: round trips, error compared with the plain method, odd sizes, extremes.
 
 use super::*;
 use proptest::prelude::*;
 
-/// A fixed pseudo-random sequence (xorshift), so that failures repeat.
+/// A fixed pseudo-random sequence (xorshift), so that failures are reproducible.
 struct Random(u64);
 
 impl Random {
@@ -19,7 +19,7 @@ impl Random {
         (-2.0 * a.ln()).sqrt() * (std::f32::consts::TAU * b).cos()
     }
 
-    /// Student's t with 3 degrees of freedom: a few weights far out, as in trained models.
+    /// Student's t with 3 degrees of freedom: a few outliers, as in trained models.
     fn heavy(&mut self) -> f32 {
         let chi: f32 = (0..3).map(|_| self.normal().powi(2)).sum();
         self.normal() / (chi / 3.0).sqrt()
@@ -137,7 +137,7 @@ fn formats_say_what_is_true_of_them() {
         let packed = format.wgsl().is_some_and(|text| text.contains("fn packed32("));
         assert!(packed || format.is_dense(), "{name}: packed32");
     }
-    // From exact to smallest, and every type that is read becomes one format.
+    // Formats are sorted from exact to smallest, and every type that is read belongs to one format.
     assert!(FORMATS.is_sorted_by(|a, b| a.bits_per_weight() >= b.bits_per_weight()));
     for kind in BlockType::ALL {
         let readers: Vec<&str> =
@@ -146,8 +146,8 @@ fn formats_say_what_is_true_of_them() {
     }
 }
 
-/// Relative root-mean-square error on normal, uniform and heavy rows; the search must beat the plain method by the
-/// format's factor.
+/// Relative root-mean-square error on normal, uniform and heavy-tailed rows; it must be below the plain method's error
+/// times the format's factor.
 #[test]
 fn errors_are_bounded_and_below_the_plain_method() {
     for format in FORMATS {
@@ -164,7 +164,7 @@ fn errors_are_bounded_and_below_the_plain_method() {
     }
 }
 
-/// What 6-bit steps for scale and minimum cost against free f16 numbers in the same plane.
+/// The extra error of 6-bit steps for scale and minimum compared with independent f16 numbers in the same plane.
 #[test]
 fn q4_k_steps_cost_little() {
     for (name, of) in DISTRIBUTIONS {
@@ -182,7 +182,8 @@ fn q4_k_steps_cost_little() {
     }
 }
 
-/// Values already on a format's grid come back exactly: codes, nibble order, high bits and signs are where they belong.
+/// Values already on a format's grid are reproduced exactly: codes, nibble order, high bits and signs are in their
+/// places.
 #[test]
 fn grid_values_round_trip_exactly() {
     for format in FORMATS {
@@ -204,7 +205,7 @@ fn grid_values_round_trip_exactly() {
     }
 }
 
-/// Quantizing what was dequantized changes nothing that a kernel would see by more than the f16 rounding of a scale.
+/// Quantizing dequantized weights again changes them only by the f16 rounding of a scale.
 #[test]
 fn a_second_pass_is_stable() {
     for format in FORMATS {
@@ -257,7 +258,7 @@ fn zeros_and_tiny_values_give_no_nan() {
         spike[200] = -3.0;
         let back = through(*format, &spike, 256);
         assert!((back[200] + 3.0).abs() < 0.02, "{format:?}: {}", back[200]);
-        // With a minimum they meet zero only up to the f16 rounding of it and of the scale; a table may have no zero.
+        // With a minimum, zero is exact only up to the f16 rounding of minimum and scale; a table may have no zero.
         let least = levels(*format).into_iter().map(|level| level.abs()).min().unwrap_or(0) as f32;
         let limit = if has_minimum(*format) { 5e-3 } else { 1e-6 + least * 3.0 / 113.0 };
         assert!(back.iter().enumerate().all(|(i, v)| i == 200 || v.abs() < limit), "{format:?}");
@@ -317,7 +318,7 @@ fn q6_k_unpacks_by_words() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// Any finite rows either fit, and then every error is within one step of the block, or are refused by index.
+    /// Any finite rows are either quantized with every error within one step of the block, or refused with an index.
     #[test]
     fn any_row_is_close_or_refused(mantissas in prop::collection::vec(-1.0f32..1.0, 1..300), exponent in -60i32..60) {
         let values: Vec<f32> = mantissas.iter().map(|m| m * 2f32.powi(exponent)).collect();

@@ -1,6 +1,6 @@
 //! The block types of GGUF: their numbers, names and sizes.
 //!
-//! Apart from what becomes of them (`blocks.rs`), so that a format can name those that it reads.
+//! This is apart from their decoding (`blocks.rs`), so that a format can name the types that it reads.
 
 /// The element type of a GGUF tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum BlockType {
 
 use BlockType::*;
 
-/// Type, number in files, name, weights and bytes of a block.
+/// Type, number in files, name, weights and bytes per block.
 const TABLE: &[(BlockType, u32, &str, usize, usize)] = &[
     (F32, 0, "F32", 1, 4),
     (F16, 1, "F16", 1, 2),
@@ -46,7 +46,7 @@ const TABLE: &[(BlockType, u32, &str, usize, usize)] = &[
     (MXFP4, 39, "MXFP4", 32, 17),
 ];
 
-/// Numbers that occur in files and are not read, for messages.
+/// Types that occur in files and are not read, for messages.
 const OTHERS: &[(u32, &str)] = &[
     (9, "Q8_1"),
     (15, "Q8_K"),
@@ -77,13 +77,13 @@ impl BlockType {
         all
     };
 
-    /// The type with this number; otherwise the names of those there are.
+    /// The type with this number; the error lists the types that are read.
     pub fn from_id(id: u32) -> Result<Self, String> {
         let found = TABLE.iter().find(|line| line.1 == id).map(|line| line.0);
         found.ok_or_else(|| TABLE.iter().map(|line| line.2).collect::<Vec<_>>().join(", "))
     }
 
-    /// A name for any number.
+    /// The name of any type number.
     pub fn name_of(id: u32) -> &'static str {
         let known = TABLE.iter().map(|line| (line.1, line.2)).chain(OTHERS.iter().copied());
         known.into_iter().find(|(number, _)| *number == id).map_or("unknown", |(_, name)| name)

@@ -1,8 +1,8 @@
-//! GGUF metadata as a `config.json`.
+//! Converts GGUF metadata to a `config.json`.
 //!
-//! Here stands what architectures have in common; the files of [`super::arch`] add the rest. What llama.cpp's converter
-//! drops, because its own code has it built in, is put back there (Gemma's query scales, window patterns). Keys that an
-//! architecture does not have are left out, and its own defaults hold.
+//! This module handles what architectures have in common; the files of [`super::arch`] add the rest. They also restore
+//! what llama.cpp's converter drops because its code has it built in (Gemma's query scales, window patterns). Missing
+//! keys stay missing, so that the architecture's defaults apply.
 
 use super::arch::Arch;
 use super::header::{Header, Value as Meta};
@@ -10,25 +10,25 @@ use crate::error::WeightsError;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-/// What the metadata cannot say and the tensors can.
+/// Facts from the tensors that the metadata lacks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hints<'a> {
     pub vocab_size: usize,
     /// The names of all tensors.
     pub names: BTreeSet<&'a str>,
-    /// The divisors of the rotary frequencies, if the file has them.
+    /// The divisors of the rotary frequencies, if the file has any.
     pub rope_factors: Option<Vec<f32>>,
     /// Phi-3's divisors for short and long contexts.
     pub long_rope: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// Reads the metadata of one architecture into a configuration.
+/// Converts the metadata of one architecture.
 pub(super) struct Reader<'a> {
     pub file: &'a str,
     pub header: &'a Header,
     arch: &'a Arch,
     hints: &'a Hints<'a>,
-    /// What has been read, by Hugging Face's keys.
+    /// The configuration so far, by Hugging Face's keys.
     pub out: Map<String, Value>,
 }
 
@@ -48,7 +48,7 @@ impl Reader<'_> {
         self.out.insert(key.to_owned(), value);
     }
 
-    /// A key with the architecture's name.
+    /// A metadata key with the architecture's prefix.
     pub fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.arch.gguf)
     }
@@ -57,7 +57,7 @@ impl Reader<'_> {
         self.header.number(&self.key(key))
     }
 
-    /// A size; of a list, one for each layer, the largest.
+    /// A size; for a list with one value per layer, the largest.
     pub fn size(&self, key: &str) -> Option<u64> {
         match self.header.metadata.get(&self.key(key)) {
             Some(Meta::Integers(values)) => values.iter().copied().max().and_then(|most| u64::try_from(most).ok()),
@@ -65,7 +65,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether the file has this tensor of llama.cpp's.
+    /// Whether the file has this tensor (llama.cpp's name).
     pub fn has(&self, tensor: &str) -> bool {
         self.hints.names.contains(tensor)
     }
@@ -80,7 +80,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A number under Hugging Face's key, where the file has it.
+    /// Copies a number to Hugging Face's key, if the file has it.
     pub fn copy(&mut self, to: &str, from: &str) {
         if let Some(size) = self.size(from) {
             self.set(to, json!(size));
@@ -178,7 +178,7 @@ pub(super) fn end_ids(header: &Header) -> Vec<u64> {
     ids
 }
 
-/// The shortest decimal that is this f32: metadata floats are f32, and 1e-5 should read as 1e-5.
+/// The shortest decimal that rounds to this f32: metadata floats are f32, and 1e-5 should be written as 1e-5.
 pub(super) fn short(value: f64) -> f64 {
     if f64::from(value as f32) == value { (value as f32).to_string().parse().unwrap_or(value) } else { value }
 }

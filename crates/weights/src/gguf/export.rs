@@ -1,4 +1,4 @@
-//! A checkpoint as a GGUF file, the reverse of what the reader does: names, the order of rows, norms, configuration and
+//! Writes a checkpoint as a GGUF file, the reverse of the reader: names, the order of rows, norms, configuration and
 //! tokenizer.
 
 use super::arch::{ARCHS, Arch, Exported, Key};
@@ -12,21 +12,21 @@ use std::path::Path;
 
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// What becomes of one tensor.
+/// How one tensor is written.
 struct Plan<'a> {
     entry: &'a TensorEntry,
     declared: Declared,
     format: &'static dyn Format,
     interleaved: bool,
     plus_one: bool,
-    /// Multiplies the values.
+    /// Factor on the values.
     factor: f32,
 }
 
 /// Writes `checkpoint` to `target`, with the tokenizer's entries that
 /// [`tokenizer_metadata`](super::vocabulary::metadata) made.
 ///
-/// Errors: an architecture that is not exported, tensors that it does not have, those of reading and writing.
+/// Errors: the architecture is not exported, it does not have a tensor of the checkpoint, or reading or writing failed.
 pub async fn export(
     checkpoint: &Checkpoint,
     target: &Path,
@@ -97,7 +97,7 @@ pub async fn export(
 
 fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, factor: Option<(&str, f32)>) -> Plan<'a> {
     let native = entry.loaded_format(None);
-    // Vectors are f32 in GGUF; what has no equal block type goes out as f16.
+    // GGUF stores vectors as f32; formats without an equal block type are written as f16.
     let kind = if entry.shape.len() < 2 { BlockType::F32 } else { block_type(native, entry.k()) };
     let format: &'static dyn Format = match kind {
         BlockType::F32 => &F32,
@@ -115,7 +115,7 @@ fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, factor: Option<(&
 }
 
 impl Plan<'_> {
-    /// Rows times the factor; of plain numbers only, since blocks would be quantized anew.
+    /// Rows times the factor; for dense formats only, because blocks would have to be quantized again.
     async fn scaled(&self, checkpoint: &Checkpoint, rows: std::ops::Range<usize>) -> Result<Planes, WeightsError> {
         if !self.format.is_dense() {
             return Err(WeightsError::Unsupported {
@@ -174,7 +174,7 @@ impl Plan<'_> {
     }
 }
 
-/// Items of `width` bytes: the halves of each head, one from each in turn.
+/// Interleaves the two halves of each head; an item has `width` bytes.
 pub fn interleave(bytes: &[u8], width: usize, head: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for head_bytes in bytes.chunks_exact(width * head) {
@@ -187,7 +187,7 @@ pub fn interleave(bytes: &[u8], width: usize, head: usize) -> Vec<u8> {
     out
 }
 
-/// The head size and llama.cpp's keys.
+/// The head size, and the metadata with llama.cpp's keys.
 fn metadata(arch: &Arch, config: &Value) -> Result<(usize, Vec<(String, Entry)>), WeightsError> {
     let size = |key: &str| config.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
     let need = |key: &str| {
@@ -196,7 +196,7 @@ fn metadata(arch: &Arch, config: &Value) -> Result<(usize, Vec<(String, Entry)>)
     };
     let rope = config.get("rope_parameters").or(config.get("rope_scaling")).filter(|value| value.is_object());
     let number = |key: &str| config.get(key).and_then(Value::as_f64).map(|n| n as f32);
-    // Gemma 3 has one set for the layers that see everything and one for the others.
+    // Gemma 3 has one set for the layers with full attention and one for the others.
     let rope = rope.map(|rope| rope.get("full_attention").unwrap_or(rope));
     let theta =
         rope.and_then(|rope| rope.get("rope_theta")).and_then(Value::as_f64).map(|n| n as f32).or(number("rope_theta"));
@@ -232,7 +232,7 @@ fn metadata(arch: &Arch, config: &Value) -> Result<(usize, Vec<(String, Entry)>)
     Ok((head_dim as usize, out))
 }
 
-/// LLaMA 3's scaling as a divisor of each frequency, which is how GGUF holds it.
+/// LLaMA 3's rope scaling as a divisor of each frequency, which is GGUF's form.
 fn rope_factors(config: &Value, head_dim: usize) -> Option<Vec<f32>> {
     let rope = config.get("rope_parameters").or(config.get("rope_scaling"))?;
     match rope.get("rope_type").or(rope.get("type"))?.as_str()? {

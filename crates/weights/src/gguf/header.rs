@@ -1,8 +1,8 @@
-//! A GGUF file's header: metadata and the list of tensors, versions 2 and 3, little endian.
+//! The header of a GGUF file: metadata and the list of tensors, versions 2 and 3, little endian.
 //!
-//! The header is read through a window of 1 MiB, so that a file of any size costs only what its header holds. Every
-//! length is held against the bytes that are left before anything is allocated; nested arrays, which no writer makes,
-//! are refused.
+//! The header is read through a window of 1 MiB, so that the cost depends only on the size of the header. Every length
+//! is compared with the remaining bytes before anything is allocated; nested arrays, which no program writes, are
+//! refused.
 
 use crate::checkpoint::read_exact;
 use crate::error::WeightsError;
@@ -12,20 +12,20 @@ use crate::source::Source;
 use std::collections::{BTreeMap, HashSet};
 
 const WINDOW_BYTES: u64 = 1 << 20;
-/// A key or a tensor name longer than this is damage.
+/// A longer key or tensor name means a damaged file.
 const MAX_NAME_BYTES: u64 = 1 << 16;
-/// All metadata together; the largest vocabularies take some ten MB.
+/// Most bytes of all metadata; the largest vocabularies take about ten MB.
 const MAX_HEADER_BYTES: u64 = 512 << 20;
 const MAX_ALIGNMENT: u64 = 1 << 16;
 
-/// A metadata value. Integers of all widths are one kind.
+/// A metadata value. Integers of all widths are one variant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Any integer.
     Integer(i64),
-    /// Either float.
+    /// A float of either width.
     Float(f64),
-    /// True or false.
+    /// A boolean.
     Flag(bool),
     /// A text.
     Text(String),
@@ -33,7 +33,7 @@ pub enum Value {
     Integers(Vec<i64>),
     /// A list of floats.
     Floats(Vec<f64>),
-    /// A list of flags.
+    /// A list of booleans.
     Flags(Vec<bool>),
     /// A list of texts.
     Texts(Vec<String>),
@@ -46,7 +46,7 @@ pub struct TensorInfo {
     pub name: String,
     /// Sizes, outermost first (the file has them innermost first).
     pub shape: Vec<usize>,
-    /// How its blocks are stored.
+    /// The type of its blocks.
     pub kind: BlockType,
     /// Offset of its first byte from the start of the file.
     pub offset: u64,
@@ -54,7 +54,7 @@ pub struct TensorInfo {
     pub size_bytes: u64,
 }
 
-/// What a file says about itself.
+/// The contents of a header.
 #[derive(Clone, Debug, Default)]
 pub struct Header {
     /// Keys and values.
@@ -64,7 +64,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// A text.
+    /// The value of a text key.
     pub fn text(&self, key: &str) -> Option<&str> {
         match self.metadata.get(key) {
             Some(Value::Text(text)) => Some(text),
@@ -72,7 +72,7 @@ impl Header {
         }
     }
 
-    /// A whole number that is not negative.
+    /// The value of a key that is a non-negative integer.
     pub fn integer(&self, key: &str) -> Option<u64> {
         match self.metadata.get(key) {
             Some(Value::Integer(value)) => u64::try_from(*value).ok(),
@@ -80,7 +80,7 @@ impl Header {
         }
     }
 
-    /// A number.
+    /// The value of a numeric key.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.metadata.get(key) {
             Some(Value::Float(value)) => Some(*value),
@@ -89,7 +89,7 @@ impl Header {
         }
     }
 
-    /// True or false.
+    /// The value of a boolean key.
     pub fn flag(&self, key: &str) -> Option<bool> {
         match self.metadata.get(key) {
             Some(Value::Flag(value)) => Some(*value),
@@ -97,7 +97,7 @@ impl Header {
         }
     }
 
-    /// A list of texts.
+    /// The value of a key that is a list of texts.
     pub fn texts(&self, key: &str) -> Option<&[String]> {
         match self.metadata.get(key) {
             Some(Value::Texts(values)) => Some(values),
@@ -105,7 +105,7 @@ impl Header {
         }
     }
 
-    /// A list of whole numbers.
+    /// The value of a key that is a list of integers.
     pub fn integers(&self, key: &str) -> Option<&[i64]> {
         match self.metadata.get(key) {
             Some(Value::Integers(values)) => Some(values),
@@ -113,7 +113,7 @@ impl Header {
         }
     }
 
-    /// A list of numbers.
+    /// The value of a key that is a list of floats.
     pub fn floats(&self, key: &str) -> Option<&[f64]> {
         match self.metadata.get(key) {
             Some(Value::Floats(values)) => Some(values),
@@ -122,7 +122,7 @@ impl Header {
     }
 }
 
-/// Reads and checks the header of `file`.
+/// Reads and validates the header of `file`.
 pub async fn read_header(source: &dyn Source, file: &str) -> Result<Header, WeightsError> {
     let size = source.size(file).await?.ok_or_else(|| WeightsError::MissingFile {
         file: file.to_owned(),
@@ -181,8 +181,7 @@ pub async fn read_header(source: &dyn Source, file: &str) -> Result<Header, Weig
     Ok(header)
 }
 
-/// Turns offsets within the data into offsets within the file, and checks that tensors neither overlap nor leave the
-/// file.
+/// Converts offsets in the data to offsets in the file, and checks that tensors do not overlap and lie inside the file.
 fn place(cursor: &Cursor<'_>, header: &mut Header, alignment: u64) -> Result<(), WeightsError> {
     let data = cursor.position.checked_next_multiple_of(alignment).ok_or_else(|| cursor.bad("the header overflows"))?;
     let mut position = data;
@@ -215,7 +214,7 @@ fn unsupported(file: &str, what: &str, remedy: &str) -> WeightsError {
     WeightsError::Unsupported { what: format!("{file} ({what})"), remedy: remedy.to_owned() }
 }
 
-/// Reads forward through a window.
+/// A forward reader with a window.
 struct Cursor<'a> {
     source: &'a dyn Source,
     file: &'a str,
@@ -234,7 +233,7 @@ impl Cursor<'_> {
         self.size - self.position
     }
 
-    /// Whether `count` items of at least `bytes` each can still follow.
+    /// Checks that `count` items of at least `bytes` each fit into the remaining file.
     fn check_count(&self, count: u64, bytes: u64, what: &str) -> Result<(), WeightsError> {
         if count <= self.left() / bytes {
             return Ok(());

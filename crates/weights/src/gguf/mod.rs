@@ -1,11 +1,11 @@
-//! GGUF, llama.cpp's container, seen as the files of a Hugging Face checkpoint.
+//! GGUF, llama.cpp's container, presented as the files of a Hugging Face checkpoint.
 //!
-//! `open` reads the header of one file, or of all parts of a split one, and gives tensors under Hugging Face's names
-//! and in its order of rows, a `config.json`, and the tokenizer's files, so that nothing above this module knows GGUF.
-//! Weights stay in the file and stream by rows as any others. Reading GGUF's names and conventions in the model files
-//! lost: every architecture would have had two loaders.
+//! `open` reads the header of one file, or of all parts of a split one, and provides tensors with Hugging Face's names
+//! and order of rows, a `config.json`, and the tokenizer's files, so that no other module knows GGUF. Weights stay in
+//! the file and are streamed by rows like all others. Rejected: reading GGUF's names and conventions in the model
+//! files, because every architecture would need two loaders.
 //!
-//! [`blocks`] says which format each block type becomes and what that changes.
+//! [`blocks`] documents which format each block type is loaded as and what that changes.
 
 pub mod arch;
 pub mod block_type;
@@ -41,7 +41,7 @@ const MAX_PARTS: u64 = 1000;
 
 /// The GGUF file to open from a source: the one the user named, or the only one where there is no other checkpoint.
 ///
-/// Errors: several, of which none was named.
+/// Errors: there are several, and the user named none.
 pub async fn find(source: &dyn Source) -> Result<Option<String>, WeightsError> {
     if let Some(file) = source.main_file() {
         return Ok(file.ends_with(".gguf").then_some(file));
@@ -66,8 +66,7 @@ pub async fn find(source: &dyn Source) -> Result<Option<String>, WeightsError> {
     }
 }
 
-/// The source of a checkpoint's files: `source` itself, or where it is a GGUF file, what that file holds in their
-/// place.
+/// The source of a checkpoint's files: `source` itself, or the files that a GGUF file replaces.
 ///
 /// # Errors
 /// A damaged GGUF file.
@@ -78,14 +77,14 @@ pub async fn files_of(source: Rc<dyn Source>) -> Result<Rc<dyn Source>, WeightsE
     }
 }
 
-/// What a GGUF file holds.
+/// The contents of a GGUF file.
 pub(crate) struct Opened {
     pub config: serde_json::Value,
     pub tensors: Vec<TensorEntry>,
     pub source: Rc<dyn Source>,
 }
 
-/// Opens `file` and the parts that belong to it.
+/// Opens `file` and the other parts of a split file.
 pub(crate) async fn open(source: Rc<dyn Source>, file: &str) -> Result<Opened, WeightsError> {
     if !is_plain_file_name(file) {
         return Err(crate::source::bad_name(&source.describe(), file));
@@ -112,7 +111,7 @@ pub(crate) async fn open(source: Rc<dyn Source>, file: &str) -> Result<Opened, W
     Ok(Opened { config, tensors, source: Rc::new(GgufSource { inner: source, main: file.to_owned(), parts, files }) })
 }
 
-/// The file's own header, and the tensors of every part.
+/// The header of the file itself, and the tensors of every part.
 async fn read_parts(
     source: &dyn Source,
     file: &str,
@@ -196,7 +195,7 @@ async fn hints<'a>(source: &dyn Source, all: &[(&Rc<str>, &'a TensorInfo)]) -> R
     })
 }
 
-/// The tensor under its Hugging Face name; `None` for those that the configuration holds.
+/// The tensor with its Hugging Face name; `None` for those that are in the configuration instead.
 fn entry_of(
     arch: &Arch,
     file: &Rc<str>,
@@ -226,7 +225,7 @@ fn entry_of(
     Ok(Some(tensors::entry(file, info, name, shape, order, values)))
 }
 
-/// A source whose GGUF file has been opened: the file and its parts, and the files made from its metadata.
+/// A source with an opened GGUF file: the file and its parts, and the files made from its metadata.
 struct GgufSource {
     inner: Rc<dyn Source>,
     main: String,

@@ -1,6 +1,6 @@
-//! llama.cpp's tensor names, and those of Hugging Face they stand for: what architectures have in common.
+//! llama.cpp's tensor names and their Hugging Face names: those that architectures share.
 //!
-//! One table for both directions: a GGUF is read by it and written by it.
+//! One table for both directions, reading and writing.
 
 use super::arch::Arch;
 
@@ -11,7 +11,7 @@ pub type Names = &'static [(&'static str, &'static str)];
 pub(super) const GLOBALS: Names =
     &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
-/// Modules of a layer of LLaMA, and of those that differ from it only in what they have of this.
+/// Modules of a layer of LLaMA; other architectures use those that they have.
 pub(super) const LAYERS: Names = &[
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -26,7 +26,7 @@ pub(super) const LAYERS: Names = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// Norms before and after both halves.
+/// Norms before and after both attention and MLP.
 pub(super) const FOUR_NORMS: Names = &[
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -44,7 +44,7 @@ pub(super) const FOUR_NORMS: Names = &[
 ];
 
 impl Arch {
-    /// Hugging Face's name of llama.cpp's tensor.
+    /// Hugging Face's name of a llama.cpp tensor.
     pub fn to_hugging_face(&self, name: &str) -> Option<String> {
         if let Some(rest) = name.strip_prefix("blk.") {
             let (layer, tensor) = rest.split_once('.')?;
@@ -54,7 +54,7 @@ impl Arch {
         forward(self.globals, name)
     }
 
-    /// llama.cpp's name of Hugging Face's tensor.
+    /// llama.cpp's name of a Hugging Face tensor.
     pub fn to_gguf(&self, name: &str) -> Option<String> {
         if let Some(rest) = name.strip_prefix(self.layer_prefix) {
             let (layer, tensor) = rest.split_once('.')?;
@@ -64,7 +64,7 @@ impl Arch {
         backward(self.globals, name)
     }
 
-    /// Whether rows of this tensor of Hugging Face's are reordered.
+    /// Whether the rows of this tensor (Hugging Face's name) are reordered.
     pub fn is_interleaved(&self, name: &str) -> bool {
         self.interleaved
             && [".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias"]

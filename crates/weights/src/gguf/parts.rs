@@ -1,28 +1,28 @@
-//! A quantized GGUF block taken apart: integer codes, scales and minima, whatever its packing.
+//! A quantized GGUF block unpacked: integer codes, scales and minima.
 //!
-//! Every type but the dense ones is `weight = scale · code − min` with one pair for 16 or 32 weights; so one loop gives
-//! values, and one gives planes. A decoder per type, as llama.cpp has them, lost: the planes would have needed a second
-//! set.
+//! Every type except the dense ones is `weight = scale · code − min` with one pair for 16 or 32 weights, so that one
+//! loop computes values and another one planes. Rejected: a decoder per type, as in llama.cpp, because the planes would
+//! need a second set.
 
 use super::block_type::BlockType::{self, *};
 use crate::formats::iq4_nl::LEVELS as IQ4_LEVELS;
 use crate::formats::{half_at, round_half};
 
-/// Twice the values of e2m1.
+/// e2m1 values times two.
 const MXFP4_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// One block.
+/// One unpacked block.
 pub(super) struct Parts {
     kind: BlockType,
     codes: [i8; 256],
-    /// Scale and min of each `sub` weights.
+    /// Scale and minimum of every `sub` weights.
     scales: [(f32, f32); 16],
     /// 16 or 32.
     sub: usize,
 }
 
 impl Parts {
-    /// Takes a block of a quantized type apart.
+    /// Unpacks a block of a quantized type.
     pub(super) fn of(kind: BlockType, bytes: &[u8]) -> Self {
         let mut parts = Self { kind, codes: [0; 256], scales: [(0.0, 0.0); 16], sub: 32 };
         match kind {
@@ -43,7 +43,7 @@ impl Parts {
         parts
     }
 
-    /// The weights of the block.
+    /// Computes the weights of the block.
     pub(super) fn values(&self, out: &mut [f32]) {
         for ((out, codes), (scale, min)) in
             out.chunks_exact_mut(self.sub).zip(self.codes.chunks_exact(self.sub)).zip(self.scales)
@@ -54,11 +54,12 @@ impl Parts {
         }
     }
 
-    /// 32 of the weights as a block of the format that reads the type; the scale that this cannot hold otherwise.
+    /// Appends 32 of the weights as a block of the format that reads the type; fails with a scale that it cannot
+    /// represent.
     pub(super) fn push_group(&self, group: usize, planes: &mut [Vec<u8>]) -> Result<(), f32> {
         let codes = &self.codes.as_chunks::<32>().0[group];
         let [first, second] = [0, 16].map(|half| self.scales[(group * 32 + half) / self.sub]);
-        // MXFP4's scales are powers of two, and go far beyond the f16 in which other types store theirs.
+        // MXFP4's scales are powers of two and exceed the range of the f16 scales of other types.
         let exact = round_half(first.0) == Some(first.0) || codes.iter().all(|&code| code == 0);
         if self.kind == MXFP4 && !exact {
             return Err(first.0);

@@ -1,4 +1,4 @@
-//! Rows of a GGUF tensor under its Hugging Face name and shape, with llama.cpp's conventions undone on the way.
+//! Rows of a GGUF tensor with Hugging Face's name, shape and order; llama.cpp's conventions are reversed while reading.
 
 use super::blocks::BlockType;
 use super::header::TensorInfo;
@@ -11,19 +11,19 @@ use crate::source::{LocalFuture, Source};
 use std::ops::Range;
 use std::rc::Rc;
 
-/// How rows are ordered in the file.
+/// The order of rows in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RowOrder {
-    /// As in Hugging Face's checkpoints.
+    /// Hugging Face's order.
     Same,
     /// The two halves of each head of this size are interleaved, for rotary pairs (2i, 2i + 1).
     Interleaved(usize),
 }
 
-/// What was done to the values.
+/// A transformation of the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Values {
-    /// Nothing.
+    /// None.
     Same,
     /// 1 was added (Gemma's norms).
     PlusOne,
@@ -41,7 +41,7 @@ struct Blocks {
     values: Values,
 }
 
-/// The entry for a tensor of `file`, as `name` of `shape` (of as many values).
+/// The entry for a tensor of `file`, with the name `name` and a `shape` of as many values.
 pub(super) fn entry(
     file: &Rc<str>,
     info: &TensorInfo,
@@ -87,7 +87,7 @@ impl Blocks {
             )
             .await;
         };
-        // Whole heads are read, for a row may come from anywhere in its head.
+        // Whole heads are read, because a row may be anywhere in its head.
         let (first, last) = (rows.start / head * head, rows.end.next_multiple_of(head).min(self.rows));
         let bytes =
             read_exact(source, &self.file, self.info.offset + (first * row) as u64, ((last - first) * row) as u64)
@@ -121,7 +121,7 @@ impl Blocks {
     }
 }
 
-/// Where Hugging Face's row stands in a file whose heads have their halves interleaved.
+/// The position of Hugging Face's row in a file with interleaved halves of heads.
 fn interleaved(row: usize, head: usize) -> usize {
     let (start, within) = (row / head * head, row % head);
     let (half, index) = (within / (head / 2), within % (head / 2));

@@ -1,4 +1,4 @@
-//! Block types against the reference's values, and headers that lie.
+//! Block types compared with reference values, and false headers.
 
 use super::blocks::BlockType;
 use super::header::read_header;
@@ -9,7 +9,7 @@ use crate::{Checkpoint, Stored};
 use pollster::block_on;
 use proptest::prelude::*;
 
-/// Writes headers, correct and not.
+/// Writes headers, valid and invalid.
 #[derive(Default)]
 struct File {
     keys: u64,
@@ -108,7 +108,7 @@ fn every_type_has_the_reference_s_values() {
     }
 }
 
-/// The planes hold the same numbers where the table says so, and otherwise only round a scale to f16.
+/// The planes hold the same numbers where the table says so; otherwise only a scale is rounded to f16.
 #[test]
 fn planes_keep_the_values() {
     for kind in QUANTIZED.into_iter().filter(|kind| *kind != BlockType::Q2_K) {
@@ -119,8 +119,8 @@ fn planes_keep_the_values() {
             planes.rows += 1;
         }
         let found = planes.dequantize();
-        // An f16 rounds by 2^-11 of itself at most, and by 2^-25 near zero; codes go up to 127, a minimum is as large
-        // as its block.
+        // Rounding to f16 changes a number by at most 2^-11 of itself, and by 2^-25 near zero; codes go up to 127, and
+        // a minimum can be as large as its block.
         for (block, (found, wanted)) in found.chunks(32).zip(wanted.chunks(32)).enumerate() {
             let peak = wanted.iter().fold(0f32, |most, value| most.max(value.abs()));
             let least = wanted.iter().fold(peak, |least, value| least.min(*value)).abs();
@@ -133,7 +133,8 @@ fn planes_keep_the_values() {
     }
 }
 
-/// Blocks on llama.cpp's uneven levels take no more on the device than in the file, but for IQ4_XS's scales of 6 bits.
+/// Blocks of llama.cpp's unevenly spaced levels take no more memory on the device than in the file, except for the
+/// 6-bit scales of IQ4_XS.
 #[test]
 fn iq4_does_not_grow() {
     for (kind, growth) in [(BlockType::IQ4_NL, 0), (BlockType::IQ4_XS, 8)] {
@@ -159,7 +160,7 @@ fn mxfp4_is_integers_times_a_power_of_two() {
     BlockType::MXFP4.push_planes(&block, &mut planes.bytes).expect("fits");
     planes.rows = 1;
     assert_eq!(planes.dequantize(), values);
-    block[0] = 10; // 2^-118 is no f16
+    block[0] = 10; // 2^-118 is not representable in f16
     assert!(BlockType::MXFP4.push_planes(&block, &mut planes.bytes).is_err());
     block[1..].fill(0);
     assert!(BlockType::MXFP4.push_planes(&block, &mut planes.bytes).is_ok(), "zeros need no scale");
@@ -188,7 +189,7 @@ fn a_file_without_lies_opens() {
 #[test]
 fn lies_are_refused_by_name() {
     let error = |file: File| header(file.bytes()).expect_err("a lie").to_string();
-    // Shaped like the CVEs of other readers: sizes and offsets beyond the file, products that overflow, counts without
+    // Modelled on the CVEs of other readers: sizes and offsets beyond the file, products that overflow, counts without
     // bytes.
     assert!(error(tiny().tensor("t", &[1 << 40], 0, 0, 0)).contains("sizes up to"));
     assert!(error(tiny().tensor("t", &[1 << 30, 1 << 30, 1 << 30], 0, 0, 0)).contains("overflows"));
@@ -259,7 +260,7 @@ fn one_of_several_must_be_named() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Damage anywhere gives an error or a file whose tensors lie inside it, never a panic.
+    /// Damage anywhere gives an error, or a file whose tensors lie inside it, never a panic.
     #[test]
     fn any_damage_is_survived(changes in prop::collection::vec((0usize..1000, any::<u8>()), 1..6), cut in 0usize..1200) {
         let file = tiny().text("tokenizer.ggml.model", "gpt2").tensor("token_embd.weight", &[4, 32], 0, 0, 512).tensor("output_norm.weight", &[32], 0, 512, 128);

@@ -1,9 +1,9 @@
-//! GGUF's tokenizer metadata as the files of a Hugging Face checkpoint: a SentencePiece `tokenizer.model`, or the
-//! `tokenizer.json` of a byte-level BPE, and `tokenizer_config.json` with the chat template.
+//! Converts GGUF's tokenizer metadata to the files of a Hugging Face checkpoint: a SentencePiece `tokenizer.model`, or
+//! the `tokenizer.json` of a byte-level BPE, and `tokenizer_config.json` with the chat template.
 //!
-//! The choice: the same code that reads published files reads these, so there is one definition of every id. GGUF names
-//! the regular expression that cuts a text only by a nickname; those of our models are listed, and an unknown one is
-//! refused, because a near miss gives ids that are almost right.
+//! The same code then reads these and published files, so that there is one definition of every id. GGUF identifies the
+//! regular expression of the pre-tokenizer only by a name; those of the supported models are listed, and an unknown one
+//! is refused, because a similar expression gives ids that are almost right.
 
 use super::config::end_ids;
 use super::header::Header;
@@ -15,21 +15,21 @@ pub(super) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]
 pub(super) const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Runs of spaces are cut into powers of two.
+/// Splits runs of spaces into powers of two.
 const JAIS2: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
     r"|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)",
     r"|\s{1,2}(?!\S)|\s{1}"
 );
 
-/// Token kinds, numbered as SentencePiece's.
+/// Token types, numbered as in SentencePiece.
 const NORMAL: i64 = 1;
 const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
 
-/// How a byte-level BPE cuts texts.
+/// The pre-tokenizer of a byte-level BPE.
 struct Cutting {
     regex: Option<&'static str>,
     digits: bool,
@@ -54,7 +54,7 @@ fn cutting(name: &str) -> Option<Cutting> {
     })
 }
 
-/// The files, by name.
+/// The tokenizer's files, by name.
 pub(super) fn files(file: &str, header: &Header, model_type: &str) -> Result<BTreeMap<String, Vec<u8>>, WeightsError> {
     let mut files = BTreeMap::new();
     let Some(tokens) = header.texts("tokenizer.ggml.tokens") else { return Ok(files) };
@@ -107,7 +107,7 @@ fn tokenizer_config(header: &Header, tokens: &[String], model_type: &str, add_bo
     {
         config.insert(name.to_owned(), json!(text(key)));
     }
-    // Qwen has no bos; the converter names one all the same.
+    // Qwen has no bos token, but the converter writes one.
     if model_type.starts_with("qwen") && !add_bos {
         config.insert("bos_token".to_owned(), Value::Null);
     }
@@ -131,7 +131,7 @@ fn tokenizer_config(header: &Header, tokens: &[String], model_type: &str, add_bo
     Value::Object(config)
 }
 
-/// A SentencePiece model of type BPE: pieces with their scores, and how spaces are treated.
+/// A SentencePiece model of type BPE: pieces with their scores, and the treatment of spaces.
 fn sentencepiece(
     file: &str,
     header: &Header,
@@ -244,7 +244,7 @@ fn byte_level(
     Ok(json.to_string().into_bytes())
 }
 
-/// Puts the bos token in front of each text.
+/// A post-processor that adds the bos token before each text.
 fn post_processor(id: u64, text: &str) -> Value {
     let around = |sequence: &str, type_id: usize| {
         [

@@ -1,4 +1,4 @@
-//! A `tokenizer.json` as GGUF's metadata.
+//! Converts a `tokenizer.json` to GGUF's metadata.
 
 use super::tokenizer::{LLAMA3, QWEN2};
 use super::writer::Entry;
@@ -16,7 +16,7 @@ fn unsupported(what: &str) -> WeightsError {
 
 /// The keys of the tokenizer, the special ids and the chat template.
 ///
-/// Errors: a kind of tokenizer that GGUF has no equal of.
+/// Errors: a kind of tokenizer that GGUF cannot express.
 pub fn metadata(
     tokenizer: &Value,
     tokenizer_config: &Value,
@@ -65,7 +65,7 @@ pub fn metadata(
         tokenizer_config.get(name).and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()))
     };
     let id_of = |text: &str| tokens.iter().position(|token| token == text);
-    // Whether texts get a bos or an eos is what the post-processor does.
+    // The post-processor decides whether texts get a bos or an eos token.
     for (name, flag) in [("bos_token", &mut add_bos), ("eos_token", &mut add_eos)] {
         *flag = named(name).is_some_and(|text| {
             tokenizer.pointer("/post_processor").is_some()
@@ -116,7 +116,7 @@ fn merges(model: &Value) -> Result<Vec<[String; 2]>, WeightsError> {
     list.iter().map(|merge| pair(merge).ok_or_else(|| unsupported("a merge that is no pair"))).collect()
 }
 
-/// llama.cpp's name for how texts are cut.
+/// llama.cpp's name of the pre-tokenizer.
 fn nickname(tokenizer: &Value) -> Result<&'static str, WeightsError> {
     let pre = tokenizer.get("pre_tokenizer").unwrap_or(&Value::Null);
     let steps: Vec<&Value> = match pre.get("pretokenizers").and_then(Value::as_array) {

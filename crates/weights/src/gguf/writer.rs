@@ -1,6 +1,7 @@
-//! Writing GGUF, version 3: a header of what is declared, then tensors that stream in by rows.
+//! Writes GGUF, version 3: a header of the declared tensors, then their rows in order.
 //!
-//! Formats go out as the block type that holds the same numbers ([`Format::block_types`]), or as f16 where none does.
+//! A format is written as the block type with the same numbers ([`Format::block_types`]), or as f16 where there is
+//! none.
 
 use super::block_type::BlockType;
 use crate::error::WeightsError;
@@ -20,7 +21,7 @@ pub enum Entry {
     Number(u32),
     /// A float.
     Float(f32),
-    /// True or false.
+    /// A boolean.
     Flag(bool),
     /// A list of texts.
     Texts(Vec<String>),
@@ -37,7 +38,7 @@ pub struct Declared {
     pub name: String,
     /// Outermost first.
     pub shape: Vec<usize>,
-    /// How.
+    /// The type of its blocks.
     pub kind: BlockType,
 }
 
@@ -48,7 +49,7 @@ impl Declared {
     }
 }
 
-/// A file that is complete or absent: it is written beside its name and renamed at the end.
+/// A file that is either complete or absent: it is written under a temporary name and renamed at the end.
 #[derive(Debug)]
 pub struct GgufWriter {
     out: Option<BufWriter<File>>,
@@ -106,9 +107,9 @@ fn push_entry(out: &mut Vec<u8>, key: &str, entry: &Entry) {
 }
 
 impl GgufWriter {
-    /// Begins a file with its metadata and the tensors that will come, in this order.
+    /// Starts a file with its metadata and the declared tensors, which must be written in this order.
     ///
-    /// Errors: a refused file operation; a file that is there already.
+    /// Errors: a file operation was refused, or the file exists already.
     pub fn create(target: &Path, metadata: &[(String, Entry)], declared: Vec<Declared>) -> Result<Self, WeightsError> {
         if target.exists() {
             return Err(WeightsError::Unsupported {
@@ -155,9 +156,9 @@ impl GgufWriter {
         Ok(())
     }
 
-    /// Stored bytes of the tensor whose turn it is.
+    /// Appends stored bytes to the next unfinished tensor.
     ///
-    /// Errors: more than was declared; a refused write.
+    /// Errors: more bytes than declared, or a write was refused.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
         let Some(size) = self.declared.get(self.current).map(Declared::size_bytes) else {
             return Err(self.disagree("no more tensors", bytes.len() as u64));
@@ -181,7 +182,7 @@ impl GgufWriter {
 
     /// Completes the file.
     ///
-    /// Errors: tensors that did not come; a refused file operation.
+    /// Errors: a tensor is missing, or a file operation was refused.
     pub fn finish(mut self) -> Result<(), WeightsError> {
         if self.current != self.declared.len() {
             return Err(self.disagree("all of its bytes before the file is finished", self.written));
@@ -201,13 +202,13 @@ impl Drop for GgufWriter {
     }
 }
 
-/// The block type that holds the numbers of this format, for rows of `k`.
+/// The block type with the same numbers as this format, for rows of `k`.
 pub fn block_type(format: &dyn Format, k: usize) -> BlockType {
     let written = format.block_types().written;
     if k.is_multiple_of(written.block()) { written } else { BlockType::F16 }
 }
 
-/// Planes as blocks of [`block_type`], where that is the format's own; dense planes as they are.
+/// Planes as blocks of [`block_type`], if that is the format's own type; dense planes are copied.
 pub fn blocks_of(planes: &Planes) -> Vec<u8> {
     if planes.format.is_dense() {
         return planes.bytes.concat();

@@ -1,4 +1,4 @@
-//! A stored array of two dimensions, read by rows or by a range of columns.
+//! A stored two-dimensional array, read by rows or by a range of columns.
 
 use crate::checkpoint::{TensorEntry, read_exact};
 use crate::dtype::Dtype;
@@ -8,7 +8,7 @@ use crate::source::Source;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Rows are taken together up to this many bytes where most of each is wanted.
+/// When most of each row is wanted, rows are read together up to this many bytes.
 const SLAB_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Array {
         Self { file: entry.file.clone(), offset, dtype, rows: entry.rows(), row_bytes: entry.k() * dtype.size_bytes() }
     }
 
-    /// Whole rows.
+    /// Reads whole rows.
     pub(super) async fn rows(&self, source: &dyn Source, rows: Range<usize>) -> Result<Vec<u8>, WeightsError> {
         read_exact(
             source,
@@ -38,7 +38,7 @@ impl Array {
         .await
     }
 
-    /// Some columns of every row, row after row.
+    /// Reads some columns of every row, row after row.
     pub(super) async fn columns(&self, source: &dyn Source, columns: Range<usize>) -> Result<Vec<u8>, WeightsError> {
         let (start, length) = (columns.start * self.dtype.size_bytes(), columns.len() * self.dtype.size_bytes());
         let mut out = Vec::with_capacity(self.rows * length);
@@ -61,7 +61,7 @@ impl Array {
         Ok(out)
     }
 
-    /// Bytes of this array's floats.
+    /// Converts bytes of this array to floats.
     pub(super) fn floats(&self, bytes: &[u8]) -> Vec<f32> {
         to_f32(self.dtype, bytes)
     }

@@ -1,5 +1,5 @@
-//! Checkpoints whose matrices GPTQ, AWQ or MLX packed: several arrays for each, joined here into one tensor `X.weight`
-//! [N, K].
+//! Checkpoints with matrices packed by GPTQ, AWQ or MLX: the several arrays of a matrix are joined into one tensor
+//! `X.weight` [N, K].
 //!
 //! | form | becomes | change |
 //! | --- | --- | --- |
@@ -9,8 +9,8 @@
 //! | MLX, 4 bits | q4_k | none (scales and biases in bf16 are f16 numbers but for extremes) |
 //! | MLX, 8 bits | f16 | rounded to f16: no format of ours has 8 bits and a minimum |
 //!
-//! `f32` rows are `scale · (code − zero)` or `scale · code + bias`, exactly. Some arrays run across the rows of the
-//! matrix; then the columns that are wanted are read from each of their rows, so that no matrix is whole in memory.
+//! `f32` rows are exactly `scale · (code − zero)` or `scale · code + bias`. Some arrays are stored across the rows of
+//! the matrix; then only the needed columns of each of their rows are read, so that no matrix is whole in memory.
 
 mod columns;
 
@@ -26,10 +26,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// How matrices are packed, from the configuration.
+/// The packing of the matrices, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Packing {
-    /// `plus_one`: zero points are stored less one.
+    /// `plus_one`: zero points are stored minus one.
     Gptq {
         symmetric: bool,
         ordered: bool,
@@ -41,9 +41,9 @@ enum Packing {
     },
 }
 
-/// The tensors of a checkpoint with the packed ones joined, if its configuration says that there are any.
+/// The tensors of a checkpoint with the packed arrays joined, if its configuration declares any.
 ///
-/// Errors: a method or a number of bits that is not read, arrays that do not fit together.
+/// Errors: an unsupported method or number of bits, or arrays that do not fit together.
 pub(crate) fn join(config: &Value, tensors: Vec<TensorEntry>) -> Result<Vec<TensorEntry>, WeightsError> {
     let Some((packing, group)) = packing(config)? else { return Ok(tensors) };
     let mut by_name: BTreeMap<String, TensorEntry> =
@@ -129,7 +129,7 @@ fn packing(config: &Value) -> Result<Option<(Packing, Option<usize>)>, WeightsEr
     }
 }
 
-/// What all readers share.
+/// What all readers have in common.
 #[derive(Debug)]
 struct Packed {
     packing: Packing,
@@ -137,13 +137,13 @@ struct Packed {
     rows: usize,
     /// K
     k: usize,
-    /// Columns with one scale.
+    /// Columns per scale.
     group: usize,
     codes: Array,
     scales: Array,
     /// Zero points, or MLX's biases.
     zeros: Array,
-    /// The group of each column, where they are scattered.
+    /// The group of each column, where they are not consecutive (activation order).
     order: Option<Array>,
     size_bytes: u64,
 }
@@ -165,7 +165,7 @@ fn shape_error(entry: &TensorEntry, expected: String) -> WeightsError {
     }
 }
 
-/// Holds an array against its shape.
+/// Checks an array's type and shape.
 fn array(entry: &TensorEntry, kinds: &[Dtype], shape: &[usize]) -> Result<Array, WeightsError> {
     match entry.stored {
         Stored::Dense(dtype) if kinds.contains(&dtype) && entry.shape == shape => Ok(Array::of(entry, dtype)),
@@ -273,7 +273,7 @@ struct Unpacked {
     zeros: Vec<f32>,
 }
 
-/// AWQ's order of the 8 rows of a word.
+/// AWQ's order of the 8 rows in a word.
 const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 impl Packed {
@@ -354,7 +354,7 @@ impl Packed {
         Ok(unpacked.codes.iter().enumerate().map(value).collect())
     }
 
-    /// Planes of q4_0 or q4_k, with each group's scale repeated for its blocks of 32.
+    /// Planes of q4_0 or q4_k; each group's scale is repeated for its blocks of 32.
     async fn planes(
         &self,
         source: &dyn Source,

@@ -1,7 +1,7 @@
-//! PyTorch's `pytorch_model.bin` and its shards: what repositories of LLaMA-2's time often hold.
+//! PyTorch's `pytorch_model.bin` and its shards, which repositories from LLaMA-2's time often have.
 //!
-//! The archive's directory and its pickle are read when opening; weights stay where they are and stream by rows, as
-//! from safetensors. Nothing is executed: see [`pickle`].
+//! The archive's directory and its pickle are read when opening; weights are streamed by rows, as from safetensors.
+//! Nothing is executed: see [`pickle`].
 
 mod pickle;
 mod zip;
@@ -16,7 +16,7 @@ use zip::{Archive, Member};
 
 const MAX_PICKLE_BYTES: u64 = 64 << 20;
 
-/// The tensors of one file.
+/// Reads the tensors of one file.
 pub(crate) async fn read(source: &dyn Source, file: &str) -> Result<Vec<TensorEntry>, WeightsError> {
     let size = source.size(file).await?.ok_or_else(|| WeightsError::MissingFile {
         file: file.to_owned(),

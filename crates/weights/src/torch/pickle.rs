@@ -1,9 +1,9 @@
-//! A restricted reader of the pickle in a PyTorch checkpoint: it builds a state dict and can do nothing else.
+//! A restricted pickle reader for PyTorch checkpoints: it builds a state dict and can do nothing else.
 //!
-//! A pickle is a program for a stack machine whose GLOBAL and REDUCE instructions call any function by name; loading
-//! one with Python's module runs whatever its maker wished. Here names are compared with a short list and stand for
-//! nothing but the three shapes a state dict is made of; any other name or instruction is refused by name. No
-//! instruction loops, so the work is bounded by the bytes.
+//! A pickle is a program for a stack machine whose GLOBAL and REDUCE instructions call any function by name; Python's
+//! module executes whatever the author wanted. This reader compares names with a short list, which stand only for the
+//! three forms that a state dict consists of; any other name or instruction is refused by name. No instruction loops,
+//! so that the work is bounded by the size of the file.
 
 use crate::dtype::Dtype;
 use crate::error::WeightsError;
@@ -15,9 +15,9 @@ use std::rc::Rc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tensor {
     pub dtype: Dtype,
-    /// The member `data/KEY` that holds its storage.
+    /// The archive member `data/KEY` that holds its storage.
     pub key: String,
-    /// Elements before its first one in the storage.
+    /// Offset of its first element in the storage.
     pub offset: u64,
     pub shape: Vec<u64>,
     pub strides: Vec<u64>,
@@ -32,7 +32,7 @@ enum Value {
     Text(Rc<str>),
     Tuple(Rc<Items>),
     List(Rc<Items>),
-    /// Keys and values in turn.
+    /// Alternating keys and values.
     Dict(Rc<Items>),
     Global(Global),
     Storage(Dtype, Rc<str>),
@@ -40,8 +40,8 @@ enum Value {
     Mark,
 }
 
-/// What a value holds. Values can be nested as deeply as the file is long: taken apart one by one, they do not overflow
-/// the stack.
+/// The items of a value. Values can be nested as deeply as the file is long, so they are dropped one by one, without
+/// recursion that could overflow the stack.
 #[derive(Debug, Default)]
 struct Items(RefCell<Vec<Value>>);
 
@@ -62,7 +62,7 @@ fn tuple_of(values: Vec<Value>) -> Value {
     Value::Tuple(Rc::new(Items(RefCell::new(values))))
 }
 
-/// What may be named.
+/// The names that may occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Global {
     OrderedDict,
@@ -102,7 +102,7 @@ struct Machine<'a> {
 pub(super) fn state_dict(file: &str, bytes: &[u8]) -> Result<Vec<(String, Tensor)>, WeightsError> {
     let mut machine = Machine { file, rest: bytes, stack: Vec::new(), memo: HashMap::new() };
     let mut top = machine.run()?;
-    // Trainers wrap it; the weights are under this name then.
+    // Training programs wrap the state dict; the weights are then under this name.
     if let Value::Dict(entries) = &top {
         let inner = entries.0.borrow().chunks_exact(2).find_map(|pair| match pair {
             [Value::Text(key), value @ Value::Dict(_)] if key.as_ref() == "state_dict" => Some(value.clone()),
@@ -148,7 +148,7 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
-    /// A little-endian number of `N` bytes.
+    /// Reads a little-endian number of `N` bytes.
     fn number(&mut self, bytes: u64) -> Result<u64, WeightsError> {
         Ok(self.take(bytes)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
@@ -173,7 +173,7 @@ impl<'a> Machine<'a> {
             .ok_or_else(|| self.bad("an instruction on an empty stack"))
     }
 
-    /// The values above the last mark, which goes too.
+    /// Removes and returns the values above the last mark, and the mark.
     fn pop_to_mark(&mut self) -> Result<Vec<Value>, WeightsError> {
         let mark = self
             .stack
@@ -328,7 +328,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Attributes of a mapping (`_metadata`) are of no use here.
+    /// Attributes of a mapping (`_metadata`) are ignored.
     fn build(&mut self) -> Result<(), WeightsError> {
         self.pop()?;
         match self.stack.last() {

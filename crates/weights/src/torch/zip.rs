@@ -1,7 +1,7 @@
-//! The zip archive around a PyTorch checkpoint: where each stored member's bytes lie.
+//! The zip archive of a PyTorch checkpoint: the place of each stored member's bytes.
 //!
-//! Only what torch.save writes: members stored without compression, zip64 where sizes need it. The `zip` crate lost
-//! because it wants a blocking reader with a cursor, which a browser does not have.
+//! Supports what torch.save writes: members without compression, with zip64 where sizes need it. Rejected: the `zip`
+//! crate, because it requires a blocking reader with a cursor, which a browser does not have.
 
 use crate::checkpoint::read_exact;
 use crate::error::WeightsError;
@@ -18,7 +18,7 @@ const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
-    /// Offset of its first byte in the file; of its local header until [`Archive::resolve`] has been asked.
+    /// Offset of its first byte in the file; before [`Archive::resolve`], that of its local header.
     pub offset: u64,
     /// Bytes.
     pub size: u64,
@@ -46,7 +46,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 impl<'a> Archive<'a> {
-    /// Reads the directory at the end of `file`.
+    /// Reads the central directory at the end of `file`.
     pub(super) async fn open(source: &'a dyn Source, file: &'a str, file_bytes: u64) -> Result<Self, WeightsError> {
         let mut archive = Self { source, file, file_bytes, members: BTreeMap::new() };
         let (start, size, count) = archive.directory().await?;
@@ -70,7 +70,7 @@ impl<'a> Archive<'a> {
         WeightsError::malformed(self.file, problem)
     }
 
-    /// Start, bytes and members of the central directory.
+    /// Start, size and number of members of the central directory.
     async fn directory(&self) -> Result<(u64, u64, u64), WeightsError> {
         let length = self.file_bytes.min(22 + 65_535 + 20);
         let tail_start = self.file_bytes - length;
@@ -97,7 +97,7 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// Takes one entry off the directory's bytes; `None` where they end.
+    /// Removes one entry from the directory's bytes; `None` at the end.
     fn entry<'b>(&mut self, bytes: &'b [u8]) -> Option<Result<&'b [u8], WeightsError>> {
         if u32_at(bytes, 0)? != u64::from(ENTRY) {
             return None;
@@ -112,7 +112,7 @@ impl<'a> Archive<'a> {
         while let (Some(id), Some(length)) = (u16_at(fields, 0), u16_at(fields, 2)) {
             let field = fields.get(4..4 + length as usize)?;
             if id == 1 {
-                // Only the values that did not fit stand here, in this order.
+                // Only the values that did not fit are here, in this order.
                 let mut at = 0;
                 for value in [&mut size, &mut packed_size, &mut offset] {
                     if *value == u64::from(u32::MAX) {
@@ -135,7 +135,7 @@ impl<'a> Archive<'a> {
         Some(Ok(bytes.get(46 + name + extra + comment..)?))
     }
 
-    /// The member with the offset of its bytes.
+    /// The member with the offset of its bytes resolved.
     pub(super) async fn resolve(&self, name: &str) -> Result<Member, WeightsError> {
         let member = self.members.get(name).ok_or_else(|| self.bad(format!("it has no member {name:?}")))?;
         let outside = || self.bad(format!("the member {name:?} of {} bytes lies beyond the file's end", member.size));

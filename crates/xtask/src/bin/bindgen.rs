@@ -1,7 +1,7 @@
-//! Makes the JavaScript glue of the WebAssembly engine: `bindgen IN.wasm OUT_DIR NAME`.
+//! Generates the JavaScript glue of the WebAssembly engine: `bindgen IN.wasm OUT_DIR NAME`.
 //!
-//! The library behind the `wasm-bindgen` command, taken from Cargo.lock: an installed command of another version
-//! refuses the module, and would be one more thing to install.
+//! It uses the library of the `wasm-bindgen` command with the version of Cargo.lock. Rejected: the installed command,
+//! because another version refuses the module, and because it is one more program to install.
 
 use anyhow::{Context, Result, bail};
 

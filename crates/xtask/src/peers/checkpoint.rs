@@ -1,7 +1,7 @@
-//! Random checkpoints of a known shape, once as a Hugging Face directory and once as GGUF, with the same weights.
+//! Random checkpoints of known shapes with the same weights in two forms: a Hugging Face directory and a GGUF file.
 //!
-//! Speed does not depend on what the weights say, so nothing is downloaded. Both files come from one pass over one
-//! random sequence; a conversion script of the peer's lost, because it would need Python and PyTorch.
+//! Speed does not depend on the values of the weights, so nothing is downloaded. Both forms are written in one pass
+//! over one random sequence. Rejected: the peer's conversion script, because it needs Python and PyTorch.
 
 use super::gguf::{Encoding, GgufWriter};
 use anyhow::{Context, Result};
@@ -10,10 +10,10 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Raised when what is written here changes, so that older caches are made again.
+/// Increased when the written files change, so that older caches are replaced.
 const VERSION: &str = "1";
 
-/// The sizes of a model, in Hugging Face's words.
+/// The sizes of a model, with Hugging Face's names.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// The name in tables and of the cache directory.
@@ -31,7 +31,7 @@ pub struct Shape {
     attention_bias: bool,
 }
 
-/// The shapes that are compared.
+/// The compared shapes.
 pub const SHAPES: &[Shape] = &[
     Shape {
         name: "llama-110m",
@@ -73,28 +73,28 @@ pub struct Checkpoint {
     pub gguf: PathBuf,
 }
 
-/// One tensor under both names.
+/// One tensor with both names.
 struct Tensor {
     name: String,
     gguf_name: String,
-    /// Outermost first.
+    /// Sizes, outermost first.
     shape: Vec<usize>,
     encoding: Encoding,
     content: Content,
-    /// Rows of each head, when the GGUF convention interleaves the halves that rotate together.
+    /// Rows of each head, if GGUF interleaves the two rotary halves of this tensor.
     interleave: Option<usize>,
 }
 
 #[derive(Clone, Copy)]
 enum Content {
-    /// Around 0, so that activations neither grow nor vanish over the layers.
+    /// Values around 0, so that activations neither grow nor vanish over the layers.
     Matrix,
-    /// Around 1.
+    /// Values around 1.
     Norm,
     Bias,
 }
 
-/// The checkpoint of `shape` below `cache`, made unless it is there.
+/// The checkpoint of `shape` in `cache`; it is made if it does not exist.
 pub fn ensure(shape: &Shape, cache: &Path) -> Result<Checkpoint> {
     let directory = cache.join(shape.name);
     let checkpoint = Checkpoint { gguf: directory.join("model.gguf"), directory };
@@ -120,8 +120,8 @@ impl Shape {
     fn tensors(&self) -> Vec<Tensor> {
         let (d, f) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (d, self.num_key_value_heads * self.head_dim());
-        // llama.cpp's `llama` rotates neighbouring rows, Hugging Face's the two halves of a head; `qwen2` agrees in
-        // both.
+        // llama.cpp's `llama` rotates pairs of neighbouring rows, Hugging Face pairs rows of the two halves of a head;
+        // for `qwen2` both do the latter.
         let interleave = (self.model_type == "llama").then(|| self.head_dim());
         let matrix = |name: String, gguf_name: String, rows: usize, k: usize, interleave: Option<usize>| Tensor {
             name,
@@ -217,7 +217,7 @@ impl Shape {
         })
     }
 
-    /// Every token's text by id: the bytes, one merge, and names that no text contains.
+    /// The text of every token by id: the bytes, one merge, and names that no text contains.
     fn tokens(&self) -> Vec<String> {
         let mut tokens: Vec<String> = (0..=255u8).map(|byte| byte_char(byte).to_string()).collect();
         tokens.push("th".to_owned());
@@ -226,7 +226,7 @@ impl Shape {
     }
 }
 
-/// The character that stands for a byte in byte-level vocabularies.
+/// The character of a byte in byte-level vocabularies.
 fn byte_char(byte: u8) -> char {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     if printable(byte) {
@@ -296,7 +296,7 @@ fn write_weights(shape: &Shape, checkpoint: &Checkpoint) -> Result<()> {
     gguf.finish()
 }
 
-/// The header of a bf16 file, padded to 8 bytes.
+/// The header of a bf16 safetensors file, padded to 8 bytes.
 fn safetensors_header(tensors: &[Tensor]) -> String {
     let mut header = Map::new();
     let mut offset = 0usize;
@@ -337,7 +337,7 @@ fn describe(shape: &Shape, gguf: &mut GgufWriter<BufWriter<File>>) {
 }
 
 impl Tensor {
-    /// Values that bf16 holds exactly.
+    /// Random values that bf16 represents exactly.
     fn values(&self, random: &mut Random) -> Vec<f32> {
         let count = self.shape.iter().product();
         let k = *self.shape.last().unwrap_or(&1) as f32;
@@ -350,7 +350,7 @@ impl Tensor {
         std::iter::repeat_with(|| round(mean + deviation * random.normal())).take(count).collect()
     }
 
-    /// The values with the rows of every head in GGUF's order.
+    /// The values, with the rows of every head in GGUF's order.
     fn interleaved(&self, values: Vec<f32>) -> Vec<f32> {
         let (Some(head), [rows, k]) = (self.interleave, self.shape.as_slice()) else { return values };
         let mut out = Vec::with_capacity(values.len());
@@ -363,7 +363,7 @@ impl Tensor {
     }
 }
 
-/// A fixed random sequence (splitmix64).
+/// A fixed pseudo-random sequence (SplitMix64).
 struct Random(u64);
 
 impl Random {
@@ -375,7 +375,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Close to normal, mean 0 and deviation 1: the sum of four 16-bit numbers.
+    /// Approximately normal, mean 0 and deviation 1: the sum of four 16-bit numbers.
     fn normal(&mut self) -> f32 {
         let bits = self.next();
         let sum: u64 = (0..4).map(|part| (bits >> (16 * part)) & 0xffff).sum();

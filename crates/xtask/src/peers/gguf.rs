@@ -1,18 +1,18 @@
-//! Writes a GGUF file: what the peers read. Version 3, little endian, with the three encodings the comparison uses.
+//! Writes the GGUF file that peers read: version 3, little endian, with the three encodings of the comparison.
 
 use anyhow::{Result, ensure};
 use std::io::Write;
 
-/// Tensors begin at multiples of this.
+/// Alignment of tensors.
 const ALIGNMENT: u64 = 32;
 
 /// Weights of one block of the quantized encodings.
 const BLOCK: usize = 32;
 
-/// How a tensor's values are stored.
+/// The encoding of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// Plain.
+    /// Unquantized.
     F32,
     /// 32 weights: an f16 scale and 4-bit codes.
     Q4_0,
@@ -38,7 +38,8 @@ impl Encoding {
     }
 }
 
-/// First the metadata, then `declare` for every tensor, then `write_header`, then the tensors in the same order.
+/// The order of calls: the metadata, `declare` for every tensor, `write_header`, then the tensors in the declared
+/// order.
 pub struct GgufWriter<W: Write> {
     sink: W,
     metadata: Vec<u8>,
@@ -51,7 +52,7 @@ pub struct GgufWriter<W: Write> {
 }
 
 impl<W: Write> GgufWriter<W> {
-    /// An empty file into `sink`.
+    /// Starts a file that is written to `sink`.
     pub fn new(sink: W) -> Self {
         Self {
             sink,
@@ -71,29 +72,29 @@ impl<W: Write> GgufWriter<W> {
         self.metadata_count += 1;
     }
 
-    /// A string.
+    /// Adds a string.
     pub fn text(&mut self, key: &str, value: &str) {
         let mut bytes = Vec::new();
         push_text(&mut bytes, value);
         self.entry(key, 8, &bytes);
     }
 
-    /// An unsigned 32-bit number.
+    /// Adds an unsigned 32-bit integer.
     pub fn number(&mut self, key: &str, value: u32) {
         self.entry(key, 4, &value.to_le_bytes());
     }
 
-    /// A 32-bit float.
+    /// Adds a 32-bit float.
     pub fn float(&mut self, key: &str, value: f32) {
         self.entry(key, 6, &value.to_le_bytes());
     }
 
-    /// True or false.
+    /// Adds a boolean.
     pub fn flag(&mut self, key: &str, value: bool) {
         self.entry(key, 7, &[u8::from(value)]);
     }
 
-    /// A list of strings.
+    /// Adds a list of strings.
     pub fn texts(&mut self, key: &str, values: &[String]) {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&8u32.to_le_bytes());
@@ -104,7 +105,7 @@ impl<W: Write> GgufWriter<W> {
         self.entry(key, 9, &bytes);
     }
 
-    /// Announces a tensor; `shape` outermost first.
+    /// Declares a tensor; `shape` is outermost first.
     pub fn declare(&mut self, name: &str, shape: &[usize], encoding: Encoding) {
         push_text(&mut self.tensors, name);
         self.tensors.extend_from_slice(&(shape.len() as u32).to_le_bytes());
@@ -118,7 +119,7 @@ impl<W: Write> GgufWriter<W> {
         self.offset += (bytes as u64).next_multiple_of(ALIGNMENT);
     }
 
-    /// Everything before the first tensor.
+    /// Writes everything before the first tensor.
     pub fn write_header(&mut self) -> Result<()> {
         let mut header = b"GGUF".to_vec();
         header.extend_from_slice(&3u32.to_le_bytes());
@@ -130,7 +131,7 @@ impl<W: Write> GgufWriter<W> {
         Ok(self.sink.write_all(&header)?)
     }
 
-    /// The next declared tensor.
+    /// Writes the next declared tensor.
     pub fn write_tensor(&mut self, values: &[f32], encoding: Encoding) -> Result<()> {
         let mut bytes = encode(values, encoding);
         ensure!(
@@ -143,7 +144,7 @@ impl<W: Write> GgufWriter<W> {
         Ok(self.sink.write_all(&bytes)?)
     }
 
-    /// Ends the file.
+    /// Completes the file.
     pub fn finish(mut self) -> Result<()> {
         ensure!(self.written == self.sizes.len(), "{} of {} tensors were written", self.written, self.sizes.len());
         Ok(self.sink.flush()?)
@@ -188,17 +189,17 @@ fn encode_q8_0(block: &[f32], bytes: &mut Vec<u8>) {
     bytes.extend(block.iter().map(|value| (value * inverse).round() as i8 as u8));
 }
 
-/// The f16 nearest to a value, ties to even; values too large become infinite.
+/// The f16 nearest to a value, ties to even; values that are too large become infinite.
 fn half_bits(value: f32) -> u16 {
     let sign = ((value.to_bits() >> 16) & 0x8000) as u16;
     let magnitude = value.abs();
     if magnitude >= 65520.0 {
         return sign | 0x7c00;
     }
-    // Units of the last place: 2^-24 below the smallest normal number, and 2^(exponent - 10) above.
+    // Units in the last place: 2^-24 below the smallest normal number, and 2^(exponent - 10) above it.
     let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-14);
     let units = (f64::from(magnitude) * 2f64.powi(10 - exponent)).round_ties_even() as u32;
-    // A normal number's leading 1 adds the one that the biased exponent lacks here.
+    // The leading 1 of a normal number adds the one that is missing in the biased exponent here.
     sign | (((exponent + 14) as u32 * 1024) + units) as u16
 }
 

@@ -1,4 +1,4 @@
-//! llama.cpp through its npm package, which carries compiled Vulkan and CPU backends.
+//! llama.cpp from its npm package, which contains compiled Vulkan and CPU backends.
 
 use super::{Speed, Workload, checkpoint::Checkpoint};
 use crate::{process, tools};
@@ -8,15 +8,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The release that is compared. Raise it by hand, and measure again.
+/// The compared release. After an update by hand, measure again.
 const VERSION: &str = "3.22.1";
 
-/// Where llama.cpp runs.
+/// Backend of llama.cpp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The same Vulkan device as Bayan.
+    /// Vulkan, on the same device as Bayan.
     Vulkan,
-    /// Its own CPU code, for the record.
+    /// Its own CPU code, for comparison.
     Cpu,
 }
 
@@ -35,7 +35,7 @@ pub struct LlamaCpp {
     node: PathBuf,
 }
 
-/// Installs the packages below `cache` unless they are there.
+/// Installs the packages in `cache` unless they exist.
 pub fn install(cache: &Path) -> Result<LlamaCpp> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!(
@@ -68,14 +68,14 @@ pub fn installed_version(directory: &Path, name: &str) -> Option<String> {
 }
 
 impl LlamaCpp {
-    /// Tokens per second, and what ran where.
+    /// Measures tokens per second; also returns the devices used.
     pub fn measure(&self, checkpoint: &Checkpoint, workload: &Workload, backend: Backend) -> Result<(Speed, String)> {
         let mut node = Command::new(&self.node);
         node.current_dir(&self.directory).arg("bench.mjs").arg(&checkpoint.gguf).arg(backend.word());
         for number in [workload.prompt, workload.generate, workload.repetitions, threads()] {
             node.arg(number.to_string());
         }
-        // Without it the backend takes no software device, and computes on the CPU without a word.
+        // Without this variable the backend ignores software devices and silently computes on the CPU.
         node.env("GGML_VK_VISIBLE_DEVICES", workload.device.to_string());
         let json = super::last_json(&process::capture(&mut node)?).context("llama.cpp printed no result")?;
         let number =

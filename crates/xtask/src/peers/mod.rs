@@ -1,7 +1,7 @@
-//! `cargo xtask peers`: Bayan and other runtimes on the same checkpoint and the same device, in turn.
+//! `cargo xtask peers`: Bayan and other runtimes in turn, on the same checkpoint and device.
 //!
-//! A comparison that anyone can rerun, and not a timed test: figures of a busy machine would fail for no reason. The
-//! peer is the released package that users install, not a build of ours with flags of our choice.
+//! It is a comparison that anyone can rerun. Rejected: a timed test, because it would fail on a busy machine. A peer is
+//! the released package that users install, not a build with our own flags.
 
 mod checkpoint;
 mod gguf;
@@ -28,16 +28,16 @@ pub struct PeersArguments {
     /// Tokens to generate.
     #[arg(long, default_value_t = 32)]
     generate: usize,
-    /// Timed runs of each program; the median counts.
+    /// Timed runs of each program; the median is reported.
     #[arg(long, default_value_t = 3)]
     repetitions: usize,
-    /// The Vulkan device of the peer, as it counts them.
+    /// The peer's index of the Vulkan device.
     #[arg(long, default_value_t = 0)]
     device: usize,
     /// Compare in a browser instead: transformers.js, wllama and Bayan in the same Chromium.
     #[arg(long)]
     web: bool,
-    /// With --web, only runtimes with this in their name.
+    /// With --web: only runtimes whose name contains this.
     #[arg(long, requires = "web")]
     only: Option<String>,
     /// Measure the peers only.
@@ -54,7 +54,7 @@ pub struct PeersArguments {
     bench_arguments: Vec<String>,
 }
 
-/// What every program is asked to do.
+/// The workload of every program.
 pub struct Workload {
     prompt: usize,
     generate: usize,
@@ -62,21 +62,21 @@ pub struct Workload {
     device: usize,
 }
 
-/// Tokens per second.
+/// Tokens per second, for prompt and generation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
     prefill: f64,
     decode: f64,
 }
 
-/// One line of the table.
+/// One row of the table.
 struct Row {
     program: &'static str,
     speed: Speed,
     details: String,
 }
 
-/// Prepares, measures and prints one table for each shape.
+/// Prepares the checkpoints, measures, and prints one table for each shape.
 pub fn run(arguments: &PeersArguments) -> Result<()> {
     let shapes = chosen(arguments.shape.as_deref())?;
     for (name, number) in
@@ -162,7 +162,7 @@ fn last_json(text: &str) -> Option<Value> {
     object(text).or_else(|| text.lines().rev().find_map(object))
 }
 
-/// The figures in the output of `bayan bench --json`: medians, as for the peers.
+/// Reads the medians from the output of `bayan bench --json`, as for the peers.
 fn read_bench(json: &Value) -> Result<(Speed, String)> {
     let median = |test: &str| {
         let samples =

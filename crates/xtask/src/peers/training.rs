@@ -1,5 +1,5 @@
-//! `cargo xtask peers --train`: a LoRA step of Bayan beside one of PEFT on PyTorch's CPU backend, over the same random
-//! checkpoint.
+//! `cargo xtask peers --train`: a LoRA step of Bayan compared with one of PEFT on PyTorch's CPU backend, over the same
+//! random checkpoint.
 
 use super::{checkpoint, last_json};
 use crate::{chat, process, vulkan, workspace};
@@ -9,22 +9,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The releases that are compared. Raise them by hand, and measure again.
+/// The compared releases. After an update by hand, measure again.
 const PACKAGES: [&str; 3] = ["torch", "transformers", "peft==0.21.2"];
 
-/// What both programs are asked to do.
+/// The workload of both programs.
 pub struct Training {
-    /// Tokens of the one sequence.
+    /// Tokens of the single sequence.
     pub tokens: usize,
-    /// Of the adapters on all linear layers.
+    /// LoRA rank on all linear layers.
     pub rank: usize,
     /// Timed steps.
     pub repetitions: usize,
-    /// A Python that has the packages, instead of one made for this.
+    /// A Python with the packages, instead of a new environment.
     pub python: Option<PathBuf>,
 }
 
-/// Prepares, measures with and without checkpointing, and prints.
+/// Prepares, measures with and without gradient checkpointing, and prints.
 pub fn run(training: &Training, shape: &checkpoint::Shape, further: &[String]) -> Result<()> {
     vulkan::set_up()?;
     let cache = workspace::target_dir()?.join("peers");

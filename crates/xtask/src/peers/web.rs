@@ -1,10 +1,9 @@
-//! `cargo xtask peers --web`: the runtimes that people use in browsers, and Bayan, in the same Chromium on the same
-//! checkpoint.
+//! `cargo xtask peers --web`: Bayan and the common browser runtimes in the same Chromium on the same checkpoint.
 //!
-//! Each runs in a browser of its own, driven through its public interface by `web/measure.mjs`, after a warm-up with a
-//! prompt of the same length. The peers are the released npm packages; pages get the headers that allow threads, which
-//! Bayan does not need. CPU seconds are those of the browser's processes: where the GPU is software, only they tell
-//! apart who waits and who works.
+//! Each runs in its own browser, controlled through its public interface by `web/measure.mjs`, after a warm-up with a
+//! prompt of the same length. The peers are the released npm packages; pages get the headers that enable threads, which
+//! Bayan does not need. CPU seconds are those of the browser's processes: with a software GPU only they distinguish
+//! waiting from computing.
 
 use super::checkpoint::{self, Checkpoint};
 use super::llama_cpp::installed_version;
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The releases that are compared. Raise them by hand, and measure again.
+/// The compared releases. After an update by hand, measure again.
 const PACKAGES: &[(&str, &str)] = &[("@huggingface/transformers", "4.3.1"), ("@wllama/wllama", "3.8.1")];
 
 /// Name in `web/page.mjs`, and in the table.
@@ -25,10 +24,10 @@ const RUNTIMES: &[(&str, &str)] = &[
     ("bayan", "Bayan"),
 ];
 
-/// Seconds after which a peer's decoding is cut: with fewer tokens the figure is as good, and hours are saved.
+/// Seconds after which a peer's decoding is stopped: the speed over fewer tokens is as accurate, and hours are saved.
 const LIMIT_SECONDS: u32 = 90;
 
-/// Prepares, measures and prints the table. `only`: part of a runtime's name.
+/// Prepares, measures and prints the table. `only`: a part of a runtime's name.
 pub fn run(prompt: usize, generate: usize, only: Option<&str>) -> Result<()> {
     let chosen: Vec<&str> =
         RUNTIMES.iter().map(|(key, _)| *key).filter(|key| only.is_none_or(|part| key.contains(part))).collect();
@@ -83,7 +82,7 @@ fn options(packages: &Path, checkpoint: &Checkpoint, prompt: usize, generate: us
     }))
 }
 
-/// What one runtime did, per second.
+/// The speed of one runtime, per second.
 #[derive(Debug, PartialEq)]
 struct Line {
     load_seconds: f64,

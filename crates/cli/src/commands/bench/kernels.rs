@@ -1,4 +1,4 @@
-//! The times of kernels, as `bayan bench` and its training half show them.
+//! Kernel times, as `bayan bench` shows them with and without `--train`.
 
 use crate::support::output::{self};
 use anyhow::Result;
@@ -8,13 +8,13 @@ use bayan_gpu::KernelTime;
 pub struct Kernel {
     /// Its name.
     pub name: String,
-    /// How many.
+    /// Number of dispatches.
     pub dispatches: usize,
-    /// All together.
+    /// Sum of their times.
     pub elapsed_ms: f64,
 }
 
-/// Sums by kernel, the longest first.
+/// Sums the times by kernel, longest first.
 pub fn by_kernel(times: Vec<KernelTime>) -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for time in times {
@@ -30,7 +30,7 @@ pub fn by_kernel(times: Vec<KernelTime>) -> Vec<Kernel> {
     kernels
 }
 
-/// A table of kernels.
+/// Prints a table of kernels.
 pub fn print_kernels(title: &str, kernels: &[Kernel]) -> Result<()> {
     let total: f64 = kernels.iter().map(|k| k.elapsed_ms).sum();
     let row = |k: &Kernel| {

@@ -1,8 +1,9 @@
-//! `bayan bench`: how fast a model runs on this device, in llama-bench's terms, and how far that is from what memory
-//! allows.
+//! `bayan bench`: the speed of a model on this device, in llama-bench's terms, compared with the limit that memory
+//! bandwidth sets.
 //!
-//! Generating one token reads every weight once, so its speed is bounded by the memory's: the copy bandwidth measured
-//! on the same device is the yardstick, which the datasheet's figure is not (and a browser has none).
+//! Generating one token reads every weight once, so memory bandwidth limits its speed. The reference is the copy
+//! bandwidth measured on the same device. Rejected: the datasheet's figure, because no copy reaches it, and because a
+//! browser does not provide one.
 
 mod kernels;
 mod train;
@@ -28,28 +29,28 @@ use crate::support::output::{self, Progress};
 /// Flags of `bayan bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Tokens of the prompt; 0 leaves it out
+    /// Tokens of the prompt; 0 skips this measurement
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..1 << 20))]
     prompt: u32,
-    /// Tokens to generate; 0 leaves it out
+    /// Tokens to generate; 0 skips this measurement
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..1 << 20))]
     generate: u32,
-    /// How often to measure
+    /// Number of repetitions
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     repetitions: u32,
-    /// Sequences that generate at a time; the speed is that of all together
+    /// Sequences generated in parallel; the speed is that of all together
     #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
     /// Measure a LoRA training step instead, over one sequence of --prompt tokens
     #[arg(long)]
     train: bool,
-    /// With --train: rank of the adapters on all linear layers
+    /// With --train: LoRA rank on all linear layers
     #[arg(long, value_name = "N", default_value_t = 16, requires = "train", value_parser = clap::value_parser!(u32).range(1..=1024))]
     rank: u32,
-    /// With --train: keep activations instead of computing them again
+    /// With --train: keep activations instead of recomputing them (no gradient checkpointing)
     #[arg(long, requires = "train")]
     no_grad_checkpoint: bool,
-    /// With --train: activations kept in f16, products by f16 tiles, loss scaling
+    /// With --train: saved activations in f16, f16 tiles in matrix products, loss scaling
     #[arg(long, requires = "train")]
     f16: bool,
     /// Also show the time of each kernel
@@ -62,7 +63,7 @@ pub struct BenchArgs {
     model: ModelArgs,
 }
 
-/// Tokens a second over the repetitions.
+/// Tokens per second over the repetitions.
 struct Speed {
     tokens: u32,
     samples: Vec<f64>,
@@ -73,7 +74,7 @@ impl Speed {
         self.samples.iter().sum::<f64>() / self.samples.len().max(1) as f64
     }
 
-    /// Of the sample, as llama-bench has it.
+    /// The sample standard deviation, as in llama-bench.
     fn deviation(&self) -> f64 {
         let mean = self.mean();
         let squares: f64 = self.samples.iter().map(|s| (s - mean).powi(2)).sum();
@@ -100,10 +101,10 @@ struct Measured {
     profiles: Vec<(&'static str, Vec<Kernel>)>,
 }
 
-/// Measures and prints.
+/// Measures and prints the results.
 ///
 /// # Errors
-/// A model or device that does not fit, or fails.
+/// The model does not fit the device, or the device fails.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if args.train {
         let request = TrainBench {
@@ -121,7 +122,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if prompt + generate == 0 {
         bail!("nothing to measure: expected --prompt or --generate above 0");
     }
-    // The prompt's run holds one more token, which is not timed.
+    // The prompt's run has one more token, which is not timed.
     let least = (prompt + 1).max(generate + 1) + 1;
     if let Some(context) = args.model.context.filter(|&n| (n as usize) < least) {
         bail!(
@@ -133,7 +134,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let mut progress = Progress::new("measuring", false);
     let repetitions = u64::from(args.repetitions);
     let (mut prompt_samples, mut first_token, mut generate_samples) = (Vec::new(), Vec::new(), Vec::new());
-    // The first run compiles pipelines and is not counted.
+    // The first run compiles pipelines and is not timed.
     for repetition in 0..=repetitions {
         if prompt > 0 {
             let (per_second, first_ms) = measure_prompt(engine, prompt)?;
@@ -165,13 +166,13 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Token ids that differ from each other, so that embeddings are not all read from one cache line.
+/// Different token ids, so that embeddings are not all read from one cache line.
 fn tokens(engine: &Engine, count: usize) -> Vec<u32> {
     let vocabulary = engine.decoder().sizes().vocab_size.max(1) as u64;
     (0..count as u64).map(|i| (i.wrapping_mul(2_654_435_761) % vocabulary) as u32).collect()
 }
 
-/// Tokens of a prompt a second, and milliseconds from its beginning to the first new token.
+/// Prompt tokens per second, and milliseconds from the start to the first new token.
 fn measure_prompt(engine: &mut Engine, count: usize) -> Result<(f64, f64)> {
     let prompt = tokens(engine, count + 1);
     engine.reset();
@@ -179,12 +180,12 @@ fn measure_prompt(engine: &mut Engine, count: usize) -> Result<(f64, f64)> {
     let started = Instant::now();
     block_on(engine.generate(&prompt, &settings, &[], &[], 0, &mut |_| ControlFlow::Continue(())))?;
     let prefilled = started.elapsed();
-    // The prompt is cached now: this adds the step of its last token and reads what that chose.
+    // The prompt is cached now: this adds the step of its last token and reads the sampled token.
     block_on(engine.generate(&prompt, &settings, &[], &[], 1, &mut |_| ControlFlow::Continue(())))?;
     Ok((count as f64 / prefilled.as_secs_f64(), started.elapsed().as_secs_f64() * 1e3))
 }
 
-/// New tokens a second of all sequences together, from an empty cache.
+/// New tokens per second of all sequences together, from an empty cache.
 fn measure_generate(engine: &mut Engine, count: usize) -> Result<f64> {
     let prompts = tokens(engine, engine.sequences());
     engine.reset();
@@ -196,8 +197,8 @@ fn measure_generate(engine: &mut Engine, count: usize) -> Result<f64> {
     Ok((count * requests.len()) as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Bytes of weights that one decoded token reads: every matrix once, and one row of an embedding that is not the output
-/// head too.
+/// Bytes of weights that one decoded token reads: every matrix once; of an embedding that is not also the output head,
+/// one row.
 fn weight_bytes(engine: &Engine) -> u64 {
     let decoder = engine.decoder();
     let tied = decoder.sizes().tie_word_embeddings;
@@ -214,10 +215,10 @@ fn weight_bytes(engine: &Engine) -> u64 {
     bytes
 }
 
-/// Bytes a second that the device reads and writes while it copies one large buffer to another.
+/// Bytes per second that the device reads and writes while it copies one large buffer to another.
 fn copy_bandwidth(gpu: &Gpu) -> Result<f64> {
     let capabilities = gpu.capabilities();
-    // Far beyond every cache, and small beside the memory of any device that holds a model.
+    // Far larger than every cache, and small compared with the memory of a device that holds a model.
     let wanted: u64 = if capabilities.software { 128 << 20 } else { 512 << 20 };
     let size = wanted.min(capabilities.max_buffer_bytes / 16 * 16);
     let (from, to) = (gpu.allocate("copy source", size)?, gpu.allocate("copy target", size)?);
@@ -241,7 +242,7 @@ fn profiles(engine: &mut Engine, prompt: usize, generate: usize) -> Result<Vec<(
         all.push(("one generated token", by_kernel(block_on(engine.profile_decode())?)));
     }
     if prompt > 0 {
-        // No more than what one submission of a real prompt takes.
+        // No more tokens than one submission of a real prompt has.
         let chunk = prompt.min(if engine.gpu().capabilities().software { 128 } else { 512 });
         all.push(("one chunk of the prompt", by_kernel(block_on(engine.profile_prefill(chunk))?)));
     }

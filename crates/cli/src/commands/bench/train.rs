@@ -1,9 +1,8 @@
-//! `bayan bench --train`: how fast a LoRA training step is, and how far that is from what the device's matrix product
-//! allows.
+//! `bayan bench --train`: the speed of a LoRA training step, compared with that of the device's matrix product.
 //!
-//! Counted are the products that a step cannot do without: forward and the gradient of the inputs (2 + 2 operations for
-//! each weight and token) and three times the adapter's. What checkpointing computes again is not counted, so that the
-//! figure says what is learned.
+//! The figure counts the necessary products only: forward and the gradient of the inputs (2 + 2 operations for each
+//! weight and token) and three times the adapter's. Recomputation by checkpointing is not counted, so that the figure
+//! measures training progress.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -22,17 +21,17 @@ use crate::support::open;
 use crate::support::options::ModelArgs;
 use crate::support::output::{self, Progress};
 
-/// What to measure.
+/// Settings of the measurement.
 pub struct TrainBench {
-    /// Tokens of the one sequence.
+    /// Tokens of the single sequence.
     pub tokens: usize,
-    /// How often.
+    /// Number of repetitions.
     pub repetitions: u32,
-    /// Of the adapters.
+    /// LoRA rank.
     pub rank: usize,
-    /// Checkpointing.
+    /// Gradient checkpointing.
     pub recompute: bool,
-    /// Kept activations and tiles in f16, with loss scaling.
+    /// Saved activations and tiles in f16, with loss scaling.
     pub f16: bool,
     /// Also time each kernel.
     pub profile: bool,
@@ -40,7 +39,7 @@ pub struct TrainBench {
     pub json: bool,
 }
 
-/// A sequence of which every token is trained.
+/// A sequence in which every token is trained.
 fn batch(tokens: usize, vocabulary: usize) -> MicroBatch {
     let ids: Vec<u32> =
         (0..tokens as u64).map(|i| (i.wrapping_mul(2_654_435_761) % vocabulary.max(1) as u64) as u32).collect();
@@ -48,17 +47,17 @@ fn batch(tokens: usize, vocabulary: usize) -> MicroBatch {
     MicroBatch { labels, positions: (0..tokens as u32).collect(), sequences: vec![0; tokens], starts: vec![0], ids }
 }
 
-/// Operations of a step for each token.
+/// Operations of a step per token.
 fn operations_per_token(decoder: &mut dyn Decoder, adapter_parameters: u64, tokens: usize) -> f64 {
     let sizes = decoder.sizes().clone();
     let linear: usize = decoder.linears_mut().iter().map(|linear| linear.weight.rows() * linear.weight.columns()).sum();
-    // Scores and sums over half the positions on average, forward once and backward two and a half times.
+    // Attention scores and sums: half the positions on average, forward once and backward two and a half times.
     let attention = sizes.num_hidden_layers * sizes.num_attention_heads * sizes.head_dim * tokens / 2 * 4;
     4.0 * linear as f64 + 6.0 * adapter_parameters as f64 + 3.5 * attention as f64
 }
 
-/// Operations a second of a product [T, 1024] × [1024, 1024]ᵀ of weights in f32 on this device, by the tiles that the
-/// step has.
+/// Operations per second of a product [T, 1024] × [1024, 1024]ᵀ with f32 weights on this device, by the same tiles as
+/// in the step.
 fn product_rate(gpu: &Gpu, tokens: usize) -> Result<f64> {
     const SIZE: usize = 1024;
     let Some(format) = format_by_name("f32") else { anyhow::bail!("there is no format f32") };
@@ -81,10 +80,10 @@ fn product_rate(gpu: &Gpu, tokens: usize) -> Result<f64> {
     Ok(2.0 * (tokens * SIZE * SIZE) as f64 / best)
 }
 
-/// Measures and prints.
+/// Measures and prints the results.
 ///
 /// # Errors
-/// A model or device that does not fit, or fails.
+/// The model does not fit the device, or the device fails.
 pub fn run(bench: &TrainBench, args: &ModelArgs) -> Result<ExitCode> {
     let tokens = bench.tokens.max(2);
     let checkpoint = open::checkpoint(args.checkpoint.model.as_deref())?;
@@ -115,11 +114,11 @@ pub fn run(bench: &TrainBench, args: &ModelArgs) -> Result<ExitCode> {
     };
     let (mut samples, mut loss) = (Vec::new(), 0.0);
     let mut progress = Progress::new("measuring", false);
-    // The first step compiles and is not counted.
+    // The first step compiles pipelines and is not timed.
     for repetition in 0..=bench.repetitions {
         let started = Instant::now();
         loss = block_on(trainer.accumulate(&batch, 1.0 / batch.target_count() as f64))?;
-        // A skipped update takes as long as another.
+        // A skipped update takes as long as any other.
         block_on(trainer.try_update(&hyper))?;
         if repetition > 0 {
             samples.push(tokens as f64 / started.elapsed().as_secs_f64());

@@ -1,4 +1,4 @@
-//! What a line means: a message, or a command that begins with a slash.
+//! Parses a line: a message, or a command that begins with a slash.
 
 use std::path::PathBuf;
 
@@ -7,19 +7,19 @@ use crate::support::options::AdapterArg;
 /// A line that is not empty.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// To the model.
+    /// A message for the model.
     Message(String),
-    /// Sets the instructions, or shows them.
+    /// Sets the system message, or shows it.
     System(Option<String>),
     /// Writes the conversation to a file.
     Save(PathBuf),
     /// Reads a conversation from a file.
     Load(PathBuf),
-    /// Forgets the conversation.
+    /// Clears the conversation.
     Reset,
     /// Drops the oldest turns.
     Drop,
-    /// Puts an adapter on the model, or takes one off, or lists them.
+    /// Attaches an adapter, detaches adapters, or lists them.
     Adapter(AdapterCommand),
     /// Shows speeds and memory.
     Stats,
@@ -29,14 +29,14 @@ pub enum Command {
     Exit,
 }
 
-/// What to do with adapters.
+/// An adapter command.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AdapterCommand {
-    /// Name those that are on.
+    /// List the attached adapters.
     List,
-    /// Put one on.
+    /// Attach one.
     On(AdapterArg),
-    /// Take one off, or all.
+    /// Detach one, or all.
     Off(Option<String>),
 }
 
@@ -52,10 +52,10 @@ pub const HELP: &str = "\
 /exit          leave (or Ctrl-D)
 Ctrl-C stops an answer. A line that ends with \\ goes on in the next. //TEXT sends a message that begins with a slash.";
 
-/// What a line means; `None` for an empty one.
+/// Parses a line; `None` for an empty one.
 ///
 /// # Errors
-/// A command that does not exist or lacks its argument.
+/// The command does not exist or lacks its argument.
 pub fn parse(line: &str) -> Result<Option<Command>, String> {
     let text = line.trim();
     if text.is_empty() {

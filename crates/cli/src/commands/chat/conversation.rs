@@ -1,24 +1,24 @@
-//! The messages of a conversation, and the file that keeps them.
+//! The messages of a conversation, and the file that stores them.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// Conversations of people are far smaller.
+/// A larger file is not a conversation.
 const LARGEST_FILE_BYTES: u64 = 64 << 20;
 
-/// Instructions and messages.
+/// System message and messages.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conversation {
-    /// Stands before the messages.
+    /// The system message.
     pub system: Option<String>,
     /// Messages in OpenAI's form, oldest first.
     pub turns: Vec<Value>,
 }
 
 impl Conversation {
-    /// All messages, the instructions first.
+    /// All messages, the system message first.
     pub fn messages(&self) -> Vec<Value> {
         let system = self.system.iter().map(|text| json!({"role": "system", "content": text}));
         system.chain(self.turns.iter().cloned()).collect()
@@ -29,7 +29,8 @@ impl Conversation {
         self.turns.push(json!({"role": role, "content": content}));
     }
 
-    /// Drops the oldest message of the user with all answers to it, unless it is the last one. Whether there was one.
+    /// Drops the oldest message of the user with all answers to it, unless it is the last one. Returns whether one was
+    /// dropped.
     pub fn drop_oldest(&mut self) -> bool {
         let is_user = |turn: &Value| turn["role"] == "user";
         match self.turns.iter().skip(1).position(is_user) {
@@ -60,10 +61,10 @@ impl Conversation {
         written.with_context(|| format!("cannot write {}", file.display()))
     }
 
-    /// Reads what [`Conversation::save`] wrote, or a bare list of messages.
+    /// Reads a file of [`Conversation::save`], or a plain list of messages.
     ///
     /// # Errors
-    /// The file cannot be read or holds something else.
+    /// The file cannot be read or contains something else.
     pub fn load(file: &Path) -> Result<Conversation> {
         let shown = file.display();
         let size = std::fs::metadata(file).with_context(|| format!("cannot read {shown}"))?.len();

@@ -1,4 +1,4 @@
-//! `bayan chat`: a conversation in the terminal, or over a pipe with one message a line.
+//! `bayan chat`: a conversation in the terminal, or through a pipe with one message per line.
 
 mod commands;
 mod conversation;
@@ -22,13 +22,13 @@ use session::{Next, Session};
 /// Flags of `bayan chat`.
 #[derive(Debug, Args)]
 pub struct ChatArgs {
-    /// Instructions that stand before the conversation
+    /// System message before the conversation
     #[arg(long, env = "BAYAN_SYSTEM", value_name = "TEXT")]
     system: Option<String>,
-    /// Go on with a conversation from a file that /save wrote
+    /// Continue a conversation from a file that /save wrote
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
-    /// Do not keep what is typed for the next time
+    /// Do not save the history of typed lines
     #[arg(long)]
     no_history: bool,
     #[command(flatten)]
@@ -37,10 +37,10 @@ pub struct ChatArgs {
     model: ModelArgs,
 }
 
-/// Talks until the input ends.
+/// Runs the conversation until the input ends.
 ///
 /// # Errors
-/// A model or device that does not fit; over a pipe, also a message that cannot be answered.
+/// The model does not fit the device; through a pipe, also a message that cannot be answered.
 pub fn run(args: &ChatArgs) -> Result<ExitCode> {
     let mut conversation = match &args.load {
         Some(file) => Conversation::load(file)?,
@@ -49,7 +49,8 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
     if args.system.is_some() {
         conversation.system = args.system.clone();
     }
-    // The line editor takes Ctrl-C when it is made, so it comes first; while it reads, Ctrl-C reaches it as a key.
+    // The line editor installs its Ctrl-C handler on creation, so it is created first; while it reads, Ctrl-C is a key
+    // press.
     let editor = if std::io::stdin().is_terminal() {
         Some(DefaultEditor::new().context("the terminal cannot be used for line editing")?)
     } else {
@@ -68,7 +69,7 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One message a line, without decoration; the first failure ends it.
+/// Reads one message per line, without decoration; the first failure ends the loop.
 fn read_lines(session: &mut Session) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line.context("cannot read the next message from stdin: expected UTF-8 text")?;
@@ -87,14 +88,14 @@ fn read_lines(session: &mut Session) -> Result<()> {
 
 /// The prompt of the line editor.
 const PROMPT: &str = "› ";
-/// Its prompt for the further lines of a message.
+/// The prompt for continuation lines of a message.
 const MORE: &str = "… ";
 
-/// The line editor's loop; failures are shown and the conversation goes on.
+/// The line editor's loop; failures are printed and the conversation continues.
 fn talk(session: &mut Session, mut editor: DefaultEditor, keep_history: bool) -> Result<()> {
     let history = if keep_history { history_file() } else { None };
     if let Some(file) = &history {
-        // There is none the first time.
+        // The file does not exist the first time.
         let _ = editor.load_history(file);
     }
     session.greet()?;
@@ -127,7 +128,7 @@ fn talk(session: &mut Session, mut editor: DefaultEditor, keep_history: bool) ->
     Ok(())
 }
 
-/// One message; a line that ends with a backslash goes on in the next.
+/// Reads one message; a line that ends with a backslash continues on the next.
 fn read_message(editor: &mut DefaultEditor) -> rustyline::Result<String> {
     let mut message = editor.readline(PROMPT)?;
     while let Some(shorter) = message.strip_suffix('\\') {
@@ -136,7 +137,7 @@ fn read_message(editor: &mut DefaultEditor) -> rustyline::Result<String> {
     Ok(message)
 }
 
-/// Where typed lines are kept: the user's state directory.
+/// The history file of typed lines, in the user's state directory.
 fn history_file() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let state = if cfg!(windows) {

@@ -1,4 +1,4 @@
-//! A conversation with a loaded model: answers, commands, and what to do when the context is full.
+//! A conversation with a loaded model: answers, commands, and the handling of a full context.
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -14,18 +14,18 @@ use crate::support::interrupt::Answering;
 use crate::support::open::{self, Loaded};
 use crate::support::output;
 
-/// Positions that /drop leaves free for an answer, at most a quarter of the context.
+/// Positions that /drop frees for an answer; at most a quarter of the context.
 const ROOM: usize = 512;
 
-/// Whether to go on.
+/// Whether the conversation continues.
 pub enum Next {
-    /// With the next line.
+    /// Read the next line.
     Continue,
-    /// No.
+    /// End.
     Exit,
 }
 
-/// What the last answer took, and sums.
+/// Statistics of the last answer, and sums.
 #[derive(Default)]
 struct Stats {
     last: Option<Usage>,
@@ -40,7 +40,7 @@ pub struct Session {
     conversation: Conversation,
     generation: Generation,
     interactive: bool,
-    /// Whether answers are shown on a terminal, which obeys control characters.
+    /// Whether answers go to a terminal, which interprets control characters.
     terminal: bool,
     /// A message that did not fit the context.
     pending: Option<String>,
@@ -55,10 +55,10 @@ impl Session {
         Session { model, load, conversation, generation, interactive, terminal, pending: None, stats: Stats::default() }
     }
 
-    /// Whether this model can chat at all, before anybody types.
+    /// Checks before the first message that this model has a chat template.
     ///
     /// # Errors
-    /// It has no template.
+    /// It has none.
     pub fn check_template(&self) -> Result<()> {
         match &self.model.template {
             Some(_) => Ok(()),
@@ -66,7 +66,7 @@ impl Session {
         }
     }
 
-    /// The first lines.
+    /// Prints the greeting.
     pub fn greet(&self) -> Result<()> {
         let engine = &self.model.engine;
         let c = engine.gpu().capabilities();
@@ -80,10 +80,10 @@ impl Session {
         Ok(())
     }
 
-    /// Does what a line says.
+    /// Runs a command.
     ///
     /// # Errors
-    /// What made it fail; the conversation is then as before.
+    /// The command failed; the conversation is then unchanged.
     pub fn run(&mut self, command: Command) -> Result<Next> {
         match command {
             Command::Message(text) => self.answer(text)?,
@@ -114,13 +114,13 @@ impl Session {
         Ok(Next::Continue)
     }
 
-    /// Adapters on the model; the conversation goes on, read again with what is on now.
+    /// Runs an adapter command. The conversation continues and is computed again with the attached adapters.
     fn adapter(&mut self, command: AdapterCommand) -> Result<()> {
         let engine = &mut self.model.engine;
         match command {
             AdapterCommand::List => {}
             AdapterCommand::On(adapter) => {
-                // The same one again: with another scale.
+                // The same adapter again, with another scale.
                 engine.detach(&adapter.path.display().to_string());
                 open::attach(engine, &adapter)?;
             }
@@ -146,7 +146,7 @@ impl Session {
         })
     }
 
-    /// Text about the conversation: not part of what a pipe's reader wants as answers.
+    /// Prints text about the conversation, which is not part of the answers on stdout.
     fn say(&self, text: &str) -> Result<()> {
         if self.interactive {
             return output::line(text);
@@ -160,7 +160,7 @@ impl Session {
         self.conversation.push("user", &text);
         match self.generate() {
             Ok(answer) => {
-                // Stopped before it began: as if nothing had been asked.
+                // Stopped before the first text: the message is removed again.
                 if answer.text.is_empty() && answer.usage.finish == Finish::Stopped {
                     self.conversation.turns.pop();
                 } else {
@@ -186,7 +186,7 @@ impl Session {
         }
     }
 
-    /// Streams the answer to the conversation as it stands.
+    /// Streams the answer to the current conversation.
     fn generate(&mut self) -> Result<Answer> {
         let messages = self.conversation.messages();
         let terminal = self.terminal;
@@ -227,7 +227,7 @@ impl Session {
         }
     }
 
-    /// Drops turns until an answer has room, at least one; then answers the message that did not fit.
+    /// Drops turns, at least one, until an answer fits; then answers the message that did not fit.
     fn drop_oldest(&mut self) -> Result<()> {
         let waiting = self.pending.take();
         if let Some(text) = &waiting {
@@ -279,8 +279,8 @@ impl Session {
     }
 }
 
-/// Writes a piece of an answer at once. A terminal gets no control characters: an answer may not move its cursor or
-/// change its title.
+/// Prints a piece of an answer immediately. Control characters are removed for a terminal: an answer must not move the
+/// cursor or change the title.
 fn show(piece: &str, terminal: bool) -> Result<()> {
     if terminal && piece.chars().any(is_control) {
         return output::piece(&piece.chars().filter(|&c| !is_control(c)).collect::<String>());

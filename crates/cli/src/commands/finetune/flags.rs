@@ -1,8 +1,7 @@
-//! The recipe's fields as flags, made from the recipe itself: a field is a flag of the same name, and so are its other
-//! spellings.
+//! The recipe's fields as flags, generated from the recipe: a field and its aliases are flags of the same names.
 //!
-//! A struct with one member for each field lost: it would be a second list of sixty names, to be kept equal to the
-//! first.
+//! Rejected: a struct with one member for each field, because it would be a second list of sixty names to be kept equal
+//! to the first.
 
 use bayan_train::recipe::{ALIASES, parse_assignment};
 use bayan_weights::format_names;
@@ -10,7 +9,7 @@ use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 use serde_json::{Map, Value};
 
-/// (field, value name, help); an empty value name is a switch. In the order of `--help`, headings between.
+/// (field, value name, help); an empty value name means a switch. Ordered as in `--help`, with headings between.
 const FIELDS: &[(&str, &str, &str)] = &[
     ("", "", "Model and data"),
     ("model", "DIR|embedded", "Base model: a checkpoint's directory, or `embedded`"),
@@ -78,11 +77,11 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("early_stopping_patience", "N", "Stop after so many evaluations without a better loss"),
 ];
 
-/// What was given as flags, as a layer of a recipe.
+/// The flags that were given, as a layer of a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct RecipeFlags(pub Map<String, Value>);
 
-/// A value as it is typed: JSON where it is JSON, lists by commas where the field takes one.
+/// Parses a typed value: as JSON if it is JSON, as a comma-separated list if the field takes a list, otherwise as text.
 fn typed(field: &str, text: &str) -> Result<Value, String> {
     let (_, value) = parse_assignment(&format!("x={text}")).map_err(|error| error.to_string())?;
     let parts = || text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -91,7 +90,7 @@ fn typed(field: &str, text: &str) -> Result<Value, String> {
         ("target_modules", Value::String(text)) if text.contains(',') && !text.contains(['(', '\\', '[']) => {
             parts().map(Value::from).collect()
         }
-        // A single name is a name; an expression has something that no name has.
+        // A single name is a name; a regular expression contains a character that no name has.
         ("target_modules", Value::String(text))
             if text != "all-linear" && text.chars().all(|c| c.is_alphanumeric() || c == '_') =>
         {

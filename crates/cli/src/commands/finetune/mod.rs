@@ -1,7 +1,7 @@
 //! `bayan finetune`: trains a LoRA adapter (or all parameters) over a model, quantized or not.
 //!
-//! Flags and files are layers of one recipe; what they mean, and the run itself, live in `bayan-train`. Here they are
-//! parsed, and what happens is shown.
+//! Flags and files are layers of one recipe; their meaning and the run itself are in `bayan-train`. This module parses
+//! them and shows the progress.
 
 mod flags;
 mod show;
@@ -32,10 +32,10 @@ use crate::support::{interrupt, open, output, text};
 use flags::RecipeFlags;
 use show::Show;
 
-/// What a shell reports for a program that was interrupted.
+/// Exit code of an interrupted program, as shells use it.
 const INTERRUPTED: u8 = 130;
 
-/// The random stream of the first weights.
+/// The random stream of the initial weights.
 const FIRST_WEIGHTS: u64 = 1 << 40;
 
 /// Flags of `bayan finetune`.
@@ -45,20 +45,20 @@ const FIRST_WEIGHTS: u64 = 1 << 40;
     `bayan finetune --resume --output DIR` goes on as if nothing had happened."
 )]
 pub struct FinetuneArgs {
-    /// Recipe: a .toml, .yaml or .yml file; flags stand over it
+    /// Recipe: a .toml, .yaml or .yml file; flags override it
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Go on from the newest checkpoint in --output, with the recipe there
+    /// Continue from the newest checkpoint in --output, with the recipe there
     #[arg(long)]
     resume: bool,
     /// Replace an earlier run in --output
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
-    /// Show the data report, the memory estimate and the first N rendered examples with the trained tokens marked, and
-    /// end
+    /// Show the data report, the memory estimate and the first N rendered examples with the trained tokens marked, then
+    /// exit
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3", require_equals = true)]
     dry_run: Option<usize>,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -67,11 +67,11 @@ pub struct FinetuneArgs {
     device: DeviceArgs,
 }
 
-/// Everything that is known before weights are loaded.
+/// Everything that is known before the weights are loaded.
 struct Prepared {
     recipe: Recipe,
     checkpoint: Checkpoint,
-    /// The same, where it was drawn for this run.
+    /// The initial weights, if they were generated for this run.
     initial: Option<MemorySource>,
     policy: Option<Policy>,
     renderer: Renderer,
@@ -83,7 +83,7 @@ struct Prepared {
 /// Trains, or shows what would be trained.
 ///
 /// # Errors
-/// A recipe, data, model or device that does not fit, or a loss that is not finite.
+/// The recipe, the data or the model is invalid or does not fit the device, or a loss is not finite.
 pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let recipe = recipe(args)?;
     let show = Show::new(args.json);
@@ -110,7 +110,7 @@ pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     train(args, &prepared, &output, resumed, show)
 }
 
-/// The recipe from the run's directory when resuming, a file, and flags, the later over the earlier.
+/// Merges the recipe of the run's directory (when resuming), a file, and flags; later ones override earlier ones.
 fn recipe(args: &FinetuneArgs) -> Result<Recipe> {
     let mut layers: Vec<Map<String, Value>> = vec![];
     if args.resume
@@ -147,7 +147,7 @@ fn read_recipe(file: &Path) -> Result<Map<String, Value>> {
     parsed.with_context(|| file.display().to_string())
 }
 
-/// Reads the data and the model's headers, and shows what they say.
+/// Reads the data and the model's headers, and prints their reports.
 fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
     let model = recipe.model.as_deref().map(Path::new);
     let (checkpoint, initial) = if recipe.from_scratch {
@@ -190,7 +190,7 @@ fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
     Ok(Prepared { recipe, checkpoint, initial, policy, renderer, data, base, memory })
 }
 
-/// The base on the device, and what trains it or an adapter over it.
+/// Loads the base onto the device, and makes the trainer of it or of an adapter over it.
 fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
     let recipe = &prepared.recipe;
     let mut progress = Progress::new("loading", true);

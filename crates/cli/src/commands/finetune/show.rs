@@ -1,4 +1,4 @@
-//! What a run looks like: lines for people, or one JSON object a line.
+//! The output of a run: lines for people, or one JSON object per line.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::support::output::{self, Progress};
 
-/// Prints, and asks for the end when Ctrl-C was pressed.
+/// Prints the events of a run, and stops it after Ctrl-C.
 pub struct Show {
     json: bool,
     stop: Arc<AtomicBool>,
@@ -23,22 +23,22 @@ pub struct Show {
 }
 
 impl Show {
-    /// Lines, or JSON.
+    /// Makes an observer that prints text lines, or JSON.
     pub fn new(json: bool) -> Show {
         Show { json, stop: Arc::default(), progress: None }
     }
 
-    /// Ends the run after the step under way when the flag is set.
+    /// Stops the run after the current step once the flag is set.
     pub fn stop_on(&mut self, flag: Arc<AtomicBool>) {
         self.stop = flag;
     }
 
-    /// The one or the other.
+    /// Prints the text or the JSON.
     pub fn line(&self, text: &str, value: &Value) -> Result<()> {
         if self.json { output::line(&value.to_string()) } else { output::line(text) }
     }
 
-    /// What became of the rows.
+    /// Prints the counts of the rows.
     pub fn data(&self, data: &RunData) -> Result<()> {
         let shape = data.shape.map_or("?".to_owned(), |shape| format!("{shape:?}"));
         let mut text = format!("data ({shape})\n{}", data.report);
@@ -51,7 +51,7 @@ impl Show {
         self.line(text.trim_end(), &value)
     }
 
-    /// How long the run is and what it trains.
+    /// Prints the length of the run and what it trains.
     pub fn plan(&self, recipe: &Recipe, base: &BaseInfo, plan: &RunPlan, data: &RunData) -> Result<()> {
         let trained = base.trained_parameters(recipe);
         let units = if recipe.packing { "packs" } else { "examples" };
@@ -82,14 +82,14 @@ impl Show {
         )
     }
 
-    /// The estimate.
+    /// Prints the memory estimate.
     pub fn memory(&self, memory: &MemoryEstimate) -> Result<()> {
         let value = json!({"event": "memory", "base": memory.base, "weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer,
             "cache": memory.cache, "activations": memory.activations, "working": memory.working, "fixed": memory.fixed, "total": memory.total()});
         self.line(format!("device memory (estimated)\n{memory}").trim_end(), &value)
     }
 
-    /// What it runs on.
+    /// Prints the device.
     pub fn device(&self, gpu: &Gpu) -> Result<()> {
         let c = gpu.capabilities();
         self.line(
@@ -98,7 +98,7 @@ impl Show {
         )
     }
 
-    /// Rendered examples with what is trained marked.
+    /// Prints rendered examples with the trained tokens marked.
     pub fn examples(&self, examples: &[Tokens], tokenizer: &Tokenizer) -> Result<()> {
         let colour =
             std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -112,7 +112,7 @@ impl Show {
 
     fn told(&mut self, text: &str, value: &Value) {
         self.progress = None;
-        // A reader that went away does not end a run; its checkpoints and logs are on disk.
+        // A closed output does not end a run; its checkpoints and logs are on disk.
         let _ = self.line(text, value);
     }
 
@@ -193,7 +193,7 @@ fn step_line(entry: &LogEntry, total_steps: u64, left: Duration) -> String {
     )
 }
 
-/// A duration for people.
+/// Formats a duration for people.
 pub fn time(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {

@@ -1,4 +1,5 @@
-//! Transfers into the cache: resumed after a break, checked in size and checksum, and visible only when whole.
+//! Downloads into the cache: resumed after an interruption, checked in size and checksum, and visible only when
+//! complete.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -17,17 +18,17 @@ use crate::support::output::Progress;
 const ATTEMPTS: u32 = 5;
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// How one attempt ended without an error of ours.
+/// The outcome of one attempt that did not fail for good.
 enum Attempt {
     Done,
-    /// Worth another one, after so long.
+    /// Worth retrying, after this time.
     Again(String, Duration),
 }
 
-/// Downloads what is missing; gives what `--model` opens.
+/// Downloads the missing files; returns the path for `--model`.
 ///
 /// # Errors
-/// Transfers that fail for good; bytes that are not what the listing says.
+/// A transfer fails for good, or the bytes differ from the listing.
 pub fn run(cache: &Cache, plan: &Plan) -> Result<PathBuf> {
     let handle = cache.repo(super::name::repo(&plan.name));
     let (snapshot, blobs) = (handle.pointer_path(&plan.commit), handle.blob_path("x"));
@@ -129,7 +130,7 @@ fn try_once(
         .truncate(start == 0)
         .open(partial)
         .with_context(|| format!("cannot write {}", partial.display()))?;
-    // One byte more than announced is enough to know that the size is wrong.
+    // One byte more than announced is enough to detect a wrong size.
     let mut body = response.into_body().into_reader().take(file.size_bytes - start + 1);
     let (mut buffer, mut written) = (vec![0; BUFFER_BYTES], start);
     loop {
@@ -156,7 +157,7 @@ fn try_once(
     }
 }
 
-/// Size and checksum.
+/// Checks size and checksum.
 fn verify(file: &Remote, path: &Path) -> Result<()> {
     let mut input = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let size = input.metadata()?.len();
@@ -189,7 +190,7 @@ fn verify(file: &Remote, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The file in the snapshot, as a link to the blob beside it; a copy where links are not allowed.
+/// Puts the file into the snapshot, as a link to its blob, or as a copy where links are not allowed.
 fn link(blob: &Path, at: &Path) -> Result<()> {
     let directory = at.parent().context("a directory")?;
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -215,7 +216,7 @@ fn link(blob: &Path, at: &Path) -> Result<()> {
         .with_context(|| format!("cannot write {}", at.display()))
 }
 
-/// A file's name as a part of an address.
+/// A file name escaped for a URL.
 fn escaped(name: &str) -> String {
     let mut out = String::new();
     for byte in name.bytes() {

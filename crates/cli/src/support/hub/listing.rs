@@ -1,4 +1,4 @@
-//! What a repository holds, and which of its files a model needs.
+//! The contents of a repository, and the files of it that a model needs.
 
 use anyhow::{Context, Result, bail};
 use hf_hub::Cache;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::name::{HubName, is_hex, is_relative_file, repo};
 
-/// Files that go with the weights, where they are there.
+/// Files that belong to the weights, if they exist.
 const SIDE_FILES: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -38,31 +38,31 @@ struct Lfs {
     size: u64,
 }
 
-/// A file to have.
+/// A file to download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
     /// Its name in the repository.
     pub name: String,
     /// Its size.
     pub size_bytes: u64,
-    /// The name of its bytes in the cache: their SHA-256, or git's SHA-1 of small files.
+    /// The name of its blob in the cache: the SHA-256, or git's SHA-1 for small files.
     pub blob: String,
 }
 
-/// The files of a model that are to be on this machine.
+/// The files that a model needs.
 #[derive(Debug)]
 pub struct Plan {
     /// The model.
     pub name: HubName,
-    /// The commit that the revision stands for now.
+    /// The commit of the revision at the time of the listing.
     pub commit: String,
-    /// Where from.
+    /// Address of the hub.
     pub endpoint: String,
-    /// For private and gated repositories.
+    /// Access token for private and gated repositories.
     pub token: Option<String>,
     /// Every file of the model.
     pub files: Vec<Remote>,
-    /// Bytes of those whose blobs are not in the cache.
+    /// Bytes of the files whose blobs are not in the cache.
     missing_bytes: u64,
 }
 
@@ -79,7 +79,7 @@ pub fn endpoint() -> String {
     set.map_or_else(|| "https://huggingface.co".to_string(), |text| text.trim_end_matches('/').to_string())
 }
 
-/// What an HTTP status means for someone who wants a model.
+/// Explains an HTTP status to a user who wants a model.
 pub fn explain(status: u16, name: &HubName) -> String {
     match status {
         401 => format!(
@@ -94,10 +94,10 @@ pub fn explain(status: u16, name: &HubName) -> String {
     }
 }
 
-/// Asks the hub what the model consists of.
+/// Asks the hub for the files of a model.
 ///
 /// # Errors
-/// What the hub refuses; a listing that cannot be trusted; a repository without a model.
+/// The hub refuses, the listing is invalid, or the repository has no model.
 pub fn plan(cache: &Cache, name: &HubName) -> Result<Plan> {
     let endpoint = endpoint();
     let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
@@ -150,7 +150,7 @@ fn checked(file: &Sibling) -> Result<Remote> {
     }
 }
 
-/// `x-00001-of-00003.gguf` and the others, for a part of a split file.
+/// The names of all parts of a split file: `x-00001-of-00003.gguf` and so on.
 pub fn parts_of(file: &str) -> Vec<String> {
     let split = file
         .strip_suffix(".gguf")
@@ -165,7 +165,7 @@ pub fn parts_of(file: &str) -> Vec<String> {
     }
 }
 
-/// The files that the model needs, and no other.
+/// Selects the files that the model needs.
 fn select<'a>(name: &HubName, files: &'a [Sibling]) -> Result<Vec<&'a Sibling>> {
     let find = |wanted: &str| files.iter().find(|file| file.rfilename == wanted);
     if let Some(file) = &name.file {

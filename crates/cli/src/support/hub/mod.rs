@@ -1,10 +1,10 @@
 //! Models by their name on a hub: `org/name[:revision][/file.gguf]`.
 //!
-//! The cache is Hugging Face's own (`HF_HOME`, through the hf-hub crate), so that what Python's programs downloaded is
-//! here already and the other way round; so are the token and `HF_ENDPOINT`. What is in the cache is opened without a
-//! question to the network. Nothing is downloaded unasked: `bayan pull` is a request, `--model org/name` asks first,
-//! with the size. Transfers are done here and not by hf-hub, because names, sizes and checksums that a server tells are
-//! held against each other before they become paths or models.
+//! The cache is Hugging Face's (`HF_HOME`, through the hf-hub crate), so that downloads are shared with Python
+//! programs; so are the token and `HF_ENDPOINT`. A model in the cache is opened without network access. Nothing is
+//! downloaded without consent: `bayan pull` is a request; `--model org/name` asks first and shows the size. Rejected:
+//! hf-hub's own transfers, because names, sizes and checksums from a server must be checked against each other before
+//! they become paths or models.
 
 pub mod download;
 pub mod listing;
@@ -29,10 +29,10 @@ pub fn set_offline(offline: bool) {
     OFFLINE.store(offline, Ordering::Relaxed);
 }
 
-/// What `--model` opens for this name, downloaded first if the user agrees.
+/// The path that `--model` opens for this name; the model is downloaded first if the user agrees.
 ///
 /// # Errors
-/// Not in the cache, and offline or not agreed to; what the server or the transfer refuses.
+/// The model is not in the cache and the user is offline or declines; the server refuses, or the transfer fails.
 pub fn open(name: &HubName) -> Result<PathBuf> {
     let cache = Cache::from_env();
     if let Some(path) = cached(&cache, name) {
@@ -66,7 +66,7 @@ pub fn open(name: &HubName) -> Result<PathBuf> {
     download::run(&cache, &plan)
 }
 
-/// The directory or file of a name whose files are all in the cache.
+/// The directory or file of a name, if all its files are in the cache.
 fn cached(cache: &Cache, name: &HubName) -> Option<PathBuf> {
     let handle = cache.repo(repo(name));
     let directory = if name.is_commit() {
@@ -89,7 +89,7 @@ fn cached(cache: &Cache, name: &HubName) -> Option<PathBuf> {
     None
 }
 
-/// Whether a snapshot has weights, and every shard that its index names.
+/// Whether a snapshot has weights, including every shard of its index.
 fn has_weights(directory: &std::path::Path) -> bool {
     for index in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
         let Ok(text) = std::fs::read_to_string(directory.join(index)) else { continue };

@@ -1,4 +1,4 @@
-//! Names of models on a hub, checked before anything is made of them.
+//! Names of models on a hub, validated before they are used in paths.
 
 use hf_hub::{Repo, RepoType};
 use std::fmt;
@@ -11,12 +11,12 @@ pub struct HubName {
     pub repo: String,
     /// A branch, a tag or a commit.
     pub revision: String,
-    /// One file of it.
+    /// One file of the repository.
     pub file: Option<String>,
 }
 
 impl HubName {
-    /// Reads a name; `None` for what cannot be one.
+    /// Parses a name; `None` if it is not valid.
     pub fn parse(text: &str) -> Option<HubName> {
         let mut parts = text.splitn(3, '/');
         let (owner, second, rest) = (parts.next()?, parts.next()?, parts.next());
@@ -32,7 +32,7 @@ impl HubName {
         Some(HubName { repo: format!("{owner}/{name}"), revision: revision.to_string(), file })
     }
 
-    /// Reads what `--model` was given: `None` where such a path exists, or could only be a path.
+    /// Parses the argument of `--model`: `None` if such a path exists, or if it can only be a path.
     pub fn from_path(path: &Path) -> Option<HubName> {
         if path.exists() { None } else { Self::parse(path.to_str()?) }
     }
@@ -53,7 +53,8 @@ impl fmt::Display for HubName {
     }
 }
 
-/// Letters, digits, `-`, `_` and `.`, not only dots, and no `--`, which separates owner and name in the cache.
+/// Whether a component has only letters, digits, `-`, `_` and `.`, is not all dots, and has no `--`, which separates
+/// owner and name in the cache.
 fn is_part(part: &str) -> bool {
     let allowed = part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     allowed
@@ -64,7 +65,7 @@ fn is_part(part: &str) -> bool {
         && !part.contains("--")
 }
 
-/// Whether a file's name stays inside the directory it is joined to, on every system.
+/// Whether a joined file name stays inside its directory, on every system.
 pub(super) fn is_relative_file(file: &str) -> bool {
     let plain = |part: &str| {
         !part.is_empty()
@@ -75,12 +76,12 @@ pub(super) fn is_relative_file(file: &str) -> bool {
     file.len() <= 255 && file.split('/').all(plain)
 }
 
-/// Lower-case hexadecimal digits, so many.
+/// Whether a text consists of this many lower-case hexadecimal digits.
 pub fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
 }
 
-/// The repository of a name, at its revision.
+/// The repository of a name at its revision.
 pub fn repo(name: &HubName) -> Repo {
     Repo::with_revision(name.repo.clone(), RepoType::Model, name.revision.clone())
 }

@@ -1,9 +1,9 @@
-//! The bytes a template may make while it renders. Fuel counts instructions, but one instruction can double a string,
-//! so thirty of them fill the memory of any machine. Every place where a template's text grows charges this budget
-//! first.
+//! The bytes that a template may allocate while it renders. Fuel counts instructions, but one instruction can double a
+//! string, so that thirty of them exhaust the memory of any machine. Every operation that makes text grow charges this
+//! budget first.
 //!
-//! It lives in a thread local for the length of one rendering, because minijinja's filters and formatter see no state
-//! of ours that is cheaper.
+//! It is in a thread local during a rendering, because minijinja's filters and formatter have no cheaper access to our
+//! state.
 
 use minijinja::{Error, ErrorKind};
 use std::cell::Cell;
@@ -17,7 +17,7 @@ thread_local! {
 #[error("the template made too many bytes")]
 pub(crate) struct Exceeded;
 
-/// A rendering's allowance.
+/// The budget of one rendering.
 pub(crate) struct Budget(usize);
 
 impl Budget {
@@ -25,7 +25,7 @@ impl Budget {
         Self(bytes)
     }
 
-    /// Runs a rendering under this allowance.
+    /// Runs a rendering with this budget.
     pub(crate) fn during<T>(&self, render: impl FnOnce() -> T) -> T {
         struct Restore(usize);
         impl Drop for Restore {
@@ -38,7 +38,7 @@ impl Budget {
     }
 }
 
-/// Takes `bytes` from the allowance of the rendering that runs on this thread.
+/// Charges `bytes` to the budget of the rendering that runs on this thread.
 pub(crate) fn charge(bytes: usize) -> Result<(), Error> {
     LEFT.with(|left| match left.get().checked_sub(bytes) {
         Some(rest) => {

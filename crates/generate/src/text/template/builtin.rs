@@ -1,5 +1,5 @@
-//! Templates for checkpoints that ship none, by family. Their text is what each family's own demonstration code
-//! produced; a shipped template always wins, and nothing here is chosen without being sure.
+//! Templates for checkpoints without one, by family. Their text equals the output of each family's own demonstration
+//! code; a template in the checkpoint takes precedence, and none is chosen unless the family is certain.
 
 use crate::text::tokenizer::Tokenizer;
 
@@ -20,8 +20,8 @@ pub fn builtin_template(name: &str) -> Option<&'static str> {
     })
 }
 
-/// The built-in template that a vocabulary's turn tokens point to. `None` when they point to none or to several:
-/// LLaMA-2's vocabulary, for one, is that of Llama-2-chat, AceGPT and ALLaM alike.
+/// The built-in template that a vocabulary's turn tokens identify. `None` when they identify none or several: LLaMA-2's
+/// vocabulary, for one, is shared by Llama-2-chat, AceGPT and ALLaM.
 pub fn guess_builtin(tokenizer: &Tokenizer) -> Option<&'static str> {
     let families = [
         ("chatml", ["<|im_start|>", "<|im_end|>"]),

@@ -1,6 +1,6 @@
-//! The Jinja environment that transformers gives chat templates: `trim_blocks`, `lstrip_blocks`, loop controls,
-//! `raise_exception`, `tojson`, Python's printing of values and methods of strings, and `{% generation %}` blocks
-//! (which mark the assistant's text for training and print what is in them).
+//! The Jinja environment in which transformers renders chat templates: `trim_blocks`, `lstrip_blocks`, loop controls,
+//! `raise_exception`, `tojson`, Python's formatting of values and string methods, and `{% generation %}` blocks (which
+//! mark the assistant's text for training and print their contents).
 
 use super::budget::charge;
 use super::metered::{self, json};
@@ -47,7 +47,7 @@ pub(crate) fn environment() -> Environment<'static> {
     });
     env.add_filter("join", join);
     env.add_filter("indent", indent);
-    // Filters that print (pprint), or take a width without a bound (format, batch, slice), are of no use to a prompt.
+    // Excluded: filters that print for debugging (pprint) or take an unbounded width (format, batch, slice).
     for name in ["pprint", "format", "batch", "slice"] {
         env.remove_filter(name);
     }
@@ -156,15 +156,15 @@ fn indent(
     Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// Whether more of a text's letters are Arabic than Latin: how Jais's handler chooses the language of its instruction.
+/// Whether a text has more Arabic than Latin letters: Jais's handler chooses the language of its instruction by this.
 fn mostly_arabic(text: &Value) -> bool {
     let text = text.as_str().unwrap_or_default();
     let arabic = text.chars().filter(|c| matches!(c, '\u{620}'..='\u{64A}' | '\u{66E}'..='\u{6D3}')).count();
     arabic > text.chars().filter(char::is_ascii_alphabetic).count()
 }
 
-/// The source with `{% generation %}` and `{% endgeneration %}` as an `if` that is always true, whitespace control
-/// kept. Tags in comments, strings and raw blocks are not tags and are left alone.
+/// The source with each `{% generation %}` block replaced by an `if` that is always true, whitespace control kept. Tags
+/// in comments, strings and raw blocks are unchanged.
 pub(crate) fn without_generation_tags(source: &str) -> String {
     if !source.contains("generation") {
         return source.to_owned();
@@ -200,7 +200,8 @@ pub(crate) fn without_generation_tags(source: &str) -> String {
     out
 }
 
-/// Splits after the first `end`, in which quoted strings do not count if `quotes`; all of it if there is none.
+/// Splits after the first `end`; with `quotes`, an `end` in a quoted string does not count. Without any the first part
+/// is all of it.
 fn split_after<'a>(text: &'a str, end: &str, quotes: bool) -> (&'a str, &'a str) {
     let bytes = text.as_bytes();
     let (mut at, mut quote) = (2, None);

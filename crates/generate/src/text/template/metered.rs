@@ -1,10 +1,10 @@
-//! Running a template so that everything it makes is charged to its [budget](super::budget).
+//! Renders a template so that every allocation is charged to its [budget](super::budget).
 //!
-//! minijinja counts instructions, not bytes, and offers no hook where `~`, `+` or a captured block makes a string. So
-//! the syntax tree is rebuilt before it is compiled: every operation that can make a larger value than its operands
+//! minijinja counts instructions, not bytes, and has no hook where `~`, `+` or a captured block creates a string. So
+//! the syntax tree is rewritten before it is compiled: every operation whose result can be larger than its operands
 //! passes its result through a filter that charges it, and raw text is printed as a constant, which the formatter
-//! charges. Two alternatives lost: rewriting the source text (where an expression ends is the parser's knowledge), and
-//! less fuel (thirty doublings cost fewer instructions than one honest message).
+//! charges. Rejected: rewriting the source text, because only the parser knows where an expression ends, and less fuel,
+//! because thirty doublings cost fewer instructions than one honest message.
 
 use super::budget::charge;
 use minijinja::machinery::ast::{self, BinOpKind, CallArg, Expr, Spanned, Stmt};
@@ -18,15 +18,14 @@ const NAME: &str = "chat_template";
 pub(crate) const CHARGED: &str = "bayan_charged";
 pub(crate) const CHARGED_DEEP: &str = "bayan_charged_deep";
 pub(crate) const PLAIN: &str = "bayan_plain";
-/// What a list's or map's entry is charged.
+/// Bytes charged for each entry of a list or map.
 const NODE_BYTES: usize = 64;
-/// Values nested deeper than this are not printed: only a template that means harm makes them, or one that contains
-/// itself.
+/// Values nested deeper than this are not printed: only a hostile template or a value that contains itself has them.
 const MAX_DEPTH: usize = 64;
 
 type Program<'a> = (Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>);
 
-/// Parses and compiles a template, metered.
+/// Parses, rewrites and compiles a template.
 pub(crate) fn compile(source: &str) -> Result<Program<'_>, Error> {
     let whitespace = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
     let tree = parse(source, NAME, syntax(), whitespace)?;
@@ -49,7 +48,7 @@ pub(crate) fn run(environment: &Environment<'_>, source: &str, context: Value) -
     Ok(text)
 }
 
-/// A filter: charges what the value itself takes, and passes it on.
+/// A filter: charges the size of the value itself, and returns the value.
 pub(crate) fn charged(value: Value) -> Result<Value, Error> {
     match value.as_str() {
         Some(text) => charge(text.len())?,
@@ -58,7 +57,7 @@ pub(crate) fn charged(value: Value) -> Result<Value, Error> {
     Ok(value)
 }
 
-/// A filter: charges the value with all that is in it. Lists of lists of lists grow by doubling too, if only on paper.
+/// A filter: charges the value with all its contents. Lists of lists can also grow by doubling, when they are printed.
 pub(crate) fn charged_deep(value: Value) -> Result<Value, Error> {
     walk(&value, 0)?;
     Ok(value)
@@ -80,7 +79,7 @@ fn too_deep() -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("a value is nested more than {MAX_DEPTH} deep, or contains itself"))
 }
 
-/// A value as JSON, charged as it is made.
+/// Converts a value to JSON and charges it.
 pub(crate) fn json(value: &Value) -> Result<serde_json::Value, Error> {
     to_json(value, 0)
 }
@@ -134,7 +133,7 @@ fn expr<'a>(e: &Expr<'a>) -> Expr<'a> {
     }
 }
 
-/// Rebuilds an expression; what is inside is metered, its own result is not.
+/// Rewrites an expression; its subexpressions are metered, its own result is not.
 fn plain<'a>(e: &Expr<'a>) -> Expr<'a> {
     let span = e.span();
     match e {
@@ -154,7 +153,8 @@ fn plain<'a>(e: &Expr<'a>) -> Expr<'a> {
             Expr::UnaryOp(Spanned::new(ast::UnaryOp { op, expr: expr(&u.expr) }, span))
         }
         Expr::BinOp(b) => {
-            // A constant on the left goes through a filter, lest the compiler compute the operation itself, unmetered.
+            // A constant on the left is wrapped in a filter, so that the compiler does not fold the operation
+            // unmetered.
             let left = match expr(&b.left) {
                 constant @ Expr::Const(_) => filtered(PLAIN, constant, span),
                 other => other,
@@ -198,7 +198,7 @@ fn exprs<'a>(list: &[Expr<'a>]) -> Vec<Expr<'a>> {
     list.iter().map(expr).collect()
 }
 
-/// Assignment targets and names: rebuilt as they are.
+/// Copies assignment targets and names unchanged.
 fn target<'a>(e: &Expr<'a>) -> Expr<'a> {
     match e {
         Expr::List(l) => Expr::List(Spanned::new(ast::List { items: l.items.iter().map(target).collect() }, e.span())),
@@ -235,8 +235,8 @@ fn macro_of<'a>(m: &Spanned<ast::Macro<'a>>) -> Spanned<ast::Macro<'a>> {
 fn stmt<'a>(s: &Stmt<'a>) -> Stmt<'a> {
     match s {
         Stmt::Template(t) => Stmt::Template(Spanned::new(ast::Template { children: body(&t.children) }, t.span())),
-        // What is printed is charged by the formatter; `loop(...)` and `super()` are known to the compiler only where
-        // they are printed.
+        // The formatter charges what is printed; the compiler supports `loop(...)` and `super()` only where they are
+        // printed.
         Stmt::EmitExpr(e) => Stmt::EmitExpr(Spanned::new(ast::EmitExpr { expr: plain(&e.expr) }, e.span())),
         Stmt::EmitRaw(r) => {
             let text = Expr::Const(Spanned::new(ast::Const { value: Value::from(r.raw) }, r.span()));

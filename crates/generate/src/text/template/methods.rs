@@ -1,6 +1,5 @@
-//! Python's methods on strings, lists and dicts, as templates call them. minijinja-contrib has nearly all; here are
-//! those that must agree with Python on white space, and a size check before those that can make much text out of
-//! little.
+//! Python's methods of strings, lists and dicts for templates. minijinja-contrib has nearly all; this module adds those
+//! whose white space must agree with Python, and a size check before those that can produce much text from little.
 
 use super::budget::charge;
 use minijinja::value::{ValueKind, from_args};
@@ -33,7 +32,7 @@ pub(crate) fn call(state: &State, value: &Value, method: &str, args: &[Value]) -
             charge_join(text, list)?;
             minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
         }
-        // A width in a format string can ask for any number of spaces.
+        // The width in a format string can request any number of spaces.
         ("format", _) => {
             Err(Error::new(ErrorKind::UnknownMethod, "str.format is not available in chat templates; use ~ instead"))
         }

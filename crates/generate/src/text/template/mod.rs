@@ -1,9 +1,9 @@
-//! Chat templates: a conversation to the prompt text a model was trained on.
+//! Chat templates: from a conversation to the prompt text that the model was trained on.
 //!
-//! The choice: the Jinja template that the checkpoint ships, rendered by minijinja in an environment that behaves like
-//! transformers' (whitespace rules, `raise_exception`, `strftime_now`, `tojson`, Python's string methods). The
-//! alternative, recognising templates and reimplementing them, breaks on the first one not seen before. A template is a
-//! program from a file someone uploaded, so it runs with caps on instructions, recursion, and the bytes it may produce.
+//! The checkpoint's Jinja template is rendered by minijinja in an environment that behaves like transformers'
+//! (whitespace rules, `raise_exception`, `strftime_now`, `tojson`, Python's string methods). Rejected: recognizing
+//! templates and reimplementing them, because that fails on the first unknown one. A template is a program from an
+//! untrusted file, so it runs with limits on instructions, recursion, and the bytes it may produce.
 
 mod budget;
 mod builtin;
@@ -23,19 +23,19 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 pub use strftime::LocalTime;
 
-/// Template source longer than this is refused; the longest in use have about 20 KB.
+/// A longer template source is refused; the longest in use have about 20 KB.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 
-/// What a template may use up in one rendering.
+/// Limits of one rendering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RenderLimits {
-    /// Instructions of the template engine. A message costs some hundreds.
+    /// Instructions of the template engine. A message takes some hundreds.
     pub fuel: u64,
     /// Nested calls (macros).
     pub recursion: usize,
     /// Bytes of the rendered text.
     pub output_bytes: usize,
-    /// Bytes of all strings and lists made on the way, the output included.
+    /// Bytes of all strings and lists created, including the output.
     pub working_bytes: usize,
 }
 
@@ -45,32 +45,32 @@ impl Default for RenderLimits {
     }
 }
 
-/// A conversation and what else a template may look at.
+/// A conversation and the other variables of a template.
 #[derive(Debug, Clone, Default)]
 pub struct ChatInput {
-    /// The messages: objects with `role` and `content`, and whatever else the template knows (`tool_calls`,
+    /// The messages: objects with `role` and `content`, and any other fields that the template reads (`tool_calls`,
     /// `reasoning_content`, …).
     pub messages: Vec<Value>,
     /// Tools as JSON schemas.
     pub tools: Option<Vec<Value>>,
     /// Documents for retrieval.
     pub documents: Option<Vec<Value>>,
-    /// End with the opening of the assistant's turn.
+    /// Append the opening of the assistant's turn.
     pub add_generation_prompt: bool,
-    /// Further variables, such as `enable_thinking`. They win over all others of the same name.
+    /// Further variables, such as `enable_thinking`. They override all others of the same name.
     pub kwargs: serde_json::Map<String, Value>,
-    /// What `strftime_now` takes for now. `None`: the clock, in UTC; in a browser, where there is no clock, an error if
-    /// the template asks.
+    /// The time of `strftime_now`. `None`: the clock, in UTC; in a browser, which has no clock here, an error if the
+    /// template asks.
     pub now: Option<LocalTime>,
 }
 
 impl ChatInput {
-    /// These messages, with the generation prompt.
+    /// A conversation of these messages, with the generation prompt.
     pub fn new(messages: Vec<Value>) -> Self {
         Self { messages, add_generation_prompt: true, ..Default::default() }
     }
 
-    /// Messages from pairs of role and content, with the generation prompt.
+    /// A conversation of (role, content) pairs, with the generation prompt.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self::new(
             pairs.into_iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect(),
@@ -83,19 +83,19 @@ impl ChatInput {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
-    /// The source with `{% generation %}` tags replaced; compiled for each rendering, which costs less than encoding
-    /// the result.
+    /// The source with `{% generation %}` tags replaced; it is compiled for each rendering, which costs less than
+    /// encoding the result.
     program: String,
     variables: BTreeMap<String, String>,
     limits: RenderLimits,
 }
 
 impl ChatTemplate {
-    /// A template from its source. The tokenizer, if there is one, gives `bos_token`, `eos_token` and the other named
-    /// special tokens.
+    /// A template from its source. The tokenizer, if there is one, provides `bos_token`, `eos_token` and the other
+    /// named special tokens.
     ///
     /// # Errors
-    /// When the source is not Jinja or is longer than 1 MiB.
+    /// The source is not valid Jinja, or longer than 1 MiB.
     pub fn new(source: &str, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(TextError::TemplateLimit {
@@ -112,12 +112,12 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// The template a checkpoint ships: chat_template.jinja, else `chat_template` of tokenizer_config.json (a string,
-    /// or a list of named templates). `name` picks from a list; without it, `tool_use` if there is one and
-    /// `with_tools`, else `default`, else the only one. `None` when the checkpoint ships no template.
+    /// The checkpoint's template: chat_template.jinja, else `chat_template` of tokenizer_config.json (a string, or a
+    /// list of named templates). `name` selects from a list; without it, `tool_use` if there is one and `with_tools` is
+    /// set, else `default`, else the only one. `None` when the checkpoint has no template.
     ///
     /// # Errors
-    /// When the template does not parse, or `name` is not in the list.
+    /// The template does not parse, or `name` is not in the list.
     pub fn from_checkpoint(
         jinja: Option<&str>,
         tokenizer_config: Option<&Value>,
@@ -141,7 +141,7 @@ impl ChatTemplate {
     /// A built-in template by name: one of [`BUILTIN_TEMPLATES`].
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// There is no built-in template of this name.
     pub fn builtin(name: &str, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         let missing = || TextError::NoSuchTemplate { name: name.to_owned(), available: BUILTIN_TEMPLATES.join(", ") };
         Self::new(builtin_template(name).ok_or_else(missing)?, tokenizer)
@@ -154,7 +154,7 @@ impl ChatTemplate {
         self
     }
 
-    /// Sets other caps than the default ones.
+    /// Replaces the default limits.
     pub fn set_limits(&mut self, limits: RenderLimits) {
         self.environment.set_fuel(Some(limits.fuel));
         self.environment.set_recursion_limit(limits.recursion);
@@ -169,8 +169,8 @@ impl ChatTemplate {
     /// The prompt text of a conversation, as transformers' `apply_chat_template(tokenize=False)` renders it.
     ///
     /// # Errors
-    /// [`TextError::TemplateRaised`] with the template's message when it refuses the conversation; otherwise when it
-    /// fails or runs past a cap.
+    /// [`TextError::TemplateRaised`] with the template's message when it refuses the conversation; another error when
+    /// it fails or exceeds a limit.
     pub fn render(&self, input: &ChatInput) -> Result<String> {
         let budget = budget::Budget::new(self.limits.working_bytes);
         let text = budget
@@ -184,9 +184,9 @@ impl ChatTemplate {
         }
     }
 
-    /// As [`ChatTemplate::render`], with every special token that stands in a message's content (of any role but
-    /// `system` and `developer`, whose text is the operator's) guarded: [`Tokenizer::encode_guarded`] leaves it text.
-    /// The text is that of `render`, unless the template itself looks for special tokens in contents.
+    /// As [`ChatTemplate::render`], with every special token in a message's content guarded (except for the roles
+    /// `system` and `developer`, whose text is the operator's): [`Tokenizer::encode_guarded`] keeps it as text. The
+    /// text equals that of `render`, unless the template itself searches contents for special tokens.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
@@ -196,8 +196,8 @@ impl ChatTemplate {
         let mut marked = input.clone();
         let all = serde_json::to_string(&(&input.messages, &input.tools, &input.documents, &input.kwargs))
             .unwrap_or_default();
-        // Private-use characters: no template looks at them, and one that the conversation contains itself is not
-        // taken.
+        // A private-use character as marker: no template looks for these, and one that the conversation or the template
+        // contains is not used.
         let Some(mark) = ('\u{F0000}'..='\u{FFFFD}').find(|c| !all.contains(*c) && !self.source.contains(*c)) else {
             return Err(TextError::TemplateFailed(
                 "the conversation uses every character of a private-use plane".into(),
@@ -271,7 +271,7 @@ impl ChatTemplate {
     }
 }
 
-/// Picks from the list form of `chat_template`.
+/// Selects from the list form of `chat_template`.
 fn pick<'a>(list: &'a [Value], name: Option<&str>, with_tools: bool) -> Result<Option<&'a str>> {
     let text = |v: &'a Value, key: &str| v.get(key).and_then(Value::as_str);
     let named = |wanted: &str| list.iter().find(|t| text(t, "name") == Some(wanted)).and_then(|t| text(t, "template"));
@@ -289,7 +289,7 @@ fn pick<'a>(list: &'a [Value], name: Option<&str>, with_tools: bool) -> Result<O
     Ok(with_tools.then(|| named("tool_use")).flatten().or_else(|| named("default")).or_else(only))
 }
 
-/// Puts `mark` in front of every special token in every string of `value`.
+/// Inserts `mark` before every special token in every string of `value`.
 fn mark_strings(value: &mut Value, special: &[&str], mark: char) {
     match value {
         Value::String(text) => {
@@ -305,7 +305,7 @@ fn mark_strings(value: &mut Value, special: &[&str], mark: char) {
     }
 }
 
-/// Where `pattern` begins in `text`, overlapping occurrences included.
+/// The positions of `pattern` in `text`, overlapping ones included.
 fn occurrences(text: &str, pattern: &str) -> Vec<usize> {
     let (mut starts, mut from) = (Vec::new(), 0);
     while let Some(at) = text.get(from..).and_then(|rest| rest.find(pattern)) {

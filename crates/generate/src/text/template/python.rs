@@ -1,13 +1,13 @@
-//! Values as Python writes them: `json.dumps` for the `tojson` filter, `str` and `repr` for printed values. Templates
-//! were tested against Python, so `None`, `True` and `1e+16` must come out as there.
+//! Formats values as Python does: `json.dumps` for the `tojson` filter, `str` and `repr` for printed values. Templates
+//! were tested with Python, so `None`, `True` and `1e+16` must be printed identically.
 
 use serde_json::{Number, Value};
 
-/// How `json.dumps` is told to write.
+/// The options of `json.dumps`.
 #[derive(Debug, Clone)]
 pub(crate) struct JsonStyle {
     pub(crate) ensure_ascii: bool,
-    /// The text of one level of indentation; `None` writes one line.
+    /// The text of one level of indentation; `None` formats on one line.
     pub(crate) indent: Option<String>,
     pub(crate) item_separator: String,
     pub(crate) key_separator: String,

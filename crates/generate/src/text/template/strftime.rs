@@ -1,6 +1,6 @@
-//! `strftime_now`, which templates use for "Today Date". The caller may say what now is (browsers, tests, reproducible
-//! prompts); otherwise the clock is read, in UTC, because the time zone of the machine is none of the prompt's
-//! business. A date crate lost: the dozen directives that templates use are less code than the dependency.
+//! `strftime_now`, which templates use for "Today Date". The caller may pass the time (browsers, tests, reproducible
+//! prompts); otherwise it is the clock's in UTC, because the prompt should not reveal the machine's time zone.
+//! Rejected: a date crate, because the dozen directives that templates use are less code than the dependency.
 
 use minijinja::{Error, ErrorKind};
 
@@ -20,15 +20,15 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// A moment on the clock at some place: seconds since 1970-01-01 00:00 there (add the offset to UTC before).
+/// A local time: seconds since 1970-01-01 00:00 (the offset to UTC must be added).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalTime {
-    /// Seconds since 1970-01-01 00:00, local.
+    /// Seconds since 1970-01-01 00:00, local time.
     pub unix_seconds: i64,
 }
 
 impl LocalTime {
-    /// The clock's time in UTC; `None` where there is no clock (WebAssembly without a host's).
+    /// The current time in UTC; `None` where there is no clock (WebAssembly).
     pub fn utc_now() -> Option<Self> {
         #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
         return None;
@@ -40,7 +40,7 @@ impl LocalTime {
             .map(|unix_seconds| Self { unix_seconds })
     }
 
-    /// Python's `strftime` for this moment, English names; directives it does not know stay as they are.
+    /// Python's `strftime` for this time, with English names; unknown directives stay unchanged.
     pub fn format(self, format: &str) -> String {
         let date = Date::of(self.unix_seconds);
         let mut out = String::new();
@@ -78,8 +78,8 @@ struct Date {
 impl Date {
     fn of(unix_seconds: i64) -> Self {
         let days = unix_seconds.div_euclid(86_400);
-        // Years are counted from March, so that the leap day is a year's last; 719468 days lie between 0000-03-01 and
-        // 1970-01-01.
+        // Years are counted from March, so that the leap day is the last day of a year; 719468 days lie between
+        // 0000-03-01 and 1970-01-01.
         let shifted = days.saturating_add(719_468);
         let era = shifted.div_euclid(146_097);
         let day_of_era = shifted.rem_euclid(146_097);

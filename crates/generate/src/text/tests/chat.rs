@@ -1,4 +1,4 @@
-//! Templates: the built-in ones byte by byte, what transformers' environment offers, and the list form.
+//! Templates: the built-in ones byte by byte, the features of transformers' environment, and the list form.
 
 use super::*;
 use crate::text::{BUILTIN_TEMPLATES, ChatInput, LocalTime, TextError};

@@ -1,4 +1,4 @@
-//! Everything the references say, case by case.
+//! All cases of the reference fixtures.
 
 use super::*;
 use crate::text::{ChatInput, GuardedText, TextError, TokenStream};
@@ -36,8 +36,8 @@ fn ids_text_and_streams_are_those_of_tokenizers() {
             assert_eq!(tokenizer.decode(&want, true).unwrap(), case["decoded_skip"], "{name}: {text:?}");
             let streamed = pieces(&tokenizer, &want, false);
             assert_eq!(joined(&streamed), case["decoded"], "{name}: {text:?} streamed");
-            // The reference shows nothing while the text ends inside a character; here what is whole is shown already.
-            // Never later, never other.
+            // The reference returns nothing while the text ends inside a character; we return what is complete already,
+            // never later and never different text.
             let (mut ours, mut reference) = (String::new(), String::new());
             for (piece, shown) in streamed.iter().zip(case["stream"].as_array().unwrap()) {
                 ours.push_str(piece.as_deref().unwrap_or_default());
@@ -67,8 +67,7 @@ fn a_stream_cut_at_any_place_shows_the_decoding_of_what_it_has_seen() {
             for cut in 0..=all.len() {
                 let shown = joined(&pieces(&tokenizer, &all[..cut], false));
                 let whole = tokenizer.decode(&all[..cut], false).unwrap();
-                // In the middle of a character both end in U+FFFD; a broken run of byte tokens spoils the whole run in
-                // `decode` alone.
+                // Inside a character both end in U+FFFD; only `decode` replaces a whole invalid run of byte tokens.
                 if whole.contains('\u{FFFD}') {
                     let clean = |s: &str| s.trim_end_matches('\u{FFFD}').to_owned();
                     assert!(clean(&shown).starts_with(&clean(&whole)), "{name}: {shown:?} {whole:?}");

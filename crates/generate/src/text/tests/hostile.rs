@@ -1,5 +1,5 @@
-//! Files that mean harm: templates that never end or grow without bound, and bytes that are no protobuf. All must end
-//! in an error.
+//! Hostile files: templates that never end or grow without bound, and bytes that are not a protobuf. All must end in an
+//! error.
 
 use super::sentencepiece::{llama2_model, read};
 use super::*;

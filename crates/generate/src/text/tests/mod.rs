@@ -1,4 +1,4 @@
-//! The text suite: every fixture that transformers and tokenizers wrote, then the hostile and the odd.
+//! The text tests: every fixture of transformers and tokenizers, then hostile and unusual input.
 
 mod chat;
 mod fixtures;
@@ -11,7 +11,7 @@ use super::{ChatTemplate, Tokenizer, TokenizerFiles};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// Fixture checkpoints that have text cases, in order.
+/// Fixture checkpoints with text cases, sorted.
 pub(super) fn models() -> Vec<String> {
     let folders = std::fs::read_dir(path("expected", "", "")).expect("fixtures");
     let names = folders.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));

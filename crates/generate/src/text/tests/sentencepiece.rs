@@ -1,5 +1,4 @@
-//! A bare tokenizer.model: written here from the LLaMA-2 fixture's vocabulary, read back, and held to the fixture's
-//! ids.
+//! A tokenizer.model written from the LLaMA-2 fixture's vocabulary, read, and compared with the fixture's ids.
 
 use super::*;
 use crate::text::TokenizerFiles;
@@ -47,8 +46,8 @@ pub(super) fn settings(model_type: u64, charsmap: &[u8], remove_extra_whitespace
     out
 }
 
-/// The fixture's tokenizer.json as a SentencePiece model. A piece's score is its rank as SentencePiece numbers them:
-/// minus the place of the first merge that makes it.
+/// The fixture's tokenizer.json as a SentencePiece model. A piece's score is its rank in SentencePiece's numbering:
+/// minus the position of the first merge that produces it.
 pub(super) fn llama2_model() -> Vec<u8> {
     let file = json(&model_file("llama2_mha", "tokenizer.json").unwrap());
     let vocab = file["model"]["vocab"].as_object().unwrap();
@@ -98,7 +97,7 @@ fn ids_are_those_of_the_same_vocabulary_as_json() {
 
 #[test]
 fn merges_with_equal_scores_prefer_long_left_parts() {
-    // "abc" = "ab"+"c" or "a"+"bc": one score, so the order of the merges is that of the lengths.
+    // "abc" = "ab"+"c" or "a"+"bc" have the same score, so the lengths determine the order of the merges.
     let mut model = piece("<unk>", 0.0, 2);
     for (text, score) in [("a", -9.0), ("b", -9.0), ("c", -9.0), ("▁", -9.0), ("ab", -2.0), ("bc", -1.0), ("abc", -3.0)]
     {
@@ -142,7 +141,7 @@ fn ids_are_those_of_the_sentencepiece_library() {
     assert!(cases.len() > 70);
     for case in cases {
         let text = case["text"].as_str().unwrap();
-        // The library has no special tokens in texts; as a user's text they stay text.
+        // The library recognizes no special tokens in texts; in untrusted text they stay text.
         assert_eq!(tokenizer.encode_untrusted(text).unwrap(), ids(&case["ids"]), "{text:?}");
         assert_eq!(tokenizer.decode(&ids(&case["ids"]), false).unwrap(), case["decoded"], "{text:?}");
     }

@@ -58,7 +58,7 @@ fn stop_sets_are_unions() {
     assert_eq!(of("llama2_mha"), [2]);
     let gemma = tokenizer("gemma2_softcap");
     assert_eq!(of("gemma2_softcap"), [1, gemma.id("<end_of_turn>").unwrap()]);
-    // Even where no file says so, the template's end of turn stops.
+    // The template's end of turn is a stop token even where no file lists it.
     let template = template("gemma2_softcap", &gemma);
     let none = stop_ids(
         None,

@@ -1,4 +1,4 @@
-//! What the fixtures leave open: special tokens typed by users, prompts with a bos of their own, long streams.
+//! Cases beyond the fixtures: special tokens typed by users, prompts that already have a bos, long streams.
 
 use super::*;
 use crate::text::{ChatInput, GuardedText, TokenStream};
@@ -161,7 +161,7 @@ proptest! {
         let tokenizer = tokenizer(model.get::<String>(&models()));
         let whole = tokenizer.decode(&ids, skip).unwrap();
         let shown = streamed(&tokenizer, &ids, skip);
-        // Byte-level decoding is exact even for broken text; byte fallback spoils whole runs in `decode` alone (see
+        // Byte-level decoding is exact even for invalid text; with byte fallback only `decode` replaces whole runs (see
         // `stream`).
         let byte_level = tokenizer.id("Ġ").is_some();
         if byte_level || !whole.contains('\u{FFFD}') {

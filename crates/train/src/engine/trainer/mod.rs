@@ -1,4 +1,4 @@
-//! The trainer: accumulates gradients over micro-batches and updates what is trained.
+//! The trainer: accumulates gradients over micro-batches and updates the trained parameters.
 
 mod preference;
 
@@ -19,33 +19,33 @@ use super::step::{Aim, Extra, Outcome, Packed, Shape, Step, rounded};
 use crate::rng::split_mix;
 use crate::{MicroBatch, NamedArray, TrainedWeights};
 
-/// Name under which the trained pairs are attached.
+/// Name under which the LoRA pairs are attached.
 const NAME: &str = "trained";
 
-/// Plans that are kept at a time. They share their activations' memory.
+/// Recorded steps that are cached. They share the memory of their activations.
 const PLANS: usize = 8;
 
 /// How to train.
 #[derive(Debug, Clone)]
 pub struct TrainerOptions {
-    /// Positions that the base was opened with.
+    /// Positions that the base model was opened with.
     pub context: usize,
-    /// Compute each layer again on the way back instead of keeping its activations.
+    /// Gradient checkpointing: recompute each layer's activations in the backward pass instead of keeping them.
     pub recompute: bool,
-    /// Largest number of logits held at a time.
+    /// Most logits in memory at a time.
     pub logits_budget: usize,
-    /// Seed of the dropout masks and of noise.
+    /// Seed of the dropout masks and the embedding noise.
     pub seed: u64,
-    /// NEFTune: noise on the embeddings, uniform within this over √(tokens of the sequence · hidden size), in
-    /// supervised steps.
+    /// NEFTune α, in supervised steps: uniform noise on the embeddings within ±α / √(tokens of the sequence · hidden
+    /// size).
     pub neftune: Option<f64>,
-    /// Multiply-adds of one submission at most, but for a kernel that has more alone: 2³⁴ take 0.3 s where a device
-    /// does 0.1 TFLOP/s.
+    /// Most multiply-adds of one submission, unless a single kernel has more: 2³⁴ take 0.3 s on a device with 0.1
+    /// TFLOP/s.
     pub submission_work: u64,
-    /// Hold what waits for the backward pass in f16, and scale the loss; products have f16 tiles where the device was
-    /// opened with it.
+    /// Keep saved activations in f16 and scale the loss; matrix products use f16 tiles where the device was opened with
+    /// them.
     pub f16: bool,
-    /// With `f16`: the loss scale at first, a power of two.
+    /// With `f16`: the initial loss scale, a power of two.
     pub loss_scale: f64,
 }
 
@@ -64,7 +64,7 @@ impl Default for TrainerOptions {
     }
 }
 
-/// A model, and the adapter in training or all its parameters.
+/// A model with the adapter in training, or with all its parameters in training.
 pub struct Trainer {
     gpu: Option<Gpu>,
     decoder: Box<dyn Decoder>,
@@ -72,29 +72,29 @@ pub struct Trainer {
     options: TrainerOptions,
     dropout: f32,
     seed: Arc<State>,
-    /// Micro-batches so far: dropout masks and noise follow from it.
+    /// Micro-batches so far; they determine dropout masks and noise.
     micro_steps: u64,
     updates: u64,
     steps: Vec<Step>,
-    /// Activations of all steps.
+    /// Memory of the activations, shared by all steps.
     pool: Pool,
-    /// Keys and values of the largest step so far.
+    /// Key/value cache of the largest step so far.
     cache: Option<Cache>,
     hyper: Arc<State>,
     norm: Arc<State>,
     optimizer: Option<Plan>,
-    /// With f16.
+    /// Loss scaling, with f16.
     loss_scale: Option<LossScale>,
 }
 
 impl Trainer {
-    /// A trainer for this base and adapter. Without a device everything but [`Trainer::update`] runs through the
-    /// interpreter.
+    /// Makes a trainer for this base model and adapter. Without a device the interpreter runs everything except
+    /// [`Trainer::update`], which fails.
     ///
-    /// Gradients follow the device's arithmetic: open it without `dot`, and without `f16` for f32 throughout.
+    /// Gradients have the precision of the device's kernels: for f32 throughout, open it without `dot` and `f16`.
     ///
     /// # Errors
-    /// A module that the base does not have, a loss scale that cannot be one, or out of memory.
+    /// The base has no such module, the loss scale is invalid, or memory is exhausted.
     pub fn new(
         gpu: Option<&Gpu>,
         mut decoder: Box<dyn Decoder>,
@@ -102,16 +102,16 @@ impl Trainer {
         options: TrainerOptions,
     ) -> Result<Trainer, EngineError> {
         let arena = Arena::new(gpu, adapter)?;
-        // Attached once here, so that an adapter that does not fit is refused before anything runs.
+        // Attach the adapter once here, so that one that does not fit is refused before any step runs.
         attach(&mut *decoder, &arena, None)?;
         decoder.detach(NAME);
         Trainer::over(gpu, decoder, arena, adapter.config.lora_dropout as f32, options)
     }
 
-    /// A trainer of all parameters of a decoder that was opened to train them.
+    /// Makes a trainer of all parameters of a decoder that was opened for full training.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Memory is exhausted.
     pub fn full(
         gpu: Option<&Gpu>,
         decoder: Box<dyn Decoder>,
@@ -160,12 +160,12 @@ impl Trainer {
         })
     }
 
-    /// The base.
+    /// The base model.
     pub fn decoder(&self) -> &dyn Decoder {
         &*self.decoder
     }
 
-    /// The base, without the trained adapter.
+    /// Returns the base model, without the trained adapter.
     pub fn into_decoder(self) -> Box<dyn Decoder> {
         self.decoder
     }
@@ -175,12 +175,12 @@ impl Trainer {
         self.updates
     }
 
-    /// Micro-batches so far, which decide dropout masks and noise: to be saved and set again.
+    /// Micro-batches so far, which determine dropout masks and noise; checkpoints save and restore this count.
     pub fn micro_steps(&mut self) -> &mut u64 {
         &mut self.micro_steps
     }
 
-    /// Bytes of activations of the largest step so far, and the dispatches of the latest.
+    /// Activation bytes of the largest step so far, and the dispatches of the latest step.
     pub fn cost(&self) -> (u64, usize) {
         (
             self.steps.iter().map(Step::activation_bytes).max().unwrap_or(0),
@@ -197,7 +197,7 @@ impl Trainer {
     /// tokens of several micro-batches (`token_mean`) the scale is one over the trained tokens of all of them.
     ///
     /// # Errors
-    /// A batch that does not fit the model, a device that fails, or a loss that is not finite.
+    /// The batch does not fit the model, the device fails, or the loss is not finite.
     pub async fn accumulate(&mut self, batch: &MicroBatch, scale: f64) -> Result<f64, EngineError> {
         let lift = self.lift();
         let outcome = self.run(batch, Aim::Supervised, &Extra::Scale((scale * lift) as f32)).await?;
@@ -227,7 +227,7 @@ impl Trainer {
     }
 
     /// Reserves the memory of a training step over a batch of this shape with at least `trained` trained tokens, so
-    /// that smaller ones need no more.
+    /// that smaller batches allocate nothing more.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
@@ -263,7 +263,7 @@ impl Trainer {
         }
     }
 
-    /// Records the step of this shape, or brings it to the end of the list.
+    /// Records the step of this shape, or moves the cached step to the end of the list.
     fn prepare(&mut self, shape: Shape) -> Result<(), EngineError> {
         if let Some(at) = self.steps.iter().position(|step| step.shape == shape) {
             let step = self.steps.remove(at);
@@ -288,7 +288,7 @@ impl Trainer {
         let cache = match self.cache.take().filter(|cache| cache.shape.context >= shape.tokens) {
             Some(cache) => cache,
             None => {
-                // Recorded steps hold the smaller one.
+                // Recorded steps refer to the smaller cache.
                 self.steps.clear();
                 Cache::new(
                     gpu,
@@ -303,20 +303,20 @@ impl Trainer {
         step
     }
 
-    /// What the gradients are multiplied by.
+    /// The factor that the loss scale puts on the gradients.
     fn lift(&self) -> f64 {
         self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale)
     }
 
-    /// The state of loss scaling, with f16: to be saved and set again.
+    /// The state of loss scaling, with f16; checkpoints save and restore it.
     pub fn loss_scale(&self) -> Option<LossScale> {
         self.loss_scale
     }
 
-    /// Goes on with what [`Trainer::loss_scale`] gave.
+    /// Restores the state that [`Trainer::loss_scale`] returned.
     ///
     /// # Errors
-    /// A scale where the trainer has none, or none where it has one, or one that cannot be.
+    /// A scale for a trainer without loss scaling, none for one with it, or an invalid scale.
     pub fn set_loss_scale(&mut self, loss_scale: Option<LossScale>) -> Result<(), EngineError> {
         if loss_scale.is_some() != self.options.f16 {
             let of = |there: bool| if there { "one" } else { "none" };
@@ -331,11 +331,11 @@ impl Trainer {
         Ok(())
     }
 
-    /// [`Trainer::update`] and [`Trainer::gradient_norm`]. `None`: the gradients were not finite, with f16; nothing was
-    /// updated, the loss scale is lower now, and the micro-batches are to be done again.
+    /// Calls [`Trainer::update`] and returns [`Trainer::gradient_norm`]. `None` means, with f16, that the gradients
+    /// were not finite: nothing was updated, the loss scale is now lower, and the caller must repeat the micro-batches.
     ///
     /// # Errors
-    /// As those two.
+    /// As those of the two methods.
     pub async fn try_update(&mut self, hyper: &Hyper) -> Result<Option<f64>, EngineError> {
         self.update(hyper)?;
         let norm = self.gradient_norm().await;
@@ -353,11 +353,11 @@ impl Trainer {
         }
     }
 
-    /// Updates the adapter with the gradients gathered, and clears them. [`Hyper::update`] is counted here, and
-    /// [`Hyper::loss_scale`] is the trainer's.
+    /// Updates the trained parameters with the accumulated gradients and clears them. The trainer sets
+    /// [`Hyper::update`] and [`Hyper::loss_scale`] itself.
     ///
     /// # Errors
-    /// There is no device.
+    /// The trainer has no device.
     pub fn update(&mut self, hyper: &Hyper) -> Result<(), EngineError> {
         let (Some(gpu), Some(optimizer)) = (&self.gpu, &self.optimizer) else {
             return Err(EngineError::input("trainer", "a device to update on", "none", "open one"));
@@ -370,11 +370,11 @@ impl Trainer {
         Ok(())
     }
 
-    /// The norm of the gradients before clipping at the last update; an error where it was not finite, in which case
-    /// that update changed nothing.
+    /// The norm of the gradients before clipping at the last update. A norm that is not finite is an error; that update
+    /// changed nothing.
     ///
     /// # Errors
-    /// The device, or a norm that is not finite.
+    /// The device failed, or the norm is not finite.
     pub async fn gradient_norm(&self) -> Result<f64, EngineError> {
         let values = self.norm.read(self.gpu.as_ref()).await?;
         let norm = f64::from(values.f32()[0]);
@@ -390,7 +390,7 @@ impl Trainer {
         self.arena.clear_gradients(self.gpu.as_ref());
     }
 
-    /// The gradients gathered so far, in the shape of what is trained.
+    /// The gradients accumulated so far, in the layout of the trained parameters.
     ///
     /// # Errors
     /// The device failed.
@@ -408,8 +408,8 @@ impl Trainer {
         Ok(gradients)
     }
 
-    /// The first tensor that has a NaN or an infinity, by PEFT's or Hugging Face's name, or else the first whose
-    /// gradient has.
+    /// The first tensor with NaN or infinity, or otherwise the first whose gradient has one, by PEFT's or Hugging
+    /// Face's name.
     ///
     /// # Errors
     /// The device failed.
@@ -430,12 +430,12 @@ impl Trainer {
         Ok(first(&self.gradients().await?).map(|name| format!("the gradient of {name}")))
     }
 
-    /// The most device memory so far, in bytes.
+    /// The peak of device memory so far, in bytes.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.gpu.as_ref().map(Gpu::peak_allocated_bytes)
     }
 
-    /// What is trained.
+    /// The trained parameters.
     ///
     /// # Errors
     /// The device failed.
@@ -443,10 +443,10 @@ impl Trainer {
         self.arena.read(self.gpu.as_ref(), false).await
     }
 
-    /// Takes over what [`Trainer::weights`] gave: no moments, no gradients, no updates.
+    /// Loads what [`Trainer::weights`] returned; resets moments, gradients and the count of updates.
     ///
     /// # Errors
-    /// Weights of other sizes.
+    /// The weights have other sizes.
     pub fn load_weights(&mut self, weights: &TrainedWeights) -> Result<(), EngineError> {
         self.arena.load(self.gpu.as_ref(), weights)?;
         (self.updates, self.micro_steps) = (0, 0);
@@ -454,7 +454,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// Moments and the number of updates, to go on from later.
+    /// Moments and the number of updates, for a checkpoint.
     ///
     /// # Errors
     /// The device failed.
@@ -464,17 +464,18 @@ impl Trainer {
             let values = state.read(self.gpu.as_ref()).await?.f32().to_vec();
             arrays.push(NamedArray { name: name.into(), shape: vec![values.len()], values });
         }
-        // Two floats hold the counts exactly up to 2^48.
+        // Two f32 numbers hold each count exactly up to 2^48.
         let counts =
             [self.updates, self.micro_steps].iter().flat_map(|n| [(n >> 24) as f32, (n & 0xff_ffff) as f32]).collect();
         arrays.push(NamedArray { name: "counts".into(), shape: vec![4], values: counts });
         Ok(arrays)
     }
 
-    /// Takes over what [`Trainer::optimizer_state`] gave; the adapter is loaded before.
+    /// Loads what [`Trainer::optimizer_state`] returned. Load the weights first, because loading them resets the
+    /// moments.
     ///
     /// # Errors
-    /// Arrays that are missing or of another size.
+    /// An array is missing or has another size.
     pub fn load_optimizer_state(&mut self, arrays: &[NamedArray]) -> Result<(), EngineError> {
         let find = |name: &str, len: usize| {
             let found = arrays.iter().find(|array| array.name == name && array.values.len() == len);

@@ -5,7 +5,7 @@ use crate::MicroBatch;
 use crate::engine::EngineError;
 use crate::engine::step::{Aim, Extra};
 
-/// What a micro-batch of preference pairs gave.
+/// The result of a micro-batch of preference pairs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairOutcome {
     /// Summed loss times the scale.
@@ -16,8 +16,8 @@ pub struct PairOutcome {
 }
 
 impl Trainer {
-    /// Log-probabilities under the base without the adapter of pairs: sequence 2p of the batch is the chosen, 2p + 1
-    /// the rejected answer.
+    /// Log-probabilities of pairs under the base model without the adapter: sequence 2p of the batch is the chosen
+    /// answer, 2p + 1 the rejected one.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
@@ -40,7 +40,7 @@ impl Trainer {
         Ok(sums.chunks_exact(2).map(|pair| [-pair[0] as f32, -pair[1] as f32]).collect())
     }
 
-    /// Adds the gradients of `scale` · Σ of the pairs' DPO losses (sigmoid).
+    /// Adds the gradients of `scale` · Σ DPO loss (sigmoid) over the pairs.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].

@@ -23,7 +23,7 @@ const LAYERS: Names = &[
     ("ssm_d", "mamba.D"),
     ("ssm_norm", "mamba.norm"),
     ("ssm_out", "mamba.out_proj"),
-    // llama.cpp's table of this architecture leaves the suffix of this one out.
+    // llama.cpp's name table of this architecture has this one without a suffix.
     ("ffn_norm", "pre_ff_layernorm.weight"),
     ("ffn_norm.weight", "pre_ff_layernorm.weight"),
     ("ffn_gate", "feed_forward.gate_proj"),
@@ -50,7 +50,7 @@ pub(super) const FALCON_H1: Arch = Arch {
     ..PLAIN
 };
 
-/// The converter multiplies the multipliers into the weights, so all are 1 here.
+/// The converter multiplies the multipliers into the weights, so all are 1 in the configuration.
 fn config(reader: &mut Reader<'_>) -> Result<(), WeightsError> {
     reader.set("mamba_rms_norm", json!(reader.has("blk.0.ssm_norm.weight")));
     reader.set("mamba_norm_before_gate", json!(false));

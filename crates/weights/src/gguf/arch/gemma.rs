@@ -1,5 +1,5 @@
-//! Gemma 1 to 3 (text). The converter drops the scale of queries: it is the head size but for the 27B models, which
-//! llama.cpp knows by their layers.
+//! Gemma 1 to 3 (text). The converter drops the scale of the queries: it follows from the head size, except in the 27B
+//! models, which llama.cpp recognizes by their number of layers.
 
 use super::super::config::{Reader, short};
 use super::super::names::FOUR_NORMS;
@@ -7,7 +7,7 @@ use super::{Arch, Exported, Key, PLAIN};
 use crate::error::WeightsError;
 use serde_json::{Value, json};
 
-/// Layers of the 27B models.
+/// Number of layers of the 27B models.
 const GEMMA2_27B: u64 = 46;
 const GEMMA3_27B: u64 = 62;
 
@@ -96,7 +96,7 @@ fn keys(config: &Value) -> Vec<(&'static str, Key)> {
     keys
 }
 
-/// Every how many layers one sees everything: by the number, or by a list of layers that follows one.
+/// The interval of the layers with full attention: given as a number, or derived from a regular list of layer types.
 fn window_pattern(config: &Value) -> Result<u32, WeightsError> {
     let told = ["sliding_window_pattern", "_sliding_window_pattern"].iter().find_map(|key| config.get(*key)?.as_u64());
     let told = told.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
@@ -110,8 +110,8 @@ fn window_pattern(config: &Value) -> Result<u32, WeightsError> {
     })
 }
 
-/// What queries must be multiplied by, since llama.cpp takes the scale of the scores from the head size (but for the
-/// models of 27B): in their norm, where they have one, or in their projection.
+/// The factor on the queries, needed because llama.cpp derives the scale of the attention scores from the head size
+/// (except in the 27B models). It is applied to the query norm where there is one, otherwise to the query projection.
 fn query_factor(config: &Value, head_dim: usize, layers_of_27b: u64) -> Option<f32> {
     let of = |key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(0);
     let scalar = config.get("query_pre_attn_scalar").and_then(Value::as_f64).filter(|scalar| *scalar > 0.0)?;

@@ -1,4 +1,4 @@
-//! Granite: LLaMA's names, and its multipliers as keys.
+//! Granite: LLaMA's names, with its multipliers as metadata keys.
 
 use super::{Arch, Exported, Key, PLAIN};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Jais: GPT-2's layout with ALiBi and a gate.
+//! Jais: GPT-2's layout with ALiBi and a gated MLP.
 
 use super::super::config::Reader;
 use super::super::names::Names;

@@ -1,4 +1,5 @@
-//! Jais 2: LLaMA's names, with LayerNorm and biases, and no gate. Rows of q and k stay as Hugging Face has them.
+//! Jais 2: LLaMA's names, with LayerNorm and biases, and an MLP without gate. Rows of q and k are in Hugging Face's
+//! order.
 
 use super::{Arch, PLAIN, nothing_more};
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! LLaMA, and Mistral under its name: with a window, which llama.cpp itself does not read for this architecture.
+//! LLaMA, and Mistral, which GGUF files also call llama. A sliding window is read and written, although llama.cpp
+//! ignores it for this architecture.
 
 use super::{Arch, Exported, Key, PLAIN};
 use serde_json::{Value, json};

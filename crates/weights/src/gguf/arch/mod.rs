@@ -1,5 +1,5 @@
-//! What each architecture is in GGUF: one file for each architecture or family, with its names, its configuration and
-//! how it is written, in one [`Arch`]; and the table that finds them.
+//! The GGUF form of each architecture: one file for each architecture or family, with its names, its configuration and
+//! how it is written, in one [`Arch`]; and the table of all of them.
 
 mod cohere;
 mod falcon_h1;
@@ -25,46 +25,47 @@ use serde_json::Value;
 pub struct Arch {
     /// `general.architecture`.
     pub gguf: &'static str,
-    /// Hugging Face's `model_type`, and others that are written under the same name.
+    /// Hugging Face's `model_type`s that are written under this name.
     pub model_types: &'static [&'static str],
-    /// Modules outside the layers.
+    /// Names of the modules outside the layers.
     pub globals: Names,
-    /// Before the number of a layer in Hugging Face's names.
+    /// The text before the layer number in Hugging Face's names.
     pub layer_prefix: &'static str,
-    /// Modules of a layer; a name with a suffix stands for that one tensor.
+    /// Names of the modules of a layer; a name with a suffix means that one tensor.
     pub layers: Names,
-    /// Rows of q and k are reordered for rotary pairs (2i, 2i + 1).
+    /// The rows of q and k are reordered for rotary pairs (2i, 2i + 1).
     pub interleaved: bool,
-    /// Norms have 1 added.
+    /// 1 has been added to the norm weights.
     pub norm_plus_one: bool,
-    /// Sizes and values of a tensor by Hugging Face's name and the file's sizes, where they differ.
+    /// Shape and value transformation of a tensor, by Hugging Face's name and the shape in the file, where they differ
+    /// from Hugging Face's.
     pub(super) stored: fn(&str, &[usize]) -> Option<(Vec<usize>, Values)>,
-    /// Adds to `config.json` what only this architecture has.
+    /// Adds the architecture's own fields to `config.json`.
     pub(super) config: fn(&mut Reader<'_>) -> Result<(), WeightsError>,
-    /// What a written file has besides what all have, by `config.json` and the head size; `None`: it is not written,
-    /// because nothing here compares such a file with llama.cpp's.
+    /// The architecture's additions to a written file, from `config.json` and the head size. `None`: it is not written,
+    /// because no test compares such a file with llama.cpp's.
     pub(super) export: Option<fn(&Value, usize) -> Result<Exported, WeightsError>>,
 }
 
-/// What the file of a checkpoint has besides what all have.
+/// An architecture's additions to a written file.
 #[derive(Debug, Default)]
 pub(super) struct Exported {
-    /// Keys, without the architecture's name.
+    /// Metadata keys, without the architecture's prefix.
     pub keys: Vec<(&'static str, Key)>,
-    /// Tensors whose names end so are multiplied by the number.
+    /// The ending of the names of tensors that are multiplied, and the factor.
     pub factor: Option<(&'static str, f32)>,
 }
 
-/// A number under a key.
+/// The value of a metadata key.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Key {
-    /// A whole one.
+    /// An unsigned integer.
     Whole(u32),
-    /// Any.
+    /// A float.
     Float(f32),
 }
 
-/// LLaMA's names and nothing else that differs from Hugging Face's checkpoint.
+/// LLaMA's names, without any difference from Hugging Face's checkpoint.
 const PLAIN: Arch = Arch {
     gguf: "",
     model_types: &[],
@@ -78,7 +79,7 @@ const PLAIN: Arch = Arch {
     export: None,
 };
 
-/// For [`Arch::export`]: nothing besides what all have.
+/// An [`Arch::export`] that adds nothing.
 fn nothing_more(_: &Value, _: usize) -> Result<Exported, WeightsError> {
     Ok(Exported::default())
 }
@@ -104,17 +105,17 @@ pub static ARCHS: &[Arch] = &[
 ];
 
 impl Arch {
-    /// By llama.cpp's name.
+    /// Finds an architecture by llama.cpp's name.
     pub fn by_gguf(name: &str) -> Option<&'static Arch> {
         ARCHS.iter().find(|arch| arch.gguf == name)
     }
 
-    /// By Hugging Face's `model_type`.
+    /// Finds an architecture by Hugging Face's `model_type`.
     pub fn by_model_type(name: &str) -> Option<&'static Arch> {
         ARCHS.iter().find(|arch| arch.model_types.contains(&name))
     }
 
-    /// Whether checkpoints of it are written as GGUF.
+    /// Whether its checkpoints can be written as GGUF.
     pub fn is_exported(&self) -> bool {
         self.export.is_some()
     }

@@ -1,4 +1,4 @@
-//! OLMo 2: norms behind both halves, under the names that Gemma 2 has.
+//! OLMo 2: norms after attention and after the MLP, named as in Gemma 2.
 
 use super::super::names::FOUR_NORMS;
 use super::{Arch, PLAIN};

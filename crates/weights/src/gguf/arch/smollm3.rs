@@ -1,10 +1,10 @@
-//! SmolLM3: LLaMA's names. llama.cpp knows without a key that every fourth layer has no rotary positions.
+//! SmolLM3: LLaMA's names. It has no key for it, but llama.cpp leaves out rotary positions in every fourth layer.
 
 use super::{Arch, Exported, PLAIN};
 use crate::error::WeightsError;
 use serde_json::{Value, json};
 
-/// Every how many layers one has no rotary positions.
+/// Interval of the layers without rotary positions.
 const INTERVAL: u64 = 4;
 
 pub(super) const SMOLLM3: Arch = Arch {
