@@ -156,7 +156,7 @@ fn browser_tests(session: &Session) -> Result<()> {
     // The path of the engine for the engine's tests.
     command.env("BAYAN_CHROMIUM", chromium).env("BAYAN_ENGINE", workspace::target_dir()?.join("wasm/engine"));
     // The browser's answers are compared with this program; earlier steps have already built it.
-    process::run(&mut session.cargo(&["build", "--package", "bayan-cli"]))?;
+    process::run(&mut session.cargo(&["build", "--workspace", "--bin", "bayan"]))?;
     command.env(
         "BAYAN_NATIVE",
         workspace::target_dir()?.join("debug").join(format!("bayan{}", std::env::consts::EXE_SUFFIX)),
