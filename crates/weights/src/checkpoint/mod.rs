@@ -21,8 +21,10 @@
 
 mod files;
 
+pub(crate) use files::read_exact;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use files::unsupported_file;
 use files::{Builder, Container, parse_json, read_header, read_shards, read_text, read_torch_shards};
-pub(crate) use files::{read_exact, unsupported_file};
 
 use crate::dtype::Dtype;
 use crate::error::WeightsError;

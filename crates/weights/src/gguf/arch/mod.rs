@@ -47,7 +47,8 @@ pub struct Arch {
     pub(super) export: Option<fn(&Value, usize) -> Result<Exported, WeightsError>>,
 }
 
-/// An architecture's additions to a written file.
+/// An architecture's additions to a written file. A browser writes none.
+#[cfg_attr(target_arch = "wasm32", allow(dead_code))]
 #[derive(Debug, Default)]
 pub(super) struct Exported {
     /// Metadata keys, without the architecture's prefix.
@@ -57,6 +58,7 @@ pub(super) struct Exported {
 }
 
 /// The value of a metadata key.
+#[cfg_attr(target_arch = "wasm32", allow(dead_code))]
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Key {
     /// An unsigned integer.
