@@ -3,7 +3,7 @@
 //!
 //! The reader refuses whatever it does not support, and the writer's files equal PEFT's byte for byte. Rejected: a
 //! tolerant reader, because an adapter with DoRA vectors or other ranks would load, run and give wrong answers. Bytes
-//! are read through [`Source`](bayan_weights::Source), so the browser page reads a dropped adapter with the same code;
+//! are read through [`Source`], so the browser page reads a dropped adapter with the same code;
 //! nothing here accesses files.
 
 mod config;

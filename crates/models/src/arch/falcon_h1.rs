@@ -21,7 +21,7 @@ use crate::{ModelError, Opening};
 #[derive(Debug)]
 struct Mamba {
     in_proj: Linear,
-    /// Multipliers of the projection's sections (z, x, B, C, dt), [W].
+    /// Multipliers of the projection's sections (z, x, B, C, dt), `[W]`.
     multipliers: Arc<State>,
     /// [channels, k]
     conv: Arc<State>,
