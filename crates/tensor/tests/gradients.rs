@@ -1,6 +1,7 @@
 //! Gradients: references against finite differences of the forward pass, and kernels against references.
 
-use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
+mod common;
+
 use bayan_tensor::suite;
 
 #[test]
@@ -20,20 +21,7 @@ fn references_are_the_derivatives() {
 }
 
 fn suite(disable: &str) {
-    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), ..Default::default() };
-    let gpu = block_on(Gpu::open(&options)).expect("a device");
-    let only = std::env::var("BAYAN_CASES").unwrap_or_default();
-    let mut failures = Vec::new();
-    for (index, case) in suite::training::cases().iter().enumerate().filter(|(_, case)| case.name.contains(&only)) {
-        match block_on(suite::run(&gpu, case, index as u64)) {
-            Ok(outcome) if outcome.passed() => {}
-            Ok(outcome) => {
-                failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound))
-            }
-            Err(error) => failures.push(format!("{}: {error}", case.name)),
-        }
-    }
-    assert!(failures.is_empty(), "{} failures with `{disable}` disabled:\n{}", failures.len(), failures.join("\n"));
+    common::compare(&common::open(disable, None), &suite::training::cases(), |_| true);
 }
 
 #[test]

@@ -3,24 +3,17 @@
 //!
 //! With `BAYAN_CASES`, only the cases whose name contains its value are counted.
 
-use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
+mod common;
+
+use bayan_gpu::block_on;
 use bayan_tensor::suite;
 
-/// The cases that are counted by default: every turn costs an atomic operation, and the rest takes many minutes.
-const FAMILIES: [&str; 6] = ["rms_norm", "layer_norm", "sample", "short_conv", "select", "embed"];
-
 fn count(disable: &str) {
-    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), ..Default::default() };
-    let gpu = block_on(Gpu::open(&options)).expect("a device");
-    let only = std::env::var("BAYAN_CASES").unwrap_or_default();
+    let gpu = common::open(disable, None);
     let mut over = Vec::new();
     let mut counted = 0;
-    let wanted = |name: &str| match only.as_str() {
-        "" => FAMILIES.iter().any(|family| name.contains(family)),
-        only => name.contains(only),
-    };
     let cases = suite::cases().into_iter().chain(suite::training::cases());
-    for (index, case) in cases.enumerate().filter(|(_, case)| wanted(&case.name)) {
+    for (index, case) in cases.enumerate().filter(|(_, case)| common::asked_for(&case.name)) {
         let turns = block_on(suite::count_turns(&gpu, &case, index as u64)).expect(&case.name);
         counted += turns.iter().filter(|turns| turns.taken > 0).count();
         let wrong = turns.iter().filter(|turns| turns.taken > turns.stated);

@@ -2,30 +2,17 @@
 //!
 //! With `BAYAN_CASES`, only the cases whose name contains its value run.
 
-use bayan_gpu::{Capabilities, Disable, Gpu, GpuOptions, block_on};
+mod common;
+
+use bayan_gpu::Capabilities;
 use bayan_tensor::suite;
 
 fn suite(disable: &str) {
-    suite_on(disable, &std::env::var("BAYAN_CASES").unwrap_or_default(), None);
+    common::compare(&common::open(disable, None), &suite::cases(), |_| true);
 }
 
-fn suite_on(disable: &str, only: &str, pretend: Option<fn(&mut Capabilities)>) {
-    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), pretend, ..Default::default() };
-    let gpu = block_on(Gpu::open(&options)).expect("a device");
-    let mut failures = Vec::new();
-    let mut ran = 0;
-    for (index, case) in suite::cases().iter().enumerate().filter(|(_, case)| case.name.contains(only)) {
-        ran += 1;
-        match block_on(suite::run(&gpu, case, index as u64)) {
-            Ok(outcome) if outcome.passed() => {}
-            Ok(outcome) => {
-                failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound))
-            }
-            Err(error) => failures.push(format!("{}: {error}", case.name)),
-        }
-    }
-    assert!(ran > 0, "no case has `{only}` in its name");
-    assert!(failures.is_empty(), "{} failures with `{disable}` disabled:\n{}", failures.len(), failures.join("\n"));
+fn suite_on(disable: &str, only: &str, pretend: fn(&mut Capabilities)) {
+    common::compare(&common::open(disable, Some(pretend)), &suite::cases(), |name| name.contains(only));
 }
 
 #[test]
@@ -58,7 +45,7 @@ fn hardware_shapes_plain() {
 #[test]
 fn hardware_shapes_with_little_memory() {
     for only in ["attention", "linear f32", "linear q4_0"] {
-        suite_on("software,f16,subgroups,dot", only, Some(|capabilities| capabilities.max_workgroup_bytes = 16 << 10));
+        suite_on("software,f16,subgroups,dot", only, |capabilities| capabilities.max_workgroup_bytes = 16 << 10);
     }
 }
 
@@ -68,7 +55,7 @@ fn software_with_subgroups_of_four() {
     for format in bayan_weights::FORMATS.iter().map(|format| format.name()) {
         for sizes in ["33x96, 9 tokens", "33x96, 31 tokens, bias"] {
             let only = format!("linear {format} {sizes}");
-            suite_on("f16", &only, Some(|capabilities| capabilities.subgroup_size = (4, 4)));
+            suite_on("f16", &only, |capabilities| capabilities.subgroup_size = (4, 4));
         }
     }
 }

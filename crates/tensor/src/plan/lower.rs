@@ -95,6 +95,13 @@ impl<'a> Lowering<'a> {
         self.capabilities().max_loop_turns.unwrap_or(u64::MAX)
     }
 
+    /// How many numbers one dispatch may take without its loops passing the limit of turns, where it takes `fixed`
+    /// turns, and `each` more for every `step` numbers: a multiple of `step`, at least one.
+    pub(crate) fn piece(&self, fixed: u64, each: u64, step: usize) -> usize {
+        let steps = (self.turn_limit().saturating_sub(fixed) / each).max(1);
+        usize::try_from(steps).unwrap_or(usize::MAX).saturating_mul(step)
+    }
+
     /// Kernel shapes chosen for this device.
     pub fn tuning(&self) -> &'a Tuning {
         self.tune

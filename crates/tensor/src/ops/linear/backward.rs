@@ -140,8 +140,7 @@ impl Op for LinearBackward {
             ];
             // As few dispatches as keep an invocation within the device's limit of loop iterations; one if there is no
             // limit.
-            let steps = (to.turn_limit().saturating_sub(form.other_turns) / form.step_turns).max(1);
-            let piece = usize::try_from(steps).unwrap_or(usize::MAX).saturating_mul(form.step);
+            let piece = to.piece(form.other_turns, form.step_turns, form.step);
             for start in (0..shard.rows).step_by(piece) {
                 let end = start.saturating_add(piece).min(shard.rows);
                 let shape = [end, shard.first_row, weight.rows(), tokens, start].map(|n| n as u32);

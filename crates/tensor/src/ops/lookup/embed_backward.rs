@@ -44,9 +44,9 @@ impl Op for EmbedBackward {
         let bindings = vec![to.input(0), to.input(1), to.output(0), count];
         let parts = [wgsl!("lookup/embed_backward.wgsl")];
         // Columns per workgroup: all of them, except on a device that ends loops early.
-        let walks = (to.turn_limit() / (2 + tokens as u64)).saturating_sub(2).max(1);
-        let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads).min(width);
-        let turns = (1 + grid::walk(piece, threads)) * (2 + tokens as u64);
+        let each = 2 + tokens as u64;
+        let piece = to.piece(2 * each, each, threads).min(width);
+        let turns = (1 + grid::walk(piece, threads)) * each;
         let mut extents = grid::rows_grid(tokens);
         extents[1] = Extent::Fixed(width.div_ceil(piece) as u32);
         let defines = defines.set("PIECE", piece);

@@ -35,9 +35,9 @@ impl Op for SelectRowsBackward {
         let count = to.numbers(&[rows as u32])?;
         let bindings = vec![to.input(0), to.input(1), to.output(0), count];
         // Columns per workgroup: all of them, except on a device that ends loops early.
-        let walks = (to.turn_limit() / (2 + rows as u64)).saturating_sub(2).max(1);
-        let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads).min(vectors);
-        let turns = (1 + grid::walk(piece, threads)) * (2 + rows as u64);
+        let each = 2 + rows as u64;
+        let piece = to.piece(2 * each, each, threads).min(vectors);
+        let turns = (1 + grid::walk(piece, threads)) * each;
         let mut extents = grid::rows_grid(tokens);
         extents[1] = Extent::Fixed(vectors.div_ceil(piece) as u32);
         let defines = defines.set("WIDTH", vectors).set("PIECE", piece);

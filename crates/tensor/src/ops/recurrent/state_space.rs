@@ -106,7 +106,7 @@ impl Op for StateSpace {
         // The buffer holds the state of the previous tokens, so the loop over tokens can be split over dispatches
         // anywhere.
         let token_turns = 2 + self.state_size as u64;
-        let piece = usize::try_from((to.turn_limit() - 1) / token_turns).unwrap_or(usize::MAX).max(1);
+        let piece = to.piece(1, token_turns, 1);
         for start in (0..tokens).step_by(piece) {
             let end = start.saturating_add(piece).min(tokens);
             let size = to.numbers(&[end as u32, stride, width as u32, start as u32])?;

@@ -149,8 +149,7 @@ impl Op for CrossEntropyScan {
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("training/cross_entropy_scan.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
         // The buffer holds the statistics of the previous columns, so the scan can be split over dispatches anywhere.
-        let walks = (to.turn_limit().saturating_sub(2 * grid::REDUCTION) / 2).saturating_sub(1).max(1);
-        let piece = usize::try_from(walks).unwrap_or(usize::MAX).saturating_mul(threads);
+        let piece = to.piece(2 * grid::REDUCTION + 2, 2, threads);
         for start in (0..width).step_by(piece) {
             let end = start.saturating_add(piece).min(width);
             let first = self.first && start == 0;

@@ -1,0 +1,36 @@
+//! What the suites share: opening a device with features turned off, and comparing cases with their references.
+
+// Each test binary uses some of these.
+#![allow(dead_code)]
+
+use bayan_gpu::{Capabilities, Disable, Gpu, GpuOptions, block_on};
+use bayan_tensor::suite::{self, Case};
+
+/// This machine's device with these features turned off, seen as `pretend` changes it.
+pub fn open(disable: &str, pretend: Option<fn(&mut Capabilities)>) -> Gpu {
+    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), pretend, ..Default::default() };
+    block_on(Gpu::open(&options)).expect("a device")
+}
+
+/// Whether `BAYAN_CASES` asks for a case of this name: the name contains it, or it is not set.
+pub fn asked_for(name: &str) -> bool {
+    std::env::var("BAYAN_CASES").map_or(true, |part| name.contains(&part))
+}
+
+/// Runs the cases that are `wanted` by name and by `BAYAN_CASES`, and fails with all that differ from their references.
+pub fn compare(gpu: &Gpu, cases: &[Case], wanted: impl Fn(&str) -> bool) {
+    let mut failures = Vec::new();
+    let mut ran = 0;
+    for (index, case) in cases.iter().enumerate().filter(|(_, case)| wanted(&case.name) && asked_for(&case.name)) {
+        ran += 1;
+        match block_on(suite::run(gpu, case, index as u64)) {
+            Ok(outcome) if outcome.passed() => {}
+            Ok(outcome) => {
+                failures.push(format!("{}: NMSE {:.2e}, allowed {:.0e}", outcome.name, outcome.nmse, outcome.bound))
+            }
+            Err(error) => failures.push(format!("{}: {error}", case.name)),
+        }
+    }
+    assert!(ran > 0 || std::env::var("BAYAN_CASES").is_ok(), "no case has a wanted name");
+    assert!(failures.is_empty(), "{} of {ran} cases failed:\n{}", failures.len(), failures.join("\n"));
+}
