@@ -174,9 +174,9 @@ impl Attention {
         let tiles = to.input_shape(5)[0];
         let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
         let walks = |len: usize| grid::walk(len, threads);
-        let outputs = (QUERY_TILE * d4).div_ceil(threads) as u64;
+        let outputs = walks(QUERY_TILE * d4);
         let each = 1 + 2 * walks(keys * d4) + walks(QUERY_TILE * keys) + 2 * (keys as u64 + 1) + outputs;
-        let turns = 2 + walks(QUERY_TILE * d4) + self.keys().div_ceil(keys) as u64 * each + outputs;
+        let turns = 1 + 2 * outputs + self.keys().div_ceil(keys) as u64 * each;
         to.emit(KernelText { name: "attention_tile", parts: &parts, defines, turns }, &[bindings], grid)
     }
 
