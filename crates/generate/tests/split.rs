@@ -81,7 +81,7 @@ fn two_devices_give_what_one_gives() {
     for (name, format, cache) in cases {
         let options = options(format, cache);
         let mut one = open(name, &gpus[..1], &[1.0], &options).unwrap();
-        assert_eq!(one.handed_bytes().unwrap(), 0);
+        assert_eq!(one.transfer_bytes().unwrap(), 0);
         let expected = answers(&mut one);
         drop(one);
         let before: Vec<u64> = gpus.iter().map(Gpu::allocated_bytes).collect();
@@ -94,7 +94,7 @@ fn two_devices_give_what_one_gives() {
         assert!(layers.is_sorted() && layers.contains(&0) && layers.contains(&1), "{name}: {layers:?}");
         let times = if sizes.tie_word_embeddings { 2 } else { 1 };
         assert_eq!(
-            split.handed_bytes().unwrap(),
+            split.transfer_bytes().unwrap(),
             times * 4 * sizes.hidden_size as u64,
             "{name}: one residual for each change of the device"
         );

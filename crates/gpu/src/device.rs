@@ -10,7 +10,7 @@ use crate::{Buffer, Capabilities, Disable, GpuError, Kernel};
 /// Options for opening a device.
 #[derive(Debug, Clone, Default)]
 pub struct GpuOptions {
-    /// Index into [`list_adapters`], or a part of a device's name; `None` selects the fastest kind.
+    /// Index into [`list_devices`], or a part of a device's name; `None` selects the fastest kind.
     pub device: Option<String>,
     /// Features that are not used.
     pub disable: Disable,
@@ -25,7 +25,7 @@ pub struct GpuOptions {
 
 /// A device as the driver lists it.
 #[derive(Debug, Clone)]
-pub struct AdapterSummary {
+pub struct DeviceSummary {
     /// The device's index, for `--device`.
     pub index: usize,
     /// What Bayan would use of the device.
@@ -91,13 +91,13 @@ async fn adapters(instance: &wgpu::Instance, low_power: bool) -> Vec<wgpu::Adapt
 }
 
 /// All devices, the preferred one first.
-pub async fn list_adapters(disable: Disable) -> Vec<AdapterSummary> {
+pub async fn list_devices(disable: Disable) -> Vec<DeviceSummary> {
     let instance = instance();
     let adapters = adapters(&instance, false).await;
     adapters
         .iter()
         .enumerate()
-        .map(|(index, adapter)| AdapterSummary { index, capabilities: capabilities(&instance, adapter, disable) })
+        .map(|(index, adapter)| DeviceSummary { index, capabilities: capabilities(&instance, adapter, disable) })
         .collect()
 }
 
@@ -172,7 +172,7 @@ fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
 fn pick(found: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
     let names: Vec<String> = found.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
     let Some(wanted) = wanted else {
-        return found.into_iter().next().ok_or_else(|| GpuError::NoAdapter("no driver offers one".into()));
+        return found.into_iter().next().ok_or_else(|| GpuError::NoDevice("no driver offers one".into()));
     };
     let matches = |(index, adapter): &(usize, wgpu::Adapter)| match wanted.parse::<usize>() {
         Ok(number) => number == *index,
@@ -180,7 +180,7 @@ fn pick(found: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<wgpu::Adapter
     };
     let chosen = found.into_iter().enumerate().find(matches);
     chosen.map(|(_, adapter)| adapter).ok_or_else(|| {
-        GpuError::NoAdapter(format!(
+        GpuError::NoDevice(format!(
             "asked for `{wanted}`, found {}",
             if names.is_empty() { "none".into() } else { names.join(", ") }
         ))
@@ -213,7 +213,7 @@ impl Gpu {
         let (device, queue) = adapter
             .request_device(&descriptor)
             .await
-            .map_err(|e| GpuError::NoDevice { adapter: capabilities.name.clone(), reason: e.to_string() })?;
+            .map_err(|e| GpuError::OpenFailed { device: capabilities.name.clone(), reason: e.to_string() })?;
         let first_error = Arc::new(Mutex::new(None));
         let allocated = Arc::new(Meter::default());
         let on_lost = OnLost::default();

@@ -5,16 +5,16 @@
 pub enum GpuError {
     /// No suitable device exists.
     #[error(
-        "no GPU adapter found ({0}); install a Vulkan driver (on Debian and Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` gives a software one) and run `bayan devices`"
+        "no GPU device was found ({0}); install a Vulkan driver (on Debian and Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` gives a software one) and run `bayan devices`"
     )]
-    NoAdapter(String),
+    NoDevice(String),
     /// The device could not be opened.
     #[error(
-        "the adapter `{adapter}` could not be opened: {reason}; try another one with `--device N` (see `bayan devices`)"
+        "the device `{device}` could not be opened: {reason}; choose another device with `--device N` (see `bayan devices`)"
     )]
-    NoDevice {
+    OpenFailed {
         /// Name of the device.
-        adapter: String,
+        device: String,
         /// The driver's message.
         reason: String,
     },

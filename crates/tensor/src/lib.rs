@@ -24,7 +24,9 @@ pub use graph::{
     TensorInfo, Trained, Values, interpret, nmse, pack_rows, packed_len, row_bytes, unpacked_rows,
 };
 pub use measure::{Measured, measure_rows};
-pub use passes::{Backward, BackwardError, BackwardOptions, HandOver, Part, census, fuse, keep_in_f16, split};
+pub use passes::{
+    Backward, BackwardError, BackwardOptions, Stage, Transfer, count_ops, fuse, partition, store_activations_f16,
+};
 pub use plan::{
-    Cost, Extent, KernelText, Lowering, Plan, Planned, Pool, RowsShape, Tuning, TurnCounter, Turns, grid_2d,
+    Cost, Extent, KernelText, Lowering, Plan, PlannedDispatch, Pool, RowsShape, Tuning, TurnCounter, Turns, grid_2d,
 };

@@ -37,8 +37,8 @@ fn through_f16(gpu: Option<&Gpu>, rows: &[Vec<f32>]) -> Vec<f32> {
     let x = State::new(gpu, "x", &shape, Values::F32(rows.concat())).unwrap();
     let mut graph = Graph::new();
     let x = graph.state(&x);
-    let packed = graph.narrow(x);
-    let y = graph.widen(packed, &shape);
+    let packed = graph.to_f16(x);
+    let y = graph.from_f16(packed, &shape);
     let Some(gpu) = gpu else { return interpret(&graph)[y.index()].as_ref().expect("computed").f32().to_vec() };
     let plan = Plan::new(gpu, graph, &[y], &Tuning::defaults(gpu.capabilities())).unwrap();
     plan.poison(gpu);

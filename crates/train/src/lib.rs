@@ -36,7 +36,7 @@ pub use log::{LogEntry, RunLog};
 pub use memory::{Calibration, MemoryEstimate, MemoryInputs, StateSpaceSizes, adapter_parameters, estimate};
 pub use merge::{MergeError, MergeFormat, MergeReport, merge};
 pub use order::{Batch, Order, Position, split_validation, steps_per_epoch};
-pub use recipe::{LossNormalization, Method, Recipe, RunPlan, SaveDtype, TurnEnd};
+pub use recipe::{LossNormalization, Method, Recipe, RunLength, SaveDtype, TurnEnd};
 pub use render::{RenderOptions, Rendered, Renderer, Tokens, dry_run};
 pub use rng::Rng;
 pub use run::{BaseInfo, End, Ended, Event, Observer, Run, RunData, RunError};

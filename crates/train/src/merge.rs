@@ -8,7 +8,7 @@ use std::path::Path;
 use bayan_models::{Adapter, AdapterError, AdapterModule};
 use bayan_weights::formats::F32;
 use bayan_weights::{
-    Checkpoint, CheckpointWriter, Dtype, Format, Planes, Policy, Progress, Stored, TensorEntry, TensorPlan,
+    Checkpoint, CheckpointWriter, Dtype, Format, Planes, Policy, Progress, Stored, TensorEntry, TensorSpec,
     WeightsError, WriteOptions,
 };
 use serde_json::Value;
@@ -108,19 +108,19 @@ pub async fn merge(
         })?;
     }
     let weights = |entry: &&TensorEntry| !matches!(entry.stored, Stored::Dense(dtype) if !dtype.is_weight());
-    let plan = |entry: &TensorEntry| TensorPlan {
+    let spec = |entry: &TensorEntry| TensorSpec {
         name: entry.name.clone(),
         shape: entry.shape.clone(),
         format: format.of(entry),
     };
-    let plans: Vec<TensorPlan> = checkpoint.tensors().iter().filter(weights).map(plan).collect();
+    let specs: Vec<TensorSpec> = checkpoint.tensors().iter().filter(weights).map(spec).collect();
     let weights_total = checkpoint.tensors().iter().filter(weights).map(TensorEntry::count).sum();
-    let mut writer = CheckpointWriter::create(out, plans.clone(), options)?;
+    let mut writer = CheckpointWriter::create(out, specs.clone(), options)?;
     let mut sums = Sums::default();
-    let (mut weights_done, mut report) = (0, MergeReport { tensors: plans.len(), ..MergeReport::default() });
-    for plan in &plans {
-        let entry = checkpoint.require(&plan.name)?;
-        let module = plan.name.strip_suffix(".weight").unwrap_or(&plan.name);
+    let (mut weights_done, mut report) = (0, MergeReport { tensors: specs.len(), ..MergeReport::default() });
+    for spec in &specs {
+        let entry = checkpoint.require(&spec.name)?;
+        let module = spec.name.strip_suffix(".weight").unwrap_or(&spec.name);
         let pairs: Vec<(&AdapterModule, f32)> = adapters
             .iter()
             .filter_map(|(adapter, factor)| adapter.modules.get(module).map(|pair| (pair, pair.scale * factor)))
@@ -130,15 +130,15 @@ pub async fn merge(
         for start in (0..rows).step_by(step) {
             let part = start..rows.min(start.saturating_add(step));
             let planes = if pairs.is_empty() {
-                checkpoint.read_planes(&plan.name, part.clone(), plan.format).await?
+                checkpoint.read_planes(&spec.name, part.clone(), spec.format).await?
             } else {
-                let mut values = checkpoint.read_rows_f32(&plan.name, part.clone()).await?;
+                let mut values = checkpoint.read_rows_f32(&spec.name, part.clone()).await?;
                 let before = values.clone();
                 pairs.iter().for_each(|(pair, scale)| add_rows(&mut values, pair, *scale, start));
-                let mut planes = Planes::new(plan.format, entry.k());
+                let mut planes = Planes::new(spec.format, entry.k());
                 let range = |error: bayan_weights::formats::Unrepresentable| MergeError::Range {
-                    tensor: plan.name.clone(),
-                    format: plan.format.name(),
+                    tensor: spec.name.clone(),
+                    format: spec.format.name(),
                     value: error.value,
                 };
                 planes.push_rows(&values, None).map_err(range)?;
@@ -147,8 +147,8 @@ pub async fn merge(
             };
             weights_done += (part.len() * entry.k()) as u64;
             report.size_bytes += planes.size_bytes() as u64;
-            writer.write(&plan.name, &planes)?;
-            progress(Progress { tensor: &plan.name, weights_done, weights_total });
+            writer.write(&spec.name, &planes)?;
+            progress(Progress { tensor: &spec.name, weights_done, weights_total });
         }
     }
     write_config(checkpoint, format, &mut writer)?;

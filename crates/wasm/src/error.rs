@@ -97,13 +97,13 @@ impl From<GpuError> for EngineError {
     fn from(error: GpuError) -> EngineError {
         let text = error.to_string();
         match error {
-            GpuError::NoAdapter(_) => EngineError::new(
+            GpuError::NoDevice(_) => EngineError::new(
                 Code::NoWebGpu,
-                "the browser offers no GPU adapter; turn hardware acceleration on, update the driver, or use another browser",
+                "the browser offers no GPU; turn hardware acceleration on, update the driver, or use another browser",
             ),
-            GpuError::NoDevice { adapter, reason } => EngineError::new(
+            GpuError::OpenFailed { device, reason } => EngineError::new(
                 Code::UnsupportedDevice,
-                format!("the GPU `{adapter}` could not be opened: {reason}; close other pages that use the GPU, or restart the browser"),
+                format!("the GPU `{device}` could not be opened: {reason}; close other pages that use the GPU, or restart the browser"),
             ),
             GpuError::OutOfMemory { what, size_bytes, allocated_bytes } => EngineError::new(
                 Code::OutOfMemory,

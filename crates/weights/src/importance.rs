@@ -32,7 +32,7 @@ pub struct Importance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
     /// Matrices that are quantized with importance.
-    pub weighed: usize,
+    pub covered: usize,
     /// Matrices that are quantized without, because the file does not contain them.
     pub without: Vec<String>,
 }
@@ -127,7 +127,7 @@ impl Importance {
         let (with, without): (Vec<_>, Vec<_>) =
             quantized.into_iter().partition(|entry| self.columns.contains_key(&entry.name));
         let coverage =
-            Coverage { weighed: with.len(), without: without.into_iter().map(|entry| entry.name.clone()).collect() };
+            Coverage { covered: with.len(), without: without.into_iter().map(|entry| entry.name.clone()).collect() };
         policy.importance = self.columns;
         Ok(coverage)
     }

@@ -44,5 +44,5 @@ pub use source::{LocalFuture, MemorySource, Source};
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use directory::{
-    CheckpointWriter, DirectorySource, Progress, Report, TensorPlan, TensorReport, WriteOptions, quantize_checkpoint,
+    CheckpointWriter, DirectorySource, Progress, Report, TensorReport, TensorSpec, WriteOptions, quantize_checkpoint,
 };

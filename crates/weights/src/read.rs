@@ -137,18 +137,18 @@ impl Checkpoint {
             });
         }
         check_importance(entry, rows, importance)?;
-        let mut turned = vec![0f32; columns.len() * rows];
+        let mut transposed = vec![0f32; columns.len() * rows];
         let step = (CHUNK_VALUES / width.max(1)).max(1);
         for start in (0..rows).step_by(step) {
             let part = self.read_rows_f32(name, start..(start + step).min(rows)).await?;
             for (offset, row) in part.chunks_exact(width).enumerate() {
                 for (column, value) in row[columns.clone()].iter().enumerate() {
-                    turned[column * rows + start + offset] = *value;
+                    transposed[column * rows + start + offset] = *value;
                 }
             }
         }
         let mut planes = Planes::new(format, rows);
-        planes.push_rows(&turned, importance).map_err(|error| unrepresentable(entry, 0, format, error))?;
+        planes.push_rows(&transposed, importance).map_err(|error| unrepresentable(entry, 0, format, error))?;
         Ok(planes)
     }
 

@@ -52,7 +52,7 @@ fn weighed_quantization_errs_less_where_it_counts() {
     for &format in FORMATS.iter().filter(|format| !format.is_dense()) {
         let mut policy = Policy::for_format(format);
         let coverage = importance.clone().apply(&checkpoint, &mut policy).expect("of this model");
-        assert!(coverage.weighed > 10 && coverage.without.is_empty(), "{coverage:?}");
+        assert!(coverage.covered > 10 && coverage.without.is_empty(), "{coverage:?}");
         let (mut blind, mut guided) = (0.0, 0.0);
         for tensor in checkpoint.tensors().iter().filter(|tensor| tensor.name.ends_with("_proj.weight")) {
             let weights = &policy.importance[&tensor.name];
@@ -89,7 +89,7 @@ fn files_of_other_models_are_refused() {
     let k = checkpoint.require(&name).expect("there").k();
     let coverage = of(&name, k).apply(&checkpoint, &mut policy).expect("of this model");
     assert_eq!(
-        (coverage.weighed, coverage.without.contains(&"model.layers.0.mlp.gate_proj.weight".to_owned())),
+        (coverage.covered, coverage.without.contains(&"model.layers.0.mlp.gate_proj.weight".to_owned())),
         (1, true)
     );
 }

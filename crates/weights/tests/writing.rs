@@ -2,7 +2,7 @@
 
 use bayan_weights::formats::{F16, F32, Q4_0, Q4K, Q8_0};
 use bayan_weights::{
-    Checkpoint, CheckpointWriter, DirectorySource, FORMATS, Planes, Policy, Stored, TensorPlan, WeightsError,
+    Checkpoint, CheckpointWriter, DirectorySource, FORMATS, Planes, Policy, Stored, TensorSpec, WeightsError,
     WriteOptions, quantize_checkpoint,
 };
 use pollster::block_on;
@@ -31,13 +31,13 @@ fn wave(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * 0.37).sin() * 0.1).collect()
 }
 
-fn plan(name: &str, shape: &[usize], format: &'static dyn bayan_weights::Format) -> TensorPlan {
-    TensorPlan { name: name.to_owned(), shape: shape.to_vec(), format }
+fn plan(name: &str, shape: &[usize], format: &'static dyn bayan_weights::Format) -> TensorSpec {
+    TensorSpec { name: name.to_owned(), shape: shape.to_vec(), format }
 }
 
 /// One tensor of every format, odd sizes, one empty; written in uneven pieces.
 fn write_all_formats(directory: &Path, options: &WriteOptions) -> Result<(), WeightsError> {
-    let mut plans: Vec<TensorPlan> =
+    let mut plans: Vec<TensorSpec> =
         FORMATS.iter().map(|f| plan(&format!("{}.weight", f.name()), &[7, 45], *f)).collect();
     plans.insert(2, plan("empty.weight", &[0, 45], &Q8_0));
     plans.push(plan("scalar", &[], &F32));

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use bayan_gpu::{AdapterSummary, Capabilities, Disable, GpuError, block_on, list_adapters};
+use bayan_gpu::{Capabilities, DeviceSummary, Disable, GpuError, block_on, list_devices};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -25,16 +25,16 @@ pub struct DevicesArgs {
 /// # Errors
 /// There is no device.
 pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
-    let adapters = block_on(list_adapters(args.disable));
+    let devices = block_on(list_devices(args.disable));
     if args.json {
-        output::json(&json!({ "devices": adapters.iter().map(describe).collect::<Vec<_>>() }))?;
+        output::json(&json!({ "devices": devices.iter().map(describe).collect::<Vec<_>>() }))?;
     }
-    if adapters.is_empty() {
-        return Err(GpuError::NoAdapter("no driver offers one".into()).into());
+    if devices.is_empty() {
+        return Err(GpuError::NoDevice("no driver offers one".into()).into());
     }
     if !args.json {
-        for adapter in &adapters {
-            print(adapter)?;
+        for device in &devices {
+            print(device)?;
         }
         output::line("The first is used unless `--device N` or `--device NAME` says otherwise.")?;
     }
@@ -42,10 +42,10 @@ pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
 }
 
 /// The JSON of one device.
-fn describe(adapter: &AdapterSummary) -> Value {
-    let c = &adapter.capabilities;
+fn describe(device: &DeviceSummary) -> Value {
+    let c = &device.capabilities;
     json!({
-        "index": adapter.index,
+        "index": device.index,
         "name": c.name,
         "driver": c.driver,
         "backend": c.backend,
@@ -79,9 +79,9 @@ fn features(c: &Capabilities) -> Vec<&'static str> {
     all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
 }
 
-fn print(adapter: &AdapterSummary) -> Result<()> {
-    let c = &adapter.capabilities;
-    output::line(&format!("{}: {}", adapter.index, c.name))?;
+fn print(device: &DeviceSummary) -> Result<()> {
+    let c = &device.capabilities;
+    output::line(&format!("{}: {}", device.index, c.name))?;
     output::line(&format!("   {} ({}), {}", c.backend, c.device_type, c.driver))?;
     if c.software {
         output::line("   runs on the processor: correct, and slow")?;

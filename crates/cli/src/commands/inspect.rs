@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use bayan_gpu::{AdapterSummary, Capabilities, Disable, block_on, list_adapters};
+use bayan_gpu::{Capabilities, DeviceSummary, Disable, block_on, list_devices};
 use bayan_models::Sizes;
 use bayan_weights::{Checkpoint, FORMATS, Format, Policy, Stored, TensorEntry};
 use clap::Args;
@@ -61,9 +61,8 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     }
     // A checkpoint of an unknown architecture can be inspected too.
     let sizes = bayan_models::sizes(&checkpoint);
-    let adapters = block_on(list_adapters(Disable::default()));
-    let adapter = adapters.first();
-    let device = adapter.map(|adapter| &adapter.capabilities);
+    let devices = block_on(list_devices(Disable::default()));
+    let device = devices.first().map(|device| &device.capabilities);
     let memory = sizes.as_ref().ok().map(|sizes| memory(&checkpoint, sizes, &args.model, device));
     if args.json {
         let limit = device.map(|device| device.max_binding_bytes);
@@ -127,7 +126,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         if let Ok(sizes) = &sizes {
             print_formats(&checkpoint, sizes, &args.model, device)?;
         }
-        print_split(&checkpoint, memory, args, &adapters)?;
+        print_split(&checkpoint, memory, args, &devices)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -169,7 +168,7 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&Capabilitie
         memory.context
     ))?;
     let Some(device) = device else {
-        return output::line("no GPU adapter was found; see `bayan devices`");
+        return output::line("no GPU device was found; see `bayan devices`");
     };
     let parts = memory.largest_binding_bytes.div_ceil(device.max_binding_bytes.max(1));
     let fit = if parts > 1 {
@@ -201,7 +200,7 @@ fn print_formats(
     for format in [None].into_iter().chain(FORMATS.iter().copied().map(Some)) {
         let memory = memory(checkpoint, sizes, &ModelArgs { quantize: format, ..args.clone() }, device);
         let sum = memory.weight_bytes.saturating_add(memory.cache_bytes);
-        let fits = available.map_or("not told", |bytes| if sum <= bytes { "yes" } else { "no" });
+        let fits = available.map_or("unknown", |bytes| if sum <= bytes { "yes" } else { "no" });
         let name = format.map_or("as stored", |format| format.name());
         rows.push(vec![
             name.to_string(),
@@ -217,43 +216,37 @@ fn print_formats(
             output::line(&format!("this device is software: {} of host memory are free", output::size(bytes)))
         }
         Some(bytes) => output::line(&format!("this device has {}", output::size(bytes))),
-        None => output::line(
-            "this device's interface does not tell how much memory it has: compare the sum with its data sheet",
-        ),
+        None => output::line("this device does not report how much memory it has: compare the sum with its data sheet"),
     }
 }
 
 /// Prints how the layers would be split over the devices, if there are several.
-fn print_split(
-    checkpoint: &Checkpoint,
-    memory: &Memory,
-    args: &InspectArgs,
-    adapters: &[AdapterSummary],
-) -> Result<()> {
-    let Some(first) = adapters.first().filter(|first| adapters.len() > 1 && !first.capabilities.software) else {
+fn print_split(checkpoint: &Checkpoint, memory: &Memory, args: &InspectArgs, devices: &[DeviceSummary]) -> Result<()> {
+    let Some(first) = devices.first().filter(|first| devices.len() > 1 && !first.capabilities.software) else {
         return Ok(());
     };
-    let alike: Vec<&AdapterSummary> = adapters.iter().filter(|a| device_split::is_alike(a, first)).collect();
-    if alike.len() < 2 {
+    let same_kind: Vec<&DeviceSummary> =
+        devices.iter().filter(|device| device_split::is_same_kind(device, first)).collect();
+    if same_kind.len() < 2 {
         return Ok(());
     }
     let shares =
-        device_split::shares(&alike.iter().map(|adapter| adapter.capabilities.memory_bytes).collect::<Vec<_>>());
+        device_split::shares(&same_kind.iter().map(|device| device.capabilities.memory_bytes).collect::<Vec<_>>());
     let policy = args.model.quantize.map(Policy::for_format);
     let Ok(layers) = bayan_models::split_layers(checkpoint, policy.as_ref(), &shares) else { return Ok(()) };
-    let of = |(device, adapter): (usize, &&AdapterSummary)| {
-        let count = layers.iter().filter(|&&at| at == device).count();
-        format!("{}: {} layers on {}", adapter.index, count, adapter.capabilities.name)
+    let of = |(number, device): (usize, &&DeviceSummary)| {
+        let count = layers.iter().filter(|&&at| at == number).count();
+        format!("{}: {} layers on {}", device.index, count, device.capabilities.name)
     };
-    let parts: Vec<String> = alike.iter().enumerate().map(of).collect();
-    let list: Vec<String> = alike.iter().map(|adapter| adapter.index.to_string()).collect();
+    let parts: Vec<String> = same_kind.iter().enumerate().map(of).collect();
+    let list: Vec<String> = same_kind.iter().map(|device| device.index.to_string()).collect();
     let needed = memory.weight_bytes.saturating_add(memory.cache_bytes);
-    let when = if device_split::chosen(adapters, needed).is_empty() {
+    let when = if device_split::fewest_devices(devices, needed).is_empty() {
         format!("with --devices {}", list.join(","))
     } else {
         "as it does not fit the first one".to_string()
     };
-    output::line(&format!("split over the adapters here, {when}: {}", parts.join("; ")))
+    output::line(&format!("layers split over the devices here, {when}: {}", parts.join("; ")))
 }
 
 fn memory_in(

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use bayan_gpu::block_on;
-use bayan_tensor::suite::{self, Outcome};
+use bayan_tensor::suite::{self, CaseResult};
 use clap::Args;
 use serde_json::json;
 
@@ -39,22 +39,22 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
         bail!("no case contains `{}`; run without --filter to see their names", args.filter.as_deref().unwrap_or(""));
     }
     let mut progress = Progress::new("cases", false);
-    let mut outcomes: Vec<(Outcome, Option<String>)> = Vec::new();
+    let mut results: Vec<(CaseResult, Option<String>)> = Vec::new();
     for (index, case) in wanted.iter().enumerate() {
         let failed =
-            |reason| (Outcome { name: case.name.clone(), nmse: f64::INFINITY, bound: case.bound }, Some(reason));
-        let outcome = match block_on(suite::run(&gpu, case, args.seed)) {
-            Ok(outcome) => (outcome, None),
+            |reason| (CaseResult { name: case.name.clone(), nmse: f64::INFINITY, bound: case.bound }, Some(reason));
+        let result = match block_on(suite::run(&gpu, case, args.seed)) {
+            Ok(result) => (result, None),
             Err(error @ bayan_gpu::GpuError::DeviceLost(_)) => return Err(error.into()),
             Err(error) => failed(error.to_string()),
         };
-        outcomes.push(outcome);
+        results.push(result);
         progress.set(index as u64 + 1, wanted.len() as u64);
     }
     drop(progress);
-    let failed = outcomes.iter().filter(|(outcome, _)| !outcome.passed()).count();
+    let failed = results.iter().filter(|(result, _)| !result.passed()).count();
     if args.json {
-        let rows: Vec<_> = outcomes
+        let rows: Vec<_> = results
             .iter()
             // JSON has no infinity: a case that could not run has no NMSE.
             .map(|(o, error)| json!({"name": o.name, "nmse": o.nmse.is_finite().then_some(o.nmse), "bound": o.bound, "passed": o.passed(), "error": error}))
@@ -64,7 +64,7 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
             &json!({"device": c.name, "driver": c.driver, "path": c.path(), "cases": rows, "failed": failed}),
         )?;
     } else {
-        let rows: Vec<Vec<String>> = outcomes
+        let rows: Vec<Vec<String>> = results
             .iter()
             .map(|(o, _)| {
                 let verdict = if o.passed() { "ok" } else { "FAIL" };
@@ -72,16 +72,16 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
             })
             .collect();
         output::line(&output::table(&["case", "NMSE", "bound", ""], &rows))?;
-        for (outcome, error) in &outcomes {
+        for (result, error) in &results {
             if let Some(error) = error {
-                output::line(&format!("{}: {error}", outcome.name))?;
+                output::line(&format!("{}: {error}", result.name))?;
             }
         }
         output::line(&format!(
             "{}: {} of {} cases pass",
             gpu.capabilities().path(),
-            outcomes.len() - failed,
-            outcomes.len()
+            results.len() - failed,
+            results.len()
         ))?;
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

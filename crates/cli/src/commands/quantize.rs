@@ -75,8 +75,11 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
     let mut policy = Policy::for_format(args.format);
     policy.embedding = args.embedding.unwrap_or(policy.embedding);
     policy.head = args.head.unwrap_or(policy.head);
-    let coverage =
-        args.imatrix.as_deref().map(|file| crate::support::open::weigh(&checkpoint, file, &mut policy)).transpose()?;
+    let coverage = args
+        .imatrix
+        .as_deref()
+        .map(|file| crate::support::open::apply_importance(&checkpoint, file, &mut policy))
+        .transpose()?;
     let options = WriteOptions { overwrite: args.overwrite, ..WriteOptions::default() };
     crate::support::interrupt::remove_partial(&args.output);
     let mut progress = Progress::new("quantizing", false);
@@ -162,7 +165,7 @@ fn as_json(report: &Report, before_bytes: u64, coverage: Option<&Coverage>) -> V
         "bytes": report.size_bytes(),
         "weights": report.weights(),
         "bits_per_weight": report.bits_per_weight(),
-        "weighed_by_imatrix": coverage.map(|coverage| coverage.weighed),
+        "weighed_by_imatrix": coverage.map(|coverage| coverage.covered),
         "skipped": report.skipped,
         "tensors": report.tensors.iter().map(tensor).collect::<Vec<_>>(),
     })

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use bayan_generate::Engine;
-use bayan_gpu::{AdapterSummary, Gpu, GpuOptions, block_on, list_adapters};
+use bayan_gpu::{DeviceSummary, Gpu, GpuOptions, block_on, list_devices};
 use bayan_weights::Checkpoint;
 
 use crate::support::memory;
@@ -28,7 +28,7 @@ pub struct Devices {
 pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
     let mut named = args.devices.clone();
     if named.is_empty() && args.device.device.is_none() && args.gpu_layers.is_none() {
-        named = enough(checkpoint, args).into_iter().map(|index| index.to_string()).collect();
+        named = devices_for_model(checkpoint, args).into_iter().map(|index| index.to_string()).collect();
     }
     if named.is_empty() {
         return Ok(Devices { gpus: vec![crate::support::device::gpu(&args.device)?], shares: vec![1.0] });
@@ -58,41 +58,41 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
 
 /// The memory of each device if all report it, otherwise equal shares.
 pub fn shares(memory: &[Option<u64>]) -> Vec<f64> {
-    let told: Option<Vec<f64>> =
+    let reported: Option<Vec<f64>> =
         memory.iter().map(|bytes| bytes.filter(|bytes| *bytes > 0).map(|bytes| bytes as f64)).collect();
-    told.unwrap_or_else(|| vec![1.0; memory.len()])
+    reported.unwrap_or_else(|| vec![1.0; memory.len()])
 }
 
 /// The indices of the devices needed for a model that does not fit the first one; empty if it fits the first, if that
 /// does not report its memory, or if all devices together are too small.
-fn enough(checkpoint: &Checkpoint, args: &ModelArgs) -> Vec<usize> {
-    let adapters = block_on(list_adapters(args.device.disable));
+fn devices_for_model(checkpoint: &Checkpoint, args: &ModelArgs) -> Vec<usize> {
+    let listed = block_on(list_devices(args.device.disable));
     let Ok(sizes) = bayan_models::sizes(checkpoint) else { return Vec::new() };
-    let memory = memory::memory(checkpoint, &sizes, args, adapters.first().map(|adapter| &adapter.capabilities));
-    chosen(&adapters, memory.weight_bytes.saturating_add(memory.cache_bytes))
+    let memory = memory::memory(checkpoint, &sizes, args, listed.first().map(|device| &device.capabilities));
+    fewest_devices(&listed, memory.weight_bytes.saturating_add(memory.cache_bytes))
 }
 
 /// The first devices of the same kind and backend as the very first whose memory together is at least this many bytes;
 /// empty if one is enough. A device may be listed once for each backend, so only one backend is counted.
-pub fn chosen(adapters: &[AdapterSummary], needed_bytes: u64) -> Vec<usize> {
-    if adapters.first().is_none_or(|first| first.capabilities.software) {
+pub fn fewest_devices(listed: &[DeviceSummary], needed_bytes: u64) -> Vec<usize> {
+    if listed.first().is_none_or(|first| first.capabilities.software) {
         return Vec::new();
     }
-    let alike = adapters.iter().filter(|adapter| is_alike(adapter, &adapters[0]));
-    let (mut taken, mut room) = (Vec::new(), 0.0);
-    for adapter in alike {
-        let Some(bytes) = adapter.capabilities.memory_bytes else { break };
-        taken.push(adapter.index);
-        room += bytes as f64 * USABLE;
-        if room >= needed_bytes as f64 {
-            return if taken.len() > 1 { taken } else { Vec::new() };
+    let same_kind = listed.iter().filter(|device| is_same_kind(device, &listed[0]));
+    let (mut indices, mut usable_bytes) = (Vec::new(), 0.0);
+    for device in same_kind {
+        let Some(bytes) = device.capabilities.memory_bytes else { break };
+        indices.push(device.index);
+        usable_bytes += bytes as f64 * USABLE;
+        if usable_bytes >= needed_bytes as f64 {
+            return if indices.len() > 1 { indices } else { Vec::new() };
         }
     }
     Vec::new()
 }
 
 /// Whether two devices are of the same kind and backend.
-pub fn is_alike(a: &AdapterSummary, b: &AdapterSummary) -> bool {
+pub fn is_same_kind(a: &DeviceSummary, b: &DeviceSummary) -> bool {
     (&a.capabilities.backend, &a.capabilities.device_type) == (&b.capabilities.backend, &b.capabilities.device_type)
 }
 
@@ -100,12 +100,12 @@ pub fn is_alike(a: &AdapterSummary, b: &AdapterSummary) -> bool {
 ///
 /// # Errors
 /// A step cannot be recorded.
-pub fn tell(engine: &mut Engine) -> Result<()> {
+pub fn print_placement(engine: &mut Engine) -> Result<()> {
     if engine.gpus().len() < 2 {
         return Ok(());
     }
     let layers = engine.layer_devices().to_vec();
-    let handed = engine.handed_bytes()?;
+    let transferred = engine.transfer_bytes()?;
     let of = |(device, gpu): (usize, &Gpu)| {
         let first = layers.iter().position(|&at| at == device).unwrap_or(0);
         let last = layers.iter().rposition(|&at| at == device).unwrap_or(0);
@@ -116,7 +116,7 @@ pub fn tell(engine: &mut Engine) -> Result<()> {
         "split over {} devices: {}; {} a token go from one to the next",
         parts.len(),
         parts.join("; "),
-        output::size(handed)
+        output::size(transferred)
     ));
     Ok(())
 }
@@ -126,28 +126,31 @@ mod tests {
     use super::*;
 
     /// Device summaries for tests: this machine's first device with other names and memory.
-    fn adapters(memory: &[(&str, Option<u64>)]) -> Vec<AdapterSummary> {
-        let Some(one) = block_on(list_adapters(Default::default())).into_iter().next() else { return Vec::new() };
+    fn listed(memory: &[(&str, Option<u64>)]) -> Vec<DeviceSummary> {
+        let Some(one) = block_on(list_devices(Default::default())).into_iter().next() else { return Vec::new() };
         let summary = |(index, (backend, memory_bytes)): (usize, &(&str, Option<u64>))| {
-            let mut adapter = AdapterSummary { index, ..one.clone() };
-            adapter.capabilities.software = false;
-            adapter.capabilities.backend = backend.to_string();
-            adapter.capabilities.memory_bytes = *memory_bytes;
-            adapter
+            let mut device = DeviceSummary { index, ..one.clone() };
+            device.capabilities.software = false;
+            device.capabilities.backend = backend.to_string();
+            device.capabilities.memory_bytes = *memory_bytes;
+            device
         };
         memory.iter().enumerate().map(summary).collect()
     }
 
     #[test]
-    fn as_many_adapters_as_hold_the_model() {
-        let three =
-            adapters(&[("Vulkan", Some(100)), ("Dx12", Some(100)), ("Vulkan", Some(100)), ("Vulkan", Some(50))]);
-        assert_eq!(chosen(&three, 90), Vec::<usize>::new(), "the first one is enough");
-        assert_eq!(chosen(&three, 91), [0, 2]);
-        assert_eq!(chosen(&three, 200), [0, 2, 3]);
-        assert_eq!(chosen(&three, 500), Vec::<usize>::new(), "all of them are not");
-        assert_eq!(chosen(&adapters(&[("Vulkan", None), ("Vulkan", Some(100))]), 500), Vec::<usize>::new(), "not told");
-        assert_eq!(chosen(&[], 1), Vec::<usize>::new());
+    fn as_many_devices_as_hold_the_model() {
+        let three = listed(&[("Vulkan", Some(100)), ("Dx12", Some(100)), ("Vulkan", Some(100)), ("Vulkan", Some(50))]);
+        assert_eq!(fewest_devices(&three, 90), Vec::<usize>::new(), "the first one is enough");
+        assert_eq!(fewest_devices(&three, 91), [0, 2]);
+        assert_eq!(fewest_devices(&three, 200), [0, 2, 3]);
+        assert_eq!(fewest_devices(&three, 500), Vec::<usize>::new(), "all of them are not");
+        assert_eq!(
+            fewest_devices(&listed(&[("Vulkan", None), ("Vulkan", Some(100))]), 500),
+            Vec::<usize>::new(),
+            "the first does not report its memory"
+        );
+        assert_eq!(fewest_devices(&[], 1), Vec::<usize>::new());
     }
 
     #[test]

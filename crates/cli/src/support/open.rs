@@ -113,7 +113,7 @@ pub fn attach(engine: &mut Engine, argument: &AdapterArg) -> Result<()> {
 fn policy(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Option<Policy>> {
     let Some(mut policy) = args.quantize.map(Policy::for_format) else { return Ok(None) };
     if let Some(file) = &args.imatrix {
-        weigh(checkpoint, file, &mut policy)?;
+        apply_importance(checkpoint, file, &mut policy)?;
     }
     Ok(Some(policy))
 }
@@ -123,21 +123,21 @@ fn policy(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Option<Policy>> {
 ///
 /// # Errors
 /// The file cannot be read, or belongs to another model.
-pub fn weigh(checkpoint: &Checkpoint, file: &Path, policy: &mut Policy) -> Result<Coverage> {
-    let mut weighed = || -> Result<Coverage> {
+pub fn apply_importance(checkpoint: &Checkpoint, file: &Path, policy: &mut Policy) -> Result<Coverage> {
+    let mut apply = || -> Result<Coverage> {
         let name = file.file_name().and_then(|name| name.to_str()).context("expected the name of a file")?;
         let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let model_type = checkpoint.config().get("model_type").and_then(|kind| kind.as_str()).unwrap_or("none");
         let importance = block_on(Importance::read(&DirectorySource::new(folder)?, name, model_type))?;
         let coverage = importance.apply(checkpoint, policy)?;
-        if coverage.weighed == 0 {
+        if coverage.covered == 0 {
             bail!(
                 "it says nothing of any matrix that is quantized: expected the file of this model, and a format that quantizes"
             );
         }
         Ok(coverage)
     };
-    let coverage = weighed().with_context(|| format!("--imatrix {}", file.display()))?;
+    let coverage = apply().with_context(|| format!("--imatrix {}", file.display()))?;
     if !coverage.without.is_empty() {
         output::note(&format!(
             "--imatrix has nothing for {}, whose inputs all count alike",
@@ -169,7 +169,7 @@ fn load(
     let mut set = |done, total| progress.set(done, total);
     let mut model = block_on(Model::open_split(checkpoint, &devices.gpus, &devices.shares, &options, &mut set))?;
     drop(progress);
-    device_split::tell(&mut model.engine)?;
+    device_split::print_placement(&mut model.engine)?;
     if let streamed @ 1.. = model.engine.streamed_bytes() {
         output::note(&format!(
             "{} of weights stay in host memory and are sent to the device for every step",

@@ -13,7 +13,7 @@ use bayan_tensor::{Dtype, Matrix, State};
 use bayan_weights::Importance;
 
 use super::Engine;
-use super::step::{Making, Step, StepKind};
+use super::step::{Step, StepKind, StepSpec};
 use crate::GenerateError;
 
 impl Engine {
@@ -57,14 +57,14 @@ impl Engine {
             for chunk in window.chunks(self.pace.chunk()) {
                 if let Entry::Vacant(entry) = steps.entry(chunk.len()) {
                     let of = |matrix: &Arc<Matrix>| sums.get(&Arc::as_ptr(matrix)).cloned();
-                    let making = Making {
+                    let spec = StepSpec {
                         decoder: self.decoder.as_ref(),
                         cache: &self.cache,
                         sampling: &self.sampling,
                         tuning: &self.tuning,
                         sums: Some(&of),
                     };
-                    entry.insert(Step::new(&mut self.devices, &making, StepKind::Prefill(chunk.len()))?);
+                    entry.insert(Step::new(&mut self.devices, &spec, StepKind::Prefill(chunk.len()))?);
                     self.devices.settle().await?;
                 }
                 let Some(step) = steps.get(&chunk.len()) else { continue };

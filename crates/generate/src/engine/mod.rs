@@ -24,7 +24,7 @@ pub use batch::Request;
 pub use control::Control;
 use control::PrefillPace;
 use devices::Devices;
-use step::{Making, Sampling, Step, StepKind};
+use step::{Sampling, Step, StepKind, StepSpec};
 
 /// Options of an engine.
 #[derive(Debug, Clone)]
@@ -227,8 +227,8 @@ impl Engine {
     ///
     /// # Errors
     /// The step cannot be recorded.
-    pub fn handed_bytes(&mut self) -> Result<u64, GenerateError> {
-        Ok(self.step(StepKind::Decode(1))?.handed_bytes())
+    pub fn transfer_bytes(&mut self) -> Result<u64, GenerateError> {
+        Ok(self.step(StepKind::Decode(1))?.transfer_bytes())
     }
 
     /// The kernel variants in use.
@@ -332,14 +332,14 @@ impl Engine {
             self.steps
                 .retain(|kind, _| matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.pace.chunk()));
         }
-        let making = Making {
+        let spec = StepSpec {
             decoder: self.decoder.as_ref(),
             cache: &self.cache,
             sampling: &self.sampling,
             tuning: &self.tuning,
             sums: None,
         };
-        let step = Rc::new(Step::new(&mut self.devices, &making, kind)?);
+        let step = Rc::new(Step::new(&mut self.devices, &spec, kind)?);
         self.steps.insert(kind, step.clone());
         Ok(step)
     }

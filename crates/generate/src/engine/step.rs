@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bayan_gpu::{Gpu, GpuError, KernelTime, PendingRead, ReadRequest};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleStates};
-use bayan_tensor::{Cost, Dtype, Graph, HandOver, Matrix, Part, Plan, State, Tensor, Tuning, split};
+use bayan_tensor::{Cost, Dtype, Graph, Matrix, Plan, Stage, State, Tensor, Transfer, Tuning, partition};
 
 use super::devices::Devices;
 
@@ -80,13 +80,13 @@ struct Input {
     copies: Vec<(usize, Arc<State>)>,
 }
 
-/// The part of a step that runs on one device.
+/// The stage of a step that runs on one device.
 #[derive(Debug)]
-struct Prepared {
+struct StagePlan {
     gpu: Gpu,
     device: usize,
     plan: Plan,
-    hands: Vec<HandOver>,
+    transfers: Vec<Transfer>,
 }
 
 /// A recorded step.
@@ -95,12 +95,12 @@ pub(super) struct Step {
     /// Tokens, positions, cache rows, tiles.
     inputs: [Input; 4],
     gpus: Vec<Gpu>,
-    parts: Vec<Prepared>,
+    stages: Vec<StagePlan>,
     pub(super) logits: Tensor,
 }
 
 /// What is needed to record a step.
-pub(super) struct Making<'a> {
+pub(super) struct StepSpec<'a> {
     pub(super) decoder: &'a dyn Decoder,
     pub(super) cache: &'a Cache,
     pub(super) sampling: &'a Sampling,
@@ -112,7 +112,7 @@ pub(super) struct Making<'a> {
 
 impl Step {
     /// Records a step.
-    pub(super) fn new(devices: &mut Devices, making: &Making<'_>, kind: StepKind) -> Result<Step, GpuError> {
+    pub(super) fn new(devices: &mut Devices, spec: &StepSpec<'_>, kind: StepKind) -> Result<Step, GpuError> {
         let count = kind.tokens();
         let first = devices.gpus[0].clone();
         let zeros = |label, shape: &[usize]| {
@@ -127,13 +127,13 @@ impl Step {
         let mut graph = Graph::new();
         let [tokens, positions, bases, tiles] = inputs.each_ref().map(|input| graph.state(&input.state));
         let over = Causality { positions, bases, tiles };
-        let mut logits = making.decoder.forward(&mut graph, StepInputs { tokens, over, rows: None }, making.cache);
+        let mut logits = spec.decoder.forward(&mut graph, StepInputs { tokens, over, rows: None }, spec.cache);
         let mut keep = vec![logits];
-        if let Some(sums) = making.sums {
+        if let Some(sums) = spec.sums {
             graph = graph.measured(sums);
         }
         match kind {
-            StepKind::Decode(_) => graph.sample(logits, tokens, positions, &making.sampling.states),
+            StepKind::Decode(_) => graph.sample(logits, tokens, positions, &spec.sampling.states),
             // A prompt's tokens only fill the cache: operations after the last cache write are not run.
             StepKind::Prefill(_) => {
                 graph = graph.until_last_state();
@@ -142,16 +142,16 @@ impl Step {
             }
             StepKind::Logits(_) => {}
         }
-        let parts = match devices.gpus.len() {
-            1 => vec![Prepared {
-                plan: Plan::new(&first, graph, &keep, making.tuning)?,
+        let stages = match devices.gpus.len() {
+            1 => vec![StagePlan {
+                plan: Plan::new(&first, graph, &keep, spec.tuning)?,
                 gpu: first,
                 device: 0,
-                hands: Vec::new(),
+                transfers: Vec::new(),
             }],
-            _ => prepare_parts(devices, &graph, &keep, making.tuning, &mut inputs)?,
+            _ => plan_stages(devices, &graph, &keep, spec.tuning, &mut inputs)?,
         };
-        Ok(Step { inputs, gpus: devices.gpus.clone(), parts, logits })
+        Ok(Step { inputs, gpus: devices.gpus.clone(), stages, logits })
     }
 
     /// Sets the tokens of the next run: consecutive tokens of one sequence, whose cache begins at row `base`, from
@@ -185,12 +185,12 @@ impl Step {
 
     /// Whether several devices run the step, so that its inputs must be written before each run.
     pub(super) fn is_split(&self) -> bool {
-        self.parts.len() > 1
+        self.stages.len() > 1
     }
 
     /// Bytes that one run transfers between devices through the host.
-    pub(super) fn handed_bytes(&self) -> u64 {
-        self.parts.iter().flat_map(|part| &part.hands).map(HandOver::size_bytes).sum()
+    pub(super) fn transfer_bytes(&self) -> u64 {
+        self.stages.iter().flat_map(|stage| &stage.transfers).map(Transfer::size_bytes).sum()
     }
 
     /// The cost, summed over all devices.
@@ -202,21 +202,21 @@ impl Step {
             activation_bytes: a.activation_bytes + b.activation_bytes,
         };
         let none = Cost { dispatches: 0, passes: 0, bound_bytes: 0, activation_bytes: 0 };
-        self.parts.iter().map(|part| part.plan.cost()).fold(none, sum)
+        self.stages.iter().map(|stage| stage.plan.cost()).fold(none, sum)
     }
 
     /// The time of each kernel.
     pub(super) async fn profile(&self, cached: usize) -> Result<Vec<KernelTime>, GpuError> {
         let mut times = Vec::new();
-        for part in &self.parts {
-            times.extend(part.plan.profile(&part.gpu, cached).await?);
+        for stage in &self.stages {
+            times.extend(stage.plan.profile(&stage.gpu, cached).await?);
         }
         Ok(times)
     }
 
     /// Runs the step for tokens that only fill the cache; on one device it is divided into this many submissions.
     pub(super) async fn fill(&self, cached: usize, submissions: usize) -> Result<(), GpuError> {
-        match self.parts.as_slice() {
+        match self.stages.as_slice() {
             [only] => only.plan.submit_parts(&only.gpu, cached, submissions),
             _ => drop(self.submit(cached, None).await?),
         }
@@ -228,7 +228,7 @@ impl Step {
 
     /// Submits a run and a read of the tokens that it samples.
     pub(super) async fn choose(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
-        let device = self.parts.last().map_or(0, |part| part.device);
+        let device = self.stages.last().map_or(0, |stage| stage.device);
         let tokens = self.inputs[0].on(device);
         let read = ReadRequest { buffer: tokens.buffer().clone(), offset_bytes: 0, size_bytes: tokens.size_bytes() };
         self.submit(cached, Some(read)).await
@@ -236,18 +236,19 @@ impl Step {
 
     /// Submits a run and a read of the logits.
     pub(super) async fn read_logits(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
-        let read = self.parts.last().map(|part| part.plan.read_request(self.logits));
+        let read = self.stages.last().map(|stage| stage.plan.read_request(self.logits));
         self.submit(cached, read).await
     }
 
-    /// Runs part after part and transfers the outputs that later parts need; the last part is only submitted.
+    /// Runs stage after stage and transfers the outputs that later stages need; the last stage is only submitted.
     async fn submit(&self, cached: usize, read: Option<ReadRequest>) -> Result<Option<PendingRead>, GpuError> {
-        let Some((last, before)) = self.parts.split_last() else { return Ok(None) };
-        for part in before {
-            let reads: Vec<ReadRequest> = part.hands.iter().map(|hand| part.plan.read_request(hand.tensor)).collect();
-            for (hand, read) in part.hands.iter().zip(part.plan.submit(&part.gpu, cached, &reads)) {
+        let Some((last, before)) = self.stages.split_last() else { return Ok(None) };
+        for stage in before {
+            let reads: Vec<ReadRequest> =
+                stage.transfers.iter().map(|transfer| stage.plan.read_request(transfer.tensor)).collect();
+            for (transfer, read) in stage.transfers.iter().zip(stage.plan.submit(&stage.gpu, cached, &reads)) {
                 let bytes = read.wait().await?;
-                for (device, state) in &hand.to {
+                for (device, state) in &transfer.to {
                     state.write(self.gpus.get(*device), 0, &bytes);
                 }
             }
@@ -262,13 +263,13 @@ impl Input {
     }
 }
 
-fn prepare_parts(
+fn plan_stages(
     devices: &mut Devices,
     graph: &Graph,
     keep: &[Tensor],
     tuning: &Tuning,
     inputs: &mut [Input; 4],
-) -> Result<Vec<Prepared>, GpuError> {
+) -> Result<Vec<StagePlan>, GpuError> {
     let gpus = devices.gpus.clone();
     let states: Vec<Arc<State>> = inputs.iter().map(|input| input.state.clone()).collect();
     let mut local = |state: &Arc<State>, device: usize| {
@@ -282,14 +283,20 @@ fn prepare_parts(
         input.copies.push((device, copy.clone()));
         Ok(copy)
     };
-    let parts = split(graph, keep, &gpus, &states, &mut local)?;
-    let prepare = |part: Part| {
-        let gpu = gpus[part.device].clone();
-        let kept: Vec<Tensor> = keep.iter().copied().chain(part.hands.iter().map(|hand| hand.tensor)).collect();
+    let stages = partition(graph, keep, &gpus, &states, &mut local)?;
+    let plan = |stage: Stage| {
+        let gpu = gpus[stage.device].clone();
+        let kept: Vec<Tensor> =
+            keep.iter().copied().chain(stage.transfers.iter().map(|transfer| transfer.tensor)).collect();
         // Measured kernel variants are valid for devices of the same name.
         let same = gpu.capabilities().name == gpus[0].capabilities().name;
         let tuning = if same { tuning.clone() } else { Tuning::defaults(gpu.capabilities()) };
-        Ok(Prepared { plan: Plan::new(&gpu, part.graph, &kept, &tuning)?, gpu, device: part.device, hands: part.hands })
+        Ok(StagePlan {
+            plan: Plan::new(&gpu, stage.graph, &kept, &tuning)?,
+            gpu,
+            device: stage.device,
+            transfers: stage.transfers,
+        })
     };
-    parts.into_iter().map(prepare).collect()
+    stages.into_iter().map(plan).collect()
 }

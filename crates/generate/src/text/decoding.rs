@@ -1,6 +1,6 @@
 //! Decoders of tokenizers, applied one token at a time.
 //!
-//! The decoder in tokenizer.json is a chain over the whole list of tokens. This module converts it to a [`Plan`] whose
+//! The decoder in tokenizer.json is a chain over the whole list of tokens. This module converts it to a [`StreamDecoder`] whose
 //! state is a few bytes, so that a token costs the same at any length of the stream. Rejected: decoding a window again
 //! for every token, as most runtimes do, because it is slower, and wrong when the window begins inside a character. A
 //! chain that cannot run token by token (no supported model has one) decodes the whole list again: slow and correct.
@@ -17,9 +17,9 @@ pub(crate) enum TokenRule {
     Metaspace { replacement: char, drop_in_first: bool },
 }
 
-/// A decoder for streams.
+/// How the text of one token after another is decoded.
 #[derive(Debug, Clone)]
-pub(crate) enum Plan {
+pub(crate) enum StreamDecoder {
     /// Byte-level BPE: a token's characters stand for bytes.
     ByteLevel,
     /// Token by token: `rules`, then `<0x..>` tokens to bytes if `byte_fallback`, then at most `strip.1` characters
@@ -32,12 +32,12 @@ pub(crate) enum Plan {
 }
 
 /// Converts a decoder. `Err` names a decoder that could panic on some input.
-pub(crate) fn plan(decoder: Option<&DecoderWrapper>) -> Result<Plan, String> {
-    let Some(decoder) = decoder else { return Ok(Plan::Spaced) };
+pub(crate) fn stream_decoder(decoder: Option<&DecoderWrapper>) -> Result<StreamDecoder, String> {
+    let Some(decoder) = decoder else { return Ok(StreamDecoder::Spaced) };
     let mut flat = Vec::new();
     flatten(decoder, &mut flat, 0)?;
     if let [DecoderWrapper::ByteLevel(_)] = flat[..] {
-        return Ok(Plan::ByteLevel);
+        return Ok(StreamDecoder::ByteLevel);
     }
     let (mut rules, mut byte_fallback, mut fused, mut strip) = (Vec::new(), false, false, None);
     for stage in flat {
@@ -51,10 +51,10 @@ pub(crate) fn plan(decoder: Option<&DecoderWrapper>) -> Result<Plan, String> {
             DecoderWrapper::ByteFallback(_) if !byte_fallback && !fused => byte_fallback = true,
             DecoderWrapper::Fuse(_) => fused = true,
             DecoderWrapper::Strip(s) if fused && strip.is_none() => strip = Some((s.content, s.start)),
-            _ => return Ok(Plan::Whole),
+            _ => return Ok(StreamDecoder::Whole),
         }
     }
-    Ok(Plan::Pieces { rules, byte_fallback, strip })
+    Ok(StreamDecoder::Pieces { rules, byte_fallback, strip })
 }
 
 fn flatten<'a>(decoder: &'a DecoderWrapper, out: &mut Vec<&'a DecoderWrapper>, depth: usize) -> Result<(), String> {

@@ -7,7 +7,7 @@
 //! rest of that run becomes one U+FFFD for each byte. Rejected: holding every run back until it ends, because it would
 //! delay every ؟ and every Arabic-Indic digit of a LLaMA-2 vocabulary for text that is invalid anyway.
 
-use super::decoding::{Plan, TokenRule, byte_of, fallback_byte};
+use super::decoding::{StreamDecoder, TokenRule, byte_of, fallback_byte};
 use super::error::{Result, TextError};
 use super::tokenizer::Tokenizer;
 use tokenizers::Decoder;
@@ -27,7 +27,7 @@ pub struct TokenStream {
     tokens: usize,
     /// Characters that may still be stripped at the start.
     strip_left: usize,
-    /// For [`Plan::Whole`] only: all ids, and how many bytes of their text were returned.
+    /// For [`StreamDecoder::Whole`] only: all ids, and how many bytes of their text were returned.
     ids: Vec<u32>,
     shown: String,
 }
@@ -35,8 +35,8 @@ pub struct TokenStream {
 impl TokenStream {
     /// A new stream. With `skip_special_tokens`, control tokens such as `<|im_end|>` produce no text.
     pub fn new(tokenizer: &Tokenizer, skip_special_tokens: bool) -> Self {
-        let strip_left = match tokenizer.plan() {
-            Plan::Pieces { strip: Some((_, n)), .. } => *n,
+        let strip_left = match tokenizer.stream_decoder() {
+            StreamDecoder::Pieces { strip: Some((_, n)), .. } => *n,
             _ => 0,
         };
         let tokenizer = tokenizer.clone();
@@ -59,21 +59,21 @@ impl TokenStream {
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
         let Some(token) = self.tokenizer.visible_token(id, self.skip_special_tokens) else { return Ok(None) };
         let tokenizer = self.tokenizer.clone();
-        let text = match tokenizer.plan() {
-            Plan::ByteLevel => self.push_byte_level(&token),
-            Plan::Spaced => {
+        let text = match tokenizer.stream_decoder() {
+            StreamDecoder::ByteLevel => self.push_byte_level(&token),
+            StreamDecoder::Spaced => {
                 if self.tokens == 0 {
                     token
                 } else {
                     format!(" {token}")
                 }
             }
-            Plan::Pieces { rules, byte_fallback, strip } => {
+            StreamDecoder::Pieces { rules, byte_fallback, strip } => {
                 let token = apply(rules, token, self.tokens == 0)?;
                 let text = self.push_piece(token, *byte_fallback);
                 self.strip(text, strip.map(|(c, _)| c))
             }
-            Plan::Whole => self.push_whole(id)?,
+            StreamDecoder::Whole => self.push_whole(id)?,
         };
         self.tokens += 1;
         Ok((!text.is_empty()).then_some(text))
@@ -83,15 +83,15 @@ impl TokenStream {
     /// decoding the whole list.
     pub fn flush(&mut self) -> Option<String> {
         let tokenizer = self.tokenizer.clone();
-        let text = match tokenizer.plan() {
-            Plan::ByteLevel => String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned(),
-            Plan::Spaced => String::new(),
-            Plan::Pieces { strip, .. } => {
+        let text = match tokenizer.stream_decoder() {
+            StreamDecoder::ByteLevel => String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned(),
+            StreamDecoder::Spaced => String::new(),
+            StreamDecoder::Pieces { strip, .. } => {
                 let text = lossy(&mut self.pending);
                 self.run_broken = false;
                 self.strip(text, strip.map(|(c, _)| c))
             }
-            Plan::Whole => {
+            StreamDecoder::Whole => {
                 let whole = self.tokenizer.decode(&self.ids, self.skip_special_tokens).unwrap_or_default();
                 let rest = whole.strip_prefix(&self.shown).unwrap_or_default().to_owned();
                 self.shown = whole;

@@ -8,7 +8,7 @@
 
 use super::added::AddedTokens;
 use super::config::{id_list, token_text};
-use super::decoding::{Plan, plan};
+use super::decoding::{StreamDecoder, stream_decoder};
 use super::error::{Result, TextError};
 use super::sentencepiece;
 use serde::Deserialize;
@@ -53,7 +53,7 @@ pub struct Tokenizer {
 
 struct Shared {
     inner: Inner,
-    plan: Plan,
+    stream_decoder: StreamDecoder,
     added: AddedTokens,
     vocab_size: usize,
     special: BTreeMap<String, String>,
@@ -107,7 +107,7 @@ impl Tokenizer {
         let remedy = "Re-export tokenizer.json with a current transformers";
         inner.with_truncation(None).map_err(|e| TextError::file(TOKENIZER_JSON, e.to_string(), remedy))?;
         inner.with_padding(None);
-        let plan = plan(inner.get_decoder())
+        let stream_decoder = stream_decoder(inner.get_decoder())
             .map_err(|problem| TextError::file(TOKENIZER_JSON, format!("the decoder has {problem}"), remedy))?;
         let mut special = BTreeMap::new();
         for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
@@ -129,7 +129,7 @@ impl Tokenizer {
         eos.retain(|id| seen.insert(*id));
         let added = AddedTokens::of(&inner);
         let vocab_size = inner.get_vocab_size(true);
-        Ok(Self { shared: Arc::new(Shared { inner, plan, added, vocab_size, special, bos, eos }) })
+        Ok(Self { shared: Arc::new(Shared { inner, stream_decoder, added, vocab_size, special, bos, eos }) })
     }
 
     /// The ids of a text, exactly as in `tokenizers`; `add_special_tokens` runs the file's post-processor (usually a
@@ -254,8 +254,8 @@ impl Tokenizer {
         self.shared.added.is_special(id)
     }
 
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.shared.plan
+    pub(crate) fn stream_decoder(&self) -> &StreamDecoder {
+        &self.shared.stream_decoder
     }
 
     /// The token that an id is decoded as; `None` for unknown ids and, with `skip_special_tokens`, for special ones.

@@ -130,7 +130,7 @@ fn dynamic(
 ) -> Result<Rotary, ModelError> {
     let factor = positive(rope, "factor", None)?;
     if dim < 4 || factor < 1.0 {
-        return rope.refuse("factor", "at least 1, with at least 4 numbers of a head turned");
+        return rope.refuse("factor", "at least 1, with at least 4 rotated numbers in a head");
     }
     let length = context.max(max_positions) as f64;
     let base = theta * (factor * length / max_positions as f64 - (factor - 1.0)).powf(dim as f64 / (dim as f64 - 2.0));

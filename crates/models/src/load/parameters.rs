@@ -27,7 +27,7 @@ pub struct Parameter {
     /// Number of columns, if this is a matrix.
     pub columns: Option<usize>,
     /// Whether the tensors are stored transposed, as [columns, rows].
-    pub turned: bool,
+    pub transposed: bool,
     /// Index of the first value in the arena.
     pub offset: usize,
     /// The values in the arena, padding included.
@@ -59,7 +59,7 @@ pub(crate) struct Group {
     /// Number of columns, if they form a matrix.
     pub columns: Option<usize>,
     /// Whether they are stored transposed, as [columns, rows].
-    pub turned: bool,
+    pub transposed: bool,
     /// The transformation that the model applies when it reads the values, if any.
     pub read_as: Option<Affine>,
 }
@@ -109,10 +109,10 @@ impl Parameters {
     /// The arena is too small for the tensors, which means that one of them is used twice.
     pub(crate) fn place(
         &mut self,
-        Group { tensors, columns, turned, read_as }: Group,
+        Group { tensors, columns, transposed, read_as }: Group,
     ) -> Result<Arc<State>, ModelError> {
         let len = match columns {
-            Some(columns) => packed_len(tensors.iter().map(|(_, shape)| shape[usize::from(turned)]).sum(), columns),
+            Some(columns) => packed_len(tensors.iter().map(|(_, shape)| shape[usize::from(transposed)]).sum(), columns),
             None => tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum(),
         };
         let (next, end) = match columns {
@@ -130,7 +130,7 @@ impl Parameters {
         *next = (offset + len).next_multiple_of(ALIGNMENT);
         let part = |of: &Arc<State>, read_as| State::changed_part(of, &tensors[0].0, &[len], offset, read_as);
         let (parameter, gradient) = (part(&self.parameters, read_as), part(&self.gradients, None));
-        self.list.push(Parameter { tensors, columns, turned, offset, parameter: parameter.clone(), gradient });
+        self.list.push(Parameter { tensors, columns, transposed, offset, parameter: parameter.clone(), gradient });
         Ok(parameter)
     }
 
@@ -158,9 +158,9 @@ impl Parameter {
             let start = first;
             let values = match self.columns {
                 Some(columns) => {
-                    first += shape[usize::from(self.turned)];
+                    first += shape[usize::from(self.transposed)];
                     let rows = unpacked_rows(stored, start..first, columns);
-                    if self.turned { turned(&rows, columns) } else { rows }
+                    if self.transposed { transposed(&rows, columns) } else { rows }
                 }
                 None => {
                     first += shape.iter().product::<usize>();
@@ -183,9 +183,10 @@ impl Parameter {
             let values = find(name, shape)?;
             match self.columns {
                 Some(columns) => {
-                    let rows = if self.turned { Cow::Owned(turned(values, shape[1])) } else { Cow::Borrowed(values) };
+                    let rows =
+                        if self.transposed { Cow::Owned(transposed(values, shape[1])) } else { Cow::Borrowed(values) };
                     pack_rows(&rows, first, columns, &mut stored);
-                    first += shape[usize::from(self.turned)];
+                    first += shape[usize::from(self.transposed)];
                 }
                 None => {
                     stored[first..first + values.len()].copy_from_slice(values);
@@ -198,7 +199,7 @@ impl Parameter {
 }
 
 /// The transpose of a matrix with this number of columns.
-fn turned(values: &[f32], columns: usize) -> Vec<f32> {
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
 }
 

@@ -123,16 +123,16 @@ impl<'a> Reader<'a> {
         &mut self,
         parts: &[(String, usize)],
         columns: usize,
-        turned: bool,
+        transposed: bool,
         format: &'static dyn Format,
     ) -> Result<MatrixBuilder<'a>, ModelError> {
         let (first, rows) = (&parts[0].0, parts.iter().map(|(_, rows)| rows).sum());
         let Some(parameters) = &mut self.parameters else { return self.builder(first, format, rows, columns) };
         let tensors = parts
             .iter()
-            .map(|(name, rows)| (name.clone(), if turned { vec![columns, *rows] } else { vec![*rows, columns] }))
+            .map(|(name, rows)| (name.clone(), if transposed { vec![columns, *rows] } else { vec![*rows, columns] }))
             .collect();
-        let state = parameters.place(Group { tensors, columns: Some(columns), turned, read_as: None })?;
+        let state = parameters.place(Group { tensors, columns: Some(columns), transposed, read_as: None })?;
         Ok(MatrixBuilder::trained(self.placement.gpus.first(), first, rows, columns, &state)?)
     }
 
@@ -304,7 +304,7 @@ impl<'a> Reader<'a> {
             return Ok(State::new(self.gpu(), &tensors[0].0, &[values.len()], Values::F32(values))?);
         };
         let state =
-            parameters.place(Group { tensors, columns: None, turned: false, read_as: changed.then_some(read) })?;
+            parameters.place(Group { tensors, columns: None, transposed: false, read_as: changed.then_some(read) })?;
         state.write(self.placement.gpus.first(), 0, Values::F32(values).bytes());
         Ok(state)
     }

@@ -24,6 +24,6 @@ pub use recurrent::{
 };
 pub use sampling::{SETTINGS, Sample, SampleSettings, SampleStates};
 pub use training::{
-    Accumulate, AdamW, Arenas, ColumnSum, CrossEntropy, CrossEntropyBackward, CrossEntropyScan, Dropout, GradientNorm,
-    Hyper, IGNORED, Narrow, Noise, PreferenceLoss, WeightedLoss, Widen,
+    Accumulate, AdamW, Arenas, ColumnSum, CrossEntropy, CrossEntropyBackward, CrossEntropyScan, Dropout, FromF16,
+    GradientNorm, Hyper, IGNORED, Noise, PreferenceLoss, ToF16, WeightedLoss,
 };

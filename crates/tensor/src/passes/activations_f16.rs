@@ -10,58 +10,58 @@
 use std::sync::Arc;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
-use crate::ops::{AttentionBackward, Narrow, Widen};
+use crate::ops::{AttentionBackward, FromF16, ToF16};
 
-/// Narrower rows hold statistics, or save little because every packed row also stores its power of two.
-const NARROWEST: usize = 16;
+/// Fewest elements of a row that is stored in f16: shorter rows hold statistics, or save little because every packed row also stores its power of two.
+const MIN_WIDTH: usize = 16;
 
-/// Over which nodes a tensor must be saved: after the last node of the forward pass that uses it, until the first node
+/// The nodes between which a tensor must be saved: after the last node of the forward pass that uses it, until the first node
 /// of the backward pass that does.
 #[derive(Debug, Clone, Copy, Default)]
-struct Wait {
-    last: Option<usize>,
-    next: Option<usize>,
+struct Lifetime {
+    last_forward: Option<usize>,
+    first_backward: Option<usize>,
     /// A node of the backward pass writes the tensor, or needs its full precision.
-    whole: bool,
+    needs_f32: bool,
 }
 
 /// Rewrites the graph so that f32 intermediate tensors which the first `forward` nodes leave for the later ones are
-/// stored in f16 in between. Tensors in `keep` stay f32, and so do those of the last of `layers` equal parts of the
+/// stored in f16 in between. Tensors in `outputs` stay f32, and so do those of the last of `layers` equal parts of the
 /// forward nodes: the backward pass reads them first, when memory use is at its peak.
-pub fn keep_in_f16(graph: &Graph, forward: usize, layers: usize, keep: &[Tensor]) -> Graph {
+pub fn store_activations_f16(graph: &Graph, forward: usize, layers: usize, outputs: &[Tensor]) -> Graph {
     let until = forward - forward.div_ceil(layers.max(1));
-    let mut waits = vec![Wait::default(); graph.tensors().len()];
+    let mut lifetimes = vec![Lifetime::default(); graph.tensors().len()];
     for (index, node) in graph.nodes().iter().enumerate() {
         for &tensor in node.inputs.iter().chain(&node.outputs) {
-            let wait = &mut waits[tensor.index()];
+            let lifetime = &mut lifetimes[tensor.index()];
             if index < forward {
-                wait.last = Some(index);
+                lifetime.last_forward = Some(index);
             } else {
-                wait.next.get_or_insert(index);
-                wait.whole |= node.outputs.contains(&tensor) || is_output_of_attention(node, tensor);
+                lifetime.first_backward.get_or_insert(index);
+                lifetime.needs_f32 |= node.outputs.contains(&tensor) || is_output_of_attention(node, tensor);
             }
         }
     }
     let mut rewritten = graph.clone();
     let mut after: Vec<Vec<Node>> = vec![Vec::new(); graph.nodes().len()];
     let mut before = after.clone();
-    let mut renamed: Vec<Option<Tensor>> = vec![None; waits.len()];
-    for (number, wait) in waits.iter().enumerate() {
+    let mut renamed: Vec<Option<Tensor>> = vec![None; lifetimes.len()];
+    for (number, lifetime) in lifetimes.iter().enumerate() {
         let tensor = Tensor(number as u32);
-        let (Some(last), Some(next)) = (wait.last, wait.next) else { continue };
+        let (Some(last), Some(first)) = (lifetime.last_forward, lifetime.first_backward) else { continue };
         if last >= until
-            || wait.whole
-            || keep.contains(&tensor)
+            || lifetime.needs_f32
+            || outputs.contains(&tensor)
             || graph.info(tensor).state.is_some()
-            || !worth(graph, tensor)
+            || !is_large_enough(graph, tensor)
         {
             continue;
         }
-        let packed = rewritten.tensor(&[graph.rows(tensor), Narrow::words(graph.width(tensor))], Dtype::U32);
-        let wide = rewritten.tensor(graph.shape(tensor), Dtype::F32);
-        after[last].push(Node { op: Arc::new(Narrow), inputs: vec![tensor], outputs: vec![packed] });
-        before[next].push(Node { op: Arc::new(Widen), inputs: vec![packed], outputs: vec![wide] });
-        renamed[number] = Some(wide);
+        let packed = rewritten.tensor(&[graph.rows(tensor), ToF16::words(graph.width(tensor))], Dtype::U32);
+        let unpacked = rewritten.tensor(graph.shape(tensor), Dtype::F32);
+        after[last].push(Node { op: Arc::new(ToF16), inputs: vec![tensor], outputs: vec![packed] });
+        before[first].push(Node { op: Arc::new(FromF16), inputs: vec![packed], outputs: vec![unpacked] });
+        renamed[number] = Some(unpacked);
     }
     let mut list = Vec::with_capacity(graph.nodes().len());
     for (index, node) in graph.nodes().iter().enumerate() {
@@ -84,9 +84,9 @@ fn is_output_of_attention(node: &Node, tensor: Tensor) -> bool {
     node.op.as_any().is::<AttentionBackward>() && node.inputs.get(3) == Some(&tensor)
 }
 
-fn worth(graph: &Graph, tensor: Tensor) -> bool {
+fn is_large_enough(graph: &Graph, tensor: Tensor) -> bool {
     let info = graph.info(tensor);
-    info.dtype == Dtype::F32 && graph.width(tensor) >= NARROWEST
+    info.dtype == Dtype::F32 && graph.width(tensor) >= MIN_WIDTH
 }
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::passes::BackwardOptions;
-    use crate::passes::census;
+    use crate::passes::count_ops;
     use crate::plan::Plan;
     use crate::plan::Tuning;
     use crate::suite::Maker;
@@ -103,7 +103,7 @@ mod tests {
     use crate::suite::training::layers::layers;
 
     /// Bytes of the activations of a step over `count` layers, and how many tensors were packed.
-    fn held(gpu: &Gpu, count: usize, recompute: bool, in_f16: bool) -> (u64, usize) {
+    fn activation_bytes(gpu: &Gpu, count: usize, recompute: bool, in_f16: bool) -> (u64, usize) {
         let mut make = Maker { gpu: Some(gpu), seed: 1 };
         let mut graph = Graph::new();
         let (y, by) = layers(&mut make, &mut graph, 16, count).unwrap();
@@ -113,12 +113,12 @@ mod tests {
         let seed = graph.state(&seed);
         let parameters: Vec<_> = by.iter().map(|state| (state.clone(), zeros(&make, state.shape()).unwrap())).collect();
         graph.backward(&[(y, seed)], &parameters, BackwardOptions { recompute }).unwrap();
-        let graph = if in_f16 { keep_in_f16(&graph, forward, count, &[]) } else { graph };
-        let counts = census(&graph);
-        let [narrow, widen] = ["narrow", "widen"].map(|name| counts.get(name).copied().unwrap_or(0));
-        assert_eq!(narrow, widen);
+        let graph = if in_f16 { store_activations_f16(&graph, forward, count, &[]) } else { graph };
+        let counts = count_ops(&graph);
+        let [packed, unpacked] = ["to_f16", "from_f16"].map(|name| counts.get(name).copied().unwrap_or(0));
+        assert_eq!(packed, unpacked);
         let tuning = Tuning { fuse: false, ..Tuning::defaults(gpu.capabilities()) };
-        (Plan::new(gpu, graph, &[], &tuning).unwrap().cost().activation_bytes, narrow)
+        (Plan::new(gpu, graph, &[], &tuning).unwrap().cost().activation_bytes, packed)
     }
 
     #[test]
@@ -126,15 +126,15 @@ mod tests {
         let gpu = block_on(Gpu::open(&GpuOptions::default())).unwrap();
         for recompute in [true, false] {
             let of = |in_f16| {
-                let [(few, _), (many, packed)] = [4, 12].map(|count| held(&gpu, count, recompute, in_f16));
+                let [(few, _), (many, packed)] = [4, 12].map(|count| activation_bytes(&gpu, count, recompute, in_f16));
                 (((many - few) / 8) as f64, many, packed)
             };
-            let ((wide, before, none), (narrow, after, packed)) = (of(false), of(true));
+            let ((in_f32, before, none), (in_f16, after, packed)) = (of(false), of(true));
             println!(
-                "recompute {recompute}: {wide} bytes a layer, {narrow} in f16; {before} and {after} with 12 layers, {packed} packed"
+                "recompute {recompute}: {in_f32} bytes a layer, {in_f16} in f16; {before} and {after} with 12 layers, {packed} packed"
             );
             assert!(none == 0 && packed >= 10 && after < before);
-            assert!(narrow < 0.62 * wide, "a layer takes {narrow} bytes for {wide}");
+            assert!(in_f16 < 0.62 * in_f32, "a layer takes {in_f16} bytes in f16, {in_f32} in f32");
         }
     }
 }

@@ -233,7 +233,7 @@ impl Rewrite<'_> {
 }
 
 /// Counts a graph's operations by name, for tests and reports.
-pub fn census(graph: &Graph) -> HashMap<&'static str, usize> {
+pub fn count_ops(graph: &Graph) -> HashMap<&'static str, usize> {
     let mut counts = HashMap::new();
     graph.nodes().iter().for_each(|node| *counts.entry(node.op.name()).or_insert(0) += 1);
     counts

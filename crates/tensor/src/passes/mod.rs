@@ -7,7 +7,7 @@ mod fuse;
 mod importance;
 mod partition;
 
-pub use activations_f16::keep_in_f16;
+pub use activations_f16::store_activations_f16;
 pub use autodiff::{Backward, BackwardError, BackwardOptions};
-pub use fuse::{census, fuse};
-pub use partition::{HandOver, Part, split};
+pub use fuse::{count_ops, fuse};
+pub use partition::{Stage, Transfer, partition};

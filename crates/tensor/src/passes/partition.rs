@@ -1,8 +1,8 @@
-//! Splits one recorded list into parts for several devices, each of which holds some of the layers.
+//! Splits one recorded list into stages for several devices, each of which holds some of the layers.
 //!
 //! A node runs on the device of its matrix or of the state that it writes. Other nodes run on the device of the node
 //! before them, or already on the device that reads their result if that transfers no more bytes. Consecutive nodes of
-//! one device form a part: a graph of its own, prepared, fused and replayed like any other. Tensors that a later part
+//! one device form a stage: a graph of its own, prepared, fused and replayed like any other. Tensors that a later stage
 //! reads are copied through the host; in a decoder that is only the residual stream, some KiB per token. Rejected:
 //! models that know about several devices, because every architecture would have to state where each of its operations
 //! runs.
@@ -15,16 +15,16 @@ use bayan_gpu::{Gpu, GpuError};
 use crate::graph::{ELEMENT_BYTES, Graph, Node, State, Tensor};
 use crate::ops::{Embed, Linear};
 
-/// A tensor that later parts read.
+/// A tensor that later stages read.
 #[derive(Debug, Clone)]
-pub struct HandOver {
-    /// The tensor, in the part that computes it.
+pub struct Transfer {
+    /// The tensor, in the stage that computes it.
     pub tensor: Tensor,
-    /// For each later part that reads the tensor: its device, and the state there that receives the copy.
+    /// For each later stage that reads the tensor: its device, and the state there that receives the copy.
     pub to: Vec<(usize, Arc<State>)>,
 }
 
-impl HandOver {
+impl Transfer {
     /// Bytes read from the computing device; the same number is written to each receiving device.
     pub fn size_bytes(&self) -> u64 {
         self.to.first().map_or(0, |(_, state)| state.size_bytes())
@@ -33,13 +33,13 @@ impl HandOver {
 
 /// Consecutive operations of one device.
 #[derive(Debug)]
-pub struct Part {
+pub struct Stage {
     /// Index of the device.
     pub device: usize,
     /// The operations. Tensors have the same indices as in the whole graph.
     pub graph: Graph,
-    /// The tensors that later parts read.
-    pub hands: Vec<HandOver>,
+    /// The tensors that later stages read.
+    pub transfers: Vec<Transfer>,
 }
 
 /// Splits a graph. `inputs` are states that are written before each step and belong to no device. `local` returns the
@@ -47,23 +47,23 @@ pub struct Part {
 ///
 /// # Errors
 /// Out of memory, or an error of `local`.
-pub fn split(
+pub fn partition(
     graph: &Graph,
     keep: &[Tensor],
     gpus: &[Gpu],
     inputs: &[Arc<State>],
     local: &mut dyn FnMut(&Arc<State>, usize) -> Result<Arc<State>, GpuError>,
-) -> Result<Vec<Part>, GpuError> {
+) -> Result<Vec<Stage>, GpuError> {
     let devices = devices(graph, keep, gpus, inputs);
-    let mut parts: Vec<Part> = Vec::new();
-    // The part that wrote each tensor that is not a state.
+    let mut stages: Vec<Stage> = Vec::new();
+    // The stage that wrote each tensor that is not a state.
     let mut writers: HashMap<Tensor, usize> = HashMap::new();
     let mut start = 0;
     for nodes in devices.chunk_by(|a, b| a == b) {
         let (device, list) = (nodes[0], &graph.nodes()[start..start + nodes.len()]);
         start += nodes.len();
-        let number = parts.len();
-        let mut part = graph.with_nodes(list.to_vec());
+        let number = stages.len();
+        let mut stage = graph.with_nodes(list.to_vec());
         let mut seen: Vec<Tensor> = Vec::new();
         for node in list {
             for &tensor in node.inputs.iter().chain(&node.outputs) {
@@ -74,27 +74,27 @@ pub fn split(
                 let info = graph.info(tensor);
                 if let Some(state) = &info.state {
                     if !state.is_on(&gpus[device]) {
-                        part.set_state(tensor, local(state, device)?);
+                        stage.set_state(tensor, local(state, device)?);
                     }
                 } else if let Some(writer) = writers.get(&tensor) {
                     let to = State::zeros(Some(&gpus[device]), "handed over", &info.shape, info.dtype)?;
-                    part.set_state(tensor, to.clone());
-                    hand(&mut parts[*writer], tensor, device, to);
+                    stage.set_state(tensor, to.clone());
+                    add_transfer(&mut stages[*writer], tensor, device, to);
                 }
             }
         }
         for tensor in list.iter().flat_map(|node| &node.outputs).filter(|tensor| graph.info(**tensor).state.is_none()) {
             writers.insert(*tensor, number);
         }
-        parts.push(Part { device, graph: part, hands: Vec::new() });
+        stages.push(Stage { device, graph: stage, transfers: Vec::new() });
     }
-    Ok(parts)
+    Ok(stages)
 }
 
-fn hand(from: &mut Part, tensor: Tensor, device: usize, to: Arc<State>) {
-    match from.hands.iter_mut().find(|hand| hand.tensor == tensor) {
-        Some(hand) => hand.to.push((device, to)),
-        None => from.hands.push(HandOver { tensor, to: vec![(device, to)] }),
+fn add_transfer(from: &mut Stage, tensor: Tensor, device: usize, to: Arc<State>) {
+    match from.transfers.iter_mut().find(|transfer| transfer.tensor == tensor) {
+        Some(transfer) => transfer.to.push((device, to)),
+        None => from.transfers.push(Transfer { tensor, to: vec![(device, to)] }),
     }
 }
 

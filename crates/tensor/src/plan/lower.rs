@@ -29,7 +29,7 @@ impl Extent {
 
 /// A dispatch whose grid may depend on the step.
 #[derive(Debug, Clone)]
-pub struct Planned {
+pub struct PlannedDispatch {
     /// The dispatch, with the grid for an empty cache.
     pub dispatch: Dispatch,
     /// The grid, which may depend on the step.
@@ -62,7 +62,7 @@ pub struct Lowering<'a> {
     node: &'a Node,
     node_index: usize,
     places: &'a [Option<Slice>],
-    planned: &'a mut Vec<Planned>,
+    planned: &'a mut Vec<PlannedDispatch>,
     tune: &'a Tuning,
     counter: Option<&'a TurnCounter>,
 }
@@ -73,7 +73,7 @@ impl<'a> Lowering<'a> {
         graph: &'a Graph,
         node_index: usize,
         places: &'a [Option<Slice>],
-        planned: &'a mut Vec<Planned>,
+        planned: &'a mut Vec<PlannedDispatch>,
         tune: &'a Tuning,
         counter: Option<&'a TurnCounter>,
     ) -> Lowering<'a> {
@@ -197,7 +197,7 @@ impl<'a> Lowering<'a> {
         let bound_bytes = groups.iter().flatten().map(|slice| slice.size_bytes).sum();
         let uploads =
             groups.iter().flatten().filter_map(|slice| Some((slice.buffer.clone(), slice.contents.clone()?))).collect();
-        self.planned.push(Planned {
+        self.planned.push(PlannedDispatch {
             dispatch: Dispatch { name: text.name.to_string(), kernel, bindings, grid: resolved, uploads },
             grid,
             node: self.node_index,

@@ -12,8 +12,8 @@ use std::sync::Mutex;
 use bayan_gpu::{Buffer, Dispatch, Gpu, GpuError, KernelTime, PendingRead, ReadRequest, Slice};
 
 pub use grid::grid_2d;
-pub use lower::{Extent, KernelText, Lowering, Planned};
-use memory::{Item, Layout};
+pub use lower::{Extent, KernelText, Lowering, PlannedDispatch};
+use memory::{Layout, Request};
 pub use tuning::{RowsShape, Tuning};
 pub use turns::{TurnCounter, Turns};
 
@@ -43,7 +43,7 @@ pub struct Pool {
 #[derive(Debug)]
 pub struct Plan {
     graph: Graph,
-    planned: Vec<Planned>,
+    planned: Vec<PlannedDispatch>,
     dispatches: Mutex<Vec<Dispatch>>,
     places: Vec<Option<Slice>>,
     activation_bytes: u64,
@@ -202,7 +202,7 @@ impl Plan {
 }
 
 /// Multiply-adds of each dispatch: those of its node, divided evenly among the node's dispatches.
-fn work_of(graph: &Graph, planned: &[Planned]) -> Vec<u64> {
+fn work_of(graph: &Graph, planned: &[PlannedDispatch]) -> Vec<u64> {
     let mut counts = vec![0u64; graph.nodes().len()];
     planned.iter().for_each(|p| counts[p.node] += 1);
     let of_node = |node: &Node| {
@@ -231,7 +231,7 @@ fn cuts(work: &[u64], most: u64) -> Vec<usize> {
 /// buffers that are used. No dispatch writes a buffer that it binds a second time.
 fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<(Vec<Option<Slice>>, u64), GpuError> {
     let mut numbers: Vec<Option<usize>> = vec![None; graph.tensors().len()];
-    let mut items: Vec<Item> = Vec::new();
+    let mut requests: Vec<Request> = Vec::new();
     for (index, node) in graph.nodes().iter().enumerate() {
         let passing = |list: &[Tensor]| {
             list.iter().copied().filter(|&tensor| graph.info(tensor).state.is_none()).collect::<Vec<_>>()
@@ -240,26 +240,31 @@ fn assign(gpu: &Gpu, graph: &Graph, keep: &[Tensor], pool: &mut Pool) -> Result<
         for (slot, &tensor) in inputs.iter().chain(&outputs).enumerate() {
             let last = if keep.contains(&tensor) { usize::MAX } else { index };
             let number = *numbers[tensor.index()].get_or_insert_with(|| {
-                items.push(Item { name: (index, slot), size: size_bytes(graph, tensor), last, apart: Vec::new() });
-                items.len() - 1
+                requests.push(Request {
+                    key: (index, slot),
+                    size: size_bytes(graph, tensor),
+                    last_use: last,
+                    conflicts: Vec::new(),
+                });
+                requests.len() - 1
             });
-            items[number].last = items[number].last.max(last);
+            requests[number].last_use = requests[number].last_use.max(last);
         }
         for &output in &outputs {
             for &other in inputs.iter().chain(&outputs).filter(|&&other| other != output) {
                 if let (Some(a), Some(b)) = (numbers[output.index()], numbers[other.index()]) {
-                    items[a].apart.push(b);
-                    items[b].apart.push(a);
+                    requests[a].conflicts.push(b);
+                    requests[b].conflicts.push(a);
                 }
             }
         }
     }
     let alignment = u64::from(gpu.capabilities().offset_alignment).max(16);
-    let places = pool.layout.place(&items, alignment);
+    let places = pool.layout.place(&requests, alignment);
     for &size in &pool.layout.buffers[pool.buffers.len()..] {
         pool.buffers.push(gpu.allocate("activations", size)?);
     }
-    let slice = |number: usize| pool.buffers[places[number].buffer].slice(places[number].offset, items[number].size);
+    let slice = |number: usize| pool.buffers[places[number].buffer].slice(places[number].offset, requests[number].size);
     let used = |buffer: usize| places.iter().any(|place| place.buffer == buffer);
     let activation_bytes =
         pool.buffers.iter().enumerate().filter(|&(buffer, _)| used(buffer)).map(|(_, held)| held.size_bytes()).sum();

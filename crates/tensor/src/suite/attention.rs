@@ -183,9 +183,9 @@ fn rope_kinds() -> [(HeadNorm, Option<f32>, bool); 6] {
 }
 
 /// The rotary embedding and its inputs: qkv, positions, table, and the weights of the norms.
-type Turned = (Rope, [crate::graph::Tensor; 2], std::sync::Arc<State>, Option<[std::sync::Arc<State>; 2]>);
+type RotatedCase = (Rope, [crate::graph::Tensor; 2], std::sync::Arc<State>, Option<[std::sync::Arc<State>; 2]>);
 
-fn turned(
+fn rotated(
     make: &mut Maker<'_>,
     graph: &mut Graph,
     heads: Heads,
@@ -193,7 +193,7 @@ fn turned(
     eps: Option<f32>,
     interleaved: bool,
     at: Vec<u32>,
-) -> Result<Turned, GpuError> {
+) -> Result<RotatedCase, GpuError> {
     let Heads { h, k, d } = heads;
     let rotary = if eps.is_some() { d } else { d / 2 };
     let tokens = at.len();
@@ -219,7 +219,7 @@ fn rope_case(
 ) -> Result<Recorded, GpuError> {
     let mut graph = Graph::new();
     let (rope, [qkv, positions], table, weights) =
-        turned(make, &mut graph, heads, norm, eps, interleaved, vec![0, 9, 4])?;
+        rotated(make, &mut graph, heads, norm, eps, interleaved, vec![0, 9, 4])?;
     let outputs = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|[q, k]| (q, k)));
     Ok((graph, outputs.to_vec()))
 }
@@ -234,7 +234,7 @@ fn decode_case(
     kind: Kind,
 ) -> Result<Recorded, GpuError> {
     let mut graph = Graph::new();
-    let (rope, [qkv, positions], table, weights) = turned(make, &mut graph, heads, norm, eps, interleaved, vec![301])?;
+    let (rope, [qkv, positions], table, weights) = rotated(make, &mut graph, heads, norm, eps, interleaved, vec![301])?;
     let [k_cache, v_cache] = caches(make, heads, 1, kind)?;
     let (bases, tiles) = (make.indices(&[1], vec![0])?, make.indices(&[1, 2], vec![0, 1])?);
     let over = Causality { positions, bases: graph.state(&bases), tiles: graph.state(&tiles) };

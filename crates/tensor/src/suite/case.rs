@@ -23,7 +23,7 @@ pub struct Case {
 
 /// The result of a case on a device.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct CaseResult {
     /// The case's name.
     pub name: String,
     /// Largest NMSE of its outputs.
@@ -32,7 +32,7 @@ pub struct Outcome {
     pub bound: f64,
 }
 
-impl Outcome {
+impl CaseResult {
     /// Whether the kernel agrees with its reference.
     pub fn passed(&self) -> bool {
         self.nmse <= self.bound

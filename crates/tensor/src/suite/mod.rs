@@ -12,12 +12,12 @@ use bayan_gpu::{Gpu, GpuError};
 use bayan_weights::{FORMATS, Format};
 
 use case::case;
-pub use case::{Case, Maker, Outcome, Recorded};
+pub use case::{Case, CaseResult, Maker, Recorded};
 pub use large::cases as large_cases;
 
 use crate::graph::{Graph, State, Values, interpret, nmse};
 use crate::ops::{Activation, Attention, CacheRows, Causality, Rope, SETTINGS, SampleSettings, SampleStates};
-use crate::passes::{census, fuse};
+use crate::passes::{count_ops, fuse};
 use crate::plan::{Plan, Tuning, TurnCounter, Turns};
 
 /// All cases.
@@ -365,12 +365,12 @@ pub fn compile(gpu: &Gpu, case: &Case) -> Result<(), GpuError> {
 ///
 /// # Errors
 /// The device failed, or a kernel does not compile.
-pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError> {
+pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<CaseResult, GpuError> {
     let (host_graph, outputs) = (case.record)(&mut Maker { gpu: None, seed })?;
     // The kernels are compared with the rewritten graph. Where activations are rounded to int8, the rewritten graph is
     // also compared with the recorded one.
     let rewritten = fuse(&host_graph, &outputs, gpu.capabilities());
-    let int8 = census(&rewritten).contains_key("quantize");
+    let int8 = count_ops(&rewritten).contains_key("quantize");
     let recorded = if int8 { interpret(&(case.record)(&mut Maker { gpu: None, seed })?.0) } else { Vec::new() };
     let expected = interpret(&rewritten);
     let (graph, _) = (case.record)(&mut Maker { gpu: Some(gpu), seed })?;
@@ -390,7 +390,7 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<Outcome, GpuError>
     }
     // A code that the device rounds in the other direction contributes about 1e-7; the rounding itself 1e-5 to 1e-4.
     let bound = if int8 { case.bound.max(2e-6) } else { case.bound };
-    Ok(Outcome { name: case.name.clone(), nmse: if rounding > 5e-4 { f64::INFINITY } else { worst }, bound })
+    Ok(CaseResult { name: case.name.clone(), nmse: if rounding > 5e-4 { f64::INFINITY } else { worst }, bound })
 }
 
 /// Runs a case once, with kernels that count the iterations of their loops.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bayan_gpu::{Gpu, GpuError, KernelTime};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, IGNORED, QUERY_TILE};
-use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, Pool, State, Tensor, Tuning, Values, interpret, keep_in_f16};
+use bayan_tensor::{
+    BackwardOptions, Dtype, Graph, Plan, Pool, State, Tensor, Tuning, Values, interpret, store_activations_f16,
+};
 
 use super::EngineError;
 use super::arena::Arena;
@@ -18,7 +20,7 @@ use crate::MicroBatch;
 
 /// What a step computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Aim {
+pub(super) enum StepKind {
     /// Row losses with the adapter attached, without gradients.
     Evaluate,
     /// Row losses of the base model alone.
@@ -32,7 +34,7 @@ pub(super) enum Aim {
 /// The sizes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
-    pub aim: Aim,
+    pub kind: StepKind,
     pub tokens: usize,
     pub rows: usize,
     tiles: usize,
@@ -41,7 +43,7 @@ pub(super) struct Shape {
 
 /// A micro-batch in the form that the kernels read.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub(super) struct PackedBatch {
     tokens: Vec<u32>,
     positions: Vec<u32>,
     bases: Vec<u32>,
@@ -63,9 +65,9 @@ pub(crate) fn rounded(n: usize, least: usize) -> usize {
     n.next_multiple_of(step)
 }
 
-impl Packed {
+impl PackedBatch {
     /// Checks and packs a batch. `context` is the number of positions of the model's rotary table.
-    pub fn new(batch: &MicroBatch, context: usize, vocabulary: usize) -> Result<Packed, EngineError> {
+    pub fn new(batch: &MicroBatch, context: usize, vocabulary: usize) -> Result<PackedBatch, EngineError> {
         let lengths = batch.ids.len();
         if lengths == 0 || [batch.labels.len(), batch.positions.len(), batch.sequences.len()] != [lengths; 3] {
             return Err(EngineError::input(
@@ -84,7 +86,7 @@ impl Packed {
             ));
         }
         let tokens = rounded(lengths, 2 * QUERY_TILE);
-        let mut packed = Packed {
+        let mut packed = PackedBatch {
             tokens: batch.ids.clone(),
             positions: Vec::with_capacity(tokens),
             bases: Vec::with_capacity(tokens),
@@ -160,20 +162,20 @@ impl Packed {
     }
 
     /// The shape of the step that runs this batch; `pairs` matters for preferences only.
-    pub fn shape(&self, aim: Aim, pairs: usize) -> Shape {
+    pub fn shape(&self, kind: StepKind, pairs: usize) -> Shape {
         Shape {
-            aim,
+            kind,
             tokens: self.tokens.len(),
             rows: self.rows.len(),
             tiles: self.tiles.len() / 2,
-            pairs: if aim == Aim::Preference { pairs } else { 0 },
+            pairs: if kind == StepKind::Preference { pairs } else { 0 },
         }
     }
 }
 
 /// Further inputs of a step.
 #[derive(Debug, Clone)]
-pub(super) enum Extra {
+pub(super) enum LossInputs {
     /// The weight of every row's loss.
     Scale(f32),
     /// Reference log-probabilities of pairs (chosen, rejected), β, and the factor on the loss.
@@ -182,7 +184,7 @@ pub(super) enum Extra {
 
 /// The results of a step.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Outcome {
+pub(super) struct StepResult {
     /// Weighted loss.
     pub loss: f32,
     /// Summed nll of each sequence, by its number.
@@ -240,7 +242,7 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// Records and plans a step. The caller attaches or detaches the adapter as `aim` requires.
+    /// Records and plans a step. The caller attaches or detaches the adapter as `kind` requires.
     pub fn new(
         gpu: Option<&Gpu>,
         decoder: &dyn Decoder,
@@ -261,7 +263,7 @@ impl Step {
         let (tokens, rows, targets) =
             (graph.state(&inputs.tokens), graph.state(&inputs.rows), graph.state(&inputs.targets));
         let logits = decoder.forward(&mut graph, StepInputs { tokens, over, rows: Some(rows) }, cache);
-        if let (Some(_), Aim::Supervised) = (options.neftune, shape.aim) {
+        if let (Some(_), StepKind::Supervised) = (options.neftune, shape.kind) {
             let sizes = graph.state(&inputs.noise);
             graph.noise_on_embeddings(seed, sizes);
         }
@@ -269,7 +271,7 @@ impl Step {
             let expected = "an output head that is a plain linear layer without bias or adapter";
             return Err(EngineError::input("model", expected, "another one", "leave lm_head out of target_modules"));
         };
-        let (loss, nll, weights, pairs) = if shape.aim == Aim::Preference {
+        let (loss, nll, weights, pairs) = if shape.kind == StepKind::Preference {
             let [owners, reference, settings] =
                 [&inputs.owners, &inputs.reference, &inputs.settings].map(|state| graph.state(state));
             let [nll, weights, pairs, loss] = graph.preference_loss(sweep.statistics, owners, reference, settings);
@@ -280,7 +282,7 @@ impl Step {
             (loss, nll, weights, None)
         };
         let keep: Vec<Tensor> = [loss, nll].into_iter().chain(pairs).collect();
-        if matches!(shape.aim, Aim::Supervised | Aim::Preference) {
+        if matches!(shape.kind, StepKind::Supervised | StepKind::Preference) {
             let forward = graph.nodes().len();
             let gradient = graph.cross_entropy_backward(&sweep, weights, &arena.pairs());
             graph.backward(
@@ -289,7 +291,7 @@ impl Step {
                 BackwardOptions { recompute: options.recompute },
             )?;
             if options.f16 {
-                graph = keep_in_f16(&graph, forward, decoder.sizes().num_hidden_layers, &keep);
+                graph = store_activations_f16(&graph, forward, decoder.sizes().num_hidden_layers, &keep);
             }
         }
         let noise = options.neftune.map(|alpha| alpha / (decoder.sizes().hidden_size as f64).sqrt());
@@ -338,8 +340,13 @@ impl Step {
     }
 
     /// Runs the step once.
-    pub async fn run(&self, gpu: Option<&Gpu>, packed: &Packed, extra: &Extra) -> Result<Outcome, EngineError> {
-        self.write(gpu, packed, extra);
+    pub async fn run(
+        &self,
+        gpu: Option<&Gpu>,
+        packed: &PackedBatch,
+        loss_inputs: &LossInputs,
+    ) -> Result<StepResult, EngineError> {
+        self.write(gpu, packed, loss_inputs);
         let wanted: Vec<Tensor> = [self.loss, self.nll].into_iter().chain(self.pairs).collect();
         let values = match (gpu, &self.plan, &self.graph) {
             (Some(gpu), Some(plan), _) => {
@@ -356,19 +363,20 @@ impl Step {
             }
             _ => Vec::new(),
         };
-        let mut outcome = Outcome { loss: values[0].f32()[0], sums: vec![0.0; packed.sequences], ..Outcome::default() };
+        let mut result =
+            StepResult { loss: values[0].f32()[0], sums: vec![0.0; packed.sequences], ..StepResult::default() };
         for (&nll, &owner) in values[1].f32().iter().zip(&packed.owners) {
-            if let Some(sum) = outcome.sums.get_mut(owner as usize) {
+            if let Some(sum) = result.sums.get_mut(owner as usize) {
                 *sum += f64::from(nll);
             }
         }
         if let Some(pairs) = values.get(2) {
-            outcome.pairs = pairs.f32().chunks_exact(4).map(|p| [p[0], p[1], p[2], p[3]]).collect();
+            result.pairs = pairs.f32().chunks_exact(4).map(|p| [p[0], p[1], p[2], p[3]]).collect();
         }
-        Ok(outcome)
+        Ok(result)
     }
 
-    fn write(&self, gpu: Option<&Gpu>, packed: &Packed, extra: &Extra) {
+    fn write(&self, gpu: Option<&Gpu>, packed: &PackedBatch, loss_inputs: &LossInputs) {
         let inputs = &self.inputs;
         for (state, values) in [
             (&inputs.tokens, &packed.tokens),
@@ -385,13 +393,13 @@ impl Step {
             let sizes: Vec<f32> = packed.lengths.iter().map(|&len| (noise / f64::from(len).sqrt()) as f32).collect();
             inputs.noise.write(gpu, 0, bytemuck::cast_slice(&sizes));
         }
-        match extra {
-            Extra::Scale(scale) => {
+        match loss_inputs {
+            LossInputs::Scale(scale) => {
                 let weights: Vec<f32> =
                     packed.targets.iter().map(|&target| if target == IGNORED { 0.0 } else { *scale }).collect();
                 inputs.weights.write(gpu, 0, bytemuck::cast_slice(&weights));
             }
-            Extra::Preference(reference, beta, scale) => {
+            LossInputs::Preference(reference, beta, scale) => {
                 inputs.reference.write(gpu, 0, bytemuck::cast_slice(reference));
                 inputs.settings.write(gpu, 0, bytemuck::cast_slice(&[*beta, *scale, 0.0, 0.0]));
             }

@@ -260,7 +260,7 @@ impl Default for Recipe {
 
 /// The length of a run, known once the examples are counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RunPlan {
+pub struct RunLength {
     /// Optimizer steps of one epoch.
     pub steps_per_epoch: u64,
     /// Optimizer steps of the run.
@@ -577,7 +577,7 @@ impl Recipe {
 
     /// The length of a run over `examples` training sequences (packs, when packing), counted as in transformers'
     /// Trainer.
-    pub fn plan(&self, examples: usize) -> RunPlan {
+    pub fn run_length(&self, examples: usize) -> RunLength {
         let steps_per_epoch = steps_per_epoch(examples, self.batch_size, self.gradient_accumulation_steps);
         let total_steps =
             self.max_steps.unwrap_or_else(|| (self.epochs.unwrap_or(1.0) * steps_per_epoch as f64).ceil() as u64);
@@ -587,7 +587,7 @@ impl Recipe {
         };
         let schedule =
             Schedule { scheduler: self.lr_scheduler, learning_rate: self.learning_rate, warmup_steps, total_steps };
-        RunPlan { steps_per_epoch, total_steps, schedule }
+        RunLength { steps_per_epoch, total_steps, schedule }
     }
 
     /// How many of `examples` are set aside for evaluation.

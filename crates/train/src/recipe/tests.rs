@@ -105,9 +105,9 @@ fn a_run_is_as_long_as_the_trainer_of_transformers_would_make_it() {
         warmup_ratio: Some(0.1),
         ..Recipe::default()
     };
-    let plan = recipe.plan(100);
-    assert_eq!((plan.steps_per_epoch, plan.total_steps, plan.schedule.warmup_steps), (7, 11, 2));
-    let fixed = Recipe { max_steps: Some(5), warmup_steps: Some(3), ..Recipe::default() }.plan(100);
+    let length = recipe.run_length(100);
+    assert_eq!((length.steps_per_epoch, length.total_steps, length.schedule.warmup_steps), (7, 11, 2));
+    let fixed = Recipe { max_steps: Some(5), warmup_steps: Some(3), ..Recipe::default() }.run_length(100);
     assert_eq!((fixed.total_steps, fixed.schedule.warmup_steps), (5, 3));
     assert_eq!(Recipe { val_split: 0.1, ..Recipe::default() }.validation_count(95), 10);
     assert_eq!(Recipe { val_split: 20.0, ..Recipe::default() }.validation_count(10), 9);

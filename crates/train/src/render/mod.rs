@@ -80,7 +80,7 @@ impl Rendered {
 
 /// A rendered example with the counts for the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct RenderedExample {
     /// The tokens, or the reason why the example is dropped.
     pub rendered: Result<Rendered, DropReason>,
     /// Lengths of the sequences before truncation.
@@ -139,7 +139,7 @@ impl Renderer {
     ///
     /// # Errors
     /// The template refuses the conversation or fails, or a conversation has no template.
-    pub fn render(&self, example: &Example) -> Result<Outcome, TextError> {
+    pub fn render(&self, example: &Example) -> Result<RenderedExample, TextError> {
         let mut untrained_turns = 0;
         let mut conversation = |messages: &[Value], tools: &Option<Vec<Value>>, from: usize| {
             let (tokens, untrained) = self.conversation(messages, tools, from)?;
@@ -160,7 +160,7 @@ impl Renderer {
         Ok(self.cut(sequences, untrained_turns))
     }
 
-    fn cut(&self, mut sequences: Vec<Tokens>, untrained_turns: u64) -> Outcome {
+    fn cut(&self, mut sequences: Vec<Tokens>, untrained_turns: u64) -> RenderedExample {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
         let truncated = lengths.iter().any(|length| *length > self.options.max_seq_length);
         for tokens in &mut sequences {
@@ -179,7 +179,7 @@ impl Renderer {
                 _ => Err(DropReason::NothingTrained),
             }
         };
-        Outcome { rendered, lengths, truncated, untrained_turns }
+        RenderedExample { rendered, lengths, truncated, untrained_turns }
     }
 
     /// Tokenizes a plain text with the tokenizer's own bos and its end-of-text token, all trained.

@@ -20,7 +20,7 @@ use crate::engine::{EngineError, Trainer};
 use crate::error::TrainError;
 use crate::log::{LogEntry, RunLog};
 use crate::order::{Batch, Order};
-use crate::recipe::{LossNormalization, Method, Recipe, RunPlan};
+use crate::recipe::{LossNormalization, Method, Recipe, RunLength};
 
 pub use base::{BaseInfo, RECIPE_FILE, beside, prepare_output, resumable, write_result};
 pub use data::{RunData, Units};
@@ -158,7 +158,7 @@ pub struct Run<'a> {
 
 struct State<'a> {
     run: &'a Run<'a>,
-    plan: RunPlan,
+    length: RunLength,
     state: TrainState,
     order: Order,
     checkpoints: Checkpoints,
@@ -173,14 +173,14 @@ struct State<'a> {
 
 impl Run<'_> {
     /// The length of the run.
-    pub fn plan(&self) -> RunPlan {
-        self.recipe.plan(self.data.train.len())
+    pub fn run_length(&self) -> RunLength {
+        self.recipe.run_length(self.data.train.len())
     }
 
     /// Number of epochs, including an incomplete one.
     pub fn epochs(&self) -> u64 {
-        let plan = self.plan();
-        plan.total_steps.div_ceil(plan.steps_per_epoch.max(1))
+        let length = self.run_length();
+        length.total_steps.div_ceil(length.steps_per_epoch.max(1))
     }
 
     /// Trains from the beginning, or continues from a checkpoint. The trainer must have the initial weights of a new
@@ -195,9 +195,9 @@ impl Run<'_> {
         resumed: Option<Resumed>,
         observer: &mut dyn Observer,
     ) -> Result<Ended, RunError> {
-        let plan = self.plan();
+        let length = self.run_length();
         let state = match resumed {
-            None => TrainState::new(plan.schedule, self.recipe, self.data.fingerprint()),
+            None => TrainState::new(length.schedule, self.recipe, self.data.fingerprint()),
             Some(resumed) => {
                 self.check(&resumed)?;
                 trainer.load_weights(&resumed.weights)?;
@@ -218,7 +218,7 @@ impl Run<'_> {
         let started = Instant::now();
         let mut running = State {
             run: self,
-            plan,
+            length,
             state,
             order,
             checkpoints,
@@ -249,7 +249,7 @@ impl Run<'_> {
                 ("the data that the run began with", "restore the data, or begin anew with another --output");
             return Err(TrainError::checkpoint(&resumed.path, expected, "other examples", remedy));
         }
-        if resumed.state.schedule != self.plan().schedule {
+        if resumed.state.schedule != self.run_length().schedule {
             let (expected, remedy) =
                 ("the learning rates that the run began with", "resume with the recipe of the run");
             return Err(TrainError::checkpoint(&resumed.path, expected, "another length or schedule", remedy));
@@ -261,11 +261,11 @@ impl Run<'_> {
 impl State<'_> {
     async fn all(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<Ended, RunError> {
         let recipe = self.run.recipe;
-        let save_every = recipe.save_every.unwrap_or_else(|| self.plan.total_steps.div_ceil(CHECKPOINTS).max(1));
+        let save_every = recipe.save_every.unwrap_or_else(|| self.length.total_steps.div_ceil(CHECKPOINTS).max(1));
         let (mut end, mut loss) = (End::Done, None);
-        while self.state.step < self.plan.total_steps {
+        while self.state.step < self.length.total_steps {
             loss = Some(self.step(trainer, observer).await?);
-            let last = self.state.step == self.plan.total_steps;
+            let last = self.state.step == self.length.total_steps;
             let evaluates = self.run.data.valid.is_some()
                 && (last || recipe.eval_every.is_some_and(|every| self.state.step.is_multiple_of(every)));
             let (mut best, mut exhausted) = (false, false);
@@ -304,7 +304,7 @@ impl State<'_> {
         let step = self.state.step;
         let batches = self.order.next_step(recipe.gradient_accumulation_steps);
         let mut entry = LogEntry { step, ..LogEntry::default() };
-        let learning_rate = self.plan.schedule.at(step);
+        let learning_rate = self.length.schedule.at(step);
         let betas = (recipe.adam_beta1, recipe.adam_beta2);
         let (eps, weight_decay, max_norm) = (recipe.adam_epsilon, recipe.weight_decay, recipe.max_grad_norm);
         let hyper = Hyper { learning_rate, betas, eps, weight_decay, max_norm, update: 0, loss_scale: 1.0 };
@@ -342,13 +342,13 @@ impl State<'_> {
         entry.grad_norm = Some(norm);
         entry.tokens_per_second = Some(self.tokens_here as f64 / elapsed.max(1e-9));
         entry.memory_bytes = trainer.memory_bytes();
-        let logged = self.state.step.is_multiple_of(recipe.log_every) || self.state.step == self.plan.total_steps;
+        let logged = self.state.step.is_multiple_of(recipe.log_every) || self.state.step == self.length.total_steps;
         if logged {
             self.log.add(&entry)?;
         }
-        let remaining = (self.plan.total_steps - self.state.step) as f64;
+        let remaining = (self.length.total_steps - self.state.step) as f64;
         let left = Duration::try_from_secs_f64(elapsed / self.steps_here as f64 * remaining).unwrap_or_default();
-        observer.event(Event::Step { entry: &entry, logged, total_steps: self.plan.total_steps, left });
+        observer.event(Event::Step { entry: &entry, logged, total_steps: self.length.total_steps, left });
         Ok(loss)
     }
 

@@ -167,12 +167,12 @@ impl std::fmt::Debug for Checkpoint {
 
 /// Key of `config.json`: GPT-2's `Conv1D` matrices have been transposed to [outputs, inputs], as quantization needs
 /// them.
-pub(crate) const TURNED_KEY: &str = "transposed_conv1d";
+pub(crate) const TRANSPOSED_KEY: &str = "transposed_conv1d";
 
 /// Whether a checkpoint of this configuration stores matrices as GPT-2's `Conv1D`: [inputs, outputs].
 pub fn stores_transposed(config: &serde_json::Value) -> bool {
     let is = |key: &str, value: serde_json::Value| config.get(key) == Some(&value);
-    (is("model_type", "jais".into()) || is("model_type", "gpt2".into())) && !is(TURNED_KEY, true.into())
+    (is("model_type", "jais".into()) || is("model_type", "gpt2".into())) && !is(TRANSPOSED_KEY, true.into())
 }
 
 impl Checkpoint {

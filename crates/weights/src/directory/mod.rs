@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 pub use quantize::{Progress, Report, TensorReport, copy_side_files, quantize_checkpoint, side_files};
-pub use writer::{CheckpointWriter, TensorPlan, WriteOptions};
+pub use writer::{CheckpointWriter, TensorSpec, WriteOptions};
 
 /// The files of one directory, read at any offset; names with separators or `..` are refused.
 #[derive(Debug)]

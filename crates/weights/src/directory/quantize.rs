@@ -1,7 +1,7 @@
 //! Quantizing a whole checkpoint, a few MiB at a time.
 
-use super::{CheckpointWriter, TensorPlan, WriteOptions};
-use crate::checkpoint::{Checkpoint, Stored, TURNED_KEY, read_exact};
+use super::{CheckpointWriter, TensorSpec, WriteOptions};
+use crate::checkpoint::{Checkpoint, Stored, TRANSPOSED_KEY, read_exact};
 use crate::error::WeightsError;
 use crate::formats::{F32, Format};
 use crate::policy::Policy;
@@ -32,7 +32,7 @@ const MAX_SIDE_BYTES: u64 = 256 << 20;
 /// Rows are read in chunks of about this many bytes as f32.
 const CHUNK_BYTES: usize = 4 << 20;
 /// Chunk size for a matrix that is transposed: each chunk reads the whole tensor.
-const TURNED_BYTES: usize = 64 << 20;
+const TRANSPOSE_BYTES: usize = 64 << 20;
 
 /// Progress of a quantization.
 #[derive(Clone, Copy, Debug)]
@@ -100,9 +100,10 @@ pub async fn quantize_checkpoint(
     let out_dir = out_dir.as_ref();
     check_checkpoint(checkpoint, out_dir)?;
     // Blocks lie along the inputs, so matrices stored as [in, out] must be transposed for block formats.
-    let turn = !policy.linear.is_dense() && checkpoint.tensors().iter().any(|entry| checkpoint.is_transposed(entry));
+    let transpose =
+        !policy.linear.is_dense() && checkpoint.tensors().iter().any(|entry| checkpoint.is_transposed(entry));
     let mut report = Report::default();
-    let mut plans = Vec::new();
+    let mut specs = Vec::new();
     for entry in checkpoint.tensors() {
         if matches!(entry.stored, Stored::Dense(dtype) if !dtype.is_weight()) {
             report.skipped.push(entry.name.clone());
@@ -110,36 +111,36 @@ pub async fn quantize_checkpoint(
         }
         let format = if entry.shape.is_empty() { &F32 } else { policy.format_for(&entry.name, &entry.shape) };
         let mut shape = entry.shape.clone();
-        if turn && checkpoint.is_transposed(entry) {
+        if transpose && checkpoint.is_transposed(entry) {
             shape.reverse();
         }
-        plans.push(TensorPlan { name: entry.name.clone(), shape, format });
+        specs.push(TensorSpec { name: entry.name.clone(), shape, format });
     }
-    let weights_total = plans.iter().filter_map(|plan| checkpoint.tensor(&plan.name)).map(|entry| entry.count()).sum();
+    let weights_total = specs.iter().filter_map(|spec| checkpoint.tensor(&spec.name)).map(|entry| entry.count()).sum();
     let mut weights_done = 0;
-    let mut writer = CheckpointWriter::create(out_dir, plans.clone(), options)?;
-    for plan in &plans {
-        let entry = checkpoint.require(&plan.name)?;
-        let importance = policy.importance.get(&plan.name).map(Vec::as_slice);
-        let turned = turn && checkpoint.is_transposed(entry);
-        let (rows, step) = if turned {
-            (entry.k(), (TURNED_BYTES / (4 * entry.rows().max(1))).max(1))
+    let mut writer = CheckpointWriter::create(out_dir, specs.clone(), options)?;
+    for spec in &specs {
+        let entry = checkpoint.require(&spec.name)?;
+        let importance = policy.importance.get(&spec.name).map(Vec::as_slice);
+        let transposed = transpose && checkpoint.is_transposed(entry);
+        let (rows, step) = if transposed {
+            (entry.k(), (TRANSPOSE_BYTES / (4 * entry.rows().max(1))).max(1))
         } else {
             (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES))
         };
-        let step = step.next_multiple_of(plan.format.rows_alignment(plan.shape.last().copied().unwrap_or(1)));
+        let step = step.next_multiple_of(spec.format.rows_alignment(spec.shape.last().copied().unwrap_or(1)));
         let (mut error, mut square, mut size_bytes) = (0.0, 0.0, 0);
         for start in (0..rows).step_by(step) {
             let part = start..rows.min(start.saturating_add(step));
-            let (planes, exact) = if turned {
-                let exact = checkpoint.read_planes_transposed(&plan.name, part.clone(), &F32, None).await?;
+            let (planes, exact) = if transposed {
+                let exact = checkpoint.read_planes_transposed(&spec.name, part.clone(), &F32, None).await?;
                 (
-                    checkpoint.read_planes_transposed(&plan.name, part, plan.format, importance).await?,
+                    checkpoint.read_planes_transposed(&spec.name, part, spec.format, importance).await?,
                     exact.dequantize(),
                 )
             } else {
-                let planes = checkpoint.read_planes_weighted(&plan.name, part.clone(), plan.format, importance).await?;
-                (planes, checkpoint.read_rows_f32(&plan.name, part).await?)
+                let planes = checkpoint.read_planes_weighted(&spec.name, part.clone(), spec.format, importance).await?;
+                (planes, checkpoint.read_rows_f32(&spec.name, part).await?)
             };
             for (before, after) in exact.iter().zip(planes.dequantize()) {
                 error += f64::from(before - after).powi(2);
@@ -147,18 +148,18 @@ pub async fn quantize_checkpoint(
             }
             weights_done += exact.len() as u64;
             size_bytes += planes.size_bytes() as u64;
-            writer.write(&plan.name, &planes)?;
-            progress(Progress { tensor: &plan.name, weights_done, weights_total });
+            writer.write(&spec.name, &planes)?;
+            progress(Progress { tensor: &spec.name, weights_done, weights_total });
         }
         report.tensors.push(TensorReport {
-            name: plan.name.clone(),
-            format: plan.format,
+            name: spec.name.clone(),
+            format: spec.format,
             weights: entry.count(),
             size_bytes,
             relative_error: if square > 0.0 { (error / square).sqrt() } else { 0.0 },
         });
     }
-    write_config(checkpoint, turn, &mut writer)?;
+    write_config(checkpoint, transpose, &mut writer)?;
     copy_side_files(checkpoint, &mut writer).await?;
     writer.finish()?;
     Ok(report)
@@ -187,13 +188,13 @@ fn check_checkpoint(checkpoint: &Checkpoint, out_dir: &Path) -> Result<(), Weigh
     Ok(())
 }
 
-fn write_config(checkpoint: &Checkpoint, turned: bool, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
+fn write_config(checkpoint: &Checkpoint, transposed: bool, writer: &mut CheckpointWriter) -> Result<(), WeightsError> {
     let mut config = checkpoint.config().clone();
     if let (Some(object), Some(quantization)) = (config.as_object_mut(), writer.quantization_config()) {
         object.insert("quantization_config".to_owned(), quantization);
     }
-    if let (Some(object), true) = (config.as_object_mut(), turned) {
-        object.insert(TURNED_KEY.to_owned(), Value::Bool(true));
+    if let (Some(object), true) = (config.as_object_mut(), transposed) {
+        object.insert(TRANSPOSED_KEY.to_owned(), Value::Bool(true));
     }
     writer.write_file("config.json", format!("{config:#}\n").as_bytes())
 }

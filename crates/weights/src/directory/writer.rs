@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A tensor to be written.
 #[derive(Clone, Debug)]
-pub struct TensorPlan {
+pub struct TensorSpec {
     /// Its name.
     pub name: String,
     /// Logical shape, outermost first; quantized formats need at least one dimension.
@@ -31,7 +31,7 @@ pub struct TensorPlan {
     pub format: &'static dyn Format,
 }
 
-impl TensorPlan {
+impl TensorSpec {
     fn rows(&self) -> usize {
         self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
@@ -70,7 +70,7 @@ impl Default for WriteOptions {
 /// The place of one tensor.
 #[derive(Debug)]
 struct Placed {
-    plan: TensorPlan,
+    spec: TensorSpec,
     shard: usize,
     /// File offset of each plane.
     offsets: Vec<u64>,
@@ -101,7 +101,7 @@ impl CheckpointWriter {
     /// or clash, or a file operation was refused.
     pub fn create(
         directory: impl AsRef<Path>,
-        tensors: Vec<TensorPlan>,
+        tensors: Vec<TensorSpec>,
         options: &WriteOptions,
     ) -> Result<Self, WeightsError> {
         let target = directory.as_ref().to_owned();
@@ -136,8 +136,8 @@ impl CheckpointWriter {
     }
 
     /// Divides the tensors into shards, writes every header, and sets the length of every file.
-    fn lay_out(&mut self, tensors: Vec<TensorPlan>, max_shard_bytes: u64) -> Result<(), WeightsError> {
-        let mut shards: Vec<Vec<TensorPlan>> = vec![Vec::new()];
+    fn lay_out(&mut self, tensors: Vec<TensorSpec>, max_shard_bytes: u64) -> Result<(), WeightsError> {
+        let mut shards: Vec<Vec<TensorSpec>> = vec![Vec::new()];
         let mut filled = 0u64;
         for tensor in tensors {
             let size = tensor.size_bytes();
@@ -151,23 +151,23 @@ impl CheckpointWriter {
             }
         }
         let count = shards.len();
-        for (shard, plans) in shards.into_iter().enumerate() {
+        for (shard, specs) in shards.into_iter().enumerate() {
             let file = match count {
                 1 => format!("{}.safetensors", self.stem),
                 _ => format!("{}-{:05}-of-{count:05}.safetensors", self.stem, shard + 1),
             };
-            let arrays: Vec<(String, Dtype, Vec<usize>, u64)> = plans.iter().flat_map(arrays_of).collect();
+            let arrays: Vec<(String, Dtype, Vec<usize>, u64)> = specs.iter().flat_map(arrays_of).collect();
             let borrowed: Vec<(&str, Dtype, &[usize], u64)> =
                 arrays.iter().map(|(n, d, s, b)| (n.as_str(), *d, s.as_slice(), *b)).collect();
-            let header = encode_header(&borrowed, &metadata_of(&plans));
+            let header = encode_header(&borrowed, &metadata_of(&specs));
             let mut offset = header.len() as u64;
-            for plan in plans {
+            for spec in specs {
                 let mut offsets = Vec::new();
-                for plane in 0..plan.format.planes().len() {
+                for plane in 0..spec.format.planes().len() {
                     offsets.push(offset);
-                    offset += plan.plane_bytes(plane);
+                    offset += spec.plane_bytes(plane);
                 }
-                self.placed.push(Placed { plan, shard, offsets });
+                self.placed.push(Placed { spec, shard, offsets });
             }
             let path = self.partial.join(&file);
             let mut out = File::create(&path).map_err(|source| io_error("create", &path, source))?;
@@ -189,26 +189,26 @@ impl CheckpointWriter {
                 "more rows".to_owned(),
             ));
         };
-        let plan = &placed.plan;
-        let left = plan.rows() - self.rows_done;
-        let fits = plan.name == name
-            && plan.format.name() == planes.format.name()
-            && plan.k() == planes.k
+        let spec = &placed.spec;
+        let left = spec.rows() - self.rows_done;
+        let fits = spec.name == name
+            && spec.format.name() == planes.format.name()
+            && spec.k() == planes.k
             && planes.rows <= left
             && planes
                 .bytes
                 .iter()
                 .enumerate()
-                .all(|(i, bytes)| bytes.len() as u64 == plan.format.row_bytes(i, plan.k()) * planes.rows as u64);
+                .all(|(i, bytes)| bytes.len() as u64 == spec.format.row_bytes(i, spec.k()) * planes.rows as u64);
         if !fits {
             return Err(request(
                 name,
-                format!("up to {left} rows of {} {} for {:?}", plan.k(), plan.format.name(), plan.name),
+                format!("up to {left} rows of {} {} for {:?}", spec.k(), spec.format.name(), spec.name),
                 format!("{} rows of {} {}, {} bytes", planes.rows, planes.k, planes.format.name(), planes.size_bytes()),
             ));
         }
         let offsets: Vec<u64> = (0..planes.bytes.len())
-            .map(|i| placed.offsets[i] + self.rows_done as u64 * plan.format.row_bytes(i, planes.k))
+            .map(|i| placed.offsets[i] + self.rows_done as u64 * spec.format.row_bytes(i, planes.k))
             .collect();
         let path = self.partial.join(&self.shard_names[placed.shard]);
         let mut file = match self.file.take() {
@@ -228,7 +228,7 @@ impl CheckpointWriter {
     /// Advances past tensors that have all their rows.
     fn skip_empty(&mut self) {
         while let Some(placed) = self.placed.get(self.current)
-            && self.rows_done >= placed.plan.rows()
+            && self.rows_done >= placed.spec.rows()
         {
             self.current += 1;
             self.rows_done = 0;
@@ -248,8 +248,8 @@ impl CheckpointWriter {
     /// The `quantization_config` for `config.json`; `None` when every tensor is dense.
     pub fn quantization_config(&self) -> Option<Value> {
         let mut formats: BTreeMap<&str, u64> = BTreeMap::new();
-        for placed in self.placed.iter().filter(|placed| !placed.plan.format.is_dense()) {
-            *formats.entry(placed.plan.format.name()).or_default() += 1;
+        for placed in self.placed.iter().filter(|placed| !placed.spec.format.is_dense()) {
+            *formats.entry(placed.spec.format.name()).or_default() += 1;
         }
         if formats.is_empty() {
             return None;
@@ -264,8 +264,8 @@ impl CheckpointWriter {
     pub fn finish(mut self) -> Result<(), WeightsError> {
         if let Some(placed) = self.placed.get(self.current) {
             return Err(request(
-                &placed.plan.name,
-                format!("{} rows before the checkpoint is finished", placed.plan.rows()),
+                &placed.spec.name,
+                format!("{} rows before the checkpoint is finished", placed.spec.rows()),
                 format!("{} rows", self.rows_done),
             ));
         }
@@ -290,7 +290,7 @@ impl CheckpointWriter {
         let mut map = Map::new();
         let mut total = 0u64;
         for placed in &self.placed {
-            for (name, _, _, bytes) in arrays_of(&placed.plan) {
+            for (name, _, _, bytes) in arrays_of(&placed.spec) {
                 map.insert(name, Value::from(self.shard_names[placed.shard].as_str()));
                 total += bytes;
             }
@@ -330,25 +330,25 @@ fn request(tensor: &str, expected: String, got: String) -> WeightsError {
 }
 
 /// The stored arrays of a tensor: name, type, shape, bytes.
-fn arrays_of(plan: &TensorPlan) -> Vec<(String, Dtype, Vec<usize>, u64)> {
-    if plan.format.is_dense() {
-        let dtype = plan.format.planes()[0].dtype;
-        return vec![(plan.name.clone(), dtype, plan.shape.clone(), plan.plane_bytes(0))];
+fn arrays_of(spec: &TensorSpec) -> Vec<(String, Dtype, Vec<usize>, u64)> {
+    if spec.format.is_dense() {
+        let dtype = spec.format.planes()[0].dtype;
+        return vec![(spec.name.clone(), dtype, spec.shape.clone(), spec.plane_bytes(0))];
     }
-    let planes = plan.format.planes().iter().enumerate();
+    let planes = spec.format.planes().iter().enumerate();
     let array = planes.map(|(i, plane)| {
-        let per_row = plan.format.row_bytes(i, plan.k()) as usize / plane.dtype.size_bytes();
-        (format!("{}.{}", plan.name, plane.name), plane.dtype, vec![plan.rows(), per_row], plan.plane_bytes(i))
+        let per_row = spec.format.row_bytes(i, spec.k()) as usize / plane.dtype.size_bytes();
+        (format!("{}.{}", spec.name, plane.name), plane.dtype, vec![spec.rows(), per_row], spec.plane_bytes(i))
     });
     array.collect()
 }
 
-fn metadata_of(plans: &[TensorPlan]) -> BTreeMap<String, String> {
+fn metadata_of(specs: &[TensorSpec]) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let quantized: Map<String, Value> = plans
+    let quantized: Map<String, Value> = specs
         .iter()
-        .filter(|plan| !plan.format.is_dense())
-        .map(|plan| (plan.name.clone(), json!({"format": plan.format.name(), "shape": plan.shape})))
+        .filter(|spec| !spec.format.is_dense())
+        .map(|spec| (spec.name.clone(), json!({"format": spec.format.name(), "shape": spec.shape})))
         .collect();
     if !quantized.is_empty() {
         let description = json!({"version": METADATA_VERSION, "tensors": quantized});
@@ -359,15 +359,15 @@ fn metadata_of(plans: &[TensorPlan]) -> BTreeMap<String, String> {
 
 /// Checks that names are unique among tensors and among stored arrays, and that tensors of block formats have a last
 /// dimension.
-fn check_names(tensors: &[TensorPlan]) -> Result<(), WeightsError> {
+fn check_names(tensors: &[TensorSpec]) -> Result<(), WeightsError> {
     let mut seen = HashSet::new();
-    for plan in tensors {
-        if plan.shape.is_empty() && !plan.format.is_dense() {
-            return Err(request(&plan.name, "a dimension to quantize along".to_owned(), "a scalar".to_owned()));
+    for spec in tensors {
+        if spec.shape.is_empty() && !spec.format.is_dense() {
+            return Err(request(&spec.name, "a dimension to quantize along".to_owned(), "a scalar".to_owned()));
         }
-        for (name, ..) in arrays_of(plan) {
+        for (name, ..) in arrays_of(spec) {
             if !seen.insert(name.clone()) {
-                return Err(request(&plan.name, "every stored name once".to_owned(), format!("{name:?} twice")));
+                return Err(request(&spec.name, "every stored name once".to_owned(), format!("{name:?} twice")));
             }
         }
     }

@@ -104,7 +104,7 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
         }
     };
     // With importance the range need not include the smallest weights either.
-    let lows: &[f32] = if is_weighed(weights) { &[1.0, 0.92, 0.84, 0.76] } else { &[1.0] };
+    let lows: &[f32] = if has_importance(weights) { &[1.0, 0.92, 0.84, 0.76] } else { &[1.0] };
     for factor in lows {
         for step in -8..=11 {
             try_grid(
@@ -117,7 +117,7 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
 }
 
 /// Whether the columns have different importance.
-fn is_weighed(weights: &[f32; BLOCK]) -> bool {
+fn has_importance(weights: &[f32; BLOCK]) -> bool {
     weights.iter().any(|weight| *weight != weights[0])
 }
 
@@ -136,7 +136,7 @@ pub(super) fn shared_grids(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], to
     for ((block, weight), grid) in blocks.iter().zip(weights).zip(&free) {
         let (scale_steps, min_steps) = (steps(grid.scale, scale_unit), steps(grid.min, min_unit));
         let mut best: Option<(Affine, f32)> = None;
-        let changes: &[f32] = if is_weighed(weight) { &[0.0, -1.0, 1.0, -2.0, 2.0] } else { &[0.0, -1.0, 1.0] };
+        let changes: &[f32] = if has_importance(weight) { &[0.0, -1.0, 1.0, -2.0, 2.0] } else { &[0.0, -1.0, 1.0] };
         for scale_change in changes {
             for min_change in changes {
                 let candidate = Affine {

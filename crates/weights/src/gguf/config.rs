@@ -116,10 +116,10 @@ impl Reader<'_> {
         if let Some(theta) = self.number("rope.freq_base") {
             self.set("rope_theta", json!(short(theta)));
         }
-        if let (Some(turned), head) = (self.size("rope.dimension_count"), self.head_dim())
-            && turned < head
+        if let (Some(rotary_dim), head) = (self.size("rope.dimension_count"), self.head_dim())
+            && rotary_dim < head
         {
-            self.set("partial_rotary_factor", json!(turned as f64 / head as f64));
+            self.set("partial_rotary_factor", json!(rotary_dim as f64 / head as f64));
         }
         if let Some(factors) = &self.hints.rope_factors {
             self.set("rope_scaling", json!({"rope_type": "frequency_factors", "factors": factors}));

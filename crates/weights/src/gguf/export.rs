@@ -13,7 +13,7 @@ use std::path::Path;
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// How one tensor is written.
-struct Plan<'a> {
+struct TensorExport<'a> {
     entry: &'a TensorEntry,
     declared: Declared,
     format: &'static dyn Format,
@@ -52,7 +52,7 @@ pub async fn export(
         (format!("{}.{key}", arch.gguf), entry)
     }));
     metadata.extend(tokenizer);
-    let mut plans = Vec::new();
+    let mut exports = Vec::new();
     for entry in checkpoint.tensors() {
         if entry.name.ends_with("rotary_emb.inv_freq")
             || (entry.name == "lm_head.weight" && config.get("tie_word_embeddings") == Some(&Value::Bool(true)))
@@ -66,9 +66,9 @@ pub async fn export(
                 "this model has parts that llama.cpp's form of it has not".to_owned(),
             )
         })?;
-        plans.push(plan(arch, entry, name, factor));
+        exports.push(tensor_export(arch, entry, name, factor));
     }
-    let mut declared: Vec<Declared> = plans.iter().map(|plan| plan.declared.clone()).collect();
+    let mut declared: Vec<Declared> = exports.iter().map(|export| export.declared.clone()).collect();
     let factors = rope_factors(config, head_dim);
     if let Some(factors) = &factors {
         declared.push(Declared {
@@ -78,14 +78,14 @@ pub async fn export(
         });
     }
     let mut writer = GgufWriter::create(target, &metadata, declared)?;
-    let (mut done, total) = (0, plans.iter().map(|plan| plan.entry.count()).sum());
-    for plan in &plans {
-        let (rows, step) = (plan.entry.rows(), plan.entry.rows_per_chunk(&F32, CHUNK_BYTES));
-        let step = if plan.interleaved && rows > 1 { (step / head_dim).max(1) * head_dim } else { step };
+    let (mut done, total) = (0, exports.iter().map(|export| export.entry.count()).sum());
+    for export in &exports {
+        let (rows, step) = (export.entry.rows(), export.entry.rows_per_chunk(&F32, CHUNK_BYTES));
+        let step = if export.interleaved && rows > 1 { (step / head_dim).max(1) * head_dim } else { step };
         for start in (0..rows).step_by(step) {
             let part = start..rows.min(start + step);
-            done += (part.len() * plan.entry.k()) as u64;
-            writer.write(&plan.bytes(checkpoint, part, head_dim).await?)?;
+            done += (part.len() * export.entry.k()) as u64;
+            writer.write(&export.bytes(checkpoint, part, head_dim).await?)?;
             progress(done, total);
         }
     }
@@ -95,7 +95,12 @@ pub async fn export(
     writer.finish()
 }
 
-fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, factor: Option<(&str, f32)>) -> Plan<'a> {
+fn tensor_export<'a>(
+    arch: &Arch,
+    entry: &'a TensorEntry,
+    name: String,
+    factor: Option<(&str, f32)>,
+) -> TensorExport<'a> {
     let native = entry.loaded_format(None);
     // GGUF stores vectors as f32; formats without an equal block type are written as f16.
     let kind = if entry.shape.len() < 2 { BlockType::F32 } else { block_type(native, entry.k()) };
@@ -104,7 +109,7 @@ fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, factor: Option<(&
         BlockType::F16 => &F16,
         _ => native,
     };
-    Plan {
+    TensorExport {
         interleaved: arch.is_interleaved(&entry.name),
         plus_one: arch.norm_plus_one && entry.name.ends_with("norm.weight"),
         factor: factor.filter(|(ending, _)| entry.name.ends_with(ending)).map_or(1.0, |(_, factor)| factor),
@@ -114,7 +119,7 @@ fn plan<'a>(arch: &Arch, entry: &'a TensorEntry, name: String, factor: Option<(&
     }
 }
 
-impl Plan<'_> {
+impl TensorExport<'_> {
     /// Rows times the factor; for dense formats only, because blocks would have to be quantized again.
     async fn scaled(&self, checkpoint: &Checkpoint, rows: std::ops::Range<usize>) -> Result<Planes, WeightsError> {
         if !self.format.is_dense() {

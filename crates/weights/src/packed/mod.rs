@@ -131,7 +131,7 @@ fn packing(config: &Value) -> Result<Option<(Packing, Option<usize>)>, WeightsEr
 
 /// What all readers have in common.
 #[derive(Debug)]
-struct Packed {
+struct PackedMatrix {
     packing: Packing,
     /// N
     rows: usize,
@@ -198,7 +198,7 @@ fn four_bit(
     let ordered = matches!(packing, Packing::Gptq { ordered: true, .. });
     let size_bytes = [&codes, &scales, &zeros].iter().map(|entry| entry.size_bytes()).sum::<u64>()
         + order.as_ref().map_or(0, TensorEntry::size_bytes);
-    let packed = Packed {
+    let packed = PackedMatrix {
         packing,
         rows,
         k,
@@ -236,7 +236,7 @@ fn mlx(
     if k == 0 || !k.is_multiple_of(group) {
         return Err(shape_error(&codes, format!("whole groups of {group} columns of {bits} bits")));
     }
-    let packed = Packed {
+    let packed = PackedMatrix {
         packing,
         rows,
         k,
@@ -255,7 +255,7 @@ fn mlx(
     Ok(entry(module, &codes, packed, foreign))
 }
 
-fn entry(module: &str, first: &TensorEntry, packed: Packed, foreign: Foreign) -> TensorEntry {
+fn entry(module: &str, first: &TensorEntry, packed: PackedMatrix, foreign: Foreign) -> TensorEntry {
     TensorEntry {
         name: format!("{module}.weight"),
         shape: vec![packed.rows, packed.k],
@@ -276,7 +276,7 @@ struct Unpacked {
 /// AWQ's order of the 8 rows in a word.
 const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-impl Packed {
+impl PackedMatrix {
     async fn unpack(&self, source: &dyn Source, rows: &Range<usize>) -> Result<Unpacked, WeightsError> {
         let (count, groups) = (rows.len(), self.k / self.group);
         if let Packing::Mlx { bits } = self.packing {
@@ -401,7 +401,7 @@ impl Packed {
     }
 }
 
-impl RowReader for Packed {
+impl RowReader for PackedMatrix {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

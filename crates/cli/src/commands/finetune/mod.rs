@@ -180,12 +180,12 @@ fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
         None => None,
     };
     let base = BaseInfo::of(&checkpoint, &recipe, policy.as_ref())?;
-    let plan = recipe.plan(data.train.len());
-    let epochs = plan.total_steps.div_ceil(plan.steps_per_epoch.max(1));
+    let length = recipe.run_length(data.train.len());
+    let epochs = length.total_steps.div_ceil(length.steps_per_epoch.max(1));
     let (largest, trained) = data.largest_batch(&recipe, epochs);
     let memory = estimate(&recipe, &base.memory_inputs(&recipe, &data, (&largest, trained)), &Calibration::default());
     show.data(&data)?;
-    show.plan(&recipe, &base, &plan, &data)?;
+    show.run(&recipe, &base, &length, &data)?;
     show.memory(&memory)?;
     Ok(Prepared { recipe, checkpoint, initial, policy, renderer, data, base, memory })
 }

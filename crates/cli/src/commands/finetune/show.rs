@@ -9,7 +9,7 @@ use anyhow::Result;
 use bayan_generate::text::Tokenizer;
 use bayan_gpu::Gpu;
 use bayan_train::{
-    BaseInfo, DataReport, Event, LogEntry, MemoryEstimate, Observer, Recipe, RunData, RunPlan, Tokens, dry_run,
+    BaseInfo, DataReport, Event, LogEntry, MemoryEstimate, Observer, Recipe, RunData, RunLength, Tokens, dry_run,
 };
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ impl Show {
     }
 
     /// Prints the length of the run and what it trains.
-    pub fn plan(&self, recipe: &Recipe, base: &BaseInfo, plan: &RunPlan, data: &RunData) -> Result<()> {
+    pub fn run(&self, recipe: &Recipe, base: &BaseInfo, length: &RunLength, data: &RunData) -> Result<()> {
         let trained = base.trained_parameters(recipe);
         let units = if recipe.packing { "packs" } else { "examples" };
         let what = if recipe.full {
@@ -72,13 +72,13 @@ impl Show {
             data.train.len(),
             recipe.batch_size,
             recipe.gradient_accumulation_steps,
-            plan.steps_per_epoch,
-            plan.total_steps
+            length.steps_per_epoch,
+            length.total_steps
         );
         self.line(
             &text,
-            &json!({"event": "run", "trained_parameters": trained, "parameters": base.parameters, "steps_per_epoch": plan.steps_per_epoch,
-                "total_steps": plan.total_steps, "recipe": recipe}),
+            &json!({"event": "run", "trained_parameters": trained, "parameters": base.parameters, "steps_per_epoch": length.steps_per_epoch,
+                "total_steps": length.total_steps, "recipe": recipe}),
         )
     }
 
@@ -110,7 +110,7 @@ impl Show {
         Ok(())
     }
 
-    fn told(&mut self, text: &str, value: &Value) {
+    fn show(&mut self, text: &str, value: &Value) {
         self.progress = None;
         // A closed output does not end a run; its checkpoints and logs are on disk.
         let _ = self.line(text, value);
@@ -130,7 +130,7 @@ impl Observer for Show {
                 let mut value = entry_json("step", entry);
                 value["total_steps"] = json!(total_steps);
                 value["seconds_left"] = json!(left.as_secs_f64());
-                self.told(&step_line(entry, total_steps, left), &value);
+                self.show(&step_line(entry, total_steps, left), &value);
             }
             Event::Evaluated { entry, best } => {
                 let mut value = entry_json("evaluation", entry);
@@ -138,7 +138,7 @@ impl Observer for Show {
                 let accuracy =
                     entry.reward_accuracy.map(|a| format!("  accuracy {:.0} %", 100.0 * a)).unwrap_or_default();
                 let note = if best { "  (best so far)" } else { "" };
-                self.told(
+                self.show(
                     &format!(
                         "evaluation after step {}: loss {:.4}{accuracy}{note}",
                         entry.step + 1,
@@ -148,7 +148,7 @@ impl Observer for Show {
                 );
             }
             Event::Saved { path, step } => {
-                self.told(
+                self.show(
                     &format!("saved {}", path.display()),
                     &json!({"event": "saved", "path": path, "steps": step}),
                 );

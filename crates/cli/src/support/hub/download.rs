@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use ureq::config::RedirectAuthHeaders;
 
-use super::listing::{Plan, Remote, explain};
+use super::listing::{DownloadPlan, Remote, explain};
 use crate::support::output::Progress;
 
 const ATTEMPTS: u32 = 5;
@@ -29,7 +29,7 @@ enum Attempt {
 ///
 /// # Errors
 /// A transfer fails for good, or the bytes differ from the listing.
-pub fn run(cache: &Cache, plan: &Plan) -> Result<PathBuf> {
+pub fn run(cache: &Cache, plan: &DownloadPlan) -> Result<PathBuf> {
     let handle = cache.repo(super::name::repo(&plan.name));
     let (snapshot, blobs) = (handle.pointer_path(&plan.commit), handle.blob_path("x"));
     let blobs = blobs.parent().context("the cache's directory")?.to_path_buf();
@@ -57,7 +57,13 @@ pub fn run(cache: &Cache, plan: &Plan) -> Result<PathBuf> {
     Ok(plan.name.file.as_ref().map_or(snapshot.clone(), |file| snapshot.join(file)))
 }
 
-fn fetch(agent: &ureq::Agent, plan: &Plan, file: &Remote, blob: &Path, on_bytes: &mut dyn FnMut(u64)) -> Result<()> {
+fn fetch(
+    agent: &ureq::Agent,
+    plan: &DownloadPlan,
+    file: &Remote,
+    blob: &Path,
+    on_bytes: &mut dyn FnMut(u64),
+) -> Result<()> {
     let partial = blob.with_extension("incomplete");
     let mut last = String::new();
     for attempt in 0..ATTEMPTS {
@@ -85,7 +91,7 @@ fn fetch(agent: &ureq::Agent, plan: &Plan, file: &Remote, blob: &Path, on_bytes:
 
 fn try_once(
     agent: &ureq::Agent,
-    plan: &Plan,
+    plan: &DownloadPlan,
     file: &Remote,
     partial: &Path,
     on_bytes: &mut dyn FnMut(u64),

@@ -51,7 +51,7 @@ pub struct Remote {
 
 /// The files that a model needs.
 #[derive(Debug)]
-pub struct Plan {
+pub struct DownloadPlan {
     /// The model.
     pub name: HubName,
     /// The commit of the revision at the time of the listing.
@@ -66,7 +66,7 @@ pub struct Plan {
     missing_bytes: u64,
 }
 
-impl Plan {
+impl DownloadPlan {
     /// Bytes to download.
     pub fn missing_bytes(&self) -> u64 {
         self.missing_bytes
@@ -98,7 +98,7 @@ pub fn explain(status: u16, name: &HubName) -> String {
 ///
 /// # Errors
 /// The hub refuses, the listing is invalid, or the repository has no model.
-pub fn plan(cache: &Cache, name: &HubName) -> Result<Plan> {
+pub fn plan(cache: &Cache, name: &HubName) -> Result<DownloadPlan> {
     let endpoint = endpoint();
     let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
     let api = ApiBuilder::from_cache(cache.clone())
@@ -129,7 +129,7 @@ pub fn plan(cache: &Cache, name: &HubName) -> Result<Plan> {
     let here =
         |file: &&Remote| std::fs::metadata(blobs.join(&file.blob)).is_ok_and(|data| data.len() == file.size_bytes);
     let missing_bytes = files.iter().filter(|file| !here(file)).map(|file| file.size_bytes).sum();
-    Ok(Plan { name: name.clone(), commit: info.sha, endpoint, token, files, missing_bytes })
+    Ok(DownloadPlan { name: name.clone(), commit: info.sha, endpoint, token, files, missing_bytes })
 }
 
 fn checked(file: &Sibling) -> Result<Remote> {

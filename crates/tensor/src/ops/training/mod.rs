@@ -5,8 +5,8 @@ mod adamw;
 mod column_sum;
 mod cross_entropy;
 mod dropout;
+mod f16;
 mod loss;
-mod narrow;
 mod noise;
 
 pub use accumulate::Accumulate;
@@ -14,6 +14,6 @@ pub use adamw::{AdamW, Arenas, GradientNorm, Hyper};
 pub use column_sum::ColumnSum;
 pub use cross_entropy::{CrossEntropy, CrossEntropyBackward, CrossEntropyScan, IGNORED};
 pub use dropout::Dropout;
+pub use f16::{FromF16, ToF16};
 pub use loss::{PreferenceLoss, WeightedLoss};
-pub use narrow::{Narrow, Widen};
 pub use noise::Noise;

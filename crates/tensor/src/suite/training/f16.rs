@@ -5,7 +5,7 @@ use bayan_gpu::GpuError;
 use super::gradient::{Differentiated, GradientCase, zeros};
 use super::layers::layers;
 use crate::graph::Graph;
-use crate::passes::{BackwardOptions, keep_in_f16};
+use crate::passes::{BackwardOptions, store_activations_f16};
 use crate::suite::case::{Case, Maker, Recorded, case};
 
 /// Packing and unpacking, compared with the references.
@@ -18,11 +18,11 @@ pub(crate) fn cases() -> Vec<Case> {
             let values = make.numbers(rows * width, massive);
             let x = make.state(&[rows, width], values)?;
             let x = graph.state(&x);
-            let packed = graph.narrow(x);
-            let y = graph.widen(packed, &[rows, width]);
+            let packed = graph.to_f16(x);
+            let y = graph.from_f16(packed, &[rows, width]);
             Ok((graph, vec![packed, y]))
         };
-        all.push(case(format!("narrow and widen {rows}x{width}"), 1e-14, record));
+        all.push(case(format!("to f16 and back {rows}x{width}"), 1e-14, record));
     }
     all
 }
@@ -44,7 +44,7 @@ pub(crate) fn gradient_cases() -> Vec<GradientCase> {
             if let Err(error) = graph.backward(&[(y, seed)], &parameters, BackwardOptions { recompute }) {
                 unreachable!("cases are differentiable: {error}");
             }
-            let mut graph = keep_in_f16(&graph, forward, 3, &[y]);
+            let mut graph = store_activations_f16(&graph, forward, 3, &[y]);
             let gradients = by.into_iter().zip(gradients.iter().map(|g| graph.state(g))).collect();
             Ok(Differentiated { graph, y, cotangent: Some(cotangent), gradients })
         }

@@ -98,8 +98,8 @@ fn norm_cases() -> Vec<GradientCase> {
                     norm,
                     ..Default::default()
                 };
-                let turned = graph.rope(rope, qkv, positions, &table, Some((&q, &k)));
-                Ok((joined_heads(make, graph, turned)?, vec![x, q, k]))
+                let rotated = graph.rope(rope, qkv, positions, &table, Some((&q, &k)));
+                Ok((joined_heads(make, graph, rotated)?, vec![x, q, k]))
             }));
         }
     }

@@ -109,8 +109,8 @@ fn rope(
         norm_eps: norm.map(|_| 1e-2),
         norm: norm.unwrap_or_default(),
     };
-    let turned = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
-    Ok((joined_heads(make, graph, turned)?, vec![x]))
+    let rotated = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
+    Ok((joined_heads(make, graph, rotated)?, vec![x]))
 }
 
 /// Combines all three in one tensor: scaled keys and values are added to some columns of the queries.

@@ -9,13 +9,13 @@ use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPart, P
 use bayan_tensor::ops::{Dropout, Hyper};
 use bayan_tensor::{Dtype, Graph, Plan, Pool, State, Tuning};
 
-pub use preference::PairOutcome;
+pub use preference::PairResult;
 use preference::pairs_of;
 
 use super::EngineError;
 use super::arena::Arena;
 use super::loss_scale::{INITIAL_LOSS_SCALE, LossScale};
-use super::step::{Aim, Extra, Outcome, Packed, Shape, Step, rounded};
+use super::step::{LossInputs, PackedBatch, Shape, Step, StepKind, StepResult, rounded};
 use crate::rng::split_mix;
 use crate::{MicroBatch, NamedArray, TrainedWeights};
 
@@ -199,9 +199,9 @@ impl Trainer {
     /// # Errors
     /// The batch does not fit the model, the device fails, or the loss is not finite.
     pub async fn accumulate(&mut self, batch: &MicroBatch, scale: f64) -> Result<f64, EngineError> {
-        let lift = self.lift();
-        let outcome = self.run(batch, Aim::Supervised, &Extra::Scale((scale * lift) as f32)).await?;
-        finite(f64::from(outcome.loss) / lift)
+        let loss_factor = self.loss_factor();
+        let result = self.run(batch, StepKind::Supervised, &LossInputs::Scale((scale * loss_factor) as f32)).await?;
+        finite(f64::from(result.loss) / loss_factor)
     }
 
     /// Runs [`Trainer::accumulate`]'s step once more with a timestamp pair around each kernel; `None` where the device
@@ -222,8 +222,8 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::accumulate`].
     pub async fn evaluate(&mut self, batch: &MicroBatch) -> Result<(f64, usize), EngineError> {
-        let outcome = self.run(batch, Aim::Evaluate, &Extra::Scale(1.0)).await?;
-        Ok((finite(outcome.sums.iter().sum())?, batch.target_count()))
+        let result = self.run(batch, StepKind::Evaluate, &LossInputs::Scale(1.0)).await?;
+        Ok((finite(result.sums.iter().sum())?, batch.target_count()))
     }
 
     /// Reserves the memory of a training step over a batch of this shape with at least `trained` trained tokens, so
@@ -232,16 +232,22 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::accumulate`].
     pub fn reserve(&mut self, batch: &MicroBatch, trained: usize, preference: bool) -> Result<(), EngineError> {
-        let (aim, pairs) = if preference { (Aim::Preference, pairs_of(batch)?) } else { (Aim::Supervised, 0) };
-        let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
-        let mut shape = packed.shape(aim, pairs);
+        let (kind, pairs) =
+            if preference { (StepKind::Preference, pairs_of(batch)?) } else { (StepKind::Supervised, 0) };
+        let packed = PackedBatch::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
+        let mut shape = packed.shape(kind, pairs);
         shape.rows = shape.rows.max(rounded(trained.max(1), 16));
         self.prepare(shape)
     }
 
-    async fn run(&mut self, batch: &MicroBatch, aim: Aim, extra: &Extra) -> Result<Outcome, EngineError> {
-        let pairs = if let Extra::Preference(reference, ..) = extra { reference.len() } else { 0 };
-        let packed = Packed::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
+    async fn run(
+        &mut self,
+        batch: &MicroBatch,
+        kind: StepKind,
+        loss_inputs: &LossInputs,
+    ) -> Result<StepResult, EngineError> {
+        let pairs = if let LossInputs::Preference(reference, ..) = loss_inputs { reference.len() } else { 0 };
+        let packed = PackedBatch::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
         if packed.count == 0 {
             return Err(EngineError::input(
                 "micro-batch",
@@ -250,16 +256,16 @@ impl Trainer {
                 "drop examples without any, or train on all tokens",
             ));
         }
-        if matches!(aim, Aim::Supervised | Aim::Preference) {
+        if matches!(kind, StepKind::Supervised | StepKind::Preference) {
             let mut state = self.options.seed ^ self.micro_steps.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let seed = (split_mix(&mut state) >> 32) as u32;
             self.seed.write(self.gpu.as_ref(), 0, bytemuck::bytes_of(&seed));
             self.micro_steps += 1;
         }
-        self.prepare(packed.shape(aim, pairs))?;
+        self.prepare(packed.shape(kind, pairs))?;
         match self.steps.last() {
-            Some(step) => step.run(self.gpu.as_ref(), &packed, extra).await,
-            None => Ok(Outcome::default()),
+            Some(step) => step.run(self.gpu.as_ref(), &packed, loss_inputs).await,
+            None => Ok(StepResult::default()),
         }
     }
 
@@ -273,8 +279,8 @@ impl Trainer {
         if self.steps.len() >= PLANS {
             self.steps.remove(0);
         }
-        if shape.aim != Aim::Base {
-            let trains = matches!(shape.aim, Aim::Supervised | Aim::Preference) && self.dropout > 0.0;
+        if shape.kind != StepKind::Base {
+            let trains = matches!(shape.kind, StepKind::Supervised | StepKind::Preference) && self.dropout > 0.0;
             attach(&mut *self.decoder, &self.arena, trains.then_some((self.dropout, &self.seed)))?;
         }
         let step = self.record(shape);
@@ -304,7 +310,7 @@ impl Trainer {
     }
 
     /// The factor that the loss scale puts on the gradients.
-    fn lift(&self) -> f64 {
+    fn loss_factor(&self) -> f64 {
         self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale)
     }
 
@@ -363,7 +369,7 @@ impl Trainer {
             return Err(EngineError::input("trainer", "a device to update on", "none", "open one"));
         };
         self.updates += 1;
-        let numbers = Hyper { update: self.updates, loss_scale: self.lift(), ..*hyper }.numbers();
+        let numbers = Hyper { update: self.updates, loss_scale: self.loss_factor(), ..*hyper }.numbers();
         self.hyper.write(Some(gpu), 0, bytemuck::cast_slice(&numbers));
         optimizer.submit(gpu, 0, &[]);
         self.arena.clear_gradients(Some(gpu));
@@ -396,7 +402,7 @@ impl Trainer {
     /// The device failed.
     pub async fn gradients(&self) -> Result<TrainedWeights, EngineError> {
         let mut gradients = self.arena.read(self.gpu.as_ref(), true).await?;
-        let unscale = (1.0 / self.lift()) as f32;
+        let unscale = (1.0 / self.loss_factor()) as f32;
         let divide = |values: &mut Vec<f32>| values.iter_mut().for_each(|v| *v *= unscale);
         match &mut gradients {
             TrainedWeights::Adapter(adapter) => adapter.modules.values_mut().for_each(|module| {

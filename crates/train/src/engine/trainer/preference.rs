@@ -3,11 +3,11 @@
 use super::{Trainer, finite};
 use crate::MicroBatch;
 use crate::engine::EngineError;
-use crate::engine::step::{Aim, Extra};
+use crate::engine::step::{LossInputs, StepKind};
 
 /// The result of a micro-batch of preference pairs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PairOutcome {
+pub struct PairResult {
     /// Summed loss times the scale.
     pub loss: f64,
     /// For each pair: log-probability of the chosen and of the rejected answer under the policy, margin β (Δ − Δref),
@@ -22,7 +22,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::accumulate`].
     pub async fn reference(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
-        self.pair_sums(batch, Aim::Base).await
+        self.pair_sums(batch, StepKind::Base).await
     }
 
     /// As [`Trainer::reference`], under the model with the adapter.
@@ -30,13 +30,13 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::accumulate`].
     pub async fn log_probabilities(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
-        self.pair_sums(batch, Aim::Evaluate).await
+        self.pair_sums(batch, StepKind::Evaluate).await
     }
 
-    async fn pair_sums(&mut self, batch: &MicroBatch, aim: Aim) -> Result<Vec<[f32; 2]>, EngineError> {
+    async fn pair_sums(&mut self, batch: &MicroBatch, kind: StepKind) -> Result<Vec<[f32; 2]>, EngineError> {
         let pairs = pairs_of(batch)?;
-        let outcome = self.run(batch, aim, &Extra::Scale(1.0)).await?;
-        let sums = outcome.sums.get(..2 * pairs).unwrap_or_default();
+        let result = self.run(batch, kind, &LossInputs::Scale(1.0)).await?;
+        let sums = result.sums.get(..2 * pairs).unwrap_or_default();
         Ok(sums.chunks_exact(2).map(|pair| [-pair[0] as f32, -pair[1] as f32]).collect())
     }
 
@@ -50,7 +50,7 @@ impl Trainer {
         reference: &[[f32; 2]],
         beta: f64,
         scale: f64,
-    ) -> Result<PairOutcome, EngineError> {
+    ) -> Result<PairResult, EngineError> {
         let pairs = pairs_of(batch)?;
         if reference.len() != pairs {
             return Err(EngineError::input(
@@ -60,10 +60,10 @@ impl Trainer {
                 "compute it for this batch",
             ));
         }
-        let lift = self.lift();
-        let extra = Extra::Preference(reference.to_vec(), beta as f32, (scale * lift) as f32);
-        let outcome = self.run(batch, Aim::Preference, &extra).await?;
-        Ok(PairOutcome { loss: finite(f64::from(outcome.loss) / lift)?, pairs: outcome.pairs })
+        let loss_factor = self.loss_factor();
+        let loss_inputs = LossInputs::Preference(reference.to_vec(), beta as f32, (scale * loss_factor) as f32);
+        let result = self.run(batch, StepKind::Preference, &loss_inputs).await?;
+        Ok(PairResult { loss: finite(f64::from(result.loss) / loss_factor)?, pairs: result.pairs })
     }
 }
 

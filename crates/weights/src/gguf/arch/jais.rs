@@ -54,6 +54,6 @@ fn config(reader: &mut Reader<'_>) -> Result<(), WeightsError> {
     reader.set("mup_output_alpha", json!(1.0));
     reader.set("mup_width_scale", json!(1.0));
     reader.set("mup_scale_qk_dot_by_d", json!(true));
-    reader.set(crate::checkpoint::TURNED_KEY, json!(true));
+    reader.set(crate::checkpoint::TRANSPOSED_KEY, json!(true));
     Ok(())
 }

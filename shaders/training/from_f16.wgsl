@@ -1,4 +1,4 @@
-// y[r, ·] = row r, as packed by training/narrow.wgsl, in f32.   One workgroup per row.
+// y[r, ·] = row r, as packed by training/to_f16.wgsl, in f32.   One workgroup per row.
 @group(0) @binding(0) var<storage, read> x: array<u32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> size: vec4<u32>; // rows, workgroups in x

@@ -13,19 +13,19 @@ use crate::plan::{Extent, KernelText, Lowering, grid, grid_2d};
 /// Input x [R, W]; output [R, ⌈W / 2⌉ + 1] words: two f16 in each, the first in the low half, and in the last word of
 /// each row the power of two by which they are multiplied. Infinities and NaNs are preserved.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Narrow;
+pub struct ToF16;
 
-/// The inverse of [`Narrow`]: its output and input exchanged.
+/// The inverse of [`ToF16`]: its output and input exchanged.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Widen;
+pub struct FromF16;
 
 /// Lower bound of the (biased f32) exponent of a row's largest value, so that the power and its inverse are normal
 /// numbers.
 const LEAST_EXPONENT: u32 = 27;
 /// The exponent of two to which the largest value of a row is scaled.
-const TOP: u32 = 14;
+const MOST_EXPONENT: u32 = 14;
 
-impl Narrow {
+impl ToF16 {
     /// Number of words in a row of `width` values.
     pub fn words(width: usize) -> usize {
         width.div_ceil(2) + 1
@@ -34,28 +34,28 @@ impl Narrow {
 
 impl Graph {
     /// x [.., W] as f16 in words [R, ⌈W / 2⌉ + 1], where R is the product of the other sizes.
-    pub fn narrow(&mut self, x: Tensor) -> Tensor {
-        let shape = [self.rows(x), Narrow::words(self.width(x))];
+    pub fn to_f16(&mut self, x: Tensor) -> Tensor {
+        let shape = [self.rows(x), ToF16::words(self.width(x))];
         let packed = self.tensor(&shape, Dtype::U32);
-        self.record(Narrow, &[x], &[packed]);
+        self.record(ToF16, &[x], &[packed]);
         packed
     }
 
-    /// Converts the output of [`Graph::narrow`] back to a tensor of this shape in f32.
-    pub fn widen(&mut self, packed: Tensor, shape: &[usize]) -> Tensor {
+    /// Converts the output of [`Graph::to_f16`] back to a tensor of this shape in f32.
+    pub fn from_f16(&mut self, packed: Tensor, shape: &[usize]) -> Tensor {
         let width = shape.last().copied().unwrap_or(1);
         assert_eq!(
             self.info(packed).len() * width,
-            shape.iter().product::<usize>() * Narrow::words(width),
-            "widen: sizes"
+            shape.iter().product::<usize>() * ToF16::words(width),
+            "from_f16: sizes"
         );
-        self.apply(Widen, &[packed], shape)
+        self.apply(FromF16, &[packed], shape)
     }
 }
 
-fn emit(to: &mut Lowering<'_>, name: &str, parts: &[&str], wide: &[usize], words: usize) -> Result<(), GpuError> {
-    let width = wide.last().copied().unwrap_or(1);
-    let rows: usize = wide.iter().product::<usize>() / width;
+fn emit(to: &mut Lowering<'_>, name: &str, parts: &[&str], shape: &[usize], words: usize) -> Result<(), GpuError> {
+    let width = shape.last().copied().unwrap_or(1);
+    let rows: usize = shape.iter().product::<usize>() / width;
     let threads = grid::row_threads(to, width.div_ceil(2));
     let defines = grid::reduction(to, Defines::new().set("W", width).set("WORDS", words), threads);
     let grid = grid_2d(rows, to.capabilities().max_workgroups);
@@ -66,26 +66,26 @@ fn emit(to: &mut Lowering<'_>, name: &str, parts: &[&str], wide: &[usize], words
     to.emit(KernelText { name, parts, defines, turns }, &[bindings], grid)
 }
 
-impl Op for Narrow {
+impl Op for ToF16 {
     crate::op_as_any!();
 
     fn name(&self) -> &'static str {
-        "narrow"
+        "to_f16"
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("training/narrow.wgsl")];
+        let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("training/to_f16.wgsl")];
         let words = to.output_shape(0)[1];
-        emit(to, "narrow", &parts, to.input_shape(0), words)
+        emit(to, "to_f16", &parts, to.input_shape(0), words)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let words = Narrow::words(inputs[0].width());
+        let words = ToF16::words(inputs[0].width());
         for (x, y) in inputs[0].rows().zip(outputs[0].u32_mut().chunks_exact_mut(words)) {
             let peak = x.iter().filter(|v| v.is_finite()).fold(0f32, |peak, v| peak.max(v.abs()));
             let exponent = (peak.to_bits() >> 23).max(LEAST_EXPONENT);
-            let power = (exponent - TOP) << 23;
-            let inverse = f32::from_bits((254 + TOP - exponent) << 23);
+            let power = (exponent - MOST_EXPONENT) << 23;
+            let inverse = f32::from_bits((254 + MOST_EXPONENT - exponent) << 23);
             // The largest finite values would be rounded up to 2¹²⁸, which is infinite.
             let most = if exponent == 254 { 32752.0 } else { 32768.0 };
             let within = |v: f32| if v.is_finite() { (v * inverse).clamp(-most, most) } else { v };
@@ -98,16 +98,16 @@ impl Op for Narrow {
     }
 }
 
-impl Op for Widen {
+impl Op for FromF16 {
     crate::op_as_any!();
 
     fn name(&self) -> &'static str {
-        "widen"
+        "from_f16"
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let words = to.input_shape(0)[1];
-        emit(to, "widen", &[wgsl!("training/widen.wgsl")], to.output_shape(0), words)
+        emit(to, "from_f16", &[wgsl!("training/from_f16.wgsl")], to.output_shape(0), words)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
