@@ -9,13 +9,13 @@ use bayan_weights::{Checkpoint, Source};
 use serde_json::Value;
 
 use crate::GenerateError;
-use crate::engine::{Engine, EngineOptions, Finish, Request, Usage};
+use crate::engine::{Engine, EngineOptions, FinishReason, Request, Usage};
 use crate::text::{
     BUILTIN_TEMPLATES, ChatInput, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer,
     TokenizerFiles, guess_builtin, stop_ids,
 };
 
-/// Options of opening a model.
+/// Options for opening a model.
 #[derive(Debug, Clone, Default)]
 pub struct ModelOptions {
     /// The engine's options.
@@ -65,7 +65,7 @@ pub struct Model {
 }
 
 /// The tokenizer, chat template and defaults of a checkpoint, which need no device.
-pub struct TextSide {
+pub struct TextPipeline {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// The chat template.
@@ -76,12 +76,12 @@ pub struct TextSide {
     pub defaults: GenerationDefaults,
 }
 
-impl TextSide {
+impl TextPipeline {
     /// Reads tokenizer, chat template and defaults; the weights may be missing.
     ///
     /// # Errors
     /// A file is missing, damaged, or far larger than its name suggests.
-    pub async fn open(source: &dyn Source, chat_template: Option<&str>) -> Result<TextSide, GenerateError> {
+    pub async fn open(source: &dyn Source, chat_template: Option<&str>) -> Result<TextPipeline, GenerateError> {
         let tokenizer_json = read(source, "tokenizer.json").await?;
         let tokenizer_model = if tokenizer_json.is_none() { read(source, "tokenizer.model").await? } else { None };
         let (tokenizer_config, special) =
@@ -125,7 +125,7 @@ impl TextSide {
         let generation = parse(&generation);
         let stop = stop_ids(parse(&config).as_ref(), generation.as_ref(), &tokenizer, template.as_ref());
         let defaults = generation.as_ref().map(GenerationDefaults::from_json).unwrap_or_default();
-        Ok(TextSide { tokenizer, template, stop, defaults })
+        Ok(TextPipeline { tokenizer, template, stop, defaults })
     }
 
     /// The chat template; the error explains how to choose one.
@@ -177,7 +177,7 @@ impl Model {
         options: &ModelOptions,
         on_progress: OnProgress<'_>,
     ) -> Result<Model, GenerateError> {
-        let text = TextSide::open(checkpoint.source().as_ref(), options.chat_template.as_deref()).await?;
+        let text = TextPipeline::open(checkpoint.source().as_ref(), options.chat_template.as_deref()).await?;
         let engine = Engine::open_split(checkpoint, gpus, shares, &options.engine, on_progress).await?;
         Ok(Model {
             engine,
@@ -238,8 +238,8 @@ impl Model {
         generation: &Generation,
         on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<Answer>, GenerateError> {
-        let mut writings: Vec<Writing> =
-            prompts.iter().map(|_| Writing::new(&self.tokenizer, &generation.stop)).collect();
+        let mut texts: Vec<AnswerText> =
+            prompts.iter().map(|_| AnswerText::new(&self.tokenizer, &generation.stop)).collect();
         let stop: &[u32] = if generation.ignore_eos { &[] } else { &self.stop };
         let max_tokens = generation.max_tokens.unwrap_or(usize::MAX);
         let request =
@@ -247,7 +247,7 @@ impl Model {
         let requests: Vec<Request<'_>> = prompts.iter().map(|prompt| request(prompt.as_slice())).collect();
         let mut failure = None;
         let mut on_token = |index: usize, id: u32| {
-            writings[index].push(id, &mut |piece| on_text(index, piece)).unwrap_or_else(|error| {
+            texts[index].push(id, &mut |piece| on_text(index, piece)).unwrap_or_else(|error| {
                 failure = Some(error);
                 ControlFlow::Break(())
             })
@@ -256,22 +256,22 @@ impl Model {
         if let Some(error) = failure {
             return Err(error.into());
         }
-        let ended = writings.into_iter().zip(usages).enumerate();
-        Ok(ended.map(|(index, (writing, usage))| writing.end(usage, &mut |piece| on_text(index, piece))).collect())
+        let ended = texts.into_iter().zip(usages).enumerate();
+        Ok(ended.map(|(index, (text, usage))| text.end(usage, &mut |piece| on_text(index, piece))).collect())
     }
 }
 
 /// The text of an unfinished answer.
-struct Writing {
+struct AnswerText {
     stream: TokenStream,
     matcher: StopMatcher,
     text: String,
     ids: Vec<u32>,
 }
 
-impl Writing {
-    fn new(tokenizer: &Tokenizer, stop: &[String]) -> Writing {
-        Writing {
+impl AnswerText {
+    fn new(tokenizer: &Tokenizer, stop: &[String]) -> AnswerText {
+        AnswerText {
             stream: TokenStream::new(tokenizer, true),
             matcher: StopMatcher::new(stop.iter().cloned()),
             text: String::new(),
@@ -291,7 +291,7 @@ impl Writing {
 
     fn end(mut self, mut usage: Usage, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Answer {
         if self.matcher.stopped().is_some() {
-            usage.finish = Finish::Stop;
+            usage.finish = FinishReason::Stop;
         } else {
             let _ = emit(self.stream.flush(), &mut self.matcher, &mut self.text, on_text);
             if let Some(rest) = self.matcher.flush() {

@@ -169,7 +169,7 @@ fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
     None
 }
 
-fn pick(found: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
+fn choose_adapter(found: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<wgpu::Adapter, GpuError> {
     let names: Vec<String> = found.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
     let Some(wanted) = wanted else {
         return found.into_iter().next().ok_or_else(|| GpuError::NoDevice("no driver offers one".into()));
@@ -194,7 +194,7 @@ impl Gpu {
     /// There is no device, or it cannot be opened.
     pub async fn open(options: &GpuOptions) -> Result<Gpu, GpuError> {
         let instance = instance();
-        let adapter = pick(adapters(&instance, options.low_power).await, options.device.as_deref())?;
+        let adapter = choose_adapter(adapters(&instance, options.low_power).await, options.device.as_deref())?;
         let mut capabilities = capabilities(&instance, &adapter, options.disable);
         if let Some(limit) = options.max_binding_bytes {
             capabilities.max_binding_bytes = capabilities.max_binding_bytes.min(limit);
@@ -217,7 +217,7 @@ impl Gpu {
         let first_error = Arc::new(Mutex::new(None));
         let allocated = Arc::new(Meter::default());
         let on_lost = OnLost::default();
-        watch(&device, &first_error, &allocated, &on_lost);
+        catch_errors(&device, &first_error, &allocated, &on_lost);
         let inner = Inner {
             device,
             queue,
@@ -314,7 +314,7 @@ impl Gpu {
     /// Destroys the device, as a driver reset would. Every later call fails with [`GpuError::DeviceLost`].
     pub fn destroy(&self) {
         self.device().destroy();
-        lose(GpuError::DeviceLost("destroyed".into()), &self.0.first_error, &self.0.on_lost);
+        report_lost(GpuError::DeviceLost("destroyed".into()), &self.0.first_error, &self.0.on_lost);
     }
 
     pub(crate) fn device(&self) -> &wgpu::Device {
@@ -335,7 +335,12 @@ impl Gpu {
 }
 
 /// Stores the first error for [`Gpu::check`]; wgpu's default is to panic.
-fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allocated: &Arc<Meter>, on_lost: &OnLost) {
+fn catch_errors(
+    device: &wgpu::Device,
+    first_error: &Arc<Mutex<Option<GpuError>>>,
+    allocated: &Arc<Meter>,
+    on_lost: &OnLost,
+) {
     let slot = first_error.clone();
     let total = allocated.clone();
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -354,12 +359,12 @@ fn watch(device: &wgpu::Device, first_error: &Arc<Mutex<Option<GpuError>>>, allo
     device.set_device_lost_callback(move |reason, message| {
         // A native program destroys its device by dropping it at the end, which is not an error; a browser never does.
         if cfg!(target_arch = "wasm32") || reason != wgpu::DeviceLostReason::Destroyed {
-            lose(GpuError::DeviceLost(format!("{reason:?}: {message}")), &slot, &on_lost);
+            report_lost(GpuError::DeviceLost(format!("{reason:?}: {message}")), &slot, &on_lost);
         }
     });
 }
 
-fn lose(error: GpuError, slot: &Mutex<Option<GpuError>>, on_lost: &OnLost) {
+fn report_lost(error: GpuError, slot: &Mutex<Option<GpuError>>, on_lost: &OnLost) {
     {
         let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
         // A loss replaces the errors that led to it, and is not replaced by later ones.

@@ -5,7 +5,7 @@
 pub enum GpuError {
     /// No suitable device exists.
     #[error(
-        "no GPU device was found ({0}); install a Vulkan driver (on Debian and Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` gives a software one) and run `bayan devices`"
+        "no GPU was found ({0}); install a Vulkan driver (on Debian and Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1` gives a software one) and run `bayan devices`"
     )]
     NoDevice(String),
     /// The device could not be opened.

@@ -6,9 +6,9 @@ use bayan_tensor::ops::Causality;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
 use crate::ModelError;
-use crate::cache::{Cache, LayerNeeds};
+use crate::cache::{Cache, LayerCacheSpec};
 use crate::config::Sizes;
-use crate::layers::{Linear, LoraPart};
+use crate::layers::{Linear, LoraPair};
 
 /// The inputs of a step.
 #[derive(Debug, Clone, Copy)]
@@ -16,7 +16,7 @@ pub struct StepInputs {
     /// Token ids \[T\].
     pub tokens: Tensor,
     /// Positions and sequences of the tokens.
-    pub over: Causality,
+    pub causality: Causality,
     /// Indices \[R\] of the tokens whose logits are needed; `None`: all.
     pub rows: Option<Tensor>,
 }
@@ -27,7 +27,7 @@ pub trait Decoder: std::fmt::Debug {
     fn sizes(&self) -> &Sizes;
 
     /// What each layer stores in the cache.
-    fn cache_needs(&self) -> Vec<LayerNeeds>;
+    fn cache_specs(&self) -> Vec<LayerCacheSpec>;
 
     /// Records a step: tokens \[T\] to logits [R, V].
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor;
@@ -40,12 +40,12 @@ pub trait Decoder: std::fmt::Debug {
 }
 
 impl dyn Decoder + '_ {
-    /// Adds one LoRA pair to the module with that name; the module's rows replace `rows` of the part. Graphs that are
+    /// Adds one LoRA pair to the module with that name; the module's rows replace `rows` of the pair. Graphs that are
     /// already recorded do not include the pair and must be recorded again.
     ///
     /// # Errors
     /// There is no such module, or the pair's sizes do not match it.
-    pub fn attach(&mut self, module: &str, mut part: LoraPart) -> Result<(), ModelError> {
+    pub fn attach(&mut self, module: &str, mut pair: LoraPair) -> Result<(), ModelError> {
         let expected =
             |what: String, got: String| ModelError::Adapter { module: module.to_string(), expected: what, got };
         let found = self.linears_mut().into_iter().find_map(|linear| {
@@ -55,16 +55,16 @@ impl dyn Decoder + '_ {
         let Some((linear, rows)) = found else {
             return Err(expected("a linear module of this model".into(), "none of that name".into()));
         };
-        let rank = part.a.shape().first().copied().unwrap_or(0);
+        let rank = pair.a.shape().first().copied().unwrap_or(0);
         let (a, b) = ([rank, linear.weight.columns()], [rows.len(), rank]);
-        if rank == 0 || part.a.shape() != a || part.b.shape() != b {
+        if rank == 0 || pair.a.shape() != a || pair.b.shape() != b {
             return Err(expected(
                 format!("lora_A [r, {}] and lora_B [{}, r]", a[1], b[0]),
-                format!("{:?} and {:?}", part.a.shape(), part.b.shape()),
+                format!("{:?} and {:?}", pair.a.shape(), pair.b.shape()),
             ));
         }
-        part.rows = rows;
-        linear.lora.push(part);
+        pair.rows = rows;
+        linear.lora.push(pair);
         Ok(())
     }
 
@@ -73,7 +73,7 @@ impl dyn Decoder + '_ {
         let mut removed = 0;
         for linear in self.linears_mut() {
             let before = linear.lora.len();
-            linear.lora.retain(|part| part.adapter != adapter);
+            linear.lora.retain(|pair| pair.adapter != adapter);
             removed += before - linear.lora.len();
         }
         removed
@@ -81,10 +81,10 @@ impl dyn Decoder + '_ {
 
     /// Multiplies the scales of an attached adapter by a factor, to mix several adapters.
     pub fn rescale(&mut self, adapter: &str, factor: f32) {
-        for part in
-            self.linears_mut().into_iter().flat_map(|linear| &mut linear.lora).filter(|part| part.adapter == adapter)
+        for pair in
+            self.linears_mut().into_iter().flat_map(|linear| &mut linear.lora).filter(|pair| pair.adapter == adapter)
         {
-            part.scale *= factor;
+            pair.scale *= factor;
         }
     }
 }

@@ -21,11 +21,11 @@ pub use adapter::{
     TargetModules, layer_of, tensor_names,
 };
 pub use arch::supported;
-pub use cache::{Cache, CacheFormat, CacheShape, LayerCache, LayerNeeds};
+pub use cache::{Cache, CacheFormat, CacheShape, LayerCache, LayerCacheSpec};
 pub use config::{Fields, Sizes};
 pub use decoder::{Decoder, StepInputs};
 pub use error::ModelError;
-pub use layers::{Linear, LoraPart, Rotary};
+pub use layers::{Linear, LoraPair, Rotary};
 pub use load::{
     DescribedTensor, Description, FirstValues, Loader, OnProgress, Parameter, Parameters, Placement, arena_sizes,
     describe, split_layers,
@@ -33,9 +33,9 @@ pub use load::{
 
 use arch::architecture;
 
-/// Options for opening a model.
+/// Options for loading a model.
 #[derive(Debug, Clone)]
-pub struct Opening {
+pub struct LoadOptions {
     /// Largest number of positions of a sequence.
     pub context: usize,
 }
@@ -52,7 +52,7 @@ pub fn sizes(checkpoint: &Checkpoint) -> Result<Sizes, ModelError> {
 ///
 /// # Errors
 /// As [`sizes`].
-pub fn cache_needs(checkpoint: &Checkpoint) -> Result<Vec<LayerNeeds>, ModelError> {
+pub fn cache_specs(checkpoint: &Checkpoint) -> Result<Vec<LayerCacheSpec>, ModelError> {
     Ok(describe(checkpoint.config())?.cache)
 }
 
@@ -63,12 +63,12 @@ pub fn cache_needs(checkpoint: &Checkpoint) -> Result<Vec<LayerNeeds>, ModelErro
 pub async fn open(
     checkpoint: &Checkpoint,
     gpu: Option<&Gpu>,
-    opening: &Opening,
+    options: &LoadOptions,
     policy: Option<Policy>,
     on_progress: OnProgress<'_>,
 ) -> Result<Box<dyn Decoder>, ModelError> {
     let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
-    open_placed(checkpoint, &Placement { gpus: &gpus, ..Default::default() }, opening, policy, on_progress).await
+    open_placed(checkpoint, &Placement { gpus: &gpus, ..Default::default() }, options, policy, on_progress).await
 }
 
 /// As [`open`], with layers on several devices, or kept in host memory and copied to a device when they are used.
@@ -78,14 +78,14 @@ pub async fn open(
 pub async fn open_placed(
     checkpoint: &Checkpoint,
     placement: &Placement<'_>,
-    opening: &Opening,
+    options: &LoadOptions,
     policy: Option<Policy>,
     on_progress: OnProgress<'_>,
 ) -> Result<Box<dyn Decoder>, ModelError> {
     let config = Fields(checkpoint.config());
     let load = architecture(&config)?;
     let mut loader = Loader::new(checkpoint, *placement, policy, on_progress)?;
-    let decoder = load(&config, opening, &mut loader).await?;
+    let decoder = load(&config, options, &mut loader).await?;
     for gpu in placement.gpus {
         gpu.flush().await?;
     }
@@ -99,7 +99,7 @@ pub async fn open_placed(
 pub async fn open_to_train(
     checkpoint: &Checkpoint,
     gpu: Option<&Gpu>,
-    opening: &Opening,
+    options: &LoadOptions,
     on_progress: OnProgress<'_>,
 ) -> Result<(Box<dyn Decoder>, Parameters), ModelError> {
     let config = Fields(checkpoint.config());
@@ -107,7 +107,7 @@ pub async fn open_to_train(
     let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
     let mut loader = Loader::new(checkpoint, Placement { gpus: &gpus, ..Default::default() }, None, on_progress)?;
     loader.train(Parameters::reserve(gpu, checkpoint)?);
-    let decoder = load(&config, opening, &mut loader).await?;
+    let decoder = load(&config, options, &mut loader).await?;
     if let Some(gpu) = gpu {
         gpu.flush().await?;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bayan_gpu::block_on;
-use bayan_models::{Cache, CacheFormat, CacheShape, Opening, describe};
+use bayan_models::{Cache, CacheFormat, CacheShape, LoadOptions, describe};
 use bayan_weights::{Checkpoint, DirectorySource};
 
 /// All test checkpoints: those that transformers wrote, and GGUF files.
@@ -40,11 +40,11 @@ fn a_description_lists_the_tensors_of_every_fixture() {
 #[test]
 fn a_description_has_the_sizes_and_cache_of_the_model() {
     for (name, checkpoint) in checkpoints() {
-        let opening = Opening { context: 64 };
-        let decoder = block_on(bayan_models::open(&checkpoint, None, &opening, None, &mut |_, _| {})).unwrap();
+        let options = LoadOptions { context: 64 };
+        let decoder = block_on(bayan_models::open(&checkpoint, None, &options, None, &mut |_, _| {})).unwrap();
         let described = describe(checkpoint.config()).unwrap();
         assert_eq!(&described.sizes, decoder.sizes(), "{name}");
-        assert_eq!(described.cache, decoder.cache_needs(), "{name}");
+        assert_eq!(described.cache, decoder.cache_specs(), "{name}");
         for (context, step) in [(64, None), (64, Some(8)), (1000, Some(64))] {
             let shape = CacheShape { sequences: 2, context, format: CacheFormat::F16, step };
             let planned: u64 = described.cache.iter().map(|layer| layer.size_bytes(shape)).sum();

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuOptions, block_on};
-use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoraPart, Opening, StepInputs};
+use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoadOptions, LoraPair, StepInputs};
 use bayan_tensor::ops::Causality;
 use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret, nmse};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
@@ -43,7 +43,7 @@ fn decoder(name: &str, gpu: Option<&Gpu>) -> Box<dyn Decoder> {
     let path = fixtures().join(name);
     let checkpoint = block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap();
     let policy = Policy::for_format(format_by_name("f32").unwrap());
-    block_on(bayan_models::open(&checkpoint, gpu, &Opening { context: 16 }, Some(policy), &mut |_, _| {})).unwrap()
+    block_on(bayan_models::open(&checkpoint, gpu, &LoadOptions { context: 16 }, Some(policy), &mut |_, _| {})).unwrap()
 }
 
 /// Attaches a pair to every module except the output head; returns the parameters.
@@ -64,7 +64,7 @@ fn attach(decoder: &mut dyn Decoder, gpu: Option<&Gpu>) -> Vec<Arc<State>> {
         decoder
             .attach(
                 &name,
-                LoraPart { adapter: "test".into(), rows: 0..0, a: a.clone(), b: b.clone(), scale: 0.5, dropout: None },
+                LoraPair { adapter: "test".into(), rows: 0..0, a: a.clone(), b: b.clone(), scale: 0.5, dropout: None },
             )
             .unwrap();
         parameters.extend([a, b]);
@@ -80,7 +80,7 @@ fn train(name: &str, gpu: Option<&Gpu>) -> Trained {
     let cache = Cache::new(
         gpu,
         CacheShape { sequences: 1, context: tokens, format: CacheFormat::F32, step: None },
-        &decoder.cache_needs(),
+        &decoder.cache_specs(),
     )
     .unwrap();
     let integers = |values: Vec<u32>, shape: &[usize]| State::new(gpu, "step", shape, Values::U32(values)).unwrap();
@@ -92,9 +92,10 @@ fn train(name: &str, gpu: Option<&Gpu>) -> Trained {
     let tiles = integers(vec![0, first, first, second], &[2, 2]);
     let targets = integers((0..tokens).map(|i| (i * 53 % vocabulary) as u32).collect(), &[tokens]);
     let weights = State::new(gpu, "weights", &[tokens], Values::F32(vec![1.0 / tokens as f32; tokens])).unwrap();
-    let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
+    let causality =
+        Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
     let (ids, targets, weights) = (graph.state(&ids), graph.state(&targets), graph.state(&weights));
-    let logits = decoder.forward(&mut graph, StepInputs { tokens: ids, over, rows: None }, &cache);
+    let logits = decoder.forward(&mut graph, StepInputs { tokens: ids, causality, rows: None }, &cache);
     let sweep = graph.cross_entropy(logits, targets, 1 << 20).expect("an output head without a bias");
     let (loss, _) = graph.weighted_loss(sweep.statistics, targets, weights);
     let gradient = graph.cross_entropy_backward(&sweep, weights, &[]);

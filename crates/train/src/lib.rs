@@ -39,5 +39,5 @@ pub use order::{Batch, Order, Position, split_validation, steps_per_epoch};
 pub use recipe::{LossNormalization, Method, Recipe, RunLength, SaveDtype, TurnEnd};
 pub use render::{RenderOptions, Rendered, Renderer, Tokens, dry_run};
 pub use rng::Rng;
-pub use run::{BaseInfo, End, Ended, Event, Observer, Run, RunData, RunError};
+pub use run::{BaseInfo, EndReason, Event, Observer, Run, RunData, RunError, RunSummary};
 pub use schedule::{Schedule, Scheduler};

@@ -148,8 +148,8 @@ mod tests {
             let base = Rc::new(DirectorySource::new(crate::testing::path(&["models", &model])).unwrap());
             let source = pollster::block_on(source(base.as_ref(), 3)).unwrap();
             let fresh = pollster::block_on(Checkpoint::open(Rc::new(source))).unwrap();
-            let opening = bayan_models::Opening { context: 16 };
-            let decoder = pollster::block_on(bayan_models::open(&fresh, None, &opening, None, &mut |_, _| {}));
+            let options = bayan_models::LoadOptions { context: 16 };
+            let decoder = pollster::block_on(bayan_models::open(&fresh, None, &options, None, &mut |_, _| {}));
             assert!(decoder.is_ok(), "{model}: {:?}", decoder.err());
             for tensor in fresh.tensors() {
                 let values = pollster::block_on(fresh.read_f32(&tensor.name)).unwrap();

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bayan_generate::engine::{Control, EngineOptions, Finish, Usage};
+use bayan_generate::engine::{Control, EngineOptions, FinishReason, Usage};
 use bayan_generate::{Answer, GenerateError, Model, ModelOptions};
 use bayan_gpu::{Gpu, GpuError};
 use bayan_models::CacheFormat;
@@ -173,7 +173,7 @@ pub(crate) async fn answer(prompt: Prompt, sampling: &str, on_token: Function) -
         MODEL.set(Some(model));
     }
     let answer = result?;
-    if answer.usage.finish == Finish::Stopped || is_aborted() {
+    if answer.usage.finish == FinishReason::Stopped || is_aborted() {
         return Err(EngineError::aborted());
     }
     let mut report = report(&answer.usage, used, length);
@@ -232,9 +232,9 @@ async fn run(
 
 fn report(usage: &Usage, used: usize, length: usize) -> Value {
     let finish = match usage.finish {
-        Finish::Length => "length",
-        Finish::ContextFull => "context",
-        Finish::Stop | Finish::Stopped => "stop",
+        FinishReason::Length => "length",
+        FinishReason::ContextFull => "context",
+        FinishReason::Stop | FinishReason::Stopped => "stop",
     };
     let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
     let prefill = rate(usage.prompt_tokens.saturating_sub(usage.cached_tokens), usage.prefill_seconds);

@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow};
-use bayan_generate::TextSide;
+use bayan_generate::TextPipeline;
 use bayan_generate::text::{ChatInput, TokenStream};
 use bayan_generate::{Model, SampleSettings};
 use bayan_gpu::block_on;
-use bayan_models::{Adapter, ModelError, Opening};
+use bayan_models::{Adapter, LoadOptions, ModelError};
 use bayan_train::TrainedWeights;
 use bayan_train::engine::{Trainer, TrainerOptions, dpo, lora_grads, lora_train};
 use bayan_weights::{DirectorySource, Policy, WeightsError};
@@ -150,7 +150,7 @@ struct Session<'a> {
     adapter: Option<PathBuf>,
     trainer: Option<Result<(Trainer, TrainedWeights), (bool, String)>>,
     context: usize,
-    text: Option<Result<TextSide, String>>,
+    text: Option<Result<TextPipeline, String>>,
     model: Option<Result<Model, (bool, String)>>,
 }
 
@@ -191,9 +191,9 @@ impl Session<'_> {
         response
     }
 
-    fn text(&mut self) -> Result<&TextSide, Refusal> {
+    fn text(&mut self) -> Result<&TextPipeline, Refusal> {
         let args = self.args;
-        let text = self.text.get_or_insert_with(|| text::side(&args.checkpoint).map_err(|e| output::describe(&e)));
+        let text = self.text.get_or_insert_with(|| text::pipeline(&args.checkpoint).map_err(|e| output::describe(&e)));
         text.as_ref().map_err(|reason| Refusal::Failed(anyhow!("{reason}")))
     }
 
@@ -317,7 +317,8 @@ fn open_trainer(args: &ModelArgs, adapter: Option<&Path>) -> Result<(Trainer, Tr
     device.disable.dot = true;
     let gpu = crate::support::device::gpu(&device)?;
     let policy = args.quantize.map(Policy::for_format);
-    let decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &Opening { context }, policy, &mut |_, _| {}))?;
+    let decoder =
+        block_on(bayan_models::open(&checkpoint, Some(&gpu), &LoadOptions { context }, policy, &mut |_, _| {}))?;
     let options = TrainerOptions { context, ..TrainerOptions::default() };
     Ok((Trainer::new(Some(&gpu), decoder, &adapter, options)?, TrainedWeights::Adapter(adapter)))
 }

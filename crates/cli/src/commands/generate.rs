@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use bayan_generate::{Answer, Finish, Model};
+use bayan_generate::{Answer, FinishReason, Model};
 use bayan_gpu::block_on;
 use clap::Args;
 use serde_json::{Value, json};
@@ -51,12 +51,12 @@ pub struct GenerateArgs {
 }
 
 /// The reason why an answer ended, with OpenAI's term where there is one.
-pub fn finish_reason(finish: Finish) -> &'static str {
+pub fn finish_reason(finish: FinishReason) -> &'static str {
     match finish {
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-        Finish::ContextFull => "context_full",
-        Finish::Stopped => "interrupted",
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::ContextFull => "context_full",
+        FinishReason::Stopped => "interrupted",
     }
 }
 
@@ -95,13 +95,13 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     } else {
         output::line("")?;
     }
-    if answer.usage.finish == Finish::ContextFull {
+    if answer.usage.finish == FinishReason::ContextFull {
         output::note(&format!(
             "the context of {context} positions is full and the answer was cut; `--context {}` makes it larger",
             2 * context
         ));
     }
-    Ok(if answer.usage.finish == Finish::Stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(if answer.usage.finish == FinishReason::Stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
 fn encode(args: &GenerateArgs, model: &Model, prompt: &str) -> Result<Vec<u32>> {
@@ -136,7 +136,7 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
         line["index"] = json!(index);
         output::line(&line.to_string())?;
     }
-    Ok(if answers.iter().any(|answer| answer.usage.finish == Finish::Stopped) {
+    Ok(if answers.iter().any(|answer| answer.usage.finish == FinishReason::Stopped) {
         ExitCode::from(130)
     } else {
         ExitCode::SUCCESS

@@ -168,7 +168,7 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&Capabilitie
         memory.context
     ))?;
     let Some(device) = device else {
-        return output::line("no GPU device was found; see `bayan devices`");
+        return output::line("no GPU was found; see `bayan devices`");
     };
     let parts = memory.largest_binding_bytes.div_ceil(device.max_binding_bytes.max(1));
     let fit = if parts > 1 {

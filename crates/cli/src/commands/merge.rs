@@ -23,10 +23,10 @@ use crate::support::output::{self, Progress};
 use crate::support::{interrupt, open, text};
 
 /// A larger fraction of the adapter's effect lost in rounding causes a warning.
-const MUCH: f64 = 0.25;
+const WARN_ABOVE: f64 = 0.25;
 
 /// Text on which outputs are compared.
-const SAMPLE: &str = "السلام عليكم، كيف حالك اليوم؟ ما عاصمة مصر؟ اشرح لي باختصار كيف أصنع الشاي.";
+const SAMPLE_TEXT: &str = "السلام عليكم، كيف حالك اليوم؟ ما عاصمة مصر؟ اشرح لي باختصار كيف أصنع الشاي.";
 
 /// Flags of `bayan merge`.
 #[derive(Debug, Args)]
@@ -140,9 +140,9 @@ impl Measured {
 }
 
 fn measure(args: &MergeArgs, checkpoint: &Checkpoint, adapters: &[(Adapter, f32)]) -> Result<Measured> {
-    let ids = text::side(&CheckpointArgs { model: Some(args.base.clone()), chat_template: None })?
+    let ids = text::pipeline(&CheckpointArgs { model: Some(args.base.clone()), chat_template: None })?
         .tokenizer
-        .encode(SAMPLE, true)?;
+        .encode(SAMPLE_TEXT, true)?;
     let gpu = crate::support::device::gpu(&args.device)?;
     let open_engine = |checkpoint: &Checkpoint, gpu: &Gpu| -> Result<Engine> {
         let options =
@@ -199,7 +199,7 @@ fn print(args: &MergeArgs, report: &MergeReport, measured: Option<&Measured>) ->
         );
         output::line(&text)?;
     }
-    if lost.is_some_and(|lost| lost > MUCH) {
+    if lost.is_some_and(|lost| lost > WARN_ABOVE) {
         let remedy = "keep the adapter beside the base (--adapter), or merge to bf16 or f16";
         output::note(&format!(
             "warning: this format rounds much of the adapter away ({:.0} % of its effect on the outputs); {remedy}",

@@ -41,7 +41,7 @@ pub struct TemplateArgs {
 /// # Errors
 /// The messages are not JSON, or the template refuses them.
 pub fn run(args: &TemplateArgs) -> Result<ExitCode> {
-    let side = text::side(&args.checkpoint)?;
+    let pipeline = text::pipeline(&args.checkpoint)?;
     let text = input(args.messages.as_deref(), args.file.as_deref(), "messages")?;
     let value: Value = serde_json::from_str(&text)
         .context("the messages are not JSON: expected [{\"role\": \"user\", \"content\": \"…\"}]")?;
@@ -52,10 +52,10 @@ pub fn run(args: &TemplateArgs) -> Result<ExitCode> {
     };
     let chat =
         ChatInput { tools, add_generation_prompt: !args.no_generation_prompt, kwargs, ..ChatInput::new(messages) };
-    let template = side.template()?;
+    let template = pipeline.template()?;
     let rendered = template.render(&chat)?;
     let ids = if args.ids || args.json {
-        side.tokenizer.encode_guarded(&template.render_guarded(&chat, &side.tokenizer)?)?
+        pipeline.tokenizer.encode_guarded(&template.render_guarded(&chat, &pipeline.tokenizer)?)?
     } else {
         Vec::new()
     };

@@ -41,7 +41,7 @@ pub struct TokenizeArgs {
 /// # Errors
 /// Files, texts or ids cannot be read.
 pub fn run(args: &TokenizeArgs) -> Result<ExitCode> {
-    let tokenizer = text::side(&args.checkpoint)?.tokenizer;
+    let tokenizer = text::pipeline(&args.checkpoint)?.tokenizer;
     let text = input(args.text.as_deref(), args.file.as_deref(), "text")?;
     if args.decode {
         let words =

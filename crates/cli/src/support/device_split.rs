@@ -11,7 +11,7 @@ use crate::support::output;
 
 /// The fraction of a device's memory for weights and cache; the rest is for activations and for other programs such as
 /// the desktop.
-const USABLE: f64 = 0.9;
+const USABLE_FRACTION: f64 = 0.9;
 
 /// Open devices, and the share of the weights on each.
 pub struct Devices {
@@ -83,7 +83,7 @@ pub fn fewest_devices(listed: &[DeviceSummary], needed_bytes: u64) -> Vec<usize>
     for device in same_kind {
         let Some(bytes) = device.capabilities.memory_bytes else { break };
         indices.push(device.index);
-        usable_bytes += bytes as f64 * USABLE;
+        usable_bytes += bytes as f64 * USABLE_FRACTION;
         if usable_bytes >= needed_bytes as f64 {
             return if indices.len() > 1 { indices } else { Vec::new() };
         }

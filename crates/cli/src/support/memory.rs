@@ -44,13 +44,13 @@ pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, device: 
             largest_binding_bytes = largest_binding_bytes.max(bytes);
         }
     }
-    let needs = bayan_models::cache_needs(checkpoint).unwrap_or_default();
+    let specs = bayan_models::cache_specs(checkpoint).unwrap_or_default();
     // Without a device, the size of layers without ring buffers.
     let shape = match device {
         Some(device) => cache_shape(context, args.cache.format(), device),
         None => CacheShape { sequences: 1, context, format: args.cache.format(), step: None },
     };
-    let cache_bytes = needs.iter().map(|layer| layer.size_bytes(shape)).fold(0, u64::saturating_add);
-    let cache_binding_bytes = needs.iter().map(|layer| layer.binding_bytes(shape)).max().unwrap_or(0);
+    let cache_bytes = specs.iter().map(|layer| layer.size_bytes(shape)).fold(0, u64::saturating_add);
+    let cache_binding_bytes = specs.iter().map(|layer| layer.binding_bytes(shape)).max().unwrap_or(0);
     Memory { context, weight_bytes, cache_bytes, largest_binding_bytes, cache_binding_bytes }
 }

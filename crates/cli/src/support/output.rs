@@ -11,7 +11,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Shorter work needs no progress bar.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PROGRESS_DELAY: Duration = Duration::from_millis(700);
 
 /// Logs warnings to stderr. Errors are not logged: they are returned and printed once. `BAYAN_LOG=debug` shows
 /// everything.
@@ -136,7 +136,7 @@ impl Progress {
     pub fn set(&mut self, done: u64, total: u64) {
         self.bar.set_length(total);
         self.bar.set_position(done);
-        if !self.visible && self.started.elapsed() > PATIENCE {
+        if !self.visible && self.started.elapsed() > PROGRESS_DELAY {
             self.visible = true;
             // Nothing is drawn when stderr is not a terminal.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());

@@ -226,8 +226,8 @@ mod tests {
             let path = entry.expect("an entry").path();
             let source = RandomSource::new(path.to_str().expect("a name")).expect("a source");
             let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint");
-            let opening = bayan_models::Opening { context: 16 };
-            let decoder = block_on(bayan_models::open(&checkpoint, None, &opening, None, &mut |_, _| {}));
+            let options = bayan_models::LoadOptions { context: 16 };
+            let decoder = block_on(bayan_models::open(&checkpoint, None, &options, None, &mut |_, _| {}));
             assert!(decoder.is_ok(), "{}: {:?}", path.display(), decoder.err());
             count += 1;
         }

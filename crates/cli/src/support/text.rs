@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use bayan_generate::TextSide;
+use bayan_generate::TextPipeline;
 use bayan_gpu::block_on;
 
 use crate::support::open;
@@ -15,10 +15,10 @@ use crate::support::options::CheckpointArgs;
 ///
 /// # Errors
 /// A file is missing or damaged.
-pub fn side(args: &CheckpointArgs) -> Result<TextSide> {
+pub fn pipeline(args: &CheckpointArgs) -> Result<TextPipeline> {
     let source = block_on(bayan_weights::gguf::files_of(open::source(args.model.as_deref())?))?;
     let chat_template = open::chat_template(args.chat_template.as_deref())?;
-    block_on(TextSide::open(source.as_ref(), chat_template.as_deref()))
+    block_on(TextPipeline::open(source.as_ref(), chat_template.as_deref()))
         .with_context(|| format!("the tokenizer of {} cannot be read", source.describe()))
 }
 

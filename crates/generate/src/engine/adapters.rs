@@ -1,6 +1,6 @@
 //! LoRA adapters on a loaded model: attached, scaled and detached between answers, over a base that never changes.
 
-use bayan_models::{Adapter, LoraPart, layer_of};
+use bayan_models::{Adapter, LoraPair, layer_of};
 use bayan_tensor::{State, Values};
 
 use super::Engine;
@@ -30,11 +30,11 @@ impl Engine {
     fn attach_modules(&mut self, name: &str, adapter: &Adapter, scale: f32) -> Result<(), GenerateError> {
         for (module, pair) in &adapter.modules {
             let device = layer_of(module).and_then(|layer| self.devices.layers.get(layer)).copied();
-            let gpu = device.map_or(&self.head, |device| &self.devices.gpus[device]).clone();
+            let gpu = device.map_or(&self.head_gpu, |device| &self.devices.gpus[device]).clone();
             let state = |label: &str, shape: &[usize], values: &[f32]| {
                 State::new(Some(&gpu), label, shape, Values::F32(values.to_vec()))
             };
-            let part = LoraPart {
+            let pair = LoraPair {
                 adapter: name.to_string(),
                 rows: 0..0,
                 a: state("lora_A", &[pair.rank, pair.in_features], &pair.a)?,
@@ -42,7 +42,7 @@ impl Engine {
                 scale: pair.scale * scale,
                 dropout: None,
             };
-            self.decoder.attach(module, part)?;
+            self.decoder.attach(module, pair)?;
         }
         Ok(())
     }
@@ -66,7 +66,7 @@ impl Engine {
     /// Clears recorded steps and cached tokens: they are valid only for the adapters attached when they were made.
     fn forget(&mut self) {
         self.steps.clear();
-        self.devices.forget_copies();
+        self.devices.drop_copies();
         self.reset();
     }
 }

@@ -19,7 +19,7 @@ use bayan_tensor::ops::SampleSettings;
 use bayan_tensor::{Dtype, Values};
 
 use super::step::{Step, StepKind};
-use super::{Engine, Finish, Usage};
+use super::{Engine, FinishReason, Usage};
 use crate::GenerateError;
 
 /// Most decoding steps that may be submitted before the host reads the tokens of the oldest.
@@ -45,7 +45,7 @@ struct Row<'a> {
     /// The number of its request.
     index: usize,
     /// Its slot in the cache.
-    place: usize,
+    slot: usize,
     request: &'a Request<'a>,
     /// The prompt and the tokens generated so far.
     tokens: Vec<u32>,
@@ -54,31 +54,35 @@ struct Row<'a> {
     /// The number of new tokens that request and context allow.
     limit: usize,
     usage: Usage,
-    finish: Option<Finish>,
+    finish: Option<FinishReason>,
     start: Instant,
 }
 
 impl Row<'_> {
-    fn chosen(&mut self, token: u32, stopped: bool) -> bool {
+    fn accept(&mut self, token: u32, stopped: bool) -> bool {
         let elapsed = self.start.elapsed().as_secs_f64();
         match self.usage.generated_tokens {
             0 => self.usage.prefill_seconds = elapsed,
             _ => self.usage.decode_seconds = elapsed - self.usage.prefill_seconds,
         }
         if self.request.stop.contains(&token) || stopped {
-            self.finish = Some(if stopped { Finish::Stopped } else { Finish::Stop });
+            self.finish = Some(if stopped { FinishReason::Stopped } else { FinishReason::Stop });
             return false;
         }
         self.usage.generated_tokens += 1;
         self.tokens.push(token);
         if self.usage.generated_tokens >= self.limit {
-            self.finish = Some(if self.limit < self.request.max_tokens { Finish::ContextFull } else { Finish::Length });
+            self.finish = Some(if self.limit < self.request.max_tokens {
+                FinishReason::ContextFull
+            } else {
+                FinishReason::Length
+            });
         }
         true
     }
 
     /// Number of steps still to be submitted.
-    fn wants(&self) -> usize {
+    fn steps_left(&self) -> usize {
         self.limit - self.submitted.min(self.limit)
     }
 }
@@ -123,13 +127,13 @@ impl Engine {
         loop {
             while rows.len() < self.sequences() {
                 let Some(index) = waiting.pop_front() else { break };
-                rows.push(self.admit(index, &requests[index], &rows).await?);
+                rows.push(self.start_row(index, &requests[index], &rows).await?);
             }
             if rows.iter().all(|row| row.finish.is_none()) && !rows.is_empty() {
                 self.decode(&mut rows, on_token).await?;
             }
             for row in rows.extract_if(.., |row| row.finish.is_some()) {
-                let finish = row.finish.unwrap_or(Finish::Length);
+                let finish = row.finish.unwrap_or(FinishReason::Length);
                 usages[row.index] = Some(Usage { finish, ..row.usage });
             }
             if rows.is_empty() && waiting.is_empty() {
@@ -140,7 +144,7 @@ impl Engine {
 
     /// Assigns a request the free slot with the longest common prefix, and computes the rest of the prompt into the
     /// cache.
-    async fn admit<'a>(
+    async fn start_row<'a>(
         &mut self,
         index: usize,
         request: &'a Request<'a>,
@@ -148,14 +152,14 @@ impl Engine {
     ) -> Result<Row<'a>, GenerateError> {
         let start = Instant::now();
         let wanted = &request.prompt[..request.prompt.len() - 1];
-        let common = |place: usize| self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
-        let free = (0..self.sequences()).filter(|place| rows.iter().all(|row| row.place != *place));
-        let place = free.max_by_key(|&place| (common(place), std::cmp::Reverse(place))).unwrap_or(0);
-        let cached_tokens = self.prefill(place, wanted).await?;
+        let common = |slot: usize| self.cached[slot].iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        let free = (0..self.sequences()).filter(|slot| rows.iter().all(|row| row.slot != *slot));
+        let slot = free.max_by_key(|&slot| (common(slot), std::cmp::Reverse(slot))).unwrap_or(0);
+        let cached_tokens = self.prefill(slot, wanted).await?;
         let room = self.context() - request.prompt.len();
         let finish = match (self.control.is_stopped(), request.max_tokens) {
-            (true, _) => Some(Finish::Stopped),
-            (false, 0) => Some(Finish::Length),
+            (true, _) => Some(FinishReason::Stopped),
+            (false, 0) => Some(FinishReason::Length),
             _ => None,
         };
         let prompt_tokens = request.prompt.len();
@@ -164,31 +168,31 @@ impl Engine {
             prompt_tokens,
             cached_tokens,
             generated_tokens: 0,
-            finish: Finish::Length,
+            finish: FinishReason::Length,
             prefill_seconds,
             decode_seconds: 0.0,
         };
         let limit = request.max_tokens.min(room);
-        Ok(Row { index, place, request, tokens: request.prompt.to_vec(), submitted: 0, limit, usage, finish, start })
+        Ok(Row { index, slot, request, tokens: request.prompt.to_vec(), submitted: 0, limit, usage, finish, start })
     }
 
     /// Makes a slot of the cache hold exactly these tokens, reusing the common prefix; or fewer, when the generation is
     /// stopped.
-    async fn prefill(&mut self, place: usize, wanted: &[u32]) -> Result<usize, GenerateError> {
-        let base = place * self.context();
-        let mut common = self.cached[place].iter().zip(wanted).take_while(|(a, b)| a == b).count();
-        if !self.cache.can_return(self.written[place], common) {
+    async fn prefill(&mut self, slot: usize, wanted: &[u32]) -> Result<usize, GenerateError> {
+        let base = slot * self.context();
+        let mut common = self.cached[slot].iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        if !self.cache.can_rewind(self.written[slot], common) {
             common = 0;
         }
-        self.cached[place].truncate(common);
-        self.written[place] = if common == 0 { 0 } else { self.written[place] };
-        while self.cached[place].len() < wanted.len() && !self.control.is_stopped() {
-            let at = self.cached[place].len();
+        self.cached[slot].truncate(common);
+        self.written[slot] = if common == 0 { 0 } else { self.written[slot] };
+        while self.cached[slot].len() < wanted.len() && !self.control.is_stopped() {
+            let at = self.cached[slot].len();
             let left = &wanted[at..];
-            let chunk = &left[..left.len().min(self.pace.chunk())];
+            let chunk = &left[..left.len().min(self.chunks.chunk())];
             let kind = StepKind::Prefill(chunk.len());
             let prepared = self.steps.contains_key(&kind);
-            let step = self.ready(kind).await?;
+            let step = self.prepared_step(kind).await?;
             if !prepared {
                 // The time of compiling kernels must not count as the device's speed.
                 self.devices.flush().await?;
@@ -196,10 +200,10 @@ impl Engine {
             let start = Instant::now();
             step.write(chunk, at, base);
             // One chunk at a time, so that a slow device never has seconds of submitted work that cannot be stopped.
-            step.fill(at + chunk.len(), self.pace.parts()).await?;
-            self.cached[place].extend_from_slice(chunk);
-            self.written[place] = self.written[place].max(at + chunk.len());
-            self.pace.learn(chunk.len(), start.elapsed().as_secs_f64());
+            step.run_prefill(at + chunk.len(), self.chunks.submissions()).await?;
+            self.cached[slot].extend_from_slice(chunk);
+            self.written[slot] = self.written[slot].max(at + chunk.len());
+            self.chunks.adapt(chunk.len(), start.elapsed().as_secs_f64());
         }
         Ok(common)
     }
@@ -210,54 +214,54 @@ impl Engine {
         rows: &mut [Row<'_>],
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<(), GenerateError> {
-        let step = self.ready(StepKind::Decode(rows.len())).await?;
-        self.lay_out(&step, rows);
+        let step = self.prepared_step(StepKind::Decode(rows.len())).await?;
+        self.write_rows(&step, rows);
         // From here on every row's slot also holds what the submitted steps will write.
-        let mut under_way: VecDeque<PendingRead> = VecDeque::new();
+        let mut in_flight: VecDeque<PendingRead> = VecDeque::new();
         // A recurrent state cannot be rolled back when the answer turns out to have ended; and a model on several
         // devices transfers activations through the host, which must wait for each step anyway.
         let ahead = if self.cache.is_recurrent() || step.is_split() { 1 } else { STEPS_AHEAD };
         loop {
             let ended = rows.iter().any(|row| row.finish.is_some());
-            while !ended && under_way.len() < ahead && rows.iter().all(|row| row.wants() > 0) {
+            while !ended && in_flight.len() < ahead && rows.iter().all(|row| row.steps_left() > 0) {
                 let length = rows.iter().map(|row| row.request.prompt.len() + row.submitted).max().unwrap_or(1);
                 if step.is_split() {
-                    self.lay_out_tokens(&step, rows);
+                    self.write_tokens(&step, rows);
                 }
-                under_way.extend(step.choose(length).await?);
+                in_flight.extend(step.submit_sampling(length).await?);
                 rows.iter_mut().for_each(|row| row.submitted += 1);
             }
-            let Some(read) = under_way.pop_front() else { break };
+            let Some(read) = in_flight.pop_front() else { break };
             let values = Values::from_bytes(&read.wait().await?, Dtype::U32);
             for (row, &token) in rows.iter_mut().zip(values.u32()).filter(|(row, _)| row.finish.is_none()) {
-                if row.chosen(token, self.control.is_stopped()) {
+                if row.accept(token, self.control.is_stopped()) {
                     self.control.count(self.control.tokens() + 1);
                     if on_token(row.index, token).is_break() {
-                        row.finish = Some(Finish::Stopped);
+                        row.finish = Some(FinishReason::Stopped);
                     }
                 }
             }
         }
         for row in rows {
             let read = (row.request.prompt.len() - 1 + row.submitted).min(row.tokens.len());
-            self.cached[row.place] = row.tokens[..read].to_vec();
-            self.written[row.place] = self.written[row.place].max(row.request.prompt.len() - 1 + row.submitted);
+            self.cached[row.slot] = row.tokens[..read].to_vec();
+            self.written[row.slot] = self.written[row.slot].max(row.request.prompt.len() - 1 + row.submitted);
         }
         Ok(())
     }
 
     /// Writes each row's next token, position, slot and sampler. No step may be in flight.
-    fn lay_out(&self, step: &Rc<Step>, rows: &[Row<'_>]) {
-        self.lay_out_tokens(step, rows);
+    fn write_rows(&self, step: &Rc<Step>, rows: &[Row<'_>]) {
+        self.write_tokens(step, rows);
         for (number, row) in rows.iter().enumerate() {
-            self.sampling.write(&self.head, number, &row.request.settings, row.request.bias, &row.tokens);
+            self.sampling.write(&self.head_gpu, number, &row.request.settings, row.request.bias, &row.tokens);
         }
     }
 
-    fn lay_out_tokens(&self, step: &Rc<Step>, rows: &[Row<'_>]) {
+    fn write_tokens(&self, step: &Rc<Step>, rows: &[Row<'_>]) {
         let next = rows.iter().map(|row| {
             let position = row.tokens.len() - 1;
-            (row.tokens[position], position, row.place * self.context())
+            (row.tokens[position], position, row.slot * self.context())
         });
         step.write_each(&next.collect::<Vec<_>>());
     }

@@ -12,7 +12,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Stops the running generation with [`super::Finish::Stopped`]; no effect when none runs.
+    /// Stops the running generation with [`super::FinishReason::Stopped`]; no effect when none runs.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -41,60 +41,60 @@ impl Control {
 const SUBMISSION_SECONDS: f64 = 0.1;
 
 /// Bounds of a chunk whose size is adapted to the measured time.
-const CHUNKS: std::ops::RangeInclusive<usize> = 16..=512;
+const CHUNK_RANGE: std::ops::RangeInclusive<usize> = 16..=512;
 
 /// Most submissions of one chunk.
-const MOST_PARTS: usize = 64;
+const MAX_SUBMISSIONS: usize = 64;
 
 /// The number of prompt tokens in one chunk, and, when even the smallest chunk takes too long, the number of
 /// submissions that the chunk is divided into.
 #[derive(Debug)]
-pub(super) struct PrefillPace {
+pub(super) struct PrefillChunks {
     chunk: usize,
-    parts: usize,
-    follows_clock: bool,
+    submissions: usize,
+    adaptive: bool,
 }
 
-impl PrefillPace {
-    pub(super) fn new(fixed: Option<usize>, capabilities: &Capabilities) -> PrefillPace {
+impl PrefillChunks {
+    pub(super) fn new(fixed: Option<usize>, capabilities: &Capabilities) -> PrefillChunks {
         let start = match (capabilities.browser, capabilities.software) {
             (true, _) => 64,
             (false, true) => 128,
             (false, false) => 512,
         };
-        PrefillPace {
+        PrefillChunks {
             chunk: fixed.unwrap_or(start).max(1),
-            parts: 1,
-            follows_clock: fixed.is_none() && capabilities.browser,
+            submissions: 1,
+            adaptive: fixed.is_none() && capabilities.browser,
         }
     }
 
     /// The largest size that a chunk can reach.
-    pub(super) fn longest(&self) -> usize {
-        if self.follows_clock { *CHUNKS.end() } else { self.chunk }
+    pub(super) fn max_chunk(&self) -> usize {
+        if self.adaptive { *CHUNK_RANGE.end() } else { self.chunk }
     }
 
     pub(super) fn chunk(&self) -> usize {
         self.chunk
     }
 
-    pub(super) fn parts(&self) -> usize {
-        self.parts
+    pub(super) fn submissions(&self) -> usize {
+        self.submissions
     }
 
     /// Adapts to a submission of `tokens` that took `seconds`. A last, shorter chunk of a prompt is ignored.
-    pub(super) fn learn(&mut self, tokens: usize, seconds: f64) {
-        if !self.follows_clock || tokens != self.chunk {
+    pub(super) fn adapt(&mut self, tokens: usize, seconds: f64) {
+        if !self.adaptive || tokens != self.chunk {
             return;
         }
         let mut expected = seconds;
-        while expected > SUBMISSION_SECONDS && self.chunk > *CHUNKS.start() {
+        while expected > SUBMISSION_SECONDS && self.chunk > *CHUNK_RANGE.start() {
             self.chunk /= 2;
             expected /= 2.0;
         }
-        self.parts = ((expected / SUBMISSION_SECONDS).ceil() as usize).clamp(1, MOST_PARTS);
+        self.submissions = ((expected / SUBMISSION_SECONDS).ceil() as usize).clamp(1, MAX_SUBMISSIONS);
         // The margin prevents alternating between two sizes.
-        if expected * 2.0 < SUBMISSION_SECONDS * 0.8 && self.chunk < *CHUNKS.end() {
+        if expected * 2.0 < SUBMISSION_SECONDS * 0.8 && self.chunk < *CHUNK_RANGE.end() {
             self.chunk *= 2;
         }
     }
@@ -105,25 +105,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pace_settles_below_the_limit_and_stays() {
-        for (per_token, expected, parts) in
-            [(0.0001, 512, 1), (0.001, 64, 1), (0.002, 32, 1), (0.05, 16, 8), (9.0, 16, MOST_PARTS)]
+    fn chunks_settle_below_the_time_limit_and_stay() {
+        for (per_token, expected, submissions) in
+            [(0.0001, 512, 1), (0.001, 64, 1), (0.002, 32, 1), (0.05, 16, 8), (9.0, 16, MAX_SUBMISSIONS)]
         {
-            let mut pace = PrefillPace { chunk: 64, parts: 1, follows_clock: true };
+            let mut chunks = PrefillChunks { chunk: 64, submissions: 1, adaptive: true };
             for _ in 0..8 {
-                pace.learn(pace.chunk, pace.chunk as f64 * per_token);
+                chunks.adapt(chunks.chunk, chunks.chunk as f64 * per_token);
             }
-            assert_eq!((pace.chunk(), pace.parts()), (expected, parts), "{per_token} s a token");
+            assert_eq!((chunks.chunk(), chunks.submissions()), (expected, submissions), "{per_token} s a token");
         }
     }
 
     #[test]
     fn a_fixed_size_and_a_remainder_change_nothing() {
-        let mut fixed = PrefillPace { chunk: 100, parts: 1, follows_clock: false };
-        fixed.learn(100, 10.0);
+        let mut fixed = PrefillChunks { chunk: 100, submissions: 1, adaptive: false };
+        fixed.adapt(100, 10.0);
         assert_eq!(fixed.chunk, 100);
-        let mut pace = PrefillPace { chunk: 64, parts: 1, follows_clock: true };
-        pace.learn(3, 10.0);
-        assert_eq!(pace.chunk, 64);
+        let mut chunks = PrefillChunks { chunk: 64, submissions: 1, adaptive: true };
+        chunks.adapt(3, 10.0);
+        assert_eq!(chunks.chunk, 64);
     }
 }

@@ -28,7 +28,7 @@ impl Devices {
         Placement { gpus: &self.gpus, layers: &self.layers, gpu_layers }
     }
 
-    /// The copy of a constant on another device. [`Devices::settle`] fills it.
+    /// The copy of a constant on another device. [`Devices::fill_copies`] fills it.
     pub(super) fn copy(&mut self, state: &Arc<State>, device: usize) -> Result<Arc<State>, GpuError> {
         let key = (Arc::as_ptr(state) as usize, device);
         if let Some((_, copy)) = self.copies.get(&key) {
@@ -41,7 +41,7 @@ impl Devices {
     }
 
     /// Transfers the values of new copies.
-    pub(super) async fn settle(&mut self) -> Result<(), GpuError> {
+    pub(super) async fn fill_copies(&mut self) -> Result<(), GpuError> {
         for (state, copy, device) in std::mem::take(&mut self.pending) {
             let home = self.gpus.iter().find(|gpu| state.is_on(gpu));
             let values = state.read(home).await?;
@@ -51,7 +51,7 @@ impl Devices {
     }
 
     /// Frees the copies; no step may use them any more.
-    pub(super) fn forget_copies(&mut self) {
+    pub(super) fn drop_copies(&mut self) {
         self.copies.clear();
         self.pending.clear();
     }

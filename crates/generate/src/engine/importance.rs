@@ -54,7 +54,7 @@ impl Engine {
         let mut tokens = 0;
         for window in windows {
             let mut position = 0;
-            for chunk in window.chunks(self.pace.chunk()) {
+            for chunk in window.chunks(self.chunks.chunk()) {
                 if let Entry::Vacant(entry) = steps.entry(chunk.len()) {
                     let of = |matrix: &Arc<Matrix>| sums.get(&Arc::as_ptr(matrix)).cloned();
                     let spec = StepSpec {
@@ -65,12 +65,12 @@ impl Engine {
                         sums: Some(&of),
                     };
                     entry.insert(Step::new(&mut self.devices, &spec, StepKind::Prefill(chunk.len()))?);
-                    self.devices.settle().await?;
+                    self.devices.fill_copies().await?;
                 }
                 let Some(step) = steps.get(&chunk.len()) else { continue };
                 step.write(chunk, position, 0);
                 position += chunk.len();
-                step.fill(position, 1).await?;
+                step.run_prefill(position, 1).await?;
                 tokens += chunk.len() as u64;
                 on_progress(tokens);
             }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bayan_gpu::{Capabilities, Gpu, KernelTime};
-use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, OnProgress, Opening};
+use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoadOptions, OnProgress};
 use bayan_tensor::ops::SampleSettings;
 use bayan_tensor::{Cost, Matrix, Measured, Tuning, Values, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
@@ -22,7 +22,7 @@ use bayan_weights::{Checkpoint, Policy};
 use crate::GenerateError;
 pub use batch::Request;
 pub use control::Control;
-use control::PrefillPace;
+use control::PrefillChunks;
 use devices::Devices;
 use step::{Sampling, Step, StepKind, StepSpec};
 
@@ -64,18 +64,18 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 const LOGITS_CHUNK: usize = 64;
 
 /// Most tokens of one sequence in one step.
-fn step_tokens(pace: &PrefillPace) -> usize {
-    pace.longest().max(LOGITS_CHUNK)
+fn step_tokens(chunks: &PrefillChunks) -> usize {
+    chunks.max_chunk().max(LOGITS_CHUNK)
 }
 
 /// The shape of an engine's cache for one sequence on such a device, for computing its size in advance.
 pub fn cache_shape(context: usize, format: CacheFormat, capabilities: &Capabilities) -> CacheShape {
-    CacheShape { sequences: 1, context, format, step: Some(step_tokens(&PrefillPace::new(None, capabilities))) }
+    CacheShape { sequences: 1, context, format, step: Some(step_tokens(&PrefillChunks::new(None, capabilities))) }
 }
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
+pub enum FinishReason {
     /// A stop token, which is not part of the answer.
     Stop,
     /// The requested number of tokens was reached.
@@ -96,7 +96,7 @@ pub struct Usage {
     /// Generated tokens, without the stop token.
     pub generated_tokens: usize,
     /// Why the generation ended.
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// Time until the first token was known.
     pub prefill_seconds: f64,
     /// Time from the first token to the last.
@@ -107,7 +107,7 @@ pub struct Usage {
 pub struct Engine {
     devices: Devices,
     /// The device of the output head.
-    head: Gpu,
+    head_gpu: Gpu,
     decoder: Box<dyn Decoder>,
     cache: Cache,
     tuning: Tuning,
@@ -117,7 +117,7 @@ pub struct Engine {
     cached: Vec<Vec<u32>>,
     /// For each sequence, the number of positions written: submitted steps may have gone beyond the kept tokens.
     written: Vec<usize>,
-    pace: PrefillPace,
+    chunks: PrefillChunks,
     control: Arc<Control>,
     /// Names of the attached adapters.
     adapters: Vec<String>,
@@ -169,27 +169,27 @@ impl Engine {
         let mut decoder = bayan_models::open_placed(
             checkpoint,
             &placement,
-            &Opening { context },
+            &LoadOptions { context },
             options.policy.clone(),
             on_progress,
         )
         .await?;
         let sequences = options.sequences.max(1);
-        let pace = PrefillPace::new(options.prefill_chunk, gpus[0].capabilities());
-        let shape = CacheShape { sequences, context, format: options.cache, step: Some(step_tokens(&pace)) };
-        let cache = Cache::placed(&placement, shape, &decoder.cache_needs())?;
+        let chunks = PrefillChunks::new(options.prefill_chunk, gpus[0].capabilities());
+        let shape = CacheShape { sequences, context, format: options.cache, step: Some(step_tokens(&chunks)) };
+        let cache = Cache::placed(&placement, shape, &decoder.cache_specs())?;
         let head = decoder
             .linears_mut()
             .into_iter()
             .next_back()
             .and_then(|head| gpus.iter().find(|gpu| head.weight.is_on(gpu)));
-        let head = head.unwrap_or(&gpus[0]).clone();
-        let sampling = Sampling::new(&head, sequences, decoder.sizes().vocab_size)?;
+        let head_gpu = head.unwrap_or(&gpus[0]).clone();
+        let sampling = Sampling::new(&head_gpu, sequences, decoder.sizes().vocab_size)?;
         let tuning = Tuning::defaults(gpus[0].capabilities());
         let control = Arc::default();
         Ok(Engine {
             devices,
-            head,
+            head_gpu,
             decoder,
             cache,
             tuning,
@@ -197,7 +197,7 @@ impl Engine {
             steps: HashMap::new(),
             cached: vec![Vec::new(); sequences],
             written: vec![0; sequences],
-            pace,
+            chunks,
             control,
             adapters: Vec::new(),
         })
@@ -306,7 +306,7 @@ impl Engine {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile_decode(&mut self) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.ready(StepKind::Decode(1)).await?;
+        let step = self.prepared_step(StepKind::Decode(1)).await?;
         let position = self.cached[0].len().min(self.context() - 1);
         step.write(&[0], position, 0);
         Ok(step.profile(position + 1).await?)
@@ -317,7 +317,7 @@ impl Engine {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile_prefill(&mut self, tokens: usize) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.ready(StepKind::Prefill(tokens)).await?;
+        let step = self.prepared_step(StepKind::Prefill(tokens)).await?;
         step.write(&vec![0; tokens], 0, 0);
         self.reset();
         Ok(step.profile(tokens).await?)
@@ -329,8 +329,9 @@ impl Engine {
         }
         // Ends of prompts have many lengths; a few cached plans of them are enough.
         if self.steps.len() > 12 {
-            self.steps
-                .retain(|kind, _| matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.pace.chunk()));
+            self.steps.retain(|kind, _| {
+                matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.chunks.chunk())
+            });
         }
         let spec = StepSpec {
             decoder: self.decoder.as_ref(),
@@ -345,9 +346,9 @@ impl Engine {
     }
 
     /// The recorded step of this kind, with its constants on their devices.
-    async fn ready(&mut self, kind: StepKind) -> Result<Rc<Step>, GenerateError> {
+    async fn prepared_step(&mut self, kind: StepKind) -> Result<Rc<Step>, GenerateError> {
         let step = self.step(kind)?;
-        self.devices.settle().await?;
+        self.devices.fill_copies().await?;
         Ok(step)
     }
 
@@ -374,8 +375,8 @@ impl Engine {
         self.cached[0].clear();
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
-        for chunk in ids.chunks(self.pace.chunk().min(LOGITS_CHUNK)) {
-            let step = self.ready(StepKind::Logits(chunk.len())).await?;
+        for chunk in ids.chunks(self.chunks.chunk().min(LOGITS_CHUNK)) {
+            let step = self.prepared_step(StepKind::Logits(chunk.len())).await?;
             step.write(chunk, self.cached[0].len(), 0);
             self.cached[0].extend_from_slice(chunk);
             self.written[0] = self.cached[0].len();

@@ -80,7 +80,7 @@ struct Input {
     copies: Vec<(usize, Arc<State>)>,
 }
 
-/// The stage of a step that runs on one device.
+/// The plan of one stage of a step.
 #[derive(Debug)]
 struct StagePlan {
     gpu: Gpu,
@@ -126,11 +126,11 @@ impl Step {
         ];
         let mut graph = Graph::new();
         let [tokens, positions, bases, tiles] = inputs.each_ref().map(|input| graph.state(&input.state));
-        let over = Causality { positions, bases, tiles };
-        let mut logits = spec.decoder.forward(&mut graph, StepInputs { tokens, over, rows: None }, spec.cache);
+        let causality = Causality { positions, bases, tiles };
+        let mut logits = spec.decoder.forward(&mut graph, StepInputs { tokens, causality, rows: None }, spec.cache);
         let mut keep = vec![logits];
         if let Some(sums) = spec.sums {
-            graph = graph.measured(sums);
+            graph = graph.with_input_squares(sums);
         }
         match kind {
             StepKind::Decode(_) => graph.sample(logits, tokens, positions, &spec.sampling.states),
@@ -215,7 +215,7 @@ impl Step {
     }
 
     /// Runs the step for tokens that only fill the cache; on one device it is divided into this many submissions.
-    pub(super) async fn fill(&self, cached: usize, submissions: usize) -> Result<(), GpuError> {
+    pub(super) async fn run_prefill(&self, cached: usize, submissions: usize) -> Result<(), GpuError> {
         match self.stages.as_slice() {
             [only] => only.plan.submit_parts(&only.gpu, cached, submissions),
             _ => drop(self.submit(cached, None).await?),
@@ -227,7 +227,7 @@ impl Step {
     }
 
     /// Submits a run and a read of the tokens that it samples.
-    pub(super) async fn choose(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
+    pub(super) async fn submit_sampling(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
         let device = self.stages.last().map_or(0, |stage| stage.device);
         let tokens = self.inputs[0].on(device);
         let read = ReadRequest { buffer: tokens.buffer().clone(), offset_bytes: 0, size_bytes: tokens.size_bytes() };

@@ -272,7 +272,7 @@ fn encode_error(error: tokenizers::Error) -> TextError {
 
 /// Parts of a tokenizer.json on which the tokenizers library panics instead of failing.
 #[derive(Deserialize)]
-struct Delicate {
+struct RiskyParts {
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -293,9 +293,9 @@ fn mentions(part: &Value, kind: &str) -> bool {
 
 fn read_json(bytes: &[u8]) -> Result<Inner> {
     let remedy = "Download the file again, or re-export it with a current transformers";
-    let delicate: Delicate = serde_json::from_slice(bytes)
+    let risky: RiskyParts = serde_json::from_slice(bytes)
         .map_err(|e| TextError::file(TOKENIZER_JSON, format!("expected JSON of a tokenizer, got: {e}"), remedy))?;
-    if mentions(&delicate.normalizer, "Precompiled") {
+    if mentions(&risky.normalizer, "Precompiled") {
         let problem = "its normalizer is a compiled table of SentencePiece (Precompiled), which no model of a supported architecture has";
         return Err(TextError::file(TOKENIZER_JSON, problem, "Use the checkpoint with its tokenizer.model alone"));
     }

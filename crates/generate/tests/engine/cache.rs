@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use bayan_generate::{Engine, EngineOptions, Finish, GenerateError, SampleSettings};
+use bayan_generate::{Engine, EngineOptions, FinishReason, GenerateError, SampleSettings};
 use bayan_gpu::{GpuOptions, block_on};
 use bayan_models::CacheFormat;
 use bayan_tensor::nmse;
@@ -26,7 +26,7 @@ fn prefixes_are_kept_and_runs_repeat() {
         (tokens, usage)
     };
     let (first, usage) = sample(&mut engine, &prompt);
-    assert_eq!((usage.cached_tokens, usage.finish), (0, Finish::Length));
+    assert_eq!((usage.cached_tokens, usage.finish), (0, FinishReason::Length));
     let longer = [&prompt[..], &first[..], &[4, 5]].concat();
     let (kept, usage) = sample(&mut engine, &longer);
     assert!(usage.cached_tokens >= prompt.len() + first.len() - 1, "kept {} of {}", usage.cached_tokens, longer.len());
@@ -137,7 +137,7 @@ fn the_context_ends_openly() {
         ControlFlow::Continue(())
     };
     let usage = block_on(engine.generate(&prompt, &SampleSettings::default(), &[], &[], 100, &mut counted)).unwrap();
-    assert_eq!((usage.finish, count), (Finish::ContextFull, 4));
+    assert_eq!((usage.finish, count), (FinishReason::ContextFull, 4));
     // Nothing was requested: no token is marked as cached that was not computed.
     engine.reset();
     let usage = block_on(

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use bayan_generate::{Engine, EngineOptions, SampleSettings};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
-use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LayerNeeds, Opening, StepInputs};
+use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LayerCacheSpec, LoadOptions, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE};
 use bayan_tensor::{Dtype, Graph, Plan, State, Tuning, Values};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
@@ -27,7 +27,7 @@ fn models() -> Vec<String> {
 }
 
 /// The models with a layer that has such cache needs.
-fn described(layer: impl Fn(&LayerNeeds) -> bool) -> Vec<String> {
+fn described(layer: impl Fn(&LayerCacheSpec) -> bool) -> Vec<String> {
     let has = |name: &String| {
         let described = bayan_models::describe(checkpoint(name).config()).expect("a description");
         described.cache.iter().any(&layer)
@@ -91,10 +91,10 @@ struct Loaded {
 fn load(name: &str, gpu: Option<&Gpu>, sequences: usize, format: &str) -> Loaded {
     let context = 64;
     let decoder =
-        block_on(bayan_models::open(&checkpoint(name), gpu, &Opening { context }, policy(format), &mut |_, _| {}))
+        block_on(bayan_models::open(&checkpoint(name), gpu, &LoadOptions { context }, policy(format), &mut |_, _| {}))
             .unwrap();
     let shape = CacheShape { sequences, context, format: CacheFormat::F32, step: None };
-    let cache = Cache::new(gpu, shape, &decoder.cache_needs()).unwrap();
+    let cache = Cache::new(gpu, shape, &decoder.cache_specs()).unwrap();
     Loaded { decoder, cache, gpu: gpu.cloned() }
 }
 
@@ -116,8 +116,9 @@ fn record(model: &Loaded, parts: &[(usize, usize, Vec<u32>)]) -> (Graph, bayan_t
     let mut graph = Graph::new();
     let [tokens, positions, bases] = [tokens, positions, bases].map(|values| state(values, &[count]));
     let tiles = state(tiles, &[tile_count, 2]);
-    let over = Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
-    let inputs = StepInputs { tokens: graph.state(&tokens), over, rows: None };
+    let causality =
+        Causality { positions: graph.state(&positions), bases: graph.state(&bases), tiles: graph.state(&tiles) };
+    let inputs = StepInputs { tokens: graph.state(&tokens), causality, rows: None };
     let logits = model.decoder.forward(&mut graph, inputs, &model.cache);
     (graph, logits)
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use bayan_generate::{EngineOptions, Finish, Request, SampleSettings};
+use bayan_generate::{EngineOptions, FinishReason, Request, SampleSettings};
 use bayan_gpu::{GpuOptions, block_on};
 use bayan_tensor::{Dtype, Plan, Tuning, Values, interpret, nmse};
 
@@ -123,9 +123,9 @@ fn many_prompts_answer_as_each_does_alone() {
                 let first = expected[2].iter().position(|&token| token == stop[0]).unwrap();
                 for (i, expected) in expected.iter().enumerate() {
                     let (count, finish) = match i {
-                        2 => (first, Finish::Stop),
-                        4 => (2, Finish::Stopped),
-                        _ => (wanted(i), Finish::Length),
+                        2 => (first, FinishReason::Stop),
+                        4 => (2, FinishReason::Stopped),
+                        _ => (wanted(i), FinishReason::Length),
                     };
                     assert_eq!(tokens[i], expected[..count], "{name}, {sequences} at a time, prompt {i}");
                     assert_eq!(

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, LayerNorm, Linear};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -42,7 +42,7 @@ impl Cohere2 {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
@@ -50,7 +50,7 @@ impl Cohere2 {
         let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
         // The final norm has no bias, so that its weights can include the scale of the logits.
         let logit_scale = config.number("logit_scale", 0.0625)? as f32;
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -58,7 +58,7 @@ impl Cohere2 {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, false, 1.0).await?,
-                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn."), windows[index])
+                self_attn: attention(config, &sizes, options, &rotary, loader, &name("self_attn."), windows[index])
                     .await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
             });
@@ -72,8 +72,8 @@ impl Cohere2 {
 async fn attention(
     config: &Fields<'_>,
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
     window: Option<usize>,
@@ -100,7 +100,7 @@ async fn attention(
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
             window,
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
@@ -109,7 +109,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let attended = self.self_attn.forward(graph, y, inputs.over, cache);
+        let attended = self.self_attn.forward(graph, y, inputs.causality, cache);
         let x = graph.add(x, attended);
         let y = self.mlp.forward(graph, y);
         graph.add(x, y)
@@ -121,8 +121,8 @@ impl Decoder for Cohere2 {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.self_attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

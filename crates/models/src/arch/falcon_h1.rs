@@ -10,12 +10,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, State, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, Linear, RmsNorm};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 /// Mamba-2: input projection, short convolution, selective state space, output projection.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl FalconH1 {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
@@ -77,14 +77,14 @@ impl FalconH1 {
                 return config.refuse(field, "false, as in every published checkpoint");
             }
         }
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens =
             Embedding::load(loader, "model.embed_tokens", &sizes, config.number("embedding_multiplier", 1.0)? as f32)
                 .await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
         for index in 0..sizes.num_hidden_layers {
-            layers.push(layer(config, &sizes, opening, &rotary, loader, &format!("model.layers.{index}.")).await?);
+            layers.push(layer(config, &sizes, options, &rotary, loader, &format!("model.layers.{index}.")).await?);
         }
         let scale = config.number("lm_head_multiplier", 1.0)? as f32;
         let final_layernorm =
@@ -123,8 +123,8 @@ fn numbers(config: &Fields<'_>, field: &str, count: usize) -> Result<Vec<f64>, M
 async fn layer(
     config: &Fields<'_>,
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
 ) -> Result<Layer, ModelError> {
@@ -134,8 +134,8 @@ async fn layer(
     let mlp = numbers(config, "mlp_multipliers", 2)?;
     Ok(Layer {
         input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
-        mamba: mamba(config, sizes, opening, loader, &name("mamba.")).await?,
-        self_attn: attention(config, sizes, opening, rotary, loader, &name("self_attn."), into).await?,
+        mamba: mamba(config, sizes, options, loader, &name("mamba.")).await?,
+        self_attn: attention(config, sizes, options, rotary, loader, &name("self_attn."), into).await?,
         // The input's multiplier can be applied to the result: it is linear in the values, which are linear in the
         // layer's input.
         attention_out: runs(loader, &[(d, into * config.number("attention_out_multiplier", 1.0)?)])?,
@@ -157,7 +157,7 @@ async fn layer(
 async fn mamba(
     config: &Fields<'_>,
     sizes: &Sizes,
-    opening: &Opening,
+    options: &LoadOptions,
     loader: &mut Loader<'_>,
     prefix: &str,
 ) -> Result<Mamba, ModelError> {
@@ -216,7 +216,7 @@ async fn mamba(
             None
         },
         constants: loader.computed("state space", &[3, heads], move || constants)?,
-        conv_op: ops::ShortConv { channels, kernel, first: inner, gated: false, bias: false, context: opening.context },
+        conv_op: ops::ShortConv { channels, kernel, first: inner, gated: false, bias: false, context: options.context },
         space: ops::StateSpace {
             heads,
             head_dim: inner / heads,
@@ -224,7 +224,7 @@ async fn mamba(
             state_size,
             steps: inner + channels,
             scale: if norm.is_some() { 1.0 } else { out },
-            context: opening.context,
+            context: options.context,
         },
         norm,
         out_proj: Linear::load(loader, prefix, &[("out_proj", d)], inner, false).await?,
@@ -234,8 +234,8 @@ async fn mamba(
 async fn attention(
     config: &Fields<'_>,
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
     into: f64,
@@ -260,21 +260,22 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: scale as f32,
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
 }
 
 impl Mamba {
-    fn forward(&self, graph: &mut Graph, x: Tensor, over: ops::Causality, cache: &LayerCache) -> Tensor {
+    fn forward(&self, graph: &mut Graph, x: Tensor, causality: ops::Causality, cache: &LayerCache) -> Tensor {
         let context = cache.rows.context;
         let projection = self.in_proj.forward(graph, x); // [T, W]: z, x, B, C, dt
         let projection = graph.scale_columns(projection, &self.multipliers);
         let conv = ops::ShortConv { context, ..self.conv_op.clone() };
-        let mixed = graph.short_conv(conv, projection, &self.conv, self.conv_bias.as_ref(), over, &cache.states[0]);
+        let mixed =
+            graph.short_conv(conv, projection, &self.conv, self.conv_bias.as_ref(), causality, &cache.states[0]);
         let space = ops::StateSpace { context, ..self.space.clone() };
-        let mut y = graph.state_space(space, mixed, projection, &self.constants, over, &cache.states[1]); // [T, inner]
+        let mut y = graph.state_space(space, mixed, projection, &self.constants, causality, &cache.states[1]); // [T, inner]
         if let Some((ones, weight, eps)) = &self.norm {
             let shape = graph.shape(y).to_vec();
             let group = ones.shape()[0];
@@ -290,9 +291,9 @@ impl Mamba {
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let h = self.input_layernorm.forward(graph, x);
-        let mixed = self.mamba.forward(graph, h, inputs.over, cache);
+        let mixed = self.mamba.forward(graph, h, inputs.causality, cache);
         let x = graph.add(x, mixed);
-        let attended = self.self_attn.forward(graph, h, inputs.over, cache);
+        let attended = self.self_attn.forward(graph, h, inputs.causality, cache);
         let attended = self.attention_out.as_ref().map_or(attended, |factors| graph.scale_columns(attended, factors));
         let x = graph.add(x, attended);
         let y = self.pre_ff_layernorm.forward(graph, x);
@@ -309,12 +310,12 @@ impl Decoder for FalconH1 {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        let needs = |layer: &Layer| {
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        let spec = |layer: &Layer| {
             let conv = (layer.mamba.conv_op.kernel - 1) * layer.mamba.conv_op.channels;
-            LayerNeeds { states: vec![conv, layer.mamba.space.state_len()], ..layer.self_attn.needs() }
+            LayerCacheSpec { states: vec![conv, layer.mamba.space.state_len()], ..layer.self_attn.cache_spec() }
         };
-        self.layers.iter().map(needs).collect()
+        self.layers.iter().map(spec).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -38,12 +38,12 @@ impl Gemma {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = activation(config)?;
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, (d as f32).sqrt()).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -51,7 +51,7 @@ impl Gemma {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: RmsNorm::load_minus_one(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?,
+                self_attn: attention(&sizes, options, &rotary, loader, &name("self_attn.")).await?,
                 post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps)
                     .await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, false).await?,
@@ -73,8 +73,8 @@ pub(crate) fn activation(config: &Fields<'_>) -> Result<ops::Activation, ModelEr
 
 async fn attention(
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
 ) -> Result<Attention, ModelError> {
@@ -97,7 +97,7 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
@@ -106,7 +106,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let y = self.self_attn.forward(graph, y, inputs.causality, cache);
         let x = graph.add(x, y);
         let y = self.post_attention_layernorm.forward(graph, x);
         let y = self.mlp.forward(graph, y);
@@ -119,8 +119,8 @@ impl Decoder for Gemma {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.self_attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -46,14 +46,14 @@ impl Gemma2 {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = super::gemma::activation(config)?;
         let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
         let final_softcap = cap(config, "final_logit_softcapping", 30.0)?;
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, (d as f32).sqrt()).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -61,7 +61,7 @@ impl Gemma2 {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: RmsNorm::load_minus_one(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(config, &sizes, opening, &rotary, loader, &name("self_attn."), windows[index])
+                self_attn: attention(config, &sizes, options, &rotary, loader, &name("self_attn."), windows[index])
                     .await?,
                 post_attention_layernorm: RmsNorm::load_minus_one(loader, &name("post_attention_layernorm"), d, eps)
                     .await?,
@@ -95,8 +95,8 @@ fn cap(config: &Fields<'_>, field: &str, default: f64) -> Result<Option<f32>, Mo
 async fn attention(
     config: &Fields<'_>,
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
     window: Option<usize>,
@@ -126,7 +126,7 @@ async fn attention(
             scale: (1.0 / scalar.sqrt()) as f32,
             softcap: cap(config, "attn_logit_softcapping", 50.0)?,
             window,
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
@@ -135,7 +135,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let y = self.self_attn.forward(graph, y, inputs.causality, cache);
         let y = self.post_attention_layernorm.forward(graph, y);
         let x = graph.add(x, y);
         let y = self.pre_feedforward_layernorm.forward(graph, x);
@@ -150,8 +150,8 @@ impl Decoder for Gemma2 {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.self_attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

@@ -10,12 +10,12 @@ use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 use serde_json::{Value, json};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -47,14 +47,14 @@ impl Gemma3Text {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
         let activation = super::gemma::activation(config)?;
         let windows = config.windows(sizes.num_hidden_layers, PATTERN)?;
-        let global = crate::layers::rotary_table(&Fields(&rope(config, true)?), &sizes, opening, loader)?;
-        let local = crate::layers::rotary_table(&Fields(&rope(config, false)?), &sizes, opening, loader)?;
+        let global = crate::layers::rotary_table(&Fields(&rope(config, true)?), &sizes, options, loader)?;
+        let local = crate::layers::rotary_table(&Fields(&rope(config, false)?), &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, (d as f32).sqrt()).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -65,7 +65,7 @@ impl Gemma3Text {
                 self_attn: attention(
                     config,
                     &sizes,
-                    opening,
+                    options,
                     if windows[index].is_some() { &local } else { &global },
                     loader,
                     &name("self_attn."),
@@ -108,8 +108,8 @@ fn rope(config: &Fields<'_>, global: bool) -> Result<Value, ModelError> {
 async fn attention(
     config: &Fields<'_>,
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
     window: Option<usize>,
@@ -141,7 +141,7 @@ async fn attention(
             head_dim,
             scale: (1.0 / scalar.sqrt()) as f32,
             window,
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
@@ -150,7 +150,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let y = self.self_attn.forward(graph, y, inputs.causality, cache);
         let y = self.post_attention_layernorm.forward(graph, y);
         let x = graph.add(x, y);
         let y = self.pre_feedforward_layernorm.forward(graph, x);
@@ -165,8 +165,8 @@ impl Decoder for Gemma3Text {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.self_attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -69,7 +69,7 @@ impl Granite {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
@@ -77,7 +77,7 @@ impl Granite {
         let attention_bias = config.flag("attention_bias", false)?;
         let mlp_bias = config.flag("mlp_bias", false)?;
         let multipliers = Multipliers::read(config)?;
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, residual) = (sizes.hidden_size, multipliers.residual);
         let eps = (f64::from(sizes.rms_norm_eps) / (residual * residual)) as f32;
         let scale = (multipliers.embedding / residual) as f32;
@@ -89,7 +89,7 @@ impl Granite {
                 input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
                 self_attn: attention(
                     &sizes,
-                    opening,
+                    options,
                     &rotary,
                     loader,
                     &name("self_attn."),
@@ -110,8 +110,8 @@ impl Granite {
 
 async fn attention(
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
     bias: bool,
@@ -137,7 +137,7 @@ async fn attention(
             head_dim,
             scale,
             window: None,
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
@@ -146,7 +146,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let y = self.self_attn.forward(graph, y, inputs.causality, cache);
         let x = graph.add(x, y);
         let y = self.post_attention_layernorm.forward(graph, x);
         let y = self.mlp.forward(graph, y);
@@ -159,8 +159,8 @@ impl Decoder for Granite {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.self_attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

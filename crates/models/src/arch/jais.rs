@@ -9,12 +9,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, State, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, LayerNorm, Linear};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -88,7 +88,7 @@ impl Jais {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, true)?;
@@ -98,7 +98,7 @@ impl Jais {
         if config.text("activation_function").unwrap_or("gelu") != "swiglu" {
             return config.refuse("activation_function", "swiglu");
         }
-        let scales = Scales::read(config, sizes.head_dim, opening.context)?;
+        let scales = Scales::read(config, sizes.head_dim, options.context)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let nothing = loader.computed("no rotary table", &[1, 4], || vec![0.0; 4])?;
         let wte = Embedding::load(loader, "transformer.wte", &sizes, scales.embeddings as f32).await?;
@@ -107,7 +107,7 @@ impl Jais {
             let name = |part: &str| format!("transformer.h.{index}.{part}");
             layers.push(Layer {
                 ln_1: LayerNorm::load(loader, &name("ln_1"), d, eps, true, 1.0).await?,
-                attn: attention(&sizes, opening, &scales, &nothing, loader, &name("attn.")).await?,
+                attn: attention(&sizes, options, &scales, &nothing, loader, &name("attn.")).await?,
                 ln_2: LayerNorm::load(loader, &name("ln_2"), d, eps, true, 1.0).await?,
                 mlp: mlp(&sizes, loader, &name("mlp.")).await?,
             });
@@ -130,7 +130,7 @@ async fn mlp(sizes: &Sizes, loader: &mut Loader<'_>, prefix: &str) -> Result<Gat
 
 async fn attention(
     sizes: &Sizes,
-    opening: &Opening,
+    options: &LoadOptions,
     scales: &Scales,
     nothing: &Arc<State>,
     loader: &mut Loader<'_>,
@@ -148,7 +148,7 @@ async fn attention(
             kv_heads: heads,
             head_dim,
             scale: scales.scores as f32,
-            context: opening.context,
+            context: options.context,
             alibi: Some(scales.slopes as f32),
             ..Default::default()
         },
@@ -158,7 +158,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.ln_1.forward(graph, x);
-        let y = self.attn.forward(graph, y, inputs.over, cache);
+        let y = self.attn.forward(graph, y, inputs.causality, cache);
         let x = graph.add(x, y);
         let y = self.ln_2.forward(graph, x);
         let y = self.mlp.forward(graph, y);
@@ -171,8 +171,8 @@ impl Decoder for Jais {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

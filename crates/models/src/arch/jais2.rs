@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, LayerNorm, Linear, PlainMlp};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -38,7 +38,7 @@ impl Jais2 {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
@@ -48,7 +48,7 @@ impl Jais2 {
             ops::Activation::Relu2
         };
         let (attention_bias, mlp_bias) = (config.flag("attention_bias", true)?, config.flag("mlp_bias", true)?);
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -56,7 +56,7 @@ impl Jais2 {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: LayerNorm::load(loader, &name("input_layernorm"), d, eps, true, 1.0).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), attention_bias).await?,
+                self_attn: attention(&sizes, options, &rotary, loader, &name("self_attn."), attention_bias).await?,
                 post_attention_layernorm: LayerNorm::load(loader, &name("post_attention_layernorm"), d, eps, true, 1.0)
                     .await?,
                 mlp: mlp(&sizes, activation, loader, &name("mlp."), mlp_bias).await?,
@@ -85,8 +85,8 @@ async fn mlp(
 
 async fn attention(
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
     bias: bool,
@@ -110,7 +110,7 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
@@ -119,7 +119,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let y = self.self_attn.forward(graph, y, inputs.causality, cache);
         let x = graph.add(x, y);
         let y = self.post_attention_layernorm.forward(graph, x);
         let y = self.mlp.forward(graph, y);
@@ -132,8 +132,8 @@ impl Decoder for Jais2 {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.self_attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, State, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 /// y = out(c ∘ conv(b ∘ x)) with (b, c, x) = in(h)
 #[derive(Debug)]
@@ -58,14 +58,14 @@ impl Lfm2 {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let mut sizes = Sizes::read(config, true)?;
         sizes.tie_word_embeddings = config.flag("tie_embedding", sizes.tie_word_embeddings)?;
         sizes.intermediate_size = intermediate_size(config)?;
         let is_attention = attention_layers(config, &sizes);
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -75,7 +75,7 @@ impl Lfm2 {
                 operator_norm: RmsNorm::load(loader, &name("operator_norm"), d, eps).await?,
                 operator: match is_attention[index] {
                     true => {
-                        Operator::Attention(attention(&sizes, opening, &rotary, loader, &name("self_attn.")).await?)
+                        Operator::Attention(attention(&sizes, options, &rotary, loader, &name("self_attn.")).await?)
                     }
                     false => Operator::Conv(conv(config, &sizes, loader, &name("conv.")).await?),
                 },
@@ -147,8 +147,8 @@ async fn feed_forward(sizes: &Sizes, loader: &mut Loader<'_>, prefix: &str) -> R
 
 async fn attention(
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
 ) -> Result<Attention, ModelError> {
@@ -174,14 +174,14 @@ async fn attention(
             kv_heads: sizes.num_key_value_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
 }
 
 impl GatedConv {
-    fn forward(&self, graph: &mut Graph, x: Tensor, over: ops::Causality, cache: &LayerCache) -> Tensor {
+    fn forward(&self, graph: &mut Graph, x: Tensor, causality: ops::Causality, cache: &LayerCache) -> Tensor {
         let bcx = self.in_proj.forward(graph, x); // [T, 3D]
         let channels = self.out_proj.weight.columns();
         let op = ops::ShortConv {
@@ -192,7 +192,7 @@ impl GatedConv {
             bias: false,
             context: cache.rows.context,
         };
-        let y = graph.short_conv(op, bcx, &self.conv, self.bias.as_ref(), over, &cache.states[0]); // [T, D]
+        let y = graph.short_conv(op, bcx, &self.conv, self.bias.as_ref(), causality, &cache.states[0]); // [T, D]
         self.out_proj.forward(graph, y)
     }
 }
@@ -201,8 +201,8 @@ impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.operator_norm.forward(graph, x);
         let y = match &self.operator {
-            Operator::Attention(attention) => attention.forward(graph, y, inputs.over, cache),
-            Operator::Conv(conv) => conv.forward(graph, y, inputs.over, cache),
+            Operator::Attention(attention) => attention.forward(graph, y, inputs.causality, cache),
+            Operator::Conv(conv) => conv.forward(graph, y, inputs.causality, cache),
         };
         let x = graph.add(x, y);
         let y = self.ffn_norm.forward(graph, x);
@@ -232,14 +232,14 @@ impl Decoder for Lfm2 {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        let needs = |layer: &Layer| match &layer.operator {
-            Operator::Attention(attention) => attention.needs(),
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        let spec = |layer: &Layer| match &layer.operator {
+            Operator::Attention(attention) => attention.cache_spec(),
             Operator::Conv(conv) => {
-                LayerNeeds { states: vec![(conv.kernel - 1) * self.sizes.hidden_size], ..Default::default() }
+                LayerCacheSpec { states: vec![(conv.kernel - 1) * self.sizes.hidden_size], ..Default::default() }
             }
         };
-        self.layers.iter().map(needs).collect()
+        self.layers.iter().map(spec).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -40,14 +40,14 @@ impl Llama {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
         let activation = crate::config::activation(config)?;
         let attention_bias = config.flag("attention_bias", false)?;
         let mlp_bias = config.flag("mlp_bias", false)?;
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -55,7 +55,7 @@ impl Llama {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             layers.push(Layer {
                 input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
-                self_attn: attention(&sizes, opening, &rotary, loader, &name("self_attn."), attention_bias).await?,
+                self_attn: attention(&sizes, options, &rotary, loader, &name("self_attn."), attention_bias).await?,
                 post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), d, eps).await?,
                 mlp: GatedMlp::load(loader, &name("mlp."), &sizes, activation, mlp_bias).await?,
             });
@@ -68,8 +68,8 @@ impl Llama {
 
 async fn attention(
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
     bias: bool,
@@ -94,7 +94,7 @@ async fn attention(
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
             window: None,
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
@@ -103,7 +103,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let y = self.self_attn.forward(graph, y, inputs.causality, cache);
         let x = graph.add(x, y);
         let y = self.post_attention_layernorm.forward(graph, x);
         let y = self.mlp.forward(graph, y);
@@ -116,8 +116,8 @@ impl Decoder for Llama {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.self_attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

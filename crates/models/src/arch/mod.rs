@@ -23,33 +23,33 @@ use bayan_weights::LocalFuture;
 use crate::config::{Fields, Sizes};
 use crate::decoder::Decoder;
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 type Load = for<'a> fn(
     &'a Fields<'a>,
-    &'a Opening,
+    &'a LoadOptions,
     &'a mut Loader<'_>,
 ) -> LocalFuture<'a, Result<Box<dyn Decoder>, ModelError>>;
 
 /// One line per architecture.
 static ARCHITECTURES: &[(&str, Load)] = &[
-    ("cohere", |config, opening, loader| Box::pin(cohere::Cohere::load(config, opening, loader))),
-    ("cohere2", |config, opening, loader| Box::pin(cohere2::Cohere2::load(config, opening, loader))),
-    ("falcon_h1", |config, opening, loader| Box::pin(falcon_h1::FalconH1::load(config, opening, loader))),
-    ("gemma", |config, opening, loader| Box::pin(gemma::Gemma::load(config, opening, loader))),
-    ("gemma2", |config, opening, loader| Box::pin(gemma2::Gemma2::load(config, opening, loader))),
-    ("gemma3_text", |config, opening, loader| Box::pin(gemma3_text::Gemma3Text::load(config, opening, loader))),
-    ("granite", |config, opening, loader| Box::pin(granite::Granite::load(config, opening, loader))),
-    ("jais", |config, opening, loader| Box::pin(jais::Jais::load(config, opening, loader))),
-    ("jais2", |config, opening, loader| Box::pin(jais2::Jais2::load(config, opening, loader))),
-    ("lfm2", |config, opening, loader| Box::pin(lfm2::Lfm2::load(config, opening, loader))),
-    ("llama", |config, opening, loader| Box::pin(llama::Llama::load(config, opening, loader))),
-    ("mistral", |config, opening, loader| Box::pin(mistral::Mistral::load(config, opening, loader))),
-    ("olmo2", |config, opening, loader| Box::pin(olmo2::Olmo2::load(config, opening, loader))),
-    ("phi3", |config, opening, loader| Box::pin(phi3::Phi3::load(config, opening, loader))),
-    ("qwen2", |config, opening, loader| Box::pin(qwen2::Qwen2::load(config, opening, loader))),
-    ("qwen3", |config, opening, loader| Box::pin(qwen3::Qwen3::load(config, opening, loader))),
-    ("smollm3", |config, opening, loader| Box::pin(smollm3::SmolLm3::load(config, opening, loader))),
+    ("cohere", |config, options, loader| Box::pin(cohere::Cohere::load(config, options, loader))),
+    ("cohere2", |config, options, loader| Box::pin(cohere2::Cohere2::load(config, options, loader))),
+    ("falcon_h1", |config, options, loader| Box::pin(falcon_h1::FalconH1::load(config, options, loader))),
+    ("gemma", |config, options, loader| Box::pin(gemma::Gemma::load(config, options, loader))),
+    ("gemma2", |config, options, loader| Box::pin(gemma2::Gemma2::load(config, options, loader))),
+    ("gemma3_text", |config, options, loader| Box::pin(gemma3_text::Gemma3Text::load(config, options, loader))),
+    ("granite", |config, options, loader| Box::pin(granite::Granite::load(config, options, loader))),
+    ("jais", |config, options, loader| Box::pin(jais::Jais::load(config, options, loader))),
+    ("jais2", |config, options, loader| Box::pin(jais2::Jais2::load(config, options, loader))),
+    ("lfm2", |config, options, loader| Box::pin(lfm2::Lfm2::load(config, options, loader))),
+    ("llama", |config, options, loader| Box::pin(llama::Llama::load(config, options, loader))),
+    ("mistral", |config, options, loader| Box::pin(mistral::Mistral::load(config, options, loader))),
+    ("olmo2", |config, options, loader| Box::pin(olmo2::Olmo2::load(config, options, loader))),
+    ("phi3", |config, options, loader| Box::pin(phi3::Phi3::load(config, options, loader))),
+    ("qwen2", |config, options, loader| Box::pin(qwen2::Qwen2::load(config, options, loader))),
+    ("qwen3", |config, options, loader| Box::pin(qwen3::Qwen3::load(config, options, loader))),
+    ("smollm3", |config, options, loader| Box::pin(smollm3::SmolLm3::load(config, options, loader))),
 ];
 
 /// The supported `model_type`s.

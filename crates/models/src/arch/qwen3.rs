@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bayan_tensor::ops;
 use bayan_tensor::{Graph, Matrix, Tensor};
 
-use crate::cache::{Cache, LayerCache, LayerNeeds};
+use crate::cache::{Cache, LayerCache, LayerCacheSpec};
 use crate::config::{Fields, Sizes};
 use crate::decoder::{Decoder, StepInputs};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 #[derive(Debug)]
 struct Layer {
@@ -39,14 +39,14 @@ impl Qwen3 {
     /// A configuration or tensor that does not fit.
     pub async fn load(
         config: &Fields<'_>,
-        opening: &Opening,
+        options: &LoadOptions,
         loader: &mut Loader<'_>,
     ) -> Result<Box<dyn Decoder>, ModelError> {
         let sizes = Sizes::read(config, false)?;
         let activation = crate::config::activation(config)?;
         let attention_bias = config.flag("attention_bias", false)?;
         let windows = super::qwen_windows(config, &sizes)?;
-        let rotary = crate::layers::rotary_table(config, &sizes, opening, loader)?;
+        let rotary = crate::layers::rotary_table(config, &sizes, options, loader)?;
         let (d, eps) = (sizes.hidden_size, sizes.rms_norm_eps);
         let embed_tokens = Embedding::load(loader, "model.embed_tokens", &sizes, 1.0).await?;
         let mut layers = Vec::with_capacity(sizes.num_hidden_layers);
@@ -56,7 +56,7 @@ impl Qwen3 {
                 input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), d, eps).await?,
                 self_attn: attention(
                     &sizes,
-                    opening,
+                    options,
                     &rotary,
                     loader,
                     &name("self_attn."),
@@ -76,8 +76,8 @@ impl Qwen3 {
 
 async fn attention(
     sizes: &Sizes,
-    opening: &Opening,
-    rotary: &crate::layers::Table,
+    options: &LoadOptions,
+    rotary: &crate::layers::RotaryTable,
     loader: &mut Loader<'_>,
     prefix: &str,
     bias: bool,
@@ -106,7 +106,7 @@ async fn attention(
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
             window,
-            context: opening.context,
+            context: options.context,
             ..Default::default()
         },
     })
@@ -115,7 +115,7 @@ async fn attention(
 impl Layer {
     fn forward(&self, graph: &mut Graph, x: Tensor, inputs: StepInputs, cache: &LayerCache) -> Tensor {
         let y = self.input_layernorm.forward(graph, x);
-        let y = self.self_attn.forward(graph, y, inputs.over, cache);
+        let y = self.self_attn.forward(graph, y, inputs.causality, cache);
         let x = graph.add(x, y);
         let y = self.post_attention_layernorm.forward(graph, x);
         let y = self.mlp.forward(graph, y);
@@ -128,8 +128,8 @@ impl Decoder for Qwen3 {
         &self.sizes
     }
 
-    fn cache_needs(&self) -> Vec<LayerNeeds> {
-        self.layers.iter().map(|layer| layer.self_attn.needs()).collect()
+    fn cache_specs(&self) -> Vec<LayerCacheSpec> {
+        self.layers.iter().map(|layer| layer.self_attn.cache_spec()).collect()
     }
 
     fn forward(&self, graph: &mut Graph, inputs: StepInputs, cache: &Cache) -> Tensor {

@@ -31,7 +31,7 @@ pub struct CacheShape {
 
 /// What one layer stores in the cache.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LayerNeeds {
+pub struct LayerCacheSpec {
     /// K d, the width of a row of keys; 0 if the layer has no attention.
     pub width: usize,
     /// Number of positions that a token attends to, if it is limited.
@@ -40,7 +40,7 @@ pub struct LayerNeeds {
     pub states: Vec<usize>,
 }
 
-impl LayerNeeds {
+impl LayerCacheSpec {
     /// How positions map to rows: one row each, or a ring of as many rows as the window and the tokens of one step.
     fn rows(&self, shape: CacheShape) -> CacheRows {
         let ring = self.window.zip(shape.step).and_then(|(window, step)| window.checked_add(step));
@@ -91,22 +91,22 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache for layers with these needs.
+    /// An empty cache for layers that store this.
     ///
     /// # Errors
     /// Out of memory, or a format that does not fit a layer's width.
-    pub fn new(gpu: Option<&Gpu>, shape: CacheShape, needs: &[LayerNeeds]) -> Result<Cache, GpuError> {
+    pub fn new(gpu: Option<&Gpu>, shape: CacheShape, specs: &[LayerCacheSpec]) -> Result<Cache, GpuError> {
         let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
-        Cache::placed(&Placement { gpus: &gpus, ..Default::default() }, shape, needs)
+        Cache::placed(&Placement { gpus: &gpus, ..Default::default() }, shape, specs)
     }
 
     /// As [`Cache::new`], with each layer on the device of its weights.
     ///
     /// # Errors
     /// As [`Cache::new`].
-    pub fn placed(placement: &Placement<'_>, shape: CacheShape, needs: &[LayerNeeds]) -> Result<Cache, GpuError> {
+    pub fn placed(placement: &Placement<'_>, shape: CacheShape, specs: &[LayerCacheSpec]) -> Result<Cache, GpuError> {
         let of = |(index, layer)| layer_cache(placement.gpu(placement.of_layer(index)), shape, layer);
-        let layers = needs.iter().enumerate().map(of).collect::<Result<_, GpuError>>()?;
+        let layers = specs.iter().enumerate().map(of).collect::<Result<_, GpuError>>()?;
         Ok(Cache { shape, layers })
     }
 
@@ -123,7 +123,7 @@ impl Cache {
 
     /// Whether a sequence with `length` positions in the cache can continue after only its first `kept` positions.
     /// Recurrent states cannot be reset, and a ring may have overwritten positions that the next token attends to.
-    pub fn can_return(&self, length: usize, kept: usize) -> bool {
+    pub fn can_rewind(&self, length: usize, kept: usize) -> bool {
         let layer = |layer: &LayerCache| {
             let recurrent = !layer.states.is_empty() && kept != length && kept > 0;
             // A ring has as many rows as the window and the tokens of one step.
@@ -141,18 +141,18 @@ impl Cache {
     }
 }
 
-fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, needs: &LayerNeeds) -> Result<LayerCache, GpuError> {
+fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, spec: &LayerCacheSpec) -> Result<LayerCache, GpuError> {
     let CacheShape { sequences, format, .. } = shape;
-    if !format.fits(needs.width) {
-        let (name, width) = (format.name(), needs.width);
+    if !format.fits(spec.width) {
+        let (name, width) = (format.name(), spec.width);
         return Err(GpuError::Validation(format!(
             "a key-value cache in {name} needs rows of a multiple of 32 numbers, this model has {width}; use f16"
         )));
     }
-    let rows = needs.rows(shape);
-    let dtype = if needs.width == 0 { Dtype::F32 } else { format.dtype() };
-    let make = |label| State::zeros(gpu, label, &needs.sizes(shape), dtype);
-    let states = needs.states.iter().map(|&size| State::zeros(gpu, "layer state", &[sequences, size], Dtype::F32));
+    let rows = spec.rows(shape);
+    let dtype = if spec.width == 0 { Dtype::F32 } else { format.dtype() };
+    let make = |label| State::zeros(gpu, label, &spec.sizes(shape), dtype);
+    let states = spec.states.iter().map(|&size| State::zeros(gpu, "layer state", &[sequences, size], Dtype::F32));
     Ok(LayerCache {
         keys: make("key cache")?,
         values: make("value cache")?,
@@ -165,38 +165,38 @@ fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, needs: &LayerNeeds) -> Resu
 mod tests {
     use super::*;
 
-    fn cache(step: Option<usize>, needs: LayerNeeds) -> Cache {
+    fn cache(step: Option<usize>, spec: LayerCacheSpec) -> Cache {
         let shape = CacheShape { sequences: 2, context: 1000, format: CacheFormat::Q8_0, step };
-        Cache::new(None, shape, &[needs]).unwrap()
+        Cache::new(None, shape, &[spec]).unwrap()
     }
 
     #[test]
     fn windows_keep_a_ring_and_whole_contexts_everything() {
-        let windowed = || LayerNeeds { width: 64, window: Some(100), ..Default::default() };
+        let windowed = || LayerCacheSpec { width: 64, window: Some(100), ..Default::default() };
         assert_eq!(cache(Some(28), windowed()).size_bytes(), 2 * 2 * 128 * 4 * (16 + 2));
         assert_eq!(cache(None, windowed()).size_bytes(), 2 * 2 * 1000 * 4 * (16 + 2));
         assert_eq!(cache(Some(950), windowed()).size_bytes(), 2 * 2 * 1000 * 4 * (16 + 2));
-        assert!(cache(None, windowed()).can_return(900, 3));
+        assert!(cache(None, windowed()).can_rewind(900, 3));
     }
 
     #[test]
     fn what_was_overwritten_cannot_be_returned_to() {
-        let ring = cache(Some(28), LayerNeeds { width: 64, window: Some(100), ..Default::default() });
-        assert!(ring.can_return(500, 500) && ring.can_return(500, 472) && !ring.can_return(500, 471));
-        assert!(ring.can_return(500, 0) && ring.can_return(128, 1));
-        let recurrent = cache(None, LayerNeeds { width: 64, states: vec![7], ..Default::default() });
+        let ring = cache(Some(28), LayerCacheSpec { width: 64, window: Some(100), ..Default::default() });
+        assert!(ring.can_rewind(500, 500) && ring.can_rewind(500, 472) && !ring.can_rewind(500, 471));
+        assert!(ring.can_rewind(500, 0) && ring.can_rewind(128, 1));
+        let recurrent = cache(None, LayerCacheSpec { width: 64, states: vec![7], ..Default::default() });
         assert!(
             recurrent.is_recurrent()
-                && recurrent.can_return(9, 9)
-                && recurrent.can_return(9, 0)
-                && !recurrent.can_return(9, 8)
+                && recurrent.can_rewind(9, 9)
+                && recurrent.can_rewind(9, 0)
+                && !recurrent.can_rewind(9, 8)
         );
     }
 
     #[test]
     fn a_width_that_does_not_fit_is_an_error() {
         let shape = CacheShape { sequences: 1, context: 8, format: CacheFormat::Q4_0, step: None };
-        let error = Cache::new(None, shape, &[LayerNeeds { width: 40, ..Default::default() }]).unwrap_err();
+        let error = Cache::new(None, shape, &[LayerCacheSpec { width: 40, ..Default::default() }]).unwrap_err();
         assert!(error.to_string().contains("multiple of 32"), "{error}");
     }
 }

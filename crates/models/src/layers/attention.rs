@@ -6,7 +6,7 @@ use bayan_tensor::ops::{self, Causality};
 use bayan_tensor::{Graph, State, Tensor};
 
 use super::linear::Linear;
-use crate::cache::{LayerCache, LayerNeeds};
+use crate::cache::{LayerCache, LayerCacheSpec};
 
 /// Causal self-attention with rotary positions.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub struct Attention {
 
 impl Attention {
     /// What the layer stores in the cache.
-    pub fn needs(&self) -> LayerNeeds {
-        LayerNeeds {
+    pub fn cache_spec(&self) -> LayerCacheSpec {
+        LayerCacheSpec {
             width: self.attention.kv_heads * self.attention.head_dim,
             window: self.attention.window,
             states: Vec::new(),
@@ -36,13 +36,14 @@ impl Attention {
     }
 
     /// x [T, D] to [T, D]
-    pub fn forward(&self, graph: &mut Graph, x: Tensor, over: Causality, cache: &LayerCache) -> Tensor {
+    pub fn forward(&self, graph: &mut Graph, x: Tensor, causality: Causality, cache: &LayerCache) -> Tensor {
         let qkv = self.qkv_proj.forward(graph, x); // [T, (H + 2K) d]
         let norms = self.qk_norm.as_ref().map(|(q, k)| (q, k));
-        let [q, k, v] = graph.rope(self.rope.clone(), qkv, over.positions, &self.rotary, norms); // [T, H, d], [T, K, d] twice
-        let (keys, values) = graph.append(cache.rows, k, v, over.positions, over.bases, [&cache.keys, &cache.values]);
+        let [q, k, v] = graph.rope(self.rope.clone(), qkv, causality.positions, &self.rotary, norms); // [T, H, d], [T, K, d] twice
+        let (keys, values) =
+            graph.append(cache.rows, k, v, causality.positions, causality.bases, [&cache.keys, &cache.values]);
         let attention = ops::Attention { context: cache.rows.context, ring: cache.rows.ring, ..self.attention.clone() };
-        let y = graph.attention(attention, q, keys, values, over); // [T, H, d]
+        let y = graph.attention(attention, q, keys, values, causality); // [T, H, d]
         let y = graph.flatten(y); // [T, H d]
         self.o_proj.forward(graph, y)
     }

@@ -11,7 +11,7 @@ use crate::load::Loader;
 
 /// A low-rank addition to some rows of a linear layer (LoRA, Hu et al., 2021): y[:, rows] += scale · (x Aᵀ) Bᵀ.
 #[derive(Debug, Clone)]
-pub struct LoraPart {
+pub struct LoraPair {
     /// Name of the adapter to which the pair belongs, by which it is removed again.
     pub adapter: String,
     /// The module's rows within the stacked matrix.
@@ -37,7 +37,7 @@ pub struct Linear {
     /// Hugging Face's name of each stacked module, such as `model.layers.0.self_attn.q_proj`, and its rows.
     pub modules: Vec<(String, Range<usize>)>,
     /// The adapters' pairs, in the order in which they are added. Without any, only the base layer is recorded.
-    pub lora: Vec<LoraPart>,
+    pub lora: Vec<LoraPair>,
 }
 
 impl Linear {
@@ -99,9 +99,9 @@ impl Linear {
     /// x [T, K] to [T, N]
     pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
         let y = graph.linear(x, &self.weight, self.bias.as_ref());
-        for part in &self.lora {
-            let x = part.dropout.as_ref().map_or(x, |dropout| graph.dropout(x, dropout));
-            graph.lora(x, y, part.rows.start, &part.a, &part.b, part.scale);
+        for pair in &self.lora {
+            let x = pair.dropout.as_ref().map_or(x, |dropout| graph.dropout(x, dropout));
+            graph.lora(x, y, pair.rows.start, &pair.a, &pair.b, pair.scale);
         }
         y
     }

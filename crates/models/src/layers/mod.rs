@@ -10,8 +10,8 @@ mod rotary;
 
 pub(crate) use attention::Attention;
 pub(crate) use embedding::{Embedding, lm_head};
-pub use linear::{Linear, LoraPart};
+pub use linear::{Linear, LoraPair};
 pub(crate) use mlp::{GatedMlp, PlainMlp};
 pub(crate) use norm::{LayerNorm, RmsNorm};
 pub use rotary::Rotary;
-pub(crate) use rotary::{Table, rotary_table};
+pub(crate) use rotary::{RotaryTable, rotary_table};

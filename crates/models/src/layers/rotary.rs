@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::config::{Fields, Sizes};
 use crate::load::Loader;
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 /// Frequencies of the R/2 pairs, and the factor on cosine and sine.
 #[derive(Debug, Clone, PartialEq)]
@@ -198,7 +198,7 @@ fn yarn(rope: &Fields<'_>, plain: &[f64], theta: f64, dim: usize, max_positions:
 }
 
 /// A table of cosines and sines on the device; `dim` is R, the number of rotated values per head.
-pub(crate) struct Table {
+pub(crate) struct RotaryTable {
     pub state: Arc<State>,
     pub dim: usize,
 }
@@ -207,13 +207,13 @@ pub(crate) struct Table {
 pub(crate) fn rotary_table(
     config: &Fields<'_>,
     sizes: &Sizes,
-    opening: &Opening,
+    options: &LoadOptions,
     loader: &Loader<'_>,
-) -> Result<Table, ModelError> {
-    let rotary = Rotary::read(config, sizes.head_dim, sizes.max_position_embeddings, opening.context)?;
+) -> Result<RotaryTable, ModelError> {
+    let rotary = Rotary::read(config, sizes.head_dim, sizes.max_position_embeddings, options.context)?;
     let dim = 2 * rotary.frequencies.len();
-    let state = loader.computed("rotary table", &[opening.context, dim], || rotary.table(opening.context))?;
-    Ok(Table { state, dim })
+    let state = loader.computed("rotary table", &[options.context, dim], || rotary.table(options.context))?;
+    Ok(RotaryTable { state, dim })
 }
 
 #[cfg(test)]

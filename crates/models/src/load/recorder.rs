@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use super::loader::Loader;
 use crate::arch::architecture;
-use crate::cache::LayerNeeds;
+use crate::cache::LayerCacheSpec;
 use crate::config::{Fields, Sizes};
-use crate::{ModelError, Opening};
+use crate::{LoadOptions, ModelError};
 
 /// A model, as its configuration describes it.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct Description {
     /// The model's sizes.
     pub sizes: Sizes,
     /// What each layer stores in the cache.
-    pub cache: Vec<LayerNeeds>,
+    pub cache: Vec<LayerCacheSpec>,
     /// All tensors that are read when the model is opened, in that order.
     pub tensors: Vec<DescribedTensor>,
 }
@@ -56,11 +56,11 @@ pub fn describe(config: &Value) -> Result<Description, ModelError> {
     let load = architecture(&fields)?;
     let mut loader = Loader::recording(config);
     // The sizes of a model do not depend on the context.
-    let opening = Opening { context: 2 };
-    let polled = load(&fields, &opening, &mut loader).as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let options = LoadOptions { context: 2 };
+    let polled = load(&fields, &options, &mut loader).as_mut().poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(decoder) = polled else { unreachable!("a loader that reads nothing waits for nothing") };
     let decoder = decoder?;
-    Ok(Description { sizes: decoder.sizes().clone(), cache: decoder.cache_needs(), tensors: loader.recorded() })
+    Ok(Description { sizes: decoder.sizes().clone(), cache: decoder.cache_specs(), tensors: loader.recorded() })
 }
 
 /// Records the tensors that an architecture requests.

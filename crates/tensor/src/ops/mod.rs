@@ -18,9 +18,9 @@ pub use elementwise::{Activate, Activation, Add, Affine, Gated, GatedBackward, S
 pub use linear::{Linear, LinearBackward, Packing, Product, Quantize, View};
 pub(crate) use linear::{by_rows, sweeps, takes_int8};
 pub use lookup::{Embed, EmbedBackward, SelectRows, SelectRowsBackward};
-pub use norm::{LayerNorm, LayerNormBackward, NormProduct, RmsNorm, RmsNormBackward};
+pub use norm::{LayerNorm, LayerNormBackward, NormWeightGradient, RmsNorm, RmsNormBackward};
 pub use recurrent::{
-    Part, ShortConv, ShortConvBackward, ShortConvProduct, StateSpace, StateSpaceBackward, StateSpaceRead,
+    Part, ShortConv, ShortConvBackward, ShortConvWeightGradient, StateSpace, StateSpaceBackward, StateSpaceRead,
 };
 pub use sampling::{SETTINGS, Sample, SampleSettings, SampleStates};
 pub use training::{

@@ -42,19 +42,19 @@ struct Walk {
     producers: Vec<usize>,
     gradients: HashMap<Tensor, Tensor>,
     /// Gradients that outlive the step; contributions are always added in place.
-    lasting: Vec<Tensor>,
+    persistent: Vec<Tensor>,
     /// The tensors to which the gradients of trained matrices are added, by the matrices' states.
     matrices: HashMap<*const State, Tensor>,
 }
 
 impl Walk {
-    fn grow(&mut self, len: usize) {
+    fn resize(&mut self, len: usize) {
         self.needs.resize(len, false);
         self.producers.resize(len, usize::MAX);
     }
 
     /// Whether a node depends on a trainable parameter.
-    fn behind(&self, node: &Node) -> bool {
+    fn depends_on_parameter(&self, node: &Node) -> bool {
         let matrix = node.op.matrix().and_then(|matrix| matrix.trained());
         node.inputs.iter().any(|t| self.needs[t.index()])
             || matrix.is_some_and(|trained| self.matrices.contains_key(&Arc::as_ptr(&trained.state)))
@@ -123,7 +123,7 @@ impl Backward<'_> {
     /// Uses an existing tensor as a contribution to the gradient of `tensor`; nothing is copied if it is the first one.
     pub fn pass(&mut self, gradient: Tensor, tensor: Tensor) {
         let total = match self.walk.gradients.get(&tensor).copied() {
-            Some(known) if self.walk.lasting.contains(&known) => {
+            Some(known) if self.walk.persistent.contains(&known) => {
                 self.graph.accumulate(gradient, known);
                 known
             }
@@ -138,7 +138,7 @@ impl Backward<'_> {
     fn may_change(&self, tensor: Tensor, gradient: Tensor) -> bool {
         let waiting = |other: Tensor| self.walk.producers[other.index()] <= self.index;
         let ours = self.graph.info(gradient).state.is_none();
-        self.walk.lasting.contains(&gradient)
+        self.walk.persistent.contains(&gradient)
             || ours
                 && !self.walk.gradients.iter().any(|(&other, &g)| other != tensor && g == gradient && waiting(other))
     }
@@ -160,15 +160,15 @@ impl Graph {
         let forward = self.nodes().to_vec();
         let mut walk = Walk { gradients: seeds.iter().copied().collect(), ..Walk::default() };
         let pairs: Vec<(Tensor, Tensor)> = parameters.iter().map(|(p, g)| (self.state(p), self.state(g))).collect();
-        walk.grow(self.tensors().len());
+        walk.resize(self.tensors().len());
         for (&(parameter, gradient), (state, _)) in pairs.iter().zip(parameters) {
             walk.matrices.insert(Arc::as_ptr(state), gradient);
             walk.needs[parameter.index()] = true;
             walk.gradients.insert(parameter, gradient);
-            walk.lasting.push(gradient);
+            walk.persistent.push(gradient);
         }
         for (index, node) in forward.iter().enumerate() {
-            let needs = walk.behind(node);
+            let needs = walk.depends_on_parameter(node);
             for output in &node.outputs {
                 walk.needs[output.index()] |= needs;
                 let producer = &mut walk.producers[output.index()];
@@ -184,7 +184,7 @@ impl Graph {
         for (number, segment) in segments.iter().enumerate().rev() {
             let again = number + 1 < segments.len();
             let nodes = if again {
-                self.repeat(&forward, segment.clone(), &mut walk)
+                self.record_again(&forward, segment.clone(), &mut walk)
             } else {
                 forward[segment.clone()].to_vec()
             };
@@ -196,9 +196,9 @@ impl Graph {
     }
 
     fn node_backward(&mut self, index: usize, node: Node, walk: &mut Walk) -> Result<(), BackwardError> {
-        walk.grow(self.tensors().len());
+        walk.resize(self.tensors().len());
         let reached = node.outputs.iter().any(|output| walk.gradients.contains_key(output));
-        if !reached || !walk.behind(&node) {
+        if !reached || !walk.depends_on_parameter(&node) {
             return Ok(());
         }
         let op = node.op.clone();
@@ -226,14 +226,14 @@ impl Graph {
         }
         // A pre-norm layer has two such points, after attention and after the MLP, and the embedding has one: every
         // second point is the end of a layer.
-        let mut ends: Vec<usize> = thin(&cuts).into_iter().filter(|&end| end < nodes.len()).collect();
+        let mut ends: Vec<usize> = every_second(&cuts).into_iter().filter(|&end| end < nodes.len()).collect();
         ends.push(nodes.len());
         let starts = std::iter::once(0).chain(ends.iter().copied());
         starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
     }
 
     /// Records the nodes of a segment again with new tensors, to which the known gradients of the old ones are moved.
-    fn repeat(&mut self, forward: &[Node], segment: Range<usize>, walk: &mut Walk) -> Vec<Node> {
+    fn record_again(&mut self, forward: &[Node], segment: Range<usize>, walk: &mut Walk) -> Vec<Node> {
         let mut fresh: HashMap<Tensor, Tensor> = HashMap::new();
         let mut nodes = Vec::with_capacity(segment.len());
         for node in &forward[segment] {
@@ -243,7 +243,7 @@ impl Graph {
                 }
                 let (shape, dtype) = (self.shape(output).to_vec(), self.info(output).dtype);
                 let tensor = self.tensor(&shape, dtype);
-                walk.grow(self.tensors().len());
+                walk.resize(self.tensors().len());
                 walk.needs[tensor.index()] = walk.needs[output.index()];
                 walk.producers[tensor.index()] = walk.producers[output.index()];
                 if let Some(gradient) = walk.gradients.remove(&output) {
@@ -262,7 +262,7 @@ impl Graph {
 
 /// Merges adjacent cuts, which the nodes of an element-wise chain (norm, then add) produce, into the last of them, and
 /// keeps every second of the remaining cuts.
-fn thin(cuts: &[usize]) -> Vec<usize> {
+fn every_second(cuts: &[usize]) -> Vec<usize> {
     let mut groups: Vec<usize> = Vec::new();
     for &cut in cuts {
         match groups.last_mut() {

@@ -8,7 +8,7 @@ use crate::ops::Linear;
 impl Graph {
     /// The same list, in which the squares of each linear layer's inputs are added to the state that `sums` returns for
     /// its matrix. Layers for which it returns none stay unchanged.
-    pub fn measured(&self, sums: &dyn Fn(&Arc<Matrix>) -> Option<Arc<State>>) -> Graph {
+    pub fn with_input_squares(&self, sums: &dyn Fn(&Arc<Matrix>) -> Option<Arc<State>>) -> Graph {
         let mut graph = self.with_nodes(Vec::new());
         for node in self.nodes() {
             let linear = node.op.as_any().downcast_ref::<Linear>();

@@ -55,7 +55,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Places all requests of a list, at offsets that are multiples of `alignment`. An request that fits into no buffer gets
+    /// Places all requests of a list, at offsets that are multiples of `alignment`. A request that fits into no buffer gets
     /// a new one of its own size. Two orders are tried, by size alone and by size and lifetime, and the one that adds
     /// fewer bytes is used: neither is always better.
     pub fn place(&mut self, requests: &[Request], alignment: u64) -> Vec<Place> {

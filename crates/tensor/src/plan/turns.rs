@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use bayan_gpu::{Buffer, Gpu, GpuError, ReadRequest, Slice};
 
 /// Number of dispatches that one counter can record.
-const ROOM: usize = 1024;
+const MAX_DISPATCHES: usize = 1024;
 
 /// The stated and the counted loop iterations of a dispatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +38,18 @@ impl TurnCounter {
     /// Out of memory.
     pub fn new(gpu: &Gpu) -> Result<TurnCounter, GpuError> {
         let stride = u64::from(gpu.capabilities().offset_alignment.max(16));
-        Ok(TurnCounter { buffer: gpu.allocate("turns", ROOM as u64 * stride)?, stride, stated: Mutex::default() })
+        Ok(TurnCounter {
+            buffer: gpu.allocate("turns", MAX_DISPATCHES as u64 * stride)?,
+            stride,
+            stated: Mutex::default(),
+        })
     }
 
-    /// Adds the counting to a kernel's text and the counter's buffer to its bindings. Dispatches beyond `ROOM` stay
+    /// Adds the counting to a kernel's text and the counter's buffer to its bindings. Dispatches beyond `MAX_DISPATCHES` stay
     /// unchanged.
     pub(super) fn instrument(&self, name: &str, stated: u64, source: &mut String, groups: &mut Vec<Vec<Slice>>) {
         let mut list = self.stated.lock().unwrap_or_else(PoisonError::into_inner);
-        if list.len() == ROOM {
+        if list.len() == MAX_DISPATCHES {
             return;
         }
         *source = counted(source, groups.len());
@@ -58,8 +62,11 @@ impl TurnCounter {
     /// # Errors
     /// The device fails.
     pub async fn read(&self, gpu: &Gpu) -> Result<Vec<Turns>, GpuError> {
-        let request =
-            ReadRequest { buffer: self.buffer.clone(), offset_bytes: 0, size_bytes: ROOM as u64 * self.stride };
+        let request = ReadRequest {
+            buffer: self.buffer.clone(),
+            offset_bytes: 0,
+            size_bytes: MAX_DISPATCHES as u64 * self.stride,
+        };
         let mut taken = Vec::new();
         for read in gpu.submit([], &[request]) {
             let bytes = read.wait().await?;

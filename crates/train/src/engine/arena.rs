@@ -17,7 +17,7 @@ const ALIGNMENT: usize = 64;
 
 /// The offsets of one module's LoRA pair.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct LoraSlot {
     pub name: String,
     pub scale: f32,
     rank: usize,
@@ -33,7 +33,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 enum Kind {
     /// LoRA pairs over a frozen base.
-    Adapter { places: Vec<Place>, config: AdapterConfig },
+    Adapter { slots: Vec<LoraSlot>, config: AdapterConfig },
     /// All parameters of the model, which reads them from the arena.
     Full(Vec<Parameter>),
 }
@@ -68,15 +68,15 @@ impl Arena {
             second: zeros("second moments")?,
             decayed: len,
         };
-        let place = |((name, m), &(a, b)): ((&String, &AdapterModule), &(usize, usize))| {
+        let slot = |((name, m), &(a, b)): ((&String, &AdapterModule), &(usize, usize))| {
             let shapes = [([m.rank, m.in_features], a), ([m.out_features, m.rank], b)];
             let parts = |of: &Arc<State>| shapes.map(|(shape, offset)| State::part(of, name, &shape, offset));
             let (parameters, gradients) = (parts(&states.parameters), parts(&states.gradients));
             let AdapterModule { scale, rank, in_features, out_features, .. } = *m;
-            Place { name: name.clone(), scale, rank, in_features, out_features, a, b, parameters, gradients }
+            LoraSlot { name: name.clone(), scale, rank, in_features, out_features, a, b, parameters, gradients }
         };
-        let places = adapter.modules.iter().zip(&offsets).map(place).collect();
-        Ok(Arena { states, kind: Kind::Adapter { places, config: adapter.config.clone() }, len })
+        let slots = adapter.modules.iter().zip(&offsets).map(slot).collect();
+        Ok(Arena { states, kind: Kind::Adapter { slots, config: adapter.config.clone() }, len })
     }
 
     /// Wraps the parameters of a model that was loaded for full training.
@@ -89,9 +89,9 @@ impl Arena {
     }
 
     /// The LoRA pairs to attach; none when all parameters are trained.
-    pub fn places(&self) -> &[Place] {
+    pub fn slots(&self) -> &[LoraSlot] {
         match &self.kind {
-            Kind::Adapter { places, .. } => places,
+            Kind::Adapter { slots, .. } => slots,
             Kind::Full(_) => &[],
         }
     }
@@ -99,13 +99,13 @@ impl Arena {
     /// Replaces the trained values and resets moments and gradients.
     pub fn load(&self, gpu: Option<&Gpu>, weights: &TrainedWeights) -> Result<(), EngineError> {
         match (&self.kind, weights) {
-            (Kind::Adapter { places, .. }, TrainedWeights::Adapter(adapter)) => {
-                let fits = |p: &Place| {
+            (Kind::Adapter { slots, .. }, TrainedWeights::Adapter(adapter)) => {
+                let fits = |p: &LoraSlot| {
                     adapter.modules.get(&p.name).is_some_and(|m| {
                         (m.rank, m.in_features, m.out_features) == (p.rank, p.in_features, p.out_features)
                     })
                 };
-                if adapter.modules.len() != places.len() || !places.iter().all(fits) {
+                if adapter.modules.len() != slots.len() || !slots.iter().all(fits) {
                     return Err(EngineError::input(
                         "adapter",
                         "the modules and ranks of the one in training",
@@ -113,7 +113,7 @@ impl Arena {
                         "open a new trainer for it",
                     ));
                 }
-                let offsets: Vec<(usize, usize)> = places.iter().map(|p| (p.a, p.b)).collect();
+                let offsets: Vec<(usize, usize)> = slots.iter().map(|p| (p.a, p.b)).collect();
                 let values = flattened(adapter, &offsets, self.len)?;
                 self.states.parameters.write(gpu, 0, bytemuck::cast_slice(&values));
             }
@@ -165,8 +165,8 @@ impl Arena {
     /// (parameter, gradient) of each trained tensor.
     pub fn pairs(&self) -> Vec<(Arc<State>, Arc<State>)> {
         match &self.kind {
-            Kind::Adapter { places, .. } => {
-                places.iter().flat_map(|p| p.parameters.iter().cloned().zip(p.gradients.iter().cloned())).collect()
+            Kind::Adapter { slots, .. } => {
+                slots.iter().flat_map(|p| p.parameters.iter().cloned().zip(p.gradients.iter().cloned())).collect()
             }
             Kind::Full(list) => list.iter().map(|p| (p.parameter.clone(), p.gradient.clone())).collect(),
         }
@@ -180,8 +180,8 @@ impl Arena {
             Some(values) => values.f32()[offset..offset + part.shape().iter().product::<usize>()].to_vec(),
             None => part.host().map(|v| v.f32().to_vec()).unwrap_or_default(),
         };
-        let (places, config) = match &self.kind {
-            Kind::Adapter { places, config } => (places, config),
+        let (slots, config) = match &self.kind {
+            Kind::Adapter { slots, config } => (slots, config),
             Kind::Full(list) => {
                 let arrays = list
                     .iter()
@@ -192,17 +192,17 @@ impl Arena {
             }
         };
         let mut modules = BTreeMap::new();
-        for place in places {
-            let parts = if gradients { &place.gradients } else { &place.parameters };
+        for slot in slots {
+            let parts = if gradients { &slot.gradients } else { &slot.parameters };
             let module = AdapterModule {
-                rank: place.rank,
-                in_features: place.in_features,
-                out_features: place.out_features,
-                scale: place.scale,
-                a: values(&parts[0], place.a),
-                b: values(&parts[1], place.b),
+                rank: slot.rank,
+                in_features: slot.in_features,
+                out_features: slot.out_features,
+                scale: slot.scale,
+                a: values(&parts[0], slot.a),
+                b: values(&parts[1], slot.b),
             };
-            modules.insert(place.name.clone(), module);
+            modules.insert(slot.name.clone(), module);
         }
         Ok(TrainedWeights::Adapter(Adapter { config: config.clone(), modules }))
     }

@@ -222,7 +222,7 @@ pub async fn dpo(trainer: &mut Trainer, initial: &TrainedWeights, request: &Valu
     }
     trainer.load_weights(initial)?;
     trainer.clear_gradients();
-    let reference = trainer.reference(&batch).await?;
+    let reference = trainer.reference_log_probabilities(&batch).await?;
     let outcome =
         trainer.accumulate_pairs(&batch, &reference, number(request, "beta")?, 1.0 / pairs.len().max(1) as f64).await?;
     let file = write(request, "grads", &trainer.gradients().await?)?;

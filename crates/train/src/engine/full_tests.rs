@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
-use bayan_models::{Opening, open_to_train};
+use bayan_models::{LoadOptions, open_to_train};
 use bayan_tensor::ops::Hyper;
 use bayan_weights::{Checkpoint, DirectorySource};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn trainer(gpu: &Gpu, model: &str, options: TrainerOptions) -> Result<Trainer, b
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint");
     let options = TrainerOptions { context: 64, ..options };
     let (decoder, parameters) =
-        block_on(open_to_train(&checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}))?;
+        block_on(open_to_train(&checkpoint, Some(gpu), &LoadOptions { context: 64 }, &mut |_, _| {}))?;
     Ok(Trainer::full(Some(gpu), decoder, parameters, options).expect("a trainer"))
 }
 

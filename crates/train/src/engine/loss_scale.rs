@@ -60,7 +60,7 @@ impl LossScale {
     }
 
     /// Records an update with finite gradients.
-    pub(super) fn good(&mut self) {
+    pub(super) fn record_success(&mut self) {
         self.good_updates += 1;
         if self.good_updates >= GROWTH_INTERVAL {
             self.good_updates = 0;
@@ -69,7 +69,7 @@ impl LossScale {
     }
 
     /// Records an update with gradients that are not finite; returns false when lowering the scale cannot help.
-    pub(super) fn overflown(&mut self) -> bool {
+    pub(super) fn record_overflow(&mut self) -> bool {
         if self.scale / 2.0 < LEAST {
             return false;
         }
@@ -86,19 +86,19 @@ mod tests {
     #[test]
     fn it_grows_slowly_and_falls_at_once() {
         let mut scale = LossScale::new(INITIAL_LOSS_SCALE).unwrap();
-        (0..1999).for_each(|_| scale.good());
+        (0..1999).for_each(|_| scale.record_success());
         assert_eq!((scale.scale, scale.good_updates), (65536.0, 1999));
-        scale.good();
+        scale.record_success();
         assert_eq!((scale.scale, scale.good_updates), (131_072.0, 0));
-        scale.good();
-        assert!(scale.overflown());
+        scale.record_success();
+        assert!(scale.record_overflow());
         assert_eq!(scale, LossScale { scale: 65536.0, good_updates: 0, skipped_updates: 1 });
-        (0..16).for_each(|_| assert!(scale.overflown()));
-        assert_eq!((scale.scale, scale.overflown()), (1.0, false));
-        (0..2000 * 40).for_each(|_| scale.good());
+        (0..16).for_each(|_| assert!(scale.record_overflow()));
+        assert_eq!((scale.scale, scale.record_overflow()), (1.0, false));
+        (0..2000 * 40).for_each(|_| scale.record_success());
         assert_eq!(scale.scale, MOST);
         let mut high = LossScale::new(2f64.powi(30)).unwrap();
-        (0..2000).for_each(|_| high.good());
+        (0..2000).for_each(|_| high.record_success());
         assert_eq!(high.scale, 2f64.powi(30), "a high one does not fall by growing");
     }
 

@@ -50,7 +50,7 @@ pub(super) struct PackedBatch {
     tiles: Vec<u32>,
     rows: Vec<u32>,
     targets: Vec<u32>,
-    owners: Vec<u32>,
+    sequence_of_row: Vec<u32>,
     longest: usize,
     /// For each token, the length of its sequence.
     lengths: Vec<u32>,
@@ -93,7 +93,7 @@ impl PackedBatch {
             tiles: Vec::new(),
             rows: Vec::new(),
             targets: Vec::new(),
-            owners: Vec::new(),
+            sequence_of_row: Vec::new(),
             longest: 0,
             lengths: Vec::with_capacity(tokens),
             count: 0,
@@ -127,13 +127,13 @@ impl PackedBatch {
             }
             packed.rows.push(t as u32);
             packed.targets.push(target as u32);
-            packed.owners.push(batch.sequences[t]);
+            packed.sequence_of_row.push(batch.sequences[t]);
         }
         packed.count = packed.rows.len();
         let rows = rounded(packed.count.max(1), 16);
         packed.rows.resize(rows, 0);
         packed.targets.resize(rows, IGNORED);
-        packed.owners.resize(rows, IGNORED);
+        packed.sequence_of_row.resize(rows, IGNORED);
         let tiles = packed.tokens.len() / QUERY_TILE + packed.sequences.next_power_of_two();
         packed.tiles.resize(2 * tiles.max(packed.tiles.len() / 2), 0);
         Ok(packed)
@@ -200,7 +200,7 @@ struct Inputs {
     tiles: Arc<State>,
     rows: Arc<State>,
     targets: Arc<State>,
-    owners: Arc<State>,
+    sequence_of_row: Arc<State>,
     weights: Arc<State>,
     reference: Arc<State>,
     settings: Arc<State>,
@@ -218,7 +218,7 @@ impl Inputs {
             tiles: integers("tiles", &[shape.tiles, 2])?,
             rows: integers("rows", &[shape.rows])?,
             targets: integers("targets", &[shape.rows])?,
-            owners: integers("owners", &[shape.rows])?,
+            sequence_of_row: integers("sequence_of_row", &[shape.rows])?,
             weights: floats("weights", &[shape.rows])?,
             reference: floats("reference", &[shape.pairs.max(1), 2])?,
             settings: floats("settings", &[4])?,
@@ -255,14 +255,14 @@ impl Step {
     ) -> Result<Step, EngineError> {
         let inputs = Inputs::new(gpu, shape)?;
         let mut graph = Graph::new();
-        let over = Causality {
+        let causality = Causality {
             positions: graph.state(&inputs.positions),
             bases: graph.state(&inputs.bases),
             tiles: graph.state(&inputs.tiles),
         };
         let (tokens, rows, targets) =
             (graph.state(&inputs.tokens), graph.state(&inputs.rows), graph.state(&inputs.targets));
-        let logits = decoder.forward(&mut graph, StepInputs { tokens, over, rows: Some(rows) }, cache);
+        let logits = decoder.forward(&mut graph, StepInputs { tokens, causality, rows: Some(rows) }, cache);
         if let (Some(_), StepKind::Supervised) = (options.neftune, shape.kind) {
             let sizes = graph.state(&inputs.noise);
             graph.noise_on_embeddings(seed, sizes);
@@ -272,9 +272,10 @@ impl Step {
             return Err(EngineError::input("model", expected, "another one", "leave lm_head out of target_modules"));
         };
         let (loss, nll, weights, pairs) = if shape.kind == StepKind::Preference {
-            let [owners, reference, settings] =
-                [&inputs.owners, &inputs.reference, &inputs.settings].map(|state| graph.state(state));
-            let [nll, weights, pairs, loss] = graph.preference_loss(sweep.statistics, owners, reference, settings);
+            let [sequence_of_row, reference, settings] =
+                [&inputs.sequence_of_row, &inputs.reference, &inputs.settings].map(|state| graph.state(state));
+            let [nll, weights, pairs, loss] =
+                graph.preference_loss(sweep.statistics, sequence_of_row, reference, settings);
             (loss, nll, weights, Some(pairs))
         } else {
             let weights = graph.state(&inputs.weights);
@@ -365,8 +366,8 @@ impl Step {
         };
         let mut result =
             StepResult { loss: values[0].f32()[0], sums: vec![0.0; packed.sequences], ..StepResult::default() };
-        for (&nll, &owner) in values[1].f32().iter().zip(&packed.owners) {
-            if let Some(sum) = result.sums.get_mut(owner as usize) {
+        for (&nll, &sequence) in values[1].f32().iter().zip(&packed.sequence_of_row) {
+            if let Some(sum) = result.sums.get_mut(sequence as usize) {
                 *sum += f64::from(nll);
             }
         }
@@ -385,7 +386,7 @@ impl Step {
             (&inputs.tiles, &packed.tiles),
             (&inputs.rows, &packed.rows),
             (&inputs.targets, &packed.targets),
-            (&inputs.owners, &packed.owners),
+            (&inputs.sequence_of_row, &packed.sequence_of_row),
         ] {
             state.write(gpu, 0, bytemuck::cast_slice(values));
         }

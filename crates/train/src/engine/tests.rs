@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
-use bayan_models::{Adapter, Decoder, Opening, open};
+use bayan_models::{Adapter, Decoder, LoadOptions, open};
 use bayan_tensor::ops::Hyper;
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub(super) fn base(gpu: Option<&Gpu>, model: &str, format: &str) -> Box<dyn Deco
     let source = DirectorySource::new(path(&["models", model])).expect("a directory");
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).expect("a checkpoint");
     let policy = Policy::for_format(format_by_name(format).expect("a format"));
-    block_on(open(&checkpoint, gpu, &Opening { context: 256 }, Some(policy), &mut |_, _| {})).expect("a model")
+    block_on(open(&checkpoint, gpu, &LoadOptions { context: 256 }, Some(policy), &mut |_, _| {})).expect("a model")
 }
 
 fn trainer(gpu: Option<&Gpu>, case: &str, format: &str, recompute: bool) -> (Trainer, TrainedWeights, Value) {

@@ -70,7 +70,7 @@ fn by_marker(text: &str, messages: &[Value], at: usize, render: Render<'_>) -> O
     let start = match (render(&messages[..at], true), render(&messages[..at], false)) {
         (Ok(open), _) if head.starts_with(&open) => open.len(),
         (Ok(open), Ok(closed)) => match open.strip_prefix(&closed).filter(|opening| !opening.is_empty()) {
-            Some(opening) => head.rfind(opening).map_or(head.len(), |place| place + opening.len()),
+            Some(opening) => head.rfind(opening).map_or(head.len(), |start| start + opening.len()),
             None => head.len(),
         },
         _ => head.len(),

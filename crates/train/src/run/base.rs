@@ -82,9 +82,9 @@ impl BaseInfo {
         let qk_norm = checkpoint.names().any(|name| name.ends_with("q_norm.weight"));
         let (matrices, vectors) = bayan_models::arena_sizes(checkpoint);
         let arena = (matrices as u64).saturating_add(vectors as u64);
-        let needs = bayan_models::cache_needs(checkpoint).map_err(unknown)?;
+        let specs = bayan_models::cache_specs(checkpoint).map_err(unknown)?;
         let states =
-            needs.iter().flat_map(|layer| &layer.states).fold(0u64, |sum, &state| sum.saturating_add(state as u64));
+            specs.iter().flat_map(|layer| &layer.states).fold(0u64, |sum, &state| sum.saturating_add(state as u64));
         let base_bytes = loaded_bytes(checkpoint, policy);
         Ok(BaseInfo {
             sizes,

@@ -114,7 +114,7 @@ pub trait Observer {
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum EndReason {
     /// All steps were done.
     Done,
     /// The evaluation loss stopped improving.
@@ -125,9 +125,9 @@ pub enum End {
 
 /// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ended {
+pub struct RunSummary {
     /// Why the run ended.
-    pub end: End,
+    pub end: EndReason,
     /// Optimizer steps done, including those before a resumption.
     pub steps: u64,
     /// Training tokens seen.
@@ -189,12 +189,12 @@ impl Run<'_> {
     /// # Errors
     /// Data or a checkpoint that does not belong to this recipe, a failure of the device or the disk, or a loss that is
     /// not finite; the last checkpoint is then unchanged.
-    pub async fn go(
+    pub async fn start(
         &self,
         trainer: &mut Trainer,
         resumed: Option<Resumed>,
         observer: &mut dyn Observer,
-    ) -> Result<Ended, RunError> {
+    ) -> Result<RunSummary, RunError> {
         let length = self.run_length();
         let state = match resumed {
             None => TrainState::new(length.schedule, self.recipe, self.data.fingerprint()),
@@ -234,7 +234,7 @@ impl Run<'_> {
                 Some(preference::reference(trainer, &self.data.train, recipe.batch_size, observer).await?);
             running.started = Instant::now();
         }
-        let ended = running.all(trainer, observer).await;
+        let ended = running.run_steps(trainer, observer).await;
         // Plot the log of a failed run too.
         let plotted = running.log.plot(&self.title);
         let ended = ended?;
@@ -259,10 +259,10 @@ impl Run<'_> {
 }
 
 impl State<'_> {
-    async fn all(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<Ended, RunError> {
+    async fn run_steps(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<RunSummary, RunError> {
         let recipe = self.run.recipe;
         let save_every = recipe.save_every.unwrap_or_else(|| self.length.total_steps.div_ceil(CHECKPOINTS).max(1));
-        let (mut end, mut loss) = (End::Done, None);
+        let (mut end, mut loss) = (EndReason::Done, None);
         while self.state.step < self.length.total_steps {
             loss = Some(self.step(trainer, observer).await?);
             let last = self.state.step == self.length.total_steps;
@@ -277,16 +277,16 @@ impl State<'_> {
                 self.save(trainer, observer).await?;
             }
             if exhausted && !last {
-                end = End::EarlyStopped;
+                end = EndReason::EarlyStopped;
                 break;
             }
             if stop && !last {
-                end = End::Interrupted;
+                end = EndReason::Interrupted;
                 break;
             }
         }
         let weights_of_step = match self.state.best {
-            Some((step, _)) if recipe.keep_best && end != End::Interrupted => step,
+            Some((step, _)) if recipe.keep_best && end != EndReason::Interrupted => step,
             _ => self.state.step,
         };
         let weights = if weights_of_step == self.state.step {
@@ -295,7 +295,7 @@ impl State<'_> {
             self.checkpoints.read(weights_of_step)?.weights
         };
         let (steps, tokens, best) = (self.state.step, self.state.tokens, self.state.best);
-        Ok(Ended { end, steps, tokens, elapsed: self.started.elapsed(), loss, best, weights_of_step, weights })
+        Ok(RunSummary { end, steps, tokens, elapsed: self.started.elapsed(), loss, best, weights_of_step, weights })
     }
 
     /// Runs one optimizer step.
@@ -314,8 +314,8 @@ impl State<'_> {
             entry.loss_scale = scaled.map(|of| of.scale);
             entry.skipped_updates = scaled.map(|of| of.skipped_updates);
             let computed = match recipe.method {
-                Method::Sft => self.supervised(trainer, &batches).await,
-                Method::Dpo => self.preferred(trainer, &batches, &mut entry).await,
+                Method::Sft => self.accumulate_supervised(trainer, &batches).await,
+                Method::Dpo => self.accumulate_pairs(trainer, &batches, &mut entry).await,
             };
             let updated = match computed {
                 Ok((loss, tokens)) => {
@@ -327,10 +327,10 @@ impl State<'_> {
                 Ok(Some(done)) => break done,
                 // The update was skipped: repeat it with the lower loss scale and the same dropout and noise.
                 Ok(None) => *trainer.micro_steps() = micro_steps,
-                Err(error) => return Err(self.failed(trainer, error).await),
+                Err(error) => return Err(self.name_tensor(trainer, error).await),
             }
         };
-        self.count(tokens);
+        self.count_tokens(tokens);
         self.state.loss_scale = trainer.loss_scale();
         self.state.step += 1;
         self.state.position = self.order.position();
@@ -352,7 +352,7 @@ impl State<'_> {
         Ok(loss)
     }
 
-    fn count(&mut self, tokens: usize) {
+    fn count_tokens(&mut self, tokens: usize) {
         self.state.tokens += tokens as u64;
         self.tokens_here += tokens as u64;
     }
@@ -363,7 +363,11 @@ impl State<'_> {
     }
 
     /// Accumulates the gradients of a step's micro-batches; returns the loss and the number of tokens.
-    async fn supervised(&self, trainer: &mut Trainer, batches: &[Batch]) -> Result<(f64, usize), EngineError> {
+    async fn accumulate_supervised(
+        &self,
+        trainer: &mut Trainer,
+        batches: &[Batch],
+    ) -> Result<(f64, usize), EngineError> {
         let train = &self.run.data.train;
         let batches: Vec<_> = batches.iter().map(|batch| train.micro_batch(&batch.examples)).collect();
         let total: usize = batches.iter().map(|batch| batch.target_count()).sum();
@@ -378,8 +382,8 @@ impl State<'_> {
         Ok((loss, batches.iter().map(|batch| batch.ids.len()).sum()))
     }
 
-    /// As [`State::supervised`], for preference pairs.
-    async fn preferred(
+    /// As [`State::accumulate_supervised`], for preference pairs.
+    async fn accumulate_pairs(
         &self,
         trainer: &mut Trainer,
         batches: &[Batch],
@@ -393,11 +397,11 @@ impl State<'_> {
             let micro = self.run.data.train.micro_batch(&batch.examples);
             let reference = match &self.reference {
                 Some(all) => batch.examples.iter().map(|&example| all[example]).collect(),
-                None => trainer.reference(&micro).await?,
+                None => trainer.reference_log_probabilities(&micro).await?,
             };
-            let outcome = trainer.accumulate_pairs(&micro, &reference, recipe.beta, 1.0 / total.max(1) as f64).await?;
-            loss += outcome.loss;
-            outcome.pairs.iter().for_each(|pair| tally.add(f64::from(pair[2])));
+            let result = trainer.accumulate_pairs(&micro, &reference, recipe.beta, 1.0 / total.max(1) as f64).await?;
+            loss += result.loss;
+            result.pairs.iter().for_each(|pair| tally.add(f64::from(pair[2])));
             tokens += micro.ids.len();
         }
         (entry.reward_accuracy, entry.reward_margin) = tally.means();
@@ -420,7 +424,7 @@ impl State<'_> {
             };
             let (loss, of) = match evaluated {
                 Ok(found) => found,
-                Err(error) => return Err(self.failed(trainer, error).await),
+                Err(error) => return Err(self.name_tensor(trainer, error).await),
             };
             sum += loss;
             count += of;
@@ -447,7 +451,7 @@ impl State<'_> {
     }
 
     /// Adds the name of the tensor to an error about a value that is not finite.
-    async fn failed(&self, trainer: &Trainer, error: EngineError) -> RunError {
+    async fn name_tensor(&self, trainer: &Trainer, error: EngineError) -> RunError {
         let EngineError::NotFinite { what } = error else { return error.into() };
         let tensor = trainer.not_finite().await.ok().flatten();
         let steps = self.checkpoints.steps().unwrap_or_default();

@@ -14,7 +14,7 @@ pub(super) async fn reference(
     let batches = units.batches(batch_size);
     let mut all = Vec::with_capacity(units.len());
     for (done, batch) in batches.iter().enumerate() {
-        all.extend(trainer.reference(&units.micro_batch(batch)).await?);
+        all.extend(trainer.reference_log_probabilities(&units.micro_batch(batch)).await?);
         observer.event(Event::Reference { done: done + 1, total: batches.len() });
     }
     Ok(all)
@@ -50,7 +50,7 @@ pub(super) async fn evaluate(
     beta: f64,
     tally: &mut Tally,
 ) -> Result<(f64, usize), EngineError> {
-    let reference = trainer.reference(batch).await?;
+    let reference = trainer.reference_log_probabilities(batch).await?;
     let policy = trainer.log_probabilities(batch).await?;
     let mut loss = 0.0;
     for (policy, reference) in policy.iter().zip(&reference) {

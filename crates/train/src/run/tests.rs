@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
-use bayan_models::{Opening, open};
+use bayan_models::{LoadOptions, open};
 use bayan_weights::{Checkpoint, DirectorySource};
 
 use super::*;
@@ -104,22 +104,22 @@ fn trainer(gpu: &Gpu, checkpoint: &Checkpoint, recipe: &Recipe) -> Trainer {
     };
     if recipe.full {
         let opened =
-            block_on(bayan_models::open_to_train(checkpoint, Some(gpu), &Opening { context: 64 }, &mut |_, _| {}));
+            block_on(bayan_models::open_to_train(checkpoint, Some(gpu), &LoadOptions { context: 64 }, &mut |_, _| {}));
         let (decoder, parameters) = opened.expect("a model");
         return Trainer::full(Some(gpu), decoder, parameters, options).expect("a trainer");
     }
     let base = BaseInfo::of(checkpoint, recipe, None).expect("a base");
     let mut decoder =
-        block_on(open(checkpoint, Some(gpu), &Opening { context: 64 }, None, &mut |_, _| {})).expect("a model");
+        block_on(open(checkpoint, Some(gpu), &LoadOptions { context: 64 }, None, &mut |_, _| {})).expect("a model");
     let adapter = new_adapter(&mut *decoder, base.adapter, &mut Rng::new(recipe.seed, 1)).expect("an adapter");
     Trainer::new(Some(gpu), decoder, &adapter, options).expect("a trainer")
 }
 
-fn go(gpu: &Gpu, recipe: &Recipe, data: &RunData, output: &Path, notes: &mut Notes) -> Result<Ended, RunError> {
+fn go(gpu: &Gpu, recipe: &Recipe, data: &RunData, output: &Path, notes: &mut Notes) -> Result<RunSummary, RunError> {
     let checkpoint = checkpoint("llama3_gqa");
     let resumed = resumable(output, recipe)?;
     let run = Run { recipe, data, output: output.to_owned(), title: "test".into() };
-    block_on(run.go(&mut trainer(gpu, &checkpoint, recipe), resumed, notes))
+    block_on(run.start(&mut trainer(gpu, &checkpoint, recipe), resumed, notes))
 }
 
 #[test]
@@ -130,13 +130,13 @@ fn a_stopped_run_goes_on_as_if_it_had_never_stopped() {
     let data = data(3);
     let mut whole = Notes::default();
     let ended = go(&gpu, &recipe, &data, &place.path().join("whole"), &mut whole).unwrap();
-    assert_eq!((ended.end, ended.steps, whole.losses.len(), whole.evaluations.len()), (End::Done, 7, 7, 3));
+    assert_eq!((ended.end, ended.steps, whole.losses.len(), whole.evaluations.len()), (EndReason::Done, 7, 7, 3));
     let (first, last) = (f64::from_bits(whole.losses[0].1), f64::from_bits(whole.losses[6].1));
     assert!(last < first, "the loss went from {first} to {last}");
 
     let parts = place.path().join("parts");
     let mut notes = Notes { stop_after: Some(3), ..Notes::default() };
-    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, End::Interrupted);
+    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, EndReason::Interrupted);
     notes.stop_after = None;
     let resumed = go(&gpu, &recipe, &data, &parts, &mut notes).unwrap();
     assert_eq!(notes.losses, whole.losses);
@@ -169,7 +169,7 @@ fn a_run_in_f16_goes_on_with_its_loss_scale() {
     let ended = go(&gpu, &recipe, &data, &place.path().join("whole"), &mut whole).unwrap();
     let parts = place.path().join("parts");
     let mut notes = Notes { stop_after: Some(2), ..Notes::default() };
-    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, End::Interrupted);
+    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, EndReason::Interrupted);
     notes.stop_after = None;
     let resumed = go(&gpu, &recipe, &data, &parts, &mut notes).unwrap();
     assert_eq!((notes.losses, resumed.weights == ended.weights, resumed.tokens), (whole.losses, true, ended.tokens));
@@ -205,7 +205,7 @@ fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
     assert!(last < first, "the loss went from {first} to {last}");
     let parts = place.path().join("parts");
     let mut notes = Notes { stop_after: Some(2), ..Notes::default() };
-    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, End::Interrupted);
+    assert_eq!(go(&gpu, &recipe, &data, &parts, &mut notes).unwrap().end, EndReason::Interrupted);
     notes.stop_after = None;
     let resumed = go(&gpu, &recipe, &data, &parts, &mut notes).unwrap();
     assert_eq!(notes.losses, whole.losses);
@@ -237,7 +237,7 @@ fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
     assert!(result.join("tokenizer.json").is_file() && written.config()["torch_dtype"] == "float32");
     let before = block_on(base.read_f32("model.norm.weight")).unwrap();
     assert_ne!(block_on(written.read_f32("model.norm.weight")).unwrap(), before, "norms are trained");
-    block_on(open(&written, Some(&gpu), &Opening { context: 64 }, None, &mut |_, _| {})).unwrap();
+    block_on(open(&written, Some(&gpu), &LoadOptions { context: 64 }, None, &mut |_, _| {})).unwrap();
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn the_best_weights_are_kept_and_patience_ends() {
     recipe.learning_rate = 0.5;
     let mut notes = Notes::default();
     let ended = go(&gpu, &recipe, &data(2), place.path(), &mut notes).unwrap();
-    assert_eq!(ended.end, End::EarlyStopped);
+    assert_eq!(ended.end, EndReason::EarlyStopped);
     let (step, loss) = ended.best.expect("a best one");
     let lowest = notes.evaluations.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!((ended.weights_of_step, loss, ended.steps), (step, lowest, step + 2));
@@ -324,17 +324,17 @@ fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
             f16: recipe.f16,
             ..TrainerOptions::default()
         };
-        let opening = Opening { context: data.longest() };
+        let load = LoadOptions { context: data.longest() };
         let mut trainer = if recipe.full {
             let (decoder, parameters) =
-                block_on(bayan_models::open_to_train(&checkpoint, Some(&gpu), &opening, &mut |_, _| {})).unwrap();
+                block_on(bayan_models::open_to_train(&checkpoint, Some(&gpu), &load, &mut |_, _| {})).unwrap();
             Trainer::full(Some(&gpu), decoder, parameters, options).unwrap()
         } else {
-            let mut decoder = block_on(open(&checkpoint, Some(&gpu), &opening, policy, &mut |_, _| {})).unwrap();
+            let mut decoder = block_on(open(&checkpoint, Some(&gpu), &load, policy, &mut |_, _| {})).unwrap();
             let adapter = new_adapter(&mut *decoder, base.adapter.clone(), &mut Rng::new(1, 1)).unwrap();
             Trainer::new(Some(&gpu), decoder, &adapter, options).unwrap()
         };
-        block_on(run.go(&mut trainer, None, &mut Notes::default())).unwrap();
+        block_on(run.start(&mut trainer, None, &mut Notes::default())).unwrap();
         let measured = gpu.peak_allocated_bytes() as f64;
         let ratio = estimated.total() as f64 / measured;
         println!("{model} {more:?}: estimated / measured {ratio:.3}, measured {measured}\n{estimated}");

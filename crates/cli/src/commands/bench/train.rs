@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bayan_gpu::{Gpu, block_on};
-use bayan_models::{AdapterConfig, Decoder, Opening, TargetModules};
+use bayan_models::{AdapterConfig, Decoder, LoadOptions, TargetModules};
 use bayan_tensor::{Dtype, Graph, MatrixBuilder, Plan, State, Tuning};
 use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
 use bayan_train::{MicroBatch, Rng};
@@ -90,8 +90,8 @@ pub fn run(bench: &TrainBench, args: &ModelArgs) -> Result<ExitCode> {
     let gpu = crate::support::device::gpu_to_train(&args.device, bench.f16)?;
     let mut progress = Progress::new("loading", true);
     let policy = args.quantize.map(Policy::for_format);
-    let opening = Opening { context: tokens };
-    let mut decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &opening, policy, &mut |done, total| {
+    let load = LoadOptions { context: tokens };
+    let mut decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &load, policy, &mut |done, total| {
         progress.set(done, total)
     }))?;
     drop(progress);

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Result;
-use bayan_generate::{Answer, Finish, GenerateError, Generation, Model, Usage};
+use bayan_generate::{Answer, FinishReason, GenerateError, Generation, Model, Usage};
 use bayan_gpu::block_on;
 
 use super::commands::{AdapterCommand, Command, HELP};
@@ -15,7 +15,7 @@ use crate::support::open::{self, Loaded};
 use crate::support::output;
 
 /// Positions that /drop frees for an answer; at most a quarter of the context.
-const ROOM: usize = 512;
+const ANSWER_TOKENS: usize = 512;
 
 /// Whether the conversation continues.
 pub enum Next {
@@ -161,7 +161,7 @@ impl Session {
         match self.generate() {
             Ok(answer) => {
                 // Stopped before the first text: the message is removed again.
-                if answer.text.is_empty() && answer.usage.finish == Finish::Stopped {
+                if answer.text.is_empty() && answer.usage.finish == FinishReason::Stopped {
                     self.conversation.turns.pop();
                 } else {
                     self.conversation.push("assistant", &answer.text);
@@ -214,15 +214,15 @@ impl Session {
         Ok(answer)
     }
 
-    fn explain(&self, finish: Finish) -> Result<()> {
+    fn explain(&self, finish: FinishReason) -> Result<()> {
         let context = self.model.engine.context();
         match finish {
-            Finish::ContextFull => self.say(&format!(
+            FinishReason::ContextFull => self.say(&format!(
                 "[the context of {context} positions is full and the answer was cut: /drop drops the oldest turns; `--context {}` at the start gives more room]",
                 2 * context
             )),
-            Finish::Stopped if self.interactive => self.say("[stopped]"),
-            Finish::Length if self.interactive => self.say("[cut at --max-tokens]"),
+            FinishReason::Stopped if self.interactive => self.say("[stopped]"),
+            FinishReason::Length if self.interactive => self.say("[cut at --max-tokens]"),
             _ => Ok(()),
         }
     }
@@ -234,7 +234,7 @@ impl Session {
             self.conversation.push("user", text);
         }
         let context = self.model.engine.context();
-        let limit = context - ROOM.min(context / 4);
+        let limit = context - ANSWER_TOKENS.min(context / 4);
         let mut dropped = 0;
         while dropped == 0 || self.model.chat_prompt(&self.conversation.messages())?.len() > limit {
             if !self.conversation.drop_oldest() {

@@ -12,14 +12,14 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use bayan_gpu::{Gpu, block_on};
-use bayan_models::Opening;
+use bayan_models::LoadOptions;
 use bayan_train::checkpoint::Resumed;
 use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
 use bayan_train::recipe::{parse_toml, parse_yaml};
 use bayan_train::run::{RECIPE_FILE, beside, prepare_output, resumable, write_result};
 use bayan_train::{
-    BaseInfo, Calibration, End, Ended, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, estimate,
-    scratch,
+    BaseInfo, Calibration, EndReason, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, RunSummary,
+    estimate, scratch,
 };
 use bayan_weights::{Checkpoint, MemorySource, Policy};
 use clap::Args;
@@ -30,7 +30,7 @@ use crate::support::output::Progress;
 
 use crate::support::{interrupt, open, output, text};
 use flags::RecipeFlags;
-use show::Show;
+use show::RunPrinter;
 
 /// Exit code of an interrupted program, as shells use it.
 const INTERRUPTED: u8 = 130;
@@ -86,7 +86,7 @@ struct Prepared {
 /// The recipe, the data or the model is invalid or does not fit the device, or a loss is not finite.
 pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     let recipe = recipe(args)?;
-    let show = Show::new(args.json);
+    let show = RunPrinter::new(args.json);
     let prepared = prepare(recipe, &show)?;
     if let Some(count) = args.dry_run {
         show.examples(&prepared.data.train.first(count), prepared.renderer.tokenizer())?;
@@ -148,7 +148,7 @@ fn read_recipe(file: &Path) -> Result<Map<String, Value>> {
 }
 
 /// Reads the data and the model's headers, and prints their reports.
-fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
+fn prepare(mut recipe: Recipe, show: &RunPrinter) -> Result<Prepared> {
     let model = recipe.model.as_deref().map(Path::new);
     let (checkpoint, initial) = if recipe.from_scratch {
         let source = block_on(scratch::source(open::source(model)?.as_ref(), recipe.seed))?;
@@ -167,7 +167,7 @@ fn prepare(mut recipe: Recipe, show: &Show) -> Result<Prepared> {
         }
         recipe.max_seq_length = sizes.max_position_embeddings;
     }
-    let text = text::side(&CheckpointArgs {
+    let text = text::pipeline(&CheckpointArgs {
         model: recipe.model.clone().map(PathBuf::from),
         chat_template: recipe.chat_template.clone(),
     })?;
@@ -195,7 +195,7 @@ fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
     let recipe = &prepared.recipe;
     let mut progress = Progress::new("loading", true);
     let mut on_progress = |done, total| progress.set(done, total);
-    let opening = Opening { context };
+    let load = LoadOptions { context };
     let neftune = recipe.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
     let options = TrainerOptions {
         context,
@@ -207,13 +207,13 @@ fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
     };
     if recipe.full {
         let (decoder, parameters) =
-            block_on(bayan_models::open_to_train(&prepared.checkpoint, Some(gpu), &opening, &mut on_progress))?;
+            block_on(bayan_models::open_to_train(&prepared.checkpoint, Some(gpu), &load, &mut on_progress))?;
         return Ok(Trainer::full(Some(gpu), decoder, parameters, options)?);
     }
     let mut decoder = block_on(bayan_models::open(
         &prepared.checkpoint,
         Some(gpu),
-        &opening,
+        &load,
         prepared.policy.clone(),
         &mut on_progress,
     ))?;
@@ -226,7 +226,7 @@ fn train(
     prepared: &Prepared,
     output: &Path,
     resumed: Option<Resumed>,
-    mut show: Show,
+    mut show: RunPrinter,
 ) -> Result<ExitCode> {
     let recipe = &prepared.recipe;
     let gpu = crate::support::device::gpu_to_train(&args.device, recipe.f16)?;
@@ -241,8 +241,8 @@ fn train(
         title: format!("bayan finetune · {name} · {}", output.display()),
     };
     show.stop_on(interrupt::flag());
-    let ended = block_on(run.go(&mut trainer, resumed, &mut show))?;
-    if ended.end == End::Interrupted {
+    let ended = block_on(run.start(&mut trainer, resumed, &mut show))?;
+    if ended.end == EndReason::Interrupted {
         let how = format!("bayan finetune --resume --output {}", output.display());
         show.line(
             &format!("stopped after step {}; a checkpoint is saved. Go on with: {how}", ended.steps),
@@ -256,10 +256,18 @@ fn train(
     Ok(ExitCode::SUCCESS)
 }
 
-fn finish(prepared: &Prepared, ended: &Ended, result: &Path, name: &str, gpu: &Gpu, show: &Show) -> Result<()> {
+fn finish(
+    prepared: &Prepared,
+    ended: &RunSummary,
+    result: &Path,
+    name: &str,
+    gpu: &Gpu,
+    show: &RunPrinter,
+) -> Result<()> {
     let output = result.display().to_string();
     let peak = gpu.peak_allocated_bytes();
-    let why = if ended.end == End::EarlyStopped { " (stopped early: evaluations did not get better)" } else { "" };
+    let why =
+        if ended.end == EndReason::EarlyStopped { " (stopped early: evaluations did not get better)" } else { "" };
     let mut text = format!(
         "{} steps{why}, {} tokens, {}; peak memory {} (estimated {})\n",
         ended.steps,
@@ -284,7 +292,7 @@ fn finish(prepared: &Prepared, ended: &Ended, result: &Path, name: &str, gpu: &G
     show.line(
         &text,
         &json!({
-            "event": "done", "steps": ended.steps, "early_stopped": ended.end == End::EarlyStopped, "tokens": ended.tokens, "seconds": ended.elapsed.as_secs_f64(),
+            "event": "done", "steps": ended.steps, "early_stopped": ended.end == EndReason::EarlyStopped, "tokens": ended.tokens, "seconds": ended.elapsed.as_secs_f64(),
             "loss": ended.loss, "best_step": step, "best_eval_loss": loss, "weights_of_step": ended.weights_of_step, "output": output,
             "peak_memory_bytes": peak, "estimated_memory_bytes": prepared.memory.total(),
         }),

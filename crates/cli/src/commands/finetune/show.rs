@@ -16,16 +16,16 @@ use serde_json::{Value, json};
 use crate::support::output::{self, Progress};
 
 /// Prints the events of a run, and stops it after Ctrl-C.
-pub struct Show {
+pub struct RunPrinter {
     json: bool,
     stop: Arc<AtomicBool>,
     progress: Option<Progress>,
 }
 
-impl Show {
+impl RunPrinter {
     /// Makes an observer that prints text lines, or JSON.
-    pub fn new(json: bool) -> Show {
-        Show { json, stop: Arc::default(), progress: None }
+    pub fn new(json: bool) -> RunPrinter {
+        RunPrinter { json, stop: Arc::default(), progress: None }
     }
 
     /// Stops the run after the current step once the flag is set.
@@ -121,7 +121,7 @@ impl Show {
     }
 }
 
-impl Observer for Show {
+impl Observer for RunPrinter {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Reference { done, total } => self.bar("reference", done, total),

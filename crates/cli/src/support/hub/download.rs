@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use ureq::config::RedirectAuthHeaders;
 
-use super::listing::{DownloadPlan, Remote, explain};
+use super::listing::{DownloadPlan, RemoteFile, explain};
 use crate::support::output::Progress;
 
 const ATTEMPTS: u32 = 5;
@@ -60,7 +60,7 @@ pub fn run(cache: &Cache, plan: &DownloadPlan) -> Result<PathBuf> {
 fn fetch(
     agent: &ureq::Agent,
     plan: &DownloadPlan,
-    file: &Remote,
+    file: &RemoteFile,
     blob: &Path,
     on_bytes: &mut dyn FnMut(u64),
 ) -> Result<()> {
@@ -92,7 +92,7 @@ fn fetch(
 fn try_once(
     agent: &ureq::Agent,
     plan: &DownloadPlan,
-    file: &Remote,
+    file: &RemoteFile,
     partial: &Path,
     on_bytes: &mut dyn FnMut(u64),
 ) -> Result<Attempt> {
@@ -164,7 +164,7 @@ fn try_once(
 }
 
 /// Checks size and checksum.
-fn verify(file: &Remote, path: &Path) -> Result<()> {
+fn verify(file: &RemoteFile, path: &Path) -> Result<()> {
     let mut input = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let size = input.metadata()?.len();
     if size != file.size_bytes {

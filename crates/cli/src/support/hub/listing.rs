@@ -40,7 +40,7 @@ struct Lfs {
 
 /// A file to download.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remote {
+pub struct RemoteFile {
     /// Its name in the repository.
     pub name: String,
     /// Its size.
@@ -61,7 +61,7 @@ pub struct DownloadPlan {
     /// Access token for private and gated repositories.
     pub token: Option<String>,
     /// Every file of the model.
-    pub files: Vec<Remote>,
+    pub files: Vec<RemoteFile>,
     /// Bytes of the files whose blobs are not in the cache.
     missing_bytes: u64,
 }
@@ -127,12 +127,12 @@ pub fn plan(cache: &Cache, name: &HubName) -> Result<DownloadPlan> {
     }
     let blobs = cache.path().join(repo(name).folder_name()).join("blobs");
     let here =
-        |file: &&Remote| std::fs::metadata(blobs.join(&file.blob)).is_ok_and(|data| data.len() == file.size_bytes);
+        |file: &&RemoteFile| std::fs::metadata(blobs.join(&file.blob)).is_ok_and(|data| data.len() == file.size_bytes);
     let missing_bytes = files.iter().filter(|file| !here(file)).map(|file| file.size_bytes).sum();
     Ok(DownloadPlan { name: name.clone(), commit: info.sha, endpoint, token, files, missing_bytes })
 }
 
-fn checked(file: &Sibling) -> Result<Remote> {
+fn checked(file: &Sibling) -> Result<RemoteFile> {
     if !is_relative_file(&file.rfilename) {
         bail!(
             "the listing names the file {:?}, which leaves its directory: do not trust this repository",
@@ -145,7 +145,7 @@ fn checked(file: &Sibling) -> Result<Remote> {
         None => (file.size, file.blob_id.clone().filter(|id| is_hex(id, 40))),
     };
     match (size, blob) {
-        (Some(size_bytes), Some(blob)) => Ok(Remote { name: file.rfilename.clone(), size_bytes, blob }),
+        (Some(size_bytes), Some(blob)) => Ok(RemoteFile { name: file.rfilename.clone(), size_bytes, blob }),
         _ => bail!("the listing has no size and checksum for {:?}: this is no hub that can be checked", file.rfilename),
     }
 }

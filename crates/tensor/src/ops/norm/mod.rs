@@ -2,12 +2,12 @@
 
 mod layer;
 mod layer_backward;
-mod product;
 mod rms;
 mod rms_backward;
+mod weight_gradient;
 
 pub use layer::LayerNorm;
 pub use layer_backward::LayerNormBackward;
-pub use product::NormProduct;
 pub use rms::RmsNorm;
 pub use rms_backward::RmsNormBackward;
+pub use weight_gradient::NormWeightGradient;

@@ -66,7 +66,7 @@ impl Op for RmsNorm {
             return Err(BackwardError("rms_norm joined with a sum by a rewrite"));
         }
         if let (Some(dy), true) = (to.gradient(0), to.wants(weight)) {
-            let parts = to.graph().norm_product(x, dy, eps, false);
+            let parts = to.graph().norm_weight_gradient(x, dy, eps, false);
             to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
         }
         if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {

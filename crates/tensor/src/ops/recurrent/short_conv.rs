@@ -96,7 +96,7 @@ impl Op for ShortConv {
         let trained = to.wants(inputs[1]) || bias.is_some_and(|bias| to.wants(bias));
         if let (Some(dy), true) = (to.gradient(0), trained) {
             let [slopes, products] =
-                to.graph().short_conv_product(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy);
+                to.graph().short_conv_weight_gradient(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy);
             for (weight, parts) in [(Some(inputs[1]), products), (bias, slopes)] {
                 if let Some(weight) = weight.filter(|&weight| to.wants(weight)) {
                     to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));

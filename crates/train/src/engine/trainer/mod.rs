@@ -5,7 +5,7 @@ mod preference;
 use std::sync::Arc;
 
 use bayan_gpu::{Gpu, KernelTime};
-use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPart, Parameters};
+use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPair, Parameters};
 use bayan_tensor::ops::{Dropout, Hyper};
 use bayan_tensor::{Dtype, Graph, Plan, Pool, State, Tuning};
 
@@ -105,7 +105,7 @@ impl Trainer {
         // Attach the adapter once here, so that one that does not fit is refused before any step runs.
         attach(&mut *decoder, &arena, None)?;
         decoder.detach(NAME);
-        Trainer::over(gpu, decoder, arena, adapter.config.lora_dropout as f32, options)
+        Trainer::with_arena(gpu, decoder, arena, adapter.config.lora_dropout as f32, options)
     }
 
     /// Makes a trainer of all parameters of a decoder that was opened for full training.
@@ -118,10 +118,10 @@ impl Trainer {
         parameters: Parameters,
         options: TrainerOptions,
     ) -> Result<Trainer, EngineError> {
-        Trainer::over(gpu, decoder, Arena::full(gpu, parameters)?, 0.0, options)
+        Trainer::with_arena(gpu, decoder, Arena::full(gpu, parameters)?, 0.0, options)
     }
 
-    fn over(
+    fn with_arena(
         gpu: Option<&Gpu>,
         decoder: Box<dyn Decoder>,
         arena: Arena,
@@ -299,7 +299,7 @@ impl Trainer {
                 Cache::new(
                     gpu,
                     CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None },
-                    &self.decoder.cache_needs(),
+                    &self.decoder.cache_specs(),
                 )?
             }
         };
@@ -348,10 +348,10 @@ impl Trainer {
         let Some(loss_scale) = &mut self.loss_scale else { return norm.map(Some) };
         match norm {
             Ok(norm) => {
-                loss_scale.good();
+                loss_scale.record_success();
                 Ok(Some(norm))
             }
-            Err(EngineError::NotFinite { .. }) if loss_scale.overflown() => {
+            Err(EngineError::NotFinite { .. }) if loss_scale.record_overflow() => {
                 self.updates -= 1;
                 Ok(None)
             }
@@ -506,11 +506,11 @@ impl Trainer {
 }
 
 fn attach(decoder: &mut dyn Decoder, arena: &Arena, dropout: Option<(f32, &Arc<State>)>) -> Result<(), EngineError> {
-    for (number, place) in arena.places().iter().enumerate() {
-        let [a, b] = place.parameters.clone();
+    for (number, slot) in arena.slots().iter().enumerate() {
+        let [a, b] = slot.parameters.clone();
         let dropout = dropout.map(|(p, seed)| Dropout { p, salt: number as u32 + 1, seed: seed.clone() });
-        let part = LoraPart { adapter: NAME.to_string(), rows: 0..0, a, b, scale: place.scale, dropout };
-        if let Err(error) = decoder.attach(&place.name, part) {
+        let pair = LoraPair { adapter: NAME.to_string(), rows: 0..0, a, b, scale: slot.scale, dropout };
+        if let Err(error) = decoder.attach(&slot.name, pair) {
             decoder.detach(NAME);
             return Err(error.into());
         }

@@ -21,11 +21,11 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
-    pub async fn reference(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
+    pub async fn reference_log_probabilities(&mut self, batch: &MicroBatch) -> Result<Vec<[f32; 2]>, EngineError> {
         self.pair_sums(batch, StepKind::Base).await
     }
 
-    /// As [`Trainer::reference`], under the model with the adapter.
+    /// As [`Trainer::reference_log_probabilities`], under the model with the adapter.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].

@@ -12,11 +12,11 @@ use crate::plan::{KernelText, Lowering};
 /// the convolution's sums [T, C], before the output gate or SiLU, and that of the weight [T, C k]. Every sequence
 /// begins within the step.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ShortConvProduct(pub ShortConv);
+pub struct ShortConvWeightGradient(pub ShortConv);
 
 impl Graph {
     /// Records both outputs; `read` holds x, the weight and the positions.
-    pub fn short_conv_product(
+    pub fn short_conv_weight_gradient(
         &mut self,
         of: ShortConv,
         read: [Tensor; 3],
@@ -28,23 +28,28 @@ impl Graph {
         let mut inputs = read.to_vec();
         inputs.push(dy);
         inputs.extend(bias);
-        self.record(ShortConvProduct(of), &inputs, &outputs);
+        self.record(ShortConvWeightGradient(of), &inputs, &outputs);
         outputs
     }
 }
 
-impl Op for ShortConvProduct {
+impl Op for ShortConvWeightGradient {
     crate::op_as_any!();
 
     fn name(&self) -> &'static str {
-        "short_conv_product"
+        "short_conv_weight_gradient"
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let count = to.input_shape(0)[0] * self.0.channels;
         let defines = Defines::new().set("PRODUCT_AT", 6 + usize::from(self.0.bias));
-        let text = wgsl!("recurrent/short_conv_product.wgsl");
-        emit_gradient(to, &self.0, KernelText { name: "short_conv_product", parts: &[text], defines, turns: 0 }, count)
+        let text = wgsl!("recurrent/short_conv_weight_gradient.wgsl");
+        emit_gradient(
+            to,
+            &self.0,
+            KernelText { name: "short_conv_weight_gradient", parts: &[text], defines, turns: 0 },
+            count,
+        )
     }
 
     fn work(&self, _inputs: &[&[usize]], outputs: &[&[usize]]) -> u64 {

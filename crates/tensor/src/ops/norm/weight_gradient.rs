@@ -9,7 +9,7 @@ use crate::plan::{KernelText, Lowering, grid};
 /// z\[t\] = dy\[t\] ∘ (x\[t\] − m) / sqrt(mean((x\[t\] − m)²) + eps), with m the mean of x\[t\] or 0; inputs x and dy
 /// [T, D], output z [T, D].
 #[derive(Debug, Clone, PartialEq)]
-pub struct NormProduct {
+pub struct NormWeightGradient {
     /// Added to the mean square.
     pub eps: f32,
     /// Whether the mean is subtracted, as in layer normalisation.
@@ -18,17 +18,17 @@ pub struct NormProduct {
 
 impl Graph {
     /// The products [T, D].
-    pub fn norm_product(&mut self, x: Tensor, dy: Tensor, eps: f32, mean: bool) -> Tensor {
+    pub fn norm_weight_gradient(&mut self, x: Tensor, dy: Tensor, eps: f32, mean: bool) -> Tensor {
         let shape = self.shape(x).to_vec();
-        self.apply(NormProduct { eps, mean }, &[x, dy], &shape)
+        self.apply(NormWeightGradient { eps, mean }, &[x, dy], &shape)
     }
 }
 
-impl Op for NormProduct {
+impl Op for NormWeightGradient {
     crate::op_as_any!();
 
     fn name(&self) -> &'static str {
-        "norm_product"
+        "norm_weight_gradient"
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
@@ -39,11 +39,11 @@ impl Op for NormProduct {
         let defines = Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32).set("MEAN", self.mean);
         let (defines, vectors) = grid::vectors(defines, width);
         let defines = grid::reduction(to, defines.set("WIDTH", vectors), threads);
-        let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/product.wgsl")];
+        let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/weight_gradient.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
         to.emit(
             KernelText {
-                name: "norm_product",
+                name: "norm_weight_gradient",
                 parts: &parts,
                 defines,
                 turns: 3 * grid::walk(vectors, threads) + 4 * grid::REDUCTION,
