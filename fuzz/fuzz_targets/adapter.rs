@@ -19,7 +19,9 @@ fuzz_target!(|bytes: &[u8]| {
     let written = adapter.encode_weights().expect("the sizes were checked");
     let again = MemorySource::new().with(ADAPTER_CONFIG, adapter.encode_config()).with(ADAPTER_MODEL, written);
     let again = block_on(Adapter::open(Rc::new(again))).expect("its own files");
-    let arrays = |adapter: &Adapter| adapter.modules.iter().map(|(n, m)| (n.clone(), m.rank, bits(&m.a), bits(&m.b))).collect::<Vec<_>>();
+    let arrays = |adapter: &Adapter| {
+        adapter.modules.iter().map(|(n, m)| (n.clone(), m.rank, bits(&m.a), bits(&m.b))).collect::<Vec<_>>()
+    };
     assert_eq!(arrays(&again), arrays(&adapter));
 });
 

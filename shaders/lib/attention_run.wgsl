@@ -20,7 +20,9 @@ fn visible(split: u32, position: u32) -> vec2<u32> {
 }
 
 // Offset of a head's partial result of a run; the maximum and the sum follow D4 * 4 values later.
-fn part_of(token: u32, split: u32, head: u32) -> u32 { return ((token * MAX_SPLITS + split) * H + head) * (D4 * 4u + 2u); }
+fn part_of(token: u32, split: u32, head: u32) -> u32 {
+  return ((token * MAX_SPLITS + split) * H + head) * (D4 * 4u + 2u);
+}
 
 fn write_weight(token: u32, split: u32, head: u32, peak: f32, sum: f32) {
   let to = part_of(token, split, head) + D4 * 4u;

@@ -10,13 +10,17 @@ fn value4(i: u32) -> vec4<f32> { let w = v_cache[i]; return vec4<f32>(unpack2x16
 #endif
 #if ELEMENT == q8_0
 fn four(w: u32, scale: u32) -> vec4<f32> {
-  return bitcast<f32>(scale) * vec4<f32>(vec4<i32>(bitcast<i32>(w << 24u), bitcast<i32>(w << 16u), bitcast<i32>(w << 8u), bitcast<i32>(w)) >> vec4<u32>(24u));
+  let codes = vec4<i32>(bitcast<i32>(w << 24u), bitcast<i32>(w << 16u), bitcast<i32>(w << 8u), bitcast<i32>(w));
+  return bitcast<f32>(scale) * vec4<f32>(codes >> vec4<u32>(24u));
 }
 fn key4(i: u32) -> vec4<f32> { return four(k_cache[i], k_cache[${SCALES}u + (i >> 3u)]); }
 fn value4(i: u32) -> vec4<f32> { return four(v_cache[i], v_cache[${SCALES}u + (i >> 3u)]); }
 #endif
 #if ELEMENT == q4_0
-fn four(w: u32, scale: u32) -> vec4<f32> { return bitcast<f32>(scale) * (vec4<f32>(vec4<u32>(w, w >> 4u, w >> 8u, w >> 12u) & vec4<u32>(15u)) - 8.0); }
+fn four(w: u32, scale: u32) -> vec4<f32> {
+  let codes = vec4<u32>(w, w >> 4u, w >> 8u, w >> 12u) & vec4<u32>(15u);
+  return bitcast<f32>(scale) * (vec4<f32>(codes) - 8.0);
+}
 fn key4(i: u32) -> vec4<f32> { return four(k_cache[i >> 1u] >> ((i & 1u) * 16u), k_cache[${SCALES}u + (i >> 3u)]); }
 fn value4(i: u32) -> vec4<f32> { return four(v_cache[i >> 1u] >> ((i & 1u) * 16u), v_cache[${SCALES}u + (i >> 3u)]); }
 #endif

@@ -28,7 +28,9 @@ fn sum_at(t: u32, c: u32) -> f32 {
 #if BIAS
   sum = bias[c];
 #endif
-  for (var age = 0u; age < min(KERNEL, positions[t] + 1u); age++) { sum += weight[c * KERNEL + KERNEL - 1u - age] * carried(t - age, c); }
+  for (var age = 0u; age < min(KERNEL, positions[t] + 1u); age++) {
+    sum += weight[c * KERNEL + KERNEL - 1u - age] * carried(t - age, c);
+  }
   return sum;
 }
 

@@ -10,7 +10,8 @@ fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
   let b = values[at + 32u];
   let c = values[at + 64u];
   let d = values[at + 96u];
-  return array<vec4<f32>, 8>(first4(a), second4(a), first4(b), second4(b), first4(c), second4(c), first4(d), second4(d));
+  return array<vec4<f32>, 8>(
+    first4(a), second4(a), first4(b), second4(b), first4(c), second4(c), first4(d), second4(d));
 }
 
 fn scales32(row: u32, block: u32) -> vec4<f32> { return vec4<f32>(1.0, 0.0, 1.0, 0.0); }

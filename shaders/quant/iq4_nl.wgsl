@@ -15,7 +15,8 @@ fn high4(w: u32) -> vec4<f32> { return levels4((w >> 4u) & 0x0f0f0f0fu); }
 
 fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
   let w = codes[slot(row, block, 1u, 0u)];
-  return array<vec4<f32>, 8>(low4(w.x), low4(w.y), low4(w.z), low4(w.w), high4(w.x), high4(w.y), high4(w.z), high4(w.w));
+  return array<vec4<f32>, 8>(
+    low4(w.x), low4(w.y), low4(w.z), low4(w.w), high4(w.x), high4(w.y), high4(w.z), high4(w.w));
 }
 
 fn scales32(row: u32, block: u32) -> vec4<f32> {

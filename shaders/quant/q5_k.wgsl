@@ -29,5 +29,6 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
   let h = vec4<u32>(highs[at]);
   let low = ((h >> shifts) & vec4<u32>(0x01010101u)) << vec4<u32>(4u);
   let high = ((h >> (shifts + vec4<u32>(4u))) & vec4<u32>(0x01010101u)) << vec4<u32>(4u);
-  return array<vec4<u32>, 2>((w & vec4<u32>(0x0f0f0f0fu)) | low, ((w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | high);
+  return array<vec4<u32>, 2>(
+    (w & vec4<u32>(0x0f0f0f0fu)) | low, ((w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | high);
 }

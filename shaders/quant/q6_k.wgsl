@@ -29,5 +29,6 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
   let shifts = vec4<u32>(0u, 2u, 4u, 6u);
   let low = ((vec4<u32>(h.x) >> shifts) & vec4<u32>(0x03030303u)) << vec4<u32>(4u);
   let high = ((vec4<u32>(h.y) >> shifts) & vec4<u32>(0x03030303u)) << vec4<u32>(4u);
-  return array<vec4<u32>, 2>((w & vec4<u32>(0x0f0f0f0fu)) | low, ((w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | high);
+  return array<vec4<u32>, 2>(
+    (w & vec4<u32>(0x0f0f0f0fu)) | low, ((w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | high);
 }

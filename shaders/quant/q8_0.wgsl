@@ -6,7 +6,8 @@ fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
   let at = slot(row, block, 2u, 0u);
   let a = codes[at];
   let b = codes[at + 32u];
-  return array<vec4<f32>, 8>(signed4(a.x), signed4(a.y), signed4(a.z), signed4(a.w), signed4(b.x), signed4(b.y), signed4(b.z), signed4(b.w));
+  return array<vec4<f32>, 8>(
+    signed4(a.x), signed4(a.y), signed4(a.z), signed4(a.w), signed4(b.x), signed4(b.y), signed4(b.z), signed4(b.w));
 }
 
 fn scales32(row: u32, block: u32) -> vec4<f32> {

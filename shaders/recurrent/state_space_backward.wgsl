@@ -60,7 +60,9 @@ fn run(i: u32) {
   let s = i % size.z;
   var decay = 0.0;
   if (s <= t) {
-    if (positions[t] >= t - s) { decay = exp(clamp(steps[(t * 2u + 1u) * H + ${HEAD}u] - steps[(s * 2u + 1u) * H + ${HEAD}u], -80.0, 0.0)); }
+    if (positions[t] >= t - s) {
+      decay = exp(clamp(steps[(t * 2u + 1u) * H + ${HEAD}u] - steps[(s * 2u + 1u) * H + ${HEAD}u], -80.0, 0.0));
+    }
   }
   decayed_matches[i] = decay * matches[i];
   decayed_slopes[i] = decay * slopes[i];

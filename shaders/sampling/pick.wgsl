@@ -93,7 +93,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (top_p < 1.0) { least = threshold(row, lane, least, peak, top_p * above(row, lane, least, peak, true), true); }
     let min_p = settings[row * 16u + 3u];
     if (min_p > 0.0) { least = max(least, key_of(peak + log(min_p))); }
-    let seed = hash(bitcast<u32>(settings[row * 16u + 8u]) ^ hash(bitcast<u32>(settings[row * 16u + 9u]) ^ hash(positions[row])));
+    let of_position = hash(bitcast<u32>(settings[row * 16u + 9u]) ^ hash(positions[row]));
+    let seed = hash(bitcast<u32>(settings[row * 16u + 8u]) ^ of_position);
     var value = -3.4e38;
     var id = token;
     for (var chunk = 0u; chunk < CHUNKS; chunk++) {
@@ -112,7 +113,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     if (lane == 0u) {
       for (var t = 1u; t < THREADS; t++) {
-        if (shared_value[t] > value || (shared_value[t] == value && shared_id[t] < id)) { value = shared_value[t]; id = shared_id[t]; }
+        if (shared_value[t] > value || (shared_value[t] == value && shared_id[t] < id)) {
+          value = shared_value[t];
+          id = shared_id[t];
+        }
       }
       token = id;
     }

@@ -59,7 +59,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
   if (lane == 0u) {
     for (var t = 1u; t < ${THREADS}u; t++) {
-      if (best_value[t] > value || (best_value[t] == value && best_id[t] < id)) { value = best_value[t]; id = best_id[t]; }
+      if (best_value[t] > value || (best_value[t] == value && best_id[t] < id)) {
+        value = best_value[t];
+        id = best_id[t];
+      }
     }
     peaks[row * CHUNKS + group.x] = vec2<u32>(bitcast<u32>(value), id);
   }

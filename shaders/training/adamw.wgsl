@@ -17,5 +17,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let v = hyper[2] * second[i] + (1.0 - hyper[2]) * g * g;
   first[i] = m;
   second[i] = v;
-  parameters[i] = select(1.0, hyper[0], i < ${DECAYED}u) * parameters[i] - hyper[4] * m / (sqrt(v) / hyper[5] + hyper[3]);
+  let kept = select(1.0, hyper[0], i < ${DECAYED}u) * parameters[i];
+  parameters[i] = kept - hyper[4] * m / (sqrt(v) / hyper[5] + hyper[3]);
 }

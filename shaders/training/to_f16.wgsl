@@ -43,7 +43,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
     var high = 0.0;
     if (2u * i + 1u < W) { high = x[row * W + 2u * i + 1u]; }
     let fine = vec2<bool>(is_finite(low), is_finite(high));
-    var word = pack2x16float(select(vec2<f32>(0.0), vec2<f32>(rounded(low, inverse, most), rounded(high, inverse, most)), fine));
+    let pair = vec2<f32>(rounded(low, inverse, most), rounded(high, inverse, most));
+    var word = pack2x16float(select(vec2<f32>(0.0), pair, fine));
     if (!fine.x) { word |= special(low); }
     if (!fine.y) { word |= special(high) << 16u; }
     y[row * WORDS + i] = word;

@@ -104,7 +104,7 @@ describe('the visual order of mixed lines', () => {
   });
 
   for (const colorScheme of ['light', 'dark']) {
-    it(`is right in answers and messages, ${colorScheme}, three widths`, async () => {
+    it(`is right in answers and messages, ${colorScheme}, all widths`, async () => {
       const text = [...RTL, ...LTR].map(plain).join('\n\n');
       const page = await shown(text, { colorScheme });
       for (const width of WIDTHS) {

@@ -268,7 +268,7 @@ describe('many conversations', () => {
     await page.waitForFunction(() => document.querySelectorAll('.chat-list h2').length === 1);
   });
 
-  it('are exported as Markdown and JSON, and printed without the frame', async () => {
+  it('are exported as Markdown and JSON, and printed', async () => {
     await page.evaluate(() => (window.print = () => (window.printed = true)));
     await begin('الإصدار د');
     const exported = async (entry) => {

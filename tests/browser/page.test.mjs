@@ -468,7 +468,7 @@ describe('without WebGPU', () => {
 });
 
 describe('accessibility and layout', () => {
-  it('axe finds nothing serious: welcome, conversation, sheets, dark', async () => {
+  it('axe finds nothing serious on welcome, chat, sheets, dark', async () => {
     const check = async (name) => assert.deepEqual(await seriousViolations(page), [], name);
     await page.evaluate(() => document.fonts.ready);
     await check('welcome');

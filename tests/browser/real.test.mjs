@@ -61,7 +61,7 @@ const weightRanges = () =>
   server.state.log.filter((entry) => entry.path.endsWith('model.safetensors')).map((entry) => entry.range);
 
 describe('a conversation with the embedded model', () => {
-  it('is typed, streamed, followed up, regenerated, edited, stopped', async () => {
+  it('is typed, streamed, continued, regenerated, edited, stopped', async () => {
     page = await visit();
     await say(page, 'ما عاصمة مصر؟');
     await finished(page);

@@ -111,7 +111,7 @@ describe('the tree of turns', () => {
     expect(path({ turns: turns.map(({ parent: _, ...rest }) => rest) })).toEqual(['a', 'b', 'c', 'd']);
   });
 
-  it('shows the newest version, or the chosen one with what follows it', () => {
+  it('shows the newest version, or the chosen one and its answers', () => {
     const turns = [turn('a', null), turn('b', 'a'), turn('d', 'a'), turn('e', 'b')];
     const edited = [...turns, turn('g', null, { versionOf: 'a' })];
     expect(path({ turns })).toEqual(['a', 'd']);
@@ -152,7 +152,7 @@ describe('stored data', () => {
     expect('seed' in samplingOf(DEFAULTS)).toBe(false);
   });
 
-  it('conversations survive export and import; other files are refused', () => {
+  it('conversations survive export and import; others are refused', () => {
     const one: Conversation = {
       id: 'a',
       title: 'عنوان',

@@ -319,6 +319,6 @@ fn layers_go_to_the_devices_that_are_named() {
     );
     assert_eq!(succeed(&output), alone);
     assert!(fail(&ask(&["--devices", "0,0", "--tensor-split", "1"]), 1).contains("expected 2 numbers"));
-    assert!(fail(&ask(&["--devices", "0,no such adapter"]), 1).contains("no such adapter"));
+    assert!(fail(&ask(&["--devices", "0,no such device"]), 1).contains("no such device"));
     fail(&ask(&["--devices", "0", "--device", "0"]), 2);
 }

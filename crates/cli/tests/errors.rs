@@ -88,7 +88,7 @@ fn places_without_a_checkpoint() {
     let gguf = folder.path().join("cut.gguf");
     let bytes = std::fs::read(common::fixtures("gguf").join("qwen2_bias-Q4_0.gguf")).expect("a fixture");
     std::fs::write(&gguf, &bytes[..bytes.len() / 2]).expect("a file");
-    assert!(message(gguf.to_str().expect("a path")).contains("cut off"));
+    assert!(message(gguf.to_str().expect("a path")).contains("truncated"));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn every_subcommand_has_help() {
 }
 
 #[test]
-fn no_adapter() {
+fn no_device() {
     let directory = model("llama3_gqa");
     let place = directory.to_str().expect("a path");
     for arguments in [vec!["generate", "a", "--model", place], vec!["devices"], vec!["ops", "--filter", "add"]] {
@@ -148,7 +148,7 @@ fn no_adapter() {
         let output = finish(&mut command);
         if cfg!(target_os = "linux") {
             let message = fail(&output, 1);
-            assert!(message.contains("no GPU adapter") && message.contains("mesa-vulkan-drivers"), "{message}");
+            assert!(message.contains("no GPU was found") && message.contains("mesa-vulkan-drivers"), "{message}");
         }
     }
     let message = fail(&run(&["generate", "a", "--model", place, "--device", "no such device"]), 1);

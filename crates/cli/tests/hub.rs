@@ -200,7 +200,7 @@ fn broken_transfers_go_on_where_they_ended() {
     assert_eq!(ranges.len(), 2, "{ranges:?}");
     let hub = serve(repository(), Faults { breaks: 99, ..Default::default() });
     let message = fail(&hub.run(&["pull", "org/name"]), 1);
-    assert!(message.contains("goes on from there"), "{message}");
+    assert!(message.contains("resumes from there"), "{message}");
     assert!(hub.files().iter().any(|file| file.ends_with(".incomplete")));
     assert!(
         fail(&hub.run(&["tokenize", "a", "--model", "org/name"]), 1).contains("bayan pull"),
@@ -211,7 +211,7 @@ fn broken_transfers_go_on_where_they_ended() {
 #[test]
 fn refusals_say_what_to_do() {
     for (status, word) in
-        [(401, "HF_TOKEN"), (403, "conditions"), (404, "no such model"), (429, "too often"), (500, "500")]
+        [(401, "HF_TOKEN"), (403, "conditions"), (404, "no such model"), (429, "too many requests"), (500, "500")]
     {
         let hub = serve(repository(), Faults { status: Some(status), ..Default::default() });
         let message = fail(&hub.run(&["pull", "org/name"]), 1);

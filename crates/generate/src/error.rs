@@ -45,10 +45,10 @@ pub enum GenerateError {
     )]
     EmptyPrompt,
     /// An adapter of that name is attached already.
-    #[error("an adapter named `{0}` is attached already; take it off first or give the new one another name")]
+    #[error("an adapter named `{0}` is already attached; detach it first, or give the new one another name")]
     AdapterName(String),
     /// A tokenizer or template file is far larger than any valid one.
-    #[error("{file}: expected at most {largest_bytes} bytes, got {size_bytes}; this is not what its name says")]
+    #[error("{file}: expected at most {largest_bytes} bytes, got {size_bytes}; the file is not what its name says")]
     TextSize {
         /// Its name.
         file: String,

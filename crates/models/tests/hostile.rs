@@ -87,7 +87,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn changed_configurations_are_read_or_refused(which in any::<prop::sample::Index>(), changes in prop::collection::vec((any::<prop::sample::Index>(), strange()), 1..4)) {
+    fn changed_configurations_are_read_or_refused(
+        which in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), strange()), 1..4),
+    ) {
         let configs = configs();
         let mut config = configs[which.index(configs.len())].clone();
         for (at, with) in changes {
@@ -114,7 +117,8 @@ proptest! {
         if let Some(cut) = cut {
             weights.truncate(cut.index(weights.len()));
         }
-        let source = MemorySource::new().with(ADAPTER_CONFIG, config.to_string().into_bytes()).with(ADAPTER_MODEL, weights);
+        let config = config.to_string().into_bytes();
+        let source = MemorySource::new().with(ADAPTER_CONFIG, config).with(ADAPTER_MODEL, weights);
         match block_on(Adapter::open(Rc::new(source))) {
             Ok(adapter) => assert!(adapter.modules.values().all(|module| module.rank > 0)),
             Err(error) => assert!(!error.to_string().is_empty()),

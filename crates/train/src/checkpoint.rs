@@ -229,7 +229,7 @@ impl Checkpoints {
     pub fn read(&self, step: u64) -> Result<Resumed> {
         let path = self.path(step);
         let bad = |expected: &str, got: String| {
-            TrainError::checkpoint(&path, expected, got, "resume from an earlier checkpoint, or begin anew")
+            TrainError::checkpoint(&path, expected, got, "resume from an earlier checkpoint, or start a new run")
         };
         let text =
             std::fs::read(path.join(STATE)).map_err(|source| TrainError::io("read", &path.join(STATE), source))?;
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_or_poisoned_checkpoint_never_replaces_a_good_one() {
+    fn an_incomplete_or_nan_checkpoint_never_replaces_a_good_one() {
         let place = tempfile::tempdir().unwrap();
         let run = Checkpoints::new(place.path(), 2);
         let weights = TrainedWeights::Adapter(adapter());

@@ -58,7 +58,7 @@ fn move_into_place(partial: &Path, target: &Path) -> Result<()> {
         Ok(data) if !data.is_dir() => {
             return Err(TrainError::checkpoint(
                 target,
-                "a directory or nothing at this place",
+                "a directory, or a path that does not exist",
                 "a file",
                 "choose another output directory",
             ));

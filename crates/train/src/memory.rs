@@ -202,10 +202,10 @@ impl fmt::Display for MemoryEstimate {
             ("gradients", self.gradients),
             ("optimizer", self.optimizer),
             ("keys and values", self.cache),
-            ("kept activations", self.activations),
-            ("working set", self.working),
-            ("fixed", self.fixed),
-            ("together", self.total()),
+            ("saved activations", self.activations),
+            ("temporary buffers", self.working),
+            ("fixed overhead", self.fixed),
+            ("total", self.total()),
         ];
         for (name, bytes) in lines {
             writeln!(f, "{name:<18} {:>9.1} MiB", bytes as f64 / (1 << 20) as f64)?;

@@ -54,7 +54,7 @@ pub fn weights(config: &Value, seed: u64) -> Result<Vec<NamedArray>> {
     if total > MAX_NUMBERS {
         return Err(TrainError::recipe(
             "from_scratch",
-            format!("at most {MAX_NUMBERS} numbers, since they are made in memory"),
+            format!("at most {MAX_NUMBERS} parameters, because they are generated in memory"),
             total,
             "choose smaller sizes in config.json",
         ));

@@ -76,7 +76,7 @@ pub(crate) async fn adapter(low_power: bool) -> Result<Adapter, EngineError> {
     if !adapter.is_object() {
         return Err(EngineError::new(
             Code::NoWebGpu,
-            "the browser has WebGPU but offers no adapter; turn hardware acceleration on or update the driver",
+            "the browser has WebGPU but offers no GPU; turn hardware acceleration on, or update the driver",
         ));
     }
     let info = field(&adapter, "info");

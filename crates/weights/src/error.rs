@@ -126,7 +126,7 @@ fn near_text(near: &[String]) -> String {
     if near.is_empty() {
         "the checkpoint has no tensors".to_owned()
     } else {
-        format!("near names: {}", near.join(", "))
+        format!("similar names: {}", near.join(", "))
     }
 }
 

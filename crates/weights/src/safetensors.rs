@@ -60,7 +60,7 @@ pub fn header_length(file: &str, first: &[u8], file_bytes: u64) -> Result<u64, W
     if length < 2 || length > file_bytes.saturating_sub(8) {
         return Err(WeightsError::malformed(
             file,
-            format!("the header is said to take {length} bytes of a file of {file_bytes} bytes"),
+            format!("the header has a declared length of {length} bytes, but the file has {file_bytes} bytes"),
         ));
     }
     Ok(length)
@@ -81,7 +81,7 @@ pub fn parse_header(file: &str, json: &[u8], file_bytes: u64) -> Result<Header, 
     let data_start = 8 + json.len() as u64;
     let data_bytes = file_bytes
         .checked_sub(data_start)
-        .ok_or_else(|| bad(format!("the header ends at {data_start}, the file at {file_bytes}")))?;
+        .ok_or_else(|| bad(format!("the header ends at byte {data_start}, the file at byte {file_bytes}")))?;
 
     let mut arrays = Vec::with_capacity(raw.arrays.len());
     for (name, array) in raw.arrays {
@@ -105,7 +105,7 @@ pub fn parse_header(file: &str, json: &[u8], file_bytes: u64) -> Result<Header, 
     }
     if position - data_start != data_bytes {
         return Err(bad(format!(
-            "the tensors take {} bytes, the file holds {data_bytes} after its header (cut off or appended to)",
+            "the tensors take {} bytes, but {data_bytes} bytes follow the header (truncated or appended to)",
             position - data_start
         )));
     }

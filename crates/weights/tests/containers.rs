@@ -122,7 +122,11 @@ proptest! {
 
     /// Damage anywhere in an archive gives an error or tensors inside the file, never a panic.
     #[test]
-    fn damaged_archives_are_survived(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8), tail: bool, cut in any::<prop::sample::Index>()) {
+    fn damaged_archives_are_survived(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        tail: bool,
+        cut in any::<prop::sample::Index>(),
+    ) {
         let mut bytes = std::fs::read(fixture("pytorch").join("pytorch_model.bin")).expect("a file");
         for (at, value) in changes {
             // The parsed parts are the directory at the end and the pickle at the start.

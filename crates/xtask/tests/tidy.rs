@@ -268,3 +268,82 @@ fn every_crate_says_what_it_is_for() {
     }
     none(offences, "the first line of a crate documents it");
 }
+
+/// The sources that people write: without fixtures and generated files.
+fn written(endings: &[&str]) -> Vec<PathBuf> {
+    let made = ["tests/fixtures/", "fuzz/corpus/"];
+    let mut found = files(&root(), endings);
+    found.retain(|path| !made.iter().any(|folder| short(path).starts_with(folder)));
+    found
+}
+
+/// The name of a test that a line of TypeScript declares, without what is inserted into it.
+fn declared_test(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    let rest = ["it", "test", "describe"].iter().find_map(|word| line.strip_prefix(word)?.strip_prefix('('))?;
+    let quote = rest.chars().next().filter(|quote| "'\"`".contains(*quote))?;
+    let mut name = String::new();
+    let mut depth = 0;
+    let mut characters = rest.chars().skip(1).peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '$' if characters.peek() == Some(&'{') => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            c if c == quote && depth == 0 => return Some(name),
+            c if depth == 0 => name.push(c),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[test]
+fn test_names_have_at_most_sixty_characters() {
+    const MOST: usize = 60;
+    let mut names: Vec<(String, String)> = Vec::new();
+    for path in written(&[".rs"]) {
+        let text = read(&path);
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            is_test |= line == "#[test]";
+            if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test && !line.starts_with("//")) {
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                names.push((short(&path), name));
+                is_test = false;
+            }
+        }
+    }
+    let rust = names.len();
+    for path in written(&[".test.ts", ".test.mjs"]) {
+        names.extend(read(&path).lines().filter_map(declared_test).map(|name| (short(&path), name)));
+    }
+    assert!(rust > 300 && names.len() > rust + 50, "only {rust} and {} test names were found", names.len() - rust);
+    let long = names.iter().filter(|(_, name)| name.chars().count() > MOST);
+    none(long.map(|(place, name)| format!("{place}: {name}")).collect(), "a test's name has at most 60 characters");
+}
+
+/// Exempt are lines that cannot or should not be broken: in Rust and TypeScript those with a string (a message is
+/// easier to find whole; rustfmt breaks all others), in Markdown tables, addresses, and blocks of code and transcripts.
+/// Generated files are not read; two folders of shaders are not wrapped yet.
+#[test]
+fn lines_end_at_column_120() {
+    const MOST: usize = 120;
+    let mut offences = Vec::new();
+    for path in written(&[".rs", ".wgsl", ".ts", ".tsx", ".md"]) {
+        let place = short(&path);
+        let markdown = place.ends_with(".md");
+        let mut in_block = false;
+        for (number, line) in read(&path).lines().enumerate() {
+            in_block ^= markdown && line.trim_start().starts_with("```");
+            let exempt = match place.rsplit('.').next() {
+                Some("md") => in_block || line.trim_start().starts_with('|') || line.contains("://"),
+                Some("wgsl") => place.starts_with("shaders/linear/") || place.starts_with("shaders/attention/"),
+                _ => line.contains(['"', '\'', '`']),
+            };
+            if !exempt && line.chars().count() > MOST {
+                offences.push(format!("{place}:{}: {} columns", number + 1, line.chars().count()));
+            }
+        }
+    }
+    none(offences, "lines have at most 120 columns");
+}

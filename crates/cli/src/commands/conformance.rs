@@ -28,7 +28,7 @@ use crate::support::{open, output};
 /// Flags of `bayan conformance`.
 #[derive(Debug, Args)]
 pub struct ConformanceArgs {
-    /// The requests: {"version": 1, "model": DIR, "requests": [{"id": …, "op": …}]}
+    /// File with the requests: {"version": 1, "model": DIR, "requests": [{"id": …, "op": …}]}
     #[arg(long, value_name = "FILE")]
     request: PathBuf,
     #[command(flatten)]
@@ -289,7 +289,7 @@ impl Session<'_> {
             Op::LoraGrads(fields) => self.train(&request.id, fields, Training::Gradients),
             Op::LoraTrain(fields) => self.train(&request.id, fields, Training::Steps),
             Op::Dpo(fields) => self.train(&request.id, fields, Training::Preferences),
-            Op::Unknown => Err(Refusal::Unsupported("no such operation in this version".into())),
+            Op::Unknown => Err(Refusal::Unsupported("this version has no such operation".into())),
         }
     }
 }

@@ -36,7 +36,7 @@ pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
         for device in &devices {
             print(device)?;
         }
-        output::line("The first is used unless `--device N` or `--device NAME` says otherwise.")?;
+        output::line("The first device is used unless `--device N` or `--device NAME` names another.")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -84,7 +84,7 @@ fn print(device: &DeviceSummary) -> Result<()> {
     output::line(&format!("{}: {}", device.index, c.name))?;
     output::line(&format!("   {} ({}), {}", c.backend, c.device_type, c.driver))?;
     if c.software {
-        output::line("   runs on the processor: correct, and slow")?;
+        output::line("   software device: runs on the CPU, with correct results but slowly")?;
     }
     output::line(&format!("   uses: {}", features(c).join(", ")))?;
     if c.subgroups {
@@ -94,12 +94,12 @@ fn print(device: &DeviceSummary) -> Result<()> {
         output::line(&format!("   memory: {}", output::size(bytes)))?;
     }
     output::line(&format!(
-        "   limits: binding {}, buffer {}",
+        "   limits: bindings up to {}, buffers up to {}",
         output::size(c.max_binding_bytes),
         output::size(c.max_buffer_bytes)
     ))?;
     output::line(&format!(
-        "   workgroups: {} invocations, {} of memory",
+        "   workgroups: up to {} invocations and {} of memory",
         c.max_workgroup_size,
         output::size(c.max_workgroup_bytes.into())
     ))?;

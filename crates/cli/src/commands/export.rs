@@ -75,7 +75,7 @@ fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<
     let config = checkpoint.config();
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("none");
     let arch = Arch::by_model_type(model_type)
-        .with_context(|| format!("{model_type}: expected an architecture that GGUF has a name for"))?;
+        .with_context(|| format!("model_type {model_type}: expected an architecture that GGUF supports"))?;
     let of = |key: &str| config.get(key).and_then(Value::as_u64);
     let head =
         of("head_dim").or_else(|| of("hidden_size")?.checked_div(of("num_attention_heads")?)).unwrap_or(0) as usize;

@@ -20,7 +20,7 @@ use crate::support::{open, output};
 /// Flags of `bayan generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// The prompt; read from stdin without it and --file
+    /// The prompt; without it and without --file, the prompt is read from stdin
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
     text: Option<String>,
     /// The prompt, as a flag
@@ -29,10 +29,10 @@ pub struct GenerateArgs {
     /// Read the prompt from a file; `-` is stdin
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Every line is a separate prompt; the answers are JSON lines in the same order
+    /// Treat every line as a separate prompt; the answers are printed as JSON lines in the same order
     #[arg(long)]
     lines: bool,
-    /// With --lines: prompts answered in parallel, each with its own context
+    /// With --lines: number of prompts answered in parallel, each with its own context
     #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, requires = "lines", value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
     /// Treat the prompt as a user's message, with the model's chat template
@@ -97,7 +97,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     }
     if answer.usage.finish == FinishReason::ContextFull {
         output::note(&format!(
-            "the context of {context} positions is full and the answer was cut; `--context {}` makes it larger",
+            "the answer was cut because the context of {context} positions is full; use a longer one with `--context {}`",
             2 * context
         ));
     }

@@ -46,7 +46,7 @@ fn hub_name(text: &str) -> Result<HubName, String> {
 /// The hub refuses the request, or the transfer fails.
 pub fn pull(args: &PullArgs) -> Result<ExitCode> {
     if hub::OFFLINE.load(std::sync::atomic::Ordering::Relaxed) {
-        bail!("--offline allows no download");
+        bail!("--offline forbids downloads");
     }
     let cache = Cache::from_env();
     let plan = listing::plan(&cache, &args.name)?;
@@ -113,12 +113,12 @@ fn size_of(directory: &Path) -> u64 {
 /// The cache has no model of this name, or its files cannot be deleted.
 pub fn remove(args: &RemoveArgs) -> Result<ExitCode> {
     if args.name.file.is_some() || args.name.revision != "main" {
-        bail!("expected org/name: files and revisions share their bytes, so a model goes as a whole");
+        bail!("expected org/name: a model is removed as a whole, because its files and revisions share data");
     }
     let cache = Cache::from_env();
     let directory = cache.path().join(hub::repo(&args.name).folder_name());
     if !directory.is_dir() {
-        bail!("{} is not in {}; `bayan list` shows what is", args.name, cache.path().display());
+        bail!("{} is not in the cache {}; `bayan list` shows the downloaded models", args.name, cache.path().display());
     }
     let size = size_of(&directory.join("blobs"));
     fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;

@@ -27,7 +27,7 @@ pub struct ImatrixArgs {
     /// The file to write
     #[arg(short, long, value_name = "OUT", default_value = "imatrix.safetensors")]
     output: PathBuf,
-    /// Most tokens to read
+    /// Maximum number of tokens to read
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     tokens: Option<u64>,
     /// Print JSON
@@ -60,7 +60,10 @@ pub fn run(args: &ImatrixArgs) -> Result<ExitCode> {
     if args.json {
         output::json(&json!({"tokens": importance.tokens(), "matrices": matrices, "file": args.output}))?;
     } else {
-        output::line(&format!("{}: the inputs of {matrices} matrices over {total} tokens", args.output.display()))?;
+        output::line(&format!(
+            "{}: importance of the inputs of {matrices} matrices, measured on {total} tokens",
+            args.output.display()
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -98,7 +98,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
                 "{} becomes {}: {}",
                 foreign.name,
                 foreign.native.name(),
-                foreign.change.unwrap_or("the same numbers")
+                foreign.change.unwrap_or("the same values")
             )),
             _ => None,
         })
@@ -145,17 +145,20 @@ fn print_model(checkpoint: &Checkpoint, sizes: &Result<Sizes, bayan_models::Mode
     match sizes {
         Ok(s) => {
             output::line(&format!(
-                "{} layers of width {}, feed-forward {}",
+                "{} layers, hidden size {}, intermediate size {}",
                 s.num_hidden_layers, s.hidden_size, s.intermediate_size
             ))?;
             output::line(&format!(
-                "{} heads of {}, {} for keys and values",
+                "{} attention heads of size {}, {} key-value heads",
                 s.num_attention_heads, s.head_dim, s.num_key_value_heads
             ))?;
-            let tied = if s.tie_word_embeddings { ", shared with the output head" } else { "" };
-            output::line(&format!("{} tokens{tied}; {} positions", s.vocab_size, s.max_position_embeddings))
+            let tied = if s.tie_word_embeddings { " (embedding tied to the output head)" } else { "" };
+            output::line(&format!(
+                "vocabulary of {} tokens{tied}; {} positions",
+                s.vocab_size, s.max_position_embeddings
+            ))
         }
-        Err(error) => output::line(&format!("cannot be run: {error}")),
+        Err(error) => output::line(&format!("this model cannot be run: {error}")),
     }
 }
 
@@ -164,7 +167,7 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&Capabilitie
     let (weights, cache) = (output::size(memory.weight_bytes), output::size(memory.cache_bytes));
     let sum = output::size(memory.weight_bytes.saturating_add(memory.cache_bytes));
     output::line(&format!(
-        "on the device: weights {form} {weights} + cache for {} positions {cache} = {sum}, and some activations",
+        "device memory: weights {form} {weights} + cache for {} positions {cache} = {sum}, plus activations",
         memory.context
     ))?;
     let Some(device) = device else {
@@ -172,9 +175,9 @@ fn print_memory(memory: &Memory, args: &InspectArgs, device: Option<&Capabilitie
     };
     let parts = memory.largest_binding_bytes.div_ceil(device.max_binding_bytes.max(1));
     let fit = if parts > 1 {
-        format!("the largest matrix is split into {parts} parts there")
+        format!("the largest matrix is split into {parts} shards")
     } else {
-        "every matrix fits one binding there".to_string()
+        "every matrix fits one binding".to_string()
     };
     output::line(&format!("{}: bindings up to {}; {fit}", device.name, output::size(device.max_binding_bytes)))?;
     if memory.cache_binding_bytes > device.max_binding_bytes {
@@ -213,9 +216,9 @@ fn print_formats(
     output::line(&output::table(&["on the device as", "weights", "cache", "sum", "fits"], &rows))?;
     match available {
         Some(bytes) if software => {
-            output::line(&format!("this device is software: {} of host memory are free", output::size(bytes)))
+            output::line(&format!("this is a software device: {} of host memory is free", output::size(bytes)))
         }
-        Some(bytes) => output::line(&format!("this device has {}", output::size(bytes))),
+        Some(bytes) => output::line(&format!("this device has {} of memory", output::size(bytes))),
         None => output::line("this device does not report how much memory it has: compare the sum with its data sheet"),
     }
 }
@@ -244,7 +247,7 @@ fn print_split(checkpoint: &Checkpoint, memory: &Memory, args: &InspectArgs, dev
     let when = if device_split::fewest_devices(devices, needed).is_empty() {
         format!("with --devices {}", list.join(","))
     } else {
-        "as it does not fit the first one".to_string()
+        "because the model does not fit the first one".to_string()
     };
     output::line(&format!("layers split over the devices here, {when}: {}", parts.join("; ")))
 }

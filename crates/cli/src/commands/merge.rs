@@ -48,7 +48,7 @@ pub struct MergeArgs {
         ignore_case = true
     )]
     format: Option<String>,
-    /// Measure the change of the outputs; always done for a quantized format
+    /// Measure how the merge changes the logits; always done for a quantized format
     #[arg(long)]
     measure: bool,
     /// Replace OUT if it is a checkpoint
@@ -79,7 +79,10 @@ pub fn run(args: &MergeArgs) -> Result<ExitCode> {
     }
     let same = |a: &Path| std::fs::canonicalize(a).ok();
     if taken && same(&args.base) == same(&args.output) {
-        bail!("{} is the base itself: expected another directory to write to", args.output.display());
+        bail!(
+            "{} is the directory of the base model: expected another directory for the output",
+            args.output.display()
+        );
     }
     let checkpoint = open::checkpoint(Some(&args.base))?;
     let adapters =
@@ -188,11 +191,11 @@ fn print(args: &MergeArgs, report: &MergeReport, measured: Option<&Measured>) ->
     ))?;
     let (change, rounding) = (100.0 * report.relative_change, report.rounding);
     output::line(&format!(
-        "the adapter moves these weights by {change:.2} %; rounding to the format is {rounding:.3} of that"
+        "the adapter changes these weights by {change:.2} %; the rounding error of the format is {rounding:.3} of that change"
     ))?;
     if let Some(measured) = measured {
         let text = format!(
-            "outputs: the adapter changes logits by {:.4} (root mean square); the merged model is {:.4} away from base and adapter side by side, {:.0} % of that change",
+            "logits: the adapter changes them by {:.4} (root mean square); the merged model differs by {:.4} from base and separate adapter, {:.0} % of that change",
             measured.adapter,
             measured.lost,
             100.0 * measured.part_lost()
@@ -200,9 +203,9 @@ fn print(args: &MergeArgs, report: &MergeReport, measured: Option<&Measured>) ->
         output::line(&text)?;
     }
     if lost.is_some_and(|lost| lost > WARN_ABOVE) {
-        let remedy = "keep the adapter beside the base (--adapter), or merge to bf16 or f16";
+        let remedy = "keep the adapter separate (--adapter), or merge to bf16 or f16";
         output::note(&format!(
-            "warning: this format rounds much of the adapter away ({:.0} % of its effect on the outputs); {remedy}",
+            "warning: rounding to this format removes {:.0} % of the adapter's effect on the logits; {remedy}",
             100.0 * lost.unwrap_or(0.0)
         ));
     }

@@ -36,7 +36,10 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
     let mut wanted = suite::cases();
     wanted.retain(|case| args.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str())));
     if wanted.is_empty() {
-        bail!("no case contains `{}`; run without --filter to see their names", args.filter.as_deref().unwrap_or(""));
+        bail!(
+            "no test case has `{}` in its name; run without --filter to see all names",
+            args.filter.as_deref().unwrap_or("")
+        );
     }
     let mut progress = Progress::new("cases", false);
     let mut results: Vec<(CaseResult, Option<String>)> = Vec::new();

@@ -29,7 +29,7 @@ pub struct PerplexityArgs {
     /// Tokens between the starts of two windows [default: half of the context]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     stride: Option<u64>,
-    /// Compare with this checkpoint in its stored format: mean Kullback-Leibler divergence from its distributions
+    /// Compare with this checkpoint in its stored format: Kullback-Leibler divergence of the predicted distributions
     #[arg(long, value_name = "DIR|FILE|NAME")]
     base: Option<PathBuf>,
     /// Print JSON
@@ -82,7 +82,11 @@ impl Sums {
         self.nll_squares += nll * nll;
         if let Some(base) = base {
             if base.len() != row.len() {
-                bail!("--base has {} tokens, the model {}: expected two forms of one model", base.len(), row.len());
+                bail!(
+                    "--base has a vocabulary of {} tokens and the model one of {}: expected two versions of one model",
+                    base.len(),
+                    row.len()
+                );
             }
             self.base_nll += log_sum(base) - logit(base)?;
             self.divergences.push(divergence(base, row));
@@ -160,13 +164,16 @@ fn report(args: &PerplexityArgs, sums: &Sums, context: usize, stride: usize) -> 
             "tokens": sums.count, "context": context, "stride": stride, "mean_nll": mean, "mean_nll_error": deviation, "perplexity": mean.exp(), "base": base,
         }));
     }
-    output::line(&format!("{} tokens in windows of {context}, moved by {stride}", sums.count))?;
+    output::line(&format!("{} tokens in windows of {context} with stride {stride}", sums.count))?;
     output::line(&format!("perplexity {:.4} (mean negative log-probability {mean:.5} ± {deviation:.5})", mean.exp()))?;
     if let Some((mean, median, p99, most, perplexity, agreed)) = compared {
         output::line(&format!(
-            "base: perplexity {perplexity:.4}; divergence mean {mean:.6}, median {median:.6}, 99 % {p99:.6}, largest {most:.4}"
+            "base: perplexity {perplexity:.4}; Kullback-Leibler divergence: mean {mean:.6}, median {median:.6}, 99th percentile {p99:.6}, maximum {most:.4}"
         ))?;
-        output::line(&format!("the most likely token is the same at {:.2} % of the positions", 100.0 * agreed))?;
+        output::line(&format!(
+            "both models have the same most likely token at {:.2} % of the positions",
+            100.0 * agreed
+        ))?;
     }
     Ok(())
 }

@@ -147,7 +147,7 @@ fn print(report: &Report, before_bytes: u64, out: &std::path::Path) -> Result<()
         &rows,
     ))?;
     if !report.skipped.is_empty() {
-        output::line(&format!("left out, as they hold no weights: {}", report.skipped.join(", ")))?;
+        output::line(&format!("tensors left out because they hold no weights: {}", report.skipped.join(", ")))?;
     }
     let (after, bits) = (report.size_bytes(), report.bits_per_weight());
     output::line(&format!(

@@ -113,7 +113,7 @@ pub fn print_placement(engine: &mut Engine) -> Result<()> {
     };
     let parts: Vec<String> = engine.gpus().iter().enumerate().map(of).collect();
     output::note(&format!(
-        "split over {} devices: {}; {} a token go from one to the next",
+        "layers split over {} devices: {}; {} per token are transferred between them",
         parts.len(),
         parts.join("; "),
         output::size(transferred)

@@ -64,7 +64,7 @@ pub fn flag() -> Arc<AtomicBool> {
             std::process::exit(INTERRUPTED);
         }
         crate::support::output::note(
-            "finishing this step and saving a checkpoint; Ctrl-C again ends at once, without it",
+            "finishing this step and saving a checkpoint; press Ctrl-C again to stop at once without saving",
         );
     });
     flag

@@ -37,7 +37,7 @@ pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
     let files = bayan_embedded::files();
     if files.is_empty() {
         bail!(
-            "this program was built without a model of its own: expected `--model DIR` with the directory of a Hugging Face checkpoint"
+            "this program was built without the embedded model: expected `--model DIR` with the directory of a Hugging Face checkpoint"
         );
     }
     Ok(Rc::new(files.iter().fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes))))
@@ -132,7 +132,7 @@ pub fn apply_importance(checkpoint: &Checkpoint, file: &Path, policy: &mut Polic
         let coverage = importance.apply(checkpoint, policy)?;
         if coverage.covered == 0 {
             bail!(
-                "it says nothing of any matrix that is quantized: expected the file of this model, and a format that quantizes"
+                "the file has no importance for any matrix that is quantized: expected the file of this model, and a quantized format"
             );
         }
         Ok(coverage)
@@ -140,7 +140,7 @@ pub fn apply_importance(checkpoint: &Checkpoint, file: &Path, policy: &mut Polic
     let coverage = apply().with_context(|| format!("--imatrix {}", file.display()))?;
     if !coverage.without.is_empty() {
         output::note(&format!(
-            "--imatrix has nothing for {}, whose inputs all count alike",
+            "--imatrix has no importance for {}; all inputs of these matrices have equal weight",
             coverage.without.join(", ")
         ));
     }
@@ -172,7 +172,7 @@ fn load(
     device_split::print_placement(&mut model.engine)?;
     if let streamed @ 1.. = model.engine.streamed_bytes() {
         output::note(&format!(
-            "{} of weights stay in host memory and are sent to the device for every step",
+            "{} of weights stay in host memory and are uploaded to the device for every step",
             output::size(streamed)
         ));
     }

@@ -23,7 +23,7 @@ pub struct DeviceArgs {
     /// Features to disable, separated by commas: f16, subgroups, dot, unchecked
     #[arg(long, env = "BAYAN_DISABLE", value_name = "LIST", value_parser = Disable::parse, default_value = "", hide_default_value = true)]
     pub disable: Disable,
-    /// Pretend that bindings may not be larger than this, to test split matrices
+    /// Largest binding in bytes, below the device's own limit, to test sharded matrices
     #[arg(long, env = "BAYAN_MAX_BINDING_BYTES", value_name = "BYTES", hide = true, value_parser = clap::value_parser!(u64).range(1 << 16..))]
     pub max_binding_bytes: Option<u64>,
 }
@@ -53,17 +53,17 @@ pub struct ModelArgs {
     /// Weight quantization errors by importance: a file of `bayan imatrix`, or of llama.cpp
     #[arg(long, value_name = "FILE", requires = "quantize")]
     pub imatrix: Option<PathBuf>,
-    /// Positions of the context [default: the model's own limit, at most 4096]
+    /// Length of the context in tokens [default: the model's own limit, at most 4096]
     #[arg(short, long, visible_alias = "ctx-size", env = "BAYAN_CONTEXT", value_name = "N", value_parser = clap::value_parser!(u64).range(2..=LONGEST_CONTEXT))]
     pub context: Option<u64>,
-    /// Layers on the device; the others stay in host memory and are uploaded for every step [default: all]
+    /// Number of layers on the device; the others stay in host memory and are uploaded for every step [default: all]
     #[arg(long, visible_aliases = ["n-gpu-layers", "ngl"], env = "BAYAN_GPU_LAYERS", value_name = "N")]
     pub gpu_layers: Option<usize>,
-    /// Several devices, separated by commas, that share the layers: numbers in `bayan devices`, or parts of names
+    /// Devices over which the layers are split, separated by commas: numbers in `bayan devices`, or parts of names
     #[arg(long, env = "BAYAN_DEVICES", value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<String>,
-    /// Shares of the devices of --devices, separated by commas [default: by memory if all devices report it, else
-    /// equal]
+    /// Share of the weights for each of --devices, separated by commas [default: by memory if all devices report it,
+    /// else equal]
     #[arg(
         long,
         visible_alias = "ts",
@@ -116,7 +116,7 @@ impl CacheArg {
 /// A weight format by name.
 pub fn format_argument(name: &str) -> Result<&'static dyn Format, String> {
     format_by_name(&name.to_lowercase())
-        .ok_or_else(|| format!("no weight format of that name: expected one of {}", format_names()))
+        .ok_or_else(|| format!("there is no weight format of this name: expected one of {}", format_names()))
 }
 
 /// The weight formats as values of a flag, each with its help line.

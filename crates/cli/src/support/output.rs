@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_once() {
+    fn causes_are_printed_once() {
         let inner = anyhow::anyhow!("no space left");
         let repeated = anyhow::Error::msg("cannot write x: no space left");
         assert_eq!(describe(&inner.context("cannot write x: no space left")), repeated.to_string());

@@ -18,7 +18,7 @@ const LARGEST_BIAS: f32 = 1e6;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// 0 always takes the most likely token [default: the model's, else 0.8]
+    /// Sampling temperature; 0 always takes the most likely token [default: the model's, else 0.8]
     #[arg(long, visible_alias = "temp", env = "BAYAN_TEMPERATURE", value_name = "T", value_parser = not_negative, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Keep this many of the most likely tokens; 0 keeps all [default: the model's, else 40]
@@ -30,7 +30,7 @@ pub struct SamplingArgs {
     /// Keep tokens at least this likely relative to the most likely one [default: the model's, else 0.05]
     #[arg(long, env = "BAYAN_MIN_P", value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
-    /// Make tokens seen before less likely; 1 is off [default: the model's, else 1]
+    /// Penalty that makes earlier tokens less likely; 1 is off [default: the model's, else 1]
     #[arg(long, env = "BAYAN_REPEAT_PENALTY", value_name = "F", value_parser = positive, allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// Subtracted from the logits of tokens seen before
@@ -42,10 +42,10 @@ pub struct SamplingArgs {
     /// Added to the logit of a token, such as 15043+1 or 15043-inf; may be repeated
     #[arg(long, value_name = "ID±B", value_parser = bias)]
     pub logit_bias: Vec<(u32, f32)>,
-    /// Same seed, device and flags: same answer [default: a new one each time]
+    /// Random seed: the same seed, device and flags give the same answer [default: a new seed each time]
     #[arg(short, long, env = "BAYAN_SEED", value_name = "N")]
     pub seed: Option<u64>,
-    /// Most new tokens [default: the model's, else as many as fit the context]
+    /// Maximum number of new tokens [default: the model's, else as many as fit the context]
     #[arg(short = 'n', long, visible_alias = "predict", env = "BAYAN_MAX_TOKENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: Option<u32>,
     /// Text that ends the answer and is not shown; may be repeated
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_beat_the_checkpoint_and_the_checkpoint_beats_the_defaults() {
+    fn flags_override_the_checkpoint_which_overrides_defaults() {
         let advice = GenerationDefaults {
             top_p: Some(0.5),
             temperature: Some(0.6),

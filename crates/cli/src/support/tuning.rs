@@ -105,7 +105,7 @@ fn write(file: &PathBuf, key: &str, shape: RowsShape) {
         std::fs::rename(&temporary, file)
     });
     if let Err(error) = written {
-        tracing::debug!("kernel shapes are not remembered: {}: {error}", file.display());
+        tracing::debug!("cannot cache the measured kernel shapes in {}: {error}", file.display());
     }
 }
 

@@ -160,7 +160,7 @@ impl Engine {
         }
         if gpus.is_empty() || gpus.len() != shares.len() {
             let (expected, got) =
-                (format!("one share for each of {} devices", gpus.len()), format!("{}", shares.len()));
+                (format!("one share for each of the {} devices", gpus.len()), format!("{}", shares.len()));
             return Err(bayan_models::ModelError::Split { expected, got }.into());
         }
         let layers = bayan_models::split_layers(checkpoint, options.policy.as_ref(), shares)?;

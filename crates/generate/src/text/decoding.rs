@@ -1,9 +1,10 @@
 //! Decoders of tokenizers, applied one token at a time.
 //!
-//! The decoder in tokenizer.json is a chain over the whole list of tokens. This module converts it to a [`StreamDecoder`] whose
-//! state is a few bytes, so that a token costs the same at any length of the stream. Rejected: decoding a window again
-//! for every token, as most runtimes do, because it is slower, and wrong when the window begins inside a character. A
-//! chain that cannot run token by token (no supported model has one) decodes the whole list again: slow and correct.
+//! The decoder in tokenizer.json is a chain over the whole list of tokens. This module converts it to a
+//! [`StreamDecoder`] whose state is a few bytes, so that a token costs the same at any length of the stream. Rejected:
+//! decoding a window again for every token, as most runtimes do, because it is slower, and wrong when the window begins
+//! inside a character. A chain that cannot run token by token (no supported model has one) decodes the whole list
+//! again: slow and correct.
 
 use tokenizers::DecoderWrapper;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;

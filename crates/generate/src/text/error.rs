@@ -42,7 +42,7 @@ pub enum TextError {
     TemplateFailed(String),
     /// The template exceeded a limit.
     #[error(
-        "the chat template {what} (limit {limit}). Shorten the conversation, or distrust the template: it may be endless"
+        "the chat template {what} (limit {limit}). Shorten the conversation; if it is short, the template may never end: choose another one"
     )]
     TemplateLimit {
         /// The quantity that is too large.
@@ -51,7 +51,7 @@ pub enum TextError {
         limit: u64,
     },
     /// There is no template of this name.
-    #[error("no chat template named {name:?}; there is {available}. Pass one of these names")]
+    #[error("there is no built-in chat template {name:?}; expected one of {available}")]
     NoSuchTemplate {
         /// The name asked for.
         name: String,

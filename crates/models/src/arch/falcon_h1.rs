@@ -275,7 +275,8 @@ impl Mamba {
         let mixed =
             graph.short_conv(conv, projection, &self.conv, self.conv_bias.as_ref(), causality, &cache.states[0]);
         let space = ops::StateSpace { context, ..self.space.clone() };
-        let mut y = graph.state_space(space, mixed, projection, &self.constants, causality, &cache.states[1]); // [T, inner]
+        // [T, inner]
+        let mut y = graph.state_space(space, mixed, projection, &self.constants, causality, &cache.states[1]);
         if let Some((ones, weight, eps)) = &self.norm {
             let shape = graph.shape(y).to_vec();
             let group = ones.shape()[0];

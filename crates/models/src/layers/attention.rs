@@ -39,7 +39,8 @@ impl Attention {
     pub fn forward(&self, graph: &mut Graph, x: Tensor, causality: Causality, cache: &LayerCache) -> Tensor {
         let qkv = self.qkv_proj.forward(graph, x); // [T, (H + 2K) d]
         let norms = self.qk_norm.as_ref().map(|(q, k)| (q, k));
-        let [q, k, v] = graph.rope(self.rope.clone(), qkv, causality.positions, &self.rotary, norms); // [T, H, d], [T, K, d] twice
+        // [T, H, d], [T, K, d] twice
+        let [q, k, v] = graph.rope(self.rope.clone(), qkv, causality.positions, &self.rotary, norms);
         let (keys, values) =
             graph.append(cache.rows, k, v, causality.positions, causality.bases, [&cache.keys, &cache.values]);
         let attention = ops::Attention { context: cache.rows.context, ring: cache.rows.ring, ..self.attention.clone() };

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use crate::graph::{Dtype, Graph, Node, Tensor};
 use crate::ops::{AttentionBackward, FromF16, ToF16};
 
-/// Fewest elements of a row that is stored in f16: shorter rows hold statistics, or save little because every packed row also stores its power of two.
+/// Fewest elements of a row that is stored in f16: shorter rows hold statistics, or save little because every packed
+/// row also stores its power of two.
 const MIN_WIDTH: usize = 16;
 
-/// The nodes between which a tensor must be saved: after the last node of the forward pass that uses it, until the first node
-/// of the backward pass that does.
+/// The nodes between which a tensor must be saved: after the last node of the forward pass that uses it, until the
+/// first node of the backward pass that does.
 #[derive(Debug, Clone, Copy, Default)]
 struct Lifetime {
     last_forward: Option<usize>,

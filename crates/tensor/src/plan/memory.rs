@@ -18,7 +18,8 @@ pub(crate) struct Request {
     pub size: u64,
     /// The last node that uses the tensor.
     pub last_use: usize,
-    /// Indices of requests that must be in other buffers, because one dispatch writes one of the two and binds the other.
+    /// Indices of requests that must be in other buffers, because one dispatch writes one of the two and binds the
+    /// other.
     pub conflicts: Vec<usize>,
 }
 
@@ -55,9 +56,9 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Places all requests of a list, at offsets that are multiples of `alignment`. A request that fits into no buffer gets
-    /// a new one of its own size. Two orders are tried, by size alone and by size and lifetime, and the one that adds
-    /// fewer bytes is used: neither is always better.
+    /// Places all requests of a list, at offsets that are multiples of `alignment`. A request that fits into no buffer
+    /// gets a new one of its own size. Two orders are tried, by size alone and by size and lifetime, and the one that
+    /// adds fewer bytes is used: neither is always better.
     pub fn place(&mut self, requests: &[Request], alignment: u64) -> Vec<Place> {
         if let Some(places) = self.known.iter().find_map(|(known, places)| places_within(requests, known, places)) {
             return places;
@@ -80,9 +81,9 @@ impl Layout {
     }
 }
 
-/// Reuses the places of a list that was placed before, if `requests` is the same list over fewer tokens: each request has a
-/// counterpart that is at least as large, lives at least as long and has at least the same conflicts. The known list
-/// may have more requests, since longer sums have partial ones.
+/// Reuses the places of a list that was placed before, if `requests` is the same list over fewer tokens: each request
+/// has a counterpart that is at least as large, lives at least as long and has at least the same conflicts. The known
+/// list may have more requests, since longer sums have partial ones.
 fn places_within(requests: &[Request], known: &[Request], places: &[Place]) -> Option<Vec<Place>> {
     let numbers: HashMap<(usize, usize), usize> =
         known.iter().enumerate().map(|(number, request)| (request.key, number)).collect();
@@ -164,7 +165,7 @@ mod tests {
     /// Over many random lists: requests lie inside their buffers and are aligned, no two share bytes at the same time,
     /// conflicting requests have different buffers, and the total is never below the peak of live bytes.
     #[test]
-    fn no_two_tensors_are_in_the_same_place_at_the_same_time() {
+    fn live_tensors_never_overlap() {
         let mut seed = 7u64;
         let mut next = |below: u64| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

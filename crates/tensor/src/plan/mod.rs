@@ -281,7 +281,7 @@ mod tests {
     use super::cuts;
 
     #[test]
-    fn no_submission_has_more_work_than_allowed_unless_one_kernel_has() {
+    fn submissions_stay_within_the_work_limit_except_one_kernel() {
         let work = [3, 4, 0, 9, 1, 1, 20, 2];
         assert_eq!(cuts(&work, 10), [3, 5, 6, 7]);
         assert!(cuts(&work, 1000).is_empty());

@@ -45,8 +45,8 @@ impl TurnCounter {
         })
     }
 
-    /// Adds the counting to a kernel's text and the counter's buffer to its bindings. Dispatches beyond `MAX_DISPATCHES` stay
-    /// unchanged.
+    /// Adds the counting to a kernel's text and the counter's buffer to its bindings. Dispatches beyond
+    /// `MAX_DISPATCHES` stay unchanged.
     pub(super) fn instrument(&self, name: &str, stated: u64, source: &mut String, groups: &mut Vec<Vec<Slice>>) {
         let mut list = self.stated.lock().unwrap_or_else(PoisonError::into_inner);
         if list.len() == MAX_DISPATCHES {

@@ -129,7 +129,7 @@ impl Arena {
                             EngineError::input(
                                 "checkpoint",
                                 format!("{name} of sizes {shape:?}"),
-                                "none such",
+                                "no such array",
                                 "resume with the model of the run",
                             )
                         };

@@ -10,7 +10,7 @@ use crate::checkpoint::encode_arrays;
 use crate::schedule::{Schedule, Scheduler};
 use crate::{MicroBatch, TrainError, TrainedWeights};
 
-const REMEDY: &str = "see docs of the conformance requests";
+const REMEDY: &str = "see the documentation of the conformance requests";
 
 fn missing(field: &str, expected: &str, got: Option<&Value>) -> EngineError {
     let got = got.map_or("nothing".to_string(), |value| value.to_string().chars().take(80).collect());
@@ -30,7 +30,7 @@ fn number(of: &Value, field: &str) -> Result<f64, EngineError> {
 /// Appends a sequence to a batch.
 fn push(batch: &mut MicroBatch, ids: &[i64], labels: &[i64]) -> Result<(), EngineError> {
     if ids.is_empty() || ids.len() != labels.len() {
-        return Err(EngineError::input("labels", format!("{} of them", ids.len()), labels.len().to_string(), REMEDY));
+        return Err(EngineError::input("labels", format!("{} values", ids.len()), labels.len().to_string(), REMEDY));
     }
     let number = batch.starts.len() as u32;
     batch.starts.push(batch.ids.len() as u32);

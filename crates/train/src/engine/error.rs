@@ -34,7 +34,7 @@ pub enum EngineError {
     },
     /// NaN or infinity in the loss or in a gradient.
     #[error(
-        "training: {what} is not finite; the weights are those before this step: go on from the last checkpoint with a lower learning rate"
+        "training: {what} is not finite; this step did not change the weights: resume from the last checkpoint with a lower learning rate"
     )]
     NotFinite {
         /// The loss, or the first tensor whose gradient is not finite.

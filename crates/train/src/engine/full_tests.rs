@@ -225,7 +225,7 @@ fn short_submissions_give_the_same_bits() {
 }
 
 #[test]
-fn noise_on_embeddings_follows_from_the_seed_and_is_for_training_only() {
+fn embedding_noise_depends_on_the_seed_and_is_training_only() {
     let gpu = gpu();
     let of = |alpha: Option<f64>, seed: u64| {
         losses(&gpu, TrainerOptions { neftune: alpha, seed, ..TrainerOptions::default() }).0

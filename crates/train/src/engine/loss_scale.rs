@@ -55,7 +55,7 @@ impl LossScale {
             "loss scale",
             "a power of two from 1 to 2^120, such as 65536",
             self.scale.to_string(),
-            "correct it, or begin anew",
+            "correct it, or start a new run",
         ))
     }
 

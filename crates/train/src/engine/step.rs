@@ -269,7 +269,12 @@ impl Step {
         }
         let Some(sweep) = graph.cross_entropy(logits, targets, options.logits_budget) else {
             let expected = "an output head that is a plain linear layer without bias or adapter";
-            return Err(EngineError::input("model", expected, "another one", "leave lm_head out of target_modules"));
+            return Err(EngineError::input(
+                "model",
+                expected,
+                "another kind of output head",
+                "leave lm_head out of target_modules",
+            ));
         };
         let (loss, nll, weights, pairs) = if shape.kind == StepKind::Preference {
             let [sequence_of_row, reference, settings] =

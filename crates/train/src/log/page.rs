@@ -10,8 +10,10 @@ const LEFT: f64 = 70.0;
 const BOTTOM: f64 = 30.0;
 
 const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
-svg{width:100%;height:auto}text{font-size:12px;fill:#444}.grid{stroke:#e3e3e3}.raw{stroke:#aac8eb}.line{stroke:#1e5ab4;stroke-width:2}\
-.eval{stroke:#dc6e14;stroke-width:2}polyline{fill:none}td{padding:0 1.5em 0 0;text-align:right}h2{font-size:1em;margin:1.5em 0 .2em}\
+svg{width:100%;height:auto}text{font-size:12px;fill:#444}.grid{stroke:#e3e3e3}.raw{stroke:#aac8eb}\
+.line{stroke:#1e5ab4;stroke-width:2}\
+.eval{stroke:#dc6e14;stroke-width:2}polyline{fill:none}td{padding:0 1.5em 0 0;text-align:right}\
+h2{font-size:1em;margin:1.5em 0 .2em}\
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}text{fill:#bbb}.grid{stroke:#333}.raw{stroke:#34506f}.line{stroke:#6ea4ee}}";
 
 /// The page.

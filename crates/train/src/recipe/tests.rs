@@ -97,7 +97,7 @@ fn mistakes_are_named_with_a_remedy() {
 }
 
 #[test]
-fn a_run_is_as_long_as_the_trainer_of_transformers_would_make_it() {
+fn a_run_has_the_steps_of_the_trainer_of_transformers() {
     let recipe = Recipe {
         batch_size: 4,
         gradient_accumulation_steps: 4,

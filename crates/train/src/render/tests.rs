@@ -101,7 +101,7 @@ fn turns() -> Example {
 }
 
 #[test]
-fn every_template_trains_both_answers_and_keeps_the_ids_of_the_whole() {
+fn every_template_trains_both_answers_and_keeps_all_ids() {
     for (model, ending) in [
         ("gemma2_softcap", "<end_of_turn>\n"),
         ("gemma3_text", "<end_of_turn>\n"),
@@ -135,7 +135,7 @@ fn every_template_trains_both_answers_and_keeps_the_ids_of_the_whole() {
 }
 
 #[test]
-fn reasoning_that_the_template_takes_out_of_earlier_turns_does_not_mislead() {
+fn reasoning_removed_from_earlier_turns_is_handled() {
     let renderer = renderer("qwen3_qknorm", |_| {});
     let with_thought = |thought: &str| format!("<think>\n{thought}\n</think>\n\nاسمي بيان.");
     let example = chat(json!([

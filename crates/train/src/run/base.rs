@@ -190,7 +190,7 @@ pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result
     }
     if let (Some(first), false) = (old.first(), overwrite) {
         let got = format!("{} of an earlier run", first.file_name().unwrap_or_default().to_string_lossy());
-        let remedy = "name another --output, go on with --resume, or replace the run with --overwrite";
+        let remedy = "name another --output, resume the run with --resume, or replace it with --overwrite";
         return Err(TrainError::checkpoint(output, "a directory without a run", got, remedy));
     }
     for path in old {
@@ -230,9 +230,9 @@ pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
             let got = format!("{name} = {value}");
             return Err(TrainError::checkpoint(
                 &resumed.path,
-                format!("{name} = {before}, as the run began"),
+                format!("{name} = {before}, as at the start of the run"),
                 got,
-                "leave the flag out, or begin anew",
+                "leave the flag out, or start a new run",
             ));
         }
     }

@@ -246,12 +246,12 @@ impl Run<'_> {
     fn check(&self, resumed: &Resumed) -> Result<(), TrainError> {
         if resumed.state.data_fingerprint != self.data.fingerprint() {
             let (expected, remedy) =
-                ("the data that the run began with", "restore the data, or begin anew with another --output");
+                ("the data of the start of the run", "restore the data, or start a new run with another --output");
             return Err(TrainError::checkpoint(&resumed.path, expected, "other examples", remedy));
         }
         if resumed.state.schedule != self.run_length().schedule {
             let (expected, remedy) =
-                ("the learning rates that the run began with", "resume with the recipe of the run");
+                ("the learning rates at the start of the run", "resume with the recipe of the run");
             return Err(TrainError::checkpoint(&resumed.path, expected, "another length or schedule", remedy));
         }
         Ok(())

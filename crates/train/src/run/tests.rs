@@ -283,7 +283,7 @@ fn the_best_weights_are_kept_and_patience_ends() {
 }
 
 #[test]
-fn memory_is_estimated_within_fifteen_percent_of_the_measured_peak() {
+fn estimated_memory_is_within_15_percent_of_the_peak() {
     let mut worst = 0.0f64;
     for (model, batch_size, more) in [
         ("llama3_gqa", 6, "max_steps = 3"),

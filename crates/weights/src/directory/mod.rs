@@ -47,7 +47,7 @@ impl DirectorySource {
             }
             Ok(_) => Err(WeightsError::Unsupported {
                 what: format!("{shown}, a single file"),
-                remedy: "give the directory that holds config.json and model.safetensors".to_owned(),
+                remedy: "give the directory that contains config.json and model.safetensors".to_owned(),
             }),
             Err(error) if error.kind() == ErrorKind::NotFound && looks_like_hub_name(path) => {
                 Err(WeightsError::Unsupported {

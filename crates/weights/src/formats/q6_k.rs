@@ -11,8 +11,8 @@
 //! The high bits are arranged so that four codes are unpacked at once as the four bytes of a word, for i in 0..4:
 //!
 //! ```wgsl
-//! let first  = (codes\[i\] & 0x0f0f0f0fu)         | (((highs\[0\] >> (2u * i)) & 0x03030303u) << 4u); // weights 4i ..
-//! let second = ((codes\[i\] >> 4u) & 0x0f0f0f0fu) | (((highs\[1\] >> (2u * i)) & 0x03030303u) << 4u); // weights 16 + 4i ..
+//! let first  = (codes\[i\] & 0x0f0f0f0fu)         | (((highs\[0\] >> (2u * i)) & 0x03030303u) << 4u); // 4i ..
+//! let second = ((codes\[i\] >> 4u) & 0x0f0f0f0fu) | (((highs\[1\] >> (2u * i)) & 0x03030303u) << 4u); // 16 + 4i ..
 //! ```
 //!
 //! Scales are independent f16 numbers. GGUF's Q6_K scale, one f16 times an 8-bit integer per 16 weights, is multiplied

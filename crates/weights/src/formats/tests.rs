@@ -352,7 +352,8 @@ proptest! {
             let mut planes = Planes::new(*format, k);
             planes.rows = 2;
             for plane in 0..planes.bytes.len() {
-                planes.bytes[plane] = (0..2 * format.row_bytes(plane, k)).map(|_| (random.uniform() * 256.0) as u8).collect();
+                let len = 2 * format.row_bytes(plane, k);
+                planes.bytes[plane] = (0..len).map(|_| (random.uniform() * 256.0) as u8).collect();
             }
             prop_assert_eq!(planes.dequantize().len(), 2 * k);
         }

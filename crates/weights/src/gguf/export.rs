@@ -40,7 +40,10 @@ pub async fn export(
     let (arch, more) = found.ok_or_else(|| {
         let written = ARCHS.iter().filter(|arch| arch.export.is_some()).flat_map(|arch| arch.model_types);
         let written = written.copied().collect::<Vec<_>>().join(", ");
-        unsupported(format!("writing a {model_type} model as GGUF"), format!("written are {written}"))
+        unsupported(
+            format!("writing a {model_type} model as GGUF"),
+            format!("the model types that can be written are {written}"),
+        )
     })?;
     let (head_dim, mut metadata) = metadata(arch, config)?;
     let Exported { keys, factor } = more(config, head_dim)?;
@@ -63,7 +66,7 @@ pub async fn export(
         let name = name.ok_or_else(|| {
             unsupported(
                 format!("writing the tensor {:?} as GGUF", entry.name),
-                "this model has parts that llama.cpp's form of it has not".to_owned(),
+                "llama.cpp's form of this architecture has no such tensor".to_owned(),
             )
         })?;
         exports.push(tensor_export(arch, entry, name, factor));

@@ -191,13 +191,13 @@ fn place(cursor: &Cursor<'_>, header: &mut Header, alignment: u64) -> Result<(),
         let end = offset.and_then(|offset| offset.checked_add(info.size_bytes));
         let (Some(offset), Some(end)) = (offset, end) else {
             return Err(cursor.bad(format!(
-                "tensor {:?}: offset {} is no multiple of {alignment}, or overflows",
+                "tensor {:?}: offset {} is not a multiple of {alignment}, or overflows",
                 info.name, info.offset
             )));
         };
         if end > cursor.size {
             let problem = format!(
-                "tensor {:?} takes {} bytes from {offset}, the file has {} bytes (cut off?)",
+                "tensor {:?} takes {} bytes from offset {offset}, but the file has {} bytes (truncated?)",
                 info.name, info.size_bytes, cursor.size
             );
             return Err(cursor.bad(problem));
@@ -238,13 +238,15 @@ impl Cursor<'_> {
         if count <= self.left() / bytes {
             return Ok(());
         }
-        Err(self.bad(format!("{count} {what} are announced, where {} bytes are left", self.left())))
+        Err(self.bad(format!("{count} {what} are declared, but only {} bytes are left", self.left())))
     }
 
     async fn take(&mut self, length: u64) -> Result<Vec<u8>, WeightsError> {
         if length > self.left() {
-            return Err(self
-                .bad(format!("{length} bytes are announced at {}, the file has {} bytes", self.position, self.size)));
+            return Err(self.bad(format!(
+                "{length} bytes are declared at offset {}, but the file has {} bytes",
+                self.position, self.size
+            )));
         }
         if self.position + length > MAX_HEADER_BYTES {
             return Err(self.bad(format!("expected a header of at most {MAX_HEADER_BYTES} bytes")));
@@ -279,7 +281,7 @@ impl Cursor<'_> {
     async fn text(&mut self, limit: u64, what: &str) -> Result<String, WeightsError> {
         let length = self.u64().await?;
         if length > limit {
-            return Err(self.bad(format!("{what} is said to have {length} bytes, expected at most {limit}")));
+            return Err(self.bad(format!("{what} has a declared length of {length} bytes, expected at most {limit}")));
         }
         let bytes = self.take(length).await?;
         String::from_utf8(bytes).map_err(|error| self.bad(format!("{what} is not UTF-8: {error}")))
@@ -341,7 +343,7 @@ impl Cursor<'_> {
         let id = self.u32().await?;
         let kind = BlockType::from_id(id).map_err(|known| {
             let remedy = format!(
-                "read are {known}; quantize the model to one of these with llama.cpp, or take another file of it"
+                "supported are {known}; quantize the model to one of these with llama.cpp, or take another file of it"
             );
             unsupported(self.file, &format!("tensor {name:?}: block type {id}, {}", BlockType::name_of(id)), &remedy)
         })?;

@@ -196,7 +196,7 @@ fn lies_are_refused_by_name() {
     assert!(error(tiny().tensor("t", &[64], 0, u64::MAX - 31, 256)).contains("overflows"));
     assert!(error(tiny().tensor("t", &[64], 0, 1 << 20, 256)).contains("the file has"));
     assert!(error(tiny().tensor("t", &[65], 0, 0, 256)).contains("the file has"));
-    assert!(error(tiny().tensor("t", &[64], 0, 4, 512)).contains("no multiple of 32"));
+    assert!(error(tiny().tensor("t", &[64], 0, 4, 512)).contains("not a multiple of 32"));
     assert!(error(tiny().tensor("t", &[64], 0, 0, 256).tensor("u", &[64], 0, 224, 256)).contains("overlaps"));
     assert!(error(tiny().tensor("t", &[64], 0, 0, 256).tensor("t", &[64], 0, 256, 256)).contains("twice"));
     assert!(error(tiny().tensor("t", &[33], 8, 0, 256)).contains("whole Q8_0 blocks"));
@@ -225,8 +225,8 @@ fn versions_and_counts_are_checked() {
     assert!(with(4, &1u32.to_le_bytes()).contains("version 1"));
     assert!(with(4, &9u32.to_le_bytes()).contains("version 9"));
     assert!(with(4, &3u32.to_be_bytes()).contains("big-endian"));
-    assert!(with(8, &u64::MAX.to_le_bytes()).contains("tensors are announced"));
-    assert!(with(16, &u64::MAX.to_le_bytes()).contains("metadata keys are announced"));
+    assert!(with(8, &u64::MAX.to_le_bytes()).contains("tensors are declared"));
+    assert!(with(16, &u64::MAX.to_le_bytes()).contains("metadata keys are declared"));
     assert!(header(b"GG".to_vec()).is_err());
 }
 
@@ -262,7 +262,10 @@ proptest! {
 
     /// Damage anywhere gives an error, or a file whose tensors lie inside it, never a panic.
     #[test]
-    fn any_damage_is_survived(changes in prop::collection::vec((0usize..1000, any::<u8>()), 1..6), cut in 0usize..1200) {
+    fn any_damage_is_survived(
+        changes in prop::collection::vec((0usize..1000, any::<u8>()), 1..6),
+        cut in 0usize..1200,
+    ) {
         let file = tiny().text("tokenizer.ggml.model", "gpt2").tensor("token_embd.weight", &[4, 32], 0, 0, 512).tensor("output_norm.weight", &[32], 0, 512, 128);
         let mut bytes = file.bytes();
         for (at, value) in changes {

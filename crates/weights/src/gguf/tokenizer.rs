@@ -72,8 +72,9 @@ pub(super) fn files(file: &str, header: &Header, model_type: &str) -> Result<BTr
             let name = header.text("tokenizer.ggml.pre").unwrap_or("default");
             let cutting = cutting(name).ok_or_else(|| WeightsError::Unsupported {
                 what: format!("{file}: the pre-tokenizer {name:?}"),
-                remedy: "take the safetensors checkpoint of this model, whose tokenizer.json says how texts are cut"
-                    .to_owned(),
+                remedy:
+                    "take the safetensors checkpoint of this model, whose tokenizer.json describes the pre-tokenizer"
+                        .to_owned(),
             })?;
             let add_bos = header.flag("tokenizer.ggml.add_bos_token").unwrap_or(cutting.bos);
             files.insert("tokenizer.json".to_owned(), byte_level(file, header, tokens, &kind, &cutting, add_bos)?);

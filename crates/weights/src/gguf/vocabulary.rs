@@ -9,7 +9,7 @@ use std::collections::HashMap;
 fn unsupported(what: &str) -> WeightsError {
     WeightsError::Unsupported {
         what: format!("tokenizer.json: {what}, as GGUF"),
-        remedy: "written are byte-level BPE as GPT-2, LLaMA 3 and Qwen 2 cut texts, and BPE with byte fallback"
+        remedy: "supported are byte-level BPE with the pre-tokenizer of GPT-2, LLaMA 3 or Qwen 2, and BPE with byte fallback"
             .to_owned(),
     }
 }
@@ -107,13 +107,13 @@ pub fn metadata(
 }
 
 fn merges(model: &Value) -> Result<Vec<[String; 2]>, WeightsError> {
-    let list = model.get("merges").and_then(Value::as_array).ok_or_else(|| unsupported("a model that is no BPE"))?;
+    let list = model.get("merges").and_then(Value::as_array).ok_or_else(|| unsupported("a model other than BPE"))?;
     let pair = |merge: &Value| match merge {
         Value::String(text) => text.split_once(' ').map(|(left, right)| [left.to_owned(), right.to_owned()]),
         Value::Array(both) => Some([both.first()?.as_str()?.to_owned(), both.get(1)?.as_str()?.to_owned()]),
         _ => None,
     };
-    list.iter().map(|merge| pair(merge).ok_or_else(|| unsupported("a merge that is no pair"))).collect()
+    list.iter().map(|merge| pair(merge).ok_or_else(|| unsupported("a merge that is not a pair of tokens"))).collect()
 }
 
 /// llama.cpp's name of the pre-tokenizer.
@@ -130,6 +130,6 @@ fn nickname(tokenizer: &Value) -> Result<&'static str, WeightsError> {
         (Some(regex), [_, level]) if kind(level) && regex == LLAMA3 => Ok(if ignores { "llama-bpe" } else { "dbrx" }),
         (Some(regex), [_, level]) if kind(level) && regex == QWEN2 => Ok("qwen2"),
         (None, [level]) if kind(level) && level.get("add_prefix_space") == Some(&Value::Bool(false)) => Ok("gpt-2"),
-        _ => Err(unsupported("a way of cutting texts that has no name there")),
+        _ => Err(unsupported("a pre-tokenizer that GGUF has no name for")),
     }
 }

@@ -142,8 +142,8 @@ impl<'a> Machine<'a> {
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], WeightsError> {
         let split = usize::try_from(length).ok().and_then(|length| self.rest.split_at_checked(length));
-        let (taken, rest) =
-            split.ok_or_else(|| self.bad(format!("{length} bytes are announced, {} are left", self.rest.len())))?;
+        let (taken, rest) = split
+            .ok_or_else(|| self.bad(format!("{length} bytes are declared, but only {} are left", self.rest.len())))?;
         self.rest = rest;
         Ok(taken)
     }

@@ -59,9 +59,9 @@ impl<'a> Archive<'a> {
         let bytes = read_exact(source, file, start, size).await?;
         let mut rest = bytes.as_slice();
         for number in 0..count {
-            rest = archive
-                .entry(rest)
-                .ok_or_else(|| archive.bad(format!("the entry of member {number} is cut off or no stored file")))??;
+            rest = archive.entry(rest).ok_or_else(|| {
+                archive.bad(format!("the entry of member {number} is truncated or not a stored file"))
+            })??;
         }
         Ok(archive)
     }
@@ -81,7 +81,7 @@ impl<'a> Archive<'a> {
         })?;
         let (count, size, start) = (u16_at(&tail, at + 10), u32_at(&tail, at + 12), u32_at(&tail, at + 16));
         let (Some(count), Some(size), Some(start)) = (count, size, start) else {
-            return Err(self.bad("its directory is cut off"));
+            return Err(self.bad("its directory is truncated"));
         };
         let locator = at.checked_sub(20).filter(|&at| u32_at(&tail, at) == Some(u64::from(LOCATOR_64)));
         let Some(locator) = locator else { return Ok((start, size, count)) };

@@ -38,7 +38,7 @@ pub struct BenchArgs {
     /// Number of repetitions
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     repetitions: u32,
-    /// Sequences generated in parallel; the speed is that of all together
+    /// Sequences to generate in parallel; the speed counts the tokens of all sequences
     #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
     /// Measure a LoRA training step instead, over one sequence of --prompt tokens
@@ -50,7 +50,7 @@ pub struct BenchArgs {
     /// With --train: keep activations instead of recomputing them (no gradient checkpointing)
     #[arg(long, requires = "train")]
     no_grad_checkpoint: bool,
-    /// With --train: saved activations in f16, f16 tiles in matrix products, loss scaling
+    /// With --train: mixed precision, as in `bayan finetune --f16`
     #[arg(long, requires = "train")]
     f16: bool,
     /// Also show the time of each kernel
@@ -120,7 +120,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     let (prompt, generate) = (args.prompt as usize, args.generate as usize);
     if prompt + generate == 0 {
-        bail!("nothing to measure: expected --prompt or --generate above 0");
+        bail!("bayan bench has nothing to measure: expected --prompt or --generate above 0");
     }
     // The prompt's run has one more token, which is not timed.
     let least = (prompt + 1).max(generate + 1) + 1;
@@ -321,18 +321,21 @@ fn print(engine: &Engine, measured: &Measured) -> Result<()> {
     let cost = measured.cost;
     let (bound, activations) = (output::size(cost.bound_bytes), output::size(cost.activation_bytes));
     output::line(&format!(
-        "one token: {} dispatches in {} pass, {bound} bound, {activations} of activations",
+        "one token: {} dispatches, {} compute passes, {bound} of bound buffers, {activations} of activations",
         cost.dispatches, cost.passes
     ))?;
     let (allocated, cache) = (output::size(engine.gpu().allocated_bytes()), output::size(engine.cache_bytes()));
-    output::line(&format!("device memory: {allocated}, of which the cache of {} positions {cache}", engine.context()))?;
+    output::line(&format!(
+        "device memory: {allocated}, of which the cache of {} positions takes {cache}",
+        engine.context()
+    ))?;
     if let streamed @ 1.. = engine.streamed_bytes() {
         let per_second = measured
             .generate
             .as_ref()
             .map_or(0.0, |speed| speed.mean() / f64::from(engine.sequences() as u32) * streamed as f64 / 1e9);
         output::line(&format!(
-            "streamed from host memory: {} for every step, {per_second:.2} GB/s while generating",
+            "weights streamed from host memory: {} for every step, {per_second:.2} GB/s while generating",
             output::size(streamed)
         ))?;
     }

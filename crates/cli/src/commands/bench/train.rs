@@ -148,19 +148,19 @@ pub fn run(bench: &TrainBench, args: &ModelArgs) -> Result<ExitCode> {
     }
     output::line(&format!("{} ({}), {}, {}", c.name, c.backend, c.driver, c.path()))?;
     output::line(&format!(
-        "a LoRA step of rank {} over {tokens} tokens in {}, {} dispatches: {mean:.1} tokens/s",
+        "LoRA training step: rank {}, {tokens} tokens, {}, {} dispatches: {mean:.1} tokens/s",
         bench.rank,
         if bench.f16 { "f16" } else { "f32" },
         trainer.cost().1
     ))?;
     output::line(&format!(
-        "{:.4} TFLOP/s, {:.0} % of the matrix product's {:.4}",
+        "arithmetic: {:.4} TFLOP/s, {:.0} % of the {:.4} TFLOP/s of a matrix product alone",
         flops / 1e12,
         100.0 * flops / rate,
         rate / 1e12
     ))?;
     output::line(&format!(
-        "device memory: {} at the peak, of which the base {}",
+        "peak device memory: {}, of which the base model takes {}",
         output::size(peak_bytes),
         output::size(base_bytes)
     ))?;

@@ -42,15 +42,15 @@ pub enum AdapterCommand {
 
 /// The text of `/help`.
 pub const HELP: &str = "\
-/system TEXT   set the instructions that stand before the conversation; without TEXT show them
+/system TEXT   set the system message; without TEXT show it
 /save FILE     write the conversation to a file (JSON)
-/load FILE     go on with a conversation from a file
-/reset         forget the conversation, keep the instructions
+/load FILE     continue a conversation from a file
+/reset         delete the conversation, keep the system message
 /drop          drop the oldest turns, to make room in the context
-/adapter DIR[:SCALE]   put a LoRA adapter on the model; without DIR list them; /adapter off [DIR] takes one or all off
-/stats         speeds, tokens and memory
+/adapter DIR[:SCALE]   attach a LoRA adapter; without DIR list the adapters; /adapter off [DIR] detaches one or all
+/stats         show speeds, tokens and memory
 /exit          leave (or Ctrl-D)
-Ctrl-C stops an answer. A line that ends with \\ goes on in the next. //TEXT sends a message that begins with a slash.";
+Ctrl-C stops an answer. A line that ends with \\ continues on the next. //TEXT sends a message that begins with a slash.";
 
 /// Parses a line; `None` for an empty one.
 ///

@@ -28,7 +28,7 @@ pub struct ChatArgs {
     /// Continue a conversation from a file that /save wrote
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
-    /// Do not save the history of typed lines
+    /// Do not save the typed lines in the history file
     #[arg(long)]
     no_history: bool,
     #[command(flatten)]

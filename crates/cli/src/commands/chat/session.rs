@@ -72,7 +72,7 @@ impl Session {
         let c = engine.gpu().capabilities();
         output::line(&format!("بيان · {} · {} · /help", c.name, c.path()))?;
         if c.software {
-            output::line("This device is software: answers are right and slow.")?;
+            output::line("This is a software device: answers are correct but slow.")?;
         }
         if !self.conversation.turns.is_empty() {
             output::line(&format!("messages loaded: {}", self.conversation.messages().len()))?;
@@ -88,7 +88,7 @@ impl Session {
         match command {
             Command::Message(text) => self.answer(text)?,
             Command::System(None) => {
-                self.say(self.conversation.system.as_deref().unwrap_or("no instructions are set"))?
+                self.say(self.conversation.system.as_deref().unwrap_or("no system message is set"))?
             }
             Command::System(text) => self.conversation.system = text,
             Command::Save(file) => {
@@ -132,18 +132,14 @@ impl Session {
             AdapterCommand::Off(Some(name)) => {
                 if !engine.detach(&name) {
                     anyhow::bail!(
-                        "/adapter off {name}: expected the name of one that is on: {}",
+                        "/adapter off {name}: expected the name of an attached adapter: {}",
                         engine.adapters().join(", ")
                     );
                 }
             }
         }
         let names = self.model.engine.adapters().join(", ");
-        self.say(&if names.is_empty() {
-            "no adapters: the base alone".to_string()
-        } else {
-            format!("adapters: {names}")
-        })
+        self.say(&if names.is_empty() { "no adapter is attached".to_string() } else { format!("adapters: {names}") })
     }
 
     /// Prints text about the conversation, which is not part of the answers on stdout.
@@ -174,8 +170,8 @@ impl Session {
                     (error.downcast_ref(), self.interactive)
                 {
                     let message = format!(
-                        "the conversation has {prompt} tokens with this message, and the context holds {context}. /drop drops the oldest turns and \
-                         then answers it; `--context {}` at the start gives more room",
+                        "with this message the conversation has {prompt} tokens, and the context holds {context}. /drop drops the oldest \
+                         turns and then answers the message; start with `--context {}` for a longer context",
                         (2 * context).max(prompt.next_power_of_two())
                     );
                     self.pending = Some(text);
@@ -218,11 +214,11 @@ impl Session {
         let context = self.model.engine.context();
         match finish {
             FinishReason::ContextFull => self.say(&format!(
-                "[the context of {context} positions is full and the answer was cut: /drop drops the oldest turns; `--context {}` at the start gives more room]",
+                "[the answer was cut because the context of {context} positions is full: /drop drops the oldest turns; start with `--context {}` for a longer context]",
                 2 * context
             )),
             FinishReason::Stopped if self.interactive => self.say("[stopped]"),
-            FinishReason::Length if self.interactive => self.say("[cut at --max-tokens]"),
+            FinishReason::Length if self.interactive => self.say("[the answer was cut at --max-tokens]"),
             _ => Ok(()),
         }
     }
@@ -257,7 +253,7 @@ impl Session {
         let c = engine.gpu().capabilities();
         let mut lines = vec![format!("device: {}, {}", c.name, c.path())];
         lines.push(format!(
-            "loaded in {:.2} s; device memory {}",
+            "model loaded in {:.2} s; device memory {}",
             self.load.as_secs_f64(),
             output::size(engine.gpu().allocated_bytes())
         ));

@@ -41,8 +41,8 @@ const FIRST_WEIGHTS: u64 = 1 << 40;
 /// Flags of `bayan finetune`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The same names stand in a recipe file (--config). A checkpoint holds everything: after Ctrl-C, a kill or a power cut,\n\
-    `bayan finetune --resume --output DIR` goes on as if nothing had happened."
+    after_help = "A recipe file (--config) has fields of the same names. A checkpoint holds the whole state of a run: after Ctrl-C, a kill or a power cut,\n\
+    `bayan finetune --resume --output DIR` continues as if the run had not been interrupted."
 )]
 pub struct FinetuneArgs {
     /// Recipe: a .toml, .yaml or .yml file; flags override it
@@ -99,7 +99,7 @@ pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
             output::note(&format!("resuming after step {} from {}", resumed.state.step, resumed.path.display()))
         }
         None if args.resume => {
-            output::note(&format!("{}: no checkpoint yet; beginning anew", output.display()));
+            output::note(&format!("{}: no checkpoint was found; training starts from the beginning", output.display()));
             prepare_output(&output, &prepared.recipe, true)?;
         }
         None => prepare_output(&output, &prepared.recipe, args.overwrite)?,
@@ -128,7 +128,7 @@ fn recipe(args: &FinetuneArgs) -> Result<Recipe> {
     let recipe = Recipe::resolve(layers)?;
     for (name, value) in [("data", &recipe.data), ("output", &recipe.output)] {
         if value.is_none() && !(name == "output" && args.dry_run.is_some()) {
-            bail!("nothing is named for `{name}`: expected --{name} PATH, or `{name}` in the recipe file");
+            bail!("`{name}` is missing: expected --{name} PATH, or `{name}` in the recipe file");
         }
     }
     if let Some(format) = &recipe.quantize {
@@ -161,7 +161,7 @@ fn prepare(mut recipe: Recipe, show: &RunPrinter) -> Result<Prepared> {
         if recipe.max_seq_length != Recipe::default().max_seq_length {
             let limit = sizes.max_position_embeddings;
             tracing::warn!(
-                "max_seq_length {} is more than the {limit} positions of this model; longer sequences are cut there",
+                "max_seq_length {} exceeds the {limit} positions of this model; longer sequences are truncated to {limit} tokens",
                 recipe.max_seq_length
             );
         }
@@ -245,7 +245,7 @@ fn train(
     if ended.end == EndReason::Interrupted {
         let how = format!("bayan finetune --resume --output {}", output.display());
         show.line(
-            &format!("stopped after step {}; a checkpoint is saved. Go on with: {how}", ended.steps),
+            &format!("training stopped after step {}; a checkpoint was saved. Resume with: {how}", ended.steps),
             &json!({"event": "stopped", "steps": ended.steps, "resume": how}),
         )?;
         return Ok(ExitCode::from(INTERRUPTED));
@@ -266,10 +266,13 @@ fn finish(
 ) -> Result<()> {
     let output = result.display().to_string();
     let peak = gpu.peak_allocated_bytes();
-    let why =
-        if ended.end == EndReason::EarlyStopped { " (stopped early: evaluations did not get better)" } else { "" };
+    let why = if ended.end == EndReason::EarlyStopped {
+        " (stopped early: the evaluation loss stopped improving)"
+    } else {
+        ""
+    };
     let mut text = format!(
-        "{} steps{why}, {} tokens, {}; peak memory {} (estimated {})\n",
+        "trained {} steps{why}, {} tokens, in {}; peak device memory {} (estimated {})\n",
         ended.steps,
         ended.tokens,
         show::time(ended.elapsed),
@@ -281,12 +284,12 @@ fn finish(
     }
     let plots = prepared.recipe.output.as_deref().unwrap_or_default();
     text.push_str(&format!(
-        "weights of step {}: {output}; loss plot: loss.png and loss.html in {plots}\n",
+        "the weights after step {} are in {output}; the loss is plotted in loss.png and loss.html in {plots}\n",
         ended.weights_of_step
     ));
     text.push_str(&match prepared.recipe.full {
-        true => format!("try it: bayan chat --model {output}"),
-        false => format!("try it: bayan chat --model {name} --adapter {output}"),
+        true => format!("to try it: bayan chat --model {output}"),
+        false => format!("to try it: bayan chat --model {name} --adapter {output}"),
     });
     let (step, loss) = ended.best.unzip();
     show.line(

@@ -65,7 +65,7 @@ impl RunPrinter {
         };
         let held = data.valid.as_ref().map_or(0, |units| units.dataset().len());
         let text = format!(
-            "run\n{what}: {} of {} parameters ({:.2} %)\n{} {units}, {} a step × {} = {} steps an epoch; {} steps; {held} examples to evaluate on",
+            "run\n{what}: {} of {} parameters are trained ({:.2} %)\n{} {units} in micro-batches of {}, {} per step: {} steps per epoch, {} steps in all; {held} evaluation examples",
             output::count(trained),
             output::count(base.parameters),
             100.0 * trained as f64 / base.parameters.max(1) as f64,
@@ -86,7 +86,7 @@ impl RunPrinter {
     pub fn memory(&self, memory: &MemoryEstimate) -> Result<()> {
         let value = json!({"event": "memory", "base": memory.base, "weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer,
             "cache": memory.cache, "activations": memory.activations, "working": memory.working, "fixed": memory.fixed, "total": memory.total()});
-        self.line(format!("device memory (estimated)\n{memory}").trim_end(), &value)
+        self.line(format!("estimated device memory\n{memory}").trim_end(), &value)
     }
 
     /// Prints the device.

@@ -84,7 +84,7 @@ fn fetch(
         }
     }
     bail!(
-        "{}: given up after {ATTEMPTS} attempts: {last}; what has arrived is kept, and the same command goes on from there",
+        "{}: the download failed after {ATTEMPTS} attempts: {last}; the received part is kept, and the same command resumes from there",
         file.name
     )
 }

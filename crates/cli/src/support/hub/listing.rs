@@ -83,13 +83,13 @@ pub fn endpoint() -> String {
 pub fn explain(status: u16, name: &HubName) -> String {
     match status {
         401 => format!(
-            "{name}: the hub wants to know who asks (401): set HF_TOKEN, and check the name, for names that do not exist are answered so too"
+            "{name}: the hub requires authentication (401): set HF_TOKEN, and check the name, because the hub gives this answer for unknown names too"
         ),
         403 => format!(
-            "{name}: access is not granted (403): accept its conditions on its page, with the account that the token belongs to"
+            "{name}: access to the model is not granted (403): accept its conditions on its web page, with the token's account"
         ),
-        404 => format!("{name}: there is no such model, revision or file (404)"),
-        429 => format!("{name}: the hub is asked too often (429): wait a few minutes, or set HF_TOKEN"),
+        404 => format!("{name}: the hub has no such model, revision or file (404)"),
+        429 => format!("{name}: the hub received too many requests (429): wait a few minutes, or set HF_TOKEN"),
         _ => format!("{name}: the hub answered with status {status}"),
     }
 }
@@ -105,12 +105,12 @@ pub fn plan(cache: &Cache, name: &HubName) -> Result<DownloadPlan> {
         .with_endpoint(endpoint.clone())
         .with_token(token.clone())
         .build()
-        .context("the network client")?;
+        .context("cannot set up the network client")?;
     let mut response = api.repo(repo(name)).info_request().query("blobs", "true").call().map_err(|error| {
         let text = error.to_string();
         let status = text.strip_prefix("http status: ").and_then(|status| status.parse().ok());
         anyhow::anyhow!(status.map_or_else(
-            || format!("{endpoint} cannot be asked about {name}: {text}; check the network, or use --offline"),
+            || format!("{endpoint} did not answer the request for {name}: {text}; check the network, or use --offline"),
             |s| explain(s, name)
         ))
     })?;
@@ -146,7 +146,10 @@ fn checked(file: &Sibling) -> Result<RemoteFile> {
     };
     match (size, blob) {
         (Some(size_bytes), Some(blob)) => Ok(RemoteFile { name: file.rfilename.clone(), size_bytes, blob }),
-        _ => bail!("the listing has no size and checksum for {:?}: this is no hub that can be checked", file.rfilename),
+        _ => bail!(
+            "the hub's listing has no size and checksum for {:?}, so a download could not be verified; use another hub",
+            file.rfilename
+        ),
     }
 }
 
@@ -199,8 +202,8 @@ fn select<'a>(name: &HubName, files: &'a [Sibling]) -> Result<Vec<&'a Sibling>> 
     let gguf: Vec<&Sibling> = files.iter().filter(|file| file.rfilename.ends_with(".gguf")).collect();
     match gguf.as_slice() {
         [one] => Ok(vec![*one]),
-        [] => bail!("{name} holds no weights that are read here: expected safetensors, pytorch_model.bin or GGUF"),
-        _ => bail!("{name} holds several GGUF files: add one to the name; {}", gguf_names(files)),
+        [] => bail!("{name} has no weights in a supported format: expected safetensors, pytorch_model.bin or GGUF"),
+        _ => bail!("{name} has several GGUF files: add the name of one, as in {name}/FILE.gguf; {}", gguf_names(files)),
     }
 }
 

@@ -40,13 +40,13 @@ pub fn open(name: &HubName) -> Result<PathBuf> {
     }
     if OFFLINE.load(Ordering::Relaxed) {
         bail!(
-            "{name} is not in {}, and --offline allows no download: run `bayan pull {name}` with a network",
+            "{name} is not in the cache {}, and --offline forbids downloads: run `bayan pull {name}` with a network",
             cache.path().display()
         );
     }
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         bail!(
-            "{name} is neither a file or directory here nor in {}: download it with `bayan pull {name}`",
+            "{name} is neither a local file or directory nor in the cache {}: download it with `bayan pull {name}`",
             cache.path().display()
         );
     }

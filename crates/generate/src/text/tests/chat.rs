@@ -33,7 +33,8 @@ fn built_in_templates_byte_by_byte() {
     assert!(default.starts_with(&format!("<s>[INST] <<SYS>>\n{system}")), "two spaces after آمنا. : {default}");
     assert!(default.ends_with("معلومات خاطئة.\n<</SYS>>\n\nمرحبا [/INST]"), "{default}");
     let llama3 = "<B><|start_header_id|>system<|end_header_id|>\n\nكن موجزًا<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nس١<|eot_id|>\
-        <|start_header_id|>assistant<|end_header_id|>\n\nج١<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nس٢<|eot_id|>\
+        <|start_header_id|>assistant<|end_header_id|>\n\nج١<|eot_id|>\
+        <|start_header_id|>user<|end_header_id|>\n\nس٢<|eot_id|>\
         <|start_header_id|>assistant<|end_header_id|>\n\n";
     assert_eq!(builtin("llama3", "<B>", &TURNS), llama3);
     let chatml = "<|im_start|>system\nكن موجزًا<|im_end|>\n<|im_start|>user\n س١ <|im_end|>\n<|im_start|>assistant\nج١<|im_end|>\n\
@@ -61,8 +62,8 @@ fn jais_speaks_the_language_of_the_question() {
     );
     let family = builtin("jais-family", "", &[("user", "Who are you?")]);
     let want = "### Instruction:Your name is 'JAIS', and you are named after Jebel Jais, the highest mountain in UAE. You were made by 'Inception' in the UAE. \
-        You are a helpful, respectful, and honest assistant. Always answer as helpfully as possible, while being safe. Complete the conversation between \
-        [|Human|] and [|AI|]:\n### Input: [|Human|] Who are you?\n[|AI|]\n### Response :";
+        You are a helpful, respectful, and honest assistant. Always answer as helpfully as possible, while being safe. \
+        Complete the conversation between [|Human|] and [|AI|]:\n### Input: [|Human|] Who are you?\n[|AI|]\n### Response :";
     assert_eq!(family, want);
     let family = builtin("jais-family", "", &[("user", "من أنت؟")]);
     let end = "مع الحفاظ على البقاء أمناً. أكمل المحادثة بين [|Human|] و[|AI|] :\n### Input:[|Human|] من أنت؟\n[|AI|]\n### Response :";

@@ -59,7 +59,7 @@ fn ids_text_and_streams_are_those_of_tokenizers() {
 }
 
 #[test]
-fn a_stream_cut_at_any_place_shows_the_decoding_of_what_it_has_seen() {
+fn a_stream_cut_anywhere_shows_the_decoding_of_its_prefix() {
     for name in models().iter().map(String::as_str) {
         let tokenizer = tokenizer(name);
         for case in expected(name, "tokenizer_cases.json")["cases"].as_array().unwrap() {

@@ -157,7 +157,11 @@ proptest! {
     }
 
     #[test]
-    fn any_ids_stream_to_their_decoding(ids in prop::collection::vec(0u32..1600, 0..60), model in any::<prop::sample::Index>(), skip: bool) {
+    fn any_ids_stream_to_their_decoding(
+        ids in prop::collection::vec(0u32..1600, 0..60),
+        model in any::<prop::sample::Index>(),
+        skip: bool,
+    ) {
         let tokenizer = tokenizer(model.get::<String>(&models()));
         let whole = tokenizer.decode(&ids, skip).unwrap();
         let shown = streamed(&tokenizer, &ids, skip);

@@ -74,7 +74,7 @@ pub(super) fn pairs_of(batch: &MicroBatch) -> Result<usize, EngineError> {
             "preference batch",
             "pairs of sequences",
             format!("{sequences} sequences"),
-            "give chosen and rejected in turn",
+            "alternate chosen and rejected sequences",
         ));
     }
     Ok(sequences / 2)
