@@ -197,7 +197,7 @@ export const en: Strings = {
   device: 'Device and capabilities',
   deviceGpu: 'GPU',
   deviceUnknown: 'Not reported by the browser',
-  deviceSoftware: 'Software adapter: works slowly',
+  deviceSoftware: 'Software device: works slowly',
   devicePath: 'Path in use',
   deviceMissing: 'What is missing, and what runs instead',
   capF16: 'Half precision (shader-f16)',
@@ -266,7 +266,7 @@ export const en: Strings = {
       text: 'Its files are incomplete, damaged or of an unknown kind. Delete the stored copy and download again.',
     },
     BadFiles: {
-      title: 'Not a model that is read here',
+      title: 'Not a supported model',
       text:
         'Choose a folder with config.json and the model’s weights, or a whole .gguf file. ' +
         'The reason is under “Details”.',
