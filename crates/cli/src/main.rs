@@ -11,10 +11,10 @@ mod support;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{
-    bench, chat, conformance, devices, export, finetune, generate, hub, imatrix, inspect, merge, ops, perplexity,
+    bench, chat, conformance, devices, export, finetune, generate, help, hub, imatrix, inspect, merge, ops, perplexity,
     quantize, template, tokenize,
 };
 use support::output;
@@ -67,11 +67,26 @@ enum Command {
     Ops(ops::OpsArgs),
     /// Answer a file of requests, for comparison with Hugging Face transformers
     Conformance(conformance::ConformanceArgs),
+    /// Print the completions of a shell
+    Completions(help::CompletionsArgs),
+    /// Print the manual page, or write one for each command to a folder
+    Man(help::ManArgs),
+}
+
+/// The commands and flags. An empty `BAYAN_*` variable is as one that is not set.
+fn command_line() -> clap::Command {
+    fn without_empty(command: clap::Command) -> clap::Command {
+        let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        command
+            .mut_args(|arg| if arg.get_env().is_some_and(is_empty) { arg.env(None) } else { arg })
+            .mut_subcommands(without_empty)
+    }
+    without_empty(Cli::command())
 }
 
 fn main() -> ExitCode {
     set_runtime_dir();
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit());
     output::set_up_log();
     support::hub::set_offline(cli.offline);
     let result = match cli.command {
@@ -93,6 +108,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Ops(args) => ops::run(&args),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Completions(args) => help::completions(&args, command_line()),
+        Command::Man(args) => help::man(&args, command_line()),
     };
     match result {
         Ok(code) => code,

@@ -322,3 +322,112 @@ fn layers_go_to_the_devices_that_are_named() {
     assert!(fail(&ask(&["--devices", "0,no such device"]), 1).contains("no such device"));
     fail(&ask(&["--devices", "0", "--device", "0"]), 2);
 }
+
+#[test]
+fn lines_that_are_refused_are_named_and_others_answered() {
+    let place = place();
+    let flags =
+        ["generate", "--temperature", "0", "--max-tokens", "3", "--context", "64", "--lines", "--model", &place];
+    let lines = format!("مرحبا\n\n{}\nكيف حالك\n", "السلام عليكم ".repeat(60));
+    let output = run_with_input(&flags, &lines);
+    assert_eq!(output.status.code(), Some(1));
+    let problem = text(&output.stderr);
+    assert!(problem.contains("line 3") && problem.contains("--keep-going"), "{problem}");
+    let output = run_with_input(&[&flags[..], &["--keep-going"]].concat(), &lines);
+    assert_eq!(output.status.code(), Some(1), "a refused line is a failure");
+    let answers: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let indexes: Vec<u64> = answers.iter().map(|answer| answer["index"].as_u64().expect("an index")).collect();
+    assert_eq!(indexes, [0, 2, 3], "the index of a line in the input");
+    assert!(answers[0]["text"].is_string() && answers[2]["text"].is_string());
+    assert!(answers[1]["error"].as_str().expect("an error").contains("64"), "{}", answers[1]);
+}
+
+#[test]
+fn minus_one_and_empty_variables_mean_the_default() {
+    let place = place();
+    let flags =
+        ["generate", "مرحبا", "-n", "-1", "--seed", "-1", "--context", "24", "--ignore-eos", "--json", "--model"];
+    let answer = json(&[&flags[..], &[&place]].concat());
+    assert_eq!(answer["finish_reason"], "context_full");
+    let mut command = common::bayan();
+    command.args(["generate", "مرحبا", "-n", "2", "--ignore-eos", "--json", "--model", &place]);
+    command.env("BAYAN_SEED", "").env("BAYAN_TEMPERATURE", "").env("BAYAN_MAX_TOKENS", "").env("BAYAN_SYSTEM", "");
+    succeed(&common::finish(&mut command));
+    fail(&run(&["generate", "مرحبا", "-n", "0", "--model", &place]), 2);
+    fail(&run(&["generate", "مرحبا", "--seed", "-2", "--model", &place]), 2);
+}
+
+#[test]
+fn tokens_are_shown_as_text_and_parts_of_characters_as_bytes() {
+    let place = place();
+    let shown = |source: &str| {
+        let lines = succeed(&run(&["tokenize", "--tokens", source, "--model", &place]));
+        lines.lines().map(|line| line.get(9..).expect("a token").to_string()).collect::<Vec<String>>()
+    };
+    let arabic = shown("السلام عليكم");
+    assert!(!arabic.concat().contains('Ø') && arabic.concat().replace(' ', "").contains("السلام"), "{arabic:?}");
+    let parts = shown("\u{10ABC}").concat();
+    assert_eq!(parts.replace("<0x", "").replace('>', ""), "F090AABC", "a character that no vocabulary has whole");
+    assert!(shown("a\nb").concat().contains("\\n"));
+}
+
+#[test]
+fn content_parts_and_a_system_text_without_a_role_are_rendered() {
+    let gemma = model("gemma2_softcap").display().to_string();
+    let parts = r#"[{"role":"user","content":[{"type":"text","text":"مرحبا "},{"type":"text","text":"بك"}]}]"#;
+    for place in [&place(), &gemma] {
+        let prompt = succeed(&run(&["template", parts, "--model", place]));
+        assert!(prompt.contains("مرحبا بك") && !prompt.contains("'type'"), "{prompt}");
+    }
+    let image = r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]"#;
+    let problem = fail(&run(&["template", image, "--model", &gemma]), 1);
+    assert!(problem.contains("message 0, part 0") && problem.contains("image_url"), "{problem}");
+    let system = r#"[{"role":"system","content":"كن موجزا"},{"role":"user","content":"مرحبا"}]"#;
+    let output = run(&["template", system, "--model", &gemma]);
+    assert!(succeed(&output).contains("<start_of_turn>user\nكن موجزا\n\nمرحبا<end_of_turn>"));
+    assert!(text(&output.stderr).contains("no system role"), "{}", text(&output.stderr));
+    let flags = ["generate", "--chat", "--system", "كن موجزا", "-n", "2", "مرحبا", "--model", &gemma];
+    let output = run(&flags);
+    succeed(&output);
+    assert_eq!(text(&output.stderr).matches("no system role").count(), 1);
+}
+
+#[test]
+fn a_message_is_retried_edited_and_settings_changed() {
+    let place = place();
+    let flags = ["chat", "--seed", "5", "--max-tokens", "4", "--stop", "\n", "--model", &place];
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("c.json").display().to_string();
+    let input = format!("مرحبا\n/retry\n/edit من أنت؟\n/set temperature 0\n/system كن موجزا\n/save {file}\n/reset\n");
+    let output = run_with_input(&flags, &input);
+    let (answers, notes) = (succeed(&output), text(&output.stderr));
+    assert_eq!(answers.lines().count(), 3, "{answers}");
+    for said in ["temperature 0,", "seed 6", "system message set", "messages deleted: 2; the system message is kept"] {
+        assert!(notes.contains(said), "{said}: {notes}");
+    }
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(file).expect("a file")).expect("JSON");
+    let messages: Vec<&str> =
+        saved["messages"].as_array().expect("messages").iter().filter_map(|m| m["role"].as_str()).collect();
+    assert_eq!(messages, ["system", "user", "assistant"]);
+    assert_eq!(saved["messages"][1]["content"], "من أنت؟");
+    let problem = fail(&run_with_input(&flags, "/retry\n"), 1);
+    assert!(problem.contains("expected a message"), "{problem}");
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = succeed(&run(&["completions", shell]));
+        assert!(script.contains("finetune") && script.contains("keep-going"), "{shell}");
+    }
+    assert!(succeed(&run(&["man"])).contains(".TH bayan"));
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(&run(&["man", folder.path().to_str().expect("a path")]));
+    let pages: Vec<String> = std::fs::read_dir(folder.path())
+        .expect("a folder")
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    assert!(pages.contains(&"bayan-generate.1".to_string()) && pages.len() > 15, "{pages:?}");
+}

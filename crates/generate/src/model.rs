@@ -188,14 +188,27 @@ impl Model {
         })
     }
 
-    /// Renders and tokenizes a conversation; special tokens that a user typed stay text.
+    /// Renders and tokenizes a conversation; special tokens that a user typed stay text, and what the template cannot
+    /// render is adapted ([`ChatTemplate::adapt`]).
     ///
     /// # Errors
-    /// There is no template, or it refuses the conversation.
+    /// There is no template, it refuses the conversation, or a content part is not text.
     pub fn chat_prompt(&self, messages: &[Value]) -> Result<Vec<u32>, GenerateError> {
-        let template = self.template.as_ref().ok_or_else(|| GenerateError::NoTemplate(BUILTIN_TEMPLATES.join(", ")))?;
-        let guarded = template.render_guarded(&ChatInput::new(messages.to_vec()), &self.tokenizer)?;
+        let template = self.chat_template()?;
+        let guarded = template.render_guarded(&ChatInput::new(template.adapt(messages)?.messages), &self.tokenizer)?;
         Ok(self.tokenizer.encode_guarded(&guarded)?)
+    }
+
+    /// Whether the template has no system role, so that the conversation's system text goes before its first user turn.
+    ///
+    /// # Errors
+    /// There is no template, or a content part is not text.
+    pub fn system_in_user(&self, messages: &[Value]) -> Result<bool, GenerateError> {
+        Ok(self.chat_template()?.adapt(messages)?.system_in_user)
+    }
+
+    fn chat_template(&self) -> Result<&ChatTemplate, GenerateError> {
+        self.template.as_ref().ok_or_else(|| GenerateError::NoTemplate(BUILTIN_TEMPLATES.join(", ")))
     }
 
     /// Answers a conversation; `on_text` is called with each piece of complete UTF-8 text and may stop the generation.

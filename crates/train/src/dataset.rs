@@ -70,6 +70,8 @@ impl Dataset {
             };
             let report = &mut examples.report;
             report.untrained_turns += outcome.untrained_turns;
+            report.system_in_user += u64::from(outcome.system_in_user);
+            report.tools_left_out += u64::from(outcome.tools_left_out);
             outcome.lengths.iter().for_each(|length| report.count_length(*length));
             match outcome.rendered {
                 Err(reason) => report.count_dropped(reason),

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use bayan_generate::{Answer, FinishReason, Model};
+use anyhow::{Result, bail};
+use bayan_generate::{Answer, FinishReason, GenerateError, Model};
 use bayan_gpu::block_on;
 use clap::Args;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::support::interrupt::{self, Answering};
 use crate::support::options::ModelArgs;
 use crate::support::output::Progress;
 use crate::support::sampling::SamplingArgs;
-use crate::support::text::input;
+use crate::support::text::{SYSTEM_IN_USER, input};
 use crate::support::{open, output};
 
 /// Flags of `bayan generate`.
@@ -35,6 +35,9 @@ pub struct GenerateArgs {
     /// With --lines: number of prompts answered in parallel, each with its own context
     #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, requires = "lines", value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
+    /// With --lines: go on with the other prompts when one is refused, and print its error as a JSON line
+    #[arg(long, requires = "lines")]
+    keep_going: bool,
     /// Treat the prompt as a user's message, with the model's chat template
     #[arg(long)]
     chat: bool,
@@ -74,6 +77,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let model = &mut loaded.model;
     let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
     let ids = encode(args, model, &prompt)?;
+    note_system(args, model)?;
     let answering = Answering::begin(model.engine.control());
     let mut failure = None;
     let answer = block_on(model.generate(&ids, &generation, &mut |piece| {
@@ -108,20 +112,43 @@ fn encode(args: &GenerateArgs, model: &Model, prompt: &str) -> Result<Vec<u32>> 
     Ok(if args.chat { model.chat_prompt(&messages(args, prompt))? } else { model.tokenizer.encode_prompt(prompt)? })
 }
 
-/// Answers each line that is not empty.
+/// Says once that the template has no system role, if that matters.
+fn note_system(args: &GenerateArgs, model: &Model) -> Result<()> {
+    if args.chat && args.system.is_some() && model.system_in_user(&messages(args, ""))? {
+        output::note(SYSTEM_IN_USER);
+    }
+    Ok(())
+}
+
+/// Answers each line that is not empty. `index` in the output is the number of the line in the input, from 0.
 fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
-    let prompts: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let prompts: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
     if prompts.is_empty() {
         bail!("no prompt was given: expected at least one line that is not empty");
     }
     let mut loaded = open::model_for(&args.model, None, (args.parallel as usize).min(prompts.len()))?;
     let model = &mut loaded.model;
     let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
-    let encoded = prompts
-        .iter()
-        .zip(1..)
-        .map(|(prompt, line)| encode(args, model, prompt).with_context(|| format!("prompt {line}")));
-    let ids = encoded.collect::<Result<Vec<_>>>()?;
+    let (mut ids, mut indexes, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, prompt) in prompts {
+        let context = model.engine.context();
+        let fits = |ids: Vec<u32>| match ids.len() < context {
+            true => Ok(ids),
+            false => Err(GenerateError::PromptTooLong { prompt: ids.len(), context }.into()),
+        };
+        match encode(args, model, prompt).and_then(fits) {
+            Ok(prompt) => {
+                ids.push(prompt);
+                indexes.push(index);
+            }
+            Err(error) if args.keep_going => refused.push((index, error)),
+            Err(error) => {
+                let remedy = "with --keep-going the other lines are answered";
+                return Err(error.context(format!("line {} is refused; {remedy}", index + 1)));
+            }
+        }
+    }
+    note_system(args, model)?;
     let mut progress = Progress::new("answering", false);
     let mut started = vec![false; ids.len()];
     let answering = Answering::begin(model.engine.control());
@@ -131,16 +158,26 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
         if answering.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }))?;
     drop((answering, progress));
-    for (index, answer) in answers.iter().enumerate() {
+    let answered = answers.iter().zip(indexes).map(|(answer, index)| {
         let mut line = result(answer, generation.settings.seed, loaded.load.as_secs_f64());
         line["index"] = json!(index);
+        (index, line)
+    });
+    let failed =
+        refused.iter().map(|(index, error)| (*index, json!({"index": index, "error": output::describe(error)})));
+    let mut printed: Vec<(usize, Value)> = answered.chain(failed).collect();
+    printed.sort_by_key(|(index, _)| *index);
+    for (_, line) in printed {
         output::line(&line.to_string())?;
     }
-    Ok(if answers.iter().any(|answer| answer.usage.finish == FinishReason::Stopped) {
-        ExitCode::from(130)
-    } else {
-        ExitCode::SUCCESS
-    })
+    if answers.iter().any(|answer| answer.usage.finish == FinishReason::Stopped) {
+        return Ok(ExitCode::from(130));
+    }
+    if !refused.is_empty() {
+        output::note(&format!("{} of {} lines were refused", refused.len(), refused.len() + answers.len()));
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn messages(args: &GenerateArgs, prompt: &str) -> Vec<Value> {

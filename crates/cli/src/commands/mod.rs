@@ -7,6 +7,7 @@ pub mod devices;
 pub mod export;
 pub mod finetune;
 pub mod generate;
+pub mod help;
 pub mod hub;
 pub mod imatrix;
 pub mod inspect;

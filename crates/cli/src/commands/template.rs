@@ -42,17 +42,25 @@ pub struct TemplateArgs {
 /// The messages are not JSON, or the template refuses them.
 pub fn run(args: &TemplateArgs) -> Result<ExitCode> {
     let pipeline = text::pipeline(&args.checkpoint)?;
-    let text = input(args.messages.as_deref(), args.file.as_deref(), "messages")?;
-    let value: Value = serde_json::from_str(&text)
+    let json = input(args.messages.as_deref(), args.file.as_deref(), "messages")?;
+    let value: Value = serde_json::from_str(&json)
         .context("the messages are not JSON: expected [{\"role\": \"user\", \"content\": \"…\"}]")?;
     let (messages, tools) = parts(value)?;
     let kwargs: Map<String, Value> = match &args.chat_template_kwargs {
         Some(text) => serde_json::from_str(text).context("--chat-template-kwargs: expected a JSON object")?,
         None => Map::new(),
     };
-    let chat =
-        ChatInput { tools, add_generation_prompt: !args.no_generation_prompt, kwargs, ..ChatInput::new(messages) };
     let template = pipeline.template()?;
+    let adapted = template.adapt(&messages)?;
+    if adapted.system_in_user {
+        output::note(text::SYSTEM_IN_USER);
+    }
+    let chat = ChatInput {
+        tools,
+        add_generation_prompt: !args.no_generation_prompt,
+        kwargs,
+        ..ChatInput::new(adapted.messages)
+    };
     let rendered = template.render(&chat)?;
     let ids = if args.ids || args.json {
         pipeline.tokenizer.encode_guarded(&template.render_guarded(&chat, &pipeline.tokenizer)?)?
@@ -77,8 +85,12 @@ fn parts(value: Value) -> Result<(Vec<Value>, Option<Vec<Value>>)> {
             };
             let tools = match object.remove("tools") {
                 Some(Value::Array(tools)) => Some(tools),
-                _ => None,
+                None | Some(Value::Null) => None,
+                Some(_) => bail!("expected `tools` in the JSON object to be a list"),
             };
+            if let Some(other) = object.keys().next() {
+                bail!("expected `messages` and `tools` in the JSON object, got also `{other}`");
+            }
             Ok((messages, tools))
         }
         _ => bail!("expected a JSON list of messages, or an object with `messages`"),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use bayan_generate::text::Tokenizer;
 use clap::Args;
 use serde_json::json;
 
@@ -26,7 +27,7 @@ pub struct TokenizeArgs {
     /// such tokens
     #[arg(long)]
     special: bool,
-    /// Show each token's text beside its id
+    /// Show each token's text beside its id; a byte that is part of a character is shown as <0xD8>
     #[arg(long, conflicts_with = "decode")]
     tokens: bool,
     /// Print JSON
@@ -58,7 +59,7 @@ pub fn run(args: &TokenizeArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let ids = tokenizer.encode(&text, args.special)?;
-    let tokens: Vec<String> = ids.iter().map(|&id| tokenizer.token(id).unwrap_or_default()).collect();
+    let tokens: Vec<String> = ids.iter().map(|&id| shown(&tokenizer, id)).collect();
     if args.json {
         output::json(&json!({"text": text, "count": ids.len(), "ids": ids, "tokens": tokens}))?;
     } else if args.tokens {
@@ -69,4 +70,21 @@ pub fn run(args: &TokenizeArgs) -> Result<ExitCode> {
         output::line(&ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The text of a token, with line ends and other control characters escaped. Bytes that are part of a character are
+/// shown as `<0xD8>`.
+fn shown(tokenizer: &Tokenizer, id: u32) -> String {
+    let Some(bytes) = tokenizer.token_bytes(id) else { return tokenizer.token(id).unwrap_or_default() };
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c.is_control() {
+                true => text.extend(c.escape_default()),
+                false => text.push(c),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text += &format!("<0x{byte:02X}>"));
+    }
+    text
 }

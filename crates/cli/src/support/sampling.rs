@@ -42,12 +42,12 @@ pub struct SamplingArgs {
     /// Added to the logit of a token, such as 15043+1 or 15043-inf; may be repeated
     #[arg(long, value_name = "ID±B", value_parser = bias)]
     pub logit_bias: Vec<(u32, f32)>,
-    /// Random seed: the same seed, device and flags give the same answer [default: a new seed each time]
-    #[arg(short, long, env = "BAYAN_SEED", value_name = "N")]
-    pub seed: Option<u64>,
-    /// Maximum number of new tokens [default: the model's, else as many as fit the context]
-    #[arg(short = 'n', long, visible_alias = "predict", env = "BAYAN_MAX_TOKENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tokens: Option<u32>,
+    /// Random seed: the same seed, device and flags give the same answer; -1 for a new seed [default: -1]
+    #[arg(short, long, env = "BAYAN_SEED", value_name = "N", value_parser = seed, allow_negative_numbers = true)]
+    pub seed: Option<Option<u64>>,
+    /// Maximum number of new tokens; -1 for as many as fit the context [default: the model's, else -1]
+    #[arg(short = 'n', long, visible_alias = "predict", env = "BAYAN_MAX_TOKENS", value_name = "N", value_parser = max_tokens, allow_negative_numbers = true)]
+    pub max_tokens: Option<Option<u32>>,
     /// Text that ends the answer and is not shown; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -67,16 +67,36 @@ fn finite(text: &str) -> Result<f32, String> {
     number(text, "a number", |_| true)
 }
 
-fn not_negative(text: &str) -> Result<f32, String> {
+/// Parses a number, 0 or more.
+pub fn not_negative(text: &str) -> Result<f32, String> {
     number(text, "a number, 0 or more", |v| v >= 0.0)
 }
 
-fn positive(text: &str) -> Result<f32, String> {
+/// Parses a number above 0.
+pub fn positive(text: &str) -> Result<f32, String> {
     number(text, "a number above 0", |v| v > 0.0)
 }
 
-fn fraction(text: &str) -> Result<f32, String> {
+/// Parses a number from 0 to 1.
+pub fn fraction(text: &str) -> Result<f32, String> {
     number(text, "a number from 0 to 1", |v| (0.0..=1.0).contains(&v))
+}
+
+/// Parses a seed; `None` for -1, which stands for a new one.
+pub fn seed(text: &str) -> Result<Option<u64>, String> {
+    match text.trim() {
+        "-1" => Ok(None),
+        other => other.parse().map(Some).map_err(|_| "expected a whole number, or -1 for a new seed".to_string()),
+    }
+}
+
+/// Parses a number of tokens; `None` for -1, which stands for as many as fit.
+pub fn max_tokens(text: &str) -> Result<Option<u32>, String> {
+    let count = || text.trim().parse().ok().filter(|&count: &u32| count > 0).map(Some);
+    match text.trim() {
+        "-1" => Ok(None),
+        _ => count().ok_or_else(|| "expected a number of tokens above 0, or -1 for as many as fit".to_string()),
+    }
 }
 
 fn bias(text: &str) -> Result<(u32, f32), String> {
@@ -88,7 +108,7 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
 }
 
 /// A random seed.
-fn new_seed() -> u64 {
+pub fn new_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library seeds this with the system's randomness.
     let seed = std::collections::hash_map::RandomState::new().build_hasher().finish();
@@ -115,9 +135,10 @@ impl SamplingArgs {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             biased: !self.logit_bias.is_empty(),
-            seed: self.seed.unwrap_or_else(new_seed),
+            seed: self.seed.flatten().unwrap_or_else(new_seed),
         };
-        let max_tokens = self.max_tokens.or(defaults.max_new_tokens.filter(|&n| n > 0)).map(|n| n as usize);
+        let advised = defaults.max_new_tokens.filter(|&n| n > 0);
+        let max_tokens = self.max_tokens.unwrap_or(advised).map(|n| n as usize);
         Ok(Generation {
             settings,
             bias: self.logit_bias.clone(),

@@ -11,6 +11,10 @@ use bayan_gpu::block_on;
 use crate::support::open;
 use crate::support::options::CheckpointArgs;
 
+/// Said once where a conversation has system text and the template no role for it.
+pub const SYSTEM_IN_USER: &str =
+    "note: this model's chat template has no system role; the system text goes before the first user turn";
+
 /// Tokenizer and template of the selected model; its weights may be missing.
 ///
 /// # Errors
@@ -31,7 +35,8 @@ pub fn input(argument: Option<&str>, file: Option<&Path>, what: &str) -> Result<
         return Ok(text.to_string());
     }
     if let Some(path) = file.filter(|path| *path != Path::new("-")) {
-        return std::fs::read_to_string(path).with_context(|| format!("cannot read {what} from {}", path.display()));
+        let text = std::fs::read_to_string(path);
+        return text.map(without_mark).with_context(|| format!("cannot read {what} from {}", path.display()));
     }
     let stdin = std::io::stdin();
     if argument.is_none() && file.is_none() && std::io::IsTerminal::is_terminal(&stdin) {
@@ -39,5 +44,10 @@ pub fn input(argument: Option<&str>, file: Option<&Path>, what: &str) -> Result<
     }
     let mut text = String::new();
     stdin.lock().read_to_string(&mut text).with_context(|| format!("cannot read {what} from stdin"))?;
-    Ok(text)
+    Ok(without_mark(text))
+}
+
+/// The text without the byte order mark that some editors put at the start of a file.
+fn without_mark(text: String) -> String {
+    text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text)
 }

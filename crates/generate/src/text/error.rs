@@ -37,6 +37,18 @@ pub enum TextError {
     /// The template called `raise_exception`: it does not accept this conversation.
     #[error("the chat template refuses this conversation: {0}")]
     TemplateRaised(String),
+    /// A message has content that is not text.
+    #[error(
+        "message {message}, part {part} of its content: expected text, got {got}. This model reads text only: leave the part out, or describe it in words"
+    )]
+    ContentPart {
+        /// Number of the message, from 0.
+        message: usize,
+        /// Number of the part, from 0.
+        part: usize,
+        /// What it is.
+        got: String,
+    },
     /// The template failed while rendering.
     #[error("the chat template failed: {0}. Check the messages (role and content) and the template's arguments")]
     TemplateFailed(String),

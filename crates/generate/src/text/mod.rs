@@ -25,6 +25,7 @@ pub use error::{Result, TextError};
 pub use stop::{StopMatcher, StopStep};
 pub use stream::TokenStream;
 pub use template::{
-    BUILTIN_TEMPLATES, ChatInput, ChatTemplate, LocalTime, RenderLimits, builtin_template, guess_builtin,
+    Adapted, BUILTIN_TEMPLATES, ChatInput, ChatTemplate, LocalTime, RenderLimits, builtin_template, guess_builtin,
+    join_parts,
 };
 pub use tokenizer::{GuardedText, Tokenizer, TokenizerFiles};

@@ -8,7 +8,7 @@
 
 use super::added::AddedTokens;
 use super::config::{id_list, token_text};
-use super::decoding::{StreamDecoder, stream_decoder};
+use super::decoding::{StreamDecoder, byte_of, fallback_byte, stream_decoder};
 use super::error::{Result, TextError};
 use super::sentencepiece;
 use serde::Deserialize;
@@ -202,6 +202,19 @@ impl Tokenizer {
     /// A token's text in the vocabulary (`▁` for a space, `Ġ` in byte-level vocabularies).
     pub fn token(&self, id: u32) -> Option<String> {
         self.shared.inner.id_to_token(id)
+    }
+
+    /// The bytes of text that a token stands for inside a text; they may be a part of a character. `None` for unknown
+    /// ids and for added tokens (which stand for themselves).
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.token(id)?;
+        if self.shared.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
+            return None;
+        }
+        match &self.shared.stream_decoder {
+            StreamDecoder::ByteLevel => token.chars().map(byte_of).collect(),
+            _ => Some(fallback_byte(&token).map_or_else(|| token.replace('▁', " ").into_bytes(), |byte| vec![byte])),
+        }
     }
 
     /// The id of a token by its text in the vocabulary.

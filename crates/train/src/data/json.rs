@@ -1,15 +1,17 @@
-//! JSON rows from a stream: an array of objects, or objects one after another, without ever holding the whole file.
+//! JSON rows from a stream: an array of objects (also as the value of `data` in an object), or objects one after
+//! another, without ever holding the whole file.
 //!
 //! A scanner finds the end of each object by counting brackets outside strings, and serde_json parses that range alone.
 //! Rejected: serde_json's streaming deserializer, because it cannot continue after a bad row, and counts lines from the
 //! start of the row instead of the file.
 
 use std::io::{BufRead, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{MAX_ROW_BYTES, Row, RowError, parse_object};
+use super::{MAX_ROW_BYTES, Row, RowError, Rows, parse_object};
 use crate::error::{BadRow, Place, TrainError, shortened};
 
 /// Rows of a `.json` file.
@@ -27,6 +29,8 @@ enum State {
     /// Inside the array; the flag says whether an element came before.
     Array {
         after_element: bool,
+        /// Whether the array is the value of an object's only field, as in `{"data": [...]}`.
+        wrapped: bool,
     },
     /// Objects that are not in an array.
     Bare,
@@ -82,13 +86,45 @@ impl<R: BufRead> JsonRows<R> {
         self.state = match self.skip_space()? {
             Some(b'[') => {
                 self.advance(b'[');
-                State::Array { after_element: false }
+                State::Array { after_element: false, wrapped: false }
             }
-            Some(b'{') => State::Bare,
+            Some(b'{') => match self.wrapper()? {
+                Some(length) => {
+                    self.skip(length);
+                    State::Array { after_element: false, wrapped: true }
+                }
+                None => State::Bare,
+            },
             Some(other) => return Err(self.fatal("an array of objects", format!("{:?}", char::from(other)))),
             None => return Err(self.fatal("an array of objects", "nothing")),
         };
         Ok(())
+    }
+
+    /// The length of `{"data": [` at the start of the file, if its rows are inside an object.
+    fn wrapper(&mut self) -> Result<Option<usize>, RowError> {
+        let start = match self.reader.fill_buf() {
+            Ok(buffer) => buffer,
+            Err(error) => return Err(self.failed(error)),
+        };
+        let mut at = 0;
+        for token in ["{", "\"data\"", ":", "["] {
+            at += start[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            if !start[at..].starts_with(token.as_bytes()) {
+                return Ok(None);
+            }
+            at += token.len();
+        }
+        Ok(Some(at))
+    }
+
+    fn skip(&mut self, length: usize) {
+        for _ in 0..length {
+            match self.reader.fill_buf().ok().and_then(|buffer| buffer.first().copied()) {
+                Some(byte) => self.advance(byte),
+                None => return,
+            }
+        }
     }
 
     /// Moves to the next element; false at the end.
@@ -97,12 +133,18 @@ impl<R: BufRead> JsonRows<R> {
             self.start()?;
         }
         let next = self.skip_space()?;
-        let State::Array { after_element } = self.state else {
+        let State::Array { after_element, wrapped } = self.state else {
             return Ok(self.state != State::Done && next.is_some());
         };
         match next {
             Some(b']') => {
                 self.advance(b']');
+                if wrapped {
+                    match self.skip_space()? {
+                        Some(b'}') => self.advance(b'}'),
+                        _ => return Err(self.fatal("an object with only the list of rows", "another field after it")),
+                    }
+                }
                 if self.skip_space()?.is_some() {
                     return Err(self.fatal("nothing after the array", "more"));
                 }
@@ -119,7 +161,7 @@ impl<R: BufRead> JsonRows<R> {
             Some(_) => return Err(self.fatal("a comma between objects", "none")),
             None => return Err(self.fatal("the array to end with ]", "the end of the file")),
         }
-        self.state = State::Array { after_element: true };
+        self.state = State::Array { after_element: true, wrapped };
         Ok(true)
     }
 
@@ -173,6 +215,20 @@ impl<R: BufRead> Iterator for JsonRows<R> {
         let place = Place { file: self.file.clone(), number: self.line, unit: "line" };
         Some(self.value().and_then(|bytes| parse_object(place, &bytes)))
     }
+}
+
+/// Rows of a `.jsonl` file; one that holds an array is read as `.json`.
+pub(super) fn lines_or_array<R: BufRead + 'static>(
+    mut reader: R,
+    file: Arc<str>,
+    path: &Path,
+) -> Result<Rows, TrainError> {
+    let start = reader.fill_buf().map_err(|source| TrainError::io("read", path, source))?;
+    let start = start.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(start).trim_ascii_start();
+    Ok(match start.first() {
+        Some(b'[') => Box::new(JsonRows::new(reader, file)),
+        _ => Box::new(JsonLines::new(reader, file)),
+    })
 }
 
 /// Rows of a `.jsonl` file: one object per line; blank lines are skipped.

@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -81,11 +81,15 @@ pub fn open_rows(path: &Path) -> Result<Rows> {
     let handle = File::open(path).map_err(|source| TrainError::io("open", path, source))?;
     let bytes: Box<dyn Read> =
         if gzipped { Box::new(MultiGzDecoder::new(BufReader::new(handle))) } else { Box::new(handle) };
-    let reader = BufReader::with_capacity(1 << 16, bytes);
+    let mut reader = BufReader::with_capacity(1 << 16, bytes);
     Ok(match container.rsplit('.').next() {
         Some("json") => Box::new(json::JsonRows::new(reader, file)),
-        Some("jsonl" | "ndjson") => Box::new(json::JsonLines::new(reader, file)),
-        Some("csv") => Box::new(table::CsvRows::new(reader, file, b',')?),
+        Some("jsonl" | "ndjson") => json::lines_or_array(reader, file, path)?,
+        Some("csv") => {
+            let start = reader.fill_buf().map_err(|source| TrainError::io("read", path, source))?;
+            let delimiter = table::delimiter(start);
+            Box::new(table::CsvRows::new(reader, file, delimiter)?)
+        }
         Some("tsv") => Box::new(table::CsvRows::new(reader, file, b'\t')?),
         _ => {
             return Err(TrainError::data(
@@ -164,14 +168,15 @@ impl DataFiles {
 /// What one row is trained as.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Example {
-    /// A conversation; the assistant's turns from message `train_from` on are trained.
+    /// A conversation.
     Chat {
         /// Objects with `role` and `content`, as chat templates take them.
         messages: Vec<Value>,
         /// Tools as JSON schemas.
         tools: Option<Vec<Value>>,
-        /// The first message that may be trained (a completion after a prompt); 0 for whole conversations.
-        train_from: usize,
+        /// Whether each message is trained: answers of the assistant, except those before a completion and those that
+        /// the data marks with weight 0 or train false.
+        trained: Vec<bool>,
     },
     /// Plain text; all of it is trained.
     Text(String),
@@ -195,7 +200,7 @@ pub struct DataOptions {
     pub method: Method,
     /// The shape of the rows; detected on the first row when absent.
     pub shape: Option<Shape>,
-    /// Maps our column names ([`COLUMN_NAMES`]) to the file's; when given, other columns are ignored.
+    /// Maps our column names ([`COLUMN_NAMES`]) to the file's; the other columns keep their names.
     pub columns: Vec<(String, String)>,
     /// Count bad rows instead of stopping at the first.
     pub skip_bad: bool,
@@ -303,26 +308,23 @@ impl Examples {
         let bad = |field: &str, problem: String| {
             TrainError::Row(BadRow { place: place.clone(), field: field.to_owned(), problem })
         };
-        if !self.options.columns.is_empty() {
-            let mut mapped = Map::new();
-            for (ours, theirs) in &self.options.columns {
-                let value = fields.remove(theirs).or_else(|| mapped.get(theirs).cloned());
-                let Some(value) = value else {
-                    let there = shapes::field_names(&fields);
-                    return Err(bad(
-                        theirs,
-                        format!("expected this column, since --columns names it; there are {there}"),
-                    ));
-                };
-                mapped.insert(shapes::canonical(ours).to_owned(), value);
-            }
-            fields = mapped;
+        let mut mapped = Map::new();
+        for (ours, theirs) in &self.options.columns {
+            let Some(value) = fields.get(theirs) else {
+                let there = shapes::field_names(&fields);
+                return Err(bad(theirs, format!("expected this column, since --columns names it; there are {there}")));
+            };
+            mapped.insert(shapes::canonical(ours).to_owned(), value.clone());
         }
+        // The other columns keep their names. The mapped ones alone decide the shape if they can.
+        fields.retain(|name, _| self.options.columns.iter().all(|(_, theirs)| theirs != name));
+        fields.extend(mapped.clone());
         let shape = match self.shape {
             Some(shape) => shape,
             None => {
-                let found = Shape::detect(&fields, self.options.method).map_err(|problem| bad("", problem))?;
-                *self.shape.insert(found)
+                let method = self.options.method;
+                let found = Shape::detect(&mapped, method).or_else(|_| Shape::detect(&fields, method));
+                *self.shape.insert(found.map_err(|problem| bad("", problem))?)
             }
         };
         let example = shape.read(&fields).map_err(|problem| bad(&problem.field, problem.problem))?;

@@ -19,6 +19,8 @@ pub enum DropReason {
     EmptyText,
     /// No turn of the assistant.
     NoAnswer,
+    /// Every answer is marked with weight 0 or train false.
+    AnswersUntrained,
     /// Chosen and rejected are the same.
     SameAnswers,
     /// No trained token is left within the maximal length.
@@ -33,6 +35,7 @@ impl DropReason {
             Self::EmptyPrompt => "the question is empty",
             Self::EmptyText => "the text is empty",
             Self::NoAnswer => "no turn of the assistant",
+            Self::AnswersUntrained => "an answer has weight 0 or train false, and none is left to train on",
             Self::SameAnswers => "chosen and rejected are the same",
             Self::NothingTrained => "nothing to train on within max_seq_length",
         }
@@ -59,6 +62,10 @@ pub struct DataReport {
     pub dropped: BTreeMap<DropReason, u64>,
     /// Assistant turns that could not be located in the rendered text and are therefore not trained.
     pub untrained_turns: u64,
+    /// Examples whose system text was put before the first user turn, because the template has no system role.
+    pub system_in_user: u64,
+    /// Examples with tools that the template leaves out.
+    pub tools_left_out: u64,
     /// Tokens kept.
     pub tokens: u64,
     /// Trained tokens among them.
@@ -113,6 +120,16 @@ impl fmt::Display for DataReport {
                 "turns not found  {:>10}  (the template renders them differently inside the conversation; not trained)",
                 self.untrained_turns
             )?;
+        }
+        if self.system_in_user > 0 {
+            writeln!(
+                f,
+                "system in user   {:>10}  (the template has no system role: its text is before the first user turn)",
+                self.system_in_user
+            )?;
+        }
+        if self.tools_left_out > 0 {
+            writeln!(f, "tools left out   {:>10}  (the template does not render `tools`)", self.tools_left_out)?;
         }
         writeln!(f, "tokens           {:>10}", self.tokens)?;
         writeln!(

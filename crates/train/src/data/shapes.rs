@@ -1,5 +1,6 @@
 //! The row shapes of published data sets, and how each is read.
 
+use bayan_generate::text::join_parts;
 use serde_json::{Map, Value, json};
 
 use super::json::list_in_text;
@@ -19,6 +20,12 @@ pub enum Shape {
     Text,
     /// `instruction`, `input`?, `output`, `system`?, `history`?
     Alpaca,
+    /// Dolly: `instruction`, `context`?, `response`
+    Dolly,
+    /// `input`, `output`
+    InputOutput,
+    /// ms-swift: `query`, `response`, `system`?, `history`?
+    Swift,
     /// `conversations` [{from, value}], `system`?, `tools`?
     ShareGpt,
     /// BARKA: `translated_instruction` or `translated_question`, and `translated_answer`.
@@ -99,6 +106,8 @@ impl Shape {
             () if has("messages") => Some(Self::Messages),
             () if has("conversations") => Some(Self::ShareGpt),
             () if has("instruction") && has("output") => Some(Self::Alpaca),
+            () if has("instruction") && has("response") => Some(Self::Dolly),
+            () if has("query") && has("response") => Some(Self::Swift),
             () if (has("translated_instruction") || has("translated_question")) && has("translated_answer") => {
                 Some(Self::BarkaTranslated)
             }
@@ -109,6 +118,7 @@ impl Shape {
             () if has("inputs") && has("targets") => Some(Self::Aya),
             () if has("prompt") && (has("completion") || has("response")) => Some(Self::PromptCompletion),
             () if has("text") => Some(Self::Text),
+            () if has("input") && has("output") => Some(Self::InputOutput),
             () => None,
         };
         let there = field_names(fields);
@@ -128,8 +138,10 @@ impl Shape {
     /// Reads one row. The inner error is the reason why a valid row is dropped.
     pub(super) fn read(self, fields: &Fields) -> Result<Result<Example, DropReason>, Problem> {
         let tools = tools(fields)?;
-        let chat =
-            |messages: Vec<Value>, train_from| Ok(Ok(Example::Chat { messages, tools: tools.clone(), train_from }));
+        let chat = |messages: Vec<Value>, train_from: usize| {
+            let trained = (0..messages.len()).map(|at| at >= train_from).collect();
+            Ok(Ok(Example::Chat { messages, tools: tools.clone(), trained }))
+        };
         let mut messages: Vec<Value> = system(fields)?.into_iter().collect();
         match self {
             Self::Text => {
@@ -146,6 +158,15 @@ impl Shape {
                 messages.extend(history(fields)?);
                 messages.push(user(&instruction(fields)?));
                 messages.push(assistant(required_text(fields, "output")?));
+            }
+            Self::Dolly => {
+                messages.push(user(&instruction(fields)?));
+                messages.push(assistant(required_text(fields, "response")?));
+            }
+            Self::InputOutput => messages.extend(pair(fields, "input", "output")?),
+            Self::Swift => {
+                messages.extend(history(fields)?);
+                messages.extend(pair(fields, "query", "response")?);
             }
             Self::BarkaTranslated => {
                 let field = if is_there(fields, "translated_instruction") {
@@ -242,10 +263,14 @@ fn tools(fields: &Fields) -> Result<Option<Vec<Value>>, Problem> {
     }
 }
 
-/// `instruction`, with `input` on its own line.
+/// `instruction`, with `input` (in Dolly: `context`) on its own line.
 pub(super) fn instruction(fields: &Fields) -> Result<String, Problem> {
     let instruction = required_text(fields, "instruction")?;
-    Ok(match optional_text(fields, "input")? {
+    let input = match optional_text(fields, "input")? {
+        Some(input) => Some(input),
+        None => optional_text(fields, "context")?,
+    };
+    Ok(match input {
         Some(input) if instruction.trim().is_empty() => input.to_owned(),
         Some(input) => format!("{instruction}\n{input}"),
         None => instruction.to_owned(),
@@ -351,7 +376,13 @@ fn message_of(field: &str, value: &Value) -> Result<Value, Problem> {
     };
     let has_calls = get("tool_calls").is_some();
     let content = match get("content").or(get("value")) {
-        Some(content @ (Value::String(_) | Value::Array(_))) => content.clone(),
+        Some(Value::String(text)) => Value::from(text.as_str()),
+        Some(Value::Array(parts)) => match join_parts(parts) {
+            Ok(text) => Value::from(text),
+            Err((part, got)) => {
+                return problem(&format!("{field}.content[{part}]"), format!("expected text, got {got}"));
+            }
+        },
         None if has_calls => Value::from(""),
         None => return problem(field, "expected content or value, got none"),
         Some(other) => return problem(field, format!("expected text as content, got {}", kind(other))),
@@ -359,11 +390,45 @@ fn message_of(field: &str, value: &Value) -> Result<Value, Problem> {
     let mut clean = Map::new();
     clean.insert("role".into(), role.into());
     clean.insert("content".into(), content);
-    let others = message
-        .iter()
-        .filter(|(key, v)| !v.is_null() && !matches!(key.as_str(), "role" | "from" | "content" | "value" | "weight"));
-    clean.extend(others.map(|(key, v)| (key.clone(), v.clone())));
+    let read = |key: &str| matches!(key, "role" | "from" | "content" | "value") || TRAINED_FIELDS.contains(&key);
+    clean.extend(message.iter().filter(|(key, v)| !v.is_null() && !read(key)).map(|(key, v)| (key.clone(), v.clone())));
+    if !is_trained(field, message)? {
+        if role != "assistant" {
+            return Ok(Value::Object(clean)); // no other role is trained
+        }
+        clean.insert(UNTRAINED.into(), true.into());
+    }
     Ok(Value::Object(clean))
+}
+
+/// Fields of a message that say whether it is trained: OpenAI's, and those of axolotl and others.
+const TRAINED_FIELDS: [&str; 3] = ["weight", "train", "training"];
+
+/// The key that marks an assistant's message as not trained, until [`Example::finished`] takes the mark.
+const UNTRAINED: &str = "\0untrained";
+
+/// Reads [`TRAINED_FIELDS`]: `weight` 0 or 1, `train` and `training` true or false.
+fn is_trained(field: &str, message: &Fields) -> Result<bool, Problem> {
+    let mut trained = true;
+    for name in TRAINED_FIELDS {
+        trained &= match message.get(name) {
+            None | Some(Value::Null) => true,
+            Some(Value::Bool(trained)) => *trained,
+            Some(Value::Number(number)) if number.as_f64() == Some(0.0) => false,
+            Some(Value::Number(number)) if number.as_f64() == Some(1.0) => true,
+            Some(other) => {
+                let got = shortened(&other.to_string(), 40);
+                let expected = "expected 0 or false (not trained), or 1 or true (trained)";
+                return problem(&format!("{field}.{name}"), format!("{expected}, got {got}"));
+            }
+        };
+    }
+    Ok(trained)
+}
+
+/// Takes the mark of a message that is not trained: whether it is trained.
+fn take_trained(message: &mut Value) -> bool {
+    message.as_object_mut().is_none_or(|message| message.remove(UNTRAINED).is_none())
 }
 
 pub(crate) fn role(message: &Value) -> &str {
@@ -394,24 +459,32 @@ impl Example {
             })
         };
         match self {
-            Self::Chat { mut messages, tools, train_from } => {
-                let given = messages[..train_from.min(messages.len())]
-                    .iter()
-                    .filter(|m| drop_system && matches!(role(m), "system" | "developer"))
-                    .count();
-                let train_from = train_from - given;
-                without_system(&mut messages);
-                let Some(last) =
-                    messages.iter().rposition(|m| role(m) == "assistant").filter(|last| *last >= train_from)
-                else {
-                    return Err(DropReason::NoAnswer);
+            Self::Chat { messages, tools, trained } => {
+                let kept = |message: &Value| !(drop_system && matches!(role(message), "system" | "developer"));
+                let (mut messages, mut trained): (Vec<Value>, Vec<bool>) = messages
+                    .into_iter()
+                    .zip(trained)
+                    .map(|(mut message, trained)| {
+                        let trained = take_trained(&mut message) && trained && role(&message) == "assistant";
+                        (message, trained)
+                    })
+                    .filter(|(message, _)| kept(message))
+                    .unzip();
+                let Some(last) = trained.iter().rposition(|trained| *trained) else {
+                    let answers = messages.iter().any(|message| role(message) == "assistant");
+                    return Err(if answers { DropReason::AnswersUntrained } else { DropReason::NoAnswer });
                 };
                 messages.truncate(last + 1);
+                trained.truncate(last + 1);
                 check(&messages)?;
-                Ok(Self::Chat { messages, tools, train_from })
+                Ok(Self::Chat { messages, tools, trained })
             }
-            Self::Preference { mut prompt, chosen, rejected, tools } => {
+            Self::Preference { mut prompt, mut chosen, mut rejected, tools } => {
                 without_system(&mut prompt);
+                prompt.iter_mut().for_each(|message| _ = take_trained(message));
+                if !chosen.iter_mut().chain(&mut rejected).all(take_trained) {
+                    return Err(DropReason::AnswersUntrained);
+                }
                 for answer in [&chosen, &rejected] {
                     if !answer.iter().any(|m| role(m) == "assistant") {
                         return Err(DropReason::NoAnswer);

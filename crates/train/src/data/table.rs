@@ -42,6 +42,13 @@ impl<R: Read> Read for Metered<R> {
     }
 }
 
+/// The delimiter of a csv file: the comma, unless its header line has none and has semicolons (as spreadsheets write
+/// where the comma is the decimal sign) or tabs.
+pub(super) fn delimiter(start: &[u8]) -> u8 {
+    let header = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    [b',', b';', b'\t'].into_iter().find(|delimiter| header.contains(delimiter)).unwrap_or(b',')
+}
+
 /// Rows of a csv or tsv file with a header line.
 pub(super) struct CsvRows<R> {
     reader: csv::Reader<Metered<R>>,

@@ -41,7 +41,8 @@ fn dpo() -> DataOptions {
 
 fn chat(pairs: &[(&str, &str)], train_from: usize) -> Example {
     let messages = pairs.iter().map(|(role, content)| json!({"role": role, "content": content})).collect();
-    Example::Chat { messages, tools: None, train_from }
+    let trained = pairs.iter().enumerate().map(|(at, (role, _))| at >= train_from && *role == "assistant").collect();
+    Example::Chat { messages, tools: None, trained }
 }
 
 #[test]
@@ -372,4 +373,87 @@ proptest! {
             prop_assert!(rows.take(limit + 1).count() <= limit);
         }
     }
+}
+
+#[test]
+fn content_parts_of_text_are_joined_and_others_refused() {
+    let parts = json!([{"type": "text", "text": "ما عاصمة "}, {"type": "text", "text": "مصر؟"}]);
+    let row = |content: Value| json!({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "القاهرة"}]});
+    let read = one(row(parts), DataOptions::default()).unwrap();
+    assert_eq!(read, [chat(&[("user", "ما عاصمة مصر؟"), ("assistant", "القاهرة")], 0)]);
+    let image = json!([{"type": "image_url", "image_url": {"url": "x"}}]);
+    let error = one(row(image), DataOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("messages[0].content[0]") && error.contains("image_url"), "{error}");
+    let empty = one(row(json!([])), DataOptions::default()).unwrap();
+    assert_eq!(empty, [], "an empty list is an empty question");
+}
+
+#[test]
+fn answers_of_weight_0_or_train_false_are_not_trained() {
+    let row = |first: Value| {
+        let mut first = first;
+        first["role"] = "assistant".into();
+        first["content"] = "b".into();
+        json!({"messages": [{"role": "user", "content": "a", "weight": 0}, first,
+            {"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 1}]})
+    };
+    let pairs = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
+    for mark in [json!({"weight": 0}), json!({"weight": 0.0}), json!({"train": false}), json!({"training": false})] {
+        assert_eq!(one(row(mark.clone()), DataOptions::default()).unwrap(), [chat(&pairs, 2)], "{mark}");
+    }
+    for mark in [json!({}), json!({"weight": 1}), json!({"train": true}), json!({"weight": null})] {
+        assert_eq!(one(row(mark.clone()), DataOptions::default()).unwrap(), [chat(&pairs, 0)], "{mark}");
+    }
+    for mark in [json!({"weight": 0.5}), json!({"weight": -1}), json!({"train": "no"})] {
+        let error = one(row(mark.clone()), DataOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("messages[1]") && error.contains("0 or false"), "{error}");
+    }
+    let files = Files::new();
+    let none = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0}]}"#;
+    let (read, report) = read_all(files.write("a.jsonl", none), DataOptions::default());
+    assert_eq!((read.unwrap(), report.dropped[&DropReason::AnswersUntrained]), (vec![], 1));
+    let preference =
+        json!({"prompt": "a", "chosen": [{"role": "assistant", "content": "b", "train": false}], "rejected": "c"});
+    assert_eq!(one(preference, dpo()).unwrap(), []);
+}
+
+#[test]
+fn published_forms_of_pairs_are_read() {
+    let qa = |q: &str| vec![chat(&[("user", q), ("assistant", "b")], 0)];
+    let files = Files::new();
+    let read = |name: &str, text: &str| read_all(files.write(name, text), DataOptions::default()).0.unwrap();
+    let dolly = r#"{"instruction":"a","context":"ctx","response":"b","category":"c"}"#;
+    assert_eq!(read("dolly.jsonl", dolly), qa("a\nctx"));
+    assert_eq!(read("io.jsonl", r#"{"input":"a","output":"b"}"#), qa("a"));
+    assert_eq!(read("swift.jsonl", r#"{"query":"a","response":"b","history":[]}"#), qa("a"));
+    let pair = vec![chat(&[("user", "a"), ("assistant", "b")], 1)];
+    assert_eq!(read("array.jsonl", r#" [{"prompt":"a","completion":"b"}]"#), pair);
+    assert_eq!(read("marked.jsonl", "\u{FEFF}[{\"prompt\":\"a\",\"completion\":\"b\"}]"), pair);
+    assert_eq!(
+        read(
+            "wrapped.json",
+            "{\n \"data\" : [ {\"prompt\":\"a\",\"completion\":\"b\"}, {\"prompt\":\"a\",\"completion\":\"b\"}]}\n"
+        )
+        .len(),
+        2
+    );
+    assert_eq!(read("empty.json", "{\"data\": []}"), []);
+    assert_eq!(read("semicolons.csv", "prompt;completion\na;b\n"), pair);
+    let more = files.write("more.json", r#"{"data": [{"prompt":"a","completion":"b"}], "version": 2}"#);
+    let error = read_all(more, DataOptions::default()).0.unwrap_err().to_string();
+    assert!(error.contains("only the list of rows"), "{error}");
+}
+
+#[test]
+fn a_map_of_one_column_keeps_the_others() {
+    let columns = DataOptions::parse_columns("instruction=سؤال").unwrap();
+    let options = DataOptions { columns, ..Default::default() };
+    let row = json!({"سؤال": "q", "output": "a", "system": "s"});
+    let want = chat(&[("system", "s"), ("user", "q"), ("assistant", "a")], 0);
+    assert_eq!(one(row, options).unwrap(), [want]);
+    // The mapped columns decide the shape where they can.
+    let columns = DataOptions::parse_columns("prompt=q,response=a").unwrap();
+    let options = DataOptions { columns, ..Default::default() };
+    let row = json!({"q": "q", "a": "a", "messages": []});
+    assert_eq!(one(row, options).unwrap(), [chat(&[("user", "q"), ("assistant", "a")], 1)]);
 }

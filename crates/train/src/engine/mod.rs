@@ -23,4 +23,4 @@ pub use conformance::{dpo, lora_grads, lora_train};
 pub use error::EngineError;
 pub use loss_scale::{INITIAL_LOSS_SCALE, LossScale};
 pub(crate) use step::rounded;
-pub use trainer::{PairResult, Trainer, TrainerOptions};
+pub use trainer::{GradientCheck, PairResult, Trainer, TrainerOptions};

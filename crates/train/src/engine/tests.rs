@@ -232,3 +232,23 @@ fn the_loss_falls_on_every_architecture() {
         assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{model}: {losses:?}");
     }
 }
+
+#[test]
+fn the_slope_of_the_loss_confirms_the_gradients() {
+    let gpu = gpu();
+    for case in ["llama3_r8_all", "qwen2_r4_rslora"] {
+        let (mut trainer, initial, expected) = trainer(Some(&gpu), case, "f32", true);
+        let sample = &expected["samples"][0];
+        let ids: Vec<u32> = serde_json::from_value(sample["ids"].clone()).expect("ids");
+        let labels: Vec<i32> = serde_json::from_value(sample["labels"].clone()).expect("labels");
+        let (positions, sequences) = ((0..ids.len() as u32).collect(), vec![0; ids.len()]);
+        let batch = MicroBatch { ids, labels, positions, sequences, starts: vec![0] };
+        let checks = block_on(trainer.check_gradients(&batch)).expect("a check");
+        for check in checks {
+            let error = (check.norm - check.slope).abs() / check.norm;
+            assert!(error < 0.01 && check.agrees(), "{case}: {check:?}");
+            assert!(!super::GradientCheck { norm: 4571.0, slope: 19.1, ..check }.agrees());
+        }
+        assert_eq!(block_on(trainer.weights()).expect("weights"), initial, "the weights are as before");
+    }
+}

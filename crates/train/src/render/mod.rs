@@ -7,6 +7,7 @@
 mod spans;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod view;
 
 use std::ops::Range;
@@ -14,7 +15,7 @@ use std::ops::Range;
 use bayan_generate::text::{ChatInput, ChatTemplate, TextError, Tokenizer};
 use serde_json::{Map, Value};
 
-use crate::data::{DropReason, Example};
+use crate::data::{DropReason, Example, role};
 use crate::recipe::{Recipe, TurnEnd};
 pub use view::dry_run;
 
@@ -89,6 +90,18 @@ pub struct RenderedExample {
     pub truncated: bool,
     /// Assistant turns that could not be located and are not trained.
     pub untrained_turns: u64,
+    /// Whether the system text was put before the first user turn, because the template has no system role.
+    pub system_in_user: bool,
+    /// Whether the example has tools that the template leaves out.
+    pub tools_left_out: bool,
+}
+
+/// What a rendering changed or left out.
+#[derive(Default)]
+struct Notes {
+    untrained_turns: u64,
+    system_in_user: bool,
+    tools_left_out: bool,
 }
 
 /// Settings of the renderer.
@@ -140,27 +153,28 @@ impl Renderer {
     /// # Errors
     /// The template refuses the conversation or fails, or a conversation has no template.
     pub fn render(&self, example: &Example) -> Result<RenderedExample, TextError> {
-        let mut untrained_turns = 0;
-        let mut conversation = |messages: &[Value], tools: &Option<Vec<Value>>, from: usize| {
-            let (tokens, untrained) = self.conversation(messages, tools, from)?;
-            untrained_turns += untrained;
-            Ok::<_, TextError>(tokens)
+        let mut notes = Notes::default();
+        let mut conversation = |messages: &[Value], tools: &Option<Vec<Value>>, trained: &[bool]| {
+            self.conversation(messages, tools, trained, &mut notes)
         };
         let sequences = match example {
             Example::Text(text) => vec![self.running_text(text)?],
-            Example::Chat { messages, tools, train_from } => vec![conversation(messages, tools, *train_from)?],
+            Example::Chat { messages, tools, trained } => vec![conversation(messages, tools, trained)?],
             Example::Preference { prompt, chosen, rejected, tools } => {
-                let with = |answer: &[Value]| [prompt.as_slice(), answer].concat();
-                vec![
-                    conversation(&with(chosen), tools, prompt.len())?,
-                    conversation(&with(rejected), tools, prompt.len())?,
-                ]
+                let mut side = |answer: &[Value]| {
+                    let messages = [prompt.as_slice(), answer].concat();
+                    let trained: Vec<bool> = (0..messages.len())
+                        .map(|at| at >= prompt.len() && role(&messages[at]) == "assistant")
+                        .collect();
+                    conversation(&messages, tools, &trained)
+                };
+                vec![side(chosen)?, side(rejected)?]
             }
         };
-        Ok(self.cut(sequences, untrained_turns))
+        Ok(self.cut(sequences, notes))
     }
 
-    fn cut(&self, mut sequences: Vec<Tokens>, untrained_turns: u64) -> RenderedExample {
+    fn cut(&self, mut sequences: Vec<Tokens>, notes: Notes) -> RenderedExample {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
         let truncated = lengths.iter().any(|length| *length > self.options.max_seq_length);
         for tokens in &mut sequences {
@@ -179,7 +193,8 @@ impl Renderer {
                 _ => Err(DropReason::NothingTrained),
             }
         };
-        RenderedExample { rendered, lengths, truncated, untrained_turns }
+        let Notes { untrained_turns, system_in_user, tools_left_out } = notes;
+        RenderedExample { rendered, lengths, truncated, untrained_turns, system_in_user, tools_left_out }
     }
 
     /// Tokenizes a plain text with the tokenizer's own bos and its end-of-text token, all trained.
@@ -201,32 +216,48 @@ impl Renderer {
         &self,
         messages: &[Value],
         tools: &Option<Vec<Value>>,
-        train_from: usize,
-    ) -> Result<(Tokens, u64), TextError> {
+        trained: &[bool],
+        notes: &mut Notes,
+    ) -> Result<Tokens, TextError> {
         let Some(template) = &self.template else {
             let remedy = "the checkpoint ships no chat template; name a built-in one (chatml, llama3, gemma, …), or train on plain text".to_owned();
             return Err(TextError::TemplateFailed(remedy));
         };
-        let input = |messages: &[Value], add_generation_prompt| ChatInput {
+        let adapted = template.adapt(messages)?;
+        notes.system_in_user |= adapted.system_in_user;
+        let (messages, trained) = (adapted.messages.as_slice(), &trained[adapted.removed..]);
+        let input = |messages: &[Value], tools: &Option<Vec<Value>>, add_generation_prompt| ChatInput {
             messages: messages.to_vec(),
             tools: tools.clone(),
             add_generation_prompt,
             kwargs: self.options.template_kwargs.clone(),
             ..Default::default()
         };
-        let render = |messages: &[Value], generation| template.render(&input(messages, generation));
+        let render = |messages: &[Value], generation| template.render(&input(messages, tools, generation));
         let text = render(messages, false)?;
-        if !self.options.mask_prompt {
-            let mut tokens = Tokens::default();
-            tokens.push(&self.tokenizer.encode_chat(&text)?, true);
-            return Ok((tokens, 0));
+        tools::check_messages(messages, &render)?;
+        let with_tools = |tools: &Option<Vec<Value>>| template.render(&input(messages, tools, false));
+        notes.tools_left_out |= tools.as_ref().is_some_and(|_| with_tools(&None).is_ok_and(|without| without == text));
+        if self.options.mask_prompt {
+            let found = spans::assistant_spans(&text, messages, trained, &render);
+            notes.untrained_turns += found.missing;
+            let mut tokens = self.encode(&text, &found.spans)?;
+            if self.options.turn_end == TurnEnd::Token {
+                self.end_at_control_token(&mut tokens);
+            }
+            return Ok(tokens);
         }
-        let found = spans::assistant_spans(&text, messages, train_from, &render);
+        // Everything is trained, except the answers that the data excludes.
+        let excluded: Vec<bool> =
+            messages.iter().zip(trained).map(|(message, trained)| role(message) == "assistant" && !trained).collect();
+        let found = spans::assistant_spans(&text, messages, &excluded, &render);
+        if found.missing > 0 {
+            let problem = "an answer that the data excludes from training cannot be located in the rendered text";
+            return Err(TextError::TemplateFailed(problem.to_owned()));
+        }
         let mut tokens = self.encode(&text, &found.spans)?;
-        if self.options.turn_end == TurnEnd::Token {
-            self.end_at_control_token(&mut tokens);
-        }
-        Ok((tokens, found.missing))
+        tokens.trained.iter_mut().for_each(|trained| *trained = !*trained);
+        Ok(tokens)
     }
 
     /// Tokenizes the text; tokens inside the spans (ascending, disjoint) are trained.

@@ -10,8 +10,6 @@ use std::ops::Range;
 use bayan_generate::text::TextError;
 use serde_json::Value;
 
-use crate::data::role;
-
 /// The located turns, ascending, and the number of turns not located.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Found {
@@ -20,13 +18,13 @@ pub(super) struct Found {
 }
 
 /// Renders messages, with or without the opening of an answer.
-type Render<'a> = &'a dyn Fn(&[Value], bool) -> Result<String, TextError>;
+pub(super) type Render<'a> = &'a dyn Fn(&[Value], bool) -> Result<String, TextError>;
 
-/// Locates the assistant's turns from message `from` on in `text`, the rendering of all messages.
-pub(super) fn assistant_spans(text: &str, messages: &[Value], from: usize, render: Render<'_>) -> Found {
+/// Locates the assistant's turns that are `wanted` (one flag for each message) in `text`, the rendering of all messages.
+pub(super) fn assistant_spans(text: &str, messages: &[Value], wanted: &[bool], render: Render<'_>) -> Found {
     let mut found = Found::default();
     let mut position = 0;
-    for at in (from..messages.len()).filter(|at| role(&messages[*at]) == "assistant") {
+    for at in (0..messages.len()).filter(|at| wanted[*at]) {
         let span = by_prefix(text, messages, at, render).or_else(|| by_marker(text, messages, at, render));
         match span.filter(|span| span.start >= position && span.start < span.end) {
             Some(span) => {

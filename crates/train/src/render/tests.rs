@@ -17,7 +17,9 @@ fn renderer(model: &str, change: impl FnOnce(&mut RenderOptions)) -> Renderer {
 }
 
 fn chat(messages: Value) -> Example {
-    Example::Chat { messages: messages.as_array().cloned().unwrap(), tools: None, train_from: 0 }
+    let messages = messages.as_array().cloned().unwrap();
+    let trained = messages.iter().map(|message| message["role"] == "assistant").collect();
+    Example::Chat { messages, tools: None, trained }
 }
 
 fn tokens(renderer: &Renderer, example: &Example) -> Tokens {
@@ -173,7 +175,7 @@ fn cutting_masking_and_running_text() {
     let completion = Example::Chat {
         messages: TURNS.iter().map(|(r, c)| json!({"role": r, "content": c})).collect(),
         tools: None,
-        train_from: 2,
+        trained: (0..TURNS.len()).map(|at| at >= 2 && TURNS[at].0 == "assistant").collect(),
     };
     assert_eq!(trained(&plain, &tokens(&plain, &completion)), ["العفو!<|eot_id|>"], "given turns are not learned");
 }
@@ -181,10 +183,10 @@ fn cutting_masking_and_running_text() {
 #[test]
 fn what_a_template_refuses_is_an_error_with_its_words() {
     let gemma = renderer("gemma2_softcap", |_| {});
-    let system = chat(
-        json!([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z"}]),
+    let twice = chat(
+        json!([{"role": "user", "content": "x"}, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z"}]),
     );
-    assert!(gemma.render(&system).unwrap_err().to_string().contains("System role not supported"));
+    assert!(gemma.render(&twice).unwrap_err().to_string().contains("must alternate"));
     let (tokenizer, _) = text("llama3_gqa");
     let without = Renderer::new(tokenizer, None, gemma.options.clone());
     assert!(without.render(&turns()).unwrap_err().to_string().contains("no chat template"));
@@ -199,4 +201,59 @@ fn the_view_shows_marks_and_no_control_characters() {
     assert!(shown.contains("⟦نعم<|eot_id|>⟧") && !shown.contains('\u{1b}'), "{shown}");
     let coloured = dry_run(&tokens, renderer.tokenizer(), true).unwrap();
     assert!(coloured.contains("\u{1b}[32mنعم<|eot_id|>\u{1b}[0m"), "{coloured}");
+}
+
+#[test]
+fn system_text_goes_before_the_user_where_no_role_is_for_it() {
+    let gemma = renderer("gemma2_softcap", |_| {});
+    let with = json!([{"role": "system", "content": "كن موجزا"}, {"role": "user", "content": "مرحبا"}, {"role": "assistant", "content": "أهلا"}]);
+    let folded = json!([{"role": "user", "content": "كن موجزا\n\nمرحبا"}, {"role": "assistant", "content": "أهلا"}]);
+    let outcome = gemma.render(&chat(with.clone())).unwrap();
+    assert!(outcome.system_in_user);
+    let Ok(Rendered::Sequence(sequence)) = outcome.rendered else { panic!("a sequence") };
+    assert_eq!(sequence, tokens(&gemma, &chat(folded)));
+    assert_eq!(trained(&gemma, &sequence), ["أهلا<end_of_turn>\n"]);
+    assert!(!renderer("llama3_gqa", |_| {}).render(&chat(with)).unwrap().system_in_user);
+}
+
+#[test]
+fn an_excluded_answer_is_not_trained_in_either_mode() {
+    let Example::Chat { messages, tools, .. } = turns() else { panic!("a conversation") };
+    let example = Example::Chat { messages, tools, trained: vec![false, false, false, true] };
+    let masked = renderer("llama3_gqa", |_| {});
+    assert_eq!(trained(&masked, &tokens(&masked, &example)), ["العفو!<|eot_id|>"]);
+    let all = renderer("llama3_gqa", |o| o.mask_prompt = false);
+    let whole = tokens(&all, &example);
+    let first = TURNS[1].1;
+    assert!(trained(&all, &whole).iter().all(|range| !range.contains(first)), "{first}");
+    assert!(whole.trained_count() > tokens(&masked, &example).trained_count());
+}
+
+#[test]
+fn tool_calls_that_the_template_leaves_out_are_refused() {
+    let calls = |role: &str| {
+        json!([{"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]},
+            {"role": role, "content": "r"}, {"role": "assistant", "content": "d"}])
+    };
+    let with = |source: &str| {
+        let (tokenizer, _) = text("llama3_gqa");
+        let template = ChatTemplate::new(source, Some(&tokenizer)).unwrap();
+        Renderer::new(tokenizer, Some(template), renderer("llama3_gqa", |_| {}).options)
+    };
+    let plain = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let error = with(plain).render(&chat(calls("tool"))).unwrap_err().to_string();
+    assert!(error.contains("message 1") && error.contains("tool call"), "{error}");
+    let no_results = "{% for m in messages if m.role != 'tool' %}<|{{ m.role }}|>{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let error = with(no_results).render(&chat(calls("tool"))).unwrap_err().to_string();
+    assert!(error.contains("message 2") && error.contains("tool's result"), "{error}");
+    let calls_too = plain.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}");
+    let good = with(&calls_too);
+    let rendered = tokens(&good, &chat(calls("tool")));
+    assert!(trained(&good, &rendered)[0].contains("\"name\": \"f\""));
+    let mut tools = chat(json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]));
+    if let Example::Chat { tools, .. } = &mut tools {
+        *tools = Some(vec![json!({"type": "function", "function": {"name": "f"}})]);
+    }
+    assert!(good.render(&tools).unwrap().tools_left_out);
 }

@@ -136,6 +136,12 @@ impl RunData {
         sets.flat_map(|units| units.dataset.lengths()).max().unwrap_or(0)
     }
 
+    /// The first micro-batch of the run.
+    pub fn first_batch(&self, recipe: &Recipe) -> Option<MicroBatch> {
+        let mut order = Order::new(self.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle);
+        order.next_batch().map(|batch| self.train.micro_batch(&batch.examples))
+    }
+
     /// The micro-batch with the most tokens in the run's first epochs (at most 8), and the largest count of trained
     /// tokens in any of their micro-batches, which may be another one. Both follow from the seed.
     pub fn largest_batch(&self, recipe: &Recipe, epochs: u64) -> (MicroBatch, usize) {

@@ -6,6 +6,7 @@
 
 mod base;
 mod data;
+mod norms;
 mod preference;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::recipe::{LossNormalization, Method, Recipe, RunLength};
 
 pub use base::{BaseInfo, RECIPE_FILE, beside, prepare_output, resumable, write_result};
 pub use data::{RunData, Units};
+use norms::Norms;
 
 /// Number of checkpoints of a run whose recipe sets no interval.
 const CHECKPOINTS: u64 = 10;
@@ -77,6 +79,15 @@ pub enum Event<'a> {
         total_steps: u64,
         /// Estimated remaining time.
         left: Duration,
+    },
+    /// A gradient norm that is out of all proportion; said once in a run.
+    LargeNorm {
+        /// The optimizer step, from 0.
+        step: u64,
+        /// The norm before clipping.
+        norm: f64,
+        /// The median norm of the steps before it, if there were enough.
+        median: Option<f64>,
     },
     /// Progress of an evaluation.
     Evaluating {
@@ -169,6 +180,7 @@ struct State<'a> {
     steps_here: u64,
     tokens_here: u64,
     saved: Option<u64>,
+    norms: Norms,
 }
 
 impl Run<'_> {
@@ -228,6 +240,7 @@ impl Run<'_> {
             steps_here: 0,
             tokens_here: 0,
             saved,
+            norms: Norms::default(),
         };
         if recipe.method == Method::Dpo && recipe.precompute_reference {
             running.reference =
@@ -345,6 +358,9 @@ impl State<'_> {
         let logged = self.state.step.is_multiple_of(recipe.log_every) || self.state.step == self.length.total_steps;
         if logged {
             self.log.add(&entry)?;
+        }
+        if let Some(median) = self.norms.add(norm) {
+            observer.event(Event::LargeNorm { step, norm, median });
         }
         let remaining = (self.length.total_steps - self.state.step) as f64;
         let left = Duration::try_from_secs_f64(elapsed / self.steps_here as f64 * remaining).unwrap_or_default();

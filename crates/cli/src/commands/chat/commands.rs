@@ -17,6 +17,12 @@ pub enum Command {
     Load(PathBuf),
     /// Clears the conversation.
     Reset,
+    /// Answers the last message again.
+    Retry,
+    /// Replaces the last message, or the text of it that the person types next.
+    Edit(String),
+    /// Sets a sampling setting, or shows all.
+    Set(Option<(String, String)>),
     /// Drops the oldest turns.
     Drop,
     /// Attaches an adapter, detaches adapters, or lists them.
@@ -46,6 +52,9 @@ pub const HELP: &str = "\
 /save FILE     write the conversation to a file (JSON)
 /load FILE     continue a conversation from a file
 /reset         delete the conversation, keep the system message
+/retry         answer the last message again, with the next seed
+/edit TEXT     replace your last message by TEXT and answer it
+/set NAME VALUE   change a setting: temperature, top_k, top_p, min_p, seed, max_tokens; /set alone shows them
 /drop          drop the oldest turns, to make room in the context
 /adapter DIR[:SCALE]   attach a LoRA adapter; without DIR list the adapters; /adapter off [DIR] detaches one or all
 /stats         show speeds, tokens and memory
@@ -86,6 +95,16 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         "save" => Command::Save(file()?),
         "load" => Command::Load(file()?),
         "reset" | "clear" => alone(Command::Reset)?,
+        "retry" | "regenerate" => alone(Command::Retry)?,
+        "edit" if argument.is_empty() => return Err("/edit: expected the new text after it".to_string()),
+        "edit" => Command::Edit(argument.to_string()),
+        "set" if argument.is_empty() => Command::Set(None),
+        "set" => match argument.split_once(char::is_whitespace).or_else(|| argument.split_once('=')) {
+            Some((name, value)) => Command::Set(Some((name.trim().to_string(), value.trim().to_string()))),
+            None => {
+                return Err(format!("/set {argument}: expected a value after the name, as in /set temperature 0.7"));
+            }
+        },
         "drop" => alone(Command::Drop)?,
         "adapter" | "adapters" => Command::Adapter(adapter(argument)?),
         "stats" => alone(Command::Stats)?,
@@ -126,7 +145,12 @@ mod tests {
         );
         assert_eq!(ok("/adapter off"), Some(Command::Adapter(AdapterCommand::Off(None))));
         assert_eq!(ok("/adapter off a"), Some(Command::Adapter(AdapterCommand::Off(Some("a".into())))));
-        for wrong in ["/save", "/nothing", "/reset now", "/"] {
+        assert_eq!(ok("/retry"), Some(Command::Retry));
+        assert_eq!(ok("/edit من أنت؟"), Some(Command::Edit("من أنت؟".into())));
+        assert_eq!(ok("/set"), Some(Command::Set(None)));
+        assert_eq!(ok("/set temperature 0.5"), Some(Command::Set(Some(("temperature".into(), "0.5".into())))));
+        assert_eq!(ok("/set top_p=0.9"), Some(Command::Set(Some(("top_p".into(), "0.9".into())))));
+        for wrong in ["/edit", "/retry now", "/set temperature", "/save", "/nothing", "/reset now", "/"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

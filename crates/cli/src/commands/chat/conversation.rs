@@ -29,6 +29,14 @@ impl Conversation {
         self.turns.push(json!({"role": role, "content": content}));
     }
 
+    /// Removes the last message of the user and the answers to it; returns its text.
+    pub fn take_last_message(&mut self) -> Option<String> {
+        let at = self.turns.iter().rposition(|turn| turn["role"] == "user")?;
+        let text = self.turns[at]["content"].as_str()?.to_string();
+        self.turns.truncate(at);
+        Some(text)
+    }
+
     /// Drops the oldest message of the user with all answers to it, unless it is the last one. Returns whether one was
     /// dropped.
     pub fn drop_oldest(&mut self) -> bool {

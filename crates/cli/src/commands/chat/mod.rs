@@ -3,6 +3,7 @@
 mod commands;
 mod conversation;
 mod session;
+mod settings;
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
@@ -62,6 +63,7 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
         args.sampling.generation(&loaded.model.defaults, loaded.model.engine.decoder().sizes().vocab_size)?;
     let mut session = Session::new(loaded, conversation, generation, editor.is_some());
     session.check_template()?;
+    session.note_system()?;
     match editor {
         Some(editor) => talk(&mut session, editor, !args.no_history)?,
         None => read_lines(&mut session)?,

@@ -10,9 +10,11 @@ use bayan_gpu::block_on;
 
 use super::commands::{AdapterCommand, Command, HELP};
 use super::conversation::Conversation;
+use super::settings;
 use crate::support::interrupt::Answering;
 use crate::support::open::{self, Loaded};
 use crate::support::output;
+use crate::support::text::SYSTEM_IN_USER;
 
 /// Positions that /drop frees for an answer; at most a quarter of the context.
 const ANSWER_TOKENS: usize = 512;
@@ -44,6 +46,7 @@ pub struct Session {
     terminal: bool,
     /// A message that did not fit the context.
     pending: Option<String>,
+    system_noted: bool,
     stats: Stats,
 }
 
@@ -52,7 +55,17 @@ impl Session {
     pub fn new(loaded: Loaded, conversation: Conversation, generation: Generation, interactive: bool) -> Session {
         let terminal = std::io::stdout().is_terminal();
         let (model, load) = (loaded.model, loaded.load);
-        Session { model, load, conversation, generation, interactive, terminal, pending: None, stats: Stats::default() }
+        Session {
+            model,
+            load,
+            conversation,
+            generation,
+            interactive,
+            terminal,
+            pending: None,
+            system_noted: false,
+            stats: Stats::default(),
+        }
     }
 
     /// Checks before the first message that this model has a chat template.
@@ -90,7 +103,11 @@ impl Session {
             Command::System(None) => {
                 self.say(self.conversation.system.as_deref().unwrap_or("no system message is set"))?
             }
-            Command::System(text) => self.conversation.system = text,
+            Command::System(text) => {
+                self.conversation.system = text;
+                self.say("system message set; it holds from the next message on")?;
+                self.note_system()?;
+            }
             Command::Save(file) => {
                 self.conversation.save(&file)?;
                 self.say(&format!("saved to {}", file.display()))?;
@@ -101,9 +118,36 @@ impl Session {
                 self.say(&format!("messages loaded: {}", self.conversation.messages().len()))?;
             }
             Command::Reset => {
+                let forgotten = self.conversation.turns.len();
                 self.conversation.turns.clear();
                 self.pending = None;
                 self.model.engine.reset();
+                let kept = if self.conversation.system.is_some() { "; the system message is kept" } else { "" };
+                self.say(&format!("messages deleted: {forgotten}{kept}"))?;
+            }
+            Command::Retry => {
+                let turns = self.conversation.turns.clone();
+                let Some(text) = self.conversation.take_last_message() else {
+                    anyhow::bail!("/retry: expected a message before it, and there is none");
+                };
+                let settings = &mut self.generation.settings;
+                settings.seed = settings.seed.wrapping_add(1) & 0xffff_ffff;
+                if settings.temperature == 0.0 {
+                    self.say("temperature is 0: the same message gives the same answer; see /set")?;
+                }
+                self.replace(turns, text)?;
+            }
+            Command::Edit(text) => {
+                let turns = self.conversation.turns.clone();
+                if self.conversation.take_last_message().is_none() {
+                    anyhow::bail!("/edit: expected a message before it, and there is none");
+                }
+                self.replace(turns, text)?;
+            }
+            Command::Set(None) => self.say(&settings::shown(&self.generation))?,
+            Command::Set(Some((name, value))) => {
+                settings::set(&mut self.generation, &name, &value).map_err(|problem| anyhow::anyhow!(problem))?;
+                self.say(&settings::shown(&self.generation))?;
             }
             Command::Drop => self.drop_oldest()?,
             Command::Adapter(command) => self.adapter(command)?,
@@ -148,6 +192,26 @@ impl Session {
             return output::line(text);
         }
         output::note(text);
+        Ok(())
+    }
+
+    /// Answers `text` in place of the last message; if that fails, the turns are as before.
+    fn replace(&mut self, turns: Vec<serde_json::Value>, text: String) -> Result<()> {
+        let result = self.answer(text);
+        if result.is_err() || self.conversation.turns.len() < turns.len() {
+            self.conversation.turns = turns;
+        }
+        result
+    }
+
+    /// Says once that the template has no role for the instructions.
+    pub fn note_system(&mut self) -> Result<()> {
+        let messages =
+            [self.conversation.messages(), vec![serde_json::json!({"role": "user", "content": "x"})]].concat();
+        if self.conversation.system.is_some() && !self.system_noted && self.model.system_in_user(&messages)? {
+            self.system_noted = true;
+            output::note(SYSTEM_IN_USER);
+        }
         Ok(())
     }
 

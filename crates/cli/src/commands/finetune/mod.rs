@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use bayan_gpu::{Gpu, block_on};
 use bayan_models::LoadOptions;
 use bayan_train::checkpoint::Resumed;
-use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
-use bayan_train::recipe::{parse_toml, parse_yaml};
+use bayan_train::engine::{GradientCheck, Trainer, TrainerOptions, new_adapter};
+use bayan_train::recipe::{Method, parse_toml, parse_yaml};
 use bayan_train::run::{RECIPE_FILE, beside, prepare_output, resumable, write_result};
 use bayan_train::{
     BaseInfo, Calibration, EndReason, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, RunSummary,
@@ -58,6 +58,9 @@ pub struct FinetuneArgs {
     /// exit
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3", require_equals = true)]
     dry_run: Option<usize>,
+    /// Compare the gradients of the first batch with the slope of its loss on this device, then exit; 1 if they differ
+    #[arg(long, conflicts_with_all = ["resume", "dry_run"])]
+    check_gradients: bool,
     /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
@@ -91,6 +94,9 @@ pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
     if let Some(count) = args.dry_run {
         show.examples(&prepared.data.train.first(count), prepared.renderer.tokenizer())?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.check_gradients {
+        return check_gradients(args, &prepared, &show);
     }
     let output = PathBuf::from(prepared.recipe.output.as_deref().unwrap_or_default());
     let resumed = if args.resume { resumable(&output, &prepared.recipe)? } else { None };
@@ -127,7 +133,7 @@ fn recipe(args: &FinetuneArgs) -> Result<Recipe> {
     layers.push(args.recipe.0.clone());
     let recipe = Recipe::resolve(layers)?;
     for (name, value) in [("data", &recipe.data), ("output", &recipe.output)] {
-        if value.is_none() && !(name == "output" && args.dry_run.is_some()) {
+        if value.is_none() && !(name == "output" && (args.dry_run.is_some() || args.check_gradients)) {
             bail!("`{name}` is missing: expected --{name} PATH, or `{name}` in the recipe file");
         }
     }
@@ -219,6 +225,29 @@ fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
     ))?;
     let adapter = new_adapter(&mut *decoder, prepared.base.adapter.clone(), &mut Rng::new(recipe.seed, FIRST_WEIGHTS))?;
     Ok(Trainer::new(Some(gpu), decoder, &adapter, options)?)
+}
+
+/// Checks the gradients of the run's first batch.
+fn check_gradients(args: &FinetuneArgs, prepared: &Prepared, show: &RunPrinter) -> Result<ExitCode> {
+    let recipe = &prepared.recipe;
+    if recipe.method != Method::Sft {
+        bail!("--check-gradients: expected method sft, whose loss has the slope that is compared; got dpo");
+    }
+    let gpu = crate::support::device::gpu_to_train(&args.device, recipe.f16)?;
+    show.device(&gpu)?;
+    let mut trainer = trainer(prepared, &gpu, prepared.data.longest().max(2))?;
+    let batch = prepared.data.first_batch(recipe).context("the data has no batch")?;
+    let checks = block_on(trainer.check_gradients(&batch))?;
+    show.gradients(&checks)?;
+    if checks.iter().all(GradientCheck::agrees) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let driver = &gpu.capabilities().driver;
+    output::note(&format!(
+        "the gradients of this device are wrong for this model and batch (driver {driver}). Please report these \
+         numbers; `--disable software` or `--disable subgroups` chooses other kernels"
+    ));
+    Ok(ExitCode::FAILURE)
 }
 
 fn train(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use bayan_generate::text::Tokenizer;
 use bayan_gpu::Gpu;
+use bayan_train::engine::GradientCheck;
 use bayan_train::{
     BaseInfo, DataReport, Event, LogEntry, MemoryEstimate, Observer, Recipe, RunData, RunLength, Tokens, dry_run,
 };
@@ -98,6 +99,21 @@ impl RunPrinter {
         )
     }
 
+    /// Prints a check of the gradients.
+    pub fn gradients(&self, checks: &[GradientCheck]) -> Result<()> {
+        let mut text = format!("{:<26} {:>9} {:>14} {:>14}  verdict\n", "gradients", "loss", "norm", "slope of loss");
+        for (check, place) in checks.iter().zip(["at the initial weights", "a small step further"]) {
+            let verdict = if check.agrees() { "agree" } else { "DIFFER" };
+            let GradientCheck { loss, norm, slope, .. } = check;
+            text += &format!("{place:<26} {loss:>9.4} {norm:>14.6} {slope:>14.6}  {verdict}\n");
+        }
+        let values: Vec<Value> = checks
+            .iter()
+            .map(|c| json!({"loss": c.loss, "norm": c.norm, "slope": c.slope, "distance": c.distance, "agrees": c.agrees()}))
+            .collect();
+        self.line(text.trim_end(), &json!({"event": "gradients", "checks": values}))
+    }
+
     /// Prints rendered examples with the trained tokens marked.
     pub fn examples(&self, examples: &[Tokens], tokenizer: &Tokenizer) -> Result<()> {
         let colour =
@@ -131,6 +147,17 @@ impl Observer for RunPrinter {
                 value["total_steps"] = json!(total_steps);
                 value["seconds_left"] = json!(left.as_secs_f64());
                 self.show(&step_line(entry, total_steps, left), &value);
+            }
+            Event::LargeNorm { step, norm, median } => {
+                let usual = median.map(|median| format!(", and the median so far is {median:.3}")).unwrap_or_default();
+                self.show(
+                    &format!(
+                        "warning: the gradient norm of step {} is {norm:.4e}{usual}; `--check-gradients` compares the \
+                         gradients of this device with the slope of the loss",
+                        step + 1
+                    ),
+                    &json!({"event": "large_norm", "step": step, "grad_norm": norm, "median": median}),
+                );
             }
             Event::Evaluated { entry, best } => {
                 let mut value = entry_json("evaluation", entry);

@@ -5,6 +5,7 @@
 //! templates and reimplementing them, because that fails on the first unknown one. A template is a program from an
 //! untrusted file, so it runs with limits on instructions, recursion, and the bytes it may produce.
 
+mod adapt;
 mod budget;
 mod builtin;
 mod environment;
@@ -15,6 +16,7 @@ mod strftime;
 
 use super::error::{Result, TextError};
 use super::tokenizer::{GuardedText, Tokenizer};
+pub use adapt::{Adapted, join_parts};
 pub use builtin::{BUILTIN_TEMPLATES, builtin_template, guess_builtin};
 use environment::{Raised, environment, without_generation_tags};
 use minijinja::value::Value as Jinja;

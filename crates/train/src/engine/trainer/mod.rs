@@ -1,5 +1,6 @@
 //! The trainer: accumulates gradients over micro-batches and updates the trained parameters.
 
+mod gradient_check;
 mod preference;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use bayan_models::{Adapter, Cache, CacheFormat, CacheShape, Decoder, LoraPair, P
 use bayan_tensor::ops::{Dropout, Hyper};
 use bayan_tensor::{Dtype, Graph, Plan, Pool, State, Tuning};
 
+pub use gradient_check::GradientCheck;
 pub use preference::PairResult;
 use preference::pairs_of;
 
