@@ -163,14 +163,14 @@ impl Model {
         options: &ModelOptions,
         on_progress: OnProgress<'_>,
     ) -> Result<Model, GenerateError> {
-        Model::open_split(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
+        Model::open_on_devices(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
     }
 
-    /// Opens a checkpoint on several devices, as [`Engine::open_split`] does.
+    /// Opens a checkpoint on several devices, as [`Engine::open_on_devices`] does.
     ///
     /// # Errors
-    /// As [`Model::open`] and [`Engine::open_split`].
-    pub async fn open_split(
+    /// As [`Model::open`] and [`Engine::open_on_devices`].
+    pub async fn open_on_devices(
         checkpoint: &Checkpoint,
         gpus: &[Gpu],
         shares: &[f64],
@@ -178,7 +178,7 @@ impl Model {
         on_progress: OnProgress<'_>,
     ) -> Result<Model, GenerateError> {
         let text = TextPipeline::open(checkpoint.source().as_ref(), options.chat_template.as_deref()).await?;
-        let engine = Engine::open_split(checkpoint, gpus, shares, &options.engine, on_progress).await?;
+        let engine = Engine::open_on_devices(checkpoint, gpus, shares, &options.engine, on_progress).await?;
         Ok(Model {
             engine,
             tokenizer: text.tokenizer,

@@ -23,7 +23,7 @@ fn gpus(count: usize) -> Vec<Gpu> {
 
 fn open(name: &str, gpus: &[Gpu], shares: &[f64], options: &EngineOptions) -> Result<Engine, GenerateError> {
     let checkpoint = block_on(Checkpoint::open(fixture(&format!("models/{name}")))).unwrap();
-    block_on(Engine::open_split(&checkpoint, gpus, shares, options, &mut |_, _| {}))
+    block_on(Engine::open_on_devices(&checkpoint, gpus, shares, options, &mut |_, _| {}))
 }
 
 fn options(format: &str, cache: CacheFormat) -> EngineOptions {

@@ -68,14 +68,14 @@ pub async fn open(
     on_progress: OnProgress<'_>,
 ) -> Result<Box<dyn Decoder>, ModelError> {
     let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
-    open_placed(checkpoint, &Placement { gpus: &gpus, ..Default::default() }, options, policy, on_progress).await
+    open_on(checkpoint, &Placement { gpus: &gpus, ..Default::default() }, options, policy, on_progress).await
 }
 
 /// As [`open`], with layers on several devices, or kept in host memory and copied to a device when they are used.
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_placed(
+pub async fn open_on(
     checkpoint: &Checkpoint,
     placement: &Placement<'_>,
     options: &LoadOptions,

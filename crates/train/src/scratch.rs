@@ -129,7 +129,7 @@ pub(crate) fn plain(config: &mut Value, save: SaveDtype) {
 ///
 /// # Errors
 /// A file operation was refused.
-pub fn keep(source: &MemorySource, output: &Path) -> Result<PathBuf> {
+pub fn save_initial(source: &MemorySource, output: &Path) -> Result<PathBuf> {
     let target = output.join(INITIAL);
     let files: Vec<(&str, &[u8])> = source.files().collect();
     replace_directory(&target, &files)?;

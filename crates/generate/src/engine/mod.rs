@@ -134,7 +134,7 @@ impl Engine {
         options: &EngineOptions,
         on_progress: OnProgress<'_>,
     ) -> Result<Engine, GenerateError> {
-        Engine::open_split(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
+        Engine::open_on_devices(checkpoint, std::slice::from_ref(gpu), &[1.0], options, on_progress).await
     }
 
     /// Loads a checkpoint onto several devices, with consecutive layers on each and weights in proportion to `shares`.
@@ -143,7 +143,7 @@ impl Engine {
     /// # Errors
     /// The checkpoint or a device does not fit, the number of shares differs from that of the devices, or there are
     /// more devices than layers.
-    pub async fn open_split(
+    pub async fn open_on_devices(
         checkpoint: &Checkpoint,
         gpus: &[Gpu],
         shares: &[f64],
@@ -166,7 +166,7 @@ impl Engine {
         let layers = bayan_models::split_layers(checkpoint, options.policy.as_ref(), shares)?;
         let devices = Devices::new(gpus, layers);
         let placement = devices.placement(options.gpu_layers);
-        let mut decoder = bayan_models::open_placed(
+        let mut decoder = bayan_models::open_on(
             checkpoint,
             &placement,
             &LoadOptions { context },

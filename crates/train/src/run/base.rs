@@ -272,7 +272,7 @@ pub fn write_result(
 ///
 /// # Errors
 /// A file cannot be read.
-pub async fn beside(checkpoint: &Checkpoint, save: SaveDtype) -> Result<Vec<(String, Vec<u8>)>> {
+pub async fn model_files(checkpoint: &Checkpoint, save: SaveDtype) -> Result<Vec<(String, Vec<u8>)>> {
     let unread = |error| {
         TrainError::recipe("model", "tokenizer and templates that can be read", error, "restore the files of the base")
     };

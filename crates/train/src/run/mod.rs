@@ -23,7 +23,7 @@ use crate::log::{LogEntry, RunLog};
 use crate::order::{Batch, Order};
 use crate::recipe::{LossNormalization, Method, Recipe, RunLength};
 
-pub use base::{BaseInfo, RECIPE_FILE, beside, prepare_output, resumable, write_result};
+pub use base::{BaseInfo, RECIPE_FILE, model_files, prepare_output, resumable, write_result};
 pub use data::{RunData, Units};
 use norms::Norms;
 

@@ -215,7 +215,7 @@ fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
     let result = write_result(
         &parts,
         &resumed.weights,
-        &block_on(beside(&base, SaveDtype::Bfloat16)).unwrap(),
+        &block_on(model_files(&base, SaveDtype::Bfloat16)).unwrap(),
         SaveDtype::Bfloat16,
     )
     .unwrap();
@@ -223,7 +223,7 @@ fn a_run_of_all_parameters_goes_on_too_and_leaves_a_checkpoint() {
     let result = write_result(
         &parts,
         &resumed.weights,
-        &block_on(beside(&base, SaveDtype::Float32)).unwrap(),
+        &block_on(model_files(&base, SaveDtype::Float32)).unwrap(),
         SaveDtype::Float32,
     )
     .unwrap();

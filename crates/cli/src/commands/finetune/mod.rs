@@ -16,7 +16,7 @@ use bayan_models::LoadOptions;
 use bayan_train::checkpoint::Resumed;
 use bayan_train::engine::{GradientCheck, Trainer, TrainerOptions, new_adapter};
 use bayan_train::recipe::{Method, parse_toml, parse_yaml};
-use bayan_train::run::{RECIPE_FILE, beside, prepare_output, resumable, write_result};
+use bayan_train::run::{RECIPE_FILE, model_files, prepare_output, resumable, write_result};
 use bayan_train::{
     BaseInfo, Calibration, EndReason, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, RunSummary,
     estimate, scratch,
@@ -111,7 +111,7 @@ pub fn run(args: &FinetuneArgs) -> Result<ExitCode> {
         None => prepare_output(&output, &prepared.recipe, args.overwrite)?,
     }
     if let (Some(initial), None) = (&prepared.initial, &resumed) {
-        scratch::keep(initial, &output)?;
+        scratch::save_initial(initial, &output)?;
     }
     train(args, &prepared, &output, resumed, show)
 }
@@ -279,7 +279,7 @@ fn train(
         )?;
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    let files = if recipe.full { block_on(beside(&prepared.checkpoint, recipe.save_dtype))? } else { vec![] };
+    let files = if recipe.full { block_on(model_files(&prepared.checkpoint, recipe.save_dtype))? } else { vec![] };
     let result = write_result(output, &ended.weights, &files, recipe.save_dtype)?;
     finish(prepared, &ended, &result, &name, &gpu, &show)?;
     Ok(ExitCode::SUCCESS)

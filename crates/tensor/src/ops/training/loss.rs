@@ -15,7 +15,7 @@ pub struct WeightedLoss;
 
 /// Direct preference optimisation with the sigmoid loss (Rafailov et al., 2023): mean over pairs of −ln σ(β (Δ −
 /// Δref)), where Δ is the difference of the summed log-probabilities of the chosen and the rejected answer. Inputs:
-/// statistics [R, 4], owners \[R\] (2 · pair, plus 1 for the rejected answer; [`IGNORED`] for a row of no answer),
+/// statistics [R, 4], sequence_of_row \[R\] (2 · pair, plus 1 for the rejected answer; [`IGNORED`] for a row of no answer),
 /// reference [P, 2] sums, settings \[4\] (β, scale of loss and gradient); outputs: nll \[R\], weights \[R\], pairs [P,
 /// 4] (log-probability of chosen and rejected, margin z, loss), loss \[4\].
 #[derive(Debug, Clone, PartialEq)]
@@ -34,13 +34,13 @@ impl Graph {
     pub fn preference_loss(
         &mut self,
         statistics: Tensor,
-        owners: Tensor,
+        sequence_of_row: Tensor,
         reference: Tensor,
         settings: Tensor,
     ) -> [Tensor; 4] {
         let (rows, pairs) = (self.rows(statistics), self.rows(reference));
         let outputs = [vec![rows], vec![rows], vec![pairs, 4], vec![4]].map(|shape| self.tensor(&shape, Dtype::F32));
-        self.record(PreferenceLoss, &[statistics, owners, reference, settings], &outputs);
+        self.record(PreferenceLoss, &[statistics, sequence_of_row, reference, settings], &outputs);
         outputs
     }
 }
@@ -104,14 +104,14 @@ impl Op for PreferenceLoss {
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let owners = inputs[1].u32();
+        let sequence_of_row = inputs[1].u32();
         let reference = inputs[2].f32();
         let (beta, scale) = (f64::from(inputs[3].f32()[0]), f64::from(inputs[3].f32()[1]));
         let mut sums = vec![0.0f64; reference.len()];
         for (r, known) in inputs[0].rows().enumerate() {
-            let nll = nll(known, owners[r]);
+            let nll = nll(known, sequence_of_row[r]);
             outputs[0].f32_mut()[r] = nll as f32;
-            if let Some(sum) = sums.get_mut(owners[r] as usize) {
+            if let Some(sum) = sums.get_mut(sequence_of_row[r] as usize) {
                 *sum -= nll;
             }
         }
@@ -132,8 +132,8 @@ impl Op for PreferenceLoss {
                 loss as f32,
             ]);
         }
-        for (r, &owner) in owners.iter().enumerate() {
-            outputs[1].f32_mut()[r] = slopes.get(owner as usize).copied().unwrap_or(0.0) as f32;
+        for (r, &sequence) in sequence_of_row.iter().enumerate() {
+            outputs[1].f32_mut()[r] = slopes.get(sequence as usize).copied().unwrap_or(0.0) as f32;
         }
         outputs[3].f32_mut()[0] = total as f32;
     }

@@ -378,16 +378,17 @@ pub(super) fn loss_cases() -> Vec<GradientCase> {
             let (mut graph, hidden) = (Graph::new(), make.random(&[rows, 8])?);
             let weight = make.matrix(FORMATS[0], 20, 8)?;
             let targets = make.indices(&[rows], (0..rows).map(|r| (r * 13 % 20) as u32).collect())?;
-            let owners = (0..rows).map(|r| if r % 11 == 10 { crate::ops::IGNORED } else { (r % (2 * pairs)) as u32 });
-            let owners = make.indices(&[rows], owners.collect())?;
+            let sequence_of_row =
+                (0..rows).map(|r| if r % 11 == 10 { crate::ops::IGNORED } else { (r % (2 * pairs)) as u32 });
+            let sequence_of_row = make.indices(&[rows], sequence_of_row.collect())?;
             let (reference, settings) = (make.random(&[pairs, 2])?, make.state(&[4], vec![0.3, 0.5, 0.0, 0.0])?);
-            let [h, targets, owners, reference, settings] =
-                [&hidden, &targets, &owners, &reference, &settings].map(|state| graph.state(state));
+            let [h, targets, sequence_of_row, reference, settings] =
+                [&hidden, &targets, &sequence_of_row, &reference, &settings].map(|state| graph.state(state));
             let logits = graph.linear(h, &weight, None);
             let Some(sweep) = graph.cross_entropy(logits, targets, 1 << 20) else {
                 unreachable!("straight from a linear layer")
             };
-            let [_, weights, _, loss] = graph.preference_loss(sweep.statistics, owners, reference, settings);
+            let [_, weights, _, loss] = graph.preference_loss(sweep.statistics, sequence_of_row, reference, settings);
             let dh = graph.cross_entropy_backward(&sweep, weights, &[]);
             Ok(Differentiated { graph, y: loss, cotangent: None, gradients: vec![(hidden, dh)] })
         };
