@@ -1,6 +1,6 @@
 // For each pair p: z = β ((chosen - rejected) - (reference chosen - reference rejected)), loss -ln σ(z); for each row
-// the weight of its gradient. sequence_of_row[r] = 2 p, + 1 for the rejected answer; larger values: a row of no answer. One
-// workgroup.
+// the weight of its gradient. sequence_of_row[r] = 2 p, + 1 for the rejected answer; larger values: a row of no answer.
+// One workgroup.
 @group(0) @binding(0) var<storage, read> statistics: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> sequence_of_row: array<u32>;
 @group(0) @binding(2) var<storage, read> reference: array<vec2<f32>>;

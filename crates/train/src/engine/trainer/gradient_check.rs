@@ -1,14 +1,14 @@
 //! A check that users can run on their own device and model: the norm of the gradient against the slope of the loss.
 //!
-//! The derivative of the loss in the direction of its gradient g is ‖g‖, and a central difference of two losses measures
-//! that slope with the forward pass alone. A backward kernel that is wrong on some device or size shows as two numbers
-//! that differ.
+//! The derivative of the loss in the direction of its gradient g is ‖g‖, and a central difference of two losses
+//! measures that slope with the forward pass alone. A backward kernel that is wrong on some device or size shows as two
+//! numbers that differ.
 
 use super::{EngineError, Trainer, finite};
 use crate::{MicroBatch, TrainedWeights};
 
-/// The change of the loss, relative to the loss, that a step of the difference aims at: far above the rounding errors of
-/// f32 losses, and small against the curvature.
+/// The change of the loss, relative to the loss, that a step of the difference aims at: far above the rounding errors
+/// of f32 losses, and small against the curvature.
 const RELATIVE_CHANGE: f64 = 4e-3;
 
 /// Largest relative difference of norm and slope that counts as agreement.
@@ -37,7 +37,8 @@ impl GradientCheck {
 impl Trainer {
     /// Checks the gradient of this micro-batch's mean loss at the current weights, and at a second point a small step
     /// down the slope (a new adapter's B is zero, and so is the gradient of its A; at the second point neither is).
-    /// Dropout and embedding noise are off. Afterwards the weights are as before, and the optimizer's moments are reset.
+    /// Dropout and embedding noise are off. Afterwards the weights are as before, and the optimizer's moments are
+    /// reset.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].
