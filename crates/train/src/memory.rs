@@ -16,13 +16,13 @@
 //! | saved activations | with checkpointing: 4 n D L; otherwise 4 n L · layer |
 //! | saved activations in f16 | half of that for all layers but the last, except for what stays in f32: H d and the
 //! ranks |
-//! | working set | the memory at the peak beyond the saved activations: the largest of the following |
+//! | temporary buffers | the memory at the peak beyond the saved activations: the largest of the following |
 //! | the loss | 4 r (C + 2 D) for C logits of a row at a time |
 //! | gradients of the MLP | the layer and 2 F |
 //! | gradients of attention | the layer without its MLP's 2 D + 3 F, and 2 H d + 2 K d |
 //! | gradients of Mamba-2 | 3 D + W + 2 M + 5 I + 4 n, with projection width W, convolution width M and inner width I |
-//! | packing | a share of the working set: no buffer is both read and written by one dispatch, so some memory is unused
-//! |
+//! | packing | a share of the temporary buffers: no buffer is both read and written by one dispatch, so some memory is
+//! unused |
 //! | states | 4 bytes for each number of the layers' cached states other than keys and values |
 //! | fixed | the rotary table |
 //!
@@ -43,7 +43,7 @@ use crate::recipe::Recipe;
 pub struct Calibration {
     /// Most logits in memory at a time.
     pub logits_budget: usize,
-    /// The allocated working set divided by what of it is needed at the peak.
+    /// The allocated temporary buffers divided by what of it is needed at the peak.
     pub packing: f64,
     /// Bytes that every model needs.
     pub fixed_bytes: u64,
@@ -263,7 +263,7 @@ mod tests {
         let whole = of(|r| r.grad_checkpoint = false).activations;
         let half = of(|r| (r.grad_checkpoint, r.f16) = (false, true)).activations;
         assert!(half < whole * 6 / 10 && half > whole / 2, "{half} of {whole}");
-        assert!(plain.total() > plain.base + plain.activations && plain.to_string().contains("together"));
+        assert!(plain.total() > plain.base + plain.activations && plain.to_string().contains("total"));
         assert_eq!(adapter_parameters([(8, 128, 64), (4, 10, 10)]), 8 * 192 + 80);
     }
 }
