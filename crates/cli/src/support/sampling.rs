@@ -14,6 +14,10 @@ const MIN_P: f32 = 0.05;
 /// Replaces an infinite bias: larger than any logit, and safe in shaders, which may assume finite numbers.
 const LARGEST_BIAS: f32 = 1e6;
 
+/// A number, or nothing for the -1 that leaves the choice free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrFree<T>(pub Option<T>);
+
 /// Flags of sampling and stopping.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
@@ -44,10 +48,10 @@ pub struct SamplingArgs {
     pub logit_bias: Vec<(u32, f32)>,
     /// Random seed: the same seed, device and flags give the same answer; -1 for a new seed [default: -1]
     #[arg(short, long, env = "BAYAN_SEED", value_name = "N", value_parser = seed, allow_negative_numbers = true)]
-    pub seed: Option<Option<u64>>,
+    pub seed: Option<OrFree<u64>>,
     /// Maximum number of new tokens; -1 for as many as fit the context [default: the model's, else -1]
     #[arg(short = 'n', long, visible_alias = "predict", env = "BAYAN_MAX_TOKENS", value_name = "N", value_parser = max_tokens, allow_negative_numbers = true)]
-    pub max_tokens: Option<Option<u32>>,
+    pub max_tokens: Option<OrFree<u32>>,
     /// Text that ends the answer and is not shown; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -82,19 +86,22 @@ pub fn fraction(text: &str) -> Result<f32, String> {
     number(text, "a number from 0 to 1", |v| (0.0..=1.0).contains(&v))
 }
 
-/// Parses a seed; `None` for -1, which stands for a new one.
-pub fn seed(text: &str) -> Result<Option<u64>, String> {
+/// Parses a seed; nothing for -1, which stands for a new one.
+pub fn seed(text: &str) -> Result<OrFree<u64>, String> {
     match text.trim() {
-        "-1" => Ok(None),
-        other => other.parse().map(Some).map_err(|_| "expected a whole number, or -1 for a new seed".to_string()),
+        "-1" => Ok(OrFree(None)),
+        other => other
+            .parse()
+            .map(|seed| OrFree(Some(seed)))
+            .map_err(|_| "expected a whole number, or -1 for a new seed".to_string()),
     }
 }
 
-/// Parses a number of tokens; `None` for -1, which stands for as many as fit.
-pub fn max_tokens(text: &str) -> Result<Option<u32>, String> {
-    let count = || text.trim().parse().ok().filter(|&count: &u32| count > 0).map(Some);
+/// Parses a number of tokens; nothing for -1, which stands for as many as fit.
+pub fn max_tokens(text: &str) -> Result<OrFree<u32>, String> {
+    let count = || text.trim().parse().ok().filter(|&count: &u32| count > 0).map(|count| OrFree(Some(count)));
     match text.trim() {
-        "-1" => Ok(None),
+        "-1" => Ok(OrFree(None)),
         _ => count().ok_or_else(|| "expected a number of tokens above 0, or -1 for as many as fit".to_string()),
     }
 }
@@ -135,10 +142,10 @@ impl SamplingArgs {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             biased: !self.logit_bias.is_empty(),
-            seed: self.seed.flatten().unwrap_or_else(new_seed),
+            seed: self.seed.and_then(|seed| seed.0).unwrap_or_else(new_seed),
         };
         let advised = defaults.max_new_tokens.filter(|&n| n > 0);
-        let max_tokens = self.max_tokens.unwrap_or(advised).map(|n| n as usize);
+        let max_tokens = self.max_tokens.map_or(advised, |given| given.0).map(|n| n as usize);
         Ok(Generation {
             settings,
             bias: self.logit_bias.clone(),

@@ -59,10 +59,22 @@ pub(super) struct PackedBatch {
     sequences: usize,
 }
 
-/// Rounds `n` up to a multiple of an eighth of the next power of two, or of `least` where that is larger.
+/// Batches of fewer sequences share a plan with batches of this many.
+const LEAST_SEQUENCES: usize = 8;
+
+/// Sizes up to this have few steps between powers of two.
+const FINE_FROM: usize = 1024;
+
+/// Rounds `n` up to a size of a short list, so that the batches of a run share few plans: kernels are compiled for each
+/// size, which takes longer than many small steps. Up to 1,024 the list has the powers of two and one and a half times
+/// these (where that is a multiple of `least`); above, eighths of the next power of two.
 pub(crate) fn rounded(n: usize, least: usize) -> usize {
-    let step = (n.next_power_of_two() / 8).max(least);
-    n.next_multiple_of(step)
+    let power = n.next_power_of_two().max(least);
+    if power > FINE_FROM {
+        return n.next_multiple_of((power / 8).max(least));
+    }
+    let between = power / 4 * 3;
+    if n <= between && between.is_multiple_of(least) { between } else { power }
 }
 
 impl PackedBatch {
@@ -134,7 +146,7 @@ impl PackedBatch {
         packed.rows.resize(rows, 0);
         packed.targets.resize(rows, IGNORED);
         packed.sequence_of_row.resize(rows, IGNORED);
-        let tiles = packed.tokens.len() / QUERY_TILE + packed.sequences.next_power_of_two();
+        let tiles = packed.tokens.len() / QUERY_TILE + packed.sequences.next_power_of_two().max(LEAST_SEQUENCES);
         packed.tiles.resize(2 * tiles.max(packed.tiles.len() / 2), 0);
         Ok(packed)
     }
@@ -409,6 +421,25 @@ impl Step {
                 inputs.reference.write(gpu, 0, bytemuck::cast_slice(reference));
                 inputs.settings.write(gpu, 0, bytemuck::cast_slice(&[*beta, *scale, 0.0, 0.0]));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rounded;
+
+    #[test]
+    fn small_sizes_are_few_and_large_ones_close() {
+        let mut sizes: Vec<usize> = (1..=1024).map(|n| rounded(n, 32)).collect();
+        sizes.dedup();
+        assert_eq!(sizes, [32, 64, 96, 128, 192, 256, 384, 512, 768, 1024]);
+        let mut rows: Vec<usize> = (1..=128).map(|n| rounded(n, 16)).collect();
+        rows.dedup();
+        assert_eq!(rows, [16, 32, 48, 64, 96, 128]);
+        for n in 1..5000 {
+            let size = rounded(n, 32);
+            assert!(size >= n && size.is_multiple_of(32) && (n <= 1024 || size * 4 <= n * 5 + 256), "{n}: {size}");
         }
     }
 }

@@ -28,8 +28,8 @@ pub fn set(generation: &mut Generation, name: &str, value: &str) -> Result<(), S
         "top_p" => settings.top_p = sampling::fraction(value).map_err(wrong)?,
         "min_p" => settings.min_p = sampling::fraction(value).map_err(wrong)?,
         "repeat_penalty" => settings.repeat_penalty = sampling::positive(value).map_err(wrong)?,
-        "seed" => settings.seed = sampling::seed(value).map_err(wrong)?.unwrap_or_else(sampling::new_seed),
-        "max_tokens" => generation.max_tokens = sampling::max_tokens(value).map_err(wrong)?.map(|n| n as usize),
+        "seed" => settings.seed = sampling::seed(value).map_err(wrong)?.0.unwrap_or_else(sampling::new_seed),
+        "max_tokens" => generation.max_tokens = sampling::max_tokens(value).map_err(wrong)?.0.map(|n| n as usize),
         _ => {
             return Err(format!(
                 "/set {name}: expected temperature, top_k, top_p, min_p, repeat_penalty, seed or max_tokens"

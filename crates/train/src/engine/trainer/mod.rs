@@ -25,7 +25,7 @@ use crate::{MicroBatch, NamedArray, TrainedWeights};
 const NAME: &str = "trained";
 
 /// Recorded steps that are cached. They share the memory of their activations.
-const PLANS: usize = 8;
+const PLANS: usize = 24;
 
 /// How to train.
 #[derive(Debug, Clone)]
