@@ -45,7 +45,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       {
         let d = ${BROADCAST}(held_${h}, ${l}u);
 #for o in OWN
-        sum_${o} += d.x * w_${h}_${l}_0_${o} + d.y * w_${h}_${l}_1_${o} + d.z * w_${h}_${l}_2_${o} + d.w * w_${h}_${l}_3_${o};
+        sum_${o} += d.x * w_${h}_${l}_0_${o} + d.y * w_${h}_${l}_1_${o} + d.z * w_${h}_${l}_2_${o}
+            + d.w * w_${h}_${l}_3_${o};
 #end
       }
 #end

@@ -64,7 +64,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #for r in ROWS
 #if SPREAD_CODES
-      sum_${r}_${t} += scales_${r}.x * low_${r} + scales_${r}.z * high_${r} - scales_${r}.y * inputs_low - scales_${r}.w * inputs_high;
+      sum_${r}_${t} += scales_${r}.x * low_${r} + scales_${r}.z * high_${r}
+          - scales_${r}.y * inputs_low - scales_${r}.w * inputs_high;
 #else
       sum_${r}_${t} += scales_${r}.x * low_${r} + scales_${r}.z * high_${r};
 #endif

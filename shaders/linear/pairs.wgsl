@@ -15,7 +15,8 @@ fn kept(w: vec4<u32>, mask: u32, magic: f32, bits: u32) -> vec4<u32> {
 fn pairs(low: u32, high: u32) -> vec4<u32> {
   let w = vec2<u32>(low, high);
   let even = ((w ^ vec2<u32>(0x80808080u)) & vec2<u32>(0x00ff00ffu)) - vec2<u32>(0x00800080u);
-  let odd = vec2<i32>(vec2<f32>(bitcast<vec2<i32>>((w ^ vec2<u32>(0x00008000u)) & vec2<u32>(0xff00ff00u))) * 0.00390625);
+  let upper = bitcast<vec2<i32>>((w ^ vec2<u32>(0x00008000u)) & vec2<u32>(0xff00ff00u));
+  let odd = vec2<i32>(vec2<f32>(upper) * 0.00390625);
   let odd_pairs = bitcast<vec2<u32>>(odd) - vec2<u32>(0x80u);
   return vec4<u32>(even.x, odd_pairs.x, even.y, odd_pairs.y);
 }
@@ -41,7 +42,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for r in 8
     let row_${r}_${j} = row + ${r}u % OWN + ${r}u / OWN * rows;
     let place_${r}_${j} = slot(row_${r}_${j}, block_${j}, 1u, 0u);
-    let q_${r}_${j} = vec4<u32>(codes[place_${r}_${j}][lane], codes[place_${r}_${j}][lane_1], codes[place_${r}_${j}][lane_2], codes[place_${r}_${j}][lane_3]);
+    let q_${r}_${j} = vec4<u32>(
+        codes[place_${r}_${j}][lane], codes[place_${r}_${j}][lane_1],
+        codes[place_${r}_${j}][lane_2], codes[place_${r}_${j}][lane_3]);
     let scales_${r}_${j} = scales32(row_${r}_${j}, block_${j});
     let scale_${r}_${j} = scales_${r}_${j}.x * weight_${j};
 #if OFFSET
@@ -64,16 +67,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let x_${j}_0 = pairs(x_codes[x_at_${j}], x_codes[x_at_${j} + 4u]);
       let x_${j}_1 = quadSwapX(x_${j}_0);
 #for r in 8
-      let half_${r}_${j} = 0x8000u + a_${r}_${j}.x * x_${j}_0.x + c_${r}_${j}.x * x_${j}_0.y + b_${r}_${j}.x * x_${j}_0.z + d_${r}_${j}.x * x_${j}_0.w
-          + a_${r}_${j}.y * x_${j}_1.x + c_${r}_${j}.y * x_${j}_1.y + b_${r}_${j}.y * x_${j}_1.z + d_${r}_${j}.y * x_${j}_1.w;
+      let half_${r}_${j} = 0x8000u
+          + a_${r}_${j}.x * x_${j}_0.x + c_${r}_${j}.x * x_${j}_0.y
+          + b_${r}_${j}.x * x_${j}_0.z + d_${r}_${j}.x * x_${j}_0.w
+          + a_${r}_${j}.y * x_${j}_1.x + c_${r}_${j}.y * x_${j}_1.y
+          + b_${r}_${j}.y * x_${j}_1.z + d_${r}_${j}.y * x_${j}_1.w;
 #end
       let x_${j}_2 = quadSwapY(x_${j}_0);
       let x_${j}_3 = quadSwapDiagonal(x_${j}_0);
 #for r in 8
-      let whole_${r}_${j} = half_${r}_${j} + a_${r}_${j}.z * x_${j}_2.x + c_${r}_${j}.z * x_${j}_2.y + b_${r}_${j}.z * x_${j}_2.z + d_${r}_${j}.z * x_${j}_2.w
-          + a_${r}_${j}.w * x_${j}_3.x + c_${r}_${j}.w * x_${j}_3.y + b_${r}_${j}.w * x_${j}_3.z + d_${r}_${j}.w * x_${j}_3.w;
+      let whole_${r}_${j} = half_${r}_${j}
+          + a_${r}_${j}.z * x_${j}_2.x + c_${r}_${j}.z * x_${j}_2.y
+          + b_${r}_${j}.z * x_${j}_2.z + d_${r}_${j}.z * x_${j}_2.w
+          + a_${r}_${j}.w * x_${j}_3.x + c_${r}_${j}.w * x_${j}_3.y
+          + b_${r}_${j}.w * x_${j}_3.z + d_${r}_${j}.w * x_${j}_3.w;
 #if OFFSET
-      let sum_${r}_${j} = scale_${r}_${j} * (x_scale_${j} * f32(bitcast<i32>(whole_${r}_${j} & 0xffff0000u))) + offset_${r}_${j} * x_sum_${j};
+      let sum_${r}_${j} = scale_${r}_${j} * (x_scale_${j} * f32(bitcast<i32>(whole_${r}_${j} & 0xffff0000u)))
+          + offset_${r}_${j} * x_sum_${j};
 #else
       let sum_${r}_${j} = scale_${r}_${j} * (x_scale_${j} * f32(bitcast<i32>(whole_${r}_${j} & 0xffff0000u)));
 #endif

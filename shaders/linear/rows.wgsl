@@ -73,7 +73,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #for r in ROWS
 #if OFFSET
-      sum_${r}_${t} += scales_${r}.x * low_${r} + scales_${r}.z * high_${r} - scales_${r}.y * inputs_low - scales_${r}.w * inputs_high;
+      sum_${r}_${t} += scales_${r}.x * low_${r} + scales_${r}.z * high_${r}
+          - scales_${r}.y * inputs_low - scales_${r}.w * inputs_high;
 #else
       sum_${r}_${t} += scales_${r}.x * low_${r} + scales_${r}.z * high_${r};
 #endif
@@ -115,7 +116,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sums: array<f32, ${ROWS}>;
 #for r in ROWS
 #if SPLIT_K
-    for (var p = 1u; p < PARTS; p++) { sum_${r}_${t} += shared_sums[(${r}u * TOKENS + ${t}u) * LANES * PARTS + p * LANES + lane]; }
+    for (var p = 1u; p < PARTS; p++) {
+      sum_${r}_${t} += shared_sums[(${r}u * TOKENS + ${t}u) * LANES * PARTS + p * LANES + lane];
+    }
 #endif
 #if NORM
     sum_${r}_${t} *= scale;

@@ -14,8 +14,8 @@ fn fits(_: &AttentionBackward, _: &Target<'_>) -> bool {
 
 fn emit(op: &AttentionBackward, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let d4 = op.0.head_dim / 4;
-    // One invocation owns one vector of d in every TOGETHER-th row of the tile. On a software device every barrier costs
-    // time for each invocation: there, a workgroup has as few invocations as a tile needs.
+    // One invocation owns one vector of d in every TOGETHER-th row of the tile. On a software device every barrier
+    // costs time for each invocation: there, a workgroup has as few invocations as a tile needs.
     let most = if to.target().hardware() { 128 } else { QUERY_TILE };
     let mut together = 1;
     while together * 2 * d4 <= most && together < QUERY_TILE {
