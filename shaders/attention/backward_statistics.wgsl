@@ -24,7 +24,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for o in PAIRS
     {
       let i = lane + ${o}u * THREADS;
-      if (i < TILE * TILE) { weights[i] = select(-1e30, score(raw_${o}, slope, first + i / TILE - start - i % TILE), visible(first + i / TILE, start + i % TILE) && start + i % TILE <= last); }
+      if (i < TILE * TILE) {
+        let seen = visible(first + i / TILE, start + i % TILE) && start + i % TILE <= last;
+        weights[i] = select(-1e30, score(raw_${o}, slope, first + i / TILE - start - i % TILE), seen);
+      }
     }
 #end
     workgroupBarrier();

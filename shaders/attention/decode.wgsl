@@ -71,8 +71,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
       if (is_query) { a *= q_norm[own + i]; } else { a *= k_norm[own + i]; }
 #endif
       let t = table[angles + i];
-      let turned = vec4<f32>(a.x * t.x - a.y * t.y, a.y * t.x + a.x * t.y, a.z * t.z - a.w * t.w, a.w * t.z + a.z * t.w);
-      if (is_query) { queries[h * D4 + i] = turned; } else { k_cache[row + i] = packed(turned); }
+      let rotated =
+          vec4<f32>(a.x * t.x - a.y * t.y, a.y * t.x + a.x * t.y, a.z * t.z - a.w * t.w, a.w * t.z + a.z * t.w);
+      if (is_query) { queries[h * D4 + i] = rotated; } else { k_cache[row + i] = packed(rotated); }
     }
 #else
     for (var i = lane; i < HALF4; i += ${THREADS}u) {
@@ -81,7 +82,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
 #if QK_NORM
       a = (a - norm.mean) * norm.scale;
       b = (b - norm.mean) * norm.scale;
-      if (is_query) { a *= q_norm[own + i]; b *= q_norm[own + i + HALF4]; } else { a *= k_norm[own + i]; b *= k_norm[own + i + HALF4]; }
+      if (is_query) {
+        a *= q_norm[own + i];
+        b *= q_norm[own + i + HALF4];
+      } else {
+        a *= k_norm[own + i];
+        b *= k_norm[own + i + HALF4];
+      }
 #endif
       let t = table[angles + 2u * i];
       let s = table[angles + 2u * i + 1u];

@@ -1,8 +1,8 @@
 // Causal attention of many tokens for devices on which loads and barriers are expensive. One subgroup of LANES
-// invocations, one query each, loops over the cached rows, four at a time; the subgroup reads each row once and passes
-// it around by shuffles. No workgroup memory is used. QUADS: the lanes of a subgroup of 4 swap vectors, because a swap
+// invocations, one query each, loops over the cached rows, four at a time; the subgroup reads each row once and
+// broadcasts it. No workgroup memory is used. QUADS: the lanes of a subgroup of 4 swap vectors, because a swap
 // is one instruction and a shuffle is many; each lane then holds the parts of its query and of its sum in a different
-// order. Bindings and tiles are those of attention_tile; a tile of TQ tokens has TQ / LANES workgroups.
+// order. Bindings and tiles are those of attention_tiles; a tile of TQ tokens has TQ / LANES workgroups.
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k_cache: array<${CACHE}>;
 @group(0) @binding(2) var<storage, read> v_cache: array<${CACHE}>;

@@ -19,7 +19,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var peak = -1e30;
   for (var s = 0u; s < splits; s++) { peak = max(peak, partial[start + s * stride + d]); }
   var total = 0.0;
-  for (var s = 0u; s < splits; s++) { total += exp(max(partial[start + s * stride + d] - peak, -80.0)) * partial[start + s * stride + d + 1u]; }
+  for (var s = 0u; s < splits; s++) {
+    total += exp(max(partial[start + s * stride + d] - peak, -80.0)) * partial[start + s * stride + d + 1u];
+  }
   for (var i = lane; i < d; i += ${THREADS}u) {
     var sum = 0.0;
     for (var s = 0u; s < splits; s++) {

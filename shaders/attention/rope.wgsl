@@ -60,7 +60,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
 #if QK_NORM
     a = (a - norm.mean) * norm.scale;
     b = (b - norm.mean) * norm.scale;
-    if (is_query) { a *= q_norm[weights + one]; b *= q_norm[weights + two]; } else { a *= k_norm[weights + one]; b *= k_norm[weights + two]; }
+    if (is_query) {
+      a *= q_norm[weights + one];
+      b *= q_norm[weights + two];
+    } else {
+      a *= k_norm[weights + one];
+      b *= k_norm[weights + two];
+    }
 #endif
     let turn = table[angles + i];
     let first = a * turn.x - b * turn.y;

@@ -19,7 +19,7 @@ const d = ${d}u;
 const HALF = ${ROTARY}u / 2u;
 
 // Element i of a head's gradient, rotated back.
-fn turned(token: u32, source: u32, i: u32) -> f32 {
+fn unrotated(token: u32, source: u32, i: u32) -> f32 {
 #if TURN
   if (i < 2u * HALF) {
 #if INTERLEAVED
@@ -71,7 +71,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   var products = 0.0;
   for (var i = lane; i < many; i += ${THREADS}u) {
     let x = qkv[all + i] - mean;
-    let pull = weight[weights + i] * turned(token, gradients + i / d * d, i % d);
+    let pull = weight[weights + i] * unrotated(token, gradients + i / d * d, i % d);
     squares += x * x;
     products += x * pull;
 #if MEAN
@@ -88,11 +88,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let along = product / f32(many) * scale * scale * scale;
   for (var i = lane; i < d; i += ${THREADS}u) {
 #if PARTS
-    parts[source + i] = turned(token, source, i) * (qkv[to + i] - mean) * scale;
+    parts[source + i] = unrotated(token, source, i) * (qkv[to + i] - mean) * scale;
 #endif
-    dqkv[to + i] = scale * (weight[own + i] * turned(token, source, i) - plain) - (qkv[to + i] - mean) * along;
+    dqkv[to + i] = scale * (weight[own + i] * unrotated(token, source, i) - plain) - (qkv[to + i] - mean) * along;
   }
 #else
-  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = turned(token, source, i); }
+  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = unrotated(token, source, i); }
 #endif
 }

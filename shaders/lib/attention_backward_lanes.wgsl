@@ -1,6 +1,6 @@
-// Shared by those passes of attention_backward in which a subgroup passes rows around by shuffles, as attention_lanes
-// does: for devices on which barriers are expensive. Bindings are those of lib/attention_backward.wgsl; a tile of TQ
-// tokens has TQ / LANES workgroups of one subgroup.
+// Shared by those passes of attention_backward in which a subgroup broadcasts the rows that it reads, as
+// attention_lanes does: for devices on which barriers are expensive. Bindings are those of
+// lib/attention_backward.wgsl; a tile of TQ tokens has TQ / LANES workgroups of one subgroup.
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>; // [T, H, d]
 @group(0) @binding(1) var<storage, read> k_cache: array<vec4<f32>>; // [rows, K, d]
 @group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>; // [T, H, d]

@@ -23,7 +23,7 @@ fn gradients4(token: u32, row: u32) -> vec4<f32> {
 }
 
 // Writes or adds four columns, starting at k, where they exist.
-fn give(token: u32, k: u32, sum: vec4<f32>) {
+fn store(token: u32, k: u32, sum: vec4<f32>) {
 #if SCALAR
   for (var j = 0u; j < 4u; j++) {
     if (k + j < K) {

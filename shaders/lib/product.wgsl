@@ -6,7 +6,7 @@
 @group(0) @binding(3) var<storage, read> size: array<u32>;
 
 // Writes or adds one result, if it is inside the matrix.
-fn give(m: u32, n: u32, z: u32, sum: f32) {
+fn store(m: u32, n: u32, z: u32, sum: f32) {
   if (m >= size[0] || n >= size[1]) { return; }
 #if SPLIT
   c[(z * size[0] + m) * size[1] + n] = sum;

@@ -1,7 +1,7 @@
 // For software devices: one block of 32 columns and TOKENS tokens per workgroup, which is one subgroup. 64 rows of W at
 // a time are dequantized into workgroup memory, then held in named variables. A short loop over the tokens, whose sums
 // are in workgroup memory, keeps the text small. An invocation computes OWN vectors of 4 columns; the subgroup reads
-// the gradients of a token once and passes them around.
+// the gradients of a token once and broadcasts them.
 const TOKENS = ${TOKENS}u;
 const LANES = ${LANES}u;
 
@@ -43,9 +43,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for h in HELD
 #for l in LANES
       {
-        let d = ${PASS}(held_${h}, ${l}u);
+        let d = ${BROADCAST}(held_${h}, ${l}u);
 #for o in OWN
-        sum_${o} += d.x * w_${h}_${l}_0_${o} + d.y * w_${h}_${l}_1_${o} + d.z * w_${h}_${l}_2_${o} + d.w * w_${h}_${l}_3_${o};
+        sum_${o} += d.x * w_${h}_${l}_0_${o} + d.y * w_${h}_${l}_1_${o} + d.z * w_${h}_${l}_2_${o}
+            + d.w * w_${h}_${l}_3_${o};
 #end
       }
 #end
@@ -57,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   for (var t = 0u; t < count; t++) {
 #for o in OWN
-    give(token0 + t, group.x * 32u + (${o}u * LANES + lane) * 4u, sums[t * 8u + ${o}u * LANES + lane]);
+    store(token0 + t, group.x * 32u + (${o}u * LANES + lane) * 4u, sums[t * 8u + ${o}u * LANES + lane]);
 #end
   }
 }

@@ -67,7 +67,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let x_high = tile_x[(tm * RM + ${m}u) * STRIDE + 1u];
       let t = tile_x_scales[tm * RM + ${m}u];
 #for n in RN
-      sum_${m}_${n} += t.x * (s_${n}.x * dot16(low_${n}, x_low) + s_${n}.z * dot16(high_${n}, x_high)) - s_${n}.y * t.y - s_${n}.w * t.z;
+      sum_${m}_${n} += t.x * (s_${n}.x * dot16(low_${n}, x_low) + s_${n}.z * dot16(high_${n}, x_high))
+          - s_${n}.y * t.y - s_${n}.w * t.z;
 #end
     }
 #end

@@ -8,5 +8,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if (i >= count) { return; }
   var sum = 0.0;
   for (var z = 0u; z < size[13]; z++) { sum += partial[z * count + i]; }
-  give(i / size[1], i % size[1], 0u, sum);
+  store(i / size[1], i % size[1], 0u, sum);
 }

@@ -53,7 +53,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
 #for q in RM_4
 #for i in 4
 #for n in 4
-  give(row + ${q}u * 4u + ${i}u, column + ${n}u, group.z, sum_${q}_${i}[${n}]);
+  store(row + ${q}u * 4u + ${i}u, column + ${n}u, group.z, sum_${q}_${i}[${n}]);
 #end
 #end
 #end

@@ -1,6 +1,6 @@
 // Rounds activations to int8 with one scale per block of 32: codes [T, K / 4] of four int8 each; scales [T, K / 32]: d,
-// d Σ of the first 16 codes, d Σ of the other 16, d Σ of all. One invocation per block. TURNED: the bytes of a word are
-// in the order 2, 3, 0, 1.
+// d Σ of the first 16 codes, d Σ of the other 16, d Σ of all. One invocation per block. HALVES_SWAPPED: the bytes of a
+// word are in the order 2, 3, 0, 1.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> codes: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> scales: array<vec4<f32>>;
@@ -8,7 +8,7 @@
 
 fn sum4(v: vec4<i32>) -> i32 { return v.x + v.y + v.z + v.w; }
 fn pack4(v: vec4<i32>) -> u32 {
-#if TURNED
+#if HALVES_SWAPPED
   let t = v.zwxy & vec4<i32>(255);
 #else
   let t = v & vec4<i32>(255);

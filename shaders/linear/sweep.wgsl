@@ -1,47 +1,7 @@
-// linear_rows for many tokens on software devices with subgroups of 4. One workgroup is one subgroup and handles 32
-// rows (16 of each half where GATED), 8 per lane, and up to COLUMNS tokens. Weights are unpacked once for all tokens of
-// the workgroup. The loop over the tokens is not unrolled, because the compilers of such devices keep nothing in
-// registers in long texts.
-//
-// PAIRS: activations in int8, multiplied in pairs: the integer product (q0 + q1 2^16) (x1 + x0 2^16) has q0 x0 + q1 x1
-// in its upper half. With codes of -8 to 7 a whole block of 32 can be summed there. The sum of the lower halves is
-// below 2^15 in magnitude, so it cannot carry into the upper half once 2^15 is added. A lane reads a quarter of each
-// block's activations; the lanes swap these, and each lane takes the words of its weights in the same permuted order.
-// Right shifts, which these devices execute lane by lane, are replaced by f32 additions: adding 1.5 2^k keeps the bits
-// from 2^(k - 23) up.
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
-// shape: rows of a set, first row, width of y, workgroups in x, tokens, blocks
-@group(0) @binding(1) var<storage, read> shape: array<u32>;
-#if PAIRS
-@group(0) @binding(2) var<storage, read> x_codes: array<u32>; // [T, K / 4], in the order 2, 3, 0, 1 (quantize)
-@group(0) @binding(3) var<storage, read> x_scales: array<vec4<f32>>; // [T, K / 32]
-#else
+// y[t, n] = Σ_k W[n, k] x[t, k] for many tokens on software devices with subgroups of 4. Weights are unpacked once for
+// all tokens of the workgroup. The loop over the tokens is not unrolled, because the compilers of such devices keep
+// nothing in registers in long texts. Each lane reads a quarter of a block's inputs; the subgroup broadcasts them.
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [T, K]
-#endif
-#if BIAS
-@group(0) @binding(${BIAS_AT}) var<storage, read> bias: array<f32>;
-#endif
-#if RESIDUAL
-@group(0) @binding(${RESIDUAL_AT}) var<storage, read> residual: array<f32>;
-#endif
-
-const OWN = ${OWN}u; // rows per lane in each set
-const COLUMNS = ${COLUMNS}u;
-
-#if PAIRS
-fn kept(w: vec4<u32>, mask: u32, magic: f32, bits: u32) -> vec4<u32> {
-  return bitcast<vec4<u32>>(vec4<f32>(bitcast<vec4<i32>>(w & vec4<u32>(mask))) + vec4<f32>(magic)) - vec4<u32>(bits);
-}
-
-// Packs activations 0 and 2, and 1 and 3, of a word of each half of a block (low, high) as x1 + x0 2^16.
-fn pairs(low: u32, high: u32) -> vec4<u32> {
-  let w = vec2<u32>(low, high);
-  let even = ((w ^ vec2<u32>(0x80808080u)) & vec2<u32>(0x00ff00ffu)) - vec2<u32>(0x00800080u);
-  let odd = vec2<i32>(vec2<f32>(bitcast<vec2<i32>>((w ^ vec2<u32>(0x00008000u)) & vec2<u32>(0xff00ff00u))) * 0.00390625);
-  let odd_pairs = bitcast<vec2<u32>>(odd) - vec2<u32>(0x80u);
-  return vec4<u32>(even.x, odd_pairs.x, even.y, odd_pairs.y);
-}
-#endif
 
 @compute @workgroup_size(4)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -51,70 +11,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let row_group = group.y * shape[3] + group.x;
   if (row_group * 4u * OWN >= rows) { return; }
   let row = row_group * 4u * OWN + lane * OWN;
-  let first_token = group.z * COLUMNS;
-  let columns = min(COLUMNS, shape[4] - first_token);
-  var sums: array<array<f32, 8>, COLUMNS>;
-#if PAIRS
-  let lane_1 = lane ^ 1u;
-  let lane_2 = lane ^ 2u;
-  let lane_3 = lane ^ 3u;
-  for (var block = 0u; block < blocks; block += 2u) {
-#for j in 2
-    let block_${j} = min(block + ${j}u, blocks - 1u);
-    let weight_${j} = select(0.0, 0.0000152587890625, block + ${j}u < blocks);
-#for r in 8
-    let row_${r}_${j} = row + ${r}u % OWN + ${r}u / OWN * rows;
-    let place_${r}_${j} = slot(row_${r}_${j}, block_${j}, 1u, 0u);
-    let q_${r}_${j} = vec4<u32>(codes[place_${r}_${j}][lane], codes[place_${r}_${j}][lane_1], codes[place_${r}_${j}][lane_2], codes[place_${r}_${j}][lane_3]);
-    let scales_${r}_${j} = scales32(row_${r}_${j}, block_${j});
-    let scale_${r}_${j} = scales_${r}_${j}.x * weight_${j};
-#if OFFSET
-    let offset_${r}_${j} = (8.0 * scales_${r}_${j}.x - scales_${r}_${j}.y) * weight_${j} * 65536.0;
-#endif
-    let a_${r}_${j} = (q_${r}_${j} & vec4<u32>(0x000f000fu)) - vec4<u32>(0x00080008u);
-    let b_${r}_${j} = kept(q_${r}_${j}, 0x00f000f0u, 134217728.0, 0x4d080008u);
-    let c_${r}_${j} = kept(q_${r}_${j}, 0x0f000f00u, 2147483648.0, 0x4f080008u);
-    let d_${r}_${j} = kept(q_${r}_${j} ^ vec4<u32>(0x80000000u), 0xf000f000u, 51539607552.0, 0x51400008u);
-#end
-#end
-    for (var column = 0u; column < columns; column++) {
-      let token_block = (first_token + column) * blocks;
-#for j in 2
-      let x_scale_${j} = x_scales[token_block + block_${j}].x;
-#if OFFSET
-      let x_sum_${j} = x_scales[token_block + block_${j}].w;
-#endif
-      let x_at_${j} = (token_block + block_${j}) * 8u + lane;
-      let x_${j}_0 = pairs(x_codes[x_at_${j}], x_codes[x_at_${j} + 4u]);
-      let x_${j}_1 = quadSwapX(x_${j}_0);
-#for r in 8
-      let half_${r}_${j} = 0x8000u + a_${r}_${j}.x * x_${j}_0.x + c_${r}_${j}.x * x_${j}_0.y + b_${r}_${j}.x * x_${j}_0.z + d_${r}_${j}.x * x_${j}_0.w
-          + a_${r}_${j}.y * x_${j}_1.x + c_${r}_${j}.y * x_${j}_1.y + b_${r}_${j}.y * x_${j}_1.z + d_${r}_${j}.y * x_${j}_1.w;
-#end
-      let x_${j}_2 = quadSwapY(x_${j}_0);
-      let x_${j}_3 = quadSwapDiagonal(x_${j}_0);
-#for r in 8
-      let whole_${r}_${j} = half_${r}_${j} + a_${r}_${j}.z * x_${j}_2.x + c_${r}_${j}.z * x_${j}_2.y + b_${r}_${j}.z * x_${j}_2.z + d_${r}_${j}.z * x_${j}_2.w
-          + a_${r}_${j}.w * x_${j}_3.x + c_${r}_${j}.w * x_${j}_3.y + b_${r}_${j}.w * x_${j}_3.z + d_${r}_${j}.w * x_${j}_3.w;
-#if OFFSET
-      let sum_${r}_${j} = scale_${r}_${j} * (x_scale_${j} * f32(bitcast<i32>(whole_${r}_${j} & 0xffff0000u))) + offset_${r}_${j} * x_sum_${j};
-#else
-      let sum_${r}_${j} = scale_${r}_${j} * (x_scale_${j} * f32(bitcast<i32>(whole_${r}_${j} & 0xffff0000u)));
-#endif
-#end
-#end
-#for r in 8
-      sums[column][${r}] += sum_${r}_0 + sum_${r}_1;
-#end
-    }
-  }
-#else
+  let first_token = group.z * TOKENS;
+  let count = min(TOKENS, shape[4] - first_token);
+  var sums: array<array<f32, 8>, TOKENS>;
   for (var block = 0u; block < blocks; block++) {
 #for r in 8
     let weights_${r} = weights32(row + ${r}u % OWN + ${r}u / OWN * rows, block);
 #end
-    for (var column = 0u; column < columns; column++) {
-      let at = ((first_token + column) * blocks + block) * 8u + lane;
+    for (var t = 0u; t < count; t++) {
+      let at = ((first_token + t) * blocks + block) * 8u + lane;
       let low = x[at];
       let high = x[at + 4u];
 #for r in 8
@@ -128,35 +33,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #end
 #for r in 8
-      sums[column][${r}] += sum_${r};
+      sums[t][${r}] += sum_${r};
 #end
     }
   }
-#endif
-  for (var column = 0u; column < columns; column++) {
-    let token = first_token + column;
+  for (var t = 0u; t < count; t++) {
     for (var r = 0u; r < OWN; r++) {
       if (row + r >= rows) { break; }
-      let n = shape[1] + row + r;
-      let to = token * shape[2] + n;
-      var sum = sums[column][r];
-#if BIAS
-      sum += bias[n];
-#endif
-#if GATED
-      var other = sums[column][OWN + r];
-#if BIAS
-      other += bias[n + rows];
-#endif
-      sum = activate(sum) * other;
-#endif
-#if ACTIVATED
-      sum = activate(sum);
-#endif
-#if RESIDUAL
-      sum += residual[to];
-#endif
-      y[to] = sum;
+      store(first_token + t, row + r, sums[t][r], sums[t][(OWN + r) % 8u]);
     }
   }
 }

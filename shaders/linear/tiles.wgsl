@@ -49,7 +49,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var block = 0u; block < BLOCKS; block++) {
     workgroupBarrier();
     for (var i = lane; i < TM * 8u; i += THREADS) {
-      tile_x[(i / 8u) * STRIDE + i % 8u] = tile(inputs4(min(token0 + i / 8u, shape.w - 1u), block * 32u + (i % 8u) * 4u));
+      let inputs = inputs4(min(token0 + i / 8u, shape.w - 1u), block * 32u + (i % 8u) * 4u);
+      tile_x[(i / 8u) * STRIDE + i % 8u] = tile(inputs);
     }
     for (var i = lane; i < TN; i += THREADS) {
       let w = weights32(min(row0 + i, shape.x - 1u), block);

@@ -10,13 +10,16 @@ mod recurrent;
 mod sampling;
 mod training;
 
+/// Steps with at most this many tokens have kernels of their own: products by rows instead of tiles, and attention that
+/// splits the cached positions over workgroups instead of the tokens.
+pub(crate) const FEW_TOKENS: usize = 8;
+
 pub use attention::{
     Append, AppendBackward, Attention, AttentionBackward, AttentionDecode, CacheElement, CacheRows, Causality,
-    FEW_TOKENS, HeadNorm, QUERY_TILE, Rope, RopeBackward,
+    HeadNorm, QUERY_TILE, Rope, RopeBackward,
 };
 pub use elementwise::{Activate, Activation, Add, Affine, Gated, GatedBackward, ScaleColumns, SoftCap};
-pub use linear::{Linear, LinearBackward, Packing, Product, Quantize, View};
-pub(crate) use linear::{by_rows, sweeps, takes_int8};
+pub use linear::{Int8Order, Linear, LinearBackward, Product, Quantize, View};
 pub use lookup::{Embed, EmbedBackward, SelectRows, SelectRowsBackward};
 pub use norm::{LayerNorm, LayerNormBackward, NormWeightGradient, RmsNorm, RmsNormBackward};
 pub use recurrent::{

@@ -8,53 +8,52 @@ use bayan_gpu::Capabilities;
 
 use crate::graph::{Dtype, Graph, Node, Tensor};
 use crate::ops::{
-    Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, Packing, Quantize, RmsNorm, Rope, by_rows,
-    sweeps, takes_int8,
+    Activate, Add, Append, Attention, AttentionDecode, Gated, Int8Order, Linear, Quantize, RmsNorm, Rope,
 };
+use crate::plan::{Target, Tuning};
 
-/// The graph with every known pattern fused for this device. Tensors in `keep` are still computed.
-pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities) -> Graph {
-    let mut rewrite = Rewrite { graph: graph.clone(), nodes: graph.nodes().iter().cloned().map(Some).collect(), keep };
+/// The graph with every known pattern fused for this device, with the kernel shapes chosen for it. Tensors in `keep`
+/// are still computed.
+pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities, tuning: &Tuning) -> Graph {
+    let nodes = graph.nodes().iter().cloned().map(Some).collect();
+    let device = Target::new(capabilities, tuning, 0);
+    let mut rewrite = Rewrite { graph: graph.clone(), nodes, keep, device };
     for index in 0..rewrite.nodes.len() {
-        rewrite.norm(index, capabilities);
+        rewrite.norm(index);
         rewrite.norm_residual(index);
-        rewrite.gate(index, capabilities);
-        rewrite.activation(index, capabilities);
+        rewrite.gate(index);
+        rewrite.activation(index);
         rewrite.residual(index);
-        rewrite.attention(index, capabilities);
+        rewrite.attention(index);
     }
     let nodes = rewrite.nodes.into_iter().flatten().collect();
-    int8(rewrite.graph, nodes, capabilities)
+    int8(rewrite.graph, nodes, device)
 }
 
 /// Rounds the inputs of large products to int8 where that is faster on the device; an input that several products read
 /// is rounded once.
-fn int8(mut graph: Graph, nodes: Vec<Node>, capabilities: &Capabilities) -> Graph {
-    let mut rounded: HashMap<(Tensor, Packing), [Tensor; 2]> = HashMap::new();
+fn int8(mut graph: Graph, nodes: Vec<Node>, device: Target<'_>) -> Graph {
+    let mut rounded: HashMap<(Tensor, Int8Order), [Tensor; 2]> = HashMap::new();
     let mut list = Vec::with_capacity(nodes.len());
     for node in nodes {
         let linear = node.op.as_any().downcast_ref::<Linear>();
-        let linear =
-            linear.and_then(|linear| Some((linear, takes_int8(capabilities, linear, graph.rows(node.inputs[0]))?)));
-        let Some((linear, packing)) = linear else {
+        let linear = linear
+            .and_then(|linear| Some((linear, linear.int8_order(&device.with_tokens(graph.rows(node.inputs[0])))?)));
+        let Some((linear, order)) = linear else {
             rounded.retain(|(tensor, _), _| !node.outputs.contains(tensor));
             list.push(node);
             continue;
         };
         let x = node.inputs[0];
-        let [codes, scales] = *rounded.entry((x, packing)).or_insert_with(|| {
+        let [codes, scales] = *rounded.entry((x, order)).or_insert_with(|| {
             let (rows, width) = (graph.rows(x), graph.width(x));
             let outputs =
                 [graph.tensor(&[rows, width / 4], Dtype::U32), graph.tensor(&[rows, width / 32, 4], Dtype::F32)];
-            list.push(Node { op: Arc::new(Quantize { packing }), inputs: vec![x], outputs: outputs.to_vec() });
+            list.push(Node { op: Arc::new(Quantize { order }), inputs: vec![x], outputs: outputs.to_vec() });
             outputs
         });
         let inputs = [&[codes, scales], &node.inputs[1..]].concat();
-        list.push(Node {
-            op: Arc::new(Linear { int8: Some(packing), ..linear.clone() }),
-            inputs,
-            outputs: node.outputs,
-        });
+        list.push(Node { op: Arc::new(Linear { int8: Some(order), ..linear.clone() }), inputs, outputs: node.outputs });
     }
     graph.with_nodes(list)
 }
@@ -64,6 +63,7 @@ struct Rewrite<'a> {
     /// The list; nodes that were fused into others are `None`.
     nodes: Vec<Option<Node>>,
     keep: &'a [Tensor],
+    device: Target<'a>,
 }
 
 impl Rewrite<'_> {
@@ -86,22 +86,25 @@ impl Rewrite<'_> {
         self.readers(tensor).filter(|readers| readers.len() == 1).map(|readers| readers[0])
     }
 
+    /// Whether a linear layer over the rows of `x` should become `fused`: the same kernel then does more at once. Where
+    /// `fused` would need another kernel, that is the slower one.
+    fn pays(&self, linear: &Linear, fused: &Linear, x: Tensor) -> bool {
+        linear.same_variant(fused, &self.device.with_tokens(self.graph.rows(x)))
+    }
+
     fn replace(&mut self, index: usize, op: impl crate::graph::Op, inputs: Vec<Tensor>, outputs: Vec<Tensor>) {
         self.nodes[index] = Some(Node { op: Arc::new(op), inputs, outputs });
     }
 
     /// rms_norm, then linear: the inverse root is one factor per token, so it is applied after the sum.
-    fn norm(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+    fn norm(&mut self, index: usize) -> Option<()> {
         let eps = self.op::<RmsNorm>(index)?.eps;
         let node = self.nodes[index].clone()?;
         let readers = self.readers(node.outputs[0])?;
         let takes = |&reader: &usize| {
             self.op::<Linear>(reader).is_some_and(|linear| {
-                let tokens = self.graph.rows(node.outputs[0]);
                 linear.norm.is_none()
-                    && linear.weight.columns().is_multiple_of(32)
-                    && by_rows(capabilities, tokens)
-                    && !sweeps(capabilities, tokens)
+                    && self.pays(linear, &Linear { norm: Some(eps), ..linear.clone() }, node.outputs[0])
                     && self.nodes[reader].as_ref().is_some_and(|n| n.inputs[0] == node.outputs[0])
             })
         };
@@ -142,38 +145,40 @@ impl Rewrite<'_> {
     }
 
     /// linear, then an activation.
-    fn activation(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+    fn activation(&mut self, index: usize) -> Option<()> {
         let linear = self.op::<Linear>(index)?.clone();
         let node = self.nodes[index].clone()?;
         let reader = self.only_reader(node.outputs[0])?;
         let activation = self.op::<Activate>(reader)?.activation;
+        let fused = Linear { activation: Some(activation), ..linear.clone() };
         if linear.gate.is_some()
             || linear.activation.is_some()
             || linear.residual
-            || !by_rows(capabilities, self.graph.rows(node.outputs[0]))
+            || !self.pays(&linear, &fused, node.outputs[0])
         {
             return None;
         }
         let outputs = self.nodes[reader].take()?.outputs;
-        self.replace(index, Linear { activation: Some(activation), ..linear }, node.inputs, outputs);
+        self.replace(index, fused, node.inputs, outputs);
         Some(())
     }
 
     /// linear, then gated: the invocation that owns a row of the gate also owns the matching row of up.
-    fn gate(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+    fn gate(&mut self, index: usize) -> Option<()> {
         let linear = self.op::<Linear>(index)?.clone();
         let node = self.nodes[index].clone()?;
         let reader = self.only_reader(node.outputs[0])?;
         let activation = self.op::<Gated>(reader)?.activation;
-        let halves = linear.weight.rows() / 2;
-        let fits = halves.is_multiple_of(32)
-            && linear.weight.shards().len() <= 1
-            && by_rows(capabilities, self.graph.rows(node.outputs[0]));
-        if linear.gate.is_some() || linear.activation.is_some() || linear.residual || !fits {
+        let fused = Linear { gate: Some(activation), ..linear.clone() };
+        if linear.gate.is_some()
+            || linear.activation.is_some()
+            || linear.residual
+            || !self.pays(&linear, &fused, node.outputs[0])
+        {
             return None;
         }
         let outputs = self.nodes[reader].take()?.outputs;
-        self.replace(index, Linear { gate: Some(activation), ..linear }, node.inputs, outputs);
+        self.replace(index, fused, node.inputs, outputs);
         Some(())
     }
 
@@ -200,7 +205,7 @@ impl Rewrite<'_> {
     }
 
     /// rope, append and attention of a single token.
-    fn attention(&mut self, index: usize, capabilities: &Capabilities) -> Option<()> {
+    fn attention(&mut self, index: usize) -> Option<()> {
         let rope = self.op::<Rope>(index)?.clone();
         let node = self.nodes[index].clone()?;
         if self.graph.shape(node.inputs[0])[0] != 1 || node.outputs.len() != 3 {
@@ -210,7 +215,8 @@ impl Rewrite<'_> {
         let (append_at, attention_at) = (self.only_reader(k)?, self.only_reader(q)?);
         self.op::<Append>(append_at)?;
         let attention = self.op::<Attention>(attention_at)?.clone();
-        if !AttentionDecode::fits(&rope, &attention, capabilities.max_storage_buffers) {
+        let op = AttentionDecode { rope, attention };
+        if !op.has_variant(&self.device.with_tokens(1)) {
             return None;
         }
         let (append, attend) = (self.nodes[append_at].clone()?, self.nodes[attention_at].clone()?);
@@ -221,7 +227,6 @@ impl Rewrite<'_> {
         if !matches {
             return None;
         }
-        let op = AttentionDecode { rope, attention };
         let runs = self.graph.tensor(&op.runs(1), Dtype::F32);
         let inputs = [&[node.inputs[0], node.inputs[1], node.inputs[2], append.inputs[3]], &node.inputs[3..]].concat();
         let outputs = vec![attend.outputs[0], append.outputs[0], append.outputs[1], runs];

@@ -14,10 +14,16 @@ pub fn grid_2d(count: usize, limit: u32) -> [Extent; 3] {
 
 /// Invocations per workgroup for kernels that loop over a row.
 pub(crate) fn row_threads(to: &Lowering<'_>, width: usize) -> usize {
-    // On software devices every barrier and every idle invocation costs time; hardware needs many invocations to hide
-    // latency.
-    let most = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 256 };
-    width.next_power_of_two().clamp(1, most)
+    width.next_power_of_two().clamp(1, group_threads(to, 256))
+}
+
+/// Invocations per workgroup for kernels that use `hardware` of them where invocations are cheap.
+///
+/// On software devices every barrier and every idle invocation costs time, so workgroups are one subgroup there;
+/// hardware needs many invocations to hide latency.
+pub(crate) fn group_threads(to: &Lowering<'_>, hardware: usize) -> usize {
+    let capabilities = to.capabilities();
+    if capabilities.software { capabilities.subgroup_size.0.max(4) as usize } else { hardware }
 }
 
 /// Loop iterations (turns) per invocation when `threads` invocations share a loop over `len` elements. The failing test

@@ -6,6 +6,7 @@ mod lower;
 mod memory;
 mod tuning;
 mod turns;
+mod variant;
 
 use std::sync::Mutex;
 
@@ -16,6 +17,7 @@ pub use lower::{Extent, KernelText, Lowering, PlannedDispatch};
 use memory::{Layout, Request};
 pub use tuning::{RowsShape, Tuning};
 pub use turns::{TurnCounter, Turns};
+pub(crate) use variant::{Target, Variant};
 
 use crate::graph::{ELEMENT_BYTES, Graph, Node, Tensor};
 
@@ -97,7 +99,7 @@ impl Plan {
         pool: &mut Pool,
         counter: Option<&TurnCounter>,
     ) -> Result<Plan, GpuError> {
-        let graph = if tuning.fuse { crate::passes::fuse(&graph, keep, gpu.capabilities()) } else { graph };
+        let graph = if tuning.fuse { crate::passes::fuse(&graph, keep, gpu.capabilities(), tuning) } else { graph };
         let (places, activation_bytes) = assign(gpu, &graph, keep, pool)?;
         let mut planned = Vec::new();
         for index in 0..graph.nodes().len() {

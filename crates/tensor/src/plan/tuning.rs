@@ -20,8 +20,8 @@ pub struct RowsShape {
 }
 
 impl RowsShape {
-    /// The WGSL function that passes a value within the subgroup, for `shuffle`.
-    pub(crate) fn pass(&self) -> &'static str {
+    /// The WGSL function that broadcasts one invocation's value to the subgroup, for `shuffle`.
+    pub(crate) fn broadcast(&self) -> &'static str {
         if self.lanes == 4 { "quadBroadcast" } else { "subgroupShuffle" }
     }
 }

@@ -369,12 +369,13 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<CaseResult, GpuErr
     let (host_graph, outputs) = (case.record)(&mut Maker { gpu: None, seed })?;
     // The kernels are compared with the rewritten graph. Where activations are rounded to int8, the rewritten graph is
     // also compared with the recorded one.
-    let rewritten = fuse(&host_graph, &outputs, gpu.capabilities());
+    let tuning = Tuning::defaults(gpu.capabilities());
+    let rewritten = fuse(&host_graph, &outputs, gpu.capabilities(), &tuning);
     let int8 = count_ops(&rewritten).contains_key("quantize");
     let recorded = if int8 { interpret(&(case.record)(&mut Maker { gpu: None, seed })?.0) } else { Vec::new() };
     let expected = interpret(&rewritten);
     let (graph, _) = (case.record)(&mut Maker { gpu: Some(gpu), seed })?;
-    let plan = Plan::new(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities()))?;
+    let plan = Plan::new(gpu, graph, &outputs, &tuning)?;
     plan.poison(gpu);
     let requests: Vec<_> = outputs.iter().map(|&t| plan.read_request(t)).collect();
     let (mut worst, mut rounding) = (0.0f64, 0.0f64);

@@ -8,7 +8,7 @@ use bayan_gpu::shader::Defines;
 use super::cache::{CacheElement, CacheRows};
 use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
-use crate::plan::{KernelText, Lowering, grid};
+use crate::plan::{KernelText, Lowering, Variant, grid};
 
 /// cache\[row of t\] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache
 /// states, with rows in the format of [`CacheElement`].
@@ -38,6 +38,54 @@ impl Graph {
     }
 }
 
+/// The kernels; the first that fits is used.
+const VARIANTS: &[Variant<Append>] = &[
+    Variant { name: "codes", fits: |op, _| op.element.is_quantized(), emit: emit_codes },
+    Variant { name: "numbers", fits: |op, _| !op.element.is_quantized(), emit: emit_numbers },
+];
+
+/// Quantizes blocks of 32, the keys in one dispatch and the values in another.
+fn emit_codes(op: &Append, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+    let shape = to.input_shape(0);
+    let width = shape[1] * shape[2];
+    let blocks = width / 32;
+    let threads = grid::row_threads(to, blocks);
+    let defines = Defines::new().set("THREADS", threads).set("BLOCKS", blocks);
+    let defines = op.element.defines(op.rows.defines(defines), to.output_shape(0)[0], width);
+    for part in 0..2 {
+        let bindings = vec![to.input(part), to.input(2), to.input(3), to.output(part)];
+        let text = KernelText {
+            name: "append_codes",
+            parts: &[wgsl!("attention/append_codes.wgsl")],
+            defines: defines.clone(),
+            turns: grid::walk(blocks, threads),
+        };
+        to.emit(text, &[bindings], grid::rows_grid(shape[0]))?;
+    }
+    Ok(())
+}
+
+/// Copies keys and values in units of `TO`, for which `FROM` is read.
+fn emit_numbers(op: &Append, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+    let shape = to.input_shape(0);
+    let width = shape[1] * shape[2];
+    let (from, into, units) = match (op.element, width.is_multiple_of(4)) {
+        (CacheElement::F16, _) => ("vec2<f32>", "u32", width / 2),
+        (_, true) => ("vec4<f32>", "vec4<f32>", width / 4),
+        (_, false) => ("f32", "f32", width),
+    };
+    let threads = grid::row_threads(to, units);
+    let defines = Defines::new().set("THREADS", threads).set("FROM", from).set("TO", into).set("WIDTH", units);
+    let text = KernelText {
+        name: "append",
+        parts: &[wgsl!("attention/append.wgsl")],
+        defines: op.element.defines(op.rows.defines(defines), to.output_shape(0)[0], width),
+        turns: grid::walk(units, threads),
+    };
+    let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
+    to.emit(text, &[bindings], grid::rows_grid(shape[0]))
+}
+
 impl Op for Append {
     crate::op_as_any!();
 
@@ -46,48 +94,7 @@ impl Op for Append {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let shape = to.input_shape(0);
-        let width = shape[1] * shape[2];
-        let element = self.element;
-        let (from, into, elements) = match (element, width.is_multiple_of(4)) {
-            (CacheElement::F16, _) => ("vec2<f32>", "u32", width / 2),
-            (CacheElement::F32, true) => ("vec4<f32>", "vec4<f32>", width / 4),
-            (CacheElement::F32, false) => ("f32", "f32", width),
-            (CacheElement::Q8_0 | CacheElement::Q4_0, _) => ("vec4<f32>", "u32", width / 32),
-        };
-        let threads = grid::row_threads(to, elements);
-        let defines = Defines::new()
-            .set("THREADS", threads)
-            .set("FROM", from)
-            .set("TO", into)
-            .set("WIDTH", elements)
-            .set("BLOCKS", elements);
-        let defines = element.defines(self.rows.defines(defines), to.output_shape(0)[0], width);
-        let grid = grid::rows_grid(shape[0]);
-        if element.is_quantized() {
-            for part in 0..2 {
-                let bindings = vec![to.input(part), to.input(2), to.input(3), to.output(part)];
-                let text = KernelText {
-                    name: "append_codes",
-                    parts: &[wgsl!("attention/append_codes.wgsl")],
-                    defines: defines.clone(),
-                    turns: grid::walk(elements, threads),
-                };
-                to.emit(text, &[bindings], grid)?;
-            }
-            return Ok(());
-        }
-        let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
-        to.emit(
-            KernelText {
-                name: "append",
-                parts: &[wgsl!("attention/append.wgsl")],
-                defines,
-                turns: grid::walk(elements, threads),
-            },
-            &[bindings],
-            grid,
-        )
+        to.emit_first(VARIANTS, self)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

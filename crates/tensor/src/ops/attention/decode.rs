@@ -7,7 +7,7 @@ use super::append::Append;
 use super::forward::{Attention, RUN, SCORE, SPLIT, merge};
 use super::rope::Rope;
 use crate::graph::{Dtype, Op, Operand, Values};
-use crate::plan::{Extent, KernelText, Lowering, grid};
+use crate::plan::{Extent, KernelText, Lowering, Target, Variant, grid};
 
 /// Inputs: qkv [T, (H + 2K) d], positions \[T\], table, bases \[T\], then with head norms q_norm \[d\] and k_norm
 /// \[d\]. Outputs: y [T, H, d], k cache, v cache, and the runs [T, splits, H, d + 2]. Tokens belong to different
@@ -21,19 +21,63 @@ pub struct AttentionDecode {
 }
 
 impl AttentionDecode {
-    /// Whether the kernel supports these sizes: no vector of four may straddle the two halves of a head that are
-    /// rotated together.
-    pub fn fits(rope: &Rope, attention: &Attention, max_storage_buffers: u32) -> bool {
-        !attention.element.is_quantized()
-            && rope.rotary_dim.is_multiple_of(8)
-            && rope.head_dim.is_multiple_of(4)
-            && (rope.norm_eps.is_none() || max_storage_buffers >= 9)
+    /// Whether there is a kernel for these sizes on this device.
+    pub(crate) fn has_variant(&self, target: &Target<'_>) -> bool {
+        Variant::first(VARIANTS, self, target).is_some()
     }
 
     /// Sizes of the partial results of the runs.
     pub fn runs(&self, tokens: usize) -> [usize; 4] {
         [tokens, self.attention.context.div_ceil(SPLIT), self.attention.heads, self.attention.head_dim + 2]
     }
+}
+
+/// The kernels; the first that fits is used. Where none does, the three ops stay separate.
+const VARIANTS: &[Variant<AttentionDecode>] = &[Variant { name: "decode", fits, emit }];
+
+/// No vector of four may straddle the two halves of a head that are rotated together.
+fn fits(op: &AttentionDecode, target: &Target<'_>) -> bool {
+    !op.attention.element.is_quantized()
+        && op.rope.rotary_dim.is_multiple_of(8)
+        && op.rope.head_dim.is_multiple_of(4)
+        && (op.rope.norm_eps.is_none() || target.capabilities.max_storage_buffers >= 9)
+}
+
+fn emit(op: &AttentionDecode, to: &mut Lowering<'_>) -> Result<(), GpuError> {
+    let Attention { heads, kv_heads, head_dim, context, .. } = op.attention;
+    let tokens = to.target().tokens;
+    let threads = grid::group_threads(to, 64);
+    let defines = op.attention.defines(to.output_shape(1)[0]);
+    let defines = op
+        .rope
+        .name(defines)
+        .set("SPLIT", SPLIT)
+        .set("MAX_SPLITS", context.div_ceil(SPLIT))
+        .set("G_SPLIT", heads / kv_heads * SPLIT)
+        .set("G_D4", heads / kv_heads * head_dim / 4);
+    let defines = grid::reduction(to, defines, threads);
+    let mut bindings: Vec<_> = (0..4).map(|i| to.input(i)).chain((1..4).map(|i| to.output(i))).collect();
+    bindings.extend((4..to.input_count()).map(|i| to.input(i)));
+    let parts = [
+        wgsl!("lib/reduce.wgsl"),
+        wgsl!("lib/head_norm.wgsl"),
+        wgsl!("lib/cache.wgsl"),
+        SCORE,
+        RUN,
+        wgsl!("attention/decode.wgsl"),
+    ];
+    // First every query head of the group, and the key, are normalised and rotated; then come the loops of the run
+    // itself.
+    let heads_turns = (heads / kv_heads + 1) as u64
+        * (1 + 3 * grid::walk(head_dim.div_ceil(4), threads)
+            + 2 * grid::walk(heads * head_dim / 4, threads)
+            + 2 * grid::REDUCTION);
+    let turns = 1 + heads_turns + grid::walk(head_dim / 4, threads) + op.attention.run_turns(threads);
+    let text = KernelText { name: "attention_decode", parts: &parts, defines: defines.clone(), turns };
+    let grid = [Extent::Fixed(kv_heads as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
+    to.emit(text, &[bindings], grid)?;
+    let bindings = vec![to.output(3), to.input(1), to.output(0)];
+    merge(to, defines, bindings, &op.attention, tokens, threads)
 }
 
 impl Op for AttentionDecode {
@@ -44,55 +88,18 @@ impl Op for AttentionDecode {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let Attention { heads, kv_heads, head_dim, context, .. } = self.attention;
-        let tokens = to.input_shape(0)[0];
-        let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
-        let defines = self.attention.defines(to.output_shape(1)[0]);
-        let defines = self
-            .rope
-            .name(defines)
-            .set("SPLIT", SPLIT)
-            .set("MAX_SPLITS", context.div_ceil(SPLIT))
-            .set("G_SPLIT", heads / kv_heads * SPLIT)
-            .set("G_D4", heads / kv_heads * head_dim / 4);
-        let defines = grid::reduction(to, defines, threads);
-        let mut bindings =
-            vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(1), to.output(2), to.output(3)];
-        bindings.extend((4..to.input_count()).map(|i| to.input(i)));
-        let parts = [
-            wgsl!("lib/reduce.wgsl"),
-            wgsl!("lib/head_norm.wgsl"),
-            wgsl!("lib/cache.wgsl"),
-            SCORE,
-            RUN,
-            wgsl!("attention/decode.wgsl"),
-        ];
-        // First every query head of the group, and the key, are normalised and rotated; then come the loops of the run
-        // itself.
-        let heads_turns = (heads / kv_heads + 1) as u64
-            * (1 + 3 * grid::walk(head_dim.div_ceil(4), threads)
-                + 2 * grid::walk(heads * head_dim / 4, threads)
-                + 2 * grid::REDUCTION);
-        let turns = 1 + heads_turns + grid::walk(head_dim / 4, threads) + self.attention.run_turns(threads);
-        let grid = [Extent::Fixed(kv_heads as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
-        to.emit(
-            KernelText { name: "attention_decode", parts: &parts, defines: defines.clone(), turns },
-            &[bindings],
-            grid,
-        )?;
-        let bindings = vec![to.output(3), to.input(1), to.output(0)];
-        merge(to, defines, bindings, &self.attention, tokens, threads)
+        to.emit_first(VARIANTS, self)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let Rope { heads, kv_heads, head_dim, .. } = self.rope;
         let tokens = inputs[0].shape[0];
         let shapes = [heads, kv_heads, kv_heads].map(|h| [tokens, h, head_dim]);
-        let mut turned: Vec<Values> = shapes.iter().map(|s| Values::zeros(s.iter().product(), Dtype::F32)).collect();
+        let mut rotated: Vec<Values> = shapes.iter().map(|s| Values::zeros(s.iter().product(), Dtype::F32)).collect();
         let mut roped = vec![inputs[0], inputs[1], inputs[2]];
         roped.extend(&inputs[4..]);
-        self.rope.reference(&roped, &mut turned);
-        let operand = |i: usize| Operand { shape: &shapes[i], values: &turned[i] };
+        self.rope.reference(&roped, &mut rotated);
+        let operand = |i: usize| Operand { shape: &shapes[i], values: &rotated[i] };
         let append = Append { rows: self.attention.rows(), element: self.attention.element };
         append.reference(&[operand(1), operand(2), inputs[1], inputs[3]], &mut outputs[1..3]);
         let (y, caches) = outputs.split_at_mut(1);

@@ -14,6 +14,6 @@ pub use append_backward::AppendBackward;
 pub use backward::AttentionBackward;
 pub use cache::{CacheElement, CacheRows};
 pub use decode::AttentionDecode;
-pub use forward::{Attention, Causality, FEW_TOKENS, QUERY_TILE};
+pub use forward::{Attention, Causality, QUERY_TILE};
 pub use rope::{HeadNorm, Rope};
 pub use rope_backward::RopeBackward;

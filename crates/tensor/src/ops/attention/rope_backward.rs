@@ -100,10 +100,10 @@ impl Op for RopeBackward {
         let all = self.rope.heads + 2 * self.rope.kv_heads;
         for (input, first, heads, norm) in self.parts() {
             for (t, gradients) in inputs[input].f32().chunks_exact(heads * d).enumerate() {
-                let turned: Vec<f64> =
-                    gradients.chunks_exact(d).flat_map(|from| self.turned(inputs, from, t, input < 2)).collect();
+                let rotated_back: Vec<f64> =
+                    gradients.chunks_exact(d).flat_map(|from| self.unrotated(inputs, from, t, input < 2)).collect();
                 for head in 0..heads {
-                    let mut g = turned[head * d..(head + 1) * d].to_vec();
+                    let mut g = rotated_back[head * d..(head + 1) * d].to_vec();
                     if let (Some(norm), Some(eps)) = (norm, self.rope.norm_eps) {
                         let row = &inputs[5].f32()[(t * all + first) * d..][..heads * d];
                         let weight = inputs[norm].f32();
@@ -112,7 +112,7 @@ impl Op for RopeBackward {
                         let pulls: Vec<f64> = span
                             .clone()
                             .enumerate()
-                            .map(|(i, at)| turned[at] * f64::from(weight[weights + i]))
+                            .map(|(i, at)| rotated_back[at] * f64::from(weight[weights + i]))
                             .collect();
                         let plain =
                             if self.rope.norm == HeadNorm::Layer { pulls.iter().sum::<f64>() / count } else { 0.0 };
@@ -138,12 +138,12 @@ impl Op for RopeBackward {
 }
 
 impl RopeBackward {
-    /// The gradient of one head of token t, rotated back if `turn` is set.
-    fn turned(&self, inputs: &[Operand<'_>], from: &[f32], t: usize, turn: bool) -> Vec<f64> {
+    /// The gradient of one head of token t; where the head was `rotated`, that before the rotation.
+    fn unrotated(&self, inputs: &[Operand<'_>], from: &[f32], t: usize, rotated: bool) -> Vec<f64> {
         let half = self.rope.rotary_dim / 2;
         let table = inputs[4].f32();
         let mut g: Vec<f64> = from.iter().map(|&v| f64::from(v)).collect();
-        for i in 0..if turn { half } else { 0 } {
+        for i in 0..if rotated { half } else { 0 } {
             let at = (inputs[3].u32()[t] as usize * half + i) * 2;
             let (cos, sin) = (f64::from(table[at]), f64::from(table[at + 1]));
             let (one, two) = pair(i, half, self.rope.interleaved);

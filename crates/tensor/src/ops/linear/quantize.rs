@@ -6,26 +6,27 @@ use bayan_gpu::shader::Defines;
 use crate::graph::{Op, Operand, Values};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// The order of four activations in a word, from the lowest byte up.
+/// The order of four int8 activations in a word, from the lowest byte up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Packing {
+pub enum Int8Order {
     /// 0, 1, 2, 3, for packed dot products.
-    Ordered,
+    Sequential,
     /// 2, 3, 0, 1, for products of pairs: a 32-bit product multiplies low halves of one factor with high halves of the
     /// other.
-    Turned,
+    HalvesSwapped,
 }
 
-impl Packing {
-    fn turn(self, bytes: [u8; 4]) -> [u8; 4] {
+impl Int8Order {
+    /// Bytes in order to this order, and back.
+    fn reorder(self, bytes: [u8; 4]) -> [u8; 4] {
         let [a, b, c, d] = bytes;
-        if self == Packing::Turned { [c, d, a, b] } else { bytes }
+        if self == Int8Order::HalvesSwapped { [c, d, a, b] } else { bytes }
     }
 
     /// The activations that codes and scales represent.
     pub(crate) fn dequantize(self, codes: &[u32], scales: &[f32]) -> Vec<f32> {
         let of_word = |(word, code): (usize, &u32)| {
-            self.turn(code.to_le_bytes()).map(|byte| f32::from(byte as i8) * scales[word / 8 * 4])
+            self.reorder(code.to_le_bytes()).map(|byte| f32::from(byte as i8) * scales[word / 8 * 4])
         };
         codes.iter().enumerate().flat_map(of_word).collect()
     }
@@ -36,7 +37,7 @@ impl Packing {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantize {
     /// The order of the codes in a word.
-    pub packing: Packing,
+    pub order: Int8Order,
 }
 
 impl Op for Quantize {
@@ -52,7 +53,8 @@ impl Op for Quantize {
         let (grid, stride) = grid::flat_grid(to, blocks, threads);
         let size = to.numbers(&[blocks as u32, stride])?;
         let bindings = vec![to.input(0), to.output(0), to.output(1), size];
-        let defines = Defines::new().set("THREADS", threads).set("TURNED", self.packing == Packing::Turned);
+        let defines =
+            Defines::new().set("THREADS", threads).set("HALVES_SWAPPED", self.order == Int8Order::HalvesSwapped);
         let text = KernelText { name: "quantize", parts: &[wgsl!("linear/quantize.wgsl")], defines, turns: 0 };
         to.emit(text, &[bindings], grid)
     }
@@ -64,7 +66,7 @@ impl Op for Quantize {
             let codes: Vec<i32> = x.iter().map(|v| (v * inverse).round_ties_even() as i32).collect();
             for (i, four) in codes.chunks_exact(4).enumerate() {
                 outputs[0].u32_mut()[block * 8 + i] =
-                    u32::from_le_bytes(self.packing.turn([0, 1, 2, 3].map(|j| four[j] as u8)));
+                    u32::from_le_bytes(self.order.reorder([0, 1, 2, 3].map(|j| four[j] as u8)));
             }
             let d = peak / 127.0;
             let sum = |half: &[i32]| d * half.iter().sum::<i32>() as f32;

@@ -52,6 +52,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   let k = group.x * 64u + column * 4u;
 #for m in RM
-  if (token0 + first + ${m}u < shape[3]) { give(token0 + first + ${m}u, k, sum_${m}); }
+  if (token0 + first + ${m}u < shape[3]) { store(token0 + first + ${m}u, k, sum_${m}); }
 #end
 }

@@ -1,9 +1,12 @@
-//! A product of two dense f32 matrices given by strides. LoRA pairs and all their gradients use this one op. Where the
-//! device was opened with f16, tiles hold f16 and sums stay f32.
+//! A product of two dense f32 matrices given by strides. LoRA pairs and all their gradients use this one op.
 //!
 //! Rejected: transposed copies, and one op for each of the six products of a LoRA pair. With strided views, the
 //! gradient of a product is again a product, with strides exchanged. Long sums with small results are split into parts,
 //! which are then added in a fixed order.
+
+mod direct;
+mod tiles;
+mod vectors;
 
 use std::sync::Arc;
 
@@ -12,7 +15,7 @@ use bayan_gpu::shader::Defines;
 
 use crate::graph::{Dtype, GROUP, Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
-use crate::plan::{Extent, KernelText, Lowering, grid};
+use crate::plan::{Extent, KernelText, Lowering, Variant, grid};
 
 /// Location of the element (i, j) of a matrix within a tensor: offset + i · row + j · column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,12 +69,26 @@ pub struct Product {
     pub packed: bool,
 }
 
+/// The kernels; the first that fits is used.
+const VARIANTS: &[Variant<Product>] = &[
+    tiles::VARIANT,   // hardware
+    vectors::VARIANT, // software, both factors in vectors of four
+    direct::VARIANT,  // software
+];
+
+/// What a variant sets. The op adds sizes and strides, and the sum over the parts.
+struct ProductKernel {
+    text: &'static str,
+    defines: Defines,
+    grid: [Extent; 3],
+    turns: u64,
+}
+
+/// How all kernels write results.
 const SHARED: &str = wgsl!("lib/product.wgsl");
 
 /// A result with fewer tiles than this splits its sums over several workgroups.
 const ENOUGH_TILES: usize = 48;
-/// Invocations per workgroup of the kernel without tiles.
-const DIRECT_THREADS: usize = 32;
 /// Shortest part of a sum for which another workgroup pays off.
 const SHORTEST_SPLIT: usize = 128;
 
@@ -154,6 +171,7 @@ impl Graph {
 }
 
 impl Product {
+    /// Rows and columns of a tile, and what one invocation computes of it.
     fn tile(&self) -> (usize, usize, usize, usize) {
         match (self.m <= 16, self.n <= 16) {
             (false, false) => (64, 64, 4, 4),
@@ -163,23 +181,52 @@ impl Product {
         }
     }
 
-    /// Whether a and b can both be read as vectors of four neighbours, along whichever axis is contiguous.
-    fn by_vectors(&self) -> bool {
-        let fits = |view: View, across: usize, strides: (usize, usize)| match strides {
-            (1, other) => other.is_multiple_of(4) && view.offset.is_multiple_of(4),
-            (other, 1) => other.is_multiple_of(4) && view.offset.is_multiple_of(4) && across.is_multiple_of(4),
-            _ => false,
-        };
-        let [a, b] =
-            [fits(self.a, self.m, (self.a.column, self.a.row)), fits(self.b, self.n, (self.b.row, self.b.column))];
-        a && b && self.k.is_multiple_of(4)
-    }
-
     /// Number of parts of each sum.
     pub fn splits(&self) -> usize {
         let (tm, tn, ..) = self.tile();
         let tiles = self.m.div_ceil(tm) * self.n.div_ceil(tn);
         (ENOUGH_TILES / tiles).min(self.k / SHORTEST_SPLIT).max(1)
+    }
+
+    /// Number of parts that the kernels really use, and the length of one: a multiple of 16.
+    fn split(&self) -> (usize, usize) {
+        let length = self.k.div_ceil(self.splits()).next_multiple_of(16);
+        (self.k.div_ceil(length), length)
+    }
+
+    /// The names that all kernels read.
+    fn defines(&self) -> Defines {
+        Defines::new().set("ALPHA", self.alpha).set("ADD", self.add).set("PACKED", self.packed)
+    }
+
+    /// Emits a variant's kernel and, where sums are split, the one that adds their parts.
+    fn emit(&self, to: &mut Lowering<'_>, kernel: ProductKernel) -> Result<(), GpuError> {
+        let (splits, length) = self.split();
+        let mut numbers = vec![self.m, self.n, self.k, length];
+        [self.a, self.b, self.c].iter().for_each(|view| numbers.extend([view.offset, view.row, view.column]));
+        numbers.push(splits);
+        let numbers = to.numbers(&numbers.iter().map(|&n| n as u32).collect::<Vec<_>>())?;
+        let result = if splits > 1 { to.output(1) } else { to.output(0) };
+        let text = KernelText {
+            name: "product",
+            parts: &[SHARED, kernel.text],
+            defines: kernel.defines.set("SPLIT", splits > 1),
+            turns: kernel.turns,
+        };
+        to.emit(text, &[vec![to.input(0), to.input(1), result.clone(), numbers.clone()]], kernel.grid)?;
+        if splits > 1 {
+            let threads = grid::row_threads(to, 64);
+            let (grid, stride) = grid::flat_grid(to, self.m * self.n, threads);
+            let defines = self.defines().set("THREADS", threads).set("STRIDE", stride).set("SPLIT", false);
+            let text = KernelText {
+                name: "product_sum",
+                parts: &[SHARED, wgsl!("linear/product_sum.wgsl")],
+                defines,
+                turns: splits as u64 + 1,
+            };
+            to.emit(text, &[vec![result, to.output(0), numbers]], grid)?;
+        }
+        Ok(())
     }
 }
 
@@ -191,74 +238,7 @@ impl Op for Product {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let splits = self.splits();
-        let software = to.capabilities().software;
-        let vectors = software && self.by_vectors();
-        let (tm, tn, rm, rn) = match (software, vectors) {
-            (false, _) => self.tile(),
-            (true, false) => (64, 64, 4, 4),
-            (true, true) => (64, 64, if self.m > 4 { 8 } else { 4 }, 4),
-        };
-        let per_split = self.k.div_ceil(splits).next_multiple_of(16);
-        let splits = self.k.div_ceil(per_split);
-        let (mut grid, stride) = grid::flat_grid(to, self.m.div_ceil(rm) * self.n.div_ceil(rn), DIRECT_THREADS);
-        grid[2] = Extent::Fixed(splits as u32);
-        if !software {
-            grid = [self.n.div_ceil(tn), self.m.div_ceil(tm), splits].map(|n| Extent::Fixed(n as u32));
-        }
-        let defines = Defines::new()
-            .set("TM", tm)
-            .set("TN", tn)
-            .set("RM", rm)
-            .set("RN", rn)
-            .set("RM_RN", rm * rn)
-            .set("TM_TK", tm * 16)
-            .set("TN_TK", tn * 16)
-            .set("THREADS", if software { DIRECT_THREADS } else { tm / rm * (tn / rn) })
-            .set("TILED", !software)
-            .set("RM_4", rm / 4)
-            .set("HALF_TILES", to.capabilities().f16)
-            .set("STRIDE", stride)
-            .set("ALPHA", self.alpha)
-            .set("ADD", self.add)
-            .set("PACKED", self.packed)
-            .set("SPLIT", splits > 1)
-            .set("A_ALONG_K", self.a.column == 1)
-            .set("B_ALONG_K", self.b.column != 1);
-        let results = (rm * rn) as u64;
-        let turns = match (software, vectors) {
-            (false, _) => {
-                let threads = tm / rm * (tn / rn);
-                let loads = grid::walk(tm * 16, threads) + grid::walk(tn * 16, threads);
-                per_split.div_ceil(16) as u64 * (18 + loads) + results + 2
-            }
-            (true, false) => per_split as u64 + results + 2,
-            (true, true) => per_split.div_ceil(4) as u64 + 1,
-        };
-        let view = |v: View| [v.offset as u32, v.row as u32, v.column as u32];
-        let mut numbers = vec![self.m as u32, self.n as u32, self.k as u32, per_split as u32];
-        for v in [self.a, self.b, self.c] {
-            numbers.extend(view(v));
-        }
-        numbers.push(splits as u32);
-        let numbers = to.numbers(&numbers)?;
-        let result = if splits > 1 { to.output(1) } else { to.output(0) };
-        let parts = [SHARED, if vectors { wgsl!("linear/product_vectors.wgsl") } else { wgsl!("linear/product.wgsl") }];
-        let text = KernelText { name: "product", parts: &parts, defines: defines.clone(), turns };
-        to.emit(text, &[vec![to.input(0), to.input(1), result.clone(), numbers.clone()]], grid)?;
-        if splits > 1 {
-            let threads = grid::row_threads(to, 64);
-            let (grid, stride) = grid::flat_grid(to, self.m * self.n, threads);
-            let defines = defines.set("THREADS", threads).set("STRIDE", stride).set("SPLIT", false);
-            let text = KernelText {
-                name: "product_sum",
-                parts: &[SHARED, wgsl!("linear/product_sum.wgsl")],
-                defines,
-                turns: splits as u64 + 1,
-            };
-            to.emit(text, &[vec![result, to.output(0), numbers]], grid)?;
-        }
-        Ok(())
+        to.emit_first(VARIANTS, self)
     }
 
     fn work(&self, _inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {

@@ -1,29 +1,33 @@
 //! Causal attention over the cache, with grouped queries, an optional sliding window and logit soft-capping.
-//!
-//! For few tokens, the cached positions are split into runs that different workgroups process (flash decoding, Dao et
-//! al. 2023), and a second dispatch merges them. For many tokens, each tile of queries loops over tiles of keys
-//! (FlashAttention, Dao et al. 2022).
+
+mod lanes;
+mod split;
+mod tiles;
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+pub(super) use split::{RUN, SPLIT, merge};
+
 use super::cache::{CacheElement, CacheRows};
 use crate::graph::{Graph, Op, Operand, Tensor, Values, elements};
 use crate::passes::{Backward, BackwardError};
-use crate::plan::{Extent, KernelText, Lowering, grid};
-
-/// Steps with at most this many tokens split the cached positions over workgroups instead of the tokens.
-pub const FEW_TOKENS: usize = 8;
+use crate::plan::{Lowering, Variant};
 
 /// Number of queries in one tile, when there are many tokens.
 pub const QUERY_TILE: usize = 16;
 
+/// How all kernels address the cache.
 const CACHE: &str = wgsl!("lib/cache.wgsl");
-pub(crate) const SCORE: &str = wgsl!("lib/score.wgsl");
-pub(crate) const RUN: &str = wgsl!("lib/attention_run.wgsl");
+/// Scores: scale, cap and ALiBi.
+pub(super) const SCORE: &str = wgsl!("lib/score.wgsl");
 
-/// Number of cached positions in one run, when there are few tokens.
-pub(crate) const SPLIT: usize = 256;
+/// The kernels; the first that fits is used.
+const VARIANTS: &[Variant<Attention>] = &[
+    split::VARIANT, // few tokens
+    lanes::VARIANT, // software with subgroups
+    tiles::VARIANT, // everything else
+];
 
 /// Inputs: q [T, H, d], k and v cache, positions \[T\], bases \[T\], tiles [n, 2]; output [T, H, d].
 ///
@@ -90,7 +94,7 @@ impl Attention {
     }
 
     /// The names that all kernels read, for a cache of `rows` rows.
-    pub(crate) fn defines(&self, rows: usize) -> Defines {
+    pub(super) fn defines(&self, rows: usize) -> Defines {
         let defines = self.score_defines(Defines::new());
         let defines = self.element.defines(self.rows().defines(defines), rows, self.kv_heads * self.head_dim);
         defines
@@ -102,7 +106,7 @@ impl Attention {
     }
 
     /// The names that `lib/score.wgsl` reads.
-    pub(crate) fn score_defines(&self, defines: Defines) -> Defines {
+    pub(super) fn score_defines(&self, defines: Defines) -> Defines {
         defines
             .set("SCALE", self.scale)
             .set("SOFTCAP", self.softcap.is_some())
@@ -113,71 +117,15 @@ impl Attention {
     }
 
     /// ALiBi's slope of a head: the reduction of its scores per position of distance (Press et al., 2022).
-    pub(crate) fn slope(&self, head: usize) -> f64 {
+    fn slope(&self, head: usize) -> f64 {
         let power = (self.heads + 1).next_power_of_two() / 2;
         let exponent = if head < power { 8.0 * (head + 1) as f64 } else { 4.0 * (2 * (head - power) + 1) as f64 };
         self.alibi.map_or(0.0, |factor| f64::from(factor) * (-exponent / power as f64).exp2())
     }
 
-    fn dispatch_split(&self, to: &mut Lowering<'_>, tokens: usize) -> Result<(), GpuError> {
-        let (h, k, d) = (self.heads, self.kv_heads, self.head_dim);
-        let max_splits = self.context.div_ceil(SPLIT);
-        let partial = to.gpu().allocate("attention runs", (tokens * max_splits * h * (d + 2) * 4) as u64)?.whole();
-        let threads = if to.capabilities().software { to.capabilities().subgroup_size.0.max(4) as usize } else { 64 };
-        let defines = self
-            .defines(to.input_shape(1)[0])
-            .set("SPLIT", SPLIT)
-            .set("MAX_SPLITS", max_splits)
-            .set("G_SPLIT", h / k * SPLIT);
-        let defines = grid::reduction(to, defines, threads);
-        let parts = [wgsl!("lib/reduce.wgsl"), CACHE, SCORE, RUN, wgsl!("attention/split.wgsl")];
-        let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];
-        let grid = [Extent::Fixed(k as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
-        to.emit(
-            KernelText {
-                name: "attention_split",
-                parts: &parts,
-                defines: defines.clone(),
-                turns: self.run_turns(threads),
-            },
-            &[bindings],
-            grid,
-        )?;
-        let bindings = vec![partial, to.input(3), to.output(0)];
-        merge(to, defines, bindings, self, tokens, threads)
-    }
-
-    fn dispatch_tiles(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let d4 = self.head_dim / 4;
-        let room = to.capabilities().max_workgroup_bytes as usize - 256;
-        // Workgroup memory holds the queries too only if heads are narrow enough; the keys and values are always there.
-        let needs = |queries: usize, keys: usize| (queries + keys) * self.head_dim * 4 + QUERY_TILE * keys * 4;
-        let shared = needs(QUERY_TILE, 4) <= room;
-        let mut keys = 32;
-        while keys > 4 && needs(if shared { QUERY_TILE } else { 0 }, keys) > room {
-            keys /= 2;
-        }
-        let threads = 128;
-        let defines = self
-            .defines(to.input_shape(1)[0])
-            .set("THREADS", threads)
-            .set("TQ", QUERY_TILE)
-            .set("TK", keys)
-            .set("D4", d4)
-            .set("SHARED_QUERIES", shared)
-            .set("TQ_D4", QUERY_TILE * d4)
-            .set("TK_D4", keys * d4)
-            .set("TQ_TK", QUERY_TILE * keys)
-            .set("OUTPUTS", (QUERY_TILE * d4).div_ceil(threads));
-        let parts = [CACHE, SCORE, wgsl!("attention/tile.wgsl")];
-        let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
-        let tiles = to.input_shape(5)[0];
-        let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
-        let walks = |len: usize| grid::walk(len, threads);
-        let outputs = walks(QUERY_TILE * d4);
-        let each = 1 + 2 * walks(keys * d4) + walks(QUERY_TILE * keys) + 2 * (keys as u64 + 1) + outputs;
-        let turns = 1 + 2 * outputs + self.keys().div_ceil(keys) as u64 * each;
-        to.emit(KernelText { name: "attention_tile", parts: &parts, defines, turns }, &[bindings], grid)
+    /// Whether a subgroup of this size divides the heads and the tiles evenly.
+    pub(super) fn divides_into(&self, lanes: usize) -> bool {
+        self.head_dim.is_multiple_of(4 * lanes) && QUERY_TILE.is_multiple_of(lanes)
     }
 
     /// The largest number of keys that one tile of queries sees.
@@ -185,40 +133,8 @@ impl Attention {
         self.window.map_or(self.context, |window| self.context.min(window + QUERY_TILE))
     }
 
-    /// Loop iterations of `lib/attention_run.wgsl` for one run of positions.
-    pub(crate) fn run_turns(&self, threads: usize) -> u64 {
-        let (d4, group, run) = (self.head_dim / 4, self.heads / self.kv_heads, grid::walk(SPLIT, threads));
-        run * (2 + d4 as u64)
-            + 1
-            + group as u64 * (1 + 2 * run + 2 * grid::REDUCTION)
-            + grid::walk(d4, threads) * (2 + SPLIT as u64)
-    }
-
-    /// Number of invocations of the one-subgroup kernel, on software devices with fitting sizes; `None` elsewhere.
-    pub(crate) fn lanes(&self, to: &Lowering<'_>) -> Option<usize> {
-        let shape = to.tuning().rows_shape(to.capabilities());
-        (shape.shuffle && self.head_dim.is_multiple_of(4 * shape.lanes) && QUERY_TILE.is_multiple_of(shape.lanes))
-            .then_some(shape.lanes)
-    }
-
-    fn dispatch_lanes(&self, to: &mut Lowering<'_>, lanes: usize) -> Result<(), GpuError> {
-        let d4 = self.head_dim / 4;
-        let defines =
-            self.defines(to.input_shape(1)[0]).set("LANES", lanes).set("TQ", QUERY_TILE).set("HELD", d4 / lanes);
-        let defines = defines.set("QUADS", lanes == 4);
-        let parts = [CACHE, SCORE, wgsl!("attention/lanes.wgsl")];
-        let bindings = (0..6).map(|i| to.input(i)).chain([to.output(0)]).collect();
-        let tiles = to.input_shape(5)[0] * QUERY_TILE / lanes;
-        let grid = [Extent::Fixed(self.heads as u32), Extent::Fixed(tiles as u32), Extent::Fixed(1)];
-        to.emit(
-            KernelText { name: "attention_lanes", parts: &parts, defines, turns: self.keys().div_ceil(4) as u64 + 1 },
-            &[bindings],
-            grid,
-        )
-    }
-
     /// The score of a raw product q·k, and the derivative of the score by it.
-    pub(crate) fn score(&self, raw: f64, head: usize, distance: usize) -> (f64, f64) {
+    pub(super) fn score(&self, raw: f64, head: usize, distance: usize) -> (f64, f64) {
         let scale = f64::from(self.scale);
         match self.softcap.map(f64::from) {
             None => (raw * scale - self.slope(head) * distance as f64, scale),
@@ -230,21 +146,6 @@ impl Attention {
     }
 }
 
-/// Emits the kernel that merges the runs of each token and head.
-pub(crate) fn merge(
-    to: &mut Lowering<'_>,
-    defines: Defines,
-    bindings: Vec<bayan_gpu::Slice>,
-    attention: &Attention,
-    tokens: usize,
-    threads: usize,
-) -> Result<(), GpuError> {
-    let splits = attention.context.div_ceil(SPLIT) as u64;
-    let turns = 2 * (splits + 1) + grid::walk(attention.head_dim, threads) * (2 + splits);
-    let text = KernelText { name: "attention_merge", parts: &[wgsl!("attention/merge.wgsl")], defines, turns };
-    to.emit(text, &[bindings], [Extent::Fixed(attention.heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)])
-}
-
 impl Op for Attention {
     crate::op_as_any!();
 
@@ -253,12 +154,7 @@ impl Op for Attention {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let tokens = to.input_shape(0)[0];
-        match self.lanes(to) {
-            _ if tokens <= FEW_TOKENS => self.dispatch_split(to, tokens),
-            Some(lanes) => self.dispatch_lanes(to, lanes),
-            None => self.dispatch_tiles(to),
-        }
+        to.emit_first(VARIANTS, self)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {

@@ -1,0 +1,119 @@
+//! Which kernel computes a linear layer, on kinds of devices and for numbers of tokens.
+
+use bayan_gpu::Capabilities;
+use bayan_weights::FORMATS;
+
+use super::*;
+use crate::plan::Tuning;
+use crate::suite::Maker;
+
+/// A device of which only what the choice depends on is given; `subgroups` is 0 where there are none.
+fn device(software: bool, subgroups: u32, dot: bool) -> Capabilities {
+    Capabilities {
+        name: "device".into(),
+        driver: String::new(),
+        backend: "Vulkan".into(),
+        device_type: "Other".into(),
+        software,
+        f16: false,
+        subgroups: subgroups > 0,
+        subgroup_size: (subgroups, subgroups),
+        dot,
+        timestamps: false,
+        unchecked: false,
+        browser: false,
+        memory_bytes: None,
+        max_binding_bytes: 1 << 30,
+        max_buffer_bytes: 1 << 30,
+        max_workgroup_bytes: 32 << 10,
+        max_workgroup_size: 256,
+        max_workgroups: 65_535,
+        max_storage_buffers: 8,
+        max_loop_turns: None,
+        offset_alignment: 256,
+        missing: Vec::new(),
+    }
+}
+
+fn layer(format: &str, rows: usize, columns: usize) -> Linear {
+    let format = FORMATS.iter().find(|found| found.name() == format).expect("a format");
+    let weight = Maker { gpu: None, seed: 0 }.matrix(*format, rows, columns).expect("a matrix on the host");
+    Linear { weight, norm: None, bias: false, gate: None, activation: None, residual: false, int8: None }
+}
+
+fn variant(linear: &Linear, device: &Capabilities, tokens: usize) -> &'static str {
+    let target = Target::new(device, &Tuning::defaults(device), tokens);
+    Variant::first(VARIANTS, linear, &target).map_or("none", |variant| variant.name)
+}
+
+/// The variants for 1, 8, 9 and 65 tokens.
+fn variants(linear: &Linear, device: &Capabilities) -> [&'static str; 4] {
+    [1, 8, 9, 65].map(|tokens| variant(linear, device, tokens))
+}
+
+#[test]
+fn hardware_takes_rows_for_few_tokens_and_tiles_for_many() {
+    for (format, columns) in [("f32", 64), ("q4_0", 64), ("q8_0", 100)] {
+        let linear = layer(format, 64, columns);
+        assert_eq!(variants(&linear, &device(false, 32, true)), ["rows", "rows", "tiles", "tiles"]);
+        assert_eq!(variants(&linear, &device(false, 0, false)), ["rows", "rows", "tiles", "tiles"]);
+    }
+}
+
+#[test]
+fn software_goes_by_rows_and_sweeps_with_subgroups_of_four() {
+    let (whole, ragged) = (layer("q4_0", 64, 64), layer("q4_0", 64, 100));
+    assert_eq!(variants(&whole, &device(true, 0, true)), ["rows"; 4]);
+    assert_eq!(variants(&whole, &device(true, 16, true)), ["rows"; 4]);
+    assert_eq!(variants(&whole, &device(true, 8, true)), ["lanes"; 4]);
+    assert_eq!(variants(&whole, &device(true, 4, true)), ["lanes", "lanes", "sweep", "sweep"]);
+    assert_eq!(variants(&ragged, &device(true, 4, true)), ["lanes"; 4]);
+}
+
+#[test]
+fn int8_is_for_many_tokens_and_quantized_whole_blocks() {
+    let order = |linear: &Linear, device: &Capabilities, tokens| {
+        let order = linear.int8_order(&Target::new(device, &Tuning::defaults(device), tokens));
+        order.map(|order| (order, variant(&Linear { int8: Some(order), ..linear.clone() }, device, tokens)))
+    };
+    let (hardware, four) = (device(false, 32, true), device(true, 4, true));
+    let (q4_0, q8_0) = (layer("q4_0", 64, 64), layer("q8_0", 64, 64));
+    assert_eq!(order(&q4_0, &hardware, 9), Some((Int8Order::Sequential, "dot")));
+    assert_eq!(order(&q8_0, &hardware, 9), Some((Int8Order::Sequential, "dot")));
+    assert_eq!(order(&q4_0, &four, 9), Some((Int8Order::HalvesSwapped, "pairs")));
+    assert_eq!(order(&q8_0, &four, 9), None, "pairs are for codes of 4 bits");
+    for (linear, device, tokens) in [
+        (&q4_0, &hardware, 8),
+        (&q4_0, &four, 8),
+        (&q4_0, &device(false, 32, false), 9),
+        (&q4_0, &device(true, 4, false), 9),
+        (&q4_0, &device(true, 8, true), 9),
+        (&layer("f16", 64, 64), &hardware, 9),
+        (&layer("q4_0", 64, 100), &hardware, 9),
+    ] {
+        assert_eq!(order(linear, device, tokens), None, "{} of {:?}", tokens, device.subgroup_size);
+    }
+}
+
+#[test]
+fn an_op_is_fused_only_where_the_kernel_stays() {
+    let stays = |linear: &Linear, fused: &Linear, device: &Capabilities| {
+        [8, 9].map(|tokens| linear.same_variant(fused, &Target::new(device, &Tuning::defaults(device), tokens)))
+    };
+    let devices = [device(false, 32, true), device(true, 0, true), device(true, 8, true), device(true, 4, true)];
+    let linear = layer("q4_0", 64, 64);
+    let norm = Linear { norm: Some(1e-6), ..linear.clone() };
+    let gate = Linear { gate: Some(Activation::Silu), ..linear.clone() };
+    let activation = Linear { activation: Some(Activation::Relu2), ..linear.clone() };
+    let by = |fused: &Linear| devices.each_ref().map(|device| stays(&linear, fused, device));
+    assert_eq!(by(&norm), [[true, false], [true, true], [true, true], [true, false]]);
+    assert_eq!(by(&gate), [[true, false], [true, true], [true, true], [true, true]]);
+    assert_eq!(by(&activation), by(&gate));
+
+    let ragged = layer("q4_0", 64, 100);
+    let norm = Linear { norm: Some(1e-6), ..ragged.clone() };
+    assert!(devices.iter().all(|device| stays(&ragged, &norm, device) == [false, false]), "a norm of whole blocks");
+    let uneven = layer("q4_0", 66, 64);
+    let gate = Linear { gate: Some(Activation::Silu), ..uneven.clone() };
+    assert!(devices.iter().all(|device| stays(&uneven, &gate, device) == [false, false]), "halves of whole groups");
+}
