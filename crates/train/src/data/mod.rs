@@ -6,6 +6,7 @@
 //! that reason: detecting the shape of each row.
 
 mod json;
+mod messages;
 mod preference;
 mod report;
 mod shapes;
@@ -24,8 +25,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{BadRow, Place, Result, TrainError, nearest};
 use crate::recipe::Method;
+pub(crate) use messages::role;
 pub use report::{DataReport, DropReason};
-pub(crate) use shapes::role;
 pub use shapes::{COLUMN_NAMES, Shape};
 
 /// A longer row is refused: no real data set has one, and the limit bounds the memory that a damaged file takes.

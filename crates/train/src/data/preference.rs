@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use super::shapes::{
-    Fields, Problem, assistant, instruction, is_there, kind, message_list, problem, required, required_text, role,
-    side, user,
-};
+use super::messages::{message_list, role, side};
+use super::shapes::{Fields, Problem, assistant, instruction, is_there, kind, problem, required, required_text, user};
 use super::{DropReason, Example, Shape};
 
 /// Reads a preference row; `prompt` includes the row's system message if it has one.
