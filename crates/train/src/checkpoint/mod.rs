@@ -5,99 +5,28 @@
 //! any moment leaves the previous checkpoint intact. Rejected: one large file, because PEFT could not open the adapter
 //! inside it.
 
-use std::collections::BTreeMap;
+mod arrays;
+mod state;
+
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
-use bayan_weights::safetensors::encode_header;
-use bayan_weights::{Bf16, Checkpoint as Tensors, DirectorySource, Dtype, Format};
-use serde::{Deserialize, Serialize};
+use bayan_weights::DirectorySource;
 use serde_json::Value;
 
-use crate::engine::LossScale;
 use crate::error::{Result, TrainError};
 use crate::files::{replace_directory, replace_file};
-use crate::order::Position;
-use crate::recipe::SaveDtype;
-use crate::rng::Rng;
-use crate::schedule::Schedule;
+pub use arrays::NamedArray;
+use arrays::{check_finite, now, read_arrays};
+pub(crate) use arrays::{encode_arrays, encode_arrays_as};
+pub use state::TrainState;
 
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const MODEL: &str = "model.safetensors";
 const BEST: &str = "best.json";
 const VERSION: u32 = 1;
-
-/// The state of a run between two steps, apart from its arrays.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainState {
-    /// The version of this layout.
-    pub version: u32,
-    /// Optimizer steps done; also the number of the next step, counted from 0.
-    pub step: u64,
-    /// Where the next batch begins.
-    pub position: Position,
-    /// Learning rates of the whole run.
-    pub schedule: Schedule,
-    /// Random generators by purpose (dropout, neftune, …).
-    pub rngs: BTreeMap<String, Rng>,
-    /// The state of f16 loss scaling, where it is used.
-    pub loss_scale: Option<LossScale>,
-    /// Step count and loss of the lowest evaluation loss so far.
-    pub best: Option<(u64, f64)>,
-    /// Evaluations since the best one.
-    pub evaluations_without_better: u64,
-    /// Training tokens seen.
-    pub tokens: u64,
-    /// The resolved recipe.
-    pub recipe: Value,
-    /// The data set's fingerprint: a resumed run must read the same examples.
-    pub data_fingerprint: u64,
-}
-
-impl TrainState {
-    /// The state before the first step.
-    pub fn new(schedule: Schedule, recipe: &crate::Recipe, data_fingerprint: u64) -> Self {
-        Self {
-            version: VERSION,
-            step: 0,
-            position: Position::default(),
-            schedule,
-            rngs: BTreeMap::new(),
-            loss_scale: None,
-            best: None,
-            evaluations_without_better: 0,
-            tokens: 0,
-            recipe: serde_json::to_value(recipe).unwrap_or_default(),
-            data_fingerprint,
-        }
-    }
-
-    /// Records an evaluation loss. Returns whether it is the best so far, and whether the patience is exhausted.
-    pub fn evaluated(&mut self, loss: f64, patience: Option<u64>) -> (bool, bool) {
-        let better = loss.is_finite() && self.best.is_none_or(|(_, best)| loss < best);
-        if better {
-            self.best = Some((self.step, loss));
-            self.evaluations_without_better = 0;
-        } else {
-            self.evaluations_without_better += 1;
-        }
-        (better, patience.is_some_and(|patience| self.evaluations_without_better >= patience))
-    }
-}
-
-/// A named array in f32, row-major.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedArray {
-    /// Its name: a tensor's name, or for the optimizer `exp_avg.NAME`, `exp_avg_sq.NAME`.
-    pub name: String,
-    /// Sizes, outermost first.
-    pub shape: Vec<usize>,
-    /// The values.
-    pub values: Vec<f32>,
-}
 
 /// The trained weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -251,102 +180,12 @@ impl Checkpoints {
     }
 }
 
-/// Polls a future over local files, which is always ready, to its end.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    loop {
-        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
-            return value;
-        }
-    }
-}
-
-fn check_finite(path: &Path, name: &str, values: &[f32]) -> Result<()> {
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(at) => {
-            let got = format!("{} at index {at} of {name}", values[at]);
-            Err(TrainError::checkpoint(
-                path,
-                "finite numbers",
-                got,
-                "lower the learning rate, or resume from the last checkpoint",
-            ))
-        }
-    }
-}
-
-/// Encodes f32 arrays as a safetensors file, sorted by name.
-pub(crate) fn encode_arrays(path: &Path, arrays: &[NamedArray]) -> Result<Vec<u8>> {
-    encode_arrays_as(path, arrays, SaveDtype::Float32)
-}
-
-/// Encodes arrays as a safetensors file with the number type of `save`, sorted by name.
-pub(crate) fn encode_arrays_as(path: &Path, arrays: &[NamedArray], save: SaveDtype) -> Result<Vec<u8>> {
-    let mut sorted: Vec<&NamedArray> = arrays.iter().collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    for array in &sorted {
-        check_finite(path, &array.name, &array.values)?;
-        if array.shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size)) != Some(array.values.len()) {
-            let got = format!("{} numbers for {:?}", array.values.len(), array.shape);
-            return Err(TrainError::checkpoint(
-                path,
-                format!("as many numbers as the sizes of {} say", array.name),
-                got,
-                "report this as a bug",
-            ));
-        }
-    }
-    let (dtype, size_bytes) = match save {
-        SaveDtype::Float32 => (Dtype::F32, 4),
-        SaveDtype::Bfloat16 => (Dtype::Bf16, 2),
-    };
-    let described: Vec<(&str, Dtype, &[usize], u64)> = sorted
-        .iter()
-        .map(|a| (a.name.as_str(), dtype, a.shape.as_slice(), size_bytes * a.values.len() as u64))
-        .collect();
-    let mut bytes = encode_header(&described, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]));
-    for array in sorted {
-        match save {
-            SaveDtype::Float32 => bytes.extend(array.values.iter().flat_map(|v| v.to_le_bytes())),
-            SaveDtype::Bfloat16 => {
-                let mut rounded = [Vec::with_capacity(2 * array.values.len())];
-                let fits = Bf16.quantize_row(&array.values, None, &mut rounded);
-                fits.map_err(|bad| {
-                    TrainError::checkpoint(
-                        path,
-                        "numbers that bfloat16 holds",
-                        bad.value.to_string(),
-                        "save in float32",
-                    )
-                })?;
-                bytes.append(&mut rounded[0]);
-            }
-        }
-    }
-    Ok(bytes)
-}
-
-fn read_arrays(path: &Path, file: &str) -> Result<Vec<NamedArray>> {
-    let bad = |e: bayan_weights::WeightsError| {
-        TrainError::checkpoint(&path.join(file), "arrays in f32", e.to_string(), "resume from an earlier checkpoint")
-    };
-    let source = DirectorySource::new(path).map_err(bad)?;
-    let stem = file.strip_suffix(".safetensors").unwrap_or(file);
-    let tensors = now(Tensors::open_as(Rc::new(source), STATE, stem)).map_err(bad)?;
-    let mut arrays = vec![];
-    for entry in tensors.tensors() {
-        let values = now(tensors.read_f32(&entry.name)).map_err(bad)?;
-        arrays.push(NamedArray { name: entry.name.clone(), shape: entry.shape.clone(), values });
-    }
-    arrays.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(arrays)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::order::Position;
+    use crate::rng::Rng;
+    use crate::schedule::Schedule;
     use crate::{Recipe, Scheduler};
 
     fn state(step: u64) -> TrainState {
