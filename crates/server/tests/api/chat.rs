@@ -78,7 +78,7 @@ fn settings_have_their_effect() {
 }
 
 #[test]
-fn wrong_requests_are_told_what_is_wrong() {
+fn wrong_requests_name_what_is_wrong() {
     let server = server();
     let wrong = |more: Value, param: &str, part: &str| {
         let error = server.chat(with(question("س"), more.clone())).error(400);

@@ -111,18 +111,18 @@ fn server_with(options: ServerOptions) -> Running {
     let gpu = Arc::new(Mutex::new(None));
     let (seen, key) = (gpu.clone(), options.keys.first().cloned());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (tell, told) = mpsc::channel();
+    let (send_address, addresses) = mpsc::channel();
     let run = move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
             let server = Server::bind("127.0.0.1:0", options, move || open(&seen)).await.unwrap();
-            tell.send(server.address().unwrap()).unwrap();
+            send_address.send(server.address().unwrap()).unwrap();
             let stop = async { drop(stopped.await) };
             server.run(stop).await.unwrap();
         });
     };
     let thread = std::thread::spawn(run);
-    let address = told.recv().expect("the server starts");
+    let address = addresses.recv().expect("the server starts");
     let config = ureq::Agent::config_builder().http_status_as_error(false).build();
     Running { address, stop: Some(stop), thread: Some(thread), agent: config.into(), key, gpu }
 }
