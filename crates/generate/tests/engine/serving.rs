@@ -97,7 +97,7 @@ fn listed_sizes_answer_as_exact_ones() {
 fn jobs_come_and_go_and_others_do_not_change() {
     let gpu = gpu(GpuOptions::default());
     let settings = |i: u64| SampleSettings {
-        temperature: if i % 2 == 0 { 0.0 } else { 0.9 },
+        temperature: if i.is_multiple_of(2) { 0.0 } else { 0.9 },
         repeat_penalty: 1.0 + 0.2 * (i % 3) as f32,
         seed: i,
         ..Default::default()
