@@ -15,7 +15,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{
     bench, chat, conformance, devices, export, finetune, generate, help, hub, imatrix, inspect, merge, ops, perplexity,
-    quantize, template, tokenize,
+    quantize, serve, template, tokenize,
 };
 use support::output;
 
@@ -35,6 +35,8 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Continue a prompt, or answer one question
     Generate(generate::GenerateArgs),
+    /// Answer programs over HTTP, with OpenAI's interface
+    Serve(serve::ServeArgs),
     /// Convert text to token ids, and back
     Tokenize(tokenize::TokenizeArgs),
     /// Render a conversation with the model's chat template
@@ -87,11 +89,12 @@ fn command_line() -> clap::Command {
 fn main() -> ExitCode {
     set_runtime_dir();
     let cli = Cli::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit());
-    output::set_up_log();
+    output::set_up_log(matches!(&cli.command, Command::Serve(args) if args.logs_json()));
     support::hub::set_offline(cli.offline);
     let result = match cli.command {
         Command::Chat(args) => chat::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Template(args) => template::run(&args),
         Command::Quantize(args) => quantize::run(&args),

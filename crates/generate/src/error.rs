@@ -44,6 +44,11 @@ pub enum GenerateError {
         "the prompt is empty: expected at least one token; give a text, or a tokenizer that adds a beginning-of-sequence token"
     )]
     EmptyPrompt,
+    /// A recurrent model cannot run steps of one size.
+    #[error(
+        "answers that do not depend on other requests need a model without recurrent layers, and this one has some; leave `--batch-invariant` out"
+    )]
+    Recurrent,
     /// An adapter of that name is attached already.
     #[error("an adapter named `{0}` is already attached; detach it first, or give the new one another name")]
     AdapterName(String),

@@ -7,6 +7,8 @@ mod model;
 pub mod text;
 
 pub use bayan_tensor::ops::SampleSettings;
-pub use engine::{Control, Engine, EngineOptions, FinishReason, Request, Usage};
+pub use engine::{
+    Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, Request, StepSizes, TokenScore, Usage,
+};
 pub use error::GenerateError;
-pub use model::{Answer, Generation, Model, ModelOptions, TextPipeline};
+pub use model::{Answer, AnswerText, Generation, Model, ModelOptions, TextPipeline};

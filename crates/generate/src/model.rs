@@ -251,8 +251,8 @@ impl Model {
         generation: &Generation,
         on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<Answer>, GenerateError> {
-        let mut texts: Vec<AnswerText> =
-            prompts.iter().map(|_| AnswerText::new(&self.tokenizer, &generation.stop)).collect();
+        let mut texts: Vec<GrowingAnswer> =
+            prompts.iter().map(|_| GrowingAnswer::new(&self.tokenizer, &generation.stop)).collect();
         let stop: &[u32] = if generation.ignore_eos { &[] } else { &self.stop };
         let max_tokens = generation.max_tokens.unwrap_or(usize::MAX);
         let request =
@@ -274,22 +274,53 @@ impl Model {
     }
 }
 
-/// The text of an unfinished answer.
-struct AnswerText {
+/// The text of an unfinished answer: whole characters only, without stop texts.
+#[derive(Debug)]
+pub struct AnswerText {
     stream: TokenStream,
     matcher: StopMatcher,
-    text: String,
-    ids: Vec<u32>,
 }
 
 impl AnswerText {
-    fn new(tokenizer: &Tokenizer, stop: &[String]) -> AnswerText {
-        AnswerText {
-            stream: TokenStream::new(tokenizer, true),
-            matcher: StopMatcher::new(stop.iter().cloned()),
-            text: String::new(),
-            ids: Vec::new(),
+    /// The text of a new answer, which ends at any of the texts in `stop`.
+    pub fn new(tokenizer: &Tokenizer, stop: &[String]) -> AnswerText {
+        AnswerText { stream: TokenStream::new(tokenizer, true), matcher: StopMatcher::new(stop.iter().cloned()) }
+    }
+
+    /// Takes the next token and returns the text that is certain now, which may be empty.
+    ///
+    /// # Errors
+    /// As [`TokenStream::push`].
+    pub fn push(&mut self, id: u32) -> Result<String, TextError> {
+        Ok(self.stream.push(id)?.map(|piece| self.matcher.push(&piece).text).unwrap_or_default())
+    }
+
+    /// Whether a stop text has been found.
+    pub fn stopped(&self) -> bool {
+        self.matcher.stopped().is_some()
+    }
+
+    /// Ends the answer and returns the text that was held back.
+    pub fn end(&mut self) -> String {
+        if self.stopped() {
+            return String::new();
         }
+        let mut rest = self.stream.flush().map(|piece| self.matcher.push(&piece).text).unwrap_or_default();
+        rest.push_str(&self.matcher.flush().unwrap_or_default());
+        rest
+    }
+}
+
+/// An unfinished answer.
+struct GrowingAnswer {
+    text: AnswerText,
+    shown: String,
+    ids: Vec<u32>,
+}
+
+impl GrowingAnswer {
+    fn new(tokenizer: &Tokenizer, stop: &[String]) -> GrowingAnswer {
+        GrowingAnswer { text: AnswerText::new(tokenizer, stop), shown: String::new(), ids: Vec::new() }
     }
 
     fn push(
@@ -298,37 +329,26 @@ impl AnswerText {
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TextError> {
         self.ids.push(id);
-        let piece = self.stream.push(id)?;
-        Ok(emit(piece, &mut self.matcher, &mut self.text, on_text))
+        let piece = self.text.push(id)?;
+        let shown = self.show(&piece, on_text);
+        Ok(if shown.is_break() || self.text.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    fn show(&mut self, piece: &str, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+        if piece.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        self.shown.push_str(piece);
+        on_text(piece)
     }
 
     fn end(mut self, mut usage: Usage, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Answer {
-        if self.matcher.stopped().is_some() {
+        let rest = self.text.end();
+        let _ = self.show(&rest, on_text);
+        // The rest of the last characters may end in a stop text too.
+        if self.text.stopped() {
             usage.finish = FinishReason::Stop;
-        } else {
-            let _ = emit(self.stream.flush(), &mut self.matcher, &mut self.text, on_text);
-            if let Some(rest) = self.matcher.flush() {
-                self.text.push_str(&rest);
-                let _ = on_text(&rest);
-            }
         }
-        Answer { text: self.text, ids: self.ids, usage }
+        Answer { text: self.shown, ids: self.ids, usage }
     }
-}
-
-fn emit(
-    piece: Option<String>,
-    matcher: &mut StopMatcher,
-    text: &mut String,
-    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    let Some(piece) = piece else { return ControlFlow::Continue(()) };
-    let step = matcher.push(&piece);
-    if !step.text.is_empty() {
-        text.push_str(&step.text);
-        if on_text(&step.text).is_break() {
-            return ControlFlow::Break(());
-        }
-    }
-    if step.stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bayan-generate", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models"]),
     ("bayan-embedded", &[]),
     ("bayan-train", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models", "bayan-generate"]),
+    ("bayan-server", &["bayan-gpu", "bayan-generate"]),
     (
         "bayan-cli",
         &[
@@ -31,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bayan-generate",
             "bayan-embedded",
             "bayan-train",
+            "bayan-server",
         ],
     ),
     ("bayan-wasm", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models", "bayan-generate", "bayan-train"]),
@@ -38,8 +40,14 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Libraries that only one crate may name, so that all others use that crate's interface.
-const OWNED: &[(&str, &str)] =
-    &[("wgpu", "bayan-gpu"), ("wasm-bindgen", "bayan-wasm"), ("js-sys", "bayan-wasm"), ("web-sys", "bayan-wasm")];
+const OWNED: &[(&str, &str)] = &[
+    ("wgpu", "bayan-gpu"),
+    ("wasm-bindgen", "bayan-wasm"),
+    ("js-sys", "bayan-wasm"),
+    ("web-sys", "bayan-wasm"),
+    ("axum", "bayan-server"),
+    ("tokio", "bayan-server"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository's root")
@@ -120,7 +128,7 @@ fn crates_use_only_the_crates_below_them() {
             }
         }
     }
-    none(offences, "gpu, weights <- tensor <- models <- generate <- train <- cli; wasm beside cli");
+    none(offences, "gpu, weights <- tensor <- models <- generate <- train, server <- cli; wasm beside cli");
 }
 
 #[test]

@@ -15,5 +15,6 @@ pub mod merge;
 pub mod ops;
 pub mod perplexity;
 pub mod quantize;
+pub mod serve;
 pub mod template;
 pub mod tokenize;

@@ -91,11 +91,19 @@ pub fn model(args: &ModelArgs, least_context: Option<usize>) -> Result<Loaded> {
 /// # Errors
 /// As [`model`].
 pub fn model_for(args: &ModelArgs, least_context: Option<usize>, sequences: usize) -> Result<Loaded> {
+    model_with(args, least_context, EngineOptions { sequences, ..Default::default() })
+}
+
+/// As [`model`], with options of the engine that no flag of `args` sets.
+///
+/// # Errors
+/// As [`model`].
+pub fn model_with(args: &ModelArgs, least_context: Option<usize>, engine: EngineOptions) -> Result<Loaded> {
     let checkpoint = checkpoint(args.checkpoint.model.as_deref())?;
     bayan_models::sizes(&checkpoint)?;
     let chat_template = chat_template(args.checkpoint.chat_template.as_deref())?;
     let devices = device_split::devices(&checkpoint, args)?;
-    load(&checkpoint, &devices, args, chat_template, least_context, sequences)
+    load(&checkpoint, &devices, args, chat_template, least_context, engine)
 }
 
 /// Attaches an adapter under the name of its directory.
@@ -153,15 +161,14 @@ fn load(
     args: &ModelArgs,
     chat_template: Option<String>,
     least_context: Option<usize>,
-    sequences: usize,
+    engine: EngineOptions,
 ) -> Result<Loaded> {
     let engine = EngineOptions {
         context: args.context.map(|n| n as usize).or(least_context),
-        sequences,
         cache: args.cache.format(),
         policy: policy(checkpoint, args)?,
         gpu_layers: args.gpu_layers,
-        ..Default::default()
+        ..engine
     };
     let started = Instant::now();
     let mut progress = Progress::new("loading", true);

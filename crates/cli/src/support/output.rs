@@ -14,20 +14,22 @@ use tracing_subscriber::layer::SubscriberExt;
 const PROGRESS_DELAY: Duration = Duration::from_millis(700);
 
 /// Logs warnings to stderr. Errors are not logged: they are returned and printed once. `BAYAN_LOG=debug` shows
-/// everything.
-pub fn set_up_log() {
+/// everything. With `json`, every line is a JSON object with its time, and a server's requests are logged too.
+pub fn set_up_log(json: bool) {
     let wanted = std::env::var("BAYAN_LOG").ok().and_then(|level| level.parse::<LevelFilter>().ok());
     let filter = tracing_subscriber::filter::filter_fn(move |event| match wanted {
         Some(level) => *event.level() <= level,
+        None if json => *event.level() <= tracing::Level::INFO && event.target().starts_with("bayan"),
         None => *event.level() == tracing::Level::WARN,
     });
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .without_time()
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal());
-    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = match json {
+        true => layer.json().flatten_event(true).with_filter(filter).boxed(),
+        false => {
+            layer.without_time().with_target(false).with_ansi(io::stderr().is_terminal()).with_filter(filter).boxed()
+        }
+    };
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
 }
 
 /// The message and its causes, without causes that the message already contains.

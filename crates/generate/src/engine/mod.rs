@@ -6,6 +6,9 @@ mod batch;
 mod control;
 mod devices;
 mod importance;
+mod schedule;
+mod score;
+mod sizes;
 mod step;
 
 use std::collections::HashMap;
@@ -20,10 +23,13 @@ use bayan_tensor::{Cost, Matrix, Measured, Tuning, Values, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
-pub use batch::Request;
+pub use batch::{Event, Job, JobId, OnEvent, Request};
 pub use control::Control;
 use control::PrefillChunks;
 use devices::Devices;
+use schedule::Jobs;
+pub use score::TokenScore;
+pub use sizes::StepSizes;
 use step::{Sampling, Step, StepKind, StepSpec};
 
 /// Options of an engine.
@@ -42,6 +48,8 @@ pub struct EngineOptions {
     /// Tokens of a prompt in one submission; `None`: chosen for the device, in a browser by the measured time of
     /// submissions.
     pub prefill_chunk: Option<usize>,
+    /// How many tokens a step has. With [`StepSizes::Invariant`] the context is a multiple of the chunk.
+    pub sizes: StepSizes,
 }
 
 impl Default for EngineOptions {
@@ -53,6 +61,7 @@ impl Default for EngineOptions {
             policy: None,
             gpu_layers: None,
             prefill_chunk: None,
+            sizes: StepSizes::Exact,
         }
     }
 }
@@ -117,7 +126,12 @@ pub struct Engine {
     cached: Vec<Vec<u32>>,
     /// For each sequence, the number of positions written: submitted steps may have gone beyond the kept tokens.
     written: Vec<usize>,
+    /// For each sequence, the owner of the cached tokens, and the last job that used them.
+    owners: Vec<u64>,
+    used: Vec<JobId>,
     chunks: PrefillChunks,
+    sizes: StepSizes,
+    jobs: Jobs,
     control: Arc<Control>,
     /// Names of the attached adapters.
     adapters: Vec<String>,
@@ -158,10 +172,19 @@ impl Engine {
                 sizes.max_position_embeddings
             );
         }
-        if gpus.is_empty() || gpus.len() != shares.len() {
+        let Some(capabilities) = gpus.first().map(Gpu::capabilities).filter(|_| gpus.len() == shares.len()) else {
             let (expected, got) =
                 (format!("one share for each of the {} devices", gpus.len()), format!("{}", shares.len()));
             return Err(bayan_models::ModelError::Split { expected, got }.into());
+        };
+        let mut chunks = PrefillChunks::new(options.prefill_chunk, capabilities);
+        let mut context = context;
+        if options.sizes != StepSizes::Exact {
+            let chunk = chunks.chunk().min(context);
+            chunks = PrefillChunks::new(Some(chunk), capabilities);
+            if options.sizes == StepSizes::Invariant {
+                context -= context % chunk;
+            }
         }
         let layers = bayan_models::split_layers(checkpoint, options.policy.as_ref(), shares)?;
         let devices = Devices::new(gpus, layers);
@@ -175,9 +198,11 @@ impl Engine {
         )
         .await?;
         let sequences = options.sequences.max(1);
-        let chunks = PrefillChunks::new(options.prefill_chunk, gpus[0].capabilities());
         let shape = CacheShape { sequences, context, format: options.cache, step: Some(step_tokens(&chunks)) };
         let cache = Cache::placed(&placement, shape, &decoder.cache_specs())?;
+        if cache.is_recurrent() && options.sizes == StepSizes::Invariant {
+            return Err(GenerateError::Recurrent);
+        }
         let head = decoder
             .linears_mut()
             .into_iter()
@@ -197,7 +222,11 @@ impl Engine {
             steps: HashMap::new(),
             cached: vec![Vec::new(); sequences],
             written: vec![0; sequences],
+            owners: vec![0; sequences],
+            used: vec![0; sequences],
             chunks,
+            sizes: options.sizes,
+            jobs: Jobs::default(),
             control,
             adapters: Vec::new(),
         })
@@ -273,6 +302,16 @@ impl Engine {
         self.cache.shape.context
     }
 
+    /// Most tokens of a prompt in one step.
+    pub fn prefill_chunk(&self) -> usize {
+        self.chunks.chunk()
+    }
+
+    /// Number of compiled steps.
+    pub fn compiled_steps(&self) -> usize {
+        self.steps.len()
+    }
+
     /// Bytes of weights that every step uploads from host memory; 0 when the whole model is on the device.
     pub fn streamed_bytes(&self) -> u64 {
         self.decoder.matrices().iter().map(|matrix| matrix.streamed_bytes()).sum()
@@ -328,7 +367,7 @@ impl Engine {
             return Ok(step.clone());
         }
         // Ends of prompts have many lengths; a few cached plans of them are enough.
-        if self.steps.len() > 12 {
+        if self.steps.len() > 12 && self.sizes == StepSizes::Exact {
             self.steps.retain(|kind, _| {
                 matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.chunks.chunk())
             });
@@ -343,6 +382,24 @@ impl Engine {
         let step = Rc::new(Step::new(&mut self.devices, &spec, kind)?);
         self.steps.insert(kind, step.clone());
         Ok(step)
+    }
+
+    /// Compiles the steps of all listed sizes, so that no request waits for it. `on_step` is called with the number of
+    /// compiled steps and their total before each.
+    ///
+    /// # Errors
+    /// A step cannot be recorded.
+    pub async fn warm_up(&mut self, on_step: &mut dyn FnMut(usize, usize)) -> Result<usize, GenerateError> {
+        let recurrent = self.cache.is_recurrent();
+        let rows = self.sizes.rows(self.sequences(), recurrent).into_iter().map(StepKind::Decode);
+        let pieces = self.sizes.pieces(self.chunks.chunk(), recurrent).into_iter().map(StepKind::Prefill);
+        let kinds: Vec<StepKind> = rows.chain(pieces).collect();
+        for (done, &kind) in kinds.iter().enumerate() {
+            on_step(done, kinds.len());
+            self.prepared_step(kind).await?;
+        }
+        self.devices.flush().await?;
+        Ok(kinds.len())
     }
 
     /// The recorded step of this kind, with its constants on their devices.

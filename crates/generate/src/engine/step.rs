@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bayan_gpu::{Gpu, GpuError, KernelTime, PendingRead, ReadRequest};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleStates};
-use bayan_tensor::{Cost, Dtype, Graph, Matrix, Plan, Stage, State, Tensor, Transfer, Tuning, partition};
+use bayan_tensor::{Cost, Dtype, Graph, Matrix, Plan, Stage, State, Tensor, Transfer, Tuning, Values, partition};
 
 use super::devices::Devices;
 
@@ -14,6 +14,8 @@ use super::devices::Devices;
 pub(super) enum StepKind {
     /// One token of each of this many sequences, then sampling of the next tokens.
     Decode(usize),
+    /// As `Decode`, and the logits before penalties and biases are kept.
+    Scored(usize),
     /// Tokens of a prompt, without logits.
     Prefill(usize),
     /// Tokens with the logits after each of them.
@@ -23,14 +25,17 @@ pub(super) enum StepKind {
 impl StepKind {
     fn tokens(self) -> usize {
         match self {
-            StepKind::Decode(tokens) | StepKind::Prefill(tokens) | StepKind::Logits(tokens) => tokens,
+            StepKind::Decode(tokens)
+            | StepKind::Scored(tokens)
+            | StepKind::Prefill(tokens)
+            | StepKind::Logits(tokens) => tokens,
         }
     }
 
     /// Number of query tiles: all tokens of a tile belong to one sequence.
     fn tiles(self) -> usize {
         match self {
-            StepKind::Decode(sequences) => sequences,
+            StepKind::Decode(sequences) | StepKind::Scored(sequences) => sequences,
             StepKind::Prefill(tokens) | StepKind::Logits(tokens) => tokens.div_ceil(QUERY_TILE),
         }
     }
@@ -97,6 +102,7 @@ pub(super) struct Step {
     gpus: Vec<Gpu>,
     stages: Vec<StagePlan>,
     pub(super) logits: Tensor,
+    kind: StepKind,
 }
 
 /// What is needed to record a step.
@@ -134,6 +140,16 @@ impl Step {
         }
         match kind {
             StepKind::Decode(_) => graph.sample(logits, tokens, positions, &spec.sampling.states),
+            StepKind::Scored(_) => {
+                // Sampling changes the logits in place, so the host reads a copy.
+                let every: Vec<u32> = (0..count as u32).collect();
+                let every = State::new(Some(&devices.gpus[0]), "rows", &[count], Values::U32(every))?;
+                let rows = graph.state(&every);
+                let copy = graph.select_rows(logits, rows);
+                graph.sample(logits, tokens, positions, &spec.sampling.states);
+                logits = copy;
+                keep = vec![copy];
+            }
             // A prompt's tokens only fill the cache: operations after the last cache write are not run.
             StepKind::Prefill(_) => {
                 graph = graph.until_last_state();
@@ -151,7 +167,7 @@ impl Step {
             }],
             _ => plan_stages(devices, &graph, &keep, spec.tuning, &mut inputs)?,
         };
-        Ok(Step { inputs, gpus: devices.gpus.clone(), stages, logits })
+        Ok(Step { inputs, gpus: devices.gpus.clone(), stages, logits, kind })
     }
 
     /// Sets the tokens of the next run: consecutive tokens of one sequence, whose cache begins at row `base`, from
@@ -181,6 +197,11 @@ impl Step {
                 copy.write(self.gpus.get(*device), 0, bytemuck::cast_slice(values));
             }
         }
+    }
+
+    /// Number of tokens of the step.
+    pub(super) fn tokens(&self) -> usize {
+        self.kind.tokens()
     }
 
     /// Whether several devices run the step, so that its inputs must be written before each run.
@@ -218,7 +239,7 @@ impl Step {
     pub(super) async fn run_prefill(&self, cached: usize, submissions: usize) -> Result<(), GpuError> {
         match self.stages.as_slice() {
             [only] => only.plan.submit_parts(&only.gpu, cached, submissions),
-            _ => drop(self.submit(cached, None).await?),
+            _ => drop(self.submit(cached, &[]).await?),
         }
         for gpu in &self.gpus {
             gpu.flush().await?;
@@ -226,34 +247,37 @@ impl Step {
         Ok(())
     }
 
-    /// Submits a run and a read of the tokens that it samples.
-    pub(super) async fn submit_sampling(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
+    /// Submits a run and reads of the tokens that it samples, and of the logits if they are kept.
+    pub(super) async fn submit_sampling(&self, cached: usize) -> Result<Vec<PendingRead>, GpuError> {
         let device = self.stages.last().map_or(0, |stage| stage.device);
         let tokens = self.inputs[0].on(device);
-        let read = ReadRequest { buffer: tokens.buffer().clone(), offset_bytes: 0, size_bytes: tokens.size_bytes() };
-        self.submit(cached, Some(read)).await
+        let tokens = ReadRequest { buffer: tokens.buffer().clone(), offset_bytes: 0, size_bytes: tokens.size_bytes() };
+        let scored = matches!(self.kind, StepKind::Scored(_));
+        let logits = self.stages.last().filter(|_| scored).map(|stage| stage.plan.read_request(self.logits));
+        self.submit(cached, &[Some(tokens), logits].into_iter().flatten().collect::<Vec<_>>()).await
     }
 
     /// Submits a run and a read of the logits.
     pub(super) async fn read_logits(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
-        let read = self.stages.last().map(|stage| stage.plan.read_request(self.logits));
-        self.submit(cached, read).await
+        let read: Vec<ReadRequest> =
+            self.stages.last().map(|stage| stage.plan.read_request(self.logits)).into_iter().collect();
+        Ok(self.submit(cached, &read).await?.pop())
     }
 
     /// Runs stage after stage and transfers the outputs that later stages need; the last stage is only submitted.
-    async fn submit(&self, cached: usize, read: Option<ReadRequest>) -> Result<Option<PendingRead>, GpuError> {
-        let Some((last, before)) = self.stages.split_last() else { return Ok(None) };
+    async fn submit(&self, cached: usize, reads: &[ReadRequest]) -> Result<Vec<PendingRead>, GpuError> {
+        let Some((last, before)) = self.stages.split_last() else { return Ok(Vec::new()) };
         for stage in before {
-            let reads: Vec<ReadRequest> =
+            let outputs: Vec<ReadRequest> =
                 stage.transfers.iter().map(|transfer| stage.plan.read_request(transfer.tensor)).collect();
-            for (transfer, read) in stage.transfers.iter().zip(stage.plan.submit(&stage.gpu, cached, &reads)) {
+            for (transfer, read) in stage.transfers.iter().zip(stage.plan.submit(&stage.gpu, cached, &outputs)) {
                 let bytes = read.wait().await?;
                 for (device, state) in &transfer.to {
                     state.write(self.gpus.get(*device), 0, &bytes);
                 }
             }
         }
-        Ok(last.plan.submit(&last.gpu, cached, read.as_slice()).pop())
+        Ok(last.plan.submit(&last.gpu, cached, reads))
     }
 }
 

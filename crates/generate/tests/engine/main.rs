@@ -4,6 +4,7 @@
 mod adapters;
 mod cache;
 mod devices;
+mod serving;
 mod steps;
 
 use std::ops::ControlFlow;

@@ -1,0 +1,427 @@
+//! Jobs that come and go: each has a slot of the cache, a step computes one token of every unfinished answer, and
+//! pieces of prompts are computed between those steps.
+//!
+//! A step reads every weight once for all its sequences. When the answers change, the submitted steps are awaited and
+//! the rows are laid out again. Rejected: one step with tokens of answers and of a prompt together, because other
+//! kernels would then compute an answer whenever a prompt is read beside it, and its result would depend on that.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Instant;
+
+#[cfg(target_arch = "wasm32")]
+use web_time::Instant;
+
+use bayan_gpu::PendingRead;
+use bayan_tensor::{Dtype, Values};
+
+use super::batch::{Event, Job, JobId, OnEvent};
+use super::score::TokenScore;
+use super::step::{Step, StepKind};
+use super::{Engine, FinishReason, LOGITS_CHUNK, Usage};
+use crate::GenerateError;
+
+/// Most decoding steps that may be submitted before the host reads the tokens of the oldest.
+const STEPS_AHEAD: usize = 3;
+
+/// A job with a slot.
+#[derive(Debug)]
+struct Row {
+    id: JobId,
+    /// Its slot in the cache.
+    slot: usize,
+    job: Job,
+    /// The prompt and the tokens generated so far.
+    tokens: Vec<u32>,
+    /// Whether the prompt is in the cache, all but its last token.
+    answers: bool,
+    /// Submitted steps: this many tokens, from the prompt's last one on, are in the cache.
+    submitted: usize,
+    /// The number of new tokens that job and context allow.
+    limit: usize,
+    usage: Usage,
+    finish: Option<FinishReason>,
+    start: Instant,
+}
+
+impl Row {
+    fn accept(&mut self, token: u32, stopped: bool) -> bool {
+        let elapsed = self.start.elapsed().as_secs_f64();
+        match self.usage.generated_tokens {
+            0 => self.usage.prefill_seconds = elapsed,
+            _ => self.usage.decode_seconds = elapsed - self.usage.prefill_seconds,
+        }
+        if self.job.stop.contains(&token) || stopped {
+            self.finish = Some(if stopped { FinishReason::Stopped } else { FinishReason::Stop });
+            return false;
+        }
+        self.usage.generated_tokens += 1;
+        self.tokens.push(token);
+        if self.usage.generated_tokens >= self.limit {
+            self.finish =
+                Some(if self.limit < self.job.max_tokens { FinishReason::ContextFull } else { FinishReason::Length });
+        }
+        true
+    }
+
+    /// Number of steps still to be submitted.
+    fn steps_left(&self) -> usize {
+        self.limit - self.submitted.min(self.limit)
+    }
+
+    fn is_filling(&self) -> bool {
+        !self.answers && self.finish.is_none()
+    }
+}
+
+/// The results of a submitted step that the host has not read yet: tokens, and logits if any row asks for scores.
+type Reads = Vec<PendingRead>;
+
+/// The step that is laid out for the current answers.
+struct LaidOut {
+    step: Rc<Step>,
+    /// The job of each row of the step; rows beyond them repeat the first.
+    jobs: Vec<JobId>,
+}
+
+/// The jobs of an engine.
+#[derive(Default)]
+pub(super) struct Jobs {
+    last_id: JobId,
+    waiting: VecDeque<(JobId, Job)>,
+    rows: Vec<Row>,
+    laid_out: Option<LaidOut>,
+    in_flight: VecDeque<Reads>,
+}
+
+impl Jobs {
+    fn row(&mut self, id: JobId) -> Option<&mut Row> {
+        self.rows.iter_mut().find(|row| row.id == id)
+    }
+}
+
+impl Engine {
+    /// Checks that a prompt can be answered.
+    ///
+    /// # Errors
+    /// It is empty, longer than the context, or has tokens outside the vocabulary.
+    pub fn check_prompt(&self, prompt: &[u32]) -> Result<(), GenerateError> {
+        self.check(prompt)?;
+        if prompt.is_empty() {
+            return Err(GenerateError::EmptyPrompt);
+        }
+        if prompt.len() >= self.context() {
+            return Err(GenerateError::PromptTooLong { prompt: prompt.len(), context: self.context() });
+        }
+        Ok(())
+    }
+
+    /// Adds a job at the end of the queue. Jobs may be added, and removed, between any two calls of
+    /// [`Engine::advance`]. Numbers of jobs count up by one.
+    ///
+    /// # Errors
+    /// As [`Engine::check_prompt`].
+    pub fn add(&mut self, job: Job) -> Result<JobId, GenerateError> {
+        self.check_prompt(&job.prompt)?;
+        self.jobs.last_id += 1;
+        self.jobs.waiting.push_back((self.jobs.last_id, job));
+        Ok(self.jobs.last_id)
+    }
+
+    /// Cancels a job. One in the queue has no further events; a running one ends with [`FinishReason::Stopped`] in the next
+    /// round, and its row is free then. Returns whether there was such a job.
+    pub fn cancel(&mut self, id: JobId) -> bool {
+        let waiting = self.jobs.waiting.len();
+        self.jobs.waiting.retain(|(job, _)| *job != id);
+        if let Some(row) = self.jobs.row(id) {
+            row.finish = Some(FinishReason::Stopped);
+            return true;
+        }
+        self.jobs.waiting.len() != waiting
+    }
+
+    /// The numbers of jobs with a slot, and of jobs in the queue.
+    pub fn load(&self) -> (usize, usize) {
+        (self.jobs.rows.len(), self.jobs.waiting.len())
+    }
+
+    /// Removes all jobs. What their submitted steps wrote is not reused.
+    pub(super) fn remove_all(&mut self) {
+        for row in &self.jobs.rows {
+            self.cached[row.slot].clear();
+        }
+        self.jobs = Jobs { last_id: self.jobs.last_id, ..Jobs::default() };
+    }
+
+    /// Goes on by one round: ended jobs leave, waiting ones take their slots, one piece of a prompt is computed, and
+    /// every answer gets its next token. Returns whether any job is left.
+    ///
+    /// # Errors
+    /// The device fails; all jobs are removed then, without events, and the cache is empty.
+    pub async fn advance(&mut self, on_event: OnEvent<'_>) -> Result<bool, GenerateError> {
+        let result = self.round(on_event).await;
+        if result.is_err() {
+            self.remove_all();
+            self.reset();
+        }
+        result
+    }
+
+    async fn round(&mut self, on_event: OnEvent<'_>) -> Result<bool, GenerateError> {
+        self.retire(on_event).await?;
+        while self.jobs.rows.len() < self.sequences() {
+            let Some((id, job)) = self.jobs.waiting.pop_front() else { break };
+            self.admit(id, job, on_event);
+        }
+        let interleaves = self.sizes.interleaves();
+        if self.control.is_stopped() {
+            self.jobs
+                .rows
+                .iter_mut()
+                .filter(|row| row.is_filling())
+                .for_each(|row| row.finish = Some(FinishReason::Stopped));
+        }
+        while let Some(index) = self.jobs.rows.iter().position(Row::is_filling) {
+            self.fill(index, on_event).await?;
+            if interleaves {
+                break;
+            }
+            if self.control.is_stopped() {
+                return Ok(true);
+            }
+        }
+        // Without pieces in between, an answer that ended makes room for the next prompt first.
+        let all_answer = self.jobs.rows.iter().all(|row| row.answers && row.finish.is_none());
+        if interleaves || all_answer {
+            self.decode(on_event).await?;
+        }
+        Ok(!(self.jobs.rows.is_empty() && self.jobs.waiting.is_empty()))
+    }
+
+    /// Takes the rows of ended jobs away, once no submitted step writes to their slots any more.
+    async fn retire(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+        if self.jobs.rows.iter().all(|row| row.finish.is_none()) {
+            return Ok(());
+        }
+        self.drain(on_event).await?;
+        for row in self.jobs.rows.extract_if(.., |row| row.finish.is_some()) {
+            if row.answers {
+                let prompt = row.job.prompt.len();
+                let read = (prompt - 1 + row.submitted).min(row.tokens.len());
+                self.cached[row.slot] = row.tokens[..read].to_vec();
+                self.written[row.slot] = self.written[row.slot].max(prompt - 1 + row.submitted);
+            }
+            let finish = row.finish.unwrap_or(FinishReason::Length);
+            let _ = on_event(row.id, Event::Ended(Usage { finish, ..row.usage }));
+        }
+        Ok(())
+    }
+
+    /// Assigns a job the free slot with the longest common prefix; among equals the one that was used least recently.
+    fn admit(&mut self, id: JobId, job: Job, on_event: OnEvent<'_>) {
+        let wanted = &job.prompt[..job.prompt.len() - 1];
+        let rows = &self.jobs.rows;
+        let usable = |slot: usize| {
+            if self.owners[slot] != job.owner || job.prompt_scores.is_some() {
+                return 0;
+            }
+            let common = self.cached[slot].iter().zip(wanted).take_while(|(a, b)| a == b).count();
+            let common = if self.cache.can_rewind(self.written[slot], common) { common } else { 0 };
+            if self.sizes == super::StepSizes::Invariant {
+                common / self.chunks.chunk() * self.chunks.chunk()
+            } else {
+                common
+            }
+        };
+        let free = (0..self.sequences()).filter(|slot| rows.iter().all(|row| row.slot != *slot));
+        let order = |&slot: &usize| (usable(slot), std::cmp::Reverse(self.used[slot]), std::cmp::Reverse(slot));
+        let slot = free.max_by_key(order).unwrap_or(0);
+        let cached_tokens = usable(slot);
+        self.cached[slot].truncate(cached_tokens);
+        if cached_tokens == 0 {
+            self.written[slot] = 0;
+        }
+        self.owners[slot] = job.owner;
+        self.used[slot] = id;
+        let room = self.context() - job.prompt.len();
+        let finish = self.control.is_stopped().then_some(FinishReason::Stopped);
+        let usage = Usage {
+            prompt_tokens: job.prompt.len(),
+            cached_tokens,
+            generated_tokens: 0,
+            finish: FinishReason::Length,
+            prefill_seconds: 0.0,
+            decode_seconds: 0.0,
+        };
+        let limit = job.max_tokens.min(room);
+        let tokens = job.prompt.clone();
+        let start = Instant::now();
+        let mut row = Row { id, slot, job, tokens, answers: false, submitted: 0, limit, usage, finish, start };
+        if on_event(id, Event::Started { cached_tokens }).is_break() {
+            row.finish = Some(FinishReason::Stopped);
+        }
+        self.jobs.rows.push(row);
+    }
+
+    /// Computes the next piece of a prompt into the cache.
+    async fn fill(&mut self, index: usize, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+        let row = &self.jobs.rows[index];
+        let (id, slot, scores) = (row.id, row.slot, row.job.prompt_scores);
+        let at = self.cached[slot].len();
+        let left = row.job.prompt.len() - 1 - at;
+        if left > 0 {
+            let chunk = self.chunks.chunk().min(if scores.is_some() { LOGITS_CHUNK } else { usize::MAX });
+            let piece = self.sizes.piece(left, self.context() - at, chunk, self.cache.is_recurrent());
+            let tokens = row.job.prompt[at..at + piece.tokens].to_vec();
+            let next = row.job.prompt[at + 1..=at + piece.tokens].to_vec();
+            let mut ids = tokens.clone();
+            ids.resize(piece.size, 0);
+            let kind = if scores.is_some() { StepKind::Logits(piece.size) } else { StepKind::Prefill(piece.size) };
+            let prepared = self.steps.contains_key(&kind);
+            let step = self.prepared_step(kind).await?;
+            if !prepared {
+                // The time of compiling kernels must not count as the device's speed.
+                self.devices.flush().await?;
+            }
+            let start = Instant::now();
+            step.write(&ids, at, slot * self.context());
+            let mut found = Vec::new();
+            match scores {
+                Some(top) => {
+                    if let Some(read) = step.read_logits(at + piece.size).await? {
+                        let logits = Values::from_bytes(&read.wait().await?, Dtype::F32);
+                        let rows = logits.f32().chunks_exact(self.decoder.sizes().vocab_size);
+                        found = rows.zip(next).map(|(logits, id)| TokenScore::new(logits, id, top)).collect();
+                    }
+                }
+                // One piece at a time, so that a slow device never has seconds of submitted work that cannot be
+                // stopped.
+                None => step.run_prefill(at + piece.size, self.chunks.submissions()).await?,
+            }
+            self.cached[slot].extend_from_slice(&tokens);
+            self.written[slot] = self.written[slot].max(at + piece.size);
+            self.chunks.adapt(piece.size, start.elapsed().as_secs_f64());
+            if !found.is_empty() && on_event(id, Event::Prompt(found)).is_break() {
+                self.cancel(id);
+            }
+        }
+        let filled = self.cached[slot].len() + 1 == self.jobs.rows[index].job.prompt.len();
+        let row = &mut self.jobs.rows[index];
+        if filled && row.finish.is_none() {
+            row.usage.prefill_seconds = row.start.elapsed().as_secs_f64();
+            row.answers = true;
+            match row.job.max_tokens {
+                0 => row.finish = Some(FinishReason::Length),
+                // The next step has other rows.
+                _ => self.drain(on_event).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all submitted steps. The next step is laid out anew.
+    async fn drain(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+        while let Some(reads) = self.jobs.in_flight.pop_front() {
+            self.take(reads, on_event).await?;
+        }
+        self.jobs.laid_out = None;
+        Ok(())
+    }
+
+    /// Submits steps of the current answers, and reads the oldest.
+    async fn decode(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+        let answering = |row: &&Row| row.answers && row.finish.is_none();
+        if self.jobs.laid_out.is_none() {
+            let answers = self.jobs.rows.iter().filter(answering).count();
+            if answers == 0 {
+                return Ok(());
+            }
+            let scored = self.jobs.rows.iter().filter(answering).any(|row| row.job.scores.is_some());
+            let size = self.sizes.row_count(answers, self.sequences(), self.cache.is_recurrent());
+            let step = self.prepared_step(if scored { StepKind::Scored(size) } else { StepKind::Decode(size) }).await?;
+            let jobs = self.jobs.rows.iter().filter(answering).map(|row| row.id).collect();
+            self.jobs.laid_out = Some(LaidOut { step, jobs });
+            self.write_tokens();
+            self.write_samplers();
+        }
+        let Some(LaidOut { step, .. }) = &self.jobs.laid_out else { return Ok(()) };
+        let step = step.clone();
+        // From here on every row's slot also holds what the submitted steps will write. A recurrent state cannot be
+        // rolled back when the answer turns out to have ended; a model on several devices transfers activations
+        // through the host, which must wait for each step anyway; and beside a prompt every step waits for a piece.
+        let filling = self.jobs.rows.iter().any(Row::is_filling);
+        let ahead = if self.cache.is_recurrent() || step.is_split() || filling { 1 } else { STEPS_AHEAD };
+        loop {
+            let rows: Vec<&Row> = self.jobs.rows.iter().filter(|row| row.answers).collect();
+            let ended = rows.iter().any(|row| row.finish.is_some() || row.steps_left() == 0);
+            if ended || self.jobs.in_flight.len() >= ahead {
+                break;
+            }
+            let length = rows.iter().map(|row| row.job.prompt.len() + row.submitted).max().unwrap_or(1);
+            if step.is_split() {
+                self.write_tokens();
+            }
+            self.jobs.in_flight.push_back(step.submit_sampling(length).await?);
+            self.jobs.rows.iter_mut().filter(|row| row.answers).for_each(|row| row.submitted += 1);
+        }
+        match self.jobs.in_flight.pop_front() {
+            Some(reads) => self.take(reads, on_event).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the results of one step.
+    async fn take(&mut self, reads: Reads, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+        let mut reads = reads.into_iter();
+        let Some(tokens) = reads.next() else { return Ok(()) };
+        let tokens = Values::from_bytes(&tokens.wait().await?, Dtype::U32);
+        let logits = match reads.next() {
+            Some(read) => Some(Values::from_bytes(&read.wait().await?, Dtype::F32)),
+            None => None,
+        };
+        let vocabulary = self.decoder.sizes().vocab_size;
+        let jobs = self.jobs.laid_out.as_ref().map(|laid_out| laid_out.jobs.clone()).unwrap_or_default();
+        for (number, (id, &token)) in jobs.into_iter().zip(tokens.u32()).enumerate() {
+            let Some(row) = self.jobs.row(id).filter(|row| row.finish.is_none()) else { continue };
+            if row.accept(token, self.control.is_stopped()) {
+                let scored = row.job.scores.zip(logits.as_ref()).map(|(top, logits)| {
+                    TokenScore::new(&logits.f32()[number * vocabulary..][..vocabulary], token, top)
+                });
+                self.control.count(self.control.tokens() + 1);
+                if on_event(id, Event::Token { id: token, score: scored }).is_break() {
+                    row.finish = Some(FinishReason::Stopped);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of the step that is laid out; those beyond the jobs repeat the first.
+    fn laid_rows(&self) -> Option<(&Rc<Step>, Vec<&Row>)> {
+        let LaidOut { step, jobs } = self.jobs.laid_out.as_ref()?;
+        let mut rows: Vec<&Row> =
+            jobs.iter().filter_map(|id| self.jobs.rows.iter().find(|row| row.id == *id)).collect();
+        // A repeated row computes and writes exactly what the first one does, also to the cache.
+        let first = *rows.first()?;
+        rows.resize(step.tokens(), first);
+        Some((step, rows))
+    }
+
+    /// Writes each row's next token, position and slot. No step may be in flight.
+    fn write_tokens(&self) {
+        let Some((step, rows)) = self.laid_rows() else { return };
+        let next = rows.iter().map(|row| {
+            let position = row.tokens.len() - 1;
+            (row.tokens[position], position, row.slot * self.context())
+        });
+        step.write_each(&next.collect::<Vec<_>>());
+    }
+
+    /// Writes each row's sampler. No step may be in flight.
+    fn write_samplers(&self) {
+        for (number, row) in self.laid_rows().into_iter().flat_map(|(_, rows)| rows).enumerate() {
+            self.sampling.write(&self.head_gpu, number, &row.job.settings, &row.job.bias, &row.tokens);
+        }
+    }
+}

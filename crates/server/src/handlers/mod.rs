@@ -1,0 +1,189 @@
+//! One file for each group of routes, and what they share.
+
+mod chat;
+mod completions;
+mod models;
+mod operations;
+mod stream;
+mod tokens;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use axum::body::to_bytes;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bayan_generate::{Job, TokenScore, Usage};
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::limits::ServerOptions;
+use crate::worker::{About, Message, Reply, Shared, Submission};
+
+/// Names fields of a request that had no effect.
+const IGNORED: HeaderName = HeaderName::from_static("x-bayan-ignored-fields");
+
+/// What every handler needs.
+pub(crate) struct App {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) about: About,
+    pub(crate) submit: Sender<Message>,
+    pub(crate) options: ServerOptions,
+    /// When the server started, in seconds since 1970.
+    pub(crate) created: u64,
+}
+
+/// The identity that a request showed: 0 without keys, else the number of its key. Cached prefixes belong to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner(pub(crate) u64);
+
+/// All routes.
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::answer))
+        .route("/v1/completions", post(completions::answer))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/tokenizer_info", get(tokens::info))
+        .route("/health", get(operations::health))
+        .route("/ready", get(operations::ready))
+        .route("/metrics", get(operations::metrics))
+        .route("/version", get(operations::version))
+}
+
+impl App {
+    /// Reads the JSON of a request.
+    pub(crate) async fn fields(&self, request: Request) -> Result<Fields, ApiError> {
+        let limits = &self.shared.limits;
+        let body = tokio::time::timeout(limits.receive_time, to_bytes(request.into_body(), limits.body_bytes)).await;
+        let Ok(body) = body else {
+            let message = format!("the request was not complete after {} s", limits.receive_time.as_secs_f64());
+            return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message));
+        };
+        let body = body.map_err(|error| {
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            if source.contains("limit") {
+                let message = format!("the body is larger than the {} bytes that are allowed here", limits.body_bytes);
+                return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
+            }
+            ApiError::request(format!("the body cannot be read: {error}"))
+        })?;
+        Fields::parse(&body)
+    }
+
+    /// Checks that the request names this model, or none.
+    pub(crate) fn check_model(&self, fields: &mut Fields) -> Result<(), ApiError> {
+        match fields.text("model")? {
+            Some(name) if name != self.options.model => Err(self.no_model(&name)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn no_model(&self, name: &str) -> ApiError {
+        let message = format!("there is no model `{name}` here; the model is `{}`", self.options.model);
+        ApiError { param: Some("model".into()), ..ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message) }
+    }
+
+    /// Queues the answers of a request, and returns their replies with the number of the answer.
+    pub(crate) fn submit(&self, jobs: Vec<(Job, Vec<String>)>) -> Result<UnboundedReceiver<(usize, Reply)>, ApiError> {
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(ApiError::unavailable("shutting_down", "the server is ending; ask another one"));
+        }
+        if !self.shared.ready.load(Ordering::Acquire) {
+            let message = "the device failed and the model is being opened again; try again later";
+            return Err(ApiError::unavailable("device_lost", message));
+        }
+        if jobs.len() > self.shared.limits.choices {
+            let most = self.shared.limits.choices;
+            return Err(ApiError::request(format!("at most {most} answers to one request, got {}", jobs.len())));
+        }
+        self.shared.enqueue(jobs.len())?;
+        let (replies, receiver) = unbounded_channel();
+        let arrived = Instant::now();
+        for (choice, (job, stop)) in jobs.into_iter().enumerate() {
+            let submission = Submission { job, stop, choice, replies: replies.clone(), arrived };
+            if self.submit.send(Some(submission)).is_err() {
+                return Err(ApiError::unavailable("engine_ended", "the engine has ended; restart the server"));
+            }
+        }
+        Ok(receiver)
+    }
+
+    /// Reports fields without effect in a header of the answer.
+    pub(crate) fn report(&self, ignored: &[String], response: impl IntoResponse) -> Response {
+        let mut response = response.into_response();
+        if ignored.is_empty() {
+            return response;
+        }
+        self.shared.metrics.ignored_fields.inc_by(ignored.len() as u64);
+        let plain = |name: &String| -> String {
+            let fits = |c: &char| c.is_ascii_alphanumeric() || "_-.".contains(*c);
+            name.chars().filter(fits).take(64).collect()
+        };
+        let names: Vec<String> = ignored.iter().take(20).map(plain).collect();
+        tracing::warn!(fields = names.join(", "), "fields of a request had no effect");
+        if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
+            response.headers_mut().insert(IGNORED, value);
+        }
+        response
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) prompt_scores: Vec<TokenScore>,
+    /// New tokens, with scores where they were asked for.
+    pub(crate) tokens: Vec<(u32, Option<TokenScore>)>,
+    pub(crate) usage: Option<Usage>,
+}
+
+/// Waits for all answers of a request.
+pub(crate) async fn collect(
+    mut replies: UnboundedReceiver<(usize, Reply)>,
+    count: usize,
+) -> Result<Vec<Answer>, ApiError> {
+    let mut answers: Vec<Answer> = (0..count).map(|_| Answer::default()).collect();
+    while answers.iter().any(|answer| answer.usage.is_none()) {
+        let Some((choice, reply)) = replies.recv().await else {
+            return Err(ApiError::unavailable("engine_ended", "the engine ended before the answer; try again later"));
+        };
+        let answer = &mut answers[choice];
+        match reply {
+            Reply::Prompt(scores) => answer.prompt_scores.extend(scores),
+            Reply::Token { id, score, text } => {
+                answer.text.push_str(&text);
+                answer.tokens.push((id, score));
+            }
+            Reply::Ended { text, usage } => {
+                answer.text.push_str(&text);
+                answer.usage = Some(usage);
+            }
+            Reply::Failed(error) => return Err(error),
+        }
+    }
+    Ok(answers)
+}
+
+/// JSON with fields that had no effect in a header.
+pub(crate) fn json(app: &App, ignored: &[String], value: Value) -> Response {
+    app.report(ignored, Json(value))
+}
+
+/// Runs work that takes long, such as tokenizing a long text, beside the handlers.
+pub(crate) async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let failed = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be processed");
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}

@@ -1,0 +1,379 @@
+//! The thread that owns the model: takes submissions, advances the engine, and sends replies.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bayan_generate::text::Tokenizer;
+use bayan_generate::{AnswerText, Event, FinishReason, Generation, Job, JobId, Model, TextPipeline, TokenScore, Usage};
+use bayan_gpu::block_on;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::error::ApiError;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+
+/// An opened model and the settings of requests that name none.
+pub struct Opened {
+    /// The model.
+    pub model: Model,
+    /// The settings.
+    pub defaults: Generation,
+    /// The seed; `None`: another one for every request.
+    pub seed: Option<u64>,
+}
+
+/// Opens the model; called on the worker's thread, and again after the device failed.
+pub(crate) type Open = Box<dyn Fn() -> Result<Opened, String> + Send>;
+
+/// What handlers know of the model.
+pub(crate) struct About {
+    /// Tokenizer, chat template, stop tokens.
+    pub(crate) text: TextPipeline,
+    pub(crate) defaults: Generation,
+    pub(crate) seed: Option<u64>,
+    pub(crate) context: usize,
+    pub(crate) vocabulary: usize,
+}
+
+/// One answer that a request wants.
+pub(crate) struct Submission {
+    pub(crate) job: Job,
+    pub(crate) stop: Vec<String>,
+    /// The number of the answer within its request.
+    pub(crate) choice: usize,
+    pub(crate) replies: UnboundedSender<(usize, Reply)>,
+    pub(crate) arrived: Instant,
+}
+
+/// What the worker sends of an answer.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Scores of further tokens of the prompt.
+    Prompt(Vec<TokenScore>),
+    /// A token, and the text that is certain with it.
+    Token { id: u32, score: Option<TokenScore>, text: String },
+    /// The rest of the text, and why the answer ended; the last reply.
+    Ended { text: String, usage: Usage },
+    /// The answer failed; the last reply.
+    Failed(ApiError),
+}
+
+/// State that handlers and the worker share.
+pub(crate) struct Shared {
+    pub(crate) ready: AtomicBool,
+    pub(crate) draining: AtomicBool,
+    /// Submissions without a slot, and with one.
+    waiting: AtomicUsize,
+    running: AtomicUsize,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: Limits,
+}
+
+impl Shared {
+    pub(crate) fn new(limits: Limits) -> Shared {
+        Shared {
+            ready: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            metrics: Metrics::new(),
+            limits,
+        }
+    }
+
+    /// Takes places in the queue, or says that there are not enough.
+    pub(crate) fn enqueue(&self, count: usize) -> Result<(), ApiError> {
+        let fits = |waiting: usize| (waiting + count <= self.limits.queue).then_some(waiting + count);
+        self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).map(drop).map_err(|waiting| {
+            let message = format!(
+                "the queue is full: {waiting} answers wait, {count} more were asked for, and {} may wait; try again later",
+                self.limits.queue
+            );
+            ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
+        })?;
+        self.show();
+        Ok(())
+    }
+
+    /// Number of answers that are queued or running.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.waiting.load(Ordering::Acquire) + self.running.load(Ordering::Acquire)
+    }
+
+    fn started(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.show();
+    }
+
+    fn ended(&self, running: bool) {
+        if running { &self.running } else { &self.waiting }.fetch_sub(1, Ordering::AcqRel);
+        self.show();
+    }
+
+    fn show(&self) {
+        self.metrics.queued.set(self.waiting.load(Ordering::Acquire) as i64);
+        self.metrics.running.set(self.running.load(Ordering::Acquire) as i64);
+    }
+}
+
+/// A submission that the engine knows.
+struct Answering {
+    choice: usize,
+    replies: UnboundedSender<(usize, Reply)>,
+    text: AnswerText,
+    arrived: Instant,
+    /// When it got its slot.
+    started: Option<Instant>,
+    /// When its last token came.
+    last: Option<Instant>,
+}
+
+impl Answering {
+    fn send(&self, reply: Reply) {
+        // A client that went away is noticed before the next step.
+        let _ = self.replies.send((self.choice, reply));
+    }
+}
+
+/// A submission, or `None` to end the worker.
+pub(crate) type Message = Option<Submission>;
+
+/// A running worker.
+pub(crate) struct Started {
+    pub(crate) about: About,
+    pub(crate) submit: Sender<Message>,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+/// Starts the worker, and waits until the model is open.
+///
+/// # Errors
+/// The message of an error that the model could not be opened with.
+pub(crate) fn start(open: Open, shared: Arc<Shared>) -> Result<Started, String> {
+    let (opened_to, opened) = mpsc::channel();
+    let (submit, submissions) = mpsc::channel();
+    let run = move || {
+        let Opened { model, defaults, seed } = match open() {
+            Ok(opened) => opened,
+            Err(error) => return drop(opened_to.send(Err(error))),
+        };
+        let text = TextPipeline {
+            tokenizer: model.tokenizer.clone(),
+            template: model.template.clone(),
+            stop: model.stop.clone(),
+            defaults: model.defaults.clone(),
+        };
+        let (context, vocabulary) = (model.engine.context(), model.engine.decoder().sizes().vocab_size);
+        drop(opened_to.send(Ok(About { text, defaults, seed, context, vocabulary })));
+        Worker { model, answers: HashMap::new(), held: VecDeque::new(), shared }.run(&submissions, &open);
+    };
+    let thread = std::thread::Builder::new().name("bayan-engine".into()).spawn(run);
+    let thread = thread.map_err(|error| error.to_string())?;
+    let about = opened.recv().map_err(|_| "the engine's thread ended".to_string())??;
+    Ok(Started { about, submit, thread })
+}
+
+struct Worker {
+    model: Model,
+    answers: HashMap<JobId, Answering>,
+    held: VecDeque<Submission>,
+    shared: Arc<Shared>,
+}
+
+/// Time between two tries to open the model again.
+const RETRY: Duration = Duration::from_secs(2);
+
+impl Worker {
+    fn run(mut self, submissions: &Receiver<Message>, open: &Open) {
+        let engine = &self.model.engine;
+        let metrics = &self.shared.metrics;
+        metrics.slots.set(engine.sequences() as i64);
+        metrics.positions.set((engine.sequences() * engine.context()) as i64);
+        loop {
+            if self.answers.is_empty() && self.held.is_empty() {
+                self.show_memory();
+                match submissions.recv() {
+                    Ok(Some(submission)) => self.held.push_back(submission),
+                    Ok(None) | Err(_) => return,
+                }
+            }
+            loop {
+                match submissions.try_recv() {
+                    Ok(Some(submission)) => self.held.push_back(submission),
+                    Ok(None) => return self.fail_all(&ending()),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+            }
+            while let Some(submission) = self.held.pop_front() {
+                self.take(submission);
+            }
+            self.end_some();
+            if let Err(error) = self.advance() {
+                tracing::error!(error = %error, "the engine failed; opening the model again");
+                self.fail_all(&lost());
+                self.shared.ready.store(false, Ordering::Release);
+                if !self.recover(submissions, open) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, submission: Submission) {
+        let Submission { job, stop, choice, replies, arrived } = submission;
+        let text = AnswerText::new(&self.model.tokenizer, &stop);
+        let answering = Answering { choice, replies, text, arrived, started: None, last: None };
+        match self.model.engine.add(job) {
+            Ok(id) => drop(self.answers.insert(id, answering)),
+            Err(error) => {
+                self.shared.ended(false);
+                answering.send(Reply::Failed(ApiError::request(error.to_string())));
+            }
+        }
+    }
+
+    /// Ends answers whose client went away, and those that took too long.
+    fn end_some(&mut self) {
+        let limits = &self.shared.limits;
+        let mut ended = Vec::new();
+        for (&id, answer) in &self.answers {
+            let late = match answer.started {
+                None => answer.arrived.elapsed() > limits.queue_time,
+                Some(started) => started.elapsed() > limits.answer_time,
+            };
+            if answer.replies.is_closed() {
+                self.shared.metrics.cancelled.inc();
+                ended.push((id, None));
+            } else if late {
+                ended.push((id, Some(too_late(answer.started.is_some(), limits))));
+            }
+        }
+        for (id, error) in ended {
+            self.model.engine.cancel(id);
+            if let Some(answer) = self.answers.remove(&id) {
+                self.shared.ended(answer.started.is_some());
+                error.into_iter().for_each(|error| answer.send(Reply::Failed(error)));
+            }
+        }
+    }
+
+    fn advance(&mut self) -> Result<(), String> {
+        let Worker { model, answers, shared, .. } = self;
+        let advanced = block_on(model.engine.advance(&mut |id, event| on_event(answers, shared, id, event)));
+        shared.metrics.cached.set(model.engine.cached_tokens() as i64);
+        advanced.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn fail_all(&mut self, error: &ApiError) {
+        for (_, answer) in self.answers.drain() {
+            self.shared.ended(answer.started.is_some());
+            answer.send(Reply::Failed(error.clone()));
+        }
+    }
+
+    /// Opens the model again; submissions are refused until it is open. Returns whether anybody still submits.
+    fn recover(&mut self, submissions: &Receiver<Message>, open: &Open) -> bool {
+        loop {
+            match open() {
+                Ok(opened) => {
+                    self.model = opened.model;
+                    self.shared.metrics.recoveries.inc();
+                    self.shared.ready.store(true, Ordering::Release);
+                    return true;
+                }
+                Err(error) => tracing::error!(error = %error, "the model cannot be opened again; trying once more"),
+            }
+            let until = Instant::now() + RETRY;
+            loop {
+                match submissions.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(None) => return false,
+                    Ok(Some(submission)) => {
+                        self.shared.ended(false);
+                        let _ = submission.replies.send((submission.choice, Reply::Failed(lost())));
+                    }
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return false,
+                }
+            }
+        }
+    }
+
+    fn show_memory(&self) {
+        let bytes: u64 = self.model.engine.gpus().iter().map(|gpu| gpu.allocated_bytes()).sum();
+        self.shared.metrics.device_bytes.set(bytes as i64);
+    }
+}
+
+fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId, event: Event) -> ControlFlow<()> {
+    // An answer that was cancelled is gone already.
+    let Some(answer) = answers.get_mut(&id) else { return ControlFlow::Break(()) };
+    match event {
+        Event::Started { .. } => {
+            answer.started = Some(Instant::now());
+            shared.started();
+        }
+        Event::Prompt(scores) => answer.send(Reply::Prompt(scores)),
+        Event::Token { id, score } => {
+            let now = Instant::now();
+            let since = answer.last.unwrap_or(answer.arrived);
+            shared.metrics.waited(answer.last.is_none(), now - since);
+            shared.metrics.new_tokens.inc();
+            answer.last = Some(now);
+            let text = match answer.text.push(id) {
+                Ok(text) => text,
+                Err(error) => {
+                    tracing::error!(error = %error, "a token cannot be decoded");
+                    String::new()
+                }
+            };
+            answer.send(Reply::Token { id, score, text });
+            if answer.text.stopped() {
+                return ControlFlow::Break(());
+            }
+        }
+        Event::Ended(mut usage) => {
+            let text = answer.text.end();
+            if answer.text.stopped() {
+                usage.finish = FinishReason::Stop;
+            }
+            shared.metrics.prompt_tokens.inc_by(usage.prompt_tokens as u64);
+            shared.metrics.cached_prompt_tokens.inc_by(usage.cached_tokens as u64);
+            shared.ended(true);
+            answer.send(Reply::Ended { text, usage });
+            answers.remove(&id);
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+fn lost() -> ApiError {
+    ApiError::unavailable("device_lost", "the device failed and the model is being opened again; try again later")
+}
+
+fn ending() -> ApiError {
+    ApiError::unavailable("shutting_down", "the server ended before the answer")
+}
+
+fn too_late(started: bool, limits: &Limits) -> ApiError {
+    if started {
+        let message =
+            format!("the answer took longer than {} s; ask for fewer tokens", limits.answer_time.as_secs_f64());
+        return ApiError::new(axum::http::StatusCode::GATEWAY_TIMEOUT, "answer_timeout", message);
+    }
+    let message = format!("no slot became free within {} s; try again later", limits.queue_time.as_secs_f64());
+    ApiError::unavailable("queue_timeout", message)
+}
+
+/// The bytes of one token for lists of log-probabilities, and its text if they are UTF-8 alone.
+pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> (Vec<u8>, Option<String>) {
+    // Added tokens stand for themselves.
+    let bytes = tokenizer.token_bytes(id).or_else(|| tokenizer.token(id).map(String::into_bytes)).unwrap_or_default();
+    let text = String::from_utf8(bytes.clone()).ok();
+    (bytes, text)
+}
