@@ -44,6 +44,14 @@ pub enum GenerateError {
         "the prompt is empty: expected at least one token; give a text, or a tokenizer that adds a beginning-of-sequence token"
     )]
     EmptyPrompt,
+    /// The biases ban every token.
+    #[error(
+        "all {vocabulary} tokens of the vocabulary are banned (a logit bias of minus infinity), so there is nothing to generate: leave at least one token out of the bans"
+    )]
+    AllBanned {
+        /// The vocabulary's size.
+        vocabulary: usize,
+    },
     /// An adapter of that name is attached already.
     #[error("an adapter named `{0}` is already attached; detach it first, or give the new one another name")]
     AdapterName(String),

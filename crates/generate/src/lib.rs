@@ -7,6 +7,6 @@ mod model;
 pub mod text;
 
 pub use bayan_tensor::ops::SampleSettings;
-pub use engine::{Control, Engine, EngineOptions, FinishReason, Request, Usage};
+pub use engine::{Control, Engine, EngineOptions, FinishReason, LARGEST_BIAS, Request, Usage};
 pub use error::GenerateError;
 pub use model::{Answer, Generation, Model, ModelOptions, TextPipeline};

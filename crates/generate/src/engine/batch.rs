@@ -18,7 +18,7 @@ use bayan_gpu::PendingRead;
 use bayan_tensor::ops::SampleSettings;
 use bayan_tensor::{Dtype, Values};
 
-use super::step::{Step, StepKind};
+use super::step::{Step, StepKind, refuse_all_banned};
 use super::{Engine, FinishReason, Usage};
 use crate::GenerateError;
 
@@ -101,6 +101,7 @@ impl Engine {
     ) -> Result<Vec<Usage>, GenerateError> {
         for request in requests {
             self.check(request.prompt)?;
+            refuse_all_banned(request.bias, self.decoder.sizes().vocab_size)?;
             if request.prompt.is_empty() {
                 return Err(GenerateError::EmptyPrompt);
             }
