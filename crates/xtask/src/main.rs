@@ -1,4 +1,4 @@
-//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`.
+//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`, `real`.
 //!
 //! It is a program of the workspace, so that a machine with only Rust can run every task. Rejected: shell scripts and a
 //! task runner, because each would be one more program to install first. It has few dependencies, so that it is built
@@ -12,6 +12,7 @@ mod chat;
 mod packages;
 mod peers;
 mod process;
+mod real;
 mod serve;
 mod test;
 mod tools;
@@ -47,6 +48,8 @@ enum Task {
     Web(web::WebArguments),
     /// Run other programs and Bayan in turn on the same checkpoint and device, and print the ratios.
     Peers(peers::PeersArguments),
+    /// Compare with llama.cpp on real GGUF files: token ids, greedy text, perplexity, chat rendering.
+    Real(real::RealArguments),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Test { quick } => test::run(quick),
         Task::Web(arguments) => web::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Peers(arguments) => peers::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Real(arguments) => real::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     report(result)
 }

@@ -351,7 +351,7 @@ async fn no_weights(source: &dyn Source, wanted: &str, stem: &str) -> WeightsErr
 }
 
 /// The error for weights in an unsupported container, by file name.
-fn unsupported_file(file: &str) -> WeightsError {
+pub(crate) fn unsupported_file(file: &str) -> WeightsError {
     let remedy = "such files can run code when loaded; convert it with transformers: model.save_pretrained(directory, safe_serialization=True)";
     WeightsError::Unsupported { what: format!("{file} (a PyTorch pickle)"), remedy: remedy.to_owned() }
 }

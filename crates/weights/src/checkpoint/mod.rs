@@ -23,6 +23,8 @@ mod files;
 
 pub(crate) use files::check_contents;
 pub(crate) use files::read_exact;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use files::unsupported_file;
 use files::{Builder, Container, parse_json, read_header, read_shards, read_text, read_torch_shards};
 
 use crate::dtype::Dtype;

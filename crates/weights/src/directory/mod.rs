@@ -3,6 +3,7 @@
 mod quantize;
 mod writer;
 
+use crate::checkpoint::unsupported_file;
 use crate::contents::{Expected, FIRST_BYTES, is_gguf, refuse_other};
 use crate::error::WeightsError;
 use crate::source::{LocalFuture, Source, bad_name, is_plain_file_name};
@@ -41,6 +42,9 @@ impl DirectorySource {
                 let main = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 Ok(Self { path: parent.to_owned(), main, open: RefCell::default() })
+            }
+            Ok(_) if [".bin", ".pt", ".pth"].iter().any(|suffix| shown.ends_with(suffix)) => {
+                Err(unsupported_file(&shown))
             }
             Ok(_) => Err(WeightsError::Unsupported {
                 what: format!("{shown}, a single file"),

@@ -358,7 +358,10 @@ fn a_file_that_does_not_say_how_to_cut_is_noted() {
         let checkpoint = opened(&embedding(file)).expect("opens");
         assert_eq!(pre(&checkpoint), gpt2);
         let notes = checkpoint.notes();
-        assert!(matches!(&notes[..], [note] if note.contains("tokenizer.ggml.pre") && note.contains("GPT-2")), "{notes:?}");
+        assert!(
+            matches!(&notes[..], [note] if note.contains("tokenizer.ggml.pre") && note.contains("GPT-2")),
+            "{notes:?}"
+        );
     }
     let named = opened(&embedding(tiny().bpe().text("tokenizer.ggml.pre", "llama-bpe"))).expect("opens");
     assert_eq!((named.notes().len(), pre(&named)), (0, pretokenizers::by_name("llama-bpe").expect("known").json()));
