@@ -1,5 +1,5 @@
-//! The names of `tokenizer.ggml.pre`: each cuts texts as the `tokenizers` library does with the rules that the published
-//! `tokenizer.json` states, which are in `tests/fixtures/gguf/pre_tokenizers.json`.
+//! The names of `tokenizer.ggml.pre`: each cuts texts as the `tokenizers` library does with the rules that the
+//! published `tokenizer.json` states, which are in `tests/fixtures/gguf/pre_tokenizers.json`.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;

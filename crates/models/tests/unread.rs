@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bayan_gpu::block_on;
-use bayan_models::{ModelError, Opening};
+use bayan_models::{LoadOptions, ModelError};
 use bayan_weights::gguf::export::export;
 use bayan_weights::safetensors::encode_header;
 use bayan_weights::{Checkpoint, DirectorySource, Dtype, MemorySource, Source};
@@ -38,8 +38,8 @@ fn with_tensor(name: &str, tensor: &str, shape: &[usize], values: &[f32]) -> Mem
 }
 
 fn load(checkpoint: &Checkpoint) -> Result<(), ModelError> {
-    let opening = Opening { context: 16 };
-    block_on(bayan_models::open(checkpoint, None, &opening, None, &mut |_, _| {})).map(drop)
+    let options = LoadOptions { context: 16 };
+    block_on(bayan_models::open(checkpoint, None, &options, None, &mut |_, _| {})).map(drop)
 }
 
 fn refusal(source: MemorySource) -> String {

@@ -55,8 +55,8 @@ fn recognize(first: &[u8], size: u64) -> Option<(String, &'static str, Option<Ex
     if begins("<!doctype html") || begins("<html") || begins("<head") || begins("<?xml") {
         return found(
             "a web page (HTML)",
-            "the download gave a page in place of the file, often one that asks for a login: download it again from its \
-             own address (…/resolve/main/…), with an access token if the model is gated",
+            "the download gave a page in place of the file, often one that asks for a login: download it again from \
+             its own address (…/resolve/main/…), with an access token if the model is gated",
             None,
         );
     }

@@ -1,5 +1,5 @@
-//! JSON as checkpoints have it: with a byte order mark (Windows editors), and with `NaN` and `Infinity` (Python's `json`
-//! writes them, although JSON has no such numbers).
+//! JSON as checkpoints have it: with a byte order mark (Windows editors), and with `NaN` and `Infinity` (Python's
+//! `json` writes them, although JSON has no such numbers).
 //!
 //! `Infinity` becomes the largest finite number, which means the same wherever a configuration has it: no limit. `NaN`
 //! becomes null, which reads as a field that is missing. Rejected: a parser for JSON5, because it would accept comments

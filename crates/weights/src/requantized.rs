@@ -34,13 +34,13 @@ impl Requantized {
         match self.added_error {
             Some(error) => format!(
                 "{count} matrices are stored as {stored}, and are quantized again to {wanted}: this adds an error of \
-                 {:.2} % (root of squared error over squared weights, measured on some rows) to what {stored} had lost; \
-                 quantize from the original checkpoint to lose less",
+                 {:.2} % (root of squared error over squared weights, measured on some rows) to what {stored} had \
+                 lost; quantize from the original checkpoint to lose less",
                 100.0 * error
             ),
             None => format!(
-                "{count} matrices are stored as {stored} and stay so, not {wanted}: quantizing them again would add both \
-                 errors; quantize from the original checkpoint instead"
+                "{count} matrices are stored as {stored} and stay so, not {wanted}: quantizing them again would add \
+                 both errors; quantize from the original checkpoint instead"
             ),
         }
     }

@@ -57,12 +57,12 @@ pub(crate) async fn refuse_unread(checkpoint: &Checkpoint, described: &Descripti
 fn remedy(unread: &[&str], layers: usize) -> String {
     let any = |parts: &[&str]| unread.iter().any(|name| parts.iter().any(|part| name.contains(part)));
     if any(&[".lora_", "lora_A", "lora_B"]) {
-        "these are pairs of a LoRA adapter: merge it into its base with PEFT (merge_and_unload), or give the adapter with \
-         --adapter"
+        "these are pairs of a LoRA adapter: merge it into its base with PEFT (merge_and_unload), or give the adapter \
+         with --adapter"
             .to_owned()
     } else if any(&["quant_state", ".absmax", ".quant_map", ".SCB", "weight_scale", "weight_zero_point"]) {
-        "the weights were quantized by another program (bitsandbytes, fp8): take the original checkpoint, and quantize it \
-         with --quantize"
+        "the weights were quantized by another program (bitsandbytes, fp8): take the original checkpoint, and \
+         quantize it with --quantize"
             .to_owned()
     } else if unread.iter().any(|name| layer_of(name).is_some_and(|layer| layer >= layers)) {
         format!("config.json has {layers} layers: take the config.json of this checkpoint")

@@ -1,9 +1,9 @@
-//! How a byte-level BPE cuts a text into words before it merges bytes: one table of the names that GGUF files have under
-//! `tokenizer.ggml.pre`, with the rules that the published `tokenizer.json` of these models states.
+//! How a byte-level BPE cuts a text into words before it merges bytes: one table of the names that GGUF files have
+//! under `tokenizer.ggml.pre`, with the rules that the published `tokenizer.json` of these models states.
 //!
 //! GGUF has only the name. Where llama.cpp's own expression differs from the published one (it has none for
-//! `\p{M}`, so that Arabic marks are cut off their letters in `tekken` and `gpt-4o`), the published one is here, because
-//! the model was trained with it. An unknown name is refused: a similar expression gives ids that are almost right.
+//! `\p{M}`, so that Arabic marks are cut off their letters in `tekken` and `gpt-4o`), the published one is here,
+//! because the model was trained with it. An unknown name is refused: a similar expression gives ids that are almost right.
 //! Absent are names of embedding models (`roberta-bpe`, `jina-v1-en`, `jina-v2-code`, `whitespace`,
 //! `granite-embed-multi-97m`, `granite-embed-multi-311m`), of vocabularies that are not byte-level (`gemma4`,
 //! `sarvam-moe`), and those whose rules are code or depend on special tokens (`afmoe`, `chameleon`, `superbpe`).
@@ -43,7 +43,10 @@ pub(super) struct PreTokenizer {
 
 use Step::{DigitRuns, Digits, Gpt2, Punctuation, Split};
 
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*",
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = concat!(

