@@ -1,5 +1,5 @@
-//! The tokenizer of a GGUF file as it is written to another one: every key is copied, so that nothing is lost on the way
-//! through Hugging Face's files.
+//! The tokenizer of a GGUF file as it is written to another one: every key is copied, so that nothing is lost on the
+//! way through Hugging Face's files.
 
 use super::arch::Arch;
 use super::header::{Value, read_header};

@@ -3,7 +3,8 @@
 //!
 //! GGUF has only the name. Where llama.cpp's own expression differs from the published one (it has none for
 //! `\p{M}`, so that Arabic marks are cut off their letters in `tekken` and `gpt-4o`), the published one is here,
-//! because the model was trained with it. An unknown name is refused: a similar expression gives ids that are almost right.
+//! because the model was trained with it. An unknown name is refused: a similar expression gives ids that are almost
+//! right.
 //! Absent are names of embedding models (`roberta-bpe`, `jina-v1-en`, `jina-v2-code`, `whitespace`,
 //! `granite-embed-multi-97m`, `granite-embed-multi-311m`), of vocabularies that are not byte-level (`gemma4`,
 //! `sarvam-moe`), and those whose rules are code or depend on special tokens (`afmoe`, `chameleon`, `superbpe`).
