@@ -1,7 +1,7 @@
 //! Checkpoints with tensors that the model does not read are refused, by name and with a remedy; those that change
 //! nothing are left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use bayan_gpu::block_on;
 use bayan_models::{LoadOptions, ModelError};
 use bayan_weights::gguf::export::export;
 use bayan_weights::safetensors::encode_header;
-use bayan_weights::{Checkpoint, DirectorySource, Dtype, MemorySource, Source};
+use bayan_weights::{Checkpoint, DirectorySource, Dtype, MemorySource, Source, TensorEntry};
 use serde_json::{Value, json};
 
 fn fixture(name: &str) -> PathBuf {
@@ -24,17 +24,21 @@ fn open(source: Rc<dyn Source>) -> Checkpoint {
 fn with_tensor(name: &str, tensor: &str, shape: &[usize], values: &[f32]) -> MemorySource {
     let directory = fixture(name);
     let known = open(Rc::new(DirectorySource::new(&directory).expect("a directory")));
-    let mut map: BTreeMap<String, Value> =
-        known.names().map(|name| (name.to_owned(), json!("a.safetensors"))).collect();
-    map.insert(tensor.to_owned(), json!("b.safetensors"));
+    let place = |entry: &TensorEntry| (entry.name.clone(), json!(entry.file.as_ref()));
+    let mut map: BTreeMap<String, Value> = known.tensors().iter().map(place).collect();
+    map.insert(tensor.to_owned(), json!("added.safetensors"));
     let mut shard = encode_header(&[(tensor, Dtype::F32, shape, 4 * values.len() as u64)], &BTreeMap::new());
     shard.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     let read = |file: &str| std::fs::read(directory.join(file)).expect("a file");
-    MemorySource::new()
-        .with("config.json", read("config.json"))
-        .with("a.safetensors", read("model.safetensors"))
-        .with("b.safetensors", shard)
-        .with("model.safetensors.index.json", json!({"weight_map": map}).to_string().into_bytes())
+    let mut source = MemorySource::new().with("config.json", read("config.json")).with("added.safetensors", shard);
+    let files: BTreeSet<&str> = known.tensors().iter().map(|entry| entry.file.as_ref()).collect();
+    for file in files {
+        // An index is read only where there is no single file.
+        let name = if file == "model.safetensors" { "whole.safetensors" } else { file };
+        source.insert(name, read(file));
+    }
+    map.values_mut().filter(|file| **file == "model.safetensors").for_each(|file| *file = json!("whole.safetensors"));
+    source.with("model.safetensors.index.json", json!({"weight_map": map}).to_string().into_bytes())
 }
 
 fn load(checkpoint: &Checkpoint) -> Result<(), ModelError> {
