@@ -49,6 +49,14 @@ pub enum GenerateError {
         "answers that do not depend on other requests need a model without recurrent layers, and this one has some; leave `--batch-invariant` out"
     )]
     Recurrent,
+    /// The biases ban every token.
+    #[error(
+        "all {vocabulary} tokens of the vocabulary are banned (a logit bias of minus infinity), so there is nothing to generate: leave at least one token out of the bans"
+    )]
+    AllBanned {
+        /// The vocabulary's size.
+        vocabulary: usize,
+    },
     /// An adapter of that name is attached already.
     #[error("an adapter named `{0}` is already attached; detach it first, or give the new one another name")]
     AdapterName(String),

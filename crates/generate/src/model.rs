@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bayan_gpu::Gpu;
 use bayan_models::OnProgress;
 use bayan_tensor::ops::SampleSettings;
-use bayan_weights::{Checkpoint, Source};
+use bayan_weights::{Checkpoint, Source, json};
 use serde_json::Value;
 
 use crate::GenerateError;
@@ -95,10 +95,11 @@ impl TextPipeline {
             generation_config: generation.as_deref(),
             config: config.as_deref(),
         })?;
-        let parse =
-            |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
-        let jinja =
-            read(source, "chat_template.jinja").await?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let parse = |file: &str, bytes: &Option<Vec<u8>>| -> Result<Option<Value>, GenerateError> {
+            Ok(bytes.as_deref().map(|bytes| json::parse(file, bytes)).transpose()?)
+        };
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(json::without_mark(&bytes)).into_owned();
+        let jinja = read(source, "chat_template.jinja").await?.map(text);
         let template = match chat_template {
             Some(name) if BUILTIN_TEMPLATES.contains(&name) => Some(ChatTemplate::builtin(name, Some(&tokenizer))?),
             Some(text) if text.contains('{') => Some(ChatTemplate::new(text, Some(&tokenizer))?),
@@ -111,7 +112,7 @@ impl TextPipeline {
             }
             None => match ChatTemplate::from_checkpoint(
                 jinja.as_deref(),
-                parse(&tokenizer_config).as_ref(),
+                parse("tokenizer_config.json", &tokenizer_config)?.as_ref(),
                 None,
                 false,
                 Some(&tokenizer),
@@ -122,8 +123,9 @@ impl TextPipeline {
                 }
             },
         };
-        let generation = parse(&generation);
-        let stop = stop_ids(parse(&config).as_ref(), generation.as_ref(), &tokenizer, template.as_ref());
+        let generation = parse("generation_config.json", &generation)?;
+        let stop =
+            stop_ids(parse("config.json", &config)?.as_ref(), generation.as_ref(), &tokenizer, template.as_ref());
         let defaults = generation.as_ref().map(GenerationDefaults::from_json).unwrap_or_default();
         Ok(TextPipeline { tokenizer, template, stop, defaults })
     }

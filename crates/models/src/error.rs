@@ -56,6 +56,18 @@ pub enum ModelError {
         /// What the tensor is.
         got: String,
     },
+    /// The checkpoint has tensors that the model would not read.
+    #[error(
+        "a {model_type} model does not read these tensors of the checkpoint, and would answer otherwise than the model that has them: {names}; {remedy}"
+    )]
+    Unread {
+        /// The tensors, by Hugging Face's names.
+        names: String,
+        /// The checkpoint's `model_type`.
+        model_type: String,
+        /// What to do.
+        remedy: String,
+    },
     /// An error in the checkpoint's files.
     #[error(transparent)]
     Weights(#[from] WeightsError),

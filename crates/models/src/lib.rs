@@ -59,7 +59,8 @@ pub fn cache_specs(checkpoint: &Checkpoint) -> Result<Vec<LayerCacheSpec>, Model
 /// Opens a checkpoint on a device, or on the host for the interpreter when `gpu` is `None`.
 ///
 /// # Errors
-/// An invalid configuration, a tensor that does not match it, or a device that cannot hold the model.
+/// An invalid configuration, a tensor that does not match it or that the model does not read, or a device that cannot
+/// hold the model.
 pub async fn open(
     checkpoint: &Checkpoint,
     gpu: Option<&Gpu>,
@@ -84,6 +85,7 @@ pub async fn open_on(
 ) -> Result<Box<dyn Decoder>, ModelError> {
     let config = Fields(checkpoint.config());
     let load = architecture(&config)?;
+    load::refuse_unread(checkpoint, &describe(checkpoint.config())?).await?;
     let mut loader = Loader::new(checkpoint, *placement, policy, on_progress)?;
     let decoder = load(&config, options, &mut loader).await?;
     for gpu in placement.gpus {
@@ -104,6 +106,7 @@ pub async fn open_to_train(
 ) -> Result<(Box<dyn Decoder>, Parameters), ModelError> {
     let config = Fields(checkpoint.config());
     let load = architecture(&config)?;
+    load::refuse_unread(checkpoint, &describe(checkpoint.config())?).await?;
     let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
     let mut loader = Loader::new(checkpoint, Placement { gpus: &gpus, ..Default::default() }, None, on_progress)?;
     loader.train(Parameters::reserve(gpu, checkpoint)?);

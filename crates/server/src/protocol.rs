@@ -4,16 +4,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{FinishReason, Job, SampleSettings, TokenScore, Usage};
+use bayan_generate::{FinishReason, Job, LARGEST_BIAS, SampleSettings, TokenScore, Usage};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::limits::Limits;
 use crate::worker::{About, token_text};
-
-/// Replaces an infinite bias, or one of ±100, which stand for "always" and "never".
-const LARGEST_BIAS: f32 = 1e6;
 
 /// Most stop texts of a request, and the longest one in bytes.
 const MOST_STOPS: usize = 16;
@@ -121,6 +118,7 @@ fn bias(fields: &mut Fields, vocabulary: usize) -> Result<Option<Vec<(u32, f32)>
     let entry = |(id, value): (&String, &Value)| {
         let id = id.parse().ok().filter(|&id: &u32| (id as usize) < vocabulary)?;
         let value = value.as_f64().filter(|value| (-100.0..=100.0).contains(value))? as f32;
+        // ±100 stand for "always" and "never".
         Some((id, if value.abs() == 100.0 { value.signum() * LARGEST_BIAS } else { value }))
     };
     map.iter().map(entry).collect::<Option<_>>().map(Some).ok_or_else(|| {

@@ -12,7 +12,7 @@ use bayan_tensor::suite;
 /// Formats that are counted on request only.
 const SAME_LOOPS: [&str; 5] = ["f16", "q6_k", "q5_k", "iq4_nl", "q4_0"];
 
-fn counted(name: &str) -> bool {
+fn is_counted(name: &str) -> bool {
     let weights = name.starts_with("linear") || name.starts_with("layer") || name.starts_with("embed");
     let skipped = weights && name.split_whitespace().any(|word| SAME_LOOPS.contains(&word.trim_end_matches(',')));
     common::asked_for(name) && (!skipped || std::env::var_os("BAYAN_CASES").is_some())
@@ -23,7 +23,7 @@ fn count(disable: &str) {
     let mut over = Vec::new();
     let mut counted = 0;
     let cases = suite::cases().into_iter().chain(suite::training::cases());
-    for (index, case) in cases.enumerate().filter(|(_, case)| counted(&case.name)) {
+    for (index, case) in cases.enumerate().filter(|(_, case)| is_counted(&case.name)) {
         let turns = block_on(suite::count_turns(&gpu, &case, index as u64)).expect(&case.name);
         counted += turns.iter().filter(|turns| turns.taken > 0).count();
         let wrong = turns.iter().filter(|turns| turns.taken > turns.stated);

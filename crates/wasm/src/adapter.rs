@@ -39,7 +39,8 @@ pub(crate) async fn load(source: ByteSource, options: &str) -> Result<JsValue, E
     }
     let name = options.name.unwrap_or_else(|| format!("adapter {}", ATTACHED.with_borrow(Vec::len) + 1));
     let source = JsSource::new(source);
-    let adapter = Adapter::open(source.clone()).await.map_err(|e| source.explain(e))?;
+    let head_dim = session::with_model(|model| Ok(model.engine.sizes().head_dim))?;
+    let adapter = Adapter::open_for(source.clone(), head_dim).await.map_err(|e| source.explain(e))?;
     if session::is_aborted() {
         return Err(EngineError::aborted());
     }

@@ -58,6 +58,16 @@ pub enum WeightsError {
         /// What to do instead.
         remedy: String,
     },
+    /// A file is something else than its name says.
+    #[error("{file} is {found}: {remedy}")]
+    Contents {
+        /// The file.
+        file: String,
+        /// What it is.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
     /// No tensor of that name.
     #[error("no tensor named {name:?} in {place}; {}", near_text(.near))]
     MissingTensor {

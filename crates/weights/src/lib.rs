@@ -13,16 +13,19 @@
 
 mod bf16;
 pub mod checkpoint;
+mod contents;
 pub mod dtype;
 pub mod error;
 mod foreign;
 pub mod formats;
 pub mod gguf;
 mod importance;
+pub mod json;
 mod multimodal;
 mod packed;
 pub mod policy;
 mod read;
+mod requantized;
 pub mod safetensors;
 pub mod source;
 mod torch;
@@ -40,6 +43,7 @@ pub use formats::{
 };
 pub use importance::{Coverage, Importance};
 pub use policy::Policy;
+pub use requantized::Requantized;
 pub use source::{LocalFuture, MemorySource, Source};
 
 #[cfg(not(target_arch = "wasm32"))]

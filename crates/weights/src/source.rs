@@ -29,6 +29,11 @@ pub trait Source {
         Vec::new()
     }
 
+    /// Facts about the files that the user should know of: a guess that could be wrong, a loss.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The file that the user named, if the source was opened for a file.
     fn main_file(&self) -> Option<String> {
         None

@@ -1,4 +1,4 @@
-//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`, `clients`.
+//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`, `clients`, `real`.
 //!
 //! It is a program of the workspace, so that a machine with only Rust can run every task. Rejected: shell scripts and a
 //! task runner, because each would be one more program to install first. It has few dependencies, so that it is built
@@ -13,6 +13,7 @@ mod clients;
 mod packages;
 mod peers;
 mod process;
+mod real;
 mod serve;
 mod test;
 mod tools;
@@ -50,6 +51,8 @@ enum Task {
     Peers(peers::PeersArguments),
     /// Ask `bayan serve` with the official OpenAI client for Python.
     Clients(clients::ClientsArguments),
+    /// Compare with llama.cpp on real GGUF files: token ids, greedy text, perplexity, chat rendering.
+    Real(real::RealArguments),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Web(arguments) => web::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Peers(arguments) => peers::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Clients(arguments) => clients::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Real(arguments) => real::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     report(result)
 }

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
+use bayan_generate::text::sentencepiece_to_json;
 use bayan_gpu::block_on;
 use bayan_models::Adapter;
 use bayan_weights::gguf::arch::Arch;
 use bayan_weights::gguf::blocks::BlockType;
 use bayan_weights::gguf::export::{export, interleave};
+use bayan_weights::gguf::tokenizer_entries;
 use bayan_weights::gguf::vocabulary;
 use bayan_weights::gguf::writer::{Declared, Entry, GgufWriter};
 use bayan_weights::{Checkpoint, DirectorySource};
@@ -49,29 +51,48 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
 }
 
 fn write_model(args: &ExportArgs, checkpoint: &Checkpoint) -> Result<()> {
-    let read = |file: &str| -> Result<Option<Value>> {
-        let text = block_on(checkpoint.text(file))?;
-        text.map(|text| serde_json::from_str(&text).with_context(|| format!("{file}: expected JSON"))).transpose()
+    let chosen = open::chat_template(args.checkpoint.chat_template.as_deref())?;
+    let files = open::source(args.checkpoint.model.as_deref())?;
+    let metadata = match block_on(tokenizer_entries(files.as_ref()))? {
+        Some(mut entries) => {
+            if let Some(template) = chosen {
+                entries.retain(|(key, _)| key != "tokenizer.chat_template");
+                entries.push(("tokenizer.chat_template".to_string(), Entry::Text(template)));
+            }
+            entries
+        }
+        None => tokenizer_metadata(checkpoint, chosen)?,
     };
-    let Some(tokenizer) = read("tokenizer.json")? else {
-        bail!(
-            "{} has no tokenizer.json: make one with transformers' save_pretrained, then export again",
-            checkpoint.source().describe()
-        );
-    };
-    let config = read("tokenizer_config.json")?.unwrap_or(Value::Null);
-    let shipped = block_on(checkpoint.text("chat_template.jinja"))?
-        .or_else(|| config.get("chat_template")?.as_str().map(str::to_string));
-    let template = open::chat_template(args.checkpoint.chat_template.as_deref())?.or(shipped);
-    let metadata = vocabulary::metadata(&tokenizer, &config, checkpoint.config(), template.as_deref())?;
     let mut progress = Progress::new("exporting", false);
     Ok(block_on(export(checkpoint, &args.gguf, metadata, &mut |done, total| progress.set(done, total)))?)
+}
+
+/// The tokenizer's keys from Hugging Face's files: a `tokenizer.json`, or a SentencePiece `tokenizer.model`.
+fn tokenizer_metadata(checkpoint: &Checkpoint, template: Option<String>) -> Result<Vec<(String, Entry)>> {
+    let read = |file: &str| -> Result<Option<Value>> {
+        let text = block_on(checkpoint.text(file))?;
+        Ok(text.map(|text| bayan_weights::json::parse(file, text.as_bytes())).transpose()?)
+    };
+    let config = read("tokenizer_config.json")?.unwrap_or(Value::Null);
+    let place = checkpoint.source().describe();
+    let tokenizer = match (read("tokenizer.json")?, block_on(checkpoint.bytes("tokenizer.model"))?) {
+        (Some(tokenizer), _) => tokenizer,
+        (None, Some(model)) => serde_json::from_slice(&sentencepiece_to_json(&model, &config)?)?,
+        (None, None) => bail!(
+            "{place} has neither tokenizer.json nor tokenizer.model: copy one from where the weights came from, then \
+             export again"
+        ),
+    };
+    let shipped = block_on(checkpoint.text("chat_template.jinja"))?
+        .or_else(|| config.get("chat_template")?.as_str().map(str::to_string));
+    Ok(vocabulary::metadata(&tokenizer, &config, checkpoint.config(), template.or(shipped).as_deref())?)
 }
 
 /// Writes PEFT's LoRA pairs with llama.cpp's names. GGUF has one alpha for all pairs, so other scales are multiplied
 /// into B.
 fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<()> {
-    let adapter = block_on(Adapter::open(Rc::new(DirectorySource::new(path)?)))?;
+    let adapter =
+        block_on(Adapter::open_for(Rc::new(DirectorySource::new(path)?), bayan_models::sizes(checkpoint)?.head_dim))?;
     let config = checkpoint.config();
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("none");
     let arch = Arch::by_model_type(model_type)

@@ -85,8 +85,12 @@ pub fn run(args: &MergeArgs) -> Result<ExitCode> {
         );
     }
     let checkpoint = open::checkpoint(Some(&args.base))?;
-    let adapters =
-        args.adapter.iter().map(|argument| Ok((read(&argument.path)?, argument.scale))).collect::<Result<Vec<_>>>()?;
+    let head_dim = bayan_models::sizes(&checkpoint)?.head_dim;
+    let adapters = args
+        .adapter
+        .iter()
+        .map(|argument| Ok((read(&argument.path, head_dim)?, argument.scale)))
+        .collect::<Result<Vec<_>>>()?;
     let format = format(args.format.as_deref(), &checkpoint)?;
     let options = WriteOptions { overwrite: args.overwrite, ..WriteOptions::default() };
     interrupt::remove_partial(&args.output);
@@ -104,9 +108,9 @@ pub fn run(args: &MergeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(directory: &Path) -> Result<Adapter> {
+fn read(directory: &Path, head_dim: usize) -> Result<Adapter> {
     let source = DirectorySource::new(directory).with_context(|| format!("--adapter {}", directory.display()))?;
-    block_on(Adapter::open(Rc::new(source))).with_context(|| format!("--adapter {}", directory.display()))
+    block_on(Adapter::open_for(Rc::new(source), head_dim)).with_context(|| format!("--adapter {}", directory.display()))
 }
 
 fn format(name: Option<&str>, checkpoint: &Checkpoint) -> Result<MergeFormat> {

@@ -80,6 +80,7 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
         .as_deref()
         .map(|file| crate::support::open::apply_importance(&checkpoint, file, &mut policy))
         .transpose()?;
+    crate::support::open::note_requantized(&checkpoint, &policy)?;
     let options = WriteOptions { overwrite: args.overwrite, ..WriteOptions::default() };
     crate::support::interrupt::remove_partial(&args.output);
     let mut progress = Progress::new("quantizing", false);

@@ -43,7 +43,7 @@ pub struct TemplateArgs {
 pub fn run(args: &TemplateArgs) -> Result<ExitCode> {
     let pipeline = text::pipeline(&args.checkpoint)?;
     let json = input(args.messages.as_deref(), args.file.as_deref(), "messages")?;
-    let value: Value = serde_json::from_str(&json)
+    let value: Value = bayan_weights::json::parse("the messages", json.as_bytes())
         .context("the messages are not JSON: expected [{\"role\": \"user\", \"content\": \"…\"}]")?;
     let (messages, tools) = parts(value)?;
     let kwargs: Map<String, Value> = match &args.chat_template_kwargs {

@@ -48,7 +48,9 @@ pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
 /// # Errors
 /// As [`source`], or the files are damaged.
 pub fn checkpoint(model: Option<&Path>) -> Result<Checkpoint> {
-    Ok(block_on(Checkpoint::open(source(model)?))?)
+    let checkpoint = block_on(Checkpoint::open(source(model)?))?;
+    checkpoint.notes().iter().for_each(|note| output::note(note));
+    Ok(checkpoint)
 }
 
 /// The value of `--chat-template`: a built-in name is returned, a file is read.
@@ -113,7 +115,7 @@ pub fn model_with(args: &ModelArgs, least_context: Option<usize>, engine: Engine
 pub fn attach(engine: &mut Engine, argument: &AdapterArg) -> Result<()> {
     let name = argument.path.display().to_string();
     let opened = DirectorySource::new(&argument.path).map_err(anyhow::Error::from);
-    let adapter = opened.and_then(|source| Ok(block_on(Adapter::open(Rc::new(source)))?));
+    let adapter = opened.and_then(|source| Ok(block_on(Adapter::open_for(Rc::new(source), engine.sizes().head_dim))?));
     let attached = adapter.and_then(|adapter| Ok(engine.attach(&name, &adapter, argument.scale)?));
     attached.with_context(|| format!("--adapter {name}"))
 }
@@ -123,7 +125,17 @@ fn policy(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Option<Policy>> {
     if let Some(file) = &args.imatrix {
         apply_importance(checkpoint, file, &mut policy)?;
     }
+    note_requantized(checkpoint, &policy)?;
     Ok(Some(policy))
+}
+
+/// Says which matrices the policy quantizes a second time, and what that loses.
+///
+/// # Errors
+/// The rows that are measured cannot be read.
+pub fn note_requantized(checkpoint: &Checkpoint, policy: &Policy) -> Result<()> {
+    block_on(checkpoint.requantized(policy))?.iter().for_each(|group| output::note(&group.note()));
+    Ok(())
 }
 
 /// Applies the importance in a file of `bayan imatrix`, or of llama.cpp, to a policy, and reports the matrices that it

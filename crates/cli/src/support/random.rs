@@ -123,9 +123,8 @@ fn read_config(path: &str) -> Result<Value> {
     if about.len() > MAX_CONFIG_BYTES {
         bail!("{}: expected at most {MAX_CONFIG_BYTES} bytes of configuration, got {}", file.display(), about.len());
     }
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let mut config: Value =
-        serde_json::from_str(&text).with_context(|| format!("{}: expected JSON", file.display()))?;
+    let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut config: Value = bayan_weights::json::parse(&file.display().to_string(), &text)?;
     // Generated weights are not quantized.
     if let Some(fields) = config.as_object_mut() {
         fields.remove("quantization_config");

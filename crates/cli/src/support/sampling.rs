@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use bayan_generate::text::GenerationDefaults;
-use bayan_generate::{Generation, SampleSettings};
+use bayan_generate::{Generation, LARGEST_BIAS, SampleSettings};
 use clap::Args;
 
 /// llama.cpp's defaults.
@@ -10,9 +10,6 @@ const TEMPERATURE: f32 = 0.8;
 const TOP_K: u32 = 40;
 const TOP_P: f32 = 0.95;
 const MIN_P: f32 = 0.05;
-
-/// Replaces an infinite bias: larger than any logit, and safe in shaders, which may assume finite numbers.
-const LARGEST_BIAS: f32 = 1e6;
 
 /// A number, or nothing for the -1 that leaves the choice free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use bayan_gpu::block_on;
 
 use crate::support::open;
 use crate::support::options::CheckpointArgs;
+use crate::support::output;
 
 /// Said once where a conversation has system text and the template no role for it.
 pub const SYSTEM_IN_USER: &str =
@@ -21,6 +22,7 @@ pub const SYSTEM_IN_USER: &str =
 /// A file is missing or damaged.
 pub fn pipeline(args: &CheckpointArgs) -> Result<TextPipeline> {
     let source = block_on(bayan_weights::gguf::files_of(open::source(args.model.as_deref())?))?;
+    source.notes().iter().for_each(|note| output::note(note));
     let chat_template = open::chat_template(args.chat_template.as_deref())?;
     block_on(TextPipeline::open(source.as_ref(), chat_template.as_deref()))
         .with_context(|| format!("the tokenizer of {} cannot be read", source.describe()))

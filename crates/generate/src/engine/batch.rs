@@ -85,7 +85,7 @@ impl Engine {
         requests: &[Request<'_>],
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<Vec<Usage>, GenerateError> {
-        requests.iter().try_for_each(|request| self.check_prompt(request.prompt))?;
+        requests.iter().try_for_each(|request| self.check_job(request.prompt, request.bias))?;
         self.remove_all();
         self.control.start();
         let mut first = None;

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bayan_gpu::{Capabilities, Gpu, KernelTime};
-use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoadOptions, OnProgress};
+use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoadOptions, OnProgress, Sizes};
 use bayan_tensor::ops::SampleSettings;
 use bayan_tensor::{Cost, Matrix, Measured, Tuning, Values, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
@@ -30,6 +30,7 @@ use devices::Devices;
 use schedule::Jobs;
 pub use score::TokenScore;
 pub use sizes::StepSizes;
+pub use step::LARGEST_BIAS;
 use step::{Sampling, Step, StepKind, StepSpec};
 
 /// Options of an engine.
@@ -407,6 +408,11 @@ impl Engine {
         let step = self.step(kind)?;
         self.devices.fill_copies().await?;
         Ok(step)
+    }
+
+    /// The sizes of the model.
+    pub fn sizes(&self) -> &Sizes {
+        self.decoder.sizes()
     }
 
     fn check(&self, ids: &[u32]) -> Result<(), GenerateError> {

@@ -18,7 +18,7 @@ use bayan_tensor::{Dtype, Values};
 
 use super::batch::{Event, Job, JobId, OnEvent};
 use super::score::TokenScore;
-use super::step::{Step, StepKind};
+use super::step::{Step, StepKind, refuse_all_banned};
 use super::{Engine, FinishReason, LOGITS_CHUNK, Usage};
 use crate::GenerateError;
 
@@ -117,13 +117,19 @@ impl Engine {
         Ok(())
     }
 
+    /// As [`Engine::check_prompt`], and that the biases leave a token.
+    pub(super) fn check_job(&self, prompt: &[u32], bias: &[(u32, f32)]) -> Result<(), GenerateError> {
+        self.check_prompt(prompt)?;
+        refuse_all_banned(bias, self.decoder.sizes().vocab_size)
+    }
+
     /// Adds a job at the end of the queue. Jobs may be added, and removed, between any two calls of
     /// [`Engine::advance`]. Numbers of jobs count up by one.
     ///
     /// # Errors
-    /// As [`Engine::check_prompt`].
+    /// As [`Engine::check_prompt`], or the biases ban every token.
     pub fn add(&mut self, job: Job) -> Result<JobId, GenerateError> {
-        self.check_prompt(&job.prompt)?;
+        self.check_job(&job.prompt, &job.bias)?;
         self.jobs.last_id += 1;
         self.jobs.waiting.push_back((self.jobs.last_id, job));
         Ok(self.jobs.last_id)

@@ -8,6 +8,7 @@ use bayan_tensor::ops::{Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleS
 use bayan_tensor::{Cost, Dtype, Graph, Matrix, Plan, Stage, State, Tensor, Transfer, Tuning, Values, partition};
 
 use super::devices::Devices;
+use crate::GenerateError;
 
 /// The purpose of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,6 +42,22 @@ impl StepKind {
     }
 }
 
+/// Replaces an infinite bias: larger than any logit, and safe in shaders, which may assume finite numbers.
+pub const LARGEST_BIAS: f32 = 1e6;
+
+/// Fails if the biases leave no token of the vocabulary: each is banned by minus infinity.
+pub(super) fn refuse_all_banned(bias: &[(u32, f32)], vocabulary: usize) -> Result<(), GenerateError> {
+    if bias.len() < vocabulary {
+        return Ok(());
+    }
+    // The last bias of a token counts.
+    let mut banned = vec![false; vocabulary];
+    bias.iter()
+        .filter(|(id, _)| (*id as usize) < vocabulary)
+        .for_each(|&(id, value)| banned[id as usize] = value <= -LARGEST_BIAS);
+    if banned.iter().all(|banned| *banned) { Err(GenerateError::AllBanned { vocabulary }) } else { Ok(()) }
+}
+
 /// The sampler's states, one row for each sequence that is decoded.
 #[derive(Debug)]
 pub(super) struct Sampling {
@@ -69,7 +86,8 @@ impl Sampling {
         let mut counts = vec![0u32; self.vocabulary];
         seen.iter().for_each(|&id| counts[id as usize] += 1);
         let mut biases = vec![0f32; self.vocabulary];
-        bias.iter().filter(|b| (b.0 as usize) < self.vocabulary).for_each(|&(id, value)| biases[id as usize] = value);
+        let known = bias.iter().filter(|(id, _)| (*id as usize) < self.vocabulary);
+        known.for_each(|&(id, value)| biases[id as usize] = value.clamp(-LARGEST_BIAS, LARGEST_BIAS));
         self.states.counts.write(Some(gpu), row * self.vocabulary, bytemuck::cast_slice(&counts));
         self.states.bias.write(Some(gpu), row * self.vocabulary, bytemuck::cast_slice(&biases));
     }
@@ -323,4 +341,20 @@ fn plan_stages(
         })
     };
     stages.into_iter().map(plan).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vocabulary_without_any_token_is_refused() {
+        let bans = |count: u32| (0..count).map(|id| (id, f32::NEG_INFINITY)).collect::<Vec<_>>();
+        let error = refuse_all_banned(&bans(5), 5).expect_err("nothing is left").to_string();
+        assert!(error.contains("all 5 tokens"), "{error}");
+        assert!(refuse_all_banned(&bans(4), 5).is_ok(), "token 4 is left");
+        assert!(refuse_all_banned(&[bans(5), vec![(2, 0.0)]].concat(), 5).is_ok(), "the last bias counts");
+        assert!(refuse_all_banned(&[bans(4), vec![(9, f32::NEG_INFINITY)]].concat(), 5).is_ok(), "9 is no token");
+        assert!(refuse_all_banned(&[(0, -LARGEST_BIAS)], 1).is_err());
+    }
 }

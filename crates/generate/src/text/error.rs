@@ -19,6 +19,9 @@ pub enum TextError {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// A file is no JSON, or something else than its name says.
+    #[error(transparent)]
+    Weights(#[from] bayan_weights::WeightsError),
     /// The tokenizer refused a text or an id sequence.
     #[error(
         "the tokenizer could not {action}: {problem}. Check that tokenizer.json is complete and belongs to this checkpoint"

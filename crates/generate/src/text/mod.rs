@@ -22,6 +22,7 @@ mod tests;
 
 pub use config::{GenerationDefaults, stop_ids};
 pub use error::{Result, TextError};
+pub use sentencepiece::to_tokenizer_json as sentencepiece_to_json;
 pub use stop::{StopMatcher, StopStep};
 pub use stream::TokenStream;
 pub use template::{

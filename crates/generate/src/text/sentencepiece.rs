@@ -46,7 +46,7 @@ struct Model {
 ///
 /// # Errors
 /// The bytes are not such a protobuf, or the model is not BPE, or normalizes text in a way that has no equivalent here.
-pub(crate) fn to_tokenizer_json(bytes: &[u8], tokenizer_config: &Value) -> Result<Vec<u8>> {
+pub fn to_tokenizer_json(bytes: &[u8], tokenizer_config: &Value) -> Result<Vec<u8>> {
     let model = read(bytes)?;
     check(&model)?;
     let mut ids: HashMap<&str, usize> = HashMap::with_capacity(model.pieces.len());

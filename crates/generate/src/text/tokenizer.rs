@@ -306,8 +306,8 @@ fn mentions(part: &Value, kind: &str) -> bool {
 
 fn read_json(bytes: &[u8]) -> Result<Inner> {
     let remedy = "Download the file again, or re-export it with a current transformers";
-    let risky: RiskyParts = serde_json::from_slice(bytes)
-        .map_err(|e| TextError::file(TOKENIZER_JSON, format!("expected JSON of a tokenizer, got: {e}"), remedy))?;
+    let bytes = bayan_weights::json::without_mark(bytes);
+    let risky: RiskyParts = bayan_weights::json::parse(TOKENIZER_JSON, bytes)?;
     if mentions(&risky.normalizer, "Precompiled") {
         let problem = "its normalizer is a compiled table of SentencePiece (Precompiled), which no model of a supported architecture has";
         return Err(TextError::file(TOKENIZER_JSON, problem, "Use the checkpoint with its tokenizer.model alone"));
@@ -319,6 +319,5 @@ fn read_json(bytes: &[u8]) -> Result<Inner> {
 
 fn json(file: &'static str, bytes: Option<&[u8]>) -> Result<Value> {
     let Some(bytes) = bytes else { return Ok(Value::Null) };
-    let remedy = "Download the file again, or remove it if it is optional";
-    serde_json::from_slice(bytes).map_err(|e| TextError::file(file, format!("expected JSON, got: {e}"), remedy))
+    Ok(bayan_weights::json::parse(file, bytes)?)
 }

@@ -1,5 +1,5 @@
-//! PEFT LoRA adapters: reads adapter_config.json and adapter_model.safetensors into named pairs of matrices, and writes
-//! them.
+//! LoRA adapters: reads PEFT's adapter_config.json and adapter_model.safetensors, or a GGUF file, into named pairs of
+//! matrices, and writes PEFT's files.
 //!
 //! The reader refuses whatever it does not support, and the writer's files equal PEFT's byte for byte. Rejected: a
 //! tolerant reader, because an adapter with DoRA vectors or other ranks would load, run and give wrong answers. Bytes
@@ -16,8 +16,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use bayan_weights::gguf::adapter::{AdapterFile, AdapterPair, read_adapter};
 use bayan_weights::safetensors::encode_header;
-use bayan_weights::{Checkpoint, Dtype, Source, Stored};
+use bayan_weights::{Checkpoint, Dtype, Source, Stored, gguf};
 
 pub use config::{AdapterConfig, PEFT_VERSION, Rules};
 pub use error::AdapterError;
@@ -85,6 +86,39 @@ impl Adapter {
             }
             modules.insert(module.clone(), read_pair(&checkpoint, &rules, &module).await?);
         }
+        Ok(Self { config, modules })
+    }
+
+    /// Reads an adapter for a base model whose heads have this size: a GGUF file, or as [`Adapter::open`].
+    ///
+    /// # Errors
+    /// As [`Adapter::open`], and those of a GGUF file.
+    pub async fn open_for(source: Rc<dyn Source>, head_dim: usize) -> Result<Self, AdapterError> {
+        let has_config = source.size(ADAPTER_CONFIG).await?.is_some() && source.main_file().is_none();
+        match if has_config { None } else { gguf::find(source.as_ref()).await? } {
+            Some(file) => Self::from_gguf(read_adapter(source.as_ref(), &file, head_dim).await?),
+            None => Self::open(source).await,
+        }
+    }
+
+    fn from_gguf(file: AdapterFile) -> Result<Self, AdapterError> {
+        // llama.cpp takes an alpha of 0 for a scale of 1.
+        let alpha_of = |rank: usize| if file.alpha == 0.0 { rank as f64 } else { f64::from(file.alpha) };
+        let first = file.pairs.values().next().map_or(1, |pair| pair.rank);
+        let names = file.pairs.keys().cloned().collect();
+        let mut config = AdapterConfig::new(first, alpha_of(first), TargetModules::Names(names));
+        let mut modules = BTreeMap::new();
+        for (name, pair) in file.pairs {
+            let AdapterPair { rank, in_features, out_features, a, b } = pair;
+            if rank != first {
+                let pattern = name.replace('.', "\\.");
+                config.rank_pattern.push((pattern.clone(), rank));
+                config.alpha_pattern.push((pattern, alpha_of(rank)));
+            }
+            let scale = (alpha_of(rank) / rank as f64) as f32;
+            modules.insert(name, AdapterModule { rank, in_features, out_features, scale, a, b });
+        }
+        config.rules()?;
         Ok(Self { config, modules })
     }
 

@@ -6,6 +6,7 @@ mod parameters;
 mod placement;
 mod reader;
 mod recorder;
+mod unread;
 
 pub use loader::Loader;
 pub(crate) use parameters::untrainable;
@@ -13,3 +14,4 @@ pub use parameters::{Parameter, Parameters, arena_sizes};
 pub use placement::{Placement, split_layers};
 pub use reader::OnProgress;
 pub use recorder::{DescribedTensor, Description, FirstValues, describe};
+pub(crate) use unread::refuse_unread;

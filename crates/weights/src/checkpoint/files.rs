@@ -1,6 +1,7 @@
 //! The files of a checkpoint: which ones hold the weights, and their headers, read and checked.
 
 use super::{METADATA_KEY, METADATA_VERSION, Stored, TensorEntry};
+use crate::contents::{Expected, FIRST_BYTES, refuse_other};
 use crate::error::WeightsError;
 use crate::formats::format_by_name;
 use crate::safetensors::{ArrayInfo, Header, MAX_DIM, MAX_DIMS, header_length, parse_header};
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 const MAX_SHARDS: usize = 10_000;
+const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// The files that hold the weights: the first of these kinds that exists.
 pub(super) enum Container {
@@ -40,7 +42,7 @@ impl Container {
                 }
             }
         }
-        Err(no_weights(source, &single))
+        Err(no_weights(source, &single, stem).await)
     }
 }
 
@@ -168,7 +170,17 @@ fn quantized_names() -> String {
 }
 
 pub(super) fn parse_json<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Result<T, WeightsError> {
-    serde_json::from_str(text).map_err(|error| WeightsError::malformed(file, format!("not the expected JSON: {error}")))
+    crate::json::parse(file, text.as_bytes())
+}
+
+/// Reads the first bytes of a file of `size` bytes, and fails if it is clearly something else than expected.
+pub(crate) async fn check_contents(
+    source: &dyn Source,
+    file: &str,
+    size: u64,
+    expected: Expected,
+) -> Result<(), WeightsError> {
+    refuse_other(file, &read_exact(source, file, 0, size.min(FIRST_BYTES)).await?, size, expected)
 }
 
 /// Reads exactly `length` bytes, or fails.
@@ -201,9 +213,12 @@ pub(super) async fn read_text(source: &dyn Source, file: &str, limit: u64) -> Re
         return Err(WeightsError::malformed(file, format!("expected at most {limit} bytes of text, got {size}")));
     }
     let bytes = read_exact(source, file, 0, size).await?;
-    match String::from_utf8(bytes) {
+    match String::from_utf8(crate::json::without_mark(&bytes).to_vec()) {
         Ok(text) => Ok(Some(text)),
-        Err(error) => Err(WeightsError::malformed(file, format!("expected UTF-8 text: {error}"))),
+        Err(error) => {
+            refuse_other(file, &bytes, size, Expected::Json)?;
+            Err(WeightsError::malformed(file, format!("expected UTF-8 text: {error}")))
+        }
     }
 }
 
@@ -215,6 +230,7 @@ pub(super) async fn read_header(source: &dyn Source, file: &str) -> Result<Heade
             remedy: "the index names this shard; download it too".to_owned(),
         });
     };
+    check_contents(source, file, size, Expected::Safetensors).await?;
     let first = read_exact(source, file, 0, size.min(8)).await?;
     let length = header_length(file, &first, size)?;
     let json = read_exact(source, file, 8, length).await?;
@@ -299,7 +315,29 @@ pub(super) async fn read_torch_shards(
 }
 
 /// The error for a directory without safetensors, depending on what else it contains.
-fn no_weights(source: &dyn Source, wanted: &str) -> WeightsError {
+async fn no_weights(source: &dyn Source, wanted: &str, stem: &str) -> WeightsError {
+    let has = async |file: &str| matches!(source.size(file).await, Ok(Some(_)));
+    let place = source.describe();
+    if stem == "model" && has(ADAPTER_CONFIG).await {
+        let text = read_text(source, ADAPTER_CONFIG, 1 << 20).await.ok().flatten().unwrap_or_default();
+        let config: serde_json::Value = parse_json(ADAPTER_CONFIG, &text).unwrap_or_default();
+        let base = config.get("base_model_name_or_path").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let base = if base.is_empty() { String::new() } else { format!(" ({:.120})", base) };
+        return WeightsError::Contents {
+            found: "a LoRA adapter, not a model".to_owned(),
+            remedy: format!("give its base model{base} with --model, and this directory with --adapter"),
+            file: place,
+        };
+    }
+    if stem == "adapter_model" && (has("model.safetensors").await || has("model.safetensors.index.json").await) {
+        return WeightsError::Contents {
+            found: "a model, not an adapter".to_owned(),
+            remedy:
+                "give it with --model; an adapter's directory holds adapter_config.json and adapter_model.safetensors"
+                    .to_owned(),
+            file: place,
+        };
+    }
     let files = source.list();
     let first = |suffixes: &[&str]| files.iter().find(|file| suffixes.iter().any(|suffix| file.ends_with(suffix)));
     if let Some(file) = first(&[".bin", ".pt", ".pth"]) {
@@ -307,7 +345,7 @@ fn no_weights(source: &dyn Source, wanted: &str) -> WeightsError {
     }
     WeightsError::MissingFile {
         file: wanted.to_owned(),
-        place: source.describe(),
+        place,
         remedy: format!("expected a checkpoint with {wanted} or {wanted}.index.json beside its config"),
     }
 }

@@ -21,6 +21,7 @@
 
 mod files;
 
+pub(crate) use files::check_contents;
 pub(crate) use files::read_exact;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use files::unsupported_file;
@@ -118,17 +119,15 @@ impl TensorEntry {
 
     /// The format in which the tensor is loaded: dense tensors take the policy's format, by default f32 or f16.
     ///
-    /// A quantized tensor keeps its format. The policy applies to tensors quantized by another program only where it
-    /// asks for a dense format, or for fewer bits than a native format of 8 or more bits.
+    /// A tensor in a format of ours keeps it, unless the policy asks for a dense one; one that another program
+    /// quantized is quantized again where the policy asks for another format ([`Checkpoint::requantized`] measures the
+    /// loss).
     pub fn loaded_format(&self, policy: Option<&Policy>) -> &'static dyn Format {
         let wanted = policy.map(|policy| policy.format_for(&self.name, &self.shape));
         match (self.stored, wanted) {
+            (Stored::Planes(_), Some(wanted)) if wanted.is_dense() => wanted,
             (Stored::Planes(format), _) => format,
-            (Stored::Foreign(foreign), Some(wanted)) => {
-                let native = foreign.native;
-                let smaller = native.bits_per_weight() >= 8.0 && wanted.bits_per_weight() < native.bits_per_weight();
-                if wanted.is_dense() || smaller { wanted } else { native }
-            }
+            (Stored::Foreign(_), Some(wanted)) => wanted,
             (Stored::Foreign(foreign), None) => foreign.native,
             (Stored::Dense(_), Some(wanted)) => wanted,
             (Stored::Dense(Dtype::F32), None) => &F32,
@@ -154,6 +153,7 @@ pub struct Checkpoint {
     config: serde_json::Value,
     tensors: Vec<TensorEntry>,
     by_name: HashMap<String, usize>,
+    is_gguf: bool,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -187,7 +187,8 @@ impl Checkpoint {
         let opened = crate::gguf::open(source, &file).await?;
         let mut builder = Builder::default();
         builder.insert_all(opened.tensors)?;
-        Ok(Self { source: opened.source, config: opened.config, tensors: builder.tensors, by_name: builder.by_name })
+        let Builder { tensors, by_name } = builder;
+        Ok(Self { source: opened.source, config: opened.config, tensors, by_name, is_gguf: true })
     }
 
     /// Opens a checkpoint with other file names: `open_as(source, "adapter_config.json", "adapter_model")` reads a PEFT
@@ -205,6 +206,9 @@ impl Checkpoint {
         if !config_value.is_object() {
             return Err(WeightsError::malformed(config, "expected a JSON object"));
         }
+        if stem == "model" {
+            crate::packed::check_method(&config_value)?;
+        }
         let mut builder = Builder::default();
         match kind {
             Container::Safetensors(file) => builder.add(&file, read_header(source.as_ref(), &file).await?)?,
@@ -219,12 +223,24 @@ impl Checkpoint {
             builder.by_name.clear();
             builder.insert_all(tensors)?;
         }
-        Ok(Self { source, config: config_value, tensors: builder.tensors, by_name: builder.by_name })
+        let Builder { tensors, by_name } = builder;
+        Ok(Self { source, config: config_value, tensors, by_name, is_gguf: false })
     }
 
     /// The parsed `config.json`: always an object.
     pub fn config(&self) -> &serde_json::Value {
         &self.config
+    }
+
+    /// Facts about the files that the user should know of: a guess that could be wrong, a loss.
+    pub fn notes(&self) -> Vec<String> {
+        self.source.notes()
+    }
+
+    /// llama.cpp's name of a tensor, if the checkpoint is a GGUF file and the tensor has one.
+    pub fn gguf_name(&self, name: &str) -> Option<String> {
+        let model_type = self.config.get("model_type")?.as_str()?;
+        crate::gguf::arch::Arch::by_model_type(model_type).filter(|_| self.is_gguf)?.to_gguf(name)
     }
 
     /// The source of the bytes.
@@ -237,6 +253,19 @@ impl Checkpoint {
     /// Errors: not UTF-8, or larger than 256 MiB.
     pub async fn text(&self, file: &str) -> Result<Option<String>, WeightsError> {
         read_text(self.source.as_ref(), file, MAX_TEXT_BYTES).await
+    }
+
+    /// A side file (`tokenizer.model`) as bytes; `None` when there is none.
+    ///
+    /// Errors: larger than 256 MiB.
+    pub async fn bytes(&self, file: &str) -> Result<Option<Vec<u8>>, WeightsError> {
+        match self.source.size(file).await? {
+            Some(size) if size > MAX_TEXT_BYTES => {
+                Err(WeightsError::malformed(file, format!("expected at most {MAX_TEXT_BYTES} bytes, got {size}")))
+            }
+            Some(size) => Ok(Some(read_exact(self.source.as_ref(), file, 0, size).await?)),
+            None => Ok(None),
+        }
     }
 
     /// The tensor called `name`.

@@ -4,6 +4,7 @@ mod quantize;
 mod writer;
 
 use crate::checkpoint::unsupported_file;
+use crate::contents::{Expected, FIRST_BYTES, is_gguf, refuse_other};
 use crate::error::WeightsError;
 use crate::source::{LocalFuture, Source, bad_name, is_plain_file_name};
 use std::cell::RefCell;
@@ -29,7 +30,7 @@ pub struct DirectorySource {
 const MAX_OPEN_FILES: usize = 64;
 
 impl DirectorySource {
-    /// Opens the directory at `path`, or the GGUF file there with its other parts.
+    /// Opens the directory at `path`, or the GGUF file there (of any name) with its other parts.
     ///
     /// Errors, each with a remedy: the path does not exist (it may be a hub name), or is a single file of another kind.
     pub fn new(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
@@ -37,7 +38,7 @@ impl DirectorySource {
         let shown = path.display().to_string();
         match std::fs::metadata(path) {
             Ok(data) if data.is_dir() => Ok(Self { path: path.to_owned(), main: None, open: RefCell::default() }),
-            Ok(_) if shown.ends_with(".gguf") => {
+            Ok(data) if is_gguf_file(path, &shown, data.len())? => {
                 let main = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 Ok(Self { path: parent.to_owned(), main, open: RefCell::default() })
@@ -47,7 +48,7 @@ impl DirectorySource {
             }
             Ok(_) => Err(WeightsError::Unsupported {
                 what: format!("{shown}, a single file"),
-                remedy: "give the directory that contains config.json and model.safetensors".to_owned(),
+                remedy: "give a GGUF file, or the directory that contains config.json and model.safetensors".to_owned(),
             }),
             Err(error) if error.kind() == ErrorKind::NotFound && looks_like_hub_name(path) => {
                 Err(WeightsError::Unsupported {
@@ -139,6 +140,19 @@ impl Source for DirectorySource {
         names.sort();
         names
     }
+}
+
+/// Whether the file at `path` is GGUF, by its first bytes or, if these say nothing, by its name.
+///
+/// Errors: it is something else, or cannot be read.
+fn is_gguf_file(path: &Path, shown: &str, size: u64) -> Result<bool, WeightsError> {
+    let mut first = Vec::new();
+    let read =
+        File::open(path).and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, FIRST_BYTES), &mut first));
+    read.map_err(|source| io_error("open", path, source))?;
+    let named = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    let expected = if named { Expected::Gguf } else { Expected::Model };
+    Ok(is_gguf(&first) || refuse_other(shown, &first, size, expected).map(|()| named)?)
 }
 
 /// Whether a path looks like `organisation/name`: relative, with the characters that hubs allow.

@@ -38,7 +38,7 @@ pub(super) fn config(file: &str, header: &Header, arch: &Arch, hints: &Hints<'_>
     reader.set("model_type", json!(arch.model_types[0]));
     reader.common()?;
     (arch.config)(&mut reader)?;
-    reader.rope();
+    reader.rope()?;
     reader.special_ids();
     Ok(Value::Object(reader.out))
 }
@@ -111,7 +111,7 @@ impl Reader<'_> {
         self.size("attention.key_length").unwrap_or_else(|| of("hidden_size") / of("num_attention_heads").max(1))
     }
 
-    fn rope(&mut self) {
+    fn rope(&mut self) -> Result<(), WeightsError> {
         self.copy("rope_theta", "rope.freq_base");
         if let Some(theta) = self.number("rope.freq_base") {
             self.set("rope_theta", json!(short(theta)));
@@ -123,7 +123,7 @@ impl Reader<'_> {
         }
         if let Some(factors) = &self.hints.rope_factors {
             self.set("rope_scaling", json!({"rope_type": "frequency_factors", "factors": factors}));
-            return;
+            return Ok(());
         }
         let original = self.size("rope.scaling.original_context_length");
         if let (Some((short, long)), Some(original)) = (&self.hints.long_rope, original) {
@@ -132,27 +132,60 @@ impl Reader<'_> {
                 "rope_scaling",
                 json!({"rope_type": "longrope", "type": "longrope", "short_factor": short, "long_factor": long}),
             );
-            return;
+            return Ok(());
         }
         let factor = self.number("rope.scaling.factor").or(self.number("rope.scale_linear")).unwrap_or(1.0);
-        let kind =
-            self.header.text(&self.key("rope.scaling.type")).unwrap_or(if factor == 1.0 { "none" } else { "linear" });
-        match kind {
-            "linear" if factor != 1.0 => {
-                self.set("rope_scaling", json!({"rope_type": "linear", "factor": short(factor)}))
-            }
+        let stated = self.header.text(&self.key("rope.scaling.type"));
+        match stated.unwrap_or(if factor == 1.0 { "none" } else { "linear" }) {
+            "none" => {}
+            "linear" if factor == 1.0 => {}
+            "linear" => self.set("rope_scaling", json!({"rope_type": "linear", "factor": short(factor)})),
             "yarn" => {
-                let mut scaling = json!({"rope_type": "yarn", "factor": short(factor)});
-                if let Some(original) = original {
-                    scaling["original_max_position_embeddings"] = json!(original);
-                }
-                if let Some(attention) = self.number("rope.scaling.attn_factor").filter(|factor| *factor != 1.0) {
-                    scaling["attention_factor"] = json!(short(attention) * (0.1 * factor.ln() + 1.0));
-                }
+                let scaling = self.yarn(factor, original)?;
                 self.set("rope_scaling", scaling);
             }
-            _ => {}
+            other => {
+                return Err(WeightsError::Unsupported {
+                    what: format!("{}: the rotary scaling {other:?} ({})", self.file, self.key("rope.scaling.type")),
+                    remedy: "none, linear and yarn are read, and longrope with its tensors of factors; take the \
+                             safetensors checkpoint of this model"
+                        .to_owned(),
+                });
+            }
         }
+        Ok(())
+    }
+
+    /// YaRN's fields; llama.cpp's names of them begin with `yarn_`.
+    fn yarn(&self, factor: f64, original: Option<u64>) -> Result<Value, WeightsError> {
+        let mut scaling = json!({"rope_type": "yarn", "factor": short(factor)});
+        if let Some(original) = original {
+            scaling["original_max_position_embeddings"] = json!(original);
+        }
+        for (to, from) in [("beta_fast", "rope.scaling.yarn_beta_fast"), ("beta_slow", "rope.scaling.yarn_beta_slow")] {
+            if let Some(beta) = self.number(from) {
+                scaling[to] = json!(short(beta));
+            }
+        }
+        // Both are factors on YaRN's own temperature of attention.
+        let attention: f64 = ["rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"]
+            .iter()
+            .filter_map(|key| self.number(key))
+            .map(short)
+            .product();
+        if attention != 1.0 {
+            scaling["attention_factor"] = json!(attention * (0.1 * factor.ln() + 1.0));
+        }
+        for (key, default) in [("rope.scaling.yarn_ext_factor", 1.0), ("rope.scaling.yarn_log_multiplier", 0.0)] {
+            // llama.cpp writes -1 for "not set".
+            if let Some(value) = self.number(key).filter(|value| *value != default && *value >= 0.0) {
+                return Err(WeightsError::Unsupported {
+                    what: format!("{}: {} = {value}", self.file, self.key(key)),
+                    remedy: format!("{default} is read; take the safetensors checkpoint of this model"),
+                });
+            }
+        }
+        Ok(scaling)
     }
 
     fn special_ids(&mut self) {

@@ -230,12 +230,30 @@ fn metadata(arch: &Arch, config: &Value) -> Result<(usize, Vec<(String, Entry)>)
     let kind =
         rope.and_then(|rope| rope.get("rope_type").or(rope.get("type"))).and_then(Value::as_str).unwrap_or("default");
     let of = |key: &str| rope.and_then(|rope| rope.get(key)).and_then(Value::as_f64);
-    if matches!(kind, "linear" | "yarn") {
-        add("rope.scaling.type", Entry::Text(kind.to_owned()));
-        add("rope.scaling.factor", Entry::Float(of("factor").unwrap_or(1.0) as f32));
-        of("original_max_position_embeddings")
-            .into_iter()
-            .for_each(|n| add("rope.scaling.original_context_length", Entry::Number(n as u32)));
+    match kind {
+        "default" | "llama3" | "frequency_factors" => {}
+        "linear" | "yarn" => {
+            add("rope.scaling.type", Entry::Text(kind.to_owned()));
+            let factor = of("factor").unwrap_or(1.0);
+            add("rope.scaling.factor", Entry::Float(factor as f32));
+            of("original_max_position_embeddings")
+                .into_iter()
+                .for_each(|n| add("rope.scaling.original_context_length", Entry::Number(n as u32)));
+            for (from, to) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+                of(from).into_iter().for_each(|n| add(&format!("rope.scaling.{to}"), Entry::Float(n as f32)));
+            }
+            // llama.cpp's is a factor on YaRN's own temperature of attention.
+            let own = 0.1 * factor.ln() + 1.0;
+            of("attention_factor")
+                .into_iter()
+                .for_each(|n| add("rope.scaling.attn_factor", Entry::Float((n / own) as f32)));
+        }
+        _ => {
+            return Err(WeightsError::Unsupported {
+                what: format!("writing the rotary scaling {kind:?} as GGUF"),
+                remedy: "linear, yarn and llama3 have a form there".to_owned(),
+            });
+        }
     }
     Ok((head_dim as usize, out))
 }

@@ -4,7 +4,8 @@
 //! is compared with the remaining bytes before anything is allocated; nested arrays, which no program writes, are
 //! refused.
 
-use crate::checkpoint::read_exact;
+use crate::checkpoint::{check_contents, read_exact};
+use crate::contents::Expected;
 use crate::error::WeightsError;
 use crate::gguf::blocks::BlockType;
 use crate::safetensors::{MAX_DIM, MAX_DIMS};
@@ -129,6 +130,7 @@ pub async fn read_header(source: &dyn Source, file: &str) -> Result<Header, Weig
         place: source.describe(),
         remedy: "it belongs to this model; copy it to where the first part is".to_owned(),
     })?;
+    check_contents(source, file, size, Expected::Gguf).await?;
     let mut cursor = Cursor { source, file, size, position: 0, window: Vec::new(), window_start: 0 };
     if cursor.take(4).await? != b"GGUF" {
         return Err(cursor.bad("expected it to begin with \"GGUF\""));

@@ -7,15 +7,19 @@
 //!
 //! [`blocks`] documents which format each block type is loaded as and what that changes.
 
+pub mod adapter;
 pub mod arch;
 pub mod block_type;
 pub mod blocks;
 mod config;
 #[cfg(not(target_arch = "wasm32"))]
+mod copied;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod export;
 pub mod header;
 pub mod names;
 mod parts;
+mod pretokenizers;
 mod tensors;
 mod tokenizer;
 #[cfg(not(target_arch = "wasm32"))]
@@ -26,7 +30,11 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use copied::tokenizer_entries;
+
 use crate::checkpoint::{TensorEntry, read_exact};
+use crate::contents::is_gguf;
 use crate::error::WeightsError;
 use crate::source::{LocalFuture, Source, is_plain_file_name};
 use arch::{ARCHS, Arch};
@@ -44,25 +52,39 @@ const MAX_PARTS: u64 = 1000;
 /// Errors: there are several, and the user named none.
 pub async fn find(source: &dyn Source) -> Result<Option<String>, WeightsError> {
     if let Some(file) = source.main_file() {
-        return Ok(file.ends_with(".gguf").then_some(file));
+        return Ok(Some(file));
     }
     for name in ["model.safetensors", "model.safetensors.index.json"] {
         if source.size(name).await?.is_some() {
             return Ok(None);
         }
     }
-    let wanted = |file: &String| {
-        file.ends_with(".gguf")
-            && !file.starts_with("mmproj")
-            && split_number(file).is_none_or(|(_, number, _)| number == 1)
-    };
-    let mut files: Vec<String> = source.list().into_iter().filter(wanted).collect();
+    let mut files = Vec::new();
+    for file in source.list() {
+        let first = split_number(&file).is_none_or(|(_, number, _)| number == 1);
+        if first && !file.starts_with("mmproj") && is_gguf_file(source, &file).await? {
+            files.push(file);
+        }
+    }
     match files.len() {
         0 | 1 => Ok(files.pop()),
         _ => Err(WeightsError::Unsupported {
             what: format!("{} with several GGUF files, none named,", source.describe()),
             remedy: format!("name one of them: {}", files.join(", ")),
         }),
+    }
+}
+
+/// Whether a file is GGUF: by its name, or by its first bytes if its name has the form of Ollama's (`sha256-…`) or no
+/// ending.
+async fn is_gguf_file(source: &dyn Source, file: &str) -> Result<bool, WeightsError> {
+    let ending = file.rsplit_once('.').map(|(_, ending)| ending);
+    match ending {
+        Some(ending) => Ok(ending.eq_ignore_ascii_case("gguf")),
+        None => match source.size(file).await? {
+            Some(size) if size > 32 => Ok(is_gguf(&read_exact(source, file, 0, 4).await?)),
+            _ => Ok(false),
+        },
     }
 }
 
@@ -90,6 +112,13 @@ pub(crate) async fn open(source: Rc<dyn Source>, file: &str) -> Result<Opened, W
         return Err(crate::source::bad_name(&source.describe(), file));
     }
     let (first, parts) = read_parts(source.as_ref(), file).await?;
+    if first.text("general.type") == Some("adapter") {
+        return Err(WeightsError::Contents {
+            file: file.to_owned(),
+            found: "a LoRA adapter, not a model".to_owned(),
+            remedy: "give its base model with --model, and this file with --adapter".to_owned(),
+        });
+    }
     let arch = architecture(file, &first)?;
     let all: Vec<(&Rc<str>, &TensorInfo)> =
         parts.iter().flat_map(|(file, infos)| infos.iter().map(move |info| (file, info))).collect();
@@ -105,10 +134,12 @@ pub(crate) async fn open(source: Rc<dyn Source>, file: &str) -> Result<Opened, W
             tensors.push(entry);
         }
     }
-    let mut files = tokenizer::files(file, &first, arch.model_types[0])?;
+    let mut notes = Vec::new();
+    let mut files = tokenizer::files(file, &first, arch, &mut notes)?;
     files.insert("config.json".to_owned(), config.to_string().into_bytes());
     let parts = parts.into_iter().map(|(file, _)| file).collect();
-    Ok(Opened { config, tensors, source: Rc::new(GgufSource { inner: source, main: file.to_owned(), parts, files }) })
+    let source = Rc::new(GgufSource { inner: source, main: file.to_owned(), parts, files, notes });
+    Ok(Opened { config, tensors, source })
 }
 
 /// The header of the file itself, and the tensors of every part.
@@ -231,6 +262,7 @@ struct GgufSource {
     main: String,
     parts: Vec<Rc<str>>,
     files: BTreeMap<String, Vec<u8>>,
+    notes: Vec<String>,
 }
 
 impl GgufSource {
@@ -256,7 +288,11 @@ impl GgufSource {
 impl Source for GgufSource {
     fn describe(&self) -> String {
         let place = self.inner.describe();
-        if place.ends_with(".gguf") { place } else { format!("{place}/{}", self.main) }
+        if self.inner.main_file().is_some() { place } else { format!("{place}/{}", self.main) }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn size<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<u64>, WeightsError>> {

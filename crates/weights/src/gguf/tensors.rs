@@ -122,7 +122,7 @@ impl Blocks {
 }
 
 /// The position of Hugging Face's row in a file with interleaved halves of heads.
-fn interleaved(row: usize, head: usize) -> usize {
+pub(super) fn interleaved(row: usize, head: usize) -> usize {
     let (start, within) = (row / head * head, row % head);
     let (half, index) = (within / (head / 2), within % (head / 2));
     start + 2 * index + half

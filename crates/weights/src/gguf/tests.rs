@@ -283,3 +283,151 @@ proptest! {
         }
     }
 }
+
+fn opened(file: &File) -> Result<Checkpoint, WeightsError> {
+    let file = MemorySource::new().with("m.gguf", file.bytes());
+    block_on(Checkpoint::open(Rc::new(file)))
+}
+
+impl File {
+    fn float(self, name: &str, value: f32) -> Self {
+        self.key(name, 6, &value.to_le_bytes())
+    }
+
+    fn texts(self, name: &str, values: &[&str]) -> Self {
+        let mut bytes = 8u32.to_le_bytes().to_vec();
+        bytes.extend((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|value| text(&mut bytes, value));
+        self.key(name, 9, &bytes)
+    }
+
+    /// A byte-level BPE of three tokens and one merge.
+    fn bpe(self) -> Self {
+        self.text("tokenizer.ggml.model", "gpt2")
+            .texts("tokenizer.ggml.tokens", &["a", "b", "ab"])
+            .texts("tokenizer.ggml.merges", &["a b"])
+    }
+}
+
+fn embedding(file: File) -> File {
+    file.tensor("token_embd.weight", &[4, 32], 0, 0, 512)
+}
+
+#[test]
+fn unknown_rotary_scaling_is_refused() {
+    for kind in ["longrope", "dynamic", "something"] {
+        let file = tiny().text("llama.rope.scaling.type", kind).float("llama.rope.scaling.factor", 4.0);
+        let error = opened(&embedding(file)).expect_err("not read").to_string();
+        assert!(error.contains(kind) && error.contains("llama.rope.scaling.type"), "{error}");
+    }
+    let none = opened(&embedding(tiny().text("llama.rope.scaling.type", "none"))).expect("no scaling");
+    assert_eq!(none.config().get("rope_scaling"), None);
+}
+
+#[test]
+fn yarn_is_read_with_all_its_keys() {
+    let yarn = || {
+        let file = tiny().text("llama.rope.scaling.type", "yarn").float("llama.rope.scaling.factor", 4.0);
+        file.number("llama.rope.scaling.original_context_length", 512)
+    };
+    let file = yarn()
+        .float("llama.rope.scaling.yarn_beta_fast", 24.0)
+        .float("llama.rope.scaling.yarn_beta_slow", 0.5)
+        .float("llama.rope.scaling.yarn_ext_factor", -1.0)
+        .float("llama.rope.scaling.yarn_attn_factor", 0.5);
+    let checkpoint = opened(&embedding(file)).expect("yarn");
+    let rope = &checkpoint.config()["rope_scaling"];
+    assert_eq!((&rope["beta_fast"], &rope["beta_slow"]), (&24.0.into(), &0.5.into()));
+    assert_eq!(rope["original_max_position_embeddings"], 512);
+    let attention = rope["attention_factor"].as_f64().expect("a number");
+    assert!((attention - 0.5 * (0.1 * 4f64.ln() + 1.0)).abs() < 1e-9, "{attention}");
+    for key in ["yarn_ext_factor", "yarn_log_multiplier"] {
+        let file = yarn().float(&format!("llama.rope.scaling.{key}"), 0.7);
+        assert!(opened(&embedding(file)).expect_err("another method").to_string().contains(key));
+    }
+}
+
+#[test]
+fn a_file_that_does_not_say_how_to_cut_is_noted() {
+    let pre = |checkpoint: &Checkpoint| -> serde_json::Value {
+        let text = block_on(checkpoint.text("tokenizer.json")).expect("reads").expect("made");
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["pre_tokenizer"].clone()
+    };
+    let gpt2 = pretokenizers::by_name("gpt-2").expect("known").json();
+    for file in [tiny().bpe(), tiny().bpe().text("tokenizer.ggml.pre", "default")] {
+        let checkpoint = opened(&embedding(file)).expect("opens");
+        assert_eq!(pre(&checkpoint), gpt2);
+        let notes = checkpoint.notes();
+        assert!(
+            matches!(&notes[..], [note] if note.contains("tokenizer.ggml.pre") && note.contains("GPT-2")),
+            "{notes:?}"
+        );
+    }
+    let named = opened(&embedding(tiny().bpe().text("tokenizer.ggml.pre", "llama-bpe"))).expect("opens");
+    assert_eq!((named.notes().len(), pre(&named)), (0, pretokenizers::by_name("llama-bpe").expect("known").json()));
+    // Qwen's files are cut as Qwen, which their architecture tells.
+    let qwen = File::default()
+        .text("general.architecture", "qwen2")
+        .number("qwen2.block_count", 1)
+        .number("qwen2.embedding_length", 32)
+        .number("qwen2.feed_forward_length", 32)
+        .number("qwen2.attention.head_count", 2);
+    let checkpoint = opened(&embedding(qwen.bpe())).expect("opens");
+    assert_eq!(pre(&checkpoint), pretokenizers::by_name("qwen2").expect("known").json());
+    assert!(checkpoint.notes()[0].contains("qwen2"), "{:?}", checkpoint.notes());
+    let error = opened(&embedding(tiny().bpe().text("tokenizer.ggml.pre", "new-bpe"))).expect_err("unknown");
+    assert!(error.to_string().contains("new-bpe"), "{error}");
+}
+
+#[test]
+fn known_vocabularies_tell_how_to_cut() {
+    let header = Header::default();
+    let mut tokens = vec![String::new(); 128_256];
+    tokens[128_000] = "<|begin_of_text|>".to_owned();
+    let (arch, mut notes) = (Arch::by_gguf("llama").expect("known"), Vec::new());
+    assert_eq!(pretokenizers::name_in("m.gguf", &header, arch, &tokens, &mut notes), "llama-bpe");
+    assert!(notes[0].contains("<|begin_of_text|>"), "{notes:?}");
+}
+
+#[test]
+fn the_magic_tells_gguf_whatever_its_name() {
+    let bytes = embedding(tiny()).bytes();
+    for name in ["sha256-6a0746a1ec1aef3e7ec53868f220ff6e389f6f8ef87a01d77c96807de94ca2aa", "UPPER.GGUF"] {
+        let source = MemorySource::new().with(name, bytes.clone()).with("params", &b"{}"[..]);
+        assert!(block_on(Checkpoint::open(Rc::new(source))).is_ok(), "{name}");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join(name), &bytes).expect("a file");
+        let source = crate::DirectorySource::new(folder.path().join(name)).expect("a GGUF file");
+        assert_eq!(block_on(Checkpoint::open(Rc::new(source))).expect("opens").tensors().len(), 1, "{name}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("noext.bin");
+    std::fs::write(&path, &bytes).expect("a file");
+    assert!(crate::DirectorySource::new(&path).is_ok(), "the first bytes count, not the ending");
+}
+
+#[test]
+fn adapters_and_models_are_told_apart() {
+    let adapter = tiny().text("general.type", "adapter").text("adapter.type", "lora");
+    let error = opened(&adapter).expect_err("no model").to_string();
+    assert!(error.contains("--adapter"), "{error}");
+    let read = |file: &File| {
+        let source = MemorySource::new().with("a.gguf", file.bytes());
+        block_on(adapter::read_adapter(&source, "a.gguf", 16)).map_err(|error| error.to_string())
+    };
+    assert!(read(&embedding(tiny())).expect_err("a model").contains("--model"));
+    let pair = || {
+        let file = tiny().text("general.type", "adapter").text("adapter.type", "lora");
+        file.tensor("blk.0.attn_q.weight.lora_a", &[2, 32], 0, 0, 256)
+    };
+    let whole = || pair().tensor("blk.0.attn_q.weight.lora_b", &[32, 2], 0, 256, 256);
+    assert!(read(&whole()).expect_err("no alpha").contains("adapter.lora.alpha"));
+    let alpha = |file: File| file.float("adapter.lora.alpha", 4.0);
+    let found = read(&alpha(whole())).expect("an adapter");
+    assert_eq!((found.alpha, found.pairs["model.layers.0.self_attn.q_proj"].rank), (4.0, 2));
+    assert!(read(&alpha(pair())).expect_err("half of a pair").contains("lora_b"));
+    let whole_weight = whole().tensor("output_norm.weight", &[32], 0, 512, 128);
+    assert!(read(&alpha(whole_weight)).expect_err("a whole weight").contains("output_norm.weight"));
+    let activated = whole().key("adapter.alora.invocation_tokens", 4, &1u32.to_le_bytes());
+    assert!(read(&alpha(activated)).expect_err("another kind").contains("alora"));
+}

@@ -1,26 +1,16 @@
 //! Converts GGUF's tokenizer metadata to the files of a Hugging Face checkpoint: a SentencePiece `tokenizer.model`, or
 //! the `tokenizer.json` of a byte-level BPE, and `tokenizer_config.json` with the chat template.
 //!
-//! The same code then reads these and published files, so that there is one definition of every id. GGUF identifies the
-//! regular expression of the pre-tokenizer only by a name; those of the supported models are listed, and an unknown one
-//! is refused, because a similar expression gives ids that are almost right.
+//! The same code then reads these and published files, so that there is one definition of every id.
+//! [`pretokenizers`] knows the rules by which texts are cut, of which GGUF has only the name.
 
+use super::arch::Arch;
 use super::config::end_ids;
 use super::header::Header;
+use super::pretokenizers::{self, PreTokenizer};
 use crate::error::WeightsError;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-
-pub(super) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// Splits runs of spaces into powers of two.
-const JAIS2: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
-    r"|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)",
-    r"|\s{1,2}(?!\S)|\s{1}"
-);
 
 /// Token types, numbered as in SentencePiece.
 const NORMAL: i64 = 1;
@@ -29,33 +19,13 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
 
-/// The pre-tokenizer of a byte-level BPE.
-struct Cutting {
-    regex: Option<&'static str>,
-    digits: bool,
-    nfc: bool,
-    ignore_merges: bool,
-    bos: bool,
-}
-
-fn cutting(name: &str) -> Option<Cutting> {
-    let plain = Cutting { regex: None, digits: false, nfc: false, ignore_merges: false, bos: false };
-    Some(match name {
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "lfm2" => {
-            Cutting { regex: Some(LLAMA3), ignore_merges: true, bos: true, ..plain }
-        }
-        "jais-2" => Cutting { regex: Some(JAIS2), ..plain },
-        "dbrx" | "smaug-bpe" => Cutting { regex: Some(LLAMA3), ..plain },
-        "qwen2" | "deepseek-r1-qwen" | "megrez" => Cutting { regex: Some(QWEN2), nfc: true, ..plain },
-        "command-r" => Cutting { digits: true, nfc: true, ..plain },
-        "refact" => Cutting { digits: true, ..plain },
-        "gpt-2" | "jais" | "phi-2" | "olmo" | "default" => plain,
-        _ => return None,
-    })
-}
-
 /// The tokenizer's files, by name.
-pub(super) fn files(file: &str, header: &Header, model_type: &str) -> Result<BTreeMap<String, Vec<u8>>, WeightsError> {
+pub(super) fn files(
+    file: &str,
+    header: &Header,
+    arch: &Arch,
+    notes: &mut Vec<String>,
+) -> Result<BTreeMap<String, Vec<u8>>, WeightsError> {
     let mut files = BTreeMap::new();
     let Some(tokens) = header.texts("tokenizer.ggml.tokens") else { return Ok(files) };
     let kinds = header.integers("tokenizer.ggml.token_type");
@@ -69,15 +39,15 @@ pub(super) fn files(file: &str, header: &Header, model_type: &str) -> Result<BTr
             header.flag("tokenizer.ggml.add_bos_token").unwrap_or(true)
         }
         Some("gpt2") => {
-            let name = header.text("tokenizer.ggml.pre").unwrap_or("default");
-            let cutting = cutting(name).ok_or_else(|| WeightsError::Unsupported {
+            let name = pretokenizers::name_in(file, header, arch, tokens, notes);
+            let rules = pretokenizers::by_name(name).ok_or_else(|| WeightsError::Unsupported {
                 what: format!("{file}: the pre-tokenizer {name:?}"),
                 remedy:
                     "take the safetensors checkpoint of this model, whose tokenizer.json describes the pre-tokenizer"
                         .to_owned(),
             })?;
-            let add_bos = header.flag("tokenizer.ggml.add_bos_token").unwrap_or(cutting.bos);
-            files.insert("tokenizer.json".to_owned(), byte_level(file, header, tokens, &kind, &cutting, add_bos)?);
+            let add_bos = header.flag("tokenizer.ggml.add_bos_token").unwrap_or(rules.bos);
+            files.insert("tokenizer.json".to_owned(), byte_level(file, header, tokens, &kind, rules, add_bos)?);
             add_bos
         }
         other => {
@@ -89,7 +59,7 @@ pub(super) fn files(file: &str, header: &Header, model_type: &str) -> Result<BTr
     };
     files.insert(
         "tokenizer_config.json".to_owned(),
-        tokenizer_config(header, tokens, model_type, add_bos).to_string().into_bytes(),
+        tokenizer_config(header, tokens, arch.model_types[0], add_bos).to_string().into_bytes(),
     );
     let ends = end_ids(header);
     files.insert("generation_config.json".to_owned(), json!({"eos_token_id": ends}).to_string().into_bytes());
@@ -187,7 +157,7 @@ fn byte_level(
     header: &Header,
     tokens: &[String],
     kind: &dyn Fn(usize) -> i64,
-    cutting: &Cutting,
+    rules: &PreTokenizer,
     add_bos: bool,
 ) -> Result<Vec<u8>, WeightsError> {
     let bad = |problem: String| WeightsError::malformed(file, problem);
@@ -220,26 +190,15 @@ fn byte_level(
         .integer("tokenizer.ggml.bos_token_id")
         .filter(|_| add_bos)
         .and_then(|id| Some((id, tokens.get(usize::try_from(id).ok()?)?)));
-    let level =
-        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-    let pre_tokenizer = match (cutting.regex, cutting.digits) {
-        (Some(regex), _) => {
-            json!({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false}, level(false)]})
-        }
-        (None, true) => {
-            json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, level(true)]})
-        }
-        (None, false) => level(true),
-    };
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-        "normalizer": if cutting.nfc { json!({"type": "NFC"}) } else { Value::Null },
-        "pre_tokenizer": pre_tokenizer,
+        "normalizer": if rules.nfc { json!({"type": "NFC"}) } else { Value::Null },
+        "pre_tokenizer": rules.json(),
         "post_processor": bos.map(|(id, text)| post_processor(id, text)),
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": cutting.ignore_merges, "vocab": vocab, "merges": pairs,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": rules.ignore_merges, "vocab": vocab, "merges": pairs,
         },
     });
     Ok(json.to_string().into_bytes())

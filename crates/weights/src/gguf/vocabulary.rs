@@ -1,6 +1,6 @@
 //! Converts a `tokenizer.json` to GGUF's metadata.
 
-use super::tokenizer::{LLAMA3, QWEN2};
+use super::pretokenizers::TABLE;
 use super::writer::Entry;
 use crate::error::WeightsError;
 use serde_json::Value;
@@ -116,20 +116,29 @@ fn merges(model: &Value) -> Result<Vec<[String; 2]>, WeightsError> {
     list.iter().map(|merge| pair(merge).ok_or_else(|| unsupported("a merge that is not a pair of tokens"))).collect()
 }
 
-/// llama.cpp's name of the pre-tokenizer.
+/// llama.cpp's name of the pre-tokenizer: the first one of the rules that the file states.
 fn nickname(tokenizer: &Value) -> Result<&'static str, WeightsError> {
-    let pre = tokenizer.get("pre_tokenizer").unwrap_or(&Value::Null);
-    let steps: Vec<&Value> = match pre.get("pretokenizers").and_then(Value::as_array) {
-        Some(steps) => steps.iter().collect(),
-        None => vec![pre],
-    };
-    let regex = steps.iter().find_map(|step| step.pointer("/pattern/Regex")).and_then(Value::as_str);
+    let stated = tokenizer.get("pre_tokenizer").unwrap_or(&Value::Null);
     let ignores = tokenizer.pointer("/model/ignore_merges").and_then(Value::as_bool).unwrap_or(false);
-    let kind = |step: &&Value| step.get("type").and_then(Value::as_str) == Some("ByteLevel");
-    match (regex, steps.as_slice()) {
-        (Some(regex), [_, level]) if kind(level) && regex == LLAMA3 => Ok(if ignores { "llama-bpe" } else { "dbrx" }),
-        (Some(regex), [_, level]) if kind(level) && regex == QWEN2 => Ok("qwen2"),
-        (None, [level]) if kind(level) && level.get("add_prefix_space") == Some(&Value::Bool(false)) => Ok("gpt-2"),
-        _ => Err(unsupported("a pre-tokenizer that GGUF has no name for")),
-    }
+    let nfc = tokenizer.pointer("/normalizer/type").and_then(Value::as_str) == Some("NFC");
+    let same = TABLE.iter().filter(|rules| same_rules(&rules.json(), stated));
+    // Names with the same expression differ in how they normalize and merge.
+    let closest = same.max_by_key(|rules| (rules.ignore_merges == ignores, rules.nfc == nfc));
+    closest.map(|rules| rules.names[0]).ok_or_else(|| unsupported("a pre-tokenizer that GGUF has no name for"))
+}
+
+/// Whether two pre-tokenizers cut alike: fields that only move offsets may differ.
+fn same_rules(ours: &Value, stated: &Value) -> bool {
+    let steps = |value: &Value| -> Vec<Value> {
+        let list = value.get("pretokenizers").and_then(Value::as_array).cloned();
+        list.unwrap_or_else(|| vec![value.clone()])
+    };
+    let without_offsets = |mut step: Value| {
+        if let Some(fields) = step.as_object_mut() {
+            fields.remove("trim_offsets");
+        }
+        step
+    };
+    let (ours, stated) = (steps(ours), steps(stated));
+    ours.into_iter().map(without_offsets).eq(stated.into_iter().map(without_offsets))
 }

@@ -67,7 +67,8 @@ fn unsupported(what: String, remedy: &str) -> WeightsError {
     WeightsError::Unsupported { what, remedy: remedy.to_owned() }
 }
 
-const ORIGINAL: &str = "take the original checkpoint in BF16, F16 or F32 and quantize it with --quantize";
+const ORIGINAL: &str = "take the original checkpoint in BF16, F16 or F32 and quantize it with --quantize; of a model \
+                        of your own, save the dequantized one with transformers (model.dequantize(), save_pretrained)";
 
 fn packing(config: &Value) -> Result<Option<(Packing, Option<usize>)>, WeightsError> {
     if let Some(mlx) = config.get("quantization").filter(|value| value.get("bits").is_some()) {
@@ -94,6 +95,9 @@ fn packing(config: &Value) -> Result<Option<(Packing, Option<usize>)>, WeightsEr
     if method == "bayan" {
         return Ok(None);
     }
+    if !matches!(method, "gptq" | "awq") {
+        return Err(unsupported(format!("quantization by {}", other_method(method, quantization)), ORIGINAL));
+    }
     let bits = quantization.get("bits").and_then(Value::as_u64);
     let group = match quantization.get("group_size").and_then(Value::as_i64) {
         Some(-1) => None,
@@ -118,7 +122,7 @@ fn packing(config: &Value) -> Result<Option<(Packing, Option<usize>)>, WeightsEr
                 "the packing \"gemm\" is read",
             ));
         }
-        _ => return Err(unsupported(format!("quantization by {method:?}"), ORIGINAL)),
+        _ => return Err(unsupported(format!("quantization by {method}"), ORIGINAL)),
     };
     match bits {
         Some(4) => Ok(Some((packing, group))),
@@ -127,6 +131,26 @@ fn packing(config: &Value) -> Result<Option<(Packing, Option<usize>)>, WeightsEr
             "4 bits are read; take another quantization of this model",
         )),
     }
+}
+
+/// A method that is not read, in words.
+fn other_method(method: &str, quantization: &Value) -> String {
+    let flag = |key: &str| quantization.get(key).and_then(Value::as_bool) == Some(true);
+    let words = match method {
+        "bitsandbytes" if flag("load_in_8bit") || flag("_load_in_8bit") => "bitsandbytes (8 bits, LLM.int8)",
+        "bitsandbytes" => "bitsandbytes (4 bits, NF4 or FP4)",
+        "fp8" | "fbgemm_fp8" | "finegrained_fp8" => "fp8 (numbers of 8 bits with scales beside them)",
+        "compressed-tensors" => "compressed-tensors (llm-compressor)",
+        "mxfp4" => "MXFP4",
+        "none" => "an unnamed method (quant_method is missing)",
+        _ => return format!("{method:.60?}"),
+    };
+    words.to_owned()
+}
+
+/// Fails for a quantization that is not read, before any file of weights is opened: their element types may be unknown.
+pub(crate) fn check_method(config: &Value) -> Result<(), WeightsError> {
+    packing(config).map(drop)
 }
 
 /// What all readers have in common.

@@ -6,7 +6,8 @@
 mod pickle;
 mod zip;
 
-use crate::checkpoint::{Stored, TensorEntry, read_exact};
+use crate::checkpoint::{Stored, TensorEntry, check_contents, read_exact};
+use crate::contents::Expected;
 use crate::error::WeightsError;
 use crate::safetensors::{MAX_DIM, MAX_DIMS};
 use crate::source::Source;
@@ -23,6 +24,7 @@ pub(crate) async fn read(source: &dyn Source, file: &str) -> Result<Vec<TensorEn
         place: source.describe(),
         remedy: "the index names this shard; download it too".to_owned(),
     })?;
+    check_contents(source, file, size, Expected::Torch).await?;
     let first = read_exact(source, file, 0, size.min(2)).await?;
     if first == [0x80, 0x02] {
         return Err(WeightsError::Unsupported {

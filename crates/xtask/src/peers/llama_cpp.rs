@@ -68,6 +68,17 @@ pub fn installed_version(directory: &Path, name: &str) -> Option<String> {
 }
 
 impl LlamaCpp {
+    /// Runs another script of this program, which answers a request in a file with a last line of JSON.
+    pub fn answer(&self, script: &str, request: &Value) -> Result<Value> {
+        let (program, file) = (self.directory.join("answer.mjs"), self.directory.join("request.json"));
+        for (path, text) in [(&program, script), (&file, &request.to_string())] {
+            fs::write(path, text).with_context(|| format!("{} could not be written", path.display()))?;
+        }
+        let mut node = Command::new(&self.node);
+        node.current_dir(&self.directory).arg(&program).arg(&file);
+        super::last_json(&process::capture(&mut node)?).context("llama.cpp printed no result")
+    }
+
     /// Measures tokens per second; also returns the devices used.
     pub fn measure(&self, checkpoint: &Checkpoint, workload: &Workload, backend: Backend) -> Result<(Speed, String)> {
         let mut node = Command::new(&self.node);

@@ -5,7 +5,7 @@
 
 mod checkpoint;
 mod gguf;
-mod llama_cpp;
+pub mod llama_cpp;
 mod training;
 mod web;
 
@@ -157,7 +157,7 @@ fn measure_bayan(
 }
 
 /// The last line, or the whole text, that is a JSON object.
-fn last_json(text: &str) -> Option<Value> {
+pub fn last_json(text: &str) -> Option<Value> {
     let object = |text: &str| serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
     object(text).or_else(|| text.lines().rev().find_map(object))
 }

@@ -80,8 +80,8 @@ impl Conversation {
             bail!("{shown}: expected a conversation, got a file of {size} bytes");
         }
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
-        let value: Value =
-            serde_json::from_str(&text).with_context(|| format!("{shown}: expected JSON with a list of messages"))?;
+        let value: Value = bayan_weights::json::parse(&shown.to_string(), text.as_bytes())
+            .context("expected JSON with a list of messages")?;
         let list = value.get("messages").unwrap_or(&value);
         let Value::Array(messages) = list else {
             bail!("{shown}: expected a list of messages, or an object with `messages`")
