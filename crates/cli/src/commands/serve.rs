@@ -187,7 +187,7 @@ fn opened(
             output::size(bytes)
         ));
     }
-    Ok(Opened { model, defaults, seed: sampling.seed.flatten() })
+    Ok(Opened { model, defaults, seed: sampling.seed.and_then(|seed| seed.0) })
 }
 
 /// The last part of the model's name: `model.gguf` is `model`.
@@ -215,7 +215,7 @@ fn limits(args: &ServeArgs) -> Limits {
     let flags = &args.limits;
     Limits {
         body_bytes: flags.max_body,
-        max_tokens: args.sampling.max_tokens.flatten().map(|n| n as usize),
+        max_tokens: args.sampling.max_tokens.and_then(|most| most.0).map(|n| n as usize),
         queue: flags.queue,
         queue_time: Duration::from_secs(flags.queue_timeout),
         answer_time: Duration::from_secs(flags.answer_timeout),
