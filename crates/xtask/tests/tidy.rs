@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bayan-generate", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models"]),
     ("bayan-embedded", &[]),
     ("bayan-train", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models", "bayan-generate"]),
-    ("bayan-server", &["bayan-gpu", "bayan-generate"]),
+    ("bayan-server", &["bayan-gpu", "bayan-weights", "bayan-generate"]),
     (
         "bayan-cli",
         &[

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_context_and_recurrent_states_take_powers_of_two() {
+    fn full_contexts_and_recurrent_states_take_powers_of_two() {
         assert_eq!(pieces(StepSizes::Listed, 99, 99, 64, false), [64, 32, 2, 1]);
         assert_eq!(pieces(StepSizes::Listed, 99, 4096, 64, true), [64, 32, 2, 1]);
         for tokens in 1..300 {
