@@ -1,6 +1,6 @@
 // What llama.cpp's CPU backend makes of a GGUF file: node llama_cpp.mjs REQUEST.json, which has
 // {model, threads, strings, prompts: [[id]], tokens, page: [id], chats}. The last line of the output is JSON:
-// {ids: [[id]], greedy: [[id]], nll: [number], chats: [text], version}. Nothing is sampled: temperature 0.
+// {ids: [[id]], normalized: [[id]], greedy: [[id]], nll: [number], chats: [text], version}. Nothing is sampled: temperature 0.
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
 import { getLlama, LlamaLogLevel } from 'node-llama-cpp';
@@ -10,6 +10,8 @@ const request = JSON.parse(readFileSync(process.argv[2], 'utf8'));
 const llama = await getLlama({ gpu: false, build: 'never', skipDownload: true, progressLogs: false, logLevel: LlamaLogLevel.error, maxThreads: request.threads });
 const model = await llama.loadModel({ modelPath: request.model, gpuLayers: 0, ignoreMemorySafetyChecks: true });
 const ids = request.strings.map((text) => Array.from(model.tokenize(text, false)));
+// llama.cpp does not normalize texts; a published tokenizer may (Qwen's to NFC).
+const normalized = request.strings.map((text) => Array.from(model.tokenize(text.normalize('NFC'), false)));
 
 const longest = Math.max(request.page.length, ...request.prompts.map((prompt) => prompt.length + request.tokens)) + 8;
 const context = await model.createContext({ contextSize: longest, batchSize: longest, threads: request.threads, ignoreMemorySafetyChecks: true, flashAttention: false });
@@ -51,5 +53,5 @@ const require = createRequire(import.meta.url);
 const root = require.resolve('node-llama-cpp').replace(/dist[\\/].*$/, '');
 const version = JSON.parse(readFileSync(`${root}package.json`, 'utf8')).version;
 const { tag } = JSON.parse(readFileSync(`${root}llama/llama.cpp.info.json`, 'utf8'));
-console.log(JSON.stringify({ ids, greedy, nll, chats, version: `node-llama-cpp ${version}, llama.cpp ${tag}` }));
+console.log(JSON.stringify({ ids, normalized, greedy, nll, chats, version: `node-llama-cpp ${version}, llama.cpp ${tag}` }));
 process.exit(0);
