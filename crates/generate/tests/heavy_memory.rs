@@ -130,10 +130,10 @@ fn two_layers_of_70b_come_from_a_sparse_file() {
             "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": v, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
             "torch_dtype": "bfloat16", "rope_theta": 500000.0, "tie_word_embeddings": false, "hidden_act": "silu"});
     std::fs::write(directory.path().join("config.json"), config.to_string()).expect("a config");
-    let layer_weights = 2 * d * d + 2 * kv * d + 3 * d * f + 2 * d;
+    let layer_rows = 2 * d + 2 * kv + 3 * f + 2; // of d numbers
     let mut tensors = vec![
         ("model.embed_tokens.weight".to_string(), vec![v, d]),
-        ("model.rotary_emb.inv_freq".to_string(), vec![78 * layer_weights]),
+        ("model.rotary_emb.inv_freq".to_string(), vec![78 * layer_rows, d]),
         ("lm_head.weight".to_string(), vec![v, d]),
         ("model.norm.weight".to_string(), vec![d]),
     ];
