@@ -70,7 +70,7 @@ struct AccessArgs {
     /// A host name under which clients may ask (repeatable) [default: on loopback its names, else all]
     #[arg(long, env = "BAYAN_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
     allowed_host: Vec<String>,
-    /// An origin of web pages that may ask, such as https://example.org (repeatable); `*` allows all
+    /// An origin of web pages that may ask, such as `https://example.org` (repeatable); `*` allows all
     #[arg(long, env = "BAYAN_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
 }
