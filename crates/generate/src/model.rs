@@ -6,12 +6,12 @@ use bayan_gpu::Gpu;
 use bayan_models::OnProgress;
 use bayan_tensor::ops::SampleSettings;
 use bayan_weights::{Checkpoint, Source, json};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::GenerateError;
 use crate::engine::{Engine, EngineOptions, FinishReason, Request, Usage};
 use crate::text::{
-    BUILTIN_TEMPLATES, ChatInput, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer,
+    BUILTIN_TEMPLATES, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer,
     TokenizerFiles, guess_builtin, stop_ids,
 };
 
@@ -135,8 +135,12 @@ impl TextPipeline {
     /// # Errors
     /// There is no template.
     pub fn template(&self) -> Result<&ChatTemplate, GenerateError> {
-        self.template.as_ref().ok_or_else(|| GenerateError::NoTemplate(BUILTIN_TEMPLATES.join(", ")))
+        required(&self.template)
     }
+}
+
+fn required(template: &Option<ChatTemplate>) -> Result<&ChatTemplate, GenerateError> {
+    template.as_ref().ok_or_else(|| GenerateError::NoTemplate(BUILTIN_TEMPLATES.join(", ")))
 }
 
 /// Larger than any tokenizer or template in use.
@@ -196,9 +200,7 @@ impl Model {
     /// # Errors
     /// There is no template, it refuses the conversation, or a content part is not text.
     pub fn chat_prompt(&self, messages: &[Value]) -> Result<Vec<u32>, GenerateError> {
-        let template = self.chat_template()?;
-        let guarded = template.render_guarded(&ChatInput::new(template.adapt(messages)?.messages), &self.tokenizer)?;
-        Ok(self.tokenizer.encode_guarded(&guarded)?)
+        Ok(self.chat_template()?.prompt(messages, Map::new(), &self.tokenizer)?)
     }
 
     /// Whether the template has no system role, so that the conversation's system text goes before its first user turn.
@@ -210,7 +212,7 @@ impl Model {
     }
 
     fn chat_template(&self) -> Result<&ChatTemplate, GenerateError> {
-        self.template.as_ref().ok_or_else(|| GenerateError::NoTemplate(BUILTIN_TEMPLATES.join(", ")))
+        required(&self.template)
     }
 
     /// Answers a conversation; `on_text` is called with each piece of complete UTF-8 text and may stop the generation.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use bayan_generate::{Answer, FinishReason, GenerateError, Model};
+use bayan_generate::{Answer, FinishReason, Model};
 use bayan_gpu::block_on;
 use clap::Args;
 use serde_json::{Value, json};
@@ -131,11 +131,7 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
     let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
     let (mut ids, mut indexes, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (index, prompt) in prompts {
-        let context = model.engine.context();
-        let fits = |ids: Vec<u32>| match ids.len() < context {
-            true => Ok(ids),
-            false => Err(GenerateError::PromptTooLong { prompt: ids.len(), context }.into()),
-        };
+        let fits = |ids: Vec<u32>| model.engine.check_prompt(&ids).map(|()| ids).map_err(anyhow::Error::from);
         match encode(args, model, prompt).and_then(fits) {
             Ok(prompt) => {
                 ids.push(prompt);

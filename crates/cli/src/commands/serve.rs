@@ -11,11 +11,13 @@ use bayan_generate::{EngineOptions, StepSizes};
 use bayan_gpu::block_on;
 use bayan_server::{Limits, Opened, Server, ServerOptions};
 use clap::{Args, ValueEnum};
+use serde_json::json;
 
 use crate::support::open::{self, EMBEDDED};
 use crate::support::options::ModelArgs;
 use crate::support::output::{self, Progress};
 use crate::support::sampling::SamplingArgs;
+use crate::support::text::SYSTEM_IN_USER;
 
 /// Flags of `bayan serve`.
 #[derive(Debug, Args)]
@@ -175,6 +177,11 @@ fn opened(
         block_on(model.engine.warm_up(&mut |done, total| progress.set(done as u64, total as u64)))?;
     }
     if report {
+        let conversation = [("system", "x"), ("user", "x")].map(|(role, text)| json!({"role": role, "content": text}));
+        // A model without a template refuses conversations when they come.
+        if model.system_in_user(&conversation).unwrap_or(false) {
+            output::note(SYSTEM_IN_USER);
+        }
         let engine = &model.engine;
         let bytes: u64 = engine.gpus().iter().map(|gpu| gpu.allocated_bytes()).sum();
         output::note(&format!(

@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bayan_generate::Usage;
-use bayan_generate::text::ChatInput;
+use bayan_generate::text::join_parts;
 use serde_json::{Value, json};
 
 use super::stream::{Chunks, respond};
@@ -56,10 +56,7 @@ pub(crate) async fn answer(
         let text = &state.about.text;
         let wrong = |error: String| ApiError::field("messages", error);
         let template = text.template().map_err(|error| wrong(error.to_string()))?;
-        let adapted = template.adapt(&messages).map_err(|error| wrong(error.to_string()))?;
-        let input = ChatInput { kwargs, ..ChatInput::new(adapted.messages) };
-        let guarded = template.render_guarded(&input, &text.tokenizer).map_err(|error| wrong(error.to_string()))?;
-        let ids = text.tokenizer.encode_guarded(&guarded).map_err(|error| wrong(error.to_string()))?;
+        let ids = template.prompt(&messages, kwargs, &text.tokenizer).map_err(|error| wrong(error.to_string()))?;
         check_prompt(&ids, &state.about, "messages").map(|()| ids)
     })
     .await?;
@@ -154,11 +151,9 @@ fn message(index: usize, value: &Value) -> Result<Value, ApiError> {
     };
     let content = match map.get("content") {
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => {
-            let text = |part: &Value| (part["type"] == "text").then(|| part["text"].as_str().map(str::to_string))?;
-            let texts: Option<Vec<String>> = parts.iter().map(text).collect();
-            texts.ok_or_else(|| wrong("`content`: only parts of type text are supported".into()))?.concat()
-        }
+        Some(Value::Array(parts)) => join_parts(parts).map_err(|(part, got)| {
+            wrong(format!("`content[{part}]`: only parts of type text are supported, got {got}"))
+        })?,
         Some(Value::Null) | None => return Err(wrong("`content` is missing".into())),
         Some(other) => return Err(wrong(format!("`content`: expected a string, got {}", kind(other)))),
     };

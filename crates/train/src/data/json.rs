@@ -9,6 +9,7 @@ use std::io::{BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use bayan_weights::json::without_mark;
 use serde_json::Value;
 
 use super::{MAX_ROW_BYTES, Row, RowError, Rows, parse_object};
@@ -224,8 +225,7 @@ pub(super) fn lines_or_array<R: BufRead + 'static>(
     path: &Path,
 ) -> Result<Rows, TrainError> {
     let start = reader.fill_buf().map_err(|source| TrainError::io("read", path, source))?;
-    let start = start.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(start).trim_ascii_start();
-    Ok(match start.first() {
+    Ok(match without_mark(start).trim_ascii_start().first() {
         Some(b'[') => Box::new(JsonRows::new(reader, file)),
         _ => Box::new(JsonLines::new(reader, file)),
     })
@@ -277,7 +277,7 @@ impl<R: BufRead> Iterator for JsonLines<R> {
                     ))));
                 }
             }
-            let line = bytes.strip_prefix(b"\xEF\xBB\xBF").filter(|_| self.line == 1).unwrap_or(&bytes).trim_ascii();
+            let line = if self.line == 1 { without_mark(&bytes) } else { &bytes }.trim_ascii();
             if !line.is_empty() {
                 return Some(parse_object(Place { file: self.file.clone(), number: self.line, unit: "line" }, line));
             }

@@ -19,7 +19,7 @@ pub enum Command {
     Reset,
     /// Answers the last message again.
     Retry,
-    /// Replaces the last message, or the text of it that the person types next.
+    /// Replaces the last message by this text and answers it.
     Edit(String),
     /// Sets a sampling setting, or shows all.
     Set(Option<(String, String)>),

@@ -204,7 +204,7 @@ impl Session {
         result
     }
 
-    /// Says once that the template has no role for the instructions.
+    /// Says once that the template has no system role, if there is a system message.
     pub fn note_system(&mut self) -> Result<()> {
         let messages =
             [self.conversation.messages(), vec![serde_json::json!({"role": "user", "content": "x"})]].concat();

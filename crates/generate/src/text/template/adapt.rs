@@ -1,9 +1,10 @@
 //! Changes a conversation to what its template can render, so that no text is lost: content parts become text, and a
 //! system text that the template has no place for goes before the first user turn.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{ChatInput, ChatTemplate};
+use crate::text::Tokenizer;
 use crate::text::error::{Result, TextError};
 
 /// A conversation that the template renders whole.
@@ -61,6 +62,16 @@ impl ChatTemplate {
         adapted.system_in_user = true;
         adapted.removed = leading;
         Ok(adapted)
+    }
+
+    /// The ids of a conversation's prompt: adapted, rendered with the opening of the assistant's turn, and tokenized;
+    /// special tokens that a user typed stay text. `kwargs` are further variables of the template.
+    ///
+    /// # Errors
+    /// The template refuses the conversation, or a content part is not text.
+    pub fn prompt(&self, messages: &[Value], kwargs: Map<String, Value>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let input = ChatInput { kwargs, ..ChatInput::new(self.adapt(messages)?.messages) };
+        tokenizer.encode_guarded(&self.render_guarded(&input, tokenizer)?)
     }
 
     /// Whether a conversation of this role and a user turn shows the text of both.
