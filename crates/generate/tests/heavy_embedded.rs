@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bayan_generate::{Generation, Model, ModelOptions};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_weights::{Checkpoint, MemorySource};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Removes tashkeel and tatweel, and unifies the alefs, yas and ta marbutas that people interchange.
 fn normalised(text: &str) -> String {
@@ -33,15 +33,43 @@ fn questions() -> Vec<(String, Value)> {
     parsed.collect()
 }
 
-#[test]
-fn the_embedded_model_answers_four_of_five_held_out_questions() {
+fn embedded() -> Model {
     let mut source = MemorySource::new();
     for (name, bytes) in bayan_embedded::files() {
         source.insert(*name, *bytes);
     }
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
     let checkpoint = block_on(Checkpoint::open(Rc::new(source))).unwrap();
-    let mut model = block_on(Model::open(&checkpoint, &gpu, &ModelOptions::default(), &mut |_, _| {})).unwrap();
+    block_on(Model::open(&checkpoint, &gpu, &ModelOptions::default(), &mut |_, _| {})).unwrap()
+}
+
+/// The questions and answers of the README's conversation: lines that begin with `> `, and the lines after each.
+fn readme_conversation() -> Vec<(String, String)> {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = std::fs::read_to_string(file).unwrap();
+    let block = readme.split("```text\n> ").nth(1).and_then(|rest| rest.split("\n```").next()).expect("a conversation");
+    let turns = block.split("\n> ").map(|turn| turn.split_once('\n').expect("an answer below each question"));
+    turns.map(|(question, answer)| (question.to_string(), answer.to_string())).collect()
+}
+
+#[test]
+fn the_readme_shows_what_the_embedded_model_answers() {
+    let mut model = embedded();
+    let generation = Generation { max_tokens: Some(192), ..Default::default() };
+    let turns = readme_conversation();
+    assert!(turns.len() >= 4, "{} questions", turns.len());
+    let mut messages = Vec::new();
+    for (question, shown) in turns {
+        messages.push(json!({"role": "user", "content": question}));
+        let answer = block_on(model.chat(&messages, &generation, &mut |_| ControlFlow::Continue(()))).unwrap().text;
+        assert_eq!(answer, shown, "{question}");
+        messages.push(json!({"role": "assistant", "content": answer}));
+    }
+}
+
+#[test]
+fn the_embedded_model_answers_four_of_five_held_out_questions() {
+    let mut model = embedded();
     let generation = Generation { max_tokens: Some(120), ..Default::default() };
     let mut scores: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (part, item) in questions() {
