@@ -199,8 +199,13 @@ fn all_parameters_are_trained_into_a_checkpoint() {
 }
 
 fn logits(base: &Path, adapter: Option<&Path>, place: &Path) -> Vec<f64> {
+    logits_of(base, adapter, place, &json!([5, 9, 33, 7]))
+}
+
+/// The logits after these ids.
+fn logits_of(base: &Path, adapter: Option<&Path>, place: &Path, ids: &Value) -> Vec<f64> {
     let file = place.join("request.json");
-    let request = json!({"version": 1, "model": base, "adapter": adapter, "requests": [{"id": 1, "op": "logits", "ids": [5, 9, 33, 7], "full_last": true}]});
+    let request = json!({"version": 1, "model": base, "adapter": adapter, "requests": [{"id": 1, "op": "logits", "ids": ids, "full_last": true}]});
     std::fs::write(&file, request.to_string()).expect("written");
     let out = succeed(&run(&[
         "conformance",
@@ -250,4 +255,41 @@ fn a_merged_model_answers_as_base_and_adapter_do() {
         "{message}"
     );
     assert!(!place.path().join("none").exists());
+}
+
+#[test]
+fn adapters_of_every_kind_merge_as_peft_runs_them() {
+    let place = tempfile::tempdir().expect("a directory");
+    let text = |path: &Path| path.display().to_string();
+    let entries = std::fs::read_dir(fixtures("adapters")).expect("tests/fixtures/adapters");
+    let cases: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    assert!(cases.len() > 8, "{cases:?}");
+    for case in cases {
+        let name = case.file_name().expect("a name").to_string_lossy().into_owned();
+        let read =
+            |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("JSON") };
+        let expected = read(&case.join("expected.json"));
+        let base = expected["model"].as_str().expect("a model");
+        let ids = read(&fixtures(&format!("expected/{base}/prompts.json")))["r33"].clone();
+        let base = model(base);
+        let plain = name == "eva";
+        let out = place.path().join(&name);
+        succeed(&run(&["merge", &text(&base), &text(&out), "--adapter", &text(&case), "--format", "f32"]));
+        let reference: Vec<f64> = serde_json::from_value(expected["last_logits"].clone()).expect("logits");
+        let error = |found: &[f64]| {
+            let size: f64 = reference.iter().map(|v| v * v).sum();
+            assert_eq!(found.len(), reference.len());
+            found.iter().zip(&reference).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / size
+        };
+        let merged = error(&logits_of(&out, None, place.path(), &ids));
+        assert!(merged < 1e-9, "{name}: {merged:.1e}");
+        let adapter = text(&case);
+        let arguments = ["generate", "a", "-n", "1", "--model", &text(&base), "--adapter", &adapter];
+        if plain {
+            let beside = error(&logits_of(&base, Some(&case), place.path(), &ids));
+            assert!(beside < 1e-9, "{name}: {beside:.1e}");
+        } else {
+            assert!(fail(&run(&arguments), 1).contains("bayan merge"), "{name}");
+        }
+    }
 }

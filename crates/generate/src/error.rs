@@ -1,7 +1,7 @@
 //! Errors between a prompt and its answer.
 
 use bayan_gpu::GpuError;
-use bayan_models::ModelError;
+use bayan_models::{AdapterError, ModelError};
 use bayan_weights::WeightsError;
 
 use crate::text::TextError;
@@ -12,6 +12,9 @@ pub enum GenerateError {
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// An adapter cannot be attached.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// The device failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),

@@ -42,6 +42,7 @@ pub use formats::{
     BlockTypes, Codes, F32, FORMATS, Format, Minimum, PlaneSpec, Planes, format_by_name, format_names, joined_format,
 };
 pub use importance::{Coverage, Importance};
+pub use multimodal::{ModelPart, model_part};
 pub use policy::Policy;
 pub use requantized::Requantized;
 pub use source::{LocalFuture, MemorySource, Source};

@@ -20,6 +20,26 @@ const PREFIXES: &[(&str, &str)] = &[
 const OTHERS: &[&str] =
     &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
 
+/// The part of a multimodal model to which a tensor or module belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelPart {
+    /// The language model, with the name that it has in a checkpoint of text alone.
+    Text(String),
+    /// The vision tower or its projector.
+    Vision,
+    /// The name has no prefix of a multimodal model.
+    Unknown,
+}
+
+/// The part to which a name belongs.
+pub fn model_part(name: &str) -> ModelPart {
+    if OTHERS.iter().any(|prefix| name.starts_with(prefix)) {
+        return ModelPart::Vision;
+    }
+    let renamed = PREFIXES.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+    renamed.map_or(ModelPart::Unknown, ModelPart::Text)
+}
+
 /// The defaults of `Gemma3TextConfig`; published files leave out values that equal them.
 fn defaults() -> Value {
     json!({
@@ -59,19 +79,18 @@ pub(crate) fn text_part(config: Value, tensors: Vec<TensorEntry>) -> Result<(Val
     merged.insert("model_type".to_owned(), json!("gemma3_text"));
     let mut kept = Vec::with_capacity(tensors.len());
     for mut tensor in tensors {
-        if OTHERS.iter().any(|prefix| tensor.name.starts_with(prefix)) {
-            continue;
-        }
-        let renamed =
-            PREFIXES.iter().find_map(|(from, to)| tensor.name.strip_prefix(from).map(|rest| format!("{to}{rest}")));
-        let Some(name) = renamed else {
-            return Err(WeightsError::malformed(
-                &tensor.file,
-                format!(
-                    "tensor {:?}: expected one of the language model ({}) or of the vision tower",
-                    tensor.name, PREFIXES[0].0
-                ),
-            ));
+        let name = match model_part(&tensor.name) {
+            ModelPart::Vision => continue,
+            ModelPart::Text(name) => name,
+            ModelPart::Unknown => {
+                return Err(WeightsError::malformed(
+                    &tensor.file,
+                    format!(
+                        "tensor {:?}: expected one of the language model ({}) or of the vision tower",
+                        tensor.name, PREFIXES[0].0
+                    ),
+                ));
+            }
         };
         tensor.name = name;
         kept.push(tensor);

@@ -93,6 +93,7 @@ fn tokenizer_metadata(checkpoint: &Checkpoint, template: Option<String>) -> Resu
 fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<()> {
     let adapter =
         block_on(Adapter::open_for(Rc::new(DirectorySource::new(path)?), bayan_models::sizes(checkpoint)?.head_dim))?;
+    adapter.require_plain()?;
     let config = checkpoint.config();
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("none");
     let arch = Arch::by_model_type(model_type)

@@ -102,6 +102,13 @@ pub fn run(args: &MergeArgs) -> Result<ExitCode> {
     drop(progress);
     let measured = match (&format, args.measure) {
         (MergeFormat::Dense(_), false) => None,
+        _ if adapters.iter().any(|(adapter, _)| adapter.require_plain().is_err()) => {
+            output::note(
+                "the change of the logits was not measured: an adapter with more than pairs of linear layers cannot \
+                 run beside its base",
+            );
+            None
+        }
         _ => Some(measure(args, &checkpoint, &adapters)?),
     };
     print(args, &report, measured.as_ref())?;

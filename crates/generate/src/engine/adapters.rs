@@ -17,6 +17,7 @@ impl Engine {
         if self.adapters.iter().any(|known| known == name) {
             return Err(GenerateError::AdapterName(name.to_string()));
         }
+        adapter.require_plain()?;
         let attached = self.attach_modules(name, adapter, scale);
         if attached.is_err() {
             self.decoder.detach(name);

@@ -6,6 +6,9 @@
 
 use serde_json::{Map, Value, json};
 
+use std::collections::BTreeMap;
+
+use super::AdapterModule;
 use super::error::AdapterError;
 use super::patterns::{Found, Matcher, Patterns, TargetModules, layer_of};
 
@@ -27,6 +30,14 @@ pub struct AdapterConfig {
     pub lora_dropout: f64,
     /// Scale = alpha / √r instead of alpha / r.
     pub use_rslora: bool,
+    /// DoRA: rows of the merged weight have trained lengths.
+    pub use_dora: bool,
+    /// Modules whose tensors are trained and saved whole, by the end of their names.
+    pub modules_to_save: Vec<String>,
+    /// Tokens whose rows are trained, by the end of the module's name.
+    pub trainable_token_indices: Vec<(String, Vec<usize>)>,
+    /// Whether a changed embedding also changes the output head that is tied to it.
+    pub ensure_weight_tying: bool,
     /// The modules that get an adapter.
     pub target_modules: TargetModules,
     /// Modules that get none, although they are in `target_modules`.
@@ -48,11 +59,44 @@ impl AdapterConfig {
             lora_alpha,
             lora_dropout: 0.0,
             use_rslora: false,
+            use_dora: false,
+            modules_to_save: vec![],
+            trainable_token_indices: vec![],
+            ensure_weight_tying: false,
             target_modules,
             exclude_modules: None,
             layers_to_transform: None,
             rank_pattern: vec![],
             alpha_pattern: vec![],
+        }
+    }
+
+    /// The configuration that gives exactly these modules their ranks and scales, by their names.
+    pub(super) fn for_modules(&self, modules: &BTreeMap<String, AdapterModule>) -> Self {
+        let alpha_of = |m: &AdapterModule| {
+            let rank = m.rank as f64;
+            f64::from(m.scale) * if self.use_rslora { rank.sqrt() } else { rank }
+        };
+        let Some(first) = modules.values().next() else { return self.clone() };
+        let (r, lora_alpha) = (first.rank, alpha_of(first));
+        let escaped = |name: &String| name.replace('.', "\\.");
+        Self {
+            r,
+            lora_alpha,
+            target_modules: TargetModules::Names(modules.keys().cloned().collect()),
+            exclude_modules: None,
+            layers_to_transform: None,
+            rank_pattern: modules
+                .iter()
+                .filter(|(_, m)| m.rank != r)
+                .map(|(name, m)| (escaped(name), m.rank))
+                .collect(),
+            alpha_pattern: modules
+                .iter()
+                .map(|(name, m)| (escaped(name), alpha_of(m)))
+                .filter(|(_, alpha)| (alpha - lora_alpha).abs() > 1e-6 * lora_alpha.abs())
+                .collect(),
+            ..self.clone()
         }
     }
 
@@ -86,6 +130,10 @@ impl AdapterConfig {
             lora_alpha: read.alpha("lora_alpha", map.get("lora_alpha").unwrap_or(&json!(8)))?,
             lora_dropout: read.dropout()?,
             use_rslora: read.flag("use_rslora")?,
+            use_dora: read.flag("use_dora")?,
+            modules_to_save: read.names("modules_to_save")?,
+            trainable_token_indices: read.token_indices()?,
+            ensure_weight_tying: read.flag("ensure_weight_tying")?,
             target_modules: TargetModules::from_json("target_modules", targets)?,
             exclude_modules: excluded.map(|v| TargetModules::from_json("exclude_modules", v)).transpose()?,
             layers_to_transform: layers,
@@ -125,7 +173,7 @@ impl AdapterConfig {
             "base_model_name_or_path": self.base_model_name_or_path,
             "bias": "none",
             "corda_config": null,
-            "ensure_weight_tying": false,
+            "ensure_weight_tying": self.ensure_weight_tying,
             "eva_config": null,
             "exclude_modules": self.exclude_modules.as_ref().map(TargetModules::to_json),
             "fan_in_fan_out": false,
@@ -142,7 +190,7 @@ impl AdapterConfig {
             "lora_ga_config": null,
             "megatron_config": null,
             "megatron_core": "megatron.core",
-            "modules_to_save": null,
+            "modules_to_save": if self.modules_to_save.is_empty() { Value::Null } else { json!(self.modules_to_save) },
             "monteclora_config": null,
             "peft_type": "LORA",
             "peft_version": PEFT_VERSION,
@@ -153,13 +201,28 @@ impl AdapterConfig {
             "target_modules": self.target_modules.to_json(),
             "target_parameters": null,
             "task_type": "CAUSAL_LM",
-            "trainable_token_indices": null,
+            "trainable_token_indices": self.token_indices_json(),
             "use_bdlora": null,
-            "use_dora": false,
+            "use_dora": self.use_dora,
             "use_qalora": false,
             "use_rslora": self.use_rslora,
             "velora_config": null,
         })
+    }
+}
+
+impl AdapterConfig {
+    /// The tokens whose rows of this module are trained.
+    pub(super) fn token_ids(&self, module: &str) -> &[usize] {
+        let names = |pattern: &str| module == pattern || module.ends_with(&format!(".{pattern}"));
+        self.trainable_token_indices.iter().find(|(pattern, _)| names(pattern)).map_or(&[], |(_, ids)| ids)
+    }
+
+    fn token_indices_json(&self) -> Value {
+        match self.trainable_token_indices.as_slice() {
+            [] => Value::Null,
+            all => all.iter().map(|(module, ids)| (module.clone(), json!(ids))).collect::<Map<_, _>>().into(),
+        }
     }
 }
 
@@ -226,6 +289,8 @@ const READ: &[&str] = &[
     "alpha_pattern",
     "auto_mapping",
     "base_model_name_or_path",
+    "ensure_weight_tying",
+    "eva_config",
     "exclude_modules",
     "inference_mode",
     "layers_pattern",
@@ -233,6 +298,7 @@ const READ: &[&str] = &[
     "lora_alpha",
     "lora_dropout",
     "megatron_core",
+    "modules_to_save",
     "peft_type",
     "peft_version",
     "qalora_group_size",
@@ -241,8 +307,14 @@ const READ: &[&str] = &[
     "revision",
     "runtime_config",
     "target_modules",
+    "trainable_token_indices",
+    "use_dora",
     "use_rslora",
 ];
+
+/// Initialisations that leave the base weights as they are. EVA chooses A (and the ranks, which `rank_pattern` then
+/// holds) from activations; once trained, its files are those of plain LoRA.
+const UNCHANGED_BASE: &[&str] = &["gaussian", "orthogonal", "eva"];
 
 fn check_field(field: &str, value: &Value) -> Result<(), AdapterError> {
     let refuse = |expected: &str| Err(AdapterError::config(field, expected, value, MERGE));
@@ -270,8 +342,10 @@ fn check_field(field: &str, value: &Value) -> Result<(), AdapterError> {
         // belongs.
         "init_lora_weights" => match value {
             Value::Bool(_) | Value::Null => Ok(()),
-            Value::String(how) if how == "gaussian" || how == "orthogonal" => Ok(()),
-            _ => refuse("true, false, \"gaussian\" or \"orthogonal\", which leave the base weights as they are"),
+            Value::String(how) if UNCHANGED_BASE.contains(&how.as_str()) => Ok(()),
+            _ => {
+                refuse("true, false, \"gaussian\", \"orthogonal\" or \"eva\", which leave the base weights as they are")
+            }
         },
         _ if is_off(value) => Ok(()),
         _ => refuse("its default, because this program does not honour it"),
@@ -327,6 +401,33 @@ impl Reader<'_> {
             Some(Value::Bool(value)) => Ok(*value),
             Some(other) => Err(AdapterError::config(field, "true or false", other, SAVE_AGAIN)),
         }
+    }
+
+    /// A list of names; one name, null and a missing field are permitted.
+    fn names(&self, field: &str) -> Result<Vec<String>, AdapterError> {
+        let value = self.0.get(field).unwrap_or(&Value::Null);
+        let names = match value {
+            Value::Null => Some(vec![]),
+            Value::String(name) => Some(vec![name.clone()]),
+            Value::Array(list) => list.iter().map(|name| name.as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
+        names.ok_or_else(|| AdapterError::config(field, "a list of names", value, SAVE_AGAIN))
+    }
+
+    /// A list of token ids is for `embed_tokens`, as in PEFT.
+    fn token_indices(&self) -> Result<Vec<(String, Vec<usize>)>, AdapterError> {
+        let field = "trainable_token_indices";
+        let value = self.0.get(field).unwrap_or(&Value::Null);
+        let ids = |list: &Value| -> Option<Vec<usize>> {
+            list.as_array()?.iter().map(|id| usize::try_from(id.as_u64()?).ok()).collect()
+        };
+        let all = match value {
+            Value::Null => Some(vec![]),
+            Value::Object(map) => map.iter().map(|(module, list)| Some((module.clone(), ids(list)?))).collect(),
+            list => ids(list).map(|ids| vec![("embed_tokens".to_owned(), ids)]),
+        };
+        all.ok_or_else(|| AdapterError::config(field, "a list of token ids, or one for each module", value, SAVE_AGAIN))
     }
 
     fn layers(&self) -> Result<Option<Vec<usize>>, AdapterError> {

@@ -50,12 +50,8 @@ impl AdapterError {
         }
     }
 
-    pub(crate) fn tensor(
-        name: &str,
-        expected: impl Into<String>,
-        got: impl Into<String>,
-        remedy: &'static str,
-    ) -> Self {
+    /// An error of the tensor or module `name`.
+    pub fn tensor(name: &str, expected: impl Into<String>, got: impl Into<String>, remedy: &'static str) -> Self {
         Self::Tensor { name: shortened(name), expected: expected.into(), got: got.into(), remedy }
     }
 }

@@ -8,6 +8,7 @@
 
 mod config;
 mod error;
+mod extras;
 mod patterns;
 
 #[cfg(test)]
@@ -18,10 +19,11 @@ use std::rc::Rc;
 
 use bayan_weights::gguf::adapter::{AdapterFile, AdapterPair, read_adapter};
 use bayan_weights::safetensors::encode_header;
-use bayan_weights::{Checkpoint, Dtype, Source, Stored, gguf};
+use bayan_weights::{Checkpoint, Dtype, ModelPart, Source, Stored, gguf, model_part};
 
 pub use config::{AdapterConfig, PEFT_VERSION, Rules};
 pub use error::AdapterError;
+pub use extras::{EmbeddingPair, Extras, TokenRows, WholeTensor};
 pub use patterns::{TargetModules, layer_of};
 
 /// The name of the configuration file.
@@ -59,6 +61,8 @@ pub struct Adapter {
     /// The pairs by module name, which is the name of the base tensor without `.weight`:
     /// `model.layers.0.self_attn.q_proj`.
     pub modules: BTreeMap<String, AdapterModule>,
+    /// Changes beside the pairs, which only a merge applies.
+    pub extras: Extras,
 }
 
 /// The names of a module's tensors A and B in PEFT's files.
@@ -76,17 +80,39 @@ impl Adapter {
         let checkpoint = Checkpoint::open_as(source, ADAPTER_CONFIG, "adapter_model").await?;
         let config = AdapterConfig::parse(checkpoint.config())?;
         let rules = config.rules()?;
-        let names = pairs(&checkpoint)?;
-        let mut modules = BTreeMap::new();
+        let (mut modules, mut renamed, mut vision) = (BTreeMap::new(), false, 0);
+        let (names, others) = pairs(&checkpoint)?;
+        let mut extras = Extras::default();
+        for name in others {
+            extras.read(&checkpoint, &config, &rules, name).await?;
+        }
         for module in names {
             if !rules.is_target(&module)? {
                 let expected =
                     "only modules that target_modules, exclude_modules and layers_to_transform name".to_owned();
                 return Err(AdapterError::tensor(&module, expected, "a pair for this module", CHECK));
             }
-            modules.insert(module.clone(), read_pair(&checkpoint, &rules, &module).await?);
+            let name = match model_part(&module) {
+                ModelPart::Vision => {
+                    vision += 1;
+                    continue;
+                }
+                ModelPart::Text(name) => name,
+                ModelPart::Unknown => module.clone(),
+            };
+            renamed |= name != module;
+            modules.insert(name, read_pair(&checkpoint, &rules, &module).await?);
         }
-        Ok(Self { config, modules })
+        if vision > 0 {
+            tracing::warn!("{vision} pairs of the adapter belong to the vision tower, which this program does not run");
+        }
+        if modules.is_empty() && extras.is_empty() {
+            let expected = "at least one pair of lora_A and lora_B for the language model";
+            return Err(AdapterError::tensor("(all)", expected, format!("{vision} for the vision tower"), CHECK));
+        }
+        extras.check(&config, modules.keys())?;
+        let config = if renamed { config.for_modules(&modules) } else { config };
+        Ok(Self { config, modules, extras })
     }
 
     /// Reads an adapter for a base model whose heads have this size: a GGUF file, or as [`Adapter::open`].
@@ -104,22 +130,27 @@ impl Adapter {
     fn from_gguf(file: AdapterFile) -> Result<Self, AdapterError> {
         // llama.cpp takes an alpha of 0 for a scale of 1.
         let alpha_of = |rank: usize| if file.alpha == 0.0 { rank as f64 } else { f64::from(file.alpha) };
-        let first = file.pairs.values().next().map_or(1, |pair| pair.rank);
-        let names = file.pairs.keys().cloned().collect();
-        let mut config = AdapterConfig::new(first, alpha_of(first), TargetModules::Names(names));
         let mut modules = BTreeMap::new();
         for (name, pair) in file.pairs {
             let AdapterPair { rank, in_features, out_features, a, b } = pair;
-            if rank != first {
-                let pattern = name.replace('.', "\\.");
-                config.rank_pattern.push((pattern.clone(), rank));
-                config.alpha_pattern.push((pattern, alpha_of(rank)));
-            }
             let scale = (alpha_of(rank) / rank as f64) as f32;
             modules.insert(name, AdapterModule { rank, in_features, out_features, scale, a, b });
         }
+        let config = AdapterConfig::new(1, 1.0, TargetModules::Names(Vec::new())).for_modules(&modules);
         config.rules()?;
-        Ok(Self { config, modules })
+        Ok(Self { config, modules, extras: Extras::default() })
+    }
+
+    /// Checks that the adapter consists of pairs of linear layers, as one that is attached or trained further must.
+    ///
+    /// # Errors
+    /// It changes something else; the error names it.
+    pub fn require_plain(&self) -> Result<(), AdapterError> {
+        if self.extras.is_empty() {
+            return Ok(());
+        }
+        const REMEDY: &str = "merge it into its base (bayan merge BASE OUT --adapter DIR) and open the merged model";
+        Err(AdapterError::tensor("(all)", "pairs of linear layers alone", self.extras.describe(), REMEDY))
     }
 
     /// Checks the adapter against its base model. `linear` returns the sizes (out, in) of the linear layer with that
@@ -163,8 +194,9 @@ impl Adapter {
     /// adapter_model.safetensors as PEFT writes it: f32, sorted by name.
     ///
     /// # Errors
-    /// A pair whose arrays do not have the stated sizes.
+    /// A pair whose arrays do not have the stated sizes, or changes beside the pairs.
     pub fn encode_weights(&self) -> Result<Vec<u8>, AdapterError> {
+        self.require_plain()?;
         let mut arrays: Vec<(String, [usize; 2], &[f32])> = Vec::with_capacity(2 * self.modules.len());
         for (name, m) in &self.modules {
             let (a, b) = tensor_names(name);
@@ -194,15 +226,18 @@ impl Adapter {
     }
 }
 
-/// The modules for which the file has pairs. Every tensor must be A or B of a module.
-fn pairs(checkpoint: &Checkpoint) -> Result<Vec<String>, AdapterError> {
-    let mut modules = Vec::new();
+/// The modules for which the file has pairs, and the names of all other tensors.
+fn pairs(checkpoint: &Checkpoint) -> Result<(Vec<String>, Vec<&str>), AdapterError> {
+    let (mut modules, mut others) = (Vec::new(), Vec::new());
     for name in checkpoint.names() {
-        let module = name.strip_prefix(PREFIX).ok_or_else(|| foreign(name))?;
+        let module = name.strip_prefix(PREFIX).unwrap_or_default();
         let (module, other) = match (module.strip_suffix(A), module.strip_suffix(B)) {
             (Some(module), _) => (module, tensor_names(module).1),
             (_, Some(module)) => (module, tensor_names(module).0),
-            _ => return Err(foreign(name)),
+            _ => {
+                others.push(name);
+                continue;
+            }
         };
         if checkpoint.tensor(&other).is_none() {
             return Err(AdapterError::tensor(name, format!("its counterpart {other:?} beside it"), "nothing", CHECK));
@@ -211,29 +246,7 @@ fn pairs(checkpoint: &Checkpoint) -> Result<Vec<String>, AdapterError> {
             modules.push(module.to_owned());
         }
     }
-    if modules.is_empty() {
-        return Err(AdapterError::tensor("(all)", "at least one pair of lora_A and lora_B", "none", CHECK));
-    }
-    Ok(modules)
-}
-
-/// The error for a tensor that is neither A nor B of a module.
-fn foreign(name: &str) -> AdapterError {
-    const MERGE: &str = "merge the adapter into its base with PEFT (merge_and_unload) and open the merged model";
-    let expected = format!("{PREFIX}NAME{A} or {PREFIX}NAME{B}");
-    let (got, remedy) = if name.contains("lora_magnitude_vector") {
-        ("a magnitude vector of DoRA", MERGE)
-    } else if name.contains("lora_embedding_") {
-        ("a pair for an embedding", MERGE)
-    } else if name.contains(".lora_A.") || name.contains(".lora_B.") {
-        (
-            "a name with something after lora_A or lora_B",
-            "save it with PEFT's save_pretrained, which takes the adapter's name and biases out",
-        )
-    } else {
-        ("a whole weight or another kind of adapter", MERGE)
-    };
-    AdapterError::tensor(name, expected, got, remedy)
+    Ok((modules, others))
 }
 
 async fn read_pair(checkpoint: &Checkpoint, rules: &Rules, module: &str) -> Result<AdapterModule, AdapterError> {

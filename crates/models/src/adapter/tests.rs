@@ -88,10 +88,8 @@ fn what_is_not_honoured_is_refused_by_name() {
         ("fan_in_fan_out", json!(true)),
         ("megatron_config", json!({"a": 1})),
         ("loftq_config", json!({"loftq_bits": 4})),
-        ("eva_config", json!({"rho": 2.0})),
         ("corda_config", json!({"a": 1})),
         ("lora_ga_config", json!({"a": 1})),
-        ("ensure_weight_tying", json!(true)),
         ("init_lora_weights", json!("pissa")),
         ("init_lora_weights", json!("olora")),
         ("layers_pattern", json!("blocks")),
@@ -118,6 +116,9 @@ fn what_is_not_honoured_is_refused_by_name() {
     }
     for harmless in [
         ("a_field_of_tomorrow", json!(null)),
+        ("eva_config", json!({"rho": 2.0})),
+        ("ensure_weight_tying", json!(true)),
+        ("init_lora_weights", json!("eva")),
         ("use_dora", json!(false)),
         ("runtime_config", json!({"ephemeral_gpu_offload": false})),
     ] {
@@ -210,4 +211,38 @@ fn the_base_must_have_the_modules_in_these_sizes() {
     );
     let wrong = adapter.check_base(|name| sizes(name).map(|(out, input)| (out + 1, input))).unwrap_err().to_string();
     assert!(wrong.contains("as this model has"), "{wrong}");
+}
+
+/// The fixture under the names of a multimodal checkpoint, with a pair for the vision tower.
+fn multimodal(prefix: &str, targets: Value) -> Result<Adapter, AdapterError> {
+    let case = CASES[0];
+    let mut adapter = open(fixture(case, ADAPTER_CONFIG), fixture(case, ADAPTER_MODEL)).unwrap();
+    let vision = adapter.modules.values().next().unwrap().clone();
+    adapter.modules = adapter
+        .modules
+        .into_iter()
+        .map(|(name, module)| (format!("{prefix}{}", name.strip_prefix("model.").unwrap()), module))
+        .chain([("model.vision_tower.layers.0.self_attn.q_proj".to_owned(), vision)])
+        .collect();
+    let mut config: Value = serde_json::from_slice(&fixture(case, ADAPTER_CONFIG)).unwrap();
+    config["target_modules"] = targets;
+    open(config.to_string().into_bytes(), adapter.encode_weights().unwrap())
+}
+
+#[test]
+fn adapters_of_multimodal_models_have_text_names() {
+    let case = CASES[0];
+    let plain = open(fixture(case, ADAPTER_CONFIG), fixture(case, ADAPTER_MODEL)).unwrap();
+    let names = json!(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]);
+    for prefix in ["model.language_model.", "language_model.model."] {
+        let everything =
+            json!(format!("(model\\.vision_tower|{})\\..*_proj", prefix.trim_end_matches('.').replace('.', "\\.")));
+        for targets in [names.clone(), everything] {
+            let adapter = multimodal(prefix, targets.clone()).unwrap();
+            assert_eq!(adapter.modules, plain.modules, "{prefix} {targets}");
+            // What is written again is an adapter of the text model.
+            let written = open(adapter.encode_config(), adapter.encode_weights().unwrap()).unwrap();
+            assert_eq!(written.modules, plain.modules, "{prefix} {targets}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bayan_gpu::Gpu;
-use bayan_models::{Adapter, AdapterConfig, AdapterModule, Decoder, Parameter, Parameters};
+use bayan_models::{Adapter, AdapterConfig, AdapterModule, Decoder, Extras, Parameter, Parameters};
 use bayan_tensor::ops::Arenas;
 use bayan_tensor::{Dtype, State, Values};
 
@@ -204,7 +204,7 @@ impl Arena {
             };
             modules.insert(slot.name.clone(), module);
         }
-        Ok(TrainedWeights::Adapter(Adapter { config: config.clone(), modules }))
+        Ok(TrainedWeights::Adapter(Adapter { config: config.clone(), modules, extras: Extras::default() }))
     }
 }
 
@@ -216,6 +216,7 @@ fn clear(gpu: Option<&Gpu>, state: &Arc<State>) {
 }
 
 fn flattened(adapter: &Adapter, offsets: &[(usize, usize)], len: usize) -> Result<Vec<f32>, EngineError> {
+    adapter.require_plain()?;
     let mut values = vec![0.0f32; len];
     for ((name, m), &(a, b)) in adapter.modules.iter().zip(offsets) {
         if m.a.len() != m.rank * m.in_features || m.b.len() != m.out_features * m.rank {
@@ -268,5 +269,5 @@ pub fn new_adapter(decoder: &mut dyn Decoder, config: AdapterConfig, rng: &mut R
             "name modules such as q_proj, or all-linear",
         ));
     }
-    Ok(Adapter { config, modules })
+    Ok(Adapter { config, modules, extras: Extras::default() })
 }

@@ -1,17 +1,22 @@
-//! Merges adapters into their base: W + Σ scale · B A, written as a checkpoint a few MiB at a time.
+//! Merges adapters into their base: W + Σ scale · B A, and what else an adapter changes, written as a checkpoint a few
+//! MiB at a time.
 //!
 //! The sum is computed in f32 and rounded once, to the output format. Rejected: merging on the device, because it would
 //! hold the whole base there, and a merge reads and writes every weight only once.
 
+mod changes;
+
 use std::path::Path;
 
-use bayan_models::{Adapter, AdapterError, AdapterModule};
+use bayan_models::{Adapter, AdapterError};
 use bayan_weights::formats::F32;
 use bayan_weights::{
     Checkpoint, CheckpointWriter, Dtype, Format, Planes, Policy, Progress, Stored, TensorEntry, TensorSpec,
     WeightsError, WriteOptions,
 };
 use serde_json::Value;
+
+use changes::Change;
 
 /// Rows are read in chunks of about this many bytes as f32.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -101,11 +106,9 @@ pub async fn merge(
     options: &WriteOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<MergeReport, MergeError> {
+    let head = changes::untied_head(checkpoint, adapters);
     for (adapter, _) in adapters {
-        adapter.check_base(|module| {
-            let entry = checkpoint.tensor(&format!("{module}.weight")).filter(|entry| entry.shape.len() == 2)?;
-            Some((entry.rows(), entry.k()))
-        })?;
+        changes::check(checkpoint, adapter, head.as_ref())?;
     }
     let weights = |entry: &&TensorEntry| !matches!(entry.stored, Stored::Dense(dtype) if !dtype.is_weight());
     let spec = |entry: &TensorEntry| TensorSpec {
@@ -113,28 +116,28 @@ pub async fn merge(
         shape: entry.shape.clone(),
         format: format.of(entry),
     };
-    let specs: Vec<TensorSpec> = checkpoint.tensors().iter().filter(weights).map(spec).collect();
-    let weights_total = checkpoint.tensors().iter().filter(weights).map(TensorEntry::count).sum();
+    let mut specs: Vec<TensorSpec> = checkpoint.tensors().iter().filter(weights).map(spec).collect();
+    if let Some((name, embedding)) = &head {
+        specs.push(TensorSpec { name: name.clone(), ..spec(checkpoint.require(embedding)?) });
+    }
+    let weights_total = specs.iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
     let mut writer = CheckpointWriter::create(out, specs.clone(), options)?;
     let mut sums = Sums::default();
     let (mut weights_done, mut report) = (0, MergeReport { tensors: specs.len(), ..MergeReport::default() });
     for spec in &specs {
-        let entry = checkpoint.require(&spec.name)?;
-        let module = spec.name.strip_suffix(".weight").unwrap_or(&spec.name);
-        let pairs: Vec<(&AdapterModule, f32)> = adapters
-            .iter()
-            .filter_map(|(adapter, factor)| adapter.modules.get(module).map(|pair| (pair, pair.scale * factor)))
-            .collect();
-        report.merged += usize::from(!pairs.is_empty());
+        let from = head.as_ref().filter(|(name, _)| *name == spec.name).map_or(&spec.name, |(_, embedding)| embedding);
+        let entry = checkpoint.require(from)?;
+        let change = Change::of(adapters, &spec.name);
+        report.merged += usize::from(!change.is_none());
         let (rows, step) = (entry.rows(), entry.rows_per_chunk(&F32, CHUNK_BYTES));
         for start in (0..rows).step_by(step) {
             let part = start..rows.min(start.saturating_add(step));
-            let planes = if pairs.is_empty() {
-                checkpoint.read_planes(&spec.name, part.clone(), spec.format).await?
+            let planes = if change.is_none() {
+                checkpoint.read_planes(from, part.clone(), spec.format).await?
             } else {
-                let mut values = checkpoint.read_rows_f32(&spec.name, part.clone()).await?;
+                let mut values = checkpoint.read_rows_f32(from, part.clone()).await?;
                 let before = values.clone();
-                pairs.iter().for_each(|(pair, scale)| add_rows(&mut values, pair, *scale, start));
+                change.apply(&mut values, start, entry.k());
                 let mut planes = Planes::new(spec.format, entry.k());
                 let range = |error: bayan_weights::formats::Unrepresentable| MergeError::Range {
                     tensor: spec.name.clone(),
@@ -151,22 +154,11 @@ pub async fn merge(
             progress(Progress { tensor: &spec.name, weights_done, weights_total });
         }
     }
-    write_config(checkpoint, format, &mut writer)?;
+    write_config(checkpoint, format, head.is_some(), &mut writer)?;
     bayan_weights::directory::copy_side_files(checkpoint, &mut writer).await?;
     writer.finish()?;
     (report.relative_change, report.rounding) = sums.ratios();
     Ok(report)
-}
-
-/// values [rows, K] += scale · B[first..] A
-fn add_rows(values: &mut [f32], pair: &AdapterModule, scale: f32, first: usize) {
-    for (row, into) in values.chunks_exact_mut(pair.in_features).enumerate() {
-        let b = &pair.b[(first + row) * pair.rank..][..pair.rank];
-        for (&b, a) in b.iter().zip(pair.a.chunks_exact(pair.in_features)) {
-            let factor = scale * b;
-            into.iter_mut().zip(a).for_each(|(value, a)| *value += factor * a);
-        }
-    }
 }
 
 #[derive(Default)]
@@ -194,9 +186,13 @@ impl Sums {
 fn write_config(
     checkpoint: &Checkpoint,
     format: &MergeFormat,
+    untied: bool,
     writer: &mut CheckpointWriter,
 ) -> Result<(), MergeError> {
     let mut config = checkpoint.config().clone();
+    if untied {
+        changes::untie(&mut config);
+    }
     if let Some(object) = config.as_object_mut() {
         match writer.quantization_config() {
             Some(quantization) => object.insert("quantization_config".to_owned(), quantization),
