@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{
-    bench, chat, conformance, devices, export, finetune, generate, help, hub, imatrix, inspect, merge, ops, perplexity,
-    quantize, serve, template, tokenize,
+    bench, caches, chat, conformance, devices, export, finetune, generate, help, hub, imatrix, inspect, merge, ops,
+    perplexity, quantize, serve, template, tokenize,
 };
 use support::output;
 
@@ -25,6 +25,9 @@ struct Cli {
     /// Use no network: models by name come only from the cache
     #[arg(long, env = "HF_HUB_OFFLINE", global = true, hide_env = true)]
     offline: bool,
+    /// Say what is loaded and chosen; -vv what is compiled, too; RUST_LOG says it for each module
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
     #[command(subcommand)]
     command: Command,
 }
@@ -61,6 +64,8 @@ enum Command {
     List(hub::ListArgs),
     /// Delete a downloaded model
     Remove(hub::RemoveArgs),
+    /// Show what is kept on disk between runs, or delete it
+    Caches(caches::CachesArgs),
     /// List GPU devices and the features that Bayan uses
     Devices(devices::DevicesArgs),
     /// Measure speed
@@ -89,7 +94,7 @@ fn command_line() -> clap::Command {
 fn main() -> ExitCode {
     set_runtime_dir();
     let cli = Cli::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit());
-    output::set_up_log(matches!(&cli.command, Command::Serve(args) if args.logs_json()));
+    output::set_up_log(matches!(&cli.command, Command::Serve(args) if args.logs_json()), cli.verbose);
     support::hub::set_offline(cli.offline);
     let result = match cli.command {
         Command::Chat(args) => chat::run(&args),
@@ -107,6 +112,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => hub::pull(&args),
         Command::List(args) => hub::list(&args),
         Command::Remove(args) => hub::remove(&args),
+        Command::Caches(args) => caches::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Ops(args) => ops::run(&args),

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{fail, fixtures, model, run, run_with_input, succeed, text};
+use std::fs;
+
+use common::{bayan, fail, finish, fixtures, model, run, run_with_input, succeed, text};
 use serde_json::Value;
 
 const MODEL: &str = "qwen3_qknorm";
@@ -430,4 +432,58 @@ fn completions_and_manual_pages_name_every_command() {
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     assert!(pages.contains(&"bayan-generate.1".to_string()) && pages.len() > 15, "{pages:?}");
+}
+
+#[test]
+fn caches_are_shown_and_cleared() {
+    let place = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| place.path().join(name);
+    let (tuning, history) = (at("cache/bayan/tuning"), at("state/bayan/chat_history"));
+    let (model, data) = (at("hub/models--a--b/blobs"), at("hub/datasets--a--b/blobs"));
+    for folder in [&tuning, history.parent().expect("a folder"), &model, &data] {
+        fs::create_dir_all(folder).expect("a folder");
+    }
+    for (file, size) in
+        [(tuning.join("1.json"), 10), (history.clone(), 20), (model.join("x"), 30), (data.join("y"), 40)]
+    {
+        fs::write(file, vec![b'x'; size]).expect("a file");
+    }
+    let caches = |arguments: &[&str]| {
+        let mut command = bayan();
+        command.args(["caches", "--json"]).args(arguments);
+        command.env("XDG_CACHE_HOME", at("cache")).env("XDG_STATE_HOME", at("state"));
+        let answer: Value =
+            serde_json::from_str(&succeed(&finish(command.env("HF_HOME", place.path())))).expect("JSON");
+        let caches = answer["caches"].as_array().expect("caches").clone();
+        caches.iter().map(|cache| (cache["bytes"].as_u64(), cache["freed_bytes"].as_u64())).collect::<Vec<_>>()
+    };
+    assert_eq!(caches(&[]), [(Some(10), Some(0)), (Some(20), Some(0)), (Some(30), Some(0))]);
+    assert_eq!(caches(&["--clear", "history,hub"]), [(Some(10), Some(0)), (Some(0), Some(20)), (Some(0), Some(30))]);
+    assert!(tuning.join("1.json").exists() && !history.exists() && !at("hub/models--a--b").exists());
+    assert!(data.join("y").exists(), "a data set of another program was deleted");
+    fail(&run(&["caches", "--clear", "everything"]), 2);
+}
+
+#[test]
+fn verbose_says_what_is_loaded_and_compiled() {
+    let place = model("llama3_gqa").display().to_string();
+    let errors = |flags: &[&str], variable: Option<&str>| {
+        let mut command = bayan();
+        command.args(["generate", "a", "-n", "1", "--model", &place]).args(flags).env_remove("RUST_LOG");
+        if let Some(value) = variable {
+            command.env("RUST_LOG", value);
+        }
+        let output = finish(&mut command);
+        succeed(&output);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let quiet = errors(&[], None);
+    assert!(!quiet.contains("loading") && !quiet.contains("compiling"), "{quiet}");
+    let some = errors(&["-v"], None);
+    assert!(some.contains("device: ") && some.contains("llama3_gqa: llama, ") && !some.contains("compiling"), "{some}");
+    for more in [errors(&["-vv"], None), errors(&[], Some("bayan_gpu=debug"))] {
+        assert!(more.contains("compiling kernel"), "{more}");
+    }
+    let wrong = errors(&[], Some("bayan=loud"));
+    assert!(wrong.contains("RUST_LOG=bayan=loud has no effect"), "{wrong}");
 }

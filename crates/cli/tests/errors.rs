@@ -129,9 +129,19 @@ fn wrong_usage_is_code_2() {
 
 #[test]
 fn every_subcommand_has_help() {
-    for command in
-        ["chat", "generate", "tokenize", "template", "quantize", "inspect", "devices", "bench", "ops", "conformance"]
-    {
+    for command in [
+        "chat",
+        "generate",
+        "tokenize",
+        "template",
+        "quantize",
+        "inspect",
+        "caches",
+        "devices",
+        "bench",
+        "ops",
+        "conformance",
+    ] {
         let help = succeed(&run(&[command, "--help"]));
         assert!(help.contains("Usage:") && help.contains(command), "{help}");
     }

@@ -236,6 +236,8 @@ impl Gpu {
                 pretend(&mut inner.capabilities);
             }
         }
+        let used = gpu.capabilities();
+        tracing::info!("device: {} ({}), {}", used.name, used.driver, used.path());
         Ok(gpu)
     }
 

@@ -74,6 +74,7 @@ impl Gpu {
     fn compile(&self, name: &str, text: &str) -> Result<Kernel, GpuError> {
         let fail = |reason: String| GpuError::Kernel { kernel: name.to_string(), reason };
         let bindings = shader::bindings(text).map_err(fail)?;
+        tracing::debug!("compiling kernel {name}");
         let source = preamble(self.capabilities()) + text;
         let device = self.device();
         let descriptor = wgpu::ShaderModuleDescriptor {

@@ -17,8 +17,8 @@ use bayan_gpu::Gpu;
 use bayan_weights::{Checkpoint, Policy};
 
 pub use adapter::{
-    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, AdapterError, AdapterModule, PEFT_VERSION, Rules,
-    TargetModules, layer_of, tensor_names,
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, AdapterError, AdapterModule, EmbeddingPair, Extras,
+    PEFT_VERSION, Rules, TargetModules, TokenRows, WholeTensor, layer_of, tensor_names,
 };
 pub use arch::supported;
 pub use cache::{Cache, CacheFormat, CacheShape, LayerCache, LayerCacheSpec};
@@ -86,6 +86,10 @@ pub async fn open_on(
     let config = Fields(checkpoint.config());
     let load = architecture(&config)?;
     load::refuse_unread(checkpoint, &describe(checkpoint.config())?).await?;
+    let model_type = checkpoint.config().get("model_type").and_then(|kind| kind.as_str()).unwrap_or_default();
+    let tensors = checkpoint.tensors().len();
+    let form = policy.as_ref().map_or("as stored".to_owned(), |policy| format!("in {}", policy.linear.name()));
+    tracing::info!("loading {}: {model_type}, {tensors} tensors, weights {form}", checkpoint.source().describe());
     let mut loader = Loader::new(checkpoint, *placement, policy, on_progress)?;
     let decoder = load(&config, options, &mut loader).await?;
     for gpu in placement.gpus {

@@ -63,12 +63,19 @@ pub(crate) fn bad_name(place: &str, name: &str) -> WeightsError {
 #[derive(Debug, Default, Clone)]
 pub struct MemorySource {
     files: BTreeMap<String, Cow<'static, [u8]>>,
+    place: Option<&'static str>,
 }
 
 impl MemorySource {
     /// An empty source.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same source under a name for people, such as "the embedded model"; it is "memory" otherwise.
+    #[must_use]
+    pub fn named(self, place: &'static str) -> Self {
+        Self { place: Some(place), ..self }
     }
 
     /// The same source with one more file; a file of the same name is replaced.
@@ -101,7 +108,7 @@ impl MemorySource {
 
 impl Source for MemorySource {
     fn describe(&self) -> String {
-        "memory".to_owned()
+        self.place.unwrap_or("memory").to_owned()
     }
 
     fn size<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<u64>, WeightsError>> {

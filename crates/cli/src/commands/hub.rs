@@ -97,7 +97,7 @@ pub fn list(args: &ListArgs) -> Result<ExitCode> {
 }
 
 /// Bytes of the files in a directory.
-fn size_of(directory: &Path) -> u64 {
+pub fn size_of(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
     entries
         .flatten()

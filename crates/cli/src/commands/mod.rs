@@ -1,6 +1,7 @@
 //! One file or folder for each subcommand; `pull`, `list` and `remove` share one.
 
 pub mod bench;
+pub mod caches;
 pub mod chat;
 pub mod conformance;
 pub mod devices;

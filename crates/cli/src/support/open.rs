@@ -40,7 +40,8 @@ pub fn source(model: Option<&Path>) -> Result<Rc<dyn Source>> {
             "this program was built without the embedded model: expected `--model DIR` with the directory of a Hugging Face checkpoint"
         );
     }
-    Ok(Rc::new(files.iter().fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes))))
+    let empty = MemorySource::new().named("the embedded model");
+    Ok(Rc::new(files.iter().fold(empty, |source, &(name, bytes)| source.with(name, bytes))))
 }
 
 /// The selected checkpoint.

@@ -8,20 +8,30 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Shorter work needs no progress bar.
 const PROGRESS_DELAY: Duration = Duration::from_millis(700);
 
-/// Logs warnings to stderr. Errors are not logged: they are returned and printed once. `BAYAN_LOG=debug` shows
-/// everything. With `json`, every line is a JSON object with its time, and a server's requests are logged too.
-pub fn set_up_log(json: bool) {
-    let wanted = std::env::var("BAYAN_LOG").ok().and_then(|level| level.parse::<LevelFilter>().ok());
-    let filter = tracing_subscriber::filter::filter_fn(move |event| match wanted {
-        Some(level) => *event.level() <= level,
-        None if json => *event.level() <= tracing::Level::INFO && event.target().starts_with("bayan"),
-        None => *event.level() == tracing::Level::WARN,
-    });
+/// Logs to stderr. Errors are not logged: they are returned and printed once. Warnings are always logged; `verbose` 1
+/// adds what is loaded and chosen, 2 what is compiled, 3 everything of the libraries below. `RUST_LOG` says it for each
+/// module (`bayan_gpu=debug`), `BAYAN_LOG` for all (`debug`); both take precedence. With `json`, every line is a JSON
+/// object with its time, and a server's requests are logged too.
+pub fn set_up_log(json: bool, verbose: u8) {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    let mut filter = default_levels(json, verbose);
+    for name in ["RUST_LOG", "BAYAN_LOG"] {
+        let Some(value) = set(name) else { continue };
+        match value.parse::<Targets>() {
+            Ok(wanted) => filter = wanted,
+            Err(error) => note(&format!(
+                "{name}={value} has no effect ({error}): expected a level (error, warn, info, debug, trace), or pairs \
+                 of module and level such as bayan_gpu=debug"
+            )),
+        }
+        break;
+    }
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let layer = match json {
         true => layer.json().flatten_event(true).with_filter(filter).boxed(),
@@ -30,6 +40,18 @@ pub fn set_up_log(json: bool) {
         }
     };
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
+}
+
+/// The levels without environment variables.
+fn default_levels(json: bool, verbose: u8) -> Targets {
+    let ours = match verbose {
+        0 if json => LevelFilter::INFO,
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    let others = if verbose > 2 { LevelFilter::DEBUG } else { LevelFilter::WARN };
+    Targets::new().with_default(others).with_target("bayan", ours)
 }
 
 /// The message and its causes, without causes that the message already contains.

@@ -70,7 +70,8 @@ fn hash(text: &str) -> u64 {
     hasher.finish()
 }
 
-fn directory() -> Option<PathBuf> {
+/// Where measured variants are cached, if the user has a place for caches.
+pub fn directory() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME")
         .or_else(|| set("LOCALAPPDATA"))

@@ -212,6 +212,11 @@ impl Engine {
         let head_gpu = head.unwrap_or(&gpus[0]).clone();
         let sampling = Sampling::new(&head_gpu, sequences, decoder.sizes().vocab_size)?;
         let tuning = Tuning::defaults(gpus[0].capabilities());
+        tracing::info!(
+            "{sequences} sequences of {context} positions, cache in {}, prompts in pieces of {} tokens",
+            options.cache.name(),
+            chunks.chunk()
+        );
         let control = Arc::default();
         Ok(Engine {
             devices,
@@ -380,6 +385,7 @@ impl Engine {
             tuning: &self.tuning,
             sums: None,
         };
+        tracing::debug!("planning a step: {kind:?}");
         let step = Rc::new(Step::new(&mut self.devices, &spec, kind)?);
         self.steps.insert(kind, step.clone());
         Ok(step)

@@ -37,9 +37,12 @@ pub struct LogEntry {
     /// The global norm of the gradients before clipping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
-    /// Tokens per second, counting all tokens of the sequences.
+    /// Tokens per second over the last steps, counting all tokens of the sequences, without evaluations and saves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
+    /// Time of the step in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_seconds: Option<f64>,
     /// Device memory in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
@@ -69,6 +72,7 @@ impl LogEntry {
             ("train/learning_rate", self.learning_rate),
             ("train/grad_norm", self.grad_norm),
             ("train/tokens_per_second", self.tokens_per_second),
+            ("train/step_seconds", self.step_seconds),
             ("train/memory_bytes", memory),
             ("train/loss_scale", self.loss_scale),
             ("train/reward_accuracy", self.reward_accuracy),

@@ -7,7 +7,7 @@ use super::{LogEntry, curve, label, range, smoothed, ticks};
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 70.0;
-const BOTTOM: f64 = 30.0;
+const BOTTOM: f64 = 46.0;
 
 const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
 svg{width:100%;height:auto}text{font-size:12px;fill:#444}.grid{stroke:#e3e3e3}.raw{stroke:#aac8eb}\
@@ -41,30 +41,32 @@ pub(super) fn html(entries: &[LogEntry], title: &str) -> String {
     }
     page.push_str("</table>");
     let smooth = smoothed(&loss);
-    chart(
-        &mut page,
-        "Loss (faint: each step; blue: smoothed; orange: evaluation)",
-        &[("raw", &loss), ("line", &smooth), ("eval", &evaluation)],
-    );
-    let curves: [(&str, fn(&LogEntry) -> Option<f64>); 5] = [
-        ("Learning rate", |e| e.learning_rate),
-        ("Gradient norm before clipping", |e| e.grad_norm),
-        ("Tokens per second", |e| e.tokens_per_second),
-        ("Reward margin", |e| e.reward_margin),
-        ("Reward accuracy", |e| e.reward_accuracy),
+    let curves = [("raw", "each step", &loss), ("line", "smoothed", &smooth), ("eval", "evaluation", &evaluation)];
+    chart(&mut page, "Loss", "loss per trained token (nats)", &curves);
+    let curves: [(&str, &str, fn(&LogEntry) -> Option<f64>); 6] = [
+        ("Learning rate", "learning rate", |e| e.learning_rate),
+        ("Gradient norm before clipping", "L2 norm", |e| e.grad_norm),
+        ("Speed over the last steps", "tokens per second", |e| e.tokens_per_second),
+        ("Time of a step", "seconds", |e| e.step_seconds),
+        ("Reward margin", "reward margin", |e| e.reward_margin),
+        ("Reward accuracy", "fraction of pairs", |e| e.reward_accuracy),
     ];
-    for (name, value) in curves {
+    for (name, unit, value) in curves {
         let points = curve(entries, value);
         if !points.is_empty() {
-            chart(&mut page, name, &[("line", &points)]);
+            chart(&mut page, name, unit, &[("line", "", &points)]);
         }
     }
     page.push_str("</html>\n");
     page
 }
 
-fn chart(page: &mut String, name: &str, curves: &[(&str, &Vec<(f64, f64)>)]) {
-    let all: Vec<&[(f64, f64)]> = curves.iter().map(|(_, points)| points.as_slice()).collect();
+/// Points of one curve: (step, value).
+type Points = Vec<(f64, f64)>;
+
+/// Adds a plot over steps. `curves` are (class, name in the legend, points); a plot of one curve has no legend.
+fn chart(page: &mut String, name: &str, unit: &str, curves: &[(&str, &str, &Points)]) {
+    let all: Vec<&[(f64, f64)]> = curves.iter().map(|(_, _, points)| points.as_slice()).collect();
     let ((x_low, x_high), (y_low, y_high)) = (range(&all, |p| p.0), range(&all, |p| p.1));
     let to_x = |x: f64| LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - 10.0);
     let to_y = |y: f64| HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - BOTTOM - 10.0);
@@ -80,11 +82,21 @@ fn chart(page: &mut String, name: &str, curves: &[(&str, &Vec<(f64, f64)>)]) {
             page,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             to_x(x),
-            HEIGHT - 8.0,
+            HEIGHT - BOTTOM + 18.0,
             label(x)
         );
     }
-    for (class, points) in curves.iter().filter(|(_, points)| points.len() > 1) {
+    let (middle, across) = ((LEFT + WIDTH - 10.0) / 2.0, (HEIGHT - BOTTOM) / 2.0);
+    let _ = write!(page, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">step</text>", HEIGHT - 6.0);
+    let turned = format!("transform=\"rotate(-90 12 {across})\"");
+    let _ = write!(page, "<text x=\"12\" y=\"{across}\" {turned} text-anchor=\"middle\">{unit}</text>");
+    let named = curves.iter().filter(|(_, name, points)| !name.is_empty() && !points.is_empty());
+    for (row, (class, name, _)) in named.enumerate() {
+        let (x, y) = (WIDTH - 120.0, 22.0 + 18.0 * row as f64);
+        let _ = write!(page, "<path class=\"{class}\" d=\"M{x} {:.1}h24\"/>", y - 4.0);
+        let _ = write!(page, "<text x=\"{}\" y=\"{y}\">{name}</text>", x + 30.0);
+    }
+    for (class, _, points) in curves.iter().filter(|(_, _, points)| points.len() > 1) {
         let _ = write!(page, "<polyline class=\"{class}\" points=\"");
         for (x, y) in thinned(points) {
             let _ = write!(page, "{:.1},{:.1} ", to_x(x), to_y(y));

@@ -1,4 +1,4 @@
-//! The loss plot as a PNG: lines, axes and digits drawn into a pixel buffer.
+//! The loss plot as a PNG: lines, axes and text drawn into a pixel buffer.
 
 use std::io::Write;
 
@@ -59,13 +59,13 @@ impl Canvas {
         }
     }
 
-    /// Draws digits and the other characters of numbers at twice their size; `x` is the left edge.
+    /// Draws the characters that [`glyph`] has at twice their size; `x` is the left edge.
     fn text(&mut self, x: usize, y: usize, text: &str) {
         for (place, c) in text.chars().enumerate() {
             for (row, bits) in glyph(c).into_iter().enumerate() {
                 for column in (0..3).filter(|column| bits >> (2 - column) & 1 == 1) {
                     for (sx, sy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
-                        self.dot(x + 8 * place + 2 * column + sx, y + 2 * row + sy, BLACK, 1.0);
+                        self.dot(x + ADVANCE * place + 2 * column + sx, y + 2 * row + sy, BLACK, 1.0);
                     }
                 }
             }
@@ -73,7 +73,10 @@ impl Canvas {
     }
 }
 
-/// A glyph of 3 × 5 pixels: each row is in the low three bits of a byte.
+/// The width of a character with the space after it, in pixels.
+const ADVANCE: usize = 8;
+
+/// A glyph of 3 × 5 pixels: each row is in the low three bits of a byte. Letters have the forms of capitals.
 fn glyph(c: char) -> [u8; 5] {
     match c {
         '0' => [7, 5, 5, 5, 7],
@@ -88,7 +91,23 @@ fn glyph(c: char) -> [u8; 5] {
         '9' => [7, 5, 7, 1, 7],
         '-' => [0, 0, 7, 0, 0],
         '.' => [0, 0, 0, 0, 2],
-        'e' => [0, 7, 7, 4, 7],
+        'a' => [2, 5, 7, 5, 5],
+        'c' => [7, 4, 4, 4, 7],
+        'd' => [6, 5, 5, 5, 6],
+        'e' => [7, 4, 6, 4, 7],
+        'g' => [7, 4, 5, 5, 7],
+        'h' => [5, 5, 7, 5, 5],
+        'i' => [7, 2, 2, 2, 7],
+        'l' => [4, 4, 4, 4, 7],
+        'm' => [5, 7, 7, 5, 5],
+        'n' => [6, 5, 5, 5, 5],
+        'o' => [7, 5, 5, 5, 7],
+        'p' => [7, 5, 7, 4, 4],
+        'r' => [6, 5, 6, 5, 5],
+        's' => [7, 4, 7, 1, 7],
+        't' => [7, 2, 2, 2, 2],
+        'u' => [5, 5, 5, 5, 7],
+        'v' => [5, 5, 5, 5, 2],
         _ => [0; 5],
     }
 }
@@ -106,12 +125,12 @@ pub(super) fn png(entries: &[LogEntry]) -> Vec<u8> {
     for y in ticks(y_low, y_high, 6) {
         canvas.line((LEFT as f64, to_y(y)), (right, to_y(y)), 1.0, GREY);
         let text = label(y);
-        canvas.text(LEFT.saturating_sub(10 + 8 * text.len()), (to_y(y) - 5.0).max(0.0) as usize, &text);
+        canvas.text(LEFT.saturating_sub(10 + ADVANCE * text.len()), (to_y(y) - 5.0).max(0.0) as usize, &text);
     }
     for x in ticks(x_low, x_high, 8) {
         canvas.line((to_x(x), TOP as f64), (to_x(x), bottom), 1.0, GREY);
         let text = label(x);
-        canvas.text((to_x(x) as usize).saturating_sub(4 * text.len()), HEIGHT - BOTTOM + 12, &text);
+        canvas.text((to_x(x) as usize).saturating_sub(ADVANCE * text.len() / 2), HEIGHT - BOTTOM + 12, &text);
     }
     canvas.line((LEFT as f64, TOP as f64), (LEFT as f64, bottom), 1.5, BLACK);
     canvas.line((LEFT as f64, bottom), (right, bottom), 1.5, BLACK);
@@ -122,6 +141,15 @@ pub(super) fn png(entries: &[LogEntry]) -> Vec<u8> {
         if let ([only], true) = (points.as_slice(), width > 1.0) {
             canvas.line((to_x(only.0), to_y(only.1)), (to_x(only.0), to_y(only.1)), 6.0, colour);
         }
+    }
+    canvas.text(8, TOP, "loss");
+    canvas.text((LEFT + WIDTH - RIGHT - ADVANCE * "step".len()) / 2, HEIGHT - 18, "step");
+    let curves = [("each step", &training, FAINT), ("smoothed", &smooth, BLUE), ("evaluation", &evaluation, ORANGE)];
+    let drawn = curves.into_iter().filter(|(_, points, _)| !points.is_empty());
+    for (row, (name, _, colour)) in drawn.enumerate() {
+        let (x, y) = (WIDTH - RIGHT - 140, TOP + 10 + 18 * row);
+        canvas.line((x as f64, (y + 5) as f64), ((x + 30) as f64, (y + 5) as f64), 3.0, colour);
+        canvas.text(x + 40, y, name);
     }
     encode(&canvas)
 }

@@ -7,6 +7,7 @@
 mod base;
 mod data;
 mod norms;
+mod pace;
 mod preference;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::recipe::{LossNormalization, Method, Recipe, RunLength};
 pub use base::{BaseInfo, RECIPE_FILE, model_files, prepare_output, resumable, write_result};
 pub use data::{RunData, Units};
 use norms::Norms;
+use pace::Pace;
 
 /// Number of checkpoints of a run whose recipe sets no interval.
 const CHECKPOINTS: u64 = 10;
@@ -177,8 +179,7 @@ struct State<'a> {
     /// DPO: the reference's log-probabilities of every training example, if computed before training.
     reference: Option<Vec<[f32; 2]>>,
     started: Instant,
-    steps_here: u64,
-    tokens_here: u64,
+    pace: Pace,
     saved: Option<u64>,
     norms: Norms,
 }
@@ -237,8 +238,7 @@ impl Run<'_> {
             log,
             reference: None,
             started,
-            steps_here: 0,
-            tokens_here: 0,
+            pace: Pace::default(),
             saved,
             norms: Norms::default(),
         };
@@ -313,7 +313,7 @@ impl State<'_> {
 
     /// Runs one optimizer step.
     async fn step(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<f64, RunError> {
-        let recipe = self.run.recipe;
+        let (recipe, begun) = (self.run.recipe, Instant::now());
         let step = self.state.step;
         let batches = self.order.next_step(recipe.gradient_accumulation_steps);
         let mut entry = LogEntry { step, ..LogEntry::default() };
@@ -343,17 +343,18 @@ impl State<'_> {
                 Err(error) => return Err(self.name_tensor(trainer, error).await),
             }
         };
-        self.count_tokens(tokens);
+        self.state.tokens += tokens as u64;
         self.state.loss_scale = trainer.loss_scale();
         self.state.step += 1;
         self.state.position = self.order.position();
-        self.steps_here += 1;
-        let elapsed = self.started.elapsed().as_secs_f64();
+        let elapsed = begun.elapsed();
+        self.pace.add(tokens, elapsed);
         entry.epoch = self.epoch();
         entry.loss = Some(loss);
         entry.learning_rate = Some(learning_rate);
         entry.grad_norm = Some(norm);
-        entry.tokens_per_second = Some(self.tokens_here as f64 / elapsed.max(1e-9));
+        entry.tokens_per_second = Some(self.pace.tokens_per_second());
+        entry.step_seconds = Some(elapsed.as_secs_f64());
         entry.memory_bytes = trainer.memory_bytes();
         let logged = self.state.step.is_multiple_of(recipe.log_every) || self.state.step == self.length.total_steps;
         if logged {
@@ -362,15 +363,9 @@ impl State<'_> {
         if let Some(median) = self.norms.add(norm) {
             observer.event(Event::LargeNorm { step, norm, median });
         }
-        let remaining = (self.length.total_steps - self.state.step) as f64;
-        let left = Duration::try_from_secs_f64(elapsed / self.steps_here as f64 * remaining).unwrap_or_default();
+        let left = self.pace.time_of(self.length.total_steps - self.state.step);
         observer.event(Event::Step { entry: &entry, logged, total_steps: self.length.total_steps, left });
         Ok(loss)
-    }
-
-    fn count_tokens(&mut self, tokens: usize) {
-        self.state.tokens += tokens as u64;
-        self.tokens_here += tokens as u64;
     }
 
     fn epoch(&self) -> f64 {

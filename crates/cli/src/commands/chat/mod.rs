@@ -95,7 +95,9 @@ const MORE: &str = "… ";
 
 /// The line editor's loop; failures are printed and the conversation continues.
 fn talk(session: &mut Session, mut editor: DefaultEditor, keep_history: bool) -> Result<()> {
-    let history = if keep_history { history_file() } else { None };
+    let history = history_file().filter(|file| {
+        keep_history && file.parent().is_some_and(|directory| std::fs::create_dir_all(directory).is_ok())
+    });
     if let Some(file) = &history {
         // The file does not exist the first time.
         let _ = editor.load_history(file);
@@ -140,14 +142,12 @@ fn read_message(editor: &mut DefaultEditor) -> rustyline::Result<String> {
 }
 
 /// The history file of typed lines, in the user's state directory.
-fn history_file() -> Option<PathBuf> {
+pub fn history_file() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let state = if cfg!(windows) {
         set("LOCALAPPDATA")?
     } else {
         set("XDG_STATE_HOME").filter(|p| p.is_absolute()).or_else(|| Some(set("HOME")?.join(".local").join("state")))?
     };
-    let directory = state.join("bayan");
-    std::fs::create_dir_all(&directory).ok()?;
-    Some(directory.join("chat_history"))
+    Some(state.join("bayan").join("chat_history"))
 }

@@ -208,12 +208,13 @@ fn step_line(entry: &LogEntry, total_steps: u64, left: Duration) -> String {
         _ => format!("  scale {scale}"),
     });
     format!(
-        "step {:>4}/{total_steps}  loss {:.4}{rewards}  lr {:.2e}  norm {:.3}{}  {:.0} tokens/s  {}  {} left",
+        "step {:>4}/{total_steps}  loss {:.4}{rewards}  lr {:.2e}  norm {:.3}{}  {:.2} s  {:.0} tokens/s  {}  {} left",
         entry.step + 1,
         number(entry.loss),
         number(entry.learning_rate),
         number(entry.grad_norm),
         scale.unwrap_or_default(),
+        number(entry.step_seconds),
         number(entry.tokens_per_second),
         output::size(entry.memory_bytes.unwrap_or(0)),
         time(left)
