@@ -95,10 +95,9 @@ impl Extras {
     ) -> Result<(), AdapterError> {
         let absent =
             |field: &str, expected: String| Err(AdapterError::config(field, expected, "no such tensor", CHECK));
-        if config.use_dora {
-            for module in modules.filter(|name| !self.magnitudes.contains_key(*name)) {
-                return absent("use_dora", format!("{module}{MAGNITUDE} beside the pair"));
-            }
+        let mut modules = modules.filter(|name| !self.magnitudes.contains_key(*name));
+        if let Some(module) = modules.next().filter(|_| config.use_dora) {
+            return absent("use_dora", format!("{module}{MAGNITUDE} beside the pair"));
         }
         let owns = |name: &str, pattern: &str| name == pattern || name.ends_with(&format!(".{pattern}"));
         for (pattern, _) in &config.trainable_token_indices {
