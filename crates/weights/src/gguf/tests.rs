@@ -431,3 +431,18 @@ fn adapters_and_models_are_told_apart() {
     let activated = whole().key("adapter.alora.invocation_tokens", 4, &1u32.to_le_bytes());
     assert!(read(&alpha(activated)).expect_err("another kind").contains("alora"));
 }
+
+#[test]
+fn tokens_without_text_and_repeated_ones_are_read() {
+    let file = tiny()
+        .text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", "llama-bpe")
+        .texts("tokenizer.ggml.tokens", &["a", "b", "ab", "", "b"])
+        .texts("tokenizer.ggml.merges", &["a b"]);
+    let checkpoint = opened(&embedding(file)).expect("opens");
+    let text = block_on(checkpoint.text("tokenizer.json")).expect("reads").expect("made");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(json["model"]["vocab"], serde_json::json!({"a": 0, "ab": 2, "b": 4}));
+    let notes = checkpoint.notes().join("; ");
+    assert!(notes.contains("without text (ids 3)") && notes.contains("a later token has, too (ids 1)"), "{notes}");
+}

@@ -35,7 +35,7 @@ pub(super) fn files(
     let kind = |id: usize| kinds.map_or(NORMAL, |kinds| kinds[id]);
     let add_bos = match header.text("tokenizer.ggml.model") {
         Some("llama") => {
-            files.insert("tokenizer.model".to_owned(), sentencepiece(file, header, tokens, &kind)?);
+            files.insert("tokenizer.model".to_owned(), sentencepiece(file, header, tokens, &kind, notes)?);
             header.flag("tokenizer.ggml.add_bos_token").unwrap_or(true)
         }
         Some("gpt2") => {
@@ -47,7 +47,7 @@ pub(super) fn files(
                         .to_owned(),
             })?;
             let add_bos = header.flag("tokenizer.ggml.add_bos_token").unwrap_or(rules.bos);
-            files.insert("tokenizer.json".to_owned(), byte_level(file, header, tokens, &kind, rules, add_bos)?);
+            files.insert("tokenizer.json".to_owned(), byte_level(file, header, tokens, &kind, rules, add_bos, notes)?);
             add_bos
         }
         other => {
@@ -108,18 +108,26 @@ fn sentencepiece(
     header: &Header,
     tokens: &[String],
     kind: &dyn Fn(usize) -> i64,
+    notes: &mut Vec<String>,
 ) -> Result<Vec<u8>, WeightsError> {
     let scores = header.floats("tokenizer.ggml.scores").unwrap_or_default();
     if scores.len() != tokens.len() {
         return Err(WeightsError::malformed(file, format!("{} tokens have {} scores", tokens.len(), scores.len())));
     }
     let mut out = Vec::new();
+    let last = last_ids(file, tokens, kind, notes);
     for (id, token) in tokens.iter().enumerate() {
         let mut piece = Vec::new();
-        push_bytes(&mut piece, 1, token.as_bytes());
+        // Pieces are distinct and have a text: a token that no text has is an unused piece with a name of its own.
+        let (text, kind) = match last.get(token.as_str()) {
+            Some(last) if *last != id => (format!("[unused {id}]"), UNUSED),
+            None if token.is_empty() => (format!("[unused {id}]"), UNUSED),
+            _ => (token.clone(), kind(id)),
+        };
+        push_bytes(&mut piece, 1, text.as_bytes());
         piece.push(2 << 3 | 5);
         piece.extend_from_slice(&(scores[id] as f32).to_le_bytes());
-        push_number(&mut piece, 3, u64::try_from(kind(id)).unwrap_or(0));
+        push_number(&mut piece, 3, u64::try_from(kind).unwrap_or(0));
         push_bytes(&mut out, 1, &piece);
     }
     let mut trainer = Vec::new();
@@ -159,6 +167,7 @@ fn byte_level(
     kind: &dyn Fn(usize) -> i64,
     rules: &PreTokenizer,
     add_bos: bool,
+    notes: &mut Vec<String>,
 ) -> Result<Vec<u8>, WeightsError> {
     let bad = |problem: String| WeightsError::malformed(file, problem);
     let merges = header
@@ -174,13 +183,12 @@ fn byte_level(
     }
     let mut vocab = Map::new();
     let mut added = Vec::new();
+    let last = last_ids(file, tokens, kind, notes);
     for (id, token) in tokens.iter().enumerate() {
-        if kind(id) == UNUSED {
+        if last.get(token.as_str()) != Some(&id) {
             continue;
         }
-        if vocab.insert(token.clone(), json!(id)).is_some() {
-            return Err(bad(format!("the token {token:?} occurs twice")));
-        }
+        vocab.insert(token.clone(), json!(id));
         if matches!(kind(id), UNKNOWN | CONTROL | USER_DEFINED) {
             let special = kind(id) != USER_DEFINED;
             added.push(json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special}));
@@ -202,6 +210,36 @@ fn byte_level(
         },
     });
     Ok(json.to_string().into_bytes())
+}
+
+/// The id of each text. Published files have a few tokens without text, and a few texts twice; as in llama.cpp, a text
+/// then gets the last of its ids, and `notes` says which ids no text has.
+fn last_ids<'a>(
+    file: &str,
+    tokens: &'a [String],
+    kind: &dyn Fn(usize) -> i64,
+    notes: &mut Vec<String>,
+) -> BTreeMap<&'a str, usize> {
+    let (mut last, mut empty, mut repeated) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for (id, token) in tokens.iter().enumerate().filter(|(id, _)| kind(*id) != UNUSED) {
+        if token.is_empty() {
+            empty.push(id);
+        } else if let Some(earlier) = last.insert(token.as_str(), id) {
+            repeated.push(earlier);
+        }
+    }
+    for (what, ids) in [("without text", empty), ("whose text a later token has, too", repeated)] {
+        if !ids.is_empty() {
+            let shown: Vec<String> = ids.iter().take(5).map(usize::to_string).collect();
+            let more = if ids.len() > shown.len() { ", …" } else { "" };
+            notes.push(format!(
+                "{file}: {} tokens {what} (ids {}{more}): no text is converted to them",
+                ids.len(),
+                shown.join(", ")
+            ));
+        }
+    }
+    last
 }
 
 /// A post-processor that adds the bos token before each text.
