@@ -145,7 +145,7 @@ fn measure_bayan(
     let mut bench = Command::new(program);
     bench.arg("bench").arg("--model").arg(&checkpoint.directory).args(["--quantize", "q4_0", "--json"]);
     for (flag, number) in
-        [("--prompt", workload.prompt), ("--generate", workload.generate), ("--repetitions", workload.repetitions)]
+        [("--prompt", workload.prompt), ("--generate", workload.generate), ("--repetitions", workload.repetitions), ("--depth", 0)]
     {
         bench.arg(flag).arg(number.to_string());
     }
