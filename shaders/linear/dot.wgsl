@@ -1,5 +1,6 @@
 // linear_tiles with int8 activations: codes of weights and activations are multiplied by packed dot products, and each
-// block of 32 is scaled once. x_codes [T, K / 4], x_scales [T, K / 32] from quantize.
+// block of 32 is scaled once. x_codes [T, K / 4], x_scales [T, K / 32] from quantize. The loads of a block are started
+// before the products of the one before it, by different invocations for codes, scales and weights.
 @group(0) @binding(0) var<storage, read> x_codes: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> x_scales: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
@@ -15,7 +16,7 @@ const TM = ${TM}u;
 const TN = ${TN}u;
 const RM = ${RM}u;
 const RN = ${RN}u;
-const THREADS = ${THREADS}u; // (TM / RM) * (TN / RN)
+const THREADS = ${THREADS}u; // (TM / RM) * (TN / RN), at least 3 TM + TN
 // Two vectors of 16 codes and one of padding, so that rows start in different memory banks.
 const STRIDE = 3u;
 
@@ -39,23 +40,40 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sum_${m}_${n} = 0.0;
 #end
 #end
-  for (var block = 0u; block < BLOCKS; block++) {
-    workgroupBarrier();
-    for (var i = lane; i < TM * 2u; i += THREADS) {
-      let token = min(token0 + i / 2u, shape.w - 1u);
-      tile_x[(i / 2u) * STRIDE + i % 2u] = x_codes[(token * BLOCKS + block) * 2u + i % 2u];
+  // What this invocation loads of a block: 16 codes of a token, the scales of a token, or a row of weights.
+  let loads_codes = lane < 2u * TM;
+  let loads_scales = !loads_codes && lane < 3u * TM;
+  let loads_row = lane >= THREADS - TN;
+  let own = select((lane - 2u * TM) % TM, lane / 2u, loads_codes);
+  let token = min(token0 + own, shape.w - 1u);
+  let own_row = lane % TN;
+  let row = min(row0 + own_row, shape.x - 1u);
+  var first = vec4<u32>(0u);
+  var second = vec4<u32>(0u);
+  var scales = vec4<f32>(0.0);
+  for (var step = 0u; step <= BLOCKS; step++) {
+    if (step > 0u) {
+      workgroupBarrier();
+      if (loads_codes) { tile_x[own * STRIDE + lane % 2u] = first; }
+      if (loads_scales) { tile_x_scales[own] = scales; }
+      if (loads_row) {
+        tile_w[own_row * STRIDE] = first;
+        tile_w[own_row * STRIDE + 1u] = second;
+        tile_w_scales[own_row] = scales;
+      }
+      workgroupBarrier();
     }
-    for (var i = lane; i < TM; i += THREADS) {
-      tile_x_scales[i] = x_scales[min(token0 + i, shape.w - 1u) * BLOCKS + block];
+    if (step < BLOCKS) {
+      if (loads_codes) { first = x_codes[(token * BLOCKS + step) * 2u + lane % 2u]; }
+      if (loads_scales) { scales = x_scales[token * BLOCKS + step]; }
+      if (loads_row) {
+        let w = packed32(row, step);
+        first = w[0];
+        second = w[1];
+        scales = scales32(row, step);
+      }
     }
-    for (var i = lane; i < TN; i += THREADS) {
-      let row = min(row0 + i, shape.x - 1u);
-      let w = packed32(row, block);
-      tile_w[i * STRIDE] = w[0];
-      tile_w[i * STRIDE + 1u] = w[1];
-      tile_w_scales[i] = scales32(row, block);
-    }
-    workgroupBarrier();
+    if (step == 0u) { continue; }
 #for n in RN
     let low_${n} = tile_w[(tn + ${n}u * (TN / RN)) * STRIDE];
     let high_${n} = tile_w[(tn + ${n}u * (TN / RN)) * STRIDE + 1u];
