@@ -1,16 +1,17 @@
 #!/bin/sh
-# What is most worth knowing of Bayan on a device, within ten minutes: generation and prompts of an 8B model, at depth and
-# sampled, the time of each kernel, the op suite, several sequences, LoRA training. The most wanted figures come first.
+# What is most worth knowing of Bayan on a device, within ten minutes: generation and prompts of an 8B model, at depth
+# and sampled, the time of each kernel, the op suite, several sequences, LoRA training. The most wanted figures come
+# first.
 #
 #     examples/measure-device.sh WANTED [PROGRAM] [OUT] [SECONDS]
 #
-# WANTED is a part of the device's name, such as NVIDIA: the script ends at once if no such device is there, and measures
-# no other. PROGRAM is the `bayan` to measure (default: beside this script, else built here), OUT a folder for everything
-# that is written (default: measurements), SECONDS the time for all sections (default: 540).
+# WANTED is a part of the device's name, such as NVIDIA: the script ends at once if no such device is there, and
+# measures no other. PROGRAM is the `bayan` to measure (default: beside this script, else built here), OUT a folder for
+# everything that is written (default: measurements), SECONDS the time for all sections (default: 540).
 #
 # To measure on a borrowed machine, bring two files and this script in one folder: `bayan` (cargo build --release
-# --package bayan-cli; target/release/bayan) and `libvulkan.so.1` (of your system, e.g. Debian's libvulkan1). The machine
-# itself has the device's driver. Nothing is downloaded: weights are random and made while they are loaded.
+# --package bayan-cli; target/release/bayan) and `libvulkan.so.1` (of your system, e.g. Debian's libvulkan1). The
+# machine itself has the device's driver. Nothing is downloaded: weights are random and made while they are loaded.
 # Commit the figures that go into docs/performance.md with device and commit; OUT/report.md names both.
 set -eu
 wanted=${1:?the first argument is a part of the wanted device\'s name, such as NVIDIA}
@@ -67,7 +68,7 @@ bench() {
 printf '# %s\n' "$("$program" --version)" > "$report"
 if ! "$program" devices > "$out/devices.txt" 2>&1 || ! grep -qi -- "$wanted" "$out/devices.txt"; then
   cat "$out/devices.txt" >&2
-  printf 'expected a device whose name contains "%s"; the devices above were found. Install its Vulkan driver.\n' "$wanted" >&2
+  printf 'expected a device whose name contains "%s", found the above; install its Vulkan driver\n' "$wanted" >&2
   exit 1
 fi
 section 20 "Device" "$program" devices

@@ -1,6 +1,6 @@
-// What both kernels that choose a token share: bindings, the order of floats, and noise. settings [R, 16]: 0 temperature
-// (0: the most likely token), 1 top_k (0: off), 2 top_p, 3 min_p, 4 repeat, 5 presence, 6 frequency, 7 adjust, 8 and 9
-// the seed's bits.
+// What both kernels that choose a token share: bindings, the order of floats, and noise. settings [R, 16]: 0
+// temperature (0: the most likely token), 1 top_k (0: off), 2 top_p, 3 min_p, 4 repeat, 5 presence, 6 frequency, 7
+// adjust, 8 and 9 the seed's bits.
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> settings: array<f32>;
 @group(0) @binding(2) var<storage, read> peaks: array<vec2<u32>>;

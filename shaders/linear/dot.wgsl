@@ -1,6 +1,7 @@
 // linear_tiles with int8 activations: codes of weights and activations are multiplied by packed dot products, and each
-// block of 32 is scaled once. x_codes [T, K / 4], x_scales [T, K / 32] from quantize. The loads of a block are started
-// before the products of the one before it, by different invocations for codes, scales and weights.
+// block of 32 is scaled once. x_codes [T, K / 4], x_scales [T, K / 32] from quantize. All loads of a block are started
+// together, before the products of the one before it. All invocations load, also what others load too, because a
+// compiler waits for loads at the end of a branch.
 @group(0) @binding(0) var<storage, read> x_codes: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> x_scales: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
@@ -16,7 +17,7 @@ const TM = ${TM}u;
 const TN = ${TN}u;
 const RM = ${RM}u;
 const RN = ${RN}u;
-const THREADS = ${THREADS}u; // (TM / RM) * (TN / RN), at least 3 TM + TN
+const THREADS = ${THREADS}u; // (TM / RM) * (TN / RN), at least 2 TM and TN
 // Two vectors of 16 codes and one of padding, so that rows start in different memory banks.
 const STRIDE = 3u;
 
@@ -40,40 +41,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sum_${m}_${n} = 0.0;
 #end
 #end
-  // What this invocation loads of a block: 16 codes of a token, the scales of a token, or a row of weights.
-  let loads_codes = lane < 2u * TM;
-  let loads_scales = !loads_codes && lane < 3u * TM;
-  let loads_row = lane >= THREADS - TN;
-  let own = select((lane - 2u * TM) % TM, lane / 2u, loads_codes);
-  let token = min(token0 + own, shape.w - 1u);
-  let own_row = lane % TN;
-  let row = min(row0 + own_row, shape.x - 1u);
-  var first = vec4<u32>(0u);
-  var second = vec4<u32>(0u);
-  var scales = vec4<f32>(0.0);
-  for (var step = 0u; step <= BLOCKS; step++) {
-    if (step > 0u) {
-      workgroupBarrier();
-      if (loads_codes) { tile_x[own * STRIDE + lane % 2u] = first; }
-      if (loads_scales) { tile_x_scales[own] = scales; }
-      if (loads_row) {
-        tile_w[own_row * STRIDE] = first;
-        tile_w[own_row * STRIDE + 1u] = second;
-        tile_w_scales[own_row] = scales;
-      }
-      workgroupBarrier();
+  let codes_at = min(token0 + lane / 2u % TM, shape.w - 1u) * BLOCKS;
+  let scales_at = min(token0 + lane % TM, shape.w - 1u) * BLOCKS;
+  let own_row = min(row0 + lane % TN, shape.x - 1u);
+  var own_codes = x_codes[codes_at * 2u + lane % 2u];
+  var own_scales = x_scales[scales_at];
+  var row_codes = packed32(own_row, 0u);
+  var row_scales = scales32(own_row, 0u);
+  for (var block = 0u; block < BLOCKS; block++) {
+    workgroupBarrier();
+    if (lane < 2u * TM) { tile_x[lane / 2u * STRIDE + lane % 2u] = own_codes; }
+    if (lane < TM) { tile_x_scales[lane] = own_scales; }
+    if (lane < TN) {
+      tile_w[lane * STRIDE] = row_codes[0];
+      tile_w[lane * STRIDE + 1u] = row_codes[1];
+      tile_w_scales[lane] = row_scales;
     }
-    if (step < BLOCKS) {
-      if (loads_codes) { first = x_codes[(token * BLOCKS + step) * 2u + lane % 2u]; }
-      if (loads_scales) { scales = x_scales[token * BLOCKS + step]; }
-      if (loads_row) {
-        let w = packed32(row, step);
-        first = w[0];
-        second = w[1];
-        scales = scales32(row, step);
-      }
-    }
-    if (step == 0u) { continue; }
+    workgroupBarrier();
+    let next = min(block + 1u, BLOCKS - 1u);
+    own_codes = x_codes[(codes_at + next) * 2u + lane % 2u];
+    own_scales = x_scales[scales_at + next];
+    row_codes = packed32(own_row, next);
+    row_scales = scales32(own_row, next);
 #for n in RN
     let low_${n} = tile_w[(tn + ${n}u * (TN / RN)) * STRIDE];
     let high_${n} = tile_w[(tn + ${n}u * (TN / RN)) * STRIDE + 1u];

@@ -1,7 +1,7 @@
 // As sampling/pick.wgsl, for hardware: reads only those chunks whose largest logits can matter. The W largest peaks of
 // chunks belong to W different tokens, so the W-th largest peak is a bound that at least W logits reach. The logits
-// above it, the candidates, are sorted in workgroup memory, and top-k, top-p and the draw look at them alone. Where they
-// are more than fit, or their mass is too small for top-p, thresholds are searched over all logits.
+// above it, the candidates, are sorted in workgroup memory, and top-k, top-p and the draw look at them alone. Where
+// they are more than fit, or their mass is too small for top-p, thresholds are searched over all logits.
 var<workgroup> peak_keys: array<u32, ${CHUNKS}>;
 var<workgroup> chosen_chunks: array<u32, ${CHUNKS}>;
 var<workgroup> keys: array<u32, THREADS>;
@@ -100,8 +100,8 @@ fn threshold(row: u32, lane: u32, floor: u32, peak: f32, wanted: f32, mass: bool
   return low;
 }
 
-// Sorts all logits that the `wanted` largest peaks of chunks bound from below. Returns their number, or 0 if they do not
-// fit.
+// Sorts all logits that the `wanted` largest peaks of chunks bound from below. Returns their number, or 0 if they do
+// not fit.
 fn gather(row: u32, lane: u32, wanted: u32) -> u32 {
   if (lane == 0u) { shared_result = vec2<u32>(0u); atomicStore(&counter, 0u); }
   workgroupBarrier();

@@ -221,8 +221,13 @@ mod tests {
         let work = |groups| {
             let y = gpu.allocate("y", 16).expect("memory");
             let bindings = gpu.bind("work", &kernel, &[vec![turns.whole(), y.whole()]]).expect("bindings");
-            let dispatch =
-                Dispatch { name: "work".into(), kernel: kernel.clone(), bindings, grid: [groups, 1, 1], uploads: vec![] };
+            let dispatch = Dispatch {
+                name: "work".into(),
+                kernel: kernel.clone(),
+                bindings,
+                grid: [groups, 1, 1],
+                uploads: vec![],
+            };
             (dispatch, ReadRequest { buffer: y, offset_bytes: 0, size_bytes: 16 })
         };
         // One workgroup takes milliseconds on a software device; the second submission takes 200 times as long.

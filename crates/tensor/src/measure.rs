@@ -69,7 +69,8 @@ pub async fn measure_rows(
 ) -> Result<Vec<Measured>, GpuError> {
     let mut measured = Vec::new();
     let mut expected: Option<Vec<f32>> = None;
-    let chosen = chosen(&matrices.iter().map(|matrix| matrix.size_bytes()).collect::<Vec<_>>(), work(gpu.capabilities()));
+    let chosen =
+        chosen(&matrices.iter().map(|matrix| matrix.size_bytes()).collect::<Vec<_>>(), work(gpu.capabilities()));
     for shape in candidates(gpu.capabilities()) {
         let (plan, output) = plan(gpu, chosen.iter().map(|&index| &matrices[index]), shape)?;
         let mut best = f64::INFINITY;

@@ -43,7 +43,9 @@ impl Adapter {
         if !self.features.iter().any(|f| f == SUBGROUPS) {
             Some("subgroups: sums go through workgroup memory")
         } else if !self.language.iter().any(|f| f == SUBGROUP_ID) {
-            Some("subgroups: this browser's WGSL lacks subgroup_id (Chrome has it from 144 on); sums go through workgroup memory")
+            Some(
+                "subgroups: this browser's WGSL lacks subgroup_id (Chrome has it from 144 on); sums go through workgroup memory",
+            )
         } else {
             None
         }

@@ -7,8 +7,8 @@ use crate::browser::{self, Adapter};
 use crate::error::EngineError;
 use crate::options::CreateOptions;
 
-/// Opens a device with `subgroups`, if the `GPUAdapter` and the browser's WGSL have what the kernels need and the options
-/// do not disable them. Packed dot products, the only other language feature, are asked for by `bayan-gpu`.
+/// Opens a device with `subgroups`, if the `GPUAdapter` and the browser's WGSL have what the kernels need and the
+/// options do not disable them. Packed dot products, the only other language feature, are asked for by `bayan-gpu`.
 pub(crate) async fn open(options: &CreateOptions) -> Result<(Gpu, Value), EngineError> {
     let low_power = options.low_power()?;
     let mut disable = options.disable()?;

@@ -108,8 +108,7 @@ impl RandomSource {
         };
         let described = bayan_models::describe(&config).with_context(|| format!("{PREFIX}{name}"))?;
         let names: Vec<String> = described.tensors.iter().map(|tensor| tensor.name.clone()).collect();
-        let (header, tensors, body_bytes) =
-            header(described.tensors).with_context(|| format!("{PREFIX}{name}"))?;
+        let (header, tensors, body_bytes) = header(described.tensors).with_context(|| format!("{PREFIX}{name}"))?;
         let by_name = names.into_iter().zip(0..).collect();
         let files = [
             ("config.json", config.to_string().into_bytes()),
@@ -329,8 +328,8 @@ mod tests {
 
     #[test]
     fn made_planes_are_those_of_the_bytes() {
-        let checkpoint =
-            block_on(Checkpoint::open(Rc::new(RandomSource::new("llama-110m").expect("a shape")))).expect("a checkpoint");
+        let checkpoint = block_on(Checkpoint::open(Rc::new(RandomSource::new("llama-110m").expect("a shape"))))
+            .expect("a checkpoint");
         let name = "model.layers.1.mlp.down_proj.weight";
         for format in bayan_weights::FORMATS {
             let made = block_on(checkpoint.read_planes(name, 250..260, *format)).expect("planes");

@@ -14,8 +14,8 @@ mod training;
 /// that splits the cached positions over workgroups instead of the tokens.
 pub(crate) const FEW_TOKENS: usize = 8;
 
-/// The same on hardware. A product by rows reads the weights once for every 8 tokens, and mostly from the cache after the
-/// first time; a tile of 64 tokens that is mostly empty leaves a large device without workgroups.
+/// The same on hardware. A product by rows reads the weights once for every 8 tokens, and mostly from the cache after
+/// the first time; a tile of 64 tokens that is mostly empty leaves a large device without workgroups.
 pub(crate) const FEW_TOKENS_HARDWARE: usize = 32;
 
 pub use attention::{

@@ -94,11 +94,7 @@ impl Speed {
     }
 
     fn row(&self, name: &str) -> Vec<String> {
-        vec![
-            name.to_string(),
-            self.tokens.to_string(),
-            format!("{:.2} ± {:.2}", self.mean(), self.deviation()),
-        ]
+        vec![name.to_string(), self.tokens.to_string(), format!("{:.2} ± {:.2}", self.mean(), self.deviation())]
     }
 }
 
@@ -116,14 +112,11 @@ impl Generation {
     fn of(args: &BenchArgs) -> Vec<Generation> {
         match (args.generate, args.depth.as_slice(), args.sampled) {
             (0, _, _) => Vec::new(),
-            (_, [], false) => vec![
-                Generation { depth: 0, sampled: false },
-                Generation { depth: args.prompt as usize, sampled: true },
-            ],
-            (_, [], true) => vec![Generation { depth: 0, sampled: true }],
-            (_, depths, sampled) => {
-                depths.iter().map(|&depth| Generation { depth: depth as usize, sampled }).collect()
+            (_, [], false) => {
+                vec![Generation { depth: 0, sampled: false }, Generation { depth: args.prompt as usize, sampled: true }]
             }
+            (_, [], true) => vec![Generation { depth: 0, sampled: true }],
+            (_, depths, sampled) => depths.iter().map(|&depth| Generation { depth: depth as usize, sampled }).collect(),
         }
     }
 

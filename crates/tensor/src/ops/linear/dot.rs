@@ -39,7 +39,7 @@ fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
             defines,
             bindings: linear.bindings(to, 2, &[shard.rows, shard.first_row, linear.weight.rows(), tokens])?,
             grid: [shard.rows.div_ceil(tn), tokens.div_ceil(tm), 1].map(|n| Extent::Fixed(n as u32)),
-            turns: 2 + linear.weight.blocks() as u64,
+            turns: 1 + linear.weight.blocks() as u64,
         };
         linear.emit(to, VARIANT.name, shard, kernel)?;
     }

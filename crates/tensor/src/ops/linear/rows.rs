@@ -64,13 +64,7 @@ const VECTORS_IN_FLIGHT: usize = 4;
 
 /// The sets of lanes that share K, and the blocks of which an invocation loads the weights together. On hardware the
 /// speed is the number of bytes in flight, as long as registers last.
-fn in_flight(
-    linear: &Linear,
-    to: &Lowering<'_>,
-    shard: &Shard,
-    division: &Division,
-    parts: usize,
-) -> (usize, usize) {
+fn in_flight(linear: &Linear, to: &Lowering<'_>, shard: &Shard, division: &Division, parts: usize) -> (usize, usize) {
     let capabilities = to.capabilities();
     if capabilities.software {
         return (parts, 1);
@@ -115,7 +109,14 @@ impl Division {
         let (x, width) = (grid[0].resolve(1) as usize, to.output_shape(0)[1]);
         let sizes = [rows, shard.first_row, width, x, tokens, linear.weight.blocks(), linear.weight.columns()];
         let bindings = linear.bindings(to, 1, &sizes)?;
-        Ok(Division { lanes: shape.lanes, groups: rows.div_ceil(32), own: 32 / shape.lanes * sets, tokens: together, bindings, grid })
+        Ok(Division {
+            lanes: shape.lanes,
+            groups: rows.div_ceil(32),
+            own: 32 / shape.lanes * sets,
+            tokens: together,
+            bindings,
+            grid,
+        })
     }
 
     pub(super) fn defines(&self, linear: &Linear) -> Defines {

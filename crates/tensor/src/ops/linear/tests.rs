@@ -99,7 +99,8 @@ fn int8_is_for_many_tokens_and_quantized_whole_blocks() {
 fn an_op_is_fused_only_where_the_kernel_stays() {
     let stays = |linear: &Linear, fused: &Linear, device: &Capabilities| {
         let limit = if device.software { 8 } else { 32 };
-        [limit, limit + 1].map(|tokens| linear.same_variant(fused, &Target::new(device, &Tuning::defaults(device), tokens)))
+        [limit, limit + 1]
+            .map(|tokens| linear.same_variant(fused, &Target::new(device, &Tuning::defaults(device), tokens)))
     };
     let devices = [device(false, 32, true), device(true, 0, true), device(true, 8, true), device(true, 4, true)];
     let linear = layer("q4_0", 64, 64);

@@ -1,5 +1,5 @@
-//! The choice for hardware: the largest logits are found from the peaks of short chunks, sorted in workgroup memory, and
-//! only they are read again.
+//! The choice for hardware: the largest logits are found from the peaks of short chunks, sorted in workgroup memory,
+//! and only they are read again.
 
 use bayan_gpu::GpuError;
 

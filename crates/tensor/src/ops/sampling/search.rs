@@ -1,5 +1,5 @@
-//! The choice for software devices: thresholds are searched bit by bit, with few invocations, because barriers cost much
-//! there and reads of logits little.
+//! The choice for software devices: thresholds are searched bit by bit, with few invocations, because barriers cost
+//! much there and reads of logits little.
 
 use bayan_gpu::GpuError;
 
