@@ -50,7 +50,7 @@ section() {
   started=$(date +%s)
   printf '```\n' >> "$report"
   status=0
-  timeout "$limit" "$@" >> "$report" 2>&1 || status=$?
+  timeout -k 5 "$limit" "$@" >> "$report" 2>&1 || status=$?
   printf '```\n%s s\n' "$(($(date +%s) - started))" >> "$report"
   if [ "$status" -ne 0 ]; then
     failed=$((failed + 1))

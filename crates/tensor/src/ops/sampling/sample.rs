@@ -171,8 +171,12 @@ fn choose(logits: &[f32], settings: &[f32], position: u32) -> usize {
     }
     if settings[2] < 1.0 {
         let wanted = f64::from(settings[2]) * mass(&order);
-        let enough = (1..=order.len()).find(|&n| mass(&order[..n]) >= wanted).unwrap_or(order.len());
-        order.truncate(enough);
+        let mut sum = 0.0;
+        let enough = order.iter().position(|&i| {
+            sum += mass(&[i]);
+            sum >= wanted
+        });
+        order.truncate(enough.map_or(order.len(), |last| last + 1));
     }
     if settings[3] > 0.0 {
         order.retain(|&i| logits[i] >= peak + settings[3].ln());
