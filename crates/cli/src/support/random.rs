@@ -7,6 +7,7 @@
 //! quantizing them all took 75 s for 1.2 billion weights. Rejected: files on disk, because an 8B model takes 16 GB.
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
@@ -184,11 +185,10 @@ impl Source for RandomSource {
             return None;
         }
         let mut repeated = self.repeated.borrow_mut();
-        let key = (format.name(), tensor.k);
-        if !repeated.contains_key(&key) {
-            repeated.insert(key, self.repeated(format, tensor.k)?);
-        }
-        let from = repeated.get(&key)?;
+        let from = match repeated.entry((format.name(), tensor.k)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.repeated(format, tensor.k)?),
+        };
         let mut planes = Planes::new(format, tensor.k);
         planes.rows = rows.len();
         for (plane, (to, from)) in planes.bytes.iter_mut().zip(&from.bytes).enumerate() {
