@@ -17,6 +17,9 @@ fn total(v: vec4<f32>) -> f32 { return dot(v, vec4<f32>(1.0)); }
 #endif
 
 const HALF4 = ${ROTARY}u / 8u;
+// Invocations that rotate one head. Where heads are normalised, all take the same head, because they add it up
+// together.
+const ROTATE = ${ROTATE}u;
 
 var<workgroup> queries: array<vec4<f32>, ${G_D4}>; // [G, d / 4]
 fn query4(i: u32) -> vec4<f32> { return queries[i]; }
@@ -48,7 +51,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let owner = split == position / SPLIT;
   let heads = select(G, G + 1u, owner);
   let row = (cache_row(base, position) * K + kv) * D4;
-  for (var h = 0u; h < heads; h++) {
+#if QK_NORM
+  let first_head = 0u;
+#else
+  let first_head = lane / ROTATE;
+#endif
+  let turn = lane % ROTATE;
+  for (var h = first_head; h < heads; h += ${THREADS}u / ROTATE) {
     let is_query = h < G;
     let source = projected + select(H + kv, kv * G + h, is_query) * D4;
 #if QK_NORM
@@ -64,7 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
 #endif
 #endif
 #if INTERLEAVED
-    for (var i = lane; i < 2u * HALF4; i += ${THREADS}u) {
+    for (var i = turn; i < 2u * HALF4; i += ROTATE) {
       var a = qkv[source + i];
 #if QK_NORM
       a = (a - norm.mean) * norm.scale;
@@ -76,7 +85,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
       if (is_query) { queries[h * D4 + i] = rotated; } else { k_cache[row + i] = packed(rotated); }
     }
 #else
-    for (var i = lane; i < HALF4; i += ${THREADS}u) {
+    for (var i = turn; i < HALF4; i += ROTATE) {
       var a = qkv[source + i];
       var b = qkv[source + i + HALF4];
 #if QK_NORM
@@ -100,7 +109,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
       else { k_cache[row + i] = packed(first); k_cache[row + i + HALF4] = packed(second); }
     }
 #endif
-    for (var i = 2u * HALF4 + lane; i < D4; i += ${THREADS}u) {
+    for (var i = 2u * HALF4 + turn; i < D4; i += ROTATE) {
       var a = qkv[source + i];
 #if QK_NORM
       a = (a - norm.mean) * norm.scale;

@@ -1,5 +1,7 @@
 // linear_tiles with int8 activations: codes of weights and activations are multiplied by packed dot products, and each
-// block of 32 is scaled once. x_codes [T, K / 4], x_scales [T, K / 32] from quantize.
+// block of 32 is scaled once. x_codes [T, K / 4], x_scales [T, K / 32] from quantize. All loads of a block are started
+// together, before the products of the one before it. All invocations load, also what others load too, because a
+// compiler waits for loads at the end of a branch.
 @group(0) @binding(0) var<storage, read> x_codes: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> x_scales: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
@@ -15,7 +17,7 @@ const TM = ${TM}u;
 const TN = ${TN}u;
 const RM = ${RM}u;
 const RN = ${RN}u;
-const THREADS = ${THREADS}u; // (TM / RM) * (TN / RN)
+const THREADS = ${THREADS}u; // (TM / RM) * (TN / RN), at least 2 TM and TN
 // Two vectors of 16 codes and one of padding, so that rows start in different memory banks.
 const STRIDE = 3u;
 
@@ -39,23 +41,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sum_${m}_${n} = 0.0;
 #end
 #end
+  let codes_at = min(token0 + lane / 2u % TM, shape.w - 1u) * BLOCKS;
+  let scales_at = min(token0 + lane % TM, shape.w - 1u) * BLOCKS;
+  let own_row = min(row0 + lane % TN, shape.x - 1u);
+  var own_codes = x_codes[codes_at * 2u + lane % 2u];
+  var own_scales = x_scales[scales_at];
+  var row_codes = packed32(own_row, 0u);
+  var row_scales = scales32(own_row, 0u);
   for (var block = 0u; block < BLOCKS; block++) {
     workgroupBarrier();
-    for (var i = lane; i < TM * 2u; i += THREADS) {
-      let token = min(token0 + i / 2u, shape.w - 1u);
-      tile_x[(i / 2u) * STRIDE + i % 2u] = x_codes[(token * BLOCKS + block) * 2u + i % 2u];
-    }
-    for (var i = lane; i < TM; i += THREADS) {
-      tile_x_scales[i] = x_scales[min(token0 + i, shape.w - 1u) * BLOCKS + block];
-    }
-    for (var i = lane; i < TN; i += THREADS) {
-      let row = min(row0 + i, shape.x - 1u);
-      let w = packed32(row, block);
-      tile_w[i * STRIDE] = w[0];
-      tile_w[i * STRIDE + 1u] = w[1];
-      tile_w_scales[i] = scales32(row, block);
+    if (lane < 2u * TM) { tile_x[lane / 2u * STRIDE + lane % 2u] = own_codes; }
+    if (lane < TM) { tile_x_scales[lane] = own_scales; }
+    if (lane < TN) {
+      tile_w[lane * STRIDE] = row_codes[0];
+      tile_w[lane * STRIDE + 1u] = row_codes[1];
+      tile_w_scales[lane] = row_scales;
     }
     workgroupBarrier();
+    let next = min(block + 1u, BLOCKS - 1u);
+    own_codes = x_codes[(codes_at + next) * 2u + lane % 2u];
+    own_scales = x_scales[scales_at + next];
+    row_codes = packed32(own_row, next);
+    row_scales = scales32(own_row, next);
 #for n in RN
     let low_${n} = tile_w[(tn + ${n}u * (TN / RN)) * STRIDE];
     let high_${n} = tile_w[(tn + ${n}u * (TN / RN)) * STRIDE + 1u];

@@ -1,5 +1,6 @@
 // By rows (lib/linear_rows.wgsl): PARTS groups of LANES invocations share the blocks of K, and their sums are added at
-// the end. Every invocation reads every input of its blocks.
+// the end. Every invocation reads every input of its blocks. It loads the weights of AT_ONCE blocks before it uses the
+// first, so that they are in flight together; blocks beyond the last are read as the last, with scales of zero.
 const PARTS = ${PARTS}u;
 
 #if SPLIT_K
@@ -36,18 +37,52 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sum_${r}_${t} = 0.0;
 #end
 #end
-  for (var block = part; block < blocks; block += PARTS) {
-#if NORM
+  for (var block = part; block < blocks; block += PARTS * ${AT_ONCE}u) {
+#for b in AT_ONCE
+#if SEVERAL
+    let block_${b} = min(block + ${b}u * PARTS, blocks - 1u);
+    let inside_${b} = f32(block + ${b}u * PARTS < blocks);
+#else
+    let block_${b} = block;
+#endif
+#for r in ROWS
+    let weights_${b}_${r} = codes32(row + ${r}u % OWN + ${r}u / OWN * rows, block_${b});
+    let scales_${b}_${r} = scales32(row + ${r}u % OWN + ${r}u / OWN * rows, block_${b});
+#end
+#if OWN_SQUARE
+#for t in TOKENS
+    let own_${b}_${t} = inputs4(token_${t}, block_${b} * 32u + lane / 4u * 4u)[lane % 4u];
+#end
+#endif
+#end
+#for b in AT_ONCE
+#if OWN_SQUARE
+#for t in TOKENS
+#if SEVERAL
+    squares_${t} += inside_${b} * own_${b}_${t} * own_${b}_${t};
+#else
+    squares_${t} += own_${b}_${t} * own_${b}_${t};
+#endif
+#end
+#endif
+#if LOOP_SQUARES
 #for t in TOKENS
     for (var i = lane; i < 32u; i += LANES) {
-      let own = inputs4(token_${t}, block * 32u + i / 4u * 4u)[i % 4u];
+      let own = inputs4(token_${t}, block_${b} * 32u + i / 4u * 4u)[i % 4u];
+#if SEVERAL
+      squares_${t} += inside_${b} * own * own;
+#else
       squares_${t} += own * own;
+#endif
     }
 #end
 #endif
 #for r in ROWS
-    let weights_${r} = codes32(row + ${r}u % OWN + ${r}u / OWN * rows, block);
-    let scales_${r} = scales32(row + ${r}u % OWN + ${r}u / OWN * rows, block);
+#if SEVERAL
+    let factors_${b}_${r} = inside_${b} * scales_${b}_${r};
+#else
+    let factors_${b}_${r} = scales_${b}_${r};
+#endif
 #end
 #for t in TOKENS
     {
@@ -59,27 +94,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #for i in 4
       {
-        let v = factors4(token_${t}, block * 32u + ${i}u * 4u);
-        let e = factors4(token_${t}, block * 32u + ${i}u * 4u + 16u);
+        let v = factors4(token_${t}, block_${b} * 32u + ${i}u * 4u);
+        let e = factors4(token_${t}, block_${b} * 32u + ${i}u * 4u + 16u);
 #if OFFSET
         inputs_low += v.x + v.y + v.z + v.w;
         inputs_high += e.x + e.y + e.z + e.w;
 #endif
 #for r in ROWS
-        low_${r} += dot(weights_${r}[${i}], v);
-        high_${r} += dot(weights_${r}[${i} + 4], e);
+        low_${r} += dot(weights_${b}_${r}[${i}], v);
+        high_${r} += dot(weights_${b}_${r}[${i} + 4], e);
 #end
       }
 #end
 #for r in ROWS
 #if OFFSET
-      sum_${r}_${t} += scales_${r}.x * low_${r} + scales_${r}.z * high_${r}
-          - scales_${r}.y * inputs_low - scales_${r}.w * inputs_high;
+      sum_${r}_${t} += factors_${b}_${r}.x * low_${r} + factors_${b}_${r}.z * high_${r}
+          - factors_${b}_${r}.y * inputs_low - factors_${b}_${r}.w * inputs_high;
 #else
-      sum_${r}_${t} += scales_${r}.x * low_${r} + scales_${r}.z * high_${r};
+      sum_${r}_${t} += factors_${b}_${r}.x * low_${r} + factors_${b}_${r}.z * high_${r};
 #endif
 #end
     }
+#end
 #end
   }
 #if SPLIT_K

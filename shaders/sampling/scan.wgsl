@@ -1,6 +1,6 @@
 // First pass over the logits of each row: adds the bias, applies the penalties for tokens seen before, and finds each
 // chunk's maximum. logits [R, V] in place; counts [R, V]: how often each token has been seen; peaks [R, chunks, 2]:
-// value and id. settings [R, 16]: see sample_pick.
+// value and id. settings [R, 16]: see lib/sample.wgsl.
 @group(0) @binding(0) var<storage, read_write> logits: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> counts: array<${COUNTS}>;
 @group(0) @binding(2) var<storage, read> bias: array<${VEC}>;
@@ -57,6 +57,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   best_value[lane] = value;
   best_id[lane] = id;
   workgroupBarrier();
+#if TREE
+  for (var half = ${THREADS}u / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      let other = lane + half;
+      if (best_value[other] > value || (best_value[other] == value && best_id[other] < id)) {
+        value = best_value[other];
+        id = best_id[other];
+        best_value[lane] = value;
+        best_id[lane] = id;
+      }
+    }
+    workgroupBarrier();
+  }
+  if (lane == 0u) { peaks[row * CHUNKS + group.x] = vec2<u32>(bitcast<u32>(value), id); }
+#else
   if (lane == 0u) {
     for (var t = 1u; t < ${THREADS}u; t++) {
       if (best_value[t] > value || (best_value[t] == value && best_id[t] < id)) {
@@ -66,4 +81,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     peaks[row * CHUNKS + group.x] = vec2<u32>(bitcast<u32>(value), id);
   }
+#endif
 }

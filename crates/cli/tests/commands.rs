@@ -187,6 +187,10 @@ fn inspect_counts_what_loading_allocates() {
         assert_eq!(bench[name]["samples"].as_array().expect("samples").len(), 2);
         assert!(bench[name]["mean"].as_f64().is_some_and(|v| v > 0.0), "{bench}");
     }
+    let generations = bench["generations"].as_array().expect("generations");
+    let kinds: Vec<_> = generations.iter().map(|g| (g["depth"].as_u64(), g["sampled"].as_bool())).collect();
+    assert_eq!(kinds, [(Some(0), Some(false)), (Some(8), Some(true))]);
+    assert!(generations.iter().all(|g| g["mean"].as_f64().is_some_and(|v| v > 0.0)), "{bench}");
     assert!(
         bench["cost_per_token"]["passes"] == 1 && bench["copy_gb_per_s"].as_f64().is_some_and(|v| v > 0.0),
         "{bench}"

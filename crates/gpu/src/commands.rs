@@ -35,18 +35,21 @@ pub struct ReadRequest {
 /// A read in progress. Its staging buffer returns to the pool when the read has been awaited.
 pub struct PendingRead {
     gpu: Gpu,
+    /// The submission that fills the staging buffer. Waiting for it leaves later submissions running.
+    submission: wgpu::SubmissionIndex,
     staging: wgpu::Buffer,
     size_bytes: u64,
     mapped: Receiver<Result<(), wgpu::BufferAsyncError>>,
 }
 
 impl PendingRead {
-    /// Waits for the submission and returns the bytes.
+    /// Waits for the read's own submission, not for later ones, and returns the bytes.
     ///
     /// # Errors
     /// The device was lost, or reported another error in the meantime.
     pub async fn wait(self) -> Result<Vec<u8>, GpuError> {
-        let polled = self.gpu.device().poll(wgpu::PollType::wait_indefinitely());
+        let own = wgpu::PollType::Wait { submission_index: Some(self.submission), timeout: None };
+        let polled = self.gpu.device().poll(own);
         self.gpu.check()?;
         polled.map_err(|e| GpuError::DeviceLost(e.to_string()))?;
         if let Err(error) = self.mapped.await {
@@ -100,13 +103,13 @@ impl Gpu {
                 (staging, read.size_bytes)
             })
             .collect();
-        self.queue().submit([encoder.finish()]);
+        let submission = self.queue().submit([encoder.finish()]);
         staged
             .into_iter()
             .map(|(staging, size_bytes)| {
                 let (sender, mapped) = oneshot::channel();
                 staging.slice(..size_bytes).map_async(wgpu::MapMode::Read, move |result| sender.send(result));
-                PendingRead { gpu: self.clone(), staging, size_bytes, mapped }
+                PendingRead { gpu: self.clone(), submission: submission.clone(), staging, size_bytes, mapped }
             })
             .collect()
     }
@@ -192,4 +195,51 @@ pub(crate) fn record(pass: &mut wgpu::ComputePass<'_>, dispatch: &Dispatch) {
         pass.set_bind_group(index as u32, group, &[]);
     }
     pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], dispatch.grid[2]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GpuOptions, block_on};
+    use std::task::{Context, Poll, Waker};
+
+    /// Adds up `n[0]` numbers in each of many workgroups.
+    const WORK: &str = "@group(0) @binding(0) var<storage, read> n: array<u32>;\n\
+                        @group(0) @binding(1) var<storage, read_write> y: array<u32>;\n\
+                        @compute @workgroup_size(1) fn main(@builtin(workgroup_id) group: vec3<u32>) {\n\
+                          var c = group.x;\n\
+                          for (var i = 0u; i < n[0]; i++) { c = c * 1664525u + i; }\n\
+                          y[group.x % 4u] = c;\n\
+                        }";
+
+    #[test]
+    fn a_read_returns_before_a_later_submission_ends() {
+        let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+        let kernel = gpu.kernel("work", WORK).expect("a kernel");
+        let turns = gpu.allocate("turns", 16).expect("memory");
+        gpu.write(&turns, 0, bytemuck::cast_slice(&[20_000u32, 0, 0, 0]));
+        let work = |groups| {
+            let y = gpu.allocate("y", 16).expect("memory");
+            let bindings = gpu.bind("work", &kernel, &[vec![turns.whole(), y.whole()]]).expect("bindings");
+            let dispatch = Dispatch {
+                name: "work".into(),
+                kernel: kernel.clone(),
+                bindings,
+                grid: [groups, 1, 1],
+                uploads: vec![],
+            };
+            (dispatch, ReadRequest { buffer: y, offset_bytes: 0, size_bytes: 16 })
+        };
+        // One workgroup takes milliseconds on a software device; the second submission takes 200 times as long.
+        let (short, read_short) = work(1);
+        let (long, read_long) = work(200);
+        let mut first = gpu.submit([&short], &[read_short]);
+        let mut second = gpu.submit([&long], &[read_long]);
+        block_on(first.remove(0).wait()).expect("the first read");
+        gpu.device().poll(wgpu::PollType::Poll).expect("a poll");
+        let mut second = second.remove(0);
+        let mapped = std::pin::Pin::new(&mut second.mapped).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(mapped, Poll::Pending), "the first read came only after the second submission had ended");
+        assert_eq!(block_on(second.wait()).expect("the second read").len(), 16);
+    }
 }

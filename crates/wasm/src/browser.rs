@@ -14,6 +14,10 @@ use wasm_bindgen_futures::JsFuture;
 use crate::error::{Code, EngineError};
 
 const SUBGROUPS: &str = "subgroups";
+/// The language feature with which WGSL has `@builtin(subgroup_id)` and `@builtin(num_subgroups)`. Chrome has had
+/// `subgroups` since version 134, and this since 144. What the kernels need cannot be had without it: the order of
+/// invocations by `local_invocation_index` does not say which subgroup they are in.
+const SUBGROUP_ID: &str = "subgroup_id";
 
 type Apply = Closure<dyn FnMut(Function, JsValue, Array) -> Result<JsValue, JsValue>>;
 
@@ -29,11 +33,22 @@ pub(crate) struct Adapter {
     pub(crate) architecture: String,
     pub(crate) description: String,
     pub(crate) features: Vec<String>,
+    /// The features of the browser's WGSL, which belong to no `GPUAdapter`.
+    pub(crate) language: Vec<String>,
 }
 
 impl Adapter {
-    pub(crate) fn has_subgroups(&self) -> bool {
-        self.features.iter().any(|f| f == SUBGROUPS)
+    /// Why the kernels cannot use subgroups here, if they cannot.
+    pub(crate) fn lacks_subgroups(&self) -> Option<&'static str> {
+        if !self.features.iter().any(|f| f == SUBGROUPS) {
+            Some("subgroups: sums go through workgroup memory")
+        } else if !self.language.iter().any(|f| f == SUBGROUP_ID) {
+            Some(
+                "subgroups: this browser's WGSL lacks subgroup_id (Chrome has it from 144 on); sums go through workgroup memory",
+            )
+        } else {
+            None
+        }
     }
 
     /// The most descriptive name.
@@ -59,6 +74,14 @@ fn text(value: &JsValue, name: &str) -> String {
     field(value, name).as_string().unwrap_or_default()
 }
 
+/// The strings of a set.
+fn names(set: &JsValue) -> Vec<String> {
+    if !set.is_object() {
+        return Vec::new();
+    }
+    Array::from(set).iter().filter_map(|name| name.as_string()).collect()
+}
+
 /// Requests a `GPUAdapter` from the browser, only to read its properties.
 pub(crate) async fn adapter(low_power: bool) -> Result<Adapter, EngineError> {
     let gpu = field(&field(&js_sys::global(), "navigator"), "gpu");
@@ -80,17 +103,12 @@ pub(crate) async fn adapter(low_power: bool) -> Result<Adapter, EngineError> {
         ));
     }
     let info = field(&adapter, "info");
-    let features = field(&adapter, "features");
-    let features = if features.is_object() {
-        Array::from(&features).iter().filter_map(|f| f.as_string()).collect()
-    } else {
-        Vec::new()
-    };
     Ok(Adapter {
         vendor: text(&info, "vendor"),
         architecture: text(&info, "architecture"),
         description: text(&info, "description"),
-        features,
+        features: names(&field(&adapter, "features")),
+        language: names(&field(&gpu, "wgslLanguageFeatures")),
     })
 }
 

@@ -7,27 +7,29 @@ use crate::browser::{self, Adapter};
 use crate::error::EngineError;
 use crate::options::CreateOptions;
 
-/// Opens a device with `subgroups`, if the `GPUAdapter` has them and the options do not disable them.
+/// Opens a device with `subgroups`, if the `GPUAdapter` and the browser's WGSL have what the kernels need and the
+/// options do not disable them. Packed dot products, the only other language feature, are asked for by `bayan-gpu`.
 pub(crate) async fn open(options: &CreateOptions) -> Result<(Gpu, Value), EngineError> {
     let low_power = options.low_power()?;
     let mut disable = options.disable()?;
     let adapter = browser::adapter(low_power).await?;
-    let has_subgroups = adapter.has_subgroups();
-    browser::want_subgroups(has_subgroups && !disable.subgroups);
+    let lacks_subgroups = adapter.lacks_subgroups();
+    browser::want_subgroups(lacks_subgroups.is_none() && !disable.subgroups);
     // A `GPUAdapter` without the feature still reports subgroup sizes, so `bayan-gpu` cannot detect that it is missing.
-    disable.subgroups |= !has_subgroups;
+    disable.subgroups |= lacks_subgroups.is_some();
     let options =
         GpuOptions { disable, low_power, max_binding_bytes: options.max_binding_bytes, ..GpuOptions::default() };
     let gpu = Gpu::open(&options).await?;
-    let info = describe(&adapter, gpu.capabilities(), has_subgroups);
+    let info = describe(&adapter, gpu.capabilities(), lacks_subgroups);
     Ok((gpu, info))
 }
 
 /// The page's `DeviceInfo`, with further fields for tests and reports.
-fn describe(adapter: &Adapter, capabilities: &Capabilities, has_subgroups: bool) -> Value {
+fn describe(adapter: &Adapter, capabilities: &Capabilities, lacks_subgroups: Option<&str>) -> Value {
     let mut missing = capabilities.missing.clone();
-    if !has_subgroups && !missing.iter().any(|m| m.starts_with("subgroups")) {
-        missing.push("subgroups: sums go through workgroup memory".to_string());
+    if let Some(reason) = lacks_subgroups {
+        missing.retain(|m| !m.starts_with("subgroups"));
+        missing.push(reason.to_string());
     }
     json!({
         "adapter": adapter.name(),
@@ -41,6 +43,7 @@ fn describe(adapter: &Adapter, capabilities: &Capabilities, has_subgroups: bool)
             "dot": if capabilities.dot { "packed" } else { "f32" },
         },
         "features": adapter.features,
+        "languageFeatures": adapter.language,
         "missing": missing,
         "subgroupSize": [capabilities.subgroup_size.0, capabilities.subgroup_size.1],
         "maxBufferBytes": capabilities.max_buffer_bytes,

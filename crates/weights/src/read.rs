@@ -65,6 +65,11 @@ impl Checkpoint {
         let entry = self.require(name)?;
         check_rows(entry, &rows)?;
         check_importance(entry, entry.k(), importance)?;
+        if importance.is_none()
+            && let Some(planes) = self.source.made_planes(name, rows.clone(), format)
+        {
+            return Ok(planes);
+        }
         if let Stored::Planes(stored) = entry.stored {
             if stored.name() == format.name() {
                 return self.read_stored_planes(entry, &rows).await;

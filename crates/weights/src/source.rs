@@ -5,9 +5,11 @@
 //! the memory. Rejected: `std::io::Read + Seek`, because it blocks and its cursor cannot be shared.
 
 use crate::error::WeightsError;
+use crate::formats::{Format, Planes};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 
 /// A boxed future that need not be `Send` (browser promises are not).
@@ -32,6 +34,12 @@ pub trait Source {
     /// Facts about the files that the user should know of: a guess that could be wrong, a loss.
     fn notes(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Rows of a tensor as planes of a format, from a source that makes its weights up and can do so in any format; the
+    /// same planes as those quantized from its bytes. `None`: read them.
+    fn made_planes(&self, _tensor: &str, _rows: Range<usize>, _format: &'static dyn Format) -> Option<Planes> {
+        None
     }
 
     /// The file that the user named, if the source was opened for a file.

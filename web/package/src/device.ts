@@ -37,7 +37,9 @@ export async function probeDevice(): Promise<DeviceProbe> {
     fallback: Boolean((info as GPUAdapterInfo & { isFallbackAdapter?: boolean }).isFallbackAdapter),
     features: [...features].sort(),
     shaderF16: features.has('shader-f16'),
-    subgroups: features.has('subgroups' as GPUFeatureName),
+    // The engine's kernels need both: a subgroup's operations, and its number within the workgroup.
+    subgroups:
+      features.has('subgroups' as GPUFeatureName) && Boolean(gpu.wgslLanguageFeatures?.has('subgroup_id')),
     packedDot: Boolean(gpu.wgslLanguageFeatures?.has('packed_4x8_integer_dot_product')),
     maxBufferBytes: limits.maxBufferSize,
     maxBindingBytes: limits.maxStorageBufferBindingSize,

@@ -11,6 +11,11 @@ const TOP_K: u32 = 40;
 const TOP_P: f32 = 0.95;
 const MIN_P: f32 = 0.05;
 
+/// The settings of a chat without flags and without a checkpoint's recommendation, with a fixed seed.
+pub fn chat_defaults() -> SampleSettings {
+    SampleSettings { temperature: TEMPERATURE, top_k: TOP_K, top_p: TOP_P, min_p: MIN_P, ..Default::default() }
+}
+
 /// A number, or nothing for the -1 that leaves the choice free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrFree<T>(pub Option<T>);

@@ -53,7 +53,7 @@ fn key(engine: &Engine) -> String {
     let sizes = engine.decoder().sizes();
     let formats: Vec<&str> = engine.decoder().matrices().iter().map(|matrix| matrix.format().name()).take(4).collect();
     format!(
-        "1 {} | {} | {} | {} {} {} | {}",
+        "2 {} | {} | {} | {} {} {} | {}",
         capabilities.name,
         capabilities.driver,
         capabilities.path(),

@@ -10,9 +10,13 @@ mod recurrent;
 mod sampling;
 mod training;
 
-/// Steps with at most this many tokens have kernels of their own: products by rows instead of tiles, and attention that
-/// splits the cached positions over workgroups instead of the tokens.
+/// Steps with at most this many tokens have kernels of their own on software devices: products by rows, and attention
+/// that splits the cached positions over workgroups instead of the tokens.
 pub(crate) const FEW_TOKENS: usize = 8;
+
+/// The same on hardware. A product by rows reads the weights once for every 8 tokens, and mostly from the cache after
+/// the first time; a tile of 64 tokens that is mostly empty leaves a large device without workgroups.
+pub(crate) const FEW_TOKENS_HARDWARE: usize = 32;
 
 pub use attention::{
     Append, AppendBackward, Attention, AttentionBackward, AttentionDecode, CacheElement, CacheRows, Causality,

@@ -25,6 +25,7 @@ pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities, tuning:
         rewrite.activation(index);
         rewrite.residual(index);
         rewrite.attention(index);
+        rewrite.runs(index);
     }
     let nodes = rewrite.nodes.into_iter().flatten().collect();
     int8(rewrite.graph, nodes, device)
@@ -227,12 +228,23 @@ impl Rewrite<'_> {
         if !matches {
             return None;
         }
-        let runs = self.graph.tensor(&op.runs(1), Dtype::F32);
+        let runs = self.graph.tensor(&op.runs(self.device.capabilities, 1), Dtype::F32);
         let inputs = [&[node.inputs[0], node.inputs[1], node.inputs[2], append.inputs[3]], &node.inputs[3..]].concat();
         let outputs = vec![attend.outputs[0], append.outputs[0], append.outputs[1], runs];
         self.nodes[index] = None;
         self.nodes[append_at] = None;
         self.replace(attention_at, op, inputs, outputs);
+        Some(())
+    }
+
+    /// Attention of few tokens: the results of its runs become an output, so that all layers use the same memory.
+    fn runs(&mut self, index: usize) -> Option<()> {
+        let attention = self.op::<Attention>(index)?.clone();
+        let node = self.nodes[index].clone()?;
+        let tokens = self.graph.rows(node.inputs[0]);
+        let sizes = attention.runs(&self.device.with_tokens(tokens))?;
+        let runs = self.graph.tensor(&sizes, Dtype::F32);
+        self.replace(index, attention, node.inputs, vec![node.outputs[0], runs]);
         Some(())
     }
 }

@@ -1,5 +1,6 @@
 //! Sizes of grids and workgroups, and the names by which kernels read them.
 
+use bayan_gpu::Capabilities;
 use bayan_gpu::shader::Defines;
 
 use super::lower::{Extent, Lowering};
@@ -14,15 +15,14 @@ pub fn grid_2d(count: usize, limit: u32) -> [Extent; 3] {
 
 /// Invocations per workgroup for kernels that loop over a row.
 pub(crate) fn row_threads(to: &Lowering<'_>, width: usize) -> usize {
-    width.next_power_of_two().clamp(1, group_threads(to, 256))
+    width.next_power_of_two().clamp(1, group_threads(to.capabilities(), 256))
 }
 
 /// Invocations per workgroup for kernels that use `hardware` of them where invocations are cheap.
 ///
 /// On software devices every barrier and every idle invocation costs time, so workgroups are one subgroup there;
 /// hardware needs many invocations to hide latency.
-pub(crate) fn group_threads(to: &Lowering<'_>, hardware: usize) -> usize {
-    let capabilities = to.capabilities();
+pub(crate) fn group_threads(capabilities: &Capabilities, hardware: usize) -> usize {
     if capabilities.software { capabilities.subgroup_size.0.max(4) as usize } else { hardware }
 }
 

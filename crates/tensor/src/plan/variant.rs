@@ -10,6 +10,7 @@ use bayan_gpu::{Capabilities, GpuError};
 use super::lower::Lowering;
 use super::tuning::{RowsShape, Tuning};
 use crate::graph::Op;
+use crate::ops::{FEW_TOKENS, FEW_TOKENS_HARDWARE};
 
 /// One way of computing an op of type `O`: the kernel, or the sequence of kernels, for some devices and sizes.
 pub(crate) struct Variant<O> {
@@ -46,6 +47,11 @@ impl<'a> Target<'a> {
     /// Whether the device is hardware. Software devices have no fast workgroup memory, and barriers cost them much.
     pub(crate) fn hardware(&self) -> bool {
         !self.capabilities.software
+    }
+
+    /// Whether the step has so few tokens that kernels of their own pay.
+    pub(crate) fn few_tokens(&self) -> bool {
+        self.tokens <= if self.hardware() { FEW_TOKENS_HARDWARE } else { FEW_TOKENS }
     }
 
     /// Number of invocations of a subgroup, on devices where kernels should share values by subgroup broadcasts instead

@@ -69,7 +69,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Heads { h: 4, k: 2, d: 256 },
     ];
     let steps: [Sequences; 6] =
-        [&[(0, 1)], &[(255, 1)], &[(300, 1), (17, 1)], &[(0, 20)], &[(37, 33)], &[(5, 17), (0, 3)]];
+        [&[(0, 1)], &[(255, 1)], &[(300, 1), (17, 1)], &[(0, 20)], &[(37, 33)], &[(5, 30), (0, 3)]];
     let half = CacheElement::F16;
     for (index, head) in heads.into_iter().enumerate() {
         let capped = Kind { window: Some(16), softcap: Some(5.0), ..Kind::default() };

@@ -52,6 +52,27 @@ describe('op suite', () => {
   }
 });
 
+describe('language features', () => {
+  for (const [name, path, value] of [
+    ['subgroup_id', 'reduce', 'workgroup'],
+    ['packed_4x8_integer_dot_product', 'dot', 'f32'],
+  ]) {
+    it(`computes without ${name}, and says so`, async () => {
+      const engine = await newEngine(site.page);
+      await engine.call('withoutLanguageFeature', name);
+      const result = await engine.call('runSuite', { device: {}, names: ['rms_norm', 'decode 8/2x80'] });
+      assert.equal(result.device.paths[path], value);
+      assert.ok(
+        result.device.missing.some((text) => text.includes(name)),
+        JSON.stringify(result.device.missing),
+      );
+      assert.deepEqual(result.failures, []);
+      assert.ok(result.total > 0 && result.passed === result.total);
+      await engine.end();
+    });
+  }
+});
+
 describe('greedy answers', () => {
   for (const model of MODELS) {
     for (const disable of [[], ['subgroups']]) {

@@ -54,6 +54,11 @@ const calls = {
     note(GPUQueue.prototype, 'submit');
     note(GPUBuffer.prototype, 'mapAsync', 'mapped');
   },
+  /** From now on this browser's WGSL lacks a language feature. */
+  withoutLanguageFeature(name) {
+    const rest = new Set([...navigator.gpu.wgslLanguageFeatures].filter((feature) => feature !== name));
+    Object.defineProperty(GPU.prototype, 'wgslLanguageFeatures', { get: () => rest });
+  },
   asked() {
     const list = asked;
     asked = [];

@@ -144,9 +144,12 @@ fn measure_bayan(
 ) -> Result<(Speed, String)> {
     let mut bench = Command::new(program);
     bench.arg("bench").arg("--model").arg(&checkpoint.directory).args(["--quantize", "q4_0", "--json"]);
-    for (flag, number) in
-        [("--prompt", workload.prompt), ("--generate", workload.generate), ("--repetitions", workload.repetitions)]
-    {
+    for (flag, number) in [
+        ("--prompt", workload.prompt),
+        ("--generate", workload.generate),
+        ("--repetitions", workload.repetitions),
+        ("--depth", 0),
+    ] {
         bench.arg(flag).arg(number.to_string());
     }
     if let Some(directory) = process::runtime_dir(&workspace::target_dir()?) {

@@ -41,6 +41,14 @@ pub struct BenchArgs {
     /// Sequences to generate in parallel; the speed counts the tokens of all sequences
     #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
+    /// Positions in the cache before the first generated token; several, such as 0,4000, are measured one after the
+    /// other. Without this flag and --sampled, generation is measured twice: greedily from an empty cache, and sampled
+    /// after the prompt
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(..1 << 20), conflicts_with = "train")]
+    depth: Vec<u32>,
+    /// Sample as `bayan chat` does without flags, instead of taking the most likely token
+    #[arg(long, conflicts_with = "train")]
+    sampled: bool,
     /// Measure a LoRA training step instead, over one sequence of --prompt tokens
     #[arg(long)]
     train: bool,
@@ -86,14 +94,46 @@ impl Speed {
     }
 
     fn row(&self, name: &str) -> Vec<String> {
-        vec![format!("{name} {}", self.tokens), format!("{:.2} ± {:.2}", self.mean(), self.deviation())]
+        vec![name.to_string(), self.tokens.to_string(), format!("{:.2} ± {:.2}", self.mean(), self.deviation())]
+    }
+}
+
+/// One measurement of generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Generation {
+    /// Positions in the cache before the first token.
+    depth: usize,
+    /// Whether tokens are sampled, as `bayan chat` does without flags.
+    sampled: bool,
+}
+
+impl Generation {
+    /// Those that the flags ask for; the first is the one that is compared with the bandwidth.
+    fn of(args: &BenchArgs) -> Vec<Generation> {
+        match (args.generate, args.depth.as_slice(), args.sampled) {
+            (0, _, _) => Vec::new(),
+            (_, [], false) => {
+                vec![Generation { depth: 0, sampled: false }, Generation { depth: args.prompt as usize, sampled: true }]
+            }
+            (_, [], true) => vec![Generation { depth: 0, sampled: true }],
+            (_, depths, sampled) => depths.iter().map(|&depth| Generation { depth: depth as usize, sampled }).collect(),
+        }
+    }
+
+    fn settings(self) -> SampleSettings {
+        if self.sampled { crate::support::sampling::chat_defaults() } else { SampleSettings::default() }
+    }
+
+    fn name(self) -> String {
+        let how = if self.sampled { "sampled" } else { "greedy" };
+        if self.depth == 0 { format!("generate, {how}") } else { format!("generate, {how}, after {}", self.depth) }
     }
 }
 
 struct Measured {
     load: Duration,
     prompt: Option<Speed>,
-    generate: Option<Speed>,
+    generations: Vec<(Generation, Speed)>,
     first_token_ms: Option<f64>,
     weight_bytes: u64,
     copy_bytes_per_s: f64,
@@ -123,7 +163,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         bail!("bayan bench has nothing to measure: expected --prompt or --generate above 0");
     }
     // The prompt's run has one more token, which is not timed.
-    let least = (prompt + 1).max(generate + 1) + 1;
+    let generations = Generation::of(args);
+    let deepest = generations.iter().map(|generation| generation.depth).max().unwrap_or(0);
+    let least = (prompt + 1).max(deepest + generate + 1) + 1;
     if let Some(context) = args.model.context.filter(|&n| (n as usize) < least) {
         bail!(
             "a context of {context} is too short: this measurement needs {least} positions; use a larger --context or fewer tokens"
@@ -133,7 +175,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let engine = &mut loaded.model.engine;
     let mut progress = Progress::new("measuring", false);
     let repetitions = u64::from(args.repetitions);
-    let (mut prompt_samples, mut first_token, mut generate_samples) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut prompt_samples, mut first_token) = (Vec::new(), Vec::new());
+    let mut generate_samples = vec![Vec::new(); generations.len()];
     // The first run compiles pipelines and is not timed.
     for repetition in 0..=repetitions {
         if prompt > 0 {
@@ -141,8 +184,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             prompt_samples.push(per_second);
             first_token.push(first_ms);
         }
-        if generate > 0 {
-            generate_samples.push(measure_generate(engine, generate)?);
+        // The deepest first: the prompt is in the cache already.
+        for (generation, samples) in generations.iter().zip(&mut generate_samples).rev() {
+            samples.push(measure_generate(engine, generate, *generation)?);
         }
         progress.set(repetition + 1, repetitions + 1);
     }
@@ -151,7 +195,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let measured = Measured {
         load: loaded.load,
         prompt: speed(args.prompt, prompt_samples),
-        generate: speed(args.generate, generate_samples),
+        generations: (generations.into_iter().zip(generate_samples))
+            .filter_map(|(generation, samples)| Some((generation, speed(args.generate, samples)?)))
+            .collect(),
         first_token_ms: (prompt > 0).then(|| first_token[1..].iter().sum::<f64>() / repetitions as f64),
         weight_bytes: weight_bytes(engine),
         copy_bytes_per_s: copy_bandwidth(engine.gpu())?,
@@ -185,16 +231,23 @@ fn measure_prompt(engine: &mut Engine, count: usize) -> Result<(f64, f64)> {
     Ok((count as f64 / prefilled.as_secs_f64(), started.elapsed().as_secs_f64() * 1e3))
 }
 
-/// New tokens per second of all sequences together, from an empty cache.
-fn measure_generate(engine: &mut Engine, count: usize) -> Result<f64> {
-    let prompts = tokens(engine, engine.sequences());
-    engine.reset();
-    let request =
-        |prompt| Request { prompt, settings: SampleSettings::default(), bias: &[], stop: &[], max_tokens: count };
-    let requests: Vec<_> = prompts.chunks(1).map(request).collect();
+/// New tokens per second of all sequences together.
+fn measure_generate(engine: &mut Engine, count: usize, generation: Generation) -> Result<f64> {
+    let prompts = tokens(engine, engine.sequences() + generation.depth);
+    // Each sequence has its own first token, so that none finds its prompt in the cache of another.
+    let prompts: Vec<&[u32]> = prompts.windows(generation.depth + 1).collect();
+    let settings = generation.settings();
+    let requests = |max_tokens| -> Vec<_> {
+        prompts.iter().map(|prompt| Request { prompt, settings, bias: &[], stop: &[], max_tokens }).collect()
+    };
+    if generation.depth == 0 {
+        engine.reset();
+    } else {
+        block_on(engine.generate_many(&requests(0), &mut |_, _| ControlFlow::Continue(())))?;
+    }
     let started = Instant::now();
-    block_on(engine.generate_many(&requests, &mut |_, _| ControlFlow::Continue(())))?;
-    Ok((count * requests.len()) as f64 / started.elapsed().as_secs_f64())
+    block_on(engine.generate_many(&requests(count), &mut |_, _| ControlFlow::Continue(())))?;
+    Ok((count * prompts.len()) as f64 / started.elapsed().as_secs_f64())
 }
 
 /// Bytes of weights that one decoded token reads: every matrix once; of an embedding that is not also the output head,
@@ -258,7 +311,14 @@ fn formats(engine: &Engine) -> String {
 
 fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
     let c = engine.gpu().capabilities();
-    let read_per_s = measured.generate.as_ref().map(|speed| speed.mean() * measured.weight_bytes as f64);
+    let generate = measured.generations.first().map(|(_, speed)| speed);
+    let read_per_s = generate.map(|speed| speed.mean() * measured.weight_bytes as f64);
+    let generations = measured.generations.iter().map(|(generation, speed)| {
+        let mut fields = speed.json();
+        fields["depth"] = generation.depth.into();
+        fields["sampled"] = generation.sampled.into();
+        fields
+    });
     let kernels = |list: &[Kernel]| -> Value {
         list.iter().map(|k| json!({"kernel": k.name, "dispatches": k.dispatches, "ms": k.elapsed_ms})).collect()
     };
@@ -278,7 +338,8 @@ fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
         "path": c.path(),
         "load_s": measured.load.as_secs_f64(),
         "prompt": measured.prompt.as_ref().map(Speed::json),
-        "generate": measured.generate.as_ref().map(Speed::json),
+        "generate": generate.map(Speed::json),
+        "generations": generations.collect::<Vec<_>>(),
         "first_token_ms": measured.first_token_ms,
         "weight_bytes_per_token": measured.weight_bytes,
         "weight_gb_per_s": read_per_s.map(|v| v / 1e9),
@@ -300,16 +361,15 @@ fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
 fn print(engine: &Engine, measured: &Measured) -> Result<()> {
     let c = engine.gpu().capabilities();
     output::line(&format!("{} ({}), {}, {}; weights {}", c.name, c.backend, c.driver, c.path(), formats(engine)))?;
-    let rows: Vec<Vec<String>> = [("prompt", &measured.prompt), ("generate", &measured.generate)]
-        .into_iter()
-        .filter_map(|(name, speed)| speed.as_ref().map(|speed| speed.row(name)))
-        .collect();
-    output::line(&output::table(&["test", "tokens/s"], &rows))?;
+    let prompt = measured.prompt.iter().map(|speed| speed.row("prompt"));
+    let generations = measured.generations.iter().map(|(generation, speed)| speed.row(&generation.name()));
+    let rows: Vec<Vec<String>> = prompt.chain(generations).collect();
+    output::line(&output::table(&["test", "tokens", "tokens/s"], &rows))?;
     output::line(&format!("load: {:.2} s", measured.load.as_secs_f64()))?;
     if let Some(first) = measured.first_token_ms {
         output::line(&format!("time to first token: {first:.1} ms"))?;
     }
-    if let Some(speed) = &measured.generate {
+    if let Some((_, speed)) = measured.generations.first() {
         let read = speed.mean() * measured.weight_bytes as f64;
         let share = 100.0 * read / measured.copy_bytes_per_s;
         let (weights, copy) = (output::size(measured.weight_bytes), measured.copy_bytes_per_s / 1e9);
@@ -331,9 +391,9 @@ fn print(engine: &Engine, measured: &Measured) -> Result<()> {
     ))?;
     if let streamed @ 1.. = engine.streamed_bytes() {
         let per_second = measured
-            .generate
-            .as_ref()
-            .map_or(0.0, |speed| speed.mean() / f64::from(engine.sequences() as u32) * streamed as f64 / 1e9);
+            .generations
+            .first()
+            .map_or(0.0, |(_, speed)| speed.mean() / f64::from(engine.sequences() as u32) * streamed as f64 / 1e9);
         output::line(&format!(
             "weights streamed from host memory: {} for every step, {per_second:.2} GB/s while generating",
             output::size(streamed)
@@ -356,6 +416,26 @@ mod tests {
         let speed = Speed { tokens: 1, samples: vec![1.0, 2.0, 3.0] };
         assert_eq!((speed.mean(), speed.deviation()), (2.0, 1.0));
         assert_eq!(Speed { tokens: 1, samples: vec![4.0] }.deviation(), 0.0);
+    }
+
+    #[test]
+    fn generation_is_measured_as_the_flags_ask() {
+        #[derive(clap::Parser)]
+        struct Flags {
+            #[command(flatten)]
+            bench: BenchArgs,
+        }
+        let of = |flags: &[&str]| {
+            let flags = <Flags as clap::Parser>::try_parse_from([&["x"], flags].concat()).expect("flags");
+            Generation::of(&flags.bench).iter().map(|g| (g.depth, g.sampled)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), [(0, false), (512, true)]);
+        assert_eq!(of(&["--prompt", "0"]), [(0, false), (0, true)]);
+        assert_eq!(of(&["--depth", "0"]), [(0, false)]);
+        assert_eq!(of(&["--depth", "4000", "--sampled"]), [(4000, true)]);
+        assert_eq!(of(&["--depth", "0,300"]), [(0, false), (300, false)]);
+        assert_eq!(of(&["--sampled"]), [(0, true)]);
+        assert_eq!(of(&["--generate", "0", "--depth", "9"]), []);
     }
 
     #[test]

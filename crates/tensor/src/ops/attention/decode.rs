@@ -1,13 +1,13 @@
 //! Rope, append and attention of single tokens fused into one dispatch, followed by the merge of the runs. A rewrite
 //! creates this op from the three.
 
-use bayan_gpu::GpuError;
+use bayan_gpu::{Capabilities, GpuError};
 
 use super::append::Append;
-use super::forward::{Attention, RUN, SCORE, SPLIT, merge};
+use super::forward::{Attention, Run, SCORE};
 use super::rope::Rope;
 use crate::graph::{Dtype, Op, Operand, Values};
-use crate::plan::{Extent, KernelText, Lowering, Target, Variant, grid};
+use crate::plan::{KernelText, Lowering, Target, Variant, grid};
 
 /// Inputs: qkv [T, (H + 2K) d], positions \[T\], table, bases \[T\], then with head norms q_norm \[d\] and k_norm
 /// \[d\]. Outputs: y [T, H, d], k cache, v cache, and the runs [T, splits, H, d + 2]. Tokens belong to different
@@ -26,9 +26,9 @@ impl AttentionDecode {
         Variant::first(VARIANTS, self, target).is_some()
     }
 
-    /// Sizes of the partial results of the runs.
-    pub fn runs(&self, tokens: usize) -> [usize; 4] {
-        [tokens, self.attention.context.div_ceil(SPLIT), self.attention.heads, self.attention.head_dim + 2]
+    /// Sizes of the results of the runs into which this device divides the cached positions.
+    pub fn runs(&self, capabilities: &Capabilities, tokens: usize) -> [usize; 4] {
+        Run::of(&self.attention, capabilities, tokens).results(&self.attention, tokens)
     }
 }
 
@@ -44,40 +44,36 @@ fn fits(op: &AttentionDecode, target: &Target<'_>) -> bool {
 }
 
 fn emit(op: &AttentionDecode, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-    let Attention { heads, kv_heads, head_dim, context, .. } = op.attention;
+    let Attention { heads, kv_heads, head_dim, .. } = op.attention;
     let tokens = to.target().tokens;
-    let threads = grid::group_threads(to, 64);
-    let defines = op.attention.defines(to.output_shape(1)[0]);
-    let defines = op
-        .rope
-        .name(defines)
-        .set("SPLIT", SPLIT)
-        .set("MAX_SPLITS", context.div_ceil(SPLIT))
-        .set("G_SPLIT", heads / kv_heads * SPLIT)
-        .set("G_D4", heads / kv_heads * head_dim / 4);
-    let defines = grid::reduction(to, defines, threads);
+    let run = Run::of(&op.attention, to.capabilities(), tokens);
+    let threads = run.threads;
+    let defines = run.defines(&op.attention, to, to.output_shape(1)[0]);
+    let rotate = if op.rope.norm_eps.is_some() { threads } else { run.lanes_per_head(op.rope.rotary_dim) };
+    let defines = op.rope.name(defines).set("G_D4", heads / kv_heads * head_dim / 4).set("ROTATE", rotate);
     let mut bindings: Vec<_> = (0..4).map(|i| to.input(i)).chain((1..4).map(|i| to.output(i))).collect();
     bindings.extend((4..to.input_count()).map(|i| to.input(i)));
+    let [common, attend] = run.text();
     let parts = [
         wgsl!("lib/reduce.wgsl"),
         wgsl!("lib/head_norm.wgsl"),
         wgsl!("lib/cache.wgsl"),
         SCORE,
-        RUN,
+        common,
+        attend,
         wgsl!("attention/decode.wgsl"),
     ];
     // First every query head of the group, and the key, are normalised and rotated; then come the loops of the run
     // itself.
-    let heads_turns = (heads / kv_heads + 1) as u64
-        * (1 + 3 * grid::walk(head_dim.div_ceil(4), threads)
+    let heads_turns = (1 + (heads / kv_heads + 1).div_ceil(threads / rotate)) as u64
+        * (1 + 3 * grid::walk(head_dim.div_ceil(4), rotate)
             + 2 * grid::walk(heads * head_dim / 4, threads)
             + 2 * grid::REDUCTION);
-    let turns = 1 + heads_turns + grid::walk(head_dim / 4, threads) + op.attention.run_turns(threads);
+    let turns = 1 + heads_turns + grid::walk(head_dim / 4, threads) + run.turns(&op.attention);
     let text = KernelText { name: "attention_decode", parts: &parts, defines: defines.clone(), turns };
-    let grid = [Extent::Fixed(kv_heads as u32), Extent::CachedRuns(SPLIT as u32), Extent::Fixed(tokens as u32)];
-    to.emit(text, &[bindings], grid)?;
+    to.emit(text, &[bindings], run.grid(&op.attention, tokens))?;
     let bindings = vec![to.output(3), to.input(1), to.output(0)];
-    merge(to, defines, bindings, &op.attention, tokens, threads)
+    run.merge(to, defines, bindings, &op.attention, tokens)
 }
 
 impl Op for AttentionDecode {

@@ -5,15 +5,14 @@ use bayan_gpu::GpuError;
 
 use super::{Int8Order, Linear, ShardKernel};
 use crate::format_shaders;
-use crate::ops::FEW_TOKENS;
-use crate::plan::{Extent, Lowering, Target, Variant, grid};
+use crate::plan::{Extent, Lowering, Target, Variant};
 
 pub(super) const VARIANT: Variant<Linear> = Variant { name: "dot", fits, emit };
 
 fn fits(linear: &Linear, target: &Target<'_>) -> bool {
     target.hardware()
         && target.capabilities.dot
-        && target.tokens > FEW_TOKENS
+        && !target.few_tokens()
         && linear.is_plain()
         && linear.fits_int8()
         && linear.int8 == Some(Int8Order::Sequential)
@@ -22,9 +21,8 @@ fn fits(linear: &Linear, target: &Target<'_>) -> bool {
 fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let tokens = to.target().tokens;
     // Tokens and rows of a tile, and what one invocation computes of it.
-    let (tm, tn, rm, rn) = if tokens > 32 { (64, 64, 4, 4) } else { (32, 64, 2, 4) };
+    let (tm, tn, rm, rn) = if tokens > 64 { (64, 64, 4, 4) } else { (32, 64, 2, 4) };
     let threads = tm / rm * (tn / rn);
-    let loads = grid::walk(tm * 2, threads) + grid::walk(tm, threads) + grid::walk(tn, threads);
     for shard in linear.weight.shards() {
         let defines = linear
             .defines()
@@ -41,7 +39,7 @@ fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
             defines,
             bindings: linear.bindings(to, 2, &[shard.rows, shard.first_row, linear.weight.rows(), tokens])?,
             grid: [shard.rows.div_ceil(tn), tokens.div_ceil(tm), 1].map(|n| Extent::Fixed(n as u32)),
-            turns: 1 + linear.weight.blocks() as u64 * (1 + loads),
+            turns: 1 + linear.weight.blocks() as u64,
         };
         linear.emit(to, VARIANT.name, shard, kernel)?;
     }

@@ -6,7 +6,7 @@ use bayan_gpu::{GpuError, Slice};
 
 use super::{ACTIVATE, Linear, ShardKernel};
 use crate::format_shaders::{self, Unpacking};
-use crate::graph::Shard;
+use crate::graph::{Shard, row_bytes};
 use crate::plan::{Extent, Lowering, Target, Variant, grid_2d};
 
 pub(super) const VARIANT: Variant<Linear> = Variant { name: "rows", fits, emit };
@@ -20,14 +20,20 @@ fn fits(linear: &Linear, _: &Target<'_>) -> bool {
 
 fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let shape = to.target().rows_shape;
-    let (lanes, parts) = (shape.lanes, shape.parts);
+    let lanes = shape.lanes;
     for shard in linear.weight.shards() {
         let division = Division::of(linear, to, shard)?;
         let (own, tokens) = (division.own, division.tokens);
+        let (parts, at_once) = in_flight(linear, to, shard, &division, shape.parts);
         let defines = division
             .defines(linear)
             .set("OFFSET", format_shaders::has_offset(shard.format))
             .set("PARTS", parts)
+            .set("AT_ONCE", at_once)
+            .set("SEVERAL", at_once > 1)
+            // With a lane for each input of a block, its square needs no loop, and is loaded with the weights.
+            .set("OWN_SQUARE", linear.norm.is_some() && lanes == 32)
+            .set("LOOP_SQUARES", linear.norm.is_some() && lanes != 32)
             .set("THREADS", lanes * parts)
             .set("SPLIT_K", parts > 1)
             .set("BARRIER", parts > 1 || linear.norm.is_some())
@@ -35,7 +41,7 @@ fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
             .set("SHARED_SQUARES", tokens * lanes * parts);
         let ragged = if linear.whole_blocks() { 0 } else { 5 * tokens * 8 };
         let norms = if linear.norm.is_some() { tokens * (32usize.div_ceil(lanes) + 1) * 6 } else { 0 };
-        let steps = linear.weight.blocks().div_ceil(parts);
+        let steps = linear.weight.blocks().div_ceil(parts * at_once);
         let joins = tokens * (lanes + 1 + (2 + own) * (parts + 1));
         let kernel = ShardKernel {
             library: format_shaders::variables(Unpacking::Plain),
@@ -43,16 +49,41 @@ fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
             defines,
             bindings: division.bindings,
             grid: division.grid,
-            turns: (1 + steps * (1 + 2 * ragged + norms) + joins) as u64,
+            turns: (1 + steps * (1 + at_once * (2 * ragged + norms)) + joins) as u64,
         };
         linear.emit(to, VARIANT.name, shard, kernel)?;
     }
     Ok(())
 }
 
+/// Groups of rows below which a large device has too few workgroups, so that each gets more invocations.
+const FEW_GROUPS: usize = 256;
+
+/// Vectors of 16 bytes of weights that an invocation loads before it uses the first.
+const VECTORS_IN_FLIGHT: usize = 4;
+
+/// The sets of lanes that share K, and the blocks of which an invocation loads the weights together. On hardware the
+/// speed is the number of bytes in flight, as long as registers last.
+fn in_flight(linear: &Linear, to: &Lowering<'_>, shard: &Shard, division: &Division, parts: usize) -> (usize, usize) {
+    let capabilities = to.capabilities();
+    if capabilities.software {
+        return (parts, 1);
+    }
+    let block_bytes: usize = row_bytes(shard.format, 32).iter().sum();
+    let vectors = ((block_bytes + 8) / 16).max(1) * division.own * division.tokens;
+    let at_once = (VECTORS_IN_FLIGHT / vectors).max(1);
+    let wider = division.groups < FEW_GROUPS
+        && division.own * division.tokens <= 2
+        && 2 * parts * division.lanes <= capabilities.max_workgroup_size as usize
+        && linear.weight.blocks() >= 4 * parts;
+    (if wider { 2 * parts } else { parts }, at_once)
+}
+
 /// How both kernels by rows divide a shard among workgroups.
 pub(super) struct Division {
     lanes: usize,
+    /// Workgroups for each `tokens` tokens: groups of 32 rows.
+    groups: usize,
     /// Rows of one invocation, those of all sets together.
     pub own: usize,
     /// Tokens of one workgroup.
@@ -70,13 +101,22 @@ impl Division {
             None => 1,
         };
         let rows = shard.rows / sets;
-        let together = tokens.min((shape.columns * shape.sets / sets).max(1));
+        let most = tokens.min((shape.columns * shape.sets / sets).max(1));
+        // Hardware takes equal shares: 9 tokens as 5 and 4. Software devices compile long for each number of tokens.
+        let together = if to.target().hardware() { tokens.div_ceil(tokens.div_ceil(most)) } else { most };
         let mut grid = grid_2d(rows.div_ceil(32), to.capabilities().max_workgroups);
         grid[2] = Extent::Fixed(tokens.div_ceil(together) as u32);
         let (x, width) = (grid[0].resolve(1) as usize, to.output_shape(0)[1]);
         let sizes = [rows, shard.first_row, width, x, tokens, linear.weight.blocks(), linear.weight.columns()];
         let bindings = linear.bindings(to, 1, &sizes)?;
-        Ok(Division { lanes: shape.lanes, own: 32 / shape.lanes * sets, tokens: together, bindings, grid })
+        Ok(Division {
+            lanes: shape.lanes,
+            groups: rows.div_ceil(32),
+            own: 32 / shape.lanes * sets,
+            tokens: together,
+            bindings,
+            grid,
+        })
     }
 
     pub(super) fn defines(&self, linear: &Linear) -> Defines {

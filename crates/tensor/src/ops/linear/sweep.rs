@@ -7,7 +7,6 @@ use bayan_gpu::GpuError;
 use super::{ACTIVATE, Linear, ShardKernel};
 use crate::format_shaders::{self, Unpacking};
 use crate::graph::Shard;
-use crate::ops::FEW_TOKENS;
 use crate::plan::{Extent, Lowering, Target, Variant, grid_2d};
 
 pub(super) const VARIANT: Variant<Linear> = Variant { name: "sweep", fits, emit };
@@ -25,7 +24,7 @@ fn fits(linear: &Linear, target: &Target<'_>) -> bool {
 /// Whether the device and the number of tokens suit a loop over the tokens.
 pub(super) fn suits(target: &Target<'_>) -> bool {
     let capabilities = target.capabilities;
-    !target.hardware() && capabilities.subgroups && capabilities.subgroup_size == (4, 4) && target.tokens > FEW_TOKENS
+    !target.hardware() && capabilities.subgroups && capabilities.subgroup_size == (4, 4) && !target.few_tokens()
 }
 
 fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {

@@ -46,28 +46,28 @@ fn variant(linear: &Linear, device: &Capabilities, tokens: usize) -> &'static st
     Variant::first(VARIANTS, linear, &target).map_or("none", |variant| variant.name)
 }
 
-/// The variants for 1, 8, 9 and 65 tokens.
-fn variants(linear: &Linear, device: &Capabilities) -> [&'static str; 4] {
-    [1, 8, 9, 65].map(|tokens| variant(linear, device, tokens))
+/// The variants for 1, 8, 9, 32, 33 and 65 tokens.
+fn variants(linear: &Linear, device: &Capabilities) -> [&'static str; 6] {
+    [1, 8, 9, 32, 33, 65].map(|tokens| variant(linear, device, tokens))
 }
 
 #[test]
 fn hardware_takes_rows_for_few_tokens_and_tiles_for_many() {
     for (format, columns) in [("f32", 64), ("q4_0", 64), ("q8_0", 100)] {
         let linear = layer(format, 64, columns);
-        assert_eq!(variants(&linear, &device(false, 32, true)), ["rows", "rows", "tiles", "tiles"]);
-        assert_eq!(variants(&linear, &device(false, 0, false)), ["rows", "rows", "tiles", "tiles"]);
+        assert_eq!(variants(&linear, &device(false, 32, true)), ["rows", "rows", "rows", "rows", "tiles", "tiles"]);
+        assert_eq!(variants(&linear, &device(false, 0, false)), ["rows", "rows", "rows", "rows", "tiles", "tiles"]);
     }
 }
 
 #[test]
 fn software_goes_by_rows_and_sweeps_with_subgroups_of_four() {
     let (whole, ragged) = (layer("q4_0", 64, 64), layer("q4_0", 64, 100));
-    assert_eq!(variants(&whole, &device(true, 0, true)), ["rows"; 4]);
-    assert_eq!(variants(&whole, &device(true, 16, true)), ["rows"; 4]);
-    assert_eq!(variants(&whole, &device(true, 8, true)), ["lanes"; 4]);
-    assert_eq!(variants(&whole, &device(true, 4, true)), ["lanes", "lanes", "sweep", "sweep"]);
-    assert_eq!(variants(&ragged, &device(true, 4, true)), ["lanes"; 4]);
+    assert_eq!(variants(&whole, &device(true, 0, true)), ["rows"; 6]);
+    assert_eq!(variants(&whole, &device(true, 16, true)), ["rows"; 6]);
+    assert_eq!(variants(&whole, &device(true, 8, true)), ["lanes"; 6]);
+    assert_eq!(variants(&whole, &device(true, 4, true)), ["lanes", "lanes", "sweep", "sweep", "sweep", "sweep"]);
+    assert_eq!(variants(&ragged, &device(true, 4, true)), ["lanes"; 6]);
 }
 
 #[test]
@@ -78,18 +78,18 @@ fn int8_is_for_many_tokens_and_quantized_whole_blocks() {
     };
     let (hardware, four) = (device(false, 32, true), device(true, 4, true));
     let (q4_0, q8_0) = (layer("q4_0", 64, 64), layer("q8_0", 64, 64));
-    assert_eq!(order(&q4_0, &hardware, 9), Some((Int8Order::Sequential, "dot")));
-    assert_eq!(order(&q8_0, &hardware, 9), Some((Int8Order::Sequential, "dot")));
+    assert_eq!(order(&q4_0, &hardware, 33), Some((Int8Order::Sequential, "dot")));
+    assert_eq!(order(&q8_0, &hardware, 33), Some((Int8Order::Sequential, "dot")));
     assert_eq!(order(&q4_0, &four, 9), Some((Int8Order::HalvesSwapped, "pairs")));
     assert_eq!(order(&q8_0, &four, 9), None, "pairs are for codes of 4 bits");
     for (linear, device, tokens) in [
-        (&q4_0, &hardware, 8),
+        (&q4_0, &hardware, 32),
         (&q4_0, &four, 8),
-        (&q4_0, &device(false, 32, false), 9),
+        (&q4_0, &device(false, 32, false), 33),
         (&q4_0, &device(true, 4, false), 9),
         (&q4_0, &device(true, 8, true), 9),
-        (&layer("f16", 64, 64), &hardware, 9),
-        (&layer("q4_0", 64, 100), &hardware, 9),
+        (&layer("f16", 64, 64), &hardware, 33),
+        (&layer("q4_0", 64, 100), &hardware, 33),
     ] {
         assert_eq!(order(linear, device, tokens), None, "{} of {:?}", tokens, device.subgroup_size);
     }
@@ -98,7 +98,9 @@ fn int8_is_for_many_tokens_and_quantized_whole_blocks() {
 #[test]
 fn an_op_is_fused_only_where_the_kernel_stays() {
     let stays = |linear: &Linear, fused: &Linear, device: &Capabilities| {
-        [8, 9].map(|tokens| linear.same_variant(fused, &Target::new(device, &Tuning::defaults(device), tokens)))
+        let limit = if device.software { 8 } else { 32 };
+        [limit, limit + 1]
+            .map(|tokens| linear.same_variant(fused, &Target::new(device, &Tuning::defaults(device), tokens)))
     };
     let devices = [device(false, 32, true), device(true, 0, true), device(true, 8, true), device(true, 4, true)];
     let linear = layer("q4_0", 64, 64);

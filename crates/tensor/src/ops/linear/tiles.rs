@@ -5,13 +5,12 @@ use bayan_gpu::GpuError;
 
 use super::{Linear, ShardKernel};
 use crate::format_shaders;
-use crate::ops::FEW_TOKENS;
 use crate::plan::{Extent, Lowering, Target, Variant, grid};
 
 pub(super) const VARIANT: Variant<Linear> = Variant { name: "tiles", fits, emit };
 
 fn fits(linear: &Linear, target: &Target<'_>) -> bool {
-    target.hardware() && target.tokens > FEW_TOKENS && linear.is_plain() && linear.int8.is_none()
+    target.hardware() && !target.few_tokens() && linear.is_plain() && linear.int8.is_none()
 }
 
 fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
@@ -20,7 +19,7 @@ fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     // 128 rows of f32 tiles take 18 KiB of workgroup memory, more than WebGPU guarantees.
     let large = half || to.capabilities().max_workgroup_bytes >= (64 + 64) * 9 * 16;
     // Tokens and rows of a tile, and what one invocation computes of it.
-    let (tm, tn, rm, rn) = if tokens > 32 && large { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
+    let (tm, tn, rm, rn) = if tokens > 64 && large { (64, 64, 8, 4) } else { (32, 64, 4, 4) };
     let threads = tm / rm * (tn / rn);
     let loads = grid::walk(tm * 8, threads) * 6 + grid::walk(tn, threads) * 10;
     for shard in linear.weight.shards() {

@@ -3,13 +3,22 @@
 use std::sync::Arc;
 
 use bayan_gpu::GpuError;
-use bayan_gpu::shader::Defines;
 
+use super::{candidates, search};
 use crate::graph::{Dtype, Graph, Op, Operand, State, Tensor, Values};
-use crate::plan::{Extent, KernelText, Lowering, grid};
+use crate::plan::{Lowering, Variant};
 
-/// Logits per chunk in the first pass.
-const CHUNK: usize = 2048;
+/// The kernels; the first that fits is used.
+const VARIANTS: &[Variant<Sample>] = &[
+    candidates::VARIANT, // hardware
+    search::VARIANT,     // everything else
+];
+
+/// What both kernels that choose a token share.
+pub(super) const SHARED: &str = wgsl!("lib/sample.wgsl");
+
+/// The fewest logits per chunk that a variant uses in the first pass.
+pub(super) const SHORTEST_CHUNK: usize = 256;
 
 /// Number of values in a row of [`SampleStates::settings`].
 pub const SETTINGS: usize = 16;
@@ -97,7 +106,7 @@ pub struct Sample;
 impl Graph {
     /// Samples a token from each row of logits [R, V], writes it to `tokens` \[R\] and increments `positions` \[R\].
     pub fn sample(&mut self, logits: Tensor, tokens: Tensor, positions: Tensor, states: &SampleStates) {
-        let (rows, chunks) = (self.rows(logits), self.width(logits).div_ceil(CHUNK));
+        let (rows, chunks) = (self.rows(logits), self.width(logits).div_ceil(SHORTEST_CHUNK));
         let peaks = self.tensor(&[rows, chunks, 2], Dtype::U32);
         let [settings, counts, bias] = [&states.settings, &states.counts, &states.bias].map(|s| self.state(s));
         self.record(
@@ -116,36 +125,7 @@ impl Op for Sample {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let shape = to.input_shape(0);
-        let (rows, vocabulary) = (shape[0], shape[1]);
-        let chunks = vocabulary.div_ceil(CHUNK);
-        let threads = grid::row_threads(to, 256);
-        let defines =
-            Defines::new().set("THREADS", threads).set("V", vocabulary).set("CHUNK", CHUNK).set("CHUNKS", chunks);
-        let (vectors, _) = grid::vectors(defines.clone(), vocabulary);
-        let counts = if vocabulary.is_multiple_of(4) { "vec4<u32>" } else { "u32" };
-        let scan = vec![to.output(0), to.input(2), to.input(3), to.input(1), to.output(1)];
-        let text = KernelText {
-            name: "sample_scan",
-            parts: &[wgsl!("sampling/scan.wgsl")],
-            defines: vectors.set("COUNTS", counts),
-            turns: grid::walk(CHUNK, threads) + threads as u64 + 1,
-        };
-        to.emit(text, &[scan], [Extent::Fixed(chunks as u32), Extent::Fixed(rows as u32), Extent::Fixed(1)])?;
-        let pick = vec![to.output(0), to.input(1), to.output(1), to.output(2), to.output(3), to.output(4)];
-        // More invocations where a large vocabulary would need more loop iterations than the device allows.
-        let most = to.capabilities().max_workgroup_size as usize;
-        let mut threads = threads;
-        while pick_turns(chunks, threads) > to.turn_limit() && threads * 2 <= most {
-            threads *= 2;
-        }
-        let text = KernelText {
-            name: "sample_pick",
-            parts: &[wgsl!("sampling/pick.wgsl")],
-            defines: defines.set("THREADS", threads),
-            turns: pick_turns(chunks, threads),
-        };
-        to.emit(text, &[pick], grid::rows_grid(rows))
+        to.emit_first(VARIANTS, self)
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
@@ -163,15 +143,6 @@ impl Op for Sample {
             outputs[4].u32_mut()[row] = position + 1;
         }
     }
-}
-
-/// Upper bound of the loop iterations of `sampling/pick.wgsl`: two searches over the 32 bits of a key, each step of
-/// which sums over the row, then the total mass and the draw.
-fn pick_turns(chunks: usize, threads: usize) -> u64 {
-    let row = 1 + chunks as u64 * (1 + grid::walk(CHUNK, threads));
-    let sum = row + u64::from(threads.ilog2()) + 2;
-    let search = 33 * (1 + sum);
-    chunks as u64 + 2 * search + sum + row + threads as u64 + 2
 }
 
 fn adjust(logits: &[f32], settings: &[f32], counts: &[u32], bias: &[f32]) -> Vec<f32> {
@@ -200,8 +171,12 @@ fn choose(logits: &[f32], settings: &[f32], position: u32) -> usize {
     }
     if settings[2] < 1.0 {
         let wanted = f64::from(settings[2]) * mass(&order);
-        let enough = (1..=order.len()).find(|&n| mass(&order[..n]) >= wanted).unwrap_or(order.len());
-        order.truncate(enough);
+        let mut sum = 0.0;
+        let enough = order.iter().position(|&i| {
+            sum += mass(&[i]);
+            sum >= wanted
+        });
+        order.truncate(enough.map_or(order.len(), |last| last + 1));
     }
     if settings[3] > 0.0 {
         order.retain(|&i| logits[i] >= peak + settings[3].ln());

@@ -53,7 +53,7 @@ fn nll(known: &[f32], target: u32) -> f64 {
 const THREADS: usize = 64;
 
 fn emit(to: &mut Lowering<'_>, name: &str, text: &str, defines: Defines, outputs: usize) -> Result<(), GpuError> {
-    let threads = grid::group_threads(to, THREADS);
+    let threads = grid::group_threads(to.capabilities(), THREADS);
     let defines = grid::reduction(to, defines.set("R", to.input_shape(0)[0]), threads);
     let mut bindings: Vec<_> = (0..to.input_count()).map(|i| to.input(i)).collect();
     bindings.extend((0..outputs).map(|i| to.output(i)));

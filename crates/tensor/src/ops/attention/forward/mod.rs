@@ -1,18 +1,19 @@
 //! Causal attention over the cache, with grouped queries, an optional sliding window and logit soft-capping.
 
 mod lanes;
+mod run;
 mod split;
 mod tiles;
 
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
-pub(super) use split::{RUN, SPLIT, merge};
+pub(super) use run::Run;
 
 use super::cache::{CacheElement, CacheRows};
 use crate::graph::{Graph, Op, Operand, Tensor, Values, elements};
 use crate::passes::{Backward, BackwardError};
-use crate::plan::{Lowering, Variant};
+use crate::plan::{Lowering, Target, Variant};
 
 /// Number of queries in one tile, when there are many tokens.
 pub const QUERY_TILE: usize = 16;
@@ -29,7 +30,8 @@ const VARIANTS: &[Variant<Attention>] = &[
     tiles::VARIANT, // everything else
 ];
 
-/// Inputs: q [T, H, d], k and v cache, positions \[T\], bases \[T\], tiles [n, 2]; output [T, H, d].
+/// Inputs: q [T, H, d], k and v cache, positions \[T\], bases \[T\], tiles [n, 2]; outputs: y [T, H, d], and after a
+/// rewrite the results of runs [T, splits, H, d + 2].
 ///
 /// Token t sees the cache rows bases\[t\] + p for p ≤ positions\[t\], and with a window only the last `window` of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -88,6 +90,12 @@ impl Graph {
 }
 
 impl Attention {
+    /// Sizes of the results of runs, if the kernel for this target divides the cached positions into runs.
+    pub(crate) fn runs(&self, target: &Target<'_>) -> Option<[usize; 4]> {
+        let splits = Variant::first(VARIANTS, self, target).is_some_and(|variant| variant.name == split::VARIANT.name);
+        splits.then(|| Run::of(self, target.capabilities, target.tokens).results(self, target.tokens))
+    }
+
     /// How a sequence's positions map to cache rows.
     pub fn rows(&self) -> CacheRows {
         CacheRows { context: self.context, ring: self.ring }
