@@ -1,7 +1,7 @@
 //! From a prompt and its continuations to token ids, as each harness does it.
 //!
-//! Context and continuation are encoded together, because tokens may cross their border, and are cut where the encoded
-//! context ends. White space at the end of the context belongs to the continuation.
+//! Most encode context and continuation together, because tokens may cross their border, and cut where the encoded
+//! context ends; lighteval 0.13 encodes them apart. White space at the end of the context belongs to the continuation.
 
 use bayan_generate::ScoredText;
 use bayan_generate::text::Tokenizer;
@@ -55,18 +55,7 @@ impl Encoder<'_> {
             let (mut ids, mut from) = if context.is_empty() {
                 self.without_context(continuation)?
             } else {
-                let whole = self.encode(protocol, &format!("{kept}{moved}{continuation}"))?;
-                match protocol {
-                    Protocol::LmEval | Protocol::AceGpt => {
-                        let rest = whole.get(start.len()..).unwrap_or_default();
-                        ([start.as_slice(), rest].concat(), start.len())
-                    }
-                    Protocol::Lighteval | Protocol::OallV1 if whole.len() == start.len() => {
-                        let from = whole.len().saturating_sub(1);
-                        (whole, from)
-                    }
-                    Protocol::Lighteval | Protocol::OallV1 => (whole, start.len()),
-                }
+                self.pair(protocol, &start, kept, &format!("{moved}{continuation}"))?
             };
             if from == 0 || from >= ids.len() || ids.len() - from > self.context {
                 return Err(EvalError::unexpected(
@@ -76,8 +65,10 @@ impl Encoder<'_> {
                     "check the row, or use a larger --context",
                 ));
             }
-            if ids.len() > self.context + 1 {
-                let cut = ids.len() - self.context - 1;
+            // The last token is not read by the model; lighteval 0.13 counts it all the same.
+            let most = self.context + usize::from(protocol != Protocol::Lighteval);
+            if ids.len() > most {
+                let cut = ids.len() - most;
                 ids.drain(..cut);
                 from -= cut;
                 truncated = true;
@@ -85,6 +76,23 @@ impl Encoder<'_> {
             texts.push(ScoredText { ids, from: from.max(1) });
         }
         Ok(Encoded { texts, truncated })
+    }
+
+    /// The tokens of a context that is not empty and its continuation, and the number of the first of the latter.
+    fn pair(&self, protocol: Protocol, start: &[u32], kept: &str, continuation: &str) -> Result<(Vec<u32>, usize)> {
+        if protocol == Protocol::Lighteval {
+            // An end of text after the context would make the model forget it.
+            let end = start.last().filter(|id| self.tokenizer.eos().first() == Some(*id));
+            let start = &start[..start.len() - end.iter().count()];
+            return Ok(([start, &self.tokenizer.encode(continuation, false)?].concat(), start.len()));
+        }
+        let whole = self.encode(protocol, &format!("{kept}{continuation}"))?;
+        if protocol == Protocol::OallV1 {
+            let joined = usize::from(whole.len() == start.len());
+            return Ok((whole, start.len().saturating_sub(joined)));
+        }
+        let rest = whole.get(start.len()..).unwrap_or_default();
+        Ok(([start, rest].concat(), start.len()))
     }
 
     /// The continuation after the token that stands for an empty context.

@@ -14,6 +14,7 @@ pub mod encode;
 mod error;
 pub mod metric;
 pub mod prompt;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod samples;

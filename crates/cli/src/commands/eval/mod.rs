@@ -2,6 +2,8 @@
 //!
 //! The rules are in `bayan-evaluate`; this file opens the model, shows progress and prints tables.
 
+mod remote;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -9,13 +11,16 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use bayan_evaluate::compare;
 use bayan_evaluate::data::DataFolder;
+use bayan_evaluate::report;
 use bayan_evaluate::results::{self, Finished};
 use bayan_evaluate::run::{self, Backend, Local, Output, Prepared, Settings};
 use bayan_evaluate::suites::{self, NOT_PUBLIC, Selection};
-use bayan_generate::{EngineOptions, StepSizes};
+use bayan_evaluate::task::Group;
+use bayan_generate::engine::DEFAULT_CONTEXT;
+use bayan_generate::{EngineOptions, StepSizes, TextPipeline};
 use bayan_gpu::block_on;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::open;
 use crate::support::options::ModelArgs;
@@ -55,7 +60,7 @@ struct RunArgs {
     /// Seed of bootstrap samples
     #[arg(long, value_name = "N", default_value_t = 1234)]
     seed: u64,
-    /// Folder for results.json and one file of samples for each task
+    /// Folder for results.json, report.html, and one file of samples for each task
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Go on with the run that was begun in --out
@@ -68,6 +73,15 @@ struct RunArgs {
     /// own models
     #[arg(long)]
     special_tokens: bool,
+    /// Score the model behind a server with OpenAI's interface, such as `bayan serve`; --model names its tokenizer
+    #[arg(long, value_name = "URL", conflicts_with_all = ["quantize", "adapter", "gpu_layers", "devices"])]
+    server: Option<String>,
+    /// Name of the model in requests to --server
+    #[arg(long, value_name = "NAME", requires = "server")]
+    server_model: Option<String>,
+    /// Key for --server
+    #[arg(long, env = "BAYAN_EVAL_KEY", hide_env_values = true, value_name = "KEY", requires = "server")]
+    server_key: Option<String>,
     /// Number of items that are computed together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
     parallel: u64,
@@ -138,16 +152,24 @@ fn evaluate(args: &RunArgs) -> Result<()> {
         .iter()
         .map(|task| run::prepare(task, &mut folder, &settings).with_context(|| task.full_name()))
         .collect::<Result<Vec<Prepared>>>()?;
+    if let Some(url) = &args.server {
+        let source = open::source(args.model.checkpoint.model.as_deref())?;
+        let text = block_on(TextPipeline::open(source.as_ref(), None))?;
+        let context = args.model.context.map_or(DEFAULT_CONTEXT, |context| context as usize);
+        let name = args.server_model.clone().unwrap_or_else(|| model_name(args));
+        let about = json!({"server": url, "model": name, "tokenizer": model_name(args), "context": context,
+            "bayan": env!("CARGO_PKG_VERSION")});
+        let mut remote = remote::Remote::new(url, name, args.server_key.clone(), text, context);
+        return score(args, &settings, &prepared, &groups, &about, &mut remote);
+    }
     // Steps of listed sizes need few plans, and one more slot that fills them up.
     let engine =
         EngineOptions { sequences: args.parallel as usize + 1, sizes: StepSizes::Listed, ..EngineOptions::default() };
     let mut model = open::model_with(&args.model, None, engine)?.model;
-    let name =
-        args.model.checkpoint.model.as_ref().map_or(open::EMBEDDED.to_owned(), |path| path.display().to_string());
     let about = json!({
-        "model": name,
+        "model": model_name(args),
         "quantize": args.model.quantize.map(|format| format.name()),
-        "cache": format!("{:?}", args.model.cache),
+        "cache": format!("{:?}", args.model.cache).to_lowercase(),
         "adapters": args.model.adapter.iter().map(|adapter| adapter.path.display().to_string()).collect::<Vec<_>>(),
         "context": model.engine.context(),
         "device": model.engine.gpu().capabilities().name,
@@ -155,16 +177,32 @@ fn evaluate(args: &RunArgs) -> Result<()> {
         "parallel": args.parallel,
         "one_by_one": args.one_by_one,
     });
-    let mut plan = run::plan(&prepared, &settings, args.seed);
-    plan["model"] = about.clone();
-    let out = Output::open(&args.out, &plan, args.resume)?;
     let wait = |work: run::Pending<'_>| block_on(work);
     let mut backend = Local { model: &mut model, one_by_one: args.one_by_one, wait: &wait };
+    score(args, &settings, &prepared, &groups, &about, &mut backend)
+}
+
+fn model_name(args: &RunArgs) -> String {
+    args.model.checkpoint.model.as_ref().map_or(open::EMBEDDED.to_owned(), |path| path.display().to_string())
+}
+
+/// Scores all items, and writes and prints the results. `about` names the model and its settings.
+fn score(
+    args: &RunArgs,
+    settings: &Settings,
+    prepared: &[Prepared],
+    groups: &[Group],
+    about: &Value,
+    backend: &mut dyn Backend,
+) -> Result<()> {
+    let mut plan = run::plan(prepared, settings, args.seed);
+    plan["model"] = about.clone();
+    let out = Output::open(&args.out, &plan, args.resume)?;
     let total: usize = prepared.iter().map(|one| one.items.len()).sum();
     let (mut progress, started) = (Progress::new("items", false), Instant::now());
     let (mut done, mut skipped) = (0, 0);
     let mut finished = Vec::new();
-    for one in &prepared {
+    for one in prepared {
         progress.message(&one.task.name);
         let mut first = true;
         let mut on_items = |items: usize| {
@@ -172,21 +210,23 @@ fn evaluate(args: &RunArgs) -> Result<()> {
             done += items;
             progress.set(done as u64, total as u64);
         };
-        let samples =
-            out.run(&mut backend as &mut dyn Backend, one, &mut on_items).with_context(|| one.task.full_name())?;
+        let samples = out.run(backend, one, &mut on_items).with_context(|| one.task.full_name())?;
         finished.push(Finished { prepared: one, samples });
     }
     drop(progress);
-    let results = results::to_json(&finished, &groups, &about, args.seed);
+    let results = results::to_json(&finished, groups, about, args.seed);
     let path = out.folder().join("results.json");
     std::fs::write(&path, format!("{results:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    let page = out.folder().join("report.html");
+    std::fs::write(&page, report::to_html(&finished, groups, about, args.seed))
+        .with_context(|| format!("cannot write {}", page.display()))?;
     if args.json {
         return output::json(&results);
     }
-    output::line(&output::table(&results::HEADINGS, &results::table(&finished, &groups, args.seed)))?;
+    output::line(&output::table(&results::HEADINGS, &results::table(&finished, groups, args.seed)))?;
     let truncated = finished.iter().flat_map(|one| &one.samples).filter(|sample| sample.truncated).count();
     if truncated > 0 {
-        let context = model.engine.context();
+        let context = backend.context();
         output::note(&format!(
             "{truncated} prompts lost their beginning: they are longer than the context of {context}"
         ));
