@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use bayan_train::Rng;
 use serde_json::Value;
 
-use crate::metric::Random;
 use crate::samples::{self, Sample};
 use crate::{EvalError, Result};
 
@@ -50,10 +50,10 @@ pub fn interval(differences: &[f64], seed: u64) -> [f64; 2] {
     if differences.is_empty() {
         return [0.0; 2];
     }
-    let mut random = Random::new(seed);
+    let mut random = Rng::new(seed, 0);
     let count = differences.len();
     let mut means: Vec<f64> = (0..SAMPLES)
-        .map(|_| (0..count).map(|_| differences[random.below(count)]).sum::<f64>() / count as f64)
+        .map(|_| (0..count).map(|_| differences[random.below(count as u64) as usize]).sum::<f64>() / count as f64)
         .collect();
     means.sort_by(f64::total_cmp);
     let at = |part: f64| means[((SAMPLES - 1) as f64 * part).round() as usize];

@@ -1,5 +1,7 @@
 //! Picks, scores and their standard errors.
 
+use bayan_train::Rng;
+
 use crate::task::Extract;
 
 /// The number of the first largest value.
@@ -84,9 +86,10 @@ pub fn mean_of(scores: &[Score]) -> Score {
 /// standard error is that of bootstrap samples.
 pub fn pooled_f1(pairs: &[(usize, Option<usize>)], seed: u64) -> Score {
     let value = f1(pairs.iter().copied());
-    let mut random = Random::new(seed);
-    let samples: Vec<f64> =
-        (0..F1_SAMPLES).map(|_| f1((0..pairs.len()).map(|_| pairs[random.below(pairs.len())]))).collect();
+    let mut random = Rng::new(seed, 0);
+    let samples: Vec<f64> = (0..F1_SAMPLES)
+        .map(|_| f1((0..pairs.len()).map(|_| pairs[random.below(pairs.len() as u64) as usize])))
+        .collect();
     let middle = samples.iter().sum::<f64>() / samples.len() as f64;
     let squares: f64 = samples.iter().map(|sample| (sample - middle).powi(2)).sum();
     let error = (pairs.len() > 1).then(|| (squares / (samples.len() as f64 - 1.0)).sqrt());
@@ -108,31 +111,6 @@ fn f1(pairs: impl Iterator<Item = (usize, Option<usize>)>) -> f64 {
     let of =
         |class: usize| if right[class] == 0.0 { 0.0 } else { 2.0 * right[class] / (gold[class] + answered[class]) };
     f64::midpoint(of(0), of(1))
-}
-
-/// A small generator of random numbers with a seed (SplitMix64).
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    /// A generator.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `limit`, which is not 0.
-    pub fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
-    }
 }
 
 #[cfg(test)]

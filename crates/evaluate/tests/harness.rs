@@ -149,7 +149,9 @@ fn compare(name: &str, keep: impl Fn(&str, usize) -> bool) -> usize {
 
 #[test]
 fn scores_of_a_model_with_bos_are_the_references() {
-    assert!(compare("llama2_mha", |_, _| true) > 100);
+    // Of prompts with examples some are enough: that they are the same is tested above.
+    let with_examples = ["lm-eval/arab_culture_egypt", "lm-eval/aexams_Biology", "lighteval/boolq_ar"];
+    assert!(compare("llama2_mha", |task, shots| shots == 0 || with_examples.contains(&task)) > 80);
 }
 
 #[test]

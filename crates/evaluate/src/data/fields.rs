@@ -195,10 +195,10 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The fields of an object, by a path of names and numbers such as `options/text/0`; texts only.
+    /// The list of texts under a key of an object.
     ///
     /// # Errors
-    /// There is no such field, or it is no text.
+    /// There is no such field, or it is no list of texts.
     pub fn inner_list(&self, name: &str, key: &str) -> Read<Vec<String>> {
         let found = self.inner(name, key)?;
         let texts: Option<Vec<String>> =
