@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{
-    bench, caches, chat, conformance, devices, export, finetune, generate, help, hub, imatrix, inspect, merge, ops,
-    perplexity, quantize, serve, template, tokenize,
+    bench, caches, chat, conformance, devices, eval, export, finetune, generate, help, hub, imatrix, inspect, merge,
+    ops, perplexity, quantize, serve, template, tokenize,
 };
 use support::output;
 
@@ -58,6 +58,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Measure how well a model predicts a text, and the effect of quantization
     Perplexity(perplexity::PerplexityArgs),
+    /// Score a model on Arabic benchmarks, by the rules of their harnesses
+    Eval(eval::EvalArgs),
     /// Download a model from a hub, or update it
     Pull(hub::PullArgs),
     /// List the downloaded models
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Pull(args) => hub::pull(&args),
         Command::List(args) => hub::list(&args),
         Command::Remove(args) => hub::remove(&args),

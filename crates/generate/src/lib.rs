@@ -8,8 +8,8 @@ pub mod text;
 
 pub use bayan_tensor::ops::SampleSettings;
 pub use engine::{
-    Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, LARGEST_BIAS, Request, StepSizes, TokenScore,
-    Usage,
+    Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, LARGEST_BIAS, Likelihood, Request, ScoredText,
+    StepSizes, TokenScore, Usage,
 };
 pub use error::GenerateError;
 pub use model::{Answer, AnswerText, Generation, Model, ModelOptions, TextPipeline};

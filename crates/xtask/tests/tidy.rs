@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bayan-embedded", &[]),
     ("bayan-train", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models", "bayan-generate"]),
     ("bayan-server", &["bayan-gpu", "bayan-weights", "bayan-generate"]),
+    ("bayan-evaluate", &["bayan-gpu", "bayan-weights", "bayan-models", "bayan-generate", "bayan-train"]),
     (
         "bayan-cli",
         &[
@@ -33,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bayan-embedded",
             "bayan-train",
             "bayan-server",
+            "bayan-evaluate",
         ],
     ),
     ("bayan-wasm", &["bayan-gpu", "bayan-weights", "bayan-tensor", "bayan-models", "bayan-generate", "bayan-train"]),
@@ -128,7 +130,7 @@ fn crates_use_only_the_crates_below_them() {
             }
         }
     }
-    none(offences, "gpu, weights <- tensor <- models <- generate <- train, server <- cli; wasm beside cli");
+    none(offences, "gpu, weights <- tensor <- models <- generate <- train <- evaluate, server <- cli; wasm beside cli");
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod caches;
 pub mod chat;
 pub mod conformance;
 pub mod devices;
+pub mod eval;
 pub mod export;
 pub mod finetune;
 pub mod generate;

@@ -6,6 +6,7 @@ mod batch;
 mod control;
 mod devices;
 mod importance;
+mod likelihood;
 mod schedule;
 mod score;
 mod sizes;
@@ -27,6 +28,7 @@ pub use batch::{Event, Job, JobId, OnEvent, Request};
 pub use control::Control;
 use control::PrefillChunks;
 use devices::Devices;
+pub use likelihood::{Likelihood, ScoredText};
 use schedule::Jobs;
 pub use score::TokenScore;
 pub use sizes::StepSizes;
@@ -375,7 +377,8 @@ impl Engine {
         // Ends of prompts have many lengths; a few cached plans of them are enough.
         if self.steps.len() > 12 && self.sizes == StepSizes::Exact {
             self.steps.retain(|kind, _| {
-                matches!(kind, StepKind::Decode(_)) || *kind == StepKind::Prefill(self.chunks.chunk())
+                matches!(kind, StepKind::Decode(_) | StepKind::Packed { .. })
+                    || *kind == StepKind::Prefill(self.chunks.chunk())
             });
         }
         let spec = StepSpec {

@@ -12,12 +12,17 @@ pub struct TokenScore {
     pub top: Vec<(u32, f32)>,
 }
 
+/// ln Σ exp of logits \[V\]: a logit minus this is its token's log-probability.
+pub(super) fn log_sum(logits: &[f32]) -> f64 {
+    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits.iter().map(|&logit| f64::from(logit - peak).exp()).sum();
+    f64::from(peak) + total.ln()
+}
+
 impl TokenScore {
     /// The score of token `id` under logits \[V\], with the `top` most likely ones.
     pub(super) fn new(logits: &[f32], id: u32, top: usize) -> TokenScore {
-        let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let total: f64 = logits.iter().map(|&logit| f64::from(logit - peak).exp()).sum();
-        let shift = f64::from(peak) + total.ln();
+        let shift = log_sum(logits);
         let of = |id: u32| (f64::from(logits[id as usize]) - shift) as f32;
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
         let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));

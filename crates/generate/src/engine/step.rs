@@ -21,6 +21,15 @@ pub(super) enum StepKind {
     Prefill(usize),
     /// Tokens with the logits after each of them.
     Logits(usize),
+    /// Tokens of several sequences, with the logits after some of them.
+    Packed {
+        /// Number of tokens.
+        tokens: usize,
+        /// Number of query tiles.
+        tiles: usize,
+        /// Number of tokens whose logits are computed.
+        rows: usize,
+    },
 }
 
 impl StepKind {
@@ -29,7 +38,8 @@ impl StepKind {
             StepKind::Decode(tokens)
             | StepKind::Scored(tokens)
             | StepKind::Prefill(tokens)
-            | StepKind::Logits(tokens) => tokens,
+            | StepKind::Logits(tokens)
+            | StepKind::Packed { tokens, .. } => tokens,
         }
     }
 
@@ -38,7 +48,13 @@ impl StepKind {
         match self {
             StepKind::Decode(sequences) | StepKind::Scored(sequences) => sequences,
             StepKind::Prefill(tokens) | StepKind::Logits(tokens) => tokens.div_ceil(QUERY_TILE),
+            StepKind::Packed { tiles, .. } => tiles,
         }
+    }
+
+    /// Number of tokens whose logits are computed, if not all.
+    fn rows(self) -> Option<usize> {
+        if let StepKind::Packed { rows, .. } = self { Some(rows) } else { None }
     }
 }
 
@@ -115,12 +131,39 @@ struct StagePlan {
 /// A recorded step.
 #[derive(Debug)]
 pub(super) struct Step {
-    /// Tokens, positions, cache rows, tiles.
-    inputs: [Input; 4],
+    /// Tokens, positions, cache rows, tiles; for packed tokens also those with logits.
+    inputs: Vec<Input>,
     gpus: Vec<Gpu>,
     stages: Vec<StagePlan>,
     pub(super) logits: Tensor,
     kind: StepKind,
+}
+
+/// Tokens of several sequences, as a packed step reads them.
+#[derive(Debug, Default)]
+pub(super) struct Packed {
+    /// Token ids \[T\].
+    pub(super) ids: Vec<u32>,
+    /// Their positions \[T\].
+    pub(super) positions: Vec<u32>,
+    /// The first cache row of each token's sequence \[T\].
+    pub(super) bases: Vec<u32>,
+    /// Tiles [n, 2] of first token and number of tokens.
+    pub(super) tiles: Vec<u32>,
+    /// Numbers of the tokens whose logits are read \[R\].
+    pub(super) rows: Vec<u32>,
+}
+
+impl Packed {
+    /// Adds consecutive tokens of one sequence, whose cache begins at row `base`, from `position` on.
+    pub(super) fn push(&mut self, ids: &[u32], position: usize, base: usize) {
+        let first = self.ids.len();
+        let tile = |start: usize| [(first + start) as u32, QUERY_TILE.min(ids.len() - start) as u32];
+        self.tiles.extend((0..ids.len()).step_by(QUERY_TILE).flat_map(tile));
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((position..position + ids.len()).map(|position| position as u32));
+        self.bases.extend(std::iter::repeat_n(base as u32, ids.len()));
+    }
 }
 
 /// What is needed to record a step.
@@ -142,16 +185,21 @@ impl Step {
         let zeros = |label, shape: &[usize]| {
             State::zeros(Some(&first), label, shape, Dtype::U32).map(|state| Input { state, copies: Vec::new() })
         };
-        let mut inputs = [
+        let fixed = [
             zeros("tokens", &[count])?,
             zeros("positions", &[count])?,
             zeros("cache rows", &[count])?,
             zeros("tiles", &[kind.tiles(), 2])?,
         ];
         let mut graph = Graph::new();
-        let [tokens, positions, bases, tiles] = inputs.each_ref().map(|input| graph.state(&input.state));
+        let [tokens, positions, bases, tiles] = fixed.each_ref().map(|input| graph.state(&input.state));
+        let mut inputs = Vec::from(fixed);
+        if let Some(rows) = kind.rows() {
+            inputs.push(zeros("rows with logits", &[rows])?);
+        }
+        let rows = inputs.get(4).map(|input| graph.state(&input.state));
         let causality = Causality { positions, bases, tiles };
-        let mut logits = spec.decoder.forward(&mut graph, StepInputs { tokens, causality, rows: None }, spec.cache);
+        let mut logits = spec.decoder.forward(&mut graph, StepInputs { tokens, causality, rows }, spec.cache);
         let mut keep = vec![logits];
         if let Some(sums) = spec.sums {
             graph = graph.with_input_squares(sums);
@@ -174,7 +222,7 @@ impl Step {
                 logits = tokens;
                 keep.clear();
             }
-            StepKind::Logits(_) => {}
+            StepKind::Logits(_) | StepKind::Packed { .. } => {}
         }
         let stages = match devices.gpus.len() {
             1 => vec![StagePlan {
@@ -208,7 +256,13 @@ impl Step {
         self.write_inputs([&ids, &positions, &bases, &tiles]);
     }
 
-    fn write_inputs(&self, values: [&[u32]; 4]) {
+    /// Sets packed tokens; `rows` are the numbers of those whose logits are read. All have the lengths of the step.
+    pub(super) fn write_packed(&self, packed: &Packed) {
+        let Packed { ids, positions, bases, tiles, rows } = packed;
+        self.write_inputs([ids.as_slice(), positions, bases, tiles, rows]);
+    }
+
+    fn write_inputs<const N: usize>(&self, values: [&[u32]; N]) {
         for (input, values) in self.inputs.iter().zip(values) {
             input.state.write(self.gpus.first(), 0, bytemuck::cast_slice(values));
             for (device, copy) in &input.copies {
@@ -310,7 +364,7 @@ fn plan_stages(
     graph: &Graph,
     keep: &[Tensor],
     tuning: &Tuning,
-    inputs: &mut [Input; 4],
+    inputs: &mut [Input],
 ) -> Result<Vec<StagePlan>, GpuError> {
     let gpus = devices.gpus.clone();
     let states: Vec<Arc<State>> = inputs.iter().map(|input| input.state.clone()).collect();

@@ -4,6 +4,7 @@
 mod adapters;
 mod cache;
 mod devices;
+mod likelihood;
 mod serving;
 mod steps;
 

@@ -70,6 +70,14 @@ pub type Rows = Box<dyn Iterator<Item = Result<Row, RowError>>>;
 /// # Errors
 /// The extension is unknown, the file cannot be opened, or a table has no valid header.
 pub fn open_rows(path: &Path) -> Result<Rows> {
+    open_rows_with(path, None)
+}
+
+/// As [`open_rows`]; a csv or tsv file has no header line if `columns` names its columns.
+///
+/// # Errors
+/// As [`open_rows`].
+pub fn open_rows_with(path: &Path, columns: Option<&[&str]>) -> Result<Rows> {
     let file: Arc<str> = path.display().to_string().into();
     let lower = file.to_lowercase();
     let (container, gzipped) = match lower.strip_suffix(".gz") {
@@ -88,10 +96,10 @@ pub fn open_rows(path: &Path) -> Result<Rows> {
         Some("jsonl" | "ndjson") => json::lines_or_array(reader, file, path)?,
         Some("csv") => {
             let start = reader.fill_buf().map_err(|source| TrainError::io("read", path, source))?;
-            let delimiter = table::delimiter(start);
-            Box::new(table::CsvRows::new(reader, file, delimiter)?)
+            let delimiter = if columns.is_some() { b',' } else { table::delimiter(start) };
+            Box::new(table::CsvRows::new(reader, file, delimiter, columns)?)
         }
-        Some("tsv") => Box::new(table::CsvRows::new(reader, file, b'\t')?),
+        Some("tsv") => Box::new(table::CsvRows::new(reader, file, b'\t', columns)?),
         _ => {
             return Err(TrainError::data(
                 &file,

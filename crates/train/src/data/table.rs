@@ -49,7 +49,7 @@ pub(super) fn delimiter(start: &[u8]) -> u8 {
     [b',', b';', b'\t'].into_iter().find(|delimiter| header.contains(delimiter)).unwrap_or(b',')
 }
 
-/// Rows of a csv or tsv file with a header line.
+/// Rows of a csv or tsv file.
 pub(super) struct CsvRows<R> {
     reader: csv::Reader<Metered<R>>,
     left: Rc<Cell<usize>>,
@@ -59,10 +59,18 @@ pub(super) struct CsvRows<R> {
 }
 
 impl<R: Read> CsvRows<R> {
-    pub(super) fn new(reader: R, file: Arc<str>, delimiter: u8) -> Result<Self, TrainError> {
+    /// `columns` names the columns of a file without a header line.
+    pub(super) fn new(reader: R, file: Arc<str>, delimiter: u8, columns: Option<&[&str]>) -> Result<Self, TrainError> {
         let left = Rc::new(Cell::new(MAX_ROW_BYTES));
-        let mut reader =
-            csv::ReaderBuilder::new().delimiter(delimiter).from_reader(Metered { inner: reader, left: left.clone() });
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .has_headers(columns.is_none())
+            .flexible(columns.is_some())
+            .from_reader(Metered { inner: reader, left: left.clone() });
+        if let Some(columns) = columns {
+            let columns = columns.iter().map(|&name| name.to_owned()).collect();
+            return Ok(Self { reader, left, columns, file, done: false });
+        }
         let remedy = "the first line must name the columns, each once";
         let headers =
             reader.headers().map_err(|error| TrainError::data(&file, "a header line", error.to_string(), remedy))?;
@@ -96,6 +104,10 @@ impl<R: Read> Iterator for CsvRows<R> {
             Ok(false) => None,
             Ok(true) => {
                 let line = record.position().map_or(0, csv::Position::line);
+                if record.len() != self.columns.len() {
+                    let problem = format!("expected {} cells, got {}", self.columns.len(), record.len());
+                    return Some(Err(RowError::Bad(BadRow { place: place(line), field: String::new(), problem })));
+                }
                 let cells = self.columns.iter().zip(record.iter());
                 let fields = cells.map(|(name, cell)| (name.clone(), Value::from(cell))).collect();
                 Some(Ok(Row { place: place(line), fields }))

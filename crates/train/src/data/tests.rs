@@ -359,7 +359,7 @@ proptest! {
         writer.write_record(["prompt", "completion"]).unwrap();
         rows.iter().for_each(|(p, c)| writer.write_record([p, c]).unwrap());
         let bytes = writer.into_inner().unwrap();
-        let read = table::CsvRows::new(&bytes[..], "x".into(), b',').unwrap().map(|row| row.unwrap().fields);
+        let read = table::CsvRows::new(&bytes[..], "x".into(), b',', None).unwrap().map(|row| row.unwrap().fields);
         let want = rows.iter().map(|(p, c)| json!({"prompt": p, "completion": c}).as_object().cloned().unwrap());
         prop_assert!(read.eq(want));
     }
@@ -369,7 +369,7 @@ proptest! {
         let limit = bytes.len() + 2;
         prop_assert!(json::JsonRows::new(&bytes[..], "x".into()).take(limit + 1).count() <= limit);
         prop_assert!(json::JsonLines::new(&bytes[..], "x".into()).take(limit + 1).count() <= limit);
-        if let Ok(rows) = table::CsvRows::new(&bytes[..], "x".into(), b',') {
+        if let Ok(rows) = table::CsvRows::new(&bytes[..], "x".into(), b',', None) {
             prop_assert!(rows.take(limit + 1).count() <= limit);
         }
     }

@@ -1,0 +1,295 @@
+//! `bayan eval`: Arabic benchmarks by the rules of their harnesses.
+//!
+//! The rules are in `bayan-evaluate`; this file opens the model, shows progress and prints tables.
+
+mod remote;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use bayan_evaluate::compare;
+use bayan_evaluate::data::DataFolder;
+use bayan_evaluate::report;
+use bayan_evaluate::results::{self, Finished};
+use bayan_evaluate::run::{self, Backend, Local, Output, Prepared, Settings};
+use bayan_evaluate::suites::{self, NOT_PUBLIC, Selection};
+use bayan_evaluate::task::Group;
+use bayan_generate::engine::DEFAULT_CONTEXT;
+use bayan_generate::{EngineOptions, StepSizes, TextPipeline};
+use bayan_gpu::block_on;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::support::open;
+use crate::support::options::ModelArgs;
+use crate::support::output::{self, Progress};
+
+/// Flags of `bayan eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Score a model on benchmarks
+    Run(Box<RunArgs>),
+    /// List the benchmarks, their sources and their rules
+    List(ListArgs),
+    /// Say whether two runs differ by more than chance
+    Compare(CompareArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Folder with the data sets as they are published
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Tasks or groups, separated by commas (see `bayan eval list`)
+    #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
+    tasks: Vec<String>,
+    /// Number of examples before each question [default: that of the benchmark]
+    #[arg(long, value_name = "N")]
+    shots: Option<usize>,
+    /// Only the first N items of each task
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Seed of bootstrap samples
+    #[arg(long, value_name = "N", default_value_t = 1234)]
+    seed: u64,
+    /// Folder for results.json, report.html, and one file of samples for each task
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on with the run that was begun in --out
+    #[arg(long)]
+    resume: bool,
+    /// Columns with other names than the published ones: published=yours, separated by commas
+    #[arg(long, value_name = "MAP", value_delimiter = ',', value_parser = column)]
+    columns: Vec<(String, String)>,
+    /// Begin prompts of AceGPT's benchmarks with the tokenizer's special tokens, which its harness leaves out for its
+    /// own models
+    #[arg(long)]
+    special_tokens: bool,
+    /// Score the model behind a server with OpenAI's interface, such as `bayan serve`; --model names its tokenizer
+    #[arg(long, value_name = "URL", conflicts_with_all = ["quantize", "adapter", "gpu_layers", "devices"])]
+    server: Option<String>,
+    /// Name of the model in requests to --server
+    #[arg(long, value_name = "NAME", requires = "server")]
+    server_model: Option<String>,
+    /// Key for --server
+    #[arg(long, env = "BAYAN_EVAL_KEY", hide_env_values = true, value_name = "KEY", requires = "server")]
+    server_key: Option<String>,
+    /// Number of items that are computed together
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
+    parallel: u64,
+    /// Compute every choice by itself, to compare the speed
+    #[arg(long, hide = true)]
+    one_by_one: bool,
+    /// Print results.json instead of a table
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Also each task, with its data set
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// The folder of a run
+    #[arg(value_name = "A")]
+    first: PathBuf,
+    /// The folder of another
+    #[arg(value_name = "B")]
+    second: PathBuf,
+    /// Seed of bootstrap samples
+    #[arg(long, value_name = "N", default_value_t = 1234)]
+    seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn column(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=').map(|(ours, theirs)| (ours.trim(), theirs.trim())) {
+        Some((ours, theirs)) if !ours.is_empty() && !theirs.is_empty() => Ok((ours.into(), theirs.into())),
+        _ => Err(format!("`{text}`: expected published=yours, as in question=سؤال")),
+    }
+}
+
+/// Runs, lists or compares.
+///
+/// # Errors
+/// Data, model or settings are invalid.
+pub fn run(args: &EvalArgs) -> Result<ExitCode> {
+    match &args.command {
+        Command::Run(args) => evaluate(args)?,
+        Command::List(args) => list(args)?,
+        Command::Compare(args) => compare_runs(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn evaluate(args: &RunArgs) -> Result<()> {
+    let Selection { tasks, groups } = suites::select(&args.tasks)?;
+    let settings = Settings {
+        shots: args.shots,
+        limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        columns: args.columns.clone(),
+        special_tokens: args.special_tokens,
+    };
+    // All rows are read and checked before the model is loaded.
+    let mut folder = DataFolder::open(&args.data)?;
+    let prepared = tasks
+        .iter()
+        .map(|task| run::prepare(task, &mut folder, &settings).with_context(|| task.full_name()))
+        .collect::<Result<Vec<Prepared>>>()?;
+    if let Some(url) = &args.server {
+        let source = open::source(args.model.checkpoint.model.as_deref())?;
+        let text = block_on(TextPipeline::open(source.as_ref(), None))?;
+        let context = args.model.context.map_or(DEFAULT_CONTEXT, |context| context as usize);
+        let name = args.server_model.clone().unwrap_or_else(|| model_name(args));
+        let about = json!({"server": url, "model": name, "tokenizer": model_name(args), "context": context,
+            "bayan": env!("CARGO_PKG_VERSION")});
+        let mut remote = remote::Remote::new(url, name, args.server_key.clone(), text, context);
+        return score(args, &settings, &prepared, &groups, &about, &mut remote);
+    }
+    // Steps of listed sizes need few plans, and one more slot that fills them up.
+    let engine =
+        EngineOptions { sequences: args.parallel as usize + 1, sizes: StepSizes::Listed, ..EngineOptions::default() };
+    let mut model = open::model_with(&args.model, None, engine)?.model;
+    let about = json!({
+        "model": model_name(args),
+        "quantize": args.model.quantize.map(|format| format.name()),
+        "cache": format!("{:?}", args.model.cache).to_lowercase(),
+        "adapters": args.model.adapter.iter().map(|adapter| adapter.path.display().to_string()).collect::<Vec<_>>(),
+        "context": model.engine.context(),
+        "device": model.engine.gpu().capabilities().name,
+        "bayan": env!("CARGO_PKG_VERSION"),
+        "parallel": args.parallel,
+        "one_by_one": args.one_by_one,
+    });
+    let wait = |work: run::Pending<'_>| block_on(work);
+    let mut backend = Local { model: &mut model, one_by_one: args.one_by_one, wait: &wait };
+    score(args, &settings, &prepared, &groups, &about, &mut backend)
+}
+
+fn model_name(args: &RunArgs) -> String {
+    args.model.checkpoint.model.as_ref().map_or(open::EMBEDDED.to_owned(), |path| path.display().to_string())
+}
+
+/// Scores all items, and writes and prints the results. `about` names the model and its settings.
+fn score(
+    args: &RunArgs,
+    settings: &Settings,
+    prepared: &[Prepared],
+    groups: &[Group],
+    about: &Value,
+    backend: &mut dyn Backend,
+) -> Result<()> {
+    let mut plan = run::plan(prepared, settings, args.seed);
+    plan["model"] = about.clone();
+    let out = Output::open(&args.out, &plan, args.resume)?;
+    let total: usize = prepared.iter().map(|one| one.items.len()).sum();
+    let (mut progress, started) = (Progress::new("items", false), Instant::now());
+    let (mut done, mut skipped) = (0, 0);
+    let mut finished = Vec::new();
+    for one in prepared {
+        progress.message(&one.task.name);
+        let mut first = true;
+        let mut on_items = |items: usize| {
+            skipped += if std::mem::take(&mut first) { items } else { 0 };
+            done += items;
+            progress.set(done as u64, total as u64);
+        };
+        let samples = out.run(backend, one, &mut on_items).with_context(|| one.task.full_name())?;
+        finished.push(Finished { prepared: one, samples });
+    }
+    drop(progress);
+    let results = results::to_json(&finished, groups, about, args.seed);
+    let path = out.folder().join("results.json");
+    std::fs::write(&path, format!("{results:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    let page = out.folder().join("report.html");
+    std::fs::write(&page, report::to_html(&finished, groups, about, args.seed))
+        .with_context(|| format!("cannot write {}", page.display()))?;
+    if args.json {
+        return output::json(&results);
+    }
+    output::line(&output::table(&results::HEADINGS, &results::table(&finished, groups, args.seed)))?;
+    let truncated = finished.iter().flat_map(|one| &one.samples).filter(|sample| sample.truncated).count();
+    if truncated > 0 {
+        let context = backend.context();
+        output::note(&format!(
+            "{truncated} prompts lost their beginning: they are longer than the context of {context}"
+        ));
+    }
+    let (seconds, items) = (started.elapsed().as_secs_f64(), done - skipped);
+    output::note(&format!(
+        "{items} items in {seconds:.1} s ({:.2} items/s); {}",
+        items as f64 / seconds,
+        path.display()
+    ));
+    Ok(())
+}
+
+fn list(args: &ListArgs) -> Result<()> {
+    let mut rows = Vec::new();
+    for suite in suites::suites() {
+        for (at, group) in suite.groups.iter().enumerate() {
+            let about = if at == 0 { suite.about } else { "" };
+            let version = group.protocol.version();
+            rows.push(vec![group.full_name(), group.tasks.len().to_string(), version.into(), about.into()]);
+        }
+        for task in suite.tasks.iter().filter(|_| args.all || suite.groups.is_empty()) {
+            let config = task.source.config.as_deref().map(|config| format!(", {config}")).unwrap_or_default();
+            let source = format!("{}{config}", task.source.dataset);
+            rows.push(vec![task.full_name(), "1".into(), task.protocol.version().into(), source]);
+        }
+    }
+    output::line(&output::table(&["name", "tasks", "rules", "what"], &rows))?;
+    for (name, why) in NOT_PUBLIC {
+        output::line(&format!("{name}: {why}"))?;
+    }
+    Ok(())
+}
+
+fn compare_runs(args: &CompareArgs) -> Result<()> {
+    if args.first == args.second {
+        bail!("expected two folders, got {} twice; name the folders of two runs", args.first.display());
+    }
+    let found = compare::folders(&args.first, &args.second, args.seed)?;
+    if args.json {
+        let all = found.iter().map(|one| {
+            json!({"task": one.task, "metric": one.metric, "n": one.items, "a": one.scores[0], "b": one.scores[1],
+                "difference": one.scores[1] - one.scores[0], "interval95": one.interval, "only_a": one.only[0],
+                "only_b": one.only[1], "mcnemar_p": one.p})
+        });
+        return output::json(&all.collect());
+    }
+    let percent = |value: f64| format!("{:.2}", 100.0 * value);
+    let row = |one: &compare::Comparison| {
+        vec![
+            one.task.clone(),
+            one.metric.clone(),
+            one.items.to_string(),
+            percent(one.scores[0]),
+            percent(one.scores[1]),
+            format!("{:+.2}", 100.0 * (one.scores[1] - one.scores[0])),
+            format!("{:+.2} to {:+.2}", 100.0 * one.interval[0], 100.0 * one.interval[1]),
+            one.only[0].to_string(),
+            one.only[1].to_string(),
+            format!("{:.4}", one.p),
+        ]
+    };
+    let headings =
+        ["task", "metric", "n", "A %", "B %", "B - A", "95 % of bootstraps", "only A", "only B", "McNemar p"];
+    output::line(&output::table(&headings, &found.iter().map(row).collect::<Vec<_>>()))
+}

@@ -1,0 +1,370 @@
+//! Prompts, log-likelihoods, picks and totals against those of lm-evaluation-harness's and lighteval's own code, on small
+//! models with random weights. `tests/fixtures/reference/make_evaluate.py` made them.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bayan_evaluate::data::DataFolder;
+use bayan_evaluate::metric::{first_largest, mean};
+use bayan_evaluate::results::{Finished, group_scores};
+use bayan_evaluate::run::{self, Backend, Local, Output, Pending, Prepared, Settings};
+use bayan_evaluate::samples::{self, Sample};
+use bayan_evaluate::suites::select;
+use bayan_evaluate::task::Task;
+use bayan_generate::text::Tokenizer;
+use bayan_generate::{EngineOptions, Likelihood, Model, ModelOptions, ScoredText, StepSizes};
+use bayan_gpu::{Gpu, GpuOptions, block_on};
+use bayan_models::CacheFormat;
+use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
+use serde_json::Value;
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+}
+
+fn json(name: &str) -> Value {
+    let path = fixtures().join("evaluate").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON")
+}
+
+fn data() -> DataFolder {
+    DataFolder::open(&fixtures().join("evaluate/data")).expect("the data")
+}
+
+fn task(name: &str) -> Task {
+    select(&[name.to_owned()]).expect("a task").tasks.remove(0)
+}
+
+fn prepared(name: &str, shots: usize) -> Prepared {
+    let settings = Settings { shots: Some(shots), ..Default::default() };
+    run::prepare(&task(name), &mut data(), &settings).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Name and number of examples of each run of a reference.
+fn runs(reference: &Value) -> impl Iterator<Item = (&str, usize, &Vec<Value>)> {
+    reference.as_array().expect("runs").iter().map(|run| {
+        let shots = run["shots"].as_u64().expect("a number") as usize;
+        (run["task"].as_str().expect("a name"), shots, run["items"].as_array().expect("items"))
+    })
+}
+
+#[test]
+fn prompts_are_those_of_the_harnesses() {
+    let reference = json("prompts.json");
+    let mut compared = 0;
+    for (name, shots, items) in runs(&reference) {
+        let own = prepared(name, shots);
+        assert_eq!(own.items.len(), items.len(), "{name}");
+        for (item, expected) in own.items.iter().zip(items) {
+            assert_eq!(item.prompt, expected["prompt"], "{name}, {shots} examples, item {}", item.number);
+            let continuations: Vec<String> =
+                item.question.choices.iter().map(|choice| format!("{}{choice}", own.task.delimiter)).collect();
+            assert_eq!(Value::from(continuations), expected["continuations"], "{name}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 100, "{compared}");
+}
+
+fn open(name: &str) -> Model {
+    let path = fixtures().join("models").join(name);
+    let checkpoint = block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap();
+    let gpu: Gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+    let engine = EngineOptions {
+        cache: CacheFormat::F32,
+        policy: format_by_name("f32").map(Policy::for_format),
+        sequences: 9,
+        context: Some(2048),
+        sizes: StepSizes::Listed,
+        ..Default::default()
+    };
+    let options = ModelOptions { engine, chat_template: None };
+    block_on(Model::open(&checkpoint, &gpu, &options, &mut |_, _| {})).unwrap()
+}
+
+fn wait(work: Pending<'_>) -> bayan_evaluate::Result<()> {
+    block_on(work)
+}
+
+/// What the reference has of an item.
+struct Expected {
+    sums: Vec<f64>,
+    greedy: Option<Vec<bool>>,
+    values: Vec<f64>,
+}
+
+fn expected(task: &Task, item: &Value) -> Expected {
+    let numbers = |value: &Value| value.as_array().expect("numbers").iter().map(|n| n.as_f64().unwrap()).collect();
+    let greedy = item["greedy"].as_array().map(|all| all.iter().map(|flag| flag.as_bool().unwrap()).collect());
+    let values = task.metrics.iter().map(|metric| item[metric.name()].as_f64().expect("a value")).collect();
+    Expected { sums: numbers(&item["lls"]), greedy, values }
+}
+
+/// Differences between lines of samples and the reference, if there are any.
+fn differences(own: &Prepared, lines: &[String], items: &[Value]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (line, item) in lines.iter().zip(items) {
+        let line: Value = serde_json::from_str(line).expect("a line");
+        let Expected { sums, greedy, values } = expected(&own.task, item);
+        let scored = line["filtered_resps"].as_array().expect("scores");
+        let own_sums: Vec<f64> = scored.iter().map(|one| one[0].as_f64().expect("a number")).collect();
+        let place = format!("{}, {} examples, item {}", own.task.full_name(), own.shots, line["doc_id"]);
+        if own_sums.len() != sums.len() || own_sums.iter().zip(&sums).any(|(a, b)| (a - b).abs() > 1e-3) {
+            found.push(format!("{place}: {own_sums:?}, expected {sums:?}"));
+            continue;
+        }
+        for (one, expected) in scored.iter().zip(greedy.into_iter().flatten()) {
+            if one[1] != expected {
+                found.push(format!("{place}: greedy {}", one[1]));
+            }
+        }
+        for (metric, value) in own.task.metrics.iter().zip(values) {
+            if line[metric.name()] != value {
+                found.push(format!("{place}: {} {}, expected {value}", metric.name(), line[metric.name()]));
+            }
+        }
+    }
+    found
+}
+
+fn all_lines(backend: &mut dyn Backend, own: &Prepared) -> Vec<String> {
+    run::lines(backend, own, &own.items).unwrap_or_else(|error| panic!("{}: {error}", own.task.full_name()))
+}
+
+/// Compares a model with its reference and returns how many items were compared.
+fn compare(name: &str, keep: impl Fn(&str, usize) -> bool) -> usize {
+    let reference = json(&format!("{name}.json"));
+    let mut model = open(name);
+    let mut backend = Local { model: &mut model, one_by_one: false, wait: &wait };
+    let mut compared = 0;
+    for (task, shots, items) in runs(&reference["runs"]).filter(|(task, shots, _)| keep(task, *shots)) {
+        let own = prepared(task, shots);
+        let lines = all_lines(&mut backend, &own);
+        let found = differences(&own, &lines, items);
+        assert!(found.is_empty(), "{name}:\n{}", found.join("\n"));
+        compared += lines.len();
+    }
+    compared
+}
+
+#[test]
+fn scores_of_a_model_with_bos_are_the_references() {
+    // Of prompts with examples some are enough: that they are the same is tested above.
+    let with_examples = ["lm-eval/arab_culture_egypt", "lm-eval/aexams_Biology", "lighteval/boolq_ar"];
+    assert!(compare("llama2_mha", |task, shots| shots == 0 || with_examples.contains(&task)) > 80);
+}
+
+#[test]
+fn scores_of_a_model_without_bos_are_the_references() {
+    let some = ["lm-eval/aexams_Science", "lm-eval/egyhellaswag", "lighteval/acva:Algeria", "lighteval/boolq_ar"];
+    assert!(compare("qwen2_bias", |task, _| some.contains(&task)) >= 10);
+}
+
+/// A backend whose texts are changed before they are scored: a planted fault.
+struct Faulty<'a, 'b> {
+    inner: Local<'a>,
+    fault: &'b dyn Fn(&mut ScoredText),
+}
+
+impl Backend for Faulty<'_, '_> {
+    fn tokenizer(&self) -> &Tokenizer {
+        self.inner.tokenizer()
+    }
+
+    fn context(&self) -> usize {
+        self.inner.context()
+    }
+
+    fn score(&mut self, items: &[Vec<ScoredText>]) -> bayan_evaluate::Result<Vec<Vec<Likelihood>>> {
+        let mut items = items.to_vec();
+        items.iter_mut().flatten().for_each(self.fault);
+        self.inner.score(&items)
+    }
+
+    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize) -> bayan_evaluate::Result<Vec<String>> {
+        self.inner.generate(prompts, tokens)
+    }
+}
+
+#[test]
+fn planted_faults_are_found() {
+    let reference = json("llama2_mha.json");
+    let mut model = open("llama2_mha");
+    let (name, shots) = ("lm-eval/egyhellaswag", 0);
+    let (_, _, items) = runs(&reference["runs"]).find(|run| (run.0, run.1) == (name, shots)).expect("the run");
+    let own = prepared(name, shots);
+    let no_fault = |_: &mut ScoredText| {};
+    let without_bos = |text: &mut ScoredText| {
+        text.ids.remove(0);
+        text.from -= 1;
+    };
+    let twice_bos = |text: &mut ScoredText| {
+        text.ids.insert(0, text.ids[0]);
+        text.from += 1;
+    };
+    let one_later = |text: &mut ScoredText| text.from += 1;
+    let mut found = |own: &Prepared, fault: &dyn Fn(&mut ScoredText)| {
+        let inner = Local { model: &mut model, one_by_one: false, wait: &wait };
+        let lines = all_lines(&mut Faulty { inner, fault }, own);
+        differences(own, &lines, items).len()
+    };
+    assert_eq!(found(&own, &no_fault), 0);
+    assert!(found(&own, &without_bos) > 0, "no BOS");
+    assert!(found(&own, &twice_bos) > 0, "BOS twice");
+    assert!(found(&own, &one_later) > 0, "the first token of a choice is not scored");
+    let mut other = own.clone();
+    other.task.delimiter = "";
+    assert!(found(&other, &no_fault) > 0, "a wrong delimiter");
+}
+
+#[test]
+fn bytes_in_place_of_code_points_are_found() {
+    let by = |length: fn(&str) -> usize| {
+        let mut wrong = 0;
+        let reference = json("llama2_mha.json");
+        let prompts = json("prompts.json");
+        for ((name, shots, items), (_, _, texts)) in runs(&reference["runs"]).zip(runs(&prompts)) {
+            let own = prepared(name, shots);
+            for ((item, text), asked) in items.iter().zip(texts).zip(&own.items) {
+                let Some(expected) = item["acc_norm"].as_f64() else { continue };
+                let sums = item["lls"].as_array().unwrap().iter().map(|sum| sum.as_f64().unwrap());
+                let lengths = asked.question.choices.iter().map(|choice| length(choice) as f64);
+                let normalized: Vec<f64> = sums.zip(lengths).map(|(sum, length)| sum / length).collect();
+                let right = asked.question.gold == Some(first_largest(&normalized));
+                wrong += usize::from(right != (expected == 1.0));
+                assert!(text["prompt"].is_string());
+            }
+        }
+        wrong
+    };
+    assert_eq!(by(|choice| choice.chars().count()), 0);
+    assert!(by(str::len) > 0, "some reference must tell code points from bytes");
+}
+
+/// Samples as the reference's values, for totals.
+fn reference_samples(task: &Task, items: &[Value]) -> Vec<Sample> {
+    let of = |(number, item): (usize, &Value)| Sample {
+        number: number as u64,
+        prompt_hash: String::new(),
+        prompt_length: 0,
+        gold: None,
+        pick: None,
+        choices: vec![],
+        values: expected(task, item).values,
+        truncated: false,
+    };
+    items.iter().enumerate().map(of).collect()
+}
+
+#[test]
+fn totals_and_their_errors_are_those_of_lm_eval() {
+    let reference = json("llama2_mha.json");
+    let close = |own: f64, expected: &Value, what: &str| {
+        let expected = expected.as_f64().unwrap_or_else(|| panic!("{what} of the reference"));
+        assert!((own - expected).abs() < 2e-6, "{what}: {own}, expected {expected}");
+    };
+    let all = reference["runs"].as_array().unwrap();
+    let owned: Vec<(Prepared, &Value)> = all
+        .iter()
+        .filter(|run| run["task"].as_str().unwrap().starts_with("lm-eval/") && run["shots"] == 0)
+        .map(|run| (prepared(run["task"].as_str().unwrap(), 0), run))
+        .collect();
+    let mut finished = Vec::new();
+    for (own, run) in &owned {
+        let samples = reference_samples(&own.task, run["items"].as_array().unwrap());
+        for (at, metric) in own.task.metrics.iter().enumerate() {
+            let score = mean(&samples.iter().map(|sample| sample.values[at]).collect::<Vec<_>>());
+            let name = metric.name();
+            close(score.value, &run["results"][format!("{name},none")], name);
+            close(score.error.unwrap(), &run["results"][format!("{name}_stderr,none")], name);
+        }
+        finished.push(Finished { prepared: own, samples });
+    }
+    let group = select(&["lm-eval/aexams".into()]).unwrap().groups.remove(0);
+    for (name, score) in group_scores(&group, &finished, 1) {
+        let expected = &reference["groups"]["lm-eval/aexams"];
+        close(score.value, &expected[format!("{name},none")], &name);
+        close(score.error.unwrap(), &expected[format!("{name}_stderr,none")], &name);
+        assert_eq!(score.items, 12);
+    }
+}
+
+/// The bytes of a finished file of samples.
+fn run_file(folder: &Path, own: &Prepared, resume: bool, stop: bool, model: &mut Model) -> Vec<u8> {
+    let plan = run::plan(std::slice::from_ref(own), &Settings::default(), 1);
+    let out = Output::open(folder, &plan, resume).expect("a folder");
+    let inner = Local { model, one_by_one: false, wait: &wait };
+    let mut backend = Stopping { inner, batches: if stop { 1 } else { usize::MAX } };
+    let result = out.run(&mut backend, own, &mut |_| {});
+    assert_eq!(result.is_err(), stop);
+    std::fs::read(samples::path(folder, &own.task)).expect("samples")
+}
+
+/// Fails after some batches, as a killed run ends.
+struct Stopping<'a> {
+    inner: Local<'a>,
+    /// Batches that it still scores.
+    batches: usize,
+}
+
+impl Backend for Stopping<'_> {
+    fn tokenizer(&self) -> &Tokenizer {
+        self.inner.tokenizer()
+    }
+
+    fn context(&self) -> usize {
+        self.inner.context()
+    }
+
+    fn score(&mut self, items: &[Vec<ScoredText>]) -> bayan_evaluate::Result<Vec<Vec<Likelihood>>> {
+        let Some(left) = self.batches.checked_sub(1) else {
+            return Err(bayan_generate::GenerateError::EmptyPrompt.into());
+        };
+        self.batches = left;
+        self.inner.score(items)
+    }
+
+    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize) -> bayan_evaluate::Result<Vec<String>> {
+        self.inner.generate(prompts, tokens)
+    }
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_file() {
+    let mut model = open("llama2_mha");
+    let mut own = prepared("lm-eval/copa_ar", 0);
+    let short = own.items.clone();
+    // Three batches, the last of which is not full.
+    own.items =
+        (0..2 * run::BATCH + 5).map(|number| run::Item { number, ..short[number % short.len()].clone() }).collect();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let whole = run_file(folders[0].path(), &own, false, false, &mut model);
+    let begun = run_file(folders[1].path(), &own, false, true, &mut model);
+    assert!(!begun.is_empty() && begun.len() < whole.len());
+    // A line that was not written to its end.
+    let path = samples::path(folders[1].path(), &own.task);
+    std::fs::write(&path, [&begun[..], b"{\"doc_id\": 64, \"do"].concat()).unwrap();
+    assert_eq!(run_file(folders[1].path(), &own, true, false, &mut model), whole);
+    let plan = run::plan(std::slice::from_ref(&own), &Settings { limit: Some(3), ..Default::default() }, 1);
+    let error = Output::open(folders[1].path(), &plan, true).unwrap_err().to_string();
+    assert!(error.contains("differs in limit"), "{error}");
+    assert!(Output::open(folders[1].path(), &plan, false).unwrap_err().to_string().contains("--resume"));
+}
+
+#[test]
+fn one_by_one_scores_the_same() {
+    let mut model = open("llama2_mha");
+    let own = prepared("lm-eval/aexams_Science", 0);
+    let mut sums = |one_by_one: bool| -> Vec<f64> {
+        let mut backend = Local { model: &mut model, one_by_one, wait: &wait };
+        let lines = all_lines(&mut backend, &own);
+        let parsed = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        parsed
+            .flat_map(|line| line["filtered_resps"].as_array().unwrap().clone())
+            .map(|r| r[0].as_f64().unwrap())
+            .collect()
+    };
+    let (packed, single) = (sums(false), sums(true));
+    assert_eq!(packed.len(), 12);
+    assert!(packed.iter().zip(&single).all(|(a, b)| (a - b).abs() < 1e-4), "{packed:?} {single:?}");
+}

@@ -1,0 +1,268 @@
+//! Log-likelihoods of continuations, as evaluations ask for them: several continuations of one context, for many
+//! contexts.
+//!
+//! The common beginning of an item's texts is computed once and stays in the item's cache slot; each different rest is
+//! computed after it. Texts that differ only in their last token have no different rest: one forward pass gives all of
+//! them. A step packs tokens of as many items as there are slots, and computes logits only where a continuation is
+//! predicted. Rejected: a job for each text ([`super::Job::prompt_scores`]), because it computes the context once for
+//! every continuation, with logits everywhere.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+use bayan_tensor::ops::QUERY_TILE;
+use bayan_tensor::{Dtype, Values};
+
+use super::score::log_sum;
+use super::step::{Packed, StepKind};
+use super::{Engine, LOGITS_CHUNK};
+use crate::GenerateError;
+
+/// The smallest number of tokens of a packed step; smaller ones are filled up.
+const SMALLEST_STEP: usize = 16;
+
+/// A text whose end is scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScoredText {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// Number of the first scored token, at least 1.
+    pub from: usize,
+}
+
+/// The log-likelihood of a text's end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Likelihood {
+    /// Sum of the natural log-probabilities of the scored tokens.
+    pub sum: f64,
+    /// Whether each scored token is the most likely one at its place.
+    pub greedy: bool,
+}
+
+/// Tokens that follow each other in a slot, and what is scored there.
+#[derive(Debug)]
+struct Run {
+    /// Position of the first token.
+    start: usize,
+    ids: Vec<u32>,
+    /// Number of the first token after which logits are needed.
+    first_row: usize,
+    /// Numbers of the texts that these tokens belong to.
+    texts: Vec<usize>,
+}
+
+/// A slot of the cache, with the runs that are left of its item.
+#[derive(Debug, Default)]
+struct Lane {
+    item: usize,
+    runs: VecDeque<Run>,
+    /// Computed tokens of the first run.
+    done: usize,
+}
+
+/// The runs of an item. With `whole`, nothing is shared: each text begins at position 0.
+fn runs(texts: &[ScoredText], whole: bool) -> VecDeque<Run> {
+    let inputs = |text: &ScoredText| text.ids.len() - 1;
+    let first = &texts[0].ids;
+    let common = |text: &ScoredText| {
+        let equal = first.iter().zip(&text.ids).take_while(|(a, b)| a == b).count();
+        equal.min(inputs(text)).min(text.from - 1)
+    };
+    let shared = if whole { 0 } else { texts.iter().map(common).min().unwrap_or(0) };
+    let mut found: VecDeque<Run> = VecDeque::new();
+    for (number, text) in texts.iter().enumerate() {
+        let (rest, first_row) = (&text.ids[shared..inputs(text)], text.from - 1 - shared);
+        match found.iter_mut().find(|run| run.ids == rest) {
+            Some(run) => {
+                run.texts.push(number);
+                run.first_row = run.first_row.min(first_row);
+            }
+            None => found.push_back(Run { start: shared, ids: rest.to_vec(), first_row, texts: vec![number] }),
+        }
+    }
+    // The first run also computes what all share.
+    if let Some(run) = found.front_mut() {
+        run.ids = first[..shared].iter().chain(&run.ids).copied().collect();
+        run.start = 0;
+        run.first_row += shared;
+    }
+    found
+}
+
+impl Engine {
+    /// Log-likelihoods of the ends of texts, in items whose texts share a beginning. `on_item` is called with the
+    /// number of each finished item and the results of its texts, in the order in which items finish; a break ends the
+    /// computation. The engine needs two sequences or more, of which the last is used to fill up steps; more sequences
+    /// compute more items together. Other jobs of the engine are removed and the cache is empty afterwards.
+    ///
+    /// # Errors
+    /// An item is empty, a text has nothing to score, does not fit the context or has tokens outside the vocabulary,
+    /// the engine has one sequence, or the device fails.
+    pub async fn likelihoods(
+        &mut self,
+        items: &[Vec<ScoredText>],
+        on_item: &mut dyn FnMut(usize, &[Likelihood]) -> ControlFlow<()>,
+    ) -> Result<(), GenerateError> {
+        for text in items.iter().flatten() {
+            self.check(&text.ids)?;
+            if text.from == 0 || text.from >= text.ids.len() {
+                return Err(GenerateError::EmptyPrompt);
+            }
+            if text.ids.len() > self.context() + 1 {
+                return Err(GenerateError::PromptTooLong { prompt: text.ids.len(), context: self.context() });
+            }
+        }
+        if self.sequences() < 2 || items.iter().any(Vec::is_empty) {
+            return Err(GenerateError::EmptyPrompt);
+        }
+        self.remove_all();
+        self.reset();
+        let result = self.score_items(items, on_item).await;
+        self.reset();
+        self.written.fill(0);
+        result
+    }
+
+    async fn score_items(
+        &mut self,
+        items: &[Vec<ScoredText>],
+        on_item: &mut dyn FnMut(usize, &[Likelihood]) -> ControlFlow<()>,
+    ) -> Result<(), GenerateError> {
+        let mut lanes: Vec<Lane> = (1..self.sequences()).map(|_| Lane::default()).collect();
+        let mut results: Vec<Vec<Likelihood>> =
+            items.iter().map(|texts| vec![Likelihood { sum: 0.0, greedy: true }; texts.len()]).collect();
+        let mut next = 0;
+        loop {
+            for lane in lanes.iter_mut().filter(|lane| lane.runs.is_empty()) {
+                let Some(texts) = items.get(next) else { break };
+                *lane = Lane { item: next, runs: self.item_runs(texts), done: 0 };
+                next += 1;
+            }
+            if lanes.iter().all(|lane| lane.runs.is_empty()) {
+                return Ok(());
+            }
+            self.packed_step(&mut lanes, items, &mut results).await?;
+            for lane in &mut lanes {
+                if lane.runs.front().is_some_and(|run| run.ids.len() == lane.done) {
+                    lane.runs.pop_front();
+                    lane.done = 0;
+                    if lane.runs.is_empty() && on_item(lane.item, &results[lane.item]).is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn item_runs(&self, texts: &[ScoredText]) -> VecDeque<Run> {
+        let found = runs(texts, false);
+        let shared = found.get(1).map_or(0, |run| run.start);
+        let longest = found.iter().map(|run| run.start + run.ids.len()).max().unwrap_or(0);
+        // A recurrent state has no way back to the shared beginning, and a ring may have overwritten it.
+        if found.len() > 1 && (self.cache.is_recurrent() || !self.cache.can_rewind(longest, shared)) {
+            return runs(texts, true);
+        }
+        found
+    }
+
+    /// Computes as many tokens of all lanes as fit one step, and adds up what they predict.
+    async fn packed_step(
+        &mut self,
+        lanes: &mut [Lane],
+        items: &[Vec<ScoredText>],
+        results: &mut [Vec<Likelihood>],
+    ) -> Result<(), GenerateError> {
+        let (chunk, context) = (self.chunks.chunk().max(SMALLEST_STEP), self.context());
+        let mut packed = Packed::default();
+        // (lane, number of the token in its run) of each row of logits
+        let mut rows: Vec<(usize, usize)> = Vec::new();
+        let mut longest = 0;
+        for (number, lane) in lanes.iter_mut().enumerate() {
+            let Some(run) = lane.runs.front() else { continue };
+            let room = (chunk - packed.ids.len()).min(run.ids.len() - lane.done);
+            let before = run.first_row.saturating_sub(lane.done);
+            let count = room.min(before + LOGITS_CHUNK - rows.len());
+            let (first, end) = (packed.ids.len(), lane.done + count);
+            packed.push(&run.ids[lane.done..end], run.start + lane.done, number * context);
+            for at in run.first_row.max(lane.done)..end {
+                packed.rows.push((first + at - lane.done) as u32);
+                rows.push((number, at));
+            }
+            longest = longest.max(run.start + end);
+            lane.done = end;
+        }
+        let tokens = packed.ids.len().next_power_of_two().clamp(SMALLEST_STEP, chunk);
+        while packed.ids.len() < tokens {
+            let count = (tokens - packed.ids.len()).min(context);
+            packed.push(&vec![0; count], 0, lanes.len() * context);
+            longest = longest.max(count);
+        }
+        // Each lane, and what fills the step up, has at most one tile that is not full.
+        let tiles = tokens / QUERY_TILE + lanes.len() + tokens.div_ceil(context);
+        packed.tiles.resize(2 * tiles, 0);
+        let few = lanes.len().min(LOGITS_CHUNK);
+        packed.rows.resize(if rows.len() <= few { few } else { LOGITS_CHUNK }, 0);
+        let step = self.prepared_step(StepKind::Packed { tokens, tiles, rows: packed.rows.len() }).await?;
+        step.write_packed(&packed);
+        let Some(read) = step.read_logits(longest).await? else { return Ok(()) };
+        let logits = Values::from_bytes(&read.wait().await?, Dtype::F32);
+        for (row, (lane, at)) in logits.f32().chunks_exact(self.decoder.sizes().vocab_size).zip(rows) {
+            let lane = &lanes[lane];
+            let Some(run) = lane.runs.front() else { continue };
+            let target = run.start + at + 1;
+            let (shift, best) = (log_sum(row), most_likely(row));
+            for &text in &run.texts {
+                let ScoredText { ids, from } = &items[lane.item][text];
+                let Some(&id) = ids.get(target).filter(|_| target >= *from) else { continue };
+                let result = &mut results[lane.item][text];
+                result.sum += f64::from(row[id as usize]) - shift;
+                result.greedy &= best == id as usize;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first of the largest logits.
+fn most_likely(logits: &[f32]) -> usize {
+    let larger = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
+    (0..logits.len()).fold(0, larger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(ids: &[u32], from: usize) -> ScoredText {
+        ScoredText { ids: ids.to_vec(), from }
+    }
+
+    #[test]
+    fn single_token_choices_are_one_run() {
+        let texts: Vec<ScoredText> = (10..14).map(|id| text(&[1, 2, 3, id], 3)).collect();
+        let found = runs(&texts, false);
+        assert_eq!(found.len(), 1);
+        assert_eq!((&found[0].ids[..], found[0].start, found[0].first_row), (&[1, 2, 3][..], 0, 2));
+        assert_eq!(found[0].texts, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn longer_choices_follow_the_shared_beginning() {
+        let texts = [text(&[1, 2, 3, 10, 11], 3), text(&[1, 2, 3, 12, 13, 14], 3), text(&[1, 2, 3, 10, 15], 3)];
+        let found = runs(&texts, false);
+        assert_eq!(found.len(), 2, "the first and the last differ in their last token only");
+        assert_eq!((&found[0].ids[..], found[0].start, found[0].first_row), (&[1, 2, 3, 10][..], 0, 2));
+        assert_eq!(found[0].texts, [0, 2]);
+        // The token before the first scored one is computed again: its logits are needed.
+        assert_eq!((&found[1].ids[..], found[1].start, found[1].first_row), (&[3, 12, 13][..], 2, 0));
+        let whole = runs(&texts, true);
+        assert_eq!(whole.iter().map(|run| run.start).collect::<Vec<_>>(), [0, 0]);
+        assert_eq!(whole[1].ids, [1, 2, 3, 12, 13]);
+        assert_eq!(whole[1].first_row, 2);
+    }
+
+    #[test]
+    fn the_first_of_equal_logits_is_the_most_likely() {
+        assert_eq!(most_likely(&[0.0, 2.0, 2.0, 1.0]), 1);
+    }
+}
