@@ -3,6 +3,7 @@
 
 pub mod engine;
 mod error;
+mod grammar;
 mod model;
 pub mod text;
 
@@ -12,4 +13,5 @@ pub use engine::{
     Usage,
 };
 pub use error::GenerateError;
+pub use grammar::{Allowed, Constraint, Grammar, GrammarError, Grammars};
 pub use model::{Answer, AnswerText, Generation, Model, ModelOptions, TextPipeline};

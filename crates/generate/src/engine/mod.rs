@@ -3,6 +3,7 @@
 
 mod adapters;
 mod batch;
+mod constrain;
 mod control;
 mod devices;
 mod importance;
@@ -94,6 +95,8 @@ pub enum FinishReason {
     ContextFull,
     /// The caller stopped it.
     Stopped,
+    /// The grammar that the answer follows failed; [`Event::Fault`] says how. Other answers are not affected.
+    GrammarFault,
 }
 
 /// Statistics of one generation.
@@ -471,7 +474,7 @@ impl Engine {
         max_tokens: usize,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Usage, GenerateError> {
-        let request = Request { prompt, settings: *settings, bias, stop, max_tokens };
+        let request = Request { prompt, settings: *settings, bias, stop, max_tokens, grammar: None };
         let usages = self.generate_many(&[request], &mut |_, token| on_token(token)).await?;
         usages.into_iter().next().ok_or(GenerateError::EmptyPrompt)
     }

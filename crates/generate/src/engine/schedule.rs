@@ -14,6 +14,7 @@ use std::time::Instant;
 use web_time::Instant;
 
 use bayan_gpu::PendingRead;
+use bayan_tensor::ops::SampleSettings;
 use bayan_tensor::{Dtype, Values};
 
 use super::batch::{Event, Job, JobId, OnEvent};
@@ -27,21 +28,21 @@ const STEPS_AHEAD: usize = 3;
 
 /// A job with a slot.
 #[derive(Debug)]
-struct Row {
-    id: JobId,
+pub(super) struct Row {
+    pub(super) id: JobId,
     /// Its slot in the cache.
     slot: usize,
-    job: Job,
+    pub(super) job: Job,
     /// The prompt and the tokens generated so far.
     tokens: Vec<u32>,
     /// Whether the prompt is in the cache, all but its last token.
-    answers: bool,
+    pub(super) answers: bool,
     /// Submitted steps: this many tokens, from the prompt's last one on, are in the cache.
     submitted: usize,
     /// The number of new tokens that job and context allow.
     limit: usize,
     usage: Usage,
-    finish: Option<FinishReason>,
+    pub(super) finish: Option<FinishReason>,
     start: Instant,
 }
 
@@ -90,7 +91,7 @@ struct LaidOut {
 pub(super) struct Jobs {
     last_id: JobId,
     waiting: VecDeque<(JobId, Job)>,
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
     laid_out: Option<LaidOut>,
     in_flight: VecDeque<Reads>,
 }
@@ -357,8 +358,14 @@ impl Engine {
         // rolled back when the answer turns out to have ended; a model on several devices transfers activations
         // through the host, which must wait for each step anyway; and beside a prompt every step waits for a piece.
         let filling = self.jobs.rows.iter().any(Row::is_filling);
-        let ahead = if self.cache.is_recurrent() || step.is_split() || filling { 1 } else { STEPS_AHEAD };
+        // A grammar must know the last token before the next step.
+        let constrained = self.jobs.rows.iter().any(|row| row.answers && row.job.grammar.is_some());
+        let waits = self.cache.is_recurrent() || step.is_split() || filling || constrained;
+        let ahead = if waits { 1 } else { STEPS_AHEAD };
         loop {
+            if constrained && self.jobs.in_flight.is_empty() {
+                self.constrain(on_event);
+            }
             let rows: Vec<&Row> = self.jobs.rows.iter().filter(|row| row.answers).collect();
             let ended = rows.iter().any(|row| row.finish.is_some() || row.steps_left() == 0);
             if ended || self.jobs.in_flight.len() >= ahead {
@@ -397,6 +404,8 @@ impl Engine {
                 self.control.count(self.control.tokens() + 1);
                 if on_event(id, Event::Token { id: token, score: scored }).is_break() {
                     row.finish = Some(FinishReason::Stopped);
+                } else {
+                    row.follow(token, on_event);
                 }
             }
         }
@@ -404,7 +413,7 @@ impl Engine {
     }
 
     /// The rows of the step that is laid out; those beyond the jobs repeat the first.
-    fn laid_rows(&self) -> Option<(&Rc<Step>, Vec<&Row>)> {
+    pub(super) fn laid_rows(&self) -> Option<(&Rc<Step>, Vec<&Row>)> {
         let LaidOut { step, jobs } = self.jobs.laid_out.as_ref()?;
         let mut rows: Vec<&Row> =
             jobs.iter().filter_map(|id| self.jobs.rows.iter().find(|row| row.id == *id)).collect();
@@ -427,7 +436,9 @@ impl Engine {
     /// Writes each row's sampler. No step may be in flight.
     fn write_samplers(&self) {
         for (number, row) in self.laid_rows().into_iter().flat_map(|(_, rows)| rows).enumerate() {
-            self.sampling.write(&self.head_gpu, number, &row.job.settings, &row.job.bias, &row.tokens);
+            let Job { settings, bias, grammar, .. } = &row.job;
+            let settings = SampleSettings { biased: !bias.is_empty() || grammar.is_some(), ..*settings };
+            self.sampling.write(&self.head_gpu, number, &settings, bias, &row.tokens);
         }
     }
 }

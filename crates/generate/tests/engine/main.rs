@@ -4,8 +4,10 @@
 mod adapters;
 mod cache;
 mod devices;
+mod schema;
 mod serving;
 mod steps;
+mod structured;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

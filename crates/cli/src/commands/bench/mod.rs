@@ -189,8 +189,14 @@ fn measure_prompt(engine: &mut Engine, count: usize) -> Result<(f64, f64)> {
 fn measure_generate(engine: &mut Engine, count: usize) -> Result<f64> {
     let prompts = tokens(engine, engine.sequences());
     engine.reset();
-    let request =
-        |prompt| Request { prompt, settings: SampleSettings::default(), bias: &[], stop: &[], max_tokens: count };
+    let request = |prompt| Request {
+        prompt,
+        settings: SampleSettings::default(),
+        bias: &[],
+        stop: &[],
+        max_tokens: count,
+        grammar: None,
+    };
     let requests: Vec<_> = prompts.chunks(1).map(request).collect();
     let started = Instant::now();
     block_on(engine.generate_many(&requests, &mut |_, _| ControlFlow::Continue(())))?;
