@@ -38,6 +38,8 @@ pub(crate) struct About {
     pub(crate) seed: Option<u64>,
     pub(crate) context: usize,
     pub(crate) vocabulary: usize,
+    /// Answers that are computed together.
+    pub(crate) slots: usize,
 }
 
 /// One answer that a request wants.
@@ -58,7 +60,12 @@ pub(crate) enum Reply {
     /// A token, and the text that is certain with it.
     Token { id: u32, score: Option<TokenScore>, text: String },
     /// The rest of the text, and why the answer ended; the last reply.
-    Ended { text: String, usage: Usage },
+    Ended {
+        text: String,
+        usage: Usage,
+        /// The stop text that ended the answer.
+        stop: Option<String>,
+    },
     /// The answer failed; the last reply.
     Failed(ApiError),
 }
@@ -132,6 +139,8 @@ struct Answering {
     started: Option<Instant>,
     /// When its last token came.
     last: Option<Instant>,
+    /// Why its grammar failed.
+    fault: Option<String>,
 }
 
 impl Answering {
@@ -170,7 +179,8 @@ pub(crate) fn start(open: Open, shared: Arc<Shared>) -> Result<Started, String> 
             defaults: model.defaults.clone(),
         };
         let (context, vocabulary) = (model.engine.context(), model.engine.decoder().sizes().vocab_size);
-        drop(opened_to.send(Ok(About { text, defaults, seed, context, vocabulary })));
+        let slots = model.engine.sequences();
+        drop(opened_to.send(Ok(About { text, defaults, seed, context, vocabulary, slots })));
         Worker { model, answers: HashMap::new(), held: VecDeque::new(), shared }.run(&submissions, &open);
     };
     let thread = std::thread::Builder::new().name("bayan-engine".into()).spawn(run);
@@ -227,8 +237,8 @@ impl Worker {
 
     fn take(&mut self, submission: Submission) {
         let Submission { job, stop, choice, replies, arrived } = submission;
-        let text = AnswerText::new(&self.model.tokenizer, &stop);
-        let answering = Answering { choice, replies, text, arrived, started: None, last: None };
+        let text = AnswerText::new(&self.model.tokenizer, &stop, job.grammar.is_some());
+        let answering = Answering { choice, replies, text, arrived, started: None, last: None, fault: None };
         match self.model.engine.add(job) {
             Ok(id) => drop(self.answers.insert(id, answering)),
             Err(error) => {
@@ -318,6 +328,7 @@ fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId,
             answer.started = Some(Instant::now());
             shared.started();
         }
+        Event::Fault(problem) => answer.fault = Some(problem),
         Event::Prompt(scores) => answer.send(Reply::Prompt(scores)),
         Event::Token { id, score } => {
             let now = Instant::now();
@@ -339,13 +350,15 @@ fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId,
         }
         Event::Ended(mut usage) => {
             let text = answer.text.end();
-            if answer.text.stopped() {
+            let stop = answer.text.stop_text().map(str::to_string);
+            if stop.is_some() {
                 usage.finish = FinishReason::Stop;
             }
             shared.metrics.prompt_tokens.inc_by(usage.prompt_tokens as u64);
             shared.metrics.cached_prompt_tokens.inc_by(usage.cached_tokens as u64);
             shared.ended(true);
-            answer.send(Reply::Ended { text, usage });
+            let failed = answer.fault.take().map(|problem| Reply::Failed(grammar_fault(&problem)));
+            answer.send(failed.unwrap_or(Reply::Ended { text, usage, stop }));
             answers.remove(&id);
         }
     }
@@ -358,6 +371,11 @@ fn lost() -> ApiError {
 
 fn ending() -> ApiError {
     ApiError::unavailable("shutting_down", "the server ended before the answer")
+}
+
+fn grammar_fault(problem: &str) -> ApiError {
+    let message = format!("the grammar of the answer failed: {problem}; use a simpler schema or grammar");
+    ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "grammar_fault", message)
 }
 
 fn too_late(started: bool, limits: &Limits) -> ApiError {

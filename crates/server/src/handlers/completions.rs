@@ -8,8 +8,9 @@ use axum::response::Response;
 use bayan_generate::{Job, TokenScore};
 use serde_json::{Value, json};
 
-use super::stream::{Chunks, respond};
+use super::stream::{Chunks, Sent, respond};
 use super::{App, Owner, beside, collect, json as answer_json};
+use crate::constraint::Constrained;
 use crate::error::ApiError;
 use crate::protocol::{Logprobs, Totals, Wanted, check_prompt, finish_reason, new_id, now};
 use crate::worker::Reply;
@@ -42,10 +43,16 @@ pub(crate) async fn answer(
     }
     fields.refuse("suffix", |value| value == "")?;
     fields.without_effect(&["user"]);
+    let constraint = Constrained::read(&mut fields)?;
     let prompt = fields.take("prompt").ok_or_else(|| ApiError::field("prompt", "`prompt` is missing"))?;
     let ignored = fields.ignored();
     let state = app.clone();
-    let prompts = beside(move || prompts(&state, prompt)).await?;
+    let (prompts, grammar) = beside(move || {
+        let grammar = constraint.map(|constraint| constraint.compile(&state.about.text.tokenizer)).transpose()?;
+        Ok((prompts(&state, prompt)?, grammar))
+    })
+    .await?;
+    wanted.grammar = grammar;
     // OpenAI's default; a chat has none.
     wanted.max_tokens = wanted.max_tokens.or(Some(16));
     let stop = std::mem::take(&mut wanted.stop);
@@ -183,22 +190,22 @@ impl Texts {
         }
     }
 
-    fn chunk_of(&mut self, index: usize, text: &str, finish: Option<&str>) -> Value {
+    fn chunk_of(&mut self, index: usize, text: &str, finish: Option<&str>) -> Sent {
         let choice = self.choice(index, text, finish);
         let mut chunk = self.chunk(vec![choice]);
         if self.include_usage {
             chunk["usage"] = Value::Null;
         }
-        chunk
+        chunk.into()
     }
 }
 
 impl Chunks for Texts {
-    fn begin(&mut self) -> Vec<Value> {
+    fn begin(&mut self) -> Vec<Sent> {
         Vec::new()
     }
 
-    fn reply(&mut self, choice: usize, reply: Reply) -> Vec<Value> {
+    fn reply(&mut self, choice: usize, reply: Reply) -> Vec<Sent> {
         match reply {
             Reply::Prompt(scores) => {
                 let text = self.prompt(choice, &scores);
@@ -211,7 +218,7 @@ impl Chunks for Texts {
                 let silent = before.is_empty() && score.is_none();
                 if silent { Vec::new() } else { vec![self.chunk_of(choice, &before, None)] }
             }
-            Reply::Ended { text, usage } => {
+            Reply::Ended { text, usage, .. } => {
                 self.totals.add(&usage, choice.is_multiple_of(self.n));
                 let mut before = if self.writings[choice].begun { String::new() } else { self.prompt(choice, &[]) };
                 before.push_str(&text);
@@ -221,12 +228,12 @@ impl Chunks for Texts {
         }
     }
 
-    fn end(&mut self) -> Vec<Value> {
+    fn end(&mut self) -> Vec<Sent> {
         if !self.include_usage {
             return Vec::new();
         }
         let mut chunk = self.chunk(Vec::new());
         chunk["usage"] = self.totals.json();
-        vec![chunk]
+        vec![chunk.into()]
     }
 }
