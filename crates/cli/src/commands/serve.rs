@@ -1,7 +1,7 @@
-//! `bayan serve`: a server with OpenAI's interface.
+//! `bayan serve`: a server with the interfaces of OpenAI and Anthropic.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -47,6 +47,9 @@ pub struct ServeArgs {
     access: AccessArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    /// A TOML file whose keys are names of these flags; flags and variables go before it
+    #[arg(long, env = "BAYAN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Format of the log on stderr
     #[arg(long, env = "BAYAN_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -111,6 +114,11 @@ enum LogFormat {
 }
 
 impl ServeArgs {
+    /// The file with other defaults.
+    pub fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// Whether the log is JSON.
     pub fn logs_json(&self) -> bool {
         self.log_format == LogFormat::Json
