@@ -67,6 +67,12 @@ pub enum GenerateError {
     /// An adapter of that name is attached already.
     #[error("an adapter named `{0}` is already attached; detach it first, or give the new one another name")]
     AdapterName(String),
+    /// No adapter of that name is loaded.
+    #[error("no adapter named `{0}` is loaded")]
+    NoAdapter(String),
+    /// A job uses the adapter.
+    #[error("the adapter `{0}` is in use; try again when its answers have ended")]
+    AdapterInUse(String),
     /// A tokenizer or template file is far larger than any valid one.
     #[error("{file}: expected at most {largest_bytes} bytes, got {size_bytes}; the file is not what its name says")]
     TextSize {

@@ -7,6 +7,7 @@ mod grammar;
 mod model;
 pub mod text;
 
+pub use bayan_models::Adapter;
 pub use bayan_tensor::ops::SampleSettings;
 pub use engine::{
     Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, LARGEST_BIAS, Request, StepSizes, TokenScore,

@@ -32,6 +32,8 @@ pub(crate) struct Wanted {
     pub(crate) include_usage: bool,
     /// What the text of each answer must match.
     pub(crate) grammar: Option<Grammar>,
+    /// The adapter that the request names as its model.
+    pub(crate) adapter: Option<String>,
 }
 
 impl Wanted {
@@ -97,7 +99,18 @@ impl Wanted {
         }
         let max_tokens = max_tokens.or(defaults.max_tokens.map(|count| count.min(most))).or(limits.max_tokens);
         let stop_ids = if ignore_eos { Vec::new() } else { about.text.stop.clone() };
-        Ok(Wanted { settings, bias, stop, stop_ids, max_tokens, n, stream, include_usage, grammar: None })
+        Ok(Wanted {
+            settings,
+            bias,
+            stop,
+            stop_ids,
+            max_tokens,
+            n,
+            stream,
+            include_usage,
+            grammar: None,
+            adapter: None,
+        })
     }
 
     /// The job of one answer; `choice` is added to the seed.
@@ -109,6 +122,7 @@ impl Wanted {
             stop: self.stop_ids.clone(),
             max_tokens: self.max_tokens.unwrap_or(usize::MAX),
             grammar: self.grammar.clone(),
+            adapter: self.adapter.clone(),
             owner,
             scores: None,
             prompt_scores: None,

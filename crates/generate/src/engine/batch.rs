@@ -43,6 +43,8 @@ pub struct Job {
     pub max_tokens: usize,
     /// What the text of the answer must match. The answer ends by itself when the text is complete.
     pub grammar: Option<Grammar>,
+    /// The loaded adapter that computes the answer, beside those that are attached for all.
+    pub adapter: Option<String>,
     /// Cached tokens are reused only between jobs with the same owner.
     pub owner: u64,
     /// Report the log-probability of each new token and of this many most likely ones, before penalties and biases.
@@ -92,7 +94,7 @@ impl Engine {
         requests: &[Request<'_>],
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<Vec<Usage>, GenerateError> {
-        requests.iter().try_for_each(|request| self.check_job(request.prompt, request.bias))?;
+        requests.iter().try_for_each(|request| self.check_job(request.prompt, request.bias, None))?;
         self.remove_all();
         self.control.start();
         let mut first = None;

@@ -31,7 +31,9 @@ impl Engine {
     pub(super) fn constrain(&mut self, on_event: OnEvent<'_>) {
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut biases: HashMap<JobId, Vec<f32>> = HashMap::new();
-        for row in self.jobs.rows.iter_mut().filter(|row| row.answers && row.finish.is_none()) {
+        let laid_out: Vec<JobId> =
+            self.laid_rows().map_or_else(Vec::new, |(_, rows)| rows.iter().map(|r| r.id).collect());
+        for row in self.jobs.rows.iter_mut().filter(|row| laid_out.contains(&row.id) && row.finish.is_none()) {
             let Row { id, job, finish, .. } = row;
             let Some(grammar) = &mut job.grammar else { continue };
             match next(grammar, &job.bias, &job.stop, vocabulary) {

@@ -30,7 +30,7 @@ pub(crate) async fn answer(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = app.fields(request).await?;
-    app.check_model(&mut fields)?;
+    let adapter = app.check_model(&mut fields)?;
     refuse_unsupported(&mut fields)?;
     let mut wanted = Wanted::read(&mut fields, &app.about, &app.shared.limits)?;
     if wanted.max_tokens == Some(0) {
@@ -49,12 +49,15 @@ pub(crate) async fn answer(
     let Prepared { prompt, grammar, format, ignored: more } = conversation.prepare(&app).await?;
     ignored.extend(more);
     wanted.grammar = grammar;
+    let model = app.model_name(adapter.as_ref());
+    wanted.adapter = adapter;
     let n = wanted.n;
     let stop = std::mem::take(&mut wanted.stop);
     let job = |choice| (Job { scores, ..wanted.job(prompt.clone(), owner, choice) }, stop.clone());
     let replies = app.submit((0..n).map(job).collect())?;
     let mut chunks = ChatChunks {
         app: app.clone(),
+        model,
         id: new_id("chatcmpl"),
         created: now(),
         readers: (0..n).map(|_| Reader::new(format)).collect(),
@@ -86,7 +89,7 @@ pub(crate) async fn answer(
         "id": chunks.id,
         "object": "chat.completion",
         "created": chunks.created,
-        "model": app.options.model,
+        "model": chunks.model,
         "choices": choices,
         "usage": chunks.totals.json(),
     });
@@ -127,6 +130,7 @@ fn message(spoken: &Spoken) -> Value {
 
 struct ChatChunks {
     app: Arc<App>,
+    model: String,
     id: String,
     created: u64,
     /// One for each answer.
@@ -153,7 +157,7 @@ impl ChatChunks {
             "id": self.id,
             "object": "chat.completion.chunk",
             "created": self.created,
-            "model": self.app.options.model,
+            "model": self.model,
             "choices": choices,
         });
         if self.include_usage {

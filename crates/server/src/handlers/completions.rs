@@ -29,7 +29,7 @@ pub(crate) async fn answer(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = app.fields(request).await?;
-    app.check_model(&mut fields)?;
+    let adapter = app.check_model(&mut fields)?;
     let mut wanted = Wanted::read(&mut fields, &app.about, &app.shared.limits)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
     if wanted.max_tokens == Some(0) && !echo {
@@ -53,6 +53,8 @@ pub(crate) async fn answer(
     })
     .await?;
     wanted.grammar = grammar;
+    let model = app.model_name(adapter.as_ref());
+    wanted.adapter = adapter;
     // OpenAI's default; a chat has none.
     wanted.max_tokens = wanted.max_tokens.or(Some(16));
     let stop = std::mem::take(&mut wanted.stop);
@@ -72,6 +74,7 @@ pub(crate) async fn answer(
     };
     let mut chunks = Texts {
         writings: (0..count).map(writing).collect(),
+        model,
         id: new_id("cmpl"),
         created: now(),
         n,
@@ -140,6 +143,7 @@ struct Writing {
 struct Texts {
     app: Arc<App>,
     writings: Vec<Writing>,
+    model: String,
     id: String,
     created: u64,
     n: usize,
@@ -153,7 +157,7 @@ impl Texts {
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
-            "model": self.app.options.model,
+            "model": self.model,
             "choices": choices,
         })
     }

@@ -25,7 +25,7 @@ pub(crate) async fn answer(
     request: Request,
 ) -> Result<Response, AnthropicError> {
     let mut fields = app.fields(request).await?;
-    app.check_model(&mut fields)?;
+    let adapter = app.check_model(&mut fields)?;
     fields.rename("stop_sequences", "stop");
     let mut wanted = Wanted::read(&mut fields, &app.about, &app.shared.limits)?;
     if wanted.n != 1 {
@@ -40,12 +40,13 @@ pub(crate) async fn answer(
     let Prepared { prompt, grammar, format, ignored: more } = conversation.prepare(&app).await?;
     ignored.extend(more);
     wanted.grammar = grammar;
+    let model = app.model_name(adapter.as_ref());
+    wanted.adapter = adapter;
     let stop = std::mem::take(&mut wanted.stop);
     let tokens = prompt.len();
     let replies = app.submit(vec![(wanted.job(prompt, owner, 0), stop)])?;
     let id = new_id("msg").replacen('-', "_", 1);
     if wanted.stream {
-        let model = app.options.model.clone();
         let reader = Reader::new(format);
         let chunks = Events { model, id, tokens, reader, format, open: None, blocks: 0, calls: false, last: None };
         return Ok(app.report(&ignored, respond(replies, 1, chunks)));
@@ -69,7 +70,7 @@ pub(crate) async fn answer(
         "id": id,
         "type": "message",
         "role": "assistant",
-        "model": app.options.model,
+        "model": model,
         "content": content,
         "stop_reason": stop_reason(usage, answer.stop.as_deref(), !spoken.calls.is_empty()),
         "stop_sequence": answer.stop,

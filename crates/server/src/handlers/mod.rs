@@ -65,6 +65,8 @@ fn table() -> Vec<(Route, MethodRouter<Arc<App>>)> {
             post(messages::count),
         ),
         (Route::get("/v1/models", "Lists the models"), get(models::list)),
+        (Route::post("/v1/load_lora_adapter", "Loads an adapter as a model name", openapi::LOAD), post(models::load)),
+        (Route::post("/v1/unload_lora_adapter", "Unloads an adapter", openapi::UNLOAD), post(models::unload)),
         (Route::get("/v1/models/{*id}", "One model"), get(models::one)),
         (Route::post("/tokenize", "Text to tokens", openapi::TOKENIZE), post(tokens::tokenize)),
         (Route::post("/detokenize", "Tokens to text", openapi::DETOKENIZE), post(tokens::detokenize)),
@@ -107,12 +109,19 @@ impl App {
         Fields::parse(&body)
     }
 
-    /// Checks that the request names this model, or none.
-    pub(crate) fn check_model(&self, fields: &mut Fields) -> Result<(), ApiError> {
+    /// The adapter that the request names as its model; `None`: it names the model itself, or none.
+    pub(crate) fn check_model(&self, fields: &mut Fields) -> Result<Option<String>, ApiError> {
         match fields.text("model")? {
-            Some(name) if name != self.options.model => Err(self.no_model(&name)),
-            _ => Ok(()),
+            Some(name) if name == self.options.model => Ok(None),
+            Some(name) if self.shared.adapters().contains_key(&name) => Ok(Some(name)),
+            Some(name) => Err(self.no_model(&name)),
+            None => Ok(None),
         }
+    }
+
+    /// The name in answers.
+    pub(crate) fn model_name(&self, adapter: Option<&String>) -> String {
+        adapter.unwrap_or(&self.options.model).clone()
     }
 
     pub(crate) fn no_model(&self, name: &str) -> ApiError {
@@ -138,7 +147,7 @@ impl App {
         let arrived = Instant::now();
         for (choice, (job, stop)) in jobs.into_iter().enumerate() {
             let submission = Submission { job, stop, choice, replies: replies.clone(), arrived };
-            if self.submit.send(Some(submission)).is_err() {
+            if self.submit.send(Message::Answer(submission)).is_err() {
                 return Err(ApiError::unavailable("engine_ended", "the engine has ended; restart the server"));
             }
         }

@@ -129,6 +129,10 @@ pub(super) const COUNT: &[&[Field]] = &[ANTHROPIC, &[("model", "string")]];
 
 pub(super) const TEMPLATE: &[&[Field]] = &[CONVERSATION, &[("model", "string")]];
 
+pub(super) const LOAD: &[&[Field]] = &[&[("lora_name*", "string"), ("lora_path*", "string")]];
+
+pub(super) const UNLOAD: &[&[Field]] = &[&[("lora_name*", "string")]];
+
 pub(super) const TOKENIZE: &[&[Field]] = &[&[
     ("model", "string"),
     ("prompt", "string"),

@@ -1,5 +1,6 @@
 //! A server with the embedded model on a real socket, asked as programs ask it. One file for each theme.
 
+mod adapters;
 mod cancel;
 mod chat;
 mod completions;

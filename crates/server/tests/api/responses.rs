@@ -84,7 +84,9 @@ fn every_route_is_described_and_answers() {
             let path = path.replace("{id}", "bayan");
             let got = if method == "get" { server.get(&path) } else { server.post(&path, &json!({"unknown": 1})) };
             // A request without its fields is wrong, but the route and the method are there.
-            assert!([200, 400].contains(&got.status), "{method} {path}: {} {}", got.status, got.text());
+            let refused = path.ends_with("lora_adapter");
+            let fine = [200, 400].contains(&got.status) || refused && got.status == 403;
+            assert!(fine, "{method} {path}: {} {}", got.status, got.text());
         }
     }
     assert_eq!(server.get("/props").good()["total_slots"], 2);

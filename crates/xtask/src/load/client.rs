@@ -78,7 +78,7 @@ impl Target {
             let rest: Vec<String> = lines.map_while(Result::ok).collect();
             bail!("request {number}: {status}: {}", rest.last().cloned().unwrap_or_default());
         }
-        let mut last = None;
+        let mut last: Option<Instant> = None;
         for line in lines {
             let Some(event) = event(&line?)? else { continue };
             if !event["error"].is_null() {

@@ -39,7 +39,7 @@ pub(crate) async fn answer(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = app.fields(request).await?;
-    app.check_model(&mut fields)?;
+    let adapter = app.check_model(&mut fields)?;
     refuse_unsupported(&mut fields)?;
     let echoed = echoed(&mut fields);
     fields.rename("max_output_tokens", "max_tokens");
@@ -56,11 +56,13 @@ pub(crate) async fn answer(
     let Prepared { prompt, grammar, format, ignored: more } = conversation.prepare(&app).await?;
     ignored.extend(more);
     wanted.grammar = grammar;
+    let model = app.model_name(adapter.as_ref());
+    wanted.adapter = adapter;
     let stop = std::mem::take(&mut wanted.stop);
     let about = About {
         id: new_id("resp").replacen('-', "_", 1),
         created: now(),
-        model: app.options.model.clone(),
+        model,
         temperature: wanted.settings.temperature,
         top_p: wanted.settings.top_p,
         echoed,
