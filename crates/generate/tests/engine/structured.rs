@@ -213,3 +213,66 @@ fn a_grammar_wins_over_biases_and_others_are_not_affected() {
     // The same number of answers: the same kernels.
     assert_eq!((&beside[0].text, &beside[2].text), (&alone[0].text, &alone[2].text));
 }
+
+#[test]
+fn every_allowed_token_can_be_taken() {
+    for name in ["qwen3_qknorm", "llama2_mha"] {
+        let text = pipeline(name);
+        let grammars = text.tokenizer.grammars().unwrap();
+        let largest = text.tokenizer.largest_id().unwrap();
+        let mut random = 1u64;
+        for schema in schemas() {
+            let compiled = grammars.compile(&Constraint::JsonSchema(schema.clone())).unwrap();
+            for walk in 0..2 {
+                let (mut grammar, mut ids) = (compiled.clone(), Vec::new());
+                for _ in 0..40 {
+                    if walk % 2 == 1 {
+                        grammar.allowed().unwrap();
+                    }
+                    let allowed = grammar.allowed().unwrap();
+                    let tokens: Vec<u32> = (0..=largest).filter(|id| allowed.token(*id)).collect();
+                    random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    let Some(&id) = tokens.get((random >> 33) as usize % tokens.len().max(1)) else { break };
+                    ids.push(id);
+                    let taken = grammar.take(id);
+                    let shown = || text.tokenizer.decode(&ids, false).unwrap();
+                    if taken.unwrap_or_else(|error| panic!("{name}: {schema}: {}: {error}", shown())) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sampler's hash (shaders/sampling/pick.wgsl).
+fn hash(value: u32) -> u32 {
+    let state = value.wrapping_mul(747796405).wrapping_add(2891336453);
+    let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(277803737);
+    (word >> 22) ^ word
+}
+
+#[test]
+fn the_largest_random_number_draws_no_banned_token() {
+    let gpu = gpu(GpuOptions::default());
+    let mut engine = engine("qwen3_qknorm", &gpu, EngineOptions { context: Some(64), ..exact() });
+    let vocabulary = engine.decoder().sizes().vocab_size as u32;
+    let prompt = [3, 4, 5];
+    for position in [2, 3] {
+        // A seed with which one token draws the largest of all random numbers.
+        let of_position = hash(hash(position));
+        let drawn = |seed: u64| {
+            let mixed = hash(seed as u32 ^ of_position);
+            (8..vocabulary).find(|id| hash(hash(*id) ^ mixed) >> 8 == 0xff_ffff).map(|id| (seed, id))
+        };
+        let (seed, banned) = (0u64..1 << 20).find_map(drawn).expect("a seed");
+        let settings = SampleSettings { temperature: 1.0, seed, ..Default::default() };
+        let mut tokens = Vec::new();
+        let mut collect = |id| {
+            tokens.push(id);
+            ControlFlow::Continue(())
+        };
+        block_on(engine.generate(&prompt, &settings, &[(banned, f32::NEG_INFINITY)], &[], 3, &mut collect)).unwrap();
+        assert!(!tokens.contains(&banned), "token {banned} is banned, seed {seed}: {tokens:?}");
+    }
+}
