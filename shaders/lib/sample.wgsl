@@ -27,6 +27,7 @@ fn hash(value: u32) -> u32 {
 }
 
 fn gumbel(seed: u32, id: u32) -> f32 {
-  let uniform01 = (f32(hash(hash(id) ^ seed) >> 8u) + 0.5) / 16777216.0;
+  // Below 1 also where the sum is rounded to 16777216: the noise would be infinite, and any token would win.
+  let uniform01 = min((f32(hash(hash(id) ^ seed) >> 8u) + 0.5) / 16777216.0, 0.99999994);
   return -log(-log(uniform01));
 }

@@ -5,6 +5,7 @@
 Every check fails loudly; the last line counts them. The package is unmodified and has default settings.
 """
 
+import json
 import sys
 
 import openai
@@ -64,11 +65,44 @@ def main(url, key):
     check("completions echo the prompt", plain.choices[0].text.startswith("عاصمة فرنسا"))
     check("the prompt is scored", scores.token_logprobs[0] is None and all(p <= 0 for p in scores.token_logprobs[1:]))
 
+    schema = {"type": "object", "properties": {"city": {"enum": ["القاهرة", "دمشق"]}, "hot": {"type": "boolean"}},
+              "required": ["city", "hot"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema, "strict": True}}
+    structured = client.chat.completions.create(**{**common, "max_tokens": 100}, response_format=form)
+    value = json.loads(structured.choices[0].message.content)
+    check(f"a schema is followed: {value}", value["city"] in ("القاهرة", "دمشق") and isinstance(value["hot"], bool))
+
+    function = {"name": "get_weather", "description": "حالة الطقس في مدينة", "parameters": schema, "strict": True}
+    asked = {**common, "max_tokens": 100, "tools": [{"type": "function", "function": function}],
+             "tool_choice": "required", "parallel_tool_calls": False}
+    called = client.chat.completions.create(**asked).choices[0]
+    call = called.message.tool_calls[0]
+    check(f"a tool is called: {call.function.name}({call.function.arguments})", called.finish_reason == "tool_calls" and
+          json.loads(call.function.arguments)["city"] in ("القاهرة", "دمشق"))
+    with client.chat.completions.stream(**asked) as events:
+        streamed = events.get_final_completion().choices[0].message.tool_calls[0]
+    check("the streamed call is the same", streamed.function.arguments == call.function.arguments)
+    turns = question + [called.message, {"role": "tool", "tool_call_id": call.id, "content": "مشمس"}]
+    after = client.chat.completions.create(**{**asked, "messages": turns, "tool_choice": "none", "max_tokens": 10})
+    check("the conversation goes on after the result", after.usage.completion_tokens > 0)
+
+    response = client.responses.create(model=model, input="السلام عليكم", temperature=0, max_output_tokens=40)
+    check("responses give the same text", response.output_text == text)
+    with client.responses.stream(model=model, input="السلام عليكم", temperature=0, max_output_tokens=40) as events:
+        deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+        final = events.get_final_response()
+    check(f"a streamed response of {len(deltas)} pieces too", "".join(deltas) == text == final.output_text)
+    tool = {"type": "function", **function}
+    response = client.responses.create(model=model, input="ما الطقس؟", tools=[tool], tool_choice="required",
+                                       temperature=0, max_output_tokens=100)
+    call = next(item for item in response.output if item.type == "function_call")
+    check(f"a response calls {call.name}({call.arguments})", json.loads(call.arguments)["hot"] in (True, False))
+
     for what, kind, call in [
         ("an unknown model", openai.NotFoundError, lambda: client.chat.completions.create(**{**common, "model": "x"})),
         ("a wrong value", openai.BadRequestError, lambda: client.chat.completions.create(**{**common, "top_p": 7})),
-        ("a tool", openai.BadRequestError, lambda: client.chat.completions.create(
-            **common, tools=[{"type": "function", "function": {"name": "f"}}])),
+        ("a schema", openai.BadRequestError, lambda: client.chat.completions.create(
+            **common, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "y"}}})),
     ]:
         try:
             call()

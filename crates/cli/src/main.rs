@@ -38,7 +38,7 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Continue a prompt, or answer one question
     Generate(generate::GenerateArgs),
-    /// Answer programs over HTTP, with OpenAI's interface
+    /// Answer programs over HTTP, with the interfaces of OpenAI and Anthropic
     Serve(serve::ServeArgs),
     /// Convert text to token ids, and back
     Tokenize(tokenize::TokenizeArgs),
@@ -93,9 +93,35 @@ fn command_line() -> clap::Command {
     without_empty(Cli::command())
 }
 
+/// The arguments; `--config` of `serve` names a file with other defaults.
+fn parse() -> anyhow::Result<Cli> {
+    let read =
+        |command: clap::Command| Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let cli = read(command_line());
+    let file = match &cli.command {
+        Command::Serve(args) => args.config(),
+        _ => None,
+    };
+    let Some(file) = file else { return Ok(cli) };
+    let mut failure = None;
+    let command = command_line().mut_subcommand("serve", |serve| {
+        support::config::with_file(serve.clone(), file).unwrap_or_else(|error| {
+            failure = Some(error);
+            serve
+        })
+    });
+    failure.map_or_else(|| Ok(read(command)), Err)
+}
+
 fn main() -> ExitCode {
     set_runtime_dir();
-    let cli = Cli::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit());
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            output::print_error(&error);
+            return ExitCode::from(2);
+        }
+    };
     output::set_up_log(matches!(&cli.command, Command::Serve(args) if args.logs_json()), cli.verbose);
     support::hub::set_offline(cli.offline);
     let result = match cli.command {

@@ -4,6 +4,7 @@ use bayan_gpu::GpuError;
 use bayan_models::{AdapterError, ModelError};
 use bayan_weights::WeightsError;
 
+use crate::grammar::GrammarError;
 use crate::text::TextError;
 
 /// An error while a model is opened or generates.
@@ -52,6 +53,9 @@ pub enum GenerateError {
         "answers that do not depend on other requests need a model without recurrent layers, and this one has some; leave `--batch-invariant` out"
     )]
     Recurrent,
+    /// The constraint of an answer cannot be used.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// The biases ban every token.
     #[error(
         "all {vocabulary} tokens of the vocabulary are banned (a logit bias of minus infinity), so there is nothing to generate: leave at least one token out of the bans"
@@ -63,6 +67,12 @@ pub enum GenerateError {
     /// An adapter of that name is attached already.
     #[error("an adapter named `{0}` is already attached; detach it first, or give the new one another name")]
     AdapterName(String),
+    /// No adapter of that name is loaded.
+    #[error("no adapter named `{0}` is loaded")]
+    NoAdapter(String),
+    /// A job uses the adapter.
+    #[error("the adapter `{0}` is in use; try again when its answers have ended")]
+    AdapterInUse(String),
     /// A tokenizer or template file is far larger than any valid one.
     #[error("{file}: expected at most {largest_bytes} bytes, got {size_bytes}; the file is not what its name says")]
     TextSize {

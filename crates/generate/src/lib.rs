@@ -3,13 +3,16 @@
 
 pub mod engine;
 mod error;
+mod grammar;
 mod model;
 pub mod text;
 
+pub use bayan_models::Adapter;
 pub use bayan_tensor::ops::SampleSettings;
 pub use engine::{
     Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, LARGEST_BIAS, Likelihood, Request, ScoredText,
     StepSizes, TokenScore, Usage,
 };
 pub use error::GenerateError;
+pub use grammar::{Allowed, Constraint, Grammar, GrammarError, Grammars};
 pub use model::{Answer, AnswerText, Generation, Model, ModelOptions, TextPipeline};

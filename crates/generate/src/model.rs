@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::GenerateError;
 use crate::engine::{Engine, EngineOptions, FinishReason, Request, Usage};
+use crate::grammar::Grammar;
 use crate::text::{
     BUILTIN_TEMPLATES, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer,
     TokenizerFiles, guess_builtin, stop_ids,
@@ -37,6 +38,8 @@ pub struct Generation {
     pub stop: Vec<String>,
     /// Continue after stop tokens.
     pub ignore_eos: bool,
+    /// What the text of an answer must match, compiled by [`Tokenizer::grammars`].
+    pub grammar: Option<Grammar>,
 }
 
 /// An answer.
@@ -256,11 +259,18 @@ impl Model {
         on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<Answer>, GenerateError> {
         let mut texts: Vec<GrowingAnswer> =
-            prompts.iter().map(|_| GrowingAnswer::new(&self.tokenizer, &generation.stop)).collect();
+            prompts.iter().map(|_| GrowingAnswer::new(&self.tokenizer, generation)).collect();
         let stop: &[u32] = if generation.ignore_eos { &[] } else { &self.stop };
         let max_tokens = generation.max_tokens.unwrap_or(usize::MAX);
-        let request =
-            |prompt| Request { prompt, settings: generation.settings, bias: &generation.bias, stop, max_tokens };
+        let grammar = generation.grammar.as_ref();
+        let request = |prompt| Request {
+            prompt,
+            settings: generation.settings,
+            bias: &generation.bias,
+            stop,
+            max_tokens,
+            grammar,
+        };
         let requests: Vec<Request<'_>> = prompts.iter().map(|prompt| request(prompt.as_slice())).collect();
         let mut failure = None;
         let mut on_token = |index: usize, id: u32| {
@@ -286,9 +296,13 @@ pub struct AnswerText {
 }
 
 impl AnswerText {
-    /// The text of a new answer, which ends at any of the texts in `stop`.
-    pub fn new(tokenizer: &Tokenizer, stop: &[String]) -> AnswerText {
-        AnswerText { stream: TokenStream::new(tokenizer, true), matcher: StopMatcher::new(stop.iter().cloned()) }
+    /// The text of a new answer, which ends at any of the texts in `stop`. The text of a `constrained` answer is exactly
+    /// what its grammar read: a space that the tokenizer would strip from the start of a text stays, and so do control
+    /// tokens that the grammar names.
+    pub fn new(tokenizer: &Tokenizer, stop: &[String], constrained: bool) -> AnswerText {
+        let stream = TokenStream::new(tokenizer, !constrained);
+        let stream = if constrained { stream.within_text() } else { stream };
+        AnswerText { stream, matcher: StopMatcher::new(stop.iter().cloned()) }
     }
 
     /// Takes the next token and returns the text that is certain now, which may be empty.
@@ -302,6 +316,11 @@ impl AnswerText {
     /// Whether a stop text has been found.
     pub fn stopped(&self) -> bool {
         self.matcher.stopped().is_some()
+    }
+
+    /// The stop text that was found.
+    pub fn stop_text(&self) -> Option<&str> {
+        self.matcher.stop_text()
     }
 
     /// Ends the answer and returns the text that was held back.
@@ -323,8 +342,9 @@ struct GrowingAnswer {
 }
 
 impl GrowingAnswer {
-    fn new(tokenizer: &Tokenizer, stop: &[String]) -> GrowingAnswer {
-        GrowingAnswer { text: AnswerText::new(tokenizer, stop), shown: String::new(), ids: Vec::new() }
+    fn new(tokenizer: &Tokenizer, generation: &Generation) -> GrowingAnswer {
+        let text = AnswerText::new(tokenizer, &generation.stop, generation.grammar.is_some());
+        GrowingAnswer { text, shown: String::new(), ids: Vec::new() }
     }
 
     fn push(

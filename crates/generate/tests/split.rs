@@ -46,7 +46,14 @@ fn answers(engine: &mut Engine) -> (Vec<Vec<f32>>, Vec<Vec<u32>>) {
     let requests: Vec<Request<'_>> = [&SampleSettings::default(), &by_chance, &SampleSettings::default()]
         .into_iter()
         .zip(&prompts)
-        .map(|(settings, prompt)| Request { prompt, settings: *settings, bias: &[], stop: &[], max_tokens: 8 })
+        .map(|(settings, prompt)| Request {
+            prompt,
+            settings: *settings,
+            bias: &[],
+            stop: &[],
+            max_tokens: 8,
+            grammar: None,
+        })
         .collect();
     let mut tokens = vec![Vec::new(); requests.len() + 1];
     let mut collect = |index: usize, token: u32| {

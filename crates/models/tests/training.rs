@@ -64,7 +64,15 @@ fn attach(decoder: &mut dyn Decoder, gpu: Option<&Gpu>) -> Vec<Arc<State>> {
         decoder
             .attach(
                 &name,
-                LoraPair { adapter: "test".into(), rows: 0..0, a: a.clone(), b: b.clone(), scale: 0.5, dropout: None },
+                LoraPair {
+                    adapter: "test".into(),
+                    rows: 0..0,
+                    a: a.clone(),
+                    b: b.clone(),
+                    scale: 0.5,
+                    dropout: None,
+                    enabled: true,
+                },
             )
             .unwrap();
         parameters.extend([a, b]);

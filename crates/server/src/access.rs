@@ -9,11 +9,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::error::ApiError;
+use crate::error::{AnthropicError, ApiError};
 use crate::handlers::{App, Owner};
 use crate::protocol::new_id;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Routes that need no key, for programs that watch the server.
 const OPEN: [&str; 2] = ["/health", "/ready"];
@@ -32,6 +34,7 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
             request.extensions_mut().insert(Owner(owner));
             next.run(request).await
         }
+        Err(error) if route.starts_with("/v1/messages") => AnthropicError::from(error).into_response(),
         Err(error) => error.into_response(),
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -71,6 +74,8 @@ fn owner(keys: &[String], headers: &HeaderMap) -> Result<u64, ApiError> {
         return Ok(0);
     }
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    // Anthropic's clients have a header of their own.
+    let shown = shown.or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes));
     let shown = shown.map(<[u8]>::trim_ascii).unwrap_or_default();
     // Every key is compared, in a time that does not depend on how many bytes are right.
     let mut found = 0u64;
@@ -105,6 +110,8 @@ mod tests {
         for wrong in ["Bearer firs", "Bearer firstx", "Bearer ", "first", "bearer first", ""] {
             assert_eq!(with(wrong), None, "{wrong}");
         }
+        assert_eq!(owner(&keys, &headers(X_API_KEY, "second")).ok(), Some(2));
+        assert_eq!(owner(&keys, &headers(X_API_KEY, "third")).ok(), None);
         assert_eq!(owner(&[], &headers(header::AUTHORIZATION, "Bearer ")).ok(), Some(0));
     }
 

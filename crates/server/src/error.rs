@@ -66,6 +66,48 @@ impl ApiError {
     }
 }
 
+/// The same error in Anthropic's shape: `{"type": "error", "error": {"type", "message"}}`.
+pub(crate) struct AnthropicError(ApiError);
+
+impl From<ApiError> for AnthropicError {
+    fn from(error: ApiError) -> AnthropicError {
+        AnthropicError(error)
+    }
+}
+
+impl AnthropicError {
+    /// The error as JSON.
+    pub(crate) fn body(&self) -> Value {
+        let kind = match self.0.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            504 => "timeout_error",
+            400..=499 => "invalid_request_error",
+            _ => "api_error",
+        };
+        json!({"type": "error", "error": {"type": kind, "message": self.0.message}})
+    }
+}
+
+impl IntoResponse for AnthropicError {
+    fn into_response(self) -> Response {
+        let body = self.body();
+        let (parts, _) = self.0.into_response().into_parts();
+        let mut response = Json(body).into_response();
+        *response.status_mut() = parts.status;
+        for name in [header::RETRY_AFTER, header::WWW_AUTHENTICATE] {
+            if let Some(value) = parts.headers.get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        response
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();

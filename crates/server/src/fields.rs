@@ -26,6 +26,20 @@ impl Fields {
         self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
+    /// A field's value, which stays.
+    pub(crate) fn look(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Gives a field the name that another interface has for it, unless that is there too.
+    pub(crate) fn rename(&mut self, name: &str, other: &str) {
+        if !self.map.contains_key(other)
+            && let Some(value) = self.map.shift_remove(name)
+        {
+            self.map.insert(other.to_string(), value);
+        }
+    }
+
     fn typed<T>(
         &mut self,
         name: &str,

@@ -5,13 +5,17 @@
 //! tokio do the rest. Rejected: a pool of engines, because one step for many answers reads the weights once.
 
 mod access;
+mod constraint;
+mod conversation;
 mod error;
+mod exchange;
 mod fields;
 mod handlers;
 mod limits;
 mod metrics;
 mod protocol;
 mod serve;
+mod tools;
 mod worker;
 
 pub use limits::{Limits, ServerOptions};

@@ -1,5 +1,6 @@
 //! What the server allows.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Limits of requests.
@@ -43,6 +44,10 @@ impl Default for Limits {
 pub struct ServerOptions {
     /// The model's name in `/v1/models`.
     pub model: String,
+    /// Adapters that are loaded at the start: names, and directories in PEFT's layout.
+    pub adapters: Vec<(String, PathBuf)>,
+    /// Requests may load adapters from this directory; `None`: they may load none.
+    pub adapter_dir: Option<PathBuf>,
     /// Limits of requests.
     pub limits: Limits,
     /// Keys that clients must show one of; without any, everybody may ask.

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{FinishReason, Job, LARGEST_BIAS, SampleSettings, TokenScore, Usage};
+use bayan_generate::{FinishReason, Grammar, Job, LARGEST_BIAS, SampleSettings, TokenScore, Usage};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
@@ -30,6 +30,10 @@ pub(crate) struct Wanted {
     pub(crate) n: usize,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
+    /// What the text of each answer must match.
+    pub(crate) grammar: Option<Grammar>,
+    /// The adapter that the request names as its model.
+    pub(crate) adapter: Option<String>,
 }
 
 impl Wanted {
@@ -95,7 +99,18 @@ impl Wanted {
         }
         let max_tokens = max_tokens.or(defaults.max_tokens.map(|count| count.min(most))).or(limits.max_tokens);
         let stop_ids = if ignore_eos { Vec::new() } else { about.text.stop.clone() };
-        Ok(Wanted { settings, bias, stop, stop_ids, max_tokens, n, stream, include_usage })
+        Ok(Wanted {
+            settings,
+            bias,
+            stop,
+            stop_ids,
+            max_tokens,
+            n,
+            stream,
+            include_usage,
+            grammar: None,
+            adapter: None,
+        })
     }
 
     /// The job of one answer; `choice` is added to the seed.
@@ -106,6 +121,8 @@ impl Wanted {
             bias: self.bias.clone(),
             stop: self.stop_ids.clone(),
             max_tokens: self.max_tokens.unwrap_or(usize::MAX),
+            grammar: self.grammar.clone(),
+            adapter: self.adapter.clone(),
             owner,
             scores: None,
             prompt_scores: None,
@@ -150,7 +167,8 @@ pub(crate) fn check_prompt(prompt: &[u32], about: &About, param: &str) -> Result
 /// OpenAI's word for the reason of an end.
 pub(crate) fn finish_reason(finish: FinishReason) -> &'static str {
     match finish {
-        FinishReason::Stop | FinishReason::Stopped => "stop",
+        // An answer whose grammar failed is an error before it has a reason.
+        FinishReason::Stop | FinishReason::Stopped | FinishReason::GrammarFault => "stop",
         FinishReason::Length | FinishReason::ContextFull => "length",
     }
 }

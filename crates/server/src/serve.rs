@@ -17,7 +17,7 @@ use crate::error::ApiError;
 use crate::handlers::{App, routes};
 use crate::limits::ServerOptions;
 use crate::protocol::now;
-use crate::worker::{self, Opened, Shared, Started};
+use crate::worker::{self, Message, Opened, Shared, Started};
 
 /// An error that ends the server.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,8 @@ impl Server {
         let listener = listener.map_err(|error| ServeError::Listen { address: address.to_string(), error })?;
         let shared = Arc::new(Shared::new(options.limits.clone()));
         let starting = shared.clone();
-        let started = tokio::task::spawn_blocking(move || worker::start(Box::new(open), starting)).await;
+        let adapters = options.adapters.clone();
+        let started = tokio::task::spawn_blocking(move || worker::start(Box::new(open), starting, &adapters)).await;
         let Started { about, submit, thread } = started.map_err(std::io::Error::other)?.map_err(ServeError::Open)?;
         let app = Arc::new(App { shared, about, submit, options, created: now() });
         let router = routes()
@@ -124,7 +125,7 @@ impl Server {
             () = async { let _ = close.await; tokio::time::sleep(CLOSING).await } => Ok(()),
         };
         // The device must not be in use when the program ends.
-        let _ = app.submit.send(None);
+        let _ = app.submit.send(Message::End);
         let until = Instant::now() + CLOSING;
         while !engine.is_finished() && Instant::now() < until {
             tokio::time::sleep(LOOK).await;

@@ -1,17 +1,24 @@
 //! The thread that owns the model: takes submissions, advances the engine, and sends replies.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use axum::http::StatusCode;
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{AnswerText, Event, FinishReason, Generation, Job, JobId, Model, TextPipeline, TokenScore, Usage};
+use bayan_generate::{
+    Adapter, AnswerText, Event, FinishReason, Generation, Job, JobId, Model, TextPipeline, TokenScore, Usage,
+};
 use bayan_gpu::block_on;
+use bayan_weights::DirectorySource;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use crate::error::ApiError;
 use crate::limits::Limits;
@@ -38,6 +45,8 @@ pub(crate) struct About {
     pub(crate) seed: Option<u64>,
     pub(crate) context: usize,
     pub(crate) vocabulary: usize,
+    /// Answers that are computed together.
+    pub(crate) slots: usize,
 }
 
 /// One answer that a request wants.
@@ -58,7 +67,12 @@ pub(crate) enum Reply {
     /// A token, and the text that is certain with it.
     Token { id: u32, score: Option<TokenScore>, text: String },
     /// The rest of the text, and why the answer ended; the last reply.
-    Ended { text: String, usage: Usage },
+    Ended {
+        text: String,
+        usage: Usage,
+        /// The stop text that ended the answer.
+        stop: Option<String>,
+    },
     /// The answer failed; the last reply.
     Failed(ApiError),
 }
@@ -70,6 +84,8 @@ pub(crate) struct Shared {
     /// Submissions without a slot, and with one.
     waiting: AtomicUsize,
     running: AtomicUsize,
+    /// The loaded adapters, and where they are from.
+    pub(crate) adapters: Mutex<BTreeMap<String, PathBuf>>,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
 }
@@ -81,6 +97,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
+            adapters: Mutex::default(),
             metrics: Metrics::new(),
             limits,
         }
@@ -94,7 +111,7 @@ impl Shared {
                 "the queue is full: {waiting} answers wait, {count} more were asked for, and {} may wait; try again later",
                 self.limits.queue
             );
-            ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
         })?;
         self.show();
         Ok(())
@@ -103,6 +120,21 @@ impl Shared {
     /// Number of answers that are queued or running.
     pub(crate) fn unfinished(&self) -> usize {
         self.waiting.load(Ordering::Acquire) + self.running.load(Ordering::Acquire)
+    }
+
+    /// The loaded adapters, and where they are from.
+    pub(crate) fn adapters(&self) -> MutexGuard<'_, BTreeMap<String, PathBuf>> {
+        // A panic in between leaves the map as it was.
+        self.adapters.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Loads all adapters into a model that was opened.
+    fn load_all(&self, model: &mut Model) -> Result<(), String> {
+        for (name, path) in self.adapters().iter() {
+            let adapter = read_adapter(path)?;
+            model.engine.load_adapter(name, &adapter).map_err(|error| format!("adapter {name}: {error}"))?;
+        }
+        Ok(())
     }
 
     fn started(&self) {
@@ -132,6 +164,8 @@ struct Answering {
     started: Option<Instant>,
     /// When its last token came.
     last: Option<Instant>,
+    /// Why its grammar failed.
+    fault: Option<String>,
 }
 
 impl Answering {
@@ -141,8 +175,15 @@ impl Answering {
     }
 }
 
-/// A submission, or `None` to end the worker.
-pub(crate) type Message = Option<Submission>;
+/// What the worker is asked.
+pub(crate) enum Message {
+    /// To answer.
+    Answer(Submission),
+    /// To load an adapter from a directory, or with `None` to unload it.
+    Adapter { name: String, from: Option<PathBuf>, done: oneshot::Sender<Result<(), ApiError>> },
+    /// To end.
+    End,
+}
 
 /// A running worker.
 pub(crate) struct Started {
@@ -155,11 +196,13 @@ pub(crate) struct Started {
 ///
 /// # Errors
 /// The message of an error that the model could not be opened with.
-pub(crate) fn start(open: Open, shared: Arc<Shared>) -> Result<Started, String> {
+pub(crate) fn start(open: Open, shared: Arc<Shared>, adapters: &[(String, PathBuf)]) -> Result<Started, String> {
+    *shared.adapters() = adapters.iter().cloned().collect();
     let (opened_to, opened) = mpsc::channel();
     let (submit, submissions) = mpsc::channel();
     let run = move || {
-        let Opened { model, defaults, seed } = match open() {
+        let opened = open().and_then(|mut opened| shared.load_all(&mut opened.model).map(|()| opened));
+        let Opened { model, defaults, seed } = match opened {
             Ok(opened) => opened,
             Err(error) => return drop(opened_to.send(Err(error))),
         };
@@ -170,7 +213,8 @@ pub(crate) fn start(open: Open, shared: Arc<Shared>) -> Result<Started, String> 
             defaults: model.defaults.clone(),
         };
         let (context, vocabulary) = (model.engine.context(), model.engine.decoder().sizes().vocab_size);
-        drop(opened_to.send(Ok(About { text, defaults, seed, context, vocabulary })));
+        let slots = model.engine.sequences();
+        drop(opened_to.send(Ok(About { text, defaults, seed, context, vocabulary, slots })));
         Worker { model, answers: HashMap::new(), held: VecDeque::new(), shared }.run(&submissions, &open);
     };
     let thread = std::thread::Builder::new().name("bayan-engine".into()).spawn(run);
@@ -199,14 +243,16 @@ impl Worker {
             if self.answers.is_empty() && self.held.is_empty() {
                 self.show_memory();
                 match submissions.recv() {
-                    Ok(Some(submission)) => self.held.push_back(submission),
-                    Ok(None) | Err(_) => return,
+                    Ok(Message::Answer(submission)) => self.held.push_back(submission),
+                    Ok(Message::Adapter { name, from, done }) => drop(done.send(self.adapter(name, from))),
+                    Ok(Message::End) | Err(_) => return,
                 }
             }
             loop {
                 match submissions.try_recv() {
-                    Ok(Some(submission)) => self.held.push_back(submission),
-                    Ok(None) => return self.fail_all(&ending()),
+                    Ok(Message::Answer(submission)) => self.held.push_back(submission),
+                    Ok(Message::Adapter { name, from, done }) => drop(done.send(self.adapter(name, from))),
+                    Ok(Message::End) => return self.fail_all(&ending()),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
@@ -225,10 +271,32 @@ impl Worker {
         }
     }
 
+    /// Loads an adapter from a directory, or unloads it.
+    fn adapter(&mut self, name: String, from: Option<PathBuf>) -> Result<(), ApiError> {
+        let engine = &mut self.model.engine;
+        let Some(path) = from else {
+            return match engine.unload_adapter(&name) {
+                Ok(true) => {
+                    self.shared.adapters().remove(&name);
+                    Ok(())
+                }
+                Ok(false) => {
+                    Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", format!("no adapter `{name}`")))
+                }
+                Err(error) => Err(ApiError::new(StatusCode::CONFLICT, "adapter_in_use", error.to_string())),
+            };
+        };
+        let wrong = |error: String| ApiError::field("lora_path", format!("`lora_path`: {error}"));
+        let adapter = read_adapter(&path).map_err(wrong)?;
+        engine.load_adapter(&name, &adapter).map_err(|error| wrong(error.to_string()))?;
+        self.shared.adapters().insert(name, path);
+        Ok(())
+    }
+
     fn take(&mut self, submission: Submission) {
         let Submission { job, stop, choice, replies, arrived } = submission;
-        let text = AnswerText::new(&self.model.tokenizer, &stop);
-        let answering = Answering { choice, replies, text, arrived, started: None, last: None };
+        let text = AnswerText::new(&self.model.tokenizer, &stop, job.grammar.is_some());
+        let answering = Answering { choice, replies, text, arrived, started: None, last: None, fault: None };
         match self.model.engine.add(job) {
             Ok(id) => drop(self.answers.insert(id, answering)),
             Err(error) => {
@@ -280,7 +348,7 @@ impl Worker {
     /// Opens the model again; submissions are refused until it is open. Returns whether anybody still submits.
     fn recover(&mut self, submissions: &Receiver<Message>, open: &Open) -> bool {
         loop {
-            match open() {
+            match open().and_then(|mut opened| self.shared.load_all(&mut opened.model).map(|()| opened)) {
                 Ok(opened) => {
                     self.model = opened.model;
                     self.shared.metrics.recoveries.inc();
@@ -292,8 +360,9 @@ impl Worker {
             let until = Instant::now() + RETRY;
             loop {
                 match submissions.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                    Ok(None) => return false,
-                    Ok(Some(submission)) => {
+                    Ok(Message::End) => return false,
+                    Ok(Message::Adapter { done, .. }) => drop(done.send(Err(lost()))),
+                    Ok(Message::Answer(submission)) => {
                         self.shared.ended(false);
                         let _ = submission.replies.send((submission.choice, Reply::Failed(lost())));
                     }
@@ -318,6 +387,7 @@ fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId,
             answer.started = Some(Instant::now());
             shared.started();
         }
+        Event::Fault(problem) => answer.fault = Some(problem),
         Event::Prompt(scores) => answer.send(Reply::Prompt(scores)),
         Event::Token { id, score } => {
             let now = Instant::now();
@@ -339,13 +409,15 @@ fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId,
         }
         Event::Ended(mut usage) => {
             let text = answer.text.end();
-            if answer.text.stopped() {
+            let stop = answer.text.stop_text().map(str::to_string);
+            if stop.is_some() {
                 usage.finish = FinishReason::Stop;
             }
             shared.metrics.prompt_tokens.inc_by(usage.prompt_tokens as u64);
             shared.metrics.cached_prompt_tokens.inc_by(usage.cached_tokens as u64);
             shared.ended(true);
-            answer.send(Reply::Ended { text, usage });
+            let failed = answer.fault.take().map(|problem| Reply::Failed(grammar_fault(&problem)));
+            answer.send(failed.unwrap_or(Reply::Ended { text, usage, stop }));
             answers.remove(&id);
         }
     }
@@ -360,11 +432,22 @@ fn ending() -> ApiError {
     ApiError::unavailable("shutting_down", "the server ended before the answer")
 }
 
+/// Reads an adapter in PEFT's layout.
+fn read_adapter(path: &Path) -> Result<Adapter, String> {
+    let source = DirectorySource::new(path).map_err(|error| error.to_string())?;
+    block_on(Adapter::open(Rc::new(source))).map_err(|error| error.to_string())
+}
+
+fn grammar_fault(problem: &str) -> ApiError {
+    let message = format!("the grammar of the answer failed: {problem}; use a simpler schema or grammar");
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "grammar_fault", message)
+}
+
 fn too_late(started: bool, limits: &Limits) -> ApiError {
     if started {
         let message =
             format!("the answer took longer than {} s; ask for fewer tokens", limits.answer_time.as_secs_f64());
-        return ApiError::new(axum::http::StatusCode::GATEWAY_TIMEOUT, "answer_timeout", message);
+        return ApiError::new(StatusCode::GATEWAY_TIMEOUT, "answer_timeout", message);
     }
     let message = format!("no slot became free within {} s; try again later", limits.queue_time.as_secs_f64());
     ApiError::unavailable("queue_timeout", message)

@@ -1,11 +1,12 @@
 //! The JSON options of calls.
 
-use bayan_generate::text::GenerationDefaults;
-use bayan_generate::{Generation, SampleSettings};
+use bayan_generate::text::{GenerationDefaults, Tokenizer};
+use bayan_generate::{Constraint, Generation, SampleSettings};
 use bayan_gpu::Disable;
 use bayan_models::CacheFormat;
 use bayan_weights::{Checkpoint, Policy, Stored, format_by_name};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::{Code, EngineError};
 
@@ -104,11 +105,17 @@ pub(crate) struct Sampling {
     seed: Option<u64>,
     stop: Option<Vec<String>>,
     ignore_eos: Option<bool>,
+    /// As OpenAI's `response_format`.
+    response_format: Option<Value>,
 }
 
 impl Sampling {
     /// Missing values are taken from the checkpoint, then from the engine's defaults.
-    pub(crate) fn generation(self, defaults: &GenerationDefaults) -> Generation {
+    pub(crate) fn generation(
+        self,
+        defaults: &GenerationDefaults,
+        tokenizer: &Tokenizer,
+    ) -> Result<Generation, EngineError> {
         let engine = SampleSettings::default();
         let advised =
             if defaults.do_sample == Some(true) { defaults.temperature.unwrap_or(1.0) } else { engine.temperature };
@@ -124,12 +131,20 @@ impl Sampling {
             ..engine
         };
         let max_tokens = self.max_tokens.or(defaults.max_new_tokens.map(|n| n as usize));
-        Generation {
+        let wrong = |reason: String| EngineError::new(Code::Internal, format!("sampling: responseFormat: {reason}"));
+        let constraint = match &self.response_format {
+            Some(format) => Constraint::from_response_format(format).map_err(wrong)?,
+            None => None,
+        };
+        let compile = |constraint| tokenizer.grammars()?.compile(&constraint);
+        let grammar = constraint.map(compile).transpose().map_err(|error| wrong(error.to_string()))?;
+        Ok(Generation {
             settings,
             bias: Vec::new(),
             max_tokens,
             stop: self.stop.unwrap_or_default(),
             ignore_eos: self.ignore_eos.unwrap_or(false),
-        }
+            grammar,
+        })
     }
 }

@@ -173,6 +173,9 @@ pub(crate) async fn answer(prompt: Prompt, sampling: &str, on_token: Function) -
         MODEL.set(Some(model));
     }
     let answer = result?;
+    if answer.usage.finish == FinishReason::GrammarFault {
+        return Err(EngineError::new(Code::Internal, "the grammar of responseFormat failed; simplify the schema"));
+    }
     if answer.usage.finish == FinishReason::Stopped || is_aborted() {
         return Err(EngineError::aborted());
     }
@@ -202,7 +205,7 @@ async fn run(
     if is_aborted() {
         return Err(EngineError::aborted());
     }
-    let generation = sampling.generation(&model.defaults);
+    let generation = sampling.generation(&model.defaults, &model.tokenizer)?;
     let ids = match prompt {
         Prompt::Chat(messages) => {
             let messages: Vec<Value> =
@@ -234,7 +237,7 @@ fn report(usage: &Usage, used: usize, length: usize) -> Value {
     let finish = match usage.finish {
         FinishReason::Length => "length",
         FinishReason::ContextFull => "context",
-        FinishReason::Stop | FinishReason::Stopped => "stop",
+        FinishReason::Stop | FinishReason::Stopped | FinishReason::GrammarFault => "stop",
     };
     let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
     let prefill = rate(usage.prompt_tokens.saturating_sub(usage.cached_tokens), usage.prefill_seconds);

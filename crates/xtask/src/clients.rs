@@ -1,8 +1,10 @@
 //! `cargo xtask clients`: asks `bayan serve` with the official clients of its interface, unmodified.
 //!
-//! It needs Python with the `openai` package, which the tests of the workspace do not: those ask over a socket.
+//! It needs Python with the packages `openai` and `anthropic`, which the tests of the workspace do not: those ask over a
+//! socket.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -12,16 +14,23 @@ use crate::{chat, process, vulkan, workspace};
 /// Options of `clients`.
 #[derive(clap::Args)]
 pub struct ClientsArguments {
-    /// The Python that has the `openai` package
+    /// The Python that has the packages `openai` and `anthropic`
     #[arg(long, env = "BAYAN_PYTHON", default_value = "python3", value_name = "PROGRAM")]
     python: String,
     /// A `bayan` that is built already; without it a release is built
     #[arg(long, value_name = "FILE")]
-    bayan: Option<std::path::PathBuf>,
+    bayan: Option<PathBuf>,
 }
 
-/// Ends the server with the task.
-struct Server(Child);
+/// A server that ends with its value.
+pub struct Server(Child);
+
+impl Server {
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.0.id()
+    }
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -32,30 +41,44 @@ impl Drop for Server {
 
 /// Starts the server on a free port and runs the client's checks.
 pub fn run(arguments: &ClientsArguments) -> Result<()> {
-    if !process::succeeds(Command::new(&arguments.python).args(["-c", "import openai"])) {
+    if !process::succeeds(Command::new(&arguments.python).args(["-c", "import openai, anthropic"])) {
         bail!(
-            "{}: expected Python with the openai package; `pip install openai`, or name one with --python",
+            "{}: expected Python with two packages; `pip install openai anthropic`, or name one with --python",
             arguments.python
         );
     }
-    let bayan = match &arguments.bayan {
-        Some(bayan) => bayan.clone(),
+    let bayan = bayan(arguments.bayan.as_deref())?;
+    let (_server, url) = start(&bayan, &["--model", "embedded", "--no-warm-up"])?;
+    for (script, address) in [("openai_client.py", format!("{url}/v1")), ("anthropic_client.py", url.to_string())] {
+        let script = workspace::root().join("tests/clients").join(script);
+        process::run(Command::new(&arguments.python).arg(script).arg(address))?;
+    }
+    Ok(())
+}
+
+/// The program that is built already, or a release that is built now.
+pub fn bayan(built: Option<&Path>) -> Result<PathBuf> {
+    match built {
+        Some(bayan) => Ok(bayan.to_path_buf()),
         None => {
             vulkan::set_up()?;
-            chat::build_bayan()?
+            chat::build_bayan()
         }
-    };
-    let mut command = Command::new(&bayan);
-    command.args(["serve", "--port", "0", "--model", "embedded", "--no-warm-up"]).stdout(Stdio::piped());
+    }
+}
+
+/// Starts `bayan serve` on a free port; returns it with its address once it is ready.
+pub fn start(bayan: &Path, flags: &[&str]) -> Result<(Server, String)> {
+    let mut command = Command::new(bayan);
+    command.args(["serve", "--port", "0"]).args(flags).stdout(Stdio::piped());
     if let Some(directory) = process::runtime_dir(&workspace::target_dir()?) {
         command.env("XDG_RUNTIME_DIR", directory);
     }
-    let mut server = Server(command.spawn().with_context(|| format!("{} could not be started", bayan.display()))?);
+    let child = command.spawn().with_context(|| format!("{} could not be started", bayan.display()))?;
+    let mut server = Server(child);
     let output = server.0.stdout.take().context("the server's output")?;
     let mut line = String::new();
     BufReader::new(output).read_line(&mut line)?;
-    let url = line.split_whitespace().find(|word| word.starts_with("http://"));
-    let url = format!("{}/v1", url.context("expected the server to print its address")?);
-    let script = workspace::root().join("tests/clients/openai_client.py");
-    process::run(Command::new(&arguments.python).arg(script).arg(url))
+    let url = line.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_string);
+    Ok((server, url.context("expected the server to print its address")?))
 }

@@ -1,4 +1,4 @@
-//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`, `clients`, `real`.
+//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`, `clients`, `load`, `real`.
 //!
 //! It is a program of the workspace, so that a machine with only Rust can run every task. Rejected: shell scripts and a
 //! task runner, because each would be one more program to install first. It has few dependencies, so that it is built
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 mod chat;
 mod clients;
+mod load;
 mod packages;
 mod peers;
 mod process;
@@ -49,8 +50,10 @@ enum Task {
     Web(web::WebArguments),
     /// Run other programs and Bayan in turn on the same checkpoint and device, and print the ratios.
     Peers(peers::PeersArguments),
-    /// Ask `bayan serve` with the official OpenAI client for Python.
+    /// Ask `bayan serve` with the official clients of OpenAI and Anthropic for Python.
     Clients(clients::ClientsArguments),
+    /// Measure a server under load, and cut requests at random.
+    Load(load::LoadArguments),
     /// Compare with llama.cpp on real GGUF files: token ids, greedy text, perplexity, chat rendering.
     Real(real::RealArguments),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Web(arguments) => web::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Peers(arguments) => peers::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Clients(arguments) => clients::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Load(arguments) => load::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Real(arguments) => real::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     report(result)

@@ -12,6 +12,7 @@ const RANGES = {
   maxTokens: [1, 1_000_000],
   seed: [0, Number.MAX_SAFE_INTEGER],
 } as const;
+const KNOWN = [...Object.keys(RANGES), 'stop', 'responseFormat'].join(', ');
 const WHOLE = new Set(['topK', 'maxTokens', 'seed']);
 
 export function checkSampling(sampling: Sampling): Sampling {
@@ -25,9 +26,16 @@ export function checkSampling(sampling: Sampling): Sampling {
       checked['stop'] = value;
       continue;
     }
+    if (name === 'responseFormat') {
+      // The engine says what is wrong with a schema.
+      if (typeof value !== 'object' || value === null)
+        throw new TypeError('sampling.responseFormat: expected an object with a type');
+      checked[name] = value;
+      continue;
+    }
     const range = (RANGES as Record<string, readonly [number, number]>)[name];
     if (!range)
-      throw new TypeError(`sampling.${name} is not a known setting; known: ${Object.keys(RANGES).join(', ')}, stop`);
+      throw new TypeError(`sampling.${name} is not a known setting; known: ${KNOWN}`);
     const whole = WHOLE.has(name);
     if (typeof value !== 'number' || !(value >= range[0] && value <= range[1]) || (whole && !Number.isInteger(value))) {
       const kind = whole ? 'a whole number' : 'a number';

@@ -1,6 +1,6 @@
 /** OpenAI's `chat.completions.create` on top of a session, for code written for that client. */
 import { checkMessages, checkSampling } from './check';
-import type { Message, Piece, Sampling } from './types';
+import type { Message, Piece, ResponseFormat, Sampling } from './types';
 
 /**
  * Fields of OpenAI's request, and the sampling settings that other local servers add to it. A field that is not listed
@@ -25,6 +25,7 @@ export interface CompletionRequest {
   max_completion_tokens?: number | null;
   seed?: number | null;
   stop?: string | string[] | null;
+  response_format?: ResponseFormat | null;
   /** Only 1. */
   n?: 1 | null;
 }
@@ -42,7 +43,7 @@ const SAMPLING = {
   max_completion_tokens: 'maxTokens',
   seed: 'seed',
 } as const satisfies Record<string, keyof Sampling>;
-const OTHERS = ['messages', 'model', 'user', 'stream', 'stream_options', 'stop', 'n'];
+const OTHERS = ['messages', 'model', 'user', 'stream', 'stream_options', 'stop', 'response_format', 'n'];
 
 function checkRequest(request: CompletionRequest): void {
   const fail = (text: string) => {
@@ -156,5 +157,6 @@ function samplingOf(request: CompletionRequest): Sampling {
     if (value != null) sampling[field] = value;
   }
   if (request.stop != null) sampling.stop = Array.isArray(request.stop) ? request.stop : [request.stop];
+  if (request.response_format != null) sampling.responseFormat = request.response_format;
   return checkSampling(sampling);
 }

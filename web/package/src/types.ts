@@ -32,7 +32,14 @@ export interface Sampling {
   /** The same seed on the same device gives the same answer. */
   seed?: number;
   stop?: string[];
+  /** What the answer must be: JSON, or JSON that a schema allows. As OpenAI's `response_format`. */
+  responseFormat?: ResponseFormat;
 }
+
+export type ResponseFormat =
+  | { type: 'text' }
+  | { type: 'json_object' }
+  | { type: 'json_schema'; json_schema: { name?: string; schema: Record<string, unknown>; strict?: boolean | null } };
 
 /** Storage of the weights on the GPU. `auto` keeps what the files hold where they are quantized, else q4. */
 export type WeightFormat = 'auto' | 'f16' | 'q8' | 'q4';

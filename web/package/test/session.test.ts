@@ -206,7 +206,7 @@ describe('the OpenAI shape', () => {
     const { session: s } = await session();
     const ask = (more: object) => s.chat.completions.create({ messages: user('x'), ...more });
     for (const [more, message] of [
-      [{ response_format: { type: 'json_object' } }, /response_format is not supported; supported: messages/],
+      [{ tools: [] }, /tools is not supported; supported: messages/],
       [{ tools: [] }, /tools is not supported/],
       [{ n: 2 }, /n: expected 1, got 2/],
       [{ stream_options: { include_obfuscation: true } }, /stream_options\.include_obfuscation is not supported/],

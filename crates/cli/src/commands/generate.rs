@@ -1,11 +1,11 @@
 //! `bayan generate`: continues one prompt, or the prompts of a file, several at a time.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use bayan_generate::{Answer, FinishReason, Model};
+use anyhow::{Context, Result, bail};
+use bayan_generate::{Answer, Constraint, FinishReason, Generation, Model};
 use bayan_gpu::block_on;
 use clap::Args;
 use serde_json::{Value, json};
@@ -47,6 +47,15 @@ pub struct GenerateArgs {
     /// Print JSON at the end instead of streaming text
     #[arg(long)]
     json: bool,
+    /// Answer with JSON that the JSON schema in this file allows
+    #[arg(long, value_name = "FILE", group = "constraint")]
+    json_schema: Option<PathBuf>,
+    /// Answer with text that this regular expression matches as a whole
+    #[arg(long, value_name = "REGEX", group = "constraint")]
+    regex: Option<String>,
+    /// Answer with text of the grammar in this file (Lark, in llguidance's variant)
+    #[arg(long, value_name = "FILE", group = "constraint")]
+    grammar: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -60,6 +69,7 @@ pub fn finish_reason(finish: FinishReason) -> &'static str {
         FinishReason::Length => "length",
         FinishReason::ContextFull => "context_full",
         FinishReason::Stopped => "interrupted",
+        FinishReason::GrammarFault => "grammar_fault",
     }
 }
 
@@ -75,7 +85,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     }
     let mut loaded = open::model(&args.model, None)?;
     let model = &mut loaded.model;
-    let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
+    let generation = generation(args, model)?;
     let ids = encode(args, model, &prompt)?;
     note_system(args, model)?;
     let answering = Answering::begin(model.engine.control());
@@ -105,7 +115,27 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
             2 * context
         ));
     }
-    Ok(if answer.usage.finish == FinishReason::Stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(match answer.usage.finish {
+        FinishReason::Stopped => ExitCode::from(130),
+        FinishReason::GrammarFault => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// The sampling settings, with the constraint compiled.
+fn generation(args: &GenerateArgs, model: &Model) -> Result<Generation> {
+    let settings = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
+    let read = |file: &Path| std::fs::read_to_string(file).with_context(|| file.display().to_string());
+    let constraint = if let Some(file) = &args.json_schema {
+        let schema = serde_json::from_str(&read(file)?);
+        Some(Constraint::JsonSchema(schema.with_context(|| format!("{}: expected JSON", file.display()))?))
+    } else if let Some(file) = &args.grammar {
+        Some(Constraint::Lark(read(file)?))
+    } else {
+        args.regex.clone().map(Constraint::Regex)
+    };
+    let compile = |constraint: Constraint| model.tokenizer.grammars()?.compile(&constraint);
+    Ok(Generation { grammar: constraint.map(compile).transpose()?, ..settings })
 }
 
 fn encode(args: &GenerateArgs, model: &Model, prompt: &str) -> Result<Vec<u32>> {
@@ -128,7 +158,7 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
     }
     let mut loaded = open::model_for(&args.model, None, (args.parallel as usize).min(prompts.len()))?;
     let model = &mut loaded.model;
-    let generation = args.sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
+    let generation = generation(args, model)?;
     let (mut ids, mut indexes, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (index, prompt) in prompts {
         let fits = |ids: Vec<u32>| model.engine.check_prompt(&ids).map(|()| ids).map_err(anyhow::Error::from);
@@ -168,6 +198,11 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
     }
     if answers.iter().any(|answer| answer.usage.finish == FinishReason::Stopped) {
         return Ok(ExitCode::from(130));
+    }
+    let faults = answers.iter().filter(|answer| answer.usage.finish == FinishReason::GrammarFault).count();
+    if faults > 0 {
+        output::note(&format!("the grammar failed in {faults} of {} answers, which are incomplete", answers.len()));
+        return Ok(ExitCode::FAILURE);
     }
     if !refused.is_empty() {
         output::note(&format!("{} of {} lines were refused", refused.len(), refused.len() + answers.len()));

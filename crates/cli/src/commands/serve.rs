@@ -1,7 +1,7 @@
-//! `bayan serve`: a server with OpenAI's interface.
+//! `bayan serve`: a server with the interfaces of OpenAI and Anthropic.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,6 +37,12 @@ pub struct ServeArgs {
     /// Tokens of a prompt that are read between two tokens of other answers [default: by device]
     #[arg(long, env = "BAYAN_PREFILL_CHUNK", value_name = "N", value_parser = clap::value_parser!(u32).range(16..=4096))]
     prefill_chunk: Option<u32>,
+    /// A LoRA adapter that requests name as their model: its name and its directory in PEFT's layout (repeatable)
+    #[arg(long, env = "BAYAN_LORA_MODULES", value_name = "NAME=DIR", value_delimiter = ',', value_parser = named_directory)]
+    lora_modules: Vec<(String, PathBuf)>,
+    /// Requests may load adapters from this directory, and unload them
+    #[arg(long, env = "BAYAN_ADAPTER_DIR", value_name = "DIR")]
+    adapter_dir: Option<PathBuf>,
     /// Compute every answer in steps of one size: it is then equal to the bit alone and beside others, and slower
     #[arg(long, env = "BAYAN_BATCH_INVARIANT")]
     batch_invariant: bool,
@@ -47,6 +53,9 @@ pub struct ServeArgs {
     access: AccessArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    /// A TOML file whose keys are names of these flags; flags and variables go before it
+    #[arg(long, env = "BAYAN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Format of the log on stderr
     #[arg(long, env = "BAYAN_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -111,6 +120,11 @@ enum LogFormat {
 }
 
 impl ServeArgs {
+    /// The file with other defaults.
+    pub fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// Whether the log is JSON.
     pub fn logs_json(&self) -> bool {
         self.log_format == LogFormat::Json
@@ -133,11 +147,18 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let name = args.served_model_name.clone().unwrap_or_else(|| model_name(&args.model));
     let options = ServerOptions {
         model: name.clone(),
+        adapters: args.lora_modules.clone(),
+        adapter_dir: args.adapter_dir.clone(),
         limits: limits(args),
         keys,
         origins: args.access.cors_origin.clone(),
         hosts: hosts(args, loopback),
     };
+    let mut names: Vec<&String> = args.lora_modules.iter().map(|(adapter, _)| adapter).chain([&name]).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        bail!("--lora-modules: the name {} is there twice; every model needs a name of its own", twice[0]);
+    }
     let (model, sampling) = (args.model.clone(), args.sampling.clone());
     let engine = EngineOptions {
         sequences: args.parallel as usize,
@@ -195,6 +216,14 @@ fn opened(
         ));
     }
     Ok(Opened { model, defaults, seed: sampling.seed.and_then(|seed| seed.0) })
+}
+
+/// `NAME=DIR`.
+fn named_directory(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty()) {
+        Some((name, path)) => Ok((name.to_string(), PathBuf::from(path))),
+        None => Err("expected NAME=DIR".into()),
+    }
 }
 
 /// The last part of the model's name: `model.gguf` is `model`.

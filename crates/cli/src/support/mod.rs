@@ -1,5 +1,6 @@
 //! Code that subcommands share: flags, opening models and devices, the hub, and output.
 
+pub mod config;
 pub mod device;
 pub mod device_split;
 pub mod hub;

@@ -154,6 +154,7 @@ impl SamplingArgs {
             max_tokens,
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
+            grammar: None,
         })
     }
 }

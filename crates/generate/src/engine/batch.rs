@@ -9,6 +9,7 @@ use bayan_tensor::ops::SampleSettings;
 use super::score::TokenScore;
 use super::{Engine, Usage};
 use crate::GenerateError;
+use crate::grammar::Grammar;
 
 /// A prompt to continue.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub struct Request<'a> {
     pub stop: &'a [u32],
     /// Most new tokens.
     pub max_tokens: usize,
+    /// What the text of the answer must match.
+    pub grammar: Option<&'a Grammar>,
 }
 
 /// A request that the engine keeps until it ends.
@@ -38,6 +41,10 @@ pub struct Job {
     pub stop: Vec<u32>,
     /// Most new tokens.
     pub max_tokens: usize,
+    /// What the text of the answer must match. The answer ends by itself when the text is complete.
+    pub grammar: Option<Grammar>,
+    /// The loaded adapter that computes the answer, beside those that are attached for all.
+    pub adapter: Option<String>,
     /// Cached tokens are reused only between jobs with the same owner.
     pub owner: u64,
     /// Report the log-probability of each new token and of this many most likely ones, before penalties and biases.
@@ -66,6 +73,8 @@ pub enum Event {
         /// Its score, if the job asks for scores.
         score: Option<TokenScore>,
     },
+    /// The grammar failed, for this reason; the job ends with [`super::FinishReason::GrammarFault`].
+    Fault(String),
     /// It ended; no more events follow.
     Ended(Usage),
 }
@@ -85,13 +94,14 @@ impl Engine {
         requests: &[Request<'_>],
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<Vec<Usage>, GenerateError> {
-        requests.iter().try_for_each(|request| self.check_job(request.prompt, request.bias))?;
+        requests.iter().try_for_each(|request| self.check_job(request.prompt, request.bias, None))?;
         self.remove_all();
         self.control.start();
         let mut first = None;
-        for &Request { prompt, settings, bias, stop, max_tokens } in requests {
+        for &Request { prompt, settings, bias, stop, max_tokens, grammar } in requests {
             let (prompt, bias, stop) = (prompt.to_vec(), bias.to_vec(), stop.to_vec());
-            let id = self.add(Job { prompt, settings, bias, stop, max_tokens, ..Default::default() })?;
+            let grammar = grammar.cloned();
+            let id = self.add(Job { prompt, settings, bias, stop, max_tokens, grammar, ..Default::default() })?;
             first = first.or(Some(id));
         }
         let first = first.unwrap_or(0);
@@ -101,6 +111,7 @@ impl Engine {
             match event {
                 Event::Token { id, .. } => return on_token(index, id),
                 Event::Ended(usage) => usages[index] = Some(usage),
+                Event::Fault(problem) => tracing::warn!("a grammar failed: {problem}"),
                 Event::Started { .. } | Event::Prompt(_) => {}
             }
             ControlFlow::Continue(())

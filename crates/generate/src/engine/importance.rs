@@ -28,6 +28,7 @@ impl Engine {
         windows: &[&[u32]],
         on_progress: &mut dyn FnMut(u64),
     ) -> Result<Importance, GenerateError> {
+        self.enable(None);
         for window in windows {
             self.check(window)?;
             if window.len() > self.context() {

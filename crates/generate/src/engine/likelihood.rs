@@ -202,7 +202,7 @@ impl Engine {
         packed.tiles.resize(2 * tiles, 0);
         let few = lanes.len().min(LOGITS_CHUNK);
         packed.rows.resize(if rows.len() <= few { few } else { LOGITS_CHUNK }, 0);
-        let step = self.prepared_step(StepKind::Packed { tokens, tiles, rows: packed.rows.len() }).await?;
+        let step = self.prepared_step(StepKind::Packed { tokens, tiles, rows: packed.rows.len() }, None).await?;
         step.write_packed(&packed);
         let Some(read) = step.read_logits(longest).await? else { return Ok(()) };
         let logits = Values::from_bytes(&read.wait().await?, Dtype::F32);

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod batch;
+mod constrain;
 mod control;
 mod devices;
 mod importance;
@@ -12,7 +13,7 @@ mod score;
 mod sizes;
 mod step;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ pub enum FinishReason {
     ContextFull,
     /// The caller stopped it.
     Stopped,
+    /// The grammar that the answer follows failed; [`Event::Fault`] says how. Other answers are not affected.
+    GrammarFault,
 }
 
 /// Statistics of one generation.
@@ -124,7 +127,8 @@ pub struct Engine {
     cache: Cache,
     tuning: Tuning,
     sampling: Sampling,
-    steps: HashMap<StepKind, Rc<Step>>,
+    /// For each kind of step, and the loaded adapter that it is recorded with.
+    steps: HashMap<(StepKind, Option<String>), Rc<Step>>,
     /// For each sequence, the tokens whose keys and values are in the cache.
     cached: Vec<Vec<u32>>,
     /// For each sequence, the number of positions written: submitted steps may have gone beyond the kept tokens.
@@ -132,12 +136,16 @@ pub struct Engine {
     /// For each sequence, the owner of the cached tokens, and the last job that used them.
     owners: Vec<u64>,
     used: Vec<JobId>,
+    /// For each sequence, the loaded adapter that the cached tokens were computed with.
+    slot_adapters: Vec<Option<String>>,
     chunks: PrefillChunks,
     sizes: StepSizes,
     jobs: Jobs,
     control: Arc<Control>,
     /// Names of the attached adapters.
     adapters: Vec<String>,
+    /// Names of the adapters that only the jobs that name them use.
+    loaded: BTreeSet<String>,
 }
 
 impl Engine {
@@ -232,11 +240,13 @@ impl Engine {
             written: vec![0; sequences],
             owners: vec![0; sequences],
             used: vec![0; sequences],
+            slot_adapters: vec![None; sequences],
             chunks,
             sizes: options.sizes,
             jobs: Jobs::default(),
             control,
             adapters: Vec::new(),
+            loaded: BTreeSet::new(),
         })
     }
 
@@ -265,7 +275,7 @@ impl Engine {
     /// # Errors
     /// The step cannot be recorded.
     pub fn transfer_bytes(&mut self) -> Result<u64, GenerateError> {
-        Ok(self.step(StepKind::Decode(1))?.transfer_bytes())
+        Ok(self.step(StepKind::Decode(1), None)?.transfer_bytes())
     }
 
     /// The kernel variants in use.
@@ -345,7 +355,7 @@ impl Engine {
     /// # Errors
     /// The step cannot be recorded.
     pub fn decode_cost(&mut self) -> Result<Cost, GenerateError> {
-        Ok(self.step(StepKind::Decode(1))?.cost())
+        Ok(self.step(StepKind::Decode(1), None)?.cost())
     }
 
     /// The time of each kernel for one decoded token.
@@ -353,7 +363,7 @@ impl Engine {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile_decode(&mut self) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.prepared_step(StepKind::Decode(1)).await?;
+        let step = self.prepared_step(StepKind::Decode(1), None).await?;
         let position = self.cached[0].len().min(self.context() - 1);
         step.write(&[0], position, 0);
         Ok(step.profile(position + 1).await?)
@@ -364,23 +374,25 @@ impl Engine {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile_prefill(&mut self, tokens: usize) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.prepared_step(StepKind::Prefill(tokens)).await?;
+        let step = self.prepared_step(StepKind::Prefill(tokens), None).await?;
         step.write(&vec![0; tokens], 0, 0);
         self.reset();
         Ok(step.profile(tokens).await?)
     }
 
-    fn step(&mut self, kind: StepKind) -> Result<Rc<Step>, GenerateError> {
-        if let Some(step) = self.steps.get(&kind) {
+    fn step(&mut self, kind: StepKind, adapter: Option<&str>) -> Result<Rc<Step>, GenerateError> {
+        let key = (kind, adapter.map(str::to_string));
+        if let Some(step) = self.steps.get(&key) {
             return Ok(step.clone());
         }
         // Ends of prompts have many lengths; a few cached plans of them are enough.
         if self.steps.len() > 12 && self.sizes == StepSizes::Exact {
-            self.steps.retain(|kind, _| {
+            self.steps.retain(|(kind, _), _| {
                 matches!(kind, StepKind::Decode(_) | StepKind::Packed { .. })
                     || *kind == StepKind::Prefill(self.chunks.chunk())
             });
         }
+        self.enable(adapter);
         let spec = StepSpec {
             decoder: self.decoder.as_ref(),
             cache: &self.cache,
@@ -390,7 +402,7 @@ impl Engine {
         };
         tracing::debug!("planning a step: {kind:?}");
         let step = Rc::new(Step::new(&mut self.devices, &spec, kind)?);
-        self.steps.insert(kind, step.clone());
+        self.steps.insert(key, step.clone());
         Ok(step)
     }
 
@@ -406,15 +418,15 @@ impl Engine {
         let kinds: Vec<StepKind> = rows.chain(pieces).collect();
         for (done, &kind) in kinds.iter().enumerate() {
             on_step(done, kinds.len());
-            self.prepared_step(kind).await?;
+            self.prepared_step(kind, None).await?;
         }
         self.devices.flush().await?;
         Ok(kinds.len())
     }
 
     /// The recorded step of this kind, with its constants on their devices.
-    async fn prepared_step(&mut self, kind: StepKind) -> Result<Rc<Step>, GenerateError> {
-        let step = self.step(kind)?;
+    async fn prepared_step(&mut self, kind: StepKind, adapter: Option<&str>) -> Result<Rc<Step>, GenerateError> {
+        let step = self.step(kind, adapter)?;
         self.devices.fill_copies().await?;
         Ok(step)
     }
@@ -448,7 +460,7 @@ impl Engine {
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
         for chunk in ids.chunks(self.chunks.chunk().min(LOGITS_CHUNK)) {
-            let step = self.prepared_step(StepKind::Logits(chunk.len())).await?;
+            let step = self.prepared_step(StepKind::Logits(chunk.len()), None).await?;
             step.write(chunk, self.cached[0].len(), 0);
             self.cached[0].extend_from_slice(chunk);
             self.written[0] = self.cached[0].len();
@@ -474,7 +486,7 @@ impl Engine {
         max_tokens: usize,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Usage, GenerateError> {
-        let request = Request { prompt, settings: *settings, bias, stop, max_tokens };
+        let request = Request { prompt, settings: *settings, bias, stop, max_tokens, grammar: None };
         let usages = self.generate_many(&[request], &mut |_, token| on_token(token)).await?;
         usages.into_iter().next().ok_or(GenerateError::EmptyPrompt)
     }

@@ -14,6 +14,7 @@ use std::time::Instant;
 use web_time::Instant;
 
 use bayan_gpu::PendingRead;
+use bayan_tensor::ops::SampleSettings;
 use bayan_tensor::{Dtype, Values};
 
 use super::batch::{Event, Job, JobId, OnEvent};
@@ -27,21 +28,21 @@ const STEPS_AHEAD: usize = 3;
 
 /// A job with a slot.
 #[derive(Debug)]
-struct Row {
-    id: JobId,
+pub(super) struct Row {
+    pub(super) id: JobId,
     /// Its slot in the cache.
     slot: usize,
-    job: Job,
+    pub(super) job: Job,
     /// The prompt and the tokens generated so far.
     tokens: Vec<u32>,
     /// Whether the prompt is in the cache, all but its last token.
-    answers: bool,
+    pub(super) answers: bool,
     /// Submitted steps: this many tokens, from the prompt's last one on, are in the cache.
     submitted: usize,
     /// The number of new tokens that job and context allow.
     limit: usize,
     usage: Usage,
-    finish: Option<FinishReason>,
+    pub(super) finish: Option<FinishReason>,
     start: Instant,
 }
 
@@ -90,7 +91,7 @@ struct LaidOut {
 pub(super) struct Jobs {
     last_id: JobId,
     waiting: VecDeque<(JobId, Job)>,
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
     laid_out: Option<LaidOut>,
     in_flight: VecDeque<Reads>,
 }
@@ -98,6 +99,17 @@ pub(super) struct Jobs {
 impl Jobs {
     fn row(&mut self, id: JobId) -> Option<&mut Row> {
         self.rows.iter_mut().find(|row| row.id == id)
+    }
+
+    /// Whether a job uses an adapter.
+    pub(super) fn use_adapter(&self, name: &str) -> bool {
+        let jobs = self.rows.iter().map(|row| &row.job).chain(self.waiting.iter().map(|(_, job)| job));
+        jobs.filter_map(|job| job.adapter.as_deref()).any(|used| used == name)
+    }
+
+    /// Whether a row is part of the step that is laid out.
+    pub(super) fn is_laid_out(&self, id: JobId) -> bool {
+        self.laid_out.as_ref().is_some_and(|laid_out| laid_out.jobs.contains(&id))
     }
 }
 
@@ -118,8 +130,16 @@ impl Engine {
     }
 
     /// As [`Engine::check_prompt`], and that the biases leave a token.
-    pub(super) fn check_job(&self, prompt: &[u32], bias: &[(u32, f32)]) -> Result<(), GenerateError> {
+    pub(super) fn check_job(
+        &self,
+        prompt: &[u32],
+        bias: &[(u32, f32)],
+        adapter: Option<&str>,
+    ) -> Result<(), GenerateError> {
         self.check_prompt(prompt)?;
+        if let Some(name) = adapter.filter(|name| !self.loaded.contains(*name)) {
+            return Err(GenerateError::NoAdapter(name.to_string()));
+        }
         refuse_all_banned(bias, self.decoder.sizes().vocab_size)
     }
 
@@ -127,9 +147,9 @@ impl Engine {
     /// [`Engine::advance`]. Numbers of jobs count up by one.
     ///
     /// # Errors
-    /// As [`Engine::check_prompt`], or the biases ban every token.
+    /// As [`Engine::check_prompt`], the biases ban every token, or the job's adapter is not loaded.
     pub fn add(&mut self, job: Job) -> Result<JobId, GenerateError> {
-        self.check_job(&job.prompt, &job.bias)?;
+        self.check_job(&job.prompt, &job.bias, job.adapter.as_deref())?;
         self.jobs.last_id += 1;
         self.jobs.waiting.push_back((self.jobs.last_id, job));
         Ok(self.jobs.last_id)
@@ -229,7 +249,8 @@ impl Engine {
         let wanted = &job.prompt[..job.prompt.len() - 1];
         let rows = &self.jobs.rows;
         let usable = |slot: usize| {
-            if self.owners[slot] != job.owner || job.prompt_scores.is_some() {
+            let own = self.owners[slot] == job.owner && self.slot_adapters[slot] == job.adapter;
+            if !own || job.prompt_scores.is_some() {
                 return 0;
             }
             let common = self.cached[slot].iter().zip(wanted).take_while(|(a, b)| a == b).count();
@@ -249,6 +270,7 @@ impl Engine {
             self.written[slot] = 0;
         }
         self.owners[slot] = job.owner;
+        self.slot_adapters[slot] = job.adapter.clone();
         self.used[slot] = id;
         let room = self.context() - job.prompt.len();
         let finish = self.control.is_stopped().then_some(FinishReason::Stopped);
@@ -284,8 +306,9 @@ impl Engine {
             let mut ids = tokens.clone();
             ids.resize(piece.size, 0);
             let kind = if scores.is_some() { StepKind::Logits(piece.size) } else { StepKind::Prefill(piece.size) };
-            let prepared = self.steps.contains_key(&kind);
-            let step = self.prepared_step(kind).await?;
+            let adapter = row.job.adapter.clone();
+            let prepared = self.steps.contains_key(&(kind, adapter.clone()));
+            let step = self.prepared_step(kind, adapter.as_deref()).await?;
             if !prepared {
                 // The time of compiling kernels must not count as the device's speed.
                 self.devices.flush().await?;
@@ -335,9 +358,33 @@ impl Engine {
         Ok(())
     }
 
-    /// Submits steps of the current answers, and reads the oldest.
+    /// Goes on with all answers. Those with one loaded adapter share a step; with several adapters, their steps take
+    /// turns and none is submitted ahead of the host.
     async fn decode(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
-        let answering = |row: &&Row| row.answers && row.finish.is_none();
+        let mut adapters: Vec<Option<String>> = Vec::new();
+        for row in self.jobs.rows.iter().filter(|row| row.answers && row.finish.is_none()) {
+            if !adapters.contains(&row.job.adapter) {
+                adapters.push(row.job.adapter.clone());
+            }
+        }
+        let alone = adapters.len() < 2;
+        for adapter in adapters {
+            self.decode_with(adapter.as_deref(), alone, on_event).await?;
+            if !alone {
+                self.drain(on_event).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Submits steps of the answers with an adapter, and reads the oldest.
+    async fn decode_with(
+        &mut self,
+        adapter: Option<&str>,
+        alone: bool,
+        on_event: OnEvent<'_>,
+    ) -> Result<(), GenerateError> {
+        let answering = |row: &&Row| row.answers && row.finish.is_none() && row.job.adapter.as_deref() == adapter;
         if self.jobs.laid_out.is_none() {
             let answers = self.jobs.rows.iter().filter(answering).count();
             if answers == 0 {
@@ -345,7 +392,8 @@ impl Engine {
             }
             let scored = self.jobs.rows.iter().filter(answering).any(|row| row.job.scores.is_some());
             let size = self.sizes.row_count(answers, self.sequences(), self.cache.is_recurrent());
-            let step = self.prepared_step(if scored { StepKind::Scored(size) } else { StepKind::Decode(size) }).await?;
+            let kind = if scored { StepKind::Scored(size) } else { StepKind::Decode(size) };
+            let step = self.prepared_step(kind, adapter).await?;
             let jobs = self.jobs.rows.iter().filter(answering).map(|row| row.id).collect();
             self.jobs.laid_out = Some(LaidOut { step, jobs });
             self.write_tokens();
@@ -357,9 +405,15 @@ impl Engine {
         // rolled back when the answer turns out to have ended; a model on several devices transfers activations
         // through the host, which must wait for each step anyway; and beside a prompt every step waits for a piece.
         let filling = self.jobs.rows.iter().any(Row::is_filling);
-        let ahead = if self.cache.is_recurrent() || step.is_split() || filling { 1 } else { STEPS_AHEAD };
+        // A grammar must know the last token before the next step.
+        let constrained = self.jobs.rows.iter().any(|row| row.answers && row.job.grammar.is_some());
+        let waits = self.cache.is_recurrent() || step.is_split() || filling || constrained || !alone;
+        let ahead = if waits { 1 } else { STEPS_AHEAD };
         loop {
-            let rows: Vec<&Row> = self.jobs.rows.iter().filter(|row| row.answers).collect();
+            if constrained && self.jobs.in_flight.is_empty() {
+                self.constrain(on_event);
+            }
+            let rows: Vec<&Row> = self.jobs.rows.iter().filter(|row| self.jobs.is_laid_out(row.id)).collect();
             let ended = rows.iter().any(|row| row.finish.is_some() || row.steps_left() == 0);
             if ended || self.jobs.in_flight.len() >= ahead {
                 break;
@@ -369,7 +423,8 @@ impl Engine {
                 self.write_tokens();
             }
             self.jobs.in_flight.push_back(step.submit_sampling(length).await?);
-            self.jobs.rows.iter_mut().filter(|row| row.answers).for_each(|row| row.submitted += 1);
+            let laid_out = self.jobs.laid_out.as_ref().map(|laid_out| laid_out.jobs.clone()).unwrap_or_default();
+            self.jobs.rows.iter_mut().filter(|row| laid_out.contains(&row.id)).for_each(|row| row.submitted += 1);
         }
         match self.jobs.in_flight.pop_front() {
             Some(reads) => self.take(reads, on_event).await,
@@ -397,6 +452,8 @@ impl Engine {
                 self.control.count(self.control.tokens() + 1);
                 if on_event(id, Event::Token { id: token, score: scored }).is_break() {
                     row.finish = Some(FinishReason::Stopped);
+                } else {
+                    row.follow(token, on_event);
                 }
             }
         }
@@ -404,7 +461,7 @@ impl Engine {
     }
 
     /// The rows of the step that is laid out; those beyond the jobs repeat the first.
-    fn laid_rows(&self) -> Option<(&Rc<Step>, Vec<&Row>)> {
+    pub(super) fn laid_rows(&self) -> Option<(&Rc<Step>, Vec<&Row>)> {
         let LaidOut { step, jobs } = self.jobs.laid_out.as_ref()?;
         let mut rows: Vec<&Row> =
             jobs.iter().filter_map(|id| self.jobs.rows.iter().find(|row| row.id == *id)).collect();
@@ -427,7 +484,9 @@ impl Engine {
     /// Writes each row's sampler. No step may be in flight.
     fn write_samplers(&self) {
         for (number, row) in self.laid_rows().into_iter().flat_map(|(_, rows)| rows).enumerate() {
-            self.sampling.write(&self.head_gpu, number, &row.job.settings, &row.job.bias, &row.tokens);
+            let Job { settings, bias, grammar, .. } = &row.job;
+            let settings = SampleSettings { biased: !bias.is_empty() || grammar.is_some(), ..*settings };
+            self.sampling.write(&self.head_gpu, number, &settings, bias, &row.tokens);
         }
     }
 }

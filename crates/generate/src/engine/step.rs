@@ -92,9 +92,9 @@ impl Sampling {
         Ok(Sampling { states, vocabulary })
     }
 
-    /// Sets a row: settings, bias, and the tokens that count as seen for the penalties.
+    /// Sets a row: settings, bias, and the tokens that count as seen for the penalties. The settings say whether the
+    /// bias is added.
     pub(super) fn write(&self, gpu: &Gpu, row: usize, settings: &SampleSettings, bias: &[(u32, f32)], seen: &[u32]) {
-        let settings = SampleSettings { biased: !bias.is_empty(), ..*settings };
         self.states.settings.write(Some(gpu), row * SETTINGS, bytemuck::cast_slice(&settings.row()));
         if !settings.adjusts() {
             return;
@@ -106,6 +106,11 @@ impl Sampling {
         known.for_each(|&(id, value)| biases[id as usize] = value.clamp(-LARGEST_BIAS, LARGEST_BIAS));
         self.states.counts.write(Some(gpu), row * self.vocabulary, bytemuck::cast_slice(&counts));
         self.states.bias.write(Some(gpu), row * self.vocabulary, bytemuck::cast_slice(&biases));
+    }
+
+    /// Sets the biases \[V\] of a row whose settings say that they are added.
+    pub(super) fn write_bias(&self, gpu: &Gpu, row: usize, biases: &[f32]) {
+        self.states.bias.write(Some(gpu), row * self.vocabulary, bytemuck::cast_slice(biases));
     }
 }
 

@@ -53,6 +53,11 @@ impl StopMatcher {
         self.stopped
     }
 
+    /// The stop string that was found.
+    pub fn stop_text(&self) -> Option<&str> {
+        self.stopped.and_then(|index| self.stops.get(index)).map(String::as_str)
+    }
+
     /// (start, index) of the match that ends first.
     fn first_match(&self) -> Option<(usize, usize)> {
         let found = self.stops.iter().enumerate().filter(|(_, s)| !s.is_empty());

@@ -52,6 +52,12 @@ impl TokenStream {
         }
     }
 
+    /// The same for tokens that continue a text, so that nothing is stripped from the start.
+    #[must_use]
+    pub fn within_text(self) -> Self {
+        Self { tokens: 1, strip_left: 0, ..self }
+    }
+
     /// Takes one id and returns the text that it completes, if any. Unknown ids produce no text.
     ///
     /// # Errors

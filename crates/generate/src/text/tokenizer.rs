@@ -11,10 +11,11 @@ use super::config::{id_list, token_text};
 use super::decoding::{StreamDecoder, byte_of, fallback_byte, stream_decoder};
 use super::error::{Result, TextError};
 use super::sentencepiece;
+use crate::grammar::{GrammarError, Grammars};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokenizers::Tokenizer as Inner;
 
 const TOKENIZER_JSON: &str = "tokenizer.json";
@@ -59,6 +60,7 @@ struct Shared {
     special: BTreeMap<String, String>,
     bos: Option<u32>,
     eos: Vec<u32>,
+    grammars: OnceLock<std::result::Result<Grammars, GrammarError>>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -129,7 +131,8 @@ impl Tokenizer {
         eos.retain(|id| seen.insert(*id));
         let added = AddedTokens::of(&inner);
         let vocab_size = inner.get_vocab_size(true);
-        Ok(Self { shared: Arc::new(Shared { inner, stream_decoder, added, vocab_size, special, bos, eos }) })
+        let grammars = OnceLock::new();
+        Ok(Self { shared: Arc::new(Shared { inner, stream_decoder, added, vocab_size, special, bos, eos, grammars }) })
     }
 
     /// The ids of a text, exactly as in `tokenizers`; `add_special_tokens` runs the file's post-processor (usually a
@@ -260,6 +263,24 @@ impl Tokenizer {
     /// The texts of all special (control) tokens, with their ids.
     pub fn special_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
         self.shared.added.special()
+    }
+
+    /// The largest id of a token.
+    pub fn largest_id(&self) -> Option<u32> {
+        self.shared.inner.get_vocab(true).into_values().max()
+    }
+
+    /// The compiler of constraints for this vocabulary, which is read at the first call.
+    ///
+    /// # Errors
+    /// As [`Grammars::new`].
+    pub fn grammars(&self) -> std::result::Result<&Grammars, GrammarError> {
+        self.shared.grammars.get_or_init(|| Grammars::new(self)).as_ref().map_err(Clone::clone)
+    }
+
+    /// Whether the text of a token depends on no other token, unless it is the first.
+    pub(crate) fn decodes_each_token(&self) -> bool {
+        matches!(self.shared.stream_decoder, StreamDecoder::ByteLevel | StreamDecoder::Pieces { .. })
     }
 
     /// Whether this id is a special (control) token.

@@ -5,8 +5,10 @@ mod adapters;
 mod cache;
 mod devices;
 mod likelihood;
+mod schema;
 mod serving;
 mod steps;
+mod structured;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

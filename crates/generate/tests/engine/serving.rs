@@ -269,3 +269,48 @@ fn cached_prefixes_belong_to_their_owner() {
     assert_eq!(ask(2), (0, first.clone()), "another owner computes the prompt anew");
     assert_eq!(ask(1), (59, first), "and the first one's cache is still there");
 }
+
+#[test]
+fn rows_with_several_adapters_answer_as_each_alone() {
+    let gpu = gpu(GpuOptions::default());
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lora/llama3_r8_all");
+    let open = |which: &str| {
+        let source = DirectorySource::new(root.join(which)).unwrap();
+        block_on(bayan_models::Adapter::open(Rc::new(source))).unwrap()
+    };
+    let adapters = [("first", open("adapter_init")), ("last", open("adapter_final"))];
+    let mut plain = engine("llama3_gqa", &gpu, EngineOptions { context: Some(128), ..exact() });
+    let prompt = ids(40, plain.decoder().sizes().vocab_size);
+    let base = greedy(&mut plain, &prompt, 12);
+    let mut serving = engine("llama3_gqa", &gpu, listed(4));
+    let with = |adapter: Option<&str>| Job { adapter: adapter.map(str::to_string), ..job(prompt.clone(), 12) };
+    assert!(matches!(serving.add(with(Some("last"))), Err(GenerateError::NoAdapter(_))));
+    let mut expected = vec![(None, base.clone())];
+    for (name, adapter) in &adapters {
+        serving.load_adapter(name, adapter).unwrap();
+        plain.attach(name, adapter, 1.0).unwrap();
+        expected.push((Some(*name), greedy(&mut plain, &prompt, 12)));
+        plain.detach(name);
+    }
+    assert_ne!(expected[0].1, expected[2].1, "the trained adapter changes the answer");
+    assert!(matches!(serving.load_adapter("last", &adapters[1].1), Err(GenerateError::AdapterName(_))));
+    // All together, twice: the second time each finds its own prefix.
+    for round in 0..2 {
+        let mut seen = Seen::default();
+        let added: Vec<JobId> = expected.iter().map(|(name, _)| serving.add(with(*name)).unwrap()).collect();
+        assert!(matches!(serving.unload_adapter("last"), Err(GenerateError::AdapterInUse(_))));
+        finish(&mut serving, &mut seen);
+        for ((name, tokens), id) in expected.iter().zip(added) {
+            assert_eq!(&seen.tokens(id), tokens, "{name:?}, round {round}");
+            assert_eq!(seen.cached(id), Some(if round == 0 { 0 } else { prompt.len() - 1 }), "{name:?}");
+        }
+    }
+    // An adapter that is gone leaves the others, and its cached tokens are not found by a new one of its name.
+    assert!(serving.unload_adapter("last").unwrap() && !serving.unload_adapter("last").unwrap());
+    serving.load_adapter("last", &adapters[0].1).unwrap();
+    let mut seen = Seen::default();
+    let [renamed, plain] = [Some("last"), None].map(|name| serving.add(with(name)).unwrap());
+    finish(&mut serving, &mut seen);
+    assert_eq!((seen.tokens(renamed), seen.cached(renamed)), (expected[1].1.clone(), Some(0)));
+    assert_eq!((seen.tokens(plain), seen.cached(plain)), (base, Some(prompt.len() - 1)));
+}

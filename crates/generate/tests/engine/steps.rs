@@ -110,6 +110,7 @@ fn many_prompts_answer_as_each_does_alone() {
                 bias: &[],
                 stop: if i == 2 { &stop } else { &[] },
                 max_tokens: wanted(i),
+                grammar: None,
             };
             let requests: Vec<_> = (0..prompts.len()).map(request).collect();
             // The second time the prompts are cached, not all in the same slot.

@@ -24,6 +24,8 @@ pub struct LoraPair {
     pub scale: f32,
     /// Dropout of the adapter's input while training.
     pub dropout: Option<ops::Dropout>,
+    /// Whether the pair is recorded. A server switches adapters off for requests that do not name them.
+    pub enabled: bool,
 }
 
 /// x [T, K] to x Wᵀ + b [T, N]. The matrix may hold several projections of the same input, stacked by rows, and each
@@ -99,7 +101,7 @@ impl Linear {
     /// x [T, K] to [T, N]
     pub fn forward(&self, graph: &mut Graph, x: Tensor) -> Tensor {
         let y = graph.linear(x, &self.weight, self.bias.as_ref());
-        for pair in &self.lora {
+        for pair in self.lora.iter().filter(|pair| pair.enabled) {
             let x = pair.dropout.as_ref().map_or(x, |dropout| graph.dropout(x, dropout));
             graph.lora(x, y, pair.rows.start, &pair.a, &pair.b, pair.scale);
         }

@@ -5,28 +5,23 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use bayan_generate::Usage;
-use bayan_generate::text::join_parts;
+use bayan_generate::{Job, Usage};
 use serde_json::{Value, json};
 
-use super::stream::{Chunks, respond};
-use super::{App, Owner, beside, collect, json as answer_json};
+use super::stream::{Chunks, Sent, respond};
+use super::{App, Owner, collect, json as answer_json};
+use crate::constraint::Constrained;
+use crate::conversation;
 use crate::error::ApiError;
-use crate::fields::{Fields, kind};
-use crate::protocol::{Totals, Wanted, chat_logprob, check_prompt, finish_reason, new_id, now};
+use crate::exchange::{Conversation, Prepared, Spoken, call_id};
+use crate::fields::Fields;
+use crate::protocol::{Totals, Wanted, chat_logprob, finish_reason, new_id, now};
+use crate::tools::{Choice, Format, Piece, Reader, Tools};
 use crate::worker::Reply;
 
 /// Fields of OpenAI that change nothing of an answer.
-const WITHOUT_EFFECT: &[&str] = &[
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "parallel_tool_calls",
-];
+const WITHOUT_EFFECT: &[&str] =
+    &["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
 
 /// Answers a conversation.
 pub(crate) async fn answer(
@@ -35,7 +30,7 @@ pub(crate) async fn answer(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = app.fields(request).await?;
-    app.check_model(&mut fields)?;
+    let adapter = app.check_model(&mut fields)?;
     refuse_unsupported(&mut fields)?;
     let mut wanted = Wanted::read(&mut fields, &app.about, &app.shared.limits)?;
     if wanted.max_tokens == Some(0) {
@@ -47,189 +42,192 @@ pub(crate) async fn answer(
         return Err(ApiError::field("top_logprobs", "`top_logprobs` needs `logprobs`: true"));
     }
     let scores = scored.then_some(top.unwrap_or(0) as usize);
-    let kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
-    let messages = messages(fields.take("messages"))?;
+    let conversation = read(&mut fields)?;
+    let named = matches!(conversation.tools.choice, Choice::Named(_));
     fields.without_effect(WITHOUT_EFFECT);
-    let ignored = fields.ignored();
-    let state = app.clone();
-    let prompt = beside(move || {
-        let text = &state.about.text;
-        let wrong = |error: String| ApiError::field("messages", error);
-        let template = text.template().map_err(|error| wrong(error.to_string()))?;
-        let ids = template.prompt(&messages, kwargs, &text.tokenizer).map_err(|error| wrong(error.to_string()))?;
-        check_prompt(&ids, &state.about, "messages").map(|()| ids)
-    })
-    .await?;
+    let mut ignored = fields.ignored();
+    let Prepared { prompt, grammar, format, ignored: more } = conversation.prepare(&app).await?;
+    ignored.extend(more);
+    wanted.grammar = grammar;
+    let model = app.model_name(adapter.as_ref());
+    wanted.adapter = adapter;
     let n = wanted.n;
     let stop = std::mem::take(&mut wanted.stop);
-    let job = |choice| {
-        let job = bayan_generate::Job { scores, ..wanted.job(prompt.clone(), owner, choice) };
-        (job, stop.clone())
-    };
+    let job = |choice| (Job { scores, ..wanted.job(prompt.clone(), owner, choice) }, stop.clone());
     let replies = app.submit((0..n).map(job).collect())?;
-    let (id, created) = (new_id("chatcmpl"), now());
+    let mut chunks = ChatChunks {
+        app: app.clone(),
+        model,
+        id: new_id("chatcmpl"),
+        created: now(),
+        readers: (0..n).map(|_| Reader::new(format)).collect(),
+        format,
+        named,
+        scored,
+        include_usage: wanted.include_usage,
+        totals: Totals::default(),
+    };
     if wanted.stream {
-        let chunks = ChatChunks {
-            app: app.clone(),
-            id,
-            created,
-            n,
-            scored,
-            include_usage: wanted.include_usage,
-            totals: Totals::default(),
-        };
         return Ok(app.report(&ignored, respond(replies, n, chunks)));
     }
     let answers = collect(replies, n).await?;
-    let mut totals = Totals::default();
     let mut choices = Vec::new();
     for (index, answer) in answers.into_iter().enumerate() {
-        let Some(usage) = answer.usage else { continue };
-        totals.add(&usage, index == 0);
+        let Some(usage) = &answer.usage else { continue };
+        chunks.totals.add(usage, index == 0);
         let content = answer.tokens.iter().filter_map(|(_, score)| score.as_ref());
         let content: Vec<Value> = content.map(|score| chat_logprob(&app.about.text.tokenizer, score)).collect();
+        let spoken = Spoken::of(&answer, format);
         choices.push(json!({
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": null},
+            "message": message(&spoken),
             "logprobs": if scored { json!({"content": content, "refusal": null}) } else { Value::Null },
-            "finish_reason": finish_reason(usage.finish),
+            "finish_reason": chunks.finish(usage, spoken.calls.len()),
         }));
     }
     let value = json!({
-        "id": id,
+        "id": chunks.id,
         "object": "chat.completion",
-        "created": created,
-        "model": app.options.model,
+        "created": chunks.created,
+        "model": chunks.model,
         "choices": choices,
-        "usage": totals.json(),
+        "usage": chunks.totals.json(),
     });
     Ok(answer_json(&app, &ignored, value))
 }
 
+/// Takes the fields of the conversation.
+pub(crate) fn read(fields: &mut Fields) -> Result<Conversation, ApiError> {
+    Ok(Conversation {
+        tools: Tools::read(fields)?,
+        constraint: Constrained::read(fields)?,
+        kwargs: fields.object("chat_template_kwargs")?.unwrap_or_default(),
+        messages: conversation::messages(fields.take("messages"))?,
+        field: "messages",
+    })
+}
+
 /// Refuses what would change an answer and is not there yet.
 fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    fields.refuse("tools", empty)?;
-    fields.refuse("functions", empty)?;
-    let none = |value: &Value| value == "none" || value == "auto";
-    fields.refuse("tool_choice", none)?;
-    fields.refuse("function_call", none)?;
-    fields.refuse("response_format", |value| value["type"] == "text")?;
     fields.refuse("modalities", |value| value == &json!(["text"]))?;
     for name in ["audio", "prediction", "web_search_options", "reasoning_effort", "verbosity"] {
-        fields.refuse(name, |_| false)?;
-    }
-    for name in ["guided_json", "guided_regex", "guided_grammar", "structured_outputs", "grammar", "json_schema"] {
         fields.refuse(name, |_| false)?;
     }
     Ok(())
 }
 
-/// The messages as templates read them: content is a text.
-fn messages(value: Option<Value>) -> Result<Vec<Value>, ApiError> {
-    let Some(Value::Array(list)) = value else {
-        return Err(ApiError::field("messages", "`messages`: expected a list of messages"));
-    };
-    if list.is_empty() {
-        return Err(ApiError::field("messages", "`messages` is empty: expected at least one message"));
+/// The assistant's message.
+fn message(spoken: &Spoken) -> Value {
+    let silent = spoken.text.is_empty() && !spoken.calls.is_empty();
+    let content = if silent { Value::Null } else { json!(spoken.text) };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    if !spoken.calls.is_empty() {
+        let call = |call: &crate::exchange::Call| json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
+        message["tool_calls"] = spoken.calls.iter().map(call).collect();
     }
-    list.iter().enumerate().map(|(index, value)| message(index, value)).collect()
-}
-
-fn message(index: usize, value: &Value) -> Result<Value, ApiError> {
-    let place = format!("messages[{index}]");
-    let wrong = |what: String| ApiError::field(&place, format!("`{place}`: {what}"));
-    let Some(map) = value.as_object() else {
-        return Err(wrong(format!("expected an object with `role` and `content`, got {}", kind(value))));
-    };
-    let role = match map.get("role").and_then(Value::as_str) {
-        // OpenAI's newer name.
-        Some("system" | "developer") => "system",
-        Some(role @ ("user" | "assistant")) => role,
-        Some("tool" | "function") => return Err(wrong("tools are not supported".into()).with_code("unsupported")),
-        _ => return Err(wrong("`role`: expected system, developer, user or assistant".into())),
-    };
-    let content = match map.get("content") {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => join_parts(parts).map_err(|(part, got)| {
-            wrong(format!("`content[{part}]`: only parts of type text are supported, got {got}"))
-        })?,
-        Some(Value::Null) | None => return Err(wrong("`content` is missing".into())),
-        Some(other) => return Err(wrong(format!("`content`: expected a string, got {}", kind(other)))),
-    };
-    for (name, value) in map {
-        let known = ["role", "content", "name", "refusal", "annotations", "audio"].contains(&name.as_str());
-        let nothing = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        if !nothing && (!known || name == "audio") {
-            return Err(wrong(format!("`{name}` is not supported; leave it out")).with_code("unsupported"));
-        }
-    }
-    let mut message = json!({"role": role, "content": content});
-    if let Some(name) = map.get("name").filter(|name| name.is_string()) {
-        message["name"] = name.clone();
-    }
-    Ok(message)
+    message
 }
 
 struct ChatChunks {
     app: Arc<App>,
+    model: String,
     id: String,
     created: u64,
-    n: usize,
+    /// One for each answer.
+    readers: Vec<Reader>,
+    format: Option<Format>,
+    /// Whether the request names the function to call.
+    named: bool,
     scored: bool,
     include_usage: bool,
     totals: Totals,
 }
 
 impl ChatChunks {
-    fn chunk(&self, choices: Value, usage: Value) -> Value {
+    /// OpenAI's reason of an end; a call that the client named itself ends as any answer.
+    fn finish(&self, usage: &Usage, calls: usize) -> &'static str {
+        match finish_reason(usage.finish) {
+            "stop" if calls > 0 && !self.named => "tool_calls",
+            other => other,
+        }
+    }
+
+    fn chunk(&self, choices: Value, usage: Value) -> Sent {
         let mut chunk = json!({
             "id": self.id,
             "object": "chat.completion.chunk",
             "created": self.created,
-            "model": self.app.options.model,
+            "model": self.model,
             "choices": choices,
         });
         if self.include_usage {
             chunk["usage"] = usage;
         }
-        chunk
+        chunk.into()
     }
 
-    fn delta(&self, index: usize, delta: Value, logprobs: Value, finish: Option<&Usage>) -> Value {
-        let finish = finish.map(|usage| finish_reason(usage.finish));
+    fn delta(&self, index: usize, delta: Value, logprobs: Value, finish: Option<&str>) -> Sent {
         let choice = json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish});
         self.chunk(json!([choice]), Value::Null)
+    }
+
+    /// The deltas of pieces; the log-probability of their token goes with the first.
+    fn deltas(&self, index: usize, pieces: Vec<Piece>, first: usize, mut logprobs: Value) -> Vec<Sent> {
+        // Of all calls, those before these pieces.
+        let mut calls = first;
+        let mut sent = Vec::new();
+        for piece in pieces {
+            let delta = match piece {
+                Piece::Text(text) => json!({"content": text}),
+                Piece::Call(name) => {
+                    calls += 1;
+                    let function = json!({"name": name, "arguments": ""});
+                    let id = call_id(self.format);
+                    json!({"tool_calls": [{"index": calls - 1, "id": id, "type": "function", "function": function}]})
+                }
+                Piece::Arguments(more) => {
+                    json!({"tool_calls": [{"index": calls - 1, "function": {"arguments": more}}]})
+                }
+            };
+            sent.push(self.delta(index, delta, logprobs.take(), None));
+        }
+        if sent.is_empty() && !logprobs.is_null() {
+            sent.push(self.delta(index, json!({}), logprobs, None));
+        }
+        sent
     }
 }
 
 impl Chunks for ChatChunks {
-    fn begin(&mut self) -> Vec<Value> {
+    fn begin(&mut self) -> Vec<Sent> {
         let first = |index| self.delta(index, json!({"role": "assistant", "content": ""}), Value::Null, None);
-        (0..self.n).map(first).collect()
+        (0..self.readers.len()).map(first).collect()
     }
 
-    fn reply(&mut self, choice: usize, reply: Reply) -> Vec<Value> {
+    fn reply(&mut self, choice: usize, reply: Reply) -> Vec<Sent> {
+        let first = self.readers[choice].calls();
         match reply {
             Reply::Token { score, text, .. } => {
                 let score = score.filter(|_| self.scored);
-                if text.is_empty() && score.is_none() {
-                    return Vec::new();
-                }
                 let content = score.map(|score| chat_logprob(&self.app.about.text.tokenizer, &score));
                 let logprobs = content.map_or(Value::Null, |content| json!({"content": [content], "refusal": null}));
-                vec![self.delta(choice, json!({"content": text}), logprobs, None)]
+                let pieces = self.readers[choice].push(&text);
+                self.deltas(choice, pieces, first, logprobs)
             }
-            Reply::Ended { text, usage } => {
+            Reply::Ended { text, usage, .. } => {
                 self.totals.add(&usage, choice == 0);
-                let rest = (!text.is_empty()).then(|| self.delta(choice, json!({"content": text}), Value::Null, None));
-                rest.into_iter().chain([self.delta(choice, json!({}), Value::Null, Some(&usage))]).collect()
+                let mut pieces = self.readers[choice].push(&text);
+                pieces.extend(self.readers[choice].end());
+                let mut sent = self.deltas(choice, pieces, first, Value::Null);
+                let finish = self.finish(&usage, self.readers[choice].calls());
+                sent.push(self.delta(choice, json!({}), Value::Null, Some(finish)));
+                sent
             }
             Reply::Prompt(_) | Reply::Failed(_) => Vec::new(),
         }
     }
 
-    fn end(&mut self) -> Vec<Value> {
+    fn end(&mut self) -> Vec<Sent> {
         if self.include_usage { vec![self.chunk(json!([]), self.totals.json())] } else { Vec::new() }
     }
 }

@@ -8,8 +8,9 @@ use axum::response::Response;
 use bayan_generate::{Job, TokenScore};
 use serde_json::{Value, json};
 
-use super::stream::{Chunks, respond};
+use super::stream::{Chunks, Sent, respond};
 use super::{App, Owner, beside, collect, json as answer_json};
+use crate::constraint::Constrained;
 use crate::error::ApiError;
 use crate::protocol::{Logprobs, Totals, Wanted, check_prompt, finish_reason, new_id, now};
 use crate::worker::Reply;
@@ -28,7 +29,7 @@ pub(crate) async fn answer(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut fields = app.fields(request).await?;
-    app.check_model(&mut fields)?;
+    let adapter = app.check_model(&mut fields)?;
     let mut wanted = Wanted::read(&mut fields, &app.about, &app.shared.limits)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
     if wanted.max_tokens == Some(0) && !echo {
@@ -42,10 +43,18 @@ pub(crate) async fn answer(
     }
     fields.refuse("suffix", |value| value == "")?;
     fields.without_effect(&["user"]);
+    let constraint = Constrained::read(&mut fields)?;
     let prompt = fields.take("prompt").ok_or_else(|| ApiError::field("prompt", "`prompt` is missing"))?;
     let ignored = fields.ignored();
     let state = app.clone();
-    let prompts = beside(move || prompts(&state, prompt)).await?;
+    let (prompts, grammar) = beside(move || {
+        let grammar = constraint.map(|constraint| constraint.compile(&state.about.text.tokenizer)).transpose()?;
+        Ok((prompts(&state, prompt)?, grammar))
+    })
+    .await?;
+    wanted.grammar = grammar;
+    let model = app.model_name(adapter.as_ref());
+    wanted.adapter = adapter;
     // OpenAI's default; a chat has none.
     wanted.max_tokens = wanted.max_tokens.or(Some(16));
     let stop = std::mem::take(&mut wanted.stop);
@@ -65,6 +74,7 @@ pub(crate) async fn answer(
     };
     let mut chunks = Texts {
         writings: (0..count).map(writing).collect(),
+        model,
         id: new_id("cmpl"),
         created: now(),
         n,
@@ -133,6 +143,7 @@ struct Writing {
 struct Texts {
     app: Arc<App>,
     writings: Vec<Writing>,
+    model: String,
     id: String,
     created: u64,
     n: usize,
@@ -146,7 +157,7 @@ impl Texts {
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
-            "model": self.app.options.model,
+            "model": self.model,
             "choices": choices,
         })
     }
@@ -183,22 +194,22 @@ impl Texts {
         }
     }
 
-    fn chunk_of(&mut self, index: usize, text: &str, finish: Option<&str>) -> Value {
+    fn chunk_of(&mut self, index: usize, text: &str, finish: Option<&str>) -> Sent {
         let choice = self.choice(index, text, finish);
         let mut chunk = self.chunk(vec![choice]);
         if self.include_usage {
             chunk["usage"] = Value::Null;
         }
-        chunk
+        chunk.into()
     }
 }
 
 impl Chunks for Texts {
-    fn begin(&mut self) -> Vec<Value> {
+    fn begin(&mut self) -> Vec<Sent> {
         Vec::new()
     }
 
-    fn reply(&mut self, choice: usize, reply: Reply) -> Vec<Value> {
+    fn reply(&mut self, choice: usize, reply: Reply) -> Vec<Sent> {
         match reply {
             Reply::Prompt(scores) => {
                 let text = self.prompt(choice, &scores);
@@ -211,7 +222,7 @@ impl Chunks for Texts {
                 let silent = before.is_empty() && score.is_none();
                 if silent { Vec::new() } else { vec![self.chunk_of(choice, &before, None)] }
             }
-            Reply::Ended { text, usage } => {
+            Reply::Ended { text, usage, .. } => {
                 self.totals.add(&usage, choice.is_multiple_of(self.n));
                 let mut before = if self.writings[choice].begun { String::new() } else { self.prompt(choice, &[]) };
                 before.push_str(&text);
@@ -221,12 +232,12 @@ impl Chunks for Texts {
         }
     }
 
-    fn end(&mut self) -> Vec<Value> {
+    fn end(&mut self) -> Vec<Sent> {
         if !self.include_usage {
             return Vec::new();
         }
         let mut chunk = self.chunk(Vec::new());
         chunk["usage"] = self.totals.json();
-        vec![chunk]
+        vec![chunk.into()]
     }
 }

@@ -2,8 +2,11 @@
 
 mod chat;
 mod completions;
+mod messages;
 mod models;
+mod openapi;
 mod operations;
+mod responses;
 mod stream;
 mod tokens;
 
@@ -16,7 +19,7 @@ use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use bayan_generate::{Job, TokenScore, Usage};
 use serde_json::Value;
@@ -26,6 +29,7 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::limits::ServerOptions;
 use crate::worker::{About, Message, Reply, Shared, Submission};
+use openapi::Route;
 
 /// Names fields of a request that had no effect.
 const IGNORED: HeaderName = HeaderName::from_static("x-bayan-ignored-fields");
@@ -46,18 +50,43 @@ pub(crate) struct Owner(pub(crate) u64);
 
 /// All routes.
 pub(crate) fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/chat/completions", post(chat::answer))
-        .route("/v1/completions", post(completions::answer))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/tokenizer_info", get(tokens::info))
-        .route("/health", get(operations::health))
-        .route("/ready", get(operations::ready))
-        .route("/metrics", get(operations::metrics))
-        .route("/version", get(operations::version))
+    table().into_iter().fold(Router::new(), |router, (route, handler)| router.route(route.path, handler))
+}
+
+/// Each route, as `/openapi.json` describes it, with its handler.
+fn table() -> Vec<(Route, MethodRouter<Arc<App>>)> {
+    vec![
+        (Route::post("/v1/chat/completions", "Answers a conversation", openapi::CHAT), post(chat::answer)),
+        (Route::post("/v1/completions", "Continues prompts", openapi::COMPLETIONS), post(completions::answer)),
+        (Route::post("/v1/responses", "Answers; nothing is stored", openapi::RESPONSES), post(responses::answer)),
+        (Route::post("/v1/messages", "Answers, as Anthropic's", openapi::MESSAGES), post(messages::answer)),
+        (
+            Route::post("/v1/messages/count_tokens", "Counts a conversation's tokens", openapi::COUNT),
+            post(messages::count),
+        ),
+        (Route::get("/v1/models", "Lists the models"), get(models::list)),
+        (Route::post("/v1/load_lora_adapter", "Loads an adapter as a model name", openapi::LOAD), post(models::load)),
+        (Route::post("/v1/unload_lora_adapter", "Unloads an adapter", openapi::UNLOAD), post(models::unload)),
+        (Route::get("/v1/models/{*id}", "One model"), get(models::one)),
+        (Route::post("/tokenize", "Text to tokens", openapi::TOKENIZE), post(tokens::tokenize)),
+        (Route::post("/detokenize", "Tokens to text", openapi::DETOKENIZE), post(tokens::detokenize)),
+        (Route::get("/tokenizer_info", "The tokenizer and its special tokens"), get(tokens::info)),
+        (
+            Route::post("/apply-template", "The text of a conversation's prompt", openapi::TEMPLATE),
+            post(operations::apply_template),
+        ),
+        (Route::get("/health", "The process answers"), get(operations::health)),
+        (Route::get("/ready", "The model is open and the server is not ending"), get(operations::ready)),
+        (Route::get("/metrics", "Metrics for Prometheus"), get(operations::metrics)),
+        (Route::get("/version", "The program's version"), get(operations::version)),
+        (Route::get("/props", "What the server is set to"), get(operations::props)),
+        (Route::get("/openapi.json", "This description"), get(openapi::describe)),
+    ]
+}
+
+/// The description of every route.
+fn described() -> Vec<Route> {
+    table().into_iter().map(|(route, _)| route).collect()
 }
 
 impl App {
@@ -80,12 +109,19 @@ impl App {
         Fields::parse(&body)
     }
 
-    /// Checks that the request names this model, or none.
-    pub(crate) fn check_model(&self, fields: &mut Fields) -> Result<(), ApiError> {
+    /// The adapter that the request names as its model; `None`: it names the model itself, or none.
+    pub(crate) fn check_model(&self, fields: &mut Fields) -> Result<Option<String>, ApiError> {
         match fields.text("model")? {
-            Some(name) if name != self.options.model => Err(self.no_model(&name)),
-            _ => Ok(()),
+            Some(name) if name == self.options.model => Ok(None),
+            Some(name) if self.shared.adapters().contains_key(&name) => Ok(Some(name)),
+            Some(name) => Err(self.no_model(&name)),
+            None => Ok(None),
         }
+    }
+
+    /// The name in answers.
+    pub(crate) fn model_name(&self, adapter: Option<&String>) -> String {
+        adapter.unwrap_or(&self.options.model).clone()
     }
 
     pub(crate) fn no_model(&self, name: &str) -> ApiError {
@@ -111,7 +147,7 @@ impl App {
         let arrived = Instant::now();
         for (choice, (job, stop)) in jobs.into_iter().enumerate() {
             let submission = Submission { job, stop, choice, replies: replies.clone(), arrived };
-            if self.submit.send(Some(submission)).is_err() {
+            if self.submit.send(Message::Answer(submission)).is_err() {
                 return Err(ApiError::unavailable("engine_ended", "the engine has ended; restart the server"));
             }
         }
@@ -146,6 +182,8 @@ pub(crate) struct Answer {
     /// New tokens, with scores where they were asked for.
     pub(crate) tokens: Vec<(u32, Option<TokenScore>)>,
     pub(crate) usage: Option<Usage>,
+    /// The stop text that ended it.
+    pub(crate) stop: Option<String>,
 }
 
 /// Waits for all answers of a request.
@@ -165,9 +203,10 @@ pub(crate) async fn collect(
                 answer.text.push_str(&text);
                 answer.tokens.push((id, score));
             }
-            Reply::Ended { text, usage } => {
+            Reply::Ended { text, usage, stop } => {
                 answer.text.push_str(&text);
                 answer.usage = Some(usage);
+                answer.stop = stop;
             }
             Reply::Failed(error) => return Err(error),
         }

@@ -94,8 +94,8 @@ fn wrong_requests_name_what_is_wrong() {
     wrong(json!({"logit_bias": {"9999999": 1}}), "logit_bias", "below");
     wrong(json!({"top_logprobs": 2}), "top_logprobs", "needs `logprobs`");
     wrong(json!({"stream_options": {"include_usage": true}}), "stream_options", "`stream`");
-    wrong(json!({"tools": [{"type": "function"}]}), "tools", "not supported");
-    wrong(json!({"response_format": {"type": "json_object"}}), "response_format", "not supported");
+    wrong(json!({"tools": [{"type": "function"}]}), "tools[0]", "`function`");
+    wrong(json!({"response_format": {"type": "yaml"}}), "response_format", "json_schema");
     wrong(json!({"messages": []}), "messages", "empty");
     wrong(json!({"messages": "hello"}), "messages", "list");
     wrong(json!({"messages": [{"role": "robot", "content": "س"}]}), "messages[0]", "role");

@@ -1,15 +1,20 @@
 //! A server with the embedded model on a real socket, asked as programs ask it. One file for each theme.
 
+mod adapters;
 mod cancel;
 mod chat;
 mod completions;
 mod faults;
 mod keys;
 mod limits;
+mod messages;
 mod metrics;
+mod responses;
 mod stop;
 mod streaming;
+mod structured;
 mod tokens;
+mod tools;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,7 +25,7 @@ use std::time::{Duration, Instant};
 use bayan_generate::{EngineOptions, Generation, Model, ModelOptions, StepSizes};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_server::{Limits, Opened, Server, ServerOptions};
-use bayan_weights::{Checkpoint, MemorySource};
+use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Source};
 use serde_json::{Value, json};
 
 /// Slots of the test server.
@@ -76,22 +81,47 @@ impl Got {
     }
 }
 
-/// Opens the embedded model, and leaves its device in `seen`.
-fn open(seen: &Mutex<Option<Gpu>>) -> Result<Opened, String> {
-    let source =
-        bayan_embedded::files().iter().fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes));
+/// The model of a test server.
+#[derive(Debug, Clone, Copy)]
+enum Served {
+    Embedded,
+    /// A model of tests/fixtures with random weights, and a template that replaces its own.
+    Fixture(&'static str, Option<&'static str>),
+}
+
+impl Served {
+    fn source(self) -> Rc<dyn Source> {
+        let embedded = bayan_embedded::files().iter();
+        match self {
+            Served::Embedded => {
+                Rc::new(embedded.fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes)))
+            }
+            Served::Fixture(name, _) => {
+                let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/");
+                Rc::new(DirectorySource::new(format!("{folder}{name}")).expect("a fixture"))
+            }
+        }
+    }
+}
+
+/// Opens a model, and leaves its device in `seen`.
+fn open(served: Served, seen: &Mutex<Option<Gpu>>) -> Result<Opened, String> {
     let opened = async {
-        let checkpoint = Checkpoint::open(Rc::new(source)).await.map_err(|error| error.to_string())?;
+        let checkpoint = Checkpoint::open(served.source()).await.map_err(|error| error.to_string())?;
         let gpu = Gpu::open(&GpuOptions::default()).await.map_err(|error| error.to_string())?;
         *seen.lock().unwrap() = Some(gpu.clone());
         let engine = EngineOptions {
             sizes: StepSizes::Listed,
             sequences: SLOTS,
-            context: Some(CONTEXT),
+            context: Some(if matches!(served, Served::Embedded) { CONTEXT } else { 1024 }),
             prefill_chunk: Some(32),
             ..Default::default()
         };
-        let options = ModelOptions { engine, chat_template: None };
+        let chat_template = match served {
+            Served::Fixture(_, template) => template.map(str::to_string),
+            Served::Embedded => None,
+        };
+        let options = ModelOptions { engine, chat_template };
         let model = Model::open(&checkpoint, &gpu, &options, &mut |_, _| {}).await;
         model.map_err(|error| error.to_string())
     };
@@ -108,6 +138,15 @@ fn limited(limits: Limits) -> Running {
 }
 
 fn server_with(options: ServerOptions) -> Running {
+    serve(Served::Embedded, options)
+}
+
+/// A server with a model of the fixtures.
+fn fixture(name: &'static str, template: Option<&'static str>) -> Running {
+    serve(Served::Fixture(name, template), ServerOptions { model: "bayan".into(), ..Default::default() })
+}
+
+fn serve(served: Served, options: ServerOptions) -> Running {
     let gpu = Arc::new(Mutex::new(None));
     let (seen, key) = (gpu.clone(), options.keys.first().cloned());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -115,7 +154,7 @@ fn server_with(options: ServerOptions) -> Running {
     let run = move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = Server::bind("127.0.0.1:0", options, move || open(&seen)).await.unwrap();
+            let server = Server::bind("127.0.0.1:0", options, move || open(served, &seen)).await.unwrap();
             send_address.send(server.address().unwrap()).unwrap();
             let stop = async { drop(stopped.await) };
             server.run(stop).await.unwrap();
@@ -232,4 +271,16 @@ fn events(body: &[u8]) -> Vec<Value> {
     let mut data: Vec<&str> = text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
     assert_eq!(data.pop(), Some("[DONE]"), "{text}");
     data.into_iter().map(|data| serde_json::from_str(data).expect("JSON")).collect()
+}
+
+/// The data of all events of a stream without `[DONE]`; each has the name that its data has as type.
+fn typed_events(body: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(body).expect("the stream is UTF-8");
+    let event = |event: &str| {
+        let (name, data) = event.strip_prefix("event: ").and_then(|rest| rest.split_once("\ndata: "))?;
+        let data: Value = serde_json::from_str(data).expect("JSON");
+        assert_eq!(data["type"], name);
+        Some(data)
+    };
+    text.split("\n\n").filter_map(event).collect()
 }

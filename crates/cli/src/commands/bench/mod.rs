@@ -238,7 +238,10 @@ fn measure_generate(engine: &mut Engine, count: usize, generation: Generation) -
     let prompts: Vec<&[u32]> = prompts.windows(generation.depth + 1).collect();
     let settings = generation.settings();
     let requests = |max_tokens| -> Vec<_> {
-        prompts.iter().map(|prompt| Request { prompt, settings, bias: &[], stop: &[], max_tokens }).collect()
+        prompts
+            .iter()
+            .map(|prompt| Request { prompt, settings, bias: &[], stop: &[], max_tokens, grammar: None })
+            .collect()
     };
     if generation.depth == 0 {
         engine.reset();

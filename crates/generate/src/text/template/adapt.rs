@@ -4,8 +4,8 @@
 use serde_json::{Map, Value};
 
 use super::{ChatInput, ChatTemplate};
-use crate::text::Tokenizer;
 use crate::text::error::{Result, TextError};
+use crate::text::{GuardedText, Tokenizer};
 
 /// A conversation that the template renders whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +70,37 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses the conversation, or a content part is not text.
     pub fn prompt(&self, messages: &[Value], kwargs: Map<String, Value>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        let input = ChatInput { kwargs, ..ChatInput::new(self.adapt(messages)?.messages) };
-        tokenizer.encode_guarded(&self.render_guarded(&input, tokenizer)?)
+        self.prompt_with_tools(messages, Vec::new(), kwargs, tokenizer)
+    }
+
+    /// As [`ChatTemplate::prompt`], with tools (`{"type": "function", "function": …}`) for the template.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::prompt`].
+    pub fn prompt_with_tools(
+        &self,
+        messages: &[Value],
+        tools: Vec<Value>,
+        kwargs: Map<String, Value>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>> {
+        tokenizer.encode_guarded(&self.prompt_text(messages, tools, kwargs, tokenizer)?)
+    }
+
+    /// The text of such a prompt, with guards at special tokens that users typed.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::prompt`].
+    pub fn prompt_text(
+        &self,
+        messages: &[Value],
+        tools: Vec<Value>,
+        kwargs: Map<String, Value>,
+        tokenizer: &Tokenizer,
+    ) -> Result<GuardedText> {
+        let tools = (!tools.is_empty()).then_some(tools);
+        let input = ChatInput { kwargs, tools, ..ChatInput::new(self.adapt(messages)?.messages) };
+        self.render_guarded(&input, tokenizer)
     }
 
     /// Whether a conversation of this role and a user turn shows the text of both.

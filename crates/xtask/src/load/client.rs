@@ -1,0 +1,119 @@
+//! One client: a request over a socket of its own, and the times of its tokens.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::event;
+
+/// The server.
+pub struct Target {
+    address: String,
+}
+
+/// A request without an answer for this long counts as hung.
+const HUNG: Duration = Duration::from_secs(300);
+
+/// The times of an answer.
+pub struct Asked {
+    /// Tokens that came.
+    pub tokens: usize,
+    /// From the request to the first token.
+    pub first_seconds: f64,
+    /// From each token to the next.
+    pub between_seconds: Vec<f64>,
+}
+
+impl Target {
+    /// A server at `http://HOST:PORT`.
+    ///
+    /// # Errors
+    /// The address has another form.
+    pub fn new(url: &str) -> Result<Target> {
+        let address = url.trim_end_matches('/').strip_prefix("http://").filter(|address| !address.contains('/'));
+        let address = address.with_context(|| format!("{url}: expected http://HOST:PORT"))?;
+        Ok(Target { address: address.to_string() })
+    }
+
+    fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(&self.address).with_context(|| format!("{}", self.address))?;
+        stream.set_read_timeout(Some(HUNG))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Asks for exactly `tokens` tokens, as a stream. With `cut` the connection is closed after so many of them.
+    ///
+    /// # Errors
+    /// The server refuses, or nothing comes for a long time.
+    pub fn ask(&self, number: usize, tokens: usize, cut: Option<usize>) -> Result<Asked> {
+        let body = json!({
+            "prompt": format!("السؤال رقم {number}: ما عاصمة مصر وما عاصمة سوريا؟ الجواب"),
+            "max_tokens": tokens,
+            "ignore_eos": true,
+            "temperature": 0.8,
+            "seed": number,
+            "stream": true,
+        })
+        .to_string();
+        let start = Instant::now();
+        let mut stream = self.connect()?;
+        write!(
+            stream,
+            "POST /v1/completions HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )?;
+        let mut asked = Asked { tokens: 0, first_seconds: f64::NAN, between_seconds: Vec::new() };
+        if cut == Some(0) {
+            return Ok(asked);
+        }
+        let mut lines = BufReader::new(stream).lines();
+        let status = lines.next().context("the server closed the connection")??;
+        if !status.contains(" 200 ") {
+            let rest: Vec<String> = lines.map_while(Result::ok).collect();
+            bail!("request {number}: {status}: {}", rest.last().cloned().unwrap_or_default());
+        }
+        let mut last: Option<Instant> = None;
+        for line in lines {
+            let Some(event) = event(&line?)? else { continue };
+            if !event["error"].is_null() {
+                bail!("request {number}: {}", event["error"]);
+            }
+            // A token that is only a part of a character has no text yet, so that pieces are counted by their time.
+            if event["choices"][0]["text"].as_str().is_none_or(str::is_empty) {
+                continue;
+            }
+            let now = Instant::now();
+            match last {
+                None => asked.first_seconds = (now - start).as_secs_f64(),
+                Some(last) => asked.between_seconds.push((now - last).as_secs_f64()),
+            }
+            last = Some(now);
+            asked.tokens += 1;
+            if cut == Some(asked.tokens) {
+                return Ok(asked);
+            }
+        }
+        // The server counts tokens; pieces of text may be fewer.
+        asked.tokens = tokens;
+        Ok(asked)
+    }
+
+    /// The value of a metric.
+    ///
+    /// # Errors
+    /// The server has none of this name.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let mut stream = self.connect()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.address)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        Ok(value.with_context(|| format!("{}: no metric {name}", self.address))?.trim().parse()?)
+    }
+}
