@@ -24,7 +24,8 @@ def main(url, key):
     client = anthropic.Anthropic(base_url=url, api_key=key)
     model = "embedded"
     question = [{"role": "user", "content": "السلام عليكم"}]
-    common = {"model": model, "messages": question, "temperature": 0, "max_tokens": 40}
+    # Newer versions of the package have no argument for these settings.
+    common = {"model": model, "messages": question, "extra_body": {"temperature": 0}, "max_tokens": 40}
     whole = client.messages.create(**common)
     text = whole.content[0].text
     check(f"a question is answered: {text}", bool(text) and whole.stop_reason in ("end_turn", "max_tokens"))
@@ -46,7 +47,7 @@ def main(url, key):
               "additionalProperties": False}
     tool = {"name": "get_weather", "description": "حالة الطقس في مدينة", "input_schema": schema}
     asked = {**common, "tools": [tool], "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
-             "max_tokens": 100}
+             "max_tokens": 300}
     called = client.messages.create(**asked)
     block = called.content[-1]
     check(f"a tool is called: {block.name}({block.input})", called.stop_reason == "tool_use" and
@@ -61,7 +62,7 @@ def main(url, key):
 
     for what, kind, call in [
         ("an unknown model", anthropic.NotFoundError, lambda: client.messages.create(**{**common, "model": "x"})),
-        ("a wrong value", anthropic.BadRequestError, lambda: client.messages.create(**{**common, "top_p": 7})),
+        ("a wrong value", anthropic.BadRequestError, lambda: client.messages.create(**{**common, "extra_body": {"top_p": 7}})),
         ("an image", anthropic.BadRequestError, lambda: client.messages.create(**{**common, "messages": [
             {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x"}}]}]})),
     ]:

@@ -68,12 +68,12 @@ def main(url, key):
     schema = {"type": "object", "properties": {"city": {"enum": ["القاهرة", "دمشق"]}, "hot": {"type": "boolean"}},
               "required": ["city", "hot"], "additionalProperties": False}
     form = {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema, "strict": True}}
-    structured = client.chat.completions.create(**{**common, "max_tokens": 100}, response_format=form)
+    structured = client.chat.completions.create(**{**common, "max_tokens": 400}, response_format=form)
     value = json.loads(structured.choices[0].message.content)
     check(f"a schema is followed: {value}", value["city"] in ("القاهرة", "دمشق") and isinstance(value["hot"], bool))
 
     function = {"name": "get_weather", "description": "حالة الطقس في مدينة", "parameters": schema, "strict": True}
-    asked = {**common, "max_tokens": 100, "tools": [{"type": "function", "function": function}],
+    asked = {**common, "max_tokens": 450, "tools": [{"type": "function", "function": function}],
              "tool_choice": "required", "parallel_tool_calls": False}
     called = client.chat.completions.create(**asked).choices[0]
     call = called.message.tool_calls[0]
@@ -94,7 +94,7 @@ def main(url, key):
     check(f"a streamed response of {len(deltas)} pieces too", "".join(deltas) == text == final.output_text)
     tool = {"type": "function", **function}
     response = client.responses.create(model=model, input="ما الطقس؟", tools=[tool], tool_choice="required",
-                                       temperature=0, max_output_tokens=100)
+                                       temperature=0, max_output_tokens=450)
     call = next(item for item in response.output if item.type == "function_call")
     check(f"a response calls {call.name}({call.arguments})", json.loads(call.arguments)["hot"] in (True, False))
 

@@ -39,7 +39,8 @@ fn tools_are_called_and_answered() {
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"], "additionalProperties": false});
     let tools = json!([{"name": "pick", "description": "x", "input_schema": schema}]);
     let choice = json!({"type": "tool", "name": "pick"});
-    let ask = with(ask(), json!({"tools": tools, "tool_choice": choice, "max_tokens": 100, "temperature": 1}));
+    let ask =
+        with(ask(), json!({"tools": tools, "tool_choice": choice, "max_tokens": 500, "temperature": 1, "seed": 5}));
     let answer = server.post("/v1/messages", &ask).good();
     let block = answer["content"][0].clone();
     assert_eq!(
