@@ -178,7 +178,7 @@ impl Answering {
 /// What the worker is asked.
 pub(crate) enum Message {
     /// To answer.
-    Answer(Submission),
+    Answer(Box<Submission>),
     /// To load an adapter from a directory, or with `None` to unload it.
     Adapter { name: String, from: Option<PathBuf>, done: oneshot::Sender<Result<(), ApiError>> },
     /// To end.
@@ -226,7 +226,7 @@ pub(crate) fn start(open: Open, shared: Arc<Shared>, adapters: &[(String, PathBu
 struct Worker {
     model: Model,
     answers: HashMap<JobId, Answering>,
-    held: VecDeque<Submission>,
+    held: VecDeque<Box<Submission>>,
     shared: Arc<Shared>,
 }
 
@@ -257,7 +257,7 @@ impl Worker {
                 }
             }
             while let Some(submission) = self.held.pop_front() {
-                self.take(submission);
+                self.take(*submission);
             }
             self.end_some();
             if let Err(error) = self.advance() {

@@ -320,7 +320,7 @@ fn open_trainer(args: &ModelArgs, adapter: Option<&Path>) -> Result<(Trainer, Tr
     let decoder =
         block_on(bayan_models::open(&checkpoint, Some(&gpu), &LoadOptions { context }, policy, &mut |_, _| {}))?;
     let options = TrainerOptions { context, ..TrainerOptions::default() };
-    Ok((Trainer::new(Some(&gpu), decoder, &adapter, options)?, TrainedWeights::Adapter(adapter)))
+    Ok((Trainer::new(Some(&gpu), decoder, &adapter, options)?, TrainedWeights::Adapter(Box::new(adapter))))
 }
 
 fn logits_response(rows: &[Vec<f32>], top_k: usize, full_last: bool) -> Value {

@@ -22,7 +22,6 @@ impl Engine {
         if self.adapters.iter().any(|known| known == name) {
             return Err(GenerateError::AdapterName(name.to_string()));
         }
-        adapter.require_plain()?;
         let attached = self.attach_modules(name, adapter, scale);
         if attached.is_err() {
             self.decoder.detach(name);
@@ -34,6 +33,7 @@ impl Engine {
     }
 
     fn attach_modules(&mut self, name: &str, adapter: &Adapter, scale: f32) -> Result<(), GenerateError> {
+        adapter.require_plain()?;
         for (module, pair) in &adapter.modules {
             let device = layer_of(module).and_then(|layer| self.devices.layers.get(layer)).copied();
             let gpu = device.map_or(&self.head_gpu, |device| &self.devices.gpus[device]).clone();

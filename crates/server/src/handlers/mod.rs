@@ -147,7 +147,7 @@ impl App {
         let arrived = Instant::now();
         for (choice, (job, stop)) in jobs.into_iter().enumerate() {
             let submission = Submission { job, stop, choice, replies: replies.clone(), arrived };
-            if self.submit.send(Message::Answer(submission)).is_err() {
+            if self.submit.send(Message::Answer(Box::new(submission))).is_err() {
                 return Err(ApiError::unavailable("engine_ended", "the engine has ended; restart the server"));
             }
         }

@@ -81,7 +81,7 @@ impl Reader {
                     self.state = if format.begins_answer() { State::Name(String::new()) } else { State::Between };
                     return;
                 }
-                while !self.held.is_empty() && !(possible && opening.starts_with(self.held.as_str())) {
+                while !(self.held.is_empty() || possible && opening.starts_with(self.held.as_str())) {
                     let first = self.held.remove(0);
                     self.begun = true;
                     possible = !format.begins_answer();

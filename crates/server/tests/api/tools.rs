@@ -73,41 +73,39 @@ const MODELS: [(&str, Option<&str>, bool); 4] = [
 fn required_and_named_calls_are_valid_in_every_form() {
     for (name, template, several) in MODELS {
         let server = fixture(name, template);
-        for seed in [7] {
-            let common = json!({"tools": tools(), "temperature": 1, "seed": seed, "max_tokens": 200});
-            let ask = with(question("ما الطقس؟"), with(common, json!({"tool_choice": "required"})));
-            let choice = server.chat(ask.clone()).good()["choices"][0].clone();
-            let found = calls(&choice["message"]);
-            assert!(!found.is_empty() && (several || found.len() == 1), "{name}: {choice}");
-            // An answer with many calls may be cut in its last one.
-            let cut = choice["finish_reason"] == "length";
-            assert!(cut && found.len() > 1 || choice["finish_reason"] == "tool_calls", "{name}: {choice}");
-            assert_eq!(choice["message"]["content"], Value::Null, "{name}: {choice}");
-            found[..found.len() - usize::from(cut)].iter().for_each(|(_, name, arguments)| check_call(name, arguments));
-            let mut ids: Vec<&str> = found.iter().map(|call| call.0.as_str()).collect();
-            ids.sort_unstable();
-            ids.dedup();
-            assert_eq!(ids.len(), found.len(), "{name}: every call has an id of its own");
-            // The stream has the same calls under new ids.
-            let (text, pieces, finish) = streamed(&server, ask.clone());
-            let without_ids = |calls: &[(String, String, String)]| -> Vec<(String, String)> {
-                calls.iter().map(|call| (call.1.clone(), call.2.clone())).collect()
-            };
-            assert_eq!((text.as_str(), without_ids(&pieces)), ("", without_ids(&found)), "{name}");
-            assert_eq!(finish, choice["finish_reason"]);
-            // One call of a function that is named, and one without parallel calls.
-            let named = json!({"tool_choice": {"type": "function", "function": {"name": "add"}}});
-            let choice = server.chat(with(ask.clone(), named)).good()["choices"][0].clone();
-            let found = calls(&choice["message"]);
-            assert_eq!(
-                (found.len(), found[0].1.as_str(), &choice["finish_reason"]),
-                (1, "add", &json!("stop")),
-                "{name}"
-            );
-            check_call("add", &found[0].2);
-            let one = server.chat(with(ask, json!({"parallel_tool_calls": false}))).good()["choices"][0].clone();
-            assert_eq!(calls(&one["message"]).len(), 1, "{name}: {one}");
-        }
+        let common = json!({"tools": tools(), "temperature": 1, "seed": 7, "max_tokens": 200});
+        let ask = with(question("ما الطقس؟"), with(common, json!({"tool_choice": "required"})));
+        let choice = server.chat(ask.clone()).good()["choices"][0].clone();
+        let found = calls(&choice["message"]);
+        assert!(!found.is_empty() && (several || found.len() == 1), "{name}: {choice}");
+        // An answer with many calls may be cut in its last one.
+        let cut = choice["finish_reason"] == "length";
+        assert!(cut && found.len() > 1 || choice["finish_reason"] == "tool_calls", "{name}: {choice}");
+        assert_eq!(choice["message"]["content"], Value::Null, "{name}: {choice}");
+        found[..found.len() - usize::from(cut)].iter().for_each(|(_, name, arguments)| check_call(name, arguments));
+        let mut ids: Vec<&str> = found.iter().map(|call| call.0.as_str()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), found.len(), "{name}: every call has an id of its own");
+        // The stream has the same calls under new ids.
+        let (text, pieces, finish) = streamed(&server, ask.clone());
+        let without_ids = |calls: &[(String, String, String)]| -> Vec<(String, String)> {
+            calls.iter().map(|call| (call.1.clone(), call.2.clone())).collect()
+        };
+        assert_eq!((text.as_str(), without_ids(&pieces)), ("", without_ids(&found)), "{name}");
+        assert_eq!(finish, choice["finish_reason"]);
+        // One call of a function that is named, and one without parallel calls.
+        let named = json!({"tool_choice": {"type": "function", "function": {"name": "add"}}});
+        let choice = server.chat(with(ask.clone(), named)).good()["choices"][0].clone();
+        let found = calls(&choice["message"]);
+        assert_eq!(
+            (found.len(), found[0].1.as_str(), &choice["finish_reason"]),
+            (1, "add", &json!("stop")),
+            "{name}"
+        );
+        check_call("add", &found[0].2);
+        let one = server.chat(with(ask, json!({"parallel_tool_calls": false}))).good()["choices"][0].clone();
+        assert_eq!(calls(&one["message"]).len(), 1, "{name}: {one}");
     }
 }
 

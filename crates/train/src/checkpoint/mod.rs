@@ -32,7 +32,7 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq)]
 pub enum TrainedWeights {
     /// LoRA pairs over a frozen base.
-    Adapter(Adapter),
+    Adapter(Box<Adapter>),
     /// All parameters.
     Full(Vec<NamedArray>),
 }
@@ -172,7 +172,7 @@ impl Checkpoints {
         }
         let weights = if path.join(ADAPTER_MODEL).is_file() {
             let source = DirectorySource::new(&path).map_err(|e| bad("a directory", e.to_string()))?;
-            TrainedWeights::Adapter(now(Adapter::open(Rc::new(source)))?)
+            TrainedWeights::Adapter(Box::new(now(Adapter::open(Rc::new(source)))?))
         } else {
             TrainedWeights::Full(read_arrays(&path, MODEL)?)
         };
@@ -218,7 +218,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let run = Checkpoints::new(&place.path().join("run"), 2);
         assert!(run.resume().unwrap().is_none());
-        let weights = TrainedWeights::Adapter(adapter());
+        let weights = TrainedWeights::Adapter(Box::new(adapter()));
         for step in 1..=6 {
             let mut state = state(step);
             state.best = Some((2, 0.5)); // step 2 was the best
@@ -257,7 +257,7 @@ mod tests {
     fn an_incomplete_or_nan_checkpoint_never_replaces_a_good_one() {
         let place = tempfile::tempdir().unwrap();
         let run = Checkpoints::new(place.path(), 2);
-        let weights = TrainedWeights::Adapter(adapter());
+        let weights = TrainedWeights::Adapter(Box::new(adapter()));
         run.save(&state(1), &weights, &arrays(1.0)).unwrap();
         let error = run.save(&state(2), &weights, &arrays(f32::NAN)).unwrap_err().to_string();
         assert!(error.contains("exp_avg.a"), "{error}");

@@ -33,7 +33,7 @@ pub(super) struct LoraSlot {
 #[derive(Debug)]
 enum Kind {
     /// LoRA pairs over a frozen base.
-    Adapter { slots: Vec<LoraSlot>, config: AdapterConfig },
+    Adapter { slots: Vec<LoraSlot>, config: Box<AdapterConfig> },
     /// All parameters of the model, which reads them from the arena.
     Full(Vec<Parameter>),
 }
@@ -76,7 +76,7 @@ impl Arena {
             LoraSlot { name: name.clone(), scale, rank, in_features, out_features, a, b, parameters, gradients }
         };
         let slots = adapter.modules.iter().zip(&offsets).map(slot).collect();
-        Ok(Arena { states, kind: Kind::Adapter { slots, config: adapter.config.clone() }, len })
+        Ok(Arena { states, kind: Kind::Adapter { slots, config: Box::new(adapter.config.clone()) }, len })
     }
 
     /// Wraps the parameters of a model that was loaded for full training.
@@ -204,7 +204,8 @@ impl Arena {
             };
             modules.insert(slot.name.clone(), module);
         }
-        Ok(TrainedWeights::Adapter(Adapter { config: config.clone(), modules, extras: Extras::default() }))
+        let config = AdapterConfig::clone(config);
+        Ok(TrainedWeights::Adapter(Box::new(Adapter { config, modules, extras: Extras::default() })))
     }
 }
 

@@ -38,7 +38,7 @@ fn trainer(gpu: Option<&Gpu>, case: &str, format: &str, recompute: bool) -> (Tra
     let options = TrainerOptions { context: 256, recompute, ..TrainerOptions::default() };
     (
         Trainer::new(gpu, base(gpu, model, format), &initial, options).expect("a trainer"),
-        TrainedWeights::Adapter(initial),
+        TrainedWeights::Adapter(Box::new(initial)),
         expected,
     )
 }

@@ -276,7 +276,7 @@ fn the_best_weights_are_kept_and_patience_ends() {
     assert_eq!(ended.weights, Checkpoints::new(place.path(), 1).read(step).unwrap().weights);
     let result = write_result(place.path(), &ended.weights, &[], SaveDtype::Float32).unwrap();
     let adapter = block_on(bayan_models::Adapter::open(Rc::new(DirectorySource::new(result).unwrap()))).unwrap();
-    assert_eq!(TrainedWeights::Adapter(adapter), ended.weights);
+    assert_eq!(TrainedWeights::Adapter(Box::new(adapter)), ended.weights);
     assert!(prepare_output(place.path(), &recipe, false).unwrap_err().to_string().contains("--resume"));
     prepare_output(place.path(), &recipe, true).unwrap();
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "only the recipe is left");

@@ -39,7 +39,7 @@ impl Target {
     }
 
     fn connect(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect(&self.address).with_context(|| format!("{}", self.address))?;
+        let stream = TcpStream::connect(&self.address).with_context(|| self.address.to_string())?;
         stream.set_read_timeout(Some(HUNG))?;
         stream.set_nodelay(true)?;
         Ok(stream)
