@@ -457,6 +457,7 @@ impl Engine {
             return Err(GenerateError::PromptTooLong { prompt: ids.len(), context: self.context() });
         }
         self.cached[0].clear();
+        self.slot_adapters[0] = None;
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
         for chunk in ids.chunks(self.chunks.chunk().min(LOGITS_CHUNK)) {
