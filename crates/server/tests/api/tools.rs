@@ -98,11 +98,7 @@ fn required_and_named_calls_are_valid_in_every_form() {
         let named = json!({"tool_choice": {"type": "function", "function": {"name": "add"}}});
         let choice = server.chat(with(ask.clone(), named)).good()["choices"][0].clone();
         let found = calls(&choice["message"]);
-        assert_eq!(
-            (found.len(), found[0].1.as_str(), &choice["finish_reason"]),
-            (1, "add", &json!("stop")),
-            "{name}"
-        );
+        assert_eq!((found.len(), found[0].1.as_str(), &choice["finish_reason"]), (1, "add", &json!("stop")), "{name}");
         check_call("add", &found[0].2);
         let one = server.chat(with(ask, json!({"parallel_tool_calls": false}))).good()["choices"][0].clone();
         assert_eq!(calls(&one["message"]).len(), 1, "{name}: {one}");
