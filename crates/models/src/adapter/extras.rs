@@ -58,7 +58,7 @@ pub struct WholeTensor {
 /// Changes beside the pairs of linear layers. Modules have the names of base tensors without `.weight`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Extras {
-    /// DoRA: the length of each row [out] of the merged weight, by module.
+    /// DoRA: the length of each row of the merged weight, by module.
     pub magnitudes: BTreeMap<String, Vec<f32>>,
     /// Pairs of embeddings, by module.
     pub embeddings: BTreeMap<String, EmbeddingPair>,
