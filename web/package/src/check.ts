@@ -34,8 +34,7 @@ export function checkSampling(sampling: Sampling): Sampling {
       continue;
     }
     const range = (RANGES as Record<string, readonly [number, number]>)[name];
-    if (!range)
-      throw new TypeError(`sampling.${name} is not a known setting; known: ${KNOWN}`);
+    if (!range) throw new TypeError(`sampling.${name} is not a known setting; known: ${KNOWN}`);
     const whole = WHOLE.has(name);
     if (typeof value !== 'number' || !(value >= range[0] && value <= range[1]) || (whole && !Number.isInteger(value))) {
       const kind = whole ? 'a whole number' : 'a number';

@@ -38,8 +38,7 @@ export async function probeDevice(): Promise<DeviceProbe> {
     features: [...features].sort(),
     shaderF16: features.has('shader-f16'),
     // The engine's kernels need both: a subgroup's operations, and its number within the workgroup.
-    subgroups:
-      features.has('subgroups' as GPUFeatureName) && Boolean(gpu.wgslLanguageFeatures?.has('subgroup_id')),
+    subgroups: features.has('subgroups' as GPUFeatureName) && Boolean(gpu.wgslLanguageFeatures?.has('subgroup_id')),
     packedDot: Boolean(gpu.wgslLanguageFeatures?.has('packed_4x8_integer_dot_product')),
     maxBufferBytes: limits.maxBufferSize,
     maxBindingBytes: limits.maxStorageBufferBindingSize,
