@@ -29,8 +29,9 @@ const LONGEST_TOKEN_BYTES: usize = 512;
 /// The bytes of a vocabulary, all tokens together; more than any in use.
 const LARGEST_VOCABULARY_BYTES: usize = 4 << 20;
 
-/// Most white space between two parts of a JSON document, so that no answer consists of white space alone.
-const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
+/// White space between two parts of a JSON document: one space, or a new line and its indent. A weak model would
+/// otherwise fill its answer with spaces until the token limit cuts it.
+const WHITE_SPACE: &str = r"(\x20|\x0A\x20{0,12})";
 
 /// Compiling follows the nesting of a grammar by recursion.
 #[cfg(not(target_arch = "wasm32"))]
