@@ -3,33 +3,17 @@
  * and a page without a bundler, each answering with the real engine and the embedded model; and its types under `tsc
  * --strict`. Needs the built engine (BAYAN_ENGINE) and package (`npm run build:package`).
  */
-import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
-import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { after, before, it } from "node:test";
-import { pathToFileURL } from "node:url";
-import {
-  engineFolder,
-  launch,
-  root,
-  serveFolder,
-  shippedManifest,
-  web,
-} from "./harness.mjs";
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, it } from 'node:test';
+import { pathToFileURL } from 'node:url';
+import { engineFolder, launch, root, serveFolder, shippedManifest, web } from './harness.mjs';
 
-const require = createRequire(join(web, "package.json"));
+const require = createRequire(join(web, 'package.json'));
 const APP = `
 import { load } from 'bayan-web';
 const show = (name, value) => (document.body.dataset[name] = String(value));
@@ -74,13 +58,11 @@ let tarball;
 let browser;
 
 before(async () => {
-  if (!existsSync(join(engineFolder, "bayan_bg.wasm")))
-    throw new Error(
-      `${engineFolder} holds no engine: build it first (cargo xtask web --release-dir DIR)`,
-    );
-  folder = mkdtempSync(join(tmpdir(), "bayan-package-"));
-  npm(join(web, "package"), "pack", "--pack-destination", folder);
-  const packed = readdirSync(folder).filter((name) => name.endsWith(".tgz"));
+  if (!existsSync(join(engineFolder, 'bayan_bg.wasm')))
+    throw new Error(`${engineFolder} holds no engine: build it first (cargo xtask web --release-dir DIR)`);
+  folder = mkdtempSync(join(tmpdir(), 'bayan-package-'));
+  npm(join(web, 'package'), 'pack', '--pack-destination', folder);
+  const packed = readdirSync(folder).filter((name) => name.endsWith('.tgz'));
   assert.equal(packed.length, 1, String(packed));
   tarball = join(folder, packed[0]);
   browser = await launch();
@@ -92,188 +74,103 @@ after(async () => {
 
 function npm(cwd, ...commands) {
   const env = { ...process.env, BAYAN_ENGINE: engineFolder };
-  return execFileSync("npm", commands, {
-    cwd,
-    env,
-    encoding: "utf8",
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+  return execFileSync('npm', commands, { cwd, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
 /** A new project with the tarball installed, the app's source and the embedded model in `public/model`. */
 function project(name, files) {
   const path = join(folder, name);
-  mkdirSync(join(path, "public/model"), { recursive: true });
-  writeFileSync(
-    join(path, "package.json"),
-    JSON.stringify({ name, private: true, type: "module" }),
-  );
-  for (const [file, text] of Object.entries(files))
-    writeFileSync(join(path, file), text);
-  npm(path, "install", "--offline", "--no-audit", "--no-fund", tarball);
-  shippedManifest(
-    join(root, "crates/embedded/checkpoint"),
-    join(path, "public/model"),
-  );
+  mkdirSync(join(path, 'public/model'), { recursive: true });
+  writeFileSync(join(path, 'package.json'), JSON.stringify({ name, private: true, type: 'module' }));
+  for (const [file, text] of Object.entries(files)) writeFileSync(join(path, file), text);
+  npm(path, 'install', '--offline', '--no-audit', '--no-fund', tarball);
+  shippedManifest(join(root, 'crates/embedded/checkpoint'), join(path, 'public/model'));
   return path;
 }
 
 async function answers(url) {
   const page = await browser.newPage();
   await page.goto(url);
-  await page.waitForFunction(
-    () => document.body.dataset.answer !== undefined,
-    null,
-    { timeout: 120_000 },
-  );
-  const { answer, refused, badFormat, city, again } = await page.evaluate(
-    () => ({ ...document.body.dataset }),
-  );
+  await page.waitForFunction(() => document.body.dataset.answer !== undefined, null, { timeout: 120_000 });
+  const { answer, refused, badFormat, city, again } = await page.evaluate(() => ({ ...document.body.dataset }));
   await page.close();
   assert.match(answer, /القاهرة/);
   assert.match(refused, /tools is not supported; supported: messages/);
   assert.match(badFormat, /`type`: expected text, json_object or json_schema/);
   assert.match(city, /^(القاهرة|الرباط)$/);
-  assert.equal(again, "القاهرة");
+  assert.equal(again, 'القاهرة');
 }
 
-const html = (script) =>
-  `<!doctype html><meta charset="utf-8"><body>${script}</body>`;
+const html = (script) => `<!doctype html><meta charset="utf-8"><body>${script}</body>`;
 
-it("holds code, declarations, engine and licences, and no source", () => {
-  const files = execFileSync("tar", ["-tzf", tarball], { encoding: "utf8" })
-    .trim()
-    .split("\n");
-  for (const name of [
-    "dist/index.js",
-    "dist/index.d.ts",
-    "dist/worker.js",
-    "dist/types.d.ts",
-    "engine/bayan.js",
-  ])
-    assert.ok(
-      files.includes(`package/${name}`),
-      `${name} is missing in ${files.join(", ")}`,
-    );
-  for (const name of [
-    "engine/bayan_bg.wasm",
-    "LICENSE-MIT",
-    "LICENSE-APACHE",
-    "README.md",
-    "package.json",
-  ])
-    assert.ok(
-      files.includes(`package/${name}`),
-      `${name} is missing in ${files.join(", ")}`,
-    );
+it('holds code, declarations, engine and licences, and no source', () => {
+  const files = execFileSync('tar', ['-tzf', tarball], { encoding: 'utf8' }).trim().split('\n');
+  for (const name of ['dist/index.js', 'dist/index.d.ts', 'dist/worker.js', 'dist/types.d.ts', 'engine/bayan.js'])
+    assert.ok(files.includes(`package/${name}`), `${name} is missing in ${files.join(', ')}`);
+  for (const name of ['engine/bayan_bg.wasm', 'LICENSE-MIT', 'LICENSE-APACHE', 'README.md', 'package.json'])
+    assert.ok(files.includes(`package/${name}`), `${name} is missing in ${files.join(', ')}`);
   assert.deepEqual(
     files.filter((name) => /\/(src|test)\/|(?<!\.d)\.ts$/.test(name)),
     [],
   );
-  const { license, repository } = JSON.parse(
-    readFileSync(join(web, "package/package.json"), "utf8"),
-  );
+  const { license, repository } = JSON.parse(readFileSync(join(web, 'package/package.json'), 'utf8'));
   assert.ok(license && repository.url);
 });
 
-for (const moduleResolution of ["bundler", "nodenext"]) {
+for (const moduleResolution of ['bundler', 'nodenext']) {
   it(`its types pass tsc --strict with ${moduleResolution}`, () => {
-    const path = project(`types-${moduleResolution}`, { "app.ts": TYPES });
-    const module = moduleResolution === "bundler" ? "esnext" : "nodenext";
-    const lib = "es2023,dom,dom.iterable,dom.asynciterable";
-    const options = [
-      "--strict",
-      "--noEmit",
-      "--target",
-      "es2022",
-      "--lib",
-      lib,
-    ];
-    const how = [
-      "--module",
-      module,
-      "--moduleResolution",
-      moduleResolution,
-      "--skipLibCheck",
-      "false",
-    ];
-    const tsc = join(web, "node_modules/typescript/bin/tsc");
+    const path = project(`types-${moduleResolution}`, { 'app.ts': TYPES });
+    const module = moduleResolution === 'bundler' ? 'esnext' : 'nodenext';
+    const lib = 'es2023,dom,dom.iterable,dom.asynciterable';
+    const options = ['--strict', '--noEmit', '--target', 'es2022', '--lib', lib];
+    const how = ['--module', module, '--moduleResolution', moduleResolution, '--skipLibCheck', 'false'];
+    const tsc = join(web, 'node_modules/typescript/bin/tsc');
     try {
-      execFileSync("node", [tsc, ...options, ...how, "app.ts"], {
-        cwd: path,
-        encoding: "utf8",
-      });
+      execFileSync('node', [tsc, ...options, ...how, 'app.ts'], { cwd: path, encoding: 'utf8' });
     } catch (error) {
       assert.fail(error.stdout || String(error));
     }
   });
 }
 
-it("answers on a page without a bundler", async () => {
-  const map = JSON.stringify({
-    imports: { "bayan-web": "./node_modules/bayan-web/dist/index.js" },
-  });
+it('answers on a page without a bundler', async () => {
+  const map = JSON.stringify({ imports: { 'bayan-web': './node_modules/bayan-web/dist/index.js' } });
   const scripts = `<script type="importmap">${map}</script><script type="module" src="app.js"></script>`;
-  const path = project("plain", { "app.js": APP, "index.html": html(scripts) });
-  cpSync(join(path, "public/model"), join(path, "model"), { recursive: true });
+  const path = project('plain', { 'app.js': APP, 'index.html': html(scripts) });
+  cpSync(join(path, 'public/model'), join(path, 'model'), { recursive: true });
   const server = await serveFolder(path);
   await answers(server.url).finally(server.stop);
 });
 
-it("answers in a fresh Vite project, built and in development", async () => {
-  const files = {
-    "app.js": APP,
-    "index.html": html('<script type="module" src="/app.js"></script>'),
-  };
-  const path = project("vite", files);
-  const vite = await import(
-    pathToFileURL(join(web, "node_modules/vite/dist/node/index.js")).href
-  );
-  const config = {
-    root: path,
-    base: "./",
-    configFile: false,
-    logLevel: "error",
-  };
+it('answers in a fresh Vite project, built and in development', async () => {
+  const files = { 'app.js': APP, 'index.html': html('<script type="module" src="/app.js"></script>') };
+  const path = project('vite', files);
+  const vite = await import(pathToFileURL(join(web, 'node_modules/vite/dist/node/index.js')).href);
+  const config = { root: path, base: './', configFile: false, logLevel: 'error' };
   await vite.build(config);
-  const server = await serveFolder(join(path, "dist"));
+  const server = await serveFolder(join(path, 'dist'));
   await answers(server.url).finally(server.stop);
-  const development = await vite.createServer({
-    ...config,
-    base: "/",
-    server: { port: 0, host: "localhost" },
-  });
+  const development = await vite.createServer({ ...config, base: '/', server: { port: 0, host: 'localhost' } });
   await development.listen();
-  await answers(development.resolvedUrls.local[0]).finally(() =>
-    development.close(),
-  );
+  await answers(development.resolvedUrls.local[0]).finally(() => development.close());
 });
 
-it("answers in a fresh webpack project", async () => {
-  const path = project("webpack", { "app.js": APP });
-  const webpack = require("webpack");
+it('answers in a fresh webpack project', async () => {
+  const path = project('webpack', { 'app.js': APP });
+  const webpack = require('webpack');
   const compiler = webpack({
     context: path,
-    mode: "production",
-    entry: "./app.js",
-    output: { path: join(path, "dist"), filename: "main.js" },
+    mode: 'production',
+    entry: './app.js',
+    output: { path: join(path, 'dist'), filename: 'main.js' },
     performance: { hints: false },
   });
   const stats = await new Promise((done, fail) =>
     compiler.run((error, result) => (error ? fail(error) : done(result))),
   );
-  assert.equal(
-    stats.hasErrors() || stats.hasWarnings(),
-    false,
-    stats.toString({ colors: false }),
-  );
-  writeFileSync(
-    join(path, "dist/index.html"),
-    html('<script src="main.js"></script>'),
-  );
-  cpSync(join(path, "public/model"), join(path, "dist/model"), {
-    recursive: true,
-  });
-  const server = await serveFolder(join(path, "dist"));
+  assert.equal(stats.hasErrors() || stats.hasWarnings(), false, stats.toString({ colors: false }));
+  writeFileSync(join(path, 'dist/index.html'), html('<script src="main.js"></script>'));
+  cpSync(join(path, 'public/model'), join(path, 'dist/model'), { recursive: true });
+  const server = await serveFolder(join(path, 'dist'));
   await answers(server.url).finally(server.stop);
 });
