@@ -9,15 +9,8 @@ import sys
 
 import anthropic
 
-checks = 0
-
-
-def check(what, right):
-    global checks
-    checks += 1
-    if not right:
-        sys.exit(f"failed: {what}")
-    print(f"ok: {what}")
+import checks
+from checks import check
 
 
 def main(url, key):
@@ -71,7 +64,7 @@ def main(url, key):
             check(f"{what} is refused", False)
         except kind as error:
             check(f"{what} is refused: {error.body['error']['message']}", True)
-    print(f"{checks} checks passed with anthropic {anthropic.__version__}")
+    print(f"{checks.count} checks passed with anthropic {anthropic.__version__}")
 
 
 if __name__ == "__main__":

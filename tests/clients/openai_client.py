@@ -10,15 +10,8 @@ import sys
 
 import openai
 
-checks = 0
-
-
-def check(what, right):
-    global checks
-    checks += 1
-    if not right:
-        sys.exit(f"failed: {what}")
-    print(f"ok: {what}")
+import checks
+from checks import check
 
 
 def main(url, key):
@@ -116,7 +109,7 @@ def main(url, key):
     stream.close()
     check("after a stream that was left, the next question is answered",
           client.chat.completions.create(**common).choices[0].message.content == text)
-    print(f"{checks} checks passed with openai {openai.__version__}")
+    print(f"{checks.count} checks passed with openai {openai.__version__}")
 
 
 if __name__ == "__main__":

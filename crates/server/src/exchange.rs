@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 
 use crate::constraint::Constrained;
 use crate::error::ApiError;
+use crate::fields::Fields;
 use crate::handlers::{Answer, App, beside};
-use crate::protocol::check_prompt;
+use crate::protocol::{Wanted, check_prompt};
 use crate::tools::{Format, Piece, Reader, Tools};
 
 /// A conversation, checked and in the form of templates.
@@ -36,7 +37,37 @@ pub(crate) struct Prepared {
     pub(crate) ignored: Vec<String>,
 }
 
+/// What a handler needs of a prepared conversation besides the settings of its answers.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) stop: Vec<String>,
+    /// The form of tool calls, if there may be any.
+    pub(crate) format: Option<Format>,
+    /// The model's name in answers.
+    pub(crate) model: String,
+    /// Fields that have no effect.
+    pub(crate) ignored: Vec<String>,
+}
+
 impl Conversation {
+    /// Prepares the conversation; `wanted` gets its grammar and the adapter. What is left of `fields` has no effect.
+    pub(crate) async fn ready(
+        self,
+        app: &Arc<App>,
+        fields: Fields,
+        adapter: Option<String>,
+        wanted: &mut Wanted,
+    ) -> Result<Ready, ApiError> {
+        let mut ignored = fields.ignored();
+        let prepared = self.prepare(app).await?;
+        ignored.extend(prepared.ignored);
+        let model = app.model_name(adapter.as_ref());
+        (wanted.grammar, wanted.adapter) = (prepared.grammar, adapter);
+        let stop = std::mem::take(&mut wanted.stop);
+        Ok(Ready { prompt: prepared.prompt, stop, format: prepared.format, model, ignored })
+    }
+
     /// Renders, encodes and compiles, beside other requests.
     pub(crate) async fn prepare(self, app: &Arc<App>) -> Result<Prepared, ApiError> {
         let app = app.clone();

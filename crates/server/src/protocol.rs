@@ -113,6 +113,19 @@ impl Wanted {
         })
     }
 
+    /// Refuses more than one answer.
+    pub(crate) fn require_one_answer(&self) -> Result<(), ApiError> {
+        if self.n == 1 { Ok(()) } else { Err(ApiError::field("n", "`n`: expected 1")) }
+    }
+
+    /// Refuses an answer without tokens; `field` is the name of the limit in the request.
+    pub(crate) fn require_tokens(&self, field: &'static str) -> Result<(), ApiError> {
+        match self.max_tokens {
+            Some(0) => Err(ApiError::field(field, format!("`{field}`: expected at least 1"))),
+            _ => Ok(()),
+        }
+    }
+
     /// The job of one answer; `choice` is added to the seed.
     pub(crate) fn job(&self, prompt: Vec<u32>, owner: u64, choice: usize) -> Job {
         Job {

@@ -24,12 +24,8 @@ enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Tuning => "tuning",
-            Kind::History => "history",
-            Kind::Hub => "hub",
-        }
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     /// The file or directory; `None` where the user has no home directory.
@@ -95,7 +91,7 @@ pub fn run(args: &CachesArgs) -> Result<ExitCode> {
     }
     let row = |(kind, freed): (&Kind, &u64)| {
         let freed = if args.clear.contains(kind) { output::size(*freed) } else { String::new() };
-        vec![kind.name().to_owned(), output::size(kind.size_bytes()), freed, place(*kind)]
+        vec![kind.name(), output::size(kind.size_bytes()), freed, place(*kind)]
     };
     let rows: Vec<Vec<String>> = Kind::value_variants().iter().zip(&freed).map(row).collect();
     output::line(&output::table(&["cache", "size", "freed", "place"], &rows))?;

@@ -3,8 +3,7 @@
 
 use super::lm_eval::{BOTH, group, task};
 use super::{names, rules};
-use crate::data::Source;
-use crate::task::{Combine, Frame, Group, Kind, Metric, Protocol, Rule, Shots, Suite, Task};
+use crate::task::{Combine, Group, Metric, Protocol, Rule, Shots, Suite, Task};
 
 /// The tasks on `OALL/AlGhafa-Arabic-LLM-Benchmark-Translated`: lm-evaluation-harness's name, lighteval's name, which is
 /// the configuration's, and the rule of each.
@@ -113,29 +112,15 @@ pub(super) fn lighteval_task(
     dataset: &'static str,
     config: Option<&str>,
     rule: Rule,
-    [split, shots_split]: [&'static str; 2],
+    splits: [&'static str; 2],
 ) -> Task {
-    let shots_split = Some(shots_split).filter(|split| !split.is_empty());
+    let plain = task(name, dataset, config, rule, &[Metric::AccNorm], splits);
     Task {
-        name,
         protocol,
-        source: Source {
-            dataset,
-            config: config.map(str::to_owned),
-            split,
-            shots_split,
-            file: None,
-            columns: None,
-            topic: None,
-        },
-        rule,
-        few: Frame::default(),
-        zero: Frame::default(),
         delimiter: "",
-        kind: Kind::Choices,
-        metrics: &[Metric::AccNorm],
-        shots: if shots_split.is_some() { Shots::First(usize::MAX) } else { Shots::None },
+        shots: if plain.source.shots_split.is_some() { Shots::First(usize::MAX) } else { Shots::None },
         default_shots: if protocol == Protocol::OallV1 { 5 } else { 0 },
+        ..plain
     }
 }
 

@@ -13,7 +13,7 @@ use super::{App, Owner, collect, json as answer_json};
 use crate::constraint::Constrained;
 use crate::conversation;
 use crate::error::ApiError;
-use crate::exchange::{Conversation, Prepared, Spoken, call_id};
+use crate::exchange::{Conversation, Ready, Spoken, call_id};
 use crate::fields::Fields;
 use crate::protocol::{Totals, Wanted, chat_logprob, finish_reason, new_id, now};
 use crate::tools::{Choice, Format, Piece, Reader, Tools};
@@ -33,9 +33,7 @@ pub(crate) async fn answer(
     let adapter = app.check_model(&mut fields)?;
     refuse_unsupported(&mut fields)?;
     let mut wanted = Wanted::read(&mut fields, &app.about, &app.shared.limits)?;
-    if wanted.max_tokens == Some(0) {
-        return Err(ApiError::field("max_tokens", "`max_tokens`: expected at least 1"));
-    }
+    wanted.require_tokens("max_tokens")?;
     let scored = fields.flag("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0, 20)?;
     if top.is_some_and(|top| top > 0) && !scored {
@@ -45,14 +43,9 @@ pub(crate) async fn answer(
     let conversation = read(&mut fields)?;
     let named = matches!(conversation.tools.choice, Choice::Named(_));
     fields.without_effect(WITHOUT_EFFECT);
-    let mut ignored = fields.ignored();
-    let Prepared { prompt, grammar, format, ignored: more } = conversation.prepare(&app).await?;
-    ignored.extend(more);
-    wanted.grammar = grammar;
-    let model = app.model_name(adapter.as_ref());
-    wanted.adapter = adapter;
+    let ready = conversation.ready(&app, fields, adapter, &mut wanted).await?;
+    let Ready { prompt, stop, format, model, ignored } = ready;
     let n = wanted.n;
-    let stop = std::mem::take(&mut wanted.stop);
     let job = |choice| (Job { scores, ..wanted.job(prompt.clone(), owner, choice) }, stop.clone());
     let replies = app.submit((0..n).map(job).collect())?;
     let mut chunks = ChatChunks {

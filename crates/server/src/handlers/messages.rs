@@ -9,10 +9,10 @@ use bayan_generate::{FinishReason, Usage};
 use serde_json::{Value, json};
 
 use super::stream::{Chunks, Sent, respond};
-use super::{App, Owner, collect, json as answer_json};
+use super::{App, Owner, collect_one, json as answer_json};
 use crate::conversation::Calls;
 use crate::error::{AnthropicError, ApiError};
-use crate::exchange::{Conversation, Prepared, Spoken, call_id};
+use crate::exchange::{Conversation, Ready, Spoken, call_id};
 use crate::fields::{Fields, kind};
 use crate::protocol::{Wanted, new_id};
 use crate::tools::{Choice, Format, Piece, Reader, Tool, Tools, tool_list};
@@ -28,21 +28,12 @@ pub(crate) async fn answer(
     let adapter = app.check_model(&mut fields)?;
     fields.rename("stop_sequences", "stop");
     let mut wanted = Wanted::read(&mut fields, &app.about, &app.shared.limits)?;
-    if wanted.n != 1 {
-        return Err(ApiError::field("n", "`n`: expected 1").into());
-    }
-    if wanted.max_tokens == Some(0) {
-        return Err(ApiError::field("max_tokens", "`max_tokens`: expected at least 1").into());
-    }
+    wanted.require_one_answer()?;
+    wanted.require_tokens("max_tokens")?;
     let conversation = read(&mut fields)?;
     fields.without_effect(&["metadata", "service_tier", "container"]);
-    let mut ignored = fields.ignored();
-    let Prepared { prompt, grammar, format, ignored: more } = conversation.prepare(&app).await?;
-    ignored.extend(more);
-    wanted.grammar = grammar;
-    let model = app.model_name(adapter.as_ref());
-    wanted.adapter = adapter;
-    let stop = std::mem::take(&mut wanted.stop);
+    let ready = conversation.ready(&app, fields, adapter, &mut wanted).await?;
+    let Ready { prompt, stop, format, model, ignored } = ready;
     let tokens = prompt.len();
     let replies = app.submit(vec![(wanted.job(prompt, owner, 0), stop)])?;
     let id = new_id("msg").replacen('-', "_", 1);
@@ -51,11 +42,7 @@ pub(crate) async fn answer(
         let chunks = Events { model, id, tokens, reader, format, open: None, blocks: 0, calls: false, last: None };
         return Ok(app.report(&ignored, respond(replies, 1, chunks)));
     }
-    let mut answers = collect(replies, 1).await?;
-    let answer = answers.pop().unwrap_or_default();
-    let Some(usage) = &answer.usage else {
-        return Err(ApiError::unavailable("engine_ended", "the engine ended before the answer").into());
-    };
+    let (answer, usage) = collect_one(replies).await?;
     let spoken = Spoken::of(&answer, format);
     let mut content = Vec::new();
     if !spoken.text.is_empty() {
@@ -72,9 +59,9 @@ pub(crate) async fn answer(
         "role": "assistant",
         "model": model,
         "content": content,
-        "stop_reason": stop_reason(usage, answer.stop.as_deref(), !spoken.calls.is_empty()),
+        "stop_reason": stop_reason(&usage, answer.stop.as_deref(), !spoken.calls.is_empty()),
         "stop_sequence": answer.stop,
-        "usage": usage_json(usage),
+        "usage": usage_json(&usage),
     });
     Ok(answer_json(&app, &ignored, value))
 }

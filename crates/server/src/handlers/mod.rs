@@ -186,6 +186,16 @@ pub(crate) struct Answer {
     pub(crate) stop: Option<String>,
 }
 
+/// Waits for the only answer of a request.
+pub(crate) async fn collect_one(replies: UnboundedReceiver<(usize, Reply)>) -> Result<(Answer, Usage), ApiError> {
+    let mut answer = collect(replies, 1).await?.pop().unwrap_or_default();
+    let usage = answer.usage.take().ok_or_else(|| ApiError::unavailable("engine_ended", ENDED))?;
+    Ok((answer, usage))
+}
+
+/// The message of a request whose answer the engine did not end.
+const ENDED: &str = "the engine ended before the answer; try again later";
+
 /// Waits for all answers of a request.
 pub(crate) async fn collect(
     mut replies: UnboundedReceiver<(usize, Reply)>,
@@ -194,7 +204,7 @@ pub(crate) async fn collect(
     let mut answers: Vec<Answer> = (0..count).map(|_| Answer::default()).collect();
     while answers.iter().any(|answer| answer.usage.is_none()) {
         let Some((choice, reply)) = replies.recv().await else {
-            return Err(ApiError::unavailable("engine_ended", "the engine ended before the answer; try again later"));
+            return Err(ApiError::unavailable("engine_ended", ENDED));
         };
         let answer = &mut answers[choice];
         match reply {

@@ -12,9 +12,9 @@ use bayan_generate::{FinishReason, Usage};
 use serde_json::{Value, json};
 
 use super::stream::respond;
-use super::{App, Owner, collect, json as answer_json};
+use super::{App, Owner, collect_one, json as answer_json};
 use crate::error::ApiError;
-use crate::exchange::{Call, Prepared, Spoken};
+use crate::exchange::{Call, Ready, Spoken};
 use crate::fields::Fields;
 use crate::protocol::{Wanted, new_id, now};
 use crate::tools::Reader;
@@ -44,21 +44,12 @@ pub(crate) async fn answer(
     let echoed = echoed(&mut fields);
     fields.rename("max_output_tokens", "max_tokens");
     let mut wanted = Wanted::read(&mut fields, &app.about, &app.shared.limits)?;
-    if wanted.n != 1 {
-        return Err(ApiError::field("n", "`n`: expected 1"));
-    }
-    if wanted.max_tokens == Some(0) {
-        return Err(ApiError::field("max_output_tokens", "`max_output_tokens`: expected at least 1"));
-    }
+    wanted.require_one_answer()?;
+    wanted.require_tokens("max_output_tokens")?;
     let conversation = input::read(&mut fields)?;
     fields.without_effect(WITHOUT_EFFECT);
-    let mut ignored = fields.ignored();
-    let Prepared { prompt, grammar, format, ignored: more } = conversation.prepare(&app).await?;
-    ignored.extend(more);
-    wanted.grammar = grammar;
-    let model = app.model_name(adapter.as_ref());
-    wanted.adapter = adapter;
-    let stop = std::mem::take(&mut wanted.stop);
+    let ready = conversation.ready(&app, fields, adapter, &mut wanted).await?;
+    let Ready { prompt, stop, format, model, ignored } = ready;
     let about = About {
         id: new_id("resp").replacen('-', "_", 1),
         created: now(),
@@ -71,18 +62,15 @@ pub(crate) async fn answer(
     if wanted.stream {
         return Ok(app.report(&ignored, respond(replies, 1, Events::new(about, Reader::new(format), format))));
     }
-    let answer = collect(replies, 1).await?.pop().unwrap_or_default();
-    let Some(usage) = &answer.usage else {
-        return Err(ApiError::unavailable("engine_ended", "the engine ended before the answer"));
-    };
+    let (answer, usage) = collect_one(replies).await?;
     let spoken = Spoken::of(&answer, format);
-    let state = state(usage);
+    let state = state(&usage);
     let mut output = Vec::new();
     if !spoken.text.is_empty() || spoken.calls.is_empty() {
         output.push(message(&item_id("msg"), &spoken.text, state));
     }
     output.extend(spoken.calls.iter().map(|call| function_call(&item_id("fc"), call, state)));
-    Ok(answer_json(&app, &ignored, about.response(state, output, Some(usage))))
+    Ok(answer_json(&app, &ignored, about.response(state, output, Some(&usage))))
 }
 
 /// Refuses what needs a store, or would change an answer and is not there.
