@@ -20,7 +20,7 @@ pub struct GpuOptions {
     pub max_binding_bytes: Option<u64>,
     /// Overrides the detected capabilities, to compile the kernels of devices that are not available. Results may be
     /// wrong.
-    pub pretend: Option<fn(&mut Capabilities)>,
+    pub override_capabilities: Option<fn(&mut Capabilities)>,
 }
 
 /// A device as the driver lists it.
@@ -35,7 +35,6 @@ pub struct DeviceSummary {
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    capabilities: Capabilities,
     kernels: Mutex<HashMap<String, Kernel>>,
     staging: Mutex<Vec<wgpu::Buffer>>,
     allocated: Arc<Meter>,
@@ -48,7 +47,10 @@ type OnLost = Arc<Mutex<Option<Box<dyn FnOnce(GpuError) + Send>>>>;
 
 /// An open device. Clones share it.
 #[derive(Clone)]
-pub struct Gpu(Arc<Inner>);
+pub struct Gpu {
+    inner: Arc<Inner>,
+    capabilities: Arc<Capabilities>,
+}
 
 impl std::fmt::Debug for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -221,20 +223,18 @@ impl Gpu {
         let inner = Inner {
             device,
             queue,
-            capabilities,
             kernels: Mutex::default(),
             staging: Mutex::default(),
             allocated,
             first_error,
             on_lost,
         };
-        let mut gpu = Gpu(Arc::new(inner));
+        let mut gpu = Gpu { inner: Arc::new(inner), capabilities: Arc::new(capabilities) };
         let max_loop_turns = if is_cpu { gpu.measure_loop_turns().await? } else { None };
-        if let Some(inner) = Arc::get_mut(&mut gpu.0) {
-            inner.capabilities.max_loop_turns = max_loop_turns;
-            if let Some(pretend) = options.pretend {
-                pretend(&mut inner.capabilities);
-            }
+        let capabilities = Arc::make_mut(&mut gpu.capabilities);
+        capabilities.max_loop_turns = max_loop_turns;
+        if let Some(override_capabilities) = options.override_capabilities {
+            override_capabilities(capabilities);
         }
         let used = gpu.capabilities();
         tracing::info!("device: {} ({}), {}", used.name, used.driver, used.path());
@@ -243,27 +243,38 @@ impl Gpu {
 
     /// What this device offers and what is used of it.
     pub fn capabilities(&self) -> &Capabilities {
-        &self.0.capabilities
+        &self.capabilities
+    }
+
+    /// This device without further features. Kernels, memory and errors are shared with it, so that a text which both
+    /// use is compiled once. `Disable::unchecked` is for [`Gpu::open`] alone: it is no part of a kernel's text.
+    pub fn without(&self, disable: Disable) -> Gpu {
+        let mut capabilities = Capabilities::clone(&self.capabilities);
+        capabilities.f16 &= !disable.f16;
+        capabilities.subgroups &= !disable.subgroups;
+        capabilities.dot &= !disable.dot;
+        capabilities.software &= !disable.software;
+        Gpu { inner: self.inner.clone(), capabilities: Arc::new(capabilities) }
     }
 
     /// Bytes in live buffers that were created by [`Gpu::allocate`].
     pub fn allocated_bytes(&self) -> u64 {
-        self.0.allocated.now.load(Ordering::Relaxed)
+        self.inner.allocated.now.load(Ordering::Relaxed)
     }
 
     /// Whether a buffer belongs to this device: other devices' kernels cannot use it.
     pub fn owns(&self, buffer: &Buffer) -> bool {
-        Arc::ptr_eq(buffer.meter(), &self.0.allocated)
+        Arc::ptr_eq(buffer.meter(), &self.inner.allocated)
     }
 
     /// Peak of the bytes in live buffers since the device was opened, or since [`Gpu::reset_peak`].
     pub fn peak_allocated_bytes(&self) -> u64 {
-        self.0.allocated.peak.load(Ordering::Relaxed)
+        self.inner.allocated.peak.load(Ordering::Relaxed)
     }
 
     /// Restarts the measurement of the peak.
     pub fn reset_peak(&self) {
-        self.0.allocated.peak.store(self.allocated_bytes(), Ordering::Relaxed);
+        self.inner.allocated.peak.store(self.allocated_bytes(), Ordering::Relaxed);
     }
 
     /// Creates a storage buffer filled with zeros.
@@ -292,7 +303,7 @@ impl Gpu {
             }
             other => other,
         })?;
-        Ok(Buffer::new(raw, size_bytes, self.0.allocated.clone()))
+        Ok(Buffer::new(raw, size_bytes, self.inner.allocated.clone()))
     }
 
     /// Fails with the first error that the device reported since the last call, if any. A lost device stays lost.
@@ -300,7 +311,7 @@ impl Gpu {
     /// # Errors
     /// The reported error.
     pub fn check(&self) -> Result<(), GpuError> {
-        let mut slot = self.0.first_error.lock().unwrap_or_else(|e| e.into_inner());
+        let mut slot = self.inner.first_error.lock().unwrap_or_else(|e| e.into_inner());
         match slot.as_ref() {
             None => Ok(()),
             Some(lost @ GpuError::DeviceLost(_)) => Err(lost.clone()),
@@ -310,29 +321,29 @@ impl Gpu {
 
     /// Sets a callback that is called once when the device is lost, which includes [`Gpu::destroy`]; `None` removes it.
     pub fn set_on_lost(&self, callback: Option<Box<dyn FnOnce(GpuError) + Send>>) {
-        *self.0.on_lost.lock().unwrap_or_else(|e| e.into_inner()) = callback;
+        *self.inner.on_lost.lock().unwrap_or_else(|e| e.into_inner()) = callback;
     }
 
     /// Destroys the device, as a driver reset would. Every later call fails with [`GpuError::DeviceLost`].
     pub fn destroy(&self) {
         self.device().destroy();
-        report_lost(GpuError::DeviceLost("destroyed".into()), &self.0.first_error, &self.0.on_lost);
+        report_lost(GpuError::DeviceLost("destroyed".into()), &self.inner.first_error, &self.inner.on_lost);
     }
 
     pub(crate) fn device(&self) -> &wgpu::Device {
-        &self.0.device
+        &self.inner.device
     }
 
     pub(crate) fn queue(&self) -> &wgpu::Queue {
-        &self.0.queue
+        &self.inner.queue
     }
 
     pub(crate) fn kernels(&self) -> MutexGuard<'_, HashMap<String, Kernel>> {
-        self.0.kernels.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.kernels.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     pub(crate) fn staging(&self) -> MutexGuard<'_, Vec<wgpu::Buffer>> {
-        self.0.staging.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.staging.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 

@@ -21,8 +21,10 @@ fn needs(module: &naga::Module) -> (u32, usize, u32) {
     (shared, storage, module.entry_points[0].workgroup_size.iter().product())
 }
 
-fn compile_all(pretend: fn(&mut Capabilities)) {
-    let gpu = block_on(Gpu::open(&GpuOptions { pretend: Some(pretend), ..Default::default() })).expect("a device");
+fn compile_all(override_capabilities: fn(&mut Capabilities)) {
+    let gpu =
+        block_on(Gpu::open(&GpuOptions { override_capabilities: Some(override_capabilities), ..Default::default() }))
+            .expect("a device");
     for case in suite::cases() {
         suite::compile(&gpu, &case).unwrap_or_else(|error| panic!("{}: {error}", case.name));
     }

@@ -11,8 +11,8 @@ fn suite(disable: &str) {
     common::compare(&common::open(disable, None), &suite::cases(), |_| true);
 }
 
-fn suite_on(disable: &str, only: &str, pretend: fn(&mut Capabilities)) {
-    common::compare(&common::open(disable, Some(pretend)), &suite::cases(), |name| name.contains(only));
+fn suite_on(disable: &str, only: &str, override_capabilities: fn(&mut Capabilities)) {
+    common::compare(&common::open(disable, Some(override_capabilities)), &suite::cases(), |name| name.contains(only));
 }
 
 #[test]

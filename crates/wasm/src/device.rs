@@ -24,6 +24,15 @@ pub(crate) async fn open(options: &CreateOptions) -> Result<(Gpu, Value), Engine
     Ok((gpu, info))
 }
 
+/// How products, sums over invocations and integer products are computed.
+pub(crate) fn paths(capabilities: &Capabilities) -> Value {
+    json!({
+        "matmul": if capabilities.f16 { "f16" } else { "f32" },
+        "reduce": if capabilities.subgroups { "subgroups" } else { "workgroup" },
+        "dot": if capabilities.dot { "packed" } else { "f32" },
+    })
+}
+
 /// The page's `DeviceInfo`, with further fields for tests and reports.
 fn describe(adapter: &Adapter, capabilities: &Capabilities, lacks_subgroups: Option<&str>) -> Value {
     let mut missing = capabilities.missing.clone();
@@ -37,11 +46,7 @@ fn describe(adapter: &Adapter, capabilities: &Capabilities, lacks_subgroups: Opt
         "architecture": adapter.architecture,
         "software": capabilities.software,
         "path": capabilities.path(),
-        "paths": {
-            "matmul": if capabilities.f16 { "f16" } else { "f32" },
-            "reduce": if capabilities.subgroups { "subgroups" } else { "workgroup" },
-            "dot": if capabilities.dot { "packed" } else { "f32" },
-        },
+        "paths": paths(capabilities),
         "features": adapter.features,
         "languageFeatures": adapter.language,
         "missing": missing,

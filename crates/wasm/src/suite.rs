@@ -1,13 +1,14 @@
 //! The op suite in the page: every kernel, compiled by the browser, compared with its reference.
 
-use bayan_tensor::suite;
+use bayan_gpu::{Disable, Gpu};
+use bayan_tensor::suite::{self, Case};
 use js_sys::Function;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 
 use crate::device;
-use crate::error::EngineError;
+use crate::error::{Code, EngineError};
 use crate::options::CreateOptions;
 use crate::session::is_aborted;
 
@@ -18,16 +19,33 @@ struct SuiteOptions {
     device: CreateOptions,
     /// Run only cases whose name contains one of these; all when empty.
     names: Vec<String>,
+    /// Run the cases again without these features: a list for each further run. Runs share the device, so that only
+    /// kernels whose text differs are compiled again.
+    further: Vec<Vec<String>>,
+}
+
+/// The results of all cases on a device with some features.
+#[derive(Default)]
+struct Results {
+    total: usize,
+    passed: usize,
+    failures: Vec<Value>,
 }
 
 /// Runs the suite on its own device; `on_case(name, done, total)` is called before each case.
 pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, EngineError> {
     let options: SuiteOptions = serde_json::from_str(options).map_err(|e| EngineError::options("suite", &e))?;
+    let mut forms = vec![Disable::default()];
+    for features in &options.further {
+        let disable = Disable::parse(&features.join(","));
+        forms.push(disable.map_err(|reason| EngineError::new(Code::Internal, format!("further: {reason}")))?);
+    }
     let (gpu, info) = device::open(&options.device).await?;
+    let devices: Vec<Gpu> = forms.into_iter().map(|disable| gpu.without(disable)).collect();
     let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|n| name.contains(n.as_str()));
     // The inputs of a case depend on its index in the whole table, as in the native suite.
     let chosen: Vec<_> = suite::cases().into_iter().enumerate().filter(|(_, case)| wanted(&case.name)).collect();
-    let (mut passed, mut failures) = (0, Vec::new());
+    let mut results: Vec<Results> = devices.iter().map(|_| Results::default()).collect();
     let start = js_sys::Date::now();
     for (done, (index, case)) in chosen.iter().enumerate() {
         if is_aborted() {
@@ -40,20 +58,43 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
             &(done as f64).into(),
             &(chosen.len() as f64).into(),
         );
-        let result = suite::run(&gpu, case, *index as u64).await;
-        // A browser reports a kernel that does not compile only later.
-        let late = gpu.flush().await;
-        match (result, late) {
-            (Ok(outcome), Ok(())) if outcome.passed() => passed += 1,
-            (Ok(outcome), late) => failures.push(json!({
-                "name": outcome.name, "nmse": outcome.nmse.to_string(), "bound": outcome.bound, "error": late.err().map(|e| e.to_string()),
-            })),
-            (Err(error), _) => failures.push(json!({"name": case.name, "error": error.to_string()})),
+        for (gpu, results) in devices.iter().zip(&mut results) {
+            results.add(gpu, case, *index as u64).await;
         }
     }
     let seconds = (js_sys::Date::now() - start) / 1e3;
     gpu.destroy();
-    Ok(json!({"device": info, "total": chosen.len(), "passed": passed, "failures": failures, "seconds": seconds})
-        .to_string()
-        .into())
+    let runs: Vec<Value> = devices
+        .iter()
+        .zip(&results)
+        .map(|(gpu, results)| {
+            json!({
+                "path": gpu.capabilities().path(),
+                "paths": device::paths(gpu.capabilities()),
+                "total": results.total,
+                "passed": results.passed,
+                "failures": results.failures,
+            })
+        })
+        .collect();
+    Ok(json!({"device": info, "runs": runs, "seconds": seconds}).to_string().into())
+}
+
+impl Results {
+    async fn add(&mut self, gpu: &Gpu, case: &Case, seed: u64) {
+        let result = suite::run(gpu, case, seed).await;
+        // A browser reports a kernel that does not compile only later.
+        let late = gpu.flush().await;
+        self.total += 1;
+        match (result, late) {
+            (Ok(outcome), Ok(())) if outcome.passed() => self.passed += 1,
+            (Ok(outcome), late) => self.failures.push(json!({
+                "name": outcome.name,
+                "nmse": outcome.nmse.to_string(),
+                "bound": outcome.bound,
+                "error": late.err().map(|e| e.to_string()),
+            })),
+            (Err(error), _) => self.failures.push(json!({"name": case.name, "error": error.to_string()})),
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use bayan_generate::Model;
+use bayan_generate::{Model, log_sum, most_likely};
 use bayan_gpu::block_on;
 use clap::Args;
 use serde_json::json;
@@ -50,16 +50,6 @@ struct Sums {
     agreed: usize,
 }
 
-/// log Σ exp of a row.
-fn log_sum(row: &[f32]) -> f64 {
-    let peak = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    peak + row.iter().map(|&logit| (f64::from(logit) - peak).exp()).sum::<f64>().ln()
-}
-
-fn best(row: &[f32]) -> usize {
-    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a))).unwrap_or(0)
-}
-
 /// Σ p (ln p − ln q), where p is the base's distribution.
 fn divergence(base: &[f32], row: &[f32]) -> f64 {
     let (base_sum, sum) = (log_sum(base), log_sum(row));
@@ -90,7 +80,7 @@ impl Sums {
             }
             self.base_nll += log_sum(base) - logit(base)?;
             self.divergences.push(divergence(base, row));
-            self.agreed += usize::from(best(base) == best(row));
+            self.agreed += usize::from(most_likely(base) == most_likely(row));
         }
         Ok(())
     }

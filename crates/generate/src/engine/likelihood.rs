@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use bayan_tensor::ops::QUERY_TILE;
 use bayan_tensor::{Dtype, Values};
 
-use super::score::log_sum;
+use super::score::{log_sum, most_likely};
 use super::step::{Packed, StepKind};
 use super::{Engine, LOGITS_CHUNK};
 use crate::GenerateError;
@@ -223,12 +223,6 @@ impl Engine {
     }
 }
 
-/// The first of the largest logits.
-fn most_likely(logits: &[f32]) -> usize {
-    let larger = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
-    (0..logits.len()).fold(0, larger)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,10 +253,5 @@ mod tests {
         assert_eq!(whole.iter().map(|run| run.start).collect::<Vec<_>>(), [0, 0]);
         assert_eq!(whole[1].ids, [1, 2, 3, 12, 13]);
         assert_eq!(whole[1].first_row, 2);
-    }
-
-    #[test]
-    fn the_first_of_equal_logits_is_the_most_likely() {
-        assert_eq!(most_likely(&[0.0, 2.0, 2.0, 1.0]), 1);
     }
 }

@@ -31,7 +31,7 @@ use control::PrefillChunks;
 use devices::Devices;
 pub use likelihood::{Likelihood, ScoredText};
 use schedule::Jobs;
-pub use score::TokenScore;
+pub use score::{TokenScore, log_sum, most_likely};
 pub use sizes::StepSizes;
 pub use step::LARGEST_BIAS;
 use step::{Sampling, Step, StepKind, StepSpec};

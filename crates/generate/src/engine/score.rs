@@ -13,10 +13,15 @@ pub struct TokenScore {
 }
 
 /// ln Σ exp of logits \[V\]: a logit minus this is its token's log-probability.
-pub(super) fn log_sum(logits: &[f32]) -> f64 {
-    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|&logit| f64::from(logit - peak).exp()).sum();
-    f64::from(peak) + total.ln()
+pub fn log_sum(logits: &[f32]) -> f64 {
+    let peak = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    peak + logits.iter().map(|&logit| (f64::from(logit) - peak).exp()).sum::<f64>().ln()
+}
+
+/// The first of the largest logits.
+pub fn most_likely(logits: &[f32]) -> usize {
+    let larger = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
+    (0..logits.len()).fold(0, larger)
 }
 
 impl TokenScore {
@@ -52,5 +57,10 @@ mod tests {
         let all = TokenScore::new(&logits, 0, 9).top;
         assert_eq!(all.len(), 5);
         assert!((all.iter().map(|entry| f64::from(entry.1).exp()).sum::<f64>() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_first_of_equal_logits_is_the_most_likely() {
+        assert_eq!(most_likely(&[0.0, 2.0, 2.0, 1.0]), 1);
     }
 }

@@ -99,13 +99,13 @@ mod tests {
     use crate::passes::count_ops;
     use crate::plan::Plan;
     use crate::plan::Tuning;
-    use crate::suite::Maker;
+    use crate::suite::RandomTensors;
     use crate::suite::training::gradient::zeros;
     use crate::suite::training::layers::layers;
 
     /// Bytes of the activations of a step over `count` layers, and how many tensors were packed.
     fn activation_bytes(gpu: &Gpu, count: usize, recompute: bool, in_f16: bool) -> (u64, usize) {
-        let mut make = Maker { gpu: Some(gpu), seed: 1 };
+        let mut make = RandomTensors { gpu: Some(gpu), seed: 1 };
         let mut graph = Graph::new();
         let (y, by) = layers(&mut make, &mut graph, 16, count).unwrap();
         let forward = graph.nodes().len();

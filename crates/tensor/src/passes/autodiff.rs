@@ -83,7 +83,7 @@ impl Backward<'_> {
     }
 
     /// Whether a tensor depends on a trainable parameter, and therefore needs a gradient.
-    pub fn wants(&self, tensor: Tensor) -> bool {
+    pub fn requires_grad(&self, tensor: Tensor) -> bool {
         self.walk.needs[tensor.index()]
     }
 

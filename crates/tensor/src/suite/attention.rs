@@ -4,7 +4,7 @@ use bayan_gpu::GpuError;
 
 use crate::graph::{Graph, State, Values};
 use crate::ops::{Attention, CacheElement, CacheRows, Causality, HeadNorm, QUERY_TILE, Rope, ShortConv, StateSpace};
-use crate::suite::case::{Case, Maker, Recorded, case};
+use crate::suite::case::{Case, RandomTensors, Recorded, case};
 
 /// Sizes of one attention case.
 #[derive(Clone, Copy)]
@@ -186,7 +186,7 @@ fn rope_kinds() -> [(HeadNorm, Option<f32>, bool); 6] {
 type RotatedCase = (Rope, [crate::graph::Tensor; 2], std::sync::Arc<State>, Option<[std::sync::Arc<State>; 2]>);
 
 fn rotated(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     graph: &mut Graph,
     heads: Heads,
     norm: HeadNorm,
@@ -211,7 +211,7 @@ fn rotated(
 }
 
 fn rope_case(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     heads: Heads,
     norm: HeadNorm,
     eps: Option<f32>,
@@ -226,7 +226,7 @@ fn rope_case(
 
 /// One token through rope, append and attention, which a rewrite fuses.
 fn decode_case(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     heads: Heads,
     norm: HeadNorm,
     eps: Option<f32>,
@@ -246,7 +246,7 @@ fn decode_case(
 }
 
 fn caches(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     heads: Heads,
     sequences: usize,
     kind: Kind,
@@ -266,7 +266,7 @@ fn caches(
 }
 
 /// The tokens of a step: their number, and their positions, bases and tiles.
-fn sequences(make: &mut Maker<'_>, graph: &mut Graph, step: Sequences) -> Result<(usize, Causality), GpuError> {
+fn sequences(make: &mut RandomTensors<'_>, graph: &mut Graph, step: Sequences) -> Result<(usize, Causality), GpuError> {
     let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
     for (sequence, &(before, new)) in step.iter().enumerate() {
         for start in (0..new).step_by(QUERY_TILE) {
@@ -284,7 +284,12 @@ fn sequences(make: &mut Maker<'_>, graph: &mut Graph, step: Sequences) -> Result
     ))
 }
 
-fn attention_case(make: &mut Maker<'_>, heads: Heads, step: Sequences, kind: Kind) -> Result<Recorded, GpuError> {
+fn attention_case(
+    make: &mut RandomTensors<'_>,
+    heads: Heads,
+    step: Sequences,
+    kind: Kind,
+) -> Result<Recorded, GpuError> {
     let Heads { h, k, d } = heads;
     let mut graph = Graph::new();
     let (tokens, over) = sequences(make, &mut graph, step)?;

@@ -18,7 +18,7 @@ pub struct Case {
     pub bound: f64,
     /// Number of cached positions of the longest sequence after the case.
     pub(crate) cached: usize,
-    pub(crate) record: Box<dyn Fn(&mut Maker<'_>) -> Result<Recorded, GpuError>>,
+    pub(crate) record: Box<dyn Fn(&mut RandomTensors<'_>) -> Result<Recorded, GpuError>>,
 }
 
 /// The result of a case on a device.
@@ -40,12 +40,12 @@ impl CaseResult {
 }
 
 /// Makes reproducible random tensors on the device or on the host.
-pub struct Maker<'a> {
+pub struct RandomTensors<'a> {
     pub(crate) gpu: Option<&'a Gpu>,
     pub(crate) seed: u64,
 }
 
-impl Maker<'_> {
+impl RandomTensors<'_> {
     fn next(&mut self) -> f32 {
         // SplitMix64 (Steele, Lea and Flood, 2014); the sum of twelve uniform numbers is approximately normal.
         let mut sum = 0.0;
@@ -104,7 +104,7 @@ impl Maker<'_> {
     }
 }
 
-impl Maker<'_> {
+impl RandomTensors<'_> {
     /// A trained matrix, and the state of its values.
     pub(crate) fn trained_matrix(
         &mut self,
@@ -126,7 +126,7 @@ impl Maker<'_> {
 pub(crate) fn case(
     name: impl Into<String>,
     bound: f64,
-    record: impl Fn(&mut Maker<'_>) -> Result<Recorded, GpuError> + 'static,
+    record: impl Fn(&mut RandomTensors<'_>) -> Result<Recorded, GpuError> + 'static,
 ) -> Case {
     Case { name: name.into(), bound, cached: 512, record: Box::new(record) }
 }

@@ -6,7 +6,7 @@
 use bayan_gpu::GpuError;
 use bayan_weights::{FORMATS, format_by_name};
 
-use super::case::{Case, Maker, Recorded, case};
+use super::case::{Case, RandomTensors, Recorded, case};
 use super::{sample_case, training};
 use crate::graph::{Dtype, Graph, State};
 use crate::ops::{Attention, Causality, QUERY_TILE, SampleSettings, StateSpace};
@@ -57,7 +57,7 @@ pub fn cases() -> Vec<Case> {
     }
     for (before, tokens, context) in [(69_990, 1, 70_016), (6_000, 40, 8_192)] {
         let name = format!("attention of {tokens} tokens after {before}");
-        let record = move |make: &mut Maker<'_>| attention_case(make, before, tokens, context);
+        let record = move |make: &mut RandomTensors<'_>| attention_case(make, before, tokens, context);
         all.push(Case { cached: before + tokens, ..case(name, 1e-6, record) });
     }
     all.push(case("state_space of 700 tokens, 128 numbers of state", 1e-7, state_space_case));
@@ -95,7 +95,12 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// New tokens of one sequence after many cached ones; 2 query heads and 1 key-value head of 64 values.
-fn attention_case(make: &mut Maker<'_>, before: usize, tokens: usize, context: usize) -> Result<Recorded, GpuError> {
+fn attention_case(
+    make: &mut RandomTensors<'_>,
+    before: usize,
+    tokens: usize,
+    context: usize,
+) -> Result<Recorded, GpuError> {
     let mut graph = Graph::new();
     let (heads, head_dim) = (2, 64);
     let q = make.random(&[tokens, heads, head_dim])?;
@@ -121,7 +126,7 @@ fn attention_case(make: &mut Maker<'_>, before: usize, tokens: usize, context: u
     Ok((graph, vec![y]))
 }
 
-fn state_space_case(make: &mut Maker<'_>) -> Result<Recorded, GpuError> {
+fn state_space_case(make: &mut RandomTensors<'_>) -> Result<Recorded, GpuError> {
     let (tokens, heads, head_dim, groups, state_size) = (700, 2, 16, 1, 128);
     let mut graph = Graph::new();
     let inner = heads * head_dim;

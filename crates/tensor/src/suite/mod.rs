@@ -12,7 +12,7 @@ use bayan_gpu::{Gpu, GpuError};
 use bayan_weights::{FORMATS, Format};
 
 use case::case;
-pub use case::{Case, CaseResult, Maker, Recorded};
+pub use case::{Case, CaseResult, RandomTensors, Recorded};
 pub use large::cases as large_cases;
 
 use crate::graph::{Graph, State, Values, interpret, nmse};
@@ -208,7 +208,11 @@ fn layer_cases() -> Vec<Case> {
 }
 
 /// A sub-layer without a gate and with its norm at the end, and capped results.
-fn post_norm_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usize) -> Result<Recorded, GpuError> {
+fn post_norm_case(
+    make: &mut RandomTensors<'_>,
+    format: &'static dyn Format,
+    tokens: usize,
+) -> Result<Recorded, GpuError> {
     let (width, inner) = (96, 160);
     let mut graph = Graph::new();
     let x = make.random(&[tokens, width])?;
@@ -226,7 +230,7 @@ fn post_norm_case(make: &mut Maker<'_>, format: &'static dyn Format, tokens: usi
 }
 
 fn layer_case(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     format: &'static dyn Format,
     tokens: usize,
     position: usize,
@@ -326,7 +330,11 @@ fn sample_cases() -> Vec<Case> {
         .collect()
 }
 
-fn sample_case(make: &mut Maker<'_>, vocabulary: usize, settings: SampleSettings) -> Result<Recorded, GpuError> {
+fn sample_case(
+    make: &mut RandomTensors<'_>,
+    vocabulary: usize,
+    settings: SampleSettings,
+) -> Result<Recorded, GpuError> {
     let rows = 3;
     let mut graph = Graph::new();
     // An intermediate tensor, because sampling changes the logits in place.
@@ -360,7 +368,7 @@ fn difference(reference: &Values, found: &Values) -> f64 {
 /// # Errors
 /// A kernel does not compile.
 pub fn compile(gpu: &Gpu, case: &Case) -> Result<(), GpuError> {
-    let (graph, outputs) = (case.record)(&mut Maker { gpu: Some(gpu), seed: 0 })?;
+    let (graph, outputs) = (case.record)(&mut RandomTensors { gpu: Some(gpu), seed: 0 })?;
     Plan::new(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities())).map(|_| ())
 }
 
@@ -370,15 +378,15 @@ pub fn compile(gpu: &Gpu, case: &Case) -> Result<(), GpuError> {
 /// # Errors
 /// The device failed, or a kernel does not compile.
 pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<CaseResult, GpuError> {
-    let (host_graph, outputs) = (case.record)(&mut Maker { gpu: None, seed })?;
+    let (host_graph, outputs) = (case.record)(&mut RandomTensors { gpu: None, seed })?;
     // The kernels are compared with the rewritten graph. Where activations are rounded to int8, the rewritten graph is
     // also compared with the recorded one.
     let tuning = Tuning::defaults(gpu.capabilities());
     let rewritten = fuse(&host_graph, &outputs, gpu.capabilities(), &tuning);
     let int8 = count_ops(&rewritten).contains_key("quantize");
-    let recorded = if int8 { interpret(&(case.record)(&mut Maker { gpu: None, seed })?.0) } else { Vec::new() };
+    let recorded = if int8 { interpret(&(case.record)(&mut RandomTensors { gpu: None, seed })?.0) } else { Vec::new() };
     let expected = interpret(&rewritten);
-    let (graph, _) = (case.record)(&mut Maker { gpu: Some(gpu), seed })?;
+    let (graph, _) = (case.record)(&mut RandomTensors { gpu: Some(gpu), seed })?;
     let plan = Plan::new(gpu, graph, &outputs, &tuning)?;
     plan.poison(gpu);
     let requests: Vec<_> = outputs.iter().map(|&t| plan.read_request(t)).collect();
@@ -404,7 +412,7 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<CaseResult, GpuErr
 /// As [`run`].
 pub async fn count_turns(gpu: &Gpu, case: &Case, seed: u64) -> Result<Vec<Turns>, GpuError> {
     let counter = TurnCounter::new(gpu)?;
-    let (graph, outputs) = (case.record)(&mut Maker { gpu: Some(gpu), seed })?;
+    let (graph, outputs) = (case.record)(&mut RandomTensors { gpu: Some(gpu), seed })?;
     let plan = Plan::counting_turns(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities()), &counter)?;
     plan.submit(gpu, case.cached, &[]);
     counter.read(gpu).await

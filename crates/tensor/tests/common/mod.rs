@@ -6,9 +6,9 @@
 use bayan_gpu::{Capabilities, Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::suite::{self, Case};
 
-/// This machine's device with these features turned off, seen as `pretend` changes it.
-pub fn open(disable: &str, pretend: Option<fn(&mut Capabilities)>) -> Gpu {
-    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), pretend, ..Default::default() };
+/// This machine's device with these features turned off, seen as `override_capabilities` changes it.
+pub fn open(disable: &str, override_capabilities: Option<fn(&mut Capabilities)>) -> Gpu {
+    let options = GpuOptions { disable: Disable::parse(disable).unwrap(), override_capabilities, ..Default::default() };
     block_on(Gpu::open(&options)).expect("a device")
 }
 

@@ -150,8 +150,10 @@ impl Op for Rope {
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (qkv, positions, table) = (to.input(0), to.input(1), to.input(2));
         let norms = self.norm_eps.map(|_| [qkv, to.input(3), to.input(4)]);
-        let trained = norms.filter(|norms| norms[1..].iter().any(|&norm| to.wants(norm)));
-        if let (Some(dq), Some(dk), Some(dv), true) = (to.gradient(0), to.gradient(1), to.gradient(2), to.wants(qkv)) {
+        let trained = norms.filter(|norms| norms[1..].iter().any(|&norm| to.requires_grad(norm)));
+        if let (Some(dq), Some(dk), Some(dv), true) =
+            (to.gradient(0), to.gradient(1), to.gradient(2), to.requires_grad(qkv))
+        {
             let (dqkv, parts) =
                 to.graph().rope_backward(self.clone(), [dq, dk, dv], positions, table, norms, trained.is_some());
             for (norm, part) in trained.into_iter().flat_map(|norms| [norms[1], norms[2]]).zip(parts) {

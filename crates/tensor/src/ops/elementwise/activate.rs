@@ -50,7 +50,7 @@ impl Op for Activate {
             return Err(BackwardError("activate_backward"));
         }
         let x = to.input(0);
-        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {
             let shape = to.graph().shape(x).to_vec();
             let dx = to.graph().apply(Activate { slope: true, ..self.clone() }, &[x, dy], &shape);
             to.pass(dx, x);

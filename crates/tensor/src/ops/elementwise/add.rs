@@ -43,7 +43,7 @@ impl Op for Add {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         for input in [to.input(0), to.input(1)] {
-            if let (Some(gradient), true) = (to.gradient(0), to.wants(input)) {
+            if let (Some(gradient), true) = (to.gradient(0), to.requires_grad(input)) {
                 to.pass(gradient, input);
             }
         }

@@ -40,7 +40,7 @@ impl Op for Affine {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let x = to.input(0);
-        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {
             let shape = to.graph().shape(x).to_vec();
             let dx =
                 if self.factor == 1.0 { dy } else { to.graph().apply(Affine { plus: 0.0, ..*self }, &[dy], &shape) };

@@ -83,7 +83,7 @@ impl Op for Gated {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let x = to.input(0);
-        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {
             let dx = to.graph().gated_backward(x, dy, self.activation);
             to.pass(dx, x);
         }

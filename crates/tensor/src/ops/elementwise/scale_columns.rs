@@ -47,10 +47,10 @@ impl Op for ScaleColumns {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (x, factors) = (to.input(0), to.input(1));
-        if to.wants(factors) {
+        if to.requires_grad(factors) {
             return Err(BackwardError("scale_columns with trained factors"));
         }
-        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {
             let shape = to.graph().shape(x).to_vec();
             let dx = to.graph().apply(ScaleColumns, &[dy, factors], &shape);
             to.pass(dx, x);

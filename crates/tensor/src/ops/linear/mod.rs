@@ -221,16 +221,16 @@ impl Op for Linear {
         }
         let Some(dy) = to.gradient(0) else { return Ok(()) };
         let x = to.input(0);
-        if self.bias && to.wants(to.input(1)) {
+        if self.bias && to.requires_grad(to.input(1)) {
             to.contribute(to.input(1), |graph, db, add| graph.column_sum(dy, db, add));
         }
         if let Some((gradient, first_row)) = to.matrix_gradient(&self.weight) {
             to.graph().weight_gradient(dy, x, gradient, first_row);
         }
-        if to.wants(x) {
+        if to.requires_grad(x) {
             to.contribute(x, |graph, dx, add| graph.linear_backward(dy, &self.weight, dx, add));
         }
-        if self.residual && to.wants(to.input(1 + usize::from(self.bias))) {
+        if self.residual && to.requires_grad(to.input(1 + usize::from(self.bias))) {
             to.pass(dy, to.input(1 + usize::from(self.bias)));
         }
         Ok(())

@@ -5,7 +5,7 @@ use bayan_weights::FORMATS;
 
 use super::*;
 use crate::plan::Tuning;
-use crate::suite::Maker;
+use crate::suite::RandomTensors;
 
 /// A device of which only what the choice depends on is given; `subgroups` is 0 where there are none.
 fn device(software: bool, subgroups: u32, dot: bool) -> Capabilities {
@@ -37,7 +37,7 @@ fn device(software: bool, subgroups: u32, dot: bool) -> Capabilities {
 
 fn layer(format: &str, rows: usize, columns: usize) -> Linear {
     let format = FORMATS.iter().find(|found| found.name() == format).expect("a format");
-    let weight = Maker { gpu: None, seed: 0 }.matrix(*format, rows, columns).expect("a matrix on the host");
+    let weight = RandomTensors { gpu: None, seed: 0 }.matrix(*format, rows, columns).expect("a matrix on the host");
     Linear { weight, norm: None, bias: false, gate: None, activation: None, residual: false, int8: None }
 }
 

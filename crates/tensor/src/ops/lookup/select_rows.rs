@@ -47,7 +47,7 @@ impl Op for SelectRows {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (x, rows) = (to.input(0), to.input(1));
-        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {
             let tokens = to.graph().rows(x);
             let dx = to.graph().select_rows_backward(dy, rows, tokens);
             to.pass(dx, x);

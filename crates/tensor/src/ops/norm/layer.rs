@@ -65,14 +65,14 @@ impl Op for LayerNorm {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (x, weight, eps) = (to.input(0), to.input(1), self.eps);
-        if let (Some(dy), true) = (to.gradient(0), to.wants(weight)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(weight)) {
             let parts = to.graph().norm_weight_gradient(x, dy, eps, true);
             to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
         }
-        if let (Some(dy), true) = (to.gradient(0), self.bias && to.wants(to.input(2))) {
+        if let (Some(dy), true) = (to.gradient(0), self.bias && to.requires_grad(to.input(2))) {
             to.contribute(to.input(2), |graph, db, add| graph.column_sum(dy, db, add));
         }
-        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {
             to.contribute(x, |graph, dx, add| graph.layer_norm_backward(x, weight, dy, dx, eps, add));
         }
         Ok(())

@@ -65,11 +65,11 @@ impl Op for RmsNorm {
         if self.residual {
             return Err(BackwardError("rms_norm joined with a sum by a rewrite"));
         }
-        if let (Some(dy), true) = (to.gradient(0), to.wants(weight)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(weight)) {
             let parts = to.graph().norm_weight_gradient(x, dy, eps, false);
             to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
         }
-        if let (Some(dy), true) = (to.gradient(0), to.wants(x)) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {
             to.contribute(x, |graph, dx, add| graph.rms_norm_backward(x, weight, dy, dx, eps, add));
         }
         Ok(())

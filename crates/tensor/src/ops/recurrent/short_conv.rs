@@ -93,17 +93,17 @@ impl Op for ShortConv {
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let inputs: Vec<Tensor> = (0..to.input_count()).map(|i| to.input(i)).collect();
         let bias = self.bias.then(|| inputs[4]);
-        let trained = to.wants(inputs[1]) || bias.is_some_and(|bias| to.wants(bias));
+        let trained = to.requires_grad(inputs[1]) || bias.is_some_and(|bias| to.requires_grad(bias));
         if let (Some(dy), true) = (to.gradient(0), trained) {
             let [slopes, products] =
                 to.graph().short_conv_weight_gradient(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy);
             for (weight, parts) in [(Some(inputs[1]), products), (bias, slopes)] {
-                if let Some(weight) = weight.filter(|&weight| to.wants(weight)) {
+                if let Some(weight) = weight.filter(|&weight| to.requires_grad(weight)) {
                     to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
                 }
             }
         }
-        if let (Some(dy), true) = (to.gradient(0), to.wants(inputs[0])) {
+        if let (Some(dy), true) = (to.gradient(0), to.requires_grad(inputs[0])) {
             to.contribute(inputs[0], |graph, dx, add| {
                 graph.short_conv_backward(self.clone(), [inputs[0], inputs[1], inputs[2]], bias, dy, dx, add)
             });

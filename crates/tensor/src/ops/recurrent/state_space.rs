@@ -129,16 +129,16 @@ impl Op for StateSpace {
             positions: to.input(3),
             dy,
         };
-        if to.wants(read.constants) {
+        if to.requires_grad(read.constants) {
             return Err(BackwardError("state_space with trained constants"));
         }
         let mut found = None;
-        if to.wants(read.mixed) {
+        if to.requires_grad(read.mixed) {
             to.contribute(read.mixed, |graph, dmixed, add| {
                 found = Some(graph.state_space_backward(self, read, dmixed, add))
             });
         }
-        if to.wants(read.projection) {
+        if to.requires_grad(read.projection) {
             let shape = to.graph().shape(read.mixed).to_vec();
             let found = found.unwrap_or_else(|| {
                 let unused = to.graph().tensor(&shape, Dtype::F32);

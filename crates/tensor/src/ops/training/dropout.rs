@@ -71,7 +71,7 @@ impl Op for Dropout {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let x = to.input(0);
-        if let (Some(gradient), true) = (to.gradient(0), to.wants(x)) {
+        if let (Some(gradient), true) = (to.gradient(0), to.requires_grad(x)) {
             let masked = to.graph().dropout(gradient, self);
             to.pass(masked, x);
         }

@@ -6,14 +6,14 @@ use super::gradient::{Differentiated, GradientCase, zeros};
 use super::layers::layers;
 use crate::graph::Graph;
 use crate::passes::{BackwardOptions, store_activations_f16};
-use crate::suite::case::{Case, Maker, Recorded, case};
+use crate::suite::case::{Case, RandomTensors, Recorded, case};
 
 /// Packing and unpacking, compared with the references.
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (rows, width, massive) in [(1, 64, false), (3, 100, true), (2, 2304, true), (5, 33, false), (70_000, 16, false)]
     {
-        let record = move |make: &mut Maker<'_>| -> Result<Recorded, GpuError> {
+        let record = move |make: &mut RandomTensors<'_>| -> Result<Recorded, GpuError> {
             let mut graph = Graph::new();
             let values = make.numbers(rows * width, massive);
             let x = make.state(&[rows, width], values)?;
@@ -32,7 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
 /// cancel by several times as much.
 pub(crate) fn gradient_cases() -> Vec<GradientCase> {
     let record = |recompute: bool| {
-        move |make: &mut Maker<'_>| {
+        move |make: &mut RandomTensors<'_>| {
             let mut graph = Graph::new();
             let (y, by) = layers(make, &mut graph, 4, 3)?;
             let forward = graph.nodes().len();

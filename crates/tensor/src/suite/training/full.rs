@@ -9,7 +9,7 @@ use super::ops::{joined_heads, packed, table};
 use crate::graph::{Graph, State, Tensor};
 use crate::ops::{Activation, Affine, Attention, CacheRows, HeadNorm, IGNORED, Rope};
 use crate::passes::BackwardOptions;
-use crate::suite::case::Maker;
+use crate::suite::case::RandomTensors;
 
 /// All gradients that only training of all parameters has.
 pub(crate) fn cases() -> Vec<GradientCase> {
@@ -17,7 +17,7 @@ pub(crate) fn cases() -> Vec<GradientCase> {
     all.extend(norm_cases());
     all.extend(table_cases());
     all.extend([false, true].map(|recompute| {
-        let record = move |make: &mut Maker<'_>| layers(make, recompute);
+        let record = move |make: &mut RandomTensors<'_>| layers(make, recompute);
         GradientCase {
             name: format!("all parameters of layers, recompute {recompute}"),
             bound: 1e-9,
@@ -110,7 +110,7 @@ fn norm_cases() -> Vec<GradientCase> {
 fn table_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
     for (tokens, width, vocabulary, budget) in [(5, 6, 9, 1 << 20), (70, 100, 613, 70 * 256), (40, 64, 300, 1)] {
-        let record = move |make: &mut Maker<'_>| {
+        let record = move |make: &mut RandomTensors<'_>| {
             let mut graph = Graph::new();
             let (weight, numbers) = make.trained_matrix(vocabulary, width)?;
             // Several tokens are equal.
@@ -149,7 +149,7 @@ fn walk(graph: &mut Graph, seed: (Tensor, Tensor), parameters: &[(Arc<State>, Ar
 
 /// Two pre-norm layers with all parameters trained. The epsilon is large, so that finite differences do not span the
 /// strong curvature of a norm near zero.
-fn layers(make: &mut Maker<'_>, recompute: bool) -> Result<Differentiated, GpuError> {
+fn layers(make: &mut RandomTensors<'_>, recompute: bool) -> Result<Differentiated, GpuError> {
     let mut graph = Graph::new();
     let (width, heads, head_dim) = (8, 2, 4);
     let (embedding, numbers) = make.trained_matrix(11, width)?;

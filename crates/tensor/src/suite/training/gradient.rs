@@ -6,7 +6,7 @@ use bayan_gpu::GpuError;
 
 use crate::graph::{Dtype, Graph, State, Tensor, Values, interpret};
 use crate::passes::BackwardOptions;
-use crate::suite::case::Maker;
+use crate::suite::case::RandomTensors;
 
 /// A computation with its gradients.
 pub struct Differentiated {
@@ -28,7 +28,7 @@ pub struct GradientCase {
     pub bound: f64,
     /// Whether the case is small and smooth enough for finite differences.
     pub small: bool,
-    pub(crate) record: Box<dyn Fn(&mut Maker<'_>) -> Result<Differentiated, GpuError> + Send + Sync>,
+    pub(crate) record: Box<dyn Fn(&mut RandomTensors<'_>) -> Result<Differentiated, GpuError> + Send + Sync>,
 }
 
 /// The result of [`finite_differences`]: the largest relative error (L2) of any gradient, and the index of that
@@ -41,13 +41,13 @@ pub struct Difference {
     pub gradient: usize,
 }
 
-pub(crate) fn zeros(make: &Maker<'_>, shape: &[usize]) -> Result<Arc<State>, GpuError> {
+pub(crate) fn zeros(make: &RandomTensors<'_>, shape: &[usize]) -> Result<Arc<State>, GpuError> {
     State::zeros(make.gpu, "gradient", shape, Dtype::F32)
 }
 
 /// Differentiates the recorded operations, for a random cotangent.
 pub(crate) fn differentiate(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     mut graph: Graph,
     y: Tensor,
     by: Vec<Arc<State>>,
@@ -68,9 +68,12 @@ pub(crate) fn differentiate(
 pub(crate) fn gradient(
     name: impl Into<String>,
     small: bool,
-    record: impl Fn(&mut Maker<'_>, &mut Graph) -> Result<(Tensor, Vec<Arc<State>>), GpuError> + Send + Sync + 'static,
+    record: impl Fn(&mut RandomTensors<'_>, &mut Graph) -> Result<(Tensor, Vec<Arc<State>>), GpuError>
+    + Send
+    + Sync
+    + 'static,
 ) -> GradientCase {
-    let whole = move |make: &mut Maker<'_>| {
+    let whole = move |make: &mut RandomTensors<'_>| {
         let mut graph = Graph::new();
         let (y, by) = record(make, &mut graph)?;
         differentiate(make, graph, y, by, false)
@@ -87,7 +90,7 @@ const STEP: f32 = 0.03;
 /// # Errors
 /// Never on the host; recording has this signature.
 pub fn finite_differences(case: &GradientCase, seed: u64) -> Result<Difference, GpuError> {
-    let made = (case.record)(&mut Maker { gpu: None, seed })?;
+    let made = (case.record)(&mut RandomTensors { gpu: None, seed })?;
     let initial: Vec<Values> = made.graph.tensors().iter().filter_map(|info| info.state.as_ref()?.host()).collect();
     let states: Vec<Arc<State>> = made.graph.tensors().iter().filter_map(|info| info.state.clone()).collect();
     // A run changes states (gradients, the cache), so they are restored before every run.

@@ -9,13 +9,13 @@ use super::gradient::{GradientCase, differentiate, zeros};
 use super::ops::{packed, table};
 use crate::graph::{Graph, State, Tensor};
 use crate::ops::{Activation, Attention, CacheRows, Rope};
-use crate::suite::case::Maker;
+use crate::suite::case::RandomTensors;
 
 /// Two pre-norm layers with LoRA adapters, all operations together, with and without recomputation.
 pub(super) fn cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
     for recompute in [false, true] {
-        let record = move |make: &mut Maker<'_>| {
+        let record = move |make: &mut RandomTensors<'_>| {
             let mut graph = Graph::new();
             let (y, by) = layers(make, &mut graph, 1, 2)?;
             differentiate(make, graph, y, by, recompute)
@@ -32,7 +32,7 @@ pub(super) fn cases() -> Vec<GradientCase> {
 
 /// `count` layers, each size `times` that of the smallest case.
 pub(crate) fn layers(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     graph: &mut Graph,
     times: usize,
     count: usize,
@@ -51,7 +51,7 @@ pub(crate) fn layers(
         let norm = make.numbers(width, false).iter().map(|v| 2.0 * v).collect();
         let norm = make.state(&[width], norm)?;
         // Weights are smaller where sums are longer, so that attention does not look at a single key.
-        let small = |make: &mut Maker<'_>, shape: &[usize]| {
+        let small = |make: &mut RandomTensors<'_>, shape: &[usize]| {
             let values = make.numbers(shape.iter().product(), false).iter().map(|v| v / times as f32).collect();
             make.state(shape, values)
         };

@@ -14,7 +14,7 @@ pub use gradient::{Difference, Differentiated, GradientCase, finite_differences}
 
 use crate::graph::Graph;
 use crate::ops::{Arenas, Hyper};
-use crate::suite::case::{Case, Maker, Recorded, case};
+use crate::suite::case::{Case, RandomTensors, Recorded, case};
 
 /// All gradients.
 pub fn gradient_cases() -> Vec<GradientCase> {
@@ -50,7 +50,7 @@ pub(super) fn kernels(gradient: GradientCase) -> Case {
     })
 }
 
-fn adamw_case(make: &mut Maker<'_>, len: usize, max_norm: f64, window: usize) -> Result<Recorded, GpuError> {
+fn adamw_case(make: &mut RandomTensors<'_>, len: usize, max_norm: f64, window: usize) -> Result<Recorded, GpuError> {
     let mut graph = Graph::new();
     let second: Vec<f32> = make.numbers(len, false).iter().map(|v| v * v).collect();
     let arenas = Arenas {

@@ -10,7 +10,7 @@ use crate::graph::{Graph, State, Tensor};
 use crate::ops::{
     Activation, Attention, CacheRows, Causality, Dropout, HeadNorm, QUERY_TILE, Rope, ShortConv, StateSpace,
 };
-use crate::suite::case::Maker;
+use crate::suite::case::RandomTensors;
 
 pub(super) fn element_cases() -> Vec<GradientCase> {
     let mut all = Vec::new();
@@ -78,14 +78,14 @@ pub(super) fn element_cases() -> Vec<GradientCase> {
     all
 }
 
-pub(crate) fn table(make: &mut Maker<'_>, positions: usize, rotary: usize) -> Result<Arc<State>, GpuError> {
+pub(crate) fn table(make: &mut RandomTensors<'_>, positions: usize, rotary: usize) -> Result<Arc<State>, GpuError> {
     let angle = |p: usize, i: usize| p as f32 * 0.3f32.powi(i as i32);
     let values = (0..positions).flat_map(|p| (0..rotary / 2).flat_map(move |i| [angle(p, i).cos(), angle(p, i).sin()]));
     make.state(&[positions, rotary], values.collect())
 }
 
 fn rope(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     graph: &mut Graph,
     sizes: [usize; 3],
     norm: Option<HeadNorm>,
@@ -115,7 +115,7 @@ fn rope(
 
 /// Combines all three in one tensor: scaled keys and values are added to some columns of the queries.
 pub(crate) fn joined_heads(
-    make: &mut Maker<'_>,
+    make: &mut RandomTensors<'_>,
     graph: &mut Graph,
     [q, k, v]: [Tensor; 3],
 ) -> Result<Tensor, GpuError> {
@@ -289,7 +289,11 @@ struct Heads {
 }
 
 /// The tokens of consecutive sequences: positions, bases and tiles.
-pub(crate) fn packed(make: &mut Maker<'_>, graph: &mut Graph, sequences: &[usize]) -> Result<Causality, GpuError> {
+pub(crate) fn packed(
+    make: &mut RandomTensors<'_>,
+    graph: &mut Graph,
+    sequences: &[usize],
+) -> Result<Causality, GpuError> {
     let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
     for &len in sequences {
         let first = positions.len();
@@ -374,7 +378,7 @@ pub(super) fn loss_cases() -> Vec<GradientCase> {
         all.push(loss_case(format, rows, width, vocabulary, budget, cap));
     }
     for (rows, pairs) in [(12, 2), (150, 3)] {
-        let record = move |make: &mut Maker<'_>| {
+        let record = move |make: &mut RandomTensors<'_>| {
             let (mut graph, hidden) = (Graph::new(), make.random(&[rows, 8])?);
             let weight = make.matrix(FORMATS[0], 20, 8)?;
             let targets = make.indices(&[rows], (0..rows).map(|r| (r * 13 % 20) as u32).collect())?;
@@ -411,7 +415,7 @@ pub(crate) fn loss_case(
     budget: usize,
     cap: Option<f32>,
 ) -> GradientCase {
-    let record = move |make: &mut Maker<'_>| {
+    let record = move |make: &mut RandomTensors<'_>| {
         let (mut graph, hidden) = (Graph::new(), make.random(&[rows, width])?);
         let weight = make.matrix(format, vocabulary, width)?;
         let mut targets: Vec<u32> = (0..rows).map(|r| (r * 7919 % vocabulary) as u32).collect();

@@ -251,7 +251,7 @@ impl Op for Product {
         }
         let Some(gradient) = to.gradient(0) else { return Ok(()) };
         let (a, b) = (to.input(0), to.input(1));
-        if to.wants(a) {
+        if to.requires_grad(a) {
             let product = Product {
                 m: self.m,
                 n: self.k,
@@ -265,7 +265,7 @@ impl Op for Product {
             };
             to.contribute(a, |graph, into, add| graph.product(Product { add, ..product }, gradient, b, into));
         }
-        if to.wants(b) {
+        if to.requires_grad(b) {
             let product = Product {
                 m: self.k,
                 n: self.n,
