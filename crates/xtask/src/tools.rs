@@ -31,13 +31,15 @@ pub fn rust_components() -> Result<()> {
     Ok(())
 }
 
-/// cargo-nextest, compiled from crates.io if missing.
+/// cargo-nextest, compiled from crates.io if missing: without optimization and without its updater, because it spends
+/// its time waiting for tests.
 pub fn nextest() -> Result<()> {
     if process::succeeds(workspace::cargo().args(["nextest", "--version"])) {
         return Ok(());
     }
     eprintln!("Installing cargo-nextest: it runs the tests, each in its own process (compiling it takes some minutes)");
-    process::run(workspace::cargo().args(["install", "--locked", "cargo-nextest", "--version", NEXTEST]))
+    let quick = ["--debug", "--no-default-features", "--features", "default-no-update"];
+    process::run(workspace::cargo().args(["install", "--locked", "cargo-nextest", "--version", NEXTEST]).args(quick))
         .context("cargo-nextest could not be installed; remedy: install it by hand, from your system's packages or as its site says")
 }
 
