@@ -309,14 +309,9 @@ fn calibration_guides_quantization_and_other_models_are_refused() {
 #[test]
 fn layers_go_to_the_devices_that_are_named() {
     let model = model("llama3_gqa").display().to_string();
-    let ask = |more: &[&str]| {
-        run(&[
-            &["generate", "مرحبا", "--model", &model, "--temperature", "0", "--max-tokens", "6", "--ignore-eos"],
-            more,
-        ]
-        .concat())
-    };
-    let alone = succeed(&ask(&[]));
+    let flags = ["generate", "مرحبا", "--model", &model, "--temperature", "0", "--max-tokens", "6", "--ignore-eos"];
+    let ask = |more: &[&str]| finish(bayan().env_remove("BAYAN_DEVICE").args(flags).args(more));
+    let alone = succeed(&ask(&["--device", "0"]));
     let output = ask(&["--devices", "0,0", "--tensor-split", "1,2"]);
     let note = text(&output.stderr);
     assert!(

@@ -48,6 +48,14 @@ pub enum GenerateError {
         "the prompt is empty: expected at least one token; give a text, or a tokenizer that adds a beginning-of-sequence token"
     )]
     EmptyPrompt,
+    /// Layers in host memory that a GPU reads need a GPU.
+    #[error(
+        "{layers} layers on a GPU: expected a GPU, got the CPU, which has all layers in its memory; leave `--gpu-layers` out"
+    )]
+    GpuLayers {
+        /// Number of layers asked for.
+        layers: usize,
+    },
     /// A recurrent model cannot run steps of one size.
     #[error(
         "answers that do not depend on other requests need a model without recurrent layers, and this one has some; leave `--batch-invariant` out"

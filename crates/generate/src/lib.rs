@@ -8,6 +8,7 @@ mod model;
 pub mod text;
 
 pub use bayan_models::Adapter;
+pub use bayan_tensor::Cpu;
 pub use bayan_tensor::ops::SampleSettings;
 pub use engine::{
     Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, LARGEST_BIAS, Likelihood, Request, ScoredText,

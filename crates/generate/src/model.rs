@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use bayan_gpu::Gpu;
 use bayan_models::OnProgress;
+use bayan_tensor::Cpu;
 use bayan_tensor::ops::SampleSettings;
 use bayan_weights::{Checkpoint, Source, json};
 use serde_json::{Map, Value};
@@ -188,13 +189,32 @@ impl Model {
     ) -> Result<Model, GenerateError> {
         let text = TextPipeline::open(checkpoint.source().as_ref(), options.chat_template.as_deref()).await?;
         let engine = Engine::open_on_devices(checkpoint, gpus, shares, &options.engine, on_progress).await?;
-        Ok(Model {
+        Ok(Model::of(engine, text))
+    }
+
+    /// Opens a checkpoint on the CPU, as [`Engine::open_on_cpu`] does.
+    ///
+    /// # Errors
+    /// As [`Model::open`] and [`Engine::open_on_cpu`].
+    pub async fn open_on_cpu(
+        checkpoint: &Checkpoint,
+        cpu: &Cpu,
+        options: &ModelOptions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Model, GenerateError> {
+        let text = TextPipeline::open(checkpoint.source().as_ref(), options.chat_template.as_deref()).await?;
+        let engine = Engine::open_on_cpu(checkpoint, cpu, &options.engine, on_progress).await?;
+        Ok(Model::of(engine, text))
+    }
+
+    fn of(engine: Engine, text: TextPipeline) -> Model {
+        Model {
             engine,
             tokenizer: text.tokenizer,
             template: text.template,
             stop: text.stop,
             defaults: text.defaults,
-        })
+        }
     }
 
     /// Renders and tokenizes a conversation; special tokens that a user typed stay text, and what the template cannot

@@ -86,13 +86,18 @@ pub struct Capabilities {
     pub max_loop_turns: Option<u64>,
     /// Alignment of binding offsets, in bytes.
     pub offset_alignment: u32,
+    /// The vector instructions of a CPU; `None` on GPUs.
+    pub instructions: Option<&'static str>,
     /// Features that the device lacks, each with its consequence, as text for users.
     pub missing: Vec<String>,
 }
 
 impl Capabilities {
-    /// A short name of the features in use, such as `f16+subgroups+dot`.
+    /// A short name of the features in use, such as `f16+subgroups+dot`, or a CPU's instructions.
     pub fn path(&self) -> String {
+        if let Some(instructions) = self.instructions {
+            return instructions.into();
+        }
         let mut parts = Vec::new();
         for (on, name) in [(self.f16, "f16"), (self.subgroups, "subgroups"), (self.dot, "dot")] {
             if on {

@@ -147,6 +147,7 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
         max_loop_turns: None,
         offset_alignment: limits.min_storage_buffer_offset_alignment,
+        instructions: None,
         missing,
         name: info.name,
     }

@@ -374,7 +374,7 @@ impl Worker {
     }
 
     fn show_memory(&self) {
-        let bytes: u64 = self.model.engine.gpus().iter().map(|gpu| gpu.allocated_bytes()).sum();
+        let bytes = self.model.engine.allocated_bytes();
         self.shared.metrics.device_bytes.set(bytes as i64);
     }
 }

@@ -11,6 +11,7 @@ macro_rules! wgsl {
     };
 }
 
+mod cpu;
 mod format_shaders;
 mod graph;
 mod measure;
@@ -19,6 +20,7 @@ mod passes;
 mod plan;
 pub mod suite;
 
+pub use cpu::{Cpu, CpuPlan, CpuStep};
 pub use graph::{
     Dtype, ELEMENT_BYTES, GROUP, Graph, Matrix, MatrixBuilder, Node, Op, Operand, Shard, Slots, State, Tensor,
     TensorInfo, Trained, Values, interpret, nmse, pack_rows, packed_len, row_bytes, unpacked_rows,

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use bayan_generate::{Engine, EngineOptions};
-use bayan_gpu::{Gpu, block_on};
+use bayan_gpu::block_on;
 use bayan_models::{Adapter, CacheFormat};
 use bayan_train::{MergeFormat, MergeReport, merge};
 use bayan_weights::formats::{F16, F32};
@@ -157,22 +157,22 @@ fn measure(args: &MergeArgs, checkpoint: &Checkpoint, adapters: &[(Adapter, f32)
     let ids = text::pipeline(&CheckpointArgs { model: Some(args.base.clone()), chat_template: None })?
         .tokenizer
         .encode(SAMPLE_TEXT, true)?;
-    let gpu = crate::support::device::gpu(&args.device)?;
-    let open_engine = |checkpoint: &Checkpoint, gpu: &Gpu| -> Result<Engine> {
+    let device = crate::support::device::open(&args.device)?;
+    let open_engine = |checkpoint: &Checkpoint| -> Result<Engine> {
         let options =
             EngineOptions { context: Some(ids.len().max(2)), cache: CacheFormat::F32, ..EngineOptions::default() };
         let mut progress = Progress::new("measuring: loading", true);
-        Ok(block_on(Engine::open(checkpoint, gpu, &options, &mut |done, total| progress.set(done, total)))?)
+        Ok(device.engine(checkpoint, &options, &mut |done, total| progress.set(done, total))?)
     };
     let (alone, beside) = {
-        let mut engine = open_engine(checkpoint, &gpu)?;
+        let mut engine = open_engine(checkpoint)?;
         let alone = block_on(engine.logits(&ids, true))?;
         for (number, (adapter, scale)) in adapters.iter().enumerate() {
             engine.attach(&number.to_string(), adapter, *scale)?;
         }
         (alone, block_on(engine.logits(&ids, true))?)
     };
-    let merged = block_on(open_engine(&open::checkpoint(Some(&args.output))?, &gpu)?.logits(&ids, true))?;
+    let merged = block_on(open_engine(&open::checkpoint(Some(&args.output))?)?.logits(&ids, true))?;
     let distance = |a: &[Vec<f32>], b: &[Vec<f32>]| {
         let (sum, count) = a
             .iter()

@@ -8,6 +8,7 @@ use bayan_tensor::suite::{self, CaseResult};
 use clap::Args;
 use serde_json::json;
 
+use crate::support::device::{self, Device};
 use crate::support::options::DeviceArgs;
 use crate::support::output::{self, Progress};
 
@@ -32,7 +33,7 @@ pub struct OpsArgs {
 /// # Errors
 /// The device fails, or no case matches.
 pub fn run(args: &OpsArgs) -> Result<ExitCode> {
-    let gpu = crate::support::device::gpu(&args.device)?;
+    let device = device::open(&args.device)?;
     let mut wanted = suite::cases();
     wanted.retain(|case| args.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str())));
     if wanted.is_empty() {
@@ -46,7 +47,11 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
     for (index, case) in wanted.iter().enumerate() {
         let failed =
             |reason| (CaseResult { name: case.name.clone(), nmse: f64::INFINITY, bound: case.bound }, Some(reason));
-        let result = match block_on(suite::run(&gpu, case, args.seed)) {
+        let ran = match &device {
+            Device::Gpu(gpu) => block_on(suite::run(gpu, case, args.seed)),
+            Device::Cpu(cpu) => suite::run_on_cpu(cpu, case, args.seed),
+        };
+        let result = match ran {
             Ok(result) => (result, None),
             Err(error @ bayan_gpu::GpuError::DeviceLost(_)) => return Err(error.into()),
             Err(error) => failed(error.to_string()),
@@ -62,7 +67,7 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
             // JSON has no infinity: a case that could not run has no NMSE.
             .map(|(o, error)| json!({"name": o.name, "nmse": o.nmse.is_finite().then_some(o.nmse), "bound": o.bound, "passed": o.passed(), "error": error}))
             .collect();
-        let c = gpu.capabilities();
+        let c = device.capabilities();
         output::json(
             &json!({"device": c.name, "driver": c.driver, "path": c.path(), "cases": rows, "failed": failed}),
         )?;
@@ -82,7 +87,7 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
         }
         output::line(&format!(
             "{}: {} of {} cases pass",
-            gpu.capabilities().path(),
+            device.capabilities().path(),
             results.len() - failed,
             results.len()
         ))?;

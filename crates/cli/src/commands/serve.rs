@@ -204,7 +204,6 @@ fn opened(
             output::note(SYSTEM_IN_USER);
         }
         let engine = &model.engine;
-        let bytes: u64 = engine.gpus().iter().map(|gpu| gpu.allocated_bytes()).sum();
         output::note(&format!(
             "{} slots of {} positions; pieces of {} tokens; {} step sizes compiled; cache {}, {} on the device in all",
             engine.sequences(),
@@ -212,7 +211,7 @@ fn opened(
             engine.prefill_chunk(),
             engine.compiled_steps(),
             output::size(engine.cache_bytes()),
-            output::size(bytes)
+            output::size(engine.allocated_bytes())
         ));
     }
     Ok(Opened { model, defaults, seed: sampling.seed.and_then(|seed| seed.0) })

@@ -1,10 +1,11 @@
 //! The devices of a model: the one or the several that the flags name, or as many as are needed to hold it.
 
 use anyhow::{Result, bail};
-use bayan_generate::Engine;
+use bayan_generate::{Cpu, Engine};
 use bayan_gpu::{DeviceSummary, Gpu, GpuOptions, block_on, list_devices};
 use bayan_weights::Checkpoint;
 
+use crate::support::device;
 use crate::support::memory;
 use crate::support::options::ModelArgs;
 use crate::support::output;
@@ -14,11 +15,16 @@ use crate::support::output;
 const USABLE_FRACTION: f64 = 0.9;
 
 /// Open devices, and the share of the weights on each.
-pub struct Devices {
-    /// Devices in the order of their layers.
-    pub gpus: Vec<Gpu>,
-    /// One share for each device.
-    pub shares: Vec<f64>,
+pub enum Devices {
+    /// GPUs.
+    Gpus {
+        /// Devices in the order of their layers.
+        gpus: Vec<Gpu>,
+        /// One share for each device.
+        shares: Vec<f64>,
+    },
+    /// The CPU alone.
+    Cpu(Cpu),
 }
 
 /// Opens the devices that the flags select.
@@ -26,12 +32,19 @@ pub struct Devices {
 /// # Errors
 /// A device does not exist, or the number of shares differs from the number of devices.
 pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
+    if device::is_cpu(&args.device) {
+        return Ok(Devices::Cpu(device::cpu(&args.device)?));
+    }
     let mut named = args.devices.clone();
     if named.is_empty() && args.device.device.is_none() && args.gpu_layers.is_none() {
-        named = devices_for_model(checkpoint, args).into_iter().map(|index| index.to_string()).collect();
+        let listed = block_on(list_devices(args.device.disable));
+        if device::has_no_gpu(&listed) {
+            return Ok(Devices::Cpu(device::cpu_by_default(&args.device)?));
+        }
+        named = devices_for_model(checkpoint, args, &listed).into_iter().map(|index| index.to_string()).collect();
     }
     if named.is_empty() {
-        return Ok(Devices { gpus: vec![crate::support::device::gpu(&args.device)?], shares: vec![1.0] });
+        return Ok(Devices::Gpus { gpus: vec![device::gpu(&args.device)?], shares: vec![1.0] });
     }
     if !args.tensor_split.is_empty() && args.tensor_split.len() != named.len() {
         bail!(
@@ -40,11 +53,11 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
             args.tensor_split.len()
         );
     }
-    let device = &args.device;
+    let flags = &args.device;
     let options = |name: &String| GpuOptions {
         device: Some(name.trim().to_string()),
-        disable: device.disable,
-        max_binding_bytes: device.max_binding_bytes,
+        disable: flags.disable,
+        max_binding_bytes: flags.max_binding_bytes,
         ..Default::default()
     };
     let gpus = named.iter().map(|name| Ok(block_on(Gpu::open(&options(name)))?)).collect::<Result<Vec<_>>>()?;
@@ -53,7 +66,7 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
     } else {
         args.tensor_split.clone()
     };
-    Ok(Devices { gpus, shares })
+    Ok(Devices::Gpus { gpus, shares })
 }
 
 /// The memory of each device if all report it, otherwise equal shares.
@@ -65,11 +78,10 @@ pub fn shares(memory: &[Option<u64>]) -> Vec<f64> {
 
 /// The indices of the devices needed for a model that does not fit the first one; empty if it fits the first, if that
 /// does not report its memory, or if all devices together are too small.
-fn devices_for_model(checkpoint: &Checkpoint, args: &ModelArgs) -> Vec<usize> {
-    let listed = block_on(list_devices(args.device.disable));
+fn devices_for_model(checkpoint: &Checkpoint, args: &ModelArgs, listed: &[DeviceSummary]) -> Vec<usize> {
     let Ok(sizes) = bayan_models::sizes(checkpoint) else { return Vec::new() };
     let memory = memory::memory(checkpoint, &sizes, args, listed.first().map(|device| &device.capabilities));
-    fewest_devices(&listed, memory.weight_bytes.saturating_add(memory.cache_bytes))
+    fewest_devices(listed, memory.weight_bytes.saturating_add(memory.cache_bytes))
 }
 
 /// The first devices of the same kind and backend as the very first whose memory together is at least this many bytes;

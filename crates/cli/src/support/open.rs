@@ -187,7 +187,12 @@ fn load(
     let mut progress = Progress::new("loading", true);
     let options = ModelOptions { engine, chat_template };
     let mut set = |done, total| progress.set(done, total);
-    let mut model = block_on(Model::open_on_devices(checkpoint, &devices.gpus, &devices.shares, &options, &mut set))?;
+    let mut model = match devices {
+        Devices::Gpus { gpus, shares } => {
+            block_on(Model::open_on_devices(checkpoint, gpus, shares, &options, &mut set))?
+        }
+        Devices::Cpu(cpu) => block_on(Model::open_on_cpu(checkpoint, cpu, &options, &mut set))?,
+    };
     drop(progress);
     device_split::print_placement(&mut model.engine)?;
     if let streamed @ 1.. = model.engine.streamed_bytes() {

@@ -17,9 +17,12 @@ const LONGEST_CONTEXT: u64 = 1 << 20;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
-    /// Device to use: its number in `bayan devices`, or a part of its name
+    /// Device to use: its number in `bayan devices`, a part of its name, or `cpu` [default: the first GPU, else cpu]
     #[arg(long, env = "BAYAN_DEVICE", value_name = "N|NAME")]
     pub device: Option<String>,
+    /// Threads of `--device cpu` [default: one for each core]
+    #[arg(long, env = "BAYAN_THREADS", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
     /// Features to disable, separated by commas: f16, subgroups, dot, unchecked
     #[arg(long, env = "BAYAN_DISABLE", value_name = "LIST", value_parser = Disable::parse, default_value = "", hide_default_value = true)]
     pub disable: Disable,

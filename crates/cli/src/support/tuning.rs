@@ -13,6 +13,8 @@ use bayan_tensor::{RowsShape, Tuning};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use crate::support::output;
+
 /// When kernel variants are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Autotune {
@@ -29,7 +31,13 @@ pub enum Autotune {
 /// # Errors
 /// The device fails while measuring. A cache that cannot be read or written is no error: it only costs measuring again.
 pub fn apply(engine: &mut Engine, mode: Autotune) -> Result<()> {
-    let software = engine.gpu().capabilities().software;
+    if engine.cpu().is_some() {
+        if mode == Autotune::Always {
+            output::note("--autotune always: the CPU has no kernel variants to measure");
+        }
+        return Ok(());
+    }
+    let software = engine.capabilities().software;
     if mode == Autotune::Off || (mode == Autotune::Auto && software) {
         return Ok(());
     }
@@ -49,7 +57,7 @@ pub fn apply(engine: &mut Engine, mode: Autotune) -> Result<()> {
 }
 
 fn key(engine: &Engine) -> String {
-    let capabilities = engine.gpu().capabilities();
+    let capabilities = engine.capabilities();
     let sizes = engine.decoder().sizes();
     let formats: Vec<&str> = engine.decoder().matrices().iter().map(|matrix| matrix.format().name()).take(4).collect();
     format!(

@@ -25,7 +25,8 @@ pub fn every_model() -> Vec<String> {
     names
 }
 
-/// The program, without the environment variables of the person who runs the tests.
+/// The program on the first GPU or software device, so that tests of kernels never take the CPU that is the default
+/// where there is no GPU; without the environment variables of the person who runs the tests.
 pub fn bayan() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bayan"));
     for (name, _) in std::env::vars_os() {
@@ -33,7 +34,7 @@ pub fn bayan() -> Command {
             command.env_remove(name);
         }
     }
-    command.stdin(Stdio::null());
+    command.env("BAYAN_DEVICE", "0").stdin(Stdio::null());
     command
 }
 

@@ -36,9 +36,9 @@ impl Engine {
         adapter.require_plain()?;
         for (module, pair) in &adapter.modules {
             let device = layer_of(module).and_then(|layer| self.devices.layers.get(layer)).copied();
-            let gpu = device.map_or(&self.head_gpu, |device| &self.devices.gpus[device]).clone();
+            let gpu = device.and_then(|device| self.devices.gpus.get(device)).or(self.head_gpu.as_ref()).cloned();
             let state = |label: &str, shape: &[usize], values: &[f32]| {
-                State::new(Some(&gpu), label, shape, Values::F32(values.to_vec()))
+                State::new(gpu.as_ref(), label, shape, Values::F32(values.to_vec()))
             };
             let pair = LoraPair {
                 adapter: name.to_string(),

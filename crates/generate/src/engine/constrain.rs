@@ -47,7 +47,7 @@ impl Engine {
         }
         for (number, row) in self.laid_rows().into_iter().flat_map(|(_, rows)| rows).enumerate() {
             if let Some(values) = biases.get(&row.id) {
-                self.sampling.write_bias(&self.head_gpu, number, values);
+                self.sampling.write_bias(self.head_gpu.as_ref(), number, values);
             }
         }
     }

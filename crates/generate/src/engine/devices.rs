@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bayan_gpu::{Gpu, GpuError};
+use bayan_gpu::{Capabilities, Gpu, GpuError};
 use bayan_models::Placement;
-use bayan_tensor::State;
+use bayan_tensor::{Cpu, State};
 
 /// The devices. The first has the embedding.
 pub(super) struct Devices {
+    /// The GPUs; none on the CPU.
     pub(super) gpus: Vec<Gpu>,
+    /// The CPU, if it runs the model.
+    pub(super) cpu: Option<Cpu>,
     /// The device of each layer.
     pub(super) layers: Vec<usize>,
     /// Copies of constants, such as rotary tables, for other devices, by original address and device. The original is
@@ -21,7 +24,17 @@ pub(super) struct Devices {
 
 impl Devices {
     pub(super) fn new(gpus: &[Gpu], layers: Vec<usize>) -> Devices {
-        Devices { gpus: gpus.to_vec(), layers, copies: HashMap::new(), pending: Vec::new() }
+        Devices { gpus: gpus.to_vec(), cpu: None, layers, copies: HashMap::new(), pending: Vec::new() }
+    }
+
+    /// The CPU alone, with all layers.
+    pub(super) fn of_cpu(cpu: &Cpu) -> Devices {
+        Devices { cpu: Some(cpu.clone()), ..Devices::new(&[], Vec::new()) }
+    }
+
+    /// What the device, or the first of several, offers.
+    pub(super) fn capabilities(&self) -> Option<&Capabilities> {
+        self.cpu.as_ref().map(Cpu::capabilities).or_else(|| self.gpus.first().map(Gpu::capabilities))
     }
 
     pub(super) fn placement(&self, gpu_layers: Option<usize>) -> Placement<'_> {

@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use bayan_tensor::ops::QUERY_TILE;
-use bayan_tensor::{Dtype, Values};
 
 use super::score::{log_sum, most_likely};
 use super::step::{Packed, StepKind};
@@ -205,7 +204,7 @@ impl Engine {
         let step = self.prepared_step(StepKind::Packed { tokens, tiles, rows: packed.rows.len() }, None).await?;
         step.write_packed(&packed);
         let Some(read) = step.read_logits(longest).await? else { return Ok(()) };
-        let logits = Values::from_bytes(&read.wait().await?, Dtype::F32);
+        let logits = read.wait().await?;
         for (row, (lane, at)) in logits.f32().chunks_exact(self.decoder.sizes().vocab_size).zip(rows) {
             let lane = &lanes[lane];
             let Some(run) = lane.runs.front() else { continue };

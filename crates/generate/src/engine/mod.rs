@@ -5,6 +5,7 @@ mod adapters;
 mod batch;
 mod constrain;
 mod control;
+mod device_plan;
 mod devices;
 mod importance;
 mod likelihood;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use bayan_gpu::{Capabilities, Gpu, KernelTime};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoadOptions, OnProgress, Sizes};
 use bayan_tensor::ops::SampleSettings;
-use bayan_tensor::{Cost, Matrix, Measured, Tuning, Values, measure_rows};
+use bayan_tensor::{Cost, Cpu, Matrix, Measured, Tuning, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
@@ -121,8 +122,8 @@ pub struct Usage {
 /// A decoder and its cache on one or several devices.
 pub struct Engine {
     devices: Devices,
-    /// The device of the output head.
-    head_gpu: Gpu,
+    /// The device of the output head; none on the CPU.
+    head_gpu: Option<Gpu>,
     decoder: Box<dyn Decoder>,
     cache: Cache,
     tuning: Tuning,
@@ -175,6 +176,39 @@ impl Engine {
         options: &EngineOptions,
         on_progress: OnProgress<'_>,
     ) -> Result<Engine, GenerateError> {
+        if gpus.is_empty() || gpus.len() != shares.len() {
+            let (expected, got) = match gpus.len() {
+                0 => ("at least one device".into(), "none".into()),
+                count => (format!("one share for each of the {count} devices"), format!("{}", shares.len())),
+            };
+            return Err(bayan_models::ModelError::Split { expected, got }.into());
+        }
+        let layers = bayan_models::split_layers(checkpoint, options.policy.as_ref(), shares)?;
+        Engine::open_with(checkpoint, Devices::new(gpus, layers), options, on_progress).await
+    }
+
+    /// Loads a checkpoint into host memory, to run it on the CPU.
+    ///
+    /// # Errors
+    /// The checkpoint does not fit, or the options need a GPU.
+    pub async fn open_on_cpu(
+        checkpoint: &Checkpoint,
+        cpu: &Cpu,
+        options: &EngineOptions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Engine, GenerateError> {
+        if let Some(layers) = options.gpu_layers {
+            return Err(GenerateError::GpuLayers { layers });
+        }
+        Engine::open_with(checkpoint, Devices::of_cpu(cpu), options, on_progress).await
+    }
+
+    async fn open_with(
+        checkpoint: &Checkpoint,
+        devices: Devices,
+        options: &EngineOptions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Engine, GenerateError> {
         let sizes = bayan_models::sizes(checkpoint)?;
         let context = options.context.unwrap_or_else(|| sizes.max_position_embeddings.min(DEFAULT_CONTEXT)).max(2);
         if context > sizes.max_position_embeddings {
@@ -183,11 +217,7 @@ impl Engine {
                 sizes.max_position_embeddings
             );
         }
-        let Some(capabilities) = gpus.first().map(Gpu::capabilities).filter(|_| gpus.len() == shares.len()) else {
-            let (expected, got) =
-                (format!("one share for each of the {} devices", gpus.len()), format!("{}", shares.len()));
-            return Err(bayan_models::ModelError::Split { expected, got }.into());
-        };
+        let Some(capabilities) = devices.capabilities() else { unreachable!("an engine has a device") };
         let mut chunks = PrefillChunks::new(options.prefill_chunk, capabilities);
         let mut context = context;
         if options.sizes != StepSizes::Exact {
@@ -197,8 +227,6 @@ impl Engine {
                 context -= context % chunk;
             }
         }
-        let layers = bayan_models::split_layers(checkpoint, options.policy.as_ref(), shares)?;
-        let devices = Devices::new(gpus, layers);
         let placement = devices.placement(options.gpu_layers);
         let mut decoder = bayan_models::open_on(
             checkpoint,
@@ -218,10 +246,10 @@ impl Engine {
             .linears_mut()
             .into_iter()
             .next_back()
-            .and_then(|head| gpus.iter().find(|gpu| head.weight.is_on(gpu)));
-        let head_gpu = head.unwrap_or(&gpus[0]).clone();
-        let sampling = Sampling::new(&head_gpu, sequences, decoder.sizes().vocab_size)?;
-        let tuning = Tuning::defaults(gpus[0].capabilities());
+            .and_then(|head| devices.gpus.iter().find(|gpu| head.weight.is_on(gpu)));
+        let head_gpu = head.or(devices.gpus.first()).cloned();
+        let sampling = Sampling::new(head_gpu.as_ref(), sequences, decoder.sizes().vocab_size)?;
+        let tuning = Tuning::defaults(capabilities);
         tracing::info!(
             "{sequences} sequences of {context} positions, cache in {}, prompts in pieces of {} tokens",
             options.cache.name(),
@@ -255,12 +283,27 @@ impl Engine {
         self.control.clone()
     }
 
-    /// The device, or the first of several.
-    pub fn gpu(&self) -> &Gpu {
-        &self.devices.gpus[0]
+    /// What the device, or the first of several, offers. The CPU describes itself in the same terms.
+    pub fn capabilities(&self) -> &Capabilities {
+        let capabilities = self.devices.capabilities();
+        capabilities.unwrap_or_else(|| unreachable!("an engine has a device"))
     }
 
-    /// The devices.
+    /// The CPU, if it runs the model.
+    pub fn cpu(&self) -> Option<&Cpu> {
+        self.devices.cpu.as_ref()
+    }
+
+    /// Bytes that the model has in the memory of all devices; on the CPU, those of weights and cache.
+    pub fn allocated_bytes(&self) -> u64 {
+        if self.devices.cpu.is_some() {
+            let weights: u64 = self.decoder.matrices().iter().map(|matrix| matrix.size_bytes()).sum();
+            return weights + self.cache_bytes();
+        }
+        self.devices.gpus.iter().map(Gpu::allocated_bytes).sum()
+    }
+
+    /// The GPUs; none on the CPU.
     pub fn gpus(&self) -> &[Gpu] {
         &self.devices.gpus
     }
@@ -289,13 +332,14 @@ impl Engine {
         self.steps.clear();
     }
 
-    /// Measures kernel variants on this model's matrices and uses the fastest. `now_ms` is a clock in milliseconds.
+    /// Measures kernel variants on this model's matrices and uses the fastest; the CPU has none to choose from. `now_ms`
+    /// is a clock in milliseconds.
     ///
     /// # Errors
     /// The device fails.
     pub async fn autotune(&mut self, now_ms: &dyn Fn() -> f64) -> Result<Vec<Measured>, GenerateError> {
         let mut seen = std::collections::HashSet::new();
-        let gpu = self.gpu().clone();
+        let Some(gpu) = self.devices.gpus.first().cloned() else { return Ok(Vec::new()) };
         let own = |matrix: &&Arc<Matrix>| matrix.is_on(&gpu) && seen.insert(Arc::as_ptr(matrix));
         let matrices: Vec<_> = self.decoder.matrices().into_iter().filter(own).cloned().collect();
         let measured = measure_rows(&gpu, &matrices, now_ms).await?;
@@ -466,7 +510,7 @@ impl Engine {
             self.cached[0].extend_from_slice(chunk);
             self.written[0] = self.cached[0].len();
             if let Some(read) = step.read_logits(self.cached[0].len()).await? {
-                let values = Values::from_bytes(&read.wait().await?, bayan_tensor::Dtype::F32);
+                let values = read.wait().await?;
                 rows.extend(values.f32().chunks_exact(vocabulary).map(<[f32]>::to_vec));
             }
         }

@@ -13,11 +13,10 @@ use std::time::Instant;
 #[cfg(target_arch = "wasm32")]
 use web_time::Instant;
 
-use bayan_gpu::PendingRead;
 use bayan_tensor::ops::SampleSettings;
-use bayan_tensor::{Dtype, Values};
 
 use super::batch::{Event, Job, JobId, OnEvent};
+use super::device_plan::PendingValues;
 use super::score::TokenScore;
 use super::step::{Step, StepKind, refuse_all_banned};
 use super::{Engine, FinishReason, LOGITS_CHUNK, Usage};
@@ -77,7 +76,7 @@ impl Row {
 }
 
 /// The results of a submitted step that the host has not read yet: tokens, and logits if any row asks for scores.
-type Reads = Vec<PendingRead>;
+type Reads = Vec<PendingValues>;
 
 /// The step that is laid out for the current answers.
 struct LaidOut {
@@ -319,7 +318,7 @@ impl Engine {
             match scores {
                 Some(top) => {
                     if let Some(read) = step.read_logits(at + piece.size).await? {
-                        let logits = Values::from_bytes(&read.wait().await?, Dtype::F32);
+                        let logits = read.wait().await?;
                         let rows = logits.f32().chunks_exact(self.decoder.sizes().vocab_size);
                         found = rows.zip(next).map(|(logits, id)| TokenScore::new(logits, id, top)).collect();
                     }
@@ -407,7 +406,7 @@ impl Engine {
         let filling = self.jobs.rows.iter().any(Row::is_filling);
         // A grammar must know the last token before the next step.
         let constrained = self.jobs.rows.iter().any(|row| row.answers && row.job.grammar.is_some());
-        let waits = self.cache.is_recurrent() || step.is_split() || filling || constrained || !alone;
+        let waits = self.cache.is_recurrent() || step.is_split() || step.is_on_cpu() || filling || constrained || !alone;
         let ahead = if waits { 1 } else { STEPS_AHEAD };
         loop {
             if constrained && self.jobs.in_flight.is_empty() {
@@ -436,9 +435,9 @@ impl Engine {
     async fn take(&mut self, reads: Reads, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
         let mut reads = reads.into_iter();
         let Some(tokens) = reads.next() else { return Ok(()) };
-        let tokens = Values::from_bytes(&tokens.wait().await?, Dtype::U32);
+        let tokens = tokens.wait().await?;
         let logits = match reads.next() {
-            Some(read) => Some(Values::from_bytes(&read.wait().await?, Dtype::F32)),
+            Some(read) => Some(read.wait().await?),
             None => None,
         };
         let vocabulary = self.decoder.sizes().vocab_size;
@@ -486,7 +485,7 @@ impl Engine {
         for (number, row) in self.laid_rows().into_iter().flat_map(|(_, rows)| rows).enumerate() {
             let Job { settings, bias, grammar, .. } = &row.job;
             let settings = SampleSettings { biased: !bias.is_empty() || grammar.is_some(), ..*settings };
-            self.sampling.write(&self.head_gpu, number, &settings, bias, &row.tokens);
+            self.sampling.write(self.head_gpu.as_ref(), number, &settings, bias, &row.tokens);
         }
     }
 }

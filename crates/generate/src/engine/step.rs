@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use bayan_gpu::{Gpu, GpuError, KernelTime, PendingRead, ReadRequest};
+use bayan_gpu::{Gpu, GpuError, KernelTime};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleStates};
-use bayan_tensor::{Cost, Dtype, Graph, Matrix, Plan, Stage, State, Tensor, Transfer, Tuning, Values, partition};
+use bayan_tensor::{Cost, Dtype, Graph, Matrix, Stage, State, Tensor, Transfer, Tuning, Values, partition};
 
+use super::device_plan::{DevicePlan, PendingValues};
 use super::devices::Devices;
 use crate::GenerateError;
 
@@ -82,8 +83,8 @@ pub(super) struct Sampling {
 }
 
 impl Sampling {
-    pub(super) fn new(gpu: &Gpu, sequences: usize, vocabulary: usize) -> Result<Sampling, GpuError> {
-        let zeros = |label, width, dtype| State::zeros(Some(gpu), label, &[sequences, width], dtype);
+    pub(super) fn new(gpu: Option<&Gpu>, sequences: usize, vocabulary: usize) -> Result<Sampling, GpuError> {
+        let zeros = |label, width, dtype| State::zeros(gpu, label, &[sequences, width], dtype);
         let states = SampleStates {
             settings: zeros("sampling settings", SETTINGS, Dtype::F32)?,
             counts: zeros("token counts", vocabulary, Dtype::U32)?,
@@ -94,8 +95,15 @@ impl Sampling {
 
     /// Sets a row: settings, bias, and the tokens that count as seen for the penalties. The settings say whether the
     /// bias is added.
-    pub(super) fn write(&self, gpu: &Gpu, row: usize, settings: &SampleSettings, bias: &[(u32, f32)], seen: &[u32]) {
-        self.states.settings.write(Some(gpu), row * SETTINGS, bytemuck::cast_slice(&settings.row()));
+    pub(super) fn write(
+        &self,
+        gpu: Option<&Gpu>,
+        row: usize,
+        settings: &SampleSettings,
+        bias: &[(u32, f32)],
+        seen: &[u32],
+    ) {
+        self.states.settings.write(gpu, row * SETTINGS, bytemuck::cast_slice(&settings.row()));
         if !settings.adjusts() {
             return;
         }
@@ -104,13 +112,13 @@ impl Sampling {
         let mut biases = vec![0f32; self.vocabulary];
         let known = bias.iter().filter(|(id, _)| (*id as usize) < self.vocabulary);
         known.for_each(|&(id, value)| biases[id as usize] = value.clamp(-LARGEST_BIAS, LARGEST_BIAS));
-        self.states.counts.write(Some(gpu), row * self.vocabulary, bytemuck::cast_slice(&counts));
-        self.states.bias.write(Some(gpu), row * self.vocabulary, bytemuck::cast_slice(&biases));
+        self.states.counts.write(gpu, row * self.vocabulary, bytemuck::cast_slice(&counts));
+        self.states.bias.write(gpu, row * self.vocabulary, bytemuck::cast_slice(&biases));
     }
 
     /// Sets the biases \[V\] of a row whose settings say that they are added.
-    pub(super) fn write_bias(&self, gpu: &Gpu, row: usize, biases: &[f32]) {
-        self.states.bias.write(Some(gpu), row * self.vocabulary, bytemuck::cast_slice(biases));
+    pub(super) fn write_bias(&self, gpu: Option<&Gpu>, row: usize, biases: &[f32]) {
+        self.states.bias.write(gpu, row * self.vocabulary, bytemuck::cast_slice(biases));
     }
 }
 
@@ -127,9 +135,7 @@ struct Input {
 /// The plan of one stage of a step.
 #[derive(Debug)]
 struct StagePlan {
-    gpu: Gpu,
-    device: usize,
-    plan: Plan,
+    plan: DevicePlan,
     transfers: Vec<Transfer>,
 }
 
@@ -140,7 +146,8 @@ pub(super) struct Step {
     inputs: Vec<Input>,
     gpus: Vec<Gpu>,
     stages: Vec<StagePlan>,
-    pub(super) logits: Tensor,
+    tokens: Tensor,
+    logits: Tensor,
     kind: StepKind,
 }
 
@@ -186,9 +193,9 @@ impl Step {
     /// Records a step.
     pub(super) fn new(devices: &mut Devices, spec: &StepSpec<'_>, kind: StepKind) -> Result<Step, GpuError> {
         let count = kind.tokens();
-        let first = devices.gpus[0].clone();
+        let first = devices.gpus.first().cloned();
         let zeros = |label, shape: &[usize]| {
-            State::zeros(Some(&first), label, shape, Dtype::U32).map(|state| Input { state, copies: Vec::new() })
+            State::zeros(first.as_ref(), label, shape, Dtype::U32).map(|state| Input { state, copies: Vec::new() })
         };
         let fixed = [
             zeros("tokens", &[count])?,
@@ -214,7 +221,7 @@ impl Step {
             StepKind::Scored(_) => {
                 // Sampling changes the logits in place, so the host reads a copy.
                 let every: Vec<u32> = (0..count as u32).collect();
-                let every = State::new(Some(&devices.gpus[0]), "rows", &[count], Values::U32(every))?;
+                let every = State::new(first.as_ref(), "rows", &[count], Values::U32(every))?;
                 let rows = graph.state(&every);
                 let copy = graph.select_rows(logits, rows);
                 graph.sample(logits, tokens, positions, &spec.sampling.states);
@@ -229,16 +236,13 @@ impl Step {
             }
             StepKind::Logits(_) | StepKind::Packed { .. } => {}
         }
-        let stages = match devices.gpus.len() {
-            1 => vec![StagePlan {
-                plan: Plan::new(&first, graph, &keep, spec.tuning)?,
-                gpu: first,
-                device: 0,
-                transfers: Vec::new(),
-            }],
+        let only = |plan| vec![StagePlan { plan, transfers: Vec::new() }];
+        let stages = match (&devices.cpu, devices.gpus.as_slice()) {
+            (Some(cpu), _) => only(DevicePlan::on_cpu(cpu, graph, &keep)),
+            (None, [gpu]) => only(DevicePlan::on_gpu(gpu, graph, &keep, spec.tuning)?),
             _ => plan_stages(devices, &graph, &keep, spec.tuning, &mut inputs)?,
         };
-        Ok(Step { inputs, gpus: devices.gpus.clone(), stages, logits, kind })
+        Ok(Step { inputs, gpus: devices.gpus.clone(), stages, tokens, logits, kind })
     }
 
     /// Sets the tokens of the next run: consecutive tokens of one sequence, whose cache begins at row `base`, from
@@ -286,6 +290,11 @@ impl Step {
         self.stages.len() > 1
     }
 
+    /// Whether the host computes the step itself, so that nothing is gained by submitting steps ahead.
+    pub(super) fn is_on_cpu(&self) -> bool {
+        self.stages.iter().any(|stage| stage.plan.is_on_cpu())
+    }
+
     /// Bytes that one run transfers between devices through the host.
     pub(super) fn transfer_bytes(&self) -> u64 {
         self.stages.iter().flat_map(|stage| &stage.transfers).map(Transfer::size_bytes).sum()
@@ -307,7 +316,7 @@ impl Step {
     pub(super) async fn profile(&self, cached: usize) -> Result<Vec<KernelTime>, GpuError> {
         let mut times = Vec::new();
         for stage in &self.stages {
-            times.extend(stage.plan.profile(&stage.gpu, cached).await?);
+            times.extend(stage.plan.profile(cached).await?);
         }
         Ok(times)
     }
@@ -315,7 +324,7 @@ impl Step {
     /// Runs the step for tokens that only fill the cache; on one device it is divided into this many submissions.
     pub(super) async fn run_prefill(&self, cached: usize, submissions: usize) -> Result<(), GpuError> {
         match self.stages.as_slice() {
-            [only] => only.plan.submit_parts(&only.gpu, cached, submissions),
+            [only] => only.plan.submit_parts(cached, submissions),
             _ => drop(self.submit(cached, &[]).await?),
         }
         for gpu in &self.gpus {
@@ -325,42 +334,30 @@ impl Step {
     }
 
     /// Submits a run and reads of the tokens that it samples, and of the logits if they are kept.
-    pub(super) async fn submit_sampling(&self, cached: usize) -> Result<Vec<PendingRead>, GpuError> {
-        let device = self.stages.last().map_or(0, |stage| stage.device);
-        let tokens = self.inputs[0].on(device);
-        let tokens = ReadRequest { buffer: tokens.buffer().clone(), offset_bytes: 0, size_bytes: tokens.size_bytes() };
+    pub(super) async fn submit_sampling(&self, cached: usize) -> Result<Vec<PendingValues>, GpuError> {
         let scored = matches!(self.kind, StepKind::Scored(_));
-        let logits = self.stages.last().filter(|_| scored).map(|stage| stage.plan.read_request(self.logits));
-        self.submit(cached, &[Some(tokens), logits].into_iter().flatten().collect::<Vec<_>>()).await
+        let reads = if scored { vec![self.tokens, self.logits] } else { vec![self.tokens] };
+        self.submit(cached, &reads).await
     }
 
     /// Submits a run and a read of the logits.
-    pub(super) async fn read_logits(&self, cached: usize) -> Result<Option<PendingRead>, GpuError> {
-        let read: Vec<ReadRequest> =
-            self.stages.last().map(|stage| stage.plan.read_request(self.logits)).into_iter().collect();
-        Ok(self.submit(cached, &read).await?.pop())
+    pub(super) async fn read_logits(&self, cached: usize) -> Result<Option<PendingValues>, GpuError> {
+        Ok(self.submit(cached, &[self.logits]).await?.pop())
     }
 
     /// Runs stage after stage and transfers the outputs that later stages need; the last stage is only submitted.
-    async fn submit(&self, cached: usize, reads: &[ReadRequest]) -> Result<Vec<PendingRead>, GpuError> {
+    async fn submit(&self, cached: usize, reads: &[Tensor]) -> Result<Vec<PendingValues>, GpuError> {
         let Some((last, before)) = self.stages.split_last() else { return Ok(Vec::new()) };
         for stage in before {
-            let outputs: Vec<ReadRequest> =
-                stage.transfers.iter().map(|transfer| stage.plan.read_request(transfer.tensor)).collect();
-            for (transfer, read) in stage.transfers.iter().zip(stage.plan.submit(&stage.gpu, cached, &outputs)) {
-                let bytes = read.wait().await?;
+            let outputs: Vec<Tensor> = stage.transfers.iter().map(|transfer| transfer.tensor).collect();
+            for (transfer, read) in stage.transfers.iter().zip(stage.plan.submit(cached, &outputs)) {
+                let values = read.wait().await?;
                 for (device, state) in &transfer.to {
-                    state.write(self.gpus.get(*device), 0, &bytes);
+                    state.write(self.gpus.get(*device), 0, values.bytes());
                 }
             }
         }
-        Ok(last.plan.submit(&last.gpu, cached, reads))
-    }
-}
-
-impl Input {
-    fn on(&self, device: usize) -> &Arc<State> {
-        self.copies.iter().find(|copy| copy.0 == device).map_or(&self.state, |copy| &copy.1)
+        Ok(last.plan.submit(cached, reads))
     }
 }
 
@@ -393,9 +390,7 @@ fn plan_stages(
         let same = gpu.capabilities().name == gpus[0].capabilities().name;
         let tuning = if same { tuning.clone() } else { Tuning::defaults(gpu.capabilities()) };
         Ok(StagePlan {
-            plan: Plan::new(&gpu, stage.graph, &kept, &tuning)?,
-            gpu,
-            device: stage.device,
+            plan: DevicePlan::on_gpu(&gpu, stage.graph, &kept, &tuning)?,
             transfers: stage.transfers,
         })
     };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bayan_gpu::{Buffer, Gpu, GpuError, Slice};
 use bayan_weights::{F32, Format, Planes};
 
+use super::host::HostRows;
 use super::state::State;
 
 /// Every shard starts at a multiple of this many rows, so that no workgroup needs rows of two shards.
@@ -39,7 +40,7 @@ pub struct Matrix {
     rows: usize,
     columns: usize,
     shards: Vec<Shard>,
-    host: Option<Vec<Vec<u8>>>,
+    host: Option<HostRows>,
     trained: Option<Trained>,
     /// For a stacked matrix: its parts, each with its first row.
     parts: Vec<(usize, Arc<Matrix>)>,
@@ -135,9 +136,21 @@ impl Matrix {
         self.trained.as_ref()
     }
 
-    /// Bytes of all planes.
+    /// Bytes of all planes, on a device or on the host.
     pub fn size_bytes(&self) -> u64 {
-        self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum()
+        let on_device: u64 = self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum();
+        let parts: u64 = self.parts.iter().map(|(_, part)| part.host.as_ref().map_or(0, HostRows::size_bytes)).sum();
+        on_device + parts + self.host.as_ref().map_or(0, HostRows::size_bytes)
+    }
+
+    /// The rows in host memory, if they are there and not trained or stacked.
+    pub(crate) fn host_rows(&self) -> Option<&HostRows> {
+        self.host.as_ref()
+    }
+
+    /// For a stacked matrix: its parts, each with its first row; otherwise none.
+    pub(crate) fn parts(&self) -> &[(usize, Arc<Matrix>)] {
+        &self.parts
     }
 
     /// Bytes copied from host memory each time the matrix is used; 0 if it stays on the device.
@@ -184,9 +197,7 @@ impl Matrix {
                 });
             }
         }
-        let host = matrix.host.as_ref().map(|planes| {
-            planes.iter().zip(&bytes).map(|(plane, &n)| plane[rows.start * n..rows.end * n].to_vec()).collect()
-        });
+        let host = matrix.host.as_ref().map(|host| host.rows(rows.clone()));
         let trained =
             matrix.trained.as_ref().map(|t| Trained { state: t.state.clone(), first_row: t.first_row + rows.start });
         Arc::new(Matrix {
@@ -215,11 +226,9 @@ impl Matrix {
         if let Some((first, part)) = self.parts.iter().rfind(|(first, _)| *first <= row) {
             return part.host_row(row - first, out);
         }
-        let planes = self.host.as_ref().unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
-        let bytes = row_bytes(self.format, self.columns);
-        let slices: Vec<&[u8]> = planes.iter().zip(&bytes).map(|(plane, &n)| &plane[row * n..(row + 1) * n]).collect();
+        let host = self.host.as_ref().unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
         out.resize(self.columns.next_multiple_of(32), 0.0);
-        self.format.dequantize_row(&slices, out);
+        host.dequantize(self.format, row, out);
         out.truncate(self.columns);
     }
 }
@@ -280,7 +289,7 @@ impl<'a> MatrixBuilder<'a> {
                 shards.push(Shard { first_row: range.start, rows: range.len(), format, planes });
             }
         }
-        let host = gpu.is_none().then(|| bytes.iter().map(|&n| Vec::with_capacity(rows * n)).collect());
+        let host = gpu.is_none().then(|| HostRows::new(format, rows, columns));
         let pending = vec![Vec::new(); bytes.len()];
         let matrix =
             Matrix { label: label.to_string(), format, rows, columns, shards, host, trained: None, parts: Vec::new() };
@@ -418,7 +427,7 @@ impl<'a> MatrixBuilder<'a> {
         for (plane, &n) in bytes.iter().enumerate() {
             let mut rows: Vec<u8> = self.pending[plane].drain(..count * n).collect();
             if let Some(host) = &mut self.matrix.host {
-                host[plane].extend_from_slice(&rows);
+                host.write(plane, self.emitted, &rows);
             }
             if self.gpu.is_none() && self.matrix.trained.is_none() {
                 continue;

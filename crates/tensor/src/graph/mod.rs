@@ -3,6 +3,7 @@
 //! Rejected: a tree of lazily evaluated values. A list runs in the order in which the model file states the operations,
 //! the planner sees all of it, and training differentiates it in reverse.
 
+pub(crate) mod host;
 mod interpret;
 mod matrix;
 mod op;

@@ -7,6 +7,7 @@ use bayan_gpu::GpuError;
 
 use super::matrix::Matrix;
 use super::values::Values;
+use crate::cpu::CpuStep;
 use crate::passes::{Backward, BackwardError};
 use crate::plan::Lowering;
 
@@ -57,6 +58,12 @@ pub trait Op: std::fmt::Debug + Any + Send + Sync {
     /// `inputs` and `outputs` are the node's tensors in order. An output holds zeros, or the current values of a state
     /// that is updated in place.
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]);
+
+    /// Computes the op on a CPU: the form that is fast there. It may round weights' inputs to 8 bits and sum in f32. The
+    /// default is the reference.
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        step.by_reference(&|inputs, outputs| self.reference(inputs, outputs));
+    }
 
     /// Approximate number of multiply-adds for these input and output sizes; long lists are split into submissions by
     /// it.

@@ -185,6 +185,11 @@ impl State {
         self.host.lock().unwrap_or_else(|e| e.into_inner()).as_ref().map(look)
     }
 
+    /// Takes the host's values, which [`State::set_host`] puts back.
+    pub(crate) fn take_host(&self) -> Option<Values> {
+        self.host.lock().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
     /// Replaces the host's values.
     pub(crate) fn set_host(&self, values: Values) {
         *self.host.lock().unwrap_or_else(|e| e.into_inner()) = Some(values);

@@ -28,18 +28,25 @@ pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities, tuning:
         rewrite.runs(index);
     }
     let nodes = rewrite.nodes.into_iter().flatten().collect();
-    int8(rewrite.graph, nodes, device)
+    int8(rewrite.graph, nodes, &|linear, tokens| linear.int8_order(&device.with_tokens(tokens)))
 }
 
-/// Rounds the inputs of large products to int8 where that is faster on the device; an input that several products read
-/// is rounded once.
-fn int8(mut graph: Graph, nodes: Vec<Node>, device: Target<'_>) -> Graph {
+/// The graph in which the inputs of all products with quantized weights in whole blocks are rounded to int8, as a CPU
+/// does: what its results are compared with.
+pub(crate) fn round_inputs(graph: &Graph) -> Graph {
+    let order = |linear: &Linear, _| linear.fits_int8().then_some(Int8Order::Sequential);
+    int8(graph.clone(), graph.nodes().to_vec(), &order)
+}
+
+/// Rounds the inputs of the products for which `order` gives one to int8; an input that several products read is
+/// rounded once.
+fn int8(mut graph: Graph, nodes: Vec<Node>, order: &dyn Fn(&Linear, usize) -> Option<Int8Order>) -> Graph {
     let mut rounded: HashMap<(Tensor, Int8Order), [Tensor; 2]> = HashMap::new();
     let mut list = Vec::with_capacity(nodes.len());
     for node in nodes {
         let linear = node.op.as_any().downcast_ref::<Linear>();
         let linear = linear
-            .and_then(|linear| Some((linear, linear.int8_order(&device.with_tokens(graph.rows(node.inputs[0])))?)));
+            .and_then(|linear| Some((linear, order(linear, graph.rows(node.inputs[0]))?)));
         let Some((linear, order)) = linear else {
             rounded.retain(|(tensor, _), _| !node.outputs.contains(tensor));
             list.push(node);

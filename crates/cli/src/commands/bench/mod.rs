@@ -200,7 +200,10 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             .collect(),
         first_token_ms: (prompt > 0).then(|| first_token[1..].iter().sum::<f64>() / repetitions as f64),
         weight_bytes: weight_bytes(engine),
-        copy_bytes_per_s: copy_bandwidth(engine.gpu())?,
+        copy_bytes_per_s: match engine.gpus().first() {
+            Some(gpu) => copy_bandwidth(gpu)?,
+            None => host_copy_bandwidth(),
+        },
         cost: engine.decode_cost()?,
         profiles: if args.profile { profiles(engine, prompt, generate)? } else { Vec::new() },
     };
@@ -292,6 +295,24 @@ fn copy_bandwidth(gpu: &Gpu) -> Result<f64> {
     Ok(best)
 }
 
+/// As [`copy_bandwidth`], of the CPU with two threads.
+fn host_copy_bandwidth() -> f64 {
+    const SIZE: usize = 64 << 20;
+    let (from, mut to) = (vec![1u8; SIZE], vec![0u8; SIZE]);
+    let mut best = 0.0f64;
+    for _ in 0..4 {
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for (from, to) in from.chunks(SIZE / 2).zip(to.chunks_mut(SIZE / 2)) {
+                scope.spawn(move || to.copy_from_slice(from));
+            }
+        });
+        best = best.max((2 * SIZE) as f64 / started.elapsed().as_secs_f64());
+        std::hint::black_box(&mut to);
+    }
+    best
+}
+
 fn profiles(engine: &mut Engine, prompt: usize, generate: usize) -> Result<Vec<(&'static str, Vec<Kernel>)>> {
     let mut all = Vec::new();
     if generate > 0 {
@@ -299,7 +320,7 @@ fn profiles(engine: &mut Engine, prompt: usize, generate: usize) -> Result<Vec<(
     }
     if prompt > 0 {
         // No more tokens than one submission of a real prompt has.
-        let chunk = prompt.min(if engine.gpu().capabilities().software { 128 } else { 512 });
+        let chunk = prompt.min(if engine.capabilities().software { 128 } else { 512 });
         all.push(("one chunk of the prompt", by_kernel(block_on(engine.profile_prefill(chunk))?)));
     }
     Ok(all)
@@ -313,7 +334,7 @@ fn formats(engine: &Engine) -> String {
 }
 
 fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
-    let c = engine.gpu().capabilities();
+    let c = engine.capabilities();
     let generate = measured.generations.first().map(|(_, speed)| speed);
     let read_per_s = generate.map(|speed| speed.mean() * measured.weight_bytes as f64);
     let generations = measured.generations.iter().map(|(generation, speed)| {
@@ -356,13 +377,13 @@ fn as_json(args: &BenchArgs, engine: &Engine, measured: &Measured) -> Value {
         },
         "streamed_bytes_per_step": engine.streamed_bytes(),
         "cache_bytes": engine.cache_bytes(),
-        "allocated_bytes": engine.gpu().allocated_bytes(),
+        "allocated_bytes": engine.allocated_bytes(),
         "profile": profiles,
     })
 }
 
 fn print(engine: &Engine, measured: &Measured) -> Result<()> {
-    let c = engine.gpu().capabilities();
+    let c = engine.capabilities();
     output::line(&format!("{} ({}), {}, {}; weights {}", c.name, c.backend, c.driver, c.path(), formats(engine)))?;
     let prompt = measured.prompt.iter().map(|speed| speed.row("prompt"));
     let generations = measured.generations.iter().map(|(generation, speed)| speed.row(&generation.name()));
@@ -387,7 +408,7 @@ fn print(engine: &Engine, measured: &Measured) -> Result<()> {
         "one token: {} dispatches, {} compute passes, {bound} of bound buffers, {activations} of activations",
         cost.dispatches, cost.passes
     ))?;
-    let (allocated, cache) = (output::size(engine.gpu().allocated_bytes()), output::size(engine.cache_bytes()));
+    let (allocated, cache) = (output::size(engine.allocated_bytes()), output::size(engine.cache_bytes()));
     output::line(&format!(
         "device memory: {allocated}, of which the cache of {} positions takes {cache}",
         engine.context()

@@ -82,7 +82,7 @@ impl Session {
     /// Prints the greeting.
     pub fn greet(&self) -> Result<()> {
         let engine = &self.model.engine;
-        let c = engine.gpu().capabilities();
+        let c = engine.capabilities();
         output::line(&format!("بيان · {} · {} · /help", c.name, c.path()))?;
         if c.software {
             output::line("This is a software device: answers are correct but slow.")?;
@@ -314,12 +314,12 @@ impl Session {
 
     fn show_stats(&self) -> Result<()> {
         let engine = &self.model.engine;
-        let c = engine.gpu().capabilities();
+        let c = engine.capabilities();
         let mut lines = vec![format!("device: {}, {}", c.name, c.path())];
         lines.push(format!(
             "model loaded in {:.2} s; device memory {}",
             self.load.as_secs_f64(),
-            output::size(engine.gpu().allocated_bytes())
+            output::size(engine.allocated_bytes())
         ));
         let (used, context) = (engine.cached_tokens(), engine.context());
         lines.push(format!("context: {used} of {context} positions; cache {}", output::size(engine.cache_bytes())));

@@ -172,7 +172,7 @@ fn evaluate(args: &RunArgs) -> Result<()> {
         "cache": format!("{:?}", args.model.cache).to_lowercase(),
         "adapters": args.model.adapter.iter().map(|adapter| adapter.path.display().to_string()).collect::<Vec<_>>(),
         "context": model.engine.context(),
-        "device": model.engine.gpu().capabilities().name,
+        "device": model.engine.capabilities().name,
         "bayan": env!("CARGO_PKG_VERSION"),
         "parallel": args.parallel,
         "one_by_one": args.one_by_one,

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::simd::by_level;
+use crate::cpu::{CpuStep, Shared, lane_sum};
 use crate::graph::{Dtype, Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Extent, KernelText, Lowering, grid};
@@ -164,6 +166,29 @@ impl Op for Rope {
         Ok(())
     }
 
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let (qkv, positions, table) = (step.inputs[0], step.inputs[1].u32(), step.inputs[2].f32());
+        let norms = [3, 4].map(|input| step.inputs.get(input).map(Operand::f32));
+        let [q, k, v] = step.outputs else { unreachable!("rope has three outputs") };
+        let to = [q, k, v].map(|values| Shared::new(values.f32_mut()));
+        let (qkv, width, level) = (qkv.f32(), qkv.width(), step.cpu.level());
+        step.cpu.split(positions.len(), (1 << 12) / width, |tokens| {
+            for t in tokens {
+                let row = &qkv[t * width..][..width];
+                let mut at = 0;
+                for (part, heads) in [self.heads, self.kv_heads, self.kv_heads].into_iter().enumerate() {
+                    let count = heads * self.head_dim;
+                    // SAFETY: each token is in one range.
+                    let y = unsafe { to[part].part(t * count..(t + 1) * count) };
+                    let norm = norms.get(part).copied().flatten();
+                    let angles = &table[positions[t] as usize * (self.rotary_dim / 2) * 2..][..self.rotary_dim / 2 * 2];
+                    turn(level, self, &row[at..at + count], norm, if part < 2 { angles } else { &[] }, y);
+                    at += count;
+                }
+            }
+        });
+    }
+
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let d = self.head_dim;
         let half = self.rotary_dim / 2;
@@ -194,6 +219,30 @@ impl Op for Rope {
                     }
                 }
                 to.iter_mut().zip(values).for_each(|(y, v)| *y = v as f32);
+            }
+        }
+    }
+}
+
+by_level! {
+    /// Normalises and rotates the heads x of one token on the CPU. Without angles, nothing is rotated.
+    fn turn<S>(rope: &Rope, x: &[f32], norm: Option<&[f32]>, angles: &[f32], y: &mut [f32]) {
+        let d = rope.head_dim;
+        y.copy_from_slice(x);
+        if let (Some(weights), Some(eps)) = (norm, rope.norm_eps) {
+            let span = if rope.norm == HeadNorm::RmsWhole { y.len() } else { d };
+            for (number, part) in y.chunks_exact_mut(span).enumerate() {
+                let mean = if rope.norm == HeadNorm::Layer { lane_sum(part, |v| v) / span as f32 } else { 0.0 };
+                let scale = 1.0 / (lane_sum(part, |v| (v - mean) * (v - mean)) / span as f32 + eps).sqrt();
+                let weights = &weights[if rope.norm.each() { number * span } else { 0 }..];
+                part.iter_mut().zip(weights).for_each(|(v, w)| *v = (*v - mean) * scale * w);
+            }
+        }
+        for head in y.chunks_exact_mut(d) {
+            for (i, angle) in angles.chunks_exact(2).enumerate() {
+                let (one, two) = pair(i, rope.rotary_dim / 2, rope.interleaved);
+                let (a, b, cos, sin) = (head[one], head[two], angle[0], angle[1]);
+                (head[one], head[two]) = (a * cos - b * sin, b * cos + a * sin);
             }
         }
     }

@@ -4,6 +4,7 @@ use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
 use super::gated::Activation;
+use crate::cpu::CpuStep;
 use crate::graph::{Graph, Op, Operand, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
@@ -56,6 +57,16 @@ impl Op for Activate {
             to.pass(dx, x);
         }
         Ok(())
+    }
+
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        if self.slope {
+            return step.by_reference(&|inputs, outputs| self.reference(inputs, outputs));
+        }
+        let x = step.inputs[0].f32();
+        step.cpu.values(step.outputs[0].f32_mut(), |range, y| {
+            y.iter_mut().zip(&x[range]).for_each(|(y, &x)| *y = self.activation.fast(x));
+        });
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -3,6 +3,7 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::CpuStep;
 use crate::graph::{Graph, Op, Operand, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
@@ -48,6 +49,14 @@ impl Op for Add {
             }
         }
         Ok(())
+    }
+
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let (a, b) = (step.inputs[0].f32(), step.inputs[1].f32());
+        step.cpu.values(step.outputs[0].f32_mut(), |range, y| {
+            let (a, b) = (&a[range.clone()], &b[range]);
+            y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = a + b);
+        });
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

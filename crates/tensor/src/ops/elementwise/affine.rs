@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::CpuStep;
 use crate::graph::{Affine, Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::Lowering;
@@ -47,6 +48,13 @@ impl Op for Affine {
             to.pass(dx, x);
         }
         Ok(())
+    }
+
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let x = step.inputs[0].f32();
+        step.cpu.values(step.outputs[0].f32_mut(), |range, y| {
+            y.iter_mut().zip(&x[range]).for_each(|(y, x)| *y = self.factor * x + self.plus);
+        });
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::CpuStep;
 use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
@@ -56,6 +57,16 @@ impl Op for ScaleColumns {
             to.pass(dx, x);
         }
         Ok(())
+    }
+
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let (x, factors) = (step.inputs[0].f32(), step.inputs[1].f32());
+        let width = factors.len();
+        step.cpu.rows(step.outputs[0].f32_mut(), width, |range, y| {
+            for (x, y) in x[range.start * width..].chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                y.iter_mut().zip(x.iter().zip(factors)).for_each(|(y, (x, f))| *y = x * f);
+            }
+        });
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -4,6 +4,7 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::CpuStep;
 use crate::graph::{Graph, Op, Operand, Tensor, Values};
 use crate::plan::Lowering;
 
@@ -31,6 +32,13 @@ impl Op for SoftCap {
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         super::map::map(to, "softcap", wgsl!("elementwise/softcap.wgsl"), Defines::new().set("CAP", self.cap))
+    }
+
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let x = step.inputs[0].f32();
+        step.cpu.values(step.outputs[0].f32_mut(), |range, y| {
+            y.iter_mut().zip(&x[range]).for_each(|(y, x)| *y = self.cap * (x / self.cap).tanh());
+        });
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

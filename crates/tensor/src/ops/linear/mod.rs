@@ -24,6 +24,8 @@ pub use backward::LinearBackward;
 pub use product::{Product, View};
 pub use quantize::{Int8Order, Quantize};
 
+use crate::cpu::CpuStep;
+use crate::cpu::product::linear as product_on_cpu;
 use crate::format_shaders;
 use crate::graph::{Graph, Matrix, Op, Operand, Shard, State, Tensor, Values};
 use crate::ops::elementwise::Activation;
@@ -141,7 +143,7 @@ impl Linear {
     }
 
     /// Whether the weights are quantized, in whole blocks, so that activations may be rounded to int8.
-    fn fits_int8(&self) -> bool {
+    pub(crate) fn fits_int8(&self) -> bool {
         !self.weight.has_dense_rows() && self.whole_blocks() && self.norm.is_none()
     }
 
@@ -234,6 +236,16 @@ impl Op for Linear {
             to.pass(dy, to.input(1 + usize::from(self.bias)));
         }
         Ok(())
+    }
+
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let plain = self.is_plain() && !self.residual && self.int8.is_none();
+        let bias = self.bias.then(|| step.inputs[1].f32());
+        let done =
+            plain && product_on_cpu(step.cpu, &self.weight, step.inputs[0].f32(), bias, step.outputs[0].f32_mut());
+        if !done {
+            step.by_reference(&|inputs, outputs| self.reference(inputs, outputs));
+        }
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

@@ -31,6 +31,7 @@ fn device(software: bool, subgroups: u32, dot: bool) -> Capabilities {
         max_storage_buffers: 8,
         max_loop_turns: None,
         offset_alignment: 256,
+        instructions: None,
         missing: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::CpuStep;
 use crate::format_shaders;
 use crate::graph::{Graph, Matrix, Op, Operand, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
@@ -72,6 +73,17 @@ impl Op for Embed {
             to.graph().embed_backward(dy, tokens, gradient, self.scale);
         }
         Ok(())
+    }
+
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let (tokens, width) = (step.inputs[0].u32(), self.table.columns());
+        step.cpu.rows(step.outputs[0].f32_mut(), width, |range, y| {
+            let mut row = Vec::new();
+            for (&token, y) in tokens[range].iter().zip(y.chunks_exact_mut(width)) {
+                self.table.host_row(token as usize, &mut row);
+                y.iter_mut().zip(&row).for_each(|(y, w)| *y = w * self.scale);
+            }
+        });
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

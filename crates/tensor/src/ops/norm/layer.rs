@@ -8,6 +8,8 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::simd::by_level;
+use crate::cpu::{CpuStep, lane_sum};
 use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
@@ -78,6 +80,16 @@ impl Op for LayerNorm {
         Ok(())
     }
 
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let (x, weight) = (step.inputs[0].f32(), step.inputs[1].f32());
+        let bias = self.bias.then(|| step.inputs[2].f32());
+        let (width, level) = (weight.len(), step.cpu.level());
+        step.cpu.rows(step.outputs[0].f32_mut(), width, |range, y| {
+            let x = &x[range.start * width..range.end * width];
+            normalise(level, x, weight, bias, self.eps, y);
+        });
+    }
+
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let weight = inputs[1].f32();
         let d = weight.len() as f64;
@@ -89,6 +101,23 @@ impl Op for LayerNorm {
             for (i, y) in y.iter_mut().enumerate() {
                 let bias = if self.bias { f64::from(inputs[2].f32()[i]) } else { 0.0 };
                 *y = ((f64::from(x[i]) - mean) * scale * f64::from(weight[i]) + bias) as f32;
+            }
+        }
+    }
+}
+
+by_level! {
+    /// Normalises rows of x on the CPU.
+    fn normalise<S>(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, y: &mut [f32]) {
+        let width = weight.len();
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+            let mean = lane_sum(x, |v| v) / width as f32;
+            let scale = 1.0 / (lane_sum(x, |v| (v - mean) * (v - mean)) / width as f32 + eps).sqrt();
+            for i in 0..width {
+                y[i] = (x[i] - mean) * scale * weight[i];
+            }
+            if let Some(bias) = bias {
+                y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
             }
         }
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::simd::by_level;
+use crate::cpu::{CpuStep, lane_sum};
 use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
@@ -75,6 +77,16 @@ impl Op for RmsNorm {
         Ok(())
     }
 
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let (x, weight) = (step.inputs[0].f32(), step.inputs[1].f32());
+        let residual = self.residual.then(|| step.inputs[2].f32());
+        let (width, level) = (weight.len(), step.cpu.level());
+        step.cpu.rows(step.outputs[0].f32_mut(), width, |range, y| {
+            let part = range.start * width..range.end * width;
+            normalise(level, &x[part.clone()], weight, residual.map(|r| &r[part]), self.eps, y);
+        });
+    }
+
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let weight = inputs[1].f32();
         let rows = inputs[0].f32().chunks_exact(weight.len());
@@ -87,6 +99,22 @@ impl Op for RmsNorm {
         }
         if self.residual {
             outputs[0].f32_mut().iter_mut().zip(inputs[2].f32()).for_each(|(y, r)| *y += r);
+        }
+    }
+}
+
+by_level! {
+    /// Normalises rows of x on the CPU.
+    fn normalise<S>(x: &[f32], weight: &[f32], residual: Option<&[f32]>, eps: f32, y: &mut [f32]) {
+        let width = weight.len();
+        for (row, (x, y)) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).enumerate() {
+            let scale = 1.0 / (lane_sum(x, |v| v * v) / width as f32 + eps).sqrt();
+            for i in 0..width {
+                y[i] = x[i] * scale * weight[i];
+            }
+            if let Some(residual) = residual {
+                y.iter_mut().zip(&residual[row * width..]).for_each(|(y, r)| *y += r);
+            }
         }
     }
 }

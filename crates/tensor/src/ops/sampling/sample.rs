@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 
 use super::{candidates, search};
+use crate::cpu::{CpuStep, exp, lane_sum};
 use crate::graph::{Dtype, Graph, Op, Operand, State, Tensor, Values};
 use crate::plan::{Lowering, Variant};
 
@@ -128,6 +129,25 @@ impl Op for Sample {
         to.emit_first(VARIANTS, self)
     }
 
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let vocabulary = step.inputs[0].width();
+        let (settings, bias) = (step.inputs[1].f32(), step.inputs[3].f32());
+        let [logits, _, counts, tokens, positions] = step.outputs else { unreachable!("sample has five outputs") };
+        for (row, logits) in logits.f32_mut().chunks_exact_mut(vocabulary).enumerate() {
+            let settings = &settings[row * SETTINGS..][..SETTINGS];
+            let counts = &mut counts.u32_mut()[row * vocabulary..][..vocabulary];
+            if settings[7] != 0.0 {
+                let adjusted = adjust(logits, settings, counts, &bias[row * vocabulary..][..vocabulary]);
+                logits.copy_from_slice(&adjusted);
+            }
+            let position = positions.u32()[row];
+            let token = choose_among_likely(logits, settings, position);
+            counts[token] += 1;
+            tokens.u32_mut()[row] = token as u32;
+            positions.u32_mut()[row] = position + 1;
+        }
+    }
+
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let vocabulary = inputs[0].width();
         for (row, logits) in inputs[0].rows().enumerate() {
@@ -157,9 +177,45 @@ fn adjust(logits: &[f32], settings: &[f32], counts: &[u32], bias: &[f32]) -> Vec
     adjusted.collect()
 }
 
+/// The noise that sampling adds to a logit is between −2.9 and 17.4, so that a token this much less likely than the best
+/// one, in units of the temperature, is never chosen.
+const NEVER: f32 = 20.5;
+
+/// As [`choose`], of the tokens that can be chosen at all: only these are sorted.
+fn choose_among_likely(logits: &[f32], settings: &[f32], position: u32) -> usize {
+    let mut best = 0;
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit.total_cmp(&logits[best]).is_gt() {
+            best = id;
+        }
+    }
+    if settings[0] <= 0.0 {
+        return best;
+    }
+    let (top_k, peak) = (settings[1] as usize, logits[best]);
+    let mut order: Vec<usize> = (0..logits.len()).filter(|&id| logits[id] >= peak - NEVER * settings[0]).collect();
+    if order.len() < top_k {
+        order = (0..logits.len()).collect();
+    }
+    // Without top-k, top-p counts the probability of all tokens.
+    let part = |part: &[f32]| f64::from(lane_sum(part, |logit| exp(logit - peak)));
+    let whole = (top_k == 0 && settings[2] < 1.0).then(|| logits.chunks(4096).map(part).sum());
+    choose_of(order, whole, logits, settings, position)
+}
+
 /// The token that a row of settings selects; ties go to the smaller id.
 fn choose(logits: &[f32], settings: &[f32], position: u32) -> usize {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
+    choose_of((0..logits.len()).collect(), None, logits, settings, position)
+}
+
+/// As [`choose`], of these tokens. `whole` is Σ exp(logit − peak) of all tokens, if these are only some of them.
+fn choose_of(
+    mut order: Vec<usize>,
+    whole: Option<f64>,
+    logits: &[f32],
+    settings: &[f32],
+    position: u32,
+) -> usize {
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     if settings[0] <= 0.0 {
         return order[0];
@@ -170,7 +226,7 @@ fn choose(logits: &[f32], settings: &[f32], position: u32) -> usize {
         order.truncate(settings[1] as usize);
     }
     if settings[2] < 1.0 {
-        let wanted = f64::from(settings[2]) * mass(&order);
+        let wanted = f64::from(settings[2]) * whole.unwrap_or_else(|| mass(&order));
         let mut sum = 0.0;
         let enough = order.iter().position(|&i| {
             sum += mass(&[i]);

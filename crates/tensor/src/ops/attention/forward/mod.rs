@@ -11,6 +11,8 @@ use bayan_gpu::shader::Defines;
 pub(super) use run::Run;
 
 use super::cache::{CacheElement, CacheRows};
+use crate::cpu::attend::{Heads, attend};
+use crate::cpu::{CpuStep, Shared};
 use crate::graph::{Graph, Op, Operand, Tensor, Values, elements};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Lowering, Target, Variant};
@@ -141,6 +143,16 @@ impl Attention {
         self.window.map_or(self.context, |window| self.context.min(window + QUERY_TILE))
     }
 
+    /// The score of a raw product q·k in f32.
+    #[inline(always)]
+    pub(crate) fn fast_score(&self, raw: f32, head: usize, distance: usize) -> f32 {
+        match self.softcap {
+            Some(cap) => cap * (raw * self.scale / cap).tanh(),
+            None if self.alibi.is_some() => raw * self.scale - (self.slope(head) * distance as f64) as f32,
+            None => raw * self.scale,
+        }
+    }
+
     /// The score of a raw product q·k, and the derivative of the score by it.
     pub(super) fn score(&self, raw: f64, head: usize, distance: usize) -> (f64, f64) {
         let scale = f64::from(self.scale);
@@ -183,6 +195,17 @@ impl Op for Attention {
     fn work(&self, inputs: &[&[usize]], _outputs: &[&[usize]]) -> u64 {
         // An upper bound: every token attends to all tokens of the step.
         2 * elements(inputs[0]) * inputs[0][0] as u64
+    }
+
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        let (q, positions, bases) = (step.inputs[0].f32(), step.inputs[3].u32(), step.inputs[4].u32());
+        let (keys, values) = (step.inputs[1].values, step.inputs[2].values);
+        let y = Shared::new(step.outputs[0].f32_mut());
+        let heads = Heads { op: self, q, keys, values, positions, bases, y };
+        let (count, level) = (positions.len() * self.heads, step.cpu.level());
+        let longest = positions.iter().max().map_or(1, |&position| position as usize + 1);
+        let seen = self.window.map_or(longest, |window| longest.min(window));
+        step.cpu.split(count, (1 << 14) / (seen * self.head_dim), |range| attend(level, &heads, range));
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {

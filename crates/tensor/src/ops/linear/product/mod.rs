@@ -13,6 +13,8 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
+use crate::cpu::simd::by_level;
+use crate::cpu::{CpuStep, Shared};
 use crate::graph::{Dtype, GROUP, Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Extent, KernelText, Lowering, Variant, grid};
@@ -282,6 +284,26 @@ impl Op for Product {
         Ok(())
     }
 
+    fn compute(&self, step: &mut CpuStep<'_>) {
+        // The products of LoRA: both operands are read along k.
+        if self.packed || self.a.column != 1 || self.b.row != 1 || self.c.column != 1 {
+            return step.by_reference(&|inputs, outputs| self.reference(inputs, outputs));
+        }
+        let (a, b) = (step.inputs[0].f32(), step.inputs[1].f32());
+        let level = step.cpu.level();
+        let to = Shared::new(step.outputs[0].f32_mut());
+        // One token has too few rows for all threads, so the columns are divided.
+        let least = ((1 << 14) / (self.m * self.k).max(1)).max(1);
+        step.cpu.split(self.n, least, |columns| {
+            for i in 0..self.m {
+                let first = self.c.at(i, columns.start);
+                // SAFETY: each column is in one range.
+                let c = unsafe { to.part(first..first + columns.len()) };
+                row_times(level, self, &a[self.a.at(i, 0)..][..self.k], b, columns.start, c);
+            }
+        });
+    }
+
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let (a, b) = (inputs[0].f32(), inputs[1].f32());
         let c = outputs[0].f32_mut();
@@ -296,6 +318,25 @@ impl Op for Product {
                 let before = if self.add { f64::from(c[at]) } else { 0.0 };
                 c[at] = (before + f64::from(self.alpha) * sum) as f32;
             }
+        }
+    }
+}
+
+by_level! {
+    /// Columns of one row of the product on the CPU, from column `first` on.
+    fn row_times<S>(product: &Product, a: &[f32], b: &[f32], first: usize, c: &mut [f32]) {
+        for (j, c) in (first..).zip(c) {
+            let b = &b[product.b.at(0, j)..][..a.len()];
+            let mut lanes = [0f32; 8];
+            let ((a_eights, a_rest), (b_eights, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+            for (a, b) in a_eights.iter().zip(b_eights) {
+                for lane in 0..8 {
+                    lanes[lane] += a[lane] * b[lane];
+                }
+            }
+            let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+            let before = if product.add { *c } else { 0.0 };
+            *c = before + product.alpha * (lanes.iter().sum::<f32>() + rest);
         }
     }
 }

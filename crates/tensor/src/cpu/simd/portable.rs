@@ -1,0 +1,140 @@
+//! The vectors as arrays, for every processor; compilers make vector instructions of these loops where they can.
+
+use half::f16;
+
+use super::Simd;
+
+/// Arrays.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+#[inline(always)]
+fn each<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
+    std::array::from_fn(f)
+}
+
+impl Simd for Portable {
+    type F = [f32; 8];
+    type I = [i32; 8];
+    type B = [u8; 32];
+    type S = [i32; 8];
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> [f32; 8] {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; 8] {
+        // SAFETY: the caller's pointer is to eight values.
+        unsafe { from.cast::<[f32; 8]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, values: [f32; 8]) {
+        // SAFETY: the caller's pointer is to eight values.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(values) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const u8) -> [f32; 8] {
+        // SAFETY: the caller's pointer is to eight values of two bytes.
+        let halves = unsafe { from.cast::<[u16; 8]>().read_unaligned() };
+        each(|i| f16::from_bits(u16::from_le(halves[i])).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        each(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        each(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        each(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    unsafe fn sum(values: [f32; 8]) -> f32 {
+        values.iter().sum()
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> [u8; 32] {
+        // SAFETY: the caller's pointer is to 32 bytes.
+        unsafe { from.cast::<[u8; 32]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat4(from: *const i8) -> [u8; 32] {
+        // SAFETY: the caller's pointer is to 4 bytes.
+        let four = unsafe { from.cast::<[u8; 4]>().read_unaligned() };
+        each(|i| four[i % 4])
+    }
+
+    #[inline(always)]
+    unsafe fn low_nibbles(bytes: [u8; 32]) -> [u8; 32] {
+        bytes.map(|byte| byte & 15)
+    }
+
+    #[inline(always)]
+    unsafe fn high_nibbles(bytes: [u8; 32]) -> [u8; 32] {
+        bytes.map(|byte| byte >> 4)
+    }
+
+    #[inline(always)]
+    unsafe fn high_bits(bytes: [u8; 32], shift: i32, mask: i8) -> [u8; 32] {
+        bytes.map(|byte| (byte >> shift & mask as u8) << 4)
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: [u8; 32], b: [u8; 32]) -> [u8; 32] {
+        each(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: &[i8; 16], bytes: [u8; 32]) -> [u8; 32] {
+        bytes.map(|byte| table[usize::from(byte & 15)] as u8)
+    }
+
+    #[inline(always)]
+    unsafe fn no_sums() -> [i32; 8] {
+        [0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: [i32; 8], unsigned: [u8; 32], signed: [u8; 32]) -> [i32; 8] {
+        let product = |i: usize| i32::from(unsigned[i]) * i32::from(signed[i] as i8);
+        each(|i| sums[i] + product(4 * i) + product(4 * i + 1) + product(4 * i + 2) + product(4 * i + 3))
+    }
+
+    #[inline(always)]
+    unsafe fn fold(sums: [i32; 8]) -> [i32; 8] {
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn dot_signed(a: [u8; 32], b: [u8; 32]) -> [i32; 8] {
+        let product = |i: usize| i32::from(a[i] as i8) * i32::from(b[i] as i8);
+        each(|i| product(4 * i) + product(4 * i + 1) + product(4 * i + 2) + product(4 * i + 3))
+    }
+
+    #[inline(always)]
+    unsafe fn no_integers() -> [i32; 8] {
+        [0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn add_integers(a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        each(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn floats(values: [i32; 8]) -> [f32; 8] {
+        values.map(|value| value as f32)
+    }
+}
