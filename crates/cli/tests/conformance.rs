@@ -208,6 +208,31 @@ fn as_stored_with_all_features() {
     hold_all(F16, &["--cache", "f16"]);
 }
 
+/// The CPU sums in f32, in another order than any GPU.
+const CPU: Limits = Limits { nmse: 1e-9, ..F32 };
+
+#[test]
+fn cpu_in_f32() {
+    hold_all(CPU, &["--device", "cpu", "--quantize", "f32", "--cache", "f32"]);
+}
+
+#[test]
+fn cpu_as_stored() {
+    hold_all(F16, &["--device", "cpu"]);
+}
+
+#[test]
+fn cpu_in_every_quantized_format() {
+    for name in ["llama3_gqa", "qwen2_bias"] {
+        let reference = reference(name);
+        for format in FORMATS.iter().filter(|format| !format.is_dense()) {
+            let limits = if format.bits_per_weight() >= 8.0 { Q8 } else { Q4 };
+            let flags = ["--device", "cpu", "--quantize", format.name()];
+            hold_text(&reference, &ask(&model(name), &text_requests(&reference), &flags), limits, &flags);
+        }
+    }
+}
+
 /// Random weights amplify a quantizer's rounding until logits are meaningless, so formats are compared with their own
 /// dequantized weights; against transformers only greedy text, up to near ties, and log-probabilities are compared.
 fn hold_formats(name: &str) {

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{bayan, copy_of, fail, finish, model, run, run_with_input, succeed};
+use common::{bayan, copy_of, fail, finish, model, run, run_with_input, succeed, text};
 
 fn generate(directory: &Path, flags: &[&str]) -> std::process::Output {
     let directory = directory.to_str().expect("a path in UTF-8");
@@ -151,18 +151,40 @@ fn every_subcommand_has_help() {
 fn no_device() {
     let directory = model("llama3_gqa");
     let place = directory.to_str().expect("a path");
-    for arguments in [vec!["generate", "a", "--model", place], vec!["devices"], vec!["ops", "--filter", "add"]] {
-        // The Vulkan loader finds no driver with these; other backends of the machine remain visible.
-        let mut command = bayan();
-        command.args(&arguments).env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
-        let output = finish(&mut command);
+    // The Vulkan loader finds no driver with these; other backends of the machine remain visible.
+    let without_drivers = |command: &mut std::process::Command, arguments: &[&str]| {
+        command.args(arguments).env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
+        finish(command)
+    };
+    for arguments in [&["generate", "a", "--model", place][..], &["ops", "--filter", "add"]] {
+        let output = without_drivers(&mut bayan(), arguments);
         if cfg!(target_os = "linux") {
             let message = fail(&output, 1);
             assert!(message.contains("no GPU was found") && message.contains("mesa-vulkan-drivers"), "{message}");
         }
     }
+    assert!(succeed(&without_drivers(&mut bayan(), &["devices"])).contains("cpu: "));
+    // Unless a device is named, the CPU runs the model, and the program says so once.
+    if cfg!(target_os = "linux") {
+        let flags = ["generate", "a", "--model", place, "--max-tokens", "2", "--threads", "2"];
+        let output = without_drivers(bayan().env_remove("BAYAN_DEVICE"), &flags);
+        let note = text(&output.stderr);
+        succeed(&output);
+        assert!(note.matches("runs on the CPU").count() == 1 && note.contains("2 threads"), "{note}");
+    }
     let message = fail(&run(&["generate", "a", "--model", place, "--device", "no such device"]), 1);
     assert!(message.contains("no such device"), "{message}");
+}
+
+#[test]
+fn what_the_cpu_does_not_do() {
+    let directory = model("llama3_gqa");
+    let place = directory.to_str().expect("a path");
+    let message = fail(&run(&["bench", "--train", "--model", place, "--device", "cpu"]), 1);
+    assert!(message.contains("training runs there only"), "{message}");
+    let message = fail(&run(&["generate", "a", "--model", place, "--device", "cpu", "--gpu-layers", "1"]), 1);
+    assert!(message.contains("leave `--gpu-layers` out"), "{message}");
+    fail(&run(&["generate", "a", "--model", place, "--device", "cpu", "--threads", "0"]), 2);
 }
 
 #[test]

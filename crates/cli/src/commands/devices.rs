@@ -1,12 +1,14 @@
-//! `bayan devices`: the devices that the drivers offer, and the features that Bayan uses.
+//! `bayan devices`: the devices that the drivers offer, and the CPU; the features that Bayan uses.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use bayan_gpu::{Capabilities, DeviceSummary, Disable, GpuError, block_on, list_devices};
+use bayan_generate::Cpu;
+use bayan_gpu::{Capabilities, DeviceSummary, Disable, block_on, list_devices};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::support::device::has_no_gpu;
 use crate::support::output;
 
 /// Flags of `bayan devices`.
@@ -20,24 +22,28 @@ pub struct DevicesArgs {
     json: bool,
 }
 
-/// Lists the devices, the default one first.
+/// Lists the devices, the best one first, then the CPU.
 ///
 /// # Errors
-/// There is no device.
+/// The CPU cannot start a thread.
 pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
     let devices = block_on(list_devices(args.disable));
+    let cpu = Cpu::open(None)?;
+    let c = cpu.capabilities();
     if args.json {
-        output::json(&json!({ "devices": devices.iter().map(describe).collect::<Vec<_>>() }))?;
+        output::json(&json!({
+            "devices": devices.iter().map(describe).collect::<Vec<_>>(),
+            "cpu": { "name": c.name, "threads": cpu.threads(), "path": c.path() },
+        }))?;
+        return Ok(ExitCode::SUCCESS);
     }
-    if devices.is_empty() {
-        return Err(GpuError::NoDevice("no driver offers one".into()).into());
+    for device in &devices {
+        print(device)?;
     }
-    if !args.json {
-        for device in &devices {
-            print(device)?;
-        }
-        output::line("The first device is used unless `--device N` or `--device NAME` names another.")?;
-    }
+    output::line(&format!("cpu: {}", c.name))?;
+    output::line(&format!("   {}; no training", c.driver))?;
+    let default = if has_no_gpu(&devices) { "There is no GPU: the CPU" } else { "The first device" };
+    output::line(&format!("{default} is used unless `--device N`, `--device NAME` or `--device cpu` names another."))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,7 +90,7 @@ fn print(device: &DeviceSummary) -> Result<()> {
     output::line(&format!("{}: {}", device.index, c.name))?;
     output::line(&format!("   {} ({}), {}", c.backend, c.device_type, c.driver))?;
     if c.software {
-        output::line("   software device: runs on the CPU, with correct results but slowly")?;
+        output::line("   software device: runs on the CPU, with correct results but far slower than `--device cpu`")?;
     }
     output::line(&format!("   uses: {}", features(c).join(", ")))?;
     if c.subgroups {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use bayan_generate::Cpu;
 use bayan_gpu::block_on;
 use bayan_tensor::suite::{self, CaseResult};
 use clap::Args;
@@ -34,6 +35,7 @@ pub struct OpsArgs {
 /// The device fails, or no case matches.
 pub fn run(args: &OpsArgs) -> Result<ExitCode> {
     let device = device::open(&args.device)?;
+    let cpus: Vec<Cpu> = if let Device::Cpu(cpu) = &device { vec![cpu.clone()] } else { Vec::new() };
     let mut wanted = suite::cases();
     wanted.retain(|case| args.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str())));
     if wanted.is_empty() {
@@ -49,7 +51,7 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
             |reason| (CaseResult { name: case.name.clone(), nmse: f64::INFINITY, bound: case.bound }, Some(reason));
         let ran = match &device {
             Device::Gpu(gpu) => block_on(suite::run(gpu, case, args.seed)),
-            Device::Cpu(cpu) => suite::run_on_cpu(cpu, case, args.seed),
+            Device::Cpu(_) => suite::run_on_cpu(&cpus, case, args.seed),
         };
         let result = match ran {
             Ok(result) => (result, None),

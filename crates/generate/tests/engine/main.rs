@@ -3,6 +3,7 @@
 
 mod adapters;
 mod cache;
+mod cpu;
 mod devices;
 mod likelihood;
 mod schema;

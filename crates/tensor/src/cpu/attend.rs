@@ -55,7 +55,7 @@ unsafe fn head<S: Simd, const ELEMENT: u8>(
     let (position, base) = (heads.positions[token] as usize, heads.bases[token] as usize);
     let begin = op.window.map_or(0, |window| (position + 1).saturating_sub(window));
     let (width, kv_head) = (op.kv_heads * d, head / (op.heads / op.kv_heads));
-    let q = &heads.q[number * d..][..d];
+    let (q, slope) = (&heads.q[number * d..][..d], op.slope(head) as f32);
     let at = |p: usize| op.rows().row(base, p) * width + kv_head * d;
     scores.clear();
     for p in begin..=position {
@@ -68,12 +68,11 @@ unsafe fn head<S: Simd, const ELEMENT: u8>(
                 dot::<S, ELEMENT>(q, part::<ELEMENT>(heads.keys, at(p), d))
             }
         };
-        scores.push(op.fast_score(raw, head, position - p));
+        scores.push(op.fast_score(raw, slope, position - p));
     }
     let peak = scores.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    let mut total = 0f32;
     scores.iter_mut().for_each(|score| *score = exp(*score - peak));
-    total += super::lane_sum(scores, |v| v);
+    let total = super::lane_sum(scores, |v| v);
     // SAFETY: each head is in one range.
     let y = unsafe { heads.y.part(number * d..(number + 1) * d) };
     y.fill(0.0);

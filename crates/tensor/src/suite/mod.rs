@@ -373,28 +373,34 @@ pub fn compile(gpu: &Gpu, case: &Case) -> Result<(), GpuError> {
     Plan::new(gpu, graph, &outputs, &Tuning::defaults(gpu.capabilities())).map(|_| ())
 }
 
-/// Runs a case on the CPU and compares it with its reference. Where weights are quantized, the reference rounds the
-/// inputs of products to 8 bits as the CPU does.
+/// Runs a case on the CPU, with each of these sets of instructions, and compares the results with the reference. Where
+/// weights are quantized, the reference rounds the inputs of products to 8 bits as the CPU does.
 ///
 /// # Errors
-/// None of the device; a case that cannot be made.
-pub fn run_on_cpu(cpu: &Cpu, case: &Case, seed: u64) -> Result<CaseResult, GpuError> {
+/// The case cannot be made.
+pub fn run_on_cpu(cpus: &[Cpu], case: &Case, seed: u64) -> Result<CaseResult, GpuError> {
     let (host_graph, outputs) = (case.record)(&mut Maker { gpu: None, seed })?;
     let expected = interpret(&round_inputs(&host_graph));
-    let (graph, _) = (case.record)(&mut Maker { gpu: None, seed })?;
     // The reference rounds neither inputs whose width is no multiple of 32, nor those of matrices with dense parts.
-    let unrounded = host_graph.nodes().iter().filter_map(|node| node.op.as_any().downcast_ref::<Linear>()).any(|linear| {
-        !linear.fits_int8() && !linear.weight.all_rows(|format| format.is_dense())
-    });
-    let plan = CpuPlan::new(cpu, graph, &outputs);
+    let linears = host_graph.nodes().iter().filter_map(|node| node.op.as_any().downcast_ref::<Linear>());
+    let differs = |linear: &Linear| !linear.fits_int8() && !linear.weight.all_rows(|format| format.is_dense());
+    let unrounded = linears.into_iter().any(differs);
     let mut worst = 0.0f64;
-    for (&tensor, found) in outputs.iter().zip(plan.run(&outputs)) {
-        let reference =
-            expected[tensor.index()].as_ref().unwrap_or_else(|| unreachable!("{}: output was computed", case.name));
-        worst = worst.max(difference(reference, &found));
+    for cpu in cpus {
+        let (graph, _) = (case.record)(&mut Maker { gpu: None, seed })?;
+        let plan = CpuPlan::new(cpu, graph, &outputs);
+        for (&tensor, found) in outputs.iter().zip(plan.run(&outputs)) {
+            let reference =
+                expected[tensor.index()].as_ref().unwrap_or_else(|| unreachable!("{}: output was computed", case.name));
+            worst = worst.max(difference(reference, &found));
+        }
     }
     // A code that is rounded in the other direction contributes about 1e-7.
-    Ok(CaseResult { name: case.name.clone(), nmse: worst, bound: case.bound.max(if unrounded { 5e-4 } else { 1e-6 }) })
+    Ok(CaseResult {
+        name: case.name.clone(),
+        nmse: worst,
+        bound: case.bound.max(if unrounded { 5e-4 } else { 1e-6 }),
+    })
 }
 
 /// Runs a case on the device and compares it with its reference. Outputs are filled with NaN first, so that a value

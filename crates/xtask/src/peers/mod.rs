@@ -72,6 +72,7 @@ pub struct Speed {
 /// One row of the table.
 struct Row {
     program: &'static str,
+    backend: Backend,
     speed: Speed,
     details: String,
 }
@@ -115,12 +116,15 @@ pub fn run(arguments: &PeersArguments) -> Result<()> {
         for (program, backend) in [("llama.cpp, Vulkan", Backend::Vulkan), ("llama.cpp, CPU", Backend::Cpu)] {
             eprintln!("Measuring {program} on {}", shape.name);
             let (speed, details) = peer.measure(&checkpoint, &workload, backend)?;
-            rows.push(Row { program, speed, details });
+            rows.push(Row { program, backend, speed, details });
         }
         if let Some(bayan) = &bayan {
-            eprintln!("Measuring Bayan on {}", shape.name);
-            let (speed, details) = measure_bayan(bayan, &checkpoint, &workload, &arguments.bench_arguments)?;
-            rows.push(Row { program: "Bayan", speed, details });
+            for (program, backend) in [("Bayan, Vulkan", Backend::Vulkan), ("Bayan, CPU", Backend::Cpu)] {
+                eprintln!("Measuring {program} on {}", shape.name);
+                let further = &arguments.bench_arguments;
+                let (speed, details) = measure_bayan(bayan, &checkpoint, &workload, backend, further)?;
+                rows.push(Row { program, backend, speed, details });
+            }
         }
         print(shape.name, &workload, &rows);
     }
@@ -140,6 +144,7 @@ fn measure_bayan(
     program: &std::path::Path,
     checkpoint: &checkpoint::Checkpoint,
     workload: &Workload,
+    backend: Backend,
     further: &[String],
 ) -> Result<(Speed, String)> {
     let mut bench = Command::new(program);
@@ -155,7 +160,13 @@ fn measure_bayan(
     if let Some(directory) = process::runtime_dir(&workspace::target_dir()?) {
         bench.env("XDG_RUNTIME_DIR", directory);
     }
-    let json = last_json(&process::capture(bench.args(further))?).context("`bayan bench --json` printed no JSON")?;
+    // Further arguments are for the GPU, which they may select.
+    match backend {
+        Backend::Cpu => bench.args(["--device", "cpu"]),
+        Backend::Vulkan if further.iter().any(|argument| argument.starts_with("--device")) => bench.args(further),
+        Backend::Vulkan => bench.arg("--device").arg(workload.device.to_string()).args(further),
+    };
+    let json = last_json(&process::capture(&mut bench)?).context("`bayan bench --json` printed no JSON")?;
     read_bench(&json)
 }
 
@@ -186,9 +197,10 @@ fn print(shape: &str, workload: &Workload, rows: &[Row]) {
         "\n{shape}, 4-bit weights, {} tokens of prompt, {} generated, tokens per second",
         workload.prompt, workload.generate
     );
-    let base = rows.first().map(|row| row.speed);
     println!("{:<20} {:>10} {:>10} {:>10} {:>10}   device", "", "prefill", "decode", "prefill ×", "decode ×");
     for row in rows {
+        // llama.cpp with the same backend comes first.
+        let base = rows.iter().find(|other| other.backend == row.backend).map(|other| other.speed);
         let ratio = |value: f64, base: Option<f64>| {
             base.filter(|base| *base > 0.0).map_or_else(|| "–".to_owned(), |base| format!("{:.2}", value / base))
         };

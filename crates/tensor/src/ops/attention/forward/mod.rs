@@ -127,7 +127,7 @@ impl Attention {
     }
 
     /// ALiBi's slope of a head: the reduction of its scores per position of distance (Press et al., 2022).
-    fn slope(&self, head: usize) -> f64 {
+    pub(crate) fn slope(&self, head: usize) -> f64 {
         let power = (self.heads + 1).next_power_of_two() / 2;
         let exponent = if head < power { 8.0 * (head + 1) as f64 } else { 4.0 * (2 * (head - power) + 1) as f64 };
         self.alibi.map_or(0.0, |factor| f64::from(factor) * (-exponent / power as f64).exp2())
@@ -143,13 +143,12 @@ impl Attention {
         self.window.map_or(self.context, |window| self.context.min(window + QUERY_TILE))
     }
 
-    /// The score of a raw product q·k in f32.
+    /// The score of a raw product q·k in f32; `slope` is that of the head.
     #[inline(always)]
-    pub(crate) fn fast_score(&self, raw: f32, head: usize, distance: usize) -> f32 {
+    pub(crate) fn fast_score(&self, raw: f32, slope: f32, distance: usize) -> f32 {
         match self.softcap {
             Some(cap) => cap * (raw * self.scale / cap).tanh(),
-            None if self.alibi.is_some() => raw * self.scale - (self.slope(head) * distance as f64) as f32,
-            None => raw * self.scale,
+            None => raw * self.scale - slope * distance as f32,
         }
     }
 
