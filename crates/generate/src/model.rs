@@ -208,13 +208,7 @@ impl Model {
     }
 
     fn of(engine: Engine, text: TextPipeline) -> Model {
-        Model {
-            engine,
-            tokenizer: text.tokenizer,
-            template: text.template,
-            stop: text.stop,
-            defaults: text.defaults,
-        }
+        Model { engine, tokenizer: text.tokenizer, template: text.template, stop: text.stop, defaults: text.defaults }
     }
 
     /// Renders and tokenizes a conversation; special tokens that a user typed stay text, and what the template cannot

@@ -406,7 +406,8 @@ impl Engine {
         let filling = self.jobs.rows.iter().any(Row::is_filling);
         // A grammar must know the last token before the next step.
         let constrained = self.jobs.rows.iter().any(|row| row.answers && row.job.grammar.is_some());
-        let waits = self.cache.is_recurrent() || step.is_split() || step.is_on_cpu() || filling || constrained || !alone;
+        let waits =
+            self.cache.is_recurrent() || step.is_split() || step.is_on_cpu() || filling || constrained || !alone;
         let ahead = if waits { 1 } else { STEPS_AHEAD };
         loop {
             if constrained && self.jobs.in_flight.is_empty() {

@@ -389,10 +389,7 @@ fn plan_stages(
         // Measured kernel variants are valid for devices of the same name.
         let same = gpu.capabilities().name == gpus[0].capabilities().name;
         let tuning = if same { tuning.clone() } else { Tuning::defaults(gpu.capabilities()) };
-        Ok(StagePlan {
-            plan: DevicePlan::on_gpu(&gpu, stage.graph, &kept, &tuning)?,
-            transfers: stage.transfers,
-        })
+        Ok(StagePlan { plan: DevicePlan::on_gpu(&gpu, stage.graph, &kept, &tuning)?, transfers: stage.transfers })
     };
     stages.into_iter().map(plan).collect()
 }

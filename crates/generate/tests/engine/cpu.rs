@@ -84,13 +84,18 @@ fn quantized_answers_are_close_in_every_cache_format() {
         ("f16", CacheFormat::F16),
     ] {
         let options = || EngineOptions { cache, policy: policy(format), ..Default::default() };
-        let (mut device, mut host) =
-            (engine("llama3_gqa", &gpu, options()), on_cpu("llama3_gqa", options()));
+        let (mut device, mut host) = (engine("llama3_gqa", &gpu, options()), on_cpu("llama3_gqa", options()));
         let prompt = ids(33, device.sizes().vocab_size);
         let [wanted, found] = [&mut device, &mut host].map(|engine| block_on(engine.logits(&prompt, true)).unwrap());
         let error = nmse(&wanted.concat(), &found.concat());
         // Activations of 8 bits; in a cache of 4 bits a code may be rounded in the other direction.
-        let bound = if format == "f16" { 1e-5 } else if cache == CacheFormat::Q4_0 { 5e-3 } else { 5e-4 };
+        let bound = if format == "f16" {
+            1e-5
+        } else if cache == CacheFormat::Q4_0 {
+            5e-3
+        } else {
+            5e-4
+        };
         assert!(error < bound, "{format}, cache {}: NMSE {error:.2e}", cache.name());
     }
 }

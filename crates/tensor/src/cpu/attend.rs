@@ -103,11 +103,7 @@ fn part<const ELEMENT: u8>(cache: &Values, at: usize, count: usize) -> &[u8] {
 unsafe fn eight<S: Simd, const ELEMENT: u8>(row: &[u8], at: usize) -> S::F {
     // SAFETY: the caller has checked the instructions, and that the row has eight values from `at` on.
     unsafe {
-        if ELEMENT == F16 {
-            S::load_half(row.as_ptr().add(2 * at))
-        } else {
-            S::load(row.as_ptr().add(4 * at).cast())
-        }
+        if ELEMENT == F16 { S::load_half(row.as_ptr().add(2 * at)) } else { S::load(row.as_ptr().add(4 * at).cast()) }
     }
 }
 

@@ -41,7 +41,8 @@ impl Cpu {
     }
 
     fn with_level(threads: Option<usize>, level: Level) -> Result<Cpu, GpuError> {
-        let threads = Threads::start(threads).map_err(|reason| GpuError::OpenFailed { device: "cpu".into(), reason })?;
+        let threads =
+            Threads::start(threads).map_err(|reason| GpuError::OpenFailed { device: "cpu".into(), reason })?;
         let capabilities = capabilities(threads.count(), level);
         tracing::info!("device: {}, {}", capabilities.name, capabilities.driver);
         Ok(Cpu(Arc::new(Inner { threads, level, capabilities })))

@@ -71,7 +71,8 @@ impl CpuPlan {
             ended.dedup();
             for tensor in ended {
                 let info = graph.info(tensor);
-                if let (Some(place), None, true) = (places[tensor.index()], &info.state, last[tensor.index()] == index) {
+                if let (Some(place), None, true) = (places[tensor.index()], &info.state, last[tensor.index()] == index)
+                {
                     free.entry((info.len(), info.dtype)).or_default().push(place);
                 }
             }
@@ -143,10 +144,8 @@ impl CpuPlan {
         let (node, places) = (&self.graph.nodes()[number], &self.nodes[number]);
         let take = |&place: &usize| std::mem::replace(&mut buffers[place], Values::F32(Vec::new()));
         let mut outputs: Vec<Values> = places.outputs.iter().map(take).collect();
-        let operand = |(&tensor, &place): (&Tensor, &usize)| Operand {
-            shape: self.graph.shape(tensor),
-            values: &buffers[place],
-        };
+        let operand =
+            |(&tensor, &place): (&Tensor, &usize)| Operand { shape: self.graph.shape(tensor), values: &buffers[place] };
         let inputs: Vec<Operand<'_>> = node.inputs.iter().zip(&places.inputs).map(operand).collect();
         let mut step = CpuStep {
             inputs: &inputs,

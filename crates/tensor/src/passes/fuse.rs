@@ -45,8 +45,7 @@ fn int8(mut graph: Graph, nodes: Vec<Node>, order: &dyn Fn(&Linear, usize) -> Op
     let mut list = Vec::with_capacity(nodes.len());
     for node in nodes {
         let linear = node.op.as_any().downcast_ref::<Linear>();
-        let linear = linear
-            .and_then(|linear| Some((linear, order(linear, graph.rows(node.inputs[0]))?)));
+        let linear = linear.and_then(|linear| Some((linear, order(linear, graph.rows(node.inputs[0]))?)));
         let Some((linear, order)) = linear else {
             rounded.retain(|(tensor, _), _| !node.outputs.contains(tensor));
             list.push(node);

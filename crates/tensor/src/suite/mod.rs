@@ -379,7 +379,7 @@ pub fn compile(gpu: &Gpu, case: &Case) -> Result<(), GpuError> {
 /// # Errors
 /// The case cannot be made.
 pub fn run_on_cpu(cpus: &[Cpu], case: &Case, seed: u64) -> Result<CaseResult, GpuError> {
-    let (host_graph, outputs) = (case.record)(&mut Maker { gpu: None, seed })?;
+    let (host_graph, outputs) = (case.record)(&mut RandomTensors { gpu: None, seed })?;
     let expected = interpret(&round_inputs(&host_graph));
     // The reference rounds neither inputs whose width is no multiple of 32, nor those of matrices with dense parts.
     let linears = host_graph.nodes().iter().filter_map(|node| node.op.as_any().downcast_ref::<Linear>());
@@ -387,7 +387,7 @@ pub fn run_on_cpu(cpus: &[Cpu], case: &Case, seed: u64) -> Result<CaseResult, Gp
     let unrounded = linears.into_iter().any(differs);
     let mut worst = 0.0f64;
     for cpu in cpus {
-        let (graph, _) = (case.record)(&mut Maker { gpu: None, seed })?;
+        let (graph, _) = (case.record)(&mut RandomTensors { gpu: None, seed })?;
         let plan = CpuPlan::new(cpu, graph, &outputs);
         for (&tensor, found) in outputs.iter().zip(plan.run(&outputs)) {
             let reference =
@@ -396,11 +396,7 @@ pub fn run_on_cpu(cpus: &[Cpu], case: &Case, seed: u64) -> Result<CaseResult, Gp
         }
     }
     // A code that is rounded in the other direction contributes about 1e-7.
-    Ok(CaseResult {
-        name: case.name.clone(),
-        nmse: worst,
-        bound: case.bound.max(if unrounded { 5e-4 } else { 1e-6 }),
-    })
+    Ok(CaseResult { name: case.name.clone(), nmse: worst, bound: case.bound.max(if unrounded { 5e-4 } else { 1e-6 }) })
 }
 
 /// Runs a case on the device and compares it with its reference. Outputs are filled with NaN first, so that a value

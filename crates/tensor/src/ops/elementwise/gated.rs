@@ -49,8 +49,14 @@ impl Activation {
         match self {
             Activation::Silu => v / (1.0 + exp(-v)),
             // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
-            Activation::GeluTanh => v / (1.0 + exp(-1.595_769_1 * (v + 0.044_715 * v * v * v))),
-            Activation::Relu2 => if v > 0.0 { v * v } else { 0.0 },
+            Activation::GeluTanh => v / (1.0 + exp(-1.595_769_2 * (v + 0.044_715 * v * v * v))),
+            Activation::Relu2 => {
+                if v > 0.0 {
+                    v * v
+                } else {
+                    0.0
+                }
+            }
         }
     }
 }

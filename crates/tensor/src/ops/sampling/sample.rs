@@ -209,13 +209,7 @@ fn choose(logits: &[f32], settings: &[f32], position: u32) -> usize {
 }
 
 /// As [`choose`], of these tokens. `whole` is Σ exp(logit − peak) of all tokens, if these are only some of them.
-fn choose_of(
-    mut order: Vec<usize>,
-    whole: Option<f64>,
-    logits: &[f32],
-    settings: &[f32],
-    position: u32,
-) -> usize {
+fn choose_of(mut order: Vec<usize>, whole: Option<f64>, logits: &[f32], settings: &[f32], position: u32) -> usize {
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     if settings[0] <= 0.0 {
         return order[0];
