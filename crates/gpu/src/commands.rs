@@ -32,6 +32,19 @@ pub struct ReadRequest {
     pub size_bytes: u64,
 }
 
+/// A range of a buffer that is copied to another place of the same buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct BufferMove<'a> {
+    /// The buffer.
+    pub buffer: &'a Buffer,
+    /// Offset in bytes, a multiple of 4.
+    pub from_bytes: u64,
+    /// Offset of the copy, in bytes, a multiple of 4.
+    pub to_bytes: u64,
+    /// Size in bytes, a multiple of 4.
+    pub size_bytes: u64,
+}
+
 /// A read in progress. Its staging buffer returns to the pool when the read has been awaited.
 pub struct PendingRead {
     gpu: Gpu,
@@ -163,6 +176,23 @@ impl Gpu {
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(from.raw(), from_bytes, to.raw(), to_bytes, size_bytes);
         self.queue().submit([encoder.finish()]);
+    }
+
+    /// Copies ranges within buffers, in one submission. A buffer cannot be copied to itself, so that each range passes
+    /// through memory that is allocated for the largest.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn copy_within(&self, moves: &[BufferMove<'_>]) -> Result<(), GpuError> {
+        let Some(largest) = moves.iter().map(|each| each.size_bytes).max() else { return Ok(()) };
+        let between = self.allocate("copied range", largest)?;
+        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for BufferMove { buffer, from_bytes, to_bytes, size_bytes } in moves {
+            encoder.copy_buffer_to_buffer(buffer.raw(), *from_bytes, between.raw(), 0, *size_bytes);
+            encoder.copy_buffer_to_buffer(between.raw(), 0, buffer.raw(), *to_bytes, *size_bytes);
+        }
+        self.queue().submit([encoder.finish()]);
+        Ok(())
     }
 
     /// Fills a buffer with zeros.

@@ -18,7 +18,7 @@ pub mod shader;
 
 pub use buffer::{Buffer, Contents, Slice};
 pub use capabilities::{Capabilities, Disable};
-pub use commands::{Dispatch, PendingRead, ReadRequest};
+pub use commands::{BufferMove, Dispatch, PendingRead, ReadRequest};
 pub use device::{DeviceSummary, Gpu, GpuOptions, list_devices};
 pub use error::GpuError;
 pub use kernel::{Bindings, Kernel};

@@ -9,6 +9,7 @@ mod device_plan;
 mod devices;
 mod importance;
 mod likelihood;
+mod prefix;
 mod schedule;
 mod score;
 mod sizes;
@@ -42,8 +43,10 @@ use step::{Sampling, Step, StepKind, StepSpec};
 pub struct EngineOptions {
     /// Positions of the context of each sequence; `None`: the model's own limit, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
-    /// Sequences that the cache has slots for and that are decoded together.
+    /// Sequences that are decoded together.
     pub sequences: usize,
+    /// Further slots of the cache, which keep tokens of answers that ended.
+    pub kept: usize,
     /// Element format of the key-value cache.
     pub cache: CacheFormat,
     /// Quantize dense weights as they are loaded.
@@ -62,6 +65,7 @@ impl Default for EngineOptions {
         EngineOptions {
             context: None,
             sequences: 1,
+            kept: 0,
             cache: CacheFormat::F16,
             policy: None,
             gpu_layers: None,
@@ -130,14 +134,16 @@ pub struct Engine {
     sampling: Sampling,
     /// For each kind of step, and the loaded adapter that it is recorded with.
     steps: HashMap<(StepKind, Option<String>), Rc<Step>>,
-    /// For each sequence, the tokens whose keys and values are in the cache.
+    /// Number of sequences that are decoded together.
+    sequences: usize,
+    /// For each slot of the cache, the tokens whose keys and values are in the cache.
     cached: Vec<Vec<u32>>,
-    /// For each sequence, the number of positions written: submitted steps may have gone beyond the kept tokens.
+    /// For each slot, the number of positions written: submitted steps may have gone beyond the kept tokens.
     written: Vec<usize>,
-    /// For each sequence, the owner of the cached tokens, and the last job that used them.
+    /// For each slot, the owner of the cached tokens, and the last job that used them.
     owners: Vec<u64>,
     used: Vec<JobId>,
-    /// For each sequence, the loaded adapter that the cached tokens were computed with.
+    /// For each slot, the loaded adapter that the cached tokens were computed with.
     slot_adapters: Vec<Option<String>>,
     chunks: PrefillChunks,
     sizes: StepSizes,
@@ -237,7 +243,8 @@ impl Engine {
         )
         .await?;
         let sequences = options.sequences.max(1);
-        let shape = CacheShape { sequences, context, format: options.cache, step: Some(step_tokens(&chunks)) };
+        let slots = sequences + options.kept;
+        let shape = CacheShape { sequences: slots, context, format: options.cache, step: Some(step_tokens(&chunks)) };
         let cache = Cache::placed(&placement, shape, &decoder.cache_specs())?;
         if cache.is_recurrent() && options.sizes == StepSizes::Invariant {
             return Err(GenerateError::Recurrent);
@@ -264,11 +271,12 @@ impl Engine {
             tuning,
             sampling,
             steps: HashMap::new(),
-            cached: vec![Vec::new(); sequences],
-            written: vec![0; sequences],
-            owners: vec![0; sequences],
-            used: vec![0; sequences],
-            slot_adapters: vec![None; sequences],
+            sequences,
+            cached: vec![Vec::new(); slots],
+            written: vec![0; slots],
+            owners: vec![0; slots],
+            used: vec![0; slots],
+            slot_adapters: vec![None; slots],
             chunks,
             sizes: options.sizes,
             jobs: Jobs::default(),
@@ -356,7 +364,12 @@ impl Engine {
 
     /// Number of sequences that are decoded together.
     pub fn sequences(&self) -> usize {
-        self.cache.shape.sequences
+        self.sequences
+    }
+
+    /// Number of slots of the cache: one for each of these sequences, and those that keep tokens of ended ones.
+    pub fn slots(&self) -> usize {
+        self.cached.len()
     }
 
     /// Positions of the context of each sequence.

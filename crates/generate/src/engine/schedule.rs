@@ -30,7 +30,7 @@ const STEPS_AHEAD: usize = 3;
 pub(super) struct Row {
     pub(super) id: JobId,
     /// Its slot in the cache.
-    slot: usize,
+    pub(super) slot: usize,
     pub(super) job: Job,
     /// The prompt and the tokens generated so far.
     tokens: Vec<u32>,
@@ -40,7 +40,7 @@ pub(super) struct Row {
     submitted: usize,
     /// The number of new tokens that job and context allow.
     limit: usize,
-    usage: Usage,
+    pub(super) usage: Usage,
     pub(super) finish: Option<FinishReason>,
     start: Instant,
 }
@@ -68,6 +68,11 @@ impl Row {
     /// Number of steps still to be submitted.
     fn steps_left(&self) -> usize {
         self.limit - self.submitted.min(self.limit)
+    }
+
+    /// Positions of its slot that its submitted steps write.
+    pub(super) fn written(&self) -> usize {
+        if self.answers { self.job.prompt.len() - 1 + self.submitted } else { 0 }
     }
 
     fn is_filling(&self) -> bool {
@@ -197,7 +202,7 @@ impl Engine {
         self.retire(on_event).await?;
         while self.jobs.rows.len() < self.sequences() {
             let Some((id, job)) = self.jobs.waiting.pop_front() else { break };
-            self.admit(id, job, on_event);
+            self.admit(id, job, on_event)?;
         }
         let interleaves = self.sizes.interleaves();
         if self.control.is_stopped() {
@@ -232,10 +237,9 @@ impl Engine {
         self.drain(on_event).await?;
         for row in self.jobs.rows.extract_if(.., |row| row.finish.is_some()) {
             if row.answers {
-                let prompt = row.job.prompt.len();
-                let read = (prompt - 1 + row.submitted).min(row.tokens.len());
+                let read = row.written().min(row.tokens.len());
                 self.cached[row.slot] = row.tokens[..read].to_vec();
-                self.written[row.slot] = self.written[row.slot].max(prompt - 1 + row.submitted);
+                self.written[row.slot] = self.written[row.slot].max(row.written());
             }
             let finish = row.finish.unwrap_or(FinishReason::Length);
             let _ = on_event(row.id, Event::Ended(Usage { finish, ..row.usage }));
@@ -243,34 +247,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Assigns a job the free slot with the longest common prefix; among equals the one that was used least recently.
-    fn admit(&mut self, id: JobId, job: Job, on_event: OnEvent<'_>) {
-        let wanted = &job.prompt[..job.prompt.len() - 1];
-        let rows = &self.jobs.rows;
-        let usable = |slot: usize| {
-            let own = self.owners[slot] == job.owner && self.slot_adapters[slot] == job.adapter;
-            if !own || job.prompt_scores.is_some() {
-                return 0;
-            }
-            let common = self.cached[slot].iter().zip(wanted).take_while(|(a, b)| a == b).count();
-            let common = if self.cache.can_rewind(self.written[slot], common) { common } else { 0 };
-            if self.sizes == super::StepSizes::Invariant {
-                common / self.chunks.chunk() * self.chunks.chunk()
-            } else {
-                common
-            }
-        };
-        let free = (0..self.sequences()).filter(|slot| rows.iter().all(|row| row.slot != *slot));
-        let order = |&slot: &usize| (usable(slot), std::cmp::Reverse(self.used[slot]), std::cmp::Reverse(slot));
-        let slot = free.max_by_key(order).unwrap_or(0);
-        let cached_tokens = usable(slot);
-        self.cached[slot].truncate(cached_tokens);
-        if cached_tokens == 0 {
-            self.written[slot] = 0;
-        }
-        self.owners[slot] = job.owner;
-        self.slot_adapters[slot] = job.adapter.clone();
-        self.used[slot] = id;
+    /// Assigns a job a free slot.
+    fn admit(&mut self, id: JobId, job: Job, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+        let (slot, cached_tokens) = self.take_slot(id, &job)?;
         let room = self.context() - job.prompt.len();
         let finish = self.control.is_stopped().then_some(FinishReason::Stopped);
         let usage = Usage {
@@ -289,10 +268,12 @@ impl Engine {
             row.finish = Some(FinishReason::Stopped);
         }
         self.jobs.rows.push(row);
+        Ok(())
     }
 
     /// Computes the next piece of a prompt into the cache.
     async fn fill(&mut self, index: usize, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+        self.share_more(index)?;
         let row = &self.jobs.rows[index];
         let (id, slot, scores) = (row.id, row.slot, row.job.prompt_scores);
         let at = self.cached[slot].len();

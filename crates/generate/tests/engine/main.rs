@@ -6,6 +6,7 @@ mod cache;
 mod cpu;
 mod devices;
 mod likelihood;
+mod prefixes;
 mod schema;
 mod serving;
 mod steps;

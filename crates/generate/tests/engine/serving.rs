@@ -12,30 +12,30 @@ use crate::*;
 
 /// What was reported of each job.
 #[derive(Default)]
-struct Seen {
-    events: BTreeMap<JobId, Vec<Event>>,
+pub(crate) struct Seen {
+    pub(crate) events: BTreeMap<JobId, Vec<Event>>,
     /// All jobs that got a token, in order.
     order: Vec<JobId>,
 }
 
 impl Seen {
-    fn tokens(&self, id: JobId) -> Vec<u32> {
+    pub(crate) fn tokens(&self, id: JobId) -> Vec<u32> {
         let token = |event: &Event| if let Event::Token { id, .. } = event { Some(*id) } else { None };
         self.events.get(&id).into_iter().flatten().filter_map(token).collect()
     }
 
-    fn finish(&self, id: JobId) -> Option<FinishReason> {
+    pub(crate) fn finish(&self, id: JobId) -> Option<FinishReason> {
         let last = self.events.get(&id).and_then(|events| events.last());
         if let Some(Event::Ended(usage)) = last { Some(usage.finish) } else { None }
     }
 
-    fn cached(&self, id: JobId) -> Option<usize> {
+    pub(crate) fn cached(&self, id: JobId) -> Option<usize> {
         let first = self.events.get(&id).and_then(|events| events.first());
         if let Some(Event::Started { cached_tokens }) = first { Some(*cached_tokens) } else { None }
     }
 
     /// The bits of all log-probabilities.
-    fn bits(&self, id: JobId) -> Vec<(u32, u32, Vec<(u32, u32)>)> {
+    pub(crate) fn bits(&self, id: JobId) -> Vec<(u32, u32, Vec<(u32, u32)>)> {
         let of = |score: &bayan_generate::TokenScore| {
             (score.id, score.logprob.to_bits(), score.top.iter().map(|(id, p)| (*id, p.to_bits())).collect())
         };
@@ -51,7 +51,7 @@ impl Seen {
     }
 }
 
-fn advance(engine: &mut Engine, seen: &mut Seen) -> bool {
+pub(crate) fn advance(engine: &mut Engine, seen: &mut Seen) -> bool {
     block_on(engine.advance(&mut |id, event| {
         if matches!(event, Event::Token { .. }) {
             seen.order.push(id);
@@ -62,16 +62,16 @@ fn advance(engine: &mut Engine, seen: &mut Seen) -> bool {
     .unwrap()
 }
 
-fn finish(engine: &mut Engine, seen: &mut Seen) {
+pub(crate) fn finish(engine: &mut Engine, seen: &mut Seen) {
     while advance(engine, seen) {}
     assert_eq!(engine.load(), (0, 0));
 }
 
-fn listed(sequences: usize) -> EngineOptions {
+pub(crate) fn listed(sequences: usize) -> EngineOptions {
     EngineOptions { sizes: StepSizes::Listed, sequences, context: Some(128), prefill_chunk: Some(32), ..exact() }
 }
 
-fn job(prompt: Vec<u32>, max_tokens: usize) -> Job {
+pub(crate) fn job(prompt: Vec<u32>, max_tokens: usize) -> Job {
     Job { prompt, max_tokens, ..Default::default() }
 }
 

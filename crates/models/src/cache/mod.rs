@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuError};
 use bayan_tensor::ops::{CacheElement, CacheRows};
-use bayan_tensor::{Dtype, State};
+use bayan_tensor::{Dtype, Move, State, copy_within};
 
 use crate::load::Placement;
 
@@ -80,6 +80,31 @@ pub struct LayerCache {
     pub rows: CacheRows,
     /// The other states, [sequences, size] each.
     pub states: Vec<Arc<State>>,
+    /// K d, the width of a row; 0 if the layer has no attention.
+    width: usize,
+}
+
+impl LayerCache {
+    /// The ranges that [`Cache::copy_prefix`] copies.
+    fn moves(&self, shape: CacheShape, from: usize, to: usize, positions: usize) -> Vec<Move<'_>> {
+        let rows = self.rows.per_sequence();
+        let copied = if self.rows.ring.is_some() { rows } else { positions };
+        let mut moves = Vec::new();
+        if self.width > 0 {
+            let parts = shape.format.parts(shape.sequences * rows, self.width);
+            for (state, (start, words)) in
+                [&self.keys, &self.values].into_iter().flat_map(|s| parts.iter().map(move |p| (s, *p)))
+            {
+                let at = |sequence: usize| start + sequence * rows * words;
+                moves.push(Move { state, from: at(from), to: at(to), len: copied * words });
+            }
+        }
+        for state in &self.states {
+            let size = state.shape()[1];
+            moves.push(Move { state, from: from * size, to: to * size, len: size });
+        }
+        moves
+    }
 }
 
 /// The cache of all layers.
@@ -135,6 +160,18 @@ impl Cache {
         self.layers.iter().all(layer)
     }
 
+    /// Copies the first `positions` positions of a sequence to another one, on the devices of the layers. Of a ring,
+    /// and of recurrent states, everything is copied: the sequence must be one that can continue there
+    /// ([`Cache::can_rewind`]).
+    ///
+    /// # Errors
+    /// The device's memory is exhausted.
+    pub fn copy_prefix(&self, gpus: &[Gpu], from: usize, to: usize, positions: usize) -> Result<(), GpuError> {
+        let moves: Vec<Move<'_>> =
+            self.layers.iter().flat_map(|layer| layer.moves(self.shape, from, to, positions)).collect();
+        copy_within(gpus, &moves)
+    }
+
     /// Whether any layer has a recurrent state, which cannot be reset to an earlier position.
     pub fn is_recurrent(&self) -> bool {
         self.layers.iter().any(|layer| !layer.states.is_empty())
@@ -157,6 +194,7 @@ fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, spec: &LayerCacheSpec) -> R
         keys: make("key cache")?,
         values: make("value cache")?,
         rows,
+        width: spec.width,
         states: states.collect::<Result<_, _>>()?,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use bayan_gpu::{Buffer, Gpu, GpuError};
+use bayan_gpu::{Buffer, BufferMove, Gpu, GpuError};
 
 use super::values::{Dtype, ELEMENT_BYTES, Values};
 
@@ -205,5 +205,55 @@ impl State {
             return Ok(Values::from_bytes(&bytes, self.dtype));
         }
         Ok(self.host().unwrap_or_else(|| Values::zeros(0, self.dtype)))
+    }
+}
+
+/// A range of a state's elements that is copied to another place of the same state, where the two do not overlap.
+#[derive(Debug, Clone, Copy)]
+pub struct Move<'a> {
+    /// The state.
+    pub state: &'a State,
+    /// The first element.
+    pub from: usize,
+    /// The element that it is copied to.
+    pub to: usize,
+    /// Number of elements.
+    pub len: usize,
+}
+
+/// Copies ranges within states, each on the device that stores the state, or on the host. What was submitted before has
+/// run when the copies are made, and they are made before what is submitted later.
+///
+/// # Errors
+/// A device's memory is exhausted.
+pub fn copy_within(gpus: &[Gpu], moves: &[Move<'_>]) -> Result<(), GpuError> {
+    for gpu in gpus {
+        let own = moves.iter().filter(|each| each.state.is_on(gpu) && each.len > 0);
+        let ranges = own.map(|each| BufferMove {
+            buffer: each.state.buffer(),
+            from_bytes: each.state.offset_bytes + each.from as u64 * ELEMENT_BYTES,
+            to_bytes: each.state.offset_bytes + each.to as u64 * ELEMENT_BYTES,
+            size_bytes: each.len as u64 * ELEMENT_BYTES,
+        });
+        gpu.copy_within(&ranges.collect::<Vec<_>>())?;
+    }
+    for Move { state, from, to, len } in moves {
+        if let Some(values) = state.host.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+            let [from, to, len] = [from, to, len].map(|count| count * ELEMENT_BYTES as usize);
+            values.bytes_mut().copy_within(from..from + len, to);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_copied_within_a_state() {
+        let state = State::new(None, "state", &[3, 4], Values::U32((0..12).collect())).unwrap();
+        copy_within(&[], &[Move { state: &state, from: 1, to: 8, len: 3 }]).unwrap();
+        assert_eq!(state.host().unwrap().u32(), [0, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 11]);
     }
 }

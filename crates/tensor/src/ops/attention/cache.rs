@@ -77,6 +77,15 @@ impl CacheElement {
         found.unwrap_or_else(|| panic!("no cache format has {words} words for {width} numbers"))
     }
 
+    /// The parts of a cache in which the words of consecutive rows follow each other: for each its first word, and its
+    /// number of words of a row.
+    pub fn parts(self, rows: usize, width: usize) -> Vec<(usize, usize)> {
+        if !self.is_quantized() {
+            return vec![(0, self.words(width))];
+        }
+        vec![(0, self.codes(1, width)), (self.codes(rows, width), width / BLOCK)]
+    }
+
     /// Number of words of all codes; the scales follow them.
     fn codes(self, rows: usize, width: usize) -> usize {
         rows * if self == CacheElement::Q8_0 { width / 4 } else { width / 8 }
@@ -227,6 +236,9 @@ mod tests {
             let mut cache = Values::zeros(3 * element.words(width), element.dtype());
             element.write(&mut cache, 1, &numbers);
             let back = element.read(&cache, width);
+            let parts = element.parts(3, width);
+            assert_eq!(parts.iter().map(|part| part.1).sum::<usize>(), element.words(width));
+            assert_eq!(parts.last().map(|(first, words)| first + 3 * words), Some(cache.len()), "{}", element.name());
             assert!(
                 back[..width].iter().chain(&back[2 * width..]).all(|&v| v == 0.0),
                 "{}: other rows",
