@@ -1,7 +1,7 @@
 //! `cargo xtask clients`: asks `bayan serve` with the official clients of its interface, unmodified.
 //!
-//! It needs Python with the packages `openai` and `anthropic`, which the tests of the workspace do not: those ask over a
-//! socket.
+//! It needs Python with the packages `openai` and `anthropic`, and for those for JavaScript Node and a folder that has
+//! them. The tests of the workspace need neither: they ask over a socket.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{chat, process, vulkan, workspace};
+use crate::{chat, process, tools, vulkan, workspace};
 
 /// Options of `clients`.
 #[derive(clap::Args)]
@@ -17,6 +17,9 @@ pub struct ClientsArguments {
     /// The Python that has the packages `openai` and `anthropic`
     #[arg(long, env = "BAYAN_PYTHON", default_value = "python3", value_name = "PROGRAM")]
     python: String,
+    /// A folder where `npm install openai @anthropic-ai/sdk` was run; without it only the clients for Python ask
+    #[arg(long, env = "BAYAN_CLIENT_MODULES", value_name = "DIR")]
+    modules: Option<PathBuf>,
     /// A `bayan` that is built already; without it a release is built
     #[arg(long, value_name = "FILE")]
     bayan: Option<PathBuf>,
@@ -47,11 +50,30 @@ pub fn run(arguments: &ClientsArguments) -> Result<()> {
             arguments.python
         );
     }
+    let packages = ["openai", "@anthropic-ai/sdk"];
+    let missing = |folder: &PathBuf| packages.iter().find(|name| !folder.join("node_modules").join(name).is_dir());
+    if let Some((folder, name)) = arguments.modules.as_ref().and_then(|folder| Some((folder, missing(folder)?))) {
+        bail!(
+            "--modules {}: expected the package {name}; run `npm install {}` there",
+            folder.display(),
+            packages.join(" ")
+        );
+    }
     let bayan = bayan(arguments.bayan.as_deref())?;
     let (_server, url) = start(&bayan, &["--model", "embedded", "--no-warm-up"])?;
-    for (script, address) in [("openai_client.py", format!("{url}/v1")), ("anthropic_client.py", url.to_string())] {
-        let script = workspace::root().join("tests/clients").join(script);
-        process::run(Command::new(&arguments.python).arg(script).arg(address))?;
+    let addresses = [("openai_client", format!("{url}/v1")), ("anthropic_client", url)];
+    let scripts = workspace::root().join("tests/clients");
+    for (script, address) in &addresses {
+        process::run(Command::new(&arguments.python).arg(scripts.join(format!("{script}.py"))).arg(address))?;
+    }
+    let Some(modules) = &arguments.modules else {
+        println!("the clients for JavaScript did not ask: name a folder that has them with --modules");
+        return Ok(());
+    };
+    let modules = modules.canonicalize().with_context(|| modules.display().to_string())?;
+    let node = tools::node()?.map_or_else(|| PathBuf::from("node"), |bin| bin.join("node"));
+    for (script, address) in &addresses {
+        process::run(Command::new(&node).arg(scripts.join(format!("{script}.mjs"))).arg(address).arg(&modules))?;
     }
     Ok(())
 }

@@ -38,7 +38,11 @@ impl Target {
         Ok(Target { address: address.to_string() })
     }
 
-    fn connect(&self) -> Result<TcpStream> {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The server does not take it.
+    pub fn connect(&self) -> Result<TcpStream> {
         let stream = TcpStream::connect(&self.address).with_context(|| self.address.to_string())?;
         stream.set_read_timeout(Some(HUNG))?;
         stream.set_nodelay(true)?;

@@ -1,5 +1,5 @@
 //! `cargo xtask load`: measures a server under load: tokens per second, times to the first and between tokens for
-//! several numbers of clients, then many requests of which some are cut at random.
+//! several numbers of clients, then many requests of which some are cut at random, and connections that ask nothing.
 //!
 //! Any server with OpenAI's interface can be measured (`--url`), so that the same program compares. Requests are written
 //! and read here, over plain sockets: a client's library must not be what is measured.
@@ -41,6 +41,9 @@ pub struct LoadArguments {
     /// Requests of the second part, of which 30 % are cut at random; 0 leaves it out
     #[arg(long, value_name = "N", default_value_t = 1000)]
     cuts: usize,
+    /// Connections of the third part, which ask nothing; 0 leaves it out
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    idle: usize,
 }
 
 /// Requests after which memory should not grow any more.
@@ -81,6 +84,9 @@ pub fn run(arguments: &LoadArguments) -> Result<()> {
     }
     if arguments.cuts > 0 {
         cut(&target, arguments, server.as_ref().map(clients::Server::process))?;
+    }
+    if arguments.idle > 0 {
+        idle(&target, arguments.idle, server.as_ref().map(clients::Server::process))?;
     }
     Ok(())
 }
@@ -142,6 +148,21 @@ fn cut(target: &Target, arguments: &LoadArguments, process: Option<u32>) -> Resu
         }
         println!("nothing runs and nothing waits afterwards");
     }
+    Ok(())
+}
+
+/// Connections on which nothing is asked; an answer beside them must come.
+fn idle(target: &Target, count: usize, process: Option<u32>) -> Result<()> {
+    let before = process.and_then(resident_kib);
+    let connections: Vec<_> = (0..count).map(|_| target.connect()).collect::<Result<_>>()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = process.and_then(resident_kib);
+    let asked = target.ask(0, 16, None)?;
+    println!("beside {count} idle connections the first token came after {:.1} ms", asked.first_seconds * 1e3);
+    if let (Some(before), Some(after)) = (before, after) {
+        println!("memory without them {before} KiB, with them {after} KiB");
+    }
+    drop(connections);
     Ok(())
 }
 
