@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::error::{AnthropicError, ApiError};
+use crate::handlers::page::is_page;
 use crate::handlers::{App, Owner};
 use crate::protocol::new_id;
 
@@ -27,7 +28,8 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     let method = request.method().clone();
     let id = new_id("req");
     let allowed = host(&app.options.hosts, request.headers(), request.uri().host()).and_then(|()| {
-        if OPEN.contains(&route.as_str()) { Ok(0) } else { owner(&app.options.keys, request.headers()) }
+        let open = OPEN.contains(&route.as_str()) || is_page(&route);
+        if open { Ok(0) } else { owner(&app.options.keys, request.headers()) }
     });
     let mut response = match allowed {
         Ok(owner) => {

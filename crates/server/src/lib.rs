@@ -13,6 +13,7 @@ mod fields;
 mod handlers;
 mod limits;
 mod metrics;
+mod model_metrics;
 mod protocol;
 mod serve;
 mod tools;

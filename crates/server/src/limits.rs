@@ -56,4 +56,6 @@ pub struct ServerOptions {
     pub origins: Vec<String>,
     /// Values of the Host header that are answered, without ports; empty: all.
     pub hosts: Vec<String>,
+    /// Whether the chat page is at `/`.
+    pub ui: bool,
 }

@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::model_metrics::ModelMetrics;
+
 /// Route and status of an answered request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
@@ -47,15 +49,17 @@ pub struct Metrics {
     pub recoveries: Counter,
     first_token: Histogram,
     next_token: Histogram,
+    /// The same of each model name.
+    pub(crate) models: ModelMetrics,
 }
 
 /// Bounds of histograms, in seconds.
-const FIRST_TOKEN: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+pub(crate) const FIRST_TOKEN: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 const NEXT_TOKEN: [f64; 11] = [0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
 
 impl Metrics {
-    /// All metrics, at zero.
-    pub fn new() -> Metrics {
+    /// All metrics, at zero, for a model of this name.
+    pub fn new(model: &str) -> Metrics {
         let mut registry = Registry::with_prefix("bayan");
         let requests = Family::<Answered, Counter>::default();
         registry.register("requests", "Answered requests by route and status", requests.clone());
@@ -66,7 +70,8 @@ impl Metrics {
         };
         let running = gauge("requests_running", "Answers that have a slot");
         let queued = gauge("requests_queued", "Answers that wait for a slot");
-        let slots = gauge("cache_slots", "Slots of the cache, one for each running answer");
+        let slots =
+            gauge("cache_slots", "Slots of the cache: one for each running answer, and those that keep prefixes");
         let cached = gauge("cache_tokens", "Tokens whose keys and values are in the cache");
         let positions = gauge("cache_positions", "Tokens that fit the cache");
         let device_bytes = gauge("device_memory_bytes", "Bytes allocated on the device");
@@ -88,6 +93,7 @@ impl Metrics {
         };
         let first_token = histogram("time_to_first_token", "From a request to its first token", &FIRST_TOKEN);
         let next_token = histogram("time_between_tokens", "From a token to the next one", &NEXT_TOKEN);
+        let models = ModelMetrics::new(&mut registry, model);
         Metrics {
             requests,
             running,
@@ -104,6 +110,7 @@ impl Metrics {
             recoveries,
             first_token,
             next_token,
+            models,
             registry,
         }
     }

@@ -70,13 +70,14 @@ impl Server {
         // First the address: it is known at once whether it is free.
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|error| ServeError::Listen { address: address.to_string(), error })?;
-        let shared = Arc::new(Shared::new(options.limits.clone()));
+        let shared = Arc::new(Shared::new(&options.model, options.limits.clone()));
         let starting = shared.clone();
         let adapters = options.adapters.clone();
         let started = tokio::task::spawn_blocking(move || worker::start(Box::new(open), starting, &adapters)).await;
         let Started { about, submit, thread } = started.map_err(std::io::Error::other)?.map_err(ServeError::Open)?;
+        let ui = options.ui;
         let app = Arc::new(App { shared, about, submit, options, created: now() });
-        let router = routes()
+        let router = routes(ui)
             .fallback(async || {
                 ApiError::new(StatusCode::NOT_FOUND, "no_such_route", "there is nothing at this address")
             })

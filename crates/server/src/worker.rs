@@ -91,20 +91,20 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(limits: Limits) -> Shared {
+    pub(crate) fn new(model: &str, limits: Limits) -> Shared {
         Shared {
             ready: AtomicBool::new(true),
             draining: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             adapters: Mutex::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(model),
             limits,
         }
     }
 
     /// Takes places in the queue, or says that there are not enough.
-    pub(crate) fn enqueue(&self, count: usize) -> Result<(), ApiError> {
+    pub(crate) fn enqueue(&self, adapter: Option<&str>, count: usize) -> Result<(), ApiError> {
         let fits = |waiting: usize| (waiting + count <= self.limits.queue).then_some(waiting + count);
         self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).map(drop).map_err(|waiting| {
             let message = format!(
@@ -113,6 +113,7 @@ impl Shared {
             );
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
         })?;
+        self.metrics.models.queue(adapter, count as i64);
         self.show();
         Ok(())
     }
@@ -137,14 +138,22 @@ impl Shared {
         Ok(())
     }
 
-    fn started(&self) {
+    fn started(&self, adapter: Option<&str>) {
         self.running.fetch_add(1, Ordering::AcqRel);
         self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.metrics.models.queue(adapter, -1);
+        self.metrics.models.run(adapter, 1);
         self.show();
     }
 
-    fn ended(&self, running: bool) {
+    fn ended(&self, adapter: Option<&str>, running: bool) {
         if running { &self.running } else { &self.waiting }.fetch_sub(1, Ordering::AcqRel);
+        let models = &self.metrics.models;
+        if running {
+            models.run(adapter, -1)
+        } else {
+            models.queue(adapter, -1)
+        }
         self.show();
     }
 
@@ -159,6 +168,7 @@ struct Answering {
     choice: usize,
     replies: UnboundedSender<(usize, Reply)>,
     text: AnswerText,
+    adapter: Option<String>,
     arrived: Instant,
     /// When it got its slot.
     started: Option<Instant>,
@@ -198,6 +208,7 @@ pub(crate) struct Started {
 /// The message of an error that the model could not be opened with.
 pub(crate) fn start(open: Open, shared: Arc<Shared>, adapters: &[(String, PathBuf)]) -> Result<Started, String> {
     *shared.adapters() = adapters.iter().cloned().collect();
+    adapters.iter().for_each(|(name, _)| shared.metrics.models.loaded(Some(name)));
     let (opened_to, opened) = mpsc::channel();
     let (submit, submissions) = mpsc::channel();
     let run = move || {
@@ -237,8 +248,8 @@ impl Worker {
     fn run(mut self, submissions: &Receiver<Message>, open: &Open) {
         let engine = &self.model.engine;
         let metrics = &self.shared.metrics;
-        metrics.slots.set(engine.sequences() as i64);
-        metrics.positions.set((engine.sequences() * engine.context()) as i64);
+        metrics.slots.set(engine.slots() as i64);
+        metrics.positions.set((engine.slots() * engine.context()) as i64);
         loop {
             if self.answers.is_empty() && self.held.is_empty() {
                 self.show_memory();
@@ -278,6 +289,7 @@ impl Worker {
             return match engine.unload_adapter(&name) {
                 Ok(true) => {
                     self.shared.adapters().remove(&name);
+                    self.shared.metrics.models.unloaded(&name);
                     Ok(())
                 }
                 Ok(false) => {
@@ -289,6 +301,7 @@ impl Worker {
         let wrong = |error: String| ApiError::field("lora_path", format!("`lora_path`: {error}"));
         let adapter = read_adapter(&path).map_err(wrong)?;
         engine.load_adapter(&name, &adapter).map_err(|error| wrong(error.to_string()))?;
+        self.shared.metrics.models.loaded(Some(&name));
         self.shared.adapters().insert(name, path);
         Ok(())
     }
@@ -296,11 +309,12 @@ impl Worker {
     fn take(&mut self, submission: Submission) {
         let Submission { job, stop, choice, replies, arrived } = submission;
         let text = AnswerText::new(&self.model.tokenizer, &stop, job.grammar.is_some());
-        let answering = Answering { choice, replies, text, arrived, started: None, last: None, fault: None };
+        let adapter = job.adapter.clone();
+        let answering = Answering { choice, replies, text, adapter, arrived, started: None, last: None, fault: None };
         match self.model.engine.add(job) {
             Ok(id) => drop(self.answers.insert(id, answering)),
             Err(error) => {
-                self.shared.ended(false);
+                self.shared.ended(answering.adapter.as_deref(), false);
                 answering.send(Reply::Failed(ApiError::request(error.to_string())));
             }
         }
@@ -325,7 +339,7 @@ impl Worker {
         for (id, error) in ended {
             self.model.engine.cancel(id);
             if let Some(answer) = self.answers.remove(&id) {
-                self.shared.ended(answer.started.is_some());
+                self.shared.ended(answer.adapter.as_deref(), answer.started.is_some());
                 error.into_iter().for_each(|error| answer.send(Reply::Failed(error)));
             }
         }
@@ -340,7 +354,7 @@ impl Worker {
 
     fn fail_all(&mut self, error: &ApiError) {
         for (_, answer) in self.answers.drain() {
-            self.shared.ended(answer.started.is_some());
+            self.shared.ended(answer.adapter.as_deref(), answer.started.is_some());
             answer.send(Reply::Failed(error.clone()));
         }
     }
@@ -363,7 +377,7 @@ impl Worker {
                     Ok(Message::End) => return false,
                     Ok(Message::Adapter { done, .. }) => drop(done.send(Err(lost()))),
                     Ok(Message::Answer(submission)) => {
-                        self.shared.ended(false);
+                        self.shared.ended(submission.job.adapter.as_deref(), false);
                         let _ = submission.replies.send((submission.choice, Reply::Failed(lost())));
                     }
                     Err(RecvTimeoutError::Timeout) => break,
@@ -385,7 +399,7 @@ fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId,
     match event {
         Event::Started { .. } => {
             answer.started = Some(Instant::now());
-            shared.started();
+            shared.started(answer.adapter.as_deref());
         }
         Event::Fault(problem) => answer.fault = Some(problem),
         Event::Prompt(scores) => answer.send(Reply::Prompt(scores)),
@@ -393,6 +407,9 @@ fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId,
             let now = Instant::now();
             let since = answer.last.unwrap_or(answer.arrived);
             shared.metrics.waited(answer.last.is_none(), now - since);
+            if answer.last.is_none() {
+                shared.metrics.models.first_token(answer.adapter.as_deref(), now - since);
+            }
             shared.metrics.new_tokens.inc();
             answer.last = Some(now);
             let text = match answer.text.push(id) {
@@ -415,7 +432,8 @@ fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId,
             }
             shared.metrics.prompt_tokens.inc_by(usage.prompt_tokens as u64);
             shared.metrics.cached_prompt_tokens.inc_by(usage.cached_tokens as u64);
-            shared.ended(true);
+            shared.metrics.models.ended(answer.adapter.as_deref(), &usage);
+            shared.ended(answer.adapter.as_deref(), true);
             let failed = answer.fault.take().map(|problem| Reply::Failed(grammar_fault(&problem)));
             answer.send(failed.unwrap_or(Reply::Ended { text, usage, stop }));
             answers.remove(&id);
@@ -440,7 +458,7 @@ fn read_adapter(path: &Path) -> Result<Adapter, String> {
 
 fn grammar_fault(problem: &str) -> ApiError {
     let message = format!("the grammar of the answer failed: {problem}; use a simpler schema or grammar");
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "grammar_fault", message)
+    ApiError::new(StatusCode::BAD_REQUEST, "grammar_fault", message)
 }
 
 fn too_late(started: bool, limits: &Limits) -> ApiError {

@@ -34,6 +34,9 @@ pub struct ServeArgs {
     /// Answers computed in parallel, each with its own context
     #[arg(long, visible_alias = "np", env = "BAYAN_PARALLEL", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
+    /// Further slots of the cache: they keep the tokens of ended answers for requests that begin alike
+    #[arg(long, env = "BAYAN_KEPT_PREFIXES", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1024))]
+    kept_prefixes: u32,
     /// Tokens of a prompt that are read between two tokens of other answers [default: by device]
     #[arg(long, env = "BAYAN_PREFILL_CHUNK", value_name = "N", value_parser = clap::value_parser!(u32).range(16..=4096))]
     prefill_chunk: Option<u32>,
@@ -49,6 +52,9 @@ pub struct ServeArgs {
     /// Start without compiling the kernels of all step sizes; the first requests wait for them instead
     #[arg(long, env = "BAYAN_NO_WARM_UP")]
     no_warm_up: bool,
+    /// Answer programs only, without the chat page at `/`
+    #[arg(long, env = "BAYAN_NO_UI")]
+    no_ui: bool,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
@@ -153,6 +159,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         keys,
         origins: args.access.cors_origin.clone(),
         hosts: hosts(args, loopback),
+        ui: !args.no_ui,
     };
     let mut names: Vec<&String> = args.lora_modules.iter().map(|(adapter, _)| adapter).chain([&name]).collect();
     names.sort_unstable();
@@ -162,6 +169,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let (model, sampling) = (args.model.clone(), args.sampling.clone());
     let engine = EngineOptions {
         sequences: args.parallel as usize,
+        kept: args.kept_prefixes as usize,
         prefill_chunk: args.prefill_chunk.map(|n| n as usize),
         sizes: if args.batch_invariant { StepSizes::Invariant } else { StepSizes::Listed },
         ..Default::default()
@@ -206,7 +214,7 @@ fn opened(
         let engine = &model.engine;
         output::note(&format!(
             "{} slots of {} positions; pieces of {} tokens; {} step sizes compiled; cache {}, {} on the device in all",
-            engine.sequences(),
+            engine.slots(),
             engine.context(),
             engine.prefill_chunk(),
             engine.compiled_steps(),

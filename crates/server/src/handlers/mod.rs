@@ -6,6 +6,7 @@ mod messages;
 mod models;
 mod openapi;
 mod operations;
+pub(crate) mod page;
 mod responses;
 mod stream;
 mod tokens;
@@ -48,9 +49,10 @@ pub(crate) struct App {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Owner(pub(crate) u64);
 
-/// All routes.
-pub(crate) fn routes() -> Router<Arc<App>> {
-    table().into_iter().fold(Router::new(), |router, (route, handler)| router.route(route.path, handler))
+/// All routes of the interface, and with `ui` those of the chat page.
+pub(crate) fn routes(ui: bool) -> Router<Arc<App>> {
+    let pages = if ui { page::routes() } else { Router::new() };
+    table().into_iter().fold(pages, |router, (route, handler)| router.route(route.path, handler))
 }
 
 /// Each route, as `/openapi.json` describes it, with its handler.
@@ -142,7 +144,9 @@ impl App {
             let most = self.shared.limits.choices;
             return Err(ApiError::request(format!("at most {most} answers to one request, got {}", jobs.len())));
         }
-        self.shared.enqueue(jobs.len())?;
+        // All answers to a request have one model.
+        let adapter = jobs.first().and_then(|(job, _)| job.adapter.clone());
+        self.shared.enqueue(adapter.as_deref(), jobs.len())?;
         let (replies, receiver) = unbounded_channel();
         let arrived = Instant::now();
         for (choice, (job, stop)) in jobs.into_iter().enumerate() {

@@ -55,6 +55,14 @@ fn an_adapter_is_a_model_and_has_a_cache_of_its_own() {
             assert!(cached(&again) > 0, "{again}");
         }
     });
+    // Each is counted by its name.
+    let count = |name: &str, model: &str| server.metric(&format!("bayan_model_{name}{{model=\"{model}\"}}"));
+    for (name, answer) in [("bayan", &base), ("tuned", &tuned)] {
+        assert_eq!(count("answers_total", name), 2.0);
+        assert_eq!(count("prompt_tokens_total", name), 2.0 * answer["usage"]["prompt_tokens"].as_f64().unwrap());
+        assert_eq!(count("time_to_first_token_seconds_count", name), 2.0);
+        assert_eq!((count("requests_running", name), count("requests_queued", name)), (0.0, 0.0));
+    }
     // Loaded under another name, unloaded, and gone.
     let load =
         |name: &str, path: &str| server.post("/v1/load_lora_adapter", &json!({"lora_name": name, "lora_path": path}));
@@ -72,7 +80,9 @@ fn an_adapter_is_a_model_and_has_a_cache_of_its_own() {
         assert_eq!(load(name, path).error(400)["param"], param, "{name} {path}");
     }
     let unload = |name: &str| server.post("/v1/unload_lora_adapter", &json!({"lora_name": name}));
+    assert_eq!((count("answers_total", "first"), count("answers_total", "tuned")), (1.0, 2.0));
     assert_eq!(unload("first").status, 200);
+    assert!(!server.get("/metrics").text().contains("model=\"first\""), "an unloaded name has no metrics");
     unload("first").error(404);
     server.complete(ask("first")).error(404);
     assert_eq!(server.complete(ask("tuned")).good()["choices"][0]["text"], tuned["choices"][0]["text"]);
