@@ -147,12 +147,12 @@ impl CacheElement {
         peak / steps
     }
 
-    /// `count` values of a quantized cache from value `at` on, both whole blocks or parts of one.
-    pub(crate) fn read_part(self, cache: &Values, width: usize, at: usize, count: usize, out: &mut Vec<f32>) {
+    /// `count` values of a quantized cache from each of these values on.
+    pub(crate) fn read_parts(self, cache: &Values, width: usize, starts: &[usize], count: usize, out: &mut Vec<f32>) {
         let rows = cache.len() / self.words(width);
         let (codes, scales) = cache.u32().split_at(self.codes(rows, width));
         out.clear();
-        for value in at..at + count {
+        for value in starts.iter().flat_map(|&start| start..start + count) {
             let scale = f32::from_bits(scales[value / BLOCK]);
             let code = match self {
                 CacheElement::Q8_0 => (codes[value / 4] >> (value % 4 * 8)) as u8 as i8 as f32,

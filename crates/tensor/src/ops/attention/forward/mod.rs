@@ -200,11 +200,13 @@ impl Op for Attention {
         let (q, positions, bases) = (step.inputs[0].f32(), step.inputs[3].u32(), step.inputs[4].u32());
         let (keys, values) = (step.inputs[1].values, step.inputs[2].values);
         let y = Shared::new(step.outputs[0].f32_mut());
-        let heads = Heads { op: self, q, keys, values, positions, bases, y };
-        let (count, level) = (positions.len() * self.heads, step.cpu.level());
+        let together = Heads::together(self, positions.len(), step.cpu.threads());
+        let heads = Heads { op: self, q, keys, values, positions, bases, y, together };
+        let level = step.cpu.level();
         let longest = positions.iter().max().map_or(1, |&position| position as usize + 1);
         let seen = self.window.map_or(longest, |window| longest.min(window));
-        step.cpu.split(count, (1 << 14) / (seen * self.head_dim), |range| attend(level, &heads, range));
+        let least = (1 << 14) / (seen * self.head_dim * together);
+        step.cpu.split(heads.parts(), least, |range| attend(level, &heads, range));
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
