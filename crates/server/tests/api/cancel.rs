@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use crate::{Running, content, question, server, with};
+use crate::{Running, content, question, server_on_gpu, with};
 
 /// Sends a request without reading its answer.
 fn send(server: &Running, body: &Value) -> TcpStream {
@@ -22,7 +22,7 @@ fn send(server: &Running, body: &Value) -> TcpStream {
 
 #[test]
 fn clients_that_leave_free_their_rows() {
-    let server = server();
+    let server = server_on_gpu();
     let long = with(question("س"), json!({"ignore_eos": true, "max_tokens": 230}));
     let expected = content(&server.chat(question("كيف أصنع الشاي؟")).good());
     // In the middle of a stream, and waiting for a whole answer.

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::{content, question, server, with};
+use crate::{content, question, server, server_on_gpu, with};
 
 #[test]
 fn a_question_is_answered() {
-    let server = server();
+    let server = server_on_gpu();
     let answer = server.chat(question("السلام عليكم")).good();
     assert!(content(&answer).starts_with("وعليكم السلام"), "{answer}");
     assert_eq!((&answer["object"], &answer["model"]), (&json!("chat.completion"), &json!("bayan")));
@@ -32,7 +32,7 @@ fn a_question_is_answered() {
 
 #[test]
 fn seeds_repeat_and_choices_count_up_from_them() {
-    let server = server();
+    let server = server_on_gpu();
     let ask = |seed: u64, n: usize| {
         let more =
             json!({"temperature": 5, "max_tokens": 12, "seed": seed, "n": n, "top_p": 1, "top_k": 0, "min_p": 0});

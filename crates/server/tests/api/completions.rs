@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Running, events, server};
+use crate::{Running, events, server, server_on_gpu};
 
 fn ids(server: &Running, text: &str) -> Vec<u64> {
     let tokens = server.post("/tokenize", &json!({"prompt": text, "add_special_tokens": false})).good();
@@ -34,7 +34,7 @@ fn texts_and_ids_are_continued() {
 
 #[test]
 fn prompts_are_scored_as_evaluation_programs_ask() {
-    let server = server();
+    let server = server_on_gpu();
     // Prompts of different lengths, longer and shorter than a piece.
     let long = "كان يا ما كان في قديم الزمان رجل يعيش في قرية صغيرة وكان له بيت وحديقة ".repeat(3);
     let prompts = [ids(&server, "عاصمة فرنسا هي باريس"), ids(&server, &long), ids(&server, "س")];

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use bayan_server::Limits;
 use serde_json::json;
 
-use crate::{Running, content, events, limited, question, server, with};
+use crate::{Running, content, events, limited, question, server, server_on_gpu, with};
 
 #[test]
 fn a_lost_device_is_replaced() {
-    let server = server();
+    let server = server_on_gpu();
     let before = content(&server.chat(question("ما اسمك؟")).good());
     server.gpu.lock().unwrap().as_ref().expect("a device").destroy();
     let error = server.chat(question("ما اسمك؟")).error(503);

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bayan_generate::{EngineOptions, Generation, Model, ModelOptions, StepSizes};
+use bayan_generate::{Cpu, EngineOptions, Generation, Model, ModelOptions, StepSizes};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_server::{Limits, Opened, Server, ServerOptions};
 use bayan_weights::{Checkpoint, DirectorySource, MemorySource, Source};
@@ -86,7 +86,10 @@ impl Got {
 /// The model of a test server.
 #[derive(Debug, Clone, Copy)]
 enum Served {
+    /// The embedded model on the CPU, which compiles no kernels.
     Embedded,
+    /// The embedded model on the first GPU or software device.
+    EmbeddedOnGpu,
     /// A model of tests/fixtures with random weights, and a template that replaces its own.
     Fixture(&'static str, Option<&'static str>),
 }
@@ -95,7 +98,7 @@ impl Served {
     fn source(self) -> Rc<dyn Source> {
         let embedded = bayan_embedded::files().iter();
         match self {
-            Served::Embedded => {
+            Served::Embedded | Served::EmbeddedOnGpu => {
                 Rc::new(embedded.fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes)))
             }
             Served::Fixture(name, _) => {
@@ -106,25 +109,33 @@ impl Served {
     }
 }
 
-/// Opens a model, and leaves its device in `seen`.
+/// Opens a model, and leaves its GPU or software device in `seen`.
 fn open(served: Served, seen: &Mutex<Option<Gpu>>) -> Result<Opened, String> {
     let opened = async {
         let checkpoint = Checkpoint::open(served.source()).await.map_err(|error| error.to_string())?;
-        let gpu = Gpu::open(&GpuOptions::default()).await.map_err(|error| error.to_string())?;
-        *seen.lock().unwrap() = Some(gpu.clone());
         let engine = EngineOptions {
             sizes: StepSizes::Listed,
             sequences: SLOTS,
-            context: Some(if matches!(served, Served::Embedded) { CONTEXT } else { 1024 }),
+            context: Some(if matches!(served, Served::Fixture(..)) { 1024 } else { CONTEXT }),
             prefill_chunk: Some(32),
             ..Default::default()
         };
         let chat_template = match served {
             Served::Fixture(_, template) => template.map(str::to_string),
-            Served::Embedded => None,
+            Served::Embedded | Served::EmbeddedOnGpu => None,
         };
         let options = ModelOptions { engine, chat_template };
-        let model = Model::open(&checkpoint, &gpu, &options, &mut |_, _| {}).await;
+        let model = match served {
+            Served::Embedded | Served::Fixture(..) => {
+                let cpu = Cpu::open(Some(2)).map_err(|error| error.to_string())?;
+                Model::open_on_cpu(&checkpoint, &cpu, &options, &mut |_, _| {}).await
+            }
+            Served::EmbeddedOnGpu => {
+                let gpu = Gpu::open(&GpuOptions::default()).await.map_err(|error| error.to_string())?;
+                *seen.lock().unwrap() = Some(gpu.clone());
+                Model::open(&checkpoint, &gpu, &options, &mut |_, _| {}).await
+            }
+        };
         model.map_err(|error| error.to_string())
     };
     Ok(Opened { model: block_on(opened)?, defaults: Generation::default(), seed: None })
@@ -141,6 +152,11 @@ fn limited(limits: Limits) -> Running {
 
 fn server_with(options: ServerOptions) -> Running {
     serve(Served::Embedded, options)
+}
+
+/// As [`server`], on the first GPU or software device.
+fn server_on_gpu() -> Running {
+    serve(Served::EmbeddedOnGpu, ServerOptions { model: "bayan".into(), ..Default::default() })
 }
 
 /// A server with a model of the fixtures.
