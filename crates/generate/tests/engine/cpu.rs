@@ -11,7 +11,7 @@ use bayan_weights::DirectorySource;
 
 use crate::*;
 
-fn on_cpu(name: &str, options: EngineOptions) -> Engine {
+pub(crate) fn on_cpu(name: &str, options: EngineOptions) -> Engine {
     let cpu = Cpu::open(Some(2)).expect("threads");
     block_on(Engine::open_on_cpu(&checkpoint(name), &cpu, &options, &mut |_, _| {})).unwrap()
 }

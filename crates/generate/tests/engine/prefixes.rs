@@ -73,28 +73,32 @@ fn a_prefix_of_a_running_job_changes_no_bit() {
     }
 }
 
-#[test]
-fn several_answers_to_a_prompt_compute_it_once() {
-    let gpu = gpu(GpuOptions::default());
-    let mut engine = engine("llama3_gqa", &gpu, listed(4));
+/// Six answers to one prompt, of which two wait for a slot.
+fn ask_several(engine: &mut Engine) {
     let prompt = ids(75, engine.decoder().sizes().vocab_size);
     let settings = |seed| SampleSettings { temperature: 0.9, seed, ..Default::default() };
     let wanted = |seed| Job { settings: settings(seed), ..job(prompt.clone(), 8) };
     let expected: Vec<Vec<u32>> = (0..6)
         .map(|seed| {
             engine.reset();
-            run_one(&mut engine, wanted(seed)).1
+            run_one(engine, wanted(seed)).1
         })
         .collect();
     engine.reset();
     let mut seen = Seen::default();
-    // Two of them wait for a slot.
     let added: Vec<JobId> = (0..6).map(|seed| engine.add(wanted(seed)).unwrap()).collect();
-    finish(&mut engine, &mut seen);
+    finish(engine, &mut seen);
     for (number, id) in added.into_iter().enumerate() {
         assert_eq!(reused(&seen, id), if number == 0 { 0 } else { prompt.len() - 1 }, "answer {number}");
         assert_eq!(seen.tokens(id), expected[number], "answer {number}");
     }
+}
+
+#[test]
+fn several_answers_to_a_prompt_compute_it_once() {
+    let gpu = gpu(GpuOptions::default());
+    ask_several(&mut engine("llama3_gqa", &gpu, listed(4)));
+    ask_several(&mut cpu::on_cpu("llama3_gqa", listed(4)));
 }
 
 #[test]
