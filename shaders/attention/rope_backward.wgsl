@@ -1,6 +1,7 @@
-// dqkv[t, FIRST + head] from the gradient of one of q, k, v: rotated back by the angle of the position (TURN), then
-// differentiated through the normalisation of the head (NORM), or of all HEADS together (WHOLE). gradient [T, HEADS,
-// d], dqkv and qkv [T, ALL, d]. One workgroup per token and head.
+// dqkv[t, FIRST + STEP head] from the gradient of one of q, k, v: rotated back by the angle of the position (TURN), then
+// differentiated through the normalisation of the head (NORM), or of all HEADS together (WHOLE), with weights
+// (WEIGHTED) or without. ADD: to what an earlier dispatch wrote. GATED: the head after this one becomes zero. gradient
+// [T, HEADS, d], dqkv and qkv [T, ALL, d]. One workgroup per token and head.
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;
 @group(0) @binding(1) var<storage, read_write> dqkv: array<f32>;
 #if TURN
@@ -8,7 +9,9 @@
 @group(0) @binding(3) var<storage, read> table: array<vec2<f32>>;
 #endif
 #if NORM
-@group(0) @binding(4) var<storage, read> qkv: array<f32>;
+@group(0) @binding(${QKV}) var<storage, read> qkv: array<f32>;
+#endif
+#if WEIGHTED
 @group(0) @binding(5) var<storage, read> weight: array<f32>;
 #endif
 #if PARTS
@@ -17,6 +20,22 @@
 
 const d = ${d}u;
 const HALF = ${ROTARY}u / 2u;
+
+fn weight_of(i: u32) -> f32 {
+#if WEIGHTED
+  return weight[i];
+#else
+  return 1.0;
+#endif
+}
+
+fn write(i: u32, value: f32) {
+#if ADD
+  dqkv[i] += value;
+#else
+  dqkv[i] = value;
+#endif
+}
 
 // Element i of a head's gradient, rotated back.
 fn unrotated(token: u32, source: u32, i: u32) -> f32 {
@@ -42,7 +61,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let lane = me.lane;
   let token = group.y;
   let source = (token * ${HEADS}u + group.x) * d;
-  let to = (token * ${ALL}u + ${FIRST}u + group.x) * d;
+  let to = (token * ${ALL}u + ${FIRST}u + ${STEP}u * group.x) * d;
+#if GATED
+  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + d + i] = 0.0; }
+#endif
 #if NORM
 #if WHOLE
   let head = 0u;
@@ -51,7 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let head = group.x;
   let many = d;
 #endif
-  let all = (token * ${ALL}u + ${FIRST}u + head) * d;
+  let all = (token * ${ALL}u + ${FIRST}u + ${STEP}u * head) * d;
   let gradients = (token * ${HEADS}u + head) * d;
 #if EACH
   let weights = head * d;
@@ -71,7 +93,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   var products = 0.0;
   for (var i = lane; i < many; i += ${THREADS}u) {
     let x = qkv[all + i] - mean;
-    let pull = weight[weights + i] * unrotated(token, gradients + i / d * d, i % d);
+    let pull = weight_of(weights + i) * unrotated(token, gradients + i / d * d, i % d);
     squares += x * x;
     products += x * pull;
 #if MEAN
@@ -90,9 +112,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
 #if PARTS
     parts[source + i] = unrotated(token, source, i) * (qkv[to + i] - mean) * scale;
 #endif
-    dqkv[to + i] = scale * (weight[own + i] * unrotated(token, source, i) - plain) - (qkv[to + i] - mean) * along;
+    write(to + i, scale * (weight_of(own + i) * unrotated(token, source, i) - plain) - (qkv[to + i] - mean) * along);
   }
 #else
-  for (var i = lane; i < d; i += ${THREADS}u) { dqkv[to + i] = unrotated(token, source, i); }
+  for (var i = lane; i < d; i += ${THREADS}u) { write(to + i, unrotated(token, source, i)); }
 #endif
 }

@@ -12,4 +12,7 @@ fn activate(v: f32) -> f32 {
   let positive = max(v, 0.0);
   return positive * positive;
 #endif
+#if ACTIVATION == sigmoid
+  return 1.0 / (1.0 + exp(clamp(-v, -80.0, 80.0)));
+#endif
 }

@@ -12,4 +12,8 @@ fn activate_slope(v: f32) -> f32 {
 #if ACTIVATION == relu2
   return 2.0 * max(v, 0.0);
 #endif
+#if ACTIVATION == sigmoid
+  let s = 1.0 / (1.0 + exp(clamp(-v, -80.0, 80.0)));
+  return s * (1.0 - s);
+#endif
 }

@@ -1,4 +1,5 @@
-// y[t] = x[t] / sqrt(mean(x[t]²) + EPS) * weight (+ residual[t])      x, y [T, D], weight [D]; one workgroup per row.
+// y[t] = x[t] / sqrt(mean(x[t]²) + EPS) * weight (+ residual[t])      x, y [T, D], weight [D], or RUNS times D in a row
+// of x; one workgroup per run.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> weight: array<${VEC}>;
 @group(0) @binding(2) var<storage, read_write> y: array<${VEC}>;
@@ -11,7 +12,7 @@ const WIDTH = ${WIDTH}u; // D in vectors
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let lane = me.lane;
-  let start = group.x * WIDTH;
+  let start = (group.x * ${RUNS}u + group.y) * WIDTH;
   var sum = ${VEC}(0.0);
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {
     let v = x[start + i];

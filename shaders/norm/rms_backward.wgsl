@@ -1,5 +1,5 @@
-// dx (+)= s w∘dy - x s³ mean(x∘w∘dy), s = 1 / sqrt(mean(x²) + EPS)      x, dy, dx [T, D], weight [D]; one workgroup per
-// row.
+// dx (+)= s w∘dy - x s³ mean(x∘w∘dy), s = 1 / sqrt(mean(x²) + EPS)      x, dy, dx [T, D], weight [D], or RUNS times D
+// in a row; one workgroup per run.
 @group(0) @binding(0) var<storage, read> x: array<${VEC}>;
 @group(0) @binding(1) var<storage, read> weight: array<${VEC}>;
 @group(0) @binding(2) var<storage, read> dy: array<${VEC}>;
@@ -16,7 +16,7 @@ fn total(v: vec4<f32>) -> f32 { return dot(v, vec4<f32>(1.0)); }
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let lane = me.lane;
-  let start = group.x * WIDTH;
+  let start = (group.x * ${RUNS}u + group.y) * WIDTH;
   var squares = ${VEC}(0.0);
   var products = ${VEC}(0.0);
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {

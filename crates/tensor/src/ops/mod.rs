@@ -20,14 +20,18 @@ pub(crate) const FEW_TOKENS_HARDWARE: usize = 32;
 
 pub use attention::{
     Append, AppendBackward, Attention, AttentionBackward, AttentionDecode, CacheElement, CacheRows, Causality,
-    HeadNorm, QUERY_TILE, Rope, RopeBackward,
+    HeadNorm, Projection, QUERY_TILE, Rope, RopeBackward,
 };
-pub use elementwise::{Activate, Activation, Add, Affine, Gated, GatedBackward, ScaleColumns, SoftCap};
+pub use elementwise::{
+    Activate, Activation, Add, Affine, Columns, GateColumns, GateColumnsBackward, Gated, GatedBackward, ScaleColumns,
+    SoftCap,
+};
 pub use linear::{Int8Order, Linear, LinearBackward, Product, Quantize, View};
 pub use lookup::{Embed, EmbedBackward, SelectRows, SelectRowsBackward};
 pub use norm::{LayerNorm, LayerNormBackward, NormWeightGradient, RmsNorm, RmsNormBackward};
 pub use recurrent::{
-    Part, ShortConv, ShortConvBackward, ShortConvWeightGradient, StateSpace, StateSpaceBackward, StateSpaceRead,
+    DeltaAdjoint, DeltaPart, GatedDelta, GatedDeltaBackward, GatedDeltaRead, Part, ShortConv, ShortConvBackward,
+    ShortConvWeightGradient, StateSpace, StateSpaceBackward, StateSpaceRead,
 };
 pub use sampling::{SETTINGS, Sample, SampleSettings, SampleStates};
 pub use training::{

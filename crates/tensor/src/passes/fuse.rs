@@ -107,6 +107,9 @@ impl Rewrite<'_> {
     fn norm(&mut self, index: usize) -> Option<()> {
         let eps = self.op::<RmsNorm>(index)?.eps;
         let node = self.nodes[index].clone()?;
+        if self.graph.width(node.inputs[0]) != self.graph.width(node.inputs[1]) {
+            return None;
+        }
         let readers = self.readers(node.outputs[0])?;
         let takes = |&reader: &usize| {
             self.op::<Linear>(reader).is_some_and(|linear| {

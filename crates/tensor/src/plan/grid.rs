@@ -57,6 +57,14 @@ pub(crate) fn rows_grid(rows: usize) -> [Extent; 3] {
     [Extent::Fixed(rows as u32), Extent::Fixed(1), Extent::Fixed(1)]
 }
 
+/// A grid of one workgroup per run of `width` values in the rows of a tensor of these sizes: rows in x, the runs of a
+/// row in y. Also returns the number of runs in a row.
+pub(crate) fn runs_grid(shape: &[usize], width: usize) -> ([Extent; 3], usize) {
+    let runs = shape.last().map_or(1, |last| last / width);
+    let rows = shape.iter().product::<usize>() / (runs * width);
+    ([Extent::Fixed(rows as u32), Extent::Fixed(runs as u32), Extent::Fixed(1)], runs)
+}
+
 /// A grid over `count` elements with `threads` invocations per workgroup, split over two dimensions. Also returns the
 /// number of invocations in x, from which the kernel computes the element's index.
 pub(crate) fn flat_grid(to: &Lowering<'_>, count: usize, threads: usize) -> ([Extent; 3], u32) {

@@ -3,7 +3,10 @@
 use bayan_gpu::GpuError;
 
 use crate::graph::{Graph, State, Values};
-use crate::ops::{Attention, CacheElement, CacheRows, Causality, HeadNorm, QUERY_TILE, Rope, ShortConv, StateSpace};
+use crate::ops::{
+    Attention, CacheElement, CacheRows, Causality, GatedDelta, HeadNorm, Projection, QUERY_TILE, Rope, ShortConv,
+    StateSpace,
+};
 use crate::suite::case::{Case, RandomTensors, Recorded, case};
 
 /// Sizes of one attention case.
@@ -141,6 +144,23 @@ pub(crate) fn recurrent_cases() -> Vec<Case> {
                 Ok((graph, vec![y, last]))
             }));
         }
+        for (heads, value_dim, key_heads, key_dim) in [(4, 16, 2, 32), (6, 20, 2, 7), (3, 33, 3, 128)] {
+            let name = format!("gated_delta {heads}x{value_dim} {key_heads}x{key_dim} {step:?}");
+            all.push(case(name, 1e-7, move |make| {
+                let mut graph = Graph::new();
+                let (tokens, over) = sequences(make, &mut graph, step)?;
+                let op = GatedDelta { heads, value_dim, key_heads, key_dim, tiled: heads == 6, context: CONTEXT };
+                let (mixed, gates) = (make.random(&[tokens, op.width()])?, make.random(&[tokens, 2 * heads])?);
+                let numbers = make.numbers(2 * heads, false);
+                let numbers = numbers.iter().enumerate().map(|(i, v)| if i < heads { -v.abs() } else { *v }).collect();
+                let (constants, state) =
+                    (make.state(&[2, heads], numbers)?, make.random(&[step.len(), op.state_len()])?);
+                let (mixed, gates) = (graph.state(&mixed), graph.state(&gates));
+                let y = graph.gated_delta(op, mixed, gates, &constants, over, &state);
+                let state = graph.state(&state);
+                Ok((graph, vec![y, state]))
+            }));
+        }
         for (heads, head_dim, groups, state_size) in [(6, 16, 1, 32), (4, 20, 2, 7)] {
             let name = format!("state_space {heads}x{head_dim} {groups}x{state_size} {step:?}");
             all.push(case(name, 1e-7, move |make| {
@@ -165,6 +185,48 @@ pub(crate) fn recurrent_cases() -> Vec<Case> {
                 let y = graph.state_space(op, mixed, projection, &constants, over, &state);
                 let state = graph.state(&state);
                 Ok((graph, vec![y, state]))
+            }));
+        }
+    }
+    all
+}
+
+/// Projections of other heads than queries, keys and values, with and without norms of the values.
+pub(crate) fn projection_cases() -> Vec<Case> {
+    let kinds = [
+        (Projection::Separate, true),
+        (Projection::ValuesAreKeys, true),
+        (Projection::ValuesAreKeys, false),
+        (Projection::GatedQueries, false),
+    ];
+    let mut all = Vec::new();
+    for heads in [Heads { h: 4, k: 2, d: 64 }, Heads { h: 3, k: 1, d: 36 }, Heads { h: 2, k: 1, d: 512 }] {
+        let Heads { h, k, d } = heads;
+        for (projection, norm_values) in kinds {
+            let name = format!("rope {h}/{k}x{d} {projection:?}{}", if norm_values { " norm of values" } else { "" });
+            all.push(case(name, 1e-7, move |make| {
+                let mut graph = Graph::new();
+                let (rope, [_, positions], table, weights) =
+                    rotated(make, &mut graph, heads, HeadNorm::Rms, Some(1e-6), false, vec![0, 9, 4])?;
+                let rope = Rope { projection, norm_values, ..rope };
+                let qkv = make.random(&[3, rope.width()])?;
+                let qkv = graph.state(&qkv);
+                let outputs = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|[q, k]| (q, k)));
+                Ok((graph, outputs.to_vec()))
+            }));
+        }
+        for eps in [Some(1e-6), None] {
+            let name = format!("rope {h}/{k}x{d} queries {}", eps.is_some());
+            all.push(case(name, 1e-7, move |make| {
+                let mut graph = Graph::new();
+                let (rope, [_, positions], table, weights) =
+                    rotated(make, &mut graph, heads, HeadNorm::Rms, eps, false, vec![0, 9, 4])?;
+                let rope = Rope { projection: Projection::Queries, ..rope };
+                let queries = make.random(&[3, rope.width()])?;
+                let queries = graph.state(&queries);
+                let norm = weights.as_ref().map(|[q, _]| q);
+                let q = graph.rope_queries(rope, queries, positions, &table, norm);
+                Ok((graph, vec![q]))
             }));
         }
     }
@@ -206,7 +268,16 @@ fn rotated(
     let table = make.state(&[CONTEXT, rotary], angles.collect())?;
     let sizes = if norm.each() { [h * d, k * d] } else { [d, d] };
     let weights = if eps.is_some() { Some([make.random(&sizes[..1])?, make.random(&sizes[1..])?]) } else { None };
-    let rope = Rope { heads: h, kv_heads: k, head_dim: d, rotary_dim: rotary, interleaved, norm_eps: eps, norm };
+    let rope = Rope {
+        heads: h,
+        kv_heads: k,
+        head_dim: d,
+        rotary_dim: rotary,
+        interleaved,
+        norm_eps: eps,
+        norm,
+        ..Default::default()
+    };
     Ok((rope, [graph.state(&qkv), graph.state(&positions)], table, weights))
 }
 

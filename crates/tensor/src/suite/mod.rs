@@ -17,7 +17,10 @@ pub use large::cases as large_cases;
 
 use crate::cpu::{Cpu, CpuPlan};
 use crate::graph::{Graph, State, Values, interpret, nmse};
-use crate::ops::{Activation, Attention, CacheRows, Causality, Linear, Rope, SETTINGS, SampleSettings, SampleStates};
+use crate::ops::{
+    Activation, Attention, CacheRows, Causality, Columns, GateColumns, Linear, Rope, SETTINGS, SampleSettings,
+    SampleStates,
+};
 use crate::passes::{count_ops, fuse, round_inputs};
 use crate::plan::{Plan, Tuning, TurnCounter, Turns};
 
@@ -26,6 +29,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = element_cases();
     all.extend(linear_cases());
     all.extend(attention::cases());
+    all.extend(attention::projection_cases());
     all.extend(attention::recurrent_cases());
     all.extend(sample_cases());
     all.extend(layer_cases());
@@ -108,6 +112,23 @@ fn element_cases() -> Vec<Case> {
             let y = graph.activate(x, Activation::Relu2);
             let z = graph.scale_columns(y, &make.random(&[width])?);
             Ok((graph, vec![z]))
+        }));
+        let name = format!("gate_columns and norm of runs {rows}x{width}");
+        all.push(case(name, 1e-7, move |make| {
+            let mut graph = Graph::new();
+            // Runs of `width` of the gates lie between others, as the gates of heads do.
+            let (x, gate) = (make.random(&[rows, 2 * width + 3])?, make.random(&[rows, 4 * width + 1])?);
+            let (x, gate) = (graph.state(&x), graph.state(&gate));
+            let op = GateColumns {
+                count: 2 * width,
+                activation: Activation::Sigmoid,
+                x: Columns::from(3, 2 * width),
+                gate: Columns { first: width, run: width, step: 2 * width },
+            };
+            let y = graph.gate_columns(op, x, gate);
+            let z = graph.rms_norm(y, &make.random(&[width])?, 1e-6);
+            let one = graph.scale_columns(z, &make.random(&[1])?);
+            Ok((graph, vec![y, one]))
         }));
         all.push(case(format!("select_rows {rows}x{width}"), 0.0, move |make| {
             let mut graph = Graph::new();

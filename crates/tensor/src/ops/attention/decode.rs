@@ -5,7 +5,7 @@ use bayan_gpu::{Capabilities, GpuError};
 
 use super::append::Append;
 use super::forward::{Attention, Run, SCORE};
-use super::rope::Rope;
+use super::rope::{Projection, Rope};
 use crate::graph::{Dtype, Op, Operand, Values};
 use crate::plan::{KernelText, Lowering, Target, Variant, grid};
 
@@ -37,7 +37,9 @@ const VARIANTS: &[Variant<AttentionDecode>] = &[Variant { name: "decode", fits, 
 
 /// No vector of four may straddle the two halves of a head that are rotated together.
 fn fits(op: &AttentionDecode, target: &Target<'_>) -> bool {
-    !op.attention.element.is_quantized()
+    op.rope.projection == Projection::Separate
+        && !op.rope.norm_values
+        && !op.attention.element.is_quantized()
         && op.rope.rotary_dim.is_multiple_of(8)
         && op.rope.head_dim.is_multiple_of(4)
         && (op.rope.norm_eps.is_none() || target.capabilities.max_storage_buffers >= 9)

@@ -15,5 +15,5 @@ pub use backward::AttentionBackward;
 pub use cache::{CacheElement, CacheRows};
 pub use decode::AttentionDecode;
 pub use forward::{Attention, Causality, QUERY_TILE};
-pub use rope::{HeadNorm, Rope};
+pub use rope::{HeadNorm, Projection, Rope};
 pub use rope_backward::RopeBackward;

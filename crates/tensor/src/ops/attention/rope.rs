@@ -12,9 +12,9 @@ use crate::graph::{Dtype, Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Extent, KernelText, Lowering, grid};
 
-/// Inputs: qkv [T, (H + 2K) d], positions \[T\], table [positions, R] with cosine and sine alternating for each of the
-/// R/2 angles, and with `norm_eps` also q_norm and k_norm, whose sizes [`HeadNorm`] states. Outputs: q [T, H, d], k [T,
-/// K, d], v [T, K, d].
+/// Inputs: qkv [T, heads of the [`Projection`] · d], positions \[T\], table [positions, R] with cosine and sine
+/// alternating for each of the R/2 angles, and with `norm_eps` also q_norm and k_norm, whose sizes [`HeadNorm`] states.
+/// Outputs: q [T, H, d], k [T, K, d], v [T, K, d]. Where there are only queries, there are no k_norm, k and v.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rope {
     /// Query heads H.
@@ -31,6 +31,49 @@ pub struct Rope {
     pub norm_eps: Option<f32>,
     /// Which values are normalised together.
     pub norm: HeadNorm,
+    /// Each head of the values is normalised too, without weights (Gemma 4).
+    pub norm_values: bool,
+    /// The heads of a row of qkv.
+    pub projection: Projection,
+}
+
+/// The order of the heads in a row of the fused projection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Projection {
+    /// H queries, K keys, K values.
+    #[default]
+    Separate,
+    /// H queries, K keys, which are also the values: before their norm and rotation (Gemma 4).
+    ValuesAreKeys,
+    /// H queries alone; keys and values are another layer's (Gemma 4).
+    Queries,
+    /// H pairs of a query and d numbers of its gate, which are left to others; then K keys, K values (Qwen 3.5).
+    GatedQueries,
+}
+
+/// Some heads of a row of qkv, and the output to which they go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Section {
+    /// Index of the output: queries, keys, values.
+    pub output: usize,
+    /// The first head of the row.
+    pub first: usize,
+    /// Distance from one head to the next, in heads.
+    pub step: usize,
+    /// Number of heads.
+    pub heads: usize,
+    /// Whether each head is normalised, and whether by weights.
+    pub norm: bool,
+    pub weighted: bool,
+    /// Whether an earlier section has the same heads.
+    pub again: bool,
+}
+
+impl Section {
+    /// The head of the row that is number `index` of this section.
+    pub fn at(&self, index: usize) -> usize {
+        self.first + index * self.step
+    }
 }
 
 /// How queries and keys are normalised.
@@ -84,6 +127,25 @@ pub(crate) fn pair(i: usize, half: usize, interleaved: bool) -> (usize, usize) {
 }
 
 impl Graph {
+    /// Normalises and rotates queries alone; see [`Projection::Queries`].
+    pub fn rope_queries(
+        &mut self,
+        rope: Rope,
+        queries: Tensor,
+        positions: Tensor,
+        table: &Arc<State>,
+        norm: Option<&Arc<State>>,
+    ) -> Tensor {
+        let tokens = self.shape(queries)[0];
+        assert_eq!(rope.projection, Projection::Queries, "rope_queries: projection");
+        assert_eq!(self.width(queries), rope.width(), "rope_queries: width of the projection");
+        assert_eq!(norm.is_some(), rope.norm_eps.is_some(), "rope_queries: weights and epsilon of the head norm");
+        let mut inputs = vec![queries, positions, self.state(table)];
+        inputs.extend(norm.map(|norm| self.weight(norm)));
+        let shape = [tokens, rope.heads, rope.head_dim];
+        self.apply(rope, &inputs, &shape)
+    }
+
     /// Splits, normalises and rotates; see [`Rope`]. `norms` are the weights of queries and keys.
     pub fn rope(
         &mut self,
@@ -94,8 +156,13 @@ impl Graph {
         norms: Option<(&Arc<State>, &Arc<State>)>,
     ) -> [Tensor; 3] {
         let tokens = self.shape(qkv)[0];
-        assert_eq!(self.width(qkv), (rope.heads + 2 * rope.kv_heads) * rope.head_dim, "rope: width of qkv");
+        assert!(rope.projection != Projection::Queries, "rope: keys and values");
+        assert_eq!(self.width(qkv), rope.width(), "rope: width of qkv");
         assert_eq!(norms.is_some(), rope.norm_eps.is_some(), "rope: weights and epsilon of the head norms");
+        assert!(
+            rope.norm == HeadNorm::Rms || rope.projection == Projection::Separate && !rope.norm_values,
+            "rope: norms over all heads, or with a mean, of another projection than queries, keys and values"
+        );
         let mut inputs = vec![qkv, positions, self.state(table)];
         if let Some((q_norm, k_norm)) = norms {
             inputs.extend([self.weight(q_norm), self.weight(k_norm)]);
@@ -108,8 +175,52 @@ impl Graph {
 }
 
 impl Rope {
+    /// Number of heads in a row of the projection.
+    pub(super) fn row_heads(&self) -> usize {
+        match self.projection {
+            Projection::Separate => self.heads + 2 * self.kv_heads,
+            Projection::ValuesAreKeys => self.heads + self.kv_heads,
+            Projection::Queries => self.heads,
+            Projection::GatedQueries => 2 * (self.heads + self.kv_heads),
+        }
+    }
+
+    /// Width of a row of the projection.
+    pub fn width(&self) -> usize {
+        self.row_heads() * self.head_dim
+    }
+
+    /// The sections of the projection, in the order of the outputs.
+    pub(super) fn sections(&self) -> Vec<Section> {
+        let step = if self.projection == Projection::GatedQueries { 2 } else { 1 };
+        let (norm, shared) = (self.norm_eps.is_some(), self.projection == Projection::ValuesAreKeys);
+        let keys = step * self.heads;
+        let values = if shared { keys } else { keys + self.kv_heads };
+        let of = |output, first, step, heads| Section {
+            output,
+            first,
+            step,
+            heads,
+            norm: norm && (output < 2 || self.norm_values),
+            weighted: output < 2,
+            again: output == 2 && shared,
+        };
+        let mut all = vec![of(0, 0, step, self.heads)];
+        if self.projection != Projection::Queries {
+            all.extend([of(1, keys, 1, self.kv_heads), of(2, values, 1, self.kv_heads)]);
+        }
+        all
+    }
+
     fn defines(&self) -> Defines {
+        let [keys, values] = [1, 2].map(|output| self.sections().get(output).map_or(0, |section| section.first));
         self.name(Defines::new().set("H", self.heads).set("K", self.kv_heads).set("d", self.head_dim))
+            .set("ROW", self.row_heads())
+            .set("QUERY_STEP", self.sections()[0].step)
+            .set("KEYS", keys)
+            .set("VALUES", values)
+            .set("ONLY_QUERIES", self.projection == Projection::Queries)
+            .set("NORM_VALUES", self.norm_values && self.norm_eps.is_some())
     }
 
     /// The names that kernels read, except numbers of heads and head size.
@@ -136,29 +247,34 @@ impl Op for Rope {
         let tokens = to.input_shape(0)[0];
         let threads = grid::row_threads(to, self.head_dim.div_ceil(2));
         let defines = grid::reduction(to, self.defines(), threads);
-        let mut bindings = vec![to.input(0), to.input(1), to.input(2), to.output(0), to.output(1), to.output(2)];
+        let sections = self.sections();
+        let mut bindings = vec![to.input(0), to.input(1), to.input(2)];
+        bindings.extend(sections.iter().map(|section| to.output(section.output)));
         if self.norm_eps.is_some() {
-            bindings.extend([to.input(3), to.input(4)]);
+            bindings.extend((0..sections.len().min(2)).map(|norm| to.input(3 + norm)));
         }
+        let heads: usize = sections.iter().map(|section| section.heads).sum();
         let turns = 2 * grid::walk(self.head_dim, threads)
             + 2 * grid::walk(self.heads * self.head_dim, threads)
             + 2 * grid::REDUCTION;
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("lib/head_norm.wgsl"), wgsl!("attention/rope.wgsl")];
-        let grid =
-            [Extent::Fixed((self.heads + 2 * self.kv_heads) as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
+        let grid = [Extent::Fixed(heads as u32), Extent::Fixed(tokens as u32), Extent::Fixed(1)];
         to.emit(KernelText { name: "rope", parts: &parts, defines, turns }, &[bindings], grid)
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (qkv, positions, table) = (to.input(0), to.input(1), to.input(2));
-        let norms = self.norm_eps.map(|_| [qkv, to.input(3), to.input(4)]);
-        let trained = norms.filter(|norms| norms[1..].iter().any(|&norm| to.requires_grad(norm)));
-        if let (Some(dq), Some(dk), Some(dv), true) =
-            (to.gradient(0), to.gradient(1), to.gradient(2), to.requires_grad(qkv))
-        {
-            let (dqkv, parts) =
-                to.graph().rope_backward(self.clone(), [dq, dk, dv], positions, table, norms, trained.is_some());
-            for (norm, part) in trained.into_iter().flat_map(|norms| [norms[1], norms[2]]).zip(parts) {
+        let count = self.sections().len();
+        let norms: Vec<Tensor> = match self.norm_eps {
+            Some(_) => (0..count.min(2)).map(|norm| to.input(3 + norm)).collect(),
+            None => Vec::new(),
+        };
+        let trained = norms.iter().any(|&norm| to.requires_grad(norm));
+        let gradients: Option<Vec<Tensor>> = (0..count).map(|output| to.gradient(output)).collect();
+        if let (Some(gradients), true) = (gradients, to.requires_grad(qkv)) {
+            let read: Vec<Tensor> = if norms.is_empty() { Vec::new() } else { [&[qkv], norms.as_slice()].concat() };
+            let (dqkv, parts) = to.graph().rope_backward(self.clone(), &gradients, positions, table, &read, trained);
+            for (norm, part) in norms.into_iter().zip(parts) {
                 to.contribute(norm, |graph, dw, add| graph.column_sum(part, dw, add));
             }
             to.pass(dqkv, qkv);
@@ -194,31 +310,30 @@ impl Op for Rope {
         let half = self.rotary_dim / 2;
         let table = inputs[2].f32();
         for (t, (row, &position)) in inputs[0].rows().zip(inputs[1].u32()).enumerate() {
-            for (head, from) in row.chunks_exact(d).enumerate() {
-                let (output, index, norm) = match head {
-                    h if h < self.heads => (0, t * self.heads + h, inputs.get(3)),
-                    h if h < self.heads + self.kv_heads => (1, t * self.kv_heads + h - self.heads, inputs.get(4)),
-                    h => (2, t * self.kv_heads + h - self.heads - self.kv_heads, None),
-                };
-                let to = &mut outputs[output].f32_mut()[index * d..(index + 1) * d];
-                let mut values: Vec<f64> = from.iter().map(|&v| f64::from(v)).collect();
-                if let (Some(weight), Some(eps)) = (norm, self.norm_eps) {
-                    let (first, heads) = if output == 0 { (0, self.heads) } else { (self.heads, self.kv_heads) };
-                    let (mean, scale, ..) =
-                        self.norm.about(&row[first * d..(first + heads) * d], head - first, heads, eps);
-                    let weights = &weight.f32()[if self.norm.each() { (head - first) * d } else { 0 }..];
-                    values.iter_mut().zip(weights).for_each(|(v, &w)| *v = (*v - mean) * scale * f64::from(w));
-                }
-                if output < 2 {
-                    for i in 0..half {
+            for section in self.sections() {
+                let heads: Vec<f32> =
+                    (0..section.heads).flat_map(|head| row[section.at(head) * d..][..d].iter().copied()).collect();
+                let output = section.output;
+                for head in 0..section.heads {
+                    let mut values: Vec<f64> = heads[head * d..(head + 1) * d].iter().map(|&v| f64::from(v)).collect();
+                    if let (true, Some(eps)) = (section.norm, self.norm_eps) {
+                        let (mean, scale, ..) = self.norm.about(&heads, head, section.heads, eps);
+                        values.iter_mut().for_each(|v| *v = (*v - mean) * scale);
+                    }
+                    if section.norm && section.weighted {
+                        let weights = &inputs[3 + output].f32()[if self.norm.each() { head * d } else { 0 }..];
+                        values.iter_mut().zip(weights).for_each(|(v, &w)| *v *= f64::from(w));
+                    }
+                    for i in 0..if output < 2 { half } else { 0 } {
                         let at = (position as usize * half + i) * 2;
                         let (cos, sin) = (f64::from(table[at]), f64::from(table[at + 1]));
                         let (one, two) = pair(i, half, self.interleaved);
                         let (a, b) = (values[one], values[two]);
                         (values[one], values[two]) = (a * cos - b * sin, b * cos + a * sin);
                     }
+                    let to = &mut outputs[output].f32_mut()[(t * section.heads + head) * d..][..d];
+                    to.iter_mut().zip(values).for_each(|(y, v)| *y = v as f32);
                 }
-                to.iter_mut().zip(values).for_each(|(y, v)| *y = v as f32);
             }
         }
     }

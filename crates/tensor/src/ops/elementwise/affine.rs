@@ -13,6 +13,12 @@ use crate::passes::{Backward, BackwardError};
 use crate::plan::Lowering;
 
 impl Graph {
+    /// factor · x
+    pub fn scale(&mut self, x: Tensor, factor: f32) -> Tensor {
+        let shape = self.shape(x).to_vec();
+        self.apply(Affine { factor, plus: 0.0 }, &[x], &shape)
+    }
+
     /// A weight with its transformation applied, if it has one.
     pub(crate) fn weight(&mut self, weight: &Arc<State>) -> Tensor {
         let stored = self.state(weight);

@@ -18,6 +18,8 @@ pub enum Activation {
     GeluTanh,
     /// max(v, 0)² (`relu2`)
     Relu2,
+    /// 1 / (1 + e⁻ᵛ)
+    Sigmoid,
 }
 
 impl Activation {
@@ -27,6 +29,7 @@ impl Activation {
             Activation::Silu => "silu",
             Activation::GeluTanh => "gelu_tanh",
             Activation::Relu2 => "relu2",
+            Activation::Sigmoid => "sigmoid",
         }
     }
 
@@ -38,6 +41,7 @@ impl Activation {
                 0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v)).tanh())
             }
             Activation::Relu2 => v.max(0.0).powi(2),
+            Activation::Sigmoid => 1.0 / (1.0 + (-v).exp()),
         }
     }
 }

@@ -21,6 +21,10 @@ impl Activation {
                 0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * v * v)
             }
             Activation::Relu2 => 2.0 * v.max(0.0),
+            Activation::Sigmoid => {
+                let s = 1.0 / (1.0 + (-v).exp());
+                s * (1.0 - s)
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Multiplies every row by the same vector: Falcon-H1's multipliers of the sections of a projection.
+//! Multiplies every row by the same vector: Falcon-H1's multipliers of the sections of a projection, or one number:
+//! Gemma 4's factor of each layer.
 
 use std::sync::Arc;
 
@@ -10,15 +11,16 @@ use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// y[t, n] = x[t, n] · factors\[n\]; inputs x [T, N] and factors \[N\].
+/// y[t, n] = x[t, n] · factors\[n\]; inputs x [T, N] and factors \[N\], or \[1\] for all columns. A single factor is a
+/// constant of the checkpoint: training all parameters leaves it as it is, as in transformers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScaleColumns;
 
 impl Graph {
-    /// x [T, N] times factors \[N\].
+    /// x [T, N] times factors \[N\], or times the only factor.
     pub fn scale_columns(&mut self, x: Tensor, factors: &Arc<State>) -> Tensor {
         let factors = self.state(factors);
-        assert_eq!(self.width(x), self.width(factors), "scale_columns: widths");
+        assert!([1, self.width(x)].contains(&self.width(factors)), "scale_columns: widths");
         let shape = self.shape(x).to_vec();
         self.apply(ScaleColumns, &[x, factors], &shape)
     }
@@ -48,7 +50,7 @@ impl Op for ScaleColumns {
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (x, factors) = (to.input(0), to.input(1));
-        if to.requires_grad(factors) {
+        if to.requires_grad(factors) && to.graph().width(factors) > 1 {
             return Err(BackwardError("scale_columns with trained factors"));
         }
         if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {

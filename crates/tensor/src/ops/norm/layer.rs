@@ -68,7 +68,8 @@ impl Op for LayerNorm {
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let (x, weight, eps) = (to.input(0), to.input(1), self.eps);
         if let (Some(dy), true) = (to.gradient(0), to.requires_grad(weight)) {
-            let parts = to.graph().norm_weight_gradient(x, dy, eps, true);
+            let width = to.graph().width(weight);
+            let parts = to.graph().norm_weight_gradient(x, dy, width, eps, true);
             to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
         }
         if let (Some(dy), true) = (to.gradient(0), self.bias && to.requires_grad(to.input(2))) {

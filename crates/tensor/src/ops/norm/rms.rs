@@ -12,7 +12,7 @@ use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
 /// y\[t\] = x\[t\] / sqrt(mean(x\[t\]²) + eps) · weight; inputs x [T, D] and weight \[D\], and if enabled the
-/// residual [T, D].
+/// residual [T, D]. A row of x may also hold several runs as long as the weight, each normalised by itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNorm {
     /// Added to the mean square.
@@ -22,10 +22,10 @@ pub struct RmsNorm {
 }
 
 impl Graph {
-    /// Normalises the rows of x [T, D].
+    /// Normalises the rows of x [T, D], or each run of a row that is as long as the weight.
     pub fn rms_norm(&mut self, x: Tensor, weight: &Arc<State>, eps: f32) -> Tensor {
         let weight = self.weight(weight);
-        assert_eq!(self.width(x), self.width(weight), "rms_norm: width of x and weight");
+        assert!(self.width(x).is_multiple_of(self.width(weight)), "rms_norm: width of x and weight");
         let shape = self.shape(x).to_vec();
         self.apply(RmsNorm { eps, residual: false }, &[x, weight], &shape)
     }
@@ -39,13 +39,12 @@ impl Op for RmsNorm {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let shape = to.input_shape(0);
-        let width = shape[shape.len() - 1];
-        let rows = shape[..shape.len() - 1].iter().product();
+        let width: usize = to.input_shape(1).iter().product();
+        let (grid, runs) = grid::runs_grid(to.input_shape(0), width);
         let threads = grid::row_threads(to, width.div_ceil(4));
         let (defines, vectors) =
             grid::vectors(Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32), width);
-        let defines = grid::reduction(to, defines.set("WIDTH", vectors), threads);
+        let defines = grid::reduction(to, defines.set("WIDTH", vectors).set("RUNS", runs), threads);
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/rms.wgsl")];
         let mut bindings = vec![to.input(0), to.input(1), to.output(0)];
         bindings.extend(self.residual.then(|| to.input(2)));
@@ -58,7 +57,7 @@ impl Op for RmsNorm {
                 turns: 2 * grid::walk(vectors, threads) + grid::REDUCTION,
             },
             &[bindings],
-            grid::rows_grid(rows),
+            grid,
         )
     }
 
@@ -68,7 +67,8 @@ impl Op for RmsNorm {
             return Err(BackwardError("rms_norm joined with a sum by a rewrite"));
         }
         if let (Some(dy), true) = (to.gradient(0), to.requires_grad(weight)) {
-            let parts = to.graph().norm_weight_gradient(x, dy, eps, false);
+            let width = to.graph().width(weight);
+            let parts = to.graph().norm_weight_gradient(x, dy, width, eps, false);
             to.contribute(weight, |graph, dw, add| graph.column_sum(parts, dw, add));
         }
         if let (Some(dy), true) = (to.gradient(0), to.requires_grad(x)) {

@@ -32,13 +32,12 @@ impl Op for RmsNormBackward {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let shape = to.input_shape(0);
-        let width = shape[shape.len() - 1];
-        let rows = shape[..shape.len() - 1].iter().product();
+        let width: usize = to.input_shape(1).iter().product();
+        let (grid, runs) = grid::runs_grid(to.input_shape(0), width);
         let threads = grid::row_threads(to, width.div_ceil(4));
         let defines = Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32).set("ADD", self.add);
         let (defines, vectors) = grid::vectors(defines, width);
-        let defines = grid::reduction(to, defines.set("WIDTH", vectors), threads);
+        let defines = grid::reduction(to, defines.set("WIDTH", vectors).set("RUNS", runs), threads);
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/rms_backward.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.input(2), to.output(0)];
         to.emit(
@@ -49,7 +48,7 @@ impl Op for RmsNormBackward {
                 turns: 2 * grid::walk(vectors, threads) + 2 * grid::REDUCTION,
             },
             &[bindings],
-            grid::rows_grid(rows),
+            grid,
         )
     }
 

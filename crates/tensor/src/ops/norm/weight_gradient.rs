@@ -7,20 +7,22 @@ use crate::graph::{Graph, Op, Operand, Tensor, Values};
 use crate::plan::{KernelText, Lowering, grid};
 
 /// z\[t\] = dy\[t\] ∘ (x\[t\] − m) / sqrt(mean((x\[t\] − m)²) + eps), with m the mean of x\[t\] or 0; inputs x and dy
-/// [T, D], output z [T, D].
+/// [T, D], or rows of several runs of D, output z [T, D] with a row for each run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormWeightGradient {
     /// Added to the mean square.
     pub eps: f32,
     /// Whether the mean is subtracted, as in layer normalisation.
     pub mean: bool,
+    /// Length D of the weight.
+    pub width: usize,
 }
 
 impl Graph {
-    /// The products [T, D].
-    pub fn norm_weight_gradient(&mut self, x: Tensor, dy: Tensor, eps: f32, mean: bool) -> Tensor {
-        let shape = self.shape(x).to_vec();
-        self.apply(NormWeightGradient { eps, mean }, &[x, dy], &shape)
+    /// The products [T, D] for a weight of length D, `width`.
+    pub fn norm_weight_gradient(&mut self, x: Tensor, dy: Tensor, width: usize, eps: f32, mean: bool) -> Tensor {
+        let shape = [self.info(x).len() / width, width];
+        self.apply(NormWeightGradient { eps, mean, width }, &[x, dy], &shape)
     }
 }
 
@@ -32,13 +34,12 @@ impl Op for NormWeightGradient {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let shape = to.input_shape(0);
-        let width = shape[shape.len() - 1];
-        let rows = shape[..shape.len() - 1].iter().product();
+        let width = self.width;
+        let (grid, runs) = grid::runs_grid(to.input_shape(0), width);
         let threads = grid::row_threads(to, width.div_ceil(4));
         let defines = Defines::new().set("EPS", self.eps).set("INVERSE_D", 1.0 / width as f32).set("MEAN", self.mean);
         let (defines, vectors) = grid::vectors(defines, width);
-        let defines = grid::reduction(to, defines.set("WIDTH", vectors), threads);
+        let defines = grid::reduction(to, defines.set("WIDTH", vectors).set("RUNS", runs), threads);
         let parts = [wgsl!("lib/reduce.wgsl"), wgsl!("norm/weight_gradient.wgsl")];
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
         to.emit(
@@ -49,13 +50,13 @@ impl Op for NormWeightGradient {
                 turns: 3 * grid::walk(vectors, threads) + 4 * grid::REDUCTION,
             },
             &[bindings],
-            grid::rows_grid(rows),
+            grid,
         )
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let width = inputs[0].width();
-        let rows = inputs[0].rows().zip(inputs[1].rows());
+        let width = self.width;
+        let rows = inputs[0].f32().chunks_exact(width).zip(inputs[1].f32().chunks_exact(width));
         for ((x, dy), z) in rows.zip(outputs[0].f32_mut().chunks_exact_mut(width)) {
             let d = x.len() as f64;
             let mean = if self.mean { x.iter().map(|&v| f64::from(v)).sum::<f64>() / d } else { 0.0 };

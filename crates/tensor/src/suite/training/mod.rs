@@ -3,6 +3,7 @@
 
 pub(crate) mod f16;
 mod full;
+mod gated;
 pub(crate) mod gradient;
 pub(crate) mod layers;
 pub(crate) mod ops;
@@ -23,6 +24,7 @@ pub fn gradient_cases() -> Vec<GradientCase> {
     all.extend(ops::product_cases());
     all.extend(ops::attention_cases());
     all.extend(ops::recurrent_cases());
+    all.extend(gated::cases());
     all.extend(ops::loss_cases());
     all.extend(layers::cases());
     all.extend(full::cases());

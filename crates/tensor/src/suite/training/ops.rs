@@ -108,6 +108,7 @@ fn rope(
         interleaved,
         norm_eps: norm.map(|_| 1e-2),
         norm: norm.unwrap_or_default(),
+        ..Default::default()
     };
     let rotated = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
     Ok((joined_heads(make, graph, rotated)?, vec![x]))
