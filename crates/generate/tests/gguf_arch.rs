@@ -290,6 +290,191 @@ fn falcon_h1(name: &str, path: &Path) {
     write(path, "falcon-h1", &keys, tensors);
 }
 
+/// Gemma 4: keys that are lists for the layers, and divisors for the frequencies of whole heads.
+fn gemma4(path: &Path) {
+    let from = fixture("gemma4");
+    let config = from.config().clone();
+    let names = [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("model.embed_tokens_per_layer", "per_layer_token_embd"),
+        ("model.per_layer_model_projection", "per_layer_model_proj"),
+        ("model.per_layer_projection_norm", "per_layer_proj_norm"),
+        ("input_layernorm", "attn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("pre_feedforward_layernorm", "ffn_norm"),
+        ("post_feedforward_layernorm", "post_ffw_norm"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+        ("per_layer_input_gate", "inp_gate"),
+        ("per_layer_projection", "proj"),
+        ("post_per_layer_input_norm", "post_norm"),
+        ("layer_scalar", "layer_output_scale"),
+    ];
+    let mut tensors = written(&from, &names);
+    let turned = number(&config["rope_parameters"]["full_attention"], "partial_rotary_factor");
+    let pairs = number(&config, "global_head_dim") / 2.0;
+    let divisors = (0..pairs as usize).map(|i| if (i as f32) < pairs * turned { 1.0 } else { 1e30 });
+    tensors.push(Written("rope_freqs.weight".into(), vec![pairs as usize], divisors.collect()));
+    let types = config["layer_types"].as_array().unwrap();
+    let local: Vec<bool> = types.iter().map(|kind| kind == "sliding_attention").collect();
+    let of = |local: &bool, a: &str, b: &str| number(&config, if *local { a } else { b }) as i32;
+    let heads = local.iter().map(|local| of(local, "num_key_value_heads", "num_global_key_value_heads"));
+    let first_shared = types.len() - config["num_kv_shared_layers"].as_u64().unwrap() as usize;
+    let width = number(&config, "intermediate_size") as i32;
+    let widths = (0..types.len()).map(|layer| if layer < first_shared { width } else { 2 * width });
+    let theta = |kind: &str| Entry::Float(number(&config["rope_parameters"][kind], "rope_theta"));
+    let keys = [
+        ("block_count", size(&config, "num_hidden_layers")),
+        ("context_length", size(&config, "max_position_embeddings")),
+        ("embedding_length", size(&config, "hidden_size")),
+        ("feed_forward_length", Entry::Numbers(widths.collect())),
+        ("attention.head_count", size(&config, "num_attention_heads")),
+        ("attention.head_count_kv", Entry::Numbers(heads.collect())),
+        ("attention.key_length", size(&config, "global_head_dim")),
+        ("attention.value_length", size(&config, "global_head_dim")),
+        ("attention.key_length_swa", size(&config, "head_dim")),
+        ("attention.value_length_swa", size(&config, "head_dim")),
+        ("attention.layer_norm_rms_epsilon", Entry::Float(number(&config, "rms_norm_eps"))),
+        ("attention.sliding_window", size(&config, "sliding_window")),
+        ("attention.sliding_window_pattern", Entry::Flags(local)),
+        ("attention.shared_kv_layers", size(&config, "num_kv_shared_layers")),
+        ("embedding_length_per_layer_input", size(&config, "hidden_size_per_layer_input")),
+        ("final_logit_softcapping", Entry::Float(number(&config, "final_logit_softcapping"))),
+        ("rope.dimension_count", size(&config, "global_head_dim")),
+        ("rope.dimension_count_swa", size(&config, "head_dim")),
+        ("rope.freq_base", theta("full_attention")),
+        ("rope.freq_base_swa", theta("sliding_attention")),
+    ];
+    write(path, "gemma4", &keys, tensors);
+}
+
+/// Each tensor with llama.cpp's name, from a list of the names of modules.
+fn written(from: &Checkpoint, names: &[(&str, &str)]) -> Vec<Written> {
+    let renamed = |name: &str| {
+        let (layer, rest) = match name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
+            Some((layer, rest)) => (format!("blk.{layer}."), rest),
+            None => (String::new(), name),
+        };
+        let module = rest.strip_suffix(".weight").unwrap_or(rest);
+        let found = names.iter().find(|(from, _)| *from == module).unwrap_or_else(|| panic!("{name}"));
+        format!("{layer}{}.weight", found.1)
+    };
+    from.tensors()
+        .iter()
+        .map(|tensor| {
+            let values = block_on(from.read_f32(&tensor.name)).unwrap();
+            Written(renamed(&tensor.name), tensor.shape.clone(), values)
+        })
+        .collect()
+}
+
+/// Qwen 3.5: the value heads in the converter's order, norms with 1 added.
+fn qwen35(path: &Path) {
+    let from = fixture("qwen3_5");
+    let config = from.config().clone();
+    let of = |key: &str| number(&config, key) as usize;
+    let (key_heads, heads) = (of("linear_num_key_heads"), of("linear_num_value_heads"));
+    let (key_dim, value_dim) = (of("linear_key_head_dim"), of("linear_value_head_dim"));
+    let (keys, each) = (2 * key_heads * key_dim, heads / key_heads);
+    // The head of the checkpoint that is number `head` of the file: the n-th head of each key head together.
+    let head_of = |head: usize| head % key_heads * each + head / key_heads;
+    let ordered = |at: usize, run: usize| head_of(at / run) * run + at % run;
+    let names = [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+        ("linear_attn.in_proj_qkv", "attn_qkv"),
+        ("linear_attn.in_proj_z", "attn_gate"),
+        ("linear_attn.in_proj_b", "ssm_beta"),
+        ("linear_attn.in_proj_a", "ssm_alpha"),
+        ("linear_attn.conv1d", "ssm_conv1d"),
+        ("linear_attn.dt_bias", "ssm_dt"),
+        ("linear_attn.A_log", "ssm_a"),
+        ("linear_attn.norm", "ssm_norm"),
+        ("linear_attn.out_proj", "ssm_out"),
+    ];
+    let mut tensors = written(&from, &names);
+    for Written(name, shape, values) in &mut tensors {
+        let module = name.rsplit('.').nth(1).unwrap().to_string();
+        if module.ends_with("norm") && module != "ssm_norm" {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        if module == "ssm_conv1d" {
+            *shape = vec![shape[0], shape[2]];
+        }
+        let k = if shape.len() == 2 { shape[1] } else { 1 };
+        let old = values.clone();
+        let row = |row: usize| match module.as_str() {
+            "attn_qkv" | "ssm_conv1d" if row >= keys => keys + ordered(row - keys, value_dim),
+            "attn_gate" => ordered(row, value_dim),
+            "ssm_beta" | "ssm_alpha" | "ssm_dt" | "ssm_a" => head_of(row),
+            _ => row,
+        };
+        let column = |column: usize| if module == "ssm_out" { ordered(column, value_dim) } else { column };
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = old[row(i / k) * k + column(i % k)];
+        }
+        if module == "ssm_a" {
+            values.iter_mut().for_each(|value| *value = -value.exp());
+            *name = name.replace(".weight", "");
+        }
+        *name = name.replace("ssm_dt.weight", "ssm_dt.bias");
+    }
+    let rope = &config["rope_parameters"];
+    let rotary = number(&config, "head_dim") * number(rope, "partial_rotary_factor");
+    let keys = [
+        ("block_count", size(&config, "num_hidden_layers")),
+        ("context_length", size(&config, "max_position_embeddings")),
+        ("embedding_length", size(&config, "hidden_size")),
+        ("feed_forward_length", size(&config, "intermediate_size")),
+        ("attention.head_count", size(&config, "num_attention_heads")),
+        ("attention.head_count_kv", size(&config, "num_key_value_heads")),
+        ("attention.key_length", size(&config, "head_dim")),
+        ("attention.value_length", size(&config, "head_dim")),
+        ("attention.layer_norm_rms_epsilon", Entry::Float(number(&config, "rms_norm_eps"))),
+        ("rope.dimension_count", Entry::Number(rotary as u32)),
+        ("rope.dimension_sections", Entry::Numbers(vec![2, 1, 1, 0])),
+        ("rope.freq_base", Entry::Float(number(rope, "rope_theta"))),
+        ("full_attention_interval", size(&config, "full_attention_interval")),
+        ("ssm.conv_kernel", size(&config, "linear_conv_kernel_dim")),
+        ("ssm.inner_size", Entry::Number((heads * value_dim) as u32)),
+        ("ssm.state_size", size(&config, "linear_key_head_dim")),
+        ("ssm.time_step_rank", size(&config, "linear_num_value_heads")),
+        ("ssm.group_count", size(&config, "linear_num_key_heads")),
+    ];
+    write(path, "qwen35", &keys, tensors);
+}
+
+#[test]
+fn files_of_gemma4_and_qwen35_are_read() {
+    let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(format!("{name}.gguf"));
+    gemma4(&place("gemma4"));
+    qwen35(&place("qwen3_5"));
+    for name in ["gemma4", "qwen3_5"] {
+        hold(name, &open(&place(name)), &gpu, "f32", 1e-8);
+    }
+}
+
 #[test]
 fn files_of_jais_lfm2_and_falcon_h1_are_read() {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");

@@ -8,7 +8,8 @@ use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_models::CacheFormat;
 use bayan_tensor::nmse;
 use bayan_weights::{
-    Checkpoint, DirectorySource, MemorySource, Policy, WriteOptions, format_by_name, quantize_checkpoint,
+    Checkpoint, DirectorySource, MemorySource, ModelPart, Policy, WriteOptions, format_by_name, model_part,
+    quantize_checkpoint,
 };
 use serde_json::Value;
 
@@ -22,16 +23,19 @@ fn json(file: &str) -> Value {
 
 /// The fixture with its tensors renamed; the header's length field is updated, the data is unchanged.
 fn renamed(rename: impl Fn(&str) -> String) -> MemorySource {
-    let bytes = std::fs::read(folder().join("model.safetensors")).unwrap();
+    let file = rename_in(&std::fs::read(folder().join("model.safetensors")).unwrap(), rename);
+    MemorySource::new()
+        .with("config.json", std::fs::read(folder().join("config.json")).unwrap())
+        .with("model.safetensors", file)
+}
+
+fn rename_in(bytes: &[u8], rename: impl Fn(&str) -> String) -> Vec<u8> {
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     let header: serde_json::Map<String, Value> =
         header.into_iter().map(|(name, value)| (rename(&name), value)).collect();
     let text = serde_json::to_vec(&header).unwrap();
-    let file = [&(text.len() as u64).to_le_bytes()[..], &text, &bytes[8 + length..]].concat();
-    MemorySource::new()
-        .with("config.json", std::fs::read(folder().join("config.json")).unwrap())
-        .with("model.safetensors", file)
+    [&(text.len() as u64).to_le_bytes()[..], &text, &bytes[8 + length..]].concat()
 }
 
 fn logits(checkpoint: &Checkpoint, gpu: &Gpu) -> Vec<Vec<f32>> {
@@ -73,6 +77,34 @@ fn the_text_part_of_gemma3_is_what_transformers_computes() {
             let error = nmse(&row(key), &found[position]);
             assert!(error < 1e-9, "{key}: NMSE {error:.1e}");
         }
+    }
+}
+
+/// The text checkpoints of Gemma 4 and Qwen 3.5 in the multimodal form in which they are published.
+#[test]
+fn text_parts_of_gemma4_and_qwen3_5_are_found() {
+    let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
+    for (name, kind) in [("gemma4", "gemma4"), ("qwen3_5", "qwen3_5")] {
+        let plain = block_on(Checkpoint::open(Rc::new(DirectorySource::new(models.join(name)).unwrap()))).unwrap();
+        let mut text = plain.config().clone();
+        let ends = text.as_object_mut().unwrap().remove("eos_token_id").unwrap();
+        let config = serde_json::json!({"model_type": kind, "text_config": text, "eos_token_id": ends});
+        let bytes = std::fs::read(models.join(name).join("model.safetensors")).unwrap();
+        let file = rename_in(&bytes, |name| name.replace("model.", "model.language_model."));
+        let source = MemorySource::new()
+            .with("config.json", serde_json::to_vec(&config).unwrap())
+            .with("model.safetensors", file);
+        let found = block_on(Checkpoint::open(Rc::new(source))).unwrap();
+        assert!(found.names().eq(plain.names()), "{name}");
+        let [mut own, wanted] = [&found, &plain].map(|checkpoint| checkpoint.config().clone());
+        // Defaults of transformers may be added, nothing is changed.
+        own.as_object_mut().unwrap().retain(|key, _| wanted.get(key).is_some_and(|value| !value.is_null()));
+        for (key, value) in own.as_object().unwrap() {
+            assert_eq!(value, &wanted[key], "{name}: {key}");
+        }
+    }
+    for name in ["model.visual.patch_embed.proj.weight", "mtp.fc.weight", "model.audio_tower.norm.weight"] {
+        assert_eq!(model_part(name), ModelPart::Other, "{name}");
     }
 }
 

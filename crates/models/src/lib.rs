@@ -85,7 +85,9 @@ pub async fn open_on(
 ) -> Result<Box<dyn Decoder>, ModelError> {
     let config = Fields(checkpoint.config());
     let load = architecture(&config)?;
-    load::refuse_unread(checkpoint, &describe(checkpoint.config())?).await?;
+    let described = describe(checkpoint.config())?;
+    load::refuse_apart(placement, &described)?;
+    load::refuse_unread(checkpoint, &described).await?;
     let model_type = checkpoint.config().get("model_type").and_then(|kind| kind.as_str()).unwrap_or_default();
     let tensors = checkpoint.tensors().len();
     let form = policy.as_ref().map_or("as stored".to_owned(), |policy| format!("in {}", policy.linear.name()));

@@ -93,7 +93,7 @@ impl Adapter {
                 return Err(AdapterError::tensor(&module, expected, "a pair for this module", CHECK));
             }
             let name = match model_part(&module) {
-                ModelPart::Vision => {
+                ModelPart::Other => {
                     vision += 1;
                     continue;
                 }

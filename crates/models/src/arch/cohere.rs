@@ -98,6 +98,7 @@ async fn attention(
             interleaved: true,
             norm_eps: qk_norm.as_ref().map(|_| sizes.rms_norm_eps),
             norm: ops::HeadNorm::Layer,
+            ..Default::default()
         },
         attention: ops::Attention {
             heads: sizes.num_attention_heads,

@@ -38,6 +38,8 @@ pub struct LayerCacheSpec {
     pub window: Option<usize>,
     /// Sizes of the other states of a sequence, in f32. At position 0 a layer treats them as zeros.
     pub states: Vec<usize>,
+    /// An earlier layer whose keys and values this one reads, instead of storing its own.
+    pub shares: Option<usize>,
 }
 
 impl LayerCacheSpec {
@@ -50,6 +52,7 @@ impl LayerCacheSpec {
     /// Rows and words per row of the keys; the values have the same.
     fn sizes(&self, shape: CacheShape) -> [usize; 2] {
         match self.width {
+            _ if self.shares.is_some() => [0, 0],
             0 => [1, 4],
             width => [shape.sequences.saturating_mul(self.rows(shape).per_sequence()), shape.format.words(width)],
         }
@@ -80,8 +83,10 @@ pub struct LayerCache {
     pub rows: CacheRows,
     /// The other states, [sequences, size] each.
     pub states: Vec<Arc<State>>,
-    /// K d, the width of a row; 0 if the layer has no attention.
+    /// K d, the width of a row; 0 if the layer has no attention, or another layer's keys and values.
     width: usize,
+    /// Whether keys and values are those of an earlier layer.
+    pub shared: bool,
 }
 
 impl LayerCache {
@@ -130,8 +135,22 @@ impl Cache {
     /// # Errors
     /// As [`Cache::new`].
     pub fn placed(placement: &Placement<'_>, shape: CacheShape, specs: &[LayerCacheSpec]) -> Result<Cache, GpuError> {
-        let of = |(index, layer)| layer_cache(placement.gpu(placement.of_layer(index)), shape, layer);
-        let layers = specs.iter().enumerate().map(of).collect::<Result<_, GpuError>>()?;
+        let mut layers: Vec<LayerCache> = Vec::with_capacity(specs.len());
+        for (index, spec) in specs.iter().enumerate() {
+            let gpu = placement.gpu(placement.of_layer(index));
+            let layer = match spec.shares.and_then(|from| layers.get(from)) {
+                Some(from) => LayerCache {
+                    keys: from.keys.clone(),
+                    values: from.values.clone(),
+                    rows: from.rows,
+                    width: 0,
+                    states: layer_states(gpu, shape, spec)?,
+                    shared: true,
+                },
+                None => layer_cache(gpu, shape, spec)?,
+            };
+            layers.push(layer);
+        }
         Ok(Cache { shape, layers })
     }
 
@@ -142,7 +161,10 @@ impl Cache {
 
     /// Bytes of all layers.
     pub fn size_bytes(&self) -> u64 {
-        let states = self.layers.iter().flat_map(|layer| [&layer.keys, &layer.values].into_iter().chain(&layer.states));
+        let states = self.layers.iter().flat_map(|layer| {
+            let own = [&layer.keys, &layer.values].into_iter().filter(|_| !layer.shared);
+            own.chain(&layer.states)
+        });
         states.map(|state| state.size_bytes()).sum()
     }
 
@@ -179,7 +201,7 @@ impl Cache {
 }
 
 fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, spec: &LayerCacheSpec) -> Result<LayerCache, GpuError> {
-    let CacheShape { sequences, format, .. } = shape;
+    let CacheShape { format, .. } = shape;
     if !format.fits(spec.width) {
         let (name, width) = (format.name(), spec.width);
         return Err(GpuError::Validation(format!(
@@ -189,14 +211,19 @@ fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, spec: &LayerCacheSpec) -> R
     let rows = spec.rows(shape);
     let dtype = if spec.width == 0 { Dtype::F32 } else { format.dtype() };
     let make = |label| State::zeros(gpu, label, &spec.sizes(shape), dtype);
-    let states = spec.states.iter().map(|&size| State::zeros(gpu, "layer state", &[sequences, size], Dtype::F32));
     Ok(LayerCache {
         keys: make("key cache")?,
         values: make("value cache")?,
         rows,
         width: spec.width,
-        states: states.collect::<Result<_, _>>()?,
+        states: layer_states(gpu, shape, spec)?,
+        shared: false,
     })
+}
+
+fn layer_states(gpu: Option<&Gpu>, shape: CacheShape, spec: &LayerCacheSpec) -> Result<Vec<Arc<State>>, GpuError> {
+    let states = spec.states.iter();
+    states.map(|&size| State::zeros(gpu, "layer state", &[shape.sequences, size], Dtype::F32)).collect()
 }
 
 #[cfg(test)]
@@ -229,6 +256,17 @@ mod tests {
                 && recurrent.can_rewind(9, 0)
                 && !recurrent.can_rewind(9, 8)
         );
+    }
+
+    #[test]
+    fn layers_that_share_keys_store_none() {
+        let shape = CacheShape { sequences: 2, context: 1000, format: CacheFormat::F16, step: None };
+        let own = LayerCacheSpec { width: 64, ..Default::default() };
+        let shared = LayerCacheSpec { shares: Some(0), ..own.clone() };
+        let alone = Cache::new(None, shape, std::slice::from_ref(&own)).unwrap();
+        let both = Cache::new(None, shape, &[own, shared.clone()]).unwrap();
+        assert!(Arc::ptr_eq(&both.layers()[0].keys, &both.layers()[1].keys));
+        assert_eq!((both.size_bytes(), shared.size_bytes(shape)), (alone.size_bytes(), 0));
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Attention {
         LayerCacheSpec {
             width: self.attention.kv_heads * self.attention.head_dim,
             window: self.attention.window,
-            states: Vec::new(),
+            ..Default::default()
         }
     }
 

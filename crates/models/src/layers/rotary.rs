@@ -46,9 +46,12 @@ impl Rotary {
         if !(partial > 0.0 && partial <= 1.0) {
             return fields.refuse("partial_rotary_factor", "a number above 0, at most 1");
         }
+        let kind = rope.text("rope_type").or(rope.text("type")).unwrap_or("default");
+        if kind == "proportional" {
+            return proportional(&rope, theta, partial, dim);
+        }
         let dim = ((dim as f64 * partial) as usize) / 2 * 2;
         let plain: Vec<f64> = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64)).collect();
-        let kind = rope.text("rope_type").or(rope.text("type")).unwrap_or("default");
         match kind {
             "default" => Ok(Rotary { frequencies: plain, factor: 1.0 }),
             "linear" => {
@@ -60,7 +63,7 @@ impl Rotary {
             "yarn" => yarn(&rope, &plain, theta, dim, max_positions),
             "dynamic" => dynamic(&rope, theta, dim, max_positions, context),
             "longrope" | "su" => longrope(fields, &rope, &plain, max_positions, context),
-            _ => fields.refuse(name, "a rope_type of default, linear, dynamic, llama3, yarn or longrope"),
+            _ => fields.refuse(name, "a rope_type of default, linear, dynamic, llama3, yarn, longrope or proportional"),
         }
     }
 
@@ -80,6 +83,14 @@ impl Rotary {
 fn positive(rope: &Fields<'_>, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
     let value = rope.number(field, default.unwrap_or(0.0))?;
     if value > 0.0 { Ok(value) } else { rope.refuse(field, "a positive number") }
+}
+
+/// Gemma 4: the first pairs of the whole head turn, by the frequencies of the whole head; the others stand still.
+fn proportional(rope: &Fields<'_>, theta: f64, partial: f64, dim: usize) -> Result<Rotary, ModelError> {
+    let factor = positive(rope, "factor", Some(1.0))?;
+    let turned = (dim as f64 * partial) as usize / 2;
+    let frequency = |i: usize| if i < turned { theta.powf(-2.0 * i as f64 / dim as f64) / factor } else { 0.0 };
+    Ok(Rotary { frequencies: (0..dim / 2).map(frequency).collect(), factor: 1.0 })
 }
 
 /// Factors from a GGUF file, which replace a method: each divides a frequency.
@@ -285,6 +296,16 @@ mod tests {
         assert_eq!(at(4096).frequencies[1] / 4.0, at(4097).frequencies[1]);
         assert!((at(4096).factor - (1.0 + 32f64.ln() / 4096f64.ln()).sqrt()).abs() < 1e-12);
         assert!(Rotary::read(&Fields(&config), 16, 131072, 4096).unwrap_err().to_string().contains("a list of 8"));
+    }
+
+    #[test]
+    fn proportional_turns_the_first_pairs_of_the_whole_head() {
+        let config = json!({"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e6,
+            "partial_rotary_factor": 0.25}});
+        let rotary = Rotary::read(&Fields(&config), 32, 2048, 2048).unwrap();
+        assert_eq!(rotary.frequencies.len(), 16);
+        assert_eq!(rotary.frequencies[3], 1e6f64.powf(-6.0 / 32.0));
+        assert!(rotary.frequencies[4..].iter().all(|frequency| *frequency == 0.0));
     }
 
     #[test]

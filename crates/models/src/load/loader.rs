@@ -46,11 +46,18 @@ impl<'a> Loader<'a> {
         Loader(Mode::Record(Recorder::new(config)))
     }
 
-    /// The recorded tensors, in the order of loading.
-    pub(crate) fn recorded(self) -> Vec<DescribedTensor> {
+    /// The recorded tensors in the order of loading, and the names of those that were left out.
+    pub(crate) fn recorded(self) -> (Vec<DescribedTensor>, Vec<String>) {
         match self.0 {
-            Mode::Read(_) => Vec::new(),
-            Mode::Record(recorder) => recorder.tensors,
+            Mode::Read(_) => (Vec::new(), Vec::new()),
+            Mode::Record(recorder) => (recorder.tensors, recorder.left_out),
+        }
+    }
+
+    /// States that checkpoints may hold this tensor, and that the model computes the same without it.
+    pub fn leave_out(&mut self, name: String) {
+        if let Mode::Record(recorder) = &mut self.0 {
+            recorder.left_out.push(name);
         }
     }
 

@@ -11,6 +11,7 @@ mod unread;
 pub use loader::Loader;
 pub(crate) use parameters::untrainable;
 pub use parameters::{Parameter, Parameters, arena_sizes};
+pub(crate) use placement::refuse_apart;
 pub use placement::{Placement, split_layers};
 pub use reader::OnProgress;
 pub use recorder::{DescribedTensor, Description, FirstValues, describe};

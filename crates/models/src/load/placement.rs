@@ -7,6 +7,7 @@
 use bayan_gpu::Gpu;
 use bayan_weights::{Checkpoint, Policy, TensorEntry};
 
+use super::recorder::Description;
 use crate::ModelError;
 use crate::adapter::layer_of;
 
@@ -40,7 +41,8 @@ fn loaded_bytes(entry: &TensorEntry, policy: Option<&Policy>) -> u64 {
 }
 
 /// The device of each layer, such that the weights per device are in these proportions. The embedding counts for the
-/// first device, and the output head for the last. Every device gets a layer.
+/// first device, and the output head for the last. Every device gets a layer. Layers that read the keys and values of
+/// an earlier one are on its device, with all layers between them.
 ///
 /// # Errors
 /// An unknown architecture, fewer layers than devices, or shares that are not positive.
@@ -49,12 +51,15 @@ pub fn split_layers(
     policy: Option<&Policy>,
     shares: &[f64],
 ) -> Result<Vec<usize>, ModelError> {
-    let sizes = crate::sizes(checkpoint)?;
-    let count = sizes.num_hidden_layers;
+    let described = crate::describe(checkpoint.config())?;
+    let all = described.sizes.num_hidden_layers;
+    let read_by_others = described.cache.iter().filter_map(|layer| layer.shares).min();
+    // The layers from the first that others read on are one.
+    let count = read_by_others.map_or(all, |first| first + 1);
     let refuse = |expected: &str, got: String| Err(ModelError::Split { expected: expected.to_string(), got });
     if shares.is_empty() || shares.len() > count {
         return refuse(
-            &format!("at most one device for each of the {count} layers"),
+            &format!("at most one device for each of the {count} layers that can be on different ones"),
             format!("{} devices", shares.len()),
         );
     }
@@ -66,7 +71,10 @@ pub fn split_layers(
     for entry in checkpoint.tensors() {
         let bytes = loaded_bytes(entry, policy);
         match layer_of(&entry.name) {
-            Some(layer) if layer < count => layers[layer] = layers[layer].saturating_add(bytes),
+            Some(layer) if layer < all => {
+                let at = layer.min(count - 1);
+                layers[at] = layers[at].saturating_add(bytes);
+            }
             _ if entry.name.starts_with("lm_head") => after = after.saturating_add(bytes),
             _ => before = before.saturating_add(bytes),
         }
@@ -88,6 +96,7 @@ pub fn split_layers(
         let most = devices.last().map_or(0, |last| last + 1).min(shares.len() - 1);
         devices.push(wanted.unwrap_or(shares.len() - 1).max(least).min(most));
     }
+    devices.resize(all, devices.last().copied().unwrap_or(0));
     Ok(devices)
 }
 
@@ -95,4 +104,18 @@ pub fn split_layers(
 pub(crate) fn device_after(checkpoint: &Checkpoint, placement: &Placement<'_>) -> Result<usize, ModelError> {
     let sizes = crate::sizes(checkpoint)?;
     Ok(if sizes.tie_word_embeddings { 0 } else { placement.layers.last().copied().unwrap_or(0) })
+}
+
+/// Fails if a layer that reads another's keys and values is on another device.
+pub(crate) fn refuse_apart(placement: &Placement<'_>, described: &Description) -> Result<(), ModelError> {
+    for (layer, spec) in described.cache.iter().enumerate() {
+        let apart = |from: &usize| placement.of_layer(*from) != placement.of_layer(layer);
+        if let Some(from) = spec.shares.filter(apart) {
+            return Err(ModelError::Split {
+                expected: format!("layer {layer} on the device of layer {from}, whose keys and values it reads"),
+                got: "another device".to_owned(),
+            });
+        }
+    }
+    Ok(())
 }

@@ -23,6 +23,8 @@ pub struct Description {
     pub cache: Vec<LayerCacheSpec>,
     /// All tensors that are read when the model is opened, in that order.
     pub tensors: Vec<DescribedTensor>,
+    /// Names of tensors that checkpoints may hold besides, and that change nothing.
+    pub left_out: Vec<String>,
 }
 
 /// A tensor of a checkpoint.
@@ -60,18 +62,20 @@ pub fn describe(config: &Value) -> Result<Description, ModelError> {
     let polled = load(&fields, &options, &mut loader).as_mut().poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(decoder) = polled else { unreachable!("a loader that reads nothing waits for nothing") };
     let decoder = decoder?;
-    Ok(Description { sizes: decoder.sizes().clone(), cache: decoder.cache_specs(), tensors: loader.recorded() })
+    let (tensors, left_out) = loader.recorded();
+    Ok(Description { sizes: decoder.sizes().clone(), cache: decoder.cache_specs(), tensors, left_out })
 }
 
 /// Records the tensors that an architecture requests.
 pub(super) struct Recorder<'a> {
     config: &'a Value,
     pub tensors: Vec<DescribedTensor>,
+    pub left_out: Vec<String>,
 }
 
 impl<'a> Recorder<'a> {
     pub fn new(config: &'a Value) -> Recorder<'a> {
-        Recorder { config, tensors: Vec::new() }
+        Recorder { config, tensors: Vec::new(), left_out: Vec::new() }
     }
 
     fn add(&mut self, name: &str, shape: &[usize], first: FirstValues) {

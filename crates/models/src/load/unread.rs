@@ -28,7 +28,8 @@ const COMPARED_ROWS: usize = 64;
 /// # Errors
 /// [`ModelError::Unread`]; a tensor cannot be read.
 pub(crate) async fn refuse_unread(checkpoint: &Checkpoint, described: &Description) -> Result<(), ModelError> {
-    let read: std::collections::HashSet<&str> = described.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let read = described.tensors.iter().map(|tensor| tensor.name.as_str());
+    let read: std::collections::HashSet<&str> = read.chain(described.left_out.iter().map(String::as_str)).collect();
     let mut unread = Vec::new();
     for entry in checkpoint.tensors().iter().filter(|entry| !read.contains(entry.name.as_str())) {
         if !changes_nothing(checkpoint, entry, &described.sizes).await? {

@@ -205,14 +205,15 @@ impl Graph {
         op.backward(&mut Backward { graph: self, node, index, walk })
     }
 
-    /// Splits a list after every node at whose end a single intermediate tensor is alive.
+    /// Splits a list after every node at whose end a single intermediate tensor is alive, besides those that all layers
+    /// read (Gemma 4's embeddings for every layer).
     fn segments(&self, nodes: &[Node]) -> Vec<Range<usize>> {
         let mut last = HashMap::new();
         for (index, node) in nodes.iter().enumerate() {
             last.extend(node.inputs.iter().chain(&node.outputs).map(|&t| (t, index)));
         }
         let mut alive: Vec<Tensor> = Vec::new();
-        let mut cuts = Vec::new();
+        let mut counts = Vec::with_capacity(nodes.len());
         for (index, node) in nodes.iter().enumerate() {
             for &output in &node.outputs {
                 if self.info(output).state.is_none() && !alive.contains(&output) {
@@ -220,10 +221,12 @@ impl Graph {
                 }
             }
             alive.retain(|t| last[t] > index);
-            if alive.len() == 1 {
-                cuts.push(index + 1);
-            }
+            counts.push(alive.len());
         }
+        let middle = &counts[nodes.len() / 4..nodes.len() - nodes.len() / 4];
+        let fewest = middle.iter().copied().min().unwrap_or(1).max(1);
+        let cuts: Vec<usize> =
+            (0..counts.len()).filter(|&index| counts[index] == fewest).map(|index| index + 1).collect();
         // A pre-norm layer has two such points, after attention and after the MLP, and the embedding has one: every
         // second point is the end of a layer.
         let mut ends: Vec<usize> = every_second(&cuts).into_iter().filter(|&end| end < nodes.len()).collect();

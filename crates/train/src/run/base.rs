@@ -127,10 +127,13 @@ impl BaseInfo {
     }
 }
 
-/// The widths of the first layer's Mamba-2; they are the same in all layers.
+/// The widths of the first layer's Mamba-2, or gated delta rule; they are the same in all such layers.
 fn state_space(checkpoint: &Checkpoint) -> Option<StateSpaceSizes> {
     let rows =
         |end: &str| checkpoint.tensors().iter().find(|tensor| tensor.name.ends_with(end))?.shape.first().copied();
+    if let (Some(mixed), Some(inner)) = (rows("linear_attn.in_proj_qkv.weight"), rows("linear_attn.in_proj_z.weight")) {
+        return Some(StateSpaceSizes { projection: mixed.saturating_add(inner), mixed, inner });
+    }
     let (projection, mixed, heads) =
         (rows("mamba.in_proj.weight")?, rows("mamba.conv1d.weight")?, rows("mamba.A_log")?);
     Some(StateSpaceSizes { projection, mixed, inner: projection.saturating_sub(mixed.saturating_add(heads)) })

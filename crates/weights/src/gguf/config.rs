@@ -65,6 +65,28 @@ impl Reader<'_> {
         }
     }
 
+    /// A size for each layer, if the file has a list of them.
+    pub fn sizes(&self, key: &str) -> Option<&[i64]> {
+        match self.header.metadata.get(&self.key(key)) {
+            Some(Meta::Integers(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// True or false for each layer.
+    pub fn flags(&self, key: &str) -> Option<Vec<bool>> {
+        match self.header.metadata.get(&self.key(key)) {
+            Some(Meta::Flags(values)) => Some(values.clone()),
+            Some(Meta::Integers(values)) => Some(values.iter().map(|value| *value != 0).collect()),
+            _ => None,
+        }
+    }
+
+    /// The divisors of the rotary frequencies, if the file has any.
+    pub fn rope_factors(&self) -> Option<&[f32]> {
+        self.hints.rope_factors.as_deref()
+    }
+
     /// Whether the file has this tensor (llama.cpp's name).
     pub fn has(&self, tensor: &str) -> bool {
         self.hints.names.contains(tensor)

@@ -38,6 +38,11 @@ pub(super) fn files(
             files.insert("tokenizer.model".to_owned(), sentencepiece(file, header, tokens, &kind, notes)?);
             header.flag("tokenizer.ggml.add_bos_token").unwrap_or(true)
         }
+        Some("gemma4") => {
+            let add_bos = header.flag("tokenizer.ggml.add_bos_token").unwrap_or(true);
+            files.insert("tokenizer.json".to_owned(), bpe(file, header, tokens, &kind, Form::Spaces, add_bos, notes)?);
+            add_bos
+        }
         Some("gpt2") => {
             let name = pretokenizers::name_in(file, header, arch, tokens, notes);
             let rules = pretokenizers::by_name(name).ok_or_else(|| WeightsError::Unsupported {
@@ -47,13 +52,16 @@ pub(super) fn files(
                         .to_owned(),
             })?;
             let add_bos = header.flag("tokenizer.ggml.add_bos_token").unwrap_or(rules.bos);
-            files.insert("tokenizer.json".to_owned(), byte_level(file, header, tokens, &kind, rules, add_bos, notes)?);
+            files.insert(
+                "tokenizer.json".to_owned(),
+                bpe(file, header, tokens, &kind, Form::Bytes(rules), add_bos, notes)?,
+            );
             add_bos
         }
         other => {
             return Err(WeightsError::Unsupported {
                 what: format!("{file}: a tokenizer of kind {:?}", other.unwrap_or("none")),
-                remedy: "kinds \"llama\" (SentencePiece) and \"gpt2\" (byte-level BPE) are read; take the safetensors checkpoint of this model".to_owned(),
+                remedy: "kinds \"llama\" (SentencePiece), \"gpt2\" (byte-level BPE) and \"gemma4\" are read; take the safetensors checkpoint of this model".to_owned(),
             });
         }
     };
@@ -160,12 +168,42 @@ fn push_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn byte_level(
+/// How a BPE tokenizer writes the bytes of a text.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// Each byte as a character; the rules cut the text.
+    Bytes(&'a PreTokenizer),
+    /// Spaces as "▁", and bytes that no token has as "<0x…>" (Gemma 4).
+    Spaces,
+}
+
+impl Form<'_> {
+    /// Normalizer, pre-tokenizer and decoder.
+    fn json(self) -> [Value; 3] {
+        match self {
+            Form::Bytes(rules) => [
+                if rules.nfc { json!({"type": "NFC"}) } else { Value::Null },
+                rules.json(),
+                json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
+            ],
+            Form::Spaces => {
+                let replace =
+                    |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+                let behavior = "MergedWithPrevious";
+                let split = json!({"type": "Split", "pattern": {"String": " "}, "behavior": behavior, "invert": false});
+                let decoders = json!([replace("▁", " "), {"type": "ByteFallback"}, {"type": "Fuse"}]);
+                [replace(" ", "▁"), split, json!({"type": "Sequence", "decoders": decoders})]
+            }
+        }
+    }
+}
+
+fn bpe(
     file: &str,
     header: &Header,
     tokens: &[String],
     kind: &dyn Fn(usize) -> i64,
-    rules: &PreTokenizer,
+    form: Form<'_>,
     add_bos: bool,
     notes: &mut Vec<String>,
 ) -> Result<Vec<u8>, WeightsError> {
@@ -198,15 +236,20 @@ fn byte_level(
         .integer("tokenizer.ggml.bos_token_id")
         .filter(|_| add_bos)
         .and_then(|id| Some((id, tokens.get(usize::try_from(id).ok()?)?)));
+    let [normalizer, pre_tokenizer, decoder] = form.json();
+    let spaces = matches!(form, Form::Spaces);
+    let ignore_merges = matches!(form, Form::Bytes(rules) if rules.ignore_merges);
+    let unknown = header.integer("tokenizer.ggml.unknown_token_id").filter(|_| spaces);
+    let unknown = unknown.and_then(|id| tokens.get(usize::try_from(id).ok()?));
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-        "normalizer": if rules.nfc { json!({"type": "NFC"}) } else { Value::Null },
-        "pre_tokenizer": rules.json(),
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": bos.map(|(id, text)| post_processor(id, text)),
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "decoder": decoder,
         "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": rules.ignore_merges, "vocab": vocab, "merges": pairs,
+            "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": spaces, "byte_fallback": spaces, "ignore_merges": ignore_merges, "vocab": vocab, "merges": pairs,
         },
     });
     Ok(json.to_string().into_bytes())

@@ -29,6 +29,8 @@ pub enum Entry {
     Numbers(Vec<i32>),
     /// A list of floats.
     Floats(Vec<f32>),
+    /// A list of booleans.
+    Flags(Vec<bool>),
 }
 
 /// A tensor to write.
@@ -94,6 +96,11 @@ fn push_entry(out: &mut Vec<u8>, key: &str, entry: &Entry) {
         Entry::Numbers(values) => {
             let mut bytes = Vec::new();
             push_list(&mut bytes, 5, values, |out, value| out.extend(value.to_le_bytes()));
+            (9, bytes)
+        }
+        Entry::Flags(values) => {
+            let mut bytes = Vec::new();
+            push_list(&mut bytes, 7, values, |out, value| out.push(u8::from(*value)));
             (9, bytes)
         }
         Entry::Floats(values) => {

@@ -67,7 +67,7 @@ pub(super) const GEMMA3: Arch = Arch {
     ..PLAIN
 };
 
-fn activation(reader: &mut Reader<'_>) {
+pub(super) fn activation(reader: &mut Reader<'_>) {
     for key in ["hidden_act", "hidden_activation"] {
         reader.set(key, json!("gelu_pytorch_tanh"));
     }

@@ -4,6 +4,7 @@
 mod cohere;
 mod falcon_h1;
 mod gemma;
+mod gemma4;
 mod granite;
 mod jais;
 mod jais2;
@@ -12,6 +13,7 @@ mod llama;
 mod olmo2;
 mod phi3;
 mod qwen;
+mod qwen35;
 mod smollm3;
 
 use super::config::Reader;
@@ -91,9 +93,11 @@ pub static ARCHS: &[Arch] = &[
     llama::LLAMA,
     qwen::QWEN2,
     qwen::QWEN3,
+    qwen35::QWEN35,
     gemma::GEMMA,
     gemma::GEMMA2,
     gemma::GEMMA3,
+    gemma4::GEMMA4,
     phi3::PHI3,
     olmo2::OLMO2,
     cohere::COMMAND_R,
