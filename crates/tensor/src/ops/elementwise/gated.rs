@@ -61,6 +61,7 @@ impl Activation {
                     0.0
                 }
             }
+            Activation::Sigmoid => 1.0 / (1.0 + exp(-v)),
         }
     }
 }
@@ -73,6 +74,7 @@ by_level! {
             Activation::Silu => values.for_each(|(y, (g, u))| *y = Activation::Silu.fast(*g) * u),
             Activation::GeluTanh => values.for_each(|(y, (g, u))| *y = Activation::GeluTanh.fast(*g) * u),
             Activation::Relu2 => values.for_each(|(y, (g, u))| *y = Activation::Relu2.fast(*g) * u),
+            Activation::Sigmoid => values.for_each(|(y, (g, u))| *y = Activation::Sigmoid.fast(*g) * u),
         }
     }
 }
