@@ -1,5 +1,5 @@
-// dqkv[t, FIRST + STEP head] from the gradient of one of q, k, v: rotated back by the angle of the position (TURN), then
-// differentiated through the normalisation of the head (NORM), or of all HEADS together (WHOLE), with weights
+// dqkv[t, FIRST + STEP head] from the gradient of one of q, k, v: rotated back by the angle of the position (TURN),
+// then differentiated through the normalisation of the head (NORM), or of all HEADS together (WHOLE), with weights
 // (WEIGHTED) or without. ADD: to what an earlier dispatch wrote. GATED: the head after this one becomes zero. gradient
 // [T, HEADS, d], dqkv and qkv [T, ALL, d]. One workgroup per token and head.
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;

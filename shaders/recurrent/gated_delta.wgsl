@@ -9,7 +9,8 @@
 @group(0) @binding(4) var<storage, read> bases: array<u32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 @group(0) @binding(6) var<storage, read_write> state: array<f32>;
-@group(0) @binding(7) var<storage, read> size: vec4<u32>; // end of this dispatch's tokens, invocations in x, first token
+// size: end of this dispatch's tokens, invocations in x, its first token
+@group(0) @binding(7) var<storage, read> size: vec4<u32>;
 
 const H = ${H}u;
 const DV = ${DV}u;

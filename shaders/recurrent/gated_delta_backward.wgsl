@@ -1,6 +1,6 @@
 // Those parts of the gradient of recurrent/gated_delta.wgsl that are no matrix products, one PART per kernel;
-// ops/recurrent/gated_delta_backward.rs explains them. T tokens, H heads with values of DV, K key heads with keys of DK.
-// steps [T, 3H]: β, the logarithm of the decay, and its sum over the sequence's tokens up to this one. unit
+// ops/recurrent/gated_delta_backward.rs explains them. T tokens, H heads with values of DV, K key heads with keys of
+// DK. steps [T, 3H]: β, the logarithm of the decay, and its sum over the sequence's tokens up to this one. unit
 // [T, 2 K DK]: normalised q and k. Sequences begin at position 0.
 const H = ${H}u;
 const DV = ${DV}u;

@@ -80,7 +80,7 @@ fn useless_tensors_are_left_out() {
         let source = with_tensor("llama3_gqa", tensor, &shape, &vec![1.0; shape.iter().product()]);
         load(&open(Rc::new(source))).unwrap_or_else(|error| panic!("{tensor}: {error}"));
     }
-    // Layers that read an earlier layer's keys: published checkpoints of Gemma 4 have projections of keys for them, too.
+    // Published checkpoints of Gemma 4 have projections of keys also for layers that read those of an earlier one.
     let keys = "model.layers.4.self_attn.k_proj.weight";
     let source = with_tensor("gemma4", keys, &[32, 32], &[1.0; 1024]);
     load(&open(Rc::new(source))).unwrap_or_else(|error| panic!("{keys}: {error}"));

@@ -6,7 +6,7 @@ mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
-mod gemma4;
+mod gemma4_text;
 mod granite;
 mod jais;
 mod jais2;
@@ -17,7 +17,7 @@ mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
-mod qwen3_5;
+mod qwen3_5_text;
 mod smollm3;
 
 use bayan_weights::LocalFuture;
@@ -41,7 +41,7 @@ static ARCHITECTURES: &[(&str, Load)] = &[
     ("gemma", |config, options, loader| Box::pin(gemma::Gemma::load(config, options, loader))),
     ("gemma2", |config, options, loader| Box::pin(gemma2::Gemma2::load(config, options, loader))),
     ("gemma3_text", |config, options, loader| Box::pin(gemma3_text::Gemma3Text::load(config, options, loader))),
-    ("gemma4_text", |config, options, loader| Box::pin(gemma4::Gemma4Text::load(config, options, loader))),
+    ("gemma4_text", |config, options, loader| Box::pin(gemma4_text::Gemma4Text::load(config, options, loader))),
     ("granite", |config, options, loader| Box::pin(granite::Granite::load(config, options, loader))),
     ("jais", |config, options, loader| Box::pin(jais::Jais::load(config, options, loader))),
     ("jais2", |config, options, loader| Box::pin(jais2::Jais2::load(config, options, loader))),
@@ -52,7 +52,7 @@ static ARCHITECTURES: &[(&str, Load)] = &[
     ("phi3", |config, options, loader| Box::pin(phi3::Phi3::load(config, options, loader))),
     ("qwen2", |config, options, loader| Box::pin(qwen2::Qwen2::load(config, options, loader))),
     ("qwen3", |config, options, loader| Box::pin(qwen3::Qwen3::load(config, options, loader))),
-    ("qwen3_5_text", |config, options, loader| Box::pin(qwen3_5::Qwen35Text::load(config, options, loader))),
+    ("qwen3_5_text", |config, options, loader| Box::pin(qwen3_5_text::Qwen35Text::load(config, options, loader))),
     ("smollm3", |config, options, loader| Box::pin(smollm3::SmolLm3::load(config, options, loader))),
 ];
 

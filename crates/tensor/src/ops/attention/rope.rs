@@ -283,6 +283,9 @@ impl Op for Rope {
     }
 
     fn compute(&self, step: &mut CpuStep<'_>) {
+        if self.projection != Projection::Separate || self.norm_values {
+            return step.by_reference(&|inputs, outputs| self.reference(inputs, outputs));
+        }
         let (qkv, positions, table) = (step.inputs[0], step.inputs[1].u32(), step.inputs[2].f32());
         let norms = [3, 4].map(|input| step.inputs.get(input).map(Operand::f32));
         let [q, k, v] = step.outputs else { unreachable!("rope has three outputs") };

@@ -7,8 +7,8 @@ use super::gate_columns::{Columns, GateColumns};
 use crate::graph::{Graph, Op, Operand, Tensor, Values};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// Inputs x, gate and dy (and the gradient when adding); output the gradient of x or of the gate, as wide as that. It is
-/// zero in columns that the op does not read.
+/// Inputs x, gate and dy (and the gradient when adding); output the gradient of x or of the gate, as wide as that. It
+/// is zero in columns that the op does not read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GateColumnsBackward {
     /// The op that is differentiated.

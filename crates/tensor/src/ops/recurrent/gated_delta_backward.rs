@@ -1,7 +1,7 @@
 //! The gradient of [`super::GatedDelta`], for sequences that begin within the step.
 //!
-//! The state is linear in all that is written to it, so its gradient M follows the same recurrence backwards, and with E
-//! = v − Sᵀ k (what a token corrects), U = β E and Y the gradient of U, everything else is a product of two tokens:
+//! The state is linear in all that is written to it, so its gradient M follows the same recurrence backwards, and with
+//! E = v − Sᵀ k (what a token corrects), U = β E and Y the gradient of U, everything else is a product of two tokens:
 //! with D\[t, s\] the decay from s to t, dq\[t\] = Σ_s D (dy\[t\]·U\[s\]) k\[s\], and dk likewise. The gradient of the
 //! decays is dy·y − β Y·v, summed over all later tokens: the products with the state cancel. So only E and Y need loops
 //! over the tokens, one invocation per column of the state as forwards; the sums over tokens are matrix products of one
@@ -26,8 +26,8 @@ pub enum DeltaPart {
     Replay,
     /// From dy, `unit`, `steps` and positions: Y [T, H dv], and M [H dk dv] as working memory.
     Adjoint,
-    /// For one head, from dy\[t\]·U\[s\], Y\[t\]·U\[s\], `steps` and positions: D times the first for s ≤ t, and −β\[t\]
-    /// D times the second for s < t, in the same sequence.
+    /// For one head, from dy\[t\]·U\[s\], Y\[t\]·U\[s\], `steps` and positions: D times the first for s ≤ t, and
+    /// −β\[t\] D times the second for s < t, in the same sequence.
     Decay(usize),
     /// From mixed, the gradient of `unit`, Y and `steps`: the gradient of mixed.
     Mixed,
