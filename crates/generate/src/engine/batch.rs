@@ -59,8 +59,8 @@ pub type JobId = u64;
 /// What happened to a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// It has a slot of the cache; this many tokens of its prompt are there already. More may be copied later from a job
-    /// that computes the same prompt; [`Event::Ended`] has the whole number.
+    /// It has a slot of the cache, where this many tokens of its prompt are already. More may be copied later from a
+    /// job that computes the same prompt; [`Event::Ended`] has the whole number.
     Started {
         /// Tokens that need not be computed.
         cached_tokens: usize,
