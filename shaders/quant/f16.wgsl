@@ -15,3 +15,17 @@ fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
 }
 
 fn scales32(row: u32, block: u32) -> vec4<f32> { return vec4<f32>(1.0, 0.0, 1.0, 0.0); }
+
+#if MATRICES
+struct Stored { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32> }
+
+fn stored32(row: u32, block: u32) -> Stored {
+  let at = slot(row, block, 4u, 0u);
+  return Stored(values[at], values[at + 32u], values[at + 64u], values[at + 96u]);
+}
+
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
+  return array<vec4<f32>, 8>(
+    first4(s.a), second4(s.a), first4(s.b), second4(s.b), first4(s.c), second4(s.c), first4(s.d), second4(s.d));
+}
+#endif

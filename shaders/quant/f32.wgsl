@@ -9,3 +9,10 @@ fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
 }
 
 fn scales32(row: u32, block: u32) -> vec4<f32> { return vec4<f32>(1.0, 0.0, 1.0, 0.0); }
+
+#if MATRICES
+struct Stored { values: array<vec4<f32>, 8> }
+
+fn stored32(row: u32, block: u32) -> Stored { return Stored(codes32(row, block)); }
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> { return s.values; }
+#endif

@@ -33,3 +33,20 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
     vec4<u32>(packed4(c[0]), packed4(c[1]), packed4(c[2]), packed4(c[3])),
     vec4<u32>(packed4(c[4]), packed4(c[5]), packed4(c[6]), packed4(c[7])));
 }
+
+#if MATRICES
+struct Stored { codes: vec4<u32>, scales: u32, shift: u32 }
+
+fn stored32(row: u32, block: u32) -> Stored {
+  let at = slot(row, block, 1u, 0u);
+  return Stored(codes[at], scales[at >> 1u], (at & 1u) * 16u);
+}
+
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
+  let d = unpack2x16float(s.scales >> s.shift).x;
+  let w = s.codes;
+  return array<vec4<f32>, 8>(
+    low4(w.x) * d, low4(w.y) * d, low4(w.z) * d, low4(w.w) * d,
+    high4(w.x) * d, high4(w.y) * d, high4(w.z) * d, high4(w.w) * d);
+}
+#endif

@@ -21,3 +21,21 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
   let w = codes[slot(row, block, 1u, 0u)];
   return array<vec4<u32>, 2>(w & vec4<u32>(0x0f0f0f0fu), (w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
 }
+
+#if MATRICES
+struct Stored { codes: vec4<u32>, scales: u32, shift: u32 }
+
+fn stored32(row: u32, block: u32) -> Stored {
+  let at = slot(row, block, 1u, 0u);
+  return Stored(codes[at], scales[at >> 1u], (at & 1u) * 16u);
+}
+
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
+  let d = unpack2x16float(s.scales >> s.shift).x;
+  let m = 8.0 * d;
+  let w = s.codes;
+  return array<vec4<f32>, 8>(
+    low4(w.x) * d - m, low4(w.y) * d - m, low4(w.z) * d - m, low4(w.w) * d - m,
+    high4(w.x) * d - m, high4(w.y) * d - m, high4(w.z) * d - m, high4(w.w) * d - m);
+}
+#endif

@@ -20,3 +20,20 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
   let w = codes[slot(row, block, 1u, 0u)];
   return array<vec4<u32>, 2>(w & vec4<u32>(0x0f0f0f0fu), (w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
 }
+
+#if MATRICES
+struct Stored { codes: vec4<u32>, scales: u32 }
+
+fn stored32(row: u32, block: u32) -> Stored {
+  let at = slot(row, block, 1u, 0u);
+  return Stored(codes[at], scales[at]);
+}
+
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
+  let f = unpack2x16float(s.scales);
+  let w = s.codes;
+  return array<vec4<f32>, 8>(
+    low4(w.x) * f.x - f.y, low4(w.y) * f.x - f.y, low4(w.z) * f.x - f.y, low4(w.w) * f.x - f.y,
+    high4(w.x) * f.x - f.y, high4(w.y) * f.x - f.y, high4(w.z) * f.x - f.y, high4(w.w) * f.x - f.y);
+}
+#endif

@@ -32,3 +32,24 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
   return array<vec4<u32>, 2>(
     (w & vec4<u32>(0x0f0f0f0fu)) | low, ((w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | high);
 }
+
+#if MATRICES
+struct Stored { codes: vec4<u32>, highs: u32, scales: u32 }
+
+fn stored32(row: u32, block: u32) -> Stored {
+  let at = slot(row, block, 1u, 0u);
+  return Stored(codes[at], highs[at], scales[at]);
+}
+
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
+  let f = unpack2x16float(s.scales);
+  let w = s.codes;
+  let v = w >> vec4<u32>(4u);
+  let h = s.highs;
+  return array<vec4<f32>, 8>(
+    five4(w.x, h) * f.x - f.y, five4(w.y, h >> 1u) * f.x - f.y,
+    five4(w.z, h >> 2u) * f.x - f.y, five4(w.w, h >> 3u) * f.x - f.y,
+    five4(v.x, h >> 4u) * f.x - f.y, five4(v.y, h >> 5u) * f.x - f.y,
+    five4(v.z, h >> 6u) * f.x - f.y, five4(v.w, h >> 7u) * f.x - f.y);
+}
+#endif

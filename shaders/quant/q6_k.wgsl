@@ -32,3 +32,25 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
   return array<vec4<u32>, 2>(
     (w & vec4<u32>(0x0f0f0f0fu)) | low, ((w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | high);
 }
+
+#if MATRICES
+struct Stored { codes: vec4<u32>, highs: vec2<u32>, scales: u32 }
+
+fn stored32(row: u32, block: u32) -> Stored {
+  let at = slot(row, block, 1u, 0u);
+  return Stored(codes[at], highs[at], scales[at]);
+}
+
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
+  let f = unpack2x16float(s.scales);
+  let m = 32.0 * f;
+  let w = s.codes;
+  let v = w >> vec4<u32>(4u);
+  let h = s.highs;
+  return array<vec4<f32>, 8>(
+    six4(w.x, h.x) * f.x - m.x, six4(w.y, h.x >> 2u) * f.x - m.x,
+    six4(w.z, h.x >> 4u) * f.x - m.x, six4(w.w, h.x >> 6u) * f.x - m.x,
+    six4(v.x, h.y) * f.y - m.y, six4(v.y, h.y >> 2u) * f.y - m.y,
+    six4(v.z, h.y >> 4u) * f.y - m.y, six4(v.w, h.y >> 6u) * f.y - m.y);
+}
+#endif

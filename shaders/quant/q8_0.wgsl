@@ -20,3 +20,22 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
   let at = slot(row, block, 2u, 0u);
   return array<vec4<u32>, 2>(codes[at], codes[at + 32u]);
 }
+
+#if MATRICES
+struct Stored { first: vec4<u32>, second: vec4<u32>, scales: u32, shift: u32 }
+
+fn stored32(row: u32, block: u32) -> Stored {
+  let at = slot(row, block, 2u, 0u);
+  let scale_at = slot(row, block, 1u, 0u);
+  return Stored(codes[at], codes[at + 32u], scales[scale_at >> 1u], (scale_at & 1u) * 16u);
+}
+
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
+  let d = unpack2x16float(s.scales >> s.shift).x;
+  let a = s.first;
+  let b = s.second;
+  return array<vec4<f32>, 8>(
+    signed4(a.x) * d, signed4(a.y) * d, signed4(a.z) * d, signed4(a.w) * d,
+    signed4(b.x) * d, signed4(b.y) * d, signed4(b.z) * d, signed4(b.w) * d);
+}
+#endif

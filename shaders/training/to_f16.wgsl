@@ -1,6 +1,6 @@
 // y[r, ·] = row r of x in f16, two per word, divided by the power of two that scales its largest value to 2^14 … 2^15.
 // That power, in f32, is the last word of the row. Infinities and NaNs are preserved and do not count as the largest
-// value.   One workgroup per row.
+// value. What follows W is zero.   One workgroup per row.
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<u32>;
 @group(0) @binding(2) var<storage, read> size: vec4<u32>; // rows, workgroups in x
@@ -39,8 +39,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, me: Invocation) {
   let inverse = bitcast<f32>((268u - exponent) << 23u);
   let most = select(32768.0, 32752.0, exponent == 254u);
   for (var i = lane; i < WORDS - 1u; i += ${THREADS}u) {
-    let low = x[row * W + 2u * i];
+    var low = 0.0;
     var high = 0.0;
+    if (2u * i < W) { low = x[row * W + 2u * i]; }
     if (2u * i + 1u < W) { high = x[row * W + 2u * i + 1u]; }
     let fine = vec2<bool>(is_finite(low), is_finite(high));
     let pair = vec2<f32>(rounded(low, inverse, most), rounded(high, inverse, most));

@@ -9,6 +9,8 @@ pub struct Disable {
     pub subgroups: bool,
     /// Do not use packed 8-bit integer dot products.
     pub dot: bool,
+    /// Do not use cooperative matrices.
+    pub matrices: bool,
     /// Keep the bounds checks, which browsers always have.
     pub unchecked: bool,
     /// Treat a software device as hardware: run the kernels of real GPUs, to test them without one.
@@ -16,7 +18,7 @@ pub struct Disable {
 }
 
 impl Disable {
-    /// Parses `f16,subgroups,dot,unchecked,software`.
+    /// Parses `f16,subgroups,dot,matrices,unchecked,software`.
     ///
     /// # Errors
     /// An unknown word; the error lists the known ones.
@@ -27,11 +29,12 @@ impl Disable {
                 "f16" => disable.f16 = true,
                 "subgroups" => disable.subgroups = true,
                 "dot" => disable.dot = true,
+                "matrices" => disable.matrices = true,
                 "unchecked" => disable.unchecked = true,
                 "software" => disable.software = true,
                 _ => {
                     return Err(format!(
-                        "unknown feature `{word}`: expected f16, subgroups, dot, unchecked or software"
+                        "unknown feature `{word}`: expected f16, subgroups, dot, matrices, unchecked or software"
                     ));
                 }
             }
@@ -61,6 +64,9 @@ pub struct Capabilities {
     pub subgroup_size: (u32, u32),
     /// Packed 8-bit dot products are used.
     pub dot: bool,
+    /// Side of the square cooperative matrices that are used, with f16 factors and f32 sums: 16 or 8. `None` if they are
+    /// not used.
+    pub matrix_size: Option<u32>,
     /// Timestamps around passes are available.
     pub timestamps: bool,
     /// Shaders run without bounds checks (native only).
@@ -93,13 +99,16 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// A short name of the features in use, such as `f16+subgroups+dot`, or a CPU's instructions.
+    /// A short name of the features in use, such as `f16+subgroups+dot+matrices`, or a CPU's instructions.
     pub fn path(&self) -> String {
         if let Some(instructions) = self.instructions {
             return instructions.into();
         }
         let mut parts = Vec::new();
-        for (on, name) in [(self.f16, "f16"), (self.subgroups, "subgroups"), (self.dot, "dot")] {
+        let matrices = self.matrix_size.is_some();
+        for (on, name) in
+            [(self.f16, "f16"), (self.subgroups, "subgroups"), (self.dot, "dot"), (matrices, "matrices")]
+        {
             if on {
                 parts.push(name);
             }

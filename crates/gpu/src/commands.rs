@@ -46,7 +46,10 @@ pub struct BufferMove<'a> {
 }
 
 /// A read in progress. Its staging buffer returns to the pool when the read has been awaited.
-pub struct PendingRead {
+pub struct PendingRead(Option<Running>);
+
+/// A read of a device that runs kernels.
+struct Running {
     gpu: Gpu,
     /// The submission that fills the staging buffer. Waiting for it leaves later submissions running.
     submission: wgpu::SubmissionIndex,
@@ -59,8 +62,15 @@ impl PendingRead {
     /// Waits for the read's own submission, not for later ones, and returns the bytes.
     ///
     /// # Errors
-    /// The device was lost, or reported another error in the meantime.
+    /// The device was lost, or reported another error in the meantime, or was opened to compile only.
     pub async fn wait(self) -> Result<Vec<u8>, GpuError> {
+        let nothing = || GpuError::Validation("a device that was opened to compile only has nothing to read".into());
+        self.0.ok_or_else(nothing)?.wait().await
+    }
+}
+
+impl Running {
+    async fn wait(self) -> Result<Vec<u8>, GpuError> {
         let own = wgpu::PollType::Wait { submission_index: Some(self.submission), timeout: None };
         let polled = self.gpu.device().poll(own);
         self.gpu.check()?;
@@ -88,6 +98,9 @@ impl Gpu {
         dispatches: impl IntoIterator<Item = &'a Dispatch>,
         reads: &[ReadRequest],
     ) -> Vec<PendingRead> {
+        if !self.runs() {
+            return reads.iter().map(|_| PendingRead(None)).collect();
+        }
         let mut part: Vec<&Dispatch> = Vec::new();
         let mut streamed = 0;
         for dispatch in dispatches {
@@ -122,7 +135,8 @@ impl Gpu {
             .map(|(staging, size_bytes)| {
                 let (sender, mapped) = oneshot::channel();
                 staging.slice(..size_bytes).map_async(wgpu::MapMode::Read, move |result| sender.send(result));
-                PendingRead { gpu: self.clone(), submission: submission.clone(), staging, size_bytes, mapped }
+                let submission = submission.clone();
+                PendingRead(Some(Running { gpu: self.clone(), submission, staging, size_bytes, mapped }))
             })
             .collect()
     }
@@ -168,11 +182,16 @@ impl Gpu {
 
     /// Writes bytes (a multiple of 4) into a buffer, before the next submission runs.
     pub fn write(&self, buffer: &Buffer, offset_bytes: u64, bytes: &[u8]) {
-        self.queue().write_buffer(buffer.raw(), offset_bytes, bytes);
+        if self.runs() {
+            self.queue().write_buffer(buffer.raw(), offset_bytes, bytes);
+        }
     }
 
     /// Copies ranges between buffers.
     pub fn copy(&self, from: &Buffer, from_bytes: u64, to: &Buffer, to_bytes: u64, size_bytes: u64) {
+        if !self.runs() {
+            return;
+        }
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(from.raw(), from_bytes, to.raw(), to_bytes, size_bytes);
         self.queue().submit([encoder.finish()]);
@@ -197,6 +216,9 @@ impl Gpu {
 
     /// Fills a buffer with zeros.
     pub fn clear(&self, buffer: &Buffer) {
+        if !self.runs() {
+            return;
+        }
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.clear_buffer(buffer.raw(), 0, None);
         self.queue().submit([encoder.finish()]);
@@ -207,6 +229,9 @@ impl Gpu {
     /// # Errors
     /// Any error that the device reported in the meantime.
     pub async fn flush(&self) -> Result<(), GpuError> {
+        if !self.runs() {
+            return self.check();
+        }
         let (sender, done) = oneshot::channel();
         self.queue().submit([]);
         self.queue().on_submitted_work_done(move || sender.send(()));
@@ -268,7 +293,8 @@ mod tests {
         block_on(first.remove(0).wait()).expect("the first read");
         gpu.device().poll(wgpu::PollType::Poll).expect("a poll");
         let mut second = second.remove(0);
-        let mapped = std::pin::Pin::new(&mut second.mapped).poll(&mut Context::from_waker(Waker::noop()));
+        let running = second.0.as_mut().expect("a read");
+        let mapped = std::pin::Pin::new(&mut running.mapped).poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(mapped, Poll::Pending), "the first read came only after the second submission had ended");
         assert_eq!(block_on(second.wait()).expect("the second read").len(), 16);
     }

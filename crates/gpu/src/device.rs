@@ -18,9 +18,24 @@ pub struct GpuOptions {
     pub low_power: bool,
     /// Treat this as the largest binding, to test sharding.
     pub max_binding_bytes: Option<u64>,
+    /// What is done with kernels.
+    pub purpose: Purpose,
     /// Overrides the detected capabilities, to compile the kernels of devices that are not available. Results may be
     /// wrong.
     pub override_capabilities: Option<fn(&mut Capabilities)>,
+}
+
+/// What is done with the kernels of an open device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// They are compiled and run.
+    #[default]
+    Run,
+    /// They are compiled, and the driver reports what it made of them ([`Kernel::report`]). Nothing runs: buffers take no
+    /// memory, writes do nothing, and reading fails.
+    Compile,
+    /// They are linked, so that their texts can be read. Nothing is compiled or run.
+    Link,
 }
 
 /// A device as the driver lists it.
@@ -35,12 +50,17 @@ pub struct DeviceSummary {
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
+    purpose: Purpose,
     kernels: Mutex<HashMap<String, Kernel>>,
     staging: Mutex<Vec<wgpu::Buffer>>,
     allocated: Arc<Meter>,
     first_error: Arc<Mutex<Option<GpuError>>>,
     on_lost: OnLost,
 }
+
+/// What a device is said to lack that offers cooperative matrices, but multiplies them wrongly.
+const WRONG_MATRICES: &str =
+    "cooperative matrices: the driver offers them, but a product of two is wrong, so prompts run on other units";
 
 /// Callback that is called once when the device is lost.
 type OnLost = Arc<Mutex<Option<Box<dyn FnOnce(GpuError) + Send>>>>;
@@ -113,6 +133,8 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
     let has_subgroups = features.contains(wgpu::Features::SUBGROUP)
         || (browser && info.subgroup_min_size > 0 && info.subgroup_max_size > 0);
     let has_f16 = features.contains(wgpu::Features::SHADER_F16);
+    let software = info.device_type == wgpu::DeviceType::Cpu && !disable.software;
+    let matrix_size = matrix_size(adapter).filter(|_| has_f16 && has_subgroups);
     let has_dot = instance.wgsl_language_features().contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct);
     let mut missing = Vec::new();
     if !has_f16 {
@@ -126,15 +148,20 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
     if !has_dot {
         missing.push("packed_4x8_integer_dot_product: activations stay in f32".to_string());
     }
+    if matrix_size.is_none() && !software && !browser {
+        missing.push("cooperative matrices of f16 with sums in f32: prompts run on other units".to_string());
+    }
     Capabilities {
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
         backend: format!("{:?}", info.backend),
         device_type: format!("{:?}", info.device_type),
-        software: info.device_type == wgpu::DeviceType::Cpu && !disable.software,
+        software,
         f16: has_f16 && !disable.f16,
         subgroups: has_subgroups && !disable.subgroups,
         subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
         dot: has_dot && !disable.dot,
+        // No kernel for software devices uses them.
+        matrix_size: matrix_size.filter(|_| !(software || disable.f16 || disable.subgroups || disable.matrices)),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         unchecked: !browser && !disable.unchecked,
         browser,
@@ -151,6 +178,18 @@ fn capabilities(instance: &wgpu::Instance, adapter: &wgpu::Adapter, disable: Dis
         missing,
         name: info.name,
     }
+}
+
+/// Side of the square matrices with f16 factors and f32 sums that the device multiplies: the larger of 16 and 8.
+fn matrix_size(adapter: &wgpu::Adapter) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    if !adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return None;
+    }
+    let offered = adapter.cooperative_matrix_properties();
+    [16, 8].into_iter().find(|&size| {
+        offered.iter().any(|p| [p.m_size, p.n_size, p.k_size] == [size; 3] && p.ab_type == F16 && p.cr_type == F32)
+    })
 }
 
 /// Size of the largest heap of the device's own memory. WebGPU does not report it, but the underlying Vulkan does.
@@ -203,7 +242,14 @@ impl Gpu {
             capabilities.max_binding_bytes = capabilities.max_binding_bytes.min(limit);
         }
         let is_cpu = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
-        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        // SAFETY: the one experimental feature is cooperative matrices, and a device on which a small product of them
+        // is wrong does not use them.
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if capabilities.matrix_size.is_some() {
+            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bayan"),
             required_features: adapter.features() & wanted,
@@ -211,12 +257,15 @@ impl Gpu {
             // Weights are a few large buffers: pooling them in blocks of 256 MiB left a fifth of the blocks of a 2.3 GB
             // model unused.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features,
             ..Default::default()
         };
-        let (device, queue) = adapter
-            .request_device(&descriptor)
-            .await
-            .map_err(|e| GpuError::OpenFailed { device: capabilities.name.clone(), reason: e.to_string() })?;
+        let opened = match options.purpose {
+            Purpose::Compile => open_with_reports(&adapter, &descriptor),
+            Purpose::Run | Purpose::Link => adapter.request_device(&descriptor).await.map_err(|e| e.to_string()),
+        };
+        let (device, queue) =
+            opened.map_err(|reason| GpuError::OpenFailed { device: capabilities.name.clone(), reason })?;
         let first_error = Arc::new(Mutex::new(None));
         let allocated = Arc::new(Meter::default());
         let on_lost = OnLost::default();
@@ -224,6 +273,7 @@ impl Gpu {
         let inner = Inner {
             device,
             queue,
+            purpose: options.purpose,
             kernels: Mutex::default(),
             staging: Mutex::default(),
             allocated,
@@ -231,8 +281,13 @@ impl Gpu {
             on_lost,
         };
         let mut gpu = Gpu { inner: Arc::new(inner), capabilities: Arc::new(capabilities) };
-        let max_loop_turns = if is_cpu { gpu.measure_loop_turns().await? } else { None };
+        let max_loop_turns = if is_cpu && gpu.runs() { gpu.measure_loop_turns().await? } else { None };
+        let right = !gpu.runs() || gpu.multiplies_matrices().await?;
         let capabilities = Arc::make_mut(&mut gpu.capabilities);
+        if !right {
+            capabilities.matrix_size = None;
+            capabilities.missing.push(WRONG_MATRICES.to_string());
+        }
         capabilities.max_loop_turns = max_loop_turns;
         if let Some(override_capabilities) = options.override_capabilities {
             override_capabilities(capabilities);
@@ -254,8 +309,21 @@ impl Gpu {
         capabilities.f16 &= !disable.f16;
         capabilities.subgroups &= !disable.subgroups;
         capabilities.dot &= !disable.dot;
+        if disable.f16 || disable.subgroups || disable.matrices {
+            capabilities.matrix_size = None;
+        }
         capabilities.software &= !disable.software;
         Gpu { inner: self.inner.clone(), capabilities: Arc::new(capabilities) }
+    }
+
+    /// What is done with kernels.
+    pub fn purpose(&self) -> Purpose {
+        self.inner.purpose
+    }
+
+    /// Whether kernels run: there is memory to read and write.
+    pub fn runs(&self) -> bool {
+        self.inner.purpose == Purpose::Run
     }
 
     /// Bytes in live buffers that were created by [`Gpu::allocate`].
@@ -291,7 +359,7 @@ impl Gpu {
         self.check()?;
         let raw = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(what),
-            size: size_bytes,
+            size: if self.runs() { size_bytes } else { 16 },
             usage: wgpu::BufferUsages::STORAGE
                 | wgpu::BufferUsages::COPY_DST
                 | wgpu::BufferUsages::COPY_SRC
@@ -346,6 +414,17 @@ impl Gpu {
     pub(crate) fn staging(&self) -> MutexGuard<'_, Vec<wgpu::Buffer>> {
         self.inner.staging.lock().unwrap_or_else(|e| e.into_inner())
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "windows"))]
+use crate::capture::open as open_with_reports;
+
+#[cfg(not(any(target_os = "linux", target_os = "windows")))]
+fn open_with_reports(
+    adapter: &wgpu::Adapter,
+    _: &wgpu::DeviceDescriptor<'_>,
+) -> Result<(wgpu::Device, wgpu::Queue), String> {
+    Err(format!("reports of kernels need Vulkan, and this device uses {:?}", adapter.get_info().backend))
 }
 
 /// Stores the first error for [`Gpu::check`]; wgpu's default is to panic.

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use crate::shader::{self, Access};
-use crate::{Buffer, Capabilities, Gpu, GpuError, Slice};
+use crate::{Buffer, Capabilities, Gpu, GpuError, KernelReport, Purpose, Slice};
 
 #[derive(Debug)]
 struct Inner {
     name: String,
-    pipeline: wgpu::ComputePipeline,
+    /// None for a kernel that is only linked.
+    pipeline: Option<wgpu::ComputePipeline>,
+    report: Option<KernelReport>,
     layouts: Vec<wgpu::BindGroupLayout>,
     bindings: Vec<Vec<(u32, Access)>>,
 }
@@ -31,9 +33,23 @@ impl Kernel {
         &self.0.name
     }
 
-    pub(crate) fn pipeline(&self) -> &wgpu::ComputePipeline {
-        &self.0.pipeline
+    /// What the driver made of the kernel, on a device that was opened for [`Purpose::Compile`].
+    pub fn report(&self) -> Option<&KernelReport> {
+        self.0.report.as_ref()
     }
+
+    /// The pipeline of a kernel that runs.
+    pub(crate) fn pipeline(&self) -> &wgpu::ComputePipeline {
+        self.0.pipeline.as_ref().unwrap_or_else(|| unreachable!("kernel {} is only linked", self.name()))
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "windows"))]
+use crate::capture::take as take_report;
+
+#[cfg(not(any(target_os = "linux", target_os = "windows")))]
+fn take_report() -> KernelReport {
+    KernelReport::default()
 }
 
 /// The lines that this device's compiler requires at the start of a kernel's text.
@@ -41,6 +57,9 @@ pub(crate) fn preamble(capabilities: &Capabilities) -> String {
     let mut text = String::new();
     if capabilities.f16 {
         text.push_str("enable f16;\n");
+    }
+    if capabilities.matrix_size.is_some() {
+        text.push_str("enable wgpu_cooperative_matrix;\n");
     }
     if capabilities.subgroups && capabilities.browser {
         text.push_str("enable subgroups;\n");
@@ -74,6 +93,11 @@ impl Gpu {
     fn compile(&self, name: &str, text: &str) -> Result<Kernel, GpuError> {
         let fail = |reason: String| GpuError::Kernel { kernel: name.to_string(), reason };
         let bindings = shader::bindings(text).map_err(fail)?;
+        if self.purpose() == Purpose::Link {
+            let inner =
+                Inner { name: name.to_string(), pipeline: None, report: None, layouts: Vec::new(), bindings };
+            return Ok(Kernel(Arc::new(inner)));
+        }
         tracing::debug!("compiling kernel {name}");
         let source = preamble(self.capabilities()) + text;
         let device = self.device();
@@ -110,7 +134,8 @@ impl Gpu {
             GpuError::Validation(reason) => fail(reason),
             other => other,
         })?;
-        Ok(Kernel(Arc::new(Inner { name: name.to_string(), pipeline, layouts, bindings })))
+        let report = (self.purpose() == Purpose::Compile).then(take_report);
+        Ok(Kernel(Arc::new(Inner { name: name.to_string(), pipeline: Some(pipeline), report, layouts, bindings })))
     }
 
     fn layout(&self, name: &str, group: &[(u32, Access)]) -> wgpu::BindGroupLayout {
@@ -172,6 +197,9 @@ impl Gpu {
                         size: std::num::NonZeroU64::new(slice.size_bytes),
                     }),
                 });
+            }
+            if !self.runs() {
+                continue;
             }
             made.push(self.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(kernel.name()),

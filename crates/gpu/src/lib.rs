@@ -7,22 +7,27 @@
 
 mod buffer;
 mod capabilities;
+#[cfg(any(target_os = "linux", target_os = "windows"))]
+mod capture;
 mod commands;
 mod device;
 mod error;
 mod kernel;
 mod loop_turns;
+mod matrices;
 mod oneshot;
 mod profile;
+mod report;
 pub mod shader;
 
 pub use buffer::{Buffer, Contents, Slice};
 pub use capabilities::{Capabilities, Disable};
 pub use commands::{BufferMove, Dispatch, PendingRead, ReadRequest};
-pub use device::{DeviceSummary, Gpu, GpuOptions, list_devices};
+pub use device::{DeviceSummary, Gpu, GpuOptions, Purpose, list_devices};
 pub use error::GpuError;
 pub use kernel::{Bindings, Kernel};
 pub use profile::KernelTime;
+pub use report::{Executable, Figure, KernelReport, Statistic};
 
 /// Runs a future to completion on the calling thread: how native code calls the asynchronous interface.
 #[cfg(not(target_arch = "wasm32"))]

@@ -19,6 +19,9 @@ impl Gpu {
     /// # Errors
     /// The device has no timestamps, or fails.
     pub async fn profile(&self, dispatches: &[Dispatch]) -> Result<Vec<KernelTime>, GpuError> {
+        if !self.runs() {
+            return Err(GpuError::Validation("a device that was opened to compile only times nothing".into()));
+        }
         if !self.capabilities().timestamps {
             return Err(GpuError::Validation(
                 "this device has no timestamp queries; use `bench` without --profile".into(),

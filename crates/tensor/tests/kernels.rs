@@ -1,7 +1,7 @@
 //! Every kernel of the op suite, compiled as for kinds of devices that are not available: naga accepts it, and it stays
 //! within the limits of that kind. Nothing is run.
 
-use bayan_gpu::{Capabilities, Gpu, GpuOptions, block_on};
+use bayan_gpu::{Capabilities, Gpu, GpuOptions, Purpose, block_on};
 use bayan_tensor::suite;
 use naga::AddressSpace;
 use naga::proc::Layouter;
@@ -22,21 +22,36 @@ fn needs(module: &naga::Module) -> (u32, usize, u32) {
 }
 
 fn compile_all(override_capabilities: fn(&mut Capabilities)) {
-    let gpu =
-        block_on(Gpu::open(&GpuOptions { override_capabilities: Some(override_capabilities), ..Default::default() }))
-            .expect("a device");
-    for case in suite::cases() {
-        suite::compile(&gpu, &case).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    check_all(Purpose::Run, override_capabilities);
+}
+
+/// As `compile_all`, for features that this machine's device need not have: kernels are only linked, and naga makes the
+/// SPIR-V that drivers would get.
+fn link_all(override_capabilities: fn(&mut Capabilities)) {
+    check_all(Purpose::Link, override_capabilities);
+}
+
+fn check_all(purpose: Purpose, override_capabilities: fn(&mut Capabilities)) {
+    let options = GpuOptions { purpose, override_capabilities: Some(override_capabilities), ..Default::default() };
+    let gpu = block_on(Gpu::open(&options)).expect("a device");
+    // Matrices are in linear layers only.
+    for case in suite::cases().iter().filter(|case| purpose == Purpose::Run || case.name.starts_with("linear")) {
+        suite::compile(&gpu, case).unwrap_or_else(|error| panic!("{}: {error}", case.name));
     }
     let capabilities = gpu.capabilities();
     let texts = gpu.kernel_texts();
     assert!(texts.len() > 100, "{} kernels", texts.len());
     let mut beyond = std::collections::BTreeSet::new();
+    let mut by_matrices = 0;
     for (name, text) in texts {
         let module = naga::front::wgsl::parse_str(&text)
             .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
         let validated = Validator::new(ValidationFlags::all(), naga::valid::Capabilities::all()).validate(&module);
-        assert!(validated.is_ok(), "{name}: {validated:?}");
+        let info = validated.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        if purpose == Purpose::Link {
+            let spirv = naga::back::spv::write_vec(&module, &info, &naga::back::spv::Options::default(), None);
+            assert!(spirv.is_ok(), "{name}: {spirv:?}");
+        }
         let (shared, storage, invocations) = needs(&module);
         let limits = [
             (shared, capabilities.max_workgroup_bytes),
@@ -50,11 +65,15 @@ fn compile_all(override_capabilities: fn(&mut Capabilities)) {
                 beyond.insert(format!("{name}: {need} {what}, {limit} allowed"));
             }
         }
+        let matrices = text.contains("coopMultiplyAdd");
+        assert!(capabilities.matrix_size.is_some() || !matrices, "{name}: matrices where there are none");
+        by_matrices += usize::from(matrices);
         assert!(capabilities.f16 || !text.contains("f16>"), "{name}: f16 where there is none");
         assert!(capabilities.subgroups || !text.contains("subgroupAdd"), "{name}: subgroups where there are none");
         assert!(capabilities.dot || !text.contains("dot4I8Packed"), "{name}: packed products where there are none");
     }
     assert!(beyond.is_empty(), "{beyond:#?}");
+    assert_eq!(capabilities.matrix_size.is_some(), by_matrices > 0, "{by_matrices} kernels with matrices");
 }
 
 fn hardware(capabilities: &mut Capabilities, subgroup_size: (u32, u32)) {
@@ -77,6 +96,28 @@ fn amd() {
 #[test]
 fn intel() {
     compile_all(|capabilities| hardware(capabilities, (8, 32)));
+}
+
+/// As AMD's and NVIDIA's, with 48 KiB of workgroup memory, and as with 32 KiB.
+#[test]
+fn matrices_of_16() {
+    link_all(|capabilities| {
+        hardware(capabilities, (32, 64));
+        (capabilities.matrix_size, capabilities.max_workgroup_bytes) = (Some(16), 48 << 10);
+    });
+    link_all(|capabilities| {
+        hardware(capabilities, (32, 32));
+        capabilities.matrix_size = Some(16);
+    });
+}
+
+/// As Apple's.
+#[test]
+fn matrices_of_8() {
+    link_all(|capabilities| {
+        hardware(capabilities, (32, 32));
+        capabilities.matrix_size = Some(8);
+    });
 }
 
 /// The minimum that every WebGPU implementation offers: 16 KiB, 256 invocations, 8 storage buffers.

@@ -26,7 +26,7 @@ pub use elementwise::{
     Activate, Activation, Add, Affine, Columns, GateColumns, GateColumnsBackward, Gated, GatedBackward, ScaleColumns,
     SoftCap,
 };
-pub use linear::{Int8Order, Linear, LinearBackward, Product, Quantize, View};
+pub use linear::{Int8Order, Linear, LinearBackward, Product, Quantize, Rounding, View};
 pub use lookup::{Embed, EmbedBackward, SelectRows, SelectRowsBackward};
 pub use norm::{LayerNorm, LayerNormBackward, NormWeightGradient, RmsNorm, RmsNormBackward};
 pub use recurrent::{

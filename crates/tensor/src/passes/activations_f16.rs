@@ -60,7 +60,7 @@ pub fn store_activations_f16(graph: &Graph, forward: usize, layers: usize, outpu
         }
         let packed = rewritten.tensor(&[graph.rows(tensor), ToF16::words(graph.width(tensor))], Dtype::U32);
         let unpacked = rewritten.tensor(graph.shape(tensor), Dtype::F32);
-        after[last].push(Node { op: Arc::new(ToF16), inputs: vec![tensor], outputs: vec![packed] });
+        after[last].push(Node { op: Arc::new(ToF16 { padded: false }), inputs: vec![tensor], outputs: vec![packed] });
         before[first].push(Node { op: Arc::new(FromF16), inputs: vec![packed], outputs: vec![unpacked] });
         renamed[number] = Some(unpacked);
     }

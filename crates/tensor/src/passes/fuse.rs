@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use bayan_gpu::Capabilities;
 
-use crate::graph::{Dtype, Graph, Node, Tensor};
+use crate::graph::{Dtype, Graph, Node, Op, Tensor};
 use crate::ops::{
-    Activate, Add, Append, Attention, AttentionDecode, Gated, Int8Order, Linear, Quantize, RmsNorm, Rope,
+    Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, LinearBackward, Quantize, RmsNorm, Rope,
+    Rounding, ToF16,
 };
 use crate::plan::{Target, Tuning};
 
@@ -28,41 +29,78 @@ pub fn fuse(graph: &Graph, keep: &[Tensor], capabilities: &Capabilities, tuning:
         rewrite.runs(index);
     }
     let nodes = rewrite.nodes.into_iter().flatten().collect();
-    int8(rewrite.graph, nodes, &|linear, tokens| linear.int8_order(&device.with_tokens(tokens)))
+    round_products(rewrite.graph, nodes, &|node, tokens| rounding(node, &device.with_tokens(tokens)))
 }
 
 /// The graph in which the inputs of all products with quantized weights in whole blocks are rounded to int8, as a CPU
 /// does: what its results are compared with.
 pub(crate) fn round_inputs(graph: &Graph) -> Graph {
-    let order = |linear: &Linear, _| linear.fits_int8().then_some(Int8Order::Sequential);
-    int8(graph.clone(), graph.nodes().to_vec(), &order)
+    let int8 = |node: &Node, _| {
+        let linear = node.op.as_any().downcast_ref::<Linear>().filter(|linear| linear.fits_int8())?;
+        Some(rounded(linear, Rounding::Int8(Int8Order::Sequential)))
+    };
+    round_products(graph.clone(), graph.nodes().to_vec(), &int8)
 }
 
-/// Rounds the inputs of the products for which `order` gives one to int8; an input that several products read is
-/// rounded once.
-fn int8(mut graph: Graph, nodes: Vec<Node>, order: &dyn Fn(&Linear, usize) -> Option<Int8Order>) -> Graph {
-    let mut rounded: HashMap<(Tensor, Int8Order), [Tensor; 2]> = HashMap::new();
+/// A product that reads its first input rounded.
+type Rounded = (Arc<dyn Op>, Rounding);
+
+/// Rounds the inputs of the products for which `wanted` gives another, by the node and its number of tokens; an input
+/// that several products read is rounded once.
+fn round_products(mut graph: Graph, nodes: Vec<Node>, wanted: &dyn Fn(&Node, usize) -> Option<Rounded>) -> Graph {
+    let mut rounded: HashMap<(Tensor, Rounding), Vec<Tensor>> = HashMap::new();
     let mut list = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let linear = node.op.as_any().downcast_ref::<Linear>();
-        let linear = linear.and_then(|linear| Some((linear, order(linear, graph.rows(node.inputs[0]))?)));
-        let Some((linear, order)) = linear else {
-            rounded.retain(|(tensor, _), _| !node.outputs.contains(tensor));
-            list.push(node);
-            continue;
-        };
-        let x = node.inputs[0];
-        let [codes, scales] = *rounded.entry((x, order)).or_insert_with(|| {
-            let (rows, width) = (graph.rows(x), graph.width(x));
-            let outputs =
-                [graph.tensor(&[rows, width / 4], Dtype::U32), graph.tensor(&[rows, width / 32, 4], Dtype::F32)];
-            list.push(Node { op: Arc::new(Quantize { order }), inputs: vec![x], outputs: outputs.to_vec() });
-            outputs
-        });
-        let inputs = [&[codes, scales], &node.inputs[1..]].concat();
-        list.push(Node { op: Arc::new(Linear { int8: Some(order), ..linear.clone() }), inputs, outputs: node.outputs });
+        let rounding = node.inputs.first().and_then(|&x| wanted(&node, graph.rows(x)));
+        let written = node.outputs.clone();
+        match rounding {
+            Some((op, rounding)) => {
+                let x = node.inputs[0];
+                let codes = rounded.entry((x, rounding)).or_insert_with(|| {
+                    let round = round(&mut graph, x, rounding);
+                    list.push(round.clone());
+                    round.outputs
+                });
+                let inputs = [codes, &node.inputs[1..]].concat();
+                list.push(Node { op, inputs, outputs: node.outputs });
+            }
+            None => list.push(node),
+        }
+        rounded.retain(|(tensor, _), _| !written.contains(tensor));
     }
     graph.with_nodes(list)
+}
+
+/// The layer with its input rounded.
+fn rounded(linear: &Linear, rounding: Rounding) -> Rounded {
+    (Arc::new(Linear { rounded: Some(rounding), ..linear.clone() }), rounding)
+}
+
+/// The product that reads its first input rounded, and how, if a kernel of the device does.
+fn rounding(node: &Node, target: &Target<'_>) -> Option<Rounded> {
+    if let Some(linear) = node.op.as_any().downcast_ref::<Linear>() {
+        return Some(rounded(linear, linear.rounding(target)?));
+    }
+    let backward = node.op.as_any().downcast_ref::<LinearBackward>()?;
+    backward
+        .takes_f16(target)
+        .then(|| (Arc::new(LinearBackward { f16: true, ..backward.clone() }) as Arc<dyn Op>, Rounding::F16))
+}
+
+/// The node that rounds x.
+fn round(graph: &mut Graph, x: Tensor, rounding: Rounding) -> Node {
+    let (rows, width) = (graph.rows(x), graph.width(x));
+    match rounding {
+        Rounding::F16 => {
+            let packed = graph.tensor(&[rows, ToF16::padded_words(width)], Dtype::U32);
+            Node { op: Arc::new(ToF16 { padded: true }), inputs: vec![x], outputs: vec![packed] }
+        }
+        Rounding::Int8(order) => {
+            let outputs =
+                vec![graph.tensor(&[rows, width / 4], Dtype::U32), graph.tensor(&[rows, width / 32, 4], Dtype::F32)];
+            Node { op: Arc::new(Quantize { order }), inputs: vec![x], outputs }
+        }
+    }
 }
 
 struct Rewrite<'a> {

@@ -174,7 +174,8 @@ impl<'a> Lowering<'a> {
             .defines
             .set("SUBGROUPS", self.capabilities().subgroups)
             .set("F16", self.capabilities().f16)
-            .set("DOT", self.capabilities().dot);
+            .set("DOT", self.capabilities().dot)
+            .set("MATRICES", self.capabilities().matrix_size.is_some());
         if let Some(limit) = self.capabilities().max_loop_turns.filter(|&limit| text.turns > limit) {
             return Err(fail(format!(
                 "an invocation would take up to {} turns of loops, and this software device ends them after {limit} \

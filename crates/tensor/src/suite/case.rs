@@ -84,8 +84,23 @@ impl RandomTensors<'_> {
         columns: usize,
     ) -> Result<Arc<Matrix>, GpuError> {
         let values: Vec<f32> = self.numbers(rows * columns, false).iter().map(|v| v * 0.05).collect();
+        self.matrix_of(format, rows, columns, &values)
+    }
+
+    /// Whole numbers from minus `most` to `most`.
+    pub(crate) fn whole_numbers(&mut self, len: usize, most: f32) -> Vec<f32> {
+        (0..len).map(|_| (self.next() * most / 2.0).round().clamp(-most, most)).collect()
+    }
+
+    pub(crate) fn matrix_of(
+        &mut self,
+        format: &'static dyn Format,
+        rows: usize,
+        columns: usize,
+        values: &[f32],
+    ) -> Result<Arc<Matrix>, GpuError> {
         let mut planes = Planes::new(format, columns);
-        if let Err(error) = planes.push_rows(&values, None) {
+        if let Err(error) = planes.push_rows(values, None) {
             unreachable!("normal numbers fit every format: {error:?}");
         }
         let mut builder = MatrixBuilder::new(self.gpu, "case", format, rows, columns)?;

@@ -3,7 +3,7 @@
 
 use bayan_gpu::GpuError;
 
-use super::{Int8Order, Linear, ShardKernel};
+use super::{Int8Order, Linear, Rounding, ShardKernel};
 use crate::format_shaders;
 use crate::plan::{Extent, Lowering, Target, Variant};
 
@@ -15,7 +15,7 @@ fn fits(linear: &Linear, target: &Target<'_>) -> bool {
         && !target.few_tokens()
         && linear.is_plain()
         && linear.fits_int8()
-        && linear.int8 == Some(Int8Order::Sequential)
+        && linear.rounded == Some(Rounding::Int8(Int8Order::Sequential))
 }
 
 fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {

@@ -6,6 +6,7 @@
 mod backward;
 mod dot;
 mod lanes;
+mod matrices;
 mod pairs;
 mod product;
 mod quantize;
@@ -22,24 +23,26 @@ use bayan_gpu::{GpuError, Slice};
 
 pub use backward::LinearBackward;
 pub use product::{Product, View};
-pub use quantize::{Int8Order, Quantize};
+pub use quantize::{Int8Order, Quantize, Rounding};
 
 use crate::cpu::CpuStep;
 use crate::cpu::product::linear as product_on_cpu;
 use crate::format_shaders;
 use crate::graph::{Graph, Matrix, Op, Operand, Shard, State, Tensor, Values};
 use crate::ops::elementwise::Activation;
+use crate::ops::training::unpack_rows;
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{Extent, KernelText, Lowering, Target, Variant};
 
 /// The kernels; the first that fits is used.
 const VARIANTS: &[Variant<Linear>] = &[
-    dot::VARIANT,   // hardware, many tokens: packed dot products with activations in int8
-    tiles::VARIANT, // hardware, many tokens
-    pairs::VARIANT, // software with subgroups of 4, many tokens: integer products of pairs
-    sweep::VARIANT, // software with subgroups of 4, many tokens
-    lanes::VARIANT, // software with subgroups
-    rows::VARIANT,  // everything else
+    matrices::VARIANT, // hardware with cooperative matrices, many tokens: activations in f16
+    dot::VARIANT,      // hardware, many tokens: packed dot products with activations in int8
+    tiles::VARIANT,    // hardware, many tokens
+    pairs::VARIANT,    // software with subgroups of 4, many tokens: integer products of pairs
+    sweep::VARIANT,    // software with subgroups of 4, many tokens
+    lanes::VARIANT,    // software with subgroups
+    rows::VARIANT,     // everything else
 ];
 
 /// y[t, n] = Σ_k weight[n, k] x[t, k], with the operations before and after it that rewrites have fused into it.
@@ -60,9 +63,10 @@ pub struct Linear {
     pub activation: Option<Activation>,
     /// Whether a residual is added last.
     pub residual: bool,
-    /// Set if x was rounded to int8: the first two inputs are its codes [T, K / 4], in this order within each word, and
-    /// scales [T, K / 32, 4].
-    pub int8: Option<Int8Order>,
+    /// Set if x was rounded by a rewrite. To int8: the first two inputs are its codes [T, K / 4], in this order within
+    /// each word, and scales [T, K / 32, 4]. To f16: the first input is the padded output of
+    /// [`ToF16`](crate::ops::ToF16).
+    pub rounded: Option<Rounding>,
 }
 
 impl Graph {
@@ -80,7 +84,7 @@ impl Graph {
                 gate: None,
                 activation: None,
                 residual: false,
-                int8: None,
+                rounded: None,
             },
             &inputs,
             &shape,
@@ -112,13 +116,13 @@ impl Linear {
         name(self).is_some() && name(self) == name(fused)
     }
 
-    /// The order of int8 activations for which a kernel computes this layer on this target, if there is one. Such a
-    /// kernel is faster than any that reads f32.
-    pub(crate) fn int8_order(&self, target: &Target<'_>) -> Option<Int8Order> {
-        let fits = |&order: &Int8Order| {
-            Variant::first(VARIANTS, &Linear { int8: Some(order), ..self.clone() }, target).is_some()
+    /// How activations should be rounded for the kernel that computes this layer on this target; `None` for kernels
+    /// that read f32, which are used only where no other fits.
+    pub(crate) fn rounding(&self, target: &Target<'_>) -> Option<Rounding> {
+        let fits = |&rounding: &Rounding| {
+            Variant::first(VARIANTS, &Linear { rounded: Some(rounding), ..self.clone() }, target).is_some()
         };
-        [Int8Order::Sequential, Int8Order::HalvesSwapped].into_iter().find(fits).filter(|_| self.int8.is_none())
+        Rounding::ALL.into_iter().find(fits).filter(|_| self.rounded.is_none())
     }
 
     /// Whether nothing but a bias and a residual is joined with the product.
@@ -134,7 +138,7 @@ impl Linear {
     /// Whether the by-rows kernels compute the layer: they read f32, apply a norm to whole blocks, and compute a row of
     /// the gate beside the matching row of the other half.
     fn fits_rows(&self) -> bool {
-        self.int8.is_none() && (self.norm.is_none() || self.whole_blocks()) && self.gate_divides()
+        self.rounded.is_none() && (self.norm.is_none() || self.whole_blocks()) && self.gate_divides()
     }
 
     /// Whether the gate, if there is one, halves the weights into whole groups of rows of one shard.
@@ -218,7 +222,7 @@ impl Op for Linear {
     }
 
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
-        if self.norm.is_some() || self.gate.is_some() || self.activation.is_some() || self.int8.is_some() {
+        if self.norm.is_some() || self.gate.is_some() || self.activation.is_some() || self.rounded.is_some() {
             return Err(BackwardError("linear joined with its norm or gate by a rewrite"));
         }
         let Some(dy) = to.gradient(0) else { return Ok(()) };
@@ -250,13 +254,15 @@ impl Op for Linear {
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let (rows, width) = (self.weight.rows(), self.weight.rows() / if self.gate.is_some() { 2 } else { 1 });
-        let mut rest = inputs[1 + usize::from(self.int8.is_some())..].iter();
+        let int8 = matches!(self.rounded, Some(Rounding::Int8(_)));
+        let mut rest = inputs[1 + usize::from(int8)..].iter();
         let mut next = |flag: bool| if flag { rest.next() } else { None };
         let (gamma, bias, residual) = (next(self.norm.is_some()), next(self.bias), next(self.residual));
         let mut weights = Vec::new();
         let mut sums = vec![0f64; inputs[0].shape[0] * rows];
-        let dequantized = match self.int8 {
-            Some(order) => order.dequantize(inputs[0].u32(), inputs[1].f32()),
+        let dequantized = match self.rounded {
+            Some(Rounding::Int8(order)) => order.dequantize(inputs[0].u32(), inputs[1].f32()),
+            Some(Rounding::F16) => unpack_rows(&inputs[0], self.weight.columns()),
             None => inputs[0].f32().to_vec(),
         };
         let x: Vec<Vec<f64>> =

@@ -3,7 +3,7 @@
 
 use bayan_gpu::GpuError;
 
-use super::{ACTIVATE, Int8Order, Linear, sweep};
+use super::{ACTIVATE, Int8Order, Linear, Rounding, sweep};
 use crate::format_shaders::{Nibbles, nibbles};
 use crate::plan::{Lowering, Target, Variant};
 
@@ -14,7 +14,7 @@ fn fits(linear: &Linear, target: &Target<'_>) -> bool {
         && target.capabilities.dot
         && linear.fits_int8()
         && linear.gate_divides()
-        && linear.int8 == Some(Int8Order::HalvesSwapped)
+        && linear.rounded == Some(Rounding::Int8(Int8Order::HalvesSwapped))
         && linear.weight.all_rows(|format| nibbles(format).is_some())
 }
 

@@ -6,6 +6,21 @@ use bayan_gpu::shader::Defines;
 use crate::graph::{Op, Operand, Values};
 use crate::plan::{KernelText, Lowering, grid};
 
+/// How a rewrite rounds the activations of a product for its kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// To f16, each row scaled by a power of two.
+    F16,
+    /// To int8, with a scale for each block of 32.
+    Int8(Int8Order),
+}
+
+impl Rounding {
+    /// In the order in which they are preferred.
+    pub(crate) const ALL: [Rounding; 3] =
+        [Rounding::F16, Rounding::Int8(Int8Order::Sequential), Rounding::Int8(Int8Order::HalvesSwapped)];
+}
+
 /// The order of four int8 activations in a word, from the lowest byte up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Int8Order {

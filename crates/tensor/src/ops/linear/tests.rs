@@ -19,6 +19,7 @@ fn device(software: bool, subgroups: u32, dot: bool) -> Capabilities {
         subgroups: subgroups > 0,
         subgroup_size: (subgroups, subgroups),
         dot,
+        matrix_size: None,
         timestamps: false,
         unchecked: false,
         browser: false,
@@ -39,7 +40,7 @@ fn device(software: bool, subgroups: u32, dot: bool) -> Capabilities {
 fn layer(format: &str, rows: usize, columns: usize) -> Linear {
     let format = FORMATS.iter().find(|found| found.name() == format).expect("a format");
     let weight = RandomTensors { gpu: None, seed: 0 }.matrix(*format, rows, columns).expect("a matrix on the host");
-    Linear { weight, norm: None, bias: false, gate: None, activation: None, residual: false, int8: None }
+    Linear { weight, norm: None, bias: false, gate: None, activation: None, residual: false, rounded: None }
 }
 
 fn variant(linear: &Linear, device: &Capabilities, tokens: usize) -> &'static str {
@@ -74,8 +75,9 @@ fn software_goes_by_rows_and_sweeps_with_subgroups_of_four() {
 #[test]
 fn int8_is_for_many_tokens_and_quantized_whole_blocks() {
     let order = |linear: &Linear, device: &Capabilities, tokens| {
-        let order = linear.int8_order(&Target::new(device, &Tuning::defaults(device), tokens));
-        order.map(|order| (order, variant(&Linear { int8: Some(order), ..linear.clone() }, device, tokens)))
+        let rounding = linear.rounding(&Target::new(device, &Tuning::defaults(device), tokens))?;
+        let Rounding::Int8(order) = rounding else { panic!("f16 without matrices") };
+        Some((order, variant(&Linear { rounded: Some(rounding), ..linear.clone() }, device, tokens)))
     };
     let (hardware, four) = (device(false, 32, true), device(true, 4, true));
     let (q4_0, q8_0) = (layer("q4_0", 64, 64), layer("q8_0", 64, 64));
@@ -119,4 +121,35 @@ fn an_op_is_fused_only_where_the_kernel_stays() {
     let uneven = layer("q4_0", 66, 64);
     let gate = Linear { gate: Some(Activation::Silu), ..uneven.clone() };
     assert!(devices.iter().all(|device| stays(&uneven, &gate, device) == [false, false]), "halves of whole groups");
+}
+
+#[test]
+fn matrices_are_for_many_tokens_on_hardware_that_has_them() {
+    let with = |size: Option<u32>, subgroups: u32| {
+        let mut device = device(false, subgroups, true);
+        (device.f16, device.matrix_size) = (true, size);
+        device
+    };
+    let taken = |linear: &Linear, device: &Capabilities, tokens| {
+        let rounding = linear.rounding(&Target::new(device, &Tuning::defaults(device), tokens));
+        (rounding, variant(&Linear { rounded: rounding, ..linear.clone() }, device, tokens))
+    };
+    let by_matrices = (Some(Rounding::F16), "matrices");
+    for (format, columns) in [("f32", 64), ("f16", 100), ("q4_k", 64), ("q8_0", 100)] {
+        let linear = layer(format, 70, columns);
+        for (size, subgroups) in [(16, 32), (8, 32), (8, 8)] {
+            assert_eq!(taken(&linear, &with(Some(size), subgroups), 33), by_matrices, "{format}, {size}");
+        }
+        assert_eq!(taken(&linear, &with(Some(16), 32), 32), (None, "rows"), "few tokens");
+        assert_ne!(taken(&linear, &with(None, 32), 33), by_matrices);
+        let gradient = LinearBackward { weight: linear.weight.clone(), add: false, f16: false };
+        for (device, takes) in [(with(Some(16), 32), true), (with(Some(8), 8), true), (with(None, 32), false)] {
+            let target = Target::new(&device, &Tuning::defaults(&device), 33);
+            assert_eq!(gradient.takes_f16(&target), takes, "{format}");
+        }
+    }
+    let mut wide = with(Some(16), 64);
+    assert_ne!(taken(&layer("f16", 64, 64), &wide, 33), by_matrices, "subgroups beyond the tile's rows");
+    (wide.subgroup_size, wide.max_workgroup_bytes) = ((32, 64), 16 << 10);
+    assert_ne!(taken(&layer("f16", 64, 64), &wide, 33), by_matrices, "too little workgroup memory");
 }

@@ -10,7 +10,7 @@ use crate::plan::{Extent, Lowering, Target, Variant, grid};
 pub(super) const VARIANT: Variant<Linear> = Variant { name: "tiles", fits, emit };
 
 fn fits(linear: &Linear, target: &Target<'_>) -> bool {
-    target.hardware() && !target.few_tokens() && linear.is_plain() && linear.int8.is_none()
+    target.hardware() && !target.few_tokens() && linear.is_plain() && linear.rounded.is_none()
 }
 
 fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {

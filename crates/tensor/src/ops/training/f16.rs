@@ -13,9 +13,13 @@ use crate::plan::{Extent, KernelText, Lowering, grid, grid_2d};
 /// Input x [R, W]; output [R, ⌈W / 2⌉ + 1] words: two f16 in each, the first in the low half, and in the last word of
 /// each row the power of two by which they are multiplied. Infinities and NaNs are preserved.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ToF16;
+pub struct ToF16 {
+    /// Whether rows are filled up with zeros to whole blocks of 32 values and 4 words, so that kernels can read vectors:
+    /// 16 ⌈W / 32⌉ + 4 words.
+    pub padded: bool,
+}
 
-/// The inverse of [`ToF16`]: its output and input exchanged.
+/// The inverse of [`ToF16`] without padding: its output and input exchanged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FromF16;
 
@@ -26,10 +30,25 @@ const LEAST_EXPONENT: u32 = 27;
 const MOST_EXPONENT: u32 = 14;
 
 impl ToF16 {
-    /// Number of words in a row of `width` values.
+    /// Number of words in a row of `width` values, without padding.
     pub fn words(width: usize) -> usize {
         width.div_ceil(2) + 1
     }
+
+    /// Number of words in a padded row of `width` values.
+    pub fn padded_words(width: usize) -> usize {
+        width.div_ceil(32) * 16 + 4
+    }
+}
+
+/// The values of rows of `width` that [`ToF16`] packed, padded or not.
+pub(crate) fn unpack_rows(packed: &Operand<'_>, width: usize) -> Vec<f32> {
+    let words = packed.width();
+    let of_row = |row: &[u32]| {
+        let power = f32::from_bits(row[words - 1]);
+        (0..width).map(|i| power * unpack_f16(row[i / 2])[i % 2]).collect::<Vec<f32>>()
+    };
+    packed.u32().chunks_exact(words).flat_map(of_row).collect()
 }
 
 impl Graph {
@@ -37,7 +56,7 @@ impl Graph {
     pub fn to_f16(&mut self, x: Tensor) -> Tensor {
         let shape = [self.rows(x), ToF16::words(self.width(x))];
         let packed = self.tensor(&shape, Dtype::U32);
-        self.record(ToF16, &[x], &[packed]);
+        self.record(ToF16 { padded: false }, &[x], &[packed]);
         packed
     }
 
@@ -80,7 +99,8 @@ impl Op for ToF16 {
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let words = ToF16::words(inputs[0].width());
+        let width = inputs[0].width();
+        let words = if self.padded { ToF16::padded_words(width) } else { ToF16::words(width) };
         for (x, y) in inputs[0].rows().zip(outputs[0].u32_mut().chunks_exact_mut(words)) {
             let peak = x.iter().filter(|v| v.is_finite()).fold(0f32, |peak, v| peak.max(v.abs()));
             let exponent = (peak.to_bits() >> 23).max(LEAST_EXPONENT);
@@ -111,11 +131,7 @@ impl Op for FromF16 {
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let (words, len) = (inputs[0].width(), outputs[0].len());
-        let width = len / inputs[0].shape[0].max(1);
-        for (x, y) in inputs[0].u32().chunks_exact(words).zip(outputs[0].f32_mut().chunks_exact_mut(width)) {
-            let power = f32::from_bits(x[words - 1]);
-            y.iter_mut().enumerate().for_each(|(i, y)| *y = power * unpack_f16(x[i / 2])[i % 2]);
-        }
+        let width = outputs[0].len() / inputs[0].shape[0].max(1);
+        outputs[0].f32_mut().copy_from_slice(&unpack_rows(&inputs[0], width));
     }
 }

@@ -14,6 +14,7 @@ pub use adamw::{AdamW, Arenas, GradientNorm, Hyper};
 pub use column_sum::ColumnSum;
 pub use cross_entropy::{CrossEntropy, CrossEntropyBackward, CrossEntropyScan, IGNORED};
 pub use dropout::Dropout;
+pub(crate) use f16::unpack_rows;
 pub use f16::{FromF16, ToF16};
 pub use loss::{PreferenceLoss, WeightedLoss};
 pub use noise::Noise;

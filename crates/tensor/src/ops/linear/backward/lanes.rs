@@ -4,13 +4,13 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
-use super::{BackwardKernel, LinearBackward};
+use super::{BackwardKernel, LinearBackward, SHARED};
 use crate::plan::{Lowering, Target, Variant, grid};
 
 pub(super) const VARIANT: Variant<LinearBackward> = Variant { name: "lanes", fits, emit };
 
-fn fits(_: &LinearBackward, target: &Target<'_>) -> bool {
-    target.lanes().is_some()
+fn fits(op: &LinearBackward, target: &Target<'_>) -> bool {
+    target.lanes().is_some() && !op.f16
 }
 
 fn emit(op: &LinearBackward, to: &mut Lowering<'_>) -> Result<(), GpuError> {
@@ -25,13 +25,14 @@ fn emit(op: &LinearBackward, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         .set("TOKENS", tokens)
         .set("TOKENS_8", tokens * 8);
     let kernel = BackwardKernel {
-        text: wgsl!("linear/backward_lanes.wgsl"),
+        texts: &[SHARED, wgsl!("linear/backward_lanes.wgsl")],
         defines,
+        inputs: vec![to.input(0)],
         columns: 32,
         tokens,
         step: 64,
         step_turns: 1 + grid::walk(64, shape.lanes) * 10 + ((tokens + 1) * (1 + 5 * held)) as u64,
         other_turns: 1 + ((tokens + 1) * (2 + 5 * own)) as u64,
     };
-    op.emit(to, VARIANT.name, &kernel)
+    op.emit(to, VARIANT.name, kernel)
 }

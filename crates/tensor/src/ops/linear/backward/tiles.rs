@@ -5,13 +5,13 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
-use super::{BackwardKernel, LinearBackward};
+use super::{BackwardKernel, LinearBackward, SHARED};
 use crate::plan::{Lowering, Target, Variant, grid};
 
 pub(super) const VARIANT: Variant<LinearBackward> = Variant { name: "tiles", fits, emit };
 
-fn fits(_: &LinearBackward, _: &Target<'_>) -> bool {
-    true
+fn fits(op: &LinearBackward, _: &Target<'_>) -> bool {
+    !op.f16
 }
 
 fn emit(op: &LinearBackward, to: &mut Lowering<'_>) -> Result<(), GpuError> {
@@ -29,13 +29,14 @@ fn emit(op: &LinearBackward, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         .set("TILE_W", 32 * stride)
         .set("THREADS", threads);
     let kernel = BackwardKernel {
-        text: wgsl!("linear/backward_tiles.wgsl"),
+        texts: &[SHARED, wgsl!("linear/backward_tiles.wgsl")],
         defines,
+        inputs: vec![to.input(0)],
         columns: 64,
         tokens: tm,
         step: 32,
         step_turns: 10 + grid::walk(64, threads) * 10 + grid::walk(tm * 8, threads) * 6,
         other_turns: 1 + 5 * rm as u64,
     };
-    op.emit(to, VARIANT.name, &kernel)
+    op.emit(to, VARIANT.name, kernel)
 }
