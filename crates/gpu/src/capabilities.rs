@@ -106,8 +106,7 @@ impl Capabilities {
         }
         let mut parts = Vec::new();
         let matrices = self.matrix_size.is_some();
-        for (on, name) in
-            [(self.f16, "f16"), (self.subgroups, "subgroups"), (self.dot, "dot"), (matrices, "matrices")]
+        for (on, name) in [(self.f16, "f16"), (self.subgroups, "subgroups"), (self.dot, "dot"), (matrices, "matrices")]
         {
             if on {
                 parts.push(name);

@@ -83,7 +83,9 @@ pub(crate) fn open(
             |name| match name.to_bytes() {
                 b"vkCreateComputePipelines" => create_pipelines as *const c_void,
                 b"vkCreateShaderModule" => create_module as *const c_void,
-                _ => instance.get_device_proc_addr(handle, name.as_ptr()).map_or(std::ptr::null(), |f| f as *const c_void),
+                _ => instance
+                    .get_device_proc_addr(handle, name.as_ptr())
+                    .map_or(std::ptr::null(), |f| f as *const c_void),
             },
             handle,
         )
@@ -137,8 +139,8 @@ unsafe extern "system" fn create_pipelines(
     pipelines: *mut vk::Pipeline,
 ) -> vk::Result {
     let Some(driver) = driver(device) else { return vk::Result::ERROR_INITIALIZATION_FAILED };
-    let keep = vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
-        | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR;
+    let keep =
+        vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR;
     // SAFETY: the caller passes what `vkCreateComputePipelines` demands: valid pointers to `count` elements.
     unsafe {
         let mut infos = std::slice::from_raw_parts(infos, count as usize).to_vec();
@@ -162,7 +164,8 @@ unsafe fn executables(reports: &executable_properties::Device, pipeline: vk::Pip
     let info = vk::PipelineInfoKHR::default().pipeline(pipeline);
     // SAFETY: the caller's promise.
     let properties = unsafe { reports.get_pipeline_executable_properties(&info) }.unwrap_or_default();
-    let text = |name: Result<&std::ffi::CStr, _>| name.map_or(String::new(), |name| name.to_string_lossy().into_owned());
+    let text =
+        |name: Result<&std::ffi::CStr, _>| name.map_or(String::new(), |name| name.to_string_lossy().into_owned());
     let mut all = Vec::with_capacity(properties.len());
     for (index, executable) in properties.iter().enumerate() {
         let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline).executable_index(index as u32);

@@ -90,12 +90,18 @@ impl Gpu {
         self.kernels().iter().map(|(text, kernel)| (kernel.name().to_string(), format!("{before}{text}"))).collect()
     }
 
+    /// Every compiled kernel, by name.
+    pub fn compiled_kernels(&self) -> Vec<Kernel> {
+        let mut all: Vec<Kernel> = self.kernels().values().cloned().collect();
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        all
+    }
+
     fn compile(&self, name: &str, text: &str) -> Result<Kernel, GpuError> {
         let fail = |reason: String| GpuError::Kernel { kernel: name.to_string(), reason };
         let bindings = shader::bindings(text).map_err(fail)?;
         if self.purpose() == Purpose::Link {
-            let inner =
-                Inner { name: name.to_string(), pipeline: None, report: None, layouts: Vec::new(), bindings };
+            let inner = Inner { name: name.to_string(), pipeline: None, report: None, layouts: Vec::new(), bindings };
             return Ok(Kernel(Arc::new(inner)));
         }
         tracing::debug!("compiling kernel {name}");

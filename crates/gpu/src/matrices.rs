@@ -30,8 +30,7 @@ impl Gpu {
         let Some(size) = self.capabilities().matrix_size else { return Ok(true) };
         let results = self.allocate("matrices", u64::from(size * size * 4))?;
         let threads = self.capabilities().subgroup_size.1;
-        let defines =
-            Defines::new().set("SIZE", size).set("VALUES", size * size).set("THREADS", threads);
+        let defines = Defines::new().set("SIZE", size).set("VALUES", size * size).set("THREADS", threads);
         let text = link(&[TEXT], &defines).map_err(|reason| GpuError::Kernel { kernel: "matrices".into(), reason })?;
         let kernel = match self.kernel("matrices", &text) {
             Ok(kernel) => kernel,
@@ -60,7 +59,8 @@ mod tests {
     fn the_check_tells_rows_from_columns() {
         for size in [8, 16] {
             let right = expected(size);
-            let transposed: Vec<f32> = (0..size * size).map(|at| right[(at % size * size + at / size) as usize]).collect();
+            let transposed: Vec<f32> =
+                (0..size * size).map(|at| right[(at % size * size + at / size) as usize]).collect();
             assert_ne!(right, transposed);
             assert!(right.iter().all(|v| v.fract() == 0.0 && v.abs() < 2048.0));
         }

@@ -98,6 +98,14 @@ impl Figure {
 }
 
 impl Executable {
+    /// Number of instructions in the machine code that multiply matrices (AMD's, Intel's and NVIDIA's names), if the
+    /// driver gives the machine code.
+    pub fn matrix_instructions(&self) -> Option<usize> {
+        const NAMES: [&str; 5] = ["v_wmma_", "v_swmmac_", "v_mfma_", "dpas", "HMMA"];
+        let is_one = |line: &&str| NAMES.iter().any(|name| line.contains(name));
+        self.assembly.as_ref().map(|text| text.lines().filter(is_one).count())
+    }
+
     /// A figure, if the driver reports it.
     pub fn figure(&self, figure: Figure) -> Option<f64> {
         let known = self.statistics.iter().filter(|statistic| figure.names().contains(&statistic.name.as_str()));
@@ -119,6 +127,11 @@ mod tests {
         assert_eq!(radv.figure(Figure::Registers), Some(96.0));
         assert_eq!(radv.figure(Figure::Spilled), Some(5.0));
         assert_eq!(radv.figure(Figure::Latency), None);
+        let code = |text: &str| Executable { assembly: Some(text.into()), ..Executable::default() };
+        let wmma = "  s_barrier\n  v_wmma_f32_16x16x16_f16 v[0:7], v[8:15], v[16:23], v[0:7]\n";
+        assert_eq!(code(wmma).matrix_instructions(), Some(1));
+        assert_eq!(code("v_fma_f32 v0, v1, v2, v0").matrix_instructions(), Some(0));
+        assert_eq!(radv.matrix_instructions(), None);
         let anv = of(&[("Instruction Count", 700.0), ("Spill Count", 0.0)]);
         assert_eq!(anv.figure(Figure::Instructions), Some(700.0));
         assert_eq!(anv.figure(Figure::Spilled), Some(0.0));

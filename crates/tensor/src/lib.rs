@@ -30,5 +30,6 @@ pub use passes::{
     Backward, BackwardError, BackwardOptions, Stage, Transfer, count_ops, fuse, partition, store_activations_f16,
 };
 pub use plan::{
-    Cost, Extent, KernelText, Lowering, Plan, PlannedDispatch, Pool, RowsShape, Tuning, TurnCounter, Turns, grid_2d,
+    Cost, Extent, KernelText, Lowering, Plan, PlannedDispatch, PlannedKernel, Pool, RowsShape, Tuning, TurnCounter,
+    Turns, grid_2d,
 };

@@ -14,7 +14,7 @@ use crate::support::output;
 /// Flags of `bayan devices`.
 #[derive(Debug, Args)]
 pub struct DevicesArgs {
-    /// Features to disable, separated by commas: f16, subgroups, dot, unchecked
+    /// Features to disable, separated by commas: f16, subgroups, dot, matrices, unchecked
     #[arg(long, env = "BAYAN_DISABLE", value_name = "LIST", value_parser = Disable::parse, default_value = "", hide_default_value = true)]
     disable: Disable,
     /// Print JSON
@@ -60,6 +60,7 @@ fn describe(device: &DeviceSummary) -> Value {
         "uses": features(c),
         "path": c.path(),
         "missing": c.missing,
+        "matrix_size": c.matrix_size,
         "subgroup_size": [c.subgroup_size.0, c.subgroup_size.1],
         "memory_bytes": c.memory_bytes,
         "limits": {
@@ -79,6 +80,7 @@ fn features(c: &Capabilities) -> Vec<&'static str> {
         (c.f16, "f16"),
         (c.subgroups, "subgroups"),
         (c.dot, "dot"),
+        (c.matrix_size.is_some(), "matrices"),
         (c.timestamps, "timestamps"),
         (c.unchecked, "unchecked"),
     ];
@@ -95,6 +97,9 @@ fn print(device: &DeviceSummary) -> Result<()> {
     output::line(&format!("   uses: {}", features(c).join(", ")))?;
     if c.subgroups {
         output::line(&format!("   subgroups of {} to {}", c.subgroup_size.0, c.subgroup_size.1))?;
+    }
+    if let Some(size) = c.matrix_size {
+        output::line(&format!("   cooperative matrices of {size} x {size}"))?;
     }
     if let Some(bytes) = c.memory_bytes {
         output::line(&format!("   memory: {}", output::size(bytes)))?;

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod caches;
 pub mod chat;
+pub mod compiled;
 pub mod conformance;
 pub mod devices;
 pub mod eval;

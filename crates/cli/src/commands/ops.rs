@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use bayan_generate::Cpu;
 use bayan_gpu::block_on;
-use bayan_tensor::suite::{self, CaseResult};
+use bayan_tensor::suite::{self, Case, CaseResult};
 use clap::Args;
 use serde_json::json;
 
+use super::compiled::{self, CompileArgs, Step};
 use crate::support::device::{self, Device};
 use crate::support::options::DeviceArgs;
 use crate::support::output::{self, Progress};
@@ -26,16 +27,13 @@ pub struct OpsArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    compile: CompileArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
-/// Runs the cases. The exit code is 1 if one fails.
-///
-/// # Errors
-/// The device fails, or no case matches.
-pub fn run(args: &OpsArgs) -> Result<ExitCode> {
-    let device = device::open(&args.device)?;
-    let cpus: Vec<Cpu> = if let Device::Cpu(cpu) = &device { vec![cpu.clone()] } else { Vec::new() };
+/// The cases that the flags select.
+fn wanted(args: &OpsArgs) -> Result<Vec<Case>> {
     let mut wanted = suite::cases();
     wanted.retain(|case| args.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str())));
     if wanted.is_empty() {
@@ -44,6 +42,35 @@ pub fn run(args: &OpsArgs) -> Result<ExitCode> {
             args.filter.as_deref().unwrap_or("")
         );
     }
+    Ok(wanted)
+}
+
+/// Compiles the kernels of the cases, and prints what the driver makes of them.
+fn compile(args: &OpsArgs) -> Result<ExitCode> {
+    let flags = DeviceArgs { purpose: args.compile.purpose(), ..args.device.clone() };
+    let gpu = device::gpu(&flags)?;
+    let wanted = wanted(args)?;
+    let mut progress = Progress::new("cases", false);
+    for (index, case) in wanted.iter().enumerate() {
+        suite::compile(&gpu, case).with_context(|| format!("test case `{}`", case.name))?;
+        progress.set(index as u64 + 1, wanted.len() as u64);
+    }
+    drop(progress);
+    let step = Step::of_kernels("op suite", gpu.compiled_kernels());
+    compiled::report(&args.compile, args.json, &gpu, json!({}), &[step])
+}
+
+/// Runs the cases. The exit code is 1 if one fails.
+///
+/// # Errors
+/// The device fails, or no case matches.
+pub fn run(args: &OpsArgs) -> Result<ExitCode> {
+    if args.compile.compile_only {
+        return compile(args);
+    }
+    let device = device::open(&args.device)?;
+    let cpus: Vec<Cpu> = if let Device::Cpu(cpu) = &device { vec![cpu.clone()] } else { Vec::new() };
+    let wanted = wanted(args)?;
     let mut progress = Progress::new("cases", false);
     let mut results: Vec<(CaseResult, Option<String>)> = Vec::new();
     for (index, case) in wanted.iter().enumerate() {

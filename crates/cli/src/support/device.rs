@@ -108,6 +108,7 @@ pub fn gpu(args: &DeviceArgs) -> Result<Gpu> {
         device: args.device.clone(),
         disable: args.disable,
         max_binding_bytes: args.max_binding_bytes,
+        purpose: args.purpose,
         ..Default::default()
     };
     Ok(block_on(Gpu::open(&options))?)

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use bayan_generate::{Cpu, Engine};
-use bayan_gpu::{DeviceSummary, Gpu, GpuOptions, block_on, list_devices};
+use bayan_gpu::{DeviceSummary, Gpu, GpuOptions, Purpose, block_on, list_devices};
 use bayan_weights::Checkpoint;
 
 use crate::support::device;
@@ -38,7 +38,7 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
     let mut named = args.devices.clone();
     if named.is_empty() && args.device.device.is_none() && args.gpu_layers.is_none() {
         let listed = block_on(list_devices(args.device.disable));
-        if device::has_no_gpu(&listed) {
+        if args.device.purpose == Purpose::Run && device::has_no_gpu(&listed) {
             return Ok(Devices::Cpu(device::cpu_by_default(&args.device)?));
         }
         named = devices_for_model(checkpoint, args, &listed).into_iter().map(|index| index.to_string()).collect();
@@ -58,6 +58,7 @@ pub fn devices(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Devices> {
         device: Some(name.trim().to_string()),
         disable: flags.disable,
         max_binding_bytes: flags.max_binding_bytes,
+        purpose: flags.purpose,
         ..Default::default()
     };
     let gpus = named.iter().map(|name| Ok(block_on(Gpu::open(&options(name)))?)).collect::<Result<Vec<_>>>()?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bayan_gpu::Disable;
+use bayan_gpu::{Disable, Purpose};
 use bayan_models::CacheFormat;
 use bayan_weights::{FORMATS, Format, format_by_name, format_names};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -23,12 +23,15 @@ pub struct DeviceArgs {
     /// Threads of `--device cpu` [default: one for each core]
     #[arg(long, env = "BAYAN_THREADS", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub threads: Option<u64>,
-    /// Features to disable, separated by commas: f16, subgroups, dot, unchecked
+    /// Features to disable, separated by commas: f16, subgroups, dot, matrices, unchecked
     #[arg(long, env = "BAYAN_DISABLE", value_name = "LIST", value_parser = Disable::parse, default_value = "", hide_default_value = true)]
     pub disable: Disable,
     /// Largest binding in bytes, below the device's own limit, to test sharded matrices
     #[arg(long, env = "BAYAN_MAX_BINDING_BYTES", value_name = "BYTES", hide = true, value_parser = clap::value_parser!(u64).range(1 << 16..))]
     pub max_binding_bytes: Option<u64>,
+    /// What is done with kernels; subcommands set it.
+    #[arg(skip)]
+    pub purpose: Purpose,
 }
 
 /// The flags of subcommands that only read a checkpoint's files.

@@ -1,7 +1,7 @@
 //! A graph prepared for a device: the only place of the engine that knows GPUs and the CPU apart.
 
 use bayan_gpu::{Gpu, GpuError, KernelTime, PendingRead};
-use bayan_tensor::{Cost, Cpu, CpuPlan, Dtype, Graph, Plan, Tensor, Tuning, Values};
+use bayan_tensor::{Cost, Cpu, CpuPlan, Dtype, Graph, Plan, PlannedKernel, Tensor, Tuning, Values};
 
 /// A prepared graph.
 #[derive(Debug)]
@@ -71,6 +71,14 @@ impl DevicePlan {
         match self {
             DevicePlan::Gpu(_, plan) => plan.cost(),
             DevicePlan::Cpu(plan) => plan.cost(),
+        }
+    }
+
+    /// The dispatches; none on the CPU.
+    pub(super) fn kernels(&self, cached: usize) -> Vec<PlannedKernel> {
+        match self {
+            DevicePlan::Gpu(_, plan) => plan.kernels(cached),
+            DevicePlan::Cpu(_) => Vec::new(),
         }
     }
 

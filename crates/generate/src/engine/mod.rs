@@ -23,7 +23,7 @@ use std::sync::Arc;
 use bayan_gpu::{Capabilities, Gpu, KernelTime};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoadOptions, OnProgress, Sizes};
 use bayan_tensor::ops::SampleSettings;
-use bayan_tensor::{Cost, Cpu, Matrix, Measured, Tuning, measure_rows};
+use bayan_tensor::{Cost, Cpu, Matrix, Measured, PlannedKernel, Tuning, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
@@ -413,6 +413,22 @@ impl Engine {
     /// The step cannot be recorded.
     pub fn decode_cost(&mut self) -> Result<Cost, GenerateError> {
         Ok(self.step(StepKind::Decode(1), None)?.cost())
+    }
+
+    /// The dispatches that decode one token of each of `sequences`, with `cached` positions in the longest.
+    ///
+    /// # Errors
+    /// The step cannot be recorded.
+    pub fn decode_kernels(&mut self, sequences: usize, cached: usize) -> Result<Vec<PlannedKernel>, GenerateError> {
+        Ok(self.step(StepKind::Decode(sequences), None)?.kernels(cached))
+    }
+
+    /// The dispatches of this many tokens of a prompt, with `cached` positions after them.
+    ///
+    /// # Errors
+    /// As [`Engine::decode_kernels`].
+    pub fn prompt_kernels(&mut self, tokens: usize, cached: usize) -> Result<Vec<PlannedKernel>, GenerateError> {
+        Ok(self.step(StepKind::Prefill(tokens), None)?.kernels(cached))
     }
 
     /// The time of each kernel for one decoded token.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bayan_gpu::{Gpu, GpuError, KernelTime};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleStates};
-use bayan_tensor::{Cost, Dtype, Graph, Matrix, Stage, State, Tensor, Transfer, Tuning, Values, partition};
+use bayan_tensor::{
+    Cost, Dtype, Graph, Matrix, PlannedKernel, Stage, State, Tensor, Transfer, Tuning, Values, partition,
+};
 
 use super::device_plan::{DevicePlan, PendingValues};
 use super::devices::Devices;
@@ -310,6 +312,11 @@ impl Step {
         };
         let none = Cost { dispatches: 0, passes: 0, bound_bytes: 0, activation_bytes: 0 };
         self.stages.iter().map(|stage| stage.plan.cost()).fold(none, sum)
+    }
+
+    /// The dispatches of all devices.
+    pub(super) fn kernels(&self, cached: usize) -> Vec<PlannedKernel> {
+        self.stages.iter().flat_map(|stage| stage.plan.kernels(cached)).collect()
     }
 
     /// The time of each kernel.

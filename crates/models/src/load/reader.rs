@@ -195,6 +195,9 @@ impl<'a> Reader<'a> {
         format: &'static dyn Format,
     ) -> Result<Arc<Matrix>, ModelError> {
         let mut builder = self.stacked_builder(parts, columns, false, format)?;
+        if self.gpu().is_some_and(|gpu| !gpu.runs()) {
+            return Ok(builder.without_values());
+        }
         for (name, rows) in parts {
             let entry = self.checkpoint.require(name)?.clone();
             let stored_row = entry.size_bytes() / (entry.rows() as u64).max(1);
@@ -229,6 +232,9 @@ impl<'a> Reader<'a> {
         }
         let format = if self.parameters.is_some() { &F32 as &dyn Format } else { self.format(first)? };
         let mut builder = self.stacked_builder(parts, columns, true, format)?;
+        if self.gpu().is_some_and(|gpu| !gpu.runs()) {
+            return Ok(builder.without_values());
+        }
         for (name, rows) in parts {
             self.check_shape(name, &[columns, *rows])?;
             let entry = self.checkpoint.require(name)?.clone();

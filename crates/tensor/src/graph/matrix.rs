@@ -458,6 +458,11 @@ impl<'a> MatrixBuilder<'a> {
         self.emitted += count;
     }
 
+    /// The matrix without values, on a device on which nothing runs.
+    pub fn without_values(self) -> Arc<Matrix> {
+        Arc::new(self.matrix)
+    }
+
     /// The finished matrix.
     ///
     /// # Panics

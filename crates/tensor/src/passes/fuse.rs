@@ -8,8 +8,8 @@ use bayan_gpu::Capabilities;
 
 use crate::graph::{Dtype, Graph, Node, Op, Tensor};
 use crate::ops::{
-    Activate, Add, Append, Attention, AttentionDecode, Gated, Linear, LinearBackward, Quantize, RmsNorm, Rope,
-    Rounding, ToF16,
+    Activate, Add, Append, Attention, AttentionDecode, Gated, Int8Order, Linear, LinearBackward, Quantize, RmsNorm,
+    Rope, Rounding, ToF16,
 };
 use crate::plan::{Target, Tuning};
 
@@ -40,6 +40,16 @@ pub(crate) fn round_inputs(graph: &Graph) -> Graph {
         Some(rounded(linear, Rounding::Int8(Int8Order::Sequential)))
     };
     round_products(graph.clone(), graph.nodes().to_vec(), &int8)
+}
+
+/// The graph with the inputs of products rounded to f16 where the device multiplies cooperative matrices, and otherwise
+/// as it was recorded: for training, whose backward pass reads what fusion would hide.
+pub(crate) fn round_to_f16(graph: &Graph, capabilities: &Capabilities, tuning: &Tuning) -> Graph {
+    let device = Target::new(capabilities, tuning, 0);
+    let f16 = |node: &Node, tokens| {
+        rounding(node, &device.with_tokens(tokens)).filter(|(_, rounding)| *rounding == Rounding::F16)
+    };
+    round_products(graph.clone(), graph.nodes().to_vec(), &f16)
 }
 
 /// A product that reads its first input rounded.

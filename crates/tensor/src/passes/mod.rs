@@ -9,6 +9,6 @@ mod partition;
 
 pub use activations_f16::store_activations_f16;
 pub use autodiff::{Backward, BackwardError, BackwardOptions};
-pub(crate) use fuse::round_inputs;
 pub use fuse::{count_ops, fuse};
+pub(crate) use fuse::{round_inputs, round_to_f16};
 pub use partition::{Stage, Transfer, partition};

@@ -10,7 +10,7 @@ mod variant;
 
 use std::sync::Mutex;
 
-use bayan_gpu::{Buffer, Dispatch, Gpu, GpuError, KernelTime, PendingRead, ReadRequest, Slice};
+use bayan_gpu::{Buffer, Dispatch, Gpu, GpuError, Kernel, KernelTime, PendingRead, ReadRequest, Slice};
 
 pub use grid::grid_2d;
 pub use lower::{Extent, KernelText, Lowering, PlannedDispatch};
@@ -32,6 +32,21 @@ pub struct Cost {
     pub bound_bytes: u64,
     /// Bytes of the buffers for activations.
     pub activation_bytes: u64,
+}
+
+/// One dispatch of a plan, and what it costs on any device.
+#[derive(Debug, Clone)]
+pub struct PlannedKernel {
+    /// The dispatch's name.
+    pub name: String,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Number of workgroups.
+    pub grid: [u32; 3],
+    /// Bytes of all bindings.
+    pub bound_bytes: u64,
+    /// Approximate number of multiply-adds.
+    pub multiply_adds: u64,
 }
 
 /// Activation memory shared by several plans.
@@ -99,7 +114,10 @@ impl Plan {
         pool: &mut Pool,
         counter: Option<&TurnCounter>,
     ) -> Result<Plan, GpuError> {
-        let graph = if tuning.fuse { crate::passes::fuse(&graph, keep, gpu.capabilities(), tuning) } else { graph };
+        let graph = match tuning.fuse {
+            true => crate::passes::fuse(&graph, keep, gpu.capabilities(), tuning),
+            false => crate::passes::round_to_f16(&graph, gpu.capabilities(), tuning),
+        };
         let (places, activation_bytes) = assign(gpu, &graph, keep, pool)?;
         let mut planned = Vec::new();
         for index in 0..graph.nodes().len() {
@@ -124,6 +142,18 @@ impl Plan {
             bound_bytes: self.planned.iter().map(|p| p.bound_bytes).sum(),
             activation_bytes: self.activation_bytes,
         }
+    }
+
+    /// The dispatches in order, for a run in which no sequence has more than `cached` positions.
+    pub fn kernels(&self, cached: usize) -> Vec<PlannedKernel> {
+        let of = |(planned, &multiply_adds): (&PlannedDispatch, &u64)| PlannedKernel {
+            name: planned.dispatch.name.clone(),
+            kernel: planned.dispatch.kernel.clone(),
+            grid: planned.grid.map(|extent| extent.resolve(cached)),
+            bound_bytes: planned.bound_bytes,
+            multiply_adds,
+        };
+        self.planned.iter().zip(&self.work).map(of).collect()
     }
 
     /// Submits one run. `cached` is the largest number of cached positions that any sequence has after the run.

@@ -456,7 +456,8 @@ pub async fn run(gpu: &Gpu, case: &Case, seed: u64) -> Result<CaseResult, GpuErr
     let rewritten = fuse(&host_graph, &outputs, gpu.capabilities(), &tuning);
     let added = |name| count_ops(&rewritten).get(name) > count_ops(&host_graph).get(name);
     let (int8, f16) = (added("quantize"), added("to_f16"));
-    let recorded = if int8 || f16 { interpret(&(case.record)(&mut RandomTensors { gpu: None, seed })?.0) } else { Vec::new() };
+    let recorded =
+        if int8 || f16 { interpret(&(case.record)(&mut RandomTensors { gpu: None, seed })?.0) } else { Vec::new() };
     let expected = interpret(&rewritten);
     let (graph, _) = (case.record)(&mut RandomTensors { gpu: Some(gpu), seed })?;
     let plan = Plan::new(gpu, graph, &outputs, &tuning)?;

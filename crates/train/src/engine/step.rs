@@ -10,7 +10,8 @@ use bayan_gpu::{Gpu, GpuError, KernelTime};
 use bayan_models::{Cache, Decoder, StepInputs};
 use bayan_tensor::ops::{Causality, IGNORED, QUERY_TILE};
 use bayan_tensor::{
-    BackwardOptions, Dtype, Graph, Plan, Pool, State, Tensor, Tuning, Values, interpret, store_activations_f16,
+    BackwardOptions, Dtype, Graph, Plan, PlannedKernel, Pool, State, Tensor, Tuning, Values, interpret,
+    store_activations_f16,
 };
 
 use super::EngineError;
@@ -342,6 +343,11 @@ impl Step {
     /// Number of dispatches.
     pub fn dispatches(&self) -> usize {
         self.plan.as_ref().map_or(0, |plan| plan.cost().dispatches)
+    }
+
+    /// The dispatches.
+    pub fn kernels(&self) -> Vec<PlannedKernel> {
+        self.plan.as_ref().map_or(Vec::new(), |plan| plan.kernels(self.shape.tokens))
     }
 
     /// Number of submissions that the step is divided into.

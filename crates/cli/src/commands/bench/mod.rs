@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use kernels::{Kernel, by_kernel, print_kernels};
 use train::TrainBench;
 
+use super::compiled::{self, CompileArgs, Step};
 use crate::support::options::ModelArgs;
 use crate::support::output::{self, Progress};
 
@@ -67,6 +68,8 @@ pub struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    compile: CompileArgs,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -156,7 +159,10 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             profile: args.profile,
             json: args.json,
         };
-        return train::run(&request, &args.model);
+        return match args.compile.compile_only {
+            true => train::compile(&request, &args.compile, &args.model),
+            false => train::run(&request, &args.model),
+        };
     }
     let (prompt, generate) = (args.prompt as usize, args.generate as usize);
     if prompt + generate == 0 {
@@ -171,8 +177,13 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             "a context of {context} is too short: this measurement needs {least} positions; use a larger --context or fewer tokens"
         );
     }
-    let mut loaded = crate::support::open::model_for(&args.model, Some(least), args.parallel as usize)?;
+    let mut model = args.model.clone();
+    model.device.purpose = args.compile.purpose();
+    let mut loaded = crate::support::open::model_for(&model, Some(least), args.parallel as usize)?;
     let engine = &mut loaded.model.engine;
+    if args.compile.compile_only {
+        return compile(args, engine, &generations);
+    }
     let mut progress = Progress::new("measuring", false);
     let repetitions = u64::from(args.repetitions);
     let (mut prompt_samples, mut first_token) = (Vec::new(), Vec::new());
@@ -213,6 +224,25 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         print(engine, &measured)?
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Compiles the kernels of the measurements, and prints what the driver makes of them.
+fn compile(args: &BenchArgs, engine: &mut Engine, generations: &[Generation]) -> Result<ExitCode> {
+    let mut steps = Vec::new();
+    for generation in generations {
+        // In the middle of the answer.
+        let cached = generation.depth + (args.generate as usize).div_ceil(2);
+        let kernels = engine.decode_kernels(engine.sequences(), cached)?;
+        steps.push(Step { name: generation.name(), tokens: engine.sequences(), cached, kernels });
+    }
+    if args.prompt > 0 {
+        let cached = args.prompt as usize;
+        let tokens = cached.min(engine.prefill_chunk());
+        let kernels = engine.prompt_kernels(tokens, cached)?;
+        steps.push(Step { name: "the prompt's last piece".into(), tokens, cached, kernels });
+    }
+    let model = json!({"model": args.model.checkpoint.model, "formats": formats(engine)});
+    compiled::report(&args.compile, args.json, engine.gpu(), model, &steps)
 }
 
 /// Different token ids, so that embeddings are not all read from one cache line.

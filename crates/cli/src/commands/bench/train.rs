@@ -16,6 +16,7 @@ use bayan_train::{MicroBatch, Rng};
 use bayan_weights::{Planes, Policy, format_by_name};
 use serde_json::json;
 
+use super::super::compiled::{self, CompileArgs, Step};
 use super::kernels::{by_kernel, print_kernels};
 use crate::support::open;
 use crate::support::options::ModelArgs;
@@ -78,6 +79,31 @@ fn product_rate(gpu: &Gpu, tokens: usize) -> Result<f64> {
         best = best.min(started.elapsed().as_secs_f64());
     }
     Ok(2.0 * (tokens * SIZE * SIZE) as f64 / best)
+}
+
+/// Compiles the kernels of a step, and prints what the driver makes of them.
+///
+/// # Errors
+/// The driver does not say, or a kernel does not compile.
+pub fn compile(bench: &TrainBench, compile: &CompileArgs, args: &ModelArgs) -> Result<ExitCode> {
+    let tokens = bench.tokens.max(2);
+    let mut args = args.clone();
+    args.device.purpose = compile.purpose();
+    let checkpoint = open::checkpoint(args.checkpoint.model.as_deref())?;
+    let gpu = crate::support::device::gpu_to_train(&args.device, bench.f16)?;
+    let policy = args.quantize.map(Policy::for_format);
+    let load = LoadOptions { context: tokens };
+    let mut decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &load, policy, &mut |_, _| {}))?;
+    let config = AdapterConfig::new(bench.rank, 2.0 * bench.rank as f64, TargetModules::AllLinear);
+    let adapter = new_adapter(&mut *decoder, config, &mut Rng::new(1, 1))?;
+    let batch = batch(tokens, decoder.sizes().vocab_size);
+    let options =
+        TrainerOptions { context: tokens, recompute: bench.recompute, f16: bench.f16, ..TrainerOptions::default() };
+    let mut trainer = Trainer::new(Some(&gpu), decoder, &adapter, options)?;
+    let kernels = trainer.kernels(&batch)?;
+    let step = Step { name: "LoRA training step".into(), tokens, cached: tokens, kernels };
+    let model = json!({"model": args.checkpoint.model, "rank": bench.rank, "f16": bench.f16});
+    compiled::report(compile, bench.json, &gpu, model, &[step])
 }
 
 /// Measures and prints the results.

@@ -243,7 +243,7 @@ impl Op for Linear {
     }
 
     fn compute(&self, step: &mut CpuStep<'_>) {
-        let plain = self.is_plain() && !self.residual && self.int8.is_none();
+        let plain = self.is_plain() && !self.residual && self.rounded.is_none();
         let bias = self.bias.then(|| step.inputs[1].f32());
         let done =
             plain && product_on_cpu(step.cpu, &self.weight, step.inputs[0].f32(), bias, step.outputs[0].f32_mut());

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bayan_gpu::{Gpu, KernelTime};
 use bayan_models::{Adapter, Cache, Decoder, Parameters};
 use bayan_tensor::ops::Hyper;
-use bayan_tensor::{Dtype, Graph, Plan, Pool, State, Tuning};
+use bayan_tensor::{Dtype, Graph, Plan, PlannedKernel, Pool, State, Tuning};
 
 pub use gradient_check::GradientCheck;
 use plans::{NAME, attach};
@@ -20,7 +20,7 @@ pub use preference::PairResult;
 use super::EngineError;
 use super::arena::Arena;
 use super::loss_scale::{INITIAL_LOSS_SCALE, LossScale};
-use super::step::{LossInputs, Step, StepKind};
+use super::step::{LossInputs, PackedBatch, Step, StepKind};
 use crate::MicroBatch;
 
 /// How to train.
@@ -200,6 +200,16 @@ impl Trainer {
         let loss_factor = self.loss_factor();
         let result = self.run(batch, StepKind::Supervised, &LossInputs::Scale((scale * loss_factor) as f32)).await?;
         finite(f64::from(result.loss) / loss_factor)
+    }
+
+    /// The dispatches of [`Trainer::accumulate`]'s step for this batch; none without a device.
+    ///
+    /// # Errors
+    /// The batch does not fit the model, or a kernel does not compile.
+    pub fn kernels(&mut self, batch: &MicroBatch) -> Result<Vec<PlannedKernel>, EngineError> {
+        let packed = PackedBatch::new(batch, self.options.context, self.decoder.sizes().vocab_size)?;
+        self.prepare(packed.shape(StepKind::Supervised, 0))?;
+        Ok(self.steps.last().map_or(Vec::new(), Step::kernels))
     }
 
     /// Runs [`Trainer::accumulate`]'s step once more with a timestamp pair around each kernel; `None` where the device
