@@ -1,4 +1,5 @@
-//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`, `clients`, `load`, `real`.
+//! The tasks of the repository: `cargo xtask chat`, `test`, `web`, `peers`, `clients`, `load`,
+//! `real`, `kernels`.
 //!
 //! It is a program of the workspace, so that a machine with only Rust can run every task. Rejected: shell scripts and a
 //! task runner, because each would be one more program to install first. It has few dependencies, so that it is built
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 mod chat;
 mod clients;
+mod kernels;
 mod load;
 mod packages;
 mod peers;
@@ -56,6 +58,8 @@ enum Task {
     Load(load::LoadArguments),
     /// Compare with llama.cpp on real GGUF files: token ids, greedy text, perplexity, chat rendering.
     Real(real::RealArguments),
+    /// Compile the kernels of real models for GPUs that are not here, and print what they would cost.
+    Kernels(kernels::KernelsArguments),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Task::Clients(arguments) => clients::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Load(arguments) => load::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Real(arguments) => real::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Kernels(arguments) => kernels::run(&arguments),
     };
     report(result)
 }
