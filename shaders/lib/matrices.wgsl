@@ -48,11 +48,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for i in X_LOADS
   let x_at_${i} = min(token0 + (lane + ${i}u * THREADS) / 8u, shape[3] - 1u) * X_STRIDE + x_offset() + lane % 8u;
 #end
-  // One pass where subgroups have the size for which the kernel was made; where the driver chose larger ones, there are
-  // fewer of them, and each computes several parts.
-  for (var first = 0u; first < PARTS; first += me.count) {
-    let part_m = (first + me.own) / PN * FM * SIZE;
-    let part_n = (first + me.own) % PN * FN * SIZE;
+  // One pass where subgroups have the size for which the kernel was made. Where the driver chose larger ones, there are
+  // fewer of them, and each computes several parts; where it chose smaller ones, some compute the last part again.
+  let slots = min(me.count, PARTS);
+  let slot = min(me.own, PARTS - 1u);
+  for (var first = 0u; first < PARTS; first += slots) {
+    let own_part = min(first + slot, PARTS - 1u);
+    let part_m = own_part / PN * FM * SIZE;
+    let part_n = own_part % PN * FN * SIZE;
 #for m in FM
 #for n in FN
     var sum_${m}_${n} = sums();
@@ -64,8 +67,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for i in W_LOADS
     var w_${i} = stored(group.x, lane + ${i}u * THREADS, begin);
 #end
-    for (var step = begin; step < end; step++) {
-      let tile = (step & 1u) * STEP_VALUES;
+    {
+      let tile = (begin & 1u) * STEP_VALUES;
 #for i in X_LOADS
       put4(tile + (lane + ${i}u * THREADS) / 8u * X_PITCH + lane % 8u * 4u, x_${i});
 #end
@@ -78,7 +81,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
       }
 #end
-      workgroupBarrier();
+    }
+    workgroupBarrier();
+    for (var step = begin; step < end; step++) {
+      // The last step loads once more what it has. Values are stored in the block in which they are loaded, because
+      // compilers move loads to where the values are used.
       let next = min(step + 1u, end - 1u);
 #for i in X_LOADS
       x_${i} = x[x_at_${i} + next * 8u];
@@ -86,6 +93,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for i in W_LOADS
       w_${i} = stored(group.x, lane + ${i}u * THREADS, next);
 #end
+      let tile = (step & 1u) * STEP_VALUES;
 #for k in INNER
 #for m in FM
       let a_${m}_${k}_at = tile + (part_m + ${m}u * SIZE) * X_PITCH + ${k}u * SIZE;
@@ -106,19 +114,35 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
 #end
 #end
+      let other = ((step + 1u) & 1u) * STEP_VALUES;
+#for i in X_LOADS
+      put4(other + (lane + ${i}u * THREADS) / 8u * X_PITCH + lane % 8u * 4u, x_${i});
+#end
+#for i in W_LOADS
+      {
+        let at = other + TM * X_PITCH + weights_at(lane + ${i}u * THREADS);
+        let w = unpack32(w_${i});
+#for j in 8
+        put4(at + ${j}u * 4u, vec4<f16>(w[${j}]));
+#end
+      }
+#end
+      workgroupBarrier();
     }
 #for m in FM
 #for n in FN
     {
       workgroupBarrier();
-      let own_at = me.own * SIZE * SIZE;
+      let own_at = slot * SIZE * SIZE;
       coopStoreT(sum_${m}_${n}, &results[own_at], SIZE);
       workgroupBarrier();
-      for (var i = lane; i < me.count * SIZE * SIZE; i += THREADS) {
+      for (var i = lane; i < slots * SIZE * SIZE; i += THREADS) {
         let part = first + i / (SIZE * SIZE);
         let token = token0 + (part / PN * FM + ${m}u) * SIZE + i / SIZE % SIZE;
         let result = group.x * TN + (part % PN * FN + ${n}u) * SIZE + i % SIZE;
-        if (token < shape[3]) { finish(token, result, results[i] * powers[(token + 1u) * X_STRIDE * 2u - 1u]); }
+        if (part < PARTS && token < shape[3]) {
+          finish(token, result, results[i] * powers[(token + 1u) * X_STRIDE * 2u - 1u]);
+        }
       }
     }
 #end

@@ -53,23 +53,33 @@ pub(crate) fn open(
         return Err("the driver has no VK_KHR_pipeline_executable_properties, which reports what kernels became".into());
     }
     let features = descriptor.required_features;
-    let mut extensions = vulkan.required_device_extensions(features);
-    extensions.push(executable_properties::NAME);
-    let mut enabled = vulkan.physical_device_features(&extensions, features);
-    let mut reporting =
-        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
-    // wgpu-hal uses the first queue of the first family.
-    let families = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
-    let names: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
-    let info = vk::DeviceCreateInfo::default()
-        .queue_create_infos(&families)
-        .enabled_extension_names(&names)
-        .push_next(&mut reporting);
-    let info = enabled.add_to_device_create(info);
+    let mut extensions = vec![executable_properties::NAME];
+    extensions.extend(vulkan.required_device_extensions(features));
     let instance = vulkan.shared_instance().raw_instance();
-    // SAFETY: as wgpu-hal opens a device, with one more extension, which the driver supports.
-    let raw = unsafe { instance.create_device(vulkan.raw_physical_device(), &info, None) };
-    let raw = raw.map_err(|error| format!("vkCreateDevice: {error}"))?;
+    let create = |reports: bool| {
+        let names: Vec<_> = extensions[usize::from(!reports)..].iter().map(|name| name.as_ptr()).collect();
+        let mut enabled = vulkan.physical_device_features(&extensions[1..], features);
+        let mut reporting =
+            vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+        // wgpu-hal uses the first queue of the first family.
+        let families = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
+        let info = vk::DeviceCreateInfo::default().queue_create_infos(&families).enabled_extension_names(&names);
+        let info = if reports { info.push_next(&mut reporting) } else { info };
+        let info = enabled.add_to_device_create(info);
+        // SAFETY: as wgpu-hal opens a device, with at most one more extension, which the driver supports.
+        let created = unsafe { instance.create_device(vulkan.raw_physical_device(), &info, None) };
+        created.map_err(|error| format!("vkCreateDevice: {error}"))
+    };
+    // A layer between this program and the driver may enable the extension already, and a device that enables it twice
+    // cannot be created.
+    let mut raw = create(false)?;
+    // SAFETY: the device was just created, and nothing else knows it.
+    unsafe {
+        if instance.get_device_proc_addr(raw.handle(), c"vkGetPipelineExecutablePropertiesKHR".as_ptr()).is_none() {
+            raw.destroy_device(None);
+            raw = create(true)?;
+        }
+    }
     let handle = raw.handle();
     let driver = Driver {
         create_pipelines: raw.fp_v1_0().create_compute_pipelines,

@@ -19,7 +19,7 @@ use crate::support::output;
 #[derive(Debug, Clone, Args)]
 pub struct CompileArgs {
     /// Compile all kernels without running any, and print what the driver says of them: registers, spills, occupancy
-    #[arg(long, conflicts_with = "profile")]
+    #[arg(long)]
     pub compile_only: bool,
     /// With --compile-only: keep SPIR-V and machine code of each kernel in this directory
     #[arg(long, value_name = "DIR", requires = "compile_only")]

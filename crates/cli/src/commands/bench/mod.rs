@@ -63,7 +63,7 @@ pub struct BenchArgs {
     #[arg(long, requires = "train")]
     f16: bool,
     /// Also show the time of each kernel
-    #[arg(long)]
+    #[arg(long, conflicts_with = "compile_only")]
     profile: bool,
     /// Print JSON
     #[arg(long)]

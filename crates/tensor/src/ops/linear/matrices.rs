@@ -31,7 +31,7 @@ pub(super) struct Shape {
     matrices: (usize, usize),
     /// Subgroups: along the tokens, along the results.
     parts: (usize, usize),
-    /// Invocations of a subgroup, at the least.
+    /// Expected invocations of a subgroup. With others the results are the same, and more slowly computed.
     lanes: usize,
     /// Whether tiles of weights have a row for each inner value.
     inner_rows: bool,
@@ -42,16 +42,23 @@ impl Shape {
     /// subgroups.
     pub(super) fn of(capabilities: &Capabilities, inner_rows: bool) -> Option<Shape> {
         let size = capabilities.matrix_size? as usize;
-        let lanes = capabilities.subgroup_size.0 as usize;
-        if !(capabilities.f16 && capabilities.subgroups && (8..=32).contains(&lanes)) {
+        let lanes = match capabilities.subgroup_size {
+            // Matrices of 8 are Apple's, whose subgroups have 32 lanes, whatever the interface says.
+            (least, most) if size == 8 && least < 32 && most > 32 => 32,
+            // AMD's driver chooses the larger of two sizes.
+            (_, most) => most as usize,
+        };
+        if !(capabilities.f16 && capabilities.subgroups && (8..=64).contains(&lanes)) {
             return None;
         }
+        // Larger subgroups compute larger parts, so that the number of lanes stays.
+        let parts = if lanes == 64 { (1, 2) } else { (2, 2) };
         // Subgroups of 8 are those of software devices, which unroll all that a lane computes.
         let tiles = if lanes == 8 { [(32, 32), (16, 32)] } else { [(64, 128), (64, 64)] };
         let shapes = tiles.map(|(tokens, results)| Shape {
             size,
-            matrices: (tokens / 2 / size, results / 2 / size),
-            parts: (2, 2),
+            matrices: (tokens / parts.0 / size, results / parts.1 / size),
+            parts,
             lanes,
             inner_rows,
         });
@@ -99,7 +106,7 @@ impl Shape {
     }
 
     /// Loop iterations of one step, and of everything else; where subgroups are larger than `lanes`, all of that is
-    /// repeated up to once for each part.
+    /// repeated, at most once for each part.
     pub(super) fn turns(&self) -> (u64, u64) {
         let parts = self.subgroups() as u64;
         let stores = (self.matrices.0 * self.matrices.1) as u64

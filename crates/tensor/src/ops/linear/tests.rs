@@ -137,7 +137,7 @@ fn matrices_are_for_many_tokens_on_hardware_that_has_them() {
     let by_matrices = (Some(Rounding::F16), "matrices");
     for (format, columns) in [("f32", 64), ("f16", 100), ("q4_k", 64), ("q8_0", 100)] {
         let linear = layer(format, 70, columns);
-        for (size, subgroups) in [(16, 32), (8, 32), (8, 8)] {
+        for (size, subgroups) in [(16, 32), (16, 64), (8, 32), (8, 8)] {
             assert_eq!(taken(&linear, &with(Some(size), subgroups), 33), by_matrices, "{format}, {size}");
         }
         assert_eq!(taken(&linear, &with(Some(16), 32), 32), (None, "rows"), "few tokens");
@@ -148,7 +148,7 @@ fn matrices_are_for_many_tokens_on_hardware_that_has_them() {
             assert_eq!(gradient.takes_f16(&target), takes, "{format}");
         }
     }
-    let mut wide = with(Some(16), 64);
+    let mut wide = with(Some(16), 128);
     assert_ne!(taken(&layer("f16", 64, 64), &wide, 33), by_matrices, "subgroups beyond the tile's rows");
     (wide.subgroup_size, wide.max_workgroup_bytes) = ((32, 64), 16 << 10);
     assert_ne!(taken(&layer("f16", 64, 64), &wide, 33), by_matrices, "too little workgroup memory");
