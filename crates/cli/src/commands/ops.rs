@@ -48,6 +48,11 @@ fn wanted(args: &OpsArgs) -> Result<Vec<Case>> {
 /// Compiles the kernels of the cases, and prints what the driver makes of them.
 fn compile(args: &OpsArgs) -> Result<ExitCode> {
     let flags = DeviceArgs { purpose: args.compile.purpose(), ..args.device.clone() };
+    if device::is_cpu(&flags) {
+        bail!(
+            "--compile-only: expected a GPU or a software device of `bayan devices`, got the CPU, which compiles nothing"
+        );
+    }
     let gpu = device::gpu(&flags)?;
     let wanted = wanted(args)?;
     let mut progress = Progress::new("cases", false);

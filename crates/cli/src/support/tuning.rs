@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bayan_generate::Engine;
-use bayan_gpu::{Gpu, block_on};
+use bayan_gpu::block_on;
 use bayan_tensor::{RowsShape, Tuning};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ pub fn apply(engine: &mut Engine, mode: Autotune) -> Result<()> {
         return Ok(());
     }
     let software = engine.capabilities().software;
-    if !engine.gpu().is_none_or(Gpu::runs) || mode == Autotune::Off || (mode == Autotune::Auto && software) {
+    if engine.gpus().iter().any(|gpu| !gpu.runs()) || mode == Autotune::Off || (mode == Autotune::Auto && software) {
         return Ok(());
     }
     let key = key(engine);

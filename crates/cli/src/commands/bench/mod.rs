@@ -242,7 +242,12 @@ fn compile(args: &BenchArgs, engine: &mut Engine, generations: &[Generation]) ->
         steps.push(Step { name: "the prompt's last piece".into(), tokens, cached, kernels });
     }
     let model = json!({"model": args.model.checkpoint.model, "formats": formats(engine)});
-    compiled::report(&args.compile, args.json, engine.gpu(), model, &steps)
+    let Some(gpu) = engine.gpus().first() else {
+        bail!(
+            "--compile-only: expected a GPU or a software device of `bayan devices`, got the CPU, which compiles nothing"
+        )
+    };
+    compiled::report(&args.compile, args.json, gpu, model, &steps)
 }
 
 /// Different token ids, so that embeddings are not all read from one cache line.
