@@ -101,6 +101,7 @@ fn capabilities(threads: usize, level: Level) -> Capabilities {
         subgroups: false,
         subgroup_size: (1, 1),
         dot: false,
+        matrix_size: None,
         timestamps: true,
         unchecked: false,
         browser: cfg!(target_arch = "wasm32"),
