@@ -5,9 +5,8 @@
 //! sequence. Rejected: padding, because it costs compute, and the kernels find sequences through a table anyway.
 
 use std::ops::Range;
-use std::path::PathBuf;
 
-use crate::data::{DataOptions, DataReport, Examples, Shape};
+use crate::data::{DataFile, DataOptions, DataReport, Examples, Shape};
 use crate::error::{BadRow, Result, TrainError};
 use crate::render::{IGNORED, Renderer, Tokens};
 use crate::rng::split_mix;
@@ -49,7 +48,7 @@ impl Dataset {
     /// A file or row that cannot be read (bad rows only without `skip_bad`), a row that the template refuses, or no
     /// trained token in the whole set.
     pub fn load(
-        files: &[PathBuf],
+        files: &[DataFile],
         options: DataOptions,
         renderer: &Renderer,
         mut on_row: impl FnMut(&DataReport),
@@ -89,13 +88,17 @@ impl Dataset {
             on_row(report);
         }
         if set.ends.is_empty() {
-            let names = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
-            let got = format!(
+            let names = files.iter().map(|file| file.name().to_string()).collect::<Vec<_>>().join(", ");
+            let report = &examples.report;
+            let mut got = format!(
                 "{} rows, of which {} were bad and {} dropped",
-                examples.report.read,
-                examples.report.bad,
-                examples.report.dropped_total()
+                report.read,
+                report.bad,
+                report.dropped_total()
             );
+            if let Some((reason, _)) = report.dropped.iter().max_by_key(|(_, count)| **count) {
+                got.push_str(&format!(" ({})", reason.text()));
+            }
             return Err(TrainError::data(
                 &names,
                 "at least one example to train on",

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use bayan_weights::safetensors::encode_header;
-use bayan_weights::{Bf16, Checkpoint as Tensors, DirectorySource, Dtype, Format};
+use bayan_weights::{Bf16, Checkpoint as Tensors, Dtype, Format, Source};
 
 use super::STATE;
 use crate::error::{Result, TrainError};
@@ -23,6 +23,7 @@ pub struct NamedArray {
 }
 
 /// Polls a future over local files, which is always ready, to its end.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -100,17 +101,16 @@ pub(crate) fn encode_arrays_as(path: &Path, arrays: &[NamedArray], save: SaveDty
     Ok(bytes)
 }
 
-/// Reads the arrays of a safetensors file in `path`, sorted by name.
-pub(super) fn read_arrays(path: &Path, file: &str) -> Result<Vec<NamedArray>> {
+/// Reads the arrays of a safetensors file of a checkpoint, sorted by name; `path` is for messages.
+pub(super) async fn read_arrays(source: Rc<dyn Source>, path: &Path, file: &str) -> Result<Vec<NamedArray>> {
     let bad = |e: bayan_weights::WeightsError| {
         TrainError::checkpoint(&path.join(file), "arrays in f32", e.to_string(), "resume from an earlier checkpoint")
     };
-    let source = DirectorySource::new(path).map_err(bad)?;
     let stem = file.strip_suffix(".safetensors").unwrap_or(file);
-    let tensors = now(Tensors::open_as(Rc::new(source), STATE, stem)).map_err(bad)?;
+    let tensors = Tensors::open_as(source, STATE, stem).await.map_err(bad)?;
     let mut arrays = vec![];
     for entry in tensors.tensors() {
-        let values = now(tensors.read_f32(&entry.name)).map_err(bad)?;
+        let values = tensors.read_f32(&entry.name).await.map_err(bad)?;
         arrays.push(NamedArray { name: entry.name.clone(), shape: entry.shape.clone(), values });
     }
     arrays.sort_by(|a, b| a.name.cmp(&b.name));

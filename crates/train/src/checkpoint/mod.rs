@@ -1,31 +1,32 @@
 //! Checkpoints of a run: everything needed to continue it exactly where it stopped.
 //!
-//! A checkpoint is a directory `checkpoint-STEP` with the weights (an adapter, or all parameters), the optimizer's
+//! A checkpoint is a directory `checkpoint-STEP` (in a browser, the files of one) with the weights (an adapter, or all parameters), the optimizer's
 //! arrays and one JSON file with the other state. It is written under a temporary name and renamed, so that a kill at
 //! any moment leaves the previous checkpoint intact. Rejected: one large file, because PEFT could not open the adapter
 //! inside it.
 
 mod arrays;
+#[cfg(not(target_arch = "wasm32"))]
+mod directory;
+mod files;
 mod state;
 
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::path::PathBuf;
 
-use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
-use bayan_weights::DirectorySource;
-use serde_json::Value;
+use bayan_models::Adapter;
 
-use crate::error::{Result, TrainError};
-use crate::files::{replace_directory, replace_file};
 pub use arrays::NamedArray;
-use arrays::{check_finite, now, read_arrays};
-pub(crate) use arrays::{encode_arrays, encode_arrays_as};
+pub(crate) use arrays::encode_arrays;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use arrays::encode_arrays_as;
+#[cfg(not(target_arch = "wasm32"))]
+pub use directory::Checkpoints;
+pub use files::{CheckpointFiles, decode, encode};
 pub use state::TrainState;
 
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const MODEL: &str = "model.safetensors";
-const BEST: &str = "best.json";
 const VERSION: u32 = 1;
 
 /// The trained weights.
@@ -48,235 +49,4 @@ pub struct Resumed {
     pub optimizer: Vec<NamedArray>,
     /// Its directory.
     pub path: PathBuf,
-}
-
-/// The checkpoints of one run's directory.
-#[derive(Debug, Clone)]
-pub struct Checkpoints {
-    directory: PathBuf,
-    keep_last: usize,
-}
-
-impl Checkpoints {
-    /// Manages the checkpoints in `directory`; the newest `keep_last` and the best one are kept.
-    pub fn new(directory: &Path, keep_last: usize) -> Self {
-        Self { directory: directory.to_owned(), keep_last: keep_last.max(1) }
-    }
-
-    fn path(&self, step: u64) -> PathBuf {
-        self.directory.join(format!("checkpoint-{step}"))
-    }
-
-    /// Writes a checkpoint, records it as the best if `state.best` is of this step, and removes the checkpoints that
-    /// are neither among the newest nor the best.
-    ///
-    /// # Errors
-    /// A refused file operation, or NaN or infinity in an array (the error names it); earlier checkpoints are then
-    /// unchanged.
-    pub fn save(&self, state: &TrainState, weights: &TrainedWeights, optimizer: &[NamedArray]) -> Result<PathBuf> {
-        let path = self.path(state.step);
-        let optimizer = encode_arrays(&path, optimizer)?;
-        let text = serde_json::to_vec_pretty(state)
-            .map_err(|e| TrainError::checkpoint(&path, "numbers", e.to_string(), "report this as a bug"))?;
-        match weights {
-            TrainedWeights::Adapter(adapter) => {
-                for (name, module) in &adapter.modules {
-                    check_finite(&path, &format!("{name} (A)"), &module.a)?;
-                    check_finite(&path, &format!("{name} (B)"), &module.b)?;
-                }
-                let (config, weights) = (adapter.encode_config(), adapter.encode_weights()?);
-                replace_directory(
-                    &path,
-                    &[(ADAPTER_CONFIG, &config), (ADAPTER_MODEL, &weights), (OPTIMIZER, &optimizer), (STATE, &text)],
-                )?;
-            }
-            TrainedWeights::Full(arrays) => {
-                let weights = encode_arrays(&path, arrays)?;
-                replace_directory(&path, &[(MODEL, &weights), (OPTIMIZER, &optimizer), (STATE, &text)])?;
-            }
-        }
-        if let Some((step, loss)) = state.best.filter(|(step, _)| *step == state.step) {
-            replace_file(
-                &self.directory.join(BEST),
-                serde_json::json!({"step": step, "loss": loss}).to_string().as_bytes(),
-            )?;
-        }
-        self.prune()?;
-        Ok(path)
-    }
-
-    /// The steps that have a complete checkpoint, ascending.
-    ///
-    /// # Errors
-    /// The directory cannot be listed.
-    pub fn steps(&self) -> Result<Vec<u64>> {
-        let entries = match std::fs::read_dir(&self.directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-            Err(source) => return Err(TrainError::io("list", &self.directory, source)),
-        };
-        let mut steps = vec![];
-        for entry in entries {
-            let entry = entry.map_err(|source| TrainError::io("list", &self.directory, source))?;
-            let name = entry.file_name();
-            let step: Option<u64> = name.to_str().and_then(|name| name.strip_prefix("checkpoint-")?.parse().ok());
-            steps.extend(step.filter(|_| entry.path().join(STATE).is_file()));
-        }
-        steps.sort_unstable();
-        Ok(steps)
-    }
-
-    /// The step of the best checkpoint, if one was recorded and still exists.
-    pub fn best(&self) -> Option<u64> {
-        let text = std::fs::read(self.directory.join(BEST)).ok()?;
-        let step = serde_json::from_slice::<Value>(&text).ok()?.get("step")?.as_u64()?;
-        self.path(step).join(STATE).is_file().then_some(step)
-    }
-
-    fn prune(&self) -> Result<()> {
-        let (steps, best) = (self.steps()?, self.best());
-        let surplus = steps.len().saturating_sub(self.keep_last);
-        for step in steps[..surplus].iter().filter(|step| Some(**step) != best) {
-            let path = self.path(*step);
-            std::fs::remove_dir_all(&path).map_err(|source| TrainError::io("remove", &path, source))?;
-        }
-        Ok(())
-    }
-
-    /// Reads the newest checkpoint; `None` when there is none.
-    ///
-    /// # Errors
-    /// As [`Checkpoints::read`].
-    pub fn resume(&self) -> Result<Option<Resumed>> {
-        self.steps()?.last().map(|step| self.read(*step)).transpose()
-    }
-
-    /// Reads the checkpoint of a step.
-    ///
-    /// # Errors
-    /// A file is missing, damaged, or of another version.
-    pub fn read(&self, step: u64) -> Result<Resumed> {
-        let path = self.path(step);
-        let bad = |expected: &str, got: String| {
-            TrainError::checkpoint(&path, expected, got, "resume from an earlier checkpoint, or start a new run")
-        };
-        let text =
-            std::fs::read(path.join(STATE)).map_err(|source| TrainError::io("read", &path.join(STATE), source))?;
-        let state: TrainState =
-            serde_json::from_slice(&text).map_err(|e| bad("a state of this program", e.to_string()))?;
-        if state.version != VERSION || state.step != step {
-            return Err(bad(
-                &format!("version {VERSION}, step {step}"),
-                format!("version {}, step {}", state.version, state.step),
-            ));
-        }
-        let weights = if path.join(ADAPTER_MODEL).is_file() {
-            let source = DirectorySource::new(&path).map_err(|e| bad("a directory", e.to_string()))?;
-            TrainedWeights::Adapter(Box::new(now(Adapter::open(Rc::new(source)))?))
-        } else {
-            TrainedWeights::Full(read_arrays(&path, MODEL)?)
-        };
-        Ok(Resumed { state, weights, optimizer: read_arrays(&path, OPTIMIZER)?, path })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::order::Position;
-    use crate::rng::Rng;
-    use crate::schedule::Schedule;
-    use crate::{Recipe, Scheduler};
-
-    fn state(step: u64) -> TrainState {
-        let schedule = Schedule { scheduler: Scheduler::Linear, learning_rate: 0.1, warmup_steps: 1, total_steps: 9 };
-        let mut state = TrainState::new(schedule, &Recipe::default(), 77);
-        state.step = step;
-        state.rngs.insert("dropout".into(), Rng::new(step, 0));
-        state.position = Position { epoch: 1, taken: step };
-        state
-    }
-
-    fn arrays(value: f32) -> Vec<NamedArray> {
-        vec![
-            NamedArray {
-                name: "exp_avg.b".into(),
-                shape: vec![2, 2],
-                values: vec![value, f32::MIN_POSITIVE / 2.0, -0.0, 1e-30],
-            },
-            NamedArray { name: "exp_avg.a".into(), shape: vec![1], values: vec![value] },
-        ]
-    }
-
-    fn adapter() -> Adapter {
-        let source = DirectorySource::new(crate::testing::path(&["lora", "qwen2_r4_rslora", "adapter_final"])).unwrap();
-        now(Adapter::open(Rc::new(source))).unwrap()
-    }
-
-    #[test]
-    fn what_is_saved_is_read_to_the_bit_and_the_last_and_best_stay() {
-        let place = tempfile::tempdir().unwrap();
-        let run = Checkpoints::new(&place.path().join("run"), 2);
-        assert!(run.resume().unwrap().is_none());
-        let weights = TrainedWeights::Adapter(Box::new(adapter()));
-        for step in 1..=6 {
-            let mut state = state(step);
-            state.best = Some((2, 0.5)); // step 2 was the best
-            run.save(&state, &weights, &arrays(step as f32)).unwrap();
-        }
-        assert_eq!(run.steps().unwrap(), [2, 5, 6]);
-        assert_eq!(run.best(), Some(2));
-        let resumed = run.resume().unwrap().unwrap();
-        let mut want = state(6);
-        want.best = Some((2, 0.5));
-        assert_eq!((resumed.state, resumed.weights), (want, weights));
-        let mut sorted = arrays(6.0);
-        sorted.reverse();
-        assert!(
-            resumed
-                .optimizer
-                .iter()
-                .zip(&sorted)
-                .all(|(a, b)| a.name == b.name
-                    && a.values.iter().zip(&b.values).all(|(x, y)| x.to_bits() == y.to_bits()))
-        );
-    }
-
-    #[test]
-    fn a_full_run_keeps_its_weights() {
-        let place = tempfile::tempdir().unwrap();
-        let run = Checkpoints::new(place.path(), 1);
-        let mut weights = arrays(1.5);
-        run.save(&state(3), &TrainedWeights::Full(weights.clone()), &[]).unwrap();
-        weights.reverse();
-        let resumed = run.read(3).unwrap();
-        assert_eq!((resumed.weights, resumed.optimizer), (TrainedWeights::Full(weights), vec![]));
-    }
-
-    #[test]
-    fn an_incomplete_or_nan_checkpoint_never_replaces_a_good_one() {
-        let place = tempfile::tempdir().unwrap();
-        let run = Checkpoints::new(place.path(), 2);
-        let weights = TrainedWeights::Adapter(Box::new(adapter()));
-        run.save(&state(1), &weights, &arrays(1.0)).unwrap();
-        let error = run.save(&state(2), &weights, &arrays(f32::NAN)).unwrap_err().to_string();
-        assert!(error.contains("exp_avg.a"), "{error}");
-        // What a kill in the middle of writing leaves: a hidden partial directory, or a checkpoint without its state.
-        std::fs::create_dir(place.path().join(".checkpoint-3.partial-1-1")).unwrap();
-        std::fs::create_dir(place.path().join("checkpoint-4")).unwrap();
-        assert_eq!(run.resume().unwrap().unwrap().state.step, 1);
-        std::fs::write(place.path().join("checkpoint-1").join(STATE), "{}").unwrap();
-        assert!(run.resume().unwrap_err().to_string().contains("checkpoint-1"));
-    }
-
-    #[test]
-    fn patience_counts_evaluations_that_are_not_better() {
-        let mut state = state(1);
-        assert_eq!(state.evaluated(1.0, Some(2)), (true, false));
-        assert_eq!(state.evaluated(1.0, Some(2)), (false, false));
-        assert_eq!(state.evaluated(0.9, Some(2)), (true, false));
-        assert_eq!(state.evaluated(f64::NAN, Some(2)), (false, false));
-        assert_eq!(state.evaluated(0.95, Some(2)), (false, true));
-        assert_eq!(state.best, Some((1, 0.9)));
-    }
 }

@@ -219,12 +219,8 @@ impl<R: BufRead> Iterator for JsonRows<R> {
 }
 
 /// Rows of a `.jsonl` file; one that holds an array is read as `.json`.
-pub(super) fn lines_or_array<R: BufRead + 'static>(
-    mut reader: R,
-    file: Arc<str>,
-    path: &Path,
-) -> Result<Rows, TrainError> {
-    let start = reader.fill_buf().map_err(|source| TrainError::io("read", path, source))?;
+pub(super) fn lines_or_array<R: BufRead + 'static>(mut reader: R, file: Arc<str>) -> Result<Rows, TrainError> {
+    let start = reader.fill_buf().map_err(|source| TrainError::io("read", Path::new(&*file), source))?;
     Ok(match without_mark(start).trim_ascii_start().first() {
         Some(b'[') => Box::new(JsonRows::new(reader, file)),
         _ => Box::new(JsonLines::new(reader, file)),

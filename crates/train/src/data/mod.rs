@@ -5,6 +5,9 @@
 //! later row must have it, so that a file that mixes two shapes is an error instead of half a data set. Rejected for
 //! that reason: detecting the shape of each row.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod columns;
+mod file;
 mod json;
 mod messages;
 mod preference;
@@ -15,16 +18,13 @@ mod table;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
 
 use crate::error::{BadRow, Place, Result, TrainError, nearest};
 use crate::recipe::Method;
+pub use file::{DataFile, Rows, open_rows, open_rows_with};
 pub(crate) use messages::role;
 pub use report::{DataReport, DropReason};
 pub use shapes::{COLUMN_NAMES, Shape};
@@ -60,55 +60,6 @@ fn parse_object(place: Place, bytes: &[u8]) -> Result<Row, RowError> {
         })),
         Err(error) => Err(json::not_json(place, bytes, &error)),
     }
-}
-
-/// The rows of one file.
-pub type Rows = Box<dyn Iterator<Item = Result<Row, RowError>>>;
-
-/// Opens a data file; the extension of its name decides the file type.
-///
-/// # Errors
-/// The extension is unknown, the file cannot be opened, or a table has no valid header.
-pub fn open_rows(path: &Path) -> Result<Rows> {
-    open_rows_with(path, None)
-}
-
-/// As [`open_rows`]; a csv or tsv file has no header line if `columns` names its columns.
-///
-/// # Errors
-/// As [`open_rows`].
-pub fn open_rows_with(path: &Path, columns: Option<&[&str]>) -> Result<Rows> {
-    let file: Arc<str> = path.display().to_string().into();
-    let lower = file.to_lowercase();
-    let (container, gzipped) = match lower.strip_suffix(".gz") {
-        Some(inner) => (inner, true),
-        None => (lower.as_str(), false),
-    };
-    if container.ends_with(".parquet") && !gzipped {
-        return Ok(Box::new(table::ParquetRows::open(path, file)?));
-    }
-    let handle = File::open(path).map_err(|source| TrainError::io("open", path, source))?;
-    let bytes: Box<dyn Read> =
-        if gzipped { Box::new(MultiGzDecoder::new(BufReader::new(handle))) } else { Box::new(handle) };
-    let mut reader = BufReader::with_capacity(1 << 16, bytes);
-    Ok(match container.rsplit('.').next() {
-        Some("json") => Box::new(json::JsonRows::new(reader, file)),
-        Some("jsonl" | "ndjson") => json::lines_or_array(reader, file, path)?,
-        Some("csv") => {
-            let start = reader.fill_buf().map_err(|source| TrainError::io("read", path, source))?;
-            let delimiter = if columns.is_some() { b',' } else { table::delimiter(start) };
-            Box::new(table::CsvRows::new(reader, file, delimiter, columns)?)
-        }
-        Some("tsv") => Box::new(table::CsvRows::new(reader, file, b'\t', columns)?),
-        _ => {
-            return Err(TrainError::data(
-                &file,
-                "a name that ends in .json, .jsonl, .csv, .tsv (also with .gz) or .parquet",
-                "another",
-                "rename or convert the file",
-            ));
-        }
-    })
 }
 
 /// The files of a data set.
@@ -258,7 +209,7 @@ impl DataOptions {
 
 /// Examples of several files, one after another, with counts.
 pub struct Examples {
-    files: VecDeque<PathBuf>,
+    files: VecDeque<DataFile>,
     rows: Option<Rows>,
     options: DataOptions,
     shape: Option<Shape>,
@@ -279,10 +230,10 @@ impl std::fmt::Debug for Examples {
 
 impl Examples {
     /// Examples of these files. Nothing is opened yet.
-    pub fn new(files: &[PathBuf], options: DataOptions) -> Self {
+    pub fn new<F: Clone + Into<DataFile>>(files: &[F], options: DataOptions) -> Self {
         let shape = options.shape;
         Self {
-            files: files.iter().cloned().collect(),
+            files: files.iter().cloned().map(Into::into).collect(),
             rows: None,
             options,
             shape,
@@ -305,7 +256,7 @@ impl Examples {
                 }
                 self.rows = None;
             }
-            match open_rows(&self.files.pop_front()?) {
+            match self.files.pop_front()?.rows() {
                 Ok(rows) => self.rows = Some(rows),
                 Err(error) => return Some(Err(RowError::Fatal(error))),
             }

@@ -1,21 +1,12 @@
-//! Rows of tables: csv, tsv and parquet.
-//!
-//! A csv cell is text; where a list is expected, a cell that contains JSON is parsed. Parquet files are read row by row
-//! with the reference implementation without arrow; its decoder may panic on damaged pages, so the calls run inside
-//! `catch_unwind`.
+//! Rows of csv and tsv files. A cell is text; where a list is expected, a cell that contains JSON is parsed.
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use parquet::file::reader::SerializedFileReader;
-use parquet::record::reader::RowIter;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{MAX_ROW_BYTES, Row, RowError};
 use crate::error::{BadRow, Place, TrainError};
@@ -131,61 +122,6 @@ impl<R: Read> Iterator for CsvRows<R> {
                     _ => error.to_string(),
                 };
                 Some(Err(RowError::Bad(BadRow { place: place(line), field: String::new(), problem })))
-            }
-        }
-    }
-}
-
-/// Rows of a parquet file.
-pub(super) struct ParquetRows {
-    rows: Option<RowIter<'static>>,
-    file: Arc<str>,
-    number: u64,
-}
-
-impl ParquetRows {
-    pub(super) fn open(path: &Path, file: Arc<str>) -> Result<Self, TrainError> {
-        let handle = File::open(path).map_err(|source| TrainError::io("open", path, source))?;
-        let opened = guarded(|| SerializedFileReader::new(handle).map(|reader| reader.into_iter()));
-        let rows = opened.map_err(|problem| damaged(&file, problem))?;
-        Ok(Self { rows: Some(rows), file, number: 0 })
-    }
-}
-
-fn damaged(file: &str, problem: String) -> TrainError {
-    TrainError::data(
-        file,
-        "a parquet file (uncompressed, snappy or gzip)",
-        problem,
-        "write it again, or convert it to jsonl",
-    )
-}
-
-/// Runs a decoder that may fail or panic on damaged bytes.
-fn guarded<T>(decode: impl FnOnce() -> Result<T, parquet::errors::ParquetError>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("pages that cannot be decoded".to_owned()),
-    }
-}
-
-impl Iterator for ParquetRows {
-    type Item = Result<Row, RowError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let rows = self.rows.as_mut()?;
-        self.number += 1;
-        let decoded = guarded(|| rows.next().transpose().map(|row| row.map(|row| row.to_json_value())));
-        match decoded {
-            Ok(None) => None,
-            Ok(Some(value)) => {
-                let fields = if let Value::Object(fields) = value { fields } else { Map::new() };
-                Some(Ok(Row { place: Place { file: self.file.clone(), number: self.number, unit: "row" }, fields }))
-            }
-            Err(problem) => {
-                self.rows = None;
-                Some(Err(RowError::Fatal(damaged(&self.file, format!("{problem} at row {}", self.number)))))
             }
         }
     }

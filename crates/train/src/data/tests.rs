@@ -1,6 +1,7 @@
 //! Every file type and row shape, and rows that must be refused.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;

@@ -148,7 +148,7 @@ fn schedule(optimizer: &Value, learning_rate: f64, steps: u64) -> Result<Schedul
     Ok(Schedule { scheduler, learning_rate, warmup_steps, total_steps: numbers.get(1).copied().unwrap_or(steps) })
 }
 
-/// `lora_train`: optimizer steps that cycle through the micro-batches, and the loss of each.
+/// `lora_train`: as [`lora_steps`], and the file of the final adapter.
 ///
 /// # Errors
 /// As [`lora_grads`].
@@ -157,6 +157,21 @@ pub async fn lora_train(
     initial: &TrainedWeights,
     request: &Value,
 ) -> Result<Value, EngineError> {
+    let losses = lora_steps(trainer, initial, request).await?;
+    let file = write(request, "adapter", &trainer.weights().await?)?;
+    Ok(json!({"id": request.get("id"), "losses": losses, "adapter_file": file}))
+}
+
+/// Takes the optimizer steps of a `lora_train` request, which cycle through its micro-batches, and returns the loss of
+/// each.
+///
+/// # Errors
+/// The request is incomplete, or [`Trainer::accumulate`] fails.
+pub async fn lora_steps(
+    trainer: &mut Trainer,
+    initial: &TrainedWeights,
+    request: &Value,
+) -> Result<Vec<f64>, EngineError> {
     let listed = request
         .get("micro_batches")
         .and_then(Value::as_array)
@@ -200,8 +215,7 @@ pub async fn lora_train(
             }
         });
     }
-    let file = write(request, "adapter", &trainer.weights().await?)?;
-    Ok(json!({"id": request.get("id"), "losses": losses, "adapter_file": file}))
+    Ok(losses)
 }
 
 /// `dpo`: the mean sigmoid loss over pairs and the gradients; the reference is the base without the adapter.

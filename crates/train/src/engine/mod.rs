@@ -19,7 +19,7 @@ mod full_tests;
 mod tests;
 
 pub use arena::new_adapter;
-pub use conformance::{dpo, lora_grads, lora_train};
+pub use conformance::{dpo, lora_grads, lora_steps, lora_train};
 pub use error::EngineError;
 pub use loss_scale::{INITIAL_LOSS_SCALE, LossScale};
 pub(crate) use step::rounded;

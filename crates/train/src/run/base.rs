@@ -1,23 +1,14 @@
-//! The start and the end of a run: facts about the base before it is loaded, the run's directory, and writing the
-//! result.
+//! Facts about the base before it is loaded, and whether a checkpoint belongs to a recipe.
 
-use std::path::{Path, PathBuf};
-
-use bayan_models::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, AdapterConfig, Rules, Sizes};
+use bayan_models::{AdapterConfig, Rules, Sizes};
 use bayan_weights::{Checkpoint, Policy, Stored, TensorEntry, format_by_name};
 
 use super::RunData;
 use crate::MicroBatch;
-use crate::checkpoint::{Checkpoints, Resumed, TrainedWeights};
+use crate::checkpoint::Resumed;
 use crate::error::{Result, TrainError};
-use crate::files::{replace_directory, replace_file};
-use crate::log::LOG_FILE;
 use crate::memory::{MemoryInputs, StateSpaceSizes, adapter_parameters};
-use crate::recipe::{Recipe, SaveDtype};
-use crate::scratch::INITIAL;
-
-/// File of the run's directory with its recipe.
-pub const RECIPE_FILE: &str = "recipe.toml";
+use crate::recipe::Recipe;
 
 /// Facts about a base model from its headers.
 #[derive(Debug, Clone)]
@@ -160,55 +151,12 @@ pub fn loaded_bytes(checkpoint: &Checkpoint, policy: Option<&Policy>) -> u64 {
     checkpoint.tensors().iter().filter_map(bytes).fold(0, u64::saturating_add)
 }
 
-/// Prepares the directory of a new run and writes the recipe into it. With `overwrite` the files of an earlier run are
-/// removed.
+/// Checks that a checkpoint belongs to this recipe: only fields that affect logs, checkpoints and evaluations may
+/// differ.
 ///
 /// # Errors
-/// The directory contains an earlier run and `overwrite` is not set, or a file operation was refused.
-pub fn prepare_output(output: &Path, recipe: &Recipe, overwrite: bool) -> Result<()> {
-    let ours = |name: &str| {
-        [
-            ADAPTER_CONFIG,
-            ADAPTER_MODEL,
-            RECIPE_FILE,
-            LOG_FILE,
-            "loss.png",
-            "loss.html",
-            "best.json",
-            "tensorboard",
-            "model",
-            INITIAL,
-        ]
-        .contains(&name)
-            || name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok())
-    };
-    std::fs::create_dir_all(output).map_err(|source| TrainError::io("create", output, source))?;
-    let entries = std::fs::read_dir(output).map_err(|source| TrainError::io("list", output, source))?;
-    let mut old = vec![];
-    for entry in entries {
-        let entry = entry.map_err(|source| TrainError::io("list", output, source))?;
-        if ours(&entry.file_name().to_string_lossy()) {
-            old.push(entry.path());
-        }
-    }
-    if let (Some(first), false) = (old.first(), overwrite) {
-        let got = format!("{} of an earlier run", first.file_name().unwrap_or_default().to_string_lossy());
-        let remedy = "name another --output, resume the run with --resume, or replace it with --overwrite";
-        return Err(TrainError::checkpoint(output, "a directory without a run", got, remedy));
-    }
-    for path in old {
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.map_err(|source| TrainError::io("remove", &path, source))?;
-    }
-    replace_file(&output.join(RECIPE_FILE), recipe.to_toml().as_bytes())
-}
-
-/// The newest checkpoint of a run, checked against this recipe: only fields that affect logs, checkpoints and
-/// evaluations may differ.
-///
-/// # Errors
-/// The checkpoint is damaged, or belongs to another recipe; the error names the first field that differs.
-pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
+/// It belongs to another recipe; the error names the first field that differs.
+pub fn check_recipe(resumed: &Resumed, recipe: &Recipe) -> Result<()> {
     const FREE: [&str; 13] = [
         "preset",
         "data",
@@ -224,7 +172,6 @@ pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
         "precompute_reference",
         "save_dtype",
     ];
-    let Some(resumed) = Checkpoints::new(output, recipe.keep_last).resume()? else { return Ok(None) };
     let now = serde_json::to_value(recipe).unwrap_or_default();
     let fields = now.as_object().into_iter().flatten().filter(|(name, _)| !FREE.contains(&name.as_str()));
     for (name, value) in fields {
@@ -239,62 +186,5 @@ pub fn resumable(output: &Path, recipe: &Recipe) -> Result<Option<Resumed>> {
             ));
         }
     }
-    Ok(Some(resumed))
-}
-
-/// Writes the result where `--adapter` and PEFT expect it: an adapter into `output` itself; all parameters as a
-/// checkpoint with this number type into `output/model`, together with the base's other files.
-///
-/// # Errors
-/// A file operation was refused. An adapter is complete or not recognized: its configuration is written last.
-pub fn write_result(
-    output: &Path,
-    weights: &TrainedWeights,
-    base: &[(String, Vec<u8>)],
-    save: SaveDtype,
-) -> Result<PathBuf> {
-    match weights {
-        TrainedWeights::Adapter(adapter) => {
-            write_adapter_files(output, adapter)?;
-            Ok(output.to_owned())
-        }
-        TrainedWeights::Full(arrays) => {
-            let target = output.join("model");
-            let encoded = crate::checkpoint::encode_arrays_as(&target, arrays, save)?;
-            let mut files: Vec<(&str, &[u8])> =
-                base.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-            files.push(("model.safetensors", &encoded));
-            replace_directory(&target, &files)?;
-            Ok(target)
-        }
-    }
-}
-
-/// The other files of a checkpoint with all parameters: the configuration, with this number type, and the base's
-/// tokenizer and side files.
-///
-/// # Errors
-/// A file cannot be read.
-pub async fn model_files(checkpoint: &Checkpoint, save: SaveDtype) -> Result<Vec<(String, Vec<u8>)>> {
-    let unread = |error| {
-        TrainError::recipe("model", "tokenizer and templates that can be read", error, "restore the files of the base")
-    };
-    let mut config = checkpoint.config().clone();
-    crate::scratch::plain(&mut config, save);
-    let mut files = vec![("config.json".to_owned(), format!("{config:#}\n").into_bytes())];
-    let side = bayan_weights::directory::side_files(checkpoint.source().as_ref()).await.map_err(unread)?;
-    files.extend(side.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)));
-    Ok(files)
-}
-
-fn write_adapter_files(output: &Path, adapter: &Adapter) -> Result<()> {
-    let config = output.join(ADAPTER_CONFIG);
-    match std::fs::remove_file(&config) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(TrainError::io("remove", &config, source));
-        }
-        _ => {}
-    }
-    replace_file(&output.join(ADAPTER_MODEL), &adapter.encode_weights()?)?;
-    replace_file(&config, &adapter.encode_config())
+    Ok(())
 }

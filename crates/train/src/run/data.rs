@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::{DataFiles, DataOptions, DataReport, Shape};
+use crate::data::{DataFile, DataFiles, DataOptions, DataReport, Shape};
 use crate::dataset::{Dataset, MicroBatch};
 use crate::error::Result;
 use crate::order::{Order, split_validation};
@@ -96,12 +96,28 @@ impl RunData {
             ));
         };
         let files = DataFiles::find(Path::new(path))?;
-        let loaded = Dataset::load(&files.train, options(recipe), renderer, &mut *on_row)?;
-        let valid_files: Vec<PathBuf> = match &recipe.valid_data {
+        let valid: Vec<PathBuf> = match &recipe.valid_data {
             Some(path) => DataFiles::find(Path::new(path))
                 .map(|found| if found.valid.is_empty() { found.train } else { found.valid })?,
             None => files.valid,
         };
+        let opened = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::from).collect::<Vec<_>>();
+        RunData::read(recipe, &opened(files.train), &opened(valid), renderer, on_row)
+    }
+
+    /// Reads these files for training and, if there are any, those for evaluation; otherwise `val_split` takes examples
+    /// from the training data. `on_row` is called with the counts after each row.
+    ///
+    /// # Errors
+    /// A file or row cannot be read, or no trained token is left.
+    pub fn read(
+        recipe: &Recipe,
+        train: &[DataFile],
+        valid_files: &[DataFile],
+        renderer: &Renderer,
+        on_row: &mut dyn FnMut(&DataReport),
+    ) -> Result<RunData> {
+        let loaded = Dataset::load(train, options(recipe), renderer, &mut *on_row)?;
         let pack = recipe.packing.then_some(recipe.max_seq_length);
         let (train, valid, valid_report) = if valid_files.is_empty() {
             let (held, kept) =
@@ -111,7 +127,7 @@ impl RunData {
                 false => (loaded.dataset.subset(&kept), Some(loaded.dataset.subset(&held)), None),
             }
         } else {
-            let valid = Dataset::load(&valid_files, options(recipe), renderer, on_row)?;
+            let valid = Dataset::load(valid_files, options(recipe), renderer, on_row)?;
             (loaded.dataset, Some(valid.dataset), Some(valid.report))
         };
         let units = |dataset| Units::new(dataset, pack);

@@ -7,27 +7,41 @@
 mod base;
 mod data;
 mod norms;
+#[cfg(not(target_arch = "wasm32"))]
+mod output;
 mod pace;
 mod preference;
+mod store;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+// The standard library has no clock in a browser.
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Instant;
+
+#[cfg(target_arch = "wasm32")]
+use web_time::Instant;
 
 use bayan_tensor::ops::Hyper;
 
-use crate::checkpoint::{Checkpoints, Resumed, TrainState, TrainedWeights};
+use crate::checkpoint::{Resumed, TrainState, TrainedWeights};
 use crate::engine::{EngineError, Trainer};
 use crate::error::TrainError;
-use crate::log::{LogEntry, RunLog};
+use crate::log_entry::LogEntry;
 use crate::order::{Batch, Order};
 use crate::recipe::{LossNormalization, Method, Recipe, RunLength};
 
-pub use base::{BaseInfo, RECIPE_FILE, model_files, prepare_output, resumable, write_result};
+pub use base::{BaseInfo, check_recipe};
 pub use data::{RunData, Units};
 use norms::Norms;
+#[cfg(not(target_arch = "wasm32"))]
+pub use output::{DirectoryStore, RECIPE_FILE, model_files, prepare_output, resumable, write_result};
 use pace::Pace;
+pub use store::{MemoryStore, RunStore};
+
+/// The random stream of a new adapter's weights: the same seed gives the same adapter on any platform.
+pub const INITIAL_WEIGHTS: u64 = 1 << 40;
 
 /// Number of checkpoints of a run whose recipe sets no interval.
 const CHECKPOINTS: u64 = 10;
@@ -46,7 +60,7 @@ pub enum RunError {
     #[error(
         "step {step}: {what} is not finite{}; training stopped. {}; lower learning_rate, raise warmup_steps, or set max_grad_norm",
         tensor.as_ref().map(|t| format!(", and neither is `{t}`")).unwrap_or_default(),
-        checkpoint.as_ref().map_or_else(|| "No checkpoint was saved before it".to_owned(), |c| format!("The last good checkpoint is {}", c.display()))
+        checkpoint.as_ref().map_or_else(|| "No checkpoint was saved before it".to_owned(), |c| format!("The last good checkpoint is {c}"))
     )]
     NotFinite {
         /// The optimizer step, from 0.
@@ -56,7 +70,7 @@ pub enum RunError {
         /// The first tensor with such a value.
         tensor: Option<String>,
         /// The checkpoint to resume from.
-        checkpoint: Option<PathBuf>,
+        checkpoint: Option<String>,
     },
 }
 
@@ -107,8 +121,8 @@ pub enum Event<'a> {
     },
     /// A checkpoint was saved.
     Saved {
-        /// Its directory.
-        path: &'a Path,
+        /// Its directory, or the name of what was kept in memory.
+        place: &'a str,
         /// Steps done.
         step: u64,
     },
@@ -163,19 +177,14 @@ pub struct Run<'a> {
     pub recipe: &'a Recipe,
     /// Its data.
     pub data: &'a RunData,
-    /// Directory of checkpoints and logs.
-    pub output: PathBuf,
-    /// Heading of the plot.
-    pub title: String,
 }
 
 struct State<'a> {
     run: &'a Run<'a>,
+    store: &'a mut dyn RunStore,
     length: RunLength,
     state: TrainState,
     order: Order,
-    checkpoints: Checkpoints,
-    log: RunLog,
     /// DPO: the reference's log-probabilities of every training example, if computed before training.
     reference: Option<Vec<[f32; 2]>>,
     started: Instant,
@@ -196,8 +205,41 @@ impl Run<'_> {
         length.total_steps.div_ceil(length.steps_per_epoch.max(1))
     }
 
-    /// Trains from the beginning, or continues from a checkpoint. The trainer must have the initial weights of a new
-    /// run.
+    /// Measures the time of the run on this device: the first micro-batch is computed twice, because kernels are compiled
+    /// the first time, and the second time stands for each of its tokens. Compiling and evaluations are not counted.
+    /// The trainer is as before.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn measure(&self, trainer: &mut Trainer) -> Result<Duration, EngineError> {
+        let Some(batch) = self.data.first_batch(self.recipe) else { return Ok(Duration::ZERO) };
+        let micro_steps = *trainer.micro_steps();
+        let mut elapsed = Duration::ZERO;
+        for _ in 0..2 {
+            let begun = Instant::now();
+            if self.recipe.method == Method::Dpo {
+                let reference = trainer.reference_log_probabilities(&batch).await?;
+                trainer.accumulate_pairs(&batch, &reference, self.recipe.beta, 1.0).await?;
+            } else {
+                trainer.accumulate(&batch, 1.0 / batch.target_count().max(1) as f64).await?;
+            }
+            elapsed = begun.elapsed();
+        }
+        trainer.clear_gradients();
+        *trainer.micro_steps() = micro_steps;
+        let share = self.tokens() / batch.ids.len().max(1) as f64;
+        Ok(Duration::try_from_secs_f64(elapsed.as_secs_f64() * share).unwrap_or(Duration::MAX))
+    }
+
+    /// Tokens that the whole run computes, evaluations left out; an incomplete epoch counts with its share.
+    pub fn tokens(&self) -> f64 {
+        let length = self.run_length();
+        let epochs = length.total_steps as f64 / length.steps_per_epoch.max(1) as f64;
+        epochs * self.data.train.dataset().lengths().iter().sum::<usize>() as f64
+    }
+
+    /// Trains from the beginning, or continues from a checkpoint; `store` gets the checkpoints and the log. The trainer
+    /// must have the initial weights of a new run.
     ///
     /// # Errors
     /// Data or a checkpoint that does not belong to this recipe, a failure of the device or the disk, or a loss that is
@@ -206,6 +248,7 @@ impl Run<'_> {
         &self,
         trainer: &mut Trainer,
         resumed: Option<Resumed>,
+        store: &mut dyn RunStore,
         observer: &mut dyn Observer,
     ) -> Result<RunSummary, RunError> {
         let length = self.run_length();
@@ -222,8 +265,7 @@ impl Run<'_> {
         let recipe = self.recipe;
         let order =
             Order::new(self.data.train.len(), recipe.batch_size, recipe.seed, recipe.shuffle).resumed(state.position);
-        let log = RunLog::open(&self.output, state.step)?;
-        let checkpoints = Checkpoints::new(&self.output, recipe.keep_last);
+        store.open(state.step)?;
         // The largest step first: a run that does not fit the device fails now and not after an hour.
         let (largest, trained) = self.data.largest_batch(recipe, self.epochs());
         trainer.reserve(&largest, trained, recipe.method == Method::Dpo)?;
@@ -231,11 +273,10 @@ impl Run<'_> {
         let started = Instant::now();
         let mut running = State {
             run: self,
+            store,
             length,
             state,
             order,
-            checkpoints,
-            log,
             reference: None,
             started,
             pace: Pace::default(),
@@ -248,10 +289,10 @@ impl Run<'_> {
             running.started = Instant::now();
         }
         let ended = running.run_steps(trainer, observer).await;
-        // Plot the log of a failed run too.
-        let plotted = running.log.plot(&self.title);
+        // The log of a failed run is closed too.
+        let closed = running.store.close();
         let ended = ended?;
-        plotted?;
+        closed?;
         Ok(ended)
     }
 
@@ -305,7 +346,7 @@ impl State<'_> {
         let weights = if weights_of_step == self.state.step {
             trainer.weights().await?
         } else {
-            self.checkpoints.read(weights_of_step)?.weights
+            self.store.weights(weights_of_step)?
         };
         let (steps, tokens, best) = (self.state.step, self.state.tokens, self.state.best);
         Ok(RunSummary { end, steps, tokens, elapsed: self.started.elapsed(), loss, best, weights_of_step, weights })
@@ -358,7 +399,7 @@ impl State<'_> {
         entry.memory_bytes = trainer.memory_bytes();
         let logged = self.state.step.is_multiple_of(recipe.log_every) || self.state.step == self.length.total_steps;
         if logged {
-            self.log.add(&entry)?;
+            self.store.add(&entry)?;
         }
         if let Some(median) = self.norms.add(norm) {
             observer.event(Event::LargeNorm { step, norm, median });
@@ -444,7 +485,7 @@ impl State<'_> {
         let loss = sum / count.max(1) as f64;
         entry.eval_loss = Some(loss);
         (entry.reward_accuracy, entry.reward_margin) = tally.means();
-        self.log.add(&entry)?;
+        self.store.add(&entry)?;
         let (best, exhausted) = self.state.evaluated(loss, recipe.early_stopping_patience);
         observer.event(Event::Evaluated { entry: &entry, best });
         Ok((best, exhausted))
@@ -455,9 +496,9 @@ impl State<'_> {
             return Ok(());
         }
         let weights = trainer.weights().await?;
-        let path = self.checkpoints.save(&self.state, &weights, &trainer.optimizer_state().await?)?;
+        let place = self.store.save(&self.state, &weights, &trainer.optimizer_state().await?)?;
         self.saved = Some(self.state.step);
-        observer.event(Event::Saved { path: &path, step: self.state.step });
+        observer.event(Event::Saved { place: &place, step: self.state.step });
         Ok(())
     }
 
@@ -465,8 +506,6 @@ impl State<'_> {
     async fn name_tensor(&self, trainer: &Trainer, error: EngineError) -> RunError {
         let EngineError::NotFinite { what } = error else { return error.into() };
         let tensor = trainer.not_finite().await.ok().flatten();
-        let steps = self.checkpoints.steps().unwrap_or_default();
-        let checkpoint = steps.last().map(|step| self.run.output.join(format!("checkpoint-{step}")));
-        RunError::NotFinite { step: self.state.step, what, tensor, checkpoint }
+        RunError::NotFinite { step: self.state.step, what, tensor, checkpoint: self.store.newest() }
     }
 }

@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
 use bayan_models::{LoadOptions, open};
-use bayan_weights::{Checkpoint, DirectorySource};
+use bayan_weights::{Checkpoint, DirectorySource, MemorySource};
 
 use super::*;
+use crate::checkpoint::{CheckpointFiles, Checkpoints, decode};
 use crate::engine::{TrainerOptions, new_adapter};
 use crate::render::Tokens;
 use crate::{Dataset, Rng, SaveDtype};
@@ -118,8 +119,8 @@ fn trainer(gpu: &Gpu, checkpoint: &Checkpoint, recipe: &Recipe) -> Trainer {
 fn go(gpu: &Gpu, recipe: &Recipe, data: &RunData, output: &Path, notes: &mut Notes) -> Result<RunSummary, RunError> {
     let checkpoint = checkpoint("llama3_gqa");
     let resumed = resumable(output, recipe)?;
-    let run = Run { recipe, data, output: output.to_owned(), title: "test".into() };
-    block_on(run.start(&mut trainer(gpu, &checkpoint, recipe), resumed, notes))
+    let mut store = DirectoryStore::new(output, recipe.keep_last, "test");
+    block_on(Run { recipe, data }.start(&mut trainer(gpu, &checkpoint, recipe), resumed, &mut store, notes))
 }
 
 #[test]
@@ -156,6 +157,42 @@ fn a_stopped_run_goes_on_as_if_it_had_never_stopped() {
     assert!(resumable(&parts, &other).unwrap_err().to_string().contains("learning_rate"));
     let fewer = RunData { train: Units::new(dataset(6, 24), None), ..data };
     assert!(go(&gpu, &recipe, &fewer, &parts, &mut notes).unwrap_err().to_string().contains("other examples"));
+}
+
+/// As in a browser: checkpoints are files in memory, and the speed is measured before the first step.
+#[test]
+fn a_run_in_memory_is_the_run_in_a_directory() {
+    let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
+    let recipe = recipe("max_steps = 5\ndropout = 0.1\nsave_every = 2");
+    let (data, base) = (data(0), checkpoint("llama3_gqa"));
+    let ended = go(&gpu, &recipe, &data, place.path(), &mut Notes::default()).unwrap();
+    let run = Run { recipe: &recipe, data: &data };
+    let start = |resumed, notes: &mut Notes, saved: &mut Vec<(u64, CheckpointFiles)>| {
+        let mut trainer = trainer(&gpu, &base, &recipe);
+        assert!(block_on(run.measure(&mut trainer)).unwrap() > Duration::ZERO);
+        let mut on_saved = |step, files| {
+            saved.push((step, files));
+            Ok(())
+        };
+        block_on(run.start(&mut trainer, resumed, &mut MemoryStore::new(&mut on_saved), notes)).unwrap()
+    };
+    let mut saved = Vec::new();
+    let mut notes = Notes { stop_after: Some(3), ..Notes::default() };
+    assert_eq!(start(None, &mut notes, &mut saved).end, EndReason::Interrupted);
+    assert_eq!(saved.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 3]);
+    let source = |files: &CheckpointFiles| {
+        let with = |source: MemorySource, (name, bytes): &(&'static str, Vec<u8>)| source.with(*name, bytes.clone());
+        Rc::new(files.iter().fold(MemorySource::new(), with))
+    };
+    let resumed = block_on(decode(source(&saved[1].1), Path::new("checkpoint-3"))).unwrap();
+    check_recipe(&resumed, &recipe).unwrap();
+    assert_eq!(start(Some(resumed), &mut Notes::default(), &mut saved).weights, ended.weights);
+    for (name, bytes) in &saved.last().expect("the last checkpoint").1 {
+        assert_eq!(*bytes, std::fs::read(place.path().join("checkpoint-5").join(name)).unwrap(), "{name}");
+    }
+    let damaged: CheckpointFiles = saved[0].1.iter().map(|(name, bytes)| (*name, bytes[..9].to_vec())).collect();
+    assert!(block_on(decode(source(&damaged), Path::new("damaged"))).unwrap_err().to_string().contains("damaged"));
+    assert!(block_on(decode(source(&Vec::new()), Path::new("none"))).unwrap_err().to_string().contains("no such file"));
 }
 
 #[test]
@@ -254,7 +291,7 @@ fn infinity_stops_the_run_and_names_what_and_where() {
     assert!(tensor.as_ref().is_some_and(|t| t.contains("lora_")), "{error}");
     assert_eq!(*step as usize, notes.losses.len());
     let saved = checkpoint.as_ref().expect("a checkpoint");
-    let step: u64 = saved.to_string_lossy().rsplit('-').next().and_then(|s| s.parse().ok()).expect("a number");
+    let step: u64 = saved.rsplit('-').next().and_then(|s| s.parse().ok()).expect("a number");
     assert!(Checkpoints::new(place.path(), 2).read(step).is_ok());
     assert!(!crate::log::read_log(place.path()).unwrap().is_empty());
 }
@@ -314,7 +351,7 @@ fn estimated_memory_is_within_15_percent_of_the_peak() {
         let sequences = if recipe.method == Method::Dpo { sequences.paired() } else { sequences };
         let data = RunData { train: Units::new(sequences, None), ..data(0) };
         let base = BaseInfo::of(&checkpoint, &recipe, policy.as_ref()).unwrap();
-        let run = Run { recipe: &recipe, data: &data, output: place.path().to_owned(), title: "test".into() };
+        let run = Run { recipe: &recipe, data: &data };
         let (largest, trained) = data.largest_batch(&recipe, run.epochs());
         let inputs = base.memory_inputs(&recipe, &data, (&largest, trained));
         let estimated = crate::estimate(&recipe, &inputs, &crate::Calibration::default());
@@ -334,7 +371,8 @@ fn estimated_memory_is_within_15_percent_of_the_peak() {
             let adapter = new_adapter(&mut *decoder, base.adapter.clone(), &mut Rng::new(1, 1)).unwrap();
             Trainer::new(Some(&gpu), decoder, &adapter, options).unwrap()
         };
-        block_on(run.start(&mut trainer, None, &mut Notes::default())).unwrap();
+        let mut store = DirectoryStore::new(place.path(), 1, "test");
+        block_on(run.start(&mut trainer, None, &mut store, &mut Notes::default())).unwrap();
         let measured = gpu.peak_allocated_bytes() as f64;
         let ratio = estimated.total() as f64 / measured;
         println!("{model} {more:?}: estimated / measured {ratio:.3}, measured {measured}\n{estimated}");

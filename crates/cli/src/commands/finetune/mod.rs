@@ -16,10 +16,10 @@ use bayan_models::LoadOptions;
 use bayan_train::checkpoint::Resumed;
 use bayan_train::engine::{GradientCheck, Trainer, TrainerOptions, new_adapter};
 use bayan_train::recipe::{Method, parse_toml, parse_yaml};
-use bayan_train::run::{RECIPE_FILE, model_files, prepare_output, resumable, write_result};
+use bayan_train::run::{INITIAL_WEIGHTS, RECIPE_FILE, model_files, prepare_output, resumable, write_result};
 use bayan_train::{
-    BaseInfo, Calibration, EndReason, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run, RunData, RunSummary,
-    estimate, scratch,
+    BaseInfo, Calibration, DirectoryStore, EndReason, MemoryEstimate, Recipe, RenderOptions, Renderer, Rng, Run,
+    RunData, RunSummary, estimate, scratch,
 };
 use bayan_weights::{Checkpoint, MemorySource, Policy};
 use clap::Args;
@@ -34,9 +34,6 @@ use show::RunPrinter;
 
 /// Exit code of an interrupted program, as shells use it.
 const INTERRUPTED: u8 = 130;
-
-/// The random stream of the initial weights.
-const FIRST_WEIGHTS: u64 = 1 << 40;
 
 /// Flags of `bayan finetune`.
 #[derive(Debug, Args)]
@@ -223,7 +220,8 @@ fn trainer(prepared: &Prepared, gpu: &Gpu, context: usize) -> Result<Trainer> {
         prepared.policy.clone(),
         &mut on_progress,
     ))?;
-    let adapter = new_adapter(&mut *decoder, prepared.base.adapter.clone(), &mut Rng::new(recipe.seed, FIRST_WEIGHTS))?;
+    let adapter =
+        new_adapter(&mut *decoder, prepared.base.adapter.clone(), &mut Rng::new(recipe.seed, INITIAL_WEIGHTS))?;
     Ok(Trainer::new(Some(gpu), decoder, &adapter, options)?)
 }
 
@@ -263,14 +261,11 @@ fn train(
     let context = prepared.data.longest().max(2);
     let mut trainer = trainer(prepared, &gpu, context)?;
     let name = recipe.model.clone().unwrap_or_else(|| "embedded".into());
-    let run = Run {
-        recipe,
-        data: &prepared.data,
-        output: output.to_owned(),
-        title: format!("bayan finetune · {name} · {}", output.display()),
-    };
+    let run = Run { recipe, data: &prepared.data };
+    let title = format!("bayan finetune · {name} · {}", output.display());
+    let mut store = DirectoryStore::new(output, recipe.keep_last, title);
     show.stop_on(interrupt::flag());
-    let ended = block_on(run.start(&mut trainer, resumed, &mut show))?;
+    let ended = block_on(run.start(&mut trainer, resumed, &mut store, &mut show))?;
     if ended.end == EndReason::Interrupted {
         let how = format!("bayan finetune --resume --output {}", output.display());
         show.line(

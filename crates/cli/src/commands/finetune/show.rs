@@ -174,11 +174,8 @@ impl Observer for RunPrinter {
                     &value,
                 );
             }
-            Event::Saved { path, step } => {
-                self.show(
-                    &format!("saved {}", path.display()),
-                    &json!({"event": "saved", "path": path, "steps": step}),
-                );
+            Event::Saved { place, step } => {
+                self.show(&format!("saved {place}"), &json!({"event": "saved", "path": place, "steps": step}));
             }
             _ => {}
         }
