@@ -9,6 +9,7 @@ use crate::promise::{install_panic_hook, promise};
 use crate::session::{self, Prompt};
 use crate::source::ByteSource;
 use crate::suite;
+use crate::training;
 
 /// Opens the device. `options`: `{"powerPreference", "disable": ["f16" | "subgroups" | "dot"], "maxBindingBytes"}`, all
 /// optional. Resolves to `DeviceInfo` as JSON; `on_lost(errorJson)` is called at most once, later.
@@ -55,7 +56,7 @@ pub fn logits(ids: Vec<u32>) -> Promise {
     promise(async move { session::logits(&ids).await })
 }
 
-/// Stops the running `open`, `chat`, `generate` or `runSuite` after its current step.
+/// Stops the running `open`, `chat`, `generate`, `train` or `runSuite` after its current step.
 #[wasm_bindgen]
 pub fn abort() {
     session::abort();
@@ -95,6 +96,41 @@ pub fn load_adapter(source: ByteSource, options: String) -> Promise {
 #[wasm_bindgen(js_name = unloadAdapter)]
 pub fn unload_adapter(name: Option<String>) -> Result<(), JsValue> {
     Ok(adapter::unload(name.as_deref())?)
+}
+
+/// Reads the headers of a model and the examples of a run, and resolves its recipe; trains nothing. The device should
+/// have been created without `f16` (unless the recipe has it) and without `dot`, as the command line does. `options`:
+/// `{"format", "recipe"}`, both optional; the recipe has the fields of `bayan finetune`. Resolves to `TrainingPlan` as
+/// JSON.
+#[wasm_bindgen(js_name = prepareTraining)]
+pub fn prepare_training(source: ByteSource, examples: ByteSource, options: String) -> Promise {
+    session::begin();
+    promise(async move { training::prepare(source, examples, &options).await })
+}
+
+/// Loads the base model of the prepared run and measures the time of a micro-batch. Resolves to the estimated seconds
+/// of the run. `on_progress(done, total)`: bytes of weights sent to the GPU.
+#[wasm_bindgen(js_name = measureTraining)]
+pub fn measure_training(on_progress: Function) -> Promise {
+    session::begin();
+    promise(async move { training::measure(on_progress).await })
+}
+
+/// Trains the prepared run, or continues it from the files of a checkpoint. `on_event(json, files)` is called with each
+/// `TrainingEvent`; `files` (names to `Uint8Array`) come with `saved`. `abort` saves a checkpoint and ends the run.
+/// Resolves to `{"report": JSON of TrainingReport, "files": the adapter's}`.
+#[wasm_bindgen]
+pub fn train(checkpoint: Option<ByteSource>, on_event: Function) -> Promise {
+    session::begin();
+    promise(async move { training::run(checkpoint, on_event).await })
+}
+
+/// Takes the optimizer steps of a conformance request over this model and initial adapter, for tests. Resolves to
+/// `{"losses": JSON of the loss of each step, "files": the adapter's}`.
+#[wasm_bindgen(js_name = loraSteps)]
+pub fn lora_steps(source: ByteSource, initial: ByteSource, request: String) -> Promise {
+    session::begin();
+    promise(async move { training::lora_steps(source, initial, &request).await })
 }
 
 /// `{"speed", "adapters", "wasmBytes", "gpuBytes"}` as JSON.

@@ -4,6 +4,8 @@ use bayan_generate::GenerateError;
 use bayan_generate::text::TextError;
 use bayan_gpu::GpuError;
 use bayan_models::ModelError;
+use bayan_train::engine::EngineError as TrainerError;
+use bayan_train::{RunError, TrainError};
 use bayan_weights::WeightsError;
 use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
@@ -16,6 +18,7 @@ pub(crate) enum Code {
     DeviceLost,
     OutOfMemory,
     BadCheckpoint,
+    BadInput,
     ContextFull,
     Aborted,
     Internal,
@@ -29,6 +32,7 @@ impl Code {
             Code::DeviceLost => "DeviceLost",
             Code::OutOfMemory => "OutOfMemory",
             Code::BadCheckpoint => "BadCheckpoint",
+            Code::BadInput => "BadInput",
             Code::ContextFull => "ContextFull",
             Code::Aborted => "Aborted",
             Code::Internal => "Internal",
@@ -161,6 +165,38 @@ impl From<GenerateError> for EngineError {
             .with(json!({"tokens": prompt, "contextLength": context})),
             GenerateError::EmptyPrompt => EngineError::new(Code::Internal, text),
             _ => EngineError::new(Code::BadCheckpoint, text),
+        }
+    }
+}
+
+impl From<TrainError> for EngineError {
+    fn from(error: TrainError) -> EngineError {
+        match error {
+            TrainError::Text(error) => error.into(),
+            TrainError::Adapter(error) => error.into(),
+            // Data, a row, a recipe or a checkpoint of a run: what the page passed.
+            other => EngineError::new(Code::BadInput, other.to_string()),
+        }
+    }
+}
+
+impl From<TrainerError> for EngineError {
+    fn from(error: TrainerError) -> EngineError {
+        match error {
+            TrainerError::Model(error) => error.into(),
+            TrainerError::Gpu(error) => error.into(),
+            TrainerError::Adapter(error) => error.into(),
+            other => EngineError::new(Code::BadInput, other.to_string()),
+        }
+    }
+}
+
+impl From<RunError> for EngineError {
+    fn from(error: RunError) -> EngineError {
+        match error {
+            RunError::Train(error) => error.into(),
+            RunError::Engine(error) => error.into(),
+            other => EngineError::new(Code::BadInput, other.to_string()),
         }
     }
 }

@@ -27,3 +27,5 @@ mod session;
 mod source;
 #[cfg(target_arch = "wasm32")]
 mod suite;
+#[cfg(target_arch = "wasm32")]
+mod training;

@@ -69,25 +69,28 @@ impl OpenOptions {
 
     /// The formats in which dense weights are loaded; `None`: as stored.
     pub(crate) fn policy(&self, checkpoint: &Checkpoint) -> Result<Option<Policy>, EngineError> {
-        let name = match self.format.as_deref().unwrap_or("auto") {
-            "auto"
-                if checkpoint.tensors().iter().any(|t| matches!(t.stored, Stored::Planes(_) | Stored::Foreign(_))) =>
-            {
-                return Ok(None);
-            }
-            "stored" => return Ok(None),
-            "auto" | "q4" => "q4_0",
-            "q8" => "q8_0",
-            other => other,
-        };
-        let unknown = || {
-            EngineError::new(
-                Code::Internal,
-                format!("format: expected auto, stored, f16, q8, q4 or a format's name, got {name}"),
-            )
-        };
-        Ok(Some(Policy::for_format(format_by_name(name).ok_or_else(unknown)?)))
+        policy(self.format.as_deref(), checkpoint)
     }
+}
+
+/// The formats in which dense weights are loaded, by the page's name of a format; `None`: as stored.
+pub(crate) fn policy(format: Option<&str>, checkpoint: &Checkpoint) -> Result<Option<Policy>, EngineError> {
+    let name = match format.unwrap_or("auto") {
+        "auto" if checkpoint.tensors().iter().any(|t| matches!(t.stored, Stored::Planes(_) | Stored::Foreign(_))) => {
+            return Ok(None);
+        }
+        "stored" => return Ok(None),
+        "auto" | "q4" => "q4_0",
+        "q8" => "q8_0",
+        other => other,
+    };
+    let unknown = || {
+        EngineError::new(
+            Code::Internal,
+            format!("format: expected auto, stored, f16, q8, q4 or a format's name, got {name}"),
+        )
+    };
+    Ok(Some(Policy::for_format(format_by_name(name).ok_or_else(unknown)?)))
 }
 
 /// The page's `Sampling`; `null` and missing mean the same.

@@ -19,7 +19,7 @@ use wasm_bindgen::JsValue;
 use crate::error::{Code, EngineError};
 use crate::options::{CreateOptions, OpenOptions, Sampling};
 use crate::source::{ByteSource, JsSource};
-use crate::{adapter, device};
+use crate::{adapter, device, training};
 
 thread_local! {
     static GPU: RefCell<Option<Gpu>> = const { RefCell::new(None) };
@@ -65,7 +65,8 @@ pub(crate) async fn create(options: &str, on_lost: Function) -> Result<JsValue, 
     Ok(info.to_string().into())
 }
 
-fn gpu() -> Result<Gpu, EngineError> {
+/// The open device.
+pub(crate) fn gpu() -> Result<Gpu, EngineError> {
     GPU.with_borrow(Clone::clone)
         .ok_or_else(|| EngineError::new(Code::Internal, "no device is open; call create first"))
 }
@@ -288,8 +289,9 @@ pub(crate) async fn settle() -> Result<(), EngineError> {
     Ok(gpu()?.flush().await?)
 }
 
-fn close() {
+pub(crate) fn close() {
     adapter::forget();
+    training::forget();
     CONTROL.take();
     MODEL.take();
     SPEED.take();

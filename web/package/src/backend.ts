@@ -13,9 +13,11 @@ import type {
   Sampling,
   SessionInfo,
   Source,
+  SourceFile,
   StoredModel,
 } from './types';
 import type { BayanError } from './errors';
+import type { TrainingCall, TrainingEvent, TrainingPlan, TrainingResult } from './training/types';
 
 export interface LoadCall {
   source: Source;
@@ -41,6 +43,16 @@ export interface Backend {
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo>;
   /** Without a name: all of them. */
   unloadAdapter(name?: string): Promise<void>;
+  /** A backend answers or trains, not both. */
+  prepareTraining(call: TrainingCall, hooks: LoadHooks): Promise<TrainingPlan>;
+  /** Seconds of the prepared run, estimated. */
+  measureTraining(hooks: LoadHooks): Promise<number>;
+  /** `signal` ends the run after its current step, with a checkpoint; the promise then resolves. */
+  train(
+    checkpoint: SourceFile[] | null,
+    onEvent: (event: TrainingEvent) => void,
+    signal?: AbortSignal,
+  ): Promise<TrainingResult>;
   info(): Promise<SessionInfo>;
   listStored(): Promise<StoredModel[]>;
   deleteStored(id: string): Promise<void>;

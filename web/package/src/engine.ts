@@ -34,7 +34,7 @@ export interface EngineModule {
 
   /**
    * Ask for adapter and device, raise limits, choose kernel variants.
-   * `optionsJson`: `{"powerPreference": "high-performance" | "low-power"}`.
+   * `optionsJson`: `{"powerPreference": "high-performance" | "low-power", "disable": ["f16" | "dot" | …]}`.
    * `onLost(errorJson)`: called at most once, when the device is lost later, for any reason but `dispose`.
    * Resolves to the JSON of `DeviceInfo`. Errors: NoWebGpu, UnsupportedDevice.
    */
@@ -64,7 +64,27 @@ export interface EngineModule {
   /** As `generate`, from token ids; the sampling may also hold `ignoreEos`. */
   generateFromIds(ids: Uint32Array, samplingJson: string, onToken: OnToken): Promise<string>;
 
-  /** End the running `open`, `chat` or `generate` as soon as the current step allows. No effect when idle. */
+  /**
+   * Read the headers of a model and the examples of a run, and check its recipe. The device was created without `f16`
+   * and `dot`. `optionsJson`: `{"format", "recipe"}`. Resolves to the JSON of `TrainingPlan`. Errors: BadInput,
+   * BadCheckpoint.
+   */
+  prepareTraining(source: ByteSource, examples: ByteSource, optionsJson: string): Promise<string>;
+
+  /** Load the weights and measure a micro-batch. Resolves to the seconds of the prepared run, estimated. */
+  measureTraining(onProgress: (doneBytes: number, totalBytes: number) => void): Promise<number>;
+
+  /**
+   * Train the prepared run, or continue it from the files of a checkpoint. `onEvent(json, files)`: a `TrainingEvent`,
+   * with `files` for `saved`. `abort` saves a checkpoint and ends the run. `report`: the JSON of `TrainingReport`;
+   * `files`: those of the adapter. Errors: BadInput, OutOfMemory, DeviceLost.
+   */
+  train(
+    checkpoint: ByteSource | undefined,
+    onEvent: (eventJson: string, files?: Record<string, Uint8Array>) => void,
+  ): Promise<{ report: string; files: Record<string, Uint8Array> }>;
+
+  /** End the running `open`, `chat`, `generate` or `train` as soon as the current step allows. No effect when idle. */
   abort(): void;
 
   /** Token ids of a text, without added special tokens. */

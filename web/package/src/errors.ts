@@ -12,6 +12,7 @@ export type ErrorCode =
   | 'DeviceLost'
   | 'OutOfMemory'
   | 'BadCheckpoint'
+  | 'BadInput'
   | 'Network'
   | 'Quota'
   | 'ContextFull'
@@ -86,6 +87,12 @@ export class BadCheckpoint extends BayanError {
     super('BadCheckpoint', message, details);
   }
 }
+/** Examples, settings or a checkpoint of a training that cannot be used; the message says what and why. */
+export class BadInput extends BayanError {
+  constructor(message: string, details?: ErrorDetails) {
+    super('BadInput', message, details);
+  }
+}
 /** A server did not answer, or answered with a failure. */
 export class Network extends BayanError {
   constructor(message: string, details?: ErrorDetails) {
@@ -123,6 +130,7 @@ const CLASSES: Record<ErrorCode, new (message: string, details?: ErrorDetails) =
   DeviceLost,
   OutOfMemory,
   BadCheckpoint,
+  BadInput,
   Network,
   Quota,
   ContextFull,

@@ -2,6 +2,15 @@
 export { load, loadWith, openBackend, asSource, Session, type LoadOptions, type CallOptions } from './session';
 export * from './errors';
 export type * from './types';
+export {
+  prepareTraining,
+  prepareTrainingWith,
+  Training,
+  type RunOptions,
+  type TrainingOptions,
+} from './training/training';
+export { TrainingStore, type StoredTraining } from './training/store';
+export type * from './training/types';
 export type { Backend, LoadCall, LoadHooks } from './backend';
 export { probeDevice } from './device';
 export type { EnginePlace } from './place';

@@ -16,6 +16,8 @@ import { AsyncQueue } from './queue';
 import { checkMessages, checkSampling } from './check';
 import { ModelStore } from './source/store';
 import { openSource } from './source/open';
+import { DiskSource } from './source/readers';
+import type { TrainingCall, TrainingEvent, TrainingPlan, TrainingReport, TrainingResult } from './training/types';
 import type {
   AdapterInfo,
   AdapterOptions,
@@ -28,6 +30,7 @@ import type {
   Sampling,
   SessionInfo,
   Source,
+  SourceFile,
   SpeedInfo,
   StoredModel,
   Usage,
@@ -38,6 +41,7 @@ export class LocalBackend implements Backend {
   private engine: EngineModule | null = null;
   private device: DeviceInfo | null = null;
   private model: ModelInfo | null = null;
+  private training = false;
   private lost: BayanError | null = null;
   private disposed = false;
   /** The last call that uses the GPU; the next one starts when it ends. */
@@ -50,7 +54,8 @@ export class LocalBackend implements Backend {
 
   load(call: LoadCall, hooks: LoadHooks): Promise<SessionInfo> {
     return this.inTurn(hooks.signal, async () => {
-      if (this.model) throw new Internal('this worker already holds a model; load a second one in a second session');
+      if (this.model || this.training)
+        throw new Internal('this worker already holds a model; load a second one in a second session');
       hooks.onProgress?.({ phase: 'device' });
       const engine = await this.startEngine();
       const source = await openSource(call.source, await this.store(), {
@@ -86,7 +91,7 @@ export class LocalBackend implements Backend {
     }
   }
 
-  private async startEngine(): Promise<EngineModule> {
+  private async startEngine(disable: string[] = []): Promise<EngineModule> {
     if (this.engine && this.device) return this.engine;
     let engine: EngineModule;
     try {
@@ -98,9 +103,8 @@ export class LocalBackend implements Backend {
           'Check that bayan.js and bayan_bg.wasm are served, by default in engine/ next to the page',
       );
     }
-    const json = await engine.create(JSON.stringify({ powerPreference: 'high-performance' }), (errorJson) =>
-      this.lose(errorJson),
-    );
+    const options = JSON.stringify({ powerPreference: 'high-performance', disable });
+    const json = await engine.create(options, (errorJson) => this.lose(errorJson));
     this.device = JSON.parse(json) as DeviceInfo;
     this.engine = engine;
     return engine;
@@ -204,6 +208,59 @@ export class LocalBackend implements Backend {
     return this.inTurn(undefined, async () => this.ready().unloadAdapter(name));
   }
 
+  prepareTraining(call: TrainingCall, hooks: LoadHooks): Promise<TrainingPlan> {
+    return this.inTurn(hooks.signal, async () => {
+      if (this.engine) throw new Internal('this worker already holds a model or a training; prepare one in a second');
+      hooks.onProgress?.({ phase: 'device' });
+      // As the command line: gradients are computed in f32, unless the recipe asks for f16.
+      const engine = await this.startEngine(call.recipe.f16 === true ? ['dot'] : ['f16', 'dot']);
+      const { confirmAboveBytes, recipe, format } = call;
+      const source = await openSource(call.source, await this.store(), { ...hooks, confirmAboveBytes });
+      throwIfAborted(hooks.signal);
+      const examples = new DiskSource(call.examples);
+      const json = await engine.prepareTraining(source, examples, JSON.stringify({ format, recipe }));
+      this.training = true;
+      return JSON.parse(json) as TrainingPlan;
+    });
+  }
+
+  measureTraining(hooks: LoadHooks): Promise<number> {
+    return this.inTurn(hooks.signal, () =>
+      this.readyToTrain().measureTraining((doneBytes, totalBytes) =>
+        hooks.onProgress?.({ phase: 'weights', doneBytes, totalBytes }),
+      ),
+    );
+  }
+
+  train(
+    checkpoint: SourceFile[] | null,
+    onEvent: (event: TrainingEvent) => void,
+    signal?: AbortSignal,
+  ): Promise<TrainingResult> {
+    return this.inTurn(signal, async () => {
+      const engine = this.readyToTrain();
+      const stop = () => engine.abort();
+      signal?.addEventListener('abort', stop, { once: true });
+      try {
+        const from = checkpoint ? new DiskSource(checkpoint) : undefined;
+        const { report, files } = await engine.train(from, (json, saved) => {
+          const event = JSON.parse(json) as TrainingEvent;
+          onEvent(event.kind === 'saved' ? { ...event, checkpoint: asFiles(saved ?? {}) } : event);
+        });
+        return { ...(JSON.parse(report) as TrainingReport), adapter: asFiles(files) };
+      } finally {
+        signal?.removeEventListener('abort', stop);
+      }
+    });
+  }
+
+  private readyToTrain(): EngineModule {
+    if (this.lost) throw this.lost;
+    if (this.disposed || !this.engine || !this.training)
+      throw new Internal('no training is prepared; call prepareTraining first');
+    return this.engine;
+  }
+
   async info(): Promise<SessionInfo> {
     if (!this.engine || !this.device || !this.model) throw new Internal('no model is loaded; call load first');
     const live = JSON.parse(this.engine.info()) as {
@@ -251,4 +308,8 @@ export class LocalBackend implements Backend {
     this.turn = run.catch(() => {});
     return run;
   }
+}
+
+function asFiles(files: Record<string, Uint8Array>): SourceFile[] {
+  return Object.entries(files).map(([path, bytes]) => ({ path, file: new Blob([bytes as Uint8Array<ArrayBuffer>]) }));
 }

@@ -2,6 +2,7 @@
 import type { Backend, LoadCall, LoadHooks } from './backend';
 import { Aborted, type BayanError, DeviceLost, fromWire } from './errors';
 import { AsyncQueue } from './queue';
+import type { TrainingCall, TrainingEvent, TrainingPlan, TrainingResult } from './training/types';
 import type {
   AdapterInfo,
   AdapterOptions,
@@ -12,6 +13,7 @@ import type {
   Sampling,
   SessionInfo,
   Source,
+  SourceFile,
   StoredModel,
 } from './types';
 import type { CallName, Calls, FromWorker, Port, ToWorker } from './wire';
@@ -22,6 +24,7 @@ interface Pending {
   onProgress?: ((progress: Progress) => void) | undefined;
   confirm?: ((plan: DownloadPlan) => Promise<boolean> | boolean) | undefined;
   onPiece?: ((piece: Piece) => void) | undefined;
+  onEvent?: ((event: TrainingEvent) => void) | undefined;
 }
 
 export class RemoteBackend implements Backend {
@@ -78,6 +81,22 @@ export class RemoteBackend implements Backend {
     await this.call('unloadAdapter', { name });
   }
 
+  prepareTraining(call: TrainingCall, hooks: LoadHooks): Promise<TrainingPlan> {
+    return this.call('prepareTraining', call, hooks);
+  }
+
+  measureTraining(hooks: LoadHooks): Promise<number> {
+    return this.call('measureTraining', null, hooks);
+  }
+
+  train(
+    checkpoint: SourceFile[] | null,
+    onEvent: (event: TrainingEvent) => void,
+    signal?: AbortSignal,
+  ): Promise<TrainingResult> {
+    return this.open('train', { checkpoint }, signal ? { signal } : {}, { onEvent }).done as Promise<TrainingResult>;
+  }
+
   info(): Promise<SessionInfo> {
     return this.call('info', null);
   }
@@ -115,7 +134,7 @@ export class RemoteBackend implements Backend {
   ): AsyncIterable<Piece> {
     let cancel = () => {};
     const queue = new AsyncQueue<Piece>(() => cancel());
-    const call = this.open(name, args, signal ? { signal } : {}, (piece) => queue.push(piece));
+    const call = this.open(name, args, signal ? { signal } : {}, { onPiece: (piece) => queue.push(piece) });
     cancel = call.cancel;
     // The caller need not wait until the step on the GPU has ended; the next call does, in the worker.
     signal?.addEventListener('abort', () => queue.fail(new Aborted()), { once: true });
@@ -130,7 +149,7 @@ export class RemoteBackend implements Backend {
     name: N,
     args: Calls[N]['args'],
     hooks: LoadHooks,
-    onPiece?: (piece: Piece) => void,
+    listeners: Pick<Pending, 'onPiece' | 'onEvent'> = {},
   ) {
     const id = this.nextId++;
     const { signal } = hooks;
@@ -140,7 +159,7 @@ export class RemoteBackend implements Backend {
     const done = new Promise<unknown>((resolve, reject) => {
       if (this.dead) return reject(this.dead);
       if (signal?.aborted) return reject(new Aborted());
-      this.pending.set(id, { resolve, reject, onProgress: hooks.onProgress, confirm: hooks.confirm, onPiece });
+      this.pending.set(id, { resolve, reject, onProgress: hooks.onProgress, confirm: hooks.confirm, ...listeners });
       signal?.addEventListener('abort', cancel, { once: true });
       this.port.postMessage({ kind: 'call', id, name, args } as ToWorker);
     }).finally(() => signal?.removeEventListener('abort', cancel));
@@ -165,6 +184,9 @@ export class RemoteBackend implements Backend {
         break;
       case 'piece':
         call.onPiece?.(message.piece);
+        break;
+      case 'training':
+        call.onEvent?.(message.event);
         break;
       case 'progress':
         call.onProgress?.(message.progress);

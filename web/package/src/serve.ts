@@ -44,6 +44,14 @@ export function serve(port: Port<FromWorker, ToWorker>, backend: Backend): void 
         return backend.loadAdapter(message.args.source, message.args.options, hooksFor(id, signal));
       case 'unloadAdapter':
         return backend.unloadAdapter(message.args.name);
+      case 'prepareTraining':
+        return backend.prepareTraining(message.args, hooksFor(id, signal));
+      case 'measureTraining':
+        return backend.measureTraining(hooksFor(id, signal));
+      case 'train': {
+        const { checkpoint } = message.args;
+        return backend.train(checkpoint, (event) => port.postMessage({ kind: 'training', id, event }), signal);
+      }
       case 'info':
         return backend.info();
       case 'listStored':

@@ -1,6 +1,7 @@
 /** The messages between page and worker: one tagged union for each direction, matched by request id. */
 import type { WireError } from './errors';
 import type { LoadCall } from './backend';
+import type { TrainingCall, TrainingEvent, TrainingPlan, TrainingResult } from './training/types';
 import type {
   AdapterInfo,
   AdapterOptions,
@@ -11,6 +12,7 @@ import type {
   Sampling,
   SessionInfo,
   Source,
+  SourceFile,
   StoredModel,
 } from './types';
 
@@ -24,6 +26,9 @@ export interface Calls {
   detokenize: { args: { ids: Uint32Array }; result: string };
   loadAdapter: { args: { source: Source; options: AdapterOptions }; result: AdapterInfo };
   unloadAdapter: { args: { name: string | undefined }; result: null };
+  prepareTraining: { args: TrainingCall; result: TrainingPlan };
+  measureTraining: { args: null; result: number };
+  train: { args: { checkpoint: SourceFile[] | null }; result: TrainingResult };
   info: { args: null; result: SessionInfo };
   listStored: { args: null; result: StoredModel[] };
   deleteStored: { args: { id: string }; result: null };
@@ -40,6 +45,7 @@ export type FromWorker =
   | { kind: 'result'; id: number; value: unknown }
   | { kind: 'error'; id: number; error: WireError }
   | { kind: 'piece'; id: number; piece: Piece }
+  | { kind: 'training'; id: number; event: TrainingEvent }
   | { kind: 'progress'; id: number; progress: Progress }
   | { kind: 'confirm'; id: number; plan: DownloadPlan }
   | { kind: 'lost'; error: WireError };

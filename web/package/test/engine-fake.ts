@@ -201,3 +201,41 @@ export function info(): string {
 export function dispose(): void {
   open_ = false;
 }
+
+let prepared: { steps: number } | null = null;
+
+export async function prepareTraining(_: ByteSource, examples: ByteSource, optionsJson: string): Promise<string> {
+  const { recipe } = JSON.parse(optionsJson) as { recipe: { max_steps?: number; rank?: number } };
+  if (recipe.rank === 0) throw failure('BadInput', 'recipe: `rank`: expected a whole number from 1 on, got 0');
+  let rows = 0;
+  for (const file of examples.files())
+    rows += new TextDecoder().decode(await examples.read(file, 0, examples.size(file))).split('\n').length - 1;
+  if (rows === 0) throw failure('BadInput', 'examples: expected at least one');
+  prepared = { steps: recipe.max_steps ?? 10 };
+  return JSON.stringify({ examples: rows, evaluated: 0, steps: prepared.steps, memory: { total: 1e6 } });
+}
+
+export async function measureTraining(onProgress: (done: number, total: number) => void): Promise<number> {
+  onProgress(1, 1);
+  return 12;
+}
+
+/** The loss of step n is 1 / n; a checkpoint holds the number of steps done. */
+export async function train(
+  checkpoint: ByteSource | undefined,
+  onEvent: (json: string, files?: Record<string, Uint8Array>) => void,
+): Promise<{ report: string; files: Record<string, Uint8Array> }> {
+  if (!prepared) throw failure('Internal', 'nothing is prepared');
+  stop = false;
+  let steps = checkpoint ? (await checkpoint.read('state', 0, 1))[0]! : 0;
+  const { steps: totalSteps } = prepared;
+  while (steps < totalSteps && !stop) {
+    steps++;
+    onEvent(JSON.stringify({ kind: 'step', steps, totalSteps, loss: 1 / steps, secondsLeft: 1, tokensPerSecond: 9 }));
+    await new Promise((done) => setTimeout(done, 4));
+  }
+  onEvent(JSON.stringify({ kind: 'saved', steps }), { state: Uint8Array.of(steps) });
+  const end = steps < totalSteps ? 'paused' : 'done';
+  const files = { 'adapter_config.json': Uint8Array.of(123, 125), 'adapter_model.safetensors': Uint8Array.of(steps) };
+  return { report: JSON.stringify({ end, steps, tokens: steps, seconds: 1, loss: 1 / steps, peakBytes: 1 }), files };
+}

@@ -23,6 +23,20 @@ function served(base, files) {
   };
 }
 
+/** Files as base64, from and to the page. */
+const decoded = (files) =>
+  Object.fromEntries(Object.entries(files).map(([name, text]) => [name, Uint8Array.fromBase64(text)]));
+const encoded = (files) => Object.fromEntries(Object.entries(files).map(([name, bytes]) => [name, bytes.toBase64()]));
+
+/** Files in memory, as the `ByteSource` of the engine. */
+function held(files) {
+  return {
+    files: () => Object.keys(files),
+    size: (file) => files[file]?.length ?? -1,
+    read: async (file, offset, length) => files[file].slice(offset, offset + length),
+  };
+}
+
 /** Records the names of all later WebGPU calls, in order. `mapped` is a buffer whose `mapAsync` has resolved. */
 let asked = [];
 function note(prototype, method, after) {
@@ -87,7 +101,29 @@ const calls = {
   logits: async (ids) => Array.from(await engine.logits(new Uint32Array(ids))),
   loadAdapter: (base, files, options) =>
     engine.loadAdapter(served(base, files), JSON.stringify(options)).then(JSON.parse),
+  loadHeldAdapter: (files) => engine.loadAdapter(held(decoded(files)), '{}').then(JSON.parse),
   unloadAdapter: (name) => engine.unloadAdapter(name),
+  prepareTraining: (base, files, examples, options) =>
+    engine.prepareTraining(served(base, files), held(decoded(examples)), JSON.stringify(options)).then(JSON.parse),
+  measureTraining: () => engine.measureTraining(() => {}),
+  /** Trains, and pauses after `pauseAfter` steps. */
+  async train(checkpoint, pauseAfter) {
+    const events = [];
+    let saved = null;
+    const from = checkpoint ? held(decoded(checkpoint)) : undefined;
+    const { report, files } = await engine.train(from, (json, written) => {
+      const event = JSON.parse(json);
+      events.push(event);
+      if (written) saved = encoded(written);
+      if (event.kind === 'step' && event.steps === pauseAfter) engine.abort();
+    });
+    return { report: JSON.parse(report), files: encoded(files), events, saved };
+  },
+  async loraSteps(base, files, initialBase, initialFiles, request) {
+    const of = [served(base, files), served(initialBase, initialFiles)];
+    const { losses, files: adapter } = await engine.loraSteps(...of, JSON.stringify(request));
+    return { losses: JSON.parse(losses), files: encoded(adapter) };
+  },
   tokenize: (text) => Array.from(engine.tokenize(text)),
   detokenize: (ids) => engine.detokenize(Uint32Array.from(ids)),
   info: () => JSON.parse(engine.info()),
