@@ -4,6 +4,7 @@ import './ui/frame.css';
 import './ui/chat.css';
 import './ui/answer.css';
 import './ui/panels.css';
+import './ui/training.css';
 import './ui/print.css';
 import { render } from 'preact';
 import { App } from './ui/App';

@@ -5,6 +5,7 @@ import { allConversations, onOtherTab } from './database';
 import { findShipped, startByItself } from './model';
 import { applySettings } from './panels';
 import { getState, set } from './store';
+import { findRuns } from './training';
 
 export async function start(): Promise<void> {
   applySettings();
@@ -12,6 +13,7 @@ export async function start(): Promise<void> {
   window.addEventListener('offline', () => set({ online: false }));
   onOtherTab((id) => void refreshFromOtherTab(id));
   void Promise.all([probeDevice().then((probe) => set({ probe })), findShipped()]).then(startByItself);
+  void findRuns();
   try {
     const conversations = await allConversations();
     const wanted = decodeURIComponent(location.hash.slice(1));

@@ -18,10 +18,12 @@ import { samplingOf } from './settings';
 import { getState, set, subscribe } from './store';
 
 let lastSource: Source | null = null;
+/** Where the running model came from. */
+export const runningSource = (): Source | null => (currentSession() ? lastSource : null);
 let loading: AbortController | null = null;
 
 /** The page's own copy of the engine lies beside it, and its build finds the worker here. */
-const engine = {
+export const engine = {
   engineUrl: 'engine/bayan.js',
   createWorker: (name: string) =>
     new Worker(new URL('../../package/src/worker.ts', import.meta.url), { type: 'module', name }),

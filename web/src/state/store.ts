@@ -1,5 +1,5 @@
 /**
- * The page's state. Components read it with `useApp` and change it through the functions of `model.ts`,
+ * The page's state. Components read it with `useApp` and change it through the functions of `model.ts`, `training.ts`,
  * `conversations.ts`, `answers.ts` and `panels.ts`; no component calls the engine or the database itself.
  */
 import type {
@@ -17,6 +17,7 @@ import { en } from '../strings/en';
 import { Formats } from '../text/format';
 import { type Conversation, newConversation } from './database';
 import { readSettings, type Settings } from './settings';
+import { NO_TRAINING, type TrainingState } from './training-state';
 
 export type ModelState =
   | { kind: 'none' }
@@ -40,7 +41,7 @@ export interface AdapterState {
 
 export const NO_ADAPTERS: AdapterState = { list: [], busy: false, error: null };
 
-export type Panel = 'models' | 'settings' | 'device' | null;
+export type Panel = 'models' | 'settings' | 'device' | 'training' | null;
 
 export interface State {
   settings: Settings;
@@ -51,6 +52,7 @@ export interface State {
   panel: Panel;
   model: ModelState;
   adapters: AdapterState;
+  training: TrainingState;
   /** Set while an answer is being written, in any conversation. */
   answering: { conversation: string; turn: string } | null;
   /** Whether the kernels of all lengths of prompts are compiled. */
@@ -80,6 +82,7 @@ let state: State = {
   panel: null,
   model: { kind: 'none' },
   adapters: NO_ADAPTERS,
+  training: NO_TRAINING,
   answering: null,
   compiled: false,
   loadError: null,

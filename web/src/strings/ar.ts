@@ -1,4 +1,6 @@
 /** Arabic: the first language of the page. `en.ts` must have the same keys. Plural forms: `{n}` is the number. */
+import { trainingAr } from './training-ar';
+
 type Plural = { zero?: string; one?: string; two?: string; few?: string; many?: string; other: string };
 
 export const ar = {
@@ -257,6 +259,10 @@ export const ar = {
       title: 'تعذّرت قراءة النموذج',
       text: 'الملفات ناقصة أو تالفة أو من نوع غير معروف. احذف النسخة المحفوظة وأعد التنزيل.',
     },
+    BadInput: {
+      title: 'لا تصلح هذه الأمثلة أو الإعدادات',
+      text: 'صحّح ما يذكره السبب تحت «تفاصيل»، ثم أعد المحاولة.',
+    },
     BadFiles: {
       title: 'ليس نموذجًا يُقرأ هنا',
       text: 'اختر مجلدًا فيه config.json وأوزان النموذج، أو ملف ‎.gguf كاملًا. سبب الرفض تحت «تفاصيل».',
@@ -285,6 +291,7 @@ export const ar = {
     Internal: { title: 'خطأ غير متوقع', text: 'أعد تشغيل النموذج. التفاصيل أدناه تفيد في الإبلاغ.' },
   },
   details: 'تفاصيل',
+  training: trainingAr,
 };
 
 export type Strings = typeof ar;

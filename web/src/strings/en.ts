@@ -1,4 +1,5 @@
 import type { Strings } from './ar';
+import { trainingEn } from './training-en';
 
 export const en: Strings = {
   appName: 'Bayan',
@@ -265,6 +266,10 @@ export const en: Strings = {
       title: 'The model could not be read',
       text: 'Its files are incomplete, damaged or of an unknown kind. Delete the stored copy and download again.',
     },
+    BadInput: {
+      title: 'These examples or settings cannot be used',
+      text: 'Correct what the reason under “Details” names, and try again.',
+    },
     BadFiles: {
       title: 'Not a supported model',
       text:
@@ -304,4 +309,5 @@ export const en: Strings = {
     Internal: { title: 'Unexpected error', text: 'Restart the model. The details below help in a report.' },
   },
   details: 'Details',
+  training: trainingEn,
 };

@@ -1,6 +1,6 @@
 /** The adapters on the running model, each with its size and a button that removes it, and a picker that loads one. */
 import { addAdapter, removeAdapter } from '../state/model';
-import { formats, strings } from '../state/store';
+import { formats, set, strings } from '../state/store';
 import { plainName } from '../text/hidden';
 import { FilePicker } from './FilePicker';
 import { useApp } from './hooks';
@@ -52,6 +52,11 @@ export function Adapters() {
           </div>
         </div>
       )}
+      <div class="actions">
+        <button type="button" class="button primary" onClick={() => set({ panel: 'training' })}>
+          {t.training.open}
+        </button>
+      </div>
       <FilePicker id="pick-adapter" disabled={busy} onFiles={(files, label) => void addAdapter(files, label)} />
     </section>
   );

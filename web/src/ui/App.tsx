@@ -10,6 +10,7 @@ import { DevicePanel, NoGpu } from './DevicePanel';
 import { ModelsPanel } from './ModelsPanel';
 import { SettingsPanel } from './SettingsPanel';
 import { Sidebar } from './Sidebar';
+import { TrainingPanel } from './TrainingPanel';
 
 export function App() {
   const state = useApp();
@@ -70,6 +71,7 @@ export function App() {
       {state.panel === 'models' && <ModelsPanel />}
       {state.panel === 'settings' && <SettingsPanel />}
       {state.panel === 'device' && <DevicePanel />}
+      {state.panel === 'training' && <TrainingPanel />}
       {state.plan && <ConfirmDownload />}
       <Notice />
     </div>

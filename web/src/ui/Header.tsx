@@ -10,7 +10,7 @@ export function Header() {
   const state = useApp();
   const t = strings();
   const f = formats();
-  const { model } = state;
+  const { model, training, panel } = state;
   const usage = state.usage?.conversation === state.current.id ? state.usage.usage : null;
   return (
     <header class="top">
@@ -38,6 +38,15 @@ export function Header() {
           ))}
         </span>
       </button>
+      {training.phase !== 'idle' && panel !== 'training' && (
+        <button type="button" class="training-chip" onClick={() => set({ panel: 'training' })}>
+          {training.totalSteps > 0 && ['running', 'pausing', 'paused'].includes(training.phase)
+            ? t.training.chip.replace('{percent}', f.percent(training.steps / training.totalSteps))
+            : training.phase === 'done'
+              ? t.training.done
+              : t.training.title}
+        </button>
+      )}
       <span class="spacer" />
       {usage && (
         <div class="gauge" title={t.contextOf}>
