@@ -1,5 +1,6 @@
 //! Samples the next token on the device and feeds it back, so that no step waits for the host.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bayan_gpu::GpuError;
@@ -193,14 +194,36 @@ fn choose_among_likely(logits: &[f32], settings: &[f32], position: u32) -> usize
         return best;
     }
     let (top_k, peak) = (settings[1] as usize, logits[best]);
-    let mut order: Vec<usize> = (0..logits.len()).filter(|&id| logits[id] >= peak - NEVER * settings[0]).collect();
-    if order.len() < top_k {
-        order = (0..logits.len()).collect();
+    let within = |width: f32| -> Vec<usize> { (0..logits.len()).filter(|&id| logits[id] >= peak - width).collect() };
+    let never = NEVER * settings[0];
+    if top_k > 0 {
+        let mut order = within(never);
+        if order.len() < top_k {
+            order = (0..logits.len()).collect();
+        }
+        if order.len() > top_k {
+            order.select_nth_unstable_by(top_k - 1, |&a, &b| descending(logits, a, b));
+            order.truncate(top_k);
+        }
+        return choose_of(order, None, logits, settings, position);
     }
-    // Without top-k, top-p counts the probability of all tokens.
-    let part = |part: &[f32]| f64::from(lane_sum(part, |logit| exp(logit - peak)));
-    let whole = (top_k == 0 && settings[2] < 1.0).then(|| logits.chunks(4096).map(part).sum());
-    choose_of(order, whole, logits, settings, position)
+    if settings[2] >= 1.0 {
+        return choose_of(within(never), None, logits, settings, position);
+    }
+    // Without top-k, top-p counts the probability of all tokens; few of them have most of it.
+    let mass = |part: &[f32]| f64::from(lane_sum(part, |logit| exp(logit - peak)));
+    let whole: f64 = logits.chunks(4096).map(mass).sum();
+    let enough = |order: &Vec<usize>| {
+        let sum: f64 = order.iter().map(|&id| f64::from(logits[id] - peak).exp()).sum();
+        sum >= whole * (f64::from(settings[2]) + 1e-5)
+    };
+    let order = [4.0, 10.0].into_iter().filter(|&width| width < never).map(within).find(enough);
+    choose_of(order.unwrap_or_else(|| within(never)), Some(whole), logits, settings, position)
+}
+
+/// Likely tokens first; ties go to the smaller id.
+fn descending(logits: &[f32], a: usize, b: usize) -> Ordering {
+    logits[b].total_cmp(&logits[a]).then(a.cmp(&b))
 }
 
 /// The token that a row of settings selects; ties go to the smaller id.
@@ -210,11 +233,13 @@ fn choose(logits: &[f32], settings: &[f32], position: u32) -> usize {
 
 /// As [`choose`], of these tokens. `whole` is Σ exp(logit − peak) of all tokens, if these are only some of them.
 fn choose_of(mut order: Vec<usize>, whole: Option<f64>, logits: &[f32], settings: &[f32], position: u32) -> usize {
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    if settings[0] <= 0.0 || settings[1] > 0.0 || settings[2] < 1.0 {
+        order.sort_by(|&a, &b| descending(logits, a, b));
+    }
     if settings[0] <= 0.0 {
         return order[0];
     }
-    let peak = logits[order[0]];
+    let peak = order.iter().fold(f32::NEG_INFINITY, |peak, &i| if logits[i] > peak { logits[i] } else { peak });
     let mass = |kept: &[usize]| kept.iter().map(|&i| f64::from(logits[i] - peak).exp()).sum::<f64>();
     if settings[1] > 0.0 {
         order.truncate(settings[1] as usize);
