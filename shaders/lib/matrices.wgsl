@@ -1,13 +1,13 @@
 // A tile of TM tokens and TN results per workgroup, by cooperative matrices of SIZE x SIZE: f16 factors, f32 sums. Each
 // of PARTS subgroups computes FM x FN matrices. One step is 32 of the inner size: all invocations unpack its weights
-// into workgroup memory once. Workgroup memory holds two steps, so that one barrier a step is enough, and the loads of a
-// step are started before the products of the one before it.
+// into workgroup memory once. Workgroup memory holds two steps, so that one barrier a step is enough, and the loads of
+// a step are started before the products of the one before it.
 //
 // x is the output of to_f16 in its padded form: rows of 16 words for each 32 values, then 4 words, the last of which is
 // the power of two by which the row is multiplied. The kernel defines `first_step`, `last_step`, `x_offset` (vectors of
-// a row of x before its first step), `stored` (the i-th block of 32 weights of a step, packed), `weights_at` (its place)
-// and `finish` (what becomes of a sum). INNER_ROWS: tiles of weights have a row for each of the inner size (dy W);
-// otherwise a row for each result (x Wᵀ).
+// a row of x before its first step), `stored` (the i-th block of 32 weights of a step, packed), `weights_at` (its
+// place) and `finish` (what becomes of a sum). INNER_ROWS: tiles of weights have a row for each of the inner size (dy
+// W); otherwise a row for each result (x Wᵀ).
 const SIZE = ${SIZE}u;
 const FM = ${FM}u;
 const FN = ${FN}u;

@@ -48,7 +48,7 @@ const watch = (page) =>
     requestAnimationFrame(look);
   });
 
-it('pairs are checked, trained, paused, resumed in a new tab, and the adapter answers', async () => {
+it('pairs train, pause, go on in a new tab, and change answers', async () => {
   const page = await visit();
   await openPanel(page);
   await button(page, 'فحص الأمثلة').click();

@@ -36,7 +36,7 @@ async function prepared(options: Partial<TrainingOptions> = {}) {
   return { training, created: JSON.parse(created.mock.calls[0]![0]) as { disable: string[] } };
 }
 
-it('trains rows in f32, pauses with a checkpoint, and goes on from it', async () => {
+it('trains in f32, pauses with a checkpoint, and goes on from it', async () => {
   const { training, created } = await prepared({ recipe: { max_steps: 20 } });
   expect(created.disable).toEqual(['f16', 'dot']);
   expect(training.plan).toMatchObject({ examples: 2, steps: 20 });
@@ -66,7 +66,7 @@ it('trains rows in f32, pauses with a checkpoint, and goes on from it', async ()
   await again.dispose();
 });
 
-it('takes files of examples, and leaves f16 on where the recipe asks for it', async () => {
+it('takes files, and f16 where the recipe asks for it', async () => {
   const files = [{ path: 'a.jsonl', file: new Blob(['{}\n{}\n{}\n']) }];
   const { training, created } = await prepared({ examples: files, recipe: { f16: true } });
   expect(created.disable).toEqual(['dot']);

@@ -205,9 +205,9 @@ impl Run<'_> {
         length.total_steps.div_ceil(length.steps_per_epoch.max(1))
     }
 
-    /// Measures the time of the run on this device: the first micro-batch is computed twice, because kernels are compiled
-    /// the first time, and the second time stands for each of its tokens. Compiling and evaluations are not counted.
-    /// The trainer is as before.
+    /// Measures the time of the run on this device: the first micro-batch is computed twice, because kernels are
+    /// compiled the first time, and the second time stands for each of its tokens. Compiling and evaluations are not
+    /// counted. The trainer is as before.
     ///
     /// # Errors
     /// As [`Trainer::accumulate`].

@@ -44,7 +44,7 @@ async function suiteOf(engine, options) {
   return { device, runs };
 }
 
-it('op suite: agrees with the references, with all features, without subgroups, and without dot', async () => {
+it('op suite: agrees with the references in every form', async () => {
   const engine = await newEngine(site.page);
   const names = process.env.BAYAN_CASES ? process.env.BAYAN_CASES.split(',') : [];
   const { runs } = await suiteOf(engine, { device: {}, names, further: [['subgroups'], ['subgroups', 'dot']] });

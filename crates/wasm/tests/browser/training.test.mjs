@@ -118,7 +118,7 @@ async function planOf(engine, ...values) {
 }
 
 describe('a run', () => {
-  it('is the run of the native program, also after a pause, and its adapter gives the same logits', async () => {
+  it('equals the native run, also after a pause', async () => {
     const engine = await trainer();
     const plan = await planOf(engine);
     assert.equal(plan.steps, 20);
@@ -197,7 +197,7 @@ describe('a run', () => {
     await chat.end();
   });
 
-  it('refuses examples and settings that cannot be used, and says why', async () => {
+  it('refuses unusable examples and settings, and says why', async () => {
     const engine = await trainer();
     for (const [recipe, examples, wanted] of [
       [{ learning_rat: 1 }, EXAMPLES, /learning_rate/],

@@ -35,8 +35,8 @@ pub struct KernelsArguments {
     /// Weight formats.
     #[arg(long, value_delimiter = ',', default_value = "q4_0,q4_k,q8_0,f16")]
     format: Vec<String>,
-    /// Workloads: one (a prompt, and a token early, after 4096 and after 32768 positions), several (8 and 32 sequences),
-    /// train.
+    /// Workloads: one (a prompt, and a token early, after 4096 and after 32768 positions), several (8 and 32
+    /// sequences), train.
     #[arg(long, value_delimiter = ',', default_value = "one,several,train")]
     workload: Vec<String>,
     /// A built `bayan`; otherwise the release program is built.

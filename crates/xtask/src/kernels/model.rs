@@ -2,8 +2,9 @@
 //!
 //! The least time is that of its bytes at the memory's bandwidth, or of its operations at the peak of the units that it
 //! uses, whichever is longer. A kernel that memory limits reaches the bandwidth only if `bandwidth x latency` bytes are
-//! on their way at any time: workgroups x invocations x loads before the first wait x 16 bytes. A kernel that arithmetic
-//! limits leaves processors empty in its last round of workgroups. Nothing here was compared with a measurement yet.
+//! on their way at any time: workgroups x invocations x loads before the first wait x 16 bytes. A kernel that
+//! arithmetic limits leaves processors empty in its last round of workgroups. Nothing here was compared with a
+//! measurement yet.
 
 use super::devices::Device;
 

@@ -94,9 +94,9 @@ pub(crate) trait Simd: Copy {
 
 /// Defines a function that is compiled for every level: `by_level! { fn name<S>(level, arguments) { body } }`.
 macro_rules! by_level {
-    ($(#[$meta:meta])* $visibility:vis fn $name:ident<$simd:ident>($($argument:ident: $kind:ty),* $(,)?) $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$simd:ident>($($argument:ident: $kind:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
-        $visibility fn $name(level: $crate::cpu::simd::Level, $($argument: $kind),*) {
+        $vis fn $name(level: $crate::cpu::simd::Level, $($argument: $kind),*) {
             #[inline(always)]
             unsafe fn body<$simd: $crate::cpu::simd::Simd>($($argument: $kind),*) $body
             #[cfg(target_arch = "x86_64")]

@@ -178,8 +178,8 @@ fn adjust(logits: &[f32], settings: &[f32], counts: &[u32], bias: &[f32]) -> Vec
     adjusted.collect()
 }
 
-/// The noise that sampling adds to a logit is between −2.9 and 17.4, so that a token this much less likely than the best
-/// one, in units of the temperature, is never chosen.
+/// The noise that sampling adds to a logit is between −2.9 and 17.4, so that a token this much less likely than the
+/// best one, in units of the temperature, is never chosen.
 const NEVER: f32 = 20.5;
 
 /// As [`choose`], of the tokens that can be chosen at all: only these are sorted.

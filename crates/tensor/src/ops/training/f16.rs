@@ -14,8 +14,8 @@ use crate::plan::{Extent, KernelText, Lowering, grid, grid_2d};
 /// each row the power of two by which they are multiplied. Infinities and NaNs are preserved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToF16 {
-    /// Whether rows are filled up with zeros to whole blocks of 32 values and 4 words, so that kernels can read vectors:
-    /// 16 ⌈W / 32⌉ + 4 words.
+    /// Whether rows are filled up with zeros to whole blocks of 32 values and 4 words, so that kernels can read
+    /// vectors: 16 ⌈W / 32⌉ + 4 words.
     pub padded: bool,
 }
 
