@@ -88,13 +88,15 @@ fn quantized_answers_are_close_in_every_cache_format() {
         let prompt = ids(33, device.sizes().vocab_size);
         let [wanted, found] = [&mut device, &mut host].map(|engine| block_on(engine.logits(&prompt, true)).unwrap());
         let error = nmse(&wanted.concat(), &found.concat());
-        // Activations of 8 bits; in a cache of 4 bits a code may be rounded in the other direction.
+        // Activations of 8 bits alone make 2.7e-4 to 5.5e-4 of this model of random weights, in every format and cache
+        // (measured against a device that does not round them); in a cache of 4 bits a code may be rounded in the other
+        // direction.
         let bound = if format == "f16" {
             1e-5
         } else if cache == CacheFormat::Q4_0 {
             5e-3
         } else {
-            5e-4
+            1e-3
         };
         assert!(error < bound, "{format}, cache {}: NMSE {error:.2e}", cache.name());
     }
