@@ -109,7 +109,7 @@ it('pairs train, pause, go on in a new tab, and change answers', async () => {
   // Examples that cannot be used are explained, in a table too.
   await later.getByRole('button', { name: 'تدريب مهايئ جديد' }).click();
   await button(later, 'تدريب آخر').click();
-  await later.getByText('لصق', { exact: true }).click();
+  await later.locator('input[name="way"][value="paste"]').check();
   await later.getByLabel('الأمثلة نصًّا').fill('a,b\n1,2\n');
   await button(later, 'فحص الأمثلة').click();
   await later.waitForSelector('.sheet .trouble', PATIENCE);
