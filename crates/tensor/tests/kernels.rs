@@ -42,7 +42,7 @@ fn check_all(purpose: Purpose, override_capabilities: fn(&mut Capabilities)) {
     let texts = gpu.kernel_texts();
     assert!(texts.len() > 100, "{} kernels", texts.len());
     let mut beyond = std::collections::BTreeSet::new();
-    let mut by_matrices = 0;
+    let mut by_matrices = std::collections::BTreeSet::new();
     for (name, text) in texts {
         let module = naga::front::wgsl::parse_str(&text)
             .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
@@ -67,13 +67,14 @@ fn check_all(purpose: Purpose, override_capabilities: fn(&mut Capabilities)) {
         }
         let matrices = text.contains("coopMultiplyAdd");
         assert!(capabilities.matrix_size.is_some() || !matrices, "{name}: matrices where there are none");
-        by_matrices += usize::from(matrices);
+        by_matrices.extend(matrices.then(|| name.split(' ').next().unwrap_or("").to_string()));
         assert!(capabilities.f16 || !text.contains("f16>"), "{name}: f16 where there is none");
         assert!(capabilities.subgroups || !text.contains("subgroupAdd"), "{name}: subgroups where there are none");
         assert!(capabilities.dot || !text.contains("dot4I8Packed"), "{name}: packed products where there are none");
     }
     assert!(beyond.is_empty(), "{beyond:#?}");
-    assert_eq!(capabilities.matrix_size.is_some(), by_matrices > 0, "{by_matrices} kernels with matrices");
+    let expected = if capabilities.matrix_size.is_some() { 2 } else { 0 };
+    assert_eq!(by_matrices.len(), expected, "forward and backward products by matrices: {by_matrices:?}");
 }
 
 fn hardware(capabilities: &mut Capabilities, subgroup_size: (u32, u32)) {

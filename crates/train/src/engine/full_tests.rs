@@ -130,8 +130,8 @@ fn every_architecture_that_can_be_trained_whole_has_a_fixture() {
         config["model_type"].as_str().expect("a type").to_owned()
     };
     let mut held: Vec<String> = crate::testing::names(&["full"]).iter().map(kind).collect();
-    // transformers has no Jais; the loader changes the values of Falcon-H1. Both have tests below.
-    held.extend(["jais".to_owned(), "falcon_h1".to_owned()]);
+    // transformers has no Jais; the loader changes values of Falcon-H1 and Qwen 3.5. They have tests below.
+    held.extend(["jais", "falcon_h1", "qwen3_5_text"].map(str::to_owned));
     for architecture in bayan_models::supported() {
         assert!(held.iter().any(|kind| kind == architecture), "{architecture}");
     }
@@ -183,8 +183,10 @@ fn all_parameters_train_on_jais() {
 
 #[test]
 fn what_a_loader_computes_is_refused_by_name() {
-    let Err(error) = trainer(&gpu(), "falcon_h1", TrainerOptions::default()) else { panic!("it was opened") };
-    assert!(error.to_string().contains("A_log") && error.to_string().contains("--full"), "{error}");
+    for model in ["falcon_h1", "qwen3_5"] {
+        let Err(error) = trainer(&gpu(), model, TrainerOptions::default()) else { panic!("{model} was opened") };
+        assert!(error.to_string().contains("A_log") && error.to_string().contains("--full"), "{error}");
+    }
 }
 
 fn sequence(len: usize) -> MicroBatch {

@@ -57,14 +57,17 @@ pub struct Estimate {
 }
 
 impl Kernel {
-    /// The roofline on this device.
-    pub fn on(&self, device: &Device) -> Estimate {
+    /// The roofline on this device; `None` where the device lacks the units, so that it would run another kernel.
+    pub fn on(&self, device: &Device) -> Option<Estimate> {
         let bandwidth = device.bandwidth_gb_s * 1e9;
         let peak = match self.unit {
-            Unit::Matrix if device.matrix_tflops > 0.0 => device.matrix_tflops,
-            Unit::Dot if device.dot_tops > 0.0 => device.dot_tops,
-            _ => device.f32_tflops,
+            Unit::Matrix => device.matrix_tflops,
+            Unit::Dot => device.dot_tops,
+            Unit::Float => device.f32_tflops,
         };
+        if peak == 0.0 {
+            return None;
+        }
         let (memory_s, arithmetic_s) = (self.bytes / bandwidth, 2.0 * self.multiply_adds / (peak * 1e12));
         let memory_bound = memory_s >= arithmetic_s;
         let share = if memory_bound {
@@ -76,7 +79,7 @@ impl Kernel {
             let rounds = (self.workgroups / device.processors as f64).ceil().max(1.0);
             self.workgroups / (rounds * device.processors as f64)
         };
-        Estimate { least_us: memory_s.max(arithmetic_s) * 1e6, memory_bound, share }
+        Some(Estimate { least_us: memory_s.max(arithmetic_s) * 1e6, memory_bound, share })
     }
 }
 
@@ -138,12 +141,15 @@ mod tests {
             loads: 4.0,
             unit: Unit::Float,
         };
-        let estimate = stream.on(device);
+        let estimate = stream.on(device).expect("an estimate");
         assert!(estimate.memory_bound && (estimate.least_us - 992.06).abs() < 0.1, "{estimate:?}");
         assert!((0.89..0.9).contains(&estimate.share), "{estimate:?}");
-        let lone = Kernel { workgroups: 1.0, loads: 1.0, ..stream }.on(device);
+        let lone = Kernel { workgroups: 1.0, loads: 1.0, ..stream }.on(device).expect("an estimate");
         assert!(lone.share < 0.01, "one workgroup does not fill the memory: {lone:?}");
-        let product = Kernel { multiply_adds: 1e12, workgroups: 129.0, unit: Unit::Matrix, ..stream }.on(device);
+        let product = Kernel { multiply_adds: 1e12, workgroups: 129.0, unit: Unit::Matrix, ..stream };
+        let without = Device { matrix_tflops: 0.0, ..*device };
+        assert!(product.on(&without).is_none(), "no matrices, so another kernel");
+        let product = product.on(device).expect("an estimate");
         assert!(!product.memory_bound && (product.share - 129.0 / 256.0).abs() < 1e-9, "{product:?}");
         assert!((product.least_us - 12_106.5).abs() < 1.0, "{product:?}");
     }

@@ -54,7 +54,7 @@ impl Shape {
         // Larger subgroups compute larger parts, so that the number of lanes stays.
         let parts = if lanes == 64 { (1, 2) } else { (2, 2) };
         // Subgroups of 8 are those of software devices, which unroll all that a lane computes.
-        let tiles = if lanes == 8 { [(32, 32), (16, 32)] } else { [(64, 128), (64, 64)] };
+        let tiles = if lanes == 8 { [(32, 32), (16, 32)] } else { [(64, 128), (32, 128)] };
         let shapes = tiles.map(|(tokens, results)| Shape {
             size,
             matrices: (tokens / parts.0 / size, results / parts.1 / size),

@@ -138,7 +138,10 @@ fn matrices_are_for_many_tokens_on_hardware_that_has_them() {
     for (format, columns) in [("f32", 64), ("f16", 100), ("q4_k", 64), ("q8_0", 100)] {
         let linear = layer(format, 70, columns);
         for (size, subgroups) in [(16, 32), (16, 64), (8, 32), (8, 8)] {
-            assert_eq!(taken(&linear, &with(Some(size), subgroups), 33), by_matrices, "{format}, {size}");
+            for max_workgroup_bytes in [32 << 10, 48 << 10] {
+                let device = Capabilities { max_workgroup_bytes, ..with(Some(size), subgroups) };
+                assert_eq!(taken(&linear, &device, 33), by_matrices, "{format}, {size}, {max_workgroup_bytes}");
+            }
         }
         assert_eq!(taken(&linear, &with(Some(16), 32), 32), (None, "rows"), "few tokens");
         assert_ne!(taken(&linear, &with(None, 32), 33), by_matrices);
