@@ -70,7 +70,8 @@ const ended = () => page.waitForFunction(() => document.querySelector('#stop').h
 /** Answers of the next requests, in pieces. */
 async function answerWith(text) {
   const data = [...text].map((content) => `data: ${JSON.stringify({ choices: [{ delta: { content } }] })}\n\n`);
-  const body = `${data.join('')}data: ${JSON.stringify({ choices: [{ delta: {}, finish_reason: 'stop' }] })}\n\ndata: [DONE]\n\n`;
+  const end = JSON.stringify({ choices: [{ delta: {}, finish_reason: 'stop' }] });
+  const body = `${data.join('')}data: ${end}\n\ndata: [DONE]\n\n`;
   await page.route('**/v1/chat/completions', (route) => route.fulfill({ contentType: 'text/event-stream', body }));
 }
 
