@@ -16,6 +16,7 @@ import {
 } from '../state/training-draft';
 import { directionOf } from '../text/direction';
 import { plainName } from '../text/hidden';
+import { NumberField, Segments } from './fields';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
@@ -79,27 +80,25 @@ export function TrainingForm() {
           onChange={(preset) => change({ preset, ...PRESETS[preset], learningRate: rateFor(preset, parameters) })}
         />
         <div class="grid2 three">
-          <NumberInput
+          <NumberField
             id="train-rank"
             label={t.rank}
             note={t.rankNote}
             value={form.rank}
             min={1}
             max={256}
-            step={1}
-            onChange={(rank) => change({ rank })}
+            onChange={(rank) => change({ rank: rank ?? PRESETS[form.preset].rank })}
           />
-          <NumberInput
+          <NumberField
             id="train-steps"
             label={t.steps}
             note={t.stepsNote}
             value={form.steps}
             min={1}
             max={100000}
-            step={1}
-            onChange={(steps) => change({ steps })}
+            onChange={(steps) => change({ steps: steps ?? PRESETS[form.preset].steps })}
           />
-          <NumberInput
+          <NumberField
             id="train-rate"
             label={t.rate}
             note={t.rateNote}
@@ -107,7 +106,7 @@ export function TrainingForm() {
             min={0.000001}
             max={1}
             step="any"
-            onChange={(learningRate) => change({ learningRate })}
+            onChange={(rate) => change({ learningRate: rate ?? rateFor(form.preset, parameters) })}
           />
         </div>
         <div class="grid2">
@@ -144,75 +143,6 @@ export function TrainingForm() {
         </button>
       </div>
     </form>
-  );
-}
-
-function Segments<T extends string>({
-  name,
-  label,
-  value,
-  options,
-  onChange,
-}: {
-  name: string;
-  label: string;
-  value: T;
-  options: Record<T, string>;
-  onChange: (value: T) => void;
-}) {
-  return (
-    <div class="segments" role="radiogroup" aria-label={label}>
-      {(Object.entries(options) as [T, string][]).map(([key, text]) => (
-        <label key={key} class={key === value ? 'on' : ''}>
-          <input type="radio" name={name} value={key} checked={key === value} onChange={() => onChange(key)} />
-          <span>{text}</span>
-        </label>
-      ))}
-    </div>
-  );
-}
-
-function NumberInput({
-  id,
-  label,
-  note,
-  value,
-  min,
-  max,
-  step,
-  onChange,
-}: {
-  id: string;
-  label: string;
-  note: string;
-  value: number;
-  min: number;
-  max: number;
-  step: number | 'any';
-  onChange: (value: number) => void;
-}) {
-  return (
-    <div class="field">
-      <label for={id}>{label}</label>
-      <input
-        id={id}
-        type="number"
-        dir="ltr"
-        required
-        min={min}
-        max={max}
-        step={step}
-        value={value}
-        aria-describedby={`${id}-note`}
-        onChange={(e) => {
-          const next = Number(e.currentTarget.value);
-          if (next >= min && next <= max) onChange(next);
-        }}
-      />
-      <p class="dim small-text" id={`${id}-note`}>
-        {note}
-      </p>
-    </div>
   );
 }
 
