@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use bayan_generate::{Generation, Model, ModelOptions};
+use bayan_generate::{Cpu, Generation, Model, ModelOptions};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_weights::{Checkpoint, MemorySource};
 use serde_json::{Value, json};
@@ -33,14 +33,23 @@ fn questions() -> Vec<(String, Value)> {
     parsed.collect()
 }
 
-fn embedded() -> Model {
+fn checkpoint() -> Checkpoint {
     let mut source = MemorySource::new();
     for (name, bytes) in bayan_embedded::files() {
         source.insert(*name, *bytes);
     }
+    block_on(Checkpoint::open(Rc::new(source))).unwrap()
+}
+
+fn embedded() -> Model {
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
-    let checkpoint = block_on(Checkpoint::open(Rc::new(source))).unwrap();
-    block_on(Model::open(&checkpoint, &gpu, &ModelOptions::default(), &mut |_, _| {})).unwrap()
+    block_on(Model::open(&checkpoint(), &gpu, &ModelOptions::default(), &mut |_, _| {})).unwrap()
+}
+
+/// The model on the CPU, as it is opened by default where there is no GPU.
+fn embedded_on_cpu() -> Model {
+    let cpu = Cpu::open(None).expect("threads");
+    block_on(Model::open_on_cpu(&checkpoint(), &cpu, &ModelOptions::default(), &mut |_, _| {})).unwrap()
 }
 
 /// The questions and answers of the README's conversation: lines that begin with `> `, and the lines after each.
@@ -54,7 +63,15 @@ fn readme_conversation() -> Vec<(String, String)> {
 
 #[test]
 fn the_readme_shows_what_the_embedded_model_answers() {
-    let mut model = embedded();
+    replay_the_readme(embedded());
+}
+
+#[test]
+fn the_readme_shows_what_it_answers_on_the_cpu() {
+    replay_the_readme(embedded_on_cpu());
+}
+
+fn replay_the_readme(mut model: Model) {
     let generation = Generation { max_tokens: Some(192), ..Default::default() };
     let turns = readme_conversation();
     assert!(turns.len() >= 4, "{} questions", turns.len());
@@ -69,7 +86,15 @@ fn the_readme_shows_what_the_embedded_model_answers() {
 
 #[test]
 fn the_embedded_model_answers_four_of_five_held_out_questions() {
-    let mut model = embedded();
+    ask_held_out_questions(embedded());
+}
+
+#[test]
+fn it_answers_as_many_on_the_cpu() {
+    ask_held_out_questions(embedded_on_cpu());
+}
+
+fn ask_held_out_questions(mut model: Model) {
     let generation = Generation { max_tokens: Some(120), ..Default::default() };
     let mut scores: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (part, item) in questions() {
