@@ -29,6 +29,21 @@ fn fixture(name: &str) -> Checkpoint {
 /// A tensor in the form in which it is written.
 struct Written(String, Vec<usize>, Vec<f32>);
 
+/// The keys that models with attention and key-value heads have.
+fn common_keys(config: &Value) -> Vec<(&'static str, Entry)> {
+    vec![
+        ("block_count", size(config, "num_hidden_layers")),
+        ("context_length", size(config, "max_position_embeddings")),
+        ("embedding_length", size(config, "hidden_size")),
+        ("feed_forward_length", size(config, "intermediate_size")),
+        ("attention.head_count", size(config, "num_attention_heads")),
+        ("attention.head_count_kv", size(config, "num_key_value_heads")),
+        ("attention.key_length", size(config, "head_dim")),
+        ("attention.value_length", size(config, "head_dim")),
+        ("attention.layer_norm_rms_epsilon", Entry::Float(number(config, "rms_norm_eps"))),
+    ]
+}
+
 fn write(path: &Path, arch: &str, keys: &[(&str, Entry)], tensors: Vec<Written>) {
     let mut metadata = vec![("general.architecture".to_string(), Entry::Text(arch.to_string()))];
     metadata.extend(keys.iter().map(|(key, entry)| (format!("{arch}.{key}"), entry.clone())));
@@ -269,16 +284,8 @@ fn falcon_h1(name: &str, path: &Path) {
         };
         tensors.push(Written(format!("blk.{layer}.{gguf}"), shape, values));
     }
-    let keys = [
-        ("block_count", size(&config, "num_hidden_layers")),
-        ("context_length", size(&config, "max_position_embeddings")),
-        ("embedding_length", size(&config, "hidden_size")),
-        ("feed_forward_length", size(&config, "intermediate_size")),
-        ("attention.head_count", size(&config, "num_attention_heads")),
-        ("attention.head_count_kv", size(&config, "num_key_value_heads")),
-        ("attention.key_length", size(&config, "head_dim")),
-        ("attention.value_length", size(&config, "head_dim")),
-        ("attention.layer_norm_rms_epsilon", Entry::Float(number(&config, "rms_norm_eps"))),
+    let mut keys = common_keys(&config);
+    keys.extend([
         ("rope.freq_base", Entry::Float(number(&config, "rope_theta"))),
         ("ssm.conv_kernel", size(&config, "mamba_d_conv")),
         ("ssm.inner_size", size(&config, "mamba_d_ssm")),
@@ -286,7 +293,7 @@ fn falcon_h1(name: &str, path: &Path) {
         ("ssm.time_step_rank", size(&config, "mamba_n_heads")),
         ("ssm.group_count", size(&config, "mamba_n_groups")),
         ("vocab_size", size(&config, "vocab_size")),
-    ];
+    ]);
     write(path, "falcon-h1", &keys, tensors);
 }
 
@@ -440,16 +447,8 @@ fn qwen35(path: &Path) {
     }
     let rope = &config["rope_parameters"];
     let rotary = number(&config, "head_dim") * number(rope, "partial_rotary_factor");
-    let keys = [
-        ("block_count", size(&config, "num_hidden_layers")),
-        ("context_length", size(&config, "max_position_embeddings")),
-        ("embedding_length", size(&config, "hidden_size")),
-        ("feed_forward_length", size(&config, "intermediate_size")),
-        ("attention.head_count", size(&config, "num_attention_heads")),
-        ("attention.head_count_kv", size(&config, "num_key_value_heads")),
-        ("attention.key_length", size(&config, "head_dim")),
-        ("attention.value_length", size(&config, "head_dim")),
-        ("attention.layer_norm_rms_epsilon", Entry::Float(number(&config, "rms_norm_eps"))),
+    let mut keys = common_keys(&config);
+    keys.extend([
         ("rope.dimension_count", Entry::Number(rotary as u32)),
         ("rope.dimension_sections", Entry::Numbers(vec![2, 1, 1, 0])),
         ("rope.freq_base", Entry::Float(number(rope, "rope_theta"))),
@@ -459,7 +458,7 @@ fn qwen35(path: &Path) {
         ("ssm.state_size", size(&config, "linear_key_head_dim")),
         ("ssm.time_step_rank", size(&config, "linear_num_value_heads")),
         ("ssm.group_count", size(&config, "linear_num_key_heads")),
-    ];
+    ]);
     write(path, "qwen35", &keys, tensors);
 }
 

@@ -24,6 +24,17 @@ impl<'a> Fields<'a> {
         Err(ModelError::Config { field: field.to_string(), expected: expected.to_string(), got })
     }
 
+    /// The configuration with these values in place of the fields that it leaves out.
+    pub(crate) fn with_defaults(&self, defaults: &Value) -> Value {
+        let mut whole = self.0.clone();
+        if let (Some(fields), Some(defaults)) = (whole.as_object_mut(), defaults.as_object()) {
+            for (name, value) in defaults {
+                fields.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        whole
+    }
+
     /// The value of a field that exists and is not null.
     pub fn get(&self, field: &str) -> Option<&'a Value> {
         self.0.get(field).filter(|v| !v.is_null())

@@ -131,7 +131,7 @@ impl Gemma4Text {
 
 /// The configuration with transformers' defaults for the fields that it leaves out.
 fn with_defaults(config: &Fields<'_>) -> Value {
-    let defaults = json!({
+    config.with_defaults(&json!({
         "head_dim": 256,
         "num_key_value_heads": 4,
         "hidden_activation": "gelu_pytorch_tanh",
@@ -140,14 +140,7 @@ fn with_defaults(config: &Fields<'_>) -> Value {
         "rms_norm_eps": 1e-6,
         "vocab_size_per_layer_input": 262_144,
         "hidden_size_per_layer_input": 256,
-    });
-    let mut fields = config.0.clone();
-    if let (Some(fields), Some(defaults)) = (fields.as_object_mut(), defaults.as_object()) {
-        for (name, value) in defaults {
-            fields.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-    }
-    fields
+    }))
 }
 
 /// Size of the embeddings for one layer; 0 if there are none.

@@ -121,7 +121,7 @@ impl Qwen35Text {
 
 /// The configuration with transformers' defaults for the fields that it leaves out.
 fn with_defaults(config: &Fields<'_>) -> Value {
-    let defaults = json!({
+    config.with_defaults(&json!({
         "head_dim": 256,
         "num_key_value_heads": 4,
         "max_position_embeddings": 32_768,
@@ -132,14 +132,7 @@ fn with_defaults(config: &Fields<'_>) -> Value {
         "linear_value_head_dim": 128,
         "linear_num_key_heads": 16,
         "linear_num_value_heads": 32,
-    });
-    let mut fields = config.0.clone();
-    if let (Some(fields), Some(defaults)) = (fields.as_object_mut(), defaults.as_object()) {
-        for (name, value) in defaults {
-            fields.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-    }
-    fields
+    }))
 }
 
 /// Whether each layer has attention: by the list `layer_types`, or every n-th by `full_attention_interval`.

@@ -212,7 +212,7 @@ mod tests {
             held += buffers.iter().sum::<u64>();
             needed += (0..60).map(live).max().unwrap_or(0);
         }
-        assert!(held >= needed && held < 2 * needed, "{held} bytes held, {needed} needed at the fullest moments");
+        assert!(held >= needed && held < 2 * needed, "{held} bytes held, {needed} needed at the peak");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::super::config::Reader;
 use super::super::names::Names;
 use super::super::tensors::Values;
-use super::{Arch, PLAIN};
+use super::{Arch, PLAIN, recurrent};
 use crate::error::WeightsError;
 use serde_json::{Value, json};
 
@@ -36,15 +36,10 @@ pub(super) const FALCON_H1: Arch = Arch {
     model_types: &["falcon_h1"],
     globals: GLOBALS,
     layers: LAYERS,
-    stored: |name, shape| match shape {
-        [channels, .., kernel] if name.ends_with("mamba.conv1d.weight") => {
-            Some((vec![*channels, 1, *kernel], Values::Same))
-        }
-        _ if name.ends_with(".A_log") => Some((vec![shape.iter().product()], Values::MinusExp)),
-        _ if name.ends_with("mamba.D") || name.ends_with("mamba.norm.weight") => {
-            Some((vec![shape.iter().product()], Values::Same))
-        }
-        _ => None,
+    stored: |name, shape| {
+        let flat = name.ends_with("mamba.D") || name.ends_with("mamba.norm.weight");
+        let flat = flat.then(|| (vec![shape.iter().product()], Values::Same));
+        flat.or_else(|| recurrent(name, shape))
     },
     config,
     ..PLAIN

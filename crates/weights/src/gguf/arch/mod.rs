@@ -83,6 +83,15 @@ const PLAIN: Arch = Arch {
     export: None,
 };
 
+/// An [`Arch::stored`] of recurrent layers: a convolution without its middle dimension, and -exp(A) in place of log A.
+fn recurrent(name: &str, shape: &[usize]) -> Option<(Vec<usize>, Values)> {
+    match shape {
+        [channels, .., kernel] if name.ends_with(".conv1d.weight") => Some((vec![*channels, 1, *kernel], Values::Same)),
+        _ if name.ends_with(".A_log") => Some((vec![shape.iter().product()], Values::MinusExp)),
+        _ => None,
+    }
+}
+
 /// An [`Arch::export`] that adds nothing.
 fn nothing_more(_: &Value, _: usize) -> Result<Exported, WeightsError> {
     Ok(Exported::default())

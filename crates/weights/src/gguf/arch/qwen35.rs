@@ -4,7 +4,7 @@
 use super::super::config::Reader;
 use super::super::names::Names;
 use super::super::tensors::Values;
-use super::{Arch, PLAIN};
+use super::{Arch, PLAIN, recurrent};
 use crate::error::WeightsError;
 use serde_json::{Value, json};
 
@@ -36,14 +36,10 @@ pub(super) const QWEN35: Arch = Arch {
     model_types: &["qwen3_5_text"],
     layers: LAYERS,
     norm_plus_one: true,
-    stored: |name, shape| match shape {
-        [channels, .., kernel] if name.ends_with("linear_attn.conv1d.weight") => {
-            Some((vec![*channels, 1, *kernel], Values::Same))
-        }
-        _ if name.ends_with(".A_log") => Some((vec![shape.iter().product()], Values::MinusExp)),
+    stored: |name, shape| {
         // The only norm that is stored whole.
-        _ if name.ends_with("linear_attn.norm.weight") => Some((shape.to_vec(), Values::Same)),
-        _ => None,
+        let whole = name.ends_with("linear_attn.norm.weight").then(|| (shape.to_vec(), Values::Same));
+        whole.or_else(|| recurrent(name, shape))
     },
     config,
     ..PLAIN
