@@ -1,4 +1,4 @@
-//! A graph prepared for a device: the only place of the engine that knows GPUs and the CPU apart.
+//! A graph prepared for a device: a step runs on a GPU or on the CPU by the same calls.
 
 use bayan_gpu::{Gpu, GpuError, KernelTime, PendingRead};
 use bayan_tensor::{Cost, Cpu, CpuPlan, Dtype, Graph, Plan, PlannedKernel, Tensor, Tuning, Values};
