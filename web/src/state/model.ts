@@ -128,7 +128,7 @@ export async function loadModel(source: Source, label: string, again = false): P
     opened.onLost = (error) => loseModel(error);
     await (again ? reloadAdapters(opened) : forgetAdapters());
     // The label that the person saw stays; many checkpoints do not hold their own name.
-    set({ model: { kind: 'ready', label: name }, notice: null, compiled: false });
+    set({ model: { kind: 'ready', label: name }, compiled: false });
     storeLast(source, name);
     if (!again) await answerWaiting();
     void compileShort(opened);
