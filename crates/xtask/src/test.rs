@@ -147,19 +147,29 @@ fn page_tests(session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// Browser tests that check how soon the page reacts: nothing else runs beside them.
+const TIMED: [&str; 4] = ["errors.test.mjs", "kept.test.mjs", "page.test.mjs", "real.test.mjs"];
+
 fn browser_tests(session: &Session) -> Result<()> {
     let node = tools::node()?;
     let chromium = tools::chromium()?;
-    let mut command = tools::in_web("node", node.as_deref())?;
-    // Sequentially: each test starts a Chromium with a software GPU.
-    command.args(["--test", "--test-concurrency=1"]).args(workspace::browser_tests());
-    // The path of the engine for the engine's tests.
-    command.env("BAYAN_CHROMIUM", chromium).env("BAYAN_ENGINE", workspace::target_dir()?.join("wasm/engine"));
-    // The browser's answers are compared with this program; earlier steps have already built it.
-    process::run(&mut session.cargo(&["build", "--workspace", "--bin", "bayan"]))?;
-    command.env(
-        "BAYAN_NATIVE",
-        workspace::target_dir()?.join("debug").join(format!("bayan{}", std::env::consts::EXE_SUFFIX)),
-    );
-    process::run(&mut session.prepared(command))
+    // The browser's answers are compared with this program. Only with all targets are the features of its dependencies
+    // those of the step before, so that nothing is compiled again.
+    process::run(&mut session.cargo(&["build", "--workspace", "--all-targets"]))?;
+    let program = workspace::target_dir()?.join("debug").join(format!("bayan{}", std::env::consts::EXE_SUFFIX));
+    let (timed, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        workspace::browser_tests().into_iter().partition(|path| TIMED.iter().any(|name| path.ends_with(name)));
+    // Each file starts a Chromium with a software GPU, whose compiler uses one core most of the time.
+    for (files, at_once) in [(others, 2), (timed, 1)] {
+        if files.is_empty() {
+            continue;
+        }
+        let mut command = tools::in_web("node", node.as_deref())?;
+        command.args(["--test", &format!("--test-concurrency={at_once}")]).args(files);
+        command.env("BAYAN_CHROMIUM", &chromium).env("BAYAN_NATIVE", &program);
+        // The path of the engine for the engine's tests.
+        command.env("BAYAN_ENGINE", workspace::target_dir()?.join("wasm/engine"));
+        process::run(&mut session.prepared(command))?;
+    }
+    Ok(())
 }
