@@ -1,5 +1,6 @@
 /**
- * The page without a network: its own files are cached at the first visit. The engine comes from the network, because
+ * The page without a network: its own files are cached at the first visit, those that it loads on demand at their first
+ * use. The engine comes from the network, because
  * it may be newer, and from the cache where there is no network. Models are not cached here: the worker stores them
  * itself, verified and resumable. Requests to other sites are not handled.
  */
@@ -47,7 +48,12 @@ self.addEventListener('fetch', (event) => {
 async function cacheFirst(request) {
   const cache = await caches.open(CACHE);
   const found = await cache.match(request.mode === 'navigate' ? './' : request, { ignoreSearch: true });
-  return found ?? fetch(request);
+  if (found) return found;
+  const response = await fetch(request);
+  // Parts that are loaded on demand; their names change with their content.
+  if (response.ok && new URL(request.url).pathname.includes('/assets/'))
+    await cache.put(request, response.clone()).catch(() => {});
+  return response;
 }
 
 async function networkFirst(event) {

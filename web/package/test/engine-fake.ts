@@ -66,6 +66,8 @@ export async function open(
 const SCRIPTS: [RegExp, string | ((text: string) => string)][] = [
   // Says what it is asked to say.
   [/^اعرض:\n/, (text) => text.slice(text.indexOf('\n') + 1)],
+  // Repeats the whole message, with the files in it.
+  [/أعد ما قرأت/, (text) => `\`\`\`\n${text.slice(0, 2000)}\n\`\`\``],
   [
     /عربي ومختلط/,
     'GPU هو معالج رسوميات، ويعمل مع **WebGPU** بسرعة 120 GB/s.\n\n' +

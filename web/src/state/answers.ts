@@ -1,5 +1,6 @@
 /** Answers: sending, editing, regenerating and answering. */
 import { BayanError, type Message, type Session } from 'bayan-web';
+import { fitted, shareOfFiles, takeAttachments } from './attachments';
 import { firstToRead } from './context';
 import { change, show } from './conversations';
 import { type Conversation, titleFrom } from './database';
@@ -7,7 +8,7 @@ import { finishLive, type Live, liveChanged, startLive } from './live';
 import { currentSession, loseModel, plainLabel } from './session';
 import { samplingOf } from './settings';
 import { getState, set } from './store';
-import { shownTurns, type Turn, withTurn } from './turns';
+import { contentOf, shownTurns, type Turn, withTurn } from './turns';
 
 /** The answer so far is stored this often, and up to this length. */
 const SAVE_EVERY_MS = 2000;
@@ -15,20 +16,29 @@ const SAVE_UP_TO = 1e6;
 
 export async function send(text: string): Promise<void> {
   const { current } = getState();
-  await say(text, { parent: shownTurns(current).at(-1)?.turn.id ?? null });
+  await say(text, { parent: shownTurns(current).at(-1)?.turn.id ?? null, files: takeAttachments() });
 }
 
 /** Sends another version of a message; the first one stays. */
 export async function editTurn(turnId: string, text: string): Promise<void> {
   const found = shownTurns(getState().current).find(({ turn }) => turn.id === turnId);
-  if (found) await say(text, { parent: found.turn.parent ?? null, versionOf: found.turn.versionOf ?? turnId });
+  if (!found) return;
+  const { parent = null, versionOf = turnId, files } = found.turn;
+  await say(text, { parent, versionOf, files });
 }
 
-async function say(text: string, place: Pick<Turn, 'parent' | 'versionOf'>): Promise<void> {
+async function say(text: string, { files, ...place }: Pick<Turn, 'parent' | 'versionOf' | 'files'>): Promise<void> {
   const content = text.replace(/\s+$/u, '');
   const { current, answering, model, panel } = getState();
-  if (content.trim() === '' || answering) return;
-  const turn: Turn = { id: crypto.randomUUID(), role: 'user', content, at: Date.now(), ...place };
+  if ((content.trim() === '' && !files?.length) || answering) return;
+  const turn: Turn = {
+    id: crypto.randomUUID(),
+    role: 'user',
+    content,
+    at: Date.now(),
+    ...place,
+    ...(files?.length ? { files } : {}),
+  };
   set({ answerError: null });
   const saved = change(current.id, (c) => newest(withTurn(c, turn), turn), current);
   history.replaceState(null, '', `#${encodeURIComponent(current.id)}`);
@@ -42,7 +52,8 @@ function newest(conversation: Conversation, turn: Turn): Conversation {
   const chosen = { ...conversation.chosen };
   delete chosen[turn.versionOf ?? turn.id];
   delete chosen[`answer ${turn.parent ?? ''}`];
-  return { ...conversation, title: conversation.title || titleFrom(turn.content), updatedAt: Date.now(), chosen };
+  const title = conversation.title || titleFrom(turn.content || (turn.files?.[0]?.name ?? ''));
+  return { ...conversation, title, updatedAt: Date.now(), chosen };
 }
 
 /** Writes another answer to the last message; the first one stays as a version. */
@@ -78,7 +89,10 @@ async function answer(id: string, messageId: string): Promise<void> {
   set({ answering: { conversation: id, turn: turn.id } });
   let failure: BayanError | null = null;
   try {
-    const end = await write(using, systemOf(conversation), read, live, signal, {
+    const fitting = await Promise.all(read.map((each) => fitted(using, each)));
+    const filesRead = shareOfFiles(read, fitting);
+    if (filesRead < 1) turn = { ...turn, filesRead };
+    const end = await write(using, systemOf(conversation), fitting, live, signal, {
       onShortened: (readFrom) => {
         turn = { ...turn, readFrom };
         const now = getState().conversations.find((c) => c.id === id);
@@ -140,7 +154,7 @@ function systemOf(conversation: Conversation): string {
 function promptOf(system: string, turns: Turn[]): Message[] {
   return [
     ...(system ? [{ role: 'system' as const, content: system }] : []),
-    ...turns.map(({ role, content }) => ({ role, content })),
+    ...turns.map((turn) => ({ role: turn.role, content: contentOf(turn) })),
   ];
 }
 

@@ -1,6 +1,6 @@
 /** Which turns a model reads: all where the context holds them, else the newest that it holds. */
 import type { Session } from 'bayan-web';
-import type { Turn } from './turns';
+import { contentOf, type Turn } from './turns';
 
 /** Tokens of a chat template around one message, estimated. */
 const AROUND = 8;
@@ -8,10 +8,11 @@ const AROUND = 8;
 const counts = new Map<string, { length: number; tokens: number }>();
 
 async function tokensOf(session: Session, turn: Turn): Promise<number> {
+  const content = contentOf(turn);
   const known = counts.get(turn.id);
-  if (known?.length === turn.content.length) return known.tokens;
-  const tokens = (await session.tokenize(turn.content)).length + AROUND;
-  counts.set(turn.id, { length: turn.content.length, tokens });
+  if (known?.length === content.length) return known.tokens;
+  const tokens = (await session.tokenize(content)).length + AROUND;
+  counts.set(turn.id, { length: content.length, tokens });
   return tokens;
 }
 

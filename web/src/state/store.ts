@@ -17,6 +17,7 @@ import { en } from '../strings/en';
 import { Formats } from '../text/format';
 import { type Conversation, newConversation } from './database';
 import { readSettings, type Settings } from './settings';
+import type { Attachment } from '../text/documents';
 import { NO_TRAINING, type TrainingState } from './training-state';
 
 export type ModelState =
@@ -55,6 +56,11 @@ export interface State {
   training: TrainingState;
   /** Set while an answer is being written, in any conversation. */
   answering: { conversation: string; turn: string } | null;
+  /** Files of the next message, and how many are still being read. */
+  attachments: Attachment[];
+  reading: number;
+  /** The answer that is read aloud. */
+  speaking: string | null;
   /** Whether the kernels of all lengths of prompts are compiled. */
   compiled: boolean;
   /** A model that could not be loaded while another one runs. */
@@ -84,6 +90,9 @@ let state: State = {
   adapters: NO_ADAPTERS,
   training: NO_TRAINING,
   answering: null,
+  attachments: [],
+  reading: 0,
+  speaking: null,
   compiled: false,
   loadError: null,
   answerError: null,

@@ -1,7 +1,9 @@
 /** Conversations as files: JSON, which can be imported again, and Markdown, for people. */
 import type { Strings } from '../strings/ar';
+import type { Attachment } from '../text/documents';
+import { plainName } from '../text/hidden';
 import { type Conversation, titleFrom } from './database';
-import { shownTurns, type Turn, withParents } from './turns';
+import { contentOf, shownTurns, type Turn, withParents } from './turns';
 
 export const EXPORT_KIND = 'bayan-conversations';
 
@@ -12,7 +14,7 @@ export function exportText(conversations: Conversation[]): string {
 /** The shown path as Markdown: a heading for each turn. */
 export function markdownText(conversation: Conversation, t: Strings): string {
   const turns = shownTurns(conversation).map(
-    ({ turn }) => `## ${turn.role === 'user' ? t.you : turn.model || t.assistant}\n\n${turn.content.trim()}\n`,
+    ({ turn }) => `## ${turn.role === 'user' ? t.you : turn.model || t.assistant}\n\n${contentOf(turn).trim()}\n`,
   );
   return [`# ${conversation.title || t.newChat}\n`, ...turns].join('\n');
 }
@@ -60,6 +62,11 @@ function readTurn(turn: Partial<Turn>): Turn | null {
   const parent = turn.parent === null ? null : asId(turn.parent);
   const versionOf = asId(turn.versionOf);
   const readFrom = asId(turn.readFrom);
+  const files: Attachment[] = [];
+  for (const file of Array.isArray(turn.files) ? (turn.files as Partial<Attachment>[]) : []) {
+    if (typeof file?.name !== 'string' || typeof file.text !== 'string') return null;
+    files.push({ name: plainName(file.name), text: file.text, cut: file.cut === true });
+  }
   return {
     id: asId(turn.id) ?? crypto.randomUUID(),
     role: turn.role,
@@ -69,5 +76,6 @@ function readTurn(turn: Partial<Turn>): Turn | null {
     ...(versionOf ? { versionOf } : {}),
     ...(readFrom ? { readFrom } : {}),
     ...(typeof turn.model === 'string' ? { model: turn.model } : {}),
+    ...(files.length > 0 ? { files } : {}),
   };
 }

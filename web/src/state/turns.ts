@@ -6,10 +6,14 @@
  * same message. Other turns with the same parent were written in two tabs at once: all of them are shown, in order of
  * time, each followed by what answers it.
  */
+import type { Attachment } from '../text/documents';
+
 export interface Turn {
   id: string;
   role: 'user' | 'assistant';
   content: string;
+  /** Files of a message, read before its text. */
+  files?: Attachment[];
   at: number;
   /**
    * The turn before this one; null for a first turn. Records of version 0.1 have none: the order of the list counts.
@@ -23,6 +27,14 @@ export interface Turn {
   charsPerSecond?: number;
   /** The first turn that the model read for this answer, where the context did not hold all before it. */
   readFrom?: string;
+  /** The part of the conversation's files that the model read for this answer, where the context did not hold them. */
+  filesRead?: number;
+}
+
+/** What a model reads of a turn: its files, each between marks with its name, then its text. */
+export function contentOf({ content, files = [] }: Turn): string {
+  const parts = files.map(({ name, text }) => `<file name="${name.replace(/"/g, "'")}">\n${text}\n</file>`);
+  return [...parts, content].filter(Boolean).join('\n\n');
 }
 
 /** A turn on the shown path with its versions, itself among them. */

@@ -1,4 +1,5 @@
 /** Arabic: the first language of the page. `en.ts` must have the same keys. Plural forms: `{n}` is the number. */
+import { composerAr } from './composer-ar';
 import { trainingAr } from './training-ar';
 
 type Plural = { zero?: string; one?: string; two?: string; few?: string; many?: string; other: string };
@@ -77,6 +78,8 @@ export const ar = {
   jump: 'إلى آخر المحادثة',
   showMore: 'عرض المزيد',
   hiddenMark: 'رمز خفيّ يغيّر ترتيب النص',
+  taskDone: 'بند منجز',
+  taskOpen: 'بند لم يُنجز',
   tokensPerSecond: 'رمز/ث',
   charsPerSecond: 'حرف/ث',
   context: 'السياق',
@@ -291,6 +294,7 @@ export const ar = {
     Internal: { title: 'خطأ غير متوقع', text: 'أعد تشغيل النموذج. التفاصيل أدناه تفيد في الإبلاغ.' },
   },
   details: 'تفاصيل',
+  ...composerAr,
   training: trainingAr,
 };
 

@@ -1,4 +1,5 @@
 import type { Strings } from './ar';
+import { composerEn } from './composer-en';
 import { trainingEn } from './training-en';
 
 export const en: Strings = {
@@ -68,6 +69,8 @@ export const en: Strings = {
   jump: 'To the latest',
   showMore: 'Show more',
   hiddenMark: 'A hidden character that reorders text',
+  taskDone: 'Done',
+  taskOpen: 'To do',
   tokensPerSecond: 'tok/s',
   charsPerSecond: 'char/s',
   context: 'Context',
@@ -309,5 +312,6 @@ export const en: Strings = {
     Internal: { title: 'Unexpected error', text: 'Restart the model. The details below help in a report.' },
   },
   details: 'Details',
+  ...composerEn,
   training: trainingEn,
 };

@@ -4,7 +4,7 @@ import { hasHidden, splitHidden } from './hidden';
 import { type Run, runsOf } from './runs';
 
 /** Elements that end a run. */
-const SEPARATE = 'pre, code, bdi, a, br';
+const SEPARATE = 'pre, code, bdi, a, br, .maths';
 const BLOCK = 'p, li, .item, h1, h2, h3, h4, h5, h6, td, th, blockquote, div, a';
 
 /** Shows each hidden character below `root` by its code point, in a marked element. */
@@ -38,7 +38,7 @@ export function isolateRuns(root: DocumentFragment): void {
   const blocks = new Map<Element, Text[]>();
   for (const text of textsOf(
     root,
-    (parent) => parent !== null && !parent.closest('pre, code, bdi, bdo, .code-head, .hidden-mark'),
+    (parent) => parent !== null && !parent.closest('pre, code, bdi, bdo, .code-head, .hidden-mark, .maths'),
   )) {
     const block = text.parentElement!.closest(BLOCK);
     if (!block) continue;

@@ -3,16 +3,19 @@
  *
  * markdown-it parses with raw HTML off; DOMPurify then keeps an allow-list of tags and attributes. There are two
  * filters because a model's output is hostile input and each filter has had vulnerabilities. Images become links,
- * because fetching an image could send the conversation to a remote server. Directions, code headers and isolation are
- * added to the finished nodes.
+ * because fetching an image could send the conversation to a remote server. Directions, code headers and colours,
+ * formulas, boxes of task lists and isolation are added to the finished nodes.
  */
 import DOMPurify from 'dompurify';
 import MarkdownIt from 'markdown-it';
+import { coloured } from './colours';
 import { type Direction, directionOf, languageOf, type StickyDirection } from './direction';
 import { isolateRuns, showHidden } from './isolate';
+import { maths, showMaths } from './maths';
 
 const markdown = new MarkdownIt({ html: false, linkify: true, typographer: false, maxNesting: 40 });
 markdown.disable('image');
+maths(markdown);
 for (const rule of ['th_open', 'td_open']) {
   markdown.renderer.rules[rule] = (tokens, at, options, _env, self) => {
     const token = tokens[at]!;
@@ -81,6 +84,8 @@ export function blocksOf(text: string): Block[] {
 export interface Words {
   copyCode: string;
   hiddenMark: string;
+  taskDone: string;
+  taskOpen: string;
 }
 
 /** `first` fixes the direction of the first block, which may still grow. */
@@ -96,7 +101,11 @@ export function renderMarkdown(
 }
 
 function finish(root: DocumentFragment, fallback: Direction, words: Words, first?: StickyDirection): void {
-  for (const item of root.querySelectorAll('li')) wrapItem(item);
+  showMaths(root);
+  for (const item of root.querySelectorAll('li')) {
+    wrapItem(item);
+    showTask(item, words);
+  }
   let last = fallback;
   for (const child of root.children) {
     const text = textForDirection(child);
@@ -119,6 +128,7 @@ function finish(root: DocumentFragment, fallback: Direction, words: Words, first
   }
   for (const pre of root.querySelectorAll('pre')) finishCode(pre, words);
   showHidden(root, words.hiddenMark);
+  for (const frame of root.querySelectorAll('.code-frame')) colourCode(frame, words);
   for (const link of root.querySelectorAll('a')) finishLink(link);
   for (const code of root.querySelectorAll(':not(pre) > code')) code.setAttribute('dir', 'ltr');
   for (const table of root.querySelectorAll('table')) {
@@ -146,6 +156,21 @@ function wrapItem(item: Element): void {
   text.append(...inline);
 }
 
+/** `[ ]` and `[x]` at the start of an item become a box with a name; nobody can change it. */
+function showTask(item: Element, words: Words): void {
+  const text = item.querySelector(':scope > .item, :scope > p')?.firstChild;
+  const found = text instanceof Text ? /^\[([ xX])\]\s+/.exec(text.data) : null;
+  if (!found) return;
+  const done = found[1] !== ' ';
+  const box = document.createElement('span');
+  box.className = done ? 'task done' : 'task';
+  box.setAttribute('role', 'img');
+  box.setAttribute('aria-label', done ? words.taskDone : words.taskOpen);
+  (text as Text).data = (text as Text).data.slice(found[0].length);
+  (text as Text).before(box);
+  item.classList.add('task-item');
+}
+
 /** A link whose text looks like an address of another site than its own shows its own site beside it. */
 function finishLink(link: HTMLAnchorElement): void {
   const text = link.textContent ?? '';
@@ -171,9 +196,9 @@ function setDirection(element: Element, direction: Direction): void {
 }
 
 function textForDirection(element: Element): string {
-  if (!element.querySelector('code, pre, a')) return element.textContent ?? '';
+  if (!element.querySelector('code, pre, a, .maths')) return element.textContent ?? '';
   const copy = element.cloneNode(true) as Element;
-  for (const code of copy.querySelectorAll('code, pre')) code.remove();
+  for (const code of copy.querySelectorAll('code, pre, .maths')) code.remove();
   return copy.textContent ?? '';
 }
 
@@ -187,9 +212,11 @@ function directionOfMost(parts: Iterable<Element>, fallback: Direction): Directi
   return balance === 0 ? fallback : balance > 0 ? 'rtl' : 'ltr';
 }
 
+const languageIn = (code: Element | null) => /^language-([\w+#.-]{1,30})$/.exec(code?.className ?? '')?.[1] ?? '';
+
 function finishCode(pre: HTMLPreElement, words: Words): void {
   const code = pre.querySelector('code');
-  const language = /^language-([\w+#.-]{1,30})$/.exec(code?.className ?? '')?.[1] ?? '';
+  const language = languageIn(code);
   const frame = document.createElement('div');
   frame.className = 'code-frame';
   frame.dir = 'ltr';
@@ -210,6 +237,15 @@ function finishCode(pre: HTMLPreElement, words: Words): void {
   pre.dir = 'ltr';
   frame.append(head, pre);
   rawCode.set(frame, raw);
+}
+
+function colourCode(frame: Element, words: Words): void {
+  const code = frame.querySelector('pre code');
+  const everything = () => document.querySelectorAll('.answer .code-frame').forEach((each) => colourCode(each, words));
+  const nodes = coloured(rawCode.get(frame) ?? '', languageIn(code), everything);
+  if (!code || !nodes) return;
+  code.replaceChildren(nodes);
+  showHidden(code, words.hiddenMark);
 }
 
 /** The exact text of each code frame, for copying; the displayed text marks hidden characters. */

@@ -1,6 +1,7 @@
 import { useEffect } from 'preact/hooks';
 import { startConversation } from '../state/conversations';
 import { set, strings } from '../state/store';
+import { DropPlace } from './Attachments';
 import { Chat } from './Chat';
 import { Composer } from './Composer';
 import { useApp } from './hooks';
@@ -65,6 +66,7 @@ export function App() {
           <>
             <Chat />
             <Composer />
+            <DropPlace />
           </>
         )}
       </main>

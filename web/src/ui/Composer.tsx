@@ -1,10 +1,15 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
+import { instruction, type Task } from '../data/writing';
 import { send } from '../state/answers';
+import { takeFiles } from '../state/files';
 import { stop } from '../state/live';
 import { baseDirection, strings } from '../state/store';
 import type { Conversation } from '../state/database';
 import { draftOf, keepDraft } from '../state/drafts';
+import { shownTurns } from '../state/turns';
 import { directionOf } from '../text/direction';
+import { AttachButton, PendingFiles } from './Attachments';
+import { DictateButton, WritingTools } from './ComposerTools';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
@@ -34,12 +39,19 @@ export function Composer() {
     keepDraft(key, value);
     setText(value);
   };
-  const busy = state.answering !== null;
-  const submit = () => {
-    if (busy || text.trim() === '') return;
+  const busy = state.answering !== null || state.reading > 0;
+  const empty = text.trim() === '' && state.attachments.length === 0;
+  const submit = (message = text) => {
+    if (busy || empty) return;
     change('');
     setTurned(null);
-    void send(text);
+    void send(message);
+  };
+  const answer = shownTurns(state.current).findLast(({ turn }) => turn.role === 'assistant')?.turn.content ?? '';
+  const target = text.trim() !== '' ? 'text' : state.attachments.length > 0 ? 'file' : answer !== '' ? 'answer' : null;
+  const perform = (task: Task) => {
+    if (target === 'answer') void send(instruction(task, answer));
+    else submit(instruction(task, text));
   };
   const onKeyDown = (event: KeyboardEvent) => {
     // While an input method composes, Enter confirms its text; some browsers report this only as keyCode 229.
@@ -60,7 +72,10 @@ export function Composer() {
         submit();
       }}
     >
+      <PendingFiles />
       <div class="composer-box">
+        <AttachButton />
+        <WritingTools target={target} disabled={busy} onTask={perform} />
         <textarea
           id="composer"
           ref={box}
@@ -74,13 +89,23 @@ export function Composer() {
           spellcheck
           onInput={(e) => change(e.currentTarget.value)}
           onKeyDown={onKeyDown}
+          onPaste={(e) => {
+            const files = [...(e.clipboardData?.files ?? [])];
+            // A copied part of a page brings its text and a picture of it: the text is meant.
+            if (files.length === 0 || e.clipboardData?.types.includes('text/plain')) return;
+            e.preventDefault();
+            void takeFiles(files);
+          }}
         />
-        {busy ? (
+        <DictateButton
+          onText={(said) => change(text.trim() === '' ? said.trim() : `${text.trimEnd()} ${said.trim()}`)}
+        />
+        {state.answering !== null ? (
           <button type="button" class="send stop" aria-label={t.stop} title={t.stop} onClick={stop}>
             <Icon name="stop" size={22} />
           </button>
         ) : (
-          <button type="submit" class="send" aria-label={t.send} title={t.send} disabled={text.trim() === ''}>
+          <button type="submit" class="send" aria-label={t.send} title={t.send} disabled={empty || busy}>
             <Icon name="send" size={22} />
           </button>
         )}

@@ -1,14 +1,16 @@
 /** A message and an answer, each with its versions and buttons. */
-import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { editTurn, regenerate, send } from '../state/answers';
 import { chooseVersion, startConversation } from '../state/conversations';
 import { draftOf, keepDraft } from '../state/drafts';
 import { live, onLive } from '../state/live';
+import { onVoices, speak, stopSpeaking, voiceOf } from '../state/speech';
 import { baseDirection, formats, getState, set, strings } from '../state/store';
 import type { ShownTurn } from '../state/turns';
 import { directionOf, languageOf } from '../text/direction';
 import { Sentences } from '../text/sentences';
 import { StreamingText } from '../text/streaming';
+import { SentFiles } from './Attachments';
 import { Lines } from './Directed';
 import { useApp } from './hooks';
 import { Icon } from './icons';
@@ -36,6 +38,35 @@ function CopyButton({ text }: { text: string }) {
       }
     >
       <Icon name={done ? 'check' : 'copy'} size={17} />
+    </button>
+  );
+}
+
+/** Shown where the system has an own voice for the language of the answer. */
+function ListenButton({ turn, body }: { turn: string; body: { current: HTMLDivElement | null } }) {
+  const t = strings();
+  const { speaking } = useApp();
+  const [, heard] = useState(0);
+  useEffect(() => onVoices(() => heard((count) => count + 1)), []);
+  useEffect(() => () => void (getState().speaking === turn && stopSpeaking()), [turn]);
+  const paragraphs = () =>
+    [...(body.current?.children ?? [])].flatMap((block) => {
+      const text = block.matches('.code-frame') ? '' : (block.textContent ?? '').trim();
+      return text === '' ? [] : [{ text, direction: (block.getAttribute('dir') ?? 'rtl') as 'rtl' | 'ltr' }];
+    });
+  if (!paragraphs().some(({ direction }) => voiceOf(languageOf(direction)))) return null;
+  const on = speaking === turn;
+  const label = on ? t.stopListening : t.listen;
+  return (
+    <button
+      type="button"
+      class="mini"
+      aria-label={label}
+      title={label}
+      aria-pressed={on}
+      onClick={() => (on ? stopSpeaking() : speak(turn, paragraphs()))}
+    >
+      <Icon name={on ? 'stop' : 'speaker'} size={17} />
     </button>
   );
 }
@@ -138,9 +169,12 @@ export function UserTurn({ shown }: { shown: ShownTurn }) {
   const long = turn.content.length > 20_000;
   return (
     <article class="turn user" aria-label={t.you}>
-      <div class="bubble" dir={direction} lang={languageOf(direction)}>
-        <Lines text={long ? `${turn.content.slice(0, 20_000)}…` : turn.content} base={direction} />
-      </div>
+      {turn.files && <SentFiles files={turn.files} />}
+      {turn.content !== '' && (
+        <div class="bubble" dir={direction} lang={languageOf(direction)}>
+          <Lines text={long ? `${turn.content.slice(0, 20_000)}…` : turn.content} base={direction} />
+        </div>
+      )}
       <div class="tools">
         <Versions shown={shown} />
         <CopyButton text={turn.content} />
@@ -176,6 +210,8 @@ export function AnswerTurn({ shown, last }: { shown: ShownTurn; last: boolean })
     writer.current = new StreamingText(body.current!, directionOf(turn.content, baseDirection()).direction, {
       copyCode: t.copyCode,
       hiddenMark: t.hiddenMark,
+      taskDone: t.taskDone,
+      taskOpen: t.taskOpen,
       showMore: t.showMore,
     });
     if (!streaming) writer.current.update(turn.content, true);
@@ -251,9 +287,13 @@ export function AnswerTurn({ shown, last }: { shown: ShownTurn; last: boolean })
       ) : (
         <>
           {note && <p class="note">{note}</p>}
+          {turn.filesRead !== undefined && (
+            <p class="note">{t.attachments.share.replace('{percent}', formats().percent(turn.filesRead))}</p>
+          )}
           <div class="tools">
             <Versions shown={shown} />
             <CopyButton text={turn.content} />
+            <ListenButton turn={turn.id} body={body} />
             {last && (
               <button
                 type="button"
