@@ -192,9 +192,13 @@ describe('the catalogue', () => {
       expect(model.repo).toMatch(/^[\w.-]+\/[\w.-]+$/);
       expect(model.note.ar).toMatch(/[\u0600-\u06ff]/);
       expect(downloadBytes(model)).toBeGreaterThan(1e8);
+      // What one press downloads is quantized already.
+      if ('file' in model) expect(downloadBytes(model) / model.parameters).toBeLessThan(0.9);
       expect(memoryBytes(model, 'q4', 4096)).toBeLessThan(memoryBytes(model, 'f16', 4096));
     }
-    const qwen = catalogue.models.find((m) => m.repo === 'Qwen/Qwen2.5-1.5B-Instruct')!;
+    expect(catalogue.models.filter((m) => 'file' in m).length).toBeGreaterThanOrEqual(5);
+    expect(downloadBytes(catalogue.models[0]!)).toBeLessThan(0.45e9);
+    const qwen = catalogue.models.find((m) => m.repo === 'Qwen/Qwen2.5-1.5B-Instruct-GGUF')!;
     expect(memoryBytes(qwen, 'q4', 4096) / 1e9).toBeCloseTo(0.868 + 0.117 + 0.25, 2);
     expect([fits(1e9, 4e9), fits(4e9, 4e9), fits(9e9, 4e9)]).toEqual(['yes', 'tight', 'no']);
   });

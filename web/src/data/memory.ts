@@ -5,6 +5,8 @@ export interface CatalogueModel {
   name: string;
   maker: string;
   repo: string;
+  /** The file of a GGUF repository; its weights are quantized already. */
+  file?: string;
   licence: string;
   parameters: number;
   publishedBytesPerParameter: number;

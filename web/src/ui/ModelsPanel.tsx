@@ -195,7 +195,8 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
   const t = strings();
   const f = formats();
   const { settings, model } = useApp();
-  const format = settings.format === 'auto' ? 'q4' : settings.format;
+  // A quantized file stays as it is.
+  const format = settings.format === 'auto' || item.file ? 'q4' : settings.format;
   const memory = memoryBytes(item, format, settings.contextLength);
   const fit = fits(memory, budget);
   return (
@@ -212,6 +213,7 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
           <bdi>{item.maker}</bdi>
           <span>
             {t.downloadSize} <bdi class="num">{f.bytes(downloadBytes(item))}</bdi>
+            {item.file && ` · ${t.shortFormats.q4}`}
           </span>
           <span>
             {t.licence} <bdi>{item.licence}</bdi>
@@ -219,7 +221,7 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
         </p>
         <p class="dim small-text meta">
           <span>{t.memory}</span>
-          {FORMATS.map((each) => (
+          {(item.file ? (['q4'] as const) : FORMATS).map((each) => (
             <span key={each} class={each === format ? 'chosen' : undefined}>
               {t.shortFormats[each]} <bdi class="num">{f.bytes(memoryBytes(item, each, settings.contextLength))}</bdi>
             </span>
@@ -231,7 +233,7 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
         type="button"
         class="button"
         disabled={model.kind === 'loading'}
-        onClick={() => run({ kind: 'hub', repo: item.repo }, item.name)}
+        onClick={() => run({ kind: 'hub', repo: item.repo, ...(item.file ? { file: item.file } : {}) }, item.name)}
       >
         {t.download}
       </button>
