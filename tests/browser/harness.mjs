@@ -62,6 +62,45 @@ GPUDevice.prototype.createBuffer = function (descriptor) {
 };
 `;
 
+/**
+ * Makes Chromium offer what a browser of another maker may: no API of Chromium alone, no optional feature of WebGPU, and
+ * the limits that the standard guarantees (WebGPU, section 3.6.2). Those of Firefox and Safari lie between these and
+ * Chromium's. A device then really refuses more. Runs in the page and in the engine's worker.
+ */
+export function otherBrowser({ languageFeatures = [], f16 = false } = {}) {
+  for (const [place, name] of [
+    [globalThis.Navigator, 'deviceMemory'],
+    [globalThis.window, 'showDirectoryPicker'],
+    [globalThis.window, 'SpeechRecognition'],
+  ])
+    if (place) Object.defineProperty(place.prototype ?? place, name, { value: undefined, configurable: true });
+  const guaranteed = {
+    maxBufferSize: 268435456,
+    maxStorageBufferBindingSize: 134217728,
+    maxStorageBuffersPerShaderStage: 8,
+    maxComputeWorkgroupStorageSize: 16384,
+    maxComputeInvocationsPerWorkgroup: 256,
+    maxComputeWorkgroupSizeX: 256,
+    maxComputeWorkgroupSizeY: 256,
+    maxComputeWorkgroupSizeZ: 64,
+    maxComputeWorkgroupsPerDimension: 65535,
+    minStorageBufferOffsetAlignment: 256,
+    minUniformBufferOffsetAlignment: 256,
+    maxBindGroups: 4,
+  };
+  const { get } = Object.getOwnPropertyDescriptor(GPUAdapter.prototype, 'limits');
+  const limits = (own) =>
+    new Proxy(own, { get: (target, name) => guaranteed[name] ?? Reflect.get(target, name, target) });
+  Object.defineProperty(GPUAdapter.prototype, 'limits', {
+    get() {
+      return limits(get.call(this));
+    },
+  });
+  const features = new Set(['core-features-and-limits', ...(f16 ? ['shader-f16'] : [])]);
+  Object.defineProperty(GPUAdapter.prototype, 'features', { get: () => features });
+  Object.defineProperty(GPU.prototype, 'wgslLanguageFeatures', { get: () => new Set(languageFeatures) });
+}
+
 /** The engine's script and wasm (or those of its test double) and the files of the included model. */
 async function parts(real) {
   if (!real)
@@ -83,7 +122,7 @@ async function parts(real) {
 
 /**
  * Serves `dist` at PREFIX. `state.down`: every connection is closed without an answer. `state.cutModel`: the next
- * response with model bytes ends after that many bytes.
+ * response with model bytes ends after that many bytes. `state.prelude` runs before the engine, in its worker.
  */
 export async function startServer({ real = false } = {}) {
   if (!existsSync(join(web, 'dist/index.html')))
@@ -95,7 +134,7 @@ export async function startServer({ real = false } = {}) {
     sha256: createHash('sha256').update(bytes).digest('hex'),
   }));
   const manifest = JSON.stringify({ name: 'بيان الصغير', files });
-  const state = { down: false, cutModel: 0, log: [], ships: true };
+  const state = { down: false, cutModel: 0, log: [], ships: true, prelude: '' };
   const send = (request, response, bytes, type) => {
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
     const headers = {
@@ -126,7 +165,8 @@ export async function startServer({ real = false } = {}) {
     if (state.down) return void request.socket.destroy();
     if (!path.startsWith(PREFIX)) return void response.writeHead(404).end();
     const name = path.slice(PREFIX.length) || 'index.html';
-    if (name === 'engine/bayan.js') return send(request, response, Buffer.from(script), 'text/javascript');
+    if (name === 'engine/bayan.js')
+      return send(request, response, Buffer.from(state.prelude + script), 'text/javascript');
     if (name === 'engine/bayan_bg.wasm') return send(request, response, wasm, 'application/wasm');
     if (state.ships && name === 'model/manifest.json')
       return send(request, response, Buffer.from(manifest), 'application/json');

@@ -11,6 +11,7 @@ import {
   launch,
   loadShipped,
   openPage,
+  otherBrowser,
   say,
   startServer,
 } from './harness.mjs';
@@ -52,13 +53,43 @@ after(async () => {
 });
 beforeEach(async () => {
   await context?.close();
-  Object.assign(server.state, { down: false, cutModel: 0 });
+  Object.assign(server.state, { down: false, cutModel: 0, prelude: '' });
   server.state.log.length = 0;
   context = await newContext();
 });
 
 const weightRanges = () =>
   server.state.log.filter((entry) => entry.path.endsWith('model.safetensors')).map((entry) => entry.range);
+
+describe('a browser of another maker', () => {
+  for (const [name, options, dot] of [
+    [
+      'with guaranteed limits and no optional feature',
+      { languageFeatures: ['packed_4x8_integer_dot_product'] },
+      /متاح/,
+    ],
+    ['that knows no language feature either', {}, /غير متاح/],
+  ])
+    it(`${name} answers alike`, async () => {
+      const double = `(${otherBrowser})(${JSON.stringify(options)})`;
+      server.state.prelude = `${double};\n`;
+      await context.addInitScript(`${double};`);
+      page = await visit();
+      await say(page, 'ما عاصمة مصر؟');
+      await finished(page);
+      assert.match(await lastAnswer(page).innerText(), /القاهرة/);
+      await page.getByRole('button', { name: 'الجهاز والإمكانات' }).first().click();
+      const row = (label) => page.locator('.sheet .fact', { hasText: label }).innerText();
+      assert.match(await row('المجموعات الفرعية'), /غير متاح/);
+      assert.match(await row('جداء 8 بت المحزوم'), dot);
+      await page.keyboard.press('Escape');
+      await page.locator('.model-chip').click();
+      // Without `showDirectoryPicker` the folder is chosen in a plain input.
+      const folder = page.getByRole('button', { name: 'اختيار مجلد' }).last();
+      await Promise.all([page.waitForEvent('filechooser'), folder.click()]);
+      assert.deepEqual(page.errors, []);
+    });
+});
 
 describe('a conversation with the embedded model', () => {
   it('is typed, streamed, continued, regenerated, edited, stopped', async () => {
