@@ -1,7 +1,7 @@
 //! The embedded model's held-out score through Bayan's own kernels, in the quantized form that is shipped: greedy
 //! answers to questions that are not in its training text, checked for the facts they must contain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -23,8 +23,13 @@ fn normalised(text: &str) -> String {
     .collect()
 }
 
+/// A folder of the embedded model's own files.
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../embedded").join(name)
+}
+
 fn questions() -> Vec<(String, Value)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../embedded/heldout");
+    let folder = folder("heldout");
     let read = |part: &str| std::fs::read_to_string(folder.join(format!("{part}.jsonl"))).unwrap();
     let parts = ["a", "b", "c"].map(|part| (part, read(part)));
     let parsed = parts
@@ -100,11 +105,7 @@ fn ask_held_out_questions(mut model: Model) {
     for (part, item) in questions() {
         let messages = item["messages"].as_array().unwrap();
         let answer = block_on(model.chat(messages, &generation, &mut |_| ControlFlow::Continue(()))).unwrap().text;
-        let found = normalised(&answer);
-        let facts = item["facts"].as_array().unwrap();
-        let right = facts.iter().all(|fact| {
-            fact.as_array().unwrap().iter().any(|word| found.contains(&normalised(word.as_str().unwrap())))
-        });
+        let right = has_facts(&answer, &item["facts"]);
         for key in [format!("{part}/{}", item["topic"].as_str().unwrap_or("")), "all".to_string()] {
             let score = scores.entry(key).or_default();
             score.0 += usize::from(right);
@@ -120,4 +121,60 @@ fn ask_held_out_questions(mut model: Model) {
     let (right, asked) = scores["all"];
     assert!(asked >= 150, "{asked} questions");
     assert!(right * 100 >= asked * 80, "{right} of {asked} are right");
+}
+
+/// Whether an answer has one of the alternatives of every fact.
+fn has_facts(answer: &str, facts: &Value) -> bool {
+    let found = normalised(answer);
+    facts.as_array().unwrap().iter().all(|alternatives| {
+        alternatives.as_array().unwrap().iter().any(|word| found.contains(&normalised(word.as_str().unwrap())))
+    })
+}
+
+/// Conversations of two to four messages: one is right when all its answers are, each after the model's own ones.
+#[test]
+fn it_holds_four_of_five_conversations() {
+    let text = std::fs::read_to_string(folder("heldout/conversations.jsonl")).unwrap();
+    let conversations: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let trained = trained_conversations();
+    assert!(trained.len() > 4000, "{} conversations in the training text", trained.len());
+    let mut model = embedded_on_cpu();
+    let generation = Generation { max_tokens: Some(120), ..Default::default() };
+    let mut right = 0;
+    for conversation in &conversations {
+        let turns = conversation["turns"].as_array().unwrap();
+        assert!((2..=4).contains(&turns.len()), "{conversation}");
+        let asked: Vec<String> = turns.iter().map(|turn| normalised(turn["content"].as_str().unwrap())).collect();
+        assert!(!trained.contains(&asked), "in the training text: {conversation}");
+        let mut messages = Vec::new();
+        let all_right = turns.iter().all(|turn| {
+            messages.push(json!({"role": "user", "content": turn["content"]}));
+            let answer = block_on(model.chat(&messages, &generation, &mut |_| ControlFlow::Continue(()))).unwrap().text;
+            messages.push(json!({"role": "assistant", "content": answer}));
+            let right = has_facts(&answer, &turn["facts"]);
+            if !right {
+                println!("wrong after {} messages: {} -> {answer}", messages.len() - 2, turn["content"]);
+            }
+            right
+        });
+        right += usize::from(all_right);
+    }
+    let held = conversations.len();
+    println!("conversations: {right} of {held}");
+    assert!(held >= 60, "{held} conversations");
+    assert!(right * 100 >= held * 80, "{right} of {held} are right");
+}
+
+/// The messages of the person in each conversation of the training text.
+fn trained_conversations() -> HashSet<Vec<String>> {
+    let mut all = HashSet::new();
+    for file in std::fs::read_dir(folder("corpus")).unwrap() {
+        for line in std::fs::read_to_string(file.unwrap().path()).unwrap().lines() {
+            let conversation: Value = serde_json::from_str(line).unwrap();
+            let messages = conversation["messages"].as_array().unwrap().iter();
+            let asked = messages.filter(|message| message["role"] == "user");
+            all.insert(asked.map(|message| normalised(message["content"].as_str().unwrap())).collect());
+        }
+    }
+    all
 }
