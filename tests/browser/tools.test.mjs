@@ -200,7 +200,7 @@ describe('files', () => {
         [name, text],
       );
     const note = await transfer('مسقط.txt', 'نص أُفلت');
-    await page.dispatchEvent('.chat, body', 'dragenter', { dataTransfer: note });
+    await page.dispatchEvent('body', 'dragenter', { dataTransfer: note });
     await page.waitForSelector('.drop-place');
     await page.dispatchEvent('body', 'drop', { dataTransfer: note });
     await page.waitForSelector('.composer .file-chip button');
@@ -212,6 +212,11 @@ describe('files', () => {
     }, pasted);
     await page.waitForFunction(() => document.querySelectorAll('.composer .file-chip button').length === 2);
     await page.locator('.composer .file-chip button').first().click();
+    assert.deepEqual(await chips(), ['ملصق.txt']);
+    // Over an open panel a file is that panel's.
+    await page.locator('.model-chip').click();
+    await page.dispatchEvent('.sheet', 'drop', { dataTransfer: note });
+    await page.keyboard.press('Escape');
     assert.deepEqual(await chips(), ['ملصق.txt']);
     await page.dispatchEvent('body', 'drop', { dataTransfer: await transfer('other.gguf', 'GGUF نموذج') });
     await page.waitForSelector('.model-chip.ready:has-text("other.gguf")', { timeout: 60_000 });

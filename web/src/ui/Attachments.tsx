@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { removeAttachment } from '../state/attachments';
 import { takeFiles } from '../state/files';
-import { baseDirection, formats, strings } from '../state/store';
+import { baseDirection, formats, getState, strings } from '../state/store';
 import { type Attachment } from '../text/documents';
 import { directionOf, languageOf } from '../text/direction';
 import { Lines } from './Directed';
@@ -109,7 +109,7 @@ export function DropPlace() {
     const enter = (event: DragEvent) => {
       if (!withFiles(event)) return;
       depth++;
-      setOver(true);
+      setOver(getState().panel === null);
     };
     const leave = (event: DragEvent) => {
       if (withFiles(event) && --depth <= 0) setOver(false);
@@ -117,10 +117,11 @@ export function DropPlace() {
     const move = (event: DragEvent) => withFiles(event) && event.preventDefault();
     const drop = (event: DragEvent) => {
       if (!withFiles(event)) return;
+      // Else the browser would leave the page for the file. An open panel takes files where it says so.
       event.preventDefault();
       depth = 0;
       setOver(false);
-      void takeFiles([...(event.dataTransfer?.files ?? [])]);
+      if (getState().panel === null) void takeFiles([...(event.dataTransfer?.files ?? [])]);
     };
     addEventListener('dragenter', enter);
     addEventListener('dragleave', leave);
