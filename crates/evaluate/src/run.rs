@@ -320,6 +320,11 @@ impl Output {
         &self.folder
     }
 
+    /// Whether the folder had this run already.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
     /// Runs a task, or the rest of it, and reads its samples. `on_items` is called with the number of new items after
     /// each batch.
     ///

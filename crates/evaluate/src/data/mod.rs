@@ -99,12 +99,48 @@ impl DataFolder {
     /// There is no such file, or it cannot be read to its end.
     pub fn read(&mut self, source: &Source, split: &str) -> Result<Rows> {
         let files = self.find(source, split)?;
+        self.load(files, source.columns)
+    }
+
+    /// Reads a data set of one file that has one of these names (without ending), in the data set's folder or in the
+    /// data folder itself; or whatever its name, if it is the only data file of the data set's folder.
+    ///
+    /// # Errors
+    /// There is no such file, or it cannot be read to its end.
+    pub fn read_named(&mut self, dataset: &str, names: &[&str]) -> Result<Rows> {
+        let own = self.folders(dataset);
+        let root = self.root.clone();
+        for folder in own.iter().chain([&root]).filter(|folder| folder.is_dir()) {
+            for name in names {
+                let files = parts(folder, name)?;
+                if !files.is_empty() {
+                    return self.load(files, None);
+                }
+            }
+        }
+        for folder in own.iter().flat_map(|folder| [folder.clone(), folder.join("data")]) {
+            let entries = fs::read_dir(&folder).into_iter().flatten().take(MOST_FILES).flatten();
+            let files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_data_file(path)).collect();
+            if files.len() == 1 {
+                return self.load(files, None);
+            }
+        }
+        let looked: Vec<String> = own.iter().map(|folder| folder.display().to_string()).collect();
+        Err(EvalError::unexpected(
+            format!("data of {dataset}"),
+            format!("a file {} in {}", names.join(" or "), looked.join(", ")),
+            "none",
+            "put the data set there, as it is published",
+        ))
+    }
+
+    fn load(&mut self, files: Vec<PathBuf>, columns: Option<&[&str]>) -> Result<Rows> {
         if let Some((_, rows)) = self.last.as_ref().filter(|(last, _)| *last == files) {
             return Ok(rows.clone());
         }
         let (mut rows, mut hashes) = (Vec::new(), BTreeMap::new());
         for file in &files {
-            for row in open_rows_with(file, source.columns)? {
+            for row in open_rows_with(file, columns)? {
                 rows.push(row.map_err(|error| match error {
                     RowError::Bad(row) => EvalError::Row(row),
                     RowError::Fatal(error) => error.into(),
@@ -199,6 +235,13 @@ fn parts(folder: &Path, layout: &str) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(Vec::new())
+}
+
+/// Whether this is a file whose name ends as data files do.
+fn is_data_file(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let plain = name.strip_suffix(".gz").unwrap_or(&name);
+    plain.rsplit_once('.').is_some_and(|(_, ending)| ENDINGS.contains(&ending)) && path.is_file()
 }
 
 /// Whether this is `-00000-of-00002`.

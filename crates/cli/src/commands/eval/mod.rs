@@ -2,6 +2,9 @@
 //!
 //! The rules are in `bayan-evaluate`; this file opens the model, shows progress and prints tables.
 
+mod chat;
+mod http;
+mod judged;
 mod remote;
 
 use std::path::PathBuf;
@@ -11,13 +14,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use bayan_evaluate::compare;
 use bayan_evaluate::data::DataFolder;
+use bayan_evaluate::judged::sets::SETS;
 use bayan_evaluate::report;
 use bayan_evaluate::results::{self, Finished};
 use bayan_evaluate::run::{self, Backend, Local, Output, Prepared, Settings};
 use bayan_evaluate::suites::{self, NOT_PUBLIC, Selection};
 use bayan_evaluate::task::Group;
 use bayan_generate::engine::DEFAULT_CONTEXT;
-use bayan_generate::{EngineOptions, StepSizes, TextPipeline};
+use bayan_generate::{EngineOptions, Model, StepSizes, TextPipeline};
 use bayan_gpu::block_on;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -41,6 +45,12 @@ enum Command {
     List(ListArgs),
     /// Say whether two runs differ by more than chance
     Compare(CompareArgs),
+    /// Write a run's answers in the layout of a program that judges them
+    Export(judged::ExportArgs),
+    /// Have a model behind a server judge a run's answers
+    Judge(Box<judged::JudgeArgs>),
+    /// Read the verdicts of another program on a run's answers
+    Import(judged::ImportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -134,11 +144,18 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
         Command::Run(args) => evaluate(args)?,
         Command::List(args) => list(args)?,
         Command::Compare(args) => compare_runs(args)?,
+        Command::Export(args) => judged::export(args)?,
+        Command::Judge(args) => judged::judge(args)?,
+        Command::Import(args) => judged::import(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn evaluate(args: &RunArgs) -> Result<()> {
+    let judged = judged::sets_of(&args.tasks)?;
+    if !judged.is_empty() {
+        return judged::answer(args, &judged, &mut DataFolder::open(&args.data)?);
+    }
     let Selection { tasks, groups } = suites::select(&args.tasks)?;
     let settings = Settings {
         shots: args.shots,
@@ -166,7 +183,15 @@ fn evaluate(args: &RunArgs) -> Result<()> {
     let engine =
         EngineOptions { sequences: args.parallel as usize + 1, sizes: StepSizes::Listed, ..EngineOptions::default() };
     let mut model = open::model_with(&args.model, None, engine)?.model;
-    let about = json!({
+    let about = about(args, &model);
+    let wait = |work: run::Pending<'_>| block_on(work);
+    let mut backend = Local { model: &mut model, one_by_one: args.one_by_one, wait: &wait };
+    score(args, &settings, &prepared, &groups, &about, &mut backend)
+}
+
+/// The model and the settings that its results depend on.
+fn about(args: &RunArgs, model: &Model) -> Value {
+    json!({
         "model": model_name(args),
         "quantize": args.model.quantize.map(|format| format.name()),
         "cache": format!("{:?}", args.model.cache).to_lowercase(),
@@ -176,10 +201,7 @@ fn evaluate(args: &RunArgs) -> Result<()> {
         "bayan": env!("CARGO_PKG_VERSION"),
         "parallel": args.parallel,
         "one_by_one": args.one_by_one,
-    });
-    let wait = |work: run::Pending<'_>| block_on(work);
-    let mut backend = Local { model: &mut model, one_by_one: args.one_by_one, wait: &wait };
-    score(args, &settings, &prepared, &groups, &about, &mut backend)
+    })
 }
 
 fn model_name(args: &RunArgs) -> String {
@@ -253,6 +275,9 @@ fn list(args: &ListArgs) -> Result<()> {
             let source = format!("{}{config}", task.source.dataset);
             rows.push(vec![task.full_name(), "1".into(), task.protocol.version().into(), source]);
         }
+    }
+    for set in SETS {
+        rows.push(vec![set.name.into(), "1".into(), set.rules.version().into(), set.about.into()]);
     }
     output::line(&output::table(&["name", "tasks", "rules", "what"], &rows))?;
     for (name, why) in NOT_PUBLIC {
