@@ -89,7 +89,7 @@ fn data_that_cannot_be_scored_are_refused_with_file_and_row() {
     row(r#"{"query": "سؤال", "sol1": ["أ"], "sol2": "ب", "label": 0}"#, "`sol1`: expected a text");
     row("{", "expected a JSON object");
     assert!(refused("", &[]).contains("one row or more"));
-    assert!(refused(good, &["--shots", "2"]).contains("--shots 0"));
+    assert!(refused(good, &["--shots", "2"]).contains("2 rows in `test`"));
     let columns = refused(r#"{"q": "", "sol1": "أ", "sol2": "ب", "label": 0}"#, &["--columns", "query=q"]);
     assert!(columns.contains("`query`"), "{columns}");
     std::fs::remove_file(data.join("test.jsonl")).expect("a file");

@@ -118,6 +118,44 @@ fn a_dry_run_shows_what_is_trained_and_loads_nothing() {
 }
 
 #[test]
+fn benchmarks_are_scored_while_training() {
+    let place = tempfile::tempdir().expect("a directory");
+    let (data, output) = (data(place.path()), place.path().join("run"));
+    let benchmarks = fixtures("evaluate/data").display().to_string();
+    let [base, data, output_text] = [&model("llama3_gqa"), &data, &output].map(|path| path.display().to_string());
+    let arguments = ["finetune", "--model", &base, "--data", &data, "--output", &output_text, "--lora-r", "4"];
+    let flags =
+        ["--max-steps", "3", "--batch-size", "2", "--lr", "1e-3", "--max-seq-length", "512", "--eval-steps", "2"];
+    let more = ["--eval", "lm-eval/aexams_Science,copa_ar", "--eval-data", &benchmarks, "--eval-limit", "2"];
+    let shown = succeed(&run(&[&arguments[..], &flags, &more].concat()));
+    assert!(shown.contains("benchmarks after step 2: lm-eval/aexams_Science/acc "), "{shown}");
+    let text = std::fs::read_to_string(output.join("train_log.jsonl")).expect("a log");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let scored: Vec<&Value> = lines.iter().filter(|line| line["scores"].is_object()).collect();
+    let steps: Vec<u64> = scored.iter().filter_map(|line| line["step"].as_u64()).collect();
+    assert_eq!(steps, [1, 2], "after every second step and the last: {text}");
+    for line in scored {
+        let scores = line["scores"].as_object().expect("scores");
+        let names: Vec<&String> = scores.keys().collect();
+        assert!(names.iter().any(|name| *name == "lm-eval/copa_ar/acc_norm"), "{names:?}");
+        let whole = |score: &Value| [0.0, 0.5, 1.0].contains(&score.as_f64().expect("a score"));
+        assert!(scores.values().all(whole), "of two items: {scores:?}");
+    }
+    let page = std::fs::read_to_string(output.join("loss.html")).expect("plots");
+    assert!(page.contains("Benchmarks") && page.contains("lm-eval/aexams_Science/acc"));
+    // What cannot be scored is refused before the weights are loaded.
+    let refused = |names: &str, data: &str| {
+        let more = ["--overwrite", "--max-steps", "1", "--eval", names, "--eval-data", data];
+        fail(&run(&[&arguments[..], &more].concat()), 1)
+    };
+    assert!(refused("acegpt/exams", &benchmarks).contains("answered in text"));
+    assert!(refused("nothing", &benchmarks).contains("bayan eval list"));
+    assert!(refused("copa_ar", "nowhere").contains("--eval-data"));
+    let alone = [&arguments[..], &["--overwrite", "--eval", "copa_ar"]].concat();
+    assert!(fail(&run(&alone), 1).contains("eval_data beside it"));
+}
+
+#[test]
 fn preferences_are_trained() {
     let place = tempfile::tempdir().expect("a directory");
     let path = place.path().join("pairs.jsonl");

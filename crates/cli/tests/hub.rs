@@ -209,6 +209,57 @@ fn broken_transfers_go_on_where_they_ended() {
 }
 
 #[test]
+fn a_data_set_is_pulled_scored_listed_and_removed() {
+    let mut files = BTreeMap::new();
+    let rows = |range: std::ops::Range<usize>| {
+        let row =
+            |n: usize| json!({"query": format!("سؤال {n}"), "sol1": "أ", "sol2": "ب", "label": 0}).to_string() + "\n";
+        range.map(row).collect::<String>().into_bytes()
+    };
+    files.insert("data/test.jsonl".to_string(), rows(0..3));
+    for name in ["README.md", "script.py", "dataset_infos.json", ".cache/x.json"] {
+        files.insert(name.to_string(), b"{}".to_vec());
+    }
+    let hub = serve(files.clone(), Faults { too_many: 1, ..Default::default() });
+    let outs = ["a", "b"].map(|name| hub.home.path().join(name).display().to_string());
+    let model = fixtures("models").join("llama2_mha").display().to_string();
+    let run = |out: usize, more: &[&str]| {
+        let own = ["--offline", "eval", "run", "--tasks", "copa_ar", "--model", &model, "--limit", "2", "--out"];
+        hub.run(&[&own[..], &[&outs[out], "--json"], more].concat())
+    };
+    let missing = fail(&run(0, &["--data", "Hennara/copa_ar"]), 1);
+    assert!(missing.contains("bayan pull --dataset Hennara/copa_ar"), "{missing}");
+    let path = succeed(&hub.run(&["pull", "--dataset", "Hennara/copa_ar"]));
+    assert!(path.trim().ends_with(&format!("datasets--Hennara--copa_ar/snapshots/{COMMIT}")), "{path}");
+    let requests = hub.requests();
+    assert!(requests[0].starts_with("/api/datasets/Hennara/copa_ar/revision/main"), "{requests:?}");
+    assert!(requests[1..].iter().all(|request| request.starts_with("/datasets/Hennara/copa_ar/resolve/")));
+    assert!(requests[1..].iter().all(|request| request.contains("data/test.jsonl")), "rows only: {requests:?}");
+    // Without --data, all that were pulled are looked through.
+    let scored = [run(0, &["--data", "Hennara/copa_ar"]), run(1, &[])].map(|output| {
+        let results: Value = serde_json::from_str(&succeed(&output)).expect("JSON");
+        results["results"]["lm-eval/copa_ar"].clone()
+    });
+    assert!(scored[0]["sample_len"] == 2 && scored[0] == scored[1], "{scored:?}");
+    let listed: Value = serde_json::from_str(&succeed(&hub.run(&["list", "--json"]))).expect("JSON");
+    assert_eq!(
+        (listed["datasets"][0]["name"].as_str(), listed["models"].as_array().map(Vec::len)),
+        (Some("Hennara/copa_ar"), Some(0))
+    );
+    assert!(succeed(&hub.run(&["list"])).contains("data set"));
+    assert!(fail(&hub.run(&["remove", "Hennara/copa_ar"]), 1).contains("bayan list"), "there is no such model");
+    assert!(succeed(&hub.run(&["remove", "--dataset", "Hennara/copa_ar"])).contains("freed"));
+    // Bytes that are not what was listed are not kept; a data set that a program makes is refused.
+    let damaged = serve(files.clone(), Faults { damaged: true, ..Default::default() });
+    assert!(fail(&damaged.run(&["pull", "--dataset", "Hennara/copa_ar"]), 1).contains("checksum"));
+    files.remove("data/test.jsonl");
+    let script = serve(files, Faults::default());
+    assert!(fail(&script.run(&["pull", "--dataset", "a/b"]), 1).contains("no file with rows"));
+    assert!(fail(&script.run(&["pull", "--dataset", "a/b/x.gguf"]), 2).contains("org/name:revision"));
+    fail(&script.run(&["pull"]), 2);
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     for (status, word) in
         [(401, "HF_TOKEN"), (403, "conditions"), (404, "no such model"), (429, "too many requests"), (500, "500")]

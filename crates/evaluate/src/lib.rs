@@ -21,5 +21,6 @@ pub mod run;
 pub mod samples;
 pub mod suites;
 pub mod task;
+pub mod training;
 
 pub use error::{EvalError, Result};

@@ -13,12 +13,15 @@ use bayan_generate::{Generation, Likelihood, Model, ScoredText};
 use bayan_train::data::Row;
 use serde_json::{Value, json};
 
-use crate::data::{DataFolder, Fields, Rows};
+use crate::data::{DataFolder, Fields, PythonRandom, Rows};
 use crate::encode::{Encoded, Encoder};
 use crate::prompt::prompt;
 use crate::samples::{self, Sample};
 use crate::task::{Kind, Protocol, Question, Shots, Task};
 use crate::{EvalError, Result};
+
+/// lm-evaluation-harness's seed for drawing examples, unless a user sets another.
+const SHOTS_SEED: u64 = 1234;
 
 /// Items that are scored and written together.
 pub const BATCH: usize = 64;
@@ -74,17 +77,15 @@ pub fn prepare(task: &Task, folder: &mut DataFolder, settings: &Settings) -> Res
     let shots = settings.shots.unwrap_or(task.default_shots);
     let most = match task.shots {
         Shots::First(most) => most,
-        Shots::FirstOthers => usize::MAX,
-        Shots::Random | Shots::None => 0,
+        Shots::FirstOthers | Shots::Random | Shots::RandomOthers => usize::MAX,
+        Shots::None => 0,
     };
     if shots > most {
-        let remedy = match task.shots {
-            Shots::Random => "its harness draws examples with Python's random numbers; use --shots 0",
-            _ => "use fewer with --shots",
-        };
         let (expected, got) = (format!("at most {most} examples"), shots.to_string());
-        return Err(EvalError::unexpected(format!("--shots for {}", task.full_name()), expected, got, remedy));
+        let what = format!("--shots for {}", task.full_name());
+        return Err(EvalError::unexpected(what, expected, got, "use fewer with --shots"));
     }
+    let random = matches!(task.shots, Shots::Random | Shots::RandomOthers);
     let examples = match task.source.shots_split.filter(|_| shots > 0) {
         Some(split) => Some(rows_of(task, folder, split)?),
         None => None,
@@ -96,23 +97,35 @@ pub fn prepare(task: &Task, folder: &mut DataFolder, settings: &Settings) -> Res
     };
     let mut hashes = own.1;
     let mut pool: Vec<(&Row, Question)> = Vec::new();
-    if let Some((rows, own_hashes)) = &examples {
+    if let Some((_, own_hashes)) = &examples {
         hashes.extend(own_hashes.clone());
+    }
+    if let Some((rows, _)) = examples.as_ref().filter(|_| !random) {
         // One more than asked for, because a question is no example of itself.
         for row in rows.iter().take(shots + 1) {
             pool.push((row, question(row)?));
         }
     }
     let rows = own.0;
+    let drawn_from: &[Row] = examples.as_ref().map_or(&rows, |(examples, _)| examples);
+    let mut generator = PythonRandom::new(SHOTS_SEED);
     let mut items = Vec::new();
     for (number, row) in rows.iter().enumerate().take(settings.limit.unwrap_or(usize::MAX)) {
         let asked = question(row)?;
         let excluded = |example: &Row| task.shots == Shots::FirstOthers && example.fields == row.fields;
-        let before: Vec<Question> =
+        let mut before: Vec<Question> =
             pool.iter().filter(|(row, _)| !excluded(row)).take(shots).map(|(_, example)| example.clone()).collect();
+        if random && shots > 0 {
+            let others = task.shots == Shots::RandomOthers;
+            for at in generator.sample(drawn_from.len(), shots + usize::from(others)).unwrap_or_default() {
+                if before.len() < shots && !(others && drawn_from[at].fields == row.fields) {
+                    before.push(question(&drawn_from[at])?);
+                }
+            }
+        }
         if before.len() < shots {
             let what = format!("examples of {}", task.full_name());
-            let expected = format!("{shots} rows in `{}`", task.source.shots_split.unwrap_or_default());
+            let expected = format!("{shots} rows in `{}`", task.source.shots_split.unwrap_or(task.source.split));
             return Err(EvalError::unexpected(what, expected, before.len().to_string(), "use fewer with --shots"));
         }
         let prompt = prompt(task, &before, &asked);

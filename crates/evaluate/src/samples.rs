@@ -109,8 +109,8 @@ pub fn of_text(task: &Task, item: &Item, rule: Extract, response: &str, truncate
     Value::Object(line).to_string()
 }
 
-/// Reads a line back. `metrics` are the names of the values to read.
-fn parse(line: &str, metrics: &[&str]) -> Option<Sample> {
+/// Reads a line back; `None` if it is no sample. `metrics` are the names of the values to read.
+pub fn parse(line: &str, metrics: &[&str]) -> Option<Sample> {
     let line: Value = serde_json::from_str(line).ok()?;
     let index = |name: &str| line[name].as_u64().map(|index| index as usize);
     let texts = line["choices"].as_array()?.iter().map(|choice| choice.as_str().map(str::to_owned));

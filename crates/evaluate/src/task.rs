@@ -121,8 +121,12 @@ pub enum Shots {
     First(usize),
     /// The first rows that differ from the question's: the questions' own split has the examples.
     FirstOthers,
-    /// Drawn at random with Python's generator, which is not done here.
+    /// Drawn at random for each question, with Python's generator, from the questions' own split. The question may be
+    /// among them, as it is in lm-evaluation-harness where a task names no split for examples.
     Random,
+    /// Drawn at random for each question from the split for examples: one more than asked for, of which the question
+    /// itself is left out.
+    RandomOthers,
     /// The task has no examples.
     None,
 }

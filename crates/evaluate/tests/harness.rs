@@ -11,10 +11,13 @@ use bayan_evaluate::run::{self, Backend, Local, Output, Pending, Prepared, Setti
 use bayan_evaluate::samples::{self, Sample};
 use bayan_evaluate::suites::select;
 use bayan_evaluate::task::Task;
+use bayan_evaluate::training::{Benchmarks, Training};
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{EngineOptions, Likelihood, Model, ModelOptions, ScoredText, StepSizes};
-use bayan_gpu::{Gpu, GpuOptions, block_on};
-use bayan_models::CacheFormat;
+use bayan_generate::{EngineOptions, Likelihood, Model, ModelOptions, ScoredText, StepSizes, TextPipeline};
+use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
+use bayan_models::{CacheFormat, LoadOptions};
+use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
+use bayan_train::{Recipe, Rng};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 use serde_json::Value;
 
@@ -64,6 +67,41 @@ fn prompts_are_those_of_the_harnesses() {
         }
     }
     assert!(compared > 100, "{compared}");
+}
+
+#[test]
+fn random_examples_are_drawn_as_the_harness_draws_them() {
+    let root = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(root.path().join("copa_ar")).expect("a folder");
+    std::fs::create_dir_all(root.path().join("EgyHellaSwag/data")).expect("a folder");
+    let copa = |n: usize| format!("{{\"query\": \"س{n}\", \"sol1\": \"أ{n}\", \"sol2\": \"ب{n}\", \"label\": 1}}\n");
+    std::fs::write(root.path().join("copa_ar/test.jsonl"), (0..6).map(copa).collect::<String>()).expect("a file");
+    let swag = |n: usize| {
+        let row = serde_json::json!({"activity_label": "نشاط", "ctx": format!("س{n}"), "endings": ["أ", "ب", "ج", "د"],
+            "label": "2"});
+        format!("{row}\n")
+    };
+    // The questions are among the examples here, so that each is left out of its own.
+    for split in ["train", "validation"] {
+        let path = root.path().join(format!("EgyHellaSwag/data/{split}.jsonl"));
+        std::fs::write(path, (0..6).map(swag).collect::<String>()).expect("a file");
+    }
+    let prompts = |name: &str, limit: usize| {
+        let settings = Settings { shots: Some(2), limit: Some(limit), ..Default::default() };
+        let mut folder = DataFolder::open(root.path()).expect("the data");
+        let own = run::prepare(&task(name), &mut folder, &settings).unwrap_or_else(|error| panic!("{name}: {error}"));
+        own.items.into_iter().map(|item| item.prompt).collect::<Vec<_>>()
+    };
+    // Numbers that the harness's own sampler drew with its seed from six rows, for the first four questions.
+    let example = |n: usize| format!("السؤال: س{n}\nالجواب: ب{n}\n\n");
+    for (at, (prompt, drawn)) in prompts("copa_ar", 4).iter().zip([[3, 0], [0, 5], [4, 0], [5, 0]]).enumerate() {
+        let expected = drawn.map(example).concat() + &format!("السؤال: س{at}\nالجواب:");
+        assert_eq!(*prompt, expected, "question {at}");
+    }
+    let example = |n: usize| format!("نشاط: س{n} ج\n\n");
+    for (at, (prompt, drawn)) in prompts("egyhellaswag", 4).iter().zip([[3, 4], [0, 4], [5, 0], [2, 1]]).enumerate() {
+        assert_eq!(*prompt, drawn.map(example).concat() + &format!("نشاط: س{at}"), "question {at}");
+    }
 }
 
 fn open(name: &str) -> Model {
@@ -158,6 +196,49 @@ fn scores_of_a_model_with_bos_are_the_references() {
 fn scores_of_a_model_without_bos_are_the_references() {
     let some = ["lm-eval/aexams_Science", "lm-eval/egyhellaswag", "lighteval/acva:Algeria", "lighteval/boolq_ar"];
     assert!(compare("qwen2_bias", |task, _| some.contains(&task)) >= 10);
+}
+
+#[test]
+fn a_trainer_scores_as_the_references() {
+    let path = fixtures().join("models/llama2_mha");
+    let checkpoint = block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap();
+    let text = block_on(TextPipeline::open(checkpoint.source().as_ref(), None)).unwrap();
+    // Without products of int8 and f16, whose rounding is larger than what is compared.
+    let disable = Disable::parse("f16,dot").unwrap();
+    let gpu: Gpu = block_on(Gpu::open(&GpuOptions { disable, ..GpuOptions::default() })).expect("a device");
+    let load = LoadOptions { context: 1024 };
+    let mut decoder = block_on(bayan_models::open(&checkpoint, Some(&gpu), &load, None, &mut |_, _| {})).unwrap();
+    let config = Recipe::default().adapter_config().unwrap();
+    let adapter = new_adapter(&mut *decoder, config, &mut Rng::new(1, 1)).unwrap();
+    let options = TrainerOptions { context: 1024, ..TrainerOptions::default() };
+    let mut trainer = Trainer::new(Some(&gpu), decoder, &adapter, options).unwrap();
+    let reference = json("llama2_mha.json");
+    let mut compared = 0;
+    // A new adapter changes nothing yet.
+    for name in ["lm-eval/aexams_Science", "lm-eval/copa_ar"] {
+        let (_, _, items) = runs(&reference["runs"]).find(|(task, shots, _)| (*task, *shots) == (name, 0)).expect(name);
+        let own = prepared(name, 0);
+        let batch = (4, 400);
+        let mut backend =
+            Training { trainer: &mut trainer, tokenizer: &text.tokenizer, context: 1023, batch, wait: &wait };
+        let lines = all_lines(&mut backend, &own);
+        for (line, item) in lines.iter().zip(items) {
+            let line: Value = serde_json::from_str(line).expect("a line");
+            let Expected { sums, values, .. } = expected(&own.task, item);
+            for (scored, sum) in line["filtered_resps"].as_array().expect("scores").iter().zip(&sums) {
+                let own = scored[0].as_f64().expect("a number");
+                assert!((own - sum).abs() < 1e-3, "{name}: {own}, expected {sum}");
+                compared += 1;
+            }
+            let first = own.task.metrics[0].name();
+            assert_eq!(line[first], values[0], "{name}: {first}");
+        }
+        let folder = &mut data();
+        let scores = Benchmarks::open(&[name.to_owned()], folder, None).unwrap().score(&mut backend).unwrap();
+        let right: f64 = items.iter().map(|item| item["acc"].as_f64().expect("a value")).sum();
+        assert_eq!(scores[&format!("{name}/acc")], right / items.len() as f64);
+    }
+    assert!(compared > 10, "{compared}");
 }
 
 /// A backend whose texts are changed before they are scored: a planted fault.

@@ -247,6 +247,22 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
+    /// The batch of these sequences, each with the number of its first trained token: the following ones are trained,
+    /// too.
+    pub fn of_ends<'a>(sequences: impl IntoIterator<Item = (&'a [u32], usize)>) -> MicroBatch {
+        let mut batch = MicroBatch::default();
+        for (number, (ids, from)) in sequences.into_iter().enumerate() {
+            batch.starts.push(batch.ids.len() as u32);
+            for (position, &id) in ids.iter().enumerate() {
+                batch.ids.push(id);
+                batch.labels.push(if position < from { IGNORED } else { id as i32 });
+                batch.positions.push(position as u32);
+                batch.sequences.push(number as u32);
+            }
+        }
+        batch
+    }
+
     /// The target of the logits at t \[T\]: the next token of the same sequence where it is trained, −100 elsewhere.
     pub fn targets(&self) -> Vec<i32> {
         let next = |t: usize| {
@@ -287,6 +303,12 @@ mod tests {
         assert_eq!(batch.labels, [-100, 201, 202, -100, -100, 2, 3, -100]);
         assert_eq!(batch.targets(), [201, 202, -100, -100, 2, 3, -100, -100]);
         assert_eq!(batch.target_count(), 4);
+    }
+
+    #[test]
+    fn a_batch_of_ends_is_the_batch_of_such_sequences() {
+        let sequences: [(&[u32], usize); 3] = [(&[200, 201, 202], 1), (&[0, 1, 2, 3], 2), (&[100], 1)];
+        assert_eq!(MicroBatch::of_ends(sequences), set(&[4, 1, 3]).micro_batch(&[2, 0, 1]));
     }
 
     #[test]

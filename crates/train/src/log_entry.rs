@@ -1,5 +1,7 @@
 //! What is known of a step or an evaluation.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// One line of the log: a training step or an evaluation.
@@ -42,12 +44,15 @@ pub struct LogEntry {
     /// DPO: mean reward margin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_margin: Option<f64>,
+    /// Scores of benchmarks by their names, from 0 to 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, f64>,
 }
 
 impl LogEntry {
     /// The names and values of the TensorBoard curves.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn scalars(&self) -> impl Iterator<Item = (&'static str, f64)> {
+    pub(crate) fn scalars(&self) -> impl Iterator<Item = (String, f64)> {
         let memory = self.memory_bytes.map(|bytes| bytes as f64);
         let all = [
             ("train/loss", self.loss),
@@ -61,6 +66,7 @@ impl LogEntry {
             ("train/reward_margin", self.reward_margin),
             ("eval/loss", self.eval_loss),
         ];
-        all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)))
+        let scores = self.scores.iter().map(|(name, score)| (format!("benchmark/{name}"), *score));
+        all.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).chain(scores)
     }
 }

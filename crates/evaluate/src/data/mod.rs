@@ -6,6 +6,7 @@
 
 mod fields;
 pub mod python;
+mod python_random;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{EvalError, Result};
 pub use fields::{Fields, Problem, Read};
+pub use python_random::PythonRandom;
 
 /// Where the files of a configuration and a split are, without the file's ending.
 pub const LAYOUTS: &[&str] = &[
@@ -75,6 +77,8 @@ pub struct Rows {
 #[derive(Debug)]
 pub struct DataFolder {
     root: PathBuf,
+    /// The data set that the folder itself is.
+    dataset: Option<String>,
     /// The split that was read last: topics of one file follow each other.
     last: Option<(Vec<PathBuf>, Rows)>,
 }
@@ -90,7 +94,15 @@ impl DataFolder {
             let what = format!("--data {}", root.display());
             return Err(EvalError::unexpected(what, "a folder", "a file", "name the folder with the data sets"));
         }
-        Ok(DataFolder { root: root.to_owned(), last: None })
+        Ok(DataFolder { root: root.to_owned(), dataset: None, last: None })
+    }
+
+    /// The folder of one data set, whatever its name.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn of_dataset(root: &Path, dataset: &str) -> Result<DataFolder> {
+        Ok(DataFolder { dataset: Some(dataset.to_owned()), ..DataFolder::open(root)? })
     }
 
     /// Reads a split of a source.
@@ -156,9 +168,20 @@ impl DataFolder {
 
     /// Folders that may hold the data set.
     fn folders(&self, dataset: &str) -> Vec<PathBuf> {
+        if self.dataset.as_deref() == Some(dataset) {
+            return vec![self.root.clone()];
+        }
         let name = dataset.rsplit('/').next().unwrap_or(dataset);
         let mut found = vec![self.root.join(dataset), self.root.join(name)];
-        let snapshots = self.root.join(format!("datasets--{}", dataset.replace('/', "--"))).join("snapshots");
+        let cache = self.root.join(format!("datasets--{}", dataset.replace('/', "--")));
+        let snapshots = cache.join("snapshots");
+        // Of several revisions, the one that was downloaded as the main one.
+        if let Ok(commit) = fs::read_to_string(cache.join("refs/main")) {
+            let commit = commit.trim();
+            if commit.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !commit.is_empty() {
+                found.push(snapshots.join(commit));
+            }
+        }
         let mut cached: Vec<PathBuf> =
             fs::read_dir(snapshots).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         cached.sort();
@@ -308,6 +331,12 @@ mod tests {
         assert_eq!(of(&two, &subject, "test").unwrap(), two);
         let hub = ["datasets--org--set/snapshots/abc/test/a b_test.csv"];
         assert_eq!(of(&hub, &subject, "test").unwrap(), hub);
+        let main =
+            ["datasets--org--set/snapshots/a/test/a b_test.csv", "datasets--org--set/snapshots/b/test/a b_test.csv"];
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("datasets--org--set/refs")).unwrap();
+        fs::write(root.path().join("datasets--org--set/refs/main"), "b").unwrap();
+        assert_eq!(found(root.path(), &main, &subject, "test").unwrap(), [main[1]]);
         assert_eq!(of(&["set/data/test.json"], &source("org/set", None), "test").unwrap(), ["set/data/test.json"]);
         assert_eq!(of(&["set/a b/test/0000.parquet"], &subject, "test").unwrap(), ["set/a b/test/0000.parquet"]);
     }

@@ -249,8 +249,8 @@ mod tests {
 
     #[test]
     fn rows_that_cannot_be_asked_are_refused() {
-        let error = |name, path, text| read(name, path, text).unwrap_err().to_string();
-        let mt = |text| error("mt-bench", "mt_bench/question.jsonl", text);
+        let error = |name: &str, path: &str, text: &str| read(name, path, text).unwrap_err().to_string();
+        let mt = |text: &str| error("mt-bench", "mt_bench/question.jsonl", text);
         assert!(mt(r#"{"question_id": 1, "category": "math"}"#).contains("`turns`"));
         assert!(mt(r#"{"question_id": 1, "turns": ["a"]}"#).contains("`category`"));
         assert!(mt(r#"{"question_id": 1, "category": "x", "turns": ["a", " "]}"#).contains("`turns`"));

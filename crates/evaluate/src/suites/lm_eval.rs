@@ -206,7 +206,8 @@ fn dialect_question(row: &Fields<'_>, before: &str, after: &str) -> Read<Questio
 }
 
 fn hellaswag(name: &str, dataset: &'static str, about: &'static str) -> Suite {
-    let tasks = vec![task(name.into(), dataset, None, hellaswag_rule, BOTH, ["validation", ""])];
+    let plain = task(name.into(), dataset, None, hellaswag_rule, BOTH, ["validation", "train"]);
+    let tasks = vec![Task { shots: Shots::RandomOthers, ..plain }];
     Suite { about, tasks, groups: Vec::new() }
 }
 

@@ -61,7 +61,9 @@ impl RunLog {
     pub fn add(&mut self, entry: &LogEntry) -> Result<()> {
         let path = self.directory.join(LOG_FILE);
         self.lines.write_all(&line(entry)).map_err(|source| TrainError::io("write", &path, source))?;
-        self.events.add(seconds_now(), entry.step, &entry.scalars().collect::<Vec<_>>())
+        let scalars: Vec<(String, f64)> = entry.scalars().collect();
+        let named: Vec<(&str, f64)> = scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        self.events.add(seconds_now(), entry.step, &named)
     }
 
     /// Draws `loss.png` and `loss.html` from the log, with `title` as the heading.

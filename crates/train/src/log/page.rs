@@ -1,5 +1,6 @@
 //! The loss plot as a self-contained page: inline SVG, no script, no external files.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::{LogEntry, curve, label, range, smoothed, ticks};
@@ -12,7 +13,8 @@ const BOTTOM: f64 = 46.0;
 const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
 svg{width:100%;height:auto}text{font-size:12px;fill:#444}.grid{stroke:#e3e3e3}.raw{stroke:#aac8eb}\
 .line{stroke:#1e5ab4;stroke-width:2}\
-.eval{stroke:#dc6e14;stroke-width:2}polyline{fill:none}td{padding:0 1.5em 0 0;text-align:right}\
+.eval{stroke:#dc6e14;stroke-width:2}.score{stroke:#1e5ab4;stroke-width:2}.s1{stroke:#dc6e14}.s2{stroke:#2a8c4a}\
+.s3{stroke:#a03c9b}.s4{stroke:#8a6d1f}.s5{stroke:#0f8a92}polyline{fill:none}td{padding:0 1.5em 0 0;text-align:right}\
 h2{font-size:1em;margin:1.5em 0 .2em}\
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}text{fill:#bbb}.grid{stroke:#333}.raw{stroke:#34506f}.line{stroke:#6ea4ee}}";
 
@@ -39,10 +41,27 @@ pub(super) fn html(entries: &[LogEntry], title: &str) -> String {
     if best.is_finite() {
         let _ = write!(page, "<tr><td>best evaluation loss<td>{best:.4}");
     }
+    let scores = scores(entries);
+    for (name, points) in &scores {
+        let _ = write!(page, "<tr><td>last score of {}<td>{}", escaped(name), last(points));
+    }
     page.push_str("</table>");
     let smooth = smoothed(&loss);
     let curves = [("raw", "each step", &loss), ("line", "smoothed", &smooth), ("eval", "evaluation", &evaluation)];
     chart(&mut page, "Loss", "loss per trained token (nats)", &curves);
+    if !scores.is_empty() {
+        let names: Vec<(String, String)> = scores
+            .iter()
+            .enumerate()
+            .map(|(at, (name, _))| (format!("score s{}", at % SCORE_COLOURS), escaped(name)))
+            .collect();
+        let curves: Vec<(&str, &str, &Points)> = names
+            .iter()
+            .zip(&scores)
+            .map(|((class, name), (_, points))| (class.as_str(), name.as_str(), points))
+            .collect();
+        chart(&mut page, "Benchmarks", "score", &curves);
+    }
     let curves: [(&str, &str, fn(&LogEntry) -> Option<f64>); 6] = [
         ("Learning rate", "learning rate", |e| e.learning_rate),
         ("Gradient norm before clipping", "L2 norm", |e| e.grad_norm),
@@ -59,6 +78,15 @@ pub(super) fn html(entries: &[LogEntry], title: &str) -> String {
     }
     page.push_str("</html>\n");
     page
+}
+
+/// Number of colours of the curves of scores.
+const SCORE_COLOURS: usize = 6;
+
+/// The curve of each benchmark.
+fn scores(entries: &[LogEntry]) -> Vec<(String, Points)> {
+    let names: BTreeSet<&String> = entries.iter().flat_map(|entry| entry.scores.keys()).collect();
+    names.into_iter().map(|name| (name.clone(), curve(entries, |entry| entry.scores.get(name).copied()))).collect()
 }
 
 /// Points of one curve: (step, value).
@@ -90,9 +118,11 @@ fn chart(page: &mut String, name: &str, unit: &str, curves: &[(&str, &str, &Poin
     let _ = write!(page, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">step</text>", HEIGHT - 6.0);
     let turned = format!("transform=\"rotate(-90 12 {across})\"");
     let _ = write!(page, "<text x=\"12\" y=\"{across}\" {turned} text-anchor=\"middle\">{unit}</text>");
+    let longest = curves.iter().map(|(_, name, _)| name.chars().count()).max().unwrap_or(0);
+    let width = (34.0 + 7.5 * longest as f64).max(120.0);
     let named = curves.iter().filter(|(_, name, points)| !name.is_empty() && !points.is_empty());
     for (row, (class, name, _)) in named.enumerate() {
-        let (x, y) = (WIDTH - 120.0, 22.0 + 18.0 * row as f64);
+        let (x, y) = (WIDTH - width, 22.0 + 18.0 * row as f64);
         let _ = write!(page, "<path class=\"{class}\" d=\"M{x} {:.1}h24\"/>", y - 4.0);
         let _ = write!(page, "<text x=\"{}\" y=\"{y}\">{name}</text>", x + 30.0);
     }

@@ -7,6 +7,7 @@
 mod parse;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::collections::BTreeMap;
 
@@ -175,6 +176,12 @@ pub struct Recipe {
     pub val_split: f64,
     /// Steps between evaluations (`eval_steps`, `steps_per_eval`).
     pub eval_every: Option<u64>,
+    /// Benchmarks that are scored where the model is evaluated: names of tasks or groups, separated by commas.
+    pub eval: Option<String>,
+    /// The folder with the benchmarks' data.
+    pub eval_data: Option<String>,
+    /// Only the first items of each benchmark.
+    pub eval_limit: Option<u64>,
     /// Steps between checkpoints (`save_steps`).
     pub save_every: Option<u64>,
     /// Steps between reports (`logging_steps`, `steps_per_report`).
@@ -245,6 +252,9 @@ impl Default for Recipe {
             f16: false,
             val_split: 0.0,
             eval_every: None,
+            eval: None,
+            eval_data: None,
+            eval_limit: None,
             save_every: None,
             log_every: 1,
             keep_last: 2,
@@ -337,98 +347,18 @@ impl Recipe {
         if let Some(ratio) = self.warmup_ratio {
             number("warmup_ratio", ratio, (0.0..=1.0).contains(&ratio), "a number in 0..=1")?;
         }
-        for (field, value) in
-            [("max_steps", self.max_steps), ("eval_every", self.eval_every), ("save_every", self.save_every)]
-        {
+        for (field, value) in [
+            ("max_steps", self.max_steps),
+            ("eval_every", self.eval_every),
+            ("eval_limit", self.eval_limit),
+            ("save_every", self.save_every),
+        ] {
             if value == Some(0) {
                 return Err(TrainError::recipe(field, "a whole number from 1 on", 0, "leave the field out for none"));
             }
         }
         self.validate_together()?;
         if self.full { Ok(()) } else { self.adapter_config().map(|_| ()) }
-    }
-
-    fn validate_together(&self) -> Result<()> {
-        let clash = |field: &str, expected: &str, got: &str, remedy: &str| {
-            Err(TrainError::recipe(field, expected, got, remedy))
-        };
-        if self.epochs.is_some() && self.max_steps.is_some() {
-            return clash("epochs", "either epochs or max_steps", "both", "leave one out");
-        }
-        if self.warmup_steps.is_some() && self.warmup_ratio.is_some() {
-            return clash("warmup_steps", "either warmup_steps or warmup_ratio", "both", "leave one out");
-        }
-        if let (Some(warmup), Some(steps)) = (self.warmup_steps, self.max_steps)
-            && warmup > steps
-        {
-            return clash(
-                "warmup_steps",
-                &format!("at most max_steps, {steps}"),
-                &warmup.to_string(),
-                "shorten the warm-up",
-            );
-        }
-        let evaluates = self.val_split > 0.0 || self.valid_data.is_some();
-        if self.early_stopping_patience == Some(0) {
-            return clash(
-                "early_stopping_patience",
-                "a whole number from 1 on",
-                "0",
-                "leave the field out for no early stopping",
-            );
-        }
-        if self.early_stopping_patience.is_some() && self.eval_every.is_none() {
-            return clash("early_stopping_patience", "eval_every beside it", "none", "set eval_every, for example 50");
-        }
-        if self.keep_best && self.eval_every.is_none() {
-            return clash("keep_best", "eval_every beside it", "none", "set eval_every, for example 50");
-        }
-        if self.eval_every.is_some()
-            && !evaluates
-            && self.data.as_deref().is_some_and(|d| !std::path::Path::new(d).is_dir())
-        {
-            return clash(
-                "eval_every",
-                "data to evaluate on",
-                "none",
-                "set val_split (for example 0.05) or valid_data",
-            );
-        }
-        if self.from_scratch && !self.full {
-            return clash(
-                "from_scratch",
-                "full = true beside it",
-                "false",
-                "an adapter on random weights learns nothing; set full",
-            );
-        }
-        if self.save_dtype != SaveDtype::Float32 && !self.full {
-            return clash(
-                "save_dtype",
-                "full = true beside it",
-                "false",
-                "adapters are written in f32, as they were trained; leave the field out",
-            );
-        }
-        if self.full && self.method == Method::Dpo {
-            return clash(
-                "method",
-                "sft with full = true",
-                "dpo",
-                "DPO needs the base as its reference; train an adapter",
-            );
-        }
-        // NEFTune and packing are refused together with DPO: no setting is silently ignored.
-        if self.neftune_noise_alpha.is_some_and(|noise| noise > 0.0) && self.method == Method::Dpo {
-            return clash("neftune_noise_alpha", "none with method dpo", "noise", "leave the field out");
-        }
-        if self.full {
-            self.validate_full()?;
-        }
-        if self.packing && self.method == Method::Dpo {
-            return clash("packing", "false with method dpo", "true", "pairs are not packed");
-        }
-        Ok(())
     }
 
     /// Refuses adapter settings together with `full`.

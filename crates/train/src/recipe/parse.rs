@@ -228,7 +228,7 @@ fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
 }
 
 /// Fields that are numbers although their default may be absent.
-const NUMBERS: [&str; 26] = [
+const NUMBERS: [&str; 27] = [
     "beta",
     "rank",
     "alpha",
@@ -250,6 +250,7 @@ const NUMBERS: [&str; 26] = [
     "seed",
     "val_split",
     "eval_every",
+    "eval_limit",
     "save_every",
     "log_every",
     "keep_last",

@@ -157,7 +157,7 @@ pub fn loaded_bytes(checkpoint: &Checkpoint, policy: Option<&Policy>) -> u64 {
 /// # Errors
 /// It belongs to another recipe; the error names the first field that differs.
 pub fn check_recipe(resumed: &Resumed, recipe: &Recipe) -> Result<()> {
-    const FREE: [&str; 13] = [
+    const FREE: [&str; 16] = [
         "preset",
         "data",
         "valid_data",
@@ -168,6 +168,9 @@ pub fn check_recipe(resumed: &Resumed, recipe: &Recipe) -> Result<()> {
         "keep_last",
         "keep_best",
         "eval_every",
+        "eval",
+        "eval_data",
+        "eval_limit",
         "early_stopping_patience",
         "precompute_reference",
         "save_dtype",

@@ -15,6 +15,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 // The standard library has no clock in a browser.
 #[cfg(not(target_arch = "wasm32"))]
@@ -56,6 +57,9 @@ pub enum RunError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A benchmark that is scored while training.
+    #[error("the benchmarks cannot be scored: {0}")]
+    Benchmark(String),
     /// NaN or infinity in the loss or the gradients.
     #[error(
         "step {step}: {what} is not finite{}; training stopped. {}; lower learning_rate, raise warmup_steps, or set max_grad_norm",
@@ -119,6 +123,11 @@ pub enum Event<'a> {
         /// Whether it is the best so far.
         best: bool,
     },
+    /// Benchmarks were scored.
+    Benchmarked {
+        /// Their scores.
+        entry: &'a LogEntry,
+    },
     /// A checkpoint was saved.
     Saved {
         /// Its directory, or the name of what was kept in memory.
@@ -132,6 +141,16 @@ pub enum Event<'a> {
 pub trait Observer {
     /// Called on each event.
     fn event(&mut self, event: Event<'_>);
+
+    /// The scores of the recipe's benchmarks (`eval`), by their names, after this many steps. This crate knows no
+    /// benchmarks: the caller that has them scores them with the trainer.
+    ///
+    /// # Errors
+    /// The caller has no benchmarks, or one cannot be scored.
+    fn benchmarks(&mut self, trainer: &mut Trainer, steps: u64) -> Result<BTreeMap<String, f64>, RunError> {
+        let _ = (trainer, steps);
+        Err(RunError::Benchmark("expected none, because only `bayan finetune` scores them; leave `eval` out".into()))
+    }
 
     /// Whether to save a checkpoint and stop; called after each step.
     fn stop(&mut self) -> bool {
@@ -320,11 +339,14 @@ impl State<'_> {
         while self.state.step < self.length.total_steps {
             loss = Some(self.step(trainer, observer).await?);
             let last = self.state.step == self.length.total_steps;
-            let evaluates = self.run.data.valid.is_some()
-                && (last || recipe.eval_every.is_some_and(|every| self.state.step.is_multiple_of(every)));
+            let due = last || recipe.eval_every.is_some_and(|every| self.state.step.is_multiple_of(every));
+            let evaluates = self.run.data.valid.is_some() && due;
             let (mut best, mut exhausted) = (false, false);
             if evaluates {
                 (best, exhausted) = self.evaluate(trainer, observer).await?;
+            }
+            if recipe.eval.is_some() && due {
+                self.benchmark(trainer, observer)?;
             }
             let stop = observer.stop();
             if last || stop || exhausted || best && recipe.keep_best || self.state.step.is_multiple_of(save_every) {
@@ -489,6 +511,16 @@ impl State<'_> {
         let (best, exhausted) = self.state.evaluated(loss, recipe.early_stopping_patience);
         observer.event(Event::Evaluated { entry: &entry, best });
         Ok((best, exhausted))
+    }
+
+    /// Has the observer score the benchmarks, and writes the scores to the log.
+    fn benchmark(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<(), RunError> {
+        let scores = observer.benchmarks(trainer, self.state.step)?;
+        let step = self.state.step.saturating_sub(1);
+        let entry = LogEntry { step, epoch: self.epoch(), scores, ..LogEntry::default() };
+        self.store.add(&entry)?;
+        observer.event(Event::Benchmarked { entry: &entry });
+        Ok(())
     }
 
     async fn save(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Result<(), RunError> {

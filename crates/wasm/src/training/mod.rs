@@ -72,6 +72,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("quantize", "set format"),
     ("full", "train an adapter; `bayan finetune --full` trains all parameters"),
     ("from_scratch", "train an adapter; `bayan finetune --full --from-scratch` starts from random weights"),
+    ("eval", "leave it out: `bayan finetune` scores benchmarks"),
+    ("eval_data", "leave it out: `bayan finetune` scores benchmarks"),
+    ("eval_limit", "leave it out: `bayan finetune` scores benchmarks"),
     ("keep_best", "leave it out: a browser keeps the newest checkpoint only"),
     ("keep_last", "leave it out: a browser keeps the newest checkpoint only"),
 ];

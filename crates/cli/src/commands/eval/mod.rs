@@ -7,7 +7,7 @@ mod http;
 mod judged;
 mod remote;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -24,8 +24,10 @@ use bayan_generate::engine::DEFAULT_CONTEXT;
 use bayan_generate::{EngineOptions, Model, StepSizes, TextPipeline};
 use bayan_gpu::block_on;
 use clap::{Args, Subcommand};
+use hf_hub::Cache;
 use serde_json::{Value, json};
 
+use crate::support::hub::{self, HubName};
 use crate::support::open;
 use crate::support::options::ModelArgs;
 use crate::support::output::{self, Progress};
@@ -55,9 +57,10 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Folder with the data sets as they are published
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    /// Folder with the data sets as they are published, or the name of one that was pulled [default: all that were
+    /// pulled]
+    #[arg(long, value_name = "DIR|NAME")]
+    data: Option<PathBuf>,
     /// Tasks or groups, separated by commas (see `bayan eval list`)
     #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
     tasks: Vec<String>,
@@ -154,7 +157,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
 fn evaluate(args: &RunArgs) -> Result<()> {
     let judged = judged::sets_of(&args.tasks)?;
     if !judged.is_empty() {
-        return judged::answer(args, &judged, &mut DataFolder::open(&args.data)?);
+        return judged::answer(args, &judged, &mut data_folder(args.data.as_deref())?);
     }
     let Selection { tasks, groups } = suites::select(&args.tasks)?;
     let settings = Settings {
@@ -164,7 +167,7 @@ fn evaluate(args: &RunArgs) -> Result<()> {
         special_tokens: args.special_tokens,
     };
     // All rows are read and checked before the model is loaded.
-    let mut folder = DataFolder::open(&args.data)?;
+    let mut folder = data_folder(args.data.as_deref())?;
     let prepared = tasks
         .iter()
         .map(|task| run::prepare(task, &mut folder, &settings).with_context(|| task.full_name()))
@@ -187,6 +190,22 @@ fn evaluate(args: &RunArgs) -> Result<()> {
     let wait = |work: run::Pending<'_>| block_on(work);
     let mut backend = Local { model: &mut model, one_by_one: args.one_by_one, wait: &wait };
     score(args, &settings, &prepared, &groups, &about, &mut backend)
+}
+
+/// A folder with data, one data set that was pulled from a hub, or all that were.
+///
+/// # Errors
+/// There is no such folder, and no such data set in the cache.
+pub fn data_folder(data: Option<&Path>) -> Result<DataFolder> {
+    let Some(path) = data else {
+        let cache = Cache::from_env();
+        let open = DataFolder::open(cache.path());
+        return open.context("expected --data DIR, or data sets that were downloaded with `bayan pull --dataset`");
+    };
+    match path.to_str().filter(|_| !path.exists()).and_then(HubName::parse_dataset) {
+        Some(name) => Ok(DataFolder::of_dataset(&hub::dataset(&name)?, &name.repo)?),
+        None => Ok(DataFolder::open(path)?),
+    }
 }
 
 /// The model and the settings that its results depend on.

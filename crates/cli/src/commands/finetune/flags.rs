@@ -92,8 +92,15 @@ const FIELDS: &[(&str, &str, &str)] = &[
     (
         "eval_every",
         "N",
-        "Number of steps between evaluations [default: one evaluation at the end, if there is evaluation data]",
+        "Number of steps between evaluations [default: one evaluation at the end, if there is evaluation data or --eval]",
     ),
+    (
+        "eval",
+        "LIST",
+        "Benchmarks to score at each evaluation: tasks or groups with choices, separated by commas (see `bayan eval list`)",
+    ),
+    ("eval_data", "DIR", "With --eval: the folder with the benchmarks' data sets"),
+    ("eval_limit", "N", "With --eval: only the first N items of each task"),
     ("save_every", "N", "Number of steps between checkpoints [default: a tenth of the run]"),
     ("log_every", "N", "Number of steps between log entries [default: 1]"),
     ("keep_last", "N", "Number of newest checkpoints to keep, in addition to the best one [default: 2]"),
@@ -110,7 +117,10 @@ fn typed(field: &str, text: &str) -> Result<Value, String> {
     let (_, value) = parse_assignment(&format!("x={text}")).map_err(|error| error.to_string())?;
     let parts = || text.split(',').map(str::trim).filter(|part| !part.is_empty());
     Ok(match (field, value) {
-        ("model" | "data" | "valid_data" | "output" | "preset" | "chat_template" | "quantize", _) => Value::from(text),
+        (
+            "model" | "data" | "valid_data" | "output" | "preset" | "chat_template" | "quantize" | "eval" | "eval_data",
+            _,
+        ) => Value::from(text),
         ("target_modules", Value::String(text)) if text.contains(',') && !text.contains(['(', '\\', '[']) => {
             parts().map(Value::from).collect()
         }

@@ -3,6 +3,7 @@
 //! Flags and files are layers of one recipe; their meaning and the run itself are in `bayan-train`. This module parses
 //! them and shows the progress.
 
+mod benchmarks;
 mod flags;
 mod show;
 
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
+use bayan_evaluate::training::Benchmarks;
 use bayan_gpu::{Gpu, block_on};
 use bayan_models::LoadOptions;
 use bayan_train::checkpoint::Resumed;
@@ -29,6 +31,7 @@ use crate::support::options::{CheckpointArgs, DeviceArgs, format_argument};
 use crate::support::output::Progress;
 
 use crate::support::{interrupt, open, output, text};
+use benchmarks::Watcher;
 use flags::RecipeFlags;
 use show::RunPrinter;
 
@@ -78,6 +81,8 @@ struct Prepared {
     data: RunData,
     base: BaseInfo,
     memory: MemoryEstimate,
+    /// The benchmarks, and the tokens of their longest text.
+    benchmarks: Option<(Benchmarks, usize)>,
 }
 
 /// Trains, or shows what would be trained.
@@ -178,6 +183,13 @@ fn prepare(mut recipe: Recipe, show: &RunPrinter) -> Result<Prepared> {
     let mut progress = Progress::new("reading data: rows", false);
     let data = RunData::load(&recipe, &renderer, &mut |report| progress.set(report.read, report.read.max(1)))?;
     drop(progress);
+    let benchmarks = match benchmarks::open(&recipe)? {
+        Some(benchmarks) => {
+            let longest = benchmarks.longest(renderer.tokenizer(), recipe.max_seq_length).context("--eval")?;
+            Some((benchmarks, longest))
+        }
+        None => None,
+    };
     let policy = match &recipe.quantize {
         Some(name) => Some(Policy::for_format(format_argument(name).map_err(anyhow::Error::msg)?)),
         None => None,
@@ -190,7 +202,7 @@ fn prepare(mut recipe: Recipe, show: &RunPrinter) -> Result<Prepared> {
     show.data(&data)?;
     show.run(&recipe, &base, &length, &data)?;
     show.memory(&memory)?;
-    Ok(Prepared { recipe, checkpoint, initial, policy, renderer, data, base, memory })
+    Ok(Prepared { recipe, checkpoint, initial, policy, renderer, data, base, memory, benchmarks })
 }
 
 /// Loads the base onto the device, and makes the trainer of it or of an adapter over it.
@@ -258,14 +270,24 @@ fn train(
     let recipe = &prepared.recipe;
     let gpu = crate::support::device::gpu_to_train(&args.device, recipe.f16)?;
     show.device(&gpu)?;
-    let context = prepared.data.longest().max(2);
+    let longest = prepared.benchmarks.as_ref().map_or(0, |(_, longest)| *longest);
+    let context = prepared.data.longest().max(longest).max(2);
     let mut trainer = trainer(prepared, &gpu, context)?;
     let name = recipe.model.clone().unwrap_or_else(|| "embedded".into());
     let run = Run { recipe, data: &prepared.data };
     let title = format!("bayan finetune · {name} · {}", output.display());
     let mut store = DirectoryStore::new(output, recipe.keep_last, title);
     show.stop_on(interrupt::flag());
-    let ended = block_on(run.start(&mut trainer, resumed, &mut store, &mut show))?;
+    let largest = prepared.data.largest_batch(recipe, run.epochs()).0.ids.len();
+    let mut watcher = Watcher {
+        printer: show,
+        benchmarks: prepared.benchmarks.as_ref().map(|(benchmarks, _)| benchmarks),
+        tokenizer: prepared.renderer.tokenizer(),
+        context: recipe.max_seq_length,
+        batch: (recipe.batch_size, largest),
+    };
+    let ended = block_on(run.start(&mut trainer, resumed, &mut store, &mut watcher))?;
+    let show = watcher.printer;
     if ended.end == EndReason::Interrupted {
         let how = format!("bayan finetune --resume --output {}", output.display());
         show.line(

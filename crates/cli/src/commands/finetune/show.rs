@@ -174,6 +174,12 @@ impl Observer for RunPrinter {
                     &value,
                 );
             }
+            Event::Benchmarked { entry } => {
+                let scores: Vec<String> =
+                    entry.scores.iter().map(|(name, score)| format!("{name} {:.2} %", 100.0 * score)).collect();
+                let text = format!("benchmarks after step {}: {}", entry.step + 1, scores.join(", "));
+                self.show(&text, &entry_json("benchmarks", entry));
+            }
             Event::Saved { place, step } => {
                 self.show(&format!("saved {place}"), &json!({"event": "saved", "path": place, "steps": step}));
             }

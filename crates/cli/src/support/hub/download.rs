@@ -12,6 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use ureq::config::RedirectAuthHeaders;
 
+use super::Kind;
 use super::listing::{DownloadPlan, RemoteFile, explain};
 use crate::support::output::Progress;
 
@@ -25,7 +26,7 @@ enum Attempt {
     Again(String, Duration),
 }
 
-/// Downloads the missing files; returns the path for `--model`.
+/// Downloads the missing files; returns the path for `--model` or `--data`.
 ///
 /// # Errors
 /// A transfer fails for good, or the bytes differ from the listing.
@@ -104,7 +105,9 @@ fn try_once(
     if start == file.size_bytes && start > 0 {
         return Ok(Attempt::Done);
     }
-    let url = format!("{}/{}/resolve/{}/{}", plan.endpoint, plan.name.repo, plan.commit, escaped(&file.name));
+    let folder = if plan.name.kind == Kind::Dataset { "datasets/" } else { "" };
+    let (repo, commit) = (&plan.name.repo, &plan.commit);
+    let url = format!("{}/{folder}{repo}/resolve/{commit}/{}", plan.endpoint, escaped(&file.name));
     let mut request = agent.get(&url).header("User-Agent", concat!("bayan/", env!("CARGO_PKG_VERSION")));
     if let Some(token) = &plan.token {
         request = request.header("Authorization", format!("Bearer {token}"));

@@ -1,11 +1,11 @@
-//! The contents of a repository, and the files of it that a model needs.
+//! The contents of a repository, and the files of it that are needed: those of a model, or of a data set with rows.
 
 use anyhow::{Context, Result, bail};
 use hf_hub::Cache;
 use hf_hub::api::sync::ApiBuilder;
 use serde::Deserialize;
 
-use super::name::{HubName, is_hex, is_relative_file, repo};
+use super::name::{HubName, Kind, is_hex, is_relative_file, repo};
 
 /// Files that belong to the weights, if they exist.
 const SIDE_FILES: [&str; 6] = [
@@ -49,10 +49,10 @@ pub struct RemoteFile {
     pub blob: String,
 }
 
-/// The files that a model needs.
+/// The files of a model or a data set that are needed.
 #[derive(Debug)]
 pub struct DownloadPlan {
-    /// The model.
+    /// The model or the data set.
     pub name: HubName,
     /// The commit of the revision at the time of the listing.
     pub commit: String,
@@ -60,7 +60,7 @@ pub struct DownloadPlan {
     pub endpoint: String,
     /// Access token for private and gated repositories.
     pub token: Option<String>,
-    /// Every file of the model.
+    /// Every file that is needed.
     pub files: Vec<RemoteFile>,
     /// Bytes of the files whose blobs are not in the cache.
     missing_bytes: u64,
@@ -81,23 +81,24 @@ pub fn endpoint() -> String {
 
 /// Explains an HTTP status to a user who wants a model.
 pub fn explain(status: u16, name: &HubName) -> String {
+    let noun = name.kind.noun();
     match status {
         401 => format!(
             "{name}: the hub requires authentication (401): set HF_TOKEN, and check the name, because the hub gives this answer for unknown names too"
         ),
         403 => format!(
-            "{name}: access to the model is not granted (403): accept its conditions on its web page, with the token's account"
+            "{name}: access to the {noun} is not granted (403): accept its conditions on its web page, with the token's account"
         ),
-        404 => format!("{name}: the hub has no such model, revision or file (404)"),
+        404 => format!("{name}: the hub has no such {noun}, revision or file (404)"),
         429 => format!("{name}: the hub received too many requests (429): wait a few minutes, or set HF_TOKEN"),
         _ => format!("{name}: the hub answered with status {status}"),
     }
 }
 
-/// Asks the hub for the files of a model.
+/// Asks the hub for the files of a model or a data set.
 ///
 /// # Errors
-/// The hub refuses, the listing is invalid, or the repository has no model.
+/// The hub refuses, the listing is invalid, or the repository has no model, or no file with rows.
 pub fn plan(cache: &Cache, name: &HubName) -> Result<DownloadPlan> {
     let endpoint = endpoint();
     let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
@@ -168,8 +169,30 @@ pub fn parts_of(file: &str) -> Vec<String> {
     }
 }
 
-/// Selects the files that the model needs.
+/// The endings of files with rows; all but parquet may be compressed.
+const DATA_ENDINGS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];
+
+/// Files that describe a data set and have no rows.
+const DESCRIPTIONS: [&str; 2] = ["dataset_info.json", "dataset_infos.json"];
+
+fn is_data(file: &str) -> bool {
+    let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+    let plain = name.strip_suffix(".gz").unwrap_or(name);
+    let ending = plain.rsplit_once('.').map(|(_, ending)| ending);
+    let hidden = folder.split('/').any(|part| part.starts_with('.')) || name.starts_with('.');
+    ending.is_some_and(|ending| DATA_ENDINGS.contains(&ending)) && !DESCRIPTIONS.contains(&name) && !hidden
+}
+
+/// Selects the files with rows, or the files that the model needs.
 fn select<'a>(name: &HubName, files: &'a [Sibling]) -> Result<Vec<&'a Sibling>> {
+    if name.kind == Kind::Dataset {
+        let chosen: Vec<&Sibling> = files.iter().filter(|file| is_data(&file.rfilename)).collect();
+        if chosen.is_empty() {
+            let endings = DATA_ENDINGS.join(", ");
+            bail!("{name} has no file with rows: expected {endings}; a data set that a program makes is not run");
+        }
+        return Ok(chosen);
+    }
     let find = |wanted: &str| files.iter().find(|file| file.rfilename == wanted);
     if let Some(file) = &name.file {
         return parts_of(file)

@@ -1,4 +1,4 @@
-//! Models by their name on a hub: `org/name[:revision][/file.gguf]`.
+//! Models and data sets by their name on a hub: `org/name[:revision][/file.gguf]`.
 //!
 //! The cache is Hugging Face's (`HF_HOME`, through the hf-hub crate), so that downloads are shared with Python
 //! programs; so are the token and `HF_ENDPOINT`. A model in the cache is opened without network access. Nothing is
@@ -19,7 +19,7 @@ use hf_hub::Cache;
 
 use crate::support::output;
 
-pub use name::{HubName, repo};
+pub use name::{HubName, Kind, repo};
 
 /// Whether the network may not be used.
 pub static OFFLINE: AtomicBool = AtomicBool::new(false);
@@ -64,6 +64,29 @@ pub fn open(name: &HubName) -> Result<PathBuf> {
         bail!("{name} was not downloaded");
     }
     download::run(&cache, &plan)
+}
+
+/// The folder of a data set that was pulled at this revision.
+///
+/// # Errors
+/// It is not in the cache.
+pub fn dataset(name: &HubName) -> Result<PathBuf> {
+    let cache = Cache::from_env();
+    let own = cache.path().join(repo(name).folder_name());
+    let commit = match name.is_commit() {
+        true => Some(name.revision.clone()),
+        false => std::fs::read_to_string(own.join("refs").join(&name.revision)).ok(),
+    };
+    let commit = commit.map(|commit| commit.trim().to_owned()).filter(|commit| name::is_hex(commit, 40));
+    let folder = commit.map(|commit| own.join("snapshots").join(commit)).filter(|folder| folder.is_dir());
+    match folder {
+        Some(folder) => Ok(folder),
+        None => bail!(
+            "{name} is neither a local folder nor a data set in the cache {}: download it with `bayan pull --dataset \
+             {name}`",
+            cache.path().display()
+        ),
+    }
 }
 
 /// The directory or file of a name, if all its files are in the cache.

@@ -1,12 +1,41 @@
-//! Names of models on a hub, validated before they are used in paths.
+//! Names of models and data sets on a hub, validated before they are used in paths.
 
 use hf_hub::{Repo, RepoType};
 use std::fmt;
 use std::path::Path;
 
+/// What a repository holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A model.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
+impl Kind {
+    /// Its name for people.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Kind::Model => "model",
+            Kind::Dataset => "data set",
+        }
+    }
+
+    /// The beginning of its folders in the cache.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Kind::Model => "models--",
+            Kind::Dataset => "datasets--",
+        }
+    }
+}
+
 /// `org/name[:revision][/file.gguf]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubName {
+    /// What it is the name of.
+    pub kind: Kind,
     /// `org/name`
     pub repo: String,
     /// A branch, a tag or a commit.
@@ -16,7 +45,13 @@ pub struct HubName {
 }
 
 impl HubName {
-    /// Parses a name; `None` if it is not valid.
+    /// Parses the name of a data set, `org/name[:revision]`; `None` if it is not valid.
+    pub fn parse_dataset(text: &str) -> Option<HubName> {
+        let name = HubName::parse(text).filter(|name| name.file.is_none())?;
+        Some(HubName { kind: Kind::Dataset, ..name })
+    }
+
+    /// Parses a name of a model; `None` if it is not valid.
     pub fn parse(text: &str) -> Option<HubName> {
         let mut parts = text.splitn(3, '/');
         let (owner, second, rest) = (parts.next()?, parts.next()?, parts.next());
@@ -29,7 +64,7 @@ impl HubName {
             Some(file) if file.ends_with(".gguf") && is_relative_file(file) => Some(file.to_string()),
             Some(_) => return None,
         };
-        Some(HubName { repo: format!("{owner}/{name}"), revision: revision.to_string(), file })
+        Some(HubName { kind: Kind::Model, repo: format!("{owner}/{name}"), revision: revision.to_string(), file })
     }
 
     /// Parses the argument of `--model`: `None` if such a path exists, or if it can only be a path.
@@ -83,7 +118,11 @@ pub fn is_hex(text: &str, digits: usize) -> bool {
 
 /// The repository of a name at its revision.
 pub fn repo(name: &HubName) -> Repo {
-    Repo::with_revision(name.repo.clone(), RepoType::Model, name.revision.clone())
+    let kind = match name.kind {
+        Kind::Model => RepoType::Model,
+        Kind::Dataset => RepoType::Dataset,
+    };
+    Repo::with_revision(name.repo.clone(), kind, name.revision.clone())
 }
 
 #[cfg(test)]

@@ -234,6 +234,16 @@ impl Trainer {
         Ok((finite(result.sums.iter().sum())?, batch.target_count()))
     }
 
+    /// For each sequence of the batch, the summed nll of its trained tokens, without gradients.
+    ///
+    /// # Errors
+    /// As [`Trainer::accumulate`].
+    pub async fn sequence_losses(&mut self, batch: &MicroBatch) -> Result<Vec<f64>, EngineError> {
+        let result = self.run(batch, StepKind::Evaluate, &LossInputs::Scale(1.0)).await?;
+        let sums = result.sums.into_iter().take(batch.starts.len());
+        sums.map(finite).collect()
+    }
+
     /// The factor that the loss scale puts on the gradients.
     fn loss_factor(&self) -> f64 {
         self.loss_scale.map_or(1.0, |loss_scale| loss_scale.scale)
