@@ -1,7 +1,8 @@
 //! Benchmarks of a model in training: its trainer scores them, so that no second copy of the weights is loaded.
 //!
-//! Each choice is computed by itself, in batches of sequences like those of an evaluation on held-out data. Rejected: an
-//! engine beside the trainer, which shares the beginning of an item's choices and so is faster, but doubles the memory.
+//! Each choice is computed by itself, in batches of sequences like those of an evaluation on held-out data. Rejected:
+//! an engine beside the trainer, which shares the beginning of an item's choices and so is faster, but doubles the
+//! memory.
 
 use std::collections::BTreeMap;
 
