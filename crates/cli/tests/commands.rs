@@ -486,3 +486,35 @@ fn verbose_says_what_is_loaded_and_compiled() {
     let wrong = errors(&[], Some("bayan=loud"));
     assert!(wrong.contains("RUST_LOG=bayan=loud has no effect"), "{wrong}");
 }
+
+#[test]
+fn proposed_tokens_change_no_answer_and_are_counted() {
+    let place = model("llama3_gqa").display().to_string();
+    let flags =
+        ["generate", "مرحبا مرحبا مرحبا", "-n", "30", "--seed", "7", "--ignore-eos", "--json", "--device", "cpu"];
+    let flags = [&flags, &["--model", &place][..]].concat();
+    let plain = json(&flags);
+    let details = |answer: &Value| answer["usage"]["completion_tokens_details"].clone();
+    assert_eq!(details(&plain), serde_json::json!({"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}));
+    for more in [&["--lookup", "3"][..], &["--draft-model", &place, "--draft-tokens", "5"]] {
+        let found = json(&[&flags, more].concat());
+        assert_eq!((&found["text"], &found["ids"]), (&plain["text"], &plain["ids"]), "{more:?}");
+        let counts = details(&found);
+        let [accepted, rejected] =
+            ["accepted", "rejected"].map(|name| counts[format!("{name}_prediction_tokens")].as_u64());
+        assert!(accepted.zip(rejected).is_some_and(|(a, b)| a + b > 0), "{more:?}: {counts}");
+    }
+    let other = model("qwen3_qknorm").display().to_string();
+    let error = fail(&run(&[&flags, &["--draft-model", &other][..]].concat()), 1);
+    assert!(error.contains("--draft-model") && error.contains("another tokenizer"), "{error}");
+    fail(&run(&[&flags, &["--lookup", "3", "--draft-model", &place][..]].concat()), 2);
+    fail(&run(&[&flags, &["--lookup", "0"][..]].concat()), 2);
+    fail(&run(&[&flags, &["--draft-tokens", "3"][..]].concat()), 2);
+    let recurrent = model("lfm2").display().to_string();
+    let flags = ["generate", "a", "--device", "cpu", "--lookup", "3", "--model", &recurrent];
+    assert!(fail(&run(&flags), 1).contains("recurrent layers"));
+    // A session counts, too.
+    let session = ["chat", "--device", "cpu", "--lookup", "4", "--temperature", "0", "-n", "40", "--ignore-eos"];
+    let said = run_with_input(&[&session, &["--model", &place][..]].concat(), "سؤال سؤال سؤال\n/stats\n");
+    assert!(text(&said.stderr).contains("proposed tokens: "), "{}", text(&said.stderr));
+}

@@ -61,6 +61,34 @@ pub enum GenerateError {
         "answers that do not depend on other requests need a model without recurrent layers, and this one has some; leave `--batch-invariant` out"
     )]
     Recurrent,
+    /// The number of proposals of speculative decoding is out of range.
+    #[error("{got} proposed tokens: expected 1 to {most}")]
+    Proposals {
+        /// The number.
+        got: usize,
+        /// The largest.
+        most: usize,
+    },
+    /// A recurrent model cannot go back before rejected proposals.
+    #[error(
+        "speculative decoding goes back where a proposal is rejected, and {what} has recurrent layers, which cannot; leave `--lookup` and `--draft-model` out, or use another model"
+    )]
+    RecurrentProposals {
+        /// Which of the two models.
+        what: &'static str,
+    },
+    /// The draft model has another vocabulary.
+    #[error(
+        "the draft model has another tokenizer: token {id} is {model} in the model and {draft} in the draft model; expected a draft model of the same family, whose tokens have the same numbers"
+    )]
+    DraftTokenizer {
+        /// The first token that differs.
+        id: u32,
+        /// Its text in the model.
+        model: String,
+        /// Its text in the draft model.
+        draft: String,
+    },
     /// The constraint of an answer cannot be used.
     #[error(transparent)]
     Grammar(#[from] GrammarError),

@@ -11,8 +11,8 @@ pub use bayan_models::Adapter;
 pub use bayan_tensor::Cpu;
 pub use bayan_tensor::ops::SampleSettings;
 pub use engine::{
-    Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, LARGEST_BIAS, Likelihood, Request, ScoredText,
-    StepSizes, TokenScore, Usage, log_sum, most_likely,
+    Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, LARGEST_BIAS, Likelihood, MOST_PROPOSALS, Request,
+    ScoredText, StepSizes, TokenScore, Usage, log_sum, most_likely,
 };
 pub use error::GenerateError;
 pub use grammar::{Allowed, Constraint, Grammar, GrammarError, Grammars};

@@ -211,6 +211,22 @@ impl Model {
         Model { engine, tokenizer: text.tokenizer, template: text.template, stop: text.stop, defaults: text.defaults }
     }
 
+    /// From now on, another model proposes this many tokens of an answer in each step.
+    ///
+    /// # Errors
+    /// The other model has another vocabulary, or as [`Engine::propose_by_draft`].
+    pub fn propose_by_draft(&mut self, draft: Model, proposals: usize) -> Result<(), GenerateError> {
+        let shown = |token: Option<String>| token.map_or_else(|| "no token".to_string(), |text| format!("{text:?}"));
+        let last = self.tokenizer.largest_id().max(draft.tokenizer.largest_id()).unwrap_or(0);
+        for id in 0..=last {
+            let (own, other) = (self.tokenizer.token(id), draft.tokenizer.token(id));
+            if own != other {
+                return Err(GenerateError::DraftTokenizer { id, model: shown(own), draft: shown(other) });
+            }
+        }
+        self.engine.propose_by_draft(draft.engine, proposals)
+    }
+
     /// Renders and tokenizes a conversation; special tokens that a user typed stay text, and what the template cannot
     /// render is adapted ([`ChatTemplate::adapt`]).
     ///

@@ -41,6 +41,10 @@ pub struct Metrics {
     pub cached_prompt_tokens: Counter,
     /// New tokens.
     pub new_tokens: Counter,
+    /// Tokens that speculative decoding proposed.
+    pub proposed_tokens: Counter,
+    /// Those of them that became part of answers.
+    pub accepted_tokens: Counter,
     /// Requests whose client went away.
     pub cancelled: Counter,
     /// Fields of requests that had no effect.
@@ -83,6 +87,8 @@ impl Metrics {
         let prompt_tokens = counter("prompt_tokens", "Tokens of prompts");
         let cached_prompt_tokens = counter("cached_prompt_tokens", "Tokens of prompts that were in the cache already");
         let new_tokens = counter("generated_tokens", "New tokens");
+        let proposed_tokens = counter("proposed_tokens", "Tokens that speculative decoding proposed");
+        let accepted_tokens = counter("accepted_tokens", "Proposed tokens that became part of answers");
         let cancelled = counter("requests_cancelled", "Answers whose client went away");
         let ignored_fields = counter("ignored_fields", "Fields of requests that had no effect");
         let recoveries = counter("recoveries", "Times that the model was opened again after the device failed");
@@ -105,6 +111,8 @@ impl Metrics {
             prompt_tokens,
             cached_prompt_tokens,
             new_tokens,
+            proposed_tokens,
+            accepted_tokens,
             cancelled,
             ignored_fields,
             recoveries,

@@ -192,6 +192,8 @@ pub(crate) struct Totals {
     prompt: usize,
     cached: usize,
     generated: usize,
+    accepted: usize,
+    rejected: usize,
 }
 
 impl Totals {
@@ -202,6 +204,8 @@ impl Totals {
             self.cached += usage.cached_tokens;
         }
         self.generated += usage.generated_tokens;
+        self.accepted += usage.accepted_tokens;
+        self.rejected += usage.rejected_tokens;
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -210,6 +214,10 @@ impl Totals {
             "completion_tokens": self.generated,
             "total_tokens": self.prompt + self.generated,
             "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": self.accepted,
+                "rejected_prediction_tokens": self.rejected,
+            },
         })
     }
 }

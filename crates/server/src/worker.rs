@@ -432,6 +432,8 @@ fn on_event(answers: &mut HashMap<JobId, Answering>, shared: &Shared, id: JobId,
             }
             shared.metrics.prompt_tokens.inc_by(usage.prompt_tokens as u64);
             shared.metrics.cached_prompt_tokens.inc_by(usage.cached_tokens as u64);
+            shared.metrics.proposed_tokens.inc_by((usage.accepted_tokens + usage.rejected_tokens) as u64);
+            shared.metrics.accepted_tokens.inc_by(usage.accepted_tokens as u64);
             shared.metrics.models.ended(answer.adapter.as_deref(), &usage);
             shared.ended(answer.adapter.as_deref(), true);
             let failed = answer.fault.take().map(|problem| Reply::Failed(grammar_fault(&problem)));

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use bayan_generate::{Answer, Constraint, FinishReason, Generation, Model};
+use bayan_generate::{Answer, Constraint, EngineOptions, FinishReason, Generation, Model};
 use bayan_gpu::block_on;
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::support::interrupt::{self, Answering};
 use crate::support::options::ModelArgs;
+use crate::support::output;
 use crate::support::output::Progress;
 use crate::support::sampling::SamplingArgs;
+use crate::support::speculation::{self, SpeculationArgs};
 use crate::support::text::{SYSTEM_IN_USER, input};
-use crate::support::{open, output};
 
 /// Flags of `bayan generate`.
 #[derive(Debug, Args)]
@@ -59,6 +60,8 @@ pub struct GenerateArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    speculation: SpeculationArgs,
+    #[command(flatten)]
     model: ModelArgs,
 }
 
@@ -83,7 +86,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
     if args.lines {
         return lines(args, &prompt);
     }
-    let mut loaded = open::model(&args.model, None)?;
+    let mut loaded = args.speculation.open(&args.model, EngineOptions::default())?;
     let model = &mut loaded.model;
     let generation = generation(args, model)?;
     let ids = encode(args, model, &prompt)?;
@@ -156,7 +159,8 @@ fn lines(args: &GenerateArgs, text: &str) -> Result<ExitCode> {
     if prompts.is_empty() {
         bail!("no prompt was given: expected at least one line that is not empty");
     }
-    let mut loaded = open::model_for(&args.model, None, (args.parallel as usize).min(prompts.len()))?;
+    let sequences = (args.parallel as usize).min(prompts.len());
+    let mut loaded = args.speculation.open(&args.model, EngineOptions { sequences, ..Default::default() })?;
     let model = &mut loaded.model;
     let generation = generation(args, model)?;
     let (mut ids, mut indexes, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -233,6 +237,7 @@ fn result(answer: &Answer, seed: u64, load_seconds: f64) -> Value {
             "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.generated_tokens,
             "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+            "completion_tokens_details": speculation::details(usage),
         },
         "timings": {
             "load_ms": millis(load_seconds),

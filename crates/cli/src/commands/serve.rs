@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bayan_generate::{EngineOptions, StepSizes};
+use bayan_generate::{EngineOptions, Model, StepSizes};
 use bayan_gpu::block_on;
 use bayan_server::{Limits, Opened, Server, ServerOptions};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::support::open::{self, EMBEDDED};
+use crate::support::open::EMBEDDED;
 use crate::support::options::ModelArgs;
 use crate::support::output::{self, Progress};
 use crate::support::sampling::SamplingArgs;
+use crate::support::speculation::SpeculationArgs;
 use crate::support::text::SYSTEM_IN_USER;
 
 /// Flags of `bayan serve`.
@@ -67,6 +68,8 @@ pub struct ServeArgs {
     log_format: LogFormat,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -166,7 +169,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         bail!("--lora-modules: the name {} is there twice; every model needs a name of its own", twice[0]);
     }
-    let (model, sampling) = (args.model.clone(), args.sampling.clone());
+    let (model, sampling, speculation) = (args.model.clone(), args.sampling.clone(), args.speculation.clone());
     let engine = EngineOptions {
         sequences: args.parallel as usize,
         kept: args.kept_prefixes as usize,
@@ -176,7 +179,9 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     };
     let (warm_up, first) = (!args.no_warm_up, AtomicBool::new(true));
     let open = move || {
-        let opened = opened(&model, &sampling, &engine, warm_up, first.swap(false, Ordering::Relaxed));
+        let loaded = speculation.open(&model, engine.clone());
+        let report = first.swap(false, Ordering::Relaxed);
+        let opened = loaded.and_then(|loaded| opened(loaded.model, &sampling, warm_up, report));
         opened.map_err(|error| output::describe(&error))
     };
     let address = if args.host.contains(':') && !args.host.starts_with('[') {
@@ -192,14 +197,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn opened(
-    args: &ModelArgs,
-    sampling: &SamplingArgs,
-    engine: &EngineOptions,
-    warm_up: bool,
-    report: bool,
-) -> Result<Opened> {
-    let mut model = open::model_with(args, None, engine.clone())?.model;
+fn opened(mut model: Model, sampling: &SamplingArgs, warm_up: bool, report: bool) -> Result<Opened> {
     let defaults = sampling.generation(&model.defaults, model.engine.decoder().sizes().vocab_size)?;
     if warm_up {
         let mut progress = Progress::new("compiling", false);

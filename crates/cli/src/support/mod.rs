@@ -11,5 +11,6 @@ pub mod options;
 pub mod output;
 pub mod random;
 pub mod sampling;
+pub mod speculation;
 pub mod text;
 pub mod tuning;

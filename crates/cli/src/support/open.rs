@@ -104,9 +104,8 @@ pub fn model_for(args: &ModelArgs, least_context: Option<usize>, sequences: usiz
 pub fn model_with(args: &ModelArgs, least_context: Option<usize>, engine: EngineOptions) -> Result<Loaded> {
     let checkpoint = checkpoint(args.checkpoint.model.as_deref())?;
     bayan_models::sizes(&checkpoint)?;
-    let chat_template = chat_template(args.checkpoint.chat_template.as_deref())?;
     let devices = device_split::devices(&checkpoint, args)?;
-    load(&checkpoint, &devices, args, chat_template, least_context, engine)
+    load(&checkpoint, &devices, args, least_context, engine)
 }
 
 /// Attaches an adapter under the name of its directory.
@@ -168,14 +167,18 @@ pub fn apply_importance(checkpoint: &Checkpoint, file: &Path, policy: &mut Polic
     Ok(coverage)
 }
 
-fn load(
+/// As [`model_with`], of a checkpoint and devices that are open; `args` names neither then.
+///
+/// # Errors
+/// As [`model`].
+pub fn load(
     checkpoint: &Checkpoint,
     devices: &Devices,
     args: &ModelArgs,
-    chat_template: Option<String>,
     least_context: Option<usize>,
     engine: EngineOptions,
 ) -> Result<Loaded> {
+    let chat_template = chat_template(args.checkpoint.chat_template.as_deref())?;
     let engine = EngineOptions {
         context: args.context.map(|n| n as usize).or(least_context),
         cache: args.cache.format(),

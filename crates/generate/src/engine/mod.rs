@@ -13,6 +13,7 @@ mod prefix;
 mod schedule;
 mod score;
 mod sizes;
+mod speculate;
 mod step;
 
 use std::collections::{BTreeSet, HashMap};
@@ -35,6 +36,8 @@ pub use likelihood::{Likelihood, ScoredText};
 use schedule::Jobs;
 pub use score::{TokenScore, log_sum, most_likely};
 pub use sizes::StepSizes;
+pub use speculate::MOST_PROPOSALS;
+use speculate::Speculation;
 pub use step::LARGEST_BIAS;
 use step::{Sampling, Step, StepKind, StepSpec};
 
@@ -115,6 +118,10 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Generated tokens, without the stop token.
     pub generated_tokens: usize,
+    /// Those of them that speculative decoding had proposed.
+    pub accepted_tokens: usize,
+    /// Tokens that speculative decoding had proposed and that are not part of the answer.
+    pub rejected_tokens: usize,
     /// Why the generation ended.
     pub finish: FinishReason,
     /// Time until the first token was known.
@@ -132,6 +139,8 @@ pub struct Engine {
     cache: Cache,
     tuning: Tuning,
     sampling: Sampling,
+    /// How tokens are proposed, if they are.
+    speculation: Option<Speculation>,
     /// For each kind of step, and the loaded adapter that it is recorded with.
     steps: HashMap<(StepKind, Option<String>), Rc<Step>>,
     /// Number of sequences that are decoded together.
@@ -270,6 +279,7 @@ impl Engine {
             cache,
             tuning,
             sampling,
+            speculation: None,
             steps: HashMap::new(),
             sequences,
             cached: vec![Vec::new(); slots],
@@ -306,7 +316,7 @@ impl Engine {
     pub fn allocated_bytes(&self) -> u64 {
         if self.devices.cpu.is_some() {
             let weights: u64 = self.decoder.matrices().iter().map(|matrix| matrix.size_bytes()).sum();
-            return weights + self.cache_bytes();
+            return weights + self.cache_bytes() + self.draft().map_or(0, Engine::allocated_bytes);
         }
         self.devices.gpus.iter().map(Gpu::allocated_bytes).sum()
     }
@@ -402,9 +412,15 @@ impl Engine {
         self.cached.iter().map(Vec::len).sum()
     }
 
+    /// The draft model of speculative decoding.
+    pub fn draft(&self) -> Option<&Engine> {
+        self.speculation.as_ref().and_then(Speculation::draft)
+    }
+
     /// Clears the cache.
     pub fn reset(&mut self) {
         self.cached.iter_mut().for_each(Vec::clear);
+        self.speculation.as_mut().and_then(Speculation::draft_mut).into_iter().for_each(Engine::reset);
     }
 
     /// The cost of decoding one token.
@@ -461,7 +477,7 @@ impl Engine {
         // Ends of prompts have many lengths; a few cached plans of them are enough.
         if self.steps.len() > 12 && self.sizes == StepSizes::Exact {
             self.steps.retain(|(kind, _), _| {
-                matches!(kind, StepKind::Decode(_) | StepKind::Packed { .. })
+                matches!(kind, StepKind::Decode(_) | StepKind::Packed { .. } | StepKind::Verify { .. })
                     || *kind == StepKind::Prefill(self.chunks.chunk())
             });
         }
@@ -469,7 +485,10 @@ impl Engine {
         let spec = StepSpec {
             decoder: self.decoder.as_ref(),
             cache: &self.cache,
-            sampling: &self.sampling,
+            sampling: match (&self.speculation, kind) {
+                (Some(speculation), StepKind::Verify { .. }) => &speculation.sampling,
+                _ => &self.sampling,
+            },
             tuning: &self.tuning,
             sums: None,
         };
@@ -488,13 +507,17 @@ impl Engine {
         let recurrent = self.cache.is_recurrent();
         let rows = self.sizes.rows(self.sequences(), recurrent).into_iter().map(StepKind::Decode);
         let pieces = self.sizes.pieces(self.chunks.chunk(), recurrent).into_iter().map(StepKind::Prefill);
-        let kinds: Vec<StepKind> = rows.chain(pieces).collect();
+        let kinds: Vec<StepKind> = rows.chain(pieces).chain(self.verifying_kinds()).collect();
         for (done, &kind) in kinds.iter().enumerate() {
             on_step(done, kinds.len());
             self.prepared_step(kind, None).await?;
         }
         self.devices.flush().await?;
-        Ok(kinds.len())
+        let draft = match self.speculation.as_mut().and_then(Speculation::draft_mut) {
+            Some(draft) => Box::pin(draft.warm_up(on_step)).await?,
+            None => 0,
+        };
+        Ok(kinds.len() + draft)
     }
 
     /// The recorded step of this kind, with its constants on their devices.

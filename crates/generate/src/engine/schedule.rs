@@ -19,7 +19,7 @@ use super::batch::{Event, Job, JobId, OnEvent};
 use super::device_plan::PendingValues;
 use super::score::TokenScore;
 use super::step::{Step, StepKind, refuse_all_banned};
-use super::{Engine, FinishReason, LOGITS_CHUNK, Usage};
+use super::{Control, Engine, FinishReason, LOGITS_CHUNK, Usage};
 use crate::GenerateError;
 
 /// Most decoding steps that may be submitted before the host reads the tokens of the oldest.
@@ -33,11 +33,11 @@ pub(super) struct Row {
     pub(super) slot: usize,
     pub(super) job: Job,
     /// The prompt and the tokens generated so far.
-    tokens: Vec<u32>,
+    pub(super) tokens: Vec<u32>,
     /// Whether the prompt is in the cache, all but its last token.
     pub(super) answers: bool,
     /// Submitted steps: this many tokens, from the prompt's last one on, are in the cache.
-    submitted: usize,
+    pub(super) submitted: usize,
     /// The number of new tokens that job and context allow.
     limit: usize,
     pub(super) usage: Usage,
@@ -63,6 +63,30 @@ impl Row {
                 Some(if self.limit < self.job.max_tokens { FinishReason::ContextFull } else { FinishReason::Length });
         }
         true
+    }
+
+    /// Takes a sampled token: the next one of the answer, or its end.
+    pub(super) fn take(
+        &mut self,
+        token: u32,
+        score: impl FnOnce() -> Option<TokenScore>,
+        control: &Control,
+        on_event: OnEvent<'_>,
+    ) {
+        if !self.accept(token, control.is_stopped()) {
+            return;
+        }
+        control.count(control.tokens() + 1);
+        if on_event(self.id, Event::Token { id: token, score: score() }).is_break() {
+            self.finish = Some(FinishReason::Stopped);
+        } else {
+            self.follow(token, on_event);
+        }
+    }
+
+    /// Number of tokens that the answer may still get.
+    pub(super) fn tokens_left(&self) -> usize {
+        self.limit - self.usage.generated_tokens.min(self.limit)
     }
 
     /// Number of steps still to be submitted.
@@ -101,7 +125,7 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    fn row(&mut self, id: JobId) -> Option<&mut Row> {
+    pub(super) fn row(&mut self, id: JobId) -> Option<&mut Row> {
         self.rows.iter_mut().find(|row| row.id == id)
     }
 
@@ -256,6 +280,8 @@ impl Engine {
             prompt_tokens: job.prompt.len(),
             cached_tokens,
             generated_tokens: 0,
+            accepted_tokens: 0,
+            rejected_tokens: 0,
             finish: FinishReason::Length,
             prefill_seconds: 0.0,
             decode_seconds: 0.0,
@@ -330,7 +356,7 @@ impl Engine {
     }
 
     /// Reads all submitted steps. The next step is laid out anew.
-    async fn drain(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+    pub(super) async fn drain(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
         while let Some(reads) = self.jobs.in_flight.pop_front() {
             self.take(reads, on_event).await?;
         }
@@ -349,7 +375,8 @@ impl Engine {
         }
         let alone = adapters.len() < 2;
         for adapter in adapters {
-            self.decode_with(adapter.as_deref(), alone, on_event).await?;
+            let verified = self.speculate(adapter.as_deref(), on_event).await?;
+            self.decode_with(adapter.as_deref(), alone, &verified, on_event).await?;
             if !alone {
                 self.drain(on_event).await?;
             }
@@ -357,14 +384,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Submits steps of the answers with an adapter, and reads the oldest.
+    /// Submits steps of the answers with an adapter, but for those whose proposals were verified, and reads the oldest.
     async fn decode_with(
         &mut self,
         adapter: Option<&str>,
         alone: bool,
+        verified: &[JobId],
         on_event: OnEvent<'_>,
     ) -> Result<(), GenerateError> {
-        let answering = |row: &&Row| row.answers && row.finish.is_none() && row.job.adapter.as_deref() == adapter;
+        let answering = |row: &&Row| {
+            row.answers && row.finish.is_none() && row.job.adapter.as_deref() == adapter && !verified.contains(&row.id)
+        };
         if self.jobs.laid_out.is_none() {
             let answers = self.jobs.rows.iter().filter(answering).count();
             if answers == 0 {
@@ -387,8 +417,9 @@ impl Engine {
         let filling = self.jobs.rows.iter().any(Row::is_filling);
         // A grammar must know the last token before the next step.
         let constrained = self.jobs.rows.iter().any(|row| row.answers && row.job.grammar.is_some());
-        let waits =
-            self.cache.is_recurrent() || step.is_split() || step.is_on_cpu() || filling || constrained || !alone;
+        let speculates = self.may_speculate(adapter);
+        let waits = self.cache.is_recurrent() || step.is_split() || step.is_on_cpu() || filling || constrained;
+        let waits = waits || speculates || !alone;
         let ahead = if waits { 1 } else { STEPS_AHEAD };
         loop {
             if constrained && self.jobs.in_flight.is_empty() {
@@ -426,17 +457,12 @@ impl Engine {
         let jobs = self.jobs.laid_out.as_ref().map(|laid_out| laid_out.jobs.clone()).unwrap_or_default();
         for (number, (id, &token)) in jobs.into_iter().zip(tokens.u32()).enumerate() {
             let Some(row) = self.jobs.row(id).filter(|row| row.finish.is_none()) else { continue };
-            if row.accept(token, self.control.is_stopped()) {
-                let scored = row.job.scores.zip(logits.as_ref()).map(|(top, logits)| {
-                    TokenScore::new(&logits.f32()[number * vocabulary..][..vocabulary], token, top)
-                });
-                self.control.count(self.control.tokens() + 1);
-                if on_event(id, Event::Token { id: token, score: scored }).is_break() {
-                    row.finish = Some(FinishReason::Stopped);
-                } else {
-                    row.follow(token, on_event);
-                }
-            }
+            let scored = row.job.scores.zip(logits.as_ref());
+            let score = || {
+                let (top, logits) = scored?;
+                Some(TokenScore::new(&logits.f32()[number * vocabulary..][..vocabulary], token, top))
+            };
+            row.take(token, score, &self.control, on_event);
         }
         Ok(())
     }

@@ -33,6 +33,13 @@ pub(super) enum StepKind {
         /// Number of tokens whose logits are computed.
         rows: usize,
     },
+    /// Consecutive tokens of each of several sequences, then sampling after each of them.
+    Verify {
+        /// Number of sequences.
+        rows: usize,
+        /// Tokens of each.
+        width: usize,
+    },
 }
 
 impl StepKind {
@@ -43,6 +50,7 @@ impl StepKind {
             | StepKind::Prefill(tokens)
             | StepKind::Logits(tokens)
             | StepKind::Packed { tokens, .. } => tokens,
+            StepKind::Verify { rows, width } => rows * width,
         }
     }
 
@@ -52,6 +60,7 @@ impl StepKind {
             StepKind::Decode(sequences) | StepKind::Scored(sequences) => sequences,
             StepKind::Prefill(tokens) | StepKind::Logits(tokens) => tokens.div_ceil(QUERY_TILE),
             StepKind::Packed { tiles, .. } => tiles,
+            StepKind::Verify { rows, width } => rows * width.div_ceil(QUERY_TILE),
         }
     }
 
@@ -219,7 +228,9 @@ impl Step {
             graph = graph.with_input_squares(sums);
         }
         match kind {
-            StepKind::Decode(_) => graph.sample(logits, tokens, positions, &spec.sampling.states),
+            StepKind::Decode(_) | StepKind::Verify { .. } => {
+                graph.sample(logits, tokens, positions, &spec.sampling.states)
+            }
             StepKind::Scored(_) => {
                 // Sampling changes the logits in place, so the host reads a copy.
                 let every: Vec<u32> = (0..count as u32).collect();
@@ -267,7 +278,8 @@ impl Step {
         self.write_inputs([&ids, &positions, &bases, &tiles]);
     }
 
-    /// Sets packed tokens; `rows` are the numbers of those whose logits are read. All have the lengths of the step.
+    /// Sets packed tokens; `rows` are the numbers of those whose logits are read, if the step is of a kind that has
+    /// them. All have the lengths of the step.
     pub(super) fn write_packed(&self, packed: &Packed) {
         let Packed { ids, positions, bases, tiles, rows } = packed;
         self.write_inputs([ids.as_slice(), positions, bases, tiles, rows]);

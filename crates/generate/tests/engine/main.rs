@@ -9,6 +9,7 @@ mod likelihood;
 mod prefixes;
 mod schema;
 mod serving;
+mod speculation;
 mod steps;
 mod structured;
 

@@ -12,6 +12,7 @@ mod messages;
 mod metrics;
 mod page;
 mod responses;
+mod speculation;
 mod stop;
 mod streaming;
 mod structured;
@@ -88,6 +89,8 @@ impl Got {
 enum Served {
     /// The embedded model on the CPU, which compiles no kernels.
     Embedded,
+    /// The same, with proposals by lookup.
+    Speculating,
     /// The embedded model on the first GPU or software device.
     EmbeddedOnGpu,
     /// A model of tests/fixtures with random weights, and a template that replaces its own.
@@ -98,7 +101,7 @@ impl Served {
     fn source(self) -> Rc<dyn Source> {
         let embedded = bayan_embedded::files().iter();
         match self {
-            Served::Embedded | Served::EmbeddedOnGpu => {
+            Served::Embedded | Served::Speculating | Served::EmbeddedOnGpu => {
                 Rc::new(embedded.fold(MemorySource::new(), |source, &(name, bytes)| source.with(name, bytes)))
             }
             Served::Fixture(name, _) => {
@@ -122,11 +125,11 @@ fn open(served: Served, seen: &Mutex<Option<Gpu>>) -> Result<Opened, String> {
         };
         let chat_template = match served {
             Served::Fixture(_, template) => template.map(str::to_string),
-            Served::Embedded | Served::EmbeddedOnGpu => None,
+            Served::Embedded | Served::Speculating | Served::EmbeddedOnGpu => None,
         };
         let options = ModelOptions { engine, chat_template };
         let model = match served {
-            Served::Embedded | Served::Fixture(..) => {
+            Served::Embedded | Served::Speculating | Served::Fixture(..) => {
                 let cpu = Cpu::open(Some(2)).map_err(|error| error.to_string())?;
                 Model::open_on_cpu(&checkpoint, &cpu, &options, &mut |_, _| {}).await
             }
@@ -136,7 +139,11 @@ fn open(served: Served, seen: &Mutex<Option<Gpu>>) -> Result<Opened, String> {
                 Model::open(&checkpoint, &gpu, &options, &mut |_, _| {}).await
             }
         };
-        model.map_err(|error| error.to_string())
+        let mut model = model.map_err(|error| error.to_string())?;
+        if matches!(served, Served::Speculating) {
+            model.engine.propose_by_lookup(4).map_err(|error| error.to_string())?;
+        }
+        Ok::<_, String>(model)
     };
     Ok(Opened { model: block_on(opened)?, defaults: Generation::default(), seed: None })
 }

@@ -10,13 +10,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use bayan_generate::EngineOptions;
 use clap::Args;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use crate::support::options::ModelArgs;
 use crate::support::sampling::SamplingArgs;
-use crate::support::{interrupt, open, output};
+use crate::support::speculation::SpeculationArgs;
+use crate::support::{interrupt, output};
 use conversation::Conversation;
 use session::{Next, Session};
 
@@ -34,6 +36,8 @@ pub struct ChatArgs {
     no_history: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -58,7 +62,7 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode> {
         None
     };
     interrupt::set_up();
-    let loaded = open::model(&args.model, None)?;
+    let loaded = args.speculation.open(&args.model, EngineOptions::default())?;
     let generation =
         args.sampling.generation(&loaded.model.defaults, loaded.model.engine.decoder().sizes().vocab_size)?;
     let mut session = Session::new(loaded, conversation, generation, editor.is_some());

@@ -330,6 +330,10 @@ impl Session {
                 "last answer: prompt of {} tokens, {cached} of them cached; {} new tokens",
                 usage.prompt_tokens, usage.generated_tokens
             ));
+            let proposed = usage.accepted_tokens + usage.rejected_tokens;
+            if proposed > 0 {
+                lines.push(format!("proposed tokens: {proposed}, {} of them accepted", usage.accepted_tokens));
+            }
             let rest = usage.generated_tokens.saturating_sub(1) as f64;
             let rate = if usage.decode_seconds > 0.0 { rest / usage.decode_seconds } else { 0.0 };
             lines.push(format!("first token after {:.0} ms, then {rate:.1} tokens/s", usage.prefill_seconds * 1e3));
