@@ -17,13 +17,14 @@ fn lookups_change_no_byte_and_are_counted() {
     let plain = server();
     let speculating = serve(Served::Speculating, ServerOptions { model: "bayan".into(), ..Default::default() });
     let mut sums = [0, 0];
-    let asked = ["كرر: بيان بيان بيان بيان", "ما عاصمة مصر؟ عاصمة مصر هي", "كيف أصنع الشاي؟"];
+    // After its end, the answer to the first repeats itself.
+    let asked = ["اذكر عواصم الدول العربية: مصر القاهرة، سوريا دمشق، العراق بغداد، لبنان بيروت.", "كيف أصنع الشاي؟"];
     for text in asked {
         let whole = content(&plain.chat(question(text)).good());
         let stop: String = whole.chars().skip(5).take(2).collect();
         let stop = if stop.is_empty() { "لا شيء".to_string() } else { stop };
         let more = [
-            json!({}),
+            json!({"ignore_eos": true, "max_tokens": 100}),
             json!({"temperature": 1.2, "seed": 3, "n": 2, "ignore_eos": true}),
             json!({"stop": stop}),
             json!({"logprobs": true, "top_logprobs": 2}),
@@ -41,7 +42,14 @@ fn lookups_change_no_byte_and_are_counted() {
             let body = with(body, json!({"stream": true}));
             let [expected, streamed] = [&plain, &speculating].map(|server| {
                 let chunks = events(&server.chat(body.clone()).body);
-                chunks.iter().map(|chunk| chunk["choices"][0]["delta"].to_string()).collect::<Vec<_>>()
+                let piece = |chunk: &Value| {
+                    let choice = &chunk["choices"][0];
+                    (choice["index"].as_u64(), choice["delta"].to_string())
+                };
+                // Pieces of two choices come in any order.
+                let mut pieces: Vec<_> = chunks.iter().map(piece).collect();
+                pieces.sort_by_key(|(choice, _)| *choice);
+                pieces
             });
             assert_eq!(streamed, expected, "{body}");
         }
