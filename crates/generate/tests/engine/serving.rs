@@ -29,6 +29,14 @@ impl Seen {
         if let Some(Event::Ended(usage)) = last { Some(usage.finish) } else { None }
     }
 
+    /// Accepted and rejected proposals.
+    pub(crate) fn proposals(&self, id: JobId) -> [usize; 2] {
+        match self.events.get(&id).and_then(|events| events.last()) {
+            Some(Event::Ended(usage)) => [usage.accepted_tokens, usage.rejected_tokens],
+            other => panic!("job {id}: {other:?}"),
+        }
+    }
+
     pub(crate) fn cached(&self, id: JobId) -> Option<usize> {
         let first = self.events.get(&id).and_then(|events| events.first());
         if let Some(Event::Started { cached_tokens }) = first { Some(*cached_tokens) } else { None }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bayan_generate::{
-    Constraint, Engine, EngineOptions, Event, FinishReason, GenerateError, Job, JobId, MOST_PROPOSALS, Model,
-    ModelOptions, Request, SampleSettings, StepSizes, TextPipeline, Usage,
+    Constraint, Engine, EngineOptions, FinishReason, GenerateError, Job, JobId, MOST_PROPOSALS, Model, ModelOptions,
+    Request, SampleSettings, StepSizes, TextPipeline, Usage,
 };
 use bayan_gpu::{GpuOptions, block_on};
 use bayan_models::Adapter;
@@ -164,11 +164,7 @@ fn other_jobs_of_a_step_are_not_affected() {
             let mut seen = Seen::default();
             let added: Vec<JobId> = mixed(&text).into_iter().map(|job| engine.add(job).unwrap()).collect();
             finish(engine, &mut seen);
-            let usage = |id: &JobId| match seen.events[id].last() {
-                Some(Event::Ended(usage)) => usage.accepted_tokens + usage.rejected_tokens,
-                other => panic!("{other:?}"),
-            };
-            let proposed: Vec<usize> = added.iter().map(usage).collect();
+            let proposed: Vec<usize> = added.iter().map(|id| seen.proposals(*id).into_iter().sum()).collect();
             (
                 added.into_iter().map(|id| (seen.tokens(id), seen.bits(id), seen.finish(id))).collect::<Vec<_>>(),
                 proposed,
@@ -206,16 +202,36 @@ fn steps_that_verify_are_compiled_at_start() {
 
 #[test]
 fn a_device_answers_greedily_as_without_proposals() {
+    let (gpu, name) = (gpu(GpuOptions::default()), "llama3_gqa");
+    let (mut plain, mut speculating) = (engine(name, &gpu, options()), with_lookup(engine(name, &gpu, options())));
+    let prompt = repeated(20, 900);
+    let (expected, _) = answer(&mut plain, request(&prompt, SampleSettings::default(), &[], 40), usize::MAX);
+    let (tokens, usage) = answer(&mut speculating, request(&prompt, SampleSettings::default(), &[], 40), usize::MAX);
+    assert_eq!(tokens, expected);
+    assert!(usage.accepted_tokens + usage.rejected_tokens > 0, "{usage:?}");
+}
+
+#[test]
+fn invariant_proposals_do_not_depend_on_company() {
     let gpu = gpu(GpuOptions::default());
-    for name in ["llama3_gqa", "gemma2_softcap"] {
-        let (mut plain, mut speculating) = (engine(name, &gpu, options()), with_lookup(engine(name, &gpu, options())));
-        let prompt = repeated(20, 900);
-        let (expected, _) = answer(&mut plain, request(&prompt, SampleSettings::default(), &[], 40), usize::MAX);
-        let (tokens, usage) =
-            answer(&mut speculating, request(&prompt, SampleSettings::default(), &[], 40), usize::MAX);
-        assert_eq!(tokens, expected, "{name}");
-        assert!(usage.accepted_tokens + usage.rejected_tokens > 0, "{name}: {usage:?}");
-    }
+    let options = EngineOptions { sizes: StepSizes::Invariant, policy: policy("q4_0"), ..listed(3) };
+    let mut engine = with_lookup(engine("llama3_gqa", &gpu, options));
+    let wanted = |i: usize| Job { settings: sampled(i as u64), ..job(repeated(12 + 9 * i, 900), 24) };
+    let mut answers = |together: bool| {
+        engine.reset();
+        let (mut seen, mut added) = (Seen::default(), Vec::new());
+        for i in 0..3 {
+            added.push(engine.add(wanted(i)).unwrap());
+            if !together {
+                finish(&mut engine, &mut seen);
+            }
+        }
+        finish(&mut engine, &mut seen);
+        added.into_iter().map(|id| (seen.tokens(id), seen.proposals(id))).collect::<Vec<_>>()
+    };
+    let alone = answers(false);
+    assert!(alone.iter().all(|(_, proposals)| proposals[0] + proposals[1] > 0), "{alone:?}");
+    assert_eq!(answers(true), alone);
 }
 
 #[test]
