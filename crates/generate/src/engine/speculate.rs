@@ -22,8 +22,8 @@ use crate::GenerateError;
 /// Most proposals for an answer in one step.
 pub const MOST_PROPOSALS: usize = 31;
 
-/// Lengths of the ends of a text that are looked up, the longest first. Shorter ends are found too often where something
-/// else follows.
+/// Lengths of the ends of a text that are looked up, the longest first. Shorter ends are found too often where
+/// something else follows.
 const LOOKED_UP: [usize; 2] = [3, 2];
 
 /// Where proposals come from.
@@ -80,8 +80,8 @@ impl Engine {
         self.propose(Source::Lookup, proposals)
     }
 
-    /// From now on, answers get this many proposals in a step from another model. Its vocabulary must be the same, which
-    /// the caller checks.
+    /// From now on, answers get this many proposals in a step from another model. Its vocabulary must be the same,
+    /// which the caller checks.
     ///
     /// # Errors
     /// As [`Engine::propose_by_lookup`], or the other model is recurrent.
