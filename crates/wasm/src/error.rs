@@ -71,7 +71,15 @@ impl EngineError {
         )
     }
 
-    fn with(mut self, details: Value) -> EngineError {
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn with(mut self, details: Value) -> EngineError {
         self.details = details;
         self
     }

@@ -14,6 +14,8 @@ use crate::error::{Code, EngineError};
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct CreateOptions {
+    /// `auto`, `gpu` or `cpu`.
+    device: Option<String>,
     /// `high-performance` or `low-power`.
     power_preference: Option<String>,
     /// Features to disable: `f16`, `subgroups`, `dot`.
@@ -22,7 +24,27 @@ pub(crate) struct CreateOptions {
     pub(crate) max_binding_bytes: Option<u64>,
 }
 
+/// The device that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The GPU, or the CPU where there is none.
+    Any,
+    Gpu,
+    Cpu,
+}
+
 impl CreateOptions {
+    pub(crate) fn device(&self) -> Result<Wanted, EngineError> {
+        match self.device.as_deref() {
+            None | Some("auto") => Ok(Wanted::Any),
+            Some("gpu") => Ok(Wanted::Gpu),
+            Some("cpu") => Ok(Wanted::Cpu),
+            Some(other) => {
+                Err(EngineError::new(Code::Internal, format!("device: expected auto, gpu or cpu, got {other}")))
+            }
+        }
+    }
+
     pub(crate) fn low_power(&self) -> Result<bool, EngineError> {
         match self.power_preference.as_deref() {
             None | Some("high-performance") => Ok(false),

@@ -7,22 +7,24 @@ use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bayan_generate::engine::{Control, EngineOptions, FinishReason, Usage};
+use bayan_generate::engine::{Control, DEFAULT_CONTEXT, EngineOptions, FinishReason, Usage, cache_shape};
 use bayan_generate::{Answer, GenerateError, Model, ModelOptions};
 use bayan_gpu::{Gpu, GpuError};
 use bayan_models::CacheFormat;
+use bayan_tensor::Cpu;
 use bayan_weights::{Checkpoint, Policy};
 use js_sys::Function;
 use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 
+use crate::device::{Device, LARGEST_CPU_BYTES, LARGEST_CPU_WEIGHTS_BYTES};
 use crate::error::{Code, EngineError};
 use crate::options::{CreateOptions, OpenOptions, Sampling};
 use crate::source::{ByteSource, JsSource};
 use crate::{adapter, device, training};
 
 thread_local! {
-    static GPU: RefCell<Option<Gpu>> = const { RefCell::new(None) };
+    static DEVICE: RefCell<Option<Device>> = const { RefCell::new(None) };
     static MODEL: RefCell<Option<Model>> = const { RefCell::new(None) };
     static CONTROL: RefCell<Option<Arc<Control>>> = const { RefCell::new(None) };
     static ON_LOST: RefCell<Option<Function>> = const { RefCell::new(None) };
@@ -57,28 +59,42 @@ pub(crate) fn lose(error: &EngineError) {
 
 pub(crate) async fn create(options: &str, on_lost: Function) -> Result<JsValue, EngineError> {
     let options: CreateOptions = serde_json::from_str(options).map_err(|e| EngineError::options("create", &e))?;
-    let (gpu, info) = device::open(&options).await?;
+    let (device, info) = device::open(&options).await?;
     ON_LOST.set(Some(on_lost));
-    gpu.set_on_lost(Some(Box::new(|error: GpuError| lose(&error.into()))));
-    GPU.set(Some(gpu));
+    if let Device::Gpu(gpu) = &device {
+        gpu.set_on_lost(Some(Box::new(|error: GpuError| lose(&error.into()))));
+    }
+    DEVICE.set(Some(device));
     DISPOSED.set(false);
     Ok(info.to_string().into())
 }
 
 /// The open device.
-pub(crate) fn gpu() -> Result<Gpu, EngineError> {
-    GPU.with_borrow(Clone::clone)
+fn device() -> Result<Device, EngineError> {
+    DEVICE
+        .with_borrow(Clone::clone)
         .ok_or_else(|| EngineError::new(Code::Internal, "no device is open; call create first"))
+}
+
+/// The open device, where only a GPU does.
+pub(crate) fn gpu() -> Result<Gpu, EngineError> {
+    match device()? {
+        Device::Gpu(gpu) => Ok(gpu),
+        Device::Cpu(_) => Err(EngineError::new(
+            Code::NoWebGpu,
+            "expected a GPU, got the CPU, which does not do this; use a browser with WebGPU",
+        )),
+    }
 }
 
 pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Function) -> Result<JsValue, EngineError> {
     let options: OpenOptions = serde_json::from_str(options).map_err(|e| EngineError::options("open", &e))?;
-    let gpu = gpu()?;
+    let device = device()?;
     let cache = options.cache()?;
     // Free the memory of an open model first.
     close();
     let source = JsSource::new(source);
-    let before_bytes = gpu.allocated_bytes();
+    let before_bytes = if let Device::Gpu(gpu) = &device { gpu.allocated_bytes() } else { 0 };
     let checkpoint = Checkpoint::open(source.clone()).await.map_err(|e| source.explain(e))?;
     let policy = options.policy(&checkpoint)?;
     let limit = bayan_models::sizes(&checkpoint)?.max_position_embeddings;
@@ -94,19 +110,26 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     let mut progress = |done: u64, total: u64| {
         let _ = on_progress.call2(&JsValue::UNDEFINED, &(done as f64).into(), &(total as f64).into());
     };
-    let mut model =
-        Model::open(&checkpoint, &gpu, &model_options, &mut progress).await.map_err(|e| source.explain(e))?;
+    let opened = match &device {
+        Device::Gpu(gpu) => Model::open(&checkpoint, gpu, &model_options, &mut progress).await,
+        Device::Cpu(cpu) => {
+            check_cpu_memory(&checkpoint, cpu, &model_options.engine)?;
+            Model::open_on_cpu(&checkpoint, cpu, &model_options, &mut progress).await
+        }
+    };
+    let mut model = opened.map_err(|e| source.explain(e))?;
+    model.engine.set_pause(Device::pause());
     if is_aborted() {
         return Err(EngineError::aborted());
     }
     // A browser reports out of memory only afterwards.
-    gpu.flush().await?;
+    device.flush().await?;
     let tuned = match options.autotune {
         true => model.engine.autotune(&js_sys::Date::now).await?,
         false => Vec::new(),
     };
-    let mut info =
-        model_info(&checkpoint, &model, policy.as_ref(), cache, gpu.allocated_bytes().saturating_sub(before_bytes));
+    let held_bytes = model.engine.allocated_bytes().saturating_sub(before_bytes);
+    let mut info = model_info(&checkpoint, &model, policy.as_ref(), cache, held_bytes);
     if !tuned.is_empty() {
         info["tuned"] =
             tuned.iter().map(|m| json!({"shape": format!("{:?}", m.shape), "milliseconds": m.elapsed_ms})).collect();
@@ -114,6 +137,39 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     CONTROL.set(Some(model.engine.control()));
     MODEL.set(Some(model));
     Ok(info.to_string().into())
+}
+
+/// Refuses a model that is too large for the CPU, before anything of it is read.
+fn check_cpu_memory(checkpoint: &Checkpoint, cpu: &Cpu, options: &EngineOptions) -> Result<(), EngineError> {
+    let bytes = |tensor: &bayan_weights::TensorEntry| -> u64 {
+        let format = tensor.loaded_format(options.policy.as_ref());
+        let rows = tensor.rows() as u64;
+        let planes = 0..format.planes().len();
+        planes.map(|plane| format.row_bytes(plane, tensor.k().next_multiple_of(32)).saturating_mul(rows)).sum()
+    };
+    let weights = checkpoint.tensors().iter().map(bytes).fold(0, u64::saturating_add);
+    let too_large = |code, needed: u64, limit: u64, text: String| {
+        let details = json!({"device": "cpu", "neededBytes": needed, "availableBytes": limit});
+        Err(EngineError::new(code, text).with(details))
+    };
+    if weights > LARGEST_CPU_WEIGHTS_BYTES {
+        let text = format!(
+            "a model of {weights} bytes of weights: expected at most {LARGEST_CPU_WEIGHTS_BYTES} on the CPU; choose 4 bits, a smaller model, or a browser with WebGPU"
+        );
+        return too_large(Code::UnsupportedDevice, weights, LARGEST_CPU_WEIGHTS_BYTES, text);
+    }
+    let context = options.context.unwrap_or(DEFAULT_CONTEXT);
+    let shape = cache_shape(context, options.cache, cpu.capabilities());
+    let layers = bayan_models::cache_specs(checkpoint)?;
+    let cache = layers.iter().map(|layer| layer.size_bytes(shape)).fold(0, u64::saturating_add);
+    let total = weights.saturating_add(cache);
+    if total > LARGEST_CPU_BYTES {
+        let text = format!(
+            "weights of {weights} bytes and a cache of {cache} bytes for {context} tokens: expected at most {LARGEST_CPU_BYTES} bytes together in WebAssembly; choose a shorter context"
+        );
+        return too_large(Code::OutOfMemory, total, LARGEST_CPU_BYTES, text);
+    }
+    Ok(())
 }
 
 fn model_info(
@@ -163,7 +219,7 @@ pub(crate) enum Prompt {
 
 pub(crate) async fn answer(prompt: Prompt, sampling: &str, on_token: Function) -> Result<JsValue, EngineError> {
     let sampling: Sampling = serde_json::from_str(sampling).map_err(|e| EngineError::options("sampling", &e))?;
-    gpu()?.check()?;
+    device()?.check()?;
     let Some(mut model) = MODEL.take() else {
         return Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time"));
     };
@@ -188,7 +244,7 @@ pub(crate) async fn answer(prompt: Prompt, sampling: &str, on_token: Function) -
 }
 
 pub(crate) async fn logits(ids: &[u32]) -> Result<JsValue, EngineError> {
-    gpu()?.check()?;
+    device()?.check()?;
     let Some(mut model) = MODEL.take() else {
         return Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time"));
     };
@@ -269,7 +325,7 @@ pub(crate) fn info() -> String {
     let speed = SPEED
         .get()
         .map(|(prefill, decode)| json!({"prefillTokensPerSecond": prefill, "decodeTokensPerSecond": decode}));
-    let gpu_bytes = GPU.with_borrow(|gpu| gpu.as_ref().map(Gpu::allocated_bytes));
+    let gpu_bytes = gpu().ok().map(|gpu| gpu.allocated_bytes());
     // One page of WebAssembly memory is 64 KiB.
     let wasm_bytes = core::arch::wasm32::memory_size(0) as u64 * 65536;
     json!({"speed": speed, "adapters": adapter::attached(), "wasmBytes": wasm_bytes, "gpuBytes": gpu_bytes}).to_string()
@@ -277,7 +333,7 @@ pub(crate) fn info() -> String {
 
 /// Calls `work` with the open model, while no other call runs.
 pub(crate) fn with_model<T>(work: impl FnOnce(&mut Model) -> Result<T, EngineError>) -> Result<T, EngineError> {
-    gpu()?.check()?;
+    device()?.check()?;
     MODEL.with_borrow_mut(|model| match model {
         Some(model) => work(model),
         None => Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time")),
@@ -286,7 +342,7 @@ pub(crate) fn with_model<T>(work: impl FnOnce(&mut Model) -> Result<T, EngineErr
 
 /// Waits for the device, and returns an error that it reported.
 pub(crate) async fn settle() -> Result<(), EngineError> {
-    Ok(gpu()?.flush().await?)
+    device()?.flush().await
 }
 
 pub(crate) fn close() {
@@ -308,7 +364,7 @@ pub(crate) fn dispose() {
     abort();
     ON_LOST.take();
     close();
-    if let Some(gpu) = GPU.take() {
+    if let Some(Device::Gpu(gpu)) = DEVICE.take() {
         gpu.set_on_lost(None);
         gpu.destroy();
     }

@@ -1,13 +1,13 @@
 //! The op suite in the page: every kernel, compiled by the browser, compared with its reference.
 
-use bayan_gpu::{Disable, Gpu};
-use bayan_tensor::suite::{self, Case};
+use bayan_gpu::{Disable, GpuError};
+use bayan_tensor::suite::{self, Case, CaseResult};
 use js_sys::Function;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 
-use crate::device;
+use crate::device::{self, Device};
 use crate::error::{Code, EngineError};
 use crate::options::CreateOptions;
 use crate::session::is_aborted;
@@ -40,8 +40,19 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
         let disable = Disable::parse(&features.join(","));
         forms.push(disable.map_err(|reason| EngineError::new(Code::Internal, format!("further: {reason}")))?);
     }
-    let (gpu, info) = device::open(&options.device).await?;
-    let devices: Vec<Gpu> = forms.into_iter().map(|disable| gpu.without(disable)).collect();
+    let (device, info) = device::open(&options.device).await?;
+    let devices: Vec<Device> = match &device {
+        Device::Gpu(gpu) => forms.into_iter().map(|disable| Device::Gpu(gpu.without(disable))).collect(),
+        Device::Cpu(_) if options.further.is_empty() => vec![device.clone()],
+        Device::Cpu(_) => {
+            return Err(EngineError::new(Code::Internal, "further: expected none on the CPU, which has no features"));
+        }
+    };
+    let end = || {
+        if let Device::Gpu(gpu) = &device {
+            gpu.destroy();
+        }
+    };
     let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|n| name.contains(n.as_str()));
     // The inputs of a case depend on its index in the whole table, as in the native suite.
     let chosen: Vec<_> = suite::cases().into_iter().enumerate().filter(|(_, case)| wanted(&case.name)).collect();
@@ -49,7 +60,7 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
     let start = js_sys::Date::now();
     for (done, (index, case)) in chosen.iter().enumerate() {
         if is_aborted() {
-            gpu.destroy();
+            end();
             return Err(EngineError::aborted());
         }
         let _ = on_case.call3(
@@ -58,19 +69,23 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
             &(done as f64).into(),
             &(chosen.len() as f64).into(),
         );
-        for (gpu, results) in devices.iter().zip(&mut results) {
-            results.add(gpu, case, *index as u64).await;
+        for (device, results) in devices.iter().zip(&mut results) {
+            results.add(device, case, *index as u64).await;
         }
     }
     let seconds = (js_sys::Date::now() - start) / 1e3;
-    gpu.destroy();
+    end();
     let runs: Vec<Value> = devices
         .iter()
         .zip(&results)
-        .map(|(gpu, results)| {
+        .map(|(device, results)| {
+            let capabilities = match device {
+                Device::Gpu(gpu) => gpu.capabilities(),
+                Device::Cpu(cpu) => cpu.capabilities(),
+            };
             json!({
-                "path": gpu.capabilities().path(),
-                "paths": device::paths(gpu.capabilities()),
+                "path": capabilities.path(),
+                "paths": device::paths(capabilities),
                 "total": results.total,
                 "passed": results.passed,
                 "failures": results.failures,
@@ -80,11 +95,17 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
     Ok(json!({"device": info, "runs": runs, "seconds": seconds}).to_string().into())
 }
 
+/// Runs a case. A browser reports a kernel that does not compile only later, as the second result.
+async fn outcome(device: &Device, case: &Case, seed: u64) -> (Result<CaseResult, GpuError>, Result<(), GpuError>) {
+    match device {
+        Device::Gpu(gpu) => (suite::run(gpu, case, seed).await, gpu.flush().await),
+        Device::Cpu(cpu) => (suite::run_on_cpu(std::slice::from_ref(cpu), case, seed), Ok(())),
+    }
+}
+
 impl Results {
-    async fn add(&mut self, gpu: &Gpu, case: &Case, seed: u64) {
-        let result = suite::run(gpu, case, seed).await;
-        // A browser reports a kernel that does not compile only later.
-        let late = gpu.flush().await;
+    async fn add(&mut self, device: &Device, case: &Case, seed: u64) {
+        let (result, late) = outcome(device, case, seed).await;
         self.total += 1;
         match (result, late) {
             (Ok(outcome), Ok(())) if outcome.passed() => self.passed += 1,

@@ -9,6 +9,7 @@ mod device_plan;
 mod devices;
 mod importance;
 mod likelihood;
+mod pause;
 mod prefix;
 mod schedule;
 mod score;
@@ -33,6 +34,7 @@ pub use control::Control;
 use control::PrefillChunks;
 use devices::Devices;
 pub use likelihood::{Likelihood, ScoredText};
+pub use pause::Pause;
 use schedule::Jobs;
 pub use score::{TokenScore, log_sum, most_likely};
 pub use sizes::StepSizes;
@@ -158,6 +160,7 @@ pub struct Engine {
     sizes: StepSizes,
     jobs: Jobs,
     control: Arc<Control>,
+    pause: Option<Pause>,
     /// Names of the attached adapters.
     adapters: Vec<String>,
     /// Names of the adapters that only the jobs that name them use.
@@ -291,6 +294,7 @@ impl Engine {
             sizes: options.sizes,
             jobs: Jobs::default(),
             control,
+            pause: None,
             adapters: Vec::new(),
             loaded: BTreeSet::new(),
         })

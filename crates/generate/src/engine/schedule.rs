@@ -223,6 +223,7 @@ impl Engine {
     }
 
     async fn round(&mut self, on_event: OnEvent<'_>) -> Result<bool, GenerateError> {
+        self.pause().await;
         self.retire(on_event).await?;
         while self.jobs.rows.len() < self.sequences() {
             let Some((id, job)) = self.jobs.waiting.pop_front() else { break };
@@ -241,6 +242,7 @@ impl Engine {
             if interleaves {
                 break;
             }
+            self.pause().await;
             if self.control.is_stopped() {
                 return Ok(true);
             }

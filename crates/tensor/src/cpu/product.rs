@@ -266,9 +266,9 @@ unsafe fn dot<S: Simd, const BITS: u32>(weights: &[S::B; 8], x: *const i8, first
         let mut total = S::no_integers();
         if BITS == 8 || BITS == TABLE {
             for i in first..last {
-                total = S::add_integers(total, S::dot_signed(weights[i], S::splat4(x.add(4 * i))));
+                total = S::dot_signed(total, weights[i], S::splat4(x.add(4 * i)));
             }
-            return total;
+            return S::fold_signed(total);
         }
         // As many sums as fit before they are widened.
         let fit = 128 >> BITS;

@@ -14,6 +14,7 @@ impl Simd for Avx2 {
     type F = __m256;
     type I = __m256i;
     type B = __m256i;
+    type X = __m256i;
     /// Sixteen i16, two for each lane.
     type S = __m256i;
 
@@ -115,11 +116,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(a: __m256i, b: __m256i) -> __m256i {
+    unsafe fn dot_signed(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
         unsafe {
             let pairs = _mm256_maddubs_epi16(_mm256_sign_epi8(a, a), _mm256_sign_epi8(b, a));
-            _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn fold_signed(sums: __m256i) -> __m256i {
+        sums
     }
 
     #[inline(always)]

@@ -1,16 +1,20 @@
 //! Vectors of eight numbers: the only place that names the instructions of a processor.
 //!
 //! Kernels are generic over [`Simd`] and compiled once for each set of instructions ([`by_level`]); which set is used
-//! is decided when a device is opened. Rejected: a crate of portable vectors, because none has the products of bytes
+//! is decided when a device is opened, or in WebAssembly, where a module cannot ask, when it is compiled. Rejected: a crate of portable vectors, because none has the products of bytes
 //! that quantized weights need.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod portable;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 pub(crate) use portable::Portable;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) use simd128::Simd128;
 
 /// A set of instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +24,9 @@ pub(crate) enum Level {
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// WebAssembly's vectors of 128 bits.
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
 }
 
 impl Level {
@@ -29,6 +36,9 @@ impl Level {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
             return Level::Avx2;
         }
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        return Level::Simd128;
+        #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
         Level::Portable
     }
 
@@ -37,6 +47,8 @@ impl Level {
             Level::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "AVX2",
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Level::Simd128 => "SIMD128",
         }
     }
 }
@@ -52,6 +64,8 @@ pub(crate) trait Simd: Copy {
     type I: Copy;
     /// 32 bytes.
     type B: Copy;
+    /// The same 4 signed bytes in every lane.
+    type X: Copy;
     /// Sums of products of bytes.
     type S: Copy;
 
@@ -67,8 +81,7 @@ pub(crate) trait Simd: Copy {
     unsafe fn sum(values: Self::F) -> f32;
 
     unsafe fn bytes(from: *const u8) -> Self::B;
-    /// The same 4 bytes in every lane.
-    unsafe fn splat4(from: *const i8) -> Self::B;
+    unsafe fn splat4(from: *const i8) -> Self::X;
     /// The low 4 bits of every byte.
     unsafe fn low_nibbles(bytes: Self::B) -> Self::B;
     /// The high 4 bits of every byte.
@@ -82,11 +95,13 @@ pub(crate) trait Simd: Copy {
     unsafe fn no_sums() -> Self::S;
     /// Adds Σ of 4 products of unsigned bytes of n bits (4 to 6) and signed bytes within ±127 to each lane. At most
     /// 128 / 2^n such sums fit before they are folded.
-    unsafe fn dot(sums: Self::S, unsigned: Self::B, signed: Self::B) -> Self::S;
+    unsafe fn dot(sums: Self::S, unsigned: Self::B, signed: Self::X) -> Self::S;
     /// The sums of each lane.
     unsafe fn fold(sums: Self::S) -> Self::I;
-    /// Σ of 4 products of signed bytes within ±127 in each lane.
-    unsafe fn dot_signed(a: Self::B, b: Self::B) -> Self::I;
+    /// Adds Σ of 4 products of signed bytes within ±127 to each lane.
+    unsafe fn dot_signed(sums: Self::I, a: Self::B, b: Self::X) -> Self::I;
+    /// The sums of each lane, of at most 256 such products.
+    unsafe fn fold_signed(sums: Self::I) -> Self::I;
     unsafe fn no_integers() -> Self::I;
     unsafe fn add_integers(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn floats(values: Self::I) -> Self::F;
@@ -111,6 +126,9 @@ macro_rules! by_level {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the level was detected on this processor.
                 $crate::cpu::simd::Level::Avx2 => unsafe { avx2($($argument),*) },
+                #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                // SAFETY: the module is compiled for the instructions.
+                $crate::cpu::simd::Level::Simd128 => unsafe { body::<$crate::cpu::simd::Simd128>($($argument),*) },
             }
         }
     };

@@ -17,6 +17,7 @@ impl Simd for Portable {
     type F = [f32; 8];
     type I = [i32; 8];
     type B = [u8; 32];
+    type X = [i8; 4];
     type S = [i32; 8];
 
     #[inline(always)]
@@ -70,10 +71,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn splat4(from: *const i8) -> [u8; 32] {
+    unsafe fn splat4(from: *const i8) -> [i8; 4] {
         // SAFETY: the caller's pointer is to 4 bytes.
-        let four = unsafe { from.cast::<[u8; 4]>().read_unaligned() };
-        each(|i| four[i % 4])
+        unsafe { from.cast::<[i8; 4]>().read_unaligned() }
     }
 
     #[inline(always)]
@@ -107,8 +107,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot(sums: [i32; 8], unsigned: [u8; 32], signed: [u8; 32]) -> [i32; 8] {
-        let product = |i: usize| i32::from(unsigned[i]) * i32::from(signed[i] as i8);
+    unsafe fn dot(sums: [i32; 8], unsigned: [u8; 32], signed: [i8; 4]) -> [i32; 8] {
+        let product = |i: usize| i32::from(unsigned[i]) * i32::from(signed[i % 4]);
         each(|i| sums[i] + product(4 * i) + product(4 * i + 1) + product(4 * i + 2) + product(4 * i + 3))
     }
 
@@ -118,9 +118,14 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(a: [u8; 32], b: [u8; 32]) -> [i32; 8] {
-        let product = |i: usize| i32::from(a[i] as i8) * i32::from(b[i] as i8);
-        each(|i| product(4 * i) + product(4 * i + 1) + product(4 * i + 2) + product(4 * i + 3))
+    unsafe fn dot_signed(sums: [i32; 8], a: [u8; 32], b: [i8; 4]) -> [i32; 8] {
+        let product = |i: usize| i32::from(a[i] as i8) * i32::from(b[i % 4]);
+        each(|i| sums[i] + product(4 * i) + product(4 * i + 1) + product(4 * i + 2) + product(4 * i + 3))
+    }
+
+    #[inline(always)]
+    unsafe fn fold_signed(sums: [i32; 8]) -> [i32; 8] {
+        sums
     }
 
     #[inline(always)]
