@@ -50,3 +50,24 @@ it('a folder that is not there: the name is to be checked', async () => {
   await trouble().waitFor({ timeout: 60_000 });
   assert.match(await trouble().innerText(), /لا يوجد بهذا الاسم/);
 });
+
+it('a model too large for the CPU: before the download, another one or the device', async () => {
+  await context.addInitScript(() => Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined }));
+  let asked = 0;
+  await context.route('**/large.gguf', (route) => {
+    if (route.request().method() === 'HEAD')
+      return route.fulfill({ status: 200, headers: { 'x-linked-size': '1000000000' } });
+    asked++;
+    return route.abort();
+  });
+  await page.reload();
+  await page.locator('.model-chip').click();
+  const card = page.locator('.card.tall').filter({ hasText: 'كبير على المعالج المركزي' }).first();
+  assert.ok(await card.getByRole('button').isDisabled());
+  await page.locator('#address').fill(new URL('large.gguf', server.url).href);
+  await page.locator('form.source').getByRole('button').click();
+  await trouble().waitFor();
+  assert.match(await trouble().innerText(), /كبير على المعالج المركزي[\s\S]*1[\s\S]*640[\s\S]*0\.6 مليار/);
+  assert.deepEqual(await buttons(), ['النماذج والتخزين', 'الجهاز والإمكانات']);
+  assert.equal(asked, 0, 'no byte of it was downloaded');
+});

@@ -40,6 +40,8 @@ beforeEach(async () => {
   page = await openPage(context, server.url);
 });
 
+const WITHOUT_GPU = () => Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined });
+
 const clean = () => assert.deepEqual(page.errors, []);
 
 describe('a conversation', () => {
@@ -451,24 +453,50 @@ describe('another origin', () => {
 });
 
 describe('without WebGPU', () => {
-  it('explains in Arabic what to do', async () => {
+  it('answers on the CPU, says so once, and explains what to do', async () => {
     const plain = await launch(['--disable-features=WebGPU', '--disable-blink-features=WebGPU']);
     try {
       const bare = await plain.newContext({ locale: 'ar' });
-      await bare.addInitScript(() =>
-        Object.defineProperty(Navigator.prototype, 'gpu', {
-          get: () => undefined,
-        }),
-      );
+      await bare.addInitScript(WITHOUT_GPU);
       const p = await openPage(bare, server.url);
-      await p.waitForSelector('.no-gpu');
-      assert.match(await p.locator('.no-gpu').innerText(), /WebGPU[\s\S]*Safari[\s\S]*Firefox/);
+      await p.waitForSelector('.model-chip.ready');
+      assert.match(await p.locator('.strip').innerText(), /على المعالج المركزي لا على معالج الرسوم، فهي أبطأ/);
+      await say(p, 'مرحبا');
+      await finished(p);
+      assert.match(await lastAnswer(p).innerText(), /أهلًا وسهلًا/);
       assert.deepEqual(await seriousViolations(p), []);
-      await p.getByRole('button', { name: 'متابعة القراءة فقط' }).click();
-      await p.waitForSelector('#composer');
+      await p.locator('.strip').getByRole('button', { name: 'السبب وما يمكن فعله' }).click();
+      assert.match(await p.locator('.no-gpu').innerText(), /WebGPU[\s\S]*Safari[\s\S]*Firefox/);
+      assert.match(await p.locator('.sheet').innerText(), /SIMD128/);
+      assert.equal(await p.locator('input[name=device]').count(), 0, 'there is nothing to choose');
+      assert.deepEqual(await seriousViolations(p), []);
+      await p.keyboard.press('Escape');
+      await p.locator('.strip').getByRole('button', { name: 'إغلاق' }).click();
+      await p.reload();
+      await p.waitForSelector('.model-chip.ready');
+      assert.equal(await p.locator('.strip').count(), 0);
+      assert.deepEqual(p.errors, []);
     } finally {
       await plain.close();
     }
+  });
+
+  it('the person may choose the CPU where there is a GPU', async () => {
+    await loadShipped(page);
+    const path = async () => {
+      await page.locator('.top').getByRole('button', { name: 'الجهاز والإمكانات' }).click();
+      return page.locator('.facts.mono');
+    };
+    assert.match(await (await path()).innerText(), /workgroup/);
+    assert.equal(await page.locator('.strip').count(), 0);
+    await page.getByText('المعالج المركزي', { exact: true }).click();
+    await page.waitForFunction(() => /SIMD128/.test(document.querySelector('.facts.mono')?.textContent ?? ''));
+    await page.keyboard.press('Escape');
+    assert.match(await page.locator('.strip').innerText(), /المعالج المركزي/);
+    await say(page, 'مرحبا');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /أهلًا وسهلًا/);
+    clean();
   });
 });
 

@@ -132,6 +132,26 @@ describe('a conversation with the embedded model', () => {
     assert.deepEqual(page.errors, []);
   });
 
+  it('runs on the CPU where there is no WebGPU', async () => {
+    await context.addInitScript(() => Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined }));
+    page = await visit();
+    assert.match(await page.locator('.strip').innerText(), /المعالج المركزي/);
+    await say(page, 'ما عاصمة مصر؟');
+    await finished(page);
+    assert.match(await lastAnswer(page).innerText(), /القاهرة/);
+    await say(page, 'كيف أصنع الشاي؟');
+    await page.waitForFunction(() => {
+      const text = [...document.querySelectorAll('.answer')].at(-1)?.textContent ?? '';
+      const stop = text.length > 4 && document.querySelector('.send.stop');
+      if (stop) stop.click();
+      return Boolean(stop);
+    });
+    await finished(page);
+    assert.match(await page.locator('.note').innerText(), /أُوقفت/);
+    assert.equal(await engineWorker(page).evaluate(() => probe.pipelines), 0, 'no kernel of a GPU was compiled');
+    assert.deepEqual(page.errors, []);
+  });
+
   it('compiles no kernel at the first question of a ready model', async () => {
     page = await visit();
     const compiled = () => engineWorker(page).evaluate(() => probe.pipelines);

@@ -83,6 +83,7 @@ fn cpu(missing: String) -> Result<(Device, Value), EngineError> {
         "paths": { "vectors": capabilities.path(), "threads": cpu.threads().to_string() },
         "missing": [format!("{missing}; the CPU computes, more slowly")],
         "maxBufferBytes": LARGEST_CPU_BYTES,
+        "maxWeightBytes": LARGEST_CPU_WEIGHTS_BYTES,
     });
     Ok((Device::Cpu(cpu), info))
 }

@@ -5,6 +5,7 @@
 import type {
   AdapterInfo,
   AdapterOptions,
+  DeviceChoice,
   DownloadPlan,
   Message,
   OpenOptions,
@@ -22,6 +23,8 @@ import type { TrainingCall, TrainingEvent, TrainingPlan, TrainingResult } from '
 export interface LoadCall {
   source: Source;
   options: OpenOptions;
+  /** Default `auto`. */
+  device?: DeviceChoice;
   /** Ask `confirm` before downloading more than this many bytes. */
   confirmAboveBytes: number;
 }

@@ -34,15 +34,16 @@ export interface EngineModule {
 
   /**
    * Ask for adapter and device, raise limits, choose kernel variants.
-   * `optionsJson`: `{"powerPreference": "high-performance" | "low-power", "disable": ["f16" | "dot" | …]}`.
+   * `optionsJson`: `{"device": DeviceChoice, "powerPreference": "high-performance" | "low-power",
+   * "disable": ["f16" | "dot" | …]}`.
    * `onLost(errorJson)`: called at most once, when the device is lost later, for any reason but `dispose`.
    * Resolves to the JSON of `DeviceInfo`. Errors: NoWebGpu, UnsupportedDevice.
    */
   create(optionsJson: string, onLost: (errorJson: string) => void): Promise<string>;
 
   /**
-   * Read config, tokenizer and template, then stream the weights to the GPU.
-   * `optionsJson`: `OpenOptions`. `onProgress(doneBytes, totalBytes)`: bytes of weights sent to the GPU.
+   * Read config, tokenizer and template, then stream the weights to the device.
+   * `optionsJson`: `OpenOptions`. `onProgress(doneBytes, totalBytes)`: bytes of weights sent to the device.
    * Resolves to the JSON of `ModelInfo`. Errors: BadCheckpoint, OutOfMemory, UnsupportedDevice, DeviceLost, Aborted.
    */
   open(

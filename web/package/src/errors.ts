@@ -24,7 +24,7 @@ export interface ErrorDetails {
   status?: number;
   url?: string;
   file?: string;
-  /** Bytes asked for and bytes to be had (Quota, OutOfMemory). */
+  /** Bytes asked for and bytes to be had (Quota, OutOfMemory, UnsupportedDevice). */
   neededBytes?: number;
   availableBytes?: number;
   /** Tokens in the conversation and tokens the context holds (ContextFull). */
@@ -36,6 +36,8 @@ export interface ErrorDetails {
   badAddress?: boolean;
   /** True where the server wants an access token (401, 403). */
   needsToken?: boolean;
+  /** `cpu` where a model is too large for it (UnsupportedDevice, OutOfMemory). */
+  device?: 'cpu';
   reason?: string;
 }
 
@@ -57,13 +59,13 @@ export class BayanError extends Error {
   }
 }
 
-/** `navigator.gpu` is missing or gives no adapter. */
+/** `navigator.gpu` is missing or gives no adapter, and the CPU is no choice: the caller asked for a GPU, or trains. */
 export class NoWebGpu extends BayanError {
   constructor(message: string, details?: ErrorDetails) {
     super('NoWebGpu', message, details);
   }
 }
-/** There is a GPU, but it lacks something the model needs. */
+/** The GPU lacks something that the model needs, or the model is too large for the CPU. */
 export class UnsupportedDevice extends BayanError {
   constructor(message: string, details?: ErrorDetails) {
     super('UnsupportedDevice', message, details);

@@ -14,6 +14,7 @@ import {
 } from './errors';
 import { AsyncQueue } from './queue';
 import { checkMessages, checkSampling } from './check';
+import { checkDownload } from './cpu';
 import { ModelStore } from './source/store';
 import { openSource } from './source/open';
 import { DiskSource } from './source/readers';
@@ -21,6 +22,7 @@ import type { TrainingCall, TrainingEvent, TrainingPlan, TrainingReport, Trainin
 import type {
   AdapterInfo,
   AdapterOptions,
+  DeviceChoice,
   DeviceInfo,
   FinishReason,
   Message,
@@ -44,7 +46,7 @@ export class LocalBackend implements Backend {
   private training = false;
   private lost: BayanError | null = null;
   private disposed = false;
-  /** The last call that uses the GPU; the next one starts when it ends. */
+  /** The last call that uses the device; the next one starts when it ends. */
   private turn: Promise<unknown> = Promise.resolve();
 
   constructor(
@@ -57,11 +59,8 @@ export class LocalBackend implements Backend {
       if (this.model || this.training)
         throw new Internal('this worker already holds a model; load a second one in a second session');
       hooks.onProgress?.({ phase: 'device' });
-      const engine = await this.startEngine();
-      const source = await openSource(call.source, await this.store(), {
-        ...hooks,
-        confirmAboveBytes: call.confirmAboveBytes,
-      });
+      const engine = await this.startEngine(call.device ?? 'auto');
+      const source = await openSource(call.source, await this.store(), checkDownload(call, hooks, this.device!));
       throwIfAborted(hooks.signal);
       this.model = await this.openModel(engine, source, call.options, hooks);
       hooks.onProgress?.({ phase: 'ready' });
@@ -91,7 +90,7 @@ export class LocalBackend implements Backend {
     }
   }
 
-  private async startEngine(disable: string[] = []): Promise<EngineModule> {
+  private async startEngine(device: DeviceChoice, disable: string[] = []): Promise<EngineModule> {
     if (this.engine && this.device) return this.engine;
     let engine: EngineModule;
     try {
@@ -103,7 +102,7 @@ export class LocalBackend implements Backend {
           'Check that bayan.js and bayan_bg.wasm are served, by default in engine/ next to the page',
       );
     }
-    const options = JSON.stringify({ powerPreference: 'high-performance', disable });
+    const options = JSON.stringify({ device, powerPreference: 'high-performance', disable });
     const json = await engine.create(options, (errorJson) => this.lose(errorJson));
     this.device = JSON.parse(json) as DeviceInfo;
     this.engine = engine;
@@ -168,6 +167,7 @@ export class LocalBackend implements Backend {
       const { contextLength } = this.model!;
       if (!Number.isInteger(tokens) || tokens < 1 || tokens >= contextLength)
         throw new TypeError(`warmUp: expected a whole number of tokens from 1 to ${contextLength - 1}, got ${tokens}`);
+      if (this.device?.kind === 'cpu') return;
       // Any ids do; another first one than before, because a common beginning would be taken from the cache.
       const words = engine.tokenize('نص قصير تمرّ كلماته على المعالج مرة واحدة قبل السؤال الأول.');
       const ids = Uint32Array.from({ length: tokens }, (_, at) => words[(at + tokens) % words.length]!);
@@ -213,7 +213,7 @@ export class LocalBackend implements Backend {
       if (this.engine) throw new Internal('this worker already holds a model or a training; prepare one in a second');
       hooks.onProgress?.({ phase: 'device' });
       // As the command line: gradients are computed in f32, unless the recipe asks for f16.
-      const engine = await this.startEngine(call.recipe.f16 === true ? ['dot'] : ['f16', 'dot']);
+      const engine = await this.startEngine('gpu', call.recipe.f16 === true ? ['dot'] : ['f16', 'dot']);
       const { confirmAboveBytes, recipe, format } = call;
       const source = await openSource(call.source, await this.store(), { ...hooks, confirmAboveBytes });
       throwIfAborted(hooks.signal);

@@ -7,6 +7,7 @@ import { connectWorker } from './remote';
 import type {
   AdapterInfo,
   AdapterOptions,
+  DeviceChoice,
   Message,
   OpenOptions,
   Piece,
@@ -22,6 +23,11 @@ export interface LoadOptions extends LoadHooks, OpenOptions, EnginePlace {
    * name must be the given one, which holds the engine's address.
    */
   createWorker?: (name: string) => Worker;
+  /**
+   * What computes: by default the GPU, or the CPU where the browser offers none. `info.device.kind` says which it is.
+   * On the CPU models may have 640 MB of weights; larger ones are refused with `UnsupportedDevice`.
+   */
+  device?: DeviceChoice;
   /** Default 50 MB. */
   confirmAboveBytes?: number;
 }
@@ -44,7 +50,7 @@ export function openBackend(options: EnginePlace & Pick<LoadOptions, 'createWork
 }
 
 /**
- * Fetch (or reopen) a model and put it on the GPU. Throws the errors of `errors.ts`. Aborting `signal` ends the
+ * Fetch (or reopen) a model and put it on the device. Throws the errors of `errors.ts`. Aborting `signal` ends the
  * download; the bytes that arrived are kept, and the next call resumes there.
  */
 export async function load(source: Source | string, options: LoadOptions = {}): Promise<Session> {
@@ -60,7 +66,12 @@ export async function loadWith(backend: Backend, source: Source | string, option
   if (options.contextLength !== undefined) open.contextLength = options.contextLength;
   try {
     const info = await backend.load(
-      { source: asSource(source), options: open, confirmAboveBytes: options.confirmAboveBytes ?? 50e6 },
+      {
+        source: asSource(source),
+        options: open,
+        device: options.device ?? 'auto',
+        confirmAboveBytes: options.confirmAboveBytes ?? 50e6,
+      },
       options,
     );
     return new Session(backend, info);
@@ -73,6 +84,7 @@ export async function loadWith(backend: Backend, source: Source | string, option
 const LOAD_OPTIONS = [
   'format',
   'contextLength',
+  'device',
   'engineUrl',
   'wasmUrl',
   'createWorker',
@@ -86,6 +98,9 @@ function checkLoadOptions(options: LoadOptions): void {
   for (const name of Object.keys(options))
     if (!LOAD_OPTIONS.includes(name))
       throw new TypeError(`load: ${name} is not a known option; known: ${LOAD_OPTIONS.join(', ')}`);
+  const { device } = options;
+  if (device !== undefined && !['auto', 'gpu', 'cpu'].includes(device))
+    throw new TypeError(`load: device: expected auto, gpu or cpu, got ${String(device)}`);
 }
 
 /** Text to a source: an address, a path beside the page, or `owner/name` of a repository. */
@@ -135,7 +150,8 @@ export class Session {
 
   /**
    * Compiles the kernels for a prompt of `tokens` tokens and for its answer, by running both once. Without it the first
-   * answer waits for them. Lengths above 9 share their kernels; shorter ones have their own.
+   * answer waits for them. Lengths above 9 share their kernels; shorter ones have their own. On the CPU nothing is
+   * compiled, and it does nothing.
    */
   async warmUp(tokens = 24, options: CallOptions = {}): Promise<void> {
     await this.backend.warmUp(tokens, options.sampling ?? {}, options.signal);

@@ -100,14 +100,21 @@ export interface DeviceProbe {
   maxWorkgroupBytes: number;
 }
 
+/** `auto`: the GPU, or the CPU where the browser offers none. */
+export type DeviceChoice = 'auto' | 'gpu' | 'cpu';
+
 /** What the engine chose on this device. */
 export interface DeviceInfo {
+  /** What computes: a GPU through WebGPU, or the CPU through WebAssembly on one thread, which is slower. */
+  kind: 'gpu' | 'cpu';
   adapter: string;
   /** Name of each choice (`storage`, `reduce`, `dot`, `matmul`, …) and what was picked. */
   paths: Record<string, string>;
   /** What is missing and what runs instead, as sentences for a developer. */
   missing: string[];
   maxBufferBytes: number;
+  /** On the CPU: the most bytes of weights that a model may have there. */
+  maxWeightBytes?: number;
 }
 
 export interface ModelInfo {

@@ -19,9 +19,20 @@ function failure(code: string, message: string): Error {
   return Object.assign(new Error(message), { code });
 }
 
-export async function create(_optionsJson: string, onLost: (json: string) => void): Promise<string> {
+export async function create(optionsJson: string, onLost: (json: string) => void): Promise<string> {
   lost = onLost;
+  const { device } = JSON.parse(optionsJson) as { device?: string };
+  if (device === 'cpu')
+    return JSON.stringify({
+      kind: 'cpu',
+      adapter: 'CPU',
+      paths: { vectors: 'SIMD128', threads: '1' },
+      missing: ['GPU: not used'],
+      maxBufferBytes: 3e9,
+      maxWeightBytes: 640e6,
+    });
   return JSON.stringify({
+    kind: 'gpu',
     adapter: 'test double',
     paths: { storage: 'f32', reduce: 'workgroup', dot: 'scalar' },
     missing: ['shader-f16 is missing: weights are read as packed f32'],

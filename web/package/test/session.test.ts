@@ -2,14 +2,15 @@ import { createHash } from 'node:crypto';
 import { MessageChannel } from 'node:worker_threads';
 import { describe, expect, it, vi } from 'vitest';
 import type { EngineModule } from '../src/engine';
+import { checkDownload } from '../src/cpu';
 import { asBayanError, BayanError, DeviceLost, fromWire, toWire } from '../src/errors';
 import { LocalBackend } from '../src/local';
 import { AsyncQueue } from '../src/queue';
 import { RemoteBackend } from '../src/remote';
 import { serve } from '../src/serve';
-import { loadWith } from '../src/session';
+import { loadWith, type LoadOptions } from '../src/session';
 import { Sha256 } from '../src/source/sha256';
-import type { Source } from '../src/types';
+import type { DeviceInfo, DownloadPlan, Source } from '../src/types';
 import type { FromWorker, Port, ToWorker } from '../src/wire';
 
 const source: Source = { kind: 'files', files: [{ path: 'model.gguf', file: new Blob([new Uint8Array(3_000_000)]) }] };
@@ -21,7 +22,7 @@ async function fakeEngine(): Promise<EngineModule> {
 }
 
 /** The whole path: session, wire, channel, serve, local, engine. */
-async function session() {
+async function session(from: Source = source, options: LoadOptions = {}) {
   const engine = await fakeEngine();
   const { port1, port2 } = new MessageChannel();
   serve(
@@ -35,7 +36,7 @@ async function session() {
   port1.start();
   port2.start();
   const progress: string[] = [];
-  const opened = await loadWith(remote, source, { onProgress: (p) => progress.push(p.phase) });
+  const opened = await loadWith(remote, from, { onProgress: (p) => progress.push(p.phase), ...options });
   return { session: opened, progress, remote, engine };
 }
 
@@ -55,6 +56,60 @@ describe('a session over the wire', () => {
     expect(s.info.device.missing[0]).toContain('shader-f16');
     expect([...(await s.tokenize('سلام'))]).toEqual([...'سلام'].map((c) => c.codePointAt(0)));
     await s.dispose();
+  });
+
+  it('computes on the CPU when asked, and compiles nothing there', async () => {
+    const { session: s, engine } = await session(source, { device: 'cpu' });
+    expect(s.info.device.kind).toBe('cpu');
+    const run = vi.spyOn(engine, 'generateFromIds');
+    await s.warmUp();
+    await expect(s.warmUp(0)).rejects.toThrow('warmUp: expected a whole number');
+    expect(await collect(s.generate('سلام'))).toContain('أهلًا');
+    await s.dispose();
+    const { session: other, engine: second } = await session();
+    expect(other.info.device.kind).toBe('gpu');
+    const compile = vi.spyOn(second, 'generateFromIds');
+    await other.warmUp();
+    expect([run.mock.calls.length, compile.mock.calls.length]).toEqual([0, 1]);
+    await other.dispose();
+    await expect(session(source, { device: 'tpu' as 'cpu' })).rejects.toThrow('expected auto, gpu or cpu, got tpu');
+  });
+
+  it('refuses a model that is too large for the CPU before it is downloaded', () => {
+    const cpu = { kind: 'cpu', adapter: 'CPU', paths: {}, missing: [], maxBufferBytes: 3e9, maxWeightBytes: 640e6 };
+    const asked: number[] = [];
+    const ask = (totalBytes: number, path: string, format: 'auto' | 'q8' = 'auto', device = cpu) => {
+      const confirm = (plan: DownloadPlan) => asked.push(plan.neededBytes) > 0;
+      const hooks = checkDownload(
+        { source, options: { format }, confirmAboveBytes: 50e6 },
+        { confirm },
+        device as DeviceInfo,
+      );
+      const sizes = { totalBytes, presentBytes: 0, neededBytes: totalBytes, freeBytes: null };
+      return hooks.confirm!({ label: 'm', files: [{ path, sizeBytes: totalBytes }], ...sizes });
+    };
+    // 0.6B parameters in 16 bits.
+    expect(ask(1.2e9, 'model.safetensors')).toBe(true);
+    expect(ask(4e8, 'model.gguf')).toBe(true);
+    expect(ask(1e6, 'model.gguf')).toBe(true);
+    expect(asked).toEqual([1.2e9, 4e8]);
+    const refused = (...values: Parameters<typeof ask>) => {
+      try {
+        ask(...values);
+      } catch (error) {
+        return (error as BayanError).details;
+      }
+      return null;
+    };
+    expect(refused(3.4e9, 'model.safetensors')).toEqual({
+      device: 'cpu',
+      neededBytes: 956_250_000,
+      availableBytes: 640e6,
+    });
+    expect(refused(1.4e9, 'model.safetensors', 'q8')?.neededBytes).toBe(743_750_000);
+    expect(refused(1.2e9, 'model.gguf')?.neededBytes).toBe(1.2e9);
+    expect(refused(3.4e9, 'model.safetensors', 'auto', { ...cpu, maxWeightBytes: undefined! })).toBe(null);
+    expect(asked.length).toBe(3);
   });
 
   it('streams an answer with usage at the end', async () => {

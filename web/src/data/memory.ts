@@ -21,6 +21,14 @@ const BITS: Record<Exclude<WeightFormat, 'auto'>, number> = { q4: 4.5, q8: 8.5, 
 /** Activations and staging buffers. */
 const WORK_BYTES = 250e6;
 
+/** The most bytes of weights that the engine takes on the CPU. */
+const CPU_WEIGHT_BYTES = 640e6;
+
+/** Whether the CPU takes the model in this format. */
+export function fitsCpu(model: CatalogueModel, format: Exclude<WeightFormat, 'auto'>): boolean {
+  return (model.parameters * BITS[format]) / 8 <= CPU_WEIGHT_BYTES;
+}
+
 export function downloadBytes(model: CatalogueModel): number {
   return model.parameters * model.publishedBytesPerParameter;
 }

@@ -15,7 +15,7 @@ import { answerWaiting } from './answers';
 import { stop } from './live';
 import { currentSession, loseModel, plainLabel, runningLabel, setSession } from './session';
 import { samplingOf } from './settings';
-import { getState, set, subscribe } from './store';
+import { getState, onCpu, set, subscribe } from './store';
 
 let lastSource: Source | null = null;
 /** Where the running model came from. */
@@ -73,7 +73,7 @@ export function startByItself(): void {
   if (
     model.kind === 'none' &&
     shipped &&
-    probe?.webgpu &&
+    probe !== null &&
     shipped.bytes <= START_BELOW_BYTES &&
     (last === 'none' || last === 'shipped')
   )
@@ -180,6 +180,7 @@ async function open(source: Source, abort: AbortController): Promise<Session> {
     ...engine,
     format,
     contextLength,
+    device: onCpu() ? 'cpu' : 'auto',
     confirmAboveBytes: 0,
     confirm,
     onProgress,

@@ -15,6 +15,10 @@ export interface Settings {
   seed: number | null;
   format: WeightFormat;
   budgetGb: number | null;
+  /** `cpu` also where there is a GPU. */
+  device: 'auto' | 'cpu';
+  /** Whether the person has closed the note that the CPU computes. */
+  cpuNoted: boolean;
 }
 
 export const DEFAULTS: Settings = {
@@ -31,6 +35,8 @@ export const DEFAULTS: Settings = {
   seed: null,
   format: 'auto',
   budgetGb: null,
+  device: 'auto',
+  cpuNoted: false,
 };
 
 const ALLOWED: { [K in keyof Settings]?: readonly unknown[] } = {
@@ -39,6 +45,8 @@ const ALLOWED: { [K in keyof Settings]?: readonly unknown[] } = {
   textSize: ['normal', 'large', 'larger'],
   digits: ['latn', 'arab'],
   format: ['auto', 'q4', 'q8', 'f16'],
+  device: ['auto', 'cpu'],
+  cpuNoted: [true, false],
 };
 const RANGE: { [K in keyof Settings]?: readonly [number, number] } = {
   temperature: [0, 2],

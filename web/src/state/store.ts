@@ -70,7 +70,6 @@ export interface State {
   usage: { conversation: string; usage: Usage } | null;
   plan: { plan: DownloadPlan; answer: (ok: boolean) => void } | null;
   probe: DeviceProbe | null;
-  readOnly: boolean;
   stored: StoredModel[] | null;
   estimate: { used: number; quota: number } | null;
   shipped: { name: string; bytes: number } | null;
@@ -99,7 +98,6 @@ let state: State = {
   usage: null,
   plan: null,
   probe: null,
-  readOnly: false,
   stored: null,
   estimate: null,
   shipped: null,
@@ -117,6 +115,9 @@ export function set(change: Partial<State>): void {
   state = { ...state, ...change };
   for (const listener of listeners) listener();
 }
+
+/** Whether models run on the CPU: there is no WebGPU, or the person wants it so. */
+export const onCpu = (): boolean => state.settings.device === 'cpu' || state.probe?.webgpu === false;
 
 export const strings = (): Strings => (state.settings.language === 'ar' ? ar : en);
 export const formats = (): Formats => new Formats(state.settings.language, state.settings.digits);

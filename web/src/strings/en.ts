@@ -128,6 +128,7 @@ export const en: Strings = {
   fitYes: 'Fits your device',
   fitTight: 'May be tight',
   fitNo: 'Larger than the estimated memory',
+  cpuTooLarge: 'Too large for the processor',
   budget: 'Graphics memory to use (GB)',
   budgetNote: 'Browsers do not report a GPU’s memory; this is a guess that you can correct.',
   adapters: 'LoRA adapters',
@@ -166,6 +167,8 @@ export const en: Strings = {
   phaseVerify: 'Checking integrity…',
   phaseRepair: 'A damaged part was found; fetching it again…',
   phaseWeights: 'Moving weights to the GPU…',
+  phaseCpu: 'Preparing the processor…',
+  phaseCpuWeights: 'Reading weights into memory…',
   phaseCompile: 'Preparing the GPU for the first answer…',
   remaining: 'About {time} left',
   minutes: { one: 'one minute', other: '{n} minutes' },
@@ -219,10 +222,18 @@ export const en: Strings = {
   capDotMissing: 'No packed 8-bit dot product: ordinary arithmetic is used.',
   modelInfo: 'Model',
   parameters: 'Parameters',
-  weightsOnGpu: 'Weights on the GPU',
+  weightsOnGpu: 'Weights in memory',
+  cpuNote: 'Answers are computed on the processor, not on the GPU, so they are slower.',
+  cpuMore: 'Why, and what you can do',
+  computeOn: 'Compute on',
+  computers: { auto: 'GPU', cpu: 'Processor' },
+  computeOnNote:
+    'The processor is slower, and for small models. Choose it if the GPU fails; the model is restarted there.',
   noGpuTitle: 'Your browser does not offer WebGPU',
   noGpuText:
-    'Bayan needs WebGPU to run the model on the GPU of your device. Your stored chats stay readable. What you can do:',
+    'Answers are therefore computed on the processor: slower, and for models of up to about 0.6B parameters ' +
+    'at 4 bits. With WebGPU the model runs on the GPU: faster, larger models work, and they can be trained. ' +
+    'What you can do:',
   noGpuInsecure:
     'The page was opened from an address that is not secure. Open it from an https address or from localhost.',
   noGpuAdapter:
@@ -243,7 +254,6 @@ export const en: Strings = {
     },
   ],
   tryAgain: 'Check again',
-  continueReading: 'Continue, reading only',
   offline: 'No internet connection. Stored models work.',
   updateReady: 'A newer version is available.',
   reload: 'Update',
@@ -252,10 +262,19 @@ export const en: Strings = {
   oldModelStays: 'The previous model keeps running.',
   storageFailed: 'This browser refuses to store (a private window?). The chat will be lost on closing.',
   errors: {
-    NoWebGpu: { title: 'No WebGPU in this browser', text: 'Open the device panel to see what can be done.' },
+    NoWebGpu: {
+      title: 'No WebGPU in this browser',
+      text: 'This needs a GPU. Open the device panel to see what can be done.',
+    },
     UnsupportedDevice: {
       title: 'The device cannot run this model',
       text: 'The GPU lacks something the model needs. Try a smaller model or a lower precision.',
+    },
+    LargeForCpu: {
+      title: 'The model is too large for the processor',
+      text:
+        'Its weights are about {need}; without WebGPU the limit is {limit}: about 0.6B parameters at 4 bits. ' +
+        'Choose a smaller model, 4 bits, or a browser with WebGPU.',
     },
     DeviceLost: {
       title: 'The GPU was lost',

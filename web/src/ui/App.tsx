@@ -1,13 +1,15 @@
 import { useEffect } from 'preact/hooks';
 import { startConversation } from '../state/conversations';
-import { set, strings } from '../state/store';
+import { changeSettings } from '../state/panels';
+import { onCpu, set, strings } from '../state/store';
 import { DropPlace } from './Attachments';
 import { Chat } from './Chat';
 import { Composer } from './Composer';
 import { useApp } from './hooks';
 import { Header } from './Header';
+import { Icon } from './icons';
 import { ConfirmDownload, Notice } from './Dialogs';
-import { DevicePanel, NoGpu } from './DevicePanel';
+import { DevicePanel } from './DevicePanel';
 import { ModelsPanel } from './ModelsPanel';
 import { SettingsPanel } from './SettingsPanel';
 import { Sidebar } from './Sidebar';
@@ -31,7 +33,6 @@ export function App() {
     window.addEventListener('keydown', keys);
     return () => window.removeEventListener('keydown', keys);
   });
-  const noGpu = state.probe !== null && !state.probe.webgpu && !state.readOnly;
   return (
     <div class={state.sidebar ? 'shell with-sidebar' : 'shell'}>
       <a
@@ -60,15 +61,27 @@ export function App() {
             {t.storageFailed}
           </p>
         )}
-        {noGpu ? (
-          <NoGpu />
-        ) : (
-          <>
-            <Chat />
-            <Composer />
-            <DropPlace />
-          </>
+        {state.probe !== null && onCpu() && !state.settings.cpuNoted && (
+          <div class="strip closable" role="status">
+            <p>
+              {t.cpuNote}{' '}
+              <button type="button" class="text-button" onClick={() => set({ panel: 'device' })}>
+                {t.cpuMore}
+              </button>
+            </p>
+            <button
+              type="button"
+              class="icon-button small"
+              aria-label={t.close}
+              onClick={() => changeSettings({ cpuNoted: true })}
+            >
+              <Icon name="close" size={16} />
+            </button>
+          </div>
         )}
+        <Chat />
+        <Composer />
+        <DropPlace />
       </main>
       {state.panel === 'models' && <ModelsPanel />}
       {state.panel === 'settings' && <SettingsPanel />}

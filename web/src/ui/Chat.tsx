@@ -109,12 +109,17 @@ export function Chat() {
           <Trouble
             {...wordsOf(failed.error, failed.from)}
             actions={
-              failed.error.code === 'BadCheckpoint' && (failed.from === 'files' || failed.error.details.badAddress)
-                ? [[t.models, () => set({ panel: 'models' })]]
-                : [
-                    [t.reloadModel, () => void reloadModel()],
+              failed.error.code === 'UnsupportedDevice' && failed.error.details.device === 'cpu'
+                ? [
                     [t.models, () => set({ panel: 'models' })],
+                    [t.device, () => set({ panel: 'device' })],
                   ]
+                : failed.error.code === 'BadCheckpoint' && (failed.from === 'files' || failed.error.details.badAddress)
+                  ? [[t.models, () => set({ panel: 'models' })]]
+                  : [
+                      [t.reloadModel, () => void reloadModel()],
+                      [t.models, () => set({ panel: 'models' })],
+                    ]
             }
           />
         </div>

@@ -1,8 +1,9 @@
-import { checkDevice } from '../state/panels';
+import { checkDevice, chooseDevice } from '../state/panels';
 import { sessionInfo } from '../state/session';
 import { baseDirection, formats, set, strings } from '../state/store';
 import { Sheet } from './Dialogs';
 import { Line } from './Directed';
+import { Choice } from './fields';
 import { useApp } from './hooks';
 import { Icon } from './icons';
 
@@ -23,14 +24,27 @@ function Row({ name, value, good }: { name: string; value: string; good?: boolea
 }
 
 export function DevicePanel() {
-  const { probe } = useApp();
+  const { probe, settings } = useApp();
   const t = strings();
   const f = formats();
   const info = sessionInfo();
   const yes = (value: boolean) => (value ? t.available : t.unavailable);
   return (
     <Sheet title={t.device} onClose={() => set({ panel: null })}>
-      {probe && (
+      {probe?.webgpu === false && <NoGpu />}
+      {probe?.webgpu && (
+        <section class="block">
+          <Choice
+            name="device"
+            label={t.computeOn}
+            value={settings.device}
+            options={t.computers}
+            onChange={chooseDevice}
+          />
+          <p class="dim small-text">{t.computeOnNote}</p>
+        </section>
+      )}
+      {probe?.webgpu && (
         <dl class="facts">
           <Row name="WebGPU" value={yes(probe.webgpu)} good={probe.webgpu} />
           <Row
@@ -93,38 +107,26 @@ export function DevicePanel() {
   );
 }
 
-export function NoGpu() {
+/** What can be done about a missing WebGPU. */
+function NoGpu() {
   const { probe } = useApp();
   const t = strings();
   return (
-    <section class="scroller">
-      <div class="no-gpu">
-        <span class="big-warn">
-          <Icon name="chip" size={34} />
-        </span>
-        <h1>{t.noGpuTitle}</h1>
-        <p class="lead">{t.noGpuText}</p>
-        {probe?.missing === 'insecure' && <p class="callout">{t.noGpuInsecure}</p>}
-        {probe?.missing === 'adapter' && <p class="callout">{t.noGpuAdapter}</p>}
-        <ul class="browsers">
-          {t.noGpuSteps.map((step) => (
-            <li key={step.browser}>
-              <h2>
-                <Line text={step.browser} direction={baseDirection()} />
-              </h2>
-              <p>{step.text}</p>
-            </li>
-          ))}
-        </ul>
-        <div class="actions">
-          <button type="button" class="button primary" onClick={() => void checkDevice()}>
-            {t.tryAgain}
-          </button>
-          <button type="button" class="button" onClick={() => set({ readOnly: true })}>
-            {t.continueReading}
-          </button>
-        </div>
-      </div>
+    <section class="block no-gpu">
+      <h3>{t.noGpuTitle}</h3>
+      <p>{t.noGpuText}</p>
+      {probe?.missing === 'insecure' && <p class="callout">{t.noGpuInsecure}</p>}
+      {probe?.missing === 'adapter' && <p class="callout">{t.noGpuAdapter}</p>}
+      <ul class="browsers">
+        {t.noGpuSteps.map((step) => (
+          <li key={step.browser}>
+            <h4>
+              <Line text={step.browser} direction={baseDirection()} />
+            </h4>
+            <p>{step.text}</p>
+          </li>
+        ))}
+      </ul>
     </section>
   );
 }

@@ -1,6 +1,6 @@
 import { startConversation } from '../state/conversations';
 import { cancelLoading } from '../state/model';
-import { formats, set, strings } from '../state/store';
+import { formats, onCpu, set, strings } from '../state/store';
 import { plainName } from '../text/hidden';
 import { useApp } from './hooks';
 import { Icon } from './icons';
@@ -67,7 +67,7 @@ export function Header() {
       {model.kind === 'loading' && (
         <div class="loading">
           <div class="loading-row">
-            <span>{phaseText(model.progress, t)}</span>
+            <span>{phaseText(model.progress, t, onCpu())}</span>
             {model.totals.total > 0 && (
               <bdi class="num">
                 {f.bytes(model.totals.done)} / {f.bytes(model.totals.total)}
@@ -88,7 +88,7 @@ export function Header() {
           </div>
           <progress
             class="bar"
-            aria-label={phaseText(model.progress, t)}
+            aria-label={phaseText(model.progress, t, onCpu())}
             {...(model.totals.total > 0 ? { max: model.totals.total, value: model.totals.done } : {})}
           />
         </div>

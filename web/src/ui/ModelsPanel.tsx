@@ -1,10 +1,10 @@
 import type { Source, WeightFormat } from 'bayan-web';
 import { useEffect, useState } from 'preact/hooks';
 import catalogue from '../data/catalogue.json';
-import { type CatalogueModel, downloadBytes, fits, guessBudget, memoryBytes } from '../data/memory';
+import { type CatalogueModel, downloadBytes, fits, fitsCpu, guessBudget, memoryBytes } from '../data/memory';
 import { deleteStored, loadModel, refreshStored, shippedSource, unloadModel } from '../state/model';
 import { changeSettings } from '../state/panels';
-import { formats, set, strings } from '../state/store';
+import { formats, onCpu, set, strings } from '../state/store';
 import { plainName } from '../text/hidden';
 import { Adapters } from './Adapters';
 import { Sheet } from './Dialogs';
@@ -198,7 +198,8 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
   // A quantized file stays as it is.
   const format = settings.format === 'auto' || item.file ? 'q4' : settings.format;
   const memory = memoryBytes(item, format, settings.contextLength);
-  const fit = fits(memory, budget);
+  const tooLarge = onCpu() && !fitsCpu(item, format);
+  const fit = tooLarge ? 'no' : onCpu() ? 'yes' : fits(memory, budget);
   return (
     <li class="card tall">
       <div class="card-main">
@@ -206,7 +207,9 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
           <strong>
             <bdi>{item.name}</bdi>
           </strong>
-          <span class={`badge ${fit}`}>{fit === 'yes' ? t.fitYes : fit === 'tight' ? t.fitTight : t.fitNo}</span>
+          <span class={`badge ${fit}`}>
+            {tooLarge ? t.cpuTooLarge : fit === 'yes' ? t.fitYes : fit === 'tight' ? t.fitTight : t.fitNo}
+          </span>
         </div>
         <p>{item.note[settings.language]}</p>
         <p class="dim small-text meta">
@@ -232,7 +235,7 @@ function Recommended({ item, budget }: { item: CatalogueModel; budget: number })
       <button
         type="button"
         class="button"
-        disabled={model.kind === 'loading'}
+        disabled={model.kind === 'loading' || tooLarge}
         onClick={() => run({ kind: 'hub', repo: item.repo, ...(item.file ? { file: item.file } : {}) }, item.name)}
       >
         {t.download}

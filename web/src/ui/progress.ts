@@ -3,10 +3,10 @@ import type { Strings } from '../strings/ar';
 import type { SourceKind } from '../state/store';
 import type { Formats } from '../text/format';
 
-export function phaseText(progress: Progress | { phase: 'warmup' }, t: Strings): string {
+export function phaseText(progress: Progress | { phase: 'warmup' }, t: Strings, onCpu: boolean): string {
   switch (progress.phase) {
     case 'device':
-      return t.phaseDevice;
+      return onCpu ? t.phaseCpu : t.phaseDevice;
     case 'listing':
       return t.phaseListing;
     case 'download':
@@ -18,9 +18,9 @@ export function phaseText(progress: Progress | { phase: 'warmup' }, t: Strings):
     case 'repair':
       return t.phaseRepair;
     case 'weights':
-      return t.phaseWeights;
+      return onCpu ? t.phaseCpuWeights : t.phaseWeights;
     case 'warmup':
-      return t.phaseCompile;
+      return onCpu ? t.phaseCpu : t.phaseCompile;
     case 'ready':
       return t.modelReady;
   }
@@ -38,6 +38,11 @@ export function errorText(
     if (details.badAddress) return t.errors.BadAddress;
     // What is on the person's disk was not downloaded.
     if (from === 'files') return t.errors.BadFiles;
+  }
+  if (error.code === 'UnsupportedDevice' && details.device === 'cpu') {
+    const { title, text } = t.errors.LargeForCpu;
+    const [need, limit] = [f.bytes(details.neededBytes ?? 0), f.bytes(details.availableBytes ?? 0)];
+    return { title, text: text.replace('{need}', need).replace('{limit}', limit) };
   }
   if (error.code === 'Network') {
     if (details.needsToken) return t.errors.NetworkToken;

@@ -102,7 +102,7 @@ export async function newEngine(page) {
   const handle = await page.evaluateHandle(() => {
     const worker = new Worker('worker.mjs', { type: 'module' });
     const waiting = new Map();
-    const events = { lost: [], progress: [], case: [] };
+    const events = { lost: [], progress: [], case: [], token: [] };
     let next = 0;
     worker.onerror = (event) => {
       for (const { reject } of waiting.values()) reject({ message: `worker: ${event.message}` });

@@ -133,6 +133,7 @@ const calls = {
         self.postMessage({ event: 'case', value: [name, done, total] }),
       )
       .then(JSON.parse),
+  abort: () => engine.abort(),
   destroyDevice: () => engine.destroyDevice(),
   dispose: () => engine.dispose(),
 };
