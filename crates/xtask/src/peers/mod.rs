@@ -40,6 +40,9 @@ pub struct PeersArguments {
     /// With --web: only runtimes whose name contains this.
     #[arg(long, requires = "web")]
     only: Option<String>,
+    /// With --web: this GGUF file instead, in the runtimes that read it.
+    #[arg(long, requires = "web", value_name = "FILE")]
+    gguf: Option<std::path::PathBuf>,
     /// Measure the peers only.
     #[arg(long)]
     without_bayan: bool,
@@ -88,7 +91,8 @@ pub fn run(arguments: &PeersArguments) -> Result<()> {
         }
     }
     if arguments.web {
-        return web::run(arguments.prompt, arguments.generate, arguments.only.as_deref());
+        let gguf = arguments.gguf.as_deref();
+        return web::run(arguments.prompt, arguments.generate, arguments.only.as_deref(), gguf);
     }
     if arguments.train {
         let shape = if arguments.shape.is_some() { shapes[0] } else { &checkpoint::SHAPES[0] };

@@ -21,16 +21,21 @@ const RUNTIMES: &[(&str, &str)] = &[
     ("transformers-webgpu", "transformers.js, WebGPU"),
     ("transformers-wasm", "transformers.js, WASM"),
     ("wllama-wasm", "wllama, WASM"),
-    ("bayan", "Bayan"),
+    ("bayan", "Bayan, WebGPU"),
+    ("bayan-cpu", "Bayan, WASM"),
 ];
+
+/// Those that read a GGUF file.
+const GGUF: &[&str] = &["wllama-wasm", "bayan-cpu"];
 
 /// Seconds after which a peer's decoding is stopped: the speed over fewer tokens is as accurate, and hours are saved.
 const LIMIT_SECONDS: u32 = 90;
 
-/// Prepares, measures and prints the table. `only`: a part of a runtime's name.
-pub fn run(prompt: usize, generate: usize, only: Option<&str>) -> Result<()> {
-    let chosen: Vec<&str> =
-        RUNTIMES.iter().map(|(key, _)| *key).filter(|key| only.is_none_or(|part| key.contains(part))).collect();
+/// Prepares, measures and prints the table. `only`: a part of a runtime's name; `gguf`: a file instead of the checkpoint.
+pub fn run(prompt: usize, generate: usize, only: Option<&str>, gguf: Option<&Path>) -> Result<()> {
+    let wanted =
+        |key: &&str| only.is_none_or(|part| key.contains(part)) && (gguf.is_none() || GGUF.contains(key));
+    let chosen: Vec<&str> = RUNTIMES.iter().map(|(key, _)| *key).filter(wanted).collect();
     if chosen.is_empty() {
         bail!(
             "--only: expected a part of one of {}",
@@ -43,14 +48,19 @@ pub fn run(prompt: usize, generate: usize, only: Option<&str>) -> Result<()> {
         .iter()
         .find(|shape| shape.name == "llama-110m")
         .context("the shape llama-110m is not in the table")?;
-    let checkpoint = checkpoint::ensure(shape, &cache)?;
+    let mut checkpoint = checkpoint::ensure(shape, &cache)?;
+    if let Some(gguf) = gguf {
+        checkpoint.gguf =
+            gguf.canonicalize().with_context(|| format!("--gguf {}: expected a file", gguf.display()))?;
+    }
     let node = tools::node()?;
     tools::web_modules(node.as_deref())?;
     let options = options(&packages, &checkpoint, prompt, generate, &chosen)?;
     let mut measure = tools::in_web("node", node.as_deref())?;
     measure.arg(workspace::root().join("crates/xtask/src/peers/web/measure.mjs")).arg(options.to_string());
     let output = process::capture(&mut measure)?;
-    print(&output, prompt, generate)
+    let name = gguf.and_then(Path::file_name).map_or("llama-110m, 4-bit weights".into(), |name| name.to_string_lossy());
+    print(&output, &name, prompt, generate)
 }
 
 fn install(cache: &Path) -> Result<PathBuf> {
@@ -104,9 +114,9 @@ fn line(result: &Value) -> Option<Line> {
     })
 }
 
-fn print(output: &str, prompt: usize, generate: usize) -> Result<()> {
+fn print(output: &str, name: &str, prompt: usize, generate: usize) -> Result<()> {
     let results: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    println!("\nllama-110m, 4-bit weights, Chromium on SwiftShader, {prompt} tokens of prompt, {generate} generated");
+    println!("\n{name}, Chromium on SwiftShader, {prompt} tokens of prompt, {generate} generated");
     println!(
         "{:<26} {:>8} {:>10} {:>10} {:>10} {:>10}   notes",
         "", "load s", "prefill/s", "per CPU s", "decode/s", "per CPU s"
@@ -136,6 +146,13 @@ fn print(output: &str, prompt: usize, generate: usize) -> Result<()> {
             own.decode / peer.decode
         );
     }
+    if let (Some(own), Some(peer)) = (of("bayan-cpu"), of("wllama-wasm")) {
+        println!(
+            "Bayan against wllama, both on the CPU, per CPU second: prefill {:.1}×, decode {:.1}×",
+            own.prefill_cpu / peer.prefill_cpu,
+            own.decode_cpu / peer.decode_cpu
+        );
+    }
     if lines.len() < results.len() || results.is_empty() {
         bail!("a runtime gave no figures; see the table");
     }
@@ -154,6 +171,6 @@ mod tests {
             Some(Line { load_seconds: 2.0, prefill: 2.0, prefill_cpu: 4.0, decode: 0.5, decode_cpu: 0.0 })
         );
         assert_eq!(line(&json!({"error": "x"})), None);
-        assert!(print("", 1, 1).is_err());
+        assert!(print("", "a model", 1, 1).is_err());
     }
 }

@@ -15,7 +15,7 @@ const { chromium } = createRequire(join(options.web, 'package.json'))('playwrigh
 
 /** The checkpoint as transformers.js wants it. */
 const exported = join(options.packages, 'onnx/model');
-if (!existsSync(join(exported, 'onnx/model_q4.onnx'))) {
+if (options.only.some((runtime) => runtime.startsWith('transformers')) && !existsSync(join(exported, 'onnx/model_q4.onnx'))) {
   mkdirSync(join(exported, 'onnx'), { recursive: true });
   for (const name of ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'generation_config.json']) copyFileSync(join(options.checkpoint, name), join(exported, name));
   writeOnnx(options.checkpoint, join(exported, 'onnx/model_q4.onnx'));
@@ -58,7 +58,7 @@ function cpuSeconds(root) {
   return all.filter(({ pid }) => inside.has(pid)).reduce((sum, { ticks }) => sum + ticks / 100, 0);
 }
 
-const settings = { promptTokens: options.prompt, generate: options.generate, limitSeconds: options.limitSeconds, gguf: options.gguf.split('/').at(-1), files: Object.fromEntries(readdirSync(options.checkpoint).filter((name) => /\.(json|safetensors)$/.test(name)).map((name) => [name, statSync(join(options.checkpoint, name)).size])) };
+const settings = { promptTokens: options.prompt, generate: options.generate, limitSeconds: options.limitSeconds, gguf: options.gguf.split('/').at(-1), ggufBytes: statSync(options.gguf).size, files: Object.fromEntries(readdirSync(options.checkpoint).filter((name) => /\.(json|safetensors)$/.test(name)).map((name) => [name, statSync(join(options.checkpoint, name)).size])) };
 
 for (const runtime of options.only) {
   const browserServer = await chromium.launchServer({

@@ -63,7 +63,8 @@ async function wllama(gpuLayers, settings) {
   return { loadMs, ...(await timed(run, settings)), note: `threads ${it.getNumThreads()}` };
 }
 
-async function bayan(settings) {
+/** On the GPU from the checkpoint, on the CPU from the same GGUF file as wllama. */
+async function bayan(settings, onCpu) {
   const worker = new Worker('/tests/worker.mjs', { type: 'module' });
   const waiting = new Map();
   let [next, onPiece] = [0, () => {}];
@@ -81,8 +82,11 @@ async function bayan(settings) {
   });
   const start = now();
   await call('load', '/engine/');
-  const device = await call('create', {});
-  await call('open', '/checkpoint/', settings.files, { format: 'q4', contextLength: 512 });
+  const device = await call('create', { device: onCpu ? 'cpu' : 'gpu' });
+  const [folder, files, format] = onCpu
+    ? ['/gguf/', { [settings.gguf]: settings.ggufBytes }, 'stored']
+    : ['/checkpoint/', settings.files, 'q4'];
+  await call('open', folder, files, { format, contextLength: 512 });
   const loadMs = now() - start;
   const run = async (ids, count, _deadline, onToken) => {
     let seen = 0;
@@ -96,6 +100,6 @@ async function bayan(settings) {
 }
 
 const RUNTIMES = {
-  bayan, 'transformers-wasm': (s) => transformers('wasm', s), 'transformers-webgpu': (s) => transformers('webgpu', s), 'wllama-wasm': (s) => wllama(0, s), 'wllama-webgpu': (s) => wllama(99, s),
+  bayan: (s) => bayan(s, false), 'bayan-cpu': (s) => bayan(s, true), 'transformers-wasm': (s) => transformers('wasm', s), 'transformers-webgpu': (s) => transformers('webgpu', s), 'wllama-wasm': (s) => wllama(0, s), 'wllama-webgpu': (s) => wllama(99, s),
 };
 window.measure = (name, settings) => RUNTIMES[name](settings);
