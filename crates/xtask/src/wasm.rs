@@ -19,7 +19,7 @@ const PACKAGE: &str = "bayan-wasm";
 /// The name under which the page imports the engine.
 const NAME: &str = "bayan";
 
-/// WebAssembly features that rustc's output uses and every browser with WebGPU has.
+/// WebAssembly features that rustc's output uses and all browsers have that the page supports (web/package/README.md).
 const FEATURES: &[&str] = &[
     "--enable-bulk-memory",
     "--enable-mutable-globals",

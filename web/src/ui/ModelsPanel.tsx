@@ -101,26 +101,28 @@ export function ModelsPanel() {
               ))}
             </select>
           </div>
-          <div class="field">
-            <label for="budget">{t.budget}</label>
-            <input
-              id="budget"
-              type="number"
-              dir="ltr"
-              min={0.5}
-              max={1024}
-              step={0.5}
-              value={Math.round(budget / 1e8) / 10}
-              aria-describedby="budget-note"
-              onChange={(e) => {
-                const gb = Number(e.currentTarget.value);
-                changeSettings({ budgetGb: gb >= 0.5 && gb <= 1024 ? gb : null });
-              }}
-            />
-            <p class="dim small-text" id="budget-note">
-              {t.budgetNote}
-            </p>
-          </div>
+          {!onCpu() && (
+            <div class="field">
+              <label for="budget">{t.budget}</label>
+              <input
+                id="budget"
+                type="number"
+                dir="ltr"
+                min={0.5}
+                max={1024}
+                step={0.5}
+                value={Math.round(budget / 1e8) / 10}
+                aria-describedby="budget-note"
+                onChange={(e) => {
+                  const gb = Number(e.currentTarget.value);
+                  changeSettings({ budgetGb: gb >= 0.5 && gb <= 1024 ? gb : null });
+                }}
+              />
+              <p class="dim small-text" id="budget-note">
+                {t.budgetNote}
+              </p>
+            </div>
+          )}
         </div>
         <ul class="cards">
           {MODELS.map((item) => (

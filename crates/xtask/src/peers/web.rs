@@ -33,8 +33,7 @@ const LIMIT_SECONDS: u32 = 90;
 
 /// Prepares, measures and prints the table. `only`: a part of a runtime's name; `gguf`: a file instead of the checkpoint.
 pub fn run(prompt: usize, generate: usize, only: Option<&str>, gguf: Option<&Path>) -> Result<()> {
-    let wanted =
-        |key: &&str| only.is_none_or(|part| key.contains(part)) && (gguf.is_none() || GGUF.contains(key));
+    let wanted = |key: &&str| only.is_none_or(|part| key.contains(part)) && (gguf.is_none() || GGUF.contains(key));
     let chosen: Vec<&str> = RUNTIMES.iter().map(|(key, _)| *key).filter(wanted).collect();
     if chosen.is_empty() {
         bail!(
@@ -50,8 +49,7 @@ pub fn run(prompt: usize, generate: usize, only: Option<&str>, gguf: Option<&Pat
         .context("the shape llama-110m is not in the table")?;
     let mut checkpoint = checkpoint::ensure(shape, &cache)?;
     if let Some(gguf) = gguf {
-        checkpoint.gguf =
-            gguf.canonicalize().with_context(|| format!("--gguf {}: expected a file", gguf.display()))?;
+        checkpoint.gguf = gguf.canonicalize().with_context(|| format!("--gguf {}: expected a file", gguf.display()))?;
     }
     let node = tools::node()?;
     tools::web_modules(node.as_deref())?;
