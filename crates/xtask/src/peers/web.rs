@@ -22,11 +22,11 @@ const RUNTIMES: &[(&str, &str)] = &[
     ("transformers-wasm", "transformers.js, WASM"),
     ("wllama-wasm", "wllama, WASM"),
     ("bayan", "Bayan, WebGPU"),
-    ("bayan-cpu", "Bayan, WASM"),
+    ("bayan-wasm", "Bayan, WASM"),
 ];
 
 /// Those that read a GGUF file.
-const GGUF: &[&str] = &["wllama-wasm", "bayan-cpu"];
+const GGUF: &[&str] = &["wllama-wasm", "bayan-wasm"];
 
 /// Seconds after which a peer's decoding is stopped: the speed over fewer tokens is as accurate, and hours are saved.
 const LIMIT_SECONDS: u32 = 90;
@@ -144,7 +144,7 @@ fn print(output: &str, name: &str, prompt: usize, generate: usize) -> Result<()>
             own.decode / peer.decode
         );
     }
-    if let (Some(own), Some(peer)) = (of("bayan-cpu"), of("wllama-wasm")) {
+    if let (Some(own), Some(peer)) = (of("bayan-wasm"), of("wllama-wasm")) {
         println!(
             "Bayan against wllama, both on the CPU, per CPU second: prefill {:.1}×, decode {:.1}×",
             own.prefill_cpu / peer.prefill_cpu,

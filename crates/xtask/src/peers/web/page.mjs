@@ -100,6 +100,6 @@ async function bayan(settings, onCpu) {
 }
 
 const RUNTIMES = {
-  bayan: (s) => bayan(s, false), 'bayan-cpu': (s) => bayan(s, true), 'transformers-wasm': (s) => transformers('wasm', s), 'transformers-webgpu': (s) => transformers('webgpu', s), 'wllama-wasm': (s) => wllama(0, s), 'wllama-webgpu': (s) => wllama(99, s),
+  bayan: (s) => bayan(s, false), 'bayan-wasm': (s) => bayan(s, true), 'transformers-wasm': (s) => transformers('wasm', s), 'transformers-webgpu': (s) => transformers('webgpu', s), 'wllama-wasm': (s) => wllama(0, s), 'wllama-webgpu': (s) => wllama(99, s),
 };
 window.measure = (name, settings) => RUNTIMES[name](settings);
