@@ -1,8 +1,8 @@
 //! Vectors of eight numbers: the only place that names the instructions of a processor.
 //!
 //! Kernels are generic over [`Simd`] and compiled once for each set of instructions ([`by_level`]); which set is used
-//! is decided when a device is opened, or in WebAssembly, where a module cannot ask, when it is compiled. Rejected: a crate of portable vectors, because none has the products of bytes
-//! that quantized weights need.
+//! is decided when a device is opened, or in WebAssembly, where a module cannot ask, when it is compiled. Rejected: a
+//! crate of portable vectors, because none has the products of bytes that quantized weights need.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
