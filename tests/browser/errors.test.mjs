@@ -51,7 +51,7 @@ it('a folder that is not there: the name is to be checked', async () => {
   assert.match(await trouble().innerText(), /لا يوجد بهذا الاسم/);
 });
 
-it('a model too large for the CPU: before the download, another one or the device', async () => {
+it('a model too large for the CPU is refused undownloaded', async () => {
   await context.addInitScript(() => Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined }));
   let asked = 0;
   await context.route('**/large.gguf', (route) => {

@@ -63,9 +63,9 @@ GPUDevice.prototype.createBuffer = function (descriptor) {
 `;
 
 /**
- * Makes Chromium offer what a browser of another maker may: no API of Chromium alone, no optional feature of WebGPU, and
- * the limits that the standard guarantees (WebGPU, section 3.6.2). Those of Firefox and Safari lie between these and
- * Chromium's. A device then really refuses more. Runs in the page and in the engine's worker.
+ * Makes Chromium offer what a browser of another maker may: no API of Chromium alone, no optional feature of WebGPU,
+ * and the limits that the standard guarantees (WebGPU, section 3.6.2). Those of Firefox and Safari lie between these
+ * and Chromium's. A device then really refuses more. Runs in the page and in the engine's worker.
  */
 export function otherBrowser({ languageFeatures = [], f16 = false } = {}) {
   for (const [place, name] of [

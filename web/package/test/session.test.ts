@@ -75,7 +75,7 @@ describe('a session over the wire', () => {
     await expect(session(source, { device: 'tpu' as 'cpu' })).rejects.toThrow('expected auto, gpu or cpu, got tpu');
   });
 
-  it('refuses a model that is too large for the CPU before it is downloaded', () => {
+  it('refuses a model too large for the CPU before its download', () => {
     const cpu = { kind: 'cpu', adapter: 'CPU', paths: {}, missing: [], maxBufferBytes: 3e9, maxWeightBytes: 640e6 };
     const asked: number[] = [];
     const ask = (totalBytes: number, path: string, format: 'auto' | 'q8' = 'auto', device = cpu) => {

@@ -26,7 +26,8 @@ const CPU_WEIGHT_BYTES = 640e6;
 
 /** Whether the CPU takes the model in this format. */
 export function fitsCpu(model: CatalogueModel, format: Exclude<WeightFormat, 'auto'>): boolean {
-  return (model.parameters * BITS[format]) / 8 <= CPU_WEIGHT_BYTES;
+  const bytes = model.file ? downloadBytes(model) : (model.parameters * BITS[format]) / 8;
+  return bytes <= CPU_WEIGHT_BYTES;
 }
 
 export function downloadBytes(model: CatalogueModel): number {
