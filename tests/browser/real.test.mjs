@@ -136,18 +136,14 @@ describe('a conversation with the embedded model', () => {
     await context.addInitScript(() => Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined }));
     page = await visit();
     assert.match(await page.locator('.strip').innerText(), /المعالج المركزي/);
-    await say(page, 'ما عاصمة مصر؟');
-    await finished(page);
-    assert.match(await lastAnswer(page).innerText(), /القاهرة/);
-    await say(page, 'كيف أصنع الشاي؟');
-    await page.waitForFunction(() => {
-      const text = [...document.querySelectorAll('.answer')].at(-1)?.textContent ?? '';
-      const stop = text.length > 4 && document.querySelector('.send.stop');
-      if (stop) stop.click();
-      return Boolean(stop);
-    });
-    await finished(page);
-    assert.match(await page.locator('.note').innerText(), /أُوقفت/);
+    for (const [question, answer] of [
+      ['ما عاصمة مصر؟', /القاهرة/],
+      ['والأردن؟', /عمّ?ان/],
+    ]) {
+      await say(page, question);
+      await finished(page);
+      assert.match(await lastAnswer(page).innerText(), answer);
+    }
     assert.equal(await engineWorker(page).evaluate(() => probe.pipelines), 0, 'no kernel of a GPU was compiled');
     assert.deepEqual(page.errors, []);
   });
