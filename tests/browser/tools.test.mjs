@@ -178,7 +178,7 @@ describe('files', () => {
     assert.ok(await page.locator('.send').isDisabled());
   });
 
-  it('longer than the context are read from the beginning, and that is said', async () => {
+  it('longer than the context are read from the start, and say so', async () => {
     await attach(file('كتاب.txt', `البداية ${'كلمة '.repeat(20_000)} النهاية`));
     await page.waitForSelector('.composer .file-chip button');
     await say(page, 'أعد ما قرأت');
@@ -301,7 +301,7 @@ describe('voices', () => {
     await stop.waitFor({ state: 'detached' });
   });
 
-  it('dictation is offered where the device itself recognizes speech', async () => {
+  it('dictation is offered where the device recognizes speech', async () => {
     await visit(() => {
       window.SpeechRecognition = class extends EventTarget {
         static async available({ langs, processLocally }) {
