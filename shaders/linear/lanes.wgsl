@@ -9,6 +9,7 @@ var<workgroup> shared_squares: array<f32, ${SHARED_SQUARES}>; // [TOKENS, LANES]
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   BLOCKS = shape[5];
+  EIGHTS = (shape[5] + 7u) / 8u;
   let blocks = shape[5]; // uniform for the browser's compiler, unlike a private variable
   let rows = shape[0];
   let tokens = shape[4];

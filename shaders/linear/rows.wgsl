@@ -22,6 +22,7 @@ fn factors4(token: u32, k: u32) -> vec4<f32> {
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
   BLOCKS = shape[5];
+  EIGHTS = (shape[5] + 7u) / 8u;
   let blocks = shape[5]; // uniform for the browser's compiler, unlike a private variable
   let rows = shape[0];
   let tokens = shape[4];

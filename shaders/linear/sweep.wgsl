@@ -6,6 +6,7 @@
 @compute @workgroup_size(4)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   BLOCKS = shape[5];
+  EIGHTS = (shape[5] + 7u) / 8u;
   let blocks = shape[5];
   let rows = shape[0];
   let row_group = group.y * shape[3] + group.x;

@@ -1,6 +1,6 @@
-// q4_k: byte j holds q[j] and q[j + 16]; a pair of f16 (d, m) per block of 32: w = d q - m.
+// q4_k: byte j holds q[j] and q[j + 16]; (d, m) per block of 32 from lib/shared_scales: w = d q - m.
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
-@group(1) @binding(1) var<storage, read> scales: array<u32>;
+@group(1) @binding(1) var<storage, read> scales: array<vec4<u32>>;
 
 fn low4(w: u32) -> vec4<f32> { return bytes4(w & 0x0f0f0f0fu); }
 fn high4(w: u32) -> vec4<f32> { return bytes4((w >> 4u) & 0x0f0f0f0fu); }
@@ -12,8 +12,7 @@ fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
 }
 
 fn scales32(row: u32, block: u32) -> vec4<f32> {
-  let s = unpack2x16float(scales[slot(row, block, 1u, 0u)]);
-  return vec4<f32>(s, s);
+  return pair_of_eight(scales[slot_of_eight(row, block)], block);
 }
 
 fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
@@ -22,15 +21,15 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
 }
 
 #if MATRICES
-struct Stored { codes: vec4<u32>, scales: u32 }
+struct Stored { codes: vec4<u32>, scales: vec4<u32>, block: u32 }
 
 fn stored32(row: u32, block: u32) -> Stored {
   let at = slot(row, block, 1u, 0u);
-  return Stored(codes[at], scales[at]);
+  return Stored(codes[at], scales[slot_of_eight(row, block)], block);
 }
 
 fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
-  let f = unpack2x16float(s.scales);
+  let f = pair_of_eight(s.scales, s.block);
   let w = s.codes;
   return array<vec4<f32>, 8>(
     low4(w.x) * f.x - f.y, low4(w.y) * f.x - f.y, low4(w.z) * f.x - f.y, low4(w.w) * f.x - f.y,

@@ -1,8 +1,8 @@
 // q5_k: byte j of the codes holds the low 4 bits of q[j] and q[j + 16]; the high bit of q[16 h + 4 i + b] is bit 8 b +
-// 4 h + i; a pair of f16 (d, m) per block of 32: w = d q - m.
+// 4 h + i; (d, m) per block of 32 from lib/shared_scales: w = d q - m.
 @group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> highs: array<u32>;
-@group(1) @binding(2) var<storage, read> scales: array<u32>;
+@group(1) @binding(2) var<storage, read> scales: array<vec4<u32>>;
 
 fn five4(low: u32, high: u32) -> vec4<f32> {
   return bytes4((low & 0x0f0f0f0fu) | ((high & 0x01010101u) << 4u));
@@ -18,8 +18,7 @@ fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
 }
 
 fn scales32(row: u32, block: u32) -> vec4<f32> {
-  let s = unpack2x16float(scales[slot(row, block, 1u, 0u)]);
-  return vec4<f32>(s, s);
+  return pair_of_eight(scales[slot_of_eight(row, block)], block);
 }
 
 fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
@@ -34,15 +33,15 @@ fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
 }
 
 #if MATRICES
-struct Stored { codes: vec4<u32>, highs: u32, scales: u32 }
+struct Stored { codes: vec4<u32>, highs: u32, scales: vec4<u32>, block: u32 }
 
 fn stored32(row: u32, block: u32) -> Stored {
   let at = slot(row, block, 1u, 0u);
-  return Stored(codes[at], highs[at], scales[at]);
+  return Stored(codes[at], highs[at], scales[slot_of_eight(row, block)], block);
 }
 
 fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
-  let f = unpack2x16float(s.scales);
+  let f = pair_of_eight(s.scales, s.block);
   let w = s.codes;
   let v = w >> vec4<u32>(4u);
   let h = s.highs;

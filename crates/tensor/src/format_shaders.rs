@@ -13,10 +13,12 @@ pub fn shader(format: &dyn Format) -> &'static str {
     format.wgsl().unwrap_or_else(|| panic!("no kernel reads the format {}", format.name()))
 }
 
-/// The WGSL that every kernel on weights links after the format's own: `BLOCKS` (32-blocks in a row), `slot` (index of
-/// a vector of a row's block within a plane) and `weights32`.
+/// The WGSL that every kernel on weights links after the format's own: `BLOCKS` (32-blocks in a row), `EIGHTS` (groups
+/// of 8 of them), `slot` (index of a vector of a row's block within a plane) and `weights32`.
 pub(crate) fn constants(matrix: &Matrix) -> String {
-    format!("const BLOCKS = {}u;\n{SLOT}{WEIGHTS}{WEIGHTS_32}", matrix.blocks())
+    let blocks = matrix.blocks();
+    let eights = blocks.div_ceil(8);
+    format!("const BLOCKS = {blocks}u;\nconst EIGHTS = {eights}u;\n{SLOT}{SHARED_SCALES}{WEIGHTS}{WEIGHTS_32}")
 }
 
 /// How a kernel unpacks byte codes.
@@ -31,14 +33,15 @@ pub(crate) enum Unpacking {
     Masked,
 }
 
-/// As [`constants`], but the kernel sets `BLOCKS` at run time, so that one kernel serves matrices of all sizes.
+/// As [`constants`], but the kernel sets `BLOCKS` and `EIGHTS` at run time, so that one kernel serves matrices of all
+/// sizes.
 pub(crate) fn variables(unpacking: Unpacking) -> String {
     let text = match unpacking {
         Unpacking::Plain => [SLOT, WEIGHTS, WEIGHTS_32].concat(),
         Unpacking::Spread => [SLOT, SPREAD].concat(),
         Unpacking::Masked => [SLOT, MASKED, WEIGHTS_32].concat(),
     };
-    format!("var<private> BLOCKS: u32;\n{text}")
+    format!("var<private> BLOCKS: u32;\nvar<private> EIGHTS: u32;\n{SHARED_SCALES}{text}")
 }
 
 /// Whether a format's codes are unsigned with a minimum to subtract. Only such codes support [`Unpacking::Spread`].
@@ -65,6 +68,7 @@ pub(crate) fn nibbles(format: &dyn Format) -> Option<Nibbles> {
 }
 
 const SLOT: &str = wgsl!("lib/slot.wgsl");
+const SHARED_SCALES: &str = wgsl!("lib/shared_scales.wgsl");
 const WEIGHTS: &str = wgsl!("lib/weights.wgsl");
 const WEIGHTS_32: &str = wgsl!("lib/weights32.wgsl");
 const SPREAD: &str = wgsl!("lib/spread.wgsl");

@@ -10,7 +10,7 @@ use bayan_gpu::block_on;
 use bayan_tensor::suite;
 
 /// Formats that are counted on request only.
-const SAME_LOOPS: [&str; 5] = ["f16", "q6_k", "q5_k", "iq4_nl", "q4_0"];
+const SAME_LOOPS: [&str; 7] = ["f16", "q6_k", "q5_1", "q5_k", "q4_1", "iq4_nl", "q4_0"];
 
 fn is_counted(name: &str) -> bool {
     let weights = name.starts_with("linear") || name.starts_with("layer") || name.starts_with("embed");

@@ -24,7 +24,7 @@ impl Format for Bf16 {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[PlaneSpec { name: "values", bytes_per_block: 2, dtype: Dtype::Bf16 }]
+        const { &[PlaneSpec::new("values", 2, Dtype::Bf16)] }
     }
 
     fn codes(&self) -> Codes {
@@ -32,7 +32,7 @@ impl Format for Bf16 {
     }
 
     fn block_types(&self) -> BlockTypes {
-        BlockTypes { read: &[], written: BlockType::BF16 }
+        BlockTypes { read: &[], written: &[BlockType::BF16] }
     }
 
     fn wgsl(&self) -> Option<&'static str> {

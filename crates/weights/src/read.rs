@@ -176,14 +176,10 @@ impl Checkpoint {
         };
         let mut planes = Planes::new(format, entry.k());
         planes.rows = rows.len();
-        for (number, plane) in format.planes().iter().enumerate() {
-            let bytes = self.read_plane(entry, number, rows).await?;
-            if plane.dtype == Dtype::F16 {
-                let per_row = (entry.row_bytes(number) / 2) as usize;
-                check_finite_bytes(entry, rows.start, per_row, plane.dtype, &bytes)?;
-            }
-            planes.bytes[number] = bytes;
+        for number in 0..format.planes().len() {
+            planes.bytes[number] = self.read_plane(entry, number, rows).await?;
         }
+        check_scales(entry, rows.start, &planes)?;
         Ok(planes)
     }
 
@@ -278,11 +274,18 @@ fn check_finite(entry: &TensorEntry, first_row: usize, width: usize, values: &[f
     })
 }
 
-/// Checks every f16 plane that a foreign reader made.
+/// Checks the f16 numbers of all planes.
 fn check_scales(entry: &TensorEntry, first_row: usize, planes: &Planes) -> Result<(), WeightsError> {
-    for (number, plane) in planes.format.planes().iter().enumerate().filter(|(_, plane)| plane.dtype == Dtype::F16) {
-        let per_row = (planes.format.row_bytes(number, entry.k()) / 2) as usize;
-        check_finite_bytes(entry, first_row, per_row, plane.dtype, &planes.bytes[number])?;
+    for (number, plane) in planes.format.planes().iter().enumerate().filter(|(_, plane)| plane.halves > 0) {
+        let per_row = planes.format.row_bytes(number, entry.k()) as usize / plane.bytes * plane.halves;
+        let bytes = &planes.bytes[number];
+        if plane.bytes == 2 * plane.halves {
+            check_finite_bytes(entry, first_row, per_row, Dtype::F16, bytes)?;
+            continue;
+        }
+        let halves: Vec<u8> =
+            bytes.chunks_exact(plane.bytes).flat_map(|unit| &unit[..2 * plane.halves]).copied().collect();
+        check_finite_bytes(entry, first_row, per_row, Dtype::F16, &halves)?;
     }
     Ok(())
 }

@@ -30,11 +30,11 @@ fn packed_matrices_have_their_values() {
     // Native format, and the largest allowed error relative to the largest weight.
     let cases = [
         ("gptq-sym-128", "q4_0", 0.0),
-        ("gptq-asym-32", "q4_k", 1e-3),
-        ("gptq-v2-64", "q4_k", 1e-3),
+        ("gptq-asym-32", "q4_1", 1e-3),
+        ("gptq-v2-64", "q4_1", 1e-3),
         ("gptq-order-64", "q8_0", 8e-3),
-        ("awq-64", "q4_k", 1e-3),
-        ("mlx-4bit-64", "q4_k", 0.0),
+        ("awq-64", "q4_1", 1e-3),
+        ("mlx-4bit-64", "q4_1", 0.0),
         ("mlx-8bit-32", "f16", 1e-3),
     ];
     for (name, format, tolerance) in cases {

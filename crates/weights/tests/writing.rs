@@ -90,6 +90,52 @@ fn every_format_round_trips_through_files() {
     }
 }
 
+/// In version 1 of the description, today's q4_1 was called q4_k.
+#[test]
+fn files_of_version_1_are_read() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let directory = temp.path().join("model");
+    let q4_1 = bayan_weights::format_by_name("q4_1").expect("a format");
+    let mut planes = Planes::new(q4_1, 300);
+    planes.push_rows(&wave(3 * 300), None).expect("the values fit");
+    let options = WriteOptions::default();
+    let mut writer = CheckpointWriter::create(&directory, vec![plan("a", &[3, 300], q4_1)], &options).expect("begun");
+    writer.write("a", &planes).expect("fits");
+    writer.write_file("config.json", b"{}").expect("written");
+    writer.finish().expect("complete");
+    let file = directory.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).expect("read");
+    for (from, to) in [(r#"\"version\":2"#, r#"\"version\":1"#), (r#"\"q4_1\""#, r#"\"q4_k\""#)] {
+        let places: Vec<usize> =
+            (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes())).collect();
+        assert_eq!(places.len(), 1, "{from} in the header");
+        bytes[places[0]..][..to.len()].copy_from_slice(to.as_bytes());
+    }
+    std::fs::write(&file, &bytes).expect("written");
+    let checkpoint = open(&directory);
+    let stored = checkpoint.require("a").expect("there").stored;
+    assert!(matches!(stored, Stored::Planes(format) if format.name() == "q4_1"), "{stored:?}");
+    assert_eq!(block_on(checkpoint.read_f32("a")).expect("read"), planes.dequantize());
+}
+
+/// A unit of shared scales that is not finite is found.
+#[test]
+fn shared_scales_are_finite() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let directory = temp.path().join("model");
+    let mut planes = Planes::new(&Q4K, 512);
+    planes.push_rows(&wave(2 * 512), None).expect("the values fit");
+    let infinite = planes.bytes[1].len() - 14;
+    planes.bytes[1][infinite..infinite + 2].copy_from_slice(&[0, 0x7c]);
+    let plans = vec![plan("a", &[2, 512], &Q4K)];
+    let mut writer = CheckpointWriter::create(&directory, plans, &WriteOptions::default()).expect("begun");
+    writer.write("a", &planes).expect("fits");
+    writer.write_file("config.json", b"{}").expect("written");
+    writer.finish().expect("complete");
+    let error = block_on(open(&directory).read_planes("a", 0..2, &Q4K)).expect_err("an infinite minimum");
+    assert!(matches!(error, WeightsError::NotFinite { .. }), "{error}");
+}
+
 #[test]
 fn stored_formats_are_not_quantized_twice() {
     let temp = tempfile::tempdir().expect("temporary directory");

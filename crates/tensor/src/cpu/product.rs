@@ -28,24 +28,40 @@ enum Kind {
     Signed,
     /// Indices of a table of bytes with a sign.
     Table(&'static [i8; 16]),
-    /// Codes without a sign of so many bits; with `halves` each half of a block has a scale.
-    Unsigned { bits: u32, halves: bool, minimum: Minimum },
+    /// Codes without a sign of so many bits.
+    Unsigned { bits: u32, scales: Scales },
+}
+
+/// How scales and minima are stored.
+#[derive(Debug, Clone, Copy)]
+enum Scales {
+    /// An f16 for each block; the minimum is the scale times this code.
+    Centred(u8),
+    /// An f16 for each half of a block; the minimum is the scale times this code.
+    Halves(u8),
+    /// A scale and a minimum in f16 for each block.
+    Pairs,
+    /// Scales and minima of 8 blocks as multiples of two numbers ([`bayan_weights::SharedScales`]).
+    Shared,
 }
 
 /// The kind of a format; `None` if there is no fast product for it.
 fn kind(format: &dyn Format) -> Option<Kind> {
     let planes = format.planes();
+    let eights = planes.last()?.blocks == 8;
     match (format.codes(), format.group(), planes.len()) {
         (Codes::Values, _, 1) if planes[0].dtype == Dtype::F32 => Some(Kind::Dense { half: false }),
         (Codes::Values, _, 1) if planes[0].dtype == Dtype::F16 => Some(Kind::Dense { half: true }),
         (Codes::Signed { .. }, 32, 2) => Some(Kind::Signed),
         (Codes::Table(table), 32, 2) => Some(Kind::Table(table)),
-        (Codes::Unsigned { bits: 4, minimum }, 32, 2) => Some(Kind::Unsigned { bits: 4, halves: false, minimum }),
-        (Codes::Unsigned { bits: 5, minimum: Minimum::Stored }, 32, 3) => {
-            Some(Kind::Unsigned { bits: 5, halves: false, minimum: Minimum::Stored })
+        (Codes::Unsigned { bits: 4, minimum: Minimum::Centred(code) }, 32, 2) => {
+            Some(Kind::Unsigned { bits: 4, scales: Scales::Centred(code) })
         }
-        (Codes::Unsigned { bits: 6, minimum: minimum @ Minimum::Centred(_) }, 16, 3) => {
-            Some(Kind::Unsigned { bits: 6, halves: true, minimum })
+        (Codes::Unsigned { bits: bits @ (4 | 5), minimum: Minimum::Stored }, 32, 2 | 3) => {
+            Some(Kind::Unsigned { bits, scales: if eights { Scales::Shared } else { Scales::Pairs } })
+        }
+        (Codes::Unsigned { bits: 6, minimum: Minimum::Centred(code) }, 16, 3) => {
+            Some(Kind::Unsigned { bits: 6, scales: Scales::Halves(code) })
         }
         _ => None,
     }
@@ -107,41 +123,40 @@ by_level! {
             match tile.kind {
                 Kind::Dense { half: false } => dense::<S, false>(tile, groups),
                 Kind::Dense { half: true } => dense::<S, true>(tile, groups),
-                Kind::Signed => integers::<S, 8, false, NONE>(tile, groups, &[0; 16], 0.0),
-                Kind::Table(table) => integers::<S, TABLE, false, NONE>(tile, groups, table, 0.0),
-                Kind::Unsigned { bits, halves, minimum } => {
-                    let (stored, centre) = match minimum {
-                        Minimum::Stored => (true, 0.0),
-                        Minimum::Centred(code) => (false, f32::from(code)),
-                    };
-                    match (bits, halves, stored) {
-                        (4, false, true) => integers::<S, 4, false, STORED>(tile, groups, &[0; 16], centre),
-                        (4, false, false) => integers::<S, 4, false, CENTRED>(tile, groups, &[0; 16], centre),
-                        (5, false, true) => integers::<S, 5, false, STORED>(tile, groups, &[0; 16], centre),
-                        (6, true, false) => integers::<S, 6, true, CENTRED>(tile, groups, &[0; 16], centre),
-                        _ => unreachable!("`kind` gives no other codes"),
-                    }
-                }
+                Kind::Signed => integers::<S, 8, SIGNED>(tile, groups, &[0; 16], 0),
+                Kind::Table(table) => integers::<S, TABLE, SIGNED>(tile, groups, table, 0),
+                Kind::Unsigned { bits, scales } => match (bits, scales) {
+                    (4, Scales::Centred(code)) => integers::<S, 4, CENTRED>(tile, groups, &[0; 16], code),
+                    (4, Scales::Pairs) => integers::<S, 4, PAIRS>(tile, groups, &[0; 16], 0),
+                    (4, Scales::Shared) => integers::<S, 4, SHARED>(tile, groups, &[0; 16], 0),
+                    (5, Scales::Pairs) => integers::<S, 5, PAIRS>(tile, groups, &[0; 16], 0),
+                    (5, Scales::Shared) => integers::<S, 5, SHARED>(tile, groups, &[0; 16], 0),
+                    (6, Scales::Halves(code)) => integers::<S, 6, HALVES>(tile, groups, &[0; 16], code),
+                    _ => unreachable!("`kind` gives no other codes"),
+                },
             }
         }
     }
 }
 
-/// Values of the parameter `MINIMUM`.
-const NONE: u8 = 0;
-const STORED: u8 = 1;
-const CENTRED: u8 = 2;
+/// Values of the parameter `SCALES`: those of [`Scales`], and a scale for each block without a minimum.
+const SIGNED: u8 = 0;
+const CENTRED: u8 = 1;
+const HALVES: u8 = 2;
+const PAIRS: u8 = 3;
+const SHARED: u8 = 4;
 
 /// The value of the parameter `BITS` for 4-bit indices of a table.
 const TABLE: u32 = 0;
 
 #[inline(always)]
-unsafe fn integers<S: Simd, const BITS: u32, const HALVES: bool, const MINIMUM: u8>(
+unsafe fn integers<S: Simd, const BITS: u32, const SCALES: u8>(
     tile: &Tile<'_>,
     groups: Range<usize>,
     table: &[i8; 16],
-    centre: f32,
+    centre: u8,
 ) {
+    let centre = f32::from(centre);
     let Some(x) = tile.rounded else { return };
     let tokens = x.codes.len() / (x.blocks * 32);
     for start in (0..tokens).step_by(TOKENS) {
@@ -151,12 +166,12 @@ unsafe fn integers<S: Simd, const BITS: u32, const HALVES: bool, const MINIMUM: 
             // SAFETY: the caller has checked the instructions; rows and activations have `blocks` blocks.
             unsafe {
                 while token + 4 <= end {
-                    let sums = group_of::<S, BITS, HALVES, MINIMUM, 4>(tile.host, x, group, token, table, centre);
+                    let sums = group_of::<S, BITS, SCALES, 4>(tile.host, x, group, token, table, centre);
                     tile.store::<S, 4>(group, token, sums);
                     token += 4;
                 }
                 while token < end {
-                    let sums = group_of::<S, BITS, HALVES, MINIMUM, 1>(tile.host, x, group, token, table, centre);
+                    let sums = group_of::<S, BITS, SCALES, 1>(tile.host, x, group, token, table, centre);
                     tile.store::<S, 1>(group, token, sums);
                     token += 1;
                 }
@@ -167,7 +182,7 @@ unsafe fn integers<S: Simd, const BITS: u32, const HALVES: bool, const MINIMUM: 
 
 /// The sums of eight rows for T tokens from `token` on.
 #[inline(always)]
-unsafe fn group_of<S: Simd, const BITS: u32, const HALVES: bool, const MINIMUM: u8, const T: usize>(
+unsafe fn group_of<S: Simd, const BITS: u32, const SCALES: u8, const T: usize>(
     host: &HostRows,
     x: &Activations,
     group: usize,
@@ -184,17 +199,30 @@ unsafe fn group_of<S: Simd, const BITS: u32, const HALVES: bool, const MINIMUM: 
     // the activations have that many blocks of T tokens.
     unsafe {
         let mut sums = [S::splat(0.0); T];
+        let mut shared = Shared8::<S>::none();
         for block in 0..x.blocks {
             let weights = unpack::<S, BITS>(codes, highs, block, table);
-            let two = HALVES || MINIMUM == STORED;
-            let at = scales.add(block * if two { 32 } else { 16 });
-            let scale = S::load_half(at);
-            let other = if two { S::load_half(at.add(16)) } else { scale };
+            let (scale, other) = match SCALES {
+                SHARED => {
+                    if block % 8 == 0 {
+                        shared = Shared8::at(scales.add(block / 8 * 128));
+                    }
+                    shared.pair(block % 8)
+                }
+                HALVES | PAIRS => {
+                    let at = scales.add(block * 32);
+                    (S::load_half(at), S::load_half(at.add(16)))
+                }
+                _ => {
+                    let scale = S::load_half(scales.add(block * 16));
+                    (scale, scale)
+                }
+            };
             for t in 0..T {
                 let from = x_codes.add((t * x.blocks + block) * 32);
                 let by = x_scales.add((t * x.blocks + block) * 4);
                 let d = S::splat(*by);
-                if HALVES {
+                if SCALES == HALVES {
                     let first = S::floats(dot::<S, BITS>(&weights, from, 0, 4));
                     let second = S::floats(dot::<S, BITS>(&weights, from, 4, 8));
                     sums[t] = S::fma(first, S::mul(scale, d), sums[t]);
@@ -203,17 +231,59 @@ unsafe fn group_of<S: Simd, const BITS: u32, const HALVES: bool, const MINIMUM: 
                     let whole = S::floats(dot::<S, BITS>(&weights, from, 0, 8));
                     sums[t] = S::fma(whole, S::mul(scale, d), sums[t]);
                 }
-                if MINIMUM == STORED {
+                if SCALES == PAIRS || SCALES == SHARED {
                     sums[t] = S::fma(other, S::splat(-*by.add(3)), sums[t]);
-                } else if MINIMUM == CENTRED && HALVES {
+                } else if SCALES == HALVES {
                     sums[t] = S::fma(scale, S::splat(-centre * *by.add(1)), sums[t]);
                     sums[t] = S::fma(other, S::splat(-centre * *by.add(2)), sums[t]);
-                } else if MINIMUM == CENTRED {
+                } else if SCALES == CENTRED {
                     sums[t] = S::fma(scale, S::splat(-centre * *by.add(3)), sums[t]);
                 }
             }
         }
         sums
+    }
+}
+
+/// Scales and minima of 8 blocks of eight rows.
+#[derive(Clone, Copy)]
+struct Shared8<S: Simd> {
+    /// Words 1 to 3 of [`bayan_weights::SharedScales`].
+    steps: [S::I; 3],
+    /// The units of scales and minima.
+    units: (S::F, S::F),
+}
+
+impl<S: Simd> Shared8<S> {
+    #[inline(always)]
+    unsafe fn none() -> Self {
+        // SAFETY: the caller has checked the instructions.
+        unsafe { Self { steps: [S::no_integers(); 3], units: (S::splat(0.0), S::splat(0.0)) } }
+    }
+
+    /// From four words of each row.
+    #[inline(always)]
+    unsafe fn at(words: *const u8) -> Self {
+        // SAFETY: the caller has checked the instructions, and its pointer is to 128 bytes.
+        unsafe {
+            let units = S::words(words);
+            Self {
+                steps: [S::words(words.add(32)), S::words(words.add(64)), S::words(words.add(96))],
+                units: (S::low_halves(units), S::low_halves(S::field(units, 16, 16))),
+            }
+        }
+    }
+
+    /// The scale and minimum of a block.
+    #[inline(always)]
+    unsafe fn pair(&self, block: usize) -> (S::F, S::F) {
+        // SAFETY: the caller has checked the instructions.
+        unsafe {
+            let (low, shift) = (if block < 4 { self.steps[0] } else { self.steps[1] }, 8 * (block % 4) as i32);
+            let (scale, min) = (S::field(low, shift, 6), S::field(low, shift + 6, 2));
+            let min = S::joined(min, S::field(self.steps[2], 4 * block as i32, 4), 2);
+            (S::mul(self.units.0, S::floats(scale)), S::mul(self.units.1, S::floats(min)))
+        }
     }
 }
 

@@ -146,7 +146,7 @@ fn element_cases() -> Vec<Case> {
 fn linear_cases() -> Vec<Case> {
     let mut all = Vec::new();
     for &format in FORMATS {
-        for width in [64, 100] {
+        for width in [64, 100, 544] {
             all.push(case(format!("embed {} 300x{width}", format.name()), 1e-12, move |make| {
                 let mut graph = Graph::new();
                 let table = make.matrix(format, 300, width)?;

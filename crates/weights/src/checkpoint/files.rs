@@ -108,13 +108,25 @@ struct Described {
     shape: Vec<u64>,
 }
 
+/// What formats of version 1 are called today.
+const RENAMED: [(&str, &str); 2] = [("q4_k", "q4_1"), ("q5_k", "q5_1")];
+
 fn parse_description(file: &str, json: &str) -> Result<BTreeMap<String, Described>, WeightsError> {
-    let description: Description = parse_json(file, json)?;
-    if description.version != METADATA_VERSION {
+    let mut description: Description = parse_json(file, json)?;
+    if !(1..=METADATA_VERSION).contains(&description.version) {
         return Err(WeightsError::Unsupported {
             what: format!("{file}: version {} of the quantized layout", description.version),
-            remedy: format!("this program reads version {METADATA_VERSION}; quantize again, or update the program"),
+            remedy: format!(
+                "this program reads versions 1 to {METADATA_VERSION}; quantize again, or update the program"
+            ),
         });
+    }
+    if description.version == 1 {
+        for described in description.tensors.values_mut() {
+            if let Some((_, now)) = RENAMED.iter().find(|(before, _)| *before == described.format) {
+                described.format = (*now).to_owned();
+            }
+        }
     }
     Ok(description.tensors)
 }

@@ -1,14 +1,20 @@
-//! The search for scales and minima that q4_k and q5_k share: `weight = scale · q − min`, q in 0..=`TOP`.
+//! The search for scales and minima: `weight = scale · q − min`, q in 0..=`TOP`. q4_1 and q5_1 have a pair for each
+//! block; in q4_k and q5_k up to 8 blocks have multiples of two numbers ([`SharedScales`]).
 
-use super::round_half;
-use super::search::{limit, nearest};
+use super::search::{block_weights, limit, nearest};
+use super::{SharedScales, Unrepresentable, peak_of, push_half, round_half};
 
 pub(super) const BLOCK: usize = 32;
 pub(super) const SUPER: usize = 256;
 const LANES: usize = 8;
 const STEPS: f32 = 63.0;
-/// Below this f16 is subnormal with fewer than 6 significant bits: too coarse a unit for 63 steps.
-const LEAST_UNIT: f32 = 1.0 / 262_144.0;
+/// The least f16 above zero.
+const LEAST_HALF: f32 = 1.0 / 16_777_216.0;
+/// Below this f16 has so few bits that a unit rounded down would leave 63 steps short of the largest scale.
+const LEAST_ROUNDED: f32 = 64.0 * LEAST_HALF;
+
+/// Appends the codes of one block to the planes before the scales.
+type PushCodes = fn(&[u8; BLOCK], &mut [Vec<u8>]);
 
 /// weight = scale · q − min.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,6 +32,12 @@ impl Affine {
     #[inline(always)]
     pub(super) fn inverse(self) -> f32 {
         super::search::invert(self.scale)
+    }
+
+    /// The codes of a block.
+    fn codes(self, block: &[f32; BLOCK], top: f32) -> [u8; BLOCK] {
+        let inverse = self.inverse();
+        block.map(|value| self.code(value, inverse, top) as u8)
     }
 
     fn error(self, values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f32) -> f32 {
@@ -121,35 +133,85 @@ fn has_importance(weights: &[f32; BLOCK]) -> bool {
     weights.iter().any(|weight| *weight != weights[0])
 }
 
-/// Rounds the grids of one super-block to 6-bit multiples of two f16 numbers, then tries the neighbouring multiples of
-/// each. `None` when a number overflows f16.
-pub(super) fn shared_grids(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], top: f32) -> Option<Vec<Affine>> {
-    let free: Vec<Affine> = blocks.iter().zip(weights).map(|(block, weight)| best_affine(block, weight, top)).collect();
-    let unit = |of: fn(&Affine) -> f32| round_half(free.iter().map(of).fold(0.0, f32::max) / STEPS);
-    let (scale_unit, min_unit) = (unit(|grid| grid.scale)?, unit(|grid| grid.min)?);
-    if scale_unit < LEAST_UNIT || (min_unit < LEAST_UNIT && free.iter().any(|grid| grid.min > 0.0)) {
-        let rounded = |grid: &Affine| Some(Affine { scale: round_half(grid.scale)?, min: round_half(grid.min)? });
-        return free.iter().map(rounded).collect();
+/// Quantizes a row whose blocks have a scale and a minimum each, in the last plane.
+pub(super) fn quantize_row(
+    values: &[f32],
+    importance: Option<&[f32]>,
+    top: f32,
+    planes: &mut [Vec<u8>],
+    push_codes: PushCodes,
+) -> Result<(), Unrepresentable> {
+    for (index, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let free = best_affine(block, &block_weights(importance, index * BLOCK), top);
+        let (Some(scale), Some(min)) = (round_half(free.scale), round_half(free.min)) else {
+            let peak = peak_of(block);
+            return Err(Unrepresentable { index: index * BLOCK + peak.index, ..peak });
+        };
+        let grid = Affine { scale, min };
+        push_codes(&grid.codes(block, top), planes);
+        let Some(scales) = planes.last_mut() else { continue };
+        push_half(scales, grid.scale);
+        push_half(scales, grid.min);
     }
+    Ok(())
+}
+
+/// Quantizes a row whose blocks share scales, 8 at a time, in the last plane.
+pub(super) fn quantize_shared_row(
+    values: &[f32],
+    importance: Option<&[f32]>,
+    top: f32,
+    planes: &mut [Vec<u8>],
+    push_codes: PushCodes,
+) -> Result<(), Unrepresentable> {
+    for (number, chunk) in values.chunks(SUPER).enumerate() {
+        let start = number * SUPER;
+        let blocks = chunk.as_chunks::<BLOCK>().0;
+        let weights: Vec<[f32; BLOCK]> =
+            (0..blocks.len()).map(|i| block_weights(importance, start + i * BLOCK)).collect();
+        let Some(shared) = shared_scales(blocks, &weights, top) else {
+            let peak = peak_of(chunk);
+            return Err(Unrepresentable { index: start + peak.index, ..peak });
+        };
+        for (index, block) in blocks.iter().enumerate() {
+            let (scale, min) = shared.pair(index);
+            push_codes(&Affine { scale, min }.codes(block, top), planes);
+        }
+        let Some(scales) = planes.last_mut() else { continue };
+        shared.push(scales);
+    }
+    Ok(())
+}
+
+/// The f16 number of which 63 reach `largest`; `None` when it overflows f16.
+fn unit_of(largest: f32) -> Option<f32> {
+    let exact = largest / STEPS;
+    if exact < LEAST_ROUNDED { Some((exact / LEAST_HALF).ceil() * LEAST_HALF) } else { round_half(exact) }
+}
+
+/// Rounds the grids of up to 8 blocks to 6-bit multiples of two f16 numbers, then tries the neighbouring multiples of
+/// each. `None` when a number overflows f16.
+fn shared_scales(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], top: f32) -> Option<SharedScales> {
+    let free: Vec<Affine> = blocks.iter().zip(weights).map(|(block, weight)| best_affine(block, weight, top)).collect();
+    let unit = |of: fn(&Affine) -> f32| unit_of(free.iter().map(of).fold(0.0, f32::max));
+    let mut shared = SharedScales { units: (unit(|grid| grid.scale)?, unit(|grid| grid.min)?), ..Default::default() };
     let steps = |value: f32, unit: f32| if unit == 0.0 { 0.0 } else { (value / unit).round().min(STEPS) };
-    let mut grids = Vec::with_capacity(blocks.len());
-    for ((block, weight), grid) in blocks.iter().zip(weights).zip(&free) {
-        let (scale_steps, min_steps) = (steps(grid.scale, scale_unit), steps(grid.min, min_unit));
-        let mut best: Option<(Affine, f32)> = None;
+    for (index, ((block, weight), grid)) in blocks.iter().zip(weights).zip(&free).enumerate() {
+        let (scale_steps, min_steps) = (steps(grid.scale, shared.units.0), steps(grid.min, shared.units.1));
+        let mut least = f32::INFINITY;
         let changes: &[f32] = if has_importance(weight) { &[0.0, -1.0, 1.0, -2.0, 2.0] } else { &[0.0, -1.0, 1.0] };
         for scale_change in changes {
             for min_change in changes {
-                let candidate = Affine {
-                    scale: round_half(scale_unit * limit(scale_steps + scale_change, 0.0, STEPS))?,
-                    min: round_half(min_unit * limit(min_steps + min_change, 0.0, STEPS))?,
-                };
+                let scale = limit(scale_steps + scale_change, 0.0, STEPS);
+                let min = limit(min_steps + min_change, 0.0, STEPS);
+                let candidate = Affine { scale: shared.units.0 * scale, min: shared.units.1 * min };
                 let error = candidate.error(block, weight, top);
-                if best.is_none_or(|(_, least)| error < least) {
-                    best = Some((candidate, error));
+                if error < least {
+                    least = error;
+                    shared.steps[index] = (scale as u8, min as u8);
                 }
             }
         }
-        grids.extend(best.map(|(grid, _)| grid));
     }
-    Some(grids)
+    Some(shared)
 }

@@ -25,7 +25,7 @@ impl Format for F16 {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[PlaneSpec { name: "values", bytes_per_block: 2, dtype: Dtype::F16 }]
+        const { &[PlaneSpec::new("values", 2, Dtype::F16)] }
     }
 
     fn codes(&self) -> Codes {
@@ -33,7 +33,7 @@ impl Format for F16 {
     }
 
     fn block_types(&self) -> BlockTypes {
-        BlockTypes { read: &[BlockType::F16, BlockType::BF16], written: BlockType::F16 }
+        BlockTypes { read: &[BlockType::F16, BlockType::BF16], written: &[BlockType::F16] }
     }
 
     fn wgsl(&self) -> Option<&'static str> {

@@ -22,7 +22,7 @@ impl Format for F32 {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[PlaneSpec { name: "values", bytes_per_block: 4, dtype: Dtype::F32 }]
+        const { &[PlaneSpec::new("values", 4, Dtype::F32)] }
     }
 
     fn codes(&self) -> Codes {
@@ -30,7 +30,7 @@ impl Format for F32 {
     }
 
     fn block_types(&self) -> BlockTypes {
-        BlockTypes { read: &[BlockType::F32], written: BlockType::F32 }
+        BlockTypes { read: &[BlockType::F32], written: &[BlockType::F32] }
     }
 
     fn wgsl(&self) -> Option<&'static str> {

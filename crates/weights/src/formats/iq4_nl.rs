@@ -78,10 +78,7 @@ impl Format for Iq4Nl {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[
-            PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 },
-            PlaneSpec { name: "scales", bytes_per_block: 2, dtype: Dtype::F16 },
-        ]
+        const { &[PlaneSpec::new("codes", 16, Dtype::U8), PlaneSpec::new("scales", 2, Dtype::F16)] }
     }
 
     fn codes(&self) -> Codes {
@@ -94,7 +91,7 @@ impl Format for Iq4Nl {
 
     fn block_types(&self) -> BlockTypes {
         // IQ4_XS has the same levels; the scale of each block is a 6-bit integer times an f16.
-        BlockTypes { read: &[BlockType::IQ4_NL, BlockType::IQ4_XS], written: BlockType::IQ4_NL }
+        BlockTypes { read: &[BlockType::IQ4_NL, BlockType::IQ4_XS], written: &[BlockType::IQ4_NL] }
     }
 
     fn wgsl(&self) -> Option<&'static str> {

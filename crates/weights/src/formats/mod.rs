@@ -1,7 +1,8 @@
 //! Formats of weights on the GPU.
 //!
 //! A format splits a row of `K` weights into blocks and stores each part of the blocks (codes, scales, high bits) in
-//! its own *plane*, an array `[N rows][K / block]`, so that a kernel reads every part with aligned vector loads.
+//! its own *plane*, an array `[N rows][K / block]`, so that a kernel reads every part with aligned vector loads. A part
+//! may belong to 8 blocks together ([`PlaneSpec::blocks`]); the last of a row may then have fewer.
 //! Rejected: interleaved blocks, as files of other tools have them, because their strides of 18 or 144 bytes make every
 //! load unaligned.
 //!
@@ -25,11 +26,14 @@ pub(crate) mod iq4_nl;
 mod numbers;
 mod planes;
 mod q4_0;
+mod q4_1;
 mod q4_k;
+mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
 mod search;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -43,13 +47,16 @@ use self::numbers::peak_of;
 pub(crate) use self::numbers::{half_at, halves_to_f32, push_half, push_halves, push_nibbles, round_half};
 pub use self::planes::Planes;
 pub use self::q4_0::Q4_0;
+pub use self::q4_1::Q4_1;
 pub use self::q4_k::Q4K;
+pub use self::q5_1::Q5_1;
 pub use self::q5_k::Q5K;
 pub use self::q6_k::Q6K;
 pub use self::q8_0::Q8_0;
+pub use self::shared::SharedScales;
 
 /// Every format, from exact to smallest; help texts and tests iterate over this table.
-pub static FORMATS: &[&dyn Format] = &[&F32, &F16, &Q8_0, &Q6K, &Q5K, &Q4K, &iq4_nl::Iq4Nl, &Q4_0];
+pub static FORMATS: &[&dyn Format] = &[&F32, &F16, &Q8_0, &Q6K, &Q5_1, &Q5K, &Q4_1, &Q4K, &iq4_nl::Iq4Nl, &Q4_0];
 
 /// The format called `name`, e.g. `"q4_0"`.
 pub fn format_by_name(name: &str) -> Option<&'static dyn Format> {
@@ -80,10 +87,27 @@ pub fn joined_format(a: &'static dyn Format, b: &'static dyn Format) -> &'static
 pub struct PlaneSpec {
     /// `"codes"`, `"scales"`, …; `"values"` for dense formats.
     pub name: &'static str,
-    /// Bytes of this plane for one block.
-    pub bytes_per_block: usize,
+    /// Bytes of this plane for [`blocks`](Self::blocks) blocks of a row.
+    pub bytes: usize,
+    /// Consecutive blocks of a row that one unit of this plane belongs to.
+    pub blocks: usize,
     /// Element type under which the plane is saved in safetensors.
     pub dtype: Dtype,
+    /// How many numbers at the beginning of each unit are f16 and have to be finite; planes of type F16 have no others.
+    pub halves: usize,
+}
+
+impl PlaneSpec {
+    /// A plane with `bytes` bytes for each block.
+    pub(crate) const fn new(name: &'static str, bytes: usize, dtype: Dtype) -> Self {
+        let halves = if matches!(dtype, Dtype::F16) { bytes / 2 } else { 0 };
+        Self { name, bytes, blocks: 1, dtype, halves }
+    }
+
+    /// A plane of type U8 with `bytes` bytes for 8 blocks, of which the first are `halves` f16 numbers.
+    pub(crate) const fn of_eight(name: &'static str, bytes: usize, halves: usize) -> Self {
+        Self { name, bytes, blocks: 8, dtype: Dtype::U8, halves }
+    }
 }
 
 /// A value that a format cannot represent: its magnitude, or its block's scale, exceeds f16's range.
@@ -131,8 +155,9 @@ pub enum Minimum {
 pub struct BlockTypes {
     /// Block types that are read as this format. Each type belongs to one format.
     pub read: &'static [BlockType],
-    /// The block type with exactly this format's numbers, for writing; F16 where there is none.
-    pub written: BlockType,
+    /// The block types for writing. The first has exactly this format's numbers; a second one is for rows that the
+    /// first does not divide, and rounds scales to f16. Where neither fits, F16 is written.
+    pub written: &'static [BlockType],
 }
 
 /// How weights are laid out and converted from and to `f32`, and all other facts about a format.
@@ -194,10 +219,27 @@ pub trait Format: Sync + Send + Debug {
         self.quantize_row(&weights, None, planes).map_err(|error| error.value)
     }
 
-    /// Appends one block, given as its part of every plane, in the layout of [`BlockTypes::written`]. The default
-    /// writes the planes from last to first, as llama.cpp puts scales before codes.
-    fn write_block(&self, parts: &[&[u8]], out: &mut Vec<u8>) {
-        parts.iter().rev().for_each(|part| out.extend_from_slice(part));
+    /// Appends 256 weights that another program quantized with [`SharedScales`]. The default implementation is for
+    /// formats without such scales: it rounds them to f16.
+    ///
+    /// Errors: as [`push_block`](Self::push_block).
+    fn push_super_block(&self, codes: &[i8; 256], scales: &SharedScales, planes: &mut [Vec<u8>]) -> Result<(), f32> {
+        let mut groups = codes.as_chunks::<32>().0.iter().enumerate();
+        groups.try_for_each(|(block, codes)| self.push_block(codes, [scales.pair(block); 2], planes))
+    }
+
+    /// Appends one row, given as its part of every plane, in blocks of a type of [`BlockTypes::written`]. The default
+    /// writes the planes of each block from last to first, as llama.cpp puts scales before codes.
+    ///
+    /// Errors: a scale that f16 cannot represent.
+    fn write_row(&self, _kind: BlockType, planes: &[&[u8]], out: &mut Vec<u8>) -> Result<(), f32> {
+        let sizes: Vec<usize> = self.planes().iter().map(|plane| plane.bytes).collect();
+        for block in 0..planes[0].len() / sizes[0] {
+            for (plane, size) in planes.iter().zip(&sizes).rev() {
+                out.extend_from_slice(&plane[block * size..][..*size]);
+            }
+        }
+        Ok(())
     }
 
     /// For normal, uniform and heavy-tailed weights: the largest allowed root of (squared error / squared weights), and
@@ -210,8 +252,8 @@ pub trait Format: Sync + Send + Debug {
 
     /// Stored bits per weight, without padding.
     fn bits_per_weight(&self) -> f64 {
-        let bytes: usize = self.planes().iter().map(|plane| plane.bytes_per_block).sum();
-        bytes as f64 * 8.0 / self.block() as f64
+        let bytes: f64 = self.planes().iter().map(|plane| plane.bytes as f64 / plane.blocks as f64).sum();
+        bytes * 8.0 / self.block() as f64
     }
 
     /// Whether the format stores plain floats.
@@ -226,7 +268,8 @@ pub trait Format: Sync + Send + Debug {
 
     /// Bytes of one row of plane number `plane` for `k` logical weights.
     fn row_bytes(&self, plane: usize, k: usize) -> u64 {
-        k.div_ceil(self.block()) as u64 * self.planes()[plane].bytes_per_block as u64
+        let spec = &self.planes()[plane];
+        k.div_ceil(self.block()).div_ceil(spec.blocks) as u64 * spec.bytes as u64
     }
 
     /// The number of rows, 1 or 2, after which every plane is at a whole 4-byte word.

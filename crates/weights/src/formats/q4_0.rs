@@ -36,10 +36,7 @@ impl Format for Q4_0 {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[
-            PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 },
-            PlaneSpec { name: "scales", bytes_per_block: 2, dtype: Dtype::F16 },
-        ]
+        const { &[PlaneSpec::new("codes", 16, Dtype::U8), PlaneSpec::new("scales", 2, Dtype::F16)] }
     }
 
     fn codes(&self) -> Codes {
@@ -51,7 +48,7 @@ impl Format for Q4_0 {
     }
 
     fn block_types(&self) -> BlockTypes {
-        BlockTypes { read: &[BlockType::Q4_0], written: BlockType::Q4_0 }
+        BlockTypes { read: &[BlockType::Q4_0], written: &[BlockType::Q4_0] }
     }
 
     fn wgsl(&self) -> Option<&'static str> {

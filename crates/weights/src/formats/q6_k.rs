@@ -58,11 +58,13 @@ impl Format for Q6K {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[
-            PlaneSpec { name: "codes", bytes_per_block: 16, dtype: Dtype::U8 },
-            PlaneSpec { name: "highs", bytes_per_block: 8, dtype: Dtype::U8 },
-            PlaneSpec { name: "scales", bytes_per_block: 4, dtype: Dtype::F16 },
-        ]
+        const {
+            &[
+                PlaneSpec::new("codes", 16, Dtype::U8),
+                PlaneSpec::new("highs", 8, Dtype::U8),
+                PlaneSpec::new("scales", 4, Dtype::F16),
+            ]
+        }
     }
 
     fn codes(&self) -> Codes {
@@ -71,7 +73,7 @@ impl Format for Q6K {
 
     fn block_types(&self) -> BlockTypes {
         // Q6_K's own scales, an f16 times 8 bits, are coarser than these.
-        BlockTypes { read: &[BlockType::Q6_K, BlockType::Q3_K], written: BlockType::F16 }
+        BlockTypes { read: &[BlockType::Q6_K, BlockType::Q3_K], written: &[BlockType::F16] }
     }
 
     fn wgsl(&self) -> Option<&'static str> {

@@ -33,10 +33,7 @@ impl Format for Q8_0 {
     }
 
     fn planes(&self) -> &'static [PlaneSpec] {
-        &[
-            PlaneSpec { name: "codes", bytes_per_block: 32, dtype: Dtype::I8 },
-            PlaneSpec { name: "scales", bytes_per_block: 2, dtype: Dtype::F16 },
-        ]
+        const { &[PlaneSpec::new("codes", 32, Dtype::I8), PlaneSpec::new("scales", 2, Dtype::F16)] }
     }
 
     fn codes(&self) -> Codes {
@@ -44,7 +41,7 @@ impl Format for Q8_0 {
     }
 
     fn block_types(&self) -> BlockTypes {
-        BlockTypes { read: &[BlockType::Q8_0, BlockType::Q2_K, BlockType::MXFP4], written: BlockType::Q8_0 }
+        BlockTypes { read: &[BlockType::Q8_0, BlockType::Q2_K, BlockType::MXFP4], written: &[BlockType::Q8_0] }
     }
 
     fn wgsl(&self) -> Option<&'static str> {

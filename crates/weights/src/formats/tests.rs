@@ -128,7 +128,7 @@ fn formats_say_what_is_true_of_them() {
         assert!(format.is_dense() || format.block() == 32, "{name}: kernels read blocks of 32");
         if let Codes::Unsigned { bits, .. } = format.codes() {
             assert!(bits <= 7, "{name}");
-            let codes = format.planes()[0].bytes_per_block * 8 / format.block();
+            let codes = format.planes()[0].bytes * 8 / format.block();
             assert!(bits != 4 || (codes == 4 && format.planes().len() == 2), "{name}: codes of 4 bits and scales");
         }
         let finer = format.finer().unwrap_or(*format);

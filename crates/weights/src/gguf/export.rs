@@ -6,7 +6,7 @@ use super::blocks::BlockType;
 use super::writer::{Declared, Entry, GgufWriter, block_type, blocks_of};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::WeightsError;
-use crate::formats::{F16, F32, Format, Planes, Unrepresentable};
+use crate::formats::{F16, F32, Format, Planes};
 use serde_json::Value;
 use std::path::Path;
 
@@ -137,14 +137,13 @@ impl TensorExport<'_> {
         let values: Vec<f32> =
             checkpoint.read_rows_f32(&self.entry.name, rows).await?.iter().map(|value| value * self.factor).collect();
         let mut planes = Planes::new(self.format, self.entry.k());
-        let fail = |error: Unrepresentable| WeightsError::Unrepresentable {
-            tensor: self.entry.name.clone(),
-            index: error.index as u64,
-            value: error.value,
-            format: self.format.name(),
-        };
-        planes.push_rows(&values, None).map_err(fail)?;
+        planes.push_rows(&values, None).map_err(|error| self.unrepresentable(error.index, error.value))?;
         Ok(planes)
+    }
+
+    fn unrepresentable(&self, index: usize, value: f32) -> WeightsError {
+        let format = self.declared.kind.name();
+        WeightsError::Unrepresentable { tensor: self.entry.name.clone(), index: index as u64, value, format }
     }
 
     async fn bytes(
@@ -153,7 +152,9 @@ impl TensorExport<'_> {
         rows: std::ops::Range<usize>,
         head: usize,
     ) -> Result<Vec<u8>, WeightsError> {
-        let count = rows.len();
+        let (count, first) = (rows.len(), rows.start * self.entry.k());
+        let blocks =
+            |planes: Planes| blocks_of(&planes, self.declared.kind).map_err(|value| self.unrepresentable(first, value));
         let bytes = if self.plus_one {
             checkpoint
                 .read_rows_f32(&self.entry.name, rows)
@@ -162,9 +163,9 @@ impl TensorExport<'_> {
                 .flat_map(|value| ((value + 1.0) * self.factor).to_le_bytes())
                 .collect()
         } else if self.factor != 1.0 {
-            blocks_of(&self.scaled(checkpoint, rows).await?)
+            blocks(self.scaled(checkpoint, rows).await?)?
         } else {
-            blocks_of(&checkpoint.read_planes(&self.entry.name, rows, self.format).await?)
+            blocks(checkpoint.read_planes(&self.entry.name, rows, self.format).await?)?
         };
         if !self.interleaved {
             return Ok(bytes);

@@ -6,7 +6,7 @@
 
 use super::block_type::BlockType::{self, *};
 use crate::formats::iq4_nl::LEVELS as IQ4_LEVELS;
-use crate::formats::{half_at, round_half};
+use crate::formats::{SharedScales, half_at, round_half};
 
 /// e2m1 values times two.
 const MXFP4_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -19,12 +19,14 @@ pub(super) struct Parts {
     scales: [(f32, f32); 16],
     /// 16 or 32.
     sub: usize,
+    /// The scales of Q4_K and Q5_K, as they are stored.
+    shared: Option<SharedScales>,
 }
 
 impl Parts {
     /// Unpacks a block of a quantized type.
     pub(super) fn of(kind: BlockType, bytes: &[u8]) -> Self {
-        let mut parts = Self { kind, codes: [0; 256], scales: [(0.0, 0.0); 16], sub: 32 };
+        let mut parts = Self { kind, codes: [0; 256], scales: [(0.0, 0.0); 16], sub: 32, shared: None };
         match kind {
             Q4_0 | Q4_1 | IQ4_NL | MXFP4 => parts.small_4(bytes),
             Q5_0 | Q5_1 => parts.small_5(bytes),
@@ -54,9 +56,17 @@ impl Parts {
         }
     }
 
-    /// Appends 32 of the weights as a block of the format that reads the type; fails with a scale that it cannot
-    /// represent.
-    pub(super) fn push_group(&self, group: usize, planes: &mut [Vec<u8>]) -> Result<(), f32> {
+    /// Appends the weights as blocks of the format that reads the type; fails with the index of a weight and a scale that
+    /// the format cannot represent.
+    pub(super) fn push(&self, planes: &mut [Vec<u8>]) -> Result<(), (usize, f32)> {
+        if let Some(shared) = &self.shared {
+            return self.kind.native().push_super_block(&self.codes, shared, planes).map_err(|value| (0, value));
+        }
+        let mut groups = 0..self.kind.block() / 32;
+        groups.try_for_each(|group| self.push_group(group, planes).map_err(|value| (group * 32, value)))
+    }
+
+    fn push_group(&self, group: usize, planes: &mut [Vec<u8>]) -> Result<(), f32> {
         let codes = &self.codes.as_chunks::<32>().0[group];
         let [first, second] = [0, 16].map(|half| self.scales[(group * 32 + half) / self.sub]);
         // MXFP4's scales are powers of two and exceed the range of the f16 scales of other types.
@@ -129,19 +139,15 @@ impl Parts {
 
     /// Eight groups with scales and minima of 6 bits; a fifth bit of each code in `highs` for Q5_K.
     fn q45_k(&mut self, bytes: &[u8], highs: &[u8], nibbles: &[u8]) {
-        let (scale, min, packed) = (half_at(bytes, 0), half_at(bytes, 1), &bytes[4..16]);
+        let shared = SharedScales::from_gguf(bytes);
         for group in 0..8 {
-            let (s, m) = if group < 4 {
-                (packed[group] & 63, packed[group + 4] & 63)
-            } else {
-                (packed[group + 4] & 15 | packed[group - 4] >> 6 << 4, packed[group + 4] >> 4 | packed[group] >> 6 << 4)
-            };
-            self.scales[group] = (scale * f32::from(s), min * f32::from(m));
+            self.scales[group] = shared.pair(group);
             for lane in 0..32 {
                 let nibble = nibbles[32 * (group / 2) + lane] >> (4 * (group % 2)) & 15;
                 self.codes[32 * group + lane] = (nibble | (highs[lane] >> group & 1) << 4) as i8;
             }
         }
+        self.shared = Some(shared);
     }
 
     fn q6_k(&mut self, bytes: &[u8]) {

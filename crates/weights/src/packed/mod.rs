@@ -4,9 +4,9 @@
 //! | form | becomes | change |
 //! | --- | --- | --- |
 //! | GPTQ, symmetric | q4_0 | none |
-//! | GPTQ with zero points, AWQ | q4_k | the minimum, scale times zero point, is rounded to f16 |
+//! | GPTQ with zero points, AWQ | q4_1 | the minimum, scale times zero point, is rounded to f16 |
 //! | GPTQ with activation order | q8_0 | quantized again, as its groups are scattered over the columns |
-//! | MLX, 4 bits | q4_k | none (scales and biases in bf16 are f16 numbers but for extremes) |
+//! | MLX, 4 bits | q4_1 | none (scales and biases in bf16 are f16 numbers but for extremes) |
 //! | MLX, 8 bits | f16 | rounded to f16: no format of ours has 8 bits and a minimum |
 //!
 //! `f32` rows are exactly `scale · (code − zero)` or `scale · code + bias`. Some arrays are stored across the rows of
@@ -234,14 +234,14 @@ fn four_bit(
         size_bytes,
     };
     let foreign = match packing {
-        Packing::Awq => Foreign { name: "awq", native: &formats::Q4K, change: Some("minima rounded to f16") },
+        Packing::Awq => Foreign { name: "awq", native: &formats::Q4_1, change: Some("minima rounded to f16") },
         _ if packed.order.is_some() => Foreign {
             name: "gptq",
             native: &formats::Q8_0,
             change: Some("quantized again to 8 bits, for its activation order"),
         },
         Packing::Gptq { symmetric: true, .. } => Foreign { name: "gptq", native: &formats::Q4_0, change: None },
-        _ => Foreign { name: "gptq", native: &formats::Q4K, change: Some("minima rounded to f16") },
+        _ => Foreign { name: "gptq", native: &formats::Q4_1, change: Some("minima rounded to f16") },
     };
     Ok(entry(module, &codes, packed, foreign))
 }
@@ -272,7 +272,7 @@ fn mlx(
         size_bytes: codes.size_bytes() + scales.size_bytes() + biases.size_bytes(),
     };
     let foreign = if bits == 4 {
-        Foreign { name: "mlx 4-bit", native: &formats::Q4K, change: Some("scales outside f16's range are refused") }
+        Foreign { name: "mlx 4-bit", native: &formats::Q4_1, change: Some("scales outside f16's range are refused") }
     } else {
         Foreign { name: "mlx 8-bit", native: &formats::F16, change: Some("rounded to f16") }
     };
@@ -378,7 +378,7 @@ impl PackedMatrix {
         Ok(unpacked.codes.iter().enumerate().map(value).collect())
     }
 
-    /// Planes of q4_0 or q4_k; each group's scale is repeated for its blocks of 32.
+    /// Planes of q4_0 or q4_1; each group's scale is repeated for its blocks of 32.
     async fn planes(
         &self,
         source: &dyn Source,
@@ -390,7 +390,7 @@ impl PackedMatrix {
             return Ok(None);
         }
         let unpacked = self.unpack(source, &rows).await?;
-        let mut planes = Planes::new(if symmetric { &formats::Q4_0 } else { &formats::Q4K }, self.k);
+        let mut planes = Planes::new(if symmetric { &formats::Q4_0 } else { &formats::Q4_1 }, self.k);
         planes.rows = rows.len();
         for (block, codes) in unpacked.codes.as_chunks::<32>().0.iter().enumerate() {
             let group = block * 32 / self.k * (self.k / self.group) + block * 32 % self.k / self.group;

@@ -142,4 +142,31 @@ impl Simd for Avx2 {
     unsafe fn floats(values: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(values) }
     }
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> __m256i {
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn field(words: __m256i, shift: i32, bits: u32) -> __m256i {
+        unsafe {
+            let shifted = _mm256_srl_epi32(words, _mm_cvtsi32_si128(shift));
+            _mm256_and_si256(shifted, _mm256_set1_epi32((1 << bits) - 1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn joined(low: __m256i, high: __m256i, shift: i32) -> __m256i {
+        unsafe { _mm256_add_epi32(low, _mm256_sll_epi32(high, _mm_cvtsi32_si128(shift))) }
+    }
+
+    #[inline(always)]
+    unsafe fn low_halves(words: __m256i) -> __m256 {
+        unsafe {
+            let low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(low, low));
+            _mm256_cvtph_ps(_mm256_castsi256_si128(packed))
+        }
+    }
 }

@@ -105,6 +105,14 @@ pub(crate) trait Simd: Copy {
     unsafe fn no_integers() -> Self::I;
     unsafe fn add_integers(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn floats(values: Self::I) -> Self::F;
+    /// Eight words.
+    unsafe fn words(from: *const u8) -> Self::I;
+    /// The `bits` (below 32) bits from `shift` on of every word.
+    unsafe fn field(words: Self::I, shift: i32, bits: u32) -> Self::I;
+    /// low + high · 2^shift
+    unsafe fn joined(low: Self::I, high: Self::I, shift: i32) -> Self::I;
+    /// The f16 in the low half of every word.
+    unsafe fn low_halves(words: Self::I) -> Self::F;
 }
 
 /// Defines a function that is compiled for every level: `by_level! { fn name<S>(level, arguments) { body } }`.

@@ -142,4 +142,25 @@ impl Simd for Portable {
     unsafe fn floats(values: [i32; 8]) -> [f32; 8] {
         values.map(|value| value as f32)
     }
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> [i32; 8] {
+        // SAFETY: the caller's pointer is to 32 bytes.
+        unsafe { from.cast::<[i32; 8]>().read_unaligned() }.map(i32::from_le)
+    }
+
+    #[inline(always)]
+    unsafe fn field(words: [i32; 8], shift: i32, bits: u32) -> [i32; 8] {
+        words.map(|word| word >> shift & ((1 << bits) - 1))
+    }
+
+    #[inline(always)]
+    unsafe fn joined(low: [i32; 8], high: [i32; 8], shift: i32) -> [i32; 8] {
+        each(|i| low[i] + (high[i] << shift))
+    }
+
+    #[inline(always)]
+    unsafe fn low_halves(words: [i32; 8]) -> [f32; 8] {
+        words.map(|word| f16::from_bits(word as u16).to_f32())
+    }
 }
