@@ -182,11 +182,17 @@ fn quantized(description: &str) -> Vec<u8> {
 
 #[test]
 fn quantized_descriptions_are_checked() {
-    let good = open(quantized(r#"{"version":1,"tensors":{"w":{"format":"q8_0","shape":[2,40]}}}"#)).expect("sound");
-    assert_eq!(good.names().collect::<Vec<_>>(), ["w"]);
-    assert_eq!(block_on(good.read_f32("w")).expect("read").len(), 80);
+    for description in [
+        r#"{"version":1,"tensors":{"w":{"format":"q8_0","shape":[2,40]}}}"#,
+        r#"{"version":2,"tensors":{"w":{"format":"q8_0","shape":[2,40]}}}"#,
+    ] {
+        let good = open(quantized(description)).expect("sound");
+        assert_eq!(good.names().collect::<Vec<_>>(), ["w"]);
+        assert_eq!(block_on(good.read_f32("w")).expect("read").len(), 80);
+    }
     for (what, description) in [
-        ("another version", r#"{"version":2,"tensors":{}}"#),
+        ("an earlier version", r#"{"version":0,"tensors":{}}"#),
+        ("a later version", r#"{"version":3,"tensors":{}}"#),
         ("an unknown format", r#"{"version":1,"tensors":{"w":{"format":"q9","shape":[2,40]}}}"#),
         ("a dense format", r#"{"version":1,"tensors":{"w":{"format":"f32","shape":[2,40]}}}"#),
         ("another format", r#"{"version":1,"tensors":{"w":{"format":"q4_0","shape":[2,40]}}}"#),
