@@ -174,4 +174,24 @@ impl Simd for Simd128 {
     unsafe fn floats(values: Two) -> Two {
         each(|i| f32x4_convert_i32x4(values[i]))
     }
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> Two {
+        unsafe { [v128_load(from.cast()), v128_load(from.add(16).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn field(words: Two, shift: i32, bits: u32) -> Two {
+        each(|i| v128_and(u32x4_shr(words[i], shift as u32), i32x4_splat((1 << bits) - 1)))
+    }
+
+    #[inline(always)]
+    unsafe fn joined(low: Two, high: Two, shift: i32) -> Two {
+        each(|i| i32x4_add(low[i], i32x4_shl(high[i], shift as u32)))
+    }
+
+    #[inline(always)]
+    unsafe fn low_halves(words: Two) -> Two {
+        each(|i| widened(words[i]))
+    }
 }
