@@ -69,7 +69,8 @@ fn in_flight(linear: &Linear, to: &Lowering<'_>, shard: &Shard, division: &Divis
     if capabilities.software {
         return (parts, 1);
     }
-    let block_bytes: usize = row_bytes(shard.format, 32).iter().sum();
+    // Scales that 8 blocks share come from memory once.
+    let block_bytes = row_bytes(shard.format, 256).iter().sum::<usize>() / 8;
     let vectors = ((block_bytes + 8) / 16).max(1) * division.own * division.tokens;
     let at_once = (VECTORS_IN_FLIGHT / vectors).max(1);
     let wider = division.groups < FEW_GROUPS
