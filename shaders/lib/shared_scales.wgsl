@@ -1,5 +1,5 @@
-// Scales and minima that 8 blocks share: multiples of 6 bits of two f16 numbers (weights/src/formats/shared.rs). A kernel
-// sets or defines EIGHTS, the number of such groups of blocks in a row.
+// Scales and minima that 8 blocks share: multiples of 6 bits of two f16 numbers (weights/src/formats/shared.rs). A
+// kernel sets or defines EIGHTS, the number of such groups of blocks in a row.
 
 // As `slot`, for a plane with one vector for 8 blocks.
 fn slot_of_eight(row: u32, block: u32) -> u32 {
