@@ -6,11 +6,11 @@ fn slot_of_eight(row: u32, block: u32) -> u32 {
   return (row & 0xffffffe0u) * EIGHTS + (block & 0xfffffff8u) * 4u + (row & 31u);
 }
 
-// The scale and minimum of a block, for both of its halves.
-fn pair_of_eight(w: vec4<u32>, block: u32) -> vec4<f32> {
+// The scale and minimum of a block, for both of its halves. `units`: what their multiples are of.
+fn pair_of_eight(w: vec4<u32>, units: vec2<f32>, block: u32) -> vec4<f32> {
   let low = select(w.y, w.z, (block & 4u) != 0u) >> ((block & 3u) * 8u);
   let high = w.w >> ((block & 7u) * 4u);
   let steps = vec2<i32>(vec2<u32>(low & 63u, ((low >> 6u) & 3u) | ((high & 15u) << 2u)));
-  let pair = unpack2x16float(w.x) * vec2<f32>(steps);
+  let pair = units * vec2<f32>(steps);
   return vec4<f32>(pair, pair);
 }

@@ -23,7 +23,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sum_${r}_${t} = 0.0;
 #end
 #end
+#if SHARED_SCALES
+  // Scales that 8 blocks share are loaded once for all of them.
+  for (var first = 0u; first < blocks; first += 8u) {
+#for r in ROWS
+  let shared_${r} = scales[slot_of_eight(row + ${r}u % OWN + ${r}u / OWN * rows, first)];
+  let units_${r} = unpack2x16float(shared_${r}.x);
+#end
+  for (var block = first; block < min(first + 8u, blocks); block++) {
+#else
   for (var block = 0u; block < blocks; block++) {
+#endif
 #for t in TOKENS
     var held_${t}: array<vec4<f32>, ${HELD}>;
 #for h in HELD
@@ -39,7 +49,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
 #for r in ROWS
     let weights_${r} = codes32(row + ${r}u % OWN + ${r}u / OWN * rows, block);
+#if SHARED_SCALES
+    let scales_${r} = pair_of_eight(shared_${r}, units_${r}, block);
+#else
     let scales_${r} = scales32(row + ${r}u % OWN + ${r}u / OWN * rows, block);
+#endif
 #end
 #for t in TOKENS
     {
@@ -74,6 +88,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 #end
   }
+#if SHARED_SCALES
+  }
+#endif
 #if NORM
 #for t in TOKENS
   shared_squares[${t}u * LANES + lane] = squares_${t};

@@ -18,7 +18,8 @@ fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
 }
 
 fn scales32(row: u32, block: u32) -> vec4<f32> {
-  return pair_of_eight(scales[slot_of_eight(row, block)], block);
+  let shared_scales = scales[slot_of_eight(row, block)];
+  return pair_of_eight(shared_scales, unpack2x16float(shared_scales.x), block);
 }
 
 fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
@@ -41,7 +42,7 @@ fn stored32(row: u32, block: u32) -> Stored {
 }
 
 fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
-  let f = pair_of_eight(s.scales, s.block);
+  let f = pair_of_eight(s.scales, unpack2x16float(s.scales.x), s.block);
   let w = s.codes;
   let v = w >> vec4<u32>(4u);
   let h = s.highs;

@@ -49,6 +49,11 @@ pub(crate) fn has_offset(format: &dyn Format) -> bool {
     matches!(format.codes(), Codes::Unsigned { .. })
 }
 
+/// Whether 8 blocks share a vector of scales (`lib/shared_scales.wgsl`).
+pub(crate) fn has_shared_scales(format: &dyn Format) -> bool {
+    format.planes().iter().any(|plane| plane.blocks == 8)
+}
+
 /// Formats with 4-bit codes only: byte j of a block holds codes j and j + 16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nibbles {

@@ -21,6 +21,7 @@ fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let division = Division::of(linear, to, shard)?;
         let tokens = division.tokens;
         let spread = format_shaders::has_offset(shard.format);
+        let shared = format_shaders::has_shared_scales(shard.format);
         let unpacking = match (spread, shape.lanes) {
             (true, _) => Unpacking::Spread,
             (false, 4) => Unpacking::Masked,
@@ -29,18 +30,21 @@ fn emit(linear: &Linear, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let defines = division
             .defines(linear)
             .set("SPREAD_CODES", spread)
+            .set("SHARED_SCALES", shared)
             .set("BROADCAST", shape.broadcast())
             .set("HELD", held)
             .set("SHARED_SQUARES", tokens * shape.lanes);
         let ragged = if linear.whole_blocks() { 0 } else { 5 * tokens * held };
         let norms = if linear.norm.is_some() { tokens * (shape.lanes + 1) } else { 0 };
+        // The loop over groups of 8 blocks and the end of each loop inside it.
+        let groups = if shared { 2 * linear.weight.blocks().div_ceil(8) } else { 0 };
         let kernel = ShardKernel {
             library: format_shaders::variables(unpacking),
             texts: &[ACTIVATE, SHARED, wgsl!("linear/lanes.wgsl")],
             defines,
             bindings: division.bindings,
             grid: division.grid,
-            turns: (1 + linear.weight.blocks() * (1 + ragged) + norms) as u64,
+            turns: (1 + groups + linear.weight.blocks() * (1 + ragged) + norms) as u64,
         };
         linear.emit(to, VARIANT.name, shard, kernel)?;
     }
