@@ -7,9 +7,10 @@ export interface Settings {
   textSize: 'normal' | 'large' | 'larger';
   digits: 'latn' | 'arab';
   system: string;
-  temperature: number;
-  topP: number;
-  repetition: number;
+  /** Null, also in the next two: as the maker of the model advises (`generation_config.json`). */
+  temperature: number | null;
+  topP: number | null;
+  repetition: number | null;
   maxTokens: number;
   contextLength: number;
   seed: number | null;
@@ -27,9 +28,9 @@ export const DEFAULTS: Settings = {
   textSize: 'normal',
   digits: 'latn',
   system: '',
-  temperature: 0.6,
-  topP: 0.9,
-  repetition: 1.05,
+  temperature: null,
+  topP: null,
+  repetition: null,
   maxTokens: 1024,
   contextLength: 4096,
   seed: null,
@@ -38,6 +39,13 @@ export const DEFAULTS: Settings = {
   device: 'auto',
   cpuNoted: false,
 };
+
+/** Where the person takes the choice from the model's maker: the values to begin with. */
+export const OWN_SAMPLING = { temperature: 0.6, topP: 0.9, repetition: 1.05 };
+
+/** Whether every value of sampling is the one that the model's maker advises. */
+export const isAdvised = ({ temperature, topP, repetition }: Settings): boolean =>
+  temperature === null && topP === null && repetition === null;
 
 const ALLOWED: { [K in keyof Settings]?: readonly unknown[] } = {
   language: ['ar', 'en'],
@@ -95,9 +103,9 @@ export function writeSettings(settings: Settings): void {
 
 export function samplingOf(settings: Settings): Sampling {
   return {
-    temperature: settings.temperature,
-    topP: settings.topP,
-    repetitionPenalty: settings.repetition,
+    ...(settings.temperature === null ? {} : { temperature: settings.temperature }),
+    ...(settings.topP === null ? {} : { topP: settings.topP }),
+    ...(settings.repetition === null ? {} : { repetitionPenalty: settings.repetition }),
     maxTokens: Math.round(settings.maxTokens),
     ...(settings.seed === null ? {} : { seed: Math.round(settings.seed) }),
   };

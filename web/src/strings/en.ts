@@ -186,6 +186,7 @@ export const en: Strings = {
   systemPrompt: 'Standing instructions',
   systemNote: 'Read before every chat: who you are, how you like answers.',
   systemChat: 'Instructions for this chat',
+  advisedSampling: 'Variety and repetition as the maker of the model advises',
   temperature: 'Variety',
   temperatureNote: 'Low: steady, expected answers. High: more inventive, more mistakes.',
   topP: 'Breadth of choice',

@@ -1,7 +1,7 @@
 import { exportConversations, setConversationSystem } from '../state/conversations';
 import { changeSettings } from '../state/panels';
 import { set, strings } from '../state/store';
-import { DEFAULTS } from '../state/settings';
+import { DEFAULTS, isAdvised, OWN_SAMPLING } from '../state/settings';
 import { Sheet } from './Dialogs';
 import { Choice, NumberField, Slider } from './fields';
 import { useApp } from './hooks';
@@ -72,37 +72,54 @@ export function SettingsPanel() {
             onChange={(e) => void setConversationSystem(e.currentTarget.value)}
           />
         </div>
+        <label class="check">
+          <input
+            type="checkbox"
+            id="advised"
+            checked={isAdvised(s)}
+            onChange={(e) =>
+              changeSettings(
+                e.currentTarget.checked ? { temperature: null, topP: null, repetition: null } : OWN_SAMPLING,
+              )
+            }
+          />
+          {t.advisedSampling}
+        </label>
         <div class="grid2">
-          <Slider
-            id="temperature"
-            label={t.temperature}
-            note={t.temperatureNote}
-            value={s.temperature}
-            min={0}
-            max={1.5}
-            step={0.05}
-            onChange={(temperature) => changeSettings({ temperature })}
-          />
-          <Slider
-            id="top-p"
-            label={t.topP}
-            note={t.topPNote}
-            value={s.topP}
-            min={0.05}
-            max={1}
-            step={0.05}
-            onChange={(topP) => changeSettings({ topP })}
-          />
-          <Slider
-            id="repetition"
-            label={t.repetition}
-            note={t.repetitionNote}
-            value={s.repetition}
-            min={1}
-            max={1.5}
-            step={0.01}
-            onChange={(repetition) => changeSettings({ repetition })}
-          />
+          {!isAdvised(s) && (
+            <>
+              <Slider
+                id="temperature"
+                label={t.temperature}
+                note={t.temperatureNote}
+                value={s.temperature ?? OWN_SAMPLING.temperature}
+                min={0}
+                max={1.5}
+                step={0.05}
+                onChange={(temperature) => changeSettings({ temperature })}
+              />
+              <Slider
+                id="top-p"
+                label={t.topP}
+                note={t.topPNote}
+                value={s.topP ?? OWN_SAMPLING.topP}
+                min={0.05}
+                max={1}
+                step={0.05}
+                onChange={(topP) => changeSettings({ topP })}
+              />
+              <Slider
+                id="repetition"
+                label={t.repetition}
+                note={t.repetitionNote}
+                value={s.repetition ?? OWN_SAMPLING.repetition}
+                min={1}
+                max={1.5}
+                step={0.01}
+                onChange={(repetition) => changeSettings({ repetition })}
+              />
+            </>
+          )}
           <NumberField
             id="max-tokens"
             label={t.maxTokens}
