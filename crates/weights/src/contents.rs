@@ -17,7 +17,8 @@ pub(crate) enum Expected {
     Torch,
     /// JSON.
     Json,
-    /// A model, as one file of any kind.
+    /// A model, as one file of any kind. A browser has no paths to files.
+    #[cfg_attr(target_arch = "wasm32", expect(dead_code))]
     Model,
 }
 
