@@ -56,8 +56,8 @@ impl Parts {
         }
     }
 
-    /// Appends the weights as blocks of the format that reads the type; fails with the index of a weight and a scale that
-    /// the format cannot represent.
+    /// Appends the weights as blocks of the format that reads the type; fails with the index of a weight and a scale
+    /// that the format cannot represent.
     pub(super) fn push(&self, planes: &mut [Vec<u8>]) -> Result<(), (usize, f32)> {
         if let Some(shared) = &self.shared {
             return self.kind.native().push_super_block(&self.codes, shared, planes).map_err(|value| (0, value));
