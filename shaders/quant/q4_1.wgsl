@@ -1,24 +1,9 @@
-// q4_1: byte j holds q[j] and q[j + 16]; a pair of f16 (d, m) per block of 32: w = d q - m.
-@group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
+// q4_1: codes of 4 bits (lib/codes4); a pair of f16 (d, m) per block of 32: w = d q - m.
 @group(1) @binding(1) var<storage, read> scales: array<u32>;
-
-fn low4(w: u32) -> vec4<f32> { return bytes4(w & 0x0f0f0f0fu); }
-fn high4(w: u32) -> vec4<f32> { return bytes4((w >> 4u) & 0x0f0f0f0fu); }
-
-fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-  let w = codes[slot(row, block, 1u, 0u)];
-  return array<vec4<f32>, 8>(
-    low4(w.x), low4(w.y), low4(w.z), low4(w.w), high4(w.x), high4(w.y), high4(w.z), high4(w.w));
-}
 
 fn scales32(row: u32, block: u32) -> vec4<f32> {
   let s = unpack2x16float(scales[slot(row, block, 1u, 0u)]);
   return vec4<f32>(s, s);
-}
-
-fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
-  let w = codes[slot(row, block, 1u, 0u)];
-  return array<vec4<u32>, 2>(w & vec4<u32>(0x0f0f0f0fu), (w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
 }
 
 #if MATRICES
@@ -29,11 +14,5 @@ fn stored32(row: u32, block: u32) -> Stored {
   return Stored(codes[at], scales[at]);
 }
 
-fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
-  let f = unpack2x16float(s.scales);
-  let w = s.codes;
-  return array<vec4<f32>, 8>(
-    low4(w.x) * f.x - f.y, low4(w.y) * f.x - f.y, low4(w.z) * f.x - f.y, low4(w.w) * f.x - f.y,
-    high4(w.x) * f.x - f.y, high4(w.y) * f.x - f.y, high4(w.z) * f.x - f.y, high4(w.w) * f.x - f.y);
-}
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> { return weights_of(s.codes, unpack2x16float(s.scales)); }
 #endif

@@ -1,36 +1,9 @@
-// q5_1: byte j of the codes holds the low 4 bits of q[j] and q[j + 16]; the high bit of q[16 h + 4 i + b] is bit 8 b +
-// 4 h + i; a pair of f16 (d, m) per block of 32: w = d q - m.
-@group(1) @binding(0) var<storage, read> codes: array<vec4<u32>>;
-@group(1) @binding(1) var<storage, read> highs: array<u32>;
+// q5_1: codes of 5 bits (lib/codes5); a pair of f16 (d, m) per block of 32: w = d q - m.
 @group(1) @binding(2) var<storage, read> scales: array<u32>;
-
-fn five4(low: u32, high: u32) -> vec4<f32> {
-  return bytes4((low & 0x0f0f0f0fu) | ((high & 0x01010101u) << 4u));
-}
-
-fn codes32(row: u32, block: u32) -> array<vec4<f32>, 8> {
-  let at = slot(row, block, 1u, 0u);
-  let w = codes[at];
-  let h = highs[at];
-  return array<vec4<f32>, 8>(
-    five4(w.x, h), five4(w.y, h >> 1u), five4(w.z, h >> 2u), five4(w.w, h >> 3u),
-    five4(w.x >> 4u, h >> 4u), five4(w.y >> 4u, h >> 5u), five4(w.z >> 4u, h >> 6u), five4(w.w >> 4u, h >> 7u));
-}
 
 fn scales32(row: u32, block: u32) -> vec4<f32> {
   let s = unpack2x16float(scales[slot(row, block, 1u, 0u)]);
   return vec4<f32>(s, s);
-}
-
-fn packed32(row: u32, block: u32) -> array<vec4<u32>, 2> {
-  let at = slot(row, block, 1u, 0u);
-  let w = codes[at];
-  let shifts = vec4<u32>(0u, 1u, 2u, 3u);
-  let h = vec4<u32>(highs[at]);
-  let low = ((h >> shifts) & vec4<u32>(0x01010101u)) << vec4<u32>(4u);
-  let high = ((h >> (shifts + vec4<u32>(4u))) & vec4<u32>(0x01010101u)) << vec4<u32>(4u);
-  return array<vec4<u32>, 2>(
-    (w & vec4<u32>(0x0f0f0f0fu)) | low, ((w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | high);
 }
 
 #if MATRICES
@@ -41,15 +14,5 @@ fn stored32(row: u32, block: u32) -> Stored {
   return Stored(codes[at], highs[at], scales[at]);
 }
 
-fn unpack32(s: Stored) -> array<vec4<f32>, 8> {
-  let f = unpack2x16float(s.scales);
-  let w = s.codes;
-  let v = w >> vec4<u32>(4u);
-  let h = s.highs;
-  return array<vec4<f32>, 8>(
-    five4(w.x, h) * f.x - f.y, five4(w.y, h >> 1u) * f.x - f.y,
-    five4(w.z, h >> 2u) * f.x - f.y, five4(w.w, h >> 3u) * f.x - f.y,
-    five4(v.x, h >> 4u) * f.x - f.y, five4(v.y, h >> 5u) * f.x - f.y,
-    five4(v.z, h >> 6u) * f.x - f.y, five4(v.w, h >> 7u) * f.x - f.y);
-}
+fn unpack32(s: Stored) -> array<vec4<f32>, 8> { return weights_of(s.codes, s.highs, unpack2x16float(s.scales)); }
 #endif

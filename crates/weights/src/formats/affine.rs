@@ -133,6 +133,14 @@ fn has_importance(weights: &[f32; BLOCK]) -> bool {
     weights.iter().any(|weight| *weight != weights[0])
 }
 
+/// Appends a pair as two f16 numbers; fails with the number that f16 cannot hold.
+pub(super) fn push_pair((scale, min): (f32, f32), out: &mut Vec<u8>) -> Result<(), f32> {
+    let (scale, min) = (round_half(scale).ok_or(scale)?, round_half(min).ok_or(min)?);
+    push_half(out, scale);
+    push_half(out, min);
+    Ok(())
+}
+
 /// Quantizes a row whose blocks have a scale and a minimum each, in the last plane.
 pub(super) fn quantize_row(
     values: &[f32],

@@ -12,10 +12,16 @@
 //!
 //! `K` that is not a multiple of [`Format::block`] is padded with zero weights; tensors keep the logical `K`.
 
-/// The text of `shaders/quant/NAME.wgsl`.
+/// The text of `shaders/quant/NAME.wgsl`, after that of `shaders/lib/CODES.wgsl` where several formats have its codes.
 macro_rules! quant_wgsl {
     ($name:literal) => {
         include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shaders/quant/", $name, ".wgsl"))
+    };
+    ($codes:literal, $name:literal) => {
+        concat!(
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shaders/lib/", $codes, ".wgsl")),
+            quant_wgsl!($name)
+        )
     };
 }
 

@@ -52,7 +52,7 @@ impl Format for Q4_0 {
     }
 
     fn wgsl(&self) -> Option<&'static str> {
-        Some(quant_wgsl!("q4_0"))
+        Some(quant_wgsl!("codes4", "q4_0"))
     }
 
     fn quantize_row(

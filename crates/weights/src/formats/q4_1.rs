@@ -9,9 +9,7 @@
 //! weight = d · q − m, q in 0..=15.
 
 use super::affine::{self, BLOCK};
-use super::{
-    BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, Unrepresentable, half_at, push_half, push_nibbles, round_half,
-};
+use super::{BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, Unrepresentable, half_at, push_nibbles};
 use crate::dtype::Dtype;
 use crate::gguf::block_type::BlockType;
 
@@ -51,7 +49,7 @@ impl Format for Q4_1 {
     }
 
     fn wgsl(&self) -> Option<&'static str> {
-        Some(quant_wgsl!("q4_1"))
+        Some(quant_wgsl!("codes4", "q4_1"))
     }
 
     fn quantize_row(
@@ -71,11 +69,8 @@ impl Format for Q4_1 {
     }
 
     fn push_block(&self, codes: &[i8; 32], scales: [(f32, f32); 2], planes: &mut [Vec<u8>]) -> Result<(), f32> {
-        let (scale, min) = scales[0];
-        let (scale, min) = (round_half(scale).ok_or(scale)?, round_half(min).ok_or(min)?);
-        push_nibbles(&codes.map(|code| code as u8), &mut planes[0]);
-        push_half(&mut planes[1], scale);
-        push_half(&mut planes[1], min);
+        affine::push_pair(scales[0], &mut planes[1])?;
+        push_codes(&codes.map(|code| code as u8), planes);
         Ok(())
     }
 

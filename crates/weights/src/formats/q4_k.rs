@@ -11,10 +11,7 @@
 
 use super::affine::{self, BLOCK, SUPER};
 use super::q4_1::{block_values, codes_at, push_codes};
-use super::{
-    BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, SharedScales, Unrepresentable, push_half, push_nibbles,
-    round_half,
-};
+use super::{BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, SharedScales, Unrepresentable, push_nibbles};
 use crate::dtype::Dtype;
 use crate::gguf::block_type::BlockType;
 
@@ -54,7 +51,7 @@ impl Format for Q4K {
     }
 
     fn wgsl(&self) -> Option<&'static str> {
-        Some(quant_wgsl!("q4_k"))
+        Some(quant_wgsl!("codes4", "q4_k"))
     }
 
     fn quantize_row(
@@ -86,8 +83,7 @@ impl Format for Q4K {
             let scales = SharedScales::at(planes[1], block / 8);
             if kind == BlockType::Q4_1 {
                 let (scale, min) = scales.pair(block % 8);
-                push_half(out, round_half(scale).ok_or(scale)?);
-                push_half(out, round_half(-min).ok_or(-min)?);
+                affine::push_pair((scale, -min), out)?;
                 push_nibbles(&codes_at(planes[0], block), out);
             } else if block % 8 == 0 {
                 scales.push_gguf(out);

@@ -13,9 +13,7 @@
 
 use super::affine::{self, BLOCK};
 use super::q4_1;
-use super::{
-    BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, Unrepresentable, half_at, push_half, push_nibbles, round_half,
-};
+use super::{BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, Unrepresentable, half_at, push_nibbles};
 use crate::dtype::Dtype;
 use crate::gguf::block_type::BlockType;
 
@@ -61,7 +59,7 @@ impl Format for Q5_1 {
     }
 
     fn wgsl(&self) -> Option<&'static str> {
-        Some(quant_wgsl!("q5_1"))
+        Some(quant_wgsl!("codes5", "q5_1"))
     }
 
     fn quantize_row(
@@ -75,19 +73,14 @@ impl Format for Q5_1 {
 
     fn dequantize_row(&self, planes: &[&[u8]], out: &mut [f32]) {
         for (index, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let (scale, min) = (half_at(planes[2], 2 * index), half_at(planes[2], 2 * index + 1));
-            for (value, code) in block.iter_mut().zip(codes_at(planes[0], planes[1], index)) {
-                *value = scale * f32::from(code) - min;
-            }
+            let pair = (half_at(planes[2], 2 * index), half_at(planes[2], 2 * index + 1));
+            block_values(planes, index, pair, block);
         }
     }
 
     fn push_block(&self, codes: &[i8; 32], scales: [(f32, f32); 2], planes: &mut [Vec<u8>]) -> Result<(), f32> {
-        let (scale, min) = scales[0];
-        let (scale, min) = (round_half(scale).ok_or(scale)?, round_half(min).ok_or(min)?);
+        affine::push_pair(scales[0], &mut planes[2])?;
         push_codes(&codes.map(|code| code as u8), planes);
-        push_half(&mut planes[2], scale);
-        push_half(&mut planes[2], min);
         Ok(())
     }
 
@@ -116,6 +109,13 @@ pub(super) fn codes_at(codes: &[u8], highs: &[u8], block: usize) -> [u8; BLOCK] 
     let highs = &highs[block * 4..][..4];
     let low = q4_1::codes_at(codes, block);
     std::array::from_fn(|j| low[j] | (highs[high_bit(j) / 8] >> (high_bit(j) % 8) & 1) << 4)
+}
+
+/// The weights of a block.
+pub(super) fn block_values(planes: &[&[u8]], block: usize, (scale, min): (f32, f32), out: &mut [f32; BLOCK]) {
+    for (value, code) in out.iter_mut().zip(codes_at(planes[0], planes[1], block)) {
+        *value = scale * f32::from(code) - min;
+    }
 }
 
 /// Appends the codes of one block in Q5_1's layout, which stores the high bit of code j at bit j.

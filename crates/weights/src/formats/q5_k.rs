@@ -9,8 +9,8 @@
 
 use super::affine::{self, BLOCK, SUPER};
 use super::q4_k::write_super_nibbles;
-use super::q5_1::{codes_at, push_codes, write_codes};
-use super::{BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, SharedScales, Unrepresentable, push_half, round_half};
+use super::q5_1::{block_values, codes_at, push_codes, write_codes};
+use super::{BlockTypes, Codes, Format, Minimum, PlaneSpec, Q6K, SharedScales, Unrepresentable};
 use crate::dtype::Dtype;
 use crate::gguf::block_type::BlockType;
 
@@ -56,7 +56,7 @@ impl Format for Q5K {
     }
 
     fn wgsl(&self) -> Option<&'static str> {
-        Some(quant_wgsl!("q5_k"))
+        Some(quant_wgsl!("codes5", "q5_k"))
     }
 
     fn quantize_row(
@@ -72,10 +72,7 @@ impl Format for Q5K {
         for (number, chunk) in out.chunks_mut(SUPER).enumerate() {
             let scales = SharedScales::at(planes[2], number);
             for (index, block) in chunk.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-                let (scale, min) = scales.pair(index);
-                for (value, code) in block.iter_mut().zip(codes_at(planes[0], planes[1], number * 8 + index)) {
-                    *value = scale * f32::from(code) - min;
-                }
+                block_values(planes, number * 8 + index, scales.pair(index), block);
             }
         }
     }
@@ -91,8 +88,7 @@ impl Format for Q5K {
             let scales = SharedScales::at(planes[2], block / 8);
             if kind == BlockType::Q5_1 {
                 let (scale, min) = scales.pair(block % 8);
-                push_half(out, round_half(scale).ok_or(scale)?);
-                push_half(out, round_half(-min).ok_or(-min)?);
+                affine::push_pair((scale, -min), out)?;
                 write_codes(&codes_at(planes[0], planes[1], block), out);
             } else if block % 8 == 0 {
                 let codes: [[u8; BLOCK]; 8] =
