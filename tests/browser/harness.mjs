@@ -296,3 +296,19 @@ export function shippedManifest(checkpoint, folder) {
   });
   writeFileSync(join(folder, 'manifest.json'), JSON.stringify({ name: 'بيان الصغير', files }));
 }
+
+/** From now on, the page notes the longest time between two frames. */
+export const watchFrames = (page) =>
+  page.evaluate(() => {
+    window.gap = 0;
+    let last = performance.now();
+    const look = (now) => {
+      window.gap = Math.max(window.gap, now - last);
+      last = now;
+      requestAnimationFrame(look);
+    };
+    requestAnimationFrame(look);
+  });
+
+/** The longest time between two frames since `watchFrames`, in milliseconds. */
+export const longestFrame = (page) => page.evaluate(() => window.gap);

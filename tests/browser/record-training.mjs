@@ -4,7 +4,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { launch, openPage, startServer } from './harness.mjs';
+import { launch, longestFrame, openPage, startServer, watchFrames } from './harness.mjs';
 
 const [folder, steps = '60'] = process.argv.slice(2);
 if (!folder) throw new Error('which folder? node record-training.mjs FOLDER [STEPS]');
@@ -25,16 +25,7 @@ try {
   await page.getByRole('button', { name: 'فحص الأمثلة', exact: true }).click();
   await page.waitForSelector('.sheet .facts', patience);
   const facts = await page.locator('.sheet .facts').innerText();
-  await page.evaluate(() => {
-    window.gap = 0;
-    let last = performance.now();
-    const look = (now) => {
-      window.gap = Math.max(window.gap, now - last);
-      last = now;
-      requestAnimationFrame(look);
-    };
-    requestAnimationFrame(look);
-  });
+  await watchFrames(page);
   const start = performance.now();
   await page.getByRole('button', { name: 'بدء التدريب', exact: true }).click();
   await page.waitForSelector('.answers .after', patience);
@@ -42,7 +33,7 @@ try {
   const text = (selector) => page.locator(selector).innerText();
   const record = {
     seconds: Math.round(seconds),
-    longestFrameMs: Math.round(await page.evaluate(() => window.gap)),
+    longestFrameMs: Math.round(await longestFrame(page)),
     facts: facts.split('\n'),
     before: await text('.answers .before'),
     after: await text('.answers .after'),

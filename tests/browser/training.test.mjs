@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, it } from 'node:test';
-import { launch, openPage, root, seriousViolations, startServer } from './harness.mjs';
+import { launch, longestFrame, openPage, root, seriousViolations, startServer, watchFrames } from './harness.mjs';
 
 /** Kernels are compiled before the first step, which takes a software GPU most of a minute. */
 const PATIENCE = { timeout: 300_000 };
@@ -35,18 +35,6 @@ async function openPanel(page) {
 
 const button = (page, name) => page.getByRole('button', { name, exact: true });
 const stepsOf = (page) => page.evaluate(() => document.querySelector('.sheet progress.bar')?.value ?? 0);
-/** The longest time between two frames since `watch` was called. */
-const watch = (page) =>
-  page.evaluate(() => {
-    window.gap = 0;
-    let last = performance.now();
-    const look = (now) => {
-      window.gap = Math.max(window.gap, now - last);
-      last = now;
-      requestAnimationFrame(look);
-    };
-    requestAnimationFrame(look);
-  });
 
 it('pairs train, pause, go on in a new tab, and change answers', async () => {
   const page = await visit();
@@ -69,12 +57,12 @@ it('pairs train, pause, go on in a new tab, and change answers', async () => {
   const facts = await page.locator('.sheet .facts').innerText();
   assert.match(facts, /أمثلة التدريب\s*2/);
   assert.deepEqual(await seriousViolations(page), []);
-  await watch(page);
+  await watchFrames(page);
   await button(page, 'بدء التدريب').click();
   await page.waitForFunction(() => (document.querySelector('.sheet progress.bar')?.value ?? 0) >= 3, null, PATIENCE);
   await button(page, 'إيقاف مؤقت').click();
   await page.getByText('يمكنك إغلاق الصفحة').waitFor(PATIENCE);
-  const gap = await page.evaluate(() => window.gap);
+  const gap = await longestFrame(page);
   console.log(`  the longest time between two frames: ${gap.toFixed(0)} ms`);
   const paused = await stepsOf(page);
   assert.ok(paused >= 3 && paused < 12, `${paused} steps`);

@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, it } from 'node:test';
-import { filesOf, fixtures, made, newEngine, root, start } from './harness.mjs';
+import { filesOf, fixtures, made, newEngine, nmse, root, start, tensor } from './harness.mjs';
 import { synthetic } from './synthetic.mjs';
 
 const program = process.env.BAYAN_NATIVE ?? join(root, 'target/debug/bayan');
@@ -27,17 +27,6 @@ async function onCpu() {
   const engine = await newEngine(site.page);
   return { engine, device: await engine.call('create', { device: 'cpu' }) };
 }
-
-/** A tensor of f32 in a safetensors file. */
-function tensor(file, name) {
-  const bytes = readFileSync(file);
-  const start = 8 + Number(bytes.readBigUInt64LE(0));
-  const [from, to] = JSON.parse(bytes.subarray(8, start).toString())[name].data_offsets;
-  return Array.from({ length: (to - from) / 4 }, (_, i) => bytes.readFloatLE(start + from + 4 * i));
-}
-
-const nmse = (wanted, got) =>
-  wanted.reduce((sum, w, i) => sum + (w - got[i]) ** 2, 0) / wanted.reduce((sum, w) => sum + w * w, 0);
 
 it('op suite: vectors of 128 bits agree with the references', async () => {
   const engine = await newEngine(site.page);

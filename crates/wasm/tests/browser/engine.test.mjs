@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { filesOf, fixtures, made, newEngine, root, start } from './harness.mjs';
+import { filesOf, fixtures, made, newEngine, nmse, root, start, tensor } from './harness.mjs';
 import { synthetic } from './synthetic.mjs';
 
 const MODELS = ['qwen3_qknorm', 'qwen2_bias', 'llama3_gqa', 'mistral_swa'];
@@ -104,17 +104,6 @@ describe('greedy answers', () => {
     }
   }
 });
-
-/** A tensor of f32 in a safetensors file. */
-function tensor(file, name) {
-  const bytes = readFileSync(file);
-  const start = 8 + Number(bytes.readBigUInt64LE(0));
-  const [from, to] = JSON.parse(bytes.subarray(8, start).toString())[name].data_offsets;
-  return Array.from({ length: (to - from) / 4 }, (_, i) => bytes.readFloatLE(start + from + 4 * i));
-}
-
-const nmse = (wanted, got) =>
-  wanted.reduce((sum, w, i) => sum + (w - got[i]) ** 2, 0) / wanted.reduce((sum, w) => sum + w * w, 0);
 
 describe('every architecture and every weight format', () => {
   for (const model of readdirSync(join(fixtures, 'models'))) {

@@ -138,3 +138,15 @@ export async function newEngine(page) {
     end: () => handle.evaluate((it) => it.worker.terminate()),
   };
 }
+
+/** A tensor of f32 in a safetensors file. */
+export function tensor(file, name) {
+  const bytes = readFileSync(file);
+  const start = 8 + Number(bytes.readBigUInt64LE(0));
+  const [from, to] = JSON.parse(bytes.subarray(8, start).toString())[name].data_offsets;
+  return Array.from({ length: (to - from) / 4 }, (_, i) => bytes.readFloatLE(start + from + 4 * i));
+}
+
+/** Squared error by squared size. */
+export const nmse = (wanted, got) =>
+  wanted.reduce((sum, w, i) => sum + (w - got[i]) ** 2, 0) / wanted.reduce((sum, w) => sum + w * w, 0);

@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { filesOf, fixtures, newEngine, root, start } from './harness.mjs';
+import { filesOf, fixtures, newEngine, nmse, root, start } from './harness.mjs';
 
 const program = process.env.BAYAN_NATIVE ?? join(root, 'target/debug/bayan');
 const json = (...path) => JSON.parse(readFileSync(join(fixtures, ...path), 'utf8'));
@@ -40,12 +40,6 @@ function tensors(bytes) {
 }
 
 const squared = (a, b) => a.reduce((sum, value, i) => sum + (value - b[i]) ** 2, 0);
-const nmse = (wanted, got) =>
-  squared(wanted, got) /
-  squared(
-    wanted,
-    wanted.map(() => 0),
-  );
 const written = (files) => Object.entries(files).map(([name, text]) => [name, Buffer.from(text, 'base64')]);
 
 /** The native trainer is compared with PEFT, and the run below with the native trainer; this takes another minute. */
