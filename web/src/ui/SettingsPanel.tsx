@@ -6,6 +6,12 @@ import { Sheet } from './Dialogs';
 import { Choice, NumberField, Slider } from './fields';
 import { useApp } from './hooks';
 
+const SLIDERS = [
+  { key: 'temperature', id: 'temperature', min: 0, max: 1.5, step: 0.05 },
+  { key: 'topP', id: 'top-p', min: 0.05, max: 1, step: 0.05 },
+  { key: 'repetition', id: 'repetition', min: 1, max: 1.5, step: 0.01 },
+] as const;
+
 export function SettingsPanel() {
   const { settings: s, current, conversations } = useApp();
   const t = strings();
@@ -86,40 +92,18 @@ export function SettingsPanel() {
           {t.advisedSampling}
         </label>
         <div class="grid2">
-          {!isAdvised(s) && (
-            <>
+          {!isAdvised(s) &&
+            SLIDERS.map(({ key, id, ...bounds }) => (
               <Slider
-                id="temperature"
-                label={t.temperature}
-                note={t.temperatureNote}
-                value={s.temperature ?? OWN_SAMPLING.temperature}
-                min={0}
-                max={1.5}
-                step={0.05}
-                onChange={(temperature) => changeSettings({ temperature })}
+                key={key}
+                id={id}
+                label={t[key]}
+                note={t[`${key}Note`]}
+                value={s[key] ?? OWN_SAMPLING[key]}
+                {...bounds}
+                onChange={(value) => changeSettings({ [key]: value })}
               />
-              <Slider
-                id="top-p"
-                label={t.topP}
-                note={t.topPNote}
-                value={s.topP ?? OWN_SAMPLING.topP}
-                min={0.05}
-                max={1}
-                step={0.05}
-                onChange={(topP) => changeSettings({ topP })}
-              />
-              <Slider
-                id="repetition"
-                label={t.repetition}
-                note={t.repetitionNote}
-                value={s.repetition ?? OWN_SAMPLING.repetition}
-                min={1}
-                max={1.5}
-                step={0.01}
-                onChange={(repetition) => changeSettings({ repetition })}
-              />
-            </>
-          )}
+            ))}
           <NumberField
             id="max-tokens"
             label={t.maxTokens}
