@@ -67,7 +67,7 @@ fn weighed_quantization_errs_less_where_it_counts() {
             blind += error(None);
             guided += error(Some(weights));
         }
-        println!("{}: weighed error {guided:.4e}, {:.3} of {blind:.4e}", format.name(), guided / blind);
+        println!("{}: weighted error {guided:.4e}, {:.3} of {blind:.4e}", format.name(), guided / blind);
         assert!(guided < 0.95 * blind, "{}: {guided:e} against {blind:e}", format.name());
     }
 }

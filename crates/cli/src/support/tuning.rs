@@ -43,8 +43,8 @@ pub fn apply(engine: &mut Engine, mode: Autotune) -> Result<()> {
     }
     let key = key(engine);
     let file = directory().map(|directory| directory.join(format!("{:016x}.json", hash(&key))));
-    let remembered = file.as_ref().filter(|_| mode == Autotune::Auto).and_then(|file| read(file, &key));
-    if let Some(shape) = remembered {
+    let cached = file.as_ref().filter(|_| mode == Autotune::Auto).and_then(|file| read(file, &key));
+    if let Some(shape) = cached {
         engine.set_tuning(Tuning { rows: Some(shape), ..engine.tuning().clone() });
         return Ok(());
     }

@@ -241,7 +241,7 @@ impl<'a> Machine<'a> {
             b'q' | b'r' | 0x94 => return self.put(code),
             b'h' | b'j' => {
                 let key = self.number(if code == b'h' { 1 } else { 4 })? as u32;
-                self.memo.get(&key).cloned().ok_or_else(|| self.bad(format!("nothing is remembered under {key}")))?
+                self.memo.get(&key).cloned().ok_or_else(|| self.bad(format!("nothing is stored under {key}")))?
             }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
