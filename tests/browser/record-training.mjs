@@ -6,7 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { launch, longestFrame, openPage, startServer, watchFrames } from './harness.mjs';
 
-const [folder, steps = '60'] = process.argv.slice(2);
+const [folder, steps] = process.argv.slice(2);
 if (!folder) throw new Error('which folder? node record-training.mjs FOLDER [STEPS]');
 mkdirSync(folder, { recursive: true });
 const server = await startServer({ real: true });
@@ -20,8 +20,7 @@ try {
   await page.getByRole('button', { name: 'تدريب مهايئ جديد' }).click();
   await page.locator('input[name="way"][value="file"]').check();
   await page.getByRole('button', { name: 'مثال جاهز' }).click();
-  await page.getByLabel('الخطوات').fill(steps);
-  await page.getByLabel('سرعة التعلّم').fill('0.005');
+  if (steps) await page.getByLabel('الخطوات').fill(steps);
   await page.getByRole('button', { name: 'فحص الأمثلة', exact: true }).click();
   await page.waitForSelector('.sheet .facts', patience);
   const facts = await page.locator('.sheet .facts').innerText();

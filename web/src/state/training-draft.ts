@@ -22,9 +22,12 @@ export interface Form {
   learningRate: number;
 }
 
-/** Steps and learning rate of each length: a small rate needs more steps. */
+/**
+ * Steps and learning rate of each length: a small rate needs more steps. `quick` is for a few dozen examples, which the
+ * embedded model then repeats word for word; the others are for hundreds.
+ */
 export const PRESETS: Record<Preset, Pick<Form, 'rank' | 'steps' | 'learningRate'>> = {
-  quick: { rank: 16, steps: 60, learningRate: 2e-3 },
+  quick: { rank: 16, steps: 80, learningRate: 5e-3 },
   usual: { rank: 16, steps: 200, learningRate: 1e-3 },
   long: { rank: 32, steps: 600, learningRate: 5e-4 },
 };
@@ -36,6 +39,14 @@ export function rateFor(preset: Preset, parameters: number): number {
   const base = PRESETS[preset].learningRate;
   if (parameters < 1e8) return base;
   return parameters < 2e9 ? base / 5 : base / 10;
+}
+
+/** The settings of a preset for a model with this number of parameters. */
+export function settingsOf(
+  preset: Preset,
+  parameters: number,
+): Pick<Form, 'preset' | 'rank' | 'steps' | 'learningRate'> {
+  return { preset, ...PRESETS[preset], learningRate: rateFor(preset, parameters) };
 }
 
 /** The files that the chosen way gives; empty where there is no example. */

@@ -9,10 +9,10 @@ import {
   examplesOf,
   type Form,
   type Pair,
-  type Preset,
   PRESETS,
   rateFor,
   recipeOf,
+  settingsOf,
 } from '../state/training-draft';
 import { directionOf } from '../text/direction';
 import { plainName } from '../text/hidden';
@@ -25,7 +25,6 @@ let kept: Form | null = null;
 
 function firstForm(parameters: number): Form {
   const t = strings().training;
-  const preset: Preset = 'quick';
   return {
     way: 'pairs',
     pairs: [EMPTY_PAIR, EMPTY_PAIR],
@@ -33,9 +32,7 @@ function firstForm(parameters: number): Form {
     files: [],
     name: '',
     question: t.probeDefault,
-    preset,
-    ...PRESETS[preset],
-    learningRate: rateFor(preset, parameters),
+    ...settingsOf('quick', parameters),
   };
 }
 
@@ -77,7 +74,7 @@ export function TrainingForm() {
           label={t.preset}
           value={form.preset}
           options={t.presets}
-          onChange={(preset) => change({ preset, ...PRESETS[preset], learningRate: rateFor(preset, parameters) })}
+          onChange={(preset) => change(settingsOf(preset, parameters))}
         />
         <div class="grid2 three">
           <NumberField
@@ -167,7 +164,8 @@ function Examples({ form, change }: { form: Form; change: (part: Partial<Form>) 
         </p>
       </div>
     );
-  if (form.way === 'file') return <Files files={form.files} onFiles={(files) => change({ files })} onName={change} />;
+  if (form.way === 'file')
+    return <Files files={form.files} onFiles={(files) => change({ files })} onExample={change} />;
   const replace = (at: number, part: Partial<Pair>) =>
     change({ pairs: form.pairs.map((pair, i) => (i === at ? { ...pair, ...part } : pair)) });
   return (
@@ -216,11 +214,11 @@ function Examples({ form, change }: { form: Form; change: (part: Partial<Form>) 
 function Files({
   files,
   onFiles,
-  onName,
+  onExample,
 }: {
   files: SourceFile[];
   onFiles: (files: SourceFile[]) => void;
-  onName: (part: Partial<Form>) => void;
+  onExample: (part: Partial<Form>) => void;
 }) {
   const t = strings().training;
   const f = formats();
@@ -231,7 +229,10 @@ function Files({
   const example = async () => {
     const response = await fetch('training/am-rida.jsonl').catch(() => null);
     if (!response?.ok) return set({ notice: { text: strings().errors.Network.text } });
-    onName({ files: [{ path: 'am-rida.jsonl', file: await response.blob() }], way: 'file', name: 'عم رضا' });
+    // The example has few rows and was tried with these settings.
+    const parameters = sessionInfo()?.model.parameters ?? 0;
+    const files = [{ path: 'am-rida.jsonl', file: await response.blob() }];
+    onExample({ files, way: 'file', name: 'عم رضا', ...settingsOf('quick', parameters) });
   };
   return (
     <div
