@@ -11,6 +11,7 @@ mod importance;
 mod likelihood;
 mod pause;
 mod prefix;
+mod prompt;
 mod schedule;
 mod score;
 mod sizes;
@@ -511,7 +512,13 @@ impl Engine {
         let recurrent = self.cache.is_recurrent();
         let rows = self.sizes.rows(self.sequences(), recurrent).into_iter().map(StepKind::Decode);
         let pieces = self.sizes.pieces(self.chunks.chunk(), recurrent).into_iter().map(StepKind::Prefill);
-        let kinds: Vec<StepKind> = rows.chain(pieces).chain(self.verifying_kinds()).collect();
+        let mut kinds: Vec<StepKind> = rows.chain(pieces).chain(self.verifying_kinds()).collect();
+        if self.sizes.mixes(recurrent) {
+            for rows in self.sizes.rows(self.sequences(), recurrent) {
+                let pieces = self.sizes.pieces(self.chunks.chunk(), recurrent).into_iter();
+                kinds.extend(pieces.map(|piece| StepKind::Mixed { rows, piece, scored: false }));
+            }
+        }
         for (done, &kind) in kinds.iter().enumerate() {
             on_step(done, kinds.len());
             self.prepared_step(kind, None).await?;

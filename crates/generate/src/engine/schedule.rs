@@ -1,9 +1,8 @@
 //! Jobs that come and go: each has a slot of the cache, a step computes one token of every unfinished answer, and
-//! pieces of prompts are computed between those steps.
+//! pieces of prompts are computed in those steps or between them (`prompt.rs`).
 //!
 //! A step reads every weight once for all its sequences. When the answers change, the submitted steps are awaited and
-//! the rows are laid out again. Rejected: one step with tokens of answers and of a prompt together, because other
-//! kernels would then compute an answer whenever a prompt is read beside it, and its result would depend on that.
+//! the rows are laid out again.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -19,7 +18,7 @@ use super::batch::{Event, Job, JobId, OnEvent};
 use super::device_plan::PendingValues;
 use super::score::TokenScore;
 use super::step::{Step, StepKind, refuse_all_banned};
-use super::{Control, Engine, FinishReason, LOGITS_CHUNK, Usage};
+use super::{Control, Engine, FinishReason, Usage};
 use crate::GenerateError;
 
 /// Most decoding steps that may be submitted before the host reads the tokens of the oldest.
@@ -42,7 +41,7 @@ pub(super) struct Row {
     limit: usize,
     pub(super) usage: Usage,
     pub(super) finish: Option<FinishReason>,
-    start: Instant,
+    pub(super) start: Instant,
 }
 
 impl Row {
@@ -121,6 +120,8 @@ pub(super) struct Jobs {
     waiting: VecDeque<(JobId, Job)>,
     pub(super) rows: Vec<Row>,
     laid_out: Option<LaidOut>,
+    /// The job of each row of the samplers on the device.
+    sampled: Vec<JobId>,
     in_flight: VecDeque<Reads>,
 }
 
@@ -133,6 +134,13 @@ impl Jobs {
     pub(super) fn use_adapter(&self, name: &str) -> bool {
         let jobs = self.rows.iter().map(|row| &row.job).chain(self.waiting.iter().map(|(_, job)| job));
         jobs.filter_map(|job| job.adapter.as_deref()).any(|used| used == name)
+    }
+
+    /// Notes a submitted run of the step that is laid out.
+    pub(super) fn submitted(&mut self, reads: Reads) {
+        self.in_flight.push_back(reads);
+        let laid_out = self.laid_out.as_ref().map(|laid_out| laid_out.jobs.as_slice()).unwrap_or_default();
+        self.rows.iter_mut().filter(|row| laid_out.contains(&row.id)).for_each(|row| row.submitted += 1);
     }
 
     /// Whether a row is part of the step that is laid out.
@@ -209,7 +217,7 @@ impl Engine {
     }
 
     /// Goes on by one round: ended jobs leave, waiting ones take their slots, one piece of a prompt is computed, and
-    /// every answer gets its next token. Returns whether any job is left.
+    /// every answer gets its next token, where that is possible in the same step. Returns whether any job is left.
     ///
     /// # Errors
     /// The device fails; all jobs are removed then, without events, and the cache is empty.
@@ -237,8 +245,9 @@ impl Engine {
                 .filter(|row| row.is_filling())
                 .for_each(|row| row.finish = Some(FinishReason::Stopped));
         }
+        let mut served = Vec::new();
         while let Some(index) = self.jobs.rows.iter().position(Row::is_filling) {
-            self.fill(index, on_event).await?;
+            served = self.fill(index, on_event).await?;
             if interleaves {
                 break;
             }
@@ -250,7 +259,7 @@ impl Engine {
         // Without pieces in between, an answer that ended makes room for the next prompt first.
         let all_answer = self.jobs.rows.iter().all(|row| row.answers && row.finish.is_none());
         if interleaves || all_answer {
-            self.decode(on_event).await?;
+            self.decode(&served, on_event).await?;
         }
         Ok(!(self.jobs.rows.is_empty() && self.jobs.waiting.is_empty()))
     }
@@ -299,64 +308,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Computes the next piece of a prompt into the cache.
-    async fn fill(&mut self, index: usize, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
-        self.share_more(index)?;
-        let row = &self.jobs.rows[index];
-        let (id, slot, scores) = (row.id, row.slot, row.job.prompt_scores);
-        let at = self.cached[slot].len();
-        let left = row.job.prompt.len() - 1 - at;
-        if left > 0 {
-            let chunk = self.chunks.chunk().min(if scores.is_some() { LOGITS_CHUNK } else { usize::MAX });
-            let piece = self.sizes.piece(left, self.context() - at, chunk, self.cache.is_recurrent());
-            let tokens = row.job.prompt[at..at + piece.tokens].to_vec();
-            let next = row.job.prompt[at + 1..=at + piece.tokens].to_vec();
-            let mut ids = tokens.clone();
-            ids.resize(piece.size, 0);
-            let kind = if scores.is_some() { StepKind::Logits(piece.size) } else { StepKind::Prefill(piece.size) };
-            let adapter = row.job.adapter.clone();
-            let prepared = self.steps.contains_key(&(kind, adapter.clone()));
-            let step = self.prepared_step(kind, adapter.as_deref()).await?;
-            if !prepared {
-                // The time of compiling kernels must not count as the device's speed.
-                self.devices.flush().await?;
-            }
-            let start = Instant::now();
-            step.write(&ids, at, slot * self.context());
-            let mut found = Vec::new();
-            match scores {
-                Some(top) => {
-                    if let Some(read) = step.read_logits(at + piece.size).await? {
-                        let logits = read.wait().await?;
-                        let rows = logits.f32().chunks_exact(self.decoder.sizes().vocab_size);
-                        found = rows.zip(next).map(|(logits, id)| TokenScore::new(logits, id, top)).collect();
-                    }
-                }
-                // One piece at a time, so that a slow device never has seconds of submitted work that cannot be
-                // stopped.
-                None => step.run_prefill(at + piece.size, self.chunks.submissions()).await?,
-            }
-            self.cached[slot].extend_from_slice(&tokens);
-            self.written[slot] = self.written[slot].max(at + piece.size);
-            self.chunks.adapt(piece.size, start.elapsed().as_secs_f64());
-            if !found.is_empty() && on_event(id, Event::Prompt(found)).is_break() {
-                self.cancel(id);
-            }
-        }
-        let filled = self.cached[slot].len() + 1 == self.jobs.rows[index].job.prompt.len();
-        let row = &mut self.jobs.rows[index];
-        if filled && row.finish.is_none() {
-            row.usage.prefill_seconds = row.start.elapsed().as_secs_f64();
-            row.answers = true;
-            match row.job.max_tokens {
-                0 => row.finish = Some(FinishReason::Length),
-                // The next step has other rows.
-                _ => self.drain(on_event).await?,
-            }
-        }
-        Ok(())
-    }
-
     /// Reads all submitted steps. The next step is laid out anew.
     pub(super) async fn drain(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
         while let Some(reads) = self.jobs.in_flight.pop_front() {
@@ -366,18 +317,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes on with all answers. Those with one loaded adapter share a step; with several adapters, their steps take
-    /// turns and none is submitted ahead of the host.
-    async fn decode(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
-        let mut adapters: Vec<Option<String>> = Vec::new();
+    /// Goes on with all answers but those that were `served` in this round. Those with one loaded adapter share a step;
+    /// with several adapters, their steps take turns and none is submitted ahead of the host.
+    async fn decode(&mut self, served: &[JobId], on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+        // For each adapter, whether any of its answers still needs a step.
+        let mut adapters: Vec<(Option<String>, bool)> = Vec::new();
         for row in self.jobs.rows.iter().filter(|row| row.answers && row.finish.is_none()) {
-            if !adapters.contains(&row.job.adapter) {
-                adapters.push(row.job.adapter.clone());
+            let waits = !served.contains(&row.id);
+            match adapters.iter_mut().find(|(adapter, _)| *adapter == row.job.adapter) {
+                Some((_, any)) => *any |= waits,
+                None => adapters.push((row.job.adapter.clone(), waits)),
             }
         }
         let alone = adapters.len() < 2;
-        for adapter in adapters {
-            let verified = self.speculate(adapter.as_deref(), on_event).await?;
+        for (adapter, _) in adapters.into_iter().filter(|(_, waits)| *waits) {
+            let mut verified = self.speculate(adapter.as_deref(), on_event).await?;
+            verified.extend_from_slice(served);
             self.decode_with(adapter.as_deref(), alone, &verified, on_event).await?;
             if !alone {
                 self.drain(on_event).await?;
@@ -386,16 +341,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Submits steps of the answers with an adapter, but for those whose proposals were verified, and reads the oldest.
+    /// Submits steps of the answers with an adapter, but for those that have their next token already, and reads the
+    /// oldest.
     async fn decode_with(
         &mut self,
         adapter: Option<&str>,
         alone: bool,
-        verified: &[JobId],
+        served: &[JobId],
         on_event: OnEvent<'_>,
     ) -> Result<(), GenerateError> {
         let answering = |row: &&Row| {
-            row.answers && row.finish.is_none() && row.job.adapter.as_deref() == adapter && !verified.contains(&row.id)
+            row.answers && row.finish.is_none() && row.job.adapter.as_deref() == adapter && !served.contains(&row.id)
         };
         if self.jobs.laid_out.is_none() {
             let answers = self.jobs.rows.iter().filter(answering).count();
@@ -407,9 +363,8 @@ impl Engine {
             let kind = if scored { StepKind::Scored(size) } else { StepKind::Decode(size) };
             let step = self.prepared_step(kind, adapter).await?;
             let jobs = self.jobs.rows.iter().filter(answering).map(|row| row.id).collect();
-            self.jobs.laid_out = Some(LaidOut { step, jobs });
+            self.lay_out(step, jobs);
             self.write_tokens();
-            self.write_samplers();
         }
         let Some(LaidOut { step, .. }) = &self.jobs.laid_out else { return Ok(()) };
         let step = step.clone();
@@ -436,9 +391,8 @@ impl Engine {
             if step.is_split() {
                 self.write_tokens();
             }
-            self.jobs.in_flight.push_back(step.submit_sampling(length).await?);
-            let laid_out = self.jobs.laid_out.as_ref().map(|laid_out| laid_out.jobs.clone()).unwrap_or_default();
-            self.jobs.rows.iter_mut().filter(|row| laid_out.contains(&row.id)).for_each(|row| row.submitted += 1);
+            let reads = step.submit_sampling(length).await?;
+            self.jobs.submitted(reads);
         }
         match self.jobs.in_flight.pop_front() {
             Some(reads) => self.take(reads, on_event).await,
@@ -469,6 +423,17 @@ impl Engine {
         Ok(())
     }
 
+    /// Lays a step out for these jobs, and writes their samplers. No step may be in flight.
+    pub(super) fn lay_out(&mut self, step: Rc<Step>, jobs: Vec<JobId>) {
+        self.jobs.laid_out = Some(LaidOut { step, jobs });
+        let ids: Vec<JobId> = self.laid_rows().into_iter().flat_map(|(_, rows)| rows).map(|row| row.id).collect();
+        // The device itself counts the tokens that it samples.
+        if ids != self.jobs.sampled {
+            self.write_samplers();
+            self.jobs.sampled = ids;
+        }
+    }
+
     /// The rows of the step that is laid out; those beyond the jobs repeat the first.
     pub(super) fn laid_rows(&self) -> Option<(&Rc<Step>, Vec<&Row>)> {
         let LaidOut { step, jobs } = self.jobs.laid_out.as_ref()?;
@@ -476,7 +441,7 @@ impl Engine {
             jobs.iter().filter_map(|id| self.jobs.rows.iter().find(|row| row.id == *id)).collect();
         // A repeated row computes and writes exactly what the first one does, also to the cache.
         let first = *rows.first()?;
-        rows.resize(step.tokens(), first);
+        rows.resize(step.sampled(), first);
         Some((step, rows))
     }
 

@@ -11,7 +11,7 @@ pub enum StepSizes {
     /// As many tokens as there are, and prompts are read whole before answers go on. For one user.
     #[default]
     Exact,
-    /// Sizes from a short list, and answers go on between two pieces of a prompt. For a server.
+    /// Sizes from a short list, and answers go on beside each piece of a prompt. For a server.
     Listed,
     /// As [`StepSizes::Listed`], with one size for each kind of step, so that an answer does not depend on other
     /// requests: the same kernels compute it in the same order, alone or among others.
@@ -31,9 +31,14 @@ pub(super) struct Piece {
 }
 
 impl StepSizes {
-    /// Whether answers go on between two pieces of a prompt.
+    /// Whether answers go on while a prompt is read.
     pub(super) fn interleaves(self) -> bool {
         self != StepSizes::Exact
+    }
+
+    /// Whether a step may have a piece of a prompt and one token of each answer together. Otherwise they take turns.
+    pub(super) fn mixes(self, recurrent: bool) -> bool {
+        self == StepSizes::Listed && !recurrent
     }
 
     /// The sizes of steps with one token of each answer, for at most `sequences` answers; empty when every number may

@@ -22,6 +22,15 @@ pub(super) enum StepKind {
     Scored(usize),
     /// Tokens of a prompt, without logits.
     Prefill(usize),
+    /// One token of each of several sequences, whose next tokens are sampled, then tokens of a prompt without logits.
+    Mixed {
+        /// Number of sequences.
+        rows: usize,
+        /// Tokens of the prompt.
+        piece: usize,
+        /// As for `Scored`, whether logits are kept.
+        scored: bool,
+    },
     /// Tokens with the logits after each of them.
     Logits(usize),
     /// Tokens of several sequences, with the logits after some of them.
@@ -50,8 +59,14 @@ impl StepKind {
             | StepKind::Prefill(tokens)
             | StepKind::Logits(tokens)
             | StepKind::Packed { tokens, .. } => tokens,
+            StepKind::Mixed { rows, piece, .. } => rows + piece,
             StepKind::Verify { rows, width } => rows * width,
         }
+    }
+
+    /// Number of tokens that are sampled, of a step that samples.
+    fn sampled(self) -> usize {
+        if let StepKind::Mixed { rows, .. } = self { rows } else { self.tokens() }
     }
 
     /// Number of query tiles: all tokens of a tile belong to one sequence.
@@ -59,6 +74,7 @@ impl StepKind {
         match self {
             StepKind::Decode(sequences) | StepKind::Scored(sequences) => sequences,
             StepKind::Prefill(tokens) | StepKind::Logits(tokens) => tokens.div_ceil(QUERY_TILE),
+            StepKind::Mixed { rows, piece, .. } => rows + piece.div_ceil(QUERY_TILE),
             StepKind::Packed { tiles, .. } => tiles,
             StepKind::Verify { rows, width } => rows * width.div_ceil(QUERY_TILE),
         }
@@ -66,7 +82,10 @@ impl StepKind {
 
     /// Number of tokens whose logits are computed, if not all.
     fn rows(self) -> Option<usize> {
-        if let StepKind::Packed { rows, .. } = self { Some(rows) } else { None }
+        match self {
+            StepKind::Packed { rows, .. } | StepKind::Mixed { rows, .. } => Some(rows),
+            _ => None,
+        }
     }
 }
 
@@ -228,13 +247,13 @@ impl Step {
             graph = graph.with_input_squares(sums);
         }
         match kind {
-            StepKind::Decode(_) | StepKind::Verify { .. } => {
+            StepKind::Decode(_) | StepKind::Verify { .. } | StepKind::Mixed { scored: false, .. } => {
                 graph.sample(logits, tokens, positions, &spec.sampling.states)
             }
-            StepKind::Scored(_) => {
+            StepKind::Scored(_) | StepKind::Mixed { scored: true, .. } => {
                 // Sampling changes the logits in place, so the host reads a copy.
-                let every: Vec<u32> = (0..count as u32).collect();
-                let every = State::new(first.as_ref(), "rows", &[count], Values::U32(every))?;
+                let every: Vec<u32> = (0..kind.sampled() as u32).collect();
+                let every = State::new(first.as_ref(), "rows", &[every.len()], Values::U32(every))?;
                 let rows = graph.state(&every);
                 let copy = graph.select_rows(logits, rows);
                 graph.sample(logits, tokens, positions, &spec.sampling.states);
@@ -294,9 +313,9 @@ impl Step {
         }
     }
 
-    /// Number of tokens of the step.
-    pub(super) fn tokens(&self) -> usize {
-        self.kind.tokens()
+    /// Number of tokens that the step samples, if it samples.
+    pub(super) fn sampled(&self) -> usize {
+        self.kind.sampled()
     }
 
     /// Whether several devices run the step, so that its inputs must be written before each run.
@@ -354,7 +373,7 @@ impl Step {
 
     /// Submits a run and reads of the tokens that it samples, and of the logits if they are kept.
     pub(super) async fn submit_sampling(&self, cached: usize) -> Result<Vec<PendingValues>, GpuError> {
-        let scored = matches!(self.kind, StepKind::Scored(_));
+        let scored = matches!(self.kind, StepKind::Scored(_) | StepKind::Mixed { scored: true, .. });
         let reads = if scored { vec![self.tokens, self.logits] } else { vec![self.tokens] };
         self.submit(cached, &reads).await
     }

@@ -6,6 +6,7 @@ mod cache;
 mod cpu;
 mod devices;
 mod likelihood;
+mod mixing;
 mod prefixes;
 mod schema;
 mod serving;
