@@ -1,4 +1,4 @@
-// What both kernels that choose a token share: bindings, the order of floats, and noise. settings [R, 16]: 0
+// What both kernels that choose a token share, beside lib/float_order.wgsl: bindings and noise. settings [R, 16]: 0
 // temperature (0: the most likely token), 1 top_k (0: off), 2 top_p, 3 min_p, 4 repeat, 5 presence, 6 frequency, 7
 // adjust, 8 and 9 the seed's bits.
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
@@ -12,12 +12,6 @@ const V = ${V}u;
 const CHUNK = ${CHUNK}u;
 const CHUNKS = ${CHUNKS}u;
 const THREADS = ${THREADS}u;
-
-// Maps floats to unsigned integers in the same order.
-fn key_of(value: f32) -> u32 {
-  let bits = bitcast<u32>(value);
-  return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
-}
 
 // PCG hash (Jarzynski and Olano, 2020).
 fn hash(value: u32) -> u32 {

@@ -11,9 +11,6 @@ var<workgroup> sorted_ids: array<u32, THREADS>;
 var<workgroup> counter: atomic<u32>;
 var<workgroup> shared_result: vec2<u32>;
 
-// The inverse of key_of.
-fn value_of(key: u32) -> f32 { return bitcast<f32>(select(~key, key & 0x7fffffffu, (key & 0x80000000u) != 0u)); }
-
 // The largest key of all invocations, with the smallest id among equals, in every invocation.
 fn best_of(key: u32, id: u32, lane: u32) -> vec2<u32> {
   keys[lane] = key;

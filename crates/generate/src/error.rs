@@ -69,6 +69,14 @@ pub enum GenerateError {
         /// The largest.
         most: usize,
     },
+    /// More of the most likely tokens are asked for than a step gives.
+    #[error("log-probabilities of the {got} most likely tokens: expected at most {most}")]
+    Scores {
+        /// The number asked for.
+        got: usize,
+        /// The largest.
+        most: usize,
+    },
     /// A recurrent model cannot go back before rejected proposals.
     #[error(
         "speculative decoding goes back where a proposal is rejected, and {what} has recurrent layers, which cannot; leave `--lookup` and `--draft-model` out, or use another model"

@@ -47,7 +47,8 @@ pub struct Job {
     pub adapter: Option<String>,
     /// Cached tokens are reused only between jobs with the same owner.
     pub owner: u64,
-    /// Report the log-probability of each new token and of this many most likely ones, before penalties and biases.
+    /// Report the log-probability of each new token and of this many most likely ones, at most 20, before penalties and
+    /// biases.
     pub scores: Option<usize>,
     /// Report the same of each token of the prompt but the first. The prompt is then computed whole.
     pub prompt_scores: Option<usize>,

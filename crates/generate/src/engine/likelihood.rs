@@ -203,7 +203,7 @@ impl Engine {
         packed.rows.resize(if rows.len() <= few { few } else { LOGITS_CHUNK }, 0);
         let step = self.prepared_step(StepKind::Packed { tokens, tiles, rows: packed.rows.len() }, None).await?;
         step.write_packed(&packed);
-        let Some(read) = step.read_logits(longest).await? else { return Ok(()) };
+        let Some(read) = step.submit_reading(longest).await?.pop() else { return Ok(()) };
         let logits = read.wait().await?;
         for (row, (lane, at)) in logits.f32().chunks_exact(self.decoder.sizes().vocab_size).zip(rows) {
             let lane = &lanes[lane];

@@ -84,7 +84,7 @@ impl Default for EngineOptions {
 /// Context when the user sets none and the model allows more: a cache of this length fits beside every model that fits.
 pub const DEFAULT_CONTEXT: usize = 4096;
 
-/// Tokens of one step when their logits are read.
+/// Most tokens of one step when the logits after all of them are computed.
 const LOGITS_CHUNK: usize = 64;
 
 /// Most tokens of one sequence in one step.
@@ -572,7 +572,7 @@ impl Engine {
             step.write(chunk, self.cached[0].len(), 0);
             self.cached[0].extend_from_slice(chunk);
             self.written[0] = self.cached[0].len();
-            if let Some(read) = step.read_logits(self.cached[0].len()).await? {
+            if let Some(read) = step.submit_reading(self.cached[0].len()).await?.pop() {
                 let values = read.wait().await?;
                 rows.extend(values.f32().chunks_exact(vocabulary).map(<[f32]>::to_vec));
             }

@@ -14,7 +14,7 @@ use web_time::Instant;
 
 use super::batch::{Event, JobId, OnEvent};
 use super::schedule::Row;
-use super::score::TokenScore;
+use super::score::{Scores, TokenScore};
 use super::step::{Packed, StepKind};
 use super::{Engine, FinishReason, LOGITS_CHUNK};
 use crate::GenerateError;
@@ -43,11 +43,7 @@ impl NextPiece {
 impl Engine {
     /// Computes the next piece of a prompt into the cache, with the next tokens of the answers that may share its step.
     /// Returns the jobs that need no other step in this round.
-    pub(super) async fn fill(
-        &mut self,
-        index: usize,
-        on_event: OnEvent<'_>,
-    ) -> Result<Vec<JobId>, GenerateError> {
+    pub(super) async fn fill(&mut self, index: usize, on_event: OnEvent<'_>) -> Result<Vec<JobId>, GenerateError> {
         self.share_more(index)?;
         let mut served = Vec::new();
         if let Some(piece) = self.next_piece(index) {
@@ -119,7 +115,7 @@ impl Engine {
         let job = &self.jobs.rows[index].job;
         let (scores, adapter) = (job.prompt_scores, job.adapter.clone());
         let size = piece.ids.len();
-        let kind = if scores.is_some() { StepKind::Logits(size) } else { StepKind::Prefill(size) };
+        let kind = if scores.is_some() { StepKind::ScoredPrompt(size) } else { StepKind::Prefill(size) };
         let prepared = self.steps.contains_key(&(kind, adapter.clone()));
         let step = self.prepared_step(kind, adapter.as_deref()).await?;
         if !prepared {
@@ -131,10 +127,16 @@ impl Engine {
         let mut found = Vec::new();
         match scores {
             Some(top) => {
-                if let Some(read) = step.read_logits(piece.end()).await? {
-                    let logits = read.wait().await?;
-                    let rows = logits.f32().chunks_exact(self.decoder.sizes().vocab_size);
-                    found = rows.zip(&piece.following).map(|(logits, &id)| TokenScore::new(logits, id, top)).collect();
+                let mut following = piece.following.clone();
+                following.resize(size, 0);
+                step.write_following(&following);
+                step.write_wanted(std::iter::repeat_n(scores, size));
+                let mut reads = step.submit_reading(piece.end()).await?.into_iter();
+                if let (Some(values), Some(ids)) = (reads.next(), reads.next()) {
+                    let scores = Scores { values: values.wait().await?, ids: ids.wait().await? };
+                    let vocabulary = self.decoder.sizes().vocab_size;
+                    let score = |(row, &id): (usize, &u32)| scores.of_row(row, id, top.min(vocabulary));
+                    found = piece.following.iter().enumerate().map(score).collect();
                 }
             }
             // One piece at a time, so that a slow device never has seconds of submitted work that cannot be stopped.
@@ -168,7 +170,7 @@ impl Engine {
         packed.push(&piece.ids, piece.at, piece.slot * self.context());
         packed.rows = (0..rows as u32).collect();
         step.write_packed(&packed);
-        let reads = step.submit_sampling(longest).await?;
+        let reads = step.submit_reading(longest).await?;
         self.jobs.submitted(reads);
         self.drain(on_event).await
     }

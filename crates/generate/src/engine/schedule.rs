@@ -12,11 +12,11 @@ use std::time::Instant;
 #[cfg(target_arch = "wasm32")]
 use web_time::Instant;
 
-use bayan_tensor::ops::SampleSettings;
+use bayan_tensor::ops::{MOST_LIKELY, SampleSettings};
 
 use super::batch::{Event, Job, JobId, OnEvent};
 use super::device_plan::PendingValues;
-use super::score::TokenScore;
+use super::score::{Scores, TokenScore};
 use super::step::{Step, StepKind, refuse_all_banned};
 use super::{Control, Engine, FinishReason, Usage};
 use crate::GenerateError;
@@ -103,7 +103,7 @@ impl Row {
     }
 }
 
-/// The results of a submitted step that the host has not read yet: tokens, and logits if any row asks for scores.
+/// The results of a submitted step that the host has not read yet: tokens, and scores if any row asks for them.
 type Reads = Vec<PendingValues>;
 
 /// The step that is laid out for the current answers.
@@ -183,8 +183,12 @@ impl Engine {
     /// [`Engine::advance`]. Numbers of jobs count up by one.
     ///
     /// # Errors
-    /// As [`Engine::check_prompt`], the biases ban every token, or the job's adapter is not loaded.
+    /// As [`Engine::check_prompt`], the biases ban every token, the job's adapter is not loaded, or it asks for more than
+    /// [`MOST_LIKELY`] of the most likely tokens.
     pub fn add(&mut self, job: Job) -> Result<JobId, GenerateError> {
+        if let Some(got) = job.scores.max(job.prompt_scores).filter(|&got| got > MOST_LIKELY) {
+            return Err(GenerateError::Scores { got, most: MOST_LIKELY });
+        }
         self.check_job(&job.prompt, &job.bias, job.adapter.as_deref())?;
         self.jobs.last_id += 1;
         self.jobs.waiting.push_back((self.jobs.last_id, job));
@@ -391,7 +395,7 @@ impl Engine {
             if step.is_split() {
                 self.write_tokens();
             }
-            let reads = step.submit_sampling(length).await?;
+            let reads = step.submit_reading(length).await?;
             self.jobs.submitted(reads);
         }
         match self.jobs.in_flight.pop_front() {
@@ -405,19 +409,16 @@ impl Engine {
         let mut reads = reads.into_iter();
         let Some(tokens) = reads.next() else { return Ok(()) };
         let tokens = tokens.wait().await?;
-        let logits = match reads.next() {
-            Some(read) => Some(read.wait().await?),
-            None => None,
+        let scores = match (reads.next(), reads.next()) {
+            (Some(values), Some(ids)) => Some(Scores { values: values.wait().await?, ids: ids.wait().await? }),
+            _ => None,
         };
         let vocabulary = self.decoder.sizes().vocab_size;
         let jobs = self.jobs.laid_out.as_ref().map(|laid_out| laid_out.jobs.clone()).unwrap_or_default();
         for (number, (id, &token)) in jobs.into_iter().zip(tokens.u32()).enumerate() {
             let Some(row) = self.jobs.row(id).filter(|row| row.finish.is_none()) else { continue };
-            let scored = row.job.scores.zip(logits.as_ref());
-            let score = || {
-                let (top, logits) = scored?;
-                Some(TokenScore::new(&logits.f32()[number * vocabulary..][..vocabulary], token, top))
-            };
+            let scored = row.job.scores.zip(scores.as_ref());
+            let score = || scored.map(|(top, scores)| scores.of_row(number, token, top.min(vocabulary)));
             row.take(token, score, &self.control, on_event);
         }
         Ok(())
@@ -427,6 +428,9 @@ impl Engine {
     pub(super) fn lay_out(&mut self, step: Rc<Step>, jobs: Vec<JobId>) {
         self.jobs.laid_out = Some(LaidOut { step, jobs });
         let ids: Vec<JobId> = self.laid_rows().into_iter().flat_map(|(_, rows)| rows).map(|row| row.id).collect();
+        if let Some((step, rows)) = self.laid_rows() {
+            step.write_wanted(rows.iter().map(|row| row.job.scores));
+        }
         // The device itself counts the tokens that it samples.
         if ids != self.jobs.sampled {
             self.write_samplers();

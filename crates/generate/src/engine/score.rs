@@ -1,4 +1,7 @@
-//! Log-probabilities of tokens, from the logits that the host reads.
+//! Log-probabilities of tokens, from what the device gives of each row of logits, or from the logits themselves.
+
+use bayan_tensor::Values;
+use bayan_tensor::ops::{LOG_PROB_VALUES, MOST_LIKELY};
 
 /// The log-probability of a token, and of the most likely ones at its place. All numbers of one place come from the
 /// same logits and the same sum, so that equal tokens have equal numbers.
@@ -24,20 +27,21 @@ pub fn most_likely(logits: &[f32]) -> usize {
     (0..logits.len()).fold(0, larger)
 }
 
-impl TokenScore {
-    /// The score of token `id` under logits \[V\], with the `top` most likely ones.
-    pub(super) fn new(logits: &[f32], id: u32, top: usize) -> TokenScore {
-        let shift = log_sum(logits);
-        let of = |id: u32| (f64::from(logits[id as usize]) - shift) as f32;
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        let top = top.min(order.len());
-        if top < order.len() && top > 0 {
-            order.select_nth_unstable_by(top - 1, likelier);
-        }
-        order.truncate(top);
-        order.sort_unstable_by(likelier);
-        TokenScore { id, logprob: of(id), top: order.into_iter().map(|id| (id, of(id))).collect() }
+/// What a device computed of each row of logits ([`bayan_tensor::ops::LogProbs`]).
+pub(super) struct Scores {
+    pub(super) values: Values,
+    pub(super) ids: Values,
+}
+
+impl Scores {
+    /// The score of a row's token `id` with the `top` most likely ones.
+    pub(super) fn of_row(&self, row: usize, id: u32, top: usize) -> TokenScore {
+        let values = &self.values.f32()[row * LOG_PROB_VALUES..][..LOG_PROB_VALUES];
+        let ids = &self.ids.u32()[row * MOST_LIKELY..][..MOST_LIKELY];
+        let shift = f64::from(values[0]) + f64::from(values[1]).ln();
+        let of = |logit: f32| (f64::from(logit) - shift) as f32;
+        let likeliest = ids.iter().zip(&values[3..]).take(top);
+        TokenScore { id, logprob: of(values[2]), top: likeliest.map(|(&id, &logit)| (id, of(logit))).collect() }
     }
 }
 
@@ -47,16 +51,19 @@ mod tests {
 
     #[test]
     fn probabilities_are_those_of_the_softmax() {
-        let logits = [1.0f32, 3.0, 2.0, 3.0, -40.0];
-        let score = TokenScore::new(&logits, 2, 3);
+        let logits = [1.0f32, 3.0, 2.0];
         let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+        let mut values = vec![0.0; 2 * LOG_PROB_VALUES];
+        let sum = logits.iter().map(|&l| (l - 3.0).exp()).sum();
+        values[LOG_PROB_VALUES..][..6].copy_from_slice(&[3.0, sum, 2.0, 3.0, 2.0, 1.0]);
+        let mut ids = vec![0; 2 * MOST_LIKELY];
+        ids[MOST_LIKELY..][..3].copy_from_slice(&[1, 2, 0]);
+        let score = Scores { values: Values::F32(values), ids: Values::U32(ids) }.of_row(1, 2, 3);
         assert!((f64::from(score.logprob) - (2.0 - total.ln())).abs() < 1e-6, "{score:?}");
-        assert_eq!(score.top.iter().map(|entry| entry.0).collect::<Vec<_>>(), [1, 3, 2]);
-        assert_eq!(score.top[2].1, score.logprob);
-        assert_eq!(TokenScore::new(&logits, 1, 1).top, [(1, TokenScore::new(&logits, 1, 0).logprob)]);
-        let all = TokenScore::new(&logits, 0, 9).top;
-        assert_eq!(all.len(), 5);
-        assert!((all.iter().map(|entry| f64::from(entry.1).exp()).sum::<f64>() - 1.0).abs() < 1e-6);
+        assert_eq!(score.top.iter().map(|entry| entry.0).collect::<Vec<_>>(), [1, 2, 0]);
+        assert_eq!(score.top[1].1, score.logprob);
+        assert!((score.top.iter().map(|entry| f64::from(entry.1).exp()).sum::<f64>() - 1.0).abs() < 1e-6);
+        assert!((log_sum(&logits) - total.ln()).abs() < 1e-9);
     }
 
     #[test]

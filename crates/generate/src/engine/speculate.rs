@@ -200,7 +200,7 @@ impl Engine {
             }
         }
         step.write_packed(&packed);
-        let Some(read) = step.submit_sampling(longest).await?.into_iter().next() else { return Ok(()) };
+        let Some(read) = step.submit_reading(longest).await?.into_iter().next() else { return Ok(()) };
         let sampled = read.wait().await?;
         for ((id, ids), sampled) in proposed.iter().zip(sampled.u32().chunks_exact(width)) {
             let Some(row) = self.jobs.row(*id) else { continue };

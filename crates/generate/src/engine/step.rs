@@ -18,7 +18,7 @@ use crate::GenerateError;
 pub(super) enum StepKind {
     /// One token of each of this many sequences, then sampling of the next tokens.
     Decode(usize),
-    /// As `Decode`, and the logits before penalties and biases are kept.
+    /// As `Decode`, and the log-probabilities before penalties and biases.
     Scored(usize),
     /// Tokens of a prompt, without logits.
     Prefill(usize),
@@ -28,9 +28,11 @@ pub(super) enum StepKind {
         rows: usize,
         /// Tokens of the prompt.
         piece: usize,
-        /// As for `Scored`, whether logits are kept.
+        /// Whether log-probabilities are computed, as for `Scored`.
         scored: bool,
     },
+    /// Tokens of a prompt, with the log-probability of the token after each of them.
+    ScoredPrompt(usize),
     /// Tokens with the logits after each of them.
     Logits(usize),
     /// Tokens of several sequences, with the logits after some of them.
@@ -57,6 +59,7 @@ impl StepKind {
             StepKind::Decode(tokens)
             | StepKind::Scored(tokens)
             | StepKind::Prefill(tokens)
+            | StepKind::ScoredPrompt(tokens)
             | StepKind::Logits(tokens)
             | StepKind::Packed { tokens, .. } => tokens,
             StepKind::Mixed { rows, piece, .. } => rows + piece,
@@ -69,11 +72,23 @@ impl StepKind {
         if let StepKind::Mixed { rows, .. } = self { rows } else { self.tokens() }
     }
 
+    /// Number of rows of log-probabilities, of a step that computes them.
+    fn scored(self) -> Option<usize> {
+        match self {
+            StepKind::Scored(rows) | StepKind::ScoredPrompt(rows) | StepKind::Mixed { rows, scored: true, .. } => {
+                Some(rows)
+            }
+            _ => None,
+        }
+    }
+
     /// Number of query tiles: all tokens of a tile belong to one sequence.
     fn tiles(self) -> usize {
         match self {
             StepKind::Decode(sequences) | StepKind::Scored(sequences) => sequences,
-            StepKind::Prefill(tokens) | StepKind::Logits(tokens) => tokens.div_ceil(QUERY_TILE),
+            StepKind::Prefill(tokens) | StepKind::ScoredPrompt(tokens) | StepKind::Logits(tokens) => {
+                tokens.div_ceil(QUERY_TILE)
+            }
             StepKind::Mixed { rows, piece, .. } => rows + piece.div_ceil(QUERY_TILE),
             StepKind::Packed { tiles, .. } => tiles,
             StepKind::Verify { rows, width } => rows * width.div_ceil(QUERY_TILE),
@@ -155,6 +170,11 @@ impl Sampling {
 /// Returns the state that holds the sums of a matrix.
 pub(super) type SumsOf<'a> = dyn Fn(&Arc<Matrix>) -> Option<Arc<State>> + 'a;
 
+/// The input with the number of most likely tokens that are wanted in each row of log-probabilities.
+const WANTED: &str = "likely tokens wanted";
+/// The input with the token after each token of a prompt.
+const FOLLOWING: &str = "following tokens";
+
 /// An input that is written before each step, with its copies on other devices.
 #[derive(Debug)]
 struct Input {
@@ -172,12 +192,13 @@ struct StagePlan {
 /// A recorded step.
 #[derive(Debug)]
 pub(super) struct Step {
-    /// Tokens, positions, cache rows, tiles; for packed tokens also those with logits.
+    /// Tokens, positions, cache rows, tiles; of some kinds also the tokens whose logits are computed, and what
+    /// log-probabilities need.
     inputs: Vec<Input>,
     gpus: Vec<Gpu>,
     stages: Vec<StagePlan>,
-    tokens: Tensor,
-    logits: Tensor,
+    /// What the host reads of each run.
+    results: Vec<Tensor>,
     kind: StepKind,
 }
 
@@ -240,41 +261,59 @@ impl Step {
             inputs.push(zeros("rows with logits", &[rows])?);
         }
         let rows = inputs.get(4).map(|input| graph.state(&input.state));
+        if let Some(rows) = kind.scored() {
+            inputs.push(zeros(WANTED, &[rows])?);
+            if matches!(kind, StepKind::ScoredPrompt(_)) {
+                inputs.push(zeros(FOLLOWING, &[rows])?);
+            }
+        }
+        let labelled = |inputs: &[Input], label| {
+            inputs.iter().find(|input| input.state.label() == label).map(|input| input.state.clone())
+        };
+        let (wanted, following) = (labelled(&inputs, WANTED), labelled(&inputs, FOLLOWING));
         let causality = Causality { positions, bases, tiles };
-        let mut logits = spec.decoder.forward(&mut graph, StepInputs { tokens, causality, rows }, spec.cache);
-        let mut keep = vec![logits];
+        let logits = spec.decoder.forward(&mut graph, StepInputs { tokens, causality, rows }, spec.cache);
         if let Some(sums) = spec.sums {
             graph = graph.with_input_squares(sums);
         }
-        match kind {
+        let log_probs = |graph: &mut Graph, logits, chosen: Tensor| {
+            let wanted = wanted.as_ref().map(|wanted| graph.state(wanted));
+            wanted.map_or([logits; 2], |wanted| graph.log_probs(logits, chosen, wanted))
+        };
+        let results = match kind {
             StepKind::Decode(_) | StepKind::Verify { .. } | StepKind::Mixed { scored: false, .. } => {
-                graph.sample(logits, tokens, positions, &spec.sampling.states)
+                graph.sample(logits, tokens, positions, &spec.sampling.states);
+                vec![tokens]
             }
             StepKind::Scored(_) | StepKind::Mixed { scored: true, .. } => {
-                // Sampling changes the logits in place, so the host reads a copy.
+                // Sampling changes the logits in place.
                 let every: Vec<u32> = (0..kind.sampled() as u32).collect();
                 let every = State::new(first.as_ref(), "rows", &[every.len()], Values::U32(every))?;
                 let rows = graph.state(&every);
                 let copy = graph.select_rows(logits, rows);
                 graph.sample(logits, tokens, positions, &spec.sampling.states);
-                logits = copy;
-                keep = vec![copy];
+                let [values, ids] = log_probs(&mut graph, copy, tokens);
+                vec![tokens, values, ids]
+            }
+            StepKind::ScoredPrompt(_) => {
+                let chosen = following.as_ref().map_or(tokens, |following| graph.state(following));
+                log_probs(&mut graph, logits, chosen).to_vec()
             }
             // A prompt's tokens only fill the cache: operations after the last cache write are not run.
             StepKind::Prefill(_) => {
                 graph = graph.until_last_state();
-                logits = tokens;
-                keep.clear();
+                Vec::new()
             }
-            StepKind::Logits(_) | StepKind::Packed { .. } => {}
-        }
+            StepKind::Logits(_) | StepKind::Packed { .. } => vec![logits],
+        };
+        let keep: Vec<Tensor> = results.iter().copied().filter(|&tensor| graph.info(tensor).state.is_none()).collect();
         let only = |plan| vec![StagePlan { plan, transfers: Vec::new() }];
         let stages = match (&devices.cpu, devices.gpus.as_slice()) {
             (Some(cpu), _) => only(DevicePlan::on_cpu(cpu, graph, &keep)),
             (None, [gpu]) => only(DevicePlan::on_gpu(gpu, graph, &keep, spec.tuning)?),
             _ => plan_stages(devices, &graph, &keep, spec.tuning, &mut inputs)?,
         };
-        Ok(Step { inputs, gpus: devices.gpus.clone(), stages, tokens, logits, kind })
+        Ok(Step { inputs, gpus: devices.gpus.clone(), stages, results, kind })
     }
 
     /// Sets the tokens of the next run: consecutive tokens of one sequence, whose cache begins at row `base`, from
@@ -304,12 +343,30 @@ impl Step {
         self.write_inputs([ids.as_slice(), positions, bases, tiles, rows]);
     }
 
+    /// Sets how many of the most likely tokens are wanted after each token, of a step that computes log-probabilities.
+    pub(super) fn write_wanted(&self, wanted: impl Iterator<Item = Option<usize>>) {
+        let wanted: Vec<u32> = wanted.map(|count| count.unwrap_or(0) as u32).collect();
+        self.write_labelled(WANTED, &wanted);
+    }
+
+    /// Sets the token after each token of a prompt, of a step that computes its log-probabilities.
+    pub(super) fn write_following(&self, following: &[u32]) {
+        self.write_labelled(FOLLOWING, following);
+    }
+
+    fn write_labelled(&self, label: &str, values: &[u32]) {
+        let input = self.inputs.iter().find(|input| input.state.label() == label);
+        input.into_iter().for_each(|input| self.write_input(input, values));
+    }
+
     fn write_inputs<const N: usize>(&self, values: [&[u32]; N]) {
-        for (input, values) in self.inputs.iter().zip(values) {
-            input.state.write(self.gpus.first(), 0, bytemuck::cast_slice(values));
-            for (device, copy) in &input.copies {
-                copy.write(self.gpus.get(*device), 0, bytemuck::cast_slice(values));
-            }
+        self.inputs.iter().zip(values).for_each(|(input, values)| self.write_input(input, values));
+    }
+
+    fn write_input(&self, input: &Input, values: &[u32]) {
+        input.state.write(self.gpus.first(), 0, bytemuck::cast_slice(values));
+        for (device, copy) in &input.copies {
+            copy.write(self.gpus.get(*device), 0, bytemuck::cast_slice(values));
         }
     }
 
@@ -371,16 +428,9 @@ impl Step {
         Ok(())
     }
 
-    /// Submits a run and reads of the tokens that it samples, and of the logits if they are kept.
-    pub(super) async fn submit_sampling(&self, cached: usize) -> Result<Vec<PendingValues>, GpuError> {
-        let scored = matches!(self.kind, StepKind::Scored(_) | StepKind::Mixed { scored: true, .. });
-        let reads = if scored { vec![self.tokens, self.logits] } else { vec![self.tokens] };
-        self.submit(cached, &reads).await
-    }
-
-    /// Submits a run and a read of the logits.
-    pub(super) async fn read_logits(&self, cached: usize) -> Result<Option<PendingValues>, GpuError> {
-        Ok(self.submit(cached, &[self.logits]).await?.pop())
+    /// Submits a run and reads its results: sampled tokens; values and ids of log-probabilities; logits.
+    pub(super) async fn submit_reading(&self, cached: usize) -> Result<Vec<PendingValues>, GpuError> {
+        self.submit(cached, &self.results).await
     }
 
     /// Runs stage after stage and transfers the outputs that later stages need; the last stage is only submitted.

@@ -250,10 +250,17 @@ fn scores_are_those_of_the_logits() {
         }
     }
     assert_eq!(scores.len(), 80);
+    let error = engine.add(Job { scores: Some(21), ..job(prompt.clone(), 1) }).expect_err("too many").to_string();
+    assert!(error.contains("at most 20"), "{error}");
     for (i, (score, row)) in scores.iter().zip(&logits).enumerate() {
         let total: f64 = row.iter().map(|&l| f64::from(l).exp()).sum();
-        let expected = f64::from(row[score.id as usize]) - total.ln();
-        assert!((f64::from(score.logprob) - expected).abs() < 1e-4, "token {i}: {} and {expected}", score.logprob);
+        let expected = |id: u32| f64::from(row[id as usize]) - total.ln();
+        for (id, found) in score.top.iter().copied().chain([(score.id, score.logprob)]) {
+            assert!((f64::from(found) - expected(id)).abs() < 1e-5, "token {i}: {found} and {}", expected(id));
+        }
+        let mut order: Vec<u32> = (0..row.len() as u32).collect();
+        order.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b)));
+        assert!(score.top.iter().map(|entry| entry.0).eq(order.into_iter().take(score.top.len())), "token {i}");
         assert_eq!(score.id, prompt.get(i + 1).copied().unwrap_or(11));
         assert_eq!(score.top.len(), if i == 79 { 2 } else { 4 });
         assert!(score.top.is_sorted_by(|a, b| a.1 >= b.1) && score.top[0].1 >= score.logprob);

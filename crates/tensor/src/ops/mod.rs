@@ -33,7 +33,7 @@ pub use recurrent::{
     DeltaAdjoint, DeltaPart, GatedDelta, GatedDeltaBackward, GatedDeltaRead, Part, ShortConv, ShortConvBackward,
     ShortConvWeightGradient, StateSpace, StateSpaceBackward, StateSpaceRead,
 };
-pub use sampling::{SETTINGS, Sample, SampleSettings, SampleStates};
+pub use sampling::{LOG_PROB_VALUES, LogProbs, MOST_LIKELY, SETTINGS, Sample, SampleSettings, SampleStates};
 pub use training::{
     Accumulate, AdamW, Arenas, ColumnSum, CrossEntropy, CrossEntropyBackward, CrossEntropyScan, Dropout, FromF16,
     GradientNorm, Hyper, IGNORED, Noise, PreferenceLoss, ToF16, WeightedLoss,

@@ -7,7 +7,8 @@ use bayan_gpu::GpuError;
 use bayan_weights::{FORMATS, format_by_name};
 
 use super::case::{Case, RandomTensors, Recorded, case};
-use super::{sample_case, training};
+use super::sampling::{LOG_PROBS_BOUND, log_probs_case, sample_case};
+use super::training;
 use crate::graph::{Dtype, Graph, State};
 use crate::ops::{Attention, Causality, QUERY_TILE, SampleSettings, StateSpace};
 
@@ -33,6 +34,8 @@ pub fn cases() -> Vec<Case> {
             SampleSettings { temperature: 0.9, top_k: 50, top_p: 0.9, min_p: 0.01, seed: 7, ..Default::default() };
         let name = format!("sample all of {vocabulary}");
         all.push(case(name, 1e-12, move |make| sample_case(make, vocabulary, settings)));
+        let name = format!("log_probs of {vocabulary} logits");
+        all.push(case(name, LOG_PROBS_BOUND, move |make| log_probs_case(make, vocabulary, false)));
     }
     for (format, rows, columns, tokens) in
         [(q4_0, 64, 28_672, 1), (q8_0, 64, 28_672, 20), (q8_0, 28_672, 64, 70), (FORMATS[0], 151_936, 32, 3)]

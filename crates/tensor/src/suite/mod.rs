@@ -6,6 +6,7 @@
 mod attention;
 mod case;
 mod large;
+mod sampling;
 pub mod training;
 
 use bayan_gpu::{Gpu, GpuError};
@@ -17,10 +18,7 @@ pub use large::cases as large_cases;
 
 use crate::cpu::{Cpu, CpuPlan};
 use crate::graph::{Graph, State, Values, interpret, nmse};
-use crate::ops::{
-    Activation, Attention, CacheRows, Causality, Columns, GateColumns, Linear, Rope, SETTINGS, SampleSettings,
-    SampleStates,
-};
+use crate::ops::{Activation, Attention, CacheRows, Causality, Columns, GateColumns, Linear, Rope};
 use crate::passes::{count_ops, fuse, round_inputs};
 use crate::plan::{Plan, Tuning, TurnCounter, Turns};
 
@@ -31,7 +29,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(attention::cases());
     all.extend(attention::projection_cases());
     all.extend(attention::recurrent_cases());
-    all.extend(sample_cases());
+    all.extend(sampling::cases());
     all.extend(layer_cases());
     all.extend(training::f16::cases());
     all
@@ -347,56 +345,6 @@ fn layer_case(
     let y = graph.linear(y, &make.matrix(format, width, inner)?, None);
     let x = graph.add(x, y);
     Ok((graph, vec![x]))
-}
-
-fn sample_cases() -> Vec<Case> {
-    let base = SampleSettings { seed: 0x1234_5678_9abc_def0, ..Default::default() };
-    let settings = [
-        ("greedy", base),
-        (
-            "greedy with penalties",
-            SampleSettings { repeat_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.2, biased: true, ..base },
-        ),
-        ("temperature", SampleSettings { temperature: 0.8, ..base }),
-        ("top-k", SampleSettings { temperature: 1.5, top_k: 40, ..base }),
-        ("top-p", SampleSettings { temperature: 1.0, top_p: 0.7, ..base }),
-        ("min-p", SampleSettings { temperature: 1.0, min_p: 0.1, ..base }),
-        ("narrow top-p", SampleSettings { temperature: 1.0, top_p: 0.001, ..base }),
-        ("top-k of one", SampleSettings { temperature: 1.0, top_k: 1, ..base }),
-        ("large top-k", SampleSettings { temperature: 1.0, top_k: 3000, top_p: 0.99, ..base }),
-        ("all", SampleSettings { temperature: 0.7, top_k: 50, top_p: 0.9, min_p: 0.02, repeat_penalty: 1.1, ..base }),
-    ];
-    // 20,000 logits are 79 chunks of the kernel for hardware, which then finds the 40 largest without a search.
-    let sized = [97, 5000, 20_000].into_iter().flat_map(move |v| settings.into_iter().map(move |s| (v, s)));
-    sized
-        .map(|(vocabulary, (name, settings))| {
-            case(format!("sample {name} of {vocabulary}"), 1e-12, move |make| sample_case(make, vocabulary, settings))
-        })
-        .collect()
-}
-
-fn sample_case(
-    make: &mut RandomTensors<'_>,
-    vocabulary: usize,
-    settings: SampleSettings,
-) -> Result<Recorded, GpuError> {
-    let rows = 3;
-    let mut graph = Graph::new();
-    // An intermediate tensor, because sampling changes the logits in place.
-    let (a, b) = (make.random(&[rows, vocabulary])?, make.random(&[rows, vocabulary])?);
-    let (a, b) = (graph.state(&a), graph.state(&b));
-    let logits = graph.add(a, b);
-    let seen = (0..rows * vocabulary).map(|i| u32::from(i % 3 == 0) * (i % 5) as u32).collect();
-    let states = SampleStates {
-        settings: make.state(&[rows, SETTINGS], (0..rows).flat_map(|_| settings.row()).collect())?,
-        counts: make.indices(&[rows, vocabulary], seen)?,
-        bias: make.random(&[rows, vocabulary])?,
-    };
-    let (tokens, positions) = (make.indices(&[rows], vec![0; rows])?, make.indices(&[rows], vec![7, 300, 12])?);
-    let (tokens, positions) = (graph.state(&tokens), graph.state(&positions));
-    graph.sample(logits, tokens, positions, &states);
-    let counts = graph.state(&states.counts);
-    Ok((graph, vec![logits, tokens, positions, counts]))
 }
 
 /// NMSE of floats. For integers: 0 if they are equal, infinity otherwise.

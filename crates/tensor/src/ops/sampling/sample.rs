@@ -18,6 +18,8 @@ const VARIANTS: &[Variant<Sample>] = &[
 
 /// What both kernels that choose a token share.
 pub(super) const SHARED: &str = wgsl!("lib/sample.wgsl");
+/// Integers in the order of floats.
+pub(super) const FLOAT_ORDER: &str = wgsl!("lib/float_order.wgsl");
 
 /// The fewest logits per chunk that a variant uses in the first pass.
 pub(super) const SHORTEST_CHUNK: usize = 256;

@@ -3,7 +3,7 @@
 
 use bayan_gpu::GpuError;
 
-use super::sample::{SHARED, Sample};
+use super::sample::{FLOAT_ORDER, SHARED, Sample};
 use super::scan;
 use crate::plan::{KernelText, Lowering, Target, Variant, grid};
 
@@ -28,7 +28,7 @@ fn emit(_: &Sample, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     }
     let text = KernelText {
         name: "sample_pick",
-        parts: &[SHARED, wgsl!("sampling/pick.wgsl")],
+        parts: &[FLOAT_ORDER, SHARED, wgsl!("sampling/pick.wgsl")],
         defines: defines.set("THREADS", threads),
         turns: turns(chunks, threads),
     };
