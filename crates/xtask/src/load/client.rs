@@ -21,10 +21,22 @@ const HUNG: Duration = Duration::from_secs(300);
 pub struct Asked {
     /// Tokens that came.
     pub tokens: usize,
+    /// When the request was sent.
+    pub start: Instant,
+    /// When each piece of text came.
+    pub times: Vec<Instant>,
+}
+
+impl Asked {
     /// From the request to the first token.
-    pub first_seconds: f64,
+    pub fn first_seconds(&self) -> f64 {
+        self.times.first().map_or(f64::NAN, |first| (*first - self.start).as_secs_f64())
+    }
+
     /// From each token to the next.
-    pub between_seconds: Vec<f64>,
+    pub fn between_seconds(&self) -> impl Iterator<Item = f64> {
+        self.times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64())
+    }
 }
 
 impl Target {
@@ -54,8 +66,24 @@ impl Target {
     /// # Errors
     /// The server refuses, or nothing comes for a long time.
     pub fn ask(&self, number: usize, tokens: usize, cut: Option<usize>) -> Result<Asked> {
+        let prompt = format!("السؤال رقم {number}: ما عاصمة مصر وما عاصمة سوريا؟ الجواب");
+        self.complete(&prompt, number, tokens, cut, &mut || ())
+    }
+
+    /// As [`Target::ask`], with this prompt; `on_token` is called with each piece of text.
+    ///
+    /// # Errors
+    /// As [`Target::ask`].
+    pub fn complete(
+        &self,
+        prompt: &str,
+        number: usize,
+        tokens: usize,
+        cut: Option<usize>,
+        on_token: &mut dyn FnMut(),
+    ) -> Result<Asked> {
         let body = json!({
-            "prompt": format!("السؤال رقم {number}: ما عاصمة مصر وما عاصمة سوريا؟ الجواب"),
+            "prompt": prompt,
             "max_tokens": tokens,
             "ignore_eos": true,
             "temperature": 0.8,
@@ -72,7 +100,7 @@ impl Target {
             self.address,
             body.len()
         )?;
-        let mut asked = Asked { tokens: 0, first_seconds: f64::NAN, between_seconds: Vec::new() };
+        let mut asked = Asked { tokens: 0, start, times: Vec::new() };
         if cut == Some(0) {
             return Ok(asked);
         }
@@ -82,7 +110,6 @@ impl Target {
             let rest: Vec<String> = lines.map_while(Result::ok).collect();
             bail!("request {number}: {status}: {}", rest.last().cloned().unwrap_or_default());
         }
-        let mut last: Option<Instant> = None;
         for line in lines {
             let Some(event) = event(&line?)? else { continue };
             if !event["error"].is_null() {
@@ -92,12 +119,8 @@ impl Target {
             if event["choices"][0]["text"].as_str().is_none_or(str::is_empty) {
                 continue;
             }
-            let now = Instant::now();
-            match last {
-                None => asked.first_seconds = (now - start).as_secs_f64(),
-                Some(last) => asked.between_seconds.push((now - last).as_secs_f64()),
-            }
-            last = Some(now);
+            asked.times.push(Instant::now());
+            on_token();
             asked.tokens += 1;
             if cut == Some(asked.tokens) {
                 return Ok(asked);

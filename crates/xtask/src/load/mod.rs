@@ -1,10 +1,14 @@
 //! `cargo xtask load`: measures a server under load: tokens per second, times to the first and between tokens for
-//! several numbers of clients, then many requests of which some are cut at random, and connections that ask nothing.
+//! several numbers of clients, then what a long prompt does to a running answer, many requests of which some are cut at
+//! random, and connections that ask nothing. The same requests can go to llama.cpp's server (`--peer`), and the engine
+//! can be measured without a server (`--engine`).
 //!
 //! Any server with OpenAI's interface can be measured (`--url`), so that the same program compares. Requests are written
 //! and read here, over plain sockets: a client's library must not be what is measured.
 
+mod beside;
 mod client;
+mod compare;
 
 use std::time::{Duration, Instant};
 
@@ -38,12 +42,40 @@ pub struct LoadArguments {
     /// Tokens of each answer
     #[arg(long, value_name = "N", default_value_t = 64)]
     tokens: usize,
-    /// Requests of the second part, of which 30 % are cut at random; 0 leaves it out
+    /// Positions of each answer's context
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    context: usize,
+    /// Tokens of a prompt that the server reads in one step; without it the server's default
+    #[arg(long, value_name = "N")]
+    prefill_chunk: Option<usize>,
+    /// The second part: words of a prompt that is read while one answer runs; 0 leaves it out
+    #[arg(long, value_name = "WORDS", default_value_t = 0)]
+    long_prompt: usize,
+    /// Requests of the third part, of which 30 % are cut at random; 0 leaves it out
     #[arg(long, value_name = "N", default_value_t = 1000)]
     cuts: usize,
-    /// Connections of the third part, which ask nothing; 0 leaves it out
+    /// Connections of the fourth part, which ask nothing; 0 leaves it out
     #[arg(long, value_name = "N", default_value_t = 0)]
     idle: usize,
+    /// Also measure the engine itself, with a batch of as many answers as `--parallel`
+    #[arg(long, conflicts_with = "url")]
+    engine: bool,
+    /// llama.cpp's `llama-server`, which gets the same requests; `--model` is a GGUF file then. Debian's packages
+    /// llama.cpp-tools and libggml0-backend-vulkan have it with its Vulkan backend
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "url")]
+    peer: Option<std::path::PathBuf>,
+    /// Further arguments of the peer, e.g. `-- --device Vulkan0`
+    #[arg(last = true, requires = "peer")]
+    peer_arguments: Vec<String>,
+}
+
+/// What was measured with a number of clients.
+struct Measured {
+    clients: usize,
+    tokens_per_second: f64,
+    /// From a request to its first token.
+    first_seconds: Vec<f64>,
+    between_seconds: Vec<f64>,
 }
 
 /// Requests after which memory should not grow any more.
@@ -51,44 +83,73 @@ const SETTLED: f64 = 0.1;
 
 /// Measures.
 pub fn run(arguments: &LoadArguments) -> Result<()> {
-    let mut server = None;
+    let (mut server, mut bayan) = (None, None);
     let url = match &arguments.url {
         Some(url) => url.clone(),
         None => {
-            let bayan = clients::bayan(arguments.bayan.as_deref())?;
-            let parallel = arguments.parallel.to_string();
-            let flags = ["--model", &arguments.model, "--parallel", &parallel, "--context", "512", "--queue", "4096"];
-            let (started, url) = clients::start(&bayan, &flags)?;
+            let program = clients::bayan(arguments.bayan.as_deref())?;
+            let [parallel, context] = [arguments.parallel, arguments.context].map(|number| number.to_string());
+            let mut flags =
+                vec!["--model", &arguments.model, "--parallel", &parallel, "--context", &context, "--queue", "4096"];
+            let chunk = arguments.prefill_chunk.map(|chunk| chunk.to_string());
+            flags.extend(chunk.iter().flat_map(|chunk| ["--prefill-chunk", chunk]));
+            let (started, url) = clients::start(&program, &flags)?;
             server = Some(started);
+            bayan = Some(program);
             url
         }
     };
     let target = Target::new(&url)?;
+    let measured = measure(&target, arguments)?;
+    compare::print_first_tokens(&measured);
+    let process = server.as_ref().map(clients::Server::process);
+    if arguments.long_prompt > 0 {
+        beside::measure(&target, arguments.long_prompt)?;
+    }
+    if arguments.cuts > 0 {
+        cut(&target, arguments, process)?;
+    }
+    if arguments.idle > 0 {
+        idle(&target, arguments.idle, process)?;
+    }
+    // The server must not compute beside what it is compared with.
+    drop(server);
+    if let Some(bayan) = bayan.filter(|_| arguments.engine) {
+        compare::with_engine(&bayan, arguments, &measured)?;
+    }
+    match &arguments.peer {
+        Some(peer) => compare::with_peer(peer, arguments, &measured),
+        None => Ok(()),
+    }
+}
+
+/// Measures a server with each number of clients, and prints a table.
+fn measure(target: &Target, arguments: &LoadArguments) -> Result<Vec<Measured>> {
     // Kernels and caches are warm before anything is measured.
     target.ask(0, arguments.tokens, None)?;
     println!("clients  tokens/s  first token p50   p95  between tokens p50   p95 (ms)");
+    let mut all = Vec::new();
     for &clients in &arguments.clients {
-        let (seconds, asked) = together(&target, clients, arguments.requests, arguments.tokens)?;
+        let (seconds, asked) = together(target, clients, arguments.requests, arguments.tokens)?;
         let tokens: usize = asked.iter().map(|asked| asked.tokens).sum();
-        let first: Vec<f64> = asked.iter().map(|asked| asked.first_seconds).collect();
-        let between: Vec<f64> = asked.iter().flat_map(|asked| asked.between_seconds.clone()).collect();
+        let measured = Measured {
+            clients,
+            tokens_per_second: tokens as f64 / seconds,
+            first_seconds: asked.iter().map(Asked::first_seconds).collect(),
+            between_seconds: asked.iter().flat_map(Asked::between_seconds).collect(),
+        };
         let ms = |values: &[f64], part: f64| quantile(values, part) * 1e3;
         println!(
             "{clients:>7}  {:>8.1}  {:>15.1} {:>5.1}  {:>18.2} {:>5.2}",
-            tokens as f64 / seconds,
-            ms(&first, 0.5),
-            ms(&first, 0.95),
-            ms(&between, 0.5),
-            ms(&between, 0.95)
+            measured.tokens_per_second,
+            ms(&measured.first_seconds, 0.5),
+            ms(&measured.first_seconds, 0.95),
+            ms(&measured.between_seconds, 0.5),
+            ms(&measured.between_seconds, 0.95)
         );
+        all.push(measured);
     }
-    if arguments.cuts > 0 {
-        cut(&target, arguments, server.as_ref().map(clients::Server::process))?;
-    }
-    if arguments.idle > 0 {
-        idle(&target, arguments.idle, server.as_ref().map(clients::Server::process))?;
-    }
-    Ok(())
+    Ok(all)
 }
 
 /// Several clients at once; the seconds until the last one is ready, and every request.
@@ -137,7 +198,8 @@ fn cut(target: &Target, arguments: &LoadArguments, process: Option<u32>) -> Resu
     let kib_after = process.and_then(resident_kib);
     println!("{} requests were answered and {} cut", before.0 + after.0, before.1 + after.1);
     if let (Some(before), Some(after)) = (kib_before, kib_after) {
-        println!("memory after {settled} requests {before} KiB, at the end {after} KiB");
+        let grown = (after as f64 - before as f64) / 1024.0;
+        println!("memory after {settled} requests {before} KiB, at the end {after} KiB: {grown:+.1} MiB (mark: 5)");
     }
     if process.is_some() {
         for name in ["bayan_requests_running", "bayan_requests_queued"] {
@@ -158,9 +220,10 @@ fn idle(target: &Target, count: usize, process: Option<u32>) -> Result<()> {
     std::thread::sleep(Duration::from_secs(1));
     let after = process.and_then(resident_kib);
     let asked = target.ask(0, 16, None)?;
-    println!("beside {count} idle connections the first token came after {:.1} ms", asked.first_seconds * 1e3);
+    println!("beside {count} idle connections the first token came after {:.1} ms", asked.first_seconds() * 1e3);
     if let (Some(before), Some(after)) = (before, after) {
-        println!("memory without them {before} KiB, with them {after} KiB");
+        let grown = (after as f64 - before as f64) / 1024.0;
+        println!("memory without them {before} KiB, with them {after} KiB: {grown:+.1} MiB (mark for 1,000: 50)");
     }
     drop(connections);
     Ok(())
