@@ -1,7 +1,7 @@
 //! A graph prepared for a device: a step runs on a GPU or on the CPU by the same calls.
 
 use bayan_gpu::{Gpu, GpuError, KernelTime, PendingRead};
-use bayan_tensor::{Cost, Cpu, CpuPlan, Dtype, Graph, Plan, PlannedKernel, Tensor, Tuning, Values};
+use bayan_tensor::{Cost, Cpu, CpuPlan, Dtype, Graph, Plan, PlannedKernel, Pool, Tensor, Tuning, Values};
 
 /// A prepared graph.
 #[derive(Debug)]
@@ -31,8 +31,15 @@ impl PendingValues {
 }
 
 impl DevicePlan {
-    pub(super) fn on_gpu(gpu: &Gpu, graph: Graph, keep: &[Tensor], tuning: &Tuning) -> Result<DevicePlan, GpuError> {
-        Ok(DevicePlan::Gpu(gpu.clone(), Plan::new(gpu, graph, keep, tuning)?))
+    /// Plans a graph for a GPU, with activations in the memory of `pool`.
+    pub(super) fn on_gpu(
+        gpu: &Gpu,
+        graph: Graph,
+        keep: &[Tensor],
+        tuning: &Tuning,
+        pool: &mut Pool,
+    ) -> Result<DevicePlan, GpuError> {
+        Ok(DevicePlan::Gpu(gpu.clone(), Plan::sharing(gpu, graph, keep, tuning, pool)?))
     }
 
     pub(super) fn on_cpu(cpu: &Cpu, graph: Graph, keep: &[Tensor]) -> DevicePlan {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bayan_gpu::{Capabilities, Gpu, GpuError};
 use bayan_models::Placement;
-use bayan_tensor::{Cpu, State};
+use bayan_tensor::{Cpu, Pool, State};
 
 /// The devices. The first has the embedding.
 pub(super) struct Devices {
@@ -20,16 +20,36 @@ pub(super) struct Devices {
     copies: HashMap<(usize, usize), (Arc<State>, Arc<State>)>,
     /// Copies that are not filled yet: (original, copy, device).
     pending: Vec<(Arc<State>, Arc<State>, usize)>,
+    /// The memory of activations of each GPU, where all steps share it; `None`: each step has its own.
+    pools: Option<Vec<Pool>>,
 }
 
 impl Devices {
     pub(super) fn new(gpus: &[Gpu], layers: Vec<usize>) -> Devices {
-        Devices { gpus: gpus.to_vec(), cpu: None, layers, copies: HashMap::new(), pending: Vec::new() }
+        Devices { gpus: gpus.to_vec(), cpu: None, layers, copies: HashMap::new(), pending: Vec::new(), pools: None }
     }
 
     /// The CPU alone, with all layers.
     pub(super) fn of_cpu(cpu: &Cpu) -> Devices {
         Devices { cpu: Some(cpu.clone()), ..Devices::new(&[], Vec::new()) }
+    }
+
+    /// From now on, steps share the memory of activations: a device runs them one after the other. Steps of many exact
+    /// sizes have their own, because the memory of those that are dropped again could not be freed.
+    pub(super) fn share_memory(&mut self) {
+        self.pools = Some(vec![Pool::default(); self.gpus.len()]);
+    }
+
+    /// The memory for the activations of a new step on a device.
+    pub(super) fn pool(&mut self, device: usize) -> Pool {
+        self.pools.as_mut().and_then(|pools| pools.get_mut(device)).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes memory back, with what the new step has added to it.
+    pub(super) fn put_back(&mut self, device: usize, pool: Pool) {
+        if let Some(place) = self.pools.as_mut().and_then(|pools| pools.get_mut(device)) {
+            *place = pool;
+        }
     }
 
     /// What the device, or the first of several, offers.
@@ -63,10 +83,11 @@ impl Devices {
         Ok(())
     }
 
-    /// Frees the copies; no step may use them any more.
+    /// Frees the copies and the shared memory; no step may use them any more.
     pub(super) fn drop_copies(&mut self) {
         self.copies.clear();
         self.pending.clear();
+        self.pools.iter_mut().flatten().for_each(|pool| *pool = Pool::default());
     }
 
     pub(super) async fn flush(&self) -> Result<(), GpuError> {

@@ -17,6 +17,7 @@ mod score;
 mod sizes;
 mod speculate;
 mod step;
+mod warm_up;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -224,7 +225,7 @@ impl Engine {
 
     async fn open_with(
         checkpoint: &Checkpoint,
-        devices: Devices,
+        mut devices: Devices,
         options: &EngineOptions,
         on_progress: OnProgress<'_>,
     ) -> Result<Engine, GenerateError> {
@@ -239,7 +240,8 @@ impl Engine {
         let Some(capabilities) = devices.capabilities() else { unreachable!("an engine has a device") };
         let mut chunks = PrefillChunks::new(options.prefill_chunk, capabilities);
         let mut context = context;
-        if options.sizes != StepSizes::Exact {
+        let listed = options.sizes != StepSizes::Exact;
+        if listed {
             let chunk = chunks.chunk().min(context);
             chunks = PrefillChunks::new(Some(chunk), capabilities);
             if options.sizes == StepSizes::Invariant {
@@ -276,6 +278,9 @@ impl Engine {
             chunks.chunk()
         );
         let control = Arc::default();
+        if listed {
+            devices.share_memory();
+        }
         Ok(Engine {
             devices,
             head_gpu,
@@ -353,6 +358,7 @@ impl Engine {
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
         self.steps.clear();
+        self.devices.drop_copies();
     }
 
     /// Measures kernel variants on this model's matrices and uses the fastest; the CPU has none to choose from. `now_ms`
@@ -501,34 +507,6 @@ impl Engine {
         let step = Rc::new(Step::new(&mut self.devices, &spec, kind)?);
         self.steps.insert(key, step.clone());
         Ok(step)
-    }
-
-    /// Compiles the steps of all listed sizes, so that no request waits for it. `on_step` is called with the number of
-    /// compiled steps and their total before each.
-    ///
-    /// # Errors
-    /// A step cannot be recorded.
-    pub async fn warm_up(&mut self, on_step: &mut dyn FnMut(usize, usize)) -> Result<usize, GenerateError> {
-        let recurrent = self.cache.is_recurrent();
-        let rows = self.sizes.rows(self.sequences(), recurrent).into_iter().map(StepKind::Decode);
-        let pieces = self.sizes.pieces(self.chunks.chunk(), recurrent).into_iter().map(StepKind::Prefill);
-        let mut kinds: Vec<StepKind> = rows.chain(pieces).chain(self.verifying_kinds()).collect();
-        if self.sizes.mixes(recurrent) {
-            for rows in self.sizes.rows(self.sequences(), recurrent) {
-                let pieces = self.sizes.pieces(self.chunks.chunk(), recurrent).into_iter();
-                kinds.extend(pieces.map(|piece| StepKind::Mixed { rows, piece, scored: false }));
-            }
-        }
-        for (done, &kind) in kinds.iter().enumerate() {
-            on_step(done, kinds.len());
-            self.prepared_step(kind, None).await?;
-        }
-        self.devices.flush().await?;
-        let draft = match self.speculation.as_mut().and_then(Speculation::draft_mut) {
-            Some(draft) => Box::pin(draft.warm_up(on_step)).await?,
-            None => 0,
-        };
-        Ok(kinds.len() + draft)
     }
 
     /// The recorded step of this kind, with its constants on their devices.

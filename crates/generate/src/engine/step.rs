@@ -54,7 +54,7 @@ pub(super) enum StepKind {
 }
 
 impl StepKind {
-    fn tokens(self) -> usize {
+    pub(super) fn tokens(self) -> usize {
         match self {
             StepKind::Decode(tokens)
             | StepKind::Scored(tokens)
@@ -310,7 +310,13 @@ impl Step {
         let only = |plan| vec![StagePlan { plan, transfers: Vec::new() }];
         let stages = match (&devices.cpu, devices.gpus.as_slice()) {
             (Some(cpu), _) => only(DevicePlan::on_cpu(cpu, graph, &keep)),
-            (None, [gpu]) => only(DevicePlan::on_gpu(gpu, graph, &keep, spec.tuning)?),
+            (None, [gpu]) => {
+                let gpu = gpu.clone();
+                let mut pool = devices.pool(0);
+                let plan = DevicePlan::on_gpu(&gpu, graph, &keep, spec.tuning, &mut pool)?;
+                devices.put_back(0, pool);
+                only(plan)
+            }
             _ => plan_stages(devices, &graph, &keep, spec.tuning, &mut inputs)?,
         };
         Ok(Step { inputs, gpus: devices.gpus.clone(), stages, results, kind })
@@ -470,16 +476,19 @@ fn plan_stages(
         Ok(copy)
     };
     let stages = partition(graph, keep, &gpus, &states, &mut local)?;
-    let plan = |stage: Stage| {
+    let mut plan = |stage: Stage| {
         let gpu = gpus[stage.device].clone();
         let kept: Vec<Tensor> =
             keep.iter().copied().chain(stage.transfers.iter().map(|transfer| transfer.tensor)).collect();
         // Measured kernel variants are valid for devices of the same name.
         let same = gpu.capabilities().name == gpus[0].capabilities().name;
         let tuning = if same { tuning.clone() } else { Tuning::defaults(gpu.capabilities()) };
-        Ok(StagePlan { plan: DevicePlan::on_gpu(&gpu, stage.graph, &kept, &tuning)?, transfers: stage.transfers })
+        let mut pool = devices.pool(stage.device);
+        let plan = DevicePlan::on_gpu(&gpu, stage.graph, &kept, &tuning, &mut pool)?;
+        devices.put_back(stage.device, pool);
+        Ok(StagePlan { plan, transfers: stage.transfers })
     };
-    stages.into_iter().map(plan).collect()
+    stages.into_iter().map(&mut plan).collect()
 }
 
 #[cfg(test)]

@@ -170,11 +170,21 @@ fn a_long_prompt_does_not_stop_other_answers() {
 #[test]
 fn plans_are_few_and_compiled_at_start() {
     let gpu = gpu(GpuOptions::default());
+    let of_a_prompt = || {
+        let mut engine = engine("mistral_swa", &gpu, listed(5));
+        let opened = gpu.allocated_bytes();
+        engine.prompt_kernels(32, 32).unwrap();
+        gpu.allocated_bytes() - opened
+    };
+    let largest_bytes = of_a_prompt();
     let mut engine = engine("mistral_swa", &gpu, listed(5));
+    let opened = gpu.allocated_bytes();
     let mut steps = 0;
     let compiled = block_on(engine.warm_up(&mut |_, _| steps += 1)).unwrap();
     // 1, 2, 4 and 5 answers; 16 and 32 tokens of a prompt; each of the one together with each of the other.
     assert_eq!((compiled, steps, engine.compiled_steps()), (14, 14, 14));
+    let all_bytes = gpu.allocated_bytes() - opened;
+    assert!(all_bytes < 4 * largest_bytes, "all steps take {all_bytes} bytes, a prompt's alone {largest_bytes}");
     let mut seen = Seen::default();
     for count in (1..90).step_by(7) {
         engine.add(job(ids(count, 400), count % 5 + 1)).unwrap();

@@ -11,11 +11,13 @@ use axum::routing::get;
 use super::App;
 
 /// The route, type and text of each file.
-const FILES: [(&str, &str, &str); 5] = [
+const FILES: [(&str, &str, &str); 6] = [
     ("/", HTML, include_str!("../page/page.html")),
     ("/page/page.css", "text/css; charset=utf-8", include_str!("../page/page.css")),
     ("/page/page.js", SCRIPT, include_str!("../page/page.js")),
     ("/page/text.js", SCRIPT, include_str!("../page/text.js")),
+    // The direction of a text is decided as in the page that runs the model in a browser.
+    ("/page/direction.js", SCRIPT, include_str!("../../../../web/src/text/direction.js")),
     ("/page/strings.js", SCRIPT, include_str!("../page/strings.js")),
 ];
 

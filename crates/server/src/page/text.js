@@ -3,23 +3,10 @@
  * never HTML. `page` is the direction of the page, for text without letters.
  */
 
-const ARABIC = /(?=\p{L})[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\u0640]/u;
-const ENGLISH = /\b(?:the|is|are|of|and|a|an|as|at|be|by|or|not|on|to|in|for|from|with|this|that|it|you)\b/;
+import { directionOf, languageOf } from './direction.js';
 
-/**
- * Direction of a text: right to left where at least 40 % of its letters or of its words are Arabic, so that a sentence
- * that begins with a Latin name keeps its order; an English sentence that quotes Arabic stays left to right.
- */
-export function direction(text, page) {
-  const sample = text.slice(0, 2000).replace(/`[^`\n]*`|https?:\/\/\S+/g, ' ');
-  const letters = sample.match(/\p{L}/gu) ?? [];
-  if (letters.length === 0) return page;
-  const arabic = letters.filter((letter) => ARABIC.test(letter)).length;
-  const words = sample.split(/\s+/).filter((word) => /\p{L}/u.test(word));
-  const arabicWords = words.filter((word) => ARABIC.test(word)).length;
-  if (!ARABIC.test(letters[0]) && ENGLISH.test(sample) && arabicWords * 2 < words.length) return 'ltr';
-  return arabic * 10 >= letters.length * 4 || arabicWords * 10 >= words.length * 4 ? 'rtl' : 'ltr';
-}
+/** The direction of a text; `page` is that of the page. */
+export const direction = (text, page) => directionOf(text, page).direction;
 
 export function element(name, className, ...children) {
   const node = document.createElement(name);
@@ -65,7 +52,7 @@ function isolate(target, text, dir) {
 function block(name, text, page) {
   const node = element(name, '');
   node.dir = direction(text, page);
-  node.lang = node.dir === 'rtl' ? 'ar' : 'en';
+  node.lang = languageOf(node.dir);
   inline(node, text, node.dir);
   return node;
 }

@@ -4,11 +4,12 @@ use bayan_server::ServerOptions;
 
 use crate::{server, server_with};
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("/", "text/html; charset=utf-8"),
     ("/page/page.css", "text/css; charset=utf-8"),
     ("/page/page.js", "text/javascript; charset=utf-8"),
     ("/page/text.js", "text/javascript; charset=utf-8"),
+    ("/page/direction.js", "text/javascript; charset=utf-8"),
     ("/page/strings.js", "text/javascript; charset=utf-8"),
 ];
 
