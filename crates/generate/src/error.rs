@@ -4,6 +4,7 @@ use bayan_gpu::GpuError;
 use bayan_models::{AdapterError, ModelError};
 use bayan_weights::WeightsError;
 
+use crate::engine::StateError;
 use crate::grammar::GrammarError;
 use crate::text::TextError;
 
@@ -100,6 +101,9 @@ pub enum GenerateError {
     /// The constraint of an answer cannot be used.
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+    /// A state cannot be saved or restored.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The biases ban every token.
     #[error(
         "all {vocabulary} tokens of the vocabulary are banned (a logit bias of minus infinity), so there is nothing to generate: leave at least one token out of the bans"

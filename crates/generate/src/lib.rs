@@ -5,6 +5,7 @@ pub mod engine;
 mod error;
 mod grammar;
 mod model;
+pub mod openai;
 pub mod text;
 
 pub use bayan_models::Adapter;
@@ -12,7 +13,7 @@ pub use bayan_tensor::Cpu;
 pub use bayan_tensor::ops::SampleSettings;
 pub use engine::{
     Control, Engine, EngineOptions, Event, FinishReason, Job, JobId, LARGEST_BIAS, Likelihood, MOST_PROPOSALS, Request,
-    ScoredText, StepSizes, TokenScore, Usage, log_sum, most_likely,
+    ScoredText, StateError, StepSizes, TokenScore, Usage, log_sum, most_likely,
 };
 pub use error::GenerateError;
 pub use grammar::{Allowed, Constraint, Grammar, GrammarError, Grammars};

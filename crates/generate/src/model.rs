@@ -10,7 +10,7 @@ use bayan_weights::{Checkpoint, Source, json};
 use serde_json::{Map, Value};
 
 use crate::GenerateError;
-use crate::engine::{Engine, EngineOptions, FinishReason, Request, Usage};
+use crate::engine::{Engine, EngineOptions, FinishReason, Request, TokenScore, Usage};
 use crate::grammar::Grammar;
 use crate::text::{
     BUILTIN_TEMPLATES, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer,
@@ -41,6 +41,8 @@ pub struct Generation {
     pub ignore_eos: bool,
     /// What the text of an answer must match, compiled by [`Tokenizer::grammars`].
     pub grammar: Option<Grammar>,
+    /// Compute the log-probability of each new token and of this many most likely ones, before penalties and biases.
+    pub scores: Option<usize>,
 }
 
 /// An answer.
@@ -244,7 +246,11 @@ impl Model {
         Ok(self.chat_template()?.adapt(messages)?.system_in_user)
     }
 
-    fn chat_template(&self) -> Result<&ChatTemplate, GenerateError> {
+    /// The chat template; the error explains how to choose one.
+    ///
+    /// # Errors
+    /// There is no template.
+    pub fn chat_template(&self) -> Result<&ChatTemplate, GenerateError> {
         required(&self.template)
     }
 
@@ -272,7 +278,26 @@ impl Model {
         generation: &Generation,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, GenerateError> {
-        let answers = self.generate_many(&[prompt.to_vec()], generation, &mut |_, piece| on_text(piece)).await?;
+        self.generate_scored(prompt, generation, &mut |piece, _| {
+            if piece.is_empty() { ControlFlow::Continue(()) } else { on_text(piece) }
+        })
+        .await
+    }
+
+    /// As [`Model::generate`], and each call has the score of the new token, if the generation asks for scores: then
+    /// there is a call for every token, whose text may still be held back, and one without a score for the text that
+    /// was held back to the end.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub async fn generate_scored(
+        &mut self,
+        prompt: &[u32],
+        generation: &Generation,
+        on_piece: &mut dyn FnMut(&str, Option<&TokenScore>) -> ControlFlow<()>,
+    ) -> Result<Answer, GenerateError> {
+        let mut on_piece = |_: usize, piece: &str, score: Option<&TokenScore>| on_piece(piece, score);
+        let answers = self.generate_pieces(&[prompt.to_vec()], generation, &mut on_piece).await?;
         answers.into_iter().next().ok_or(GenerateError::EmptyPrompt)
     }
 
@@ -288,6 +313,18 @@ impl Model {
         generation: &Generation,
         on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<Answer>, GenerateError> {
+        self.generate_pieces(prompts, generation, &mut |index, piece, _| {
+            if piece.is_empty() { ControlFlow::Continue(()) } else { on_text(index, piece) }
+        })
+        .await
+    }
+
+    async fn generate_pieces(
+        &mut self,
+        prompts: &[Vec<u32>],
+        generation: &Generation,
+        on_piece: OnPiece<'_>,
+    ) -> Result<Vec<Answer>, GenerateError> {
         let mut texts: Vec<GrowingAnswer> =
             prompts.iter().map(|_| GrowingAnswer::new(&self.tokenizer, generation)).collect();
         let stop: &[u32] = if generation.ignore_eos { &[] } else { &self.stop };
@@ -300,11 +337,12 @@ impl Model {
             stop,
             max_tokens,
             grammar,
+            scores: generation.scores,
         };
         let requests: Vec<Request<'_>> = prompts.iter().map(|prompt| request(prompt.as_slice())).collect();
         let mut failure = None;
-        let mut on_token = |index: usize, id: u32| {
-            texts[index].push(id, &mut |piece| on_text(index, piece)).unwrap_or_else(|error| {
+        let mut on_token = |index: usize, id: u32, score: Option<&TokenScore>| {
+            texts[index].push(id, score, &mut |piece, score| on_piece(index, piece, score)).unwrap_or_else(|error| {
                 failure = Some(error);
                 ControlFlow::Break(())
             })
@@ -314,9 +352,15 @@ impl Model {
             return Err(error.into());
         }
         let ended = texts.into_iter().zip(usages).enumerate();
-        Ok(ended.map(|(index, (text, usage))| text.end(usage, &mut |piece| on_text(index, piece))).collect())
+        Ok(ended
+            .map(|(index, (text, usage))| text.end(usage, &mut |piece, score| on_piece(index, piece, score)))
+            .collect())
     }
 }
+
+/// Called with the number of the prompt, text that is certain now, and the score of the new token; without a score the
+/// text is not empty.
+type OnPiece<'a> = &'a mut dyn FnMut(usize, &str, Option<&TokenScore>) -> ControlFlow<()>;
 
 /// The text of an unfinished answer: whole characters only, without stop texts.
 #[derive(Debug)]
@@ -380,25 +424,35 @@ impl GrowingAnswer {
     fn push(
         &mut self,
         id: u32,
-        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+        score: Option<&TokenScore>,
+        on_piece: &mut dyn FnMut(&str, Option<&TokenScore>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TextError> {
         self.ids.push(id);
         let piece = self.text.push(id)?;
-        let shown = self.show(&piece, on_text);
+        let shown = self.show(&piece, score, on_piece);
         Ok(if shown.is_break() || self.text.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
-    fn show(&mut self, piece: &str, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
-        if piece.is_empty() {
+    fn show(
+        &mut self,
+        piece: &str,
+        score: Option<&TokenScore>,
+        on_piece: &mut dyn FnMut(&str, Option<&TokenScore>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        if piece.is_empty() && score.is_none() {
             return ControlFlow::Continue(());
         }
         self.shown.push_str(piece);
-        on_text(piece)
+        on_piece(piece, score)
     }
 
-    fn end(mut self, mut usage: Usage, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Answer {
+    fn end(
+        mut self,
+        mut usage: Usage,
+        on_piece: &mut dyn FnMut(&str, Option<&TokenScore>) -> ControlFlow<()>,
+    ) -> Answer {
         let rest = self.text.end();
-        let _ = self.show(&rest, on_text);
+        let _ = self.show(&rest, None, on_piece);
         // The rest of the last characters may end in a stop text too.
         if self.text.stopped() {
             usage.finish = FinishReason::Stop;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use bayan_generate::{Engine, EngineOptions, GenerateError, Request, SampleSettings};
+use bayan_generate::{Engine, EngineOptions, GenerateError, Request, SampleSettings, TokenScore};
 use bayan_gpu::{Gpu, GpuOptions, block_on};
 use bayan_models::{Adapter, CacheFormat};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
@@ -53,10 +53,11 @@ fn answers(engine: &mut Engine) -> (Vec<Vec<f32>>, Vec<Vec<u32>>) {
             stop: &[],
             max_tokens: 8,
             grammar: None,
+            scores: None,
         })
         .collect();
     let mut tokens = vec![Vec::new(); requests.len() + 1];
-    let mut collect = |index: usize, token: u32| {
+    let mut collect = |index: usize, token: u32, _: Option<&TokenScore>| {
         tokens[index].push(token);
         ControlFlow::Continue(())
     };

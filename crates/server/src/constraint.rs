@@ -1,11 +1,12 @@
 //! Fields that constrain the text of an answer: OpenAI's `response_format`, and the names that other servers have.
 
+use bayan_generate::openai::{RequestError, kind};
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{Constraint, Grammar, GrammarError};
+use bayan_generate::{Constraint, Grammar};
 use serde_json::Value;
 
 use crate::error::ApiError;
-use crate::fields::{Fields, kind};
+use crate::fields::Fields;
 
 /// A constraint, and the field that asked for it.
 #[derive(Debug)]
@@ -65,13 +66,8 @@ impl Constrained {
     /// Compiles the constraint.
     pub(crate) fn compile(&self, tokenizer: &Tokenizer) -> Result<Grammar, ApiError> {
         let compiled = tokenizer.grammars().and_then(|grammars| grammars.compile(&self.constraint));
-        compiled.map_err(|error| refused(&self.field, &error))
+        compiled.map_err(|error| RequestError::grammar(&self.field, &error).into())
     }
-}
-
-/// The error for a constraint that cannot be used.
-pub(crate) fn refused(field: &str, error: &GrammarError) -> ApiError {
-    ApiError::field(field, format!("`{field}`: {error}")).with_code("invalid_grammar")
 }
 
 type Read = fn(&Value) -> Result<Option<Constraint>, String>;

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bayan_generate::openai::RequestError;
 use serde_json::{Value, json};
 
 /// An error that a client sees.
@@ -63,6 +64,12 @@ impl ApiError {
     /// The error as JSON.
     pub fn body(&self) -> Value {
         json!({"error": {"message": self.message, "type": self.kind(), "param": self.param, "code": self.code}})
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> ApiError {
+        ApiError { code: error.code, ..ApiError::field(&error.field, error.message) }
     }
 }
 

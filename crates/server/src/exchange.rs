@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bayan_generate::Grammar;
+use bayan_generate::openai::{Format, Piece, Reader, Tools, prompt};
 use bayan_generate::text::GuardedText;
 use serde_json::{Map, Value};
 
@@ -11,8 +12,7 @@ use crate::constraint::Constrained;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::handlers::{Answer, App, beside};
-use crate::protocol::{Wanted, check_prompt};
-use crate::tools::{Format, Piece, Reader, Tools};
+use crate::protocol::{Wanted, check_prompt, random};
 
 /// A conversation, checked and in the form of templates.
 #[derive(Debug, Default)]
@@ -85,14 +85,8 @@ impl Conversation {
         let text = &app.about.text;
         let wrong = |error: String| ApiError::field(self.field, error);
         let template = text.template().map_err(|error| wrong(error.to_string()))?;
-        let format = Format::of(template.source());
-        let (mut messages, mut definitions) = (self.messages.clone(), self.tools.definitions());
-        if format == Format::Described {
-            messages = Format::describe(messages, &definitions);
-            definitions.clear();
-        }
-        let prompt = template.prompt_text(&messages, definitions, self.kwargs.clone(), &text.tokenizer);
-        Ok((prompt.map_err(|error| wrong(error.to_string()))?, format))
+        let prompt = prompt(template, &text.tokenizer, self.messages.clone(), &self.tools, self.kwargs.clone());
+        prompt.map_err(|error| wrong(error.to_string()))
     }
 
     fn prepared(self, app: &App) -> Result<Prepared, ApiError> {
@@ -157,5 +151,5 @@ impl Spoken {
 
 /// A new id of a call.
 pub(crate) fn call_id(format: Option<Format>) -> String {
-    format.unwrap_or(Format::Described).call_id()
+    format.unwrap_or(Format::Described).call_id(random() << 32 | random())
 }

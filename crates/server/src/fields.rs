@@ -1,6 +1,7 @@
 //! The fields of a request's JSON. Each field is taken once, with the values that it may have; what is left over at the
 //! end is unknown, and is reported to the client instead of being ignored in silence.
 
+use bayan_generate::openai::kind;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
@@ -118,18 +119,6 @@ impl Fields {
     pub(crate) fn ignored(mut self) -> Vec<String> {
         self.ignored.extend(self.map.into_iter().map(|(name, _)| name));
         self.ignored
-    }
-}
-
-/// The kind of a value, for messages.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }
 

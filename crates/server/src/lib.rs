@@ -6,7 +6,6 @@
 
 mod access;
 mod constraint;
-mod conversation;
 mod error;
 mod exchange;
 mod fields;
@@ -16,7 +15,6 @@ mod metrics;
 mod model_metrics;
 mod protocol;
 mod serve;
-mod tools;
 mod worker;
 
 pub use limits::{Limits, ServerOptions};

@@ -3,21 +3,19 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bayan_generate::openai::{logit_bias, logprob, token_text};
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{FinishReason, Grammar, Job, LARGEST_BIAS, SampleSettings, TokenScore, Usage};
+use bayan_generate::{FinishReason, Grammar, Job, SampleSettings, TokenScore, Usage};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::limits::Limits;
-use crate::worker::{About, token_text};
+use crate::worker::About;
 
 /// Most stop texts of a request, and the longest one in bytes.
 const MOST_STOPS: usize = 16;
 const LONGEST_STOP: usize = 1024;
-
-/// Printed instead of minus infinity, which JSON does not have.
-const LEAST_LOGPROB: f32 = -9999.0;
 
 /// What a request wants of each of its answers.
 pub(crate) struct Wanted {
@@ -42,7 +40,10 @@ impl Wanted {
         let defaults = &about.defaults;
         let preset = defaults.settings;
         let penalty = fields.number("repetition_penalty", 0.01, 100.0)?;
-        let bias = bias(fields, about.vocabulary)?.unwrap_or_else(|| defaults.bias.clone());
+        let bias = match fields.object("logit_bias")? {
+            Some(map) => logit_bias(&map, about.vocabulary)?,
+            None => defaults.bias.clone(),
+        };
         let settings = SampleSettings {
             temperature: fields.number("temperature", 0.0, 100.0)?.unwrap_or(preset.temperature),
             top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(preset.top_p),
@@ -143,20 +144,6 @@ impl Wanted {
     }
 }
 
-fn bias(fields: &mut Fields, vocabulary: usize) -> Result<Option<Vec<(u32, f32)>>, ApiError> {
-    let Some(map) = fields.object("logit_bias")? else { return Ok(None) };
-    let entry = |(id, value): (&String, &Value)| {
-        let id = id.parse().ok().filter(|&id: &u32| (id as usize) < vocabulary)?;
-        let value = value.as_f64().filter(|value| (-100.0..=100.0).contains(value))? as f32;
-        // ±100 stand for "always" and "never".
-        Some((id, if value.abs() == 100.0 { value.signum() * LARGEST_BIAS } else { value }))
-    };
-    map.iter().map(entry).collect::<Option<_>>().map(Some).ok_or_else(|| {
-        let message = format!("`logit_bias`: expected token ids below {vocabulary} and numbers from -100 to 100");
-        ApiError::field("logit_bias", message)
-    })
-}
-
 /// Checks that a prompt fits.
 pub(crate) fn check_prompt(prompt: &[u32], about: &About, param: &str) -> Result<(), ApiError> {
     if prompt.is_empty() {
@@ -220,23 +207,6 @@ impl Totals {
             },
         })
     }
-}
-
-/// A log-probability as JSON; equal ones are printed alike.
-fn logprob(value: f32) -> Value {
-    json!(if value.is_finite() { value } else { LEAST_LOGPROB })
-}
-
-/// An entry of `logprobs.content` of a chat.
-pub(crate) fn chat_logprob(tokenizer: &Tokenizer, score: &TokenScore) -> Value {
-    let entry = |id: u32, value: f32| {
-        let (bytes, text) = token_text(tokenizer, id);
-        let text = text.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
-        json!({"token": text, "logprob": logprob(value), "bytes": bytes})
-    };
-    let mut content = entry(score.id, score.logprob);
-    content["top_logprobs"] = score.top.iter().map(|&(id, value)| entry(id, value)).collect();
-    content
 }
 
 /// The lists of `logprobs` of completions, in which the positions of tokens add up over chunks.

@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use bayan_generate::text::Tokenizer;
 use bayan_generate::{
     Adapter, AnswerText, Event, FinishReason, Generation, Job, JobId, Model, TextPipeline, TokenScore, Usage,
 };
@@ -471,12 +470,4 @@ fn too_late(started: bool, limits: &Limits) -> ApiError {
     }
     let message = format!("no slot became free within {} s; try again later", limits.queue_time.as_secs_f64());
     ApiError::unavailable("queue_timeout", message)
-}
-
-/// The bytes of one token for lists of log-probabilities, and its text if they are UTF-8 alone.
-pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> (Vec<u8>, Option<String>) {
-    // Added tokens stand for themselves.
-    let bytes = tokenizer.token_bytes(id).or_else(|| tokenizer.token(id).map(String::into_bytes)).unwrap_or_default();
-    let text = String::from_utf8(bytes.clone()).ok();
-    (bytes, text)
 }

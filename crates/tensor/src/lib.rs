@@ -22,8 +22,9 @@ pub mod suite;
 
 pub use cpu::{Cpu, CpuPlan, CpuStep};
 pub use graph::{
-    Dtype, ELEMENT_BYTES, GROUP, Graph, Matrix, MatrixBuilder, Move, Node, Op, Operand, Shard, Slots, State, Tensor,
-    TensorInfo, Trained, Values, copy_within, interpret, nmse, pack_rows, packed_len, row_bytes, unpacked_rows,
+    Dtype, ELEMENT_BYTES, GROUP, Graph, Matrix, MatrixBuilder, Move, Node, Op, Operand, Shard, Slots, State,
+    StateRange, Tensor, TensorInfo, Trained, Values, copy_within, interpret, nmse, pack_rows, packed_len, row_bytes,
+    unpacked_rows,
 };
 pub use measure::{Measured, measure_rows};
 pub use passes::{

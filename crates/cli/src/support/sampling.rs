@@ -155,6 +155,7 @@ impl SamplingArgs {
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
             grammar: None,
+            scores: None,
         })
     }
 }

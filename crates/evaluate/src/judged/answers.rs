@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use bayan_generate::{AnswerText, FinishReason, Request, SampleSettings};
+use bayan_generate::{AnswerText, FinishReason, Request, SampleSettings, TokenScore};
 use serde_json::{Map, Value, json};
 
 use super::sets::{Asked, Limit, Questions, TOP_K};
@@ -136,13 +136,14 @@ impl Answerer for Local<'_> {
                 stop: &stop,
                 max_tokens,
                 grammar: None,
+                scores: None,
             })
             .collect();
         let mut texts: Vec<AnswerText> = turns.iter().map(|_| AnswerText::new(&model.tokenizer, &[], false)).collect();
         let mut replies = vec![Reply { text: String::new(), finish: String::new() }; turns.len()];
         let (engine, mut failure) = (&mut model.engine, None);
         let work = async {
-            let mut on_token = |index: usize, id: u32| match texts[index].push(id) {
+            let mut on_token = |index: usize, id: u32, _: Option<&TokenScore>| match texts[index].push(id) {
                 Ok(piece) => {
                     replies[index].text.push_str(&piece);
                     ControlFlow::Continue(())

@@ -26,6 +26,8 @@ pub struct Request<'a> {
     pub max_tokens: usize,
     /// What the text of the answer must match.
     pub grammar: Option<&'a Grammar>,
+    /// As [`Job::scores`].
+    pub scores: Option<usize>,
 }
 
 /// A request that the engine keeps until it ends.
@@ -86,24 +88,25 @@ pub type OnEvent<'a> = &'a mut dyn FnMut(JobId, Event) -> ControlFlow<()>;
 
 impl Engine {
     /// Continues several prompts, as many at a time as the engine has sequences; the others are queued. `on_token` is
-    /// called with the number of the request and each new token, and may end that answer. The usages are returned in
-    /// the order of the requests. Other jobs of the engine are removed.
+    /// called with the number of the request, each new token, and its score if the request asks for scores, and may end
+    /// that answer. The usages are returned in the order of the requests. Other jobs of the engine are removed.
     ///
     /// # Errors
     /// A prompt does not fit, or the device fails. After an error the cache is empty.
     pub async fn generate_many(
         &mut self,
         requests: &[Request<'_>],
-        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+        on_token: &mut dyn FnMut(usize, u32, Option<&TokenScore>) -> ControlFlow<()>,
     ) -> Result<Vec<Usage>, GenerateError> {
         requests.iter().try_for_each(|request| self.check_job(request.prompt, request.bias, None))?;
         self.remove_all();
         self.control.start();
         let mut first = None;
-        for &Request { prompt, settings, bias, stop, max_tokens, grammar } in requests {
+        for &Request { prompt, settings, bias, stop, max_tokens, grammar, scores } in requests {
             let (prompt, bias, stop) = (prompt.to_vec(), bias.to_vec(), stop.to_vec());
             let grammar = grammar.cloned();
-            let id = self.add(Job { prompt, settings, bias, stop, max_tokens, grammar, ..Default::default() })?;
+            let job = Job { prompt, settings, bias, stop, max_tokens, grammar, scores, ..Default::default() };
+            let id = self.add(job)?;
             first = first.or(Some(id));
         }
         let first = first.unwrap_or(0);
@@ -111,7 +114,7 @@ impl Engine {
         let mut on_event = |id: JobId, event: Event| {
             let index = (id - first) as usize;
             match event {
-                Event::Token { id, .. } => return on_token(index, id),
+                Event::Token { id, score } => return on_token(index, id, score.as_ref()),
                 Event::Ended(usage) => usages[index] = Some(usage),
                 Event::Fault(problem) => tracing::warn!("a grammar failed: {problem}"),
                 Event::Started { .. } | Event::Prompt(_) => {}

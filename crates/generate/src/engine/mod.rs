@@ -16,6 +16,7 @@ mod schedule;
 mod score;
 mod sizes;
 mod speculate;
+mod state;
 mod step;
 mod warm_up;
 
@@ -42,6 +43,7 @@ pub use score::{TokenScore, log_sum, most_likely};
 pub use sizes::StepSizes;
 pub use speculate::MOST_PROPOSALS;
 use speculate::Speculation;
+pub use state::StateError;
 pub use step::LARGEST_BIAS;
 use step::{Sampling, Step, StepKind, StepSpec};
 
@@ -572,8 +574,8 @@ impl Engine {
         max_tokens: usize,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Usage, GenerateError> {
-        let request = Request { prompt, settings: *settings, bias, stop, max_tokens, grammar: None };
-        let usages = self.generate_many(&[request], &mut |_, token| on_token(token)).await?;
+        let request = Request { prompt, settings: *settings, bias, stop, max_tokens, grammar: None, scores: None };
+        let usages = self.generate_many(&[request], &mut |_, token, _| on_token(token)).await?;
         usages.into_iter().next().ok_or(GenerateError::EmptyPrompt)
     }
 }

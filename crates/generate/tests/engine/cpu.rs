@@ -33,10 +33,11 @@ fn sampled(engine: &mut Engine) -> Vec<Vec<u32>> {
         stop: &[],
         max_tokens: 8,
         grammar: None,
+        scores: None,
     };
     let requests: Vec<Request<'_>> = prompts.iter().map(Vec::as_slice).zip(settings).map(request).collect();
     let mut tokens = vec![Vec::new(); 3];
-    block_on(engine.generate_many(&requests, &mut |number, token| {
+    block_on(engine.generate_many(&requests, &mut |number, token, _| {
         tokens[number].push(token);
         ControlFlow::Continue(())
     }))

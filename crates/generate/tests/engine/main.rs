@@ -11,6 +11,7 @@ mod prefixes;
 mod schema;
 mod serving;
 mod speculation;
+mod state;
 mod steps;
 mod structured;
 

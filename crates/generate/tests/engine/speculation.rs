@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bayan_generate::{
     Constraint, Engine, EngineOptions, FinishReason, GenerateError, Job, JobId, MOST_PROPOSALS, Model, ModelOptions,
-    Request, SampleSettings, StepSizes, TextPipeline, Usage,
+    Request, SampleSettings, StepSizes, TextPipeline, TokenScore, Usage,
 };
 use bayan_gpu::{GpuOptions, block_on};
 use bayan_models::Adapter;
@@ -47,7 +47,7 @@ fn sampled(seed: u64) -> SampleSettings {
 /// The tokens of one answer, which is ended from outside after `most`, and its statistics.
 fn answer(engine: &mut Engine, request: Request<'_>, most: usize) -> (Vec<u32>, Usage) {
     let mut tokens = Vec::new();
-    let mut collect = |_: usize, token: u32| {
+    let mut collect = |_: usize, token: u32, _: Option<&TokenScore>| {
         tokens.push(token);
         if tokens.len() >= most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
@@ -56,7 +56,7 @@ fn answer(engine: &mut Engine, request: Request<'_>, most: usize) -> (Vec<u32>, 
 }
 
 fn request<'a>(prompt: &'a [u32], settings: SampleSettings, stop: &'a [u32], max_tokens: usize) -> Request<'a> {
-    Request { prompt, settings, bias: &[], stop, max_tokens, grammar: None }
+    Request { prompt, settings, bias: &[], stop, max_tokens, grammar: None, scores: None }
 }
 
 #[test]

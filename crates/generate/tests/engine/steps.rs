@@ -111,12 +111,13 @@ fn many_prompts_answer_as_each_does_alone() {
                 stop: if i == 2 { &stop } else { &[] },
                 max_tokens: wanted(i),
                 grammar: None,
+                scores: None,
             };
             let requests: Vec<_> = (0..prompts.len()).map(request).collect();
             // The second time the prompts are cached, not all in the same slot.
             for _ in 0..2 {
                 let mut tokens = vec![Vec::new(); prompts.len()];
-                let usages = block_on(many.generate_many(&requests, &mut |i, token| {
+                let usages = block_on(many.generate_many(&requests, &mut |i, token, _| {
                     tokens[i].push(token);
                     if i == 4 && tokens[i].len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 }))

@@ -71,6 +71,17 @@ pub fn tensor_names(module: &str) -> (String, String) {
 }
 
 impl Adapter {
+    /// A short text that other adapters do not have: from the numbers of all pairs and their scales.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = crc32fast::Hasher::new();
+        for (name, pair) in &self.modules {
+            hash.update(name.as_bytes());
+            let numbers = pair.a.iter().chain(&pair.b).chain([&pair.scale]);
+            numbers.for_each(|value| hash.update(&value.to_le_bytes()));
+        }
+        format!("{:08x}", hash.finalize())
+    }
+
     /// Reads an adapter's two files.
     ///
     /// # Errors

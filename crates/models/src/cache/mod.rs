@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuError};
 use bayan_tensor::ops::{CacheElement, CacheRows};
-use bayan_tensor::{Dtype, Move, State, copy_within};
+use bayan_tensor::{Dtype, Move, State, StateRange, copy_within};
 
 use crate::load::Placement;
 
@@ -90,25 +90,33 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// The ranges that [`Cache::copy_prefix`] copies.
-    fn moves(&self, shape: CacheShape, from: usize, to: usize, positions: usize) -> Vec<Move<'_>> {
+    /// The elements that hold the first `positions` positions of a sequence: of a ring all rows, of other states
+    /// everything.
+    fn ranges(&self, shape: CacheShape, sequence: usize, positions: usize) -> Vec<StateRange<'_>> {
         let rows = self.rows.per_sequence();
-        let copied = if self.rows.ring.is_some() { rows } else { positions };
-        let mut moves = Vec::new();
+        let held = if self.rows.ring.is_some() { rows } else { positions };
+        let mut ranges = Vec::new();
         if self.width > 0 {
             let parts = shape.format.parts(shape.sequences * rows, self.width);
             for (state, (start, words)) in
                 [&self.keys, &self.values].into_iter().flat_map(|s| parts.iter().map(move |p| (s, *p)))
             {
-                let at = |sequence: usize| start + sequence * rows * words;
-                moves.push(Move { state, from: at(from), to: at(to), len: copied * words });
+                ranges.push(StateRange { state, from: start + sequence * rows * words, len: held * words });
             }
         }
         for state in &self.states {
-            let size = state.shape()[1];
-            moves.push(Move { state, from: from * size, to: to * size, len: size });
+            let len = state.shape()[1];
+            ranges.push(StateRange { state, from: sequence * len, len });
         }
-        moves
+        ranges
+    }
+
+    /// The ranges that [`Cache::copy_prefix`] copies.
+    fn moves(&self, shape: CacheShape, from: usize, to: usize, positions: usize) -> Vec<Move<'_>> {
+        let sources = self.ranges(shape, from, positions);
+        let places = self.ranges(shape, to, positions).into_iter().map(|range| range.from);
+        let pairs = sources.into_iter().zip(places);
+        pairs.map(|(StateRange { state, from, len }, to)| Move { state, from, to, len }).collect()
     }
 }
 
@@ -192,6 +200,22 @@ impl Cache {
         let moves: Vec<Move<'_>> =
             self.layers.iter().flat_map(|layer| layer.moves(self.shape, from, to, positions)).collect();
         copy_within(gpus, &moves)
+    }
+
+    /// The elements that hold the first `positions` positions of a sequence, layer by layer: of a ring, and of recurrent
+    /// states, everything.
+    pub fn ranges(&self, sequence: usize, positions: usize) -> Vec<StateRange<'_>> {
+        self.layers.iter().flat_map(|layer| layer.ranges(self.shape, sequence, positions)).collect()
+    }
+
+    /// The rows of each layer's ring (0: a row for every position), the width of its rows, and the sizes of its other
+    /// states. Caches of equal layouts and formats store a sequence in the same bytes.
+    pub fn layout(&self) -> Vec<Vec<usize>> {
+        let layer = |layer: &LayerCache| {
+            let states = layer.states.iter().map(|state| state.shape()[1]);
+            [layer.rows.ring.unwrap_or(0), layer.width].into_iter().chain(states).collect()
+        };
+        self.layers.iter().map(layer).collect()
     }
 
     /// Whether any layer has a recurrent state, which cannot be reset to an earlier position.

@@ -5,18 +5,17 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use bayan_generate::openai::{Format, Piece, Reader, Tools, chat_logprob, deltas, messages};
 use bayan_generate::{Job, Usage};
 use serde_json::{Value, json};
 
 use super::stream::{Chunks, Sent, respond};
 use super::{App, Owner, collect, json as answer_json};
 use crate::constraint::Constrained;
-use crate::conversation;
 use crate::error::ApiError;
 use crate::exchange::{Conversation, Ready, Spoken, call_id};
 use crate::fields::Fields;
-use crate::protocol::{Totals, Wanted, chat_logprob, finish_reason, new_id, now};
-use crate::tools::{Choice, Format, Piece, Reader, Tools};
+use crate::protocol::{Totals, Wanted, finish_reason, new_id, now};
 use crate::worker::Reply;
 
 /// Fields of OpenAI that change nothing of an answer.
@@ -41,7 +40,7 @@ pub(crate) async fn answer(
     }
     let scores = scored.then_some(top.unwrap_or(0) as usize);
     let conversation = read(&mut fields)?;
-    let named = matches!(conversation.tools.choice, Choice::Named(_));
+    let tools = conversation.tools.clone();
     fields.without_effect(WITHOUT_EFFECT);
     let ready = conversation.ready(&app, fields, adapter, &mut wanted).await?;
     let Ready { prompt, stop, format, model, ignored } = ready;
@@ -55,7 +54,7 @@ pub(crate) async fn answer(
         created: now(),
         readers: (0..n).map(|_| Reader::new(format)).collect(),
         format,
-        named,
+        tools,
         scored,
         include_usage: wanted.include_usage,
         totals: Totals::default(),
@@ -92,12 +91,22 @@ pub(crate) async fn answer(
 /// Takes the fields of the conversation.
 pub(crate) fn read(fields: &mut Fields) -> Result<Conversation, ApiError> {
     Ok(Conversation {
-        tools: Tools::read(fields)?,
+        tools: tools(fields)?,
         constraint: Constrained::read(fields)?,
         kwargs: fields.object("chat_template_kwargs")?.unwrap_or_default(),
-        messages: conversation::messages(fields.take("messages"))?,
+        messages: messages(fields.take("messages").as_ref())?,
         field: "messages",
     })
+}
+
+/// Takes the fields of tools.
+fn tools(fields: &mut Fields) -> Result<Tools, ApiError> {
+    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    fields.refuse("functions", empty)?;
+    fields.refuse("function_call", |value| value == "none" || value == "auto")?;
+    let (list, choice) = (fields.take("tools"), fields.take("tool_choice"));
+    let parallel = fields.flag("parallel_tool_calls")?.unwrap_or(true);
+    Ok(Tools::read(list.as_ref(), choice.as_ref(), parallel)?)
 }
 
 /// Refuses what would change an answer and is not there yet.
@@ -129,18 +138,18 @@ struct ChatChunks {
     /// One for each answer.
     readers: Vec<Reader>,
     format: Option<Format>,
-    /// Whether the request names the function to call.
-    named: bool,
+    /// The functions that the request offers.
+    tools: Tools,
     scored: bool,
     include_usage: bool,
     totals: Totals,
 }
 
 impl ChatChunks {
-    /// OpenAI's reason of an end; a call that the client named itself ends as any answer.
+    /// OpenAI's reason of an end.
     fn finish(&self, usage: &Usage, calls: usize) -> &'static str {
         match finish_reason(usage.finish) {
-            "stop" if calls > 0 && !self.named => "tool_calls",
+            "stop" if self.tools.ends_with_calls(calls) => "tool_calls",
             other => other,
         }
     }
@@ -166,22 +175,8 @@ impl ChatChunks {
 
     /// The deltas of pieces; the log-probability of their token goes with the first.
     fn deltas(&self, index: usize, pieces: Vec<Piece>, first: usize, mut logprobs: Value) -> Vec<Sent> {
-        // Of all calls, those before these pieces.
-        let mut calls = first;
         let mut sent = Vec::new();
-        for piece in pieces {
-            let delta = match piece {
-                Piece::Text(text) => json!({"content": text}),
-                Piece::Call(name) => {
-                    calls += 1;
-                    let function = json!({"name": name, "arguments": ""});
-                    let id = call_id(self.format);
-                    json!({"tool_calls": [{"index": calls - 1, "id": id, "type": "function", "function": function}]})
-                }
-                Piece::Arguments(more) => {
-                    json!({"tool_calls": [{"index": calls - 1, "function": {"arguments": more}}]})
-                }
-            };
+        for delta in deltas(pieces, first, &mut || call_id(self.format)) {
             sent.push(self.delta(index, delta, logprobs.take(), None));
         }
         if sent.is_empty() && !logprobs.is_null() {

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use bayan_generate::openai::{Calls, Choice, Format, Piece, Reader, RequestError, Tool, Tools, kind, tool_list};
 use bayan_generate::{FinishReason, Usage};
 use serde_json::{Value, json};
 
 use super::stream::{Chunks, Sent, respond};
 use super::{App, Owner, collect_one, json as answer_json};
-use crate::conversation::Calls;
 use crate::error::{AnthropicError, ApiError};
 use crate::exchange::{Conversation, Ready, Spoken, call_id};
-use crate::fields::{Fields, kind};
+use crate::fields::Fields;
 use crate::protocol::{Wanted, new_id};
-use crate::tools::{Choice, Format, Piece, Reader, Tool, Tools, tool_list};
 use crate::worker::Reply;
 
 /// Answers a conversation.
@@ -80,10 +79,10 @@ pub(crate) async fn count(State(app): State<Arc<App>>, request: Request) -> Resu
 fn read(fields: &mut Fields) -> Result<Conversation, ApiError> {
     fields.refuse("thinking", |value| value["type"] == "disabled")?;
     fields.refuse("mcp_servers", |value| value.as_array().is_some_and(Vec::is_empty))?;
-    let list = tool_list(fields, |place, tool| {
+    let list = tool_list(fields.take("tools").as_ref(), |place, tool| {
         if tool.get("type").is_some_and(|kind| !kind.is_null() && kind != "custom") {
             let message = format!("`{place}`: only functions of the client are supported, got type {}", tool["type"]);
-            return Err(ApiError::field(place, message).with_code("unsupported"));
+            return Err(RequestError::new(place, message).with_code("unsupported"));
         }
         Tool::new(place, "input_schema", tool)
     })?;

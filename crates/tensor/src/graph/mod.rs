@@ -20,7 +20,7 @@ pub use matrix::{
 };
 pub(crate) use op::elements;
 pub use op::{Op, Operand};
-pub use state::{Affine, Move, State, copy_within};
+pub use state::{Affine, Move, State, StateRange, copy_within};
 pub use tensor::{Tensor, TensorInfo};
 pub use values::{Dtype, ELEMENT_BYTES, Values};
 pub(crate) use values::{pack_f16, unpack_f16};

@@ -208,6 +208,42 @@ impl State {
     }
 }
 
+/// Elements of a state that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub struct StateRange<'a> {
+    /// The state.
+    pub state: &'a State,
+    /// The first element.
+    pub from: usize,
+    /// Number of elements.
+    pub len: usize,
+}
+
+impl StateRange<'_> {
+    /// Their size in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.len * ELEMENT_BYTES as usize
+    }
+
+    /// Reads them, from that of the devices that stores the state, or from the host.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn read(&self, gpus: &[Gpu]) -> Result<Vec<u8>, GpuError> {
+        let start = self.from * ELEMENT_BYTES as usize;
+        if let (Some(buffer), Some(gpu)) = (&self.state.buffer, gpus.iter().find(|gpu| self.state.is_on(gpu))) {
+            return gpu.read(buffer, self.state.offset_bytes + start as u64, self.size_bytes() as u64).await;
+        }
+        let bytes = self.state.with_host(|values| values.bytes()[start..start + self.size_bytes()].to_vec());
+        Ok(bytes.unwrap_or_default())
+    }
+
+    /// Replaces them with bytes of the same size.
+    pub fn write(&self, gpus: &[Gpu], bytes: &[u8]) {
+        self.state.write(gpus.iter().find(|gpu| self.state.is_on(gpu)), self.from, bytes);
+    }
+}
+
 /// A range of a state's elements that is copied to another place of the same state, where the two do not overlap.
 #[derive(Debug, Clone, Copy)]
 pub struct Move<'a> {

@@ -147,6 +147,9 @@ impl TensorEntry {
     }
 }
 
+/// Matrices of which [`Checkpoint::fingerprint`] reads the first rows.
+const FINGERPRINT_MATRICES: usize = 16;
+
 /// An opened checkpoint. Cloning shares the source.
 #[derive(Clone)]
 pub struct Checkpoint {
@@ -247,6 +250,27 @@ impl Checkpoint {
     /// The source of the bytes.
     pub fn source(&self) -> &Rc<dyn Source> {
         &self.source
+    }
+
+    /// A short text that other checkpoints do not have: from the configuration, the names, sizes and formats of the
+    /// tensors, and the first rows of some matrices. It tells models apart that have the same sizes, and does not protect
+    /// from files that are made to be mistaken for others.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_rows_f32`].
+    pub async fn fingerprint(&self) -> Result<String, WeightsError> {
+        let mut hash = crc32fast::Hasher::new();
+        hash.update(self.config.to_string().as_bytes());
+        for tensor in &self.tensors {
+            hash.update(format!("{} {:?} {:?}\n", tensor.name, tensor.shape, tensor.stored).as_bytes());
+        }
+        let matrices: Vec<&TensorEntry> = self.tensors.iter().filter(|tensor| tensor.shape.len() == 2).collect();
+        for matrix in matrices.iter().step_by(matrices.len().div_ceil(FINGERPRINT_MATRICES).max(1)) {
+            let aligned = matrix.rows_per_chunk(matrix.loaded_format(None), 1);
+            let rows = self.read_rows_f32(&matrix.name, 0..aligned.min(matrix.rows())).await?;
+            rows.iter().for_each(|value| hash.update(&value.to_le_bytes()));
+        }
+        Ok(format!("{:08x}", hash.finalize()))
     }
 
     /// A side file (`tokenizer.json`, `chat_template.jinja`, …) as text; `None` when there is none.

@@ -278,16 +278,16 @@ fn measure_generate(engine: &mut Engine, count: usize, generation: Generation) -
     let requests = |max_tokens| -> Vec<_> {
         prompts
             .iter()
-            .map(|prompt| Request { prompt, settings, bias: &[], stop: &[], max_tokens, grammar: None })
+            .map(|prompt| Request { prompt, settings, bias: &[], stop: &[], max_tokens, grammar: None, scores: None })
             .collect()
     };
     if generation.depth == 0 {
         engine.reset();
     } else {
-        block_on(engine.generate_many(&requests(0), &mut |_, _| ControlFlow::Continue(())))?;
+        block_on(engine.generate_many(&requests(0), &mut |_, _, _| ControlFlow::Continue(())))?;
     }
     let started = Instant::now();
-    block_on(engine.generate_many(&requests(count), &mut |_, _| ControlFlow::Continue(())))?;
+    block_on(engine.generate_many(&requests(count), &mut |_, _, _| ControlFlow::Continue(())))?;
     Ok((count * prompts.len()) as f64 / started.elapsed().as_secs_f64())
 }
 

@@ -1,13 +1,13 @@
 //! The events of a streamed response.
 
 use bayan_generate::Usage;
+use bayan_generate::openai::{Format, Piece, Reader};
 use serde_json::{Value, json};
 
 use super::super::stream::{Chunks, Sent};
 use super::{About, function_call, item_id, message, part, state};
 use crate::error::ApiError;
 use crate::exchange::{Call, call_id};
-use crate::tools::{Format, Piece, Reader};
 use crate::worker::Reply;
 
 /// The item that is being written.

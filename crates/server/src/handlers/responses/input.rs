@@ -1,21 +1,20 @@
 //! The conversation of a request: `instructions`, `input`, `tools`, `text.format`.
 
+use bayan_generate::openai::{Calls, Choice, RequestError, Tool, Tools, arguments, kind, plain_choice, tool_list};
+use bayan_generate::text::join_parts;
 use serde_json::{Value, json};
 
 use crate::constraint::Constrained;
-use crate::conversation::{Calls, arguments};
 use crate::error::ApiError;
 use crate::exchange::Conversation;
-use crate::fields::{Fields, kind};
-use crate::tools::{Choice, Tool, Tools, plain_choice, tool_list};
-use bayan_generate::text::join_parts;
+use crate::fields::Fields;
 
 /// Takes the fields of the conversation.
 pub(super) fn read(fields: &mut Fields) -> Result<Conversation, ApiError> {
-    let list = tool_list(fields, |place, tool| {
+    let list = tool_list(fields.take("tools").as_ref(), |place, tool| {
         if tool.get("type").is_none_or(|kind| kind != "function") {
             let message = format!("`{place}`: only tools of type function are supported");
-            return Err(ApiError::field(place, message).with_code("unsupported"));
+            return Err(RequestError::new(place, message).with_code("unsupported"));
         }
         Tool::new(place, "parameters", tool)
     })?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use bayan_generate::openai::Reader;
 use bayan_generate::{FinishReason, Usage};
 use serde_json::{Value, json};
 
@@ -17,7 +18,6 @@ use crate::error::ApiError;
 use crate::exchange::{Call, Ready, Spoken};
 use crate::fields::Fields;
 use crate::protocol::{Wanted, new_id, now};
-use crate::tools::Reader;
 use events::Events;
 
 /// Fields of OpenAI that change nothing of an answer.

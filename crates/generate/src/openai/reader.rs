@@ -1,11 +1,13 @@
 //! Calls in the text of an answer, while it comes. The grammar of the answer makes sure that what begins like a call is
 //! one.
 
+use serde_json::{Value, json};
+
 use super::Format;
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Piece {
+pub enum Piece {
     /// Text for the user.
     Text(String),
     /// A call of this function begins.
@@ -30,7 +32,7 @@ enum State {
 
 /// Divides the text of one answer.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct Reader {
     /// `None`: everything is text.
     format: Option<Format>,
     state: State,
@@ -42,17 +44,17 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// A reader of answers with calls of this form, or without any.
-    pub(crate) fn new(format: Option<Format>) -> Reader {
+    pub fn new(format: Option<Format>) -> Reader {
         Reader { format, state: State::Text, held: String::new(), begun: false, calls: 0 }
     }
 
     /// Number of calls that have begun.
-    pub(crate) fn calls(&self) -> usize {
+    pub fn calls(&self) -> usize {
         self.calls
     }
 
     /// Takes the next text, and returns what is certain.
-    pub(crate) fn push(&mut self, text: &str) -> Vec<Piece> {
+    pub fn push(&mut self, text: &str) -> Vec<Piece> {
         let Some(format) = self.format else {
             return if text.is_empty() { Vec::new() } else { vec![Piece::Text(text.to_string())] };
         };
@@ -64,7 +66,7 @@ impl Reader {
     }
 
     /// Ends the answer, and returns the text that was held back.
-    pub(crate) fn end(&mut self) -> Vec<Piece> {
+    pub fn end(&mut self) -> Vec<Piece> {
         let held = std::mem::take(&mut self.held);
         if held.is_empty() { Vec::new() } else { vec![Piece::Text(held)] }
     }
@@ -127,6 +129,24 @@ impl Reader {
     }
 }
 
+/// OpenAI's deltas of pieces. `before` is the number of calls that had begun before these pieces; `new_id` makes the id
+/// of a call.
+pub fn deltas(pieces: Vec<Piece>, before: usize, new_id: &mut dyn FnMut() -> String) -> Vec<Value> {
+    let mut calls = before;
+    let delta = |piece| match piece {
+        Piece::Text(text) => json!({"content": text}),
+        Piece::Call(name) => {
+            calls += 1;
+            let function = json!({"name": name, "arguments": ""});
+            json!({"tool_calls": [{"index": calls - 1, "id": new_id(), "type": "function", "function": function}]})
+        }
+        Piece::Arguments(more) => {
+            json!({"tool_calls": [{"index": calls.saturating_sub(1), "function": {"arguments": more}}]})
+        }
+    };
+    pieces.into_iter().map(delta).collect()
+}
+
 /// Adds a character to the last piece, if it is of the same kind.
 fn add(pieces: &mut Vec<Piece>, c: char, arguments: bool) {
     match pieces.last_mut() {
@@ -186,6 +206,25 @@ mod tests {
             }
             assert_eq!(read(Format::Hermes, "a <tool_cal", size), [text("a <tool_cal")]);
         }
+    }
+
+    #[test]
+    fn deltas_number_the_calls_of_an_answer() {
+        let pieces = [vec![Piece::Arguments("}".into()), Piece::Text("س".into())], call("g", "{").to_vec()].concat();
+        let mut ids = 0;
+        let mut new_id = || {
+            ids += 1;
+            format!("id{ids}")
+        };
+        let found = deltas(pieces, 1, &mut new_id);
+        let begun = json!({"index": 1, "id": "id1", "type": "function", "function": {"name": "g", "arguments": ""}});
+        let expected = [
+            json!({"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]}),
+            json!({"content": "س"}),
+            json!({"tool_calls": [begun]}),
+            json!({"tool_calls": [{"index": 1, "function": {"arguments": "{"}}]}),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

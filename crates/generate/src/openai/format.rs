@@ -1,14 +1,14 @@
 //! How templates write tool calls, and grammars of answers with calls in that form.
 
-use bayan_generate::text::Tokenizer;
-use bayan_generate::{Constraint, GrammarError};
 use serde_json::{Value, json};
 
 use super::{Choice, Tool};
+use crate::grammar::{Constraint, GrammarError};
+use crate::text::Tokenizer;
 
 /// The form of tool calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
     /// Qwen, SmolLM, LFM and others after Hermes: `<tool_call>\n{"name": …, "arguments": …}\n</tool_call>`.
     Hermes,
     /// Llama 3: the answer is `{"name": …, "parameters": …}`, one call.
@@ -21,7 +21,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// The form that a template writes.
-    pub(crate) fn of(template: &str) -> Format {
+    pub fn of(template: &str) -> Format {
         let has = |part: &str| template.contains(part);
         if !has("tools") {
             Format::Described
@@ -58,13 +58,12 @@ impl Format {
         }
     }
 
-    /// A new id of a call.
-    pub(crate) fn call_id(self) -> String {
-        let random = crate::protocol::new_id("call");
+    /// The id of a call, from a random number.
+    pub fn call_id(self, random: u64) -> String {
         match self {
             // Its template takes nine letters and digits.
-            Format::Mistral => random[random.len() - 9..].to_string(),
-            _ => random.replacen('-', "_", 1),
+            Format::Mistral => format!("{:09x}", random & 0xf_ffff_ffff),
+            _ => format!("call_{random:016x}"),
         }
     }
 
@@ -129,7 +128,7 @@ impl Format {
 
     /// The conversation for a template that knows no tools: they are described in a system text, calls become texts,
     /// and results become turns of the user.
-    pub(crate) fn describe(messages: Vec<Value>, tools: &[Value]) -> Vec<Value> {
+    pub fn describe(messages: Vec<Value>, tools: &[Value]) -> Vec<Value> {
         let mut told: Vec<Value> = Vec::new();
         if !tools.is_empty() {
             let list: Vec<String> = tools.iter().map(|tool| tool["function"].to_string()).collect();

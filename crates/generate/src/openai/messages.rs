@@ -2,36 +2,41 @@
 
 use std::collections::BTreeMap;
 
-use bayan_generate::text::join_parts;
 use serde_json::{Map, Value, json};
 
-use crate::error::ApiError;
-use crate::fields::kind;
+use super::{RequestError, kind};
+use crate::text::join_parts;
 
 /// Fields of a message that change nothing of the prompt.
 const WITHOUT_EFFECT: [&str; 3] = ["refusal", "annotations", "reasoning_content"];
 
 /// Checks that calls and their results belong together.
 #[derive(Debug, Default)]
-pub(crate) struct Calls {
+pub struct Calls {
     /// The names of the calls without a result so far, by id.
     open: BTreeMap<String, String>,
 }
 
 impl Calls {
-    /// A call of the assistant. `place` is its field.
-    pub(crate) fn call(&mut self, place: &str, id: &str, name: &str, arguments: Value) -> Result<Value, ApiError> {
+    /// A call of the assistant, as templates read it. `place` is its field.
+    ///
+    /// # Errors
+    /// The id is there twice.
+    pub fn call(&mut self, place: &str, id: &str, name: &str, arguments: Value) -> Result<Value, RequestError> {
         if self.open.insert(id.to_string(), name.to_string()).is_some() {
-            return Err(ApiError::field(place, format!("`{place}`: the id `{id}` is there twice")));
+            return Err(RequestError::new(place, format!("`{place}`: the id `{id}` is there twice")));
         }
         let function = json!({"name": name, "arguments": arguments});
         Ok(json!({"id": id, "type": "function", "function": function}))
     }
 
-    /// The result of a call.
-    pub(crate) fn result(&mut self, place: &str, id: &str, content: String) -> Result<Value, ApiError> {
+    /// The result of a call, as templates read it.
+    ///
+    /// # Errors
+    /// No call before it has the id.
+    pub fn result(&mut self, place: &str, id: &str, content: String) -> Result<Value, RequestError> {
         let name = self.open.remove(id).ok_or_else(|| {
-            ApiError::field(
+            RequestError::new(
                 place,
                 format!("`{place}`: no call before it has the id `{id}`, or it has a result already"),
             )
@@ -40,43 +45,52 @@ impl Calls {
     }
 
     /// Checks that no call is left without a result before a turn at `place`, or at the end.
-    pub(crate) fn closed(&self, place: &str) -> Result<(), ApiError> {
+    ///
+    /// # Errors
+    /// A call is.
+    pub fn closed(&self, place: &str) -> Result<(), RequestError> {
         match self.open.keys().next() {
-            Some(id) => Err(ApiError::field(place, format!("`{place}`: the call `{id}` has no result before it"))),
+            Some(id) => Err(RequestError::new(place, format!("`{place}`: the call `{id}` has no result before it"))),
             None => Ok(()),
         }
     }
 }
 
 /// The arguments of a call: an object, or its JSON.
-pub(crate) fn arguments(place: &str, value: Option<&Value>) -> Result<Value, ApiError> {
+///
+/// # Errors
+/// They are something else.
+pub fn arguments(place: &str, value: Option<&Value>) -> Result<Value, RequestError> {
     let parsed = match value {
         Some(Value::String(text)) if text.trim().is_empty() => Some(json!({})),
         Some(Value::String(text)) => serde_json::from_str(text).ok().filter(Value::is_object),
         Some(Value::Object(map)) => Some(Value::Object(map.clone())),
         _ => None,
     };
-    parsed.ok_or_else(|| ApiError::field(place, format!("`{place}`: expected a string with a JSON object")))
+    parsed.ok_or_else(|| RequestError::new(place, format!("`{place}`: expected a string with a JSON object")))
 }
 
-/// The messages of `/v1/chat/completions` as templates read them: content is a text.
-pub(crate) fn messages(value: Option<Value>) -> Result<Vec<Value>, ApiError> {
+/// The messages of chat completions as templates read them: content is a text.
+///
+/// # Errors
+/// A message is malformed, has an unknown field, or calls and results do not belong together.
+pub fn messages(value: Option<&Value>) -> Result<Vec<Value>, RequestError> {
     let Some(Value::Array(list)) = value else {
-        return Err(ApiError::field("messages", "`messages`: expected a list of messages"));
+        return Err(RequestError::new("messages", "`messages`: expected a list of messages"));
     };
     if list.is_empty() {
-        return Err(ApiError::field("messages", "`messages` is empty: expected at least one message"));
+        return Err(RequestError::new("messages", "`messages` is empty: expected at least one message"));
     }
     let mut calls = Calls::default();
     let messages = list.iter().enumerate().map(|(index, value)| message(index, value, &mut calls));
-    let messages = messages.collect::<Result<Vec<Value>, ApiError>>()?;
+    let messages = messages.collect::<Result<Vec<Value>, RequestError>>()?;
     calls.closed("messages")?;
     Ok(messages)
 }
 
-fn message(index: usize, value: &Value, calls: &mut Calls) -> Result<Value, ApiError> {
+fn message(index: usize, value: &Value, calls: &mut Calls) -> Result<Value, RequestError> {
     let place = format!("messages[{index}]");
-    let wrong = |what: String| ApiError::field(&place, format!("`{place}`: {what}"));
+    let wrong = |what: String| RequestError::new(&place, format!("`{place}`: {what}"));
     let Some(map) = value.as_object() else {
         return Err(wrong(format!("expected an object with `role` and `content`, got {}", kind(value))));
     };
@@ -121,7 +135,7 @@ fn message(index: usize, value: &Value, calls: &mut Calls) -> Result<Value, ApiE
         Some(Value::Array(list)) if called => {
             let list = list.iter().enumerate();
             let list = list.map(|(number, call)| tool_call(&format!("{place}.tool_calls[{number}]"), call, calls));
-            message["tool_calls"] = Value::Array(list.collect::<Result<Vec<Value>, ApiError>>()?);
+            message["tool_calls"] = Value::Array(list.collect::<Result<Vec<Value>, RequestError>>()?);
         }
         None | Some(Value::Null | Value::Array(_)) => {}
         Some(other) => return Err(wrong(format!("`tool_calls`: expected a list, got {}", kind(other)))),
@@ -129,8 +143,8 @@ fn message(index: usize, value: &Value, calls: &mut Calls) -> Result<Value, ApiE
     Ok(message)
 }
 
-fn tool_call(place: &str, call: &Value, calls: &mut Calls) -> Result<Value, ApiError> {
-    let wrong = |what: &str| ApiError::field(place, format!("`{place}`: {what}"));
+fn tool_call(place: &str, call: &Value, calls: &mut Calls) -> Result<Value, RequestError> {
+    let wrong = |what: &str| RequestError::new(place, format!("`{place}`: {what}"));
     let text = |map: &Map<String, Value>, name: &str| {
         map.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_string)
     };
@@ -162,7 +176,7 @@ mod tests {
             {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": "ب"}]},
             {"role": "tool", "tool_call_id": "a", "content": "أ"},
         ]);
-        let read = messages(Some(list)).unwrap();
+        let read = messages(Some(&list)).unwrap();
         assert_eq!(read[1]["content"], "");
         assert_eq!(read[1]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
         assert_eq!(read[1]["tool_calls"][1]["function"]["arguments"], json!({}));
@@ -192,8 +206,8 @@ mod tests {
             (json!([{"role": "tool", "content": "x"}]), "messages[0]"),
         ];
         for (list, place) in cases {
-            let error = messages(Some(list.clone())).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.param.as_deref()), (400, Some(place)), "{list}: {error:?}");
+            let error = messages(Some(&list)).unwrap_err();
+            assert_eq!(error.field, place, "{list}: {error:?}");
         }
     }
 }
