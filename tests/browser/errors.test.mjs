@@ -49,6 +49,49 @@ it('a folder that is not there: the name is to be checked', async () => {
   await page.locator('form.source').getByRole('button').click();
   await trouble().waitFor({ timeout: 60_000 });
   assert.match(await trouble().innerText(), /لا يوجد بهذا الاسم/);
+  assert.deepEqual(await buttons(), ['النماذج والتخزين']);
+});
+
+/** Opens an address whose server answers every request so; the number of requests for its bytes. */
+async function openAddress(name, answer) {
+  const asked = { bytes: 0 };
+  await context.route(`**/${name}`, (route) => {
+    if (route.request().method() !== 'HEAD') asked.bytes++;
+    return route.fulfill(answer);
+  });
+  await page.locator('#address').fill(new URL(name, server.url).href);
+  await page.locator('form.source').getByRole('button').click();
+  await trouble().waitFor({ timeout: 60_000 });
+  return asked;
+}
+
+it('files that are damaged: deleted and fetched again', async () => {
+  const asked = await openAddress('damaged.gguf', { status: 200, body: 'damaged weights' });
+  assert.match(await trouble().innerText(), /ناقصة أو تالفة/);
+  assert.deepEqual(await buttons(), ['حذف المحفوظ وإعادة التنزيل']);
+  const { bytes } = asked;
+  await trouble().getByRole('button').click();
+  await page.waitForFunction(() => document.querySelector('.trouble') === null);
+  await trouble().waitFor({ timeout: 60_000 });
+  assert.equal(asked.bytes, 2 * bytes, 'the whole file was fetched once more');
+});
+
+it('a kind that is not supported: another model', async () => {
+  await openAddress('kind.gguf', { status: 200, body: 'unknown kind' });
+  assert.match(await trouble().innerText(), /نوع هذا النموذج غير مدعوم/);
+  assert.deepEqual(await buttons(), ['النماذج والتخزين']);
+});
+
+it('a gated model: where the token is entered', async () => {
+  await openAddress('gated.gguf', { status: 403, body: 'x' });
+  assert.match(await trouble().innerText(), /رمز الوصول/);
+  assert.deepEqual(await buttons(), ['النماذج والتخزين']);
+});
+
+it('a server that does not answer: the load goes on', async () => {
+  await openAddress('broken.gguf', { status: 500, body: 'x' });
+  assert.match(await trouble().innerText(), /تعذّر الاتصال/);
+  assert.deepEqual(await buttons(), ['إعادة المحاولة']);
 });
 
 it('a model too large for the CPU is refused undownloaded', async () => {
@@ -68,6 +111,6 @@ it('a model too large for the CPU is refused undownloaded', async () => {
   await page.locator('form.source').getByRole('button').click();
   await trouble().waitFor();
   assert.match(await trouble().innerText(), /كبير على المعالج المركزي[\s\S]*1[\s\S]*640[\s\S]*0\.6 مليار/);
-  assert.deepEqual(await buttons(), ['النماذج والتخزين', 'الجهاز والإمكانات']);
+  assert.deepEqual(await buttons(), ['النماذج والتخزين']);
   assert.equal(asked, 0, 'no byte of it was downloaded');
 });

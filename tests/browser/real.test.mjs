@@ -360,7 +360,8 @@ describe('when something breaks', () => {
     await session.send('Storage.overrideQuotaForOrigin', {
       origin: new URL(server.url).origin,
     });
-    await page.getByRole('button', { name: 'إعادة تشغيل النموذج' }).click();
+    await page.locator('.trouble').getByRole('button').click();
+    await page.getByRole('button', { name: 'تشغيل' }).first().click();
     await page.waitForSelector('.model-chip.ready', { timeout: 90_000 });
   });
 

@@ -2,6 +2,7 @@
 //! answers.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use bayan_models::{Adapter, AdapterError};
 use serde::Deserialize;
@@ -15,6 +16,8 @@ use crate::source::{ByteSource, JsSource};
 thread_local! {
     /// `AdapterInfo` of each attached adapter, in order.
     static ATTACHED: RefCell<Vec<Value>> = const { RefCell::new(Vec::new()) };
+    /// Their fingerprints by name.
+    static FINGERPRINTS: RefCell<BTreeMap<String, String>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Options of `loadAdapter`.
@@ -48,6 +51,8 @@ pub(crate) async fn load(source: ByteSource, options: &str) -> Result<JsValue, E
     let rank = adapter.modules.values().map(|m| m.rank).max();
     let info = json!({"name": name, "scale": scale, "rank": rank, "modules": adapter.modules.len(), "parameters": adapter.parameters()});
     ATTACHED.with_borrow_mut(|attached| attached.push(info.clone()));
+    let fingerprint = format!("{} x {scale}", adapter.fingerprint());
+    FINGERPRINTS.with_borrow_mut(|known| known.insert(name.clone(), fingerprint));
     // Out of memory is reported only after the upload; the adapter is then detached again.
     if let Err(error) = session::settle().await {
         let _ = unload(Some(&name));
@@ -72,6 +77,7 @@ pub(crate) fn unload(name: Option<&str>) -> Result<(), EngineError> {
         for name in names {
             model.engine.detach(&name);
             ATTACHED.with_borrow_mut(|attached| attached.retain(|info| info["name"] != name));
+            FINGERPRINTS.with_borrow_mut(|known| known.remove(&name));
         }
         Ok(())
     })
@@ -82,6 +88,14 @@ pub(crate) fn attached() -> Value {
     ATTACHED.with_borrow(|attached| attached.clone().into())
 }
 
+/// What tells the attached adapters from others; their order and names do not matter.
+pub(crate) fn fingerprints() -> String {
+    let mut found: Vec<String> = FINGERPRINTS.with_borrow(|known| known.values().cloned().collect());
+    found.sort_unstable();
+    found.join(", ")
+}
+
 pub(crate) fn forget() {
     ATTACHED.take();
+    FINGERPRINTS.take();
 }

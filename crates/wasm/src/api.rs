@@ -5,14 +5,17 @@ use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::adapter;
+use crate::answer::{Prompt, answer};
 use crate::promise::{install_panic_hook, promise};
-use crate::session::{self, Prompt};
+use crate::session;
 use crate::source::ByteSource;
+use crate::state;
 use crate::suite;
 use crate::training;
 
 /// Opens the device. `options`: `{"device": "auto" | "gpu" | "cpu", "powerPreference", "disable": ["f16" | "subgroups" |
-/// "dot"], "maxBindingBytes"}`, all optional; `auto` is the GPU, or the CPU where the browser offers none. Resolves to `DeviceInfo` as JSON; `on_lost(errorJson)` is called at most once, later.
+/// "dot"], "maxBindingBytes"}`, all optional; `auto` is the GPU, or the CPU where the browser offers none. Resolves to
+/// `DeviceInfo` as JSON; `on_lost(errorJson)` is called at most once, later.
 #[wasm_bindgen]
 pub fn create(options: String, on_lost: Function) -> Promise {
     install_panic_hook(session::lose);
@@ -27,26 +30,41 @@ pub fn open(source: ByteSource, options: String, on_progress: Function) -> Promi
     promise(async move { session::open(source, &options, on_progress).await })
 }
 
-/// Answers a conversation (`Message[]` and `Sampling` as JSON); `on_token(text, tokens)` is called with each new text.
-/// Resolves to `{finishReason, usage}` as JSON.
+/// Answers a conversation (`Message[]` and `Sampling` as JSON). `on_token(text, tokens, more)` is called with each new
+/// text; `more` is JSON with `toolCalls` and `logprobs` where there are any. Resolves to `{finishReason, usage}` as JSON.
 #[wasm_bindgen]
 pub fn chat(messages: String, sampling: String, on_token: Function) -> Promise {
     session::begin();
-    promise(async move { session::answer(Prompt::Chat(messages), &sampling, on_token).await })
+    promise(async move { answer(Prompt::Chat(messages), &sampling, on_token).await })
 }
 
 /// As `chat`, but continues plain text.
 #[wasm_bindgen]
 pub fn generate(prompt: String, sampling: String, on_token: Function) -> Promise {
     session::begin();
-    promise(async move { session::answer(Prompt::Text(prompt), &sampling, on_token).await })
+    promise(async move { answer(Prompt::Text(prompt), &sampling, on_token).await })
 }
 
 /// As `chat`, but continues token ids, for tests and measurements; the result also has the `ids` of the answer.
 #[wasm_bindgen(js_name = generateFromIds)]
 pub fn generate_from_ids(ids: Vec<u32>, sampling: String, on_token: Function) -> Promise {
     session::begin();
-    promise(async move { session::answer(Prompt::Ids(ids), &sampling, on_token).await })
+    promise(async move { answer(Prompt::Ids(ids), &sampling, on_token).await })
+}
+
+/// The cache of the last conversation as bytes (`Uint8Array`), for `restoreState` of the same model.
+#[wasm_bindgen(js_name = saveState)]
+pub fn save_state() -> Promise {
+    session::begin();
+    promise(state::save())
+}
+
+/// Puts the bytes of `saveState` back. Resolves to the number of their tokens: a conversation that begins with them goes
+/// on without computing them. States of other models, formats or adapters, and damaged ones, are refused.
+#[wasm_bindgen(js_name = restoreState)]
+pub fn restore_state(bytes: Vec<u8>) -> Promise {
+    session::begin();
+    promise(state::restore(bytes))
 }
 
 /// Logits after the last of these ids, for tests; the cache is cleared.

@@ -1,6 +1,7 @@
 //! Errors in the page's form: an `Error` with `details` and a `code` from `web/package/src/errors.ts`.
 
 use bayan_generate::GenerateError;
+use bayan_generate::openai::RequestError;
 use bayan_generate::text::TextError;
 use bayan_gpu::GpuError;
 use bayan_models::ModelError;
@@ -134,7 +135,14 @@ impl From<GpuError> for EngineError {
 
 impl From<WeightsError> for EngineError {
     fn from(error: WeightsError) -> EngineError {
-        EngineError::new(Code::BadCheckpoint, error.to_string())
+        let known = EngineError::new(Code::BadCheckpoint, error.to_string());
+        match error {
+            // Another copy of the files would be refused as well.
+            WeightsError::Unsupported { .. } | WeightsError::Contents { .. } => {
+                known.with(json!({"unsupported": true}))
+            }
+            _ => known,
+        }
     }
 }
 
@@ -142,7 +150,8 @@ impl From<ModelError> for EngineError {
     fn from(error: ModelError) -> EngineError {
         match error {
             ModelError::Gpu(error) => error.into(),
-            other => EngineError::new(Code::BadCheckpoint, other.to_string()),
+            ModelError::Weights(error) => error.into(),
+            other => EngineError::new(Code::BadCheckpoint, other.to_string()).with(json!({"unsupported": true})),
         }
     }
 }
@@ -151,7 +160,7 @@ impl From<TextError> for EngineError {
     fn from(error: TextError) -> EngineError {
         let code = match error {
             // The conversation does not fit the template; the files are valid.
-            TextError::TemplateRaised(_) => Code::Internal,
+            TextError::TemplateRaised(_) | TextError::ContentPart { .. } => Code::BadInput,
             _ => Code::BadCheckpoint,
         };
         EngineError::new(code, error.to_string())
@@ -172,8 +181,15 @@ impl From<GenerateError> for EngineError {
             )
             .with(json!({"tokens": prompt, "contextLength": context})),
             GenerateError::EmptyPrompt => EngineError::new(Code::Internal, text),
+            GenerateError::State(_) | GenerateError::AllBanned { .. } => EngineError::new(Code::BadInput, text),
             _ => EngineError::new(Code::BadCheckpoint, text),
         }
+    }
+}
+
+impl From<RequestError> for EngineError {
+    fn from(error: RequestError) -> EngineError {
+        EngineError::new(Code::BadInput, error.message).with(json!({"field": error.field}))
     }
 }
 

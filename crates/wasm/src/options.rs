@@ -1,12 +1,13 @@
 //! The JSON options of calls.
 
+use bayan_generate::openai::{RequestError, Tools, logit_bias};
 use bayan_generate::text::{GenerationDefaults, Tokenizer};
-use bayan_generate::{Constraint, Generation, SampleSettings};
+use bayan_generate::{Constraint, Generation, Grammar, SampleSettings};
 use bayan_gpu::Disable;
 use bayan_models::CacheFormat;
 use bayan_weights::{Checkpoint, Policy, Stored, format_by_name};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Code, EngineError};
 
@@ -130,17 +131,64 @@ pub(crate) struct Sampling {
     seed: Option<u64>,
     stop: Option<Vec<String>>,
     ignore_eos: Option<bool>,
-    /// As OpenAI's `response_format`.
+    /// As OpenAI's `response_format`, and so on.
     response_format: Option<Value>,
+    logit_bias: Option<Map<String, Value>>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<usize>,
+    tools: Option<Value>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
+    /// Further variables of the chat template.
+    template_variables: Option<Map<String, Value>>,
 }
 
+/// The most likely tokens that an answer may report at each place.
+const MOST_TOP_LOGPROBS: usize = 20;
+
 impl Sampling {
+    /// The functions that the answer may call.
+    pub(crate) fn tools(&self) -> Result<Tools, EngineError> {
+        let parallel = self.parallel_tool_calls.unwrap_or(true);
+        Ok(Tools::read(self.tools.as_ref(), self.tool_choice.as_ref(), parallel)?.strict())
+    }
+
+    /// Further variables of the chat template.
+    pub(crate) fn template_variables(&self) -> Map<String, Value> {
+        self.template_variables.clone().unwrap_or_default()
+    }
+
+    /// The grammar of `responseFormat`.
+    pub(crate) fn grammar(&self, tokenizer: &Tokenizer) -> Result<Option<Grammar>, EngineError> {
+        let wrong = |reason: String| RequestError::new("response_format", format!("`response_format`: {reason}"));
+        let Some(format) = &self.response_format else { return Ok(None) };
+        let Some(constraint) = Constraint::from_response_format(format).map_err(wrong)? else { return Ok(None) };
+        let compiled = tokenizer.grammars().and_then(|grammars| grammars.compile(&constraint));
+        Ok(Some(compiled.map_err(|error| RequestError::grammar("response_format", &error))?))
+    }
+
+    /// How many of the most likely tokens are reported at each place, if log-probabilities are.
+    fn scores(&self) -> Result<Option<usize>, EngineError> {
+        let top = self.top_logprobs.unwrap_or(0);
+        match self.logprobs.unwrap_or(false) {
+            _ if top > MOST_TOP_LOGPROBS => {
+                let message = format!("`top_logprobs`: expected at most {MOST_TOP_LOGPROBS}, got {top}");
+                Err(RequestError::new("top_logprobs", message).into())
+            }
+            false if top > 0 => Err(RequestError::new("top_logprobs", "`top_logprobs` needs `logprobs`: true").into()),
+            wanted => Ok(wanted.then_some(top)),
+        }
+    }
+
     /// Missing values are taken from the checkpoint, then from the engine's defaults.
     pub(crate) fn generation(
         self,
         defaults: &GenerationDefaults,
-        tokenizer: &Tokenizer,
+        vocabulary: usize,
+        grammar: Option<Grammar>,
     ) -> Result<Generation, EngineError> {
+        let bias = self.logit_bias.as_ref().map(|map| logit_bias(map, vocabulary)).transpose()?.unwrap_or_default();
+        let scores = self.scores()?;
         let engine = SampleSettings::default();
         let advised =
             if defaults.do_sample == Some(true) { defaults.temperature.unwrap_or(1.0) } else { engine.temperature };
@@ -153,23 +201,18 @@ impl Sampling {
             presence_penalty: self.presence_penalty.unwrap_or(engine.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(engine.frequency_penalty),
             seed: self.seed.unwrap_or_else(|| (js_sys::Math::random() * (1u64 << 53) as f64) as u64),
+            biased: !bias.is_empty(),
             ..engine
         };
         let max_tokens = self.max_tokens.or(defaults.max_new_tokens.map(|n| n as usize));
-        let wrong = |reason: String| EngineError::new(Code::Internal, format!("sampling: responseFormat: {reason}"));
-        let constraint = match &self.response_format {
-            Some(format) => Constraint::from_response_format(format).map_err(wrong)?,
-            None => None,
-        };
-        let compile = |constraint| tokenizer.grammars()?.compile(&constraint);
-        let grammar = constraint.map(compile).transpose().map_err(|error| wrong(error.to_string()))?;
         Ok(Generation {
             settings,
-            bias: Vec::new(),
+            bias,
             max_tokens,
             stop: self.stop.unwrap_or_default(),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             grammar,
+            scores,
         })
     }
 }

@@ -4,11 +4,11 @@
 //! JavaScript runs and calls `abort` or `info`.
 
 use std::cell::{Cell, RefCell};
-use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use bayan_generate::engine::{Control, DEFAULT_CONTEXT, EngineOptions, FinishReason, Usage, cache_shape};
-use bayan_generate::{Answer, GenerateError, Model, ModelOptions};
+use bayan_generate::engine::{Control, DEFAULT_CONTEXT, EngineOptions, cache_shape};
+use bayan_generate::{Model, ModelOptions};
 use bayan_gpu::{Gpu, GpuError};
 use bayan_models::CacheFormat;
 use bayan_tensor::Cpu;
@@ -19,18 +19,30 @@ use wasm_bindgen::JsValue;
 
 use crate::device::{Device, LARGEST_CPU_BYTES, LARGEST_CPU_WEIGHTS_BYTES};
 use crate::error::{Code, EngineError};
-use crate::options::{CreateOptions, OpenOptions, Sampling};
+use crate::options::{CreateOptions, OpenOptions};
 use crate::source::{ByteSource, JsSource};
 use crate::{adapter, device, training};
 
 thread_local! {
     static DEVICE: RefCell<Option<Device>> = const { RefCell::new(None) };
     static MODEL: RefCell<Option<Model>> = const { RefCell::new(None) };
+    static CHECKPOINT: RefCell<Option<Opened>> = const { RefCell::new(None) };
     static CONTROL: RefCell<Option<Arc<Control>>> = const { RefCell::new(None) };
     static ON_LOST: RefCell<Option<Function>> = const { RefCell::new(None) };
     static SPEED: Cell<Option<(f64, f64)>> = const { Cell::new(None) };
     static ABORTED: Cell<bool> = const { Cell::new(false) };
     static DISPOSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What the open model was read from.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) source: Rc<JsSource>,
+    /// The format of most weights.
+    pub(crate) format: String,
+    /// [`Checkpoint::fingerprint`], once it was asked for.
+    pub(crate) fingerprint: Option<String>,
 }
 
 /// Whether the running call was aborted.
@@ -136,6 +148,8 @@ pub(crate) async fn open(source: ByteSource, options: &str, on_progress: Functio
     }
     CONTROL.set(Some(model.engine.control()));
     MODEL.set(Some(model));
+    let format = format_name(&checkpoint, policy.as_ref());
+    CHECKPOINT.set(Some(Opened { checkpoint, source, format, fingerprint: None }));
     Ok(info.to_string().into())
 }
 
@@ -207,110 +221,25 @@ fn format_name(checkpoint: &Checkpoint, policy: Option<&Policy>) -> String {
     counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name).unwrap_or_default()
 }
 
-/// The input of a generation.
-pub(crate) enum Prompt {
-    /// `Message[]` as JSON.
-    Chat(String),
-    /// Text without a template.
-    Text(String),
-    /// Token ids.
-    Ids(Vec<u32>),
+/// Takes the model out of its cell for a call.
+pub(crate) fn take_model() -> Result<Model, EngineError> {
+    device()?.check()?;
+    let busy = || EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time");
+    MODEL.take().ok_or_else(busy)
 }
 
-pub(crate) async fn answer(prompt: Prompt, sampling: &str, on_token: Function) -> Result<JsValue, EngineError> {
-    let sampling: Sampling = serde_json::from_str(sampling).map_err(|e| EngineError::options("sampling", &e))?;
-    device()?.check()?;
-    let Some(mut model) = MODEL.take() else {
-        return Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time"));
-    };
-    let with_ids = matches!(prompt, Prompt::Ids(_));
-    let result = run(&mut model, prompt, sampling, &on_token).await;
-    let (used, length) = (model.engine.cached_tokens(), model.engine.context());
+/// Puts the model back, unless the engine was disposed meanwhile.
+pub(crate) fn put_back(model: Model) {
     if !DISPOSED.get() {
         MODEL.set(Some(model));
     }
-    let answer = result?;
-    if answer.usage.finish == FinishReason::GrammarFault {
-        return Err(EngineError::new(Code::Internal, "the grammar of responseFormat failed; simplify the schema"));
-    }
-    if answer.usage.finish == FinishReason::Stopped || is_aborted() {
-        return Err(EngineError::aborted());
-    }
-    let mut report = report(&answer.usage, used, length);
-    if with_ids {
-        report["ids"] = json!(answer.ids);
-    }
-    Ok(report.to_string().into())
 }
 
 pub(crate) async fn logits(ids: &[u32]) -> Result<JsValue, EngineError> {
-    device()?.check()?;
-    let Some(mut model) = MODEL.take() else {
-        return Err(EngineError::new(Code::Internal, "no model is free; call open first, and one call at a time"));
-    };
+    let mut model = take_model()?;
     let rows = model.engine.logits(ids, false).await;
-    MODEL.set(Some(model));
+    put_back(model);
     Ok(js_sys::Float32Array::from(rows?.concat().as_slice()).into())
-}
-
-async fn run(
-    model: &mut Model,
-    prompt: Prompt,
-    sampling: Sampling,
-    on_token: &Function,
-) -> Result<Answer, EngineError> {
-    if is_aborted() {
-        return Err(EngineError::aborted());
-    }
-    let generation = sampling.generation(&model.defaults, &model.tokenizer)?;
-    let ids = match prompt {
-        Prompt::Chat(messages) => {
-            let messages: Vec<Value> =
-                serde_json::from_str(&messages).map_err(|e| EngineError::options("messages", &e))?;
-            model.chat_prompt(&messages)?
-        }
-        Prompt::Text(text) => model.tokenizer.encode_prompt(&text)?,
-        Prompt::Ids(ids) => ids,
-    };
-    let control = model.engine.control();
-    let mut thrown = None;
-    let mut on_text =
-        |text: &str| match on_token.call2(&JsValue::UNDEFINED, &text.into(), &(control.tokens() as f64).into()) {
-            Ok(_) if is_aborted() => ControlFlow::Break(()),
-            Ok(_) => ControlFlow::Continue(()),
-            Err(error) => {
-                thrown = Some(error);
-                ControlFlow::Break(())
-            }
-        };
-    let answer = model.generate(&ids, &generation, &mut on_text).await;
-    match thrown {
-        Some(error) => Err(EngineError::thrown(error)),
-        None => answer.map_err(|e: GenerateError| e.into()),
-    }
-}
-
-fn report(usage: &Usage, used: usize, length: usize) -> Value {
-    let finish = match usage.finish {
-        FinishReason::Length => "length",
-        FinishReason::ContextFull => "context",
-        FinishReason::Stop | FinishReason::Stopped | FinishReason::GrammarFault => "stop",
-    };
-    let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
-    let prefill = rate(usage.prompt_tokens.saturating_sub(usage.cached_tokens), usage.prefill_seconds);
-    SPEED.set(Some((prefill, rate(usage.generated_tokens.saturating_sub(1), usage.decode_seconds))));
-    json!({
-        "finishReason": finish,
-        "usage": {
-            "promptTokens": usage.prompt_tokens,
-            "cachedTokens": usage.cached_tokens,
-            "completionTokens": usage.generated_tokens,
-            "contextUsed": used,
-            "contextLength": length,
-            "prefillMs": usage.prefill_seconds * 1e3,
-            "decodeMs": usage.decode_seconds * 1e3,
-        },
-    })
 }
 
 pub(crate) fn tokenize(text: &str) -> Result<Vec<u32>, EngineError> {
@@ -329,6 +258,23 @@ pub(crate) fn info() -> String {
     // One page of WebAssembly memory is 64 KiB.
     let wasm_bytes = core::arch::wasm32::memory_size(0) as u64 * 65536;
     json!({"speed": speed, "adapters": adapter::attached(), "wasmBytes": wasm_bytes, "gpuBytes": gpu_bytes}).to_string()
+}
+
+/// Sets the speed that `info` reports, in tokens per second.
+pub(crate) fn set_speed(prefill: f64, decode: f64) {
+    SPEED.set(Some((prefill, decode)));
+}
+
+/// What the open model was read from.
+pub(crate) fn opened() -> Option<Opened> {
+    CHECKPOINT.with_borrow(Clone::clone)
+}
+
+/// Keeps the fingerprint of the open checkpoint.
+pub(crate) fn keep_fingerprint(fingerprint: &str) {
+    CHECKPOINT.with_borrow_mut(|opened| {
+        opened.iter_mut().for_each(|opened| opened.fingerprint = Some(fingerprint.to_string()));
+    });
 }
 
 /// Calls `work` with the open model, while no other call runs.
@@ -350,6 +296,7 @@ pub(crate) fn close() {
     training::forget();
     CONTROL.take();
     MODEL.take();
+    CHECKPOINT.take();
     SPEED.take();
 }
 

@@ -43,6 +43,8 @@ export interface Backend {
   warmUp(tokens: number, sampling: Sampling, signal?: AbortSignal): Promise<void>;
   tokenize(text: string): Promise<Uint32Array>;
   detokenize(ids: Uint32Array): Promise<string>;
+  saveState(): Promise<Uint8Array>;
+  restoreState(bytes: Uint8Array): Promise<number>;
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo>;
   /** Without a name: all of them. */
   unloadAdapter(name?: string): Promise<void>;

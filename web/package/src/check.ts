@@ -11,9 +11,19 @@ const RANGES = {
   frequencyPenalty: [-2, 2],
   maxTokens: [1, 1_000_000],
   seed: [0, Number.MAX_SAFE_INTEGER],
+  topLogprobs: [0, 20],
 } as const;
-const KNOWN = [...Object.keys(RANGES), 'stop', 'responseFormat'].join(', ');
-const WHOLE = new Set(['topK', 'maxTokens', 'seed']);
+const FLAGS = new Set(['logprobs', 'parallelToolCalls']);
+/** The engine checks what is in them. */
+const OBJECTS = new Set(['responseFormat', 'logitBias', 'tools', 'templateVariables']);
+const KNOWN = [...Object.keys(RANGES), 'stop', 'toolChoice', ...FLAGS, ...OBJECTS].join(', ');
+const WHOLE = new Set(['topK', 'maxTokens', 'seed', 'topLogprobs']);
+
+const EXPECTED: Record<string, string> = {
+  responseFormat: 'an object with a type',
+  tools: 'a list of functions',
+  toolChoice: 'none, auto, required or an object that names a function',
+};
 
 export function checkSampling(sampling: Sampling): Sampling {
   const checked: Record<string, unknown> = {};
@@ -26,10 +36,15 @@ export function checkSampling(sampling: Sampling): Sampling {
       checked['stop'] = value;
       continue;
     }
-    if (name === 'responseFormat') {
-      // The engine says what is wrong with a schema.
-      if (typeof value !== 'object' || value === null)
-        throw new TypeError('sampling.responseFormat: expected an object with a type');
+    if (OBJECTS.has(name) || name === 'toolChoice') {
+      if ((typeof value !== 'object' || value === null) && !(name === 'toolChoice' && typeof value === 'string'))
+        throw new TypeError(`sampling.${name}: expected ${EXPECTED[name] ?? 'an object'}, got ${String(value)}`);
+      checked[name] = value;
+      continue;
+    }
+    if (FLAGS.has(name)) {
+      if (typeof value !== 'boolean')
+        throw new TypeError(`sampling.${name}: expected true or false, got ${String(value)}`);
       checked[name] = value;
       continue;
     }
@@ -45,21 +60,31 @@ export function checkSampling(sampling: Sampling): Sampling {
   return checked as Sampling;
 }
 
+const ROLES = ['system', 'developer', 'user', 'assistant', 'tool'];
+/** Fields of a message that only one role has. */
+const OWN: Record<string, string> = { tool_calls: 'assistant', tool_call_id: 'tool' };
+
+/** Checks roles, names of fields and texts; the engine checks that calls and their results belong together. */
 export function checkMessages(messages: Message[]): Message[] {
   if (!Array.isArray(messages) || messages.length === 0) throw new TypeError('messages: expected at least one message');
   return messages.map((message, at) => {
-    if (!['system', 'user', 'assistant'].includes(message?.role))
-      throw new TypeError(`messages[${at}].role: expected system, user or assistant, got ${String(message?.role)}`);
-    for (const name of Object.keys(message))
-      if (!['role', 'content'].includes(name)) throw new TypeError(`messages[${at}].${name} is not a known field`);
-    return { role: message.role, content: contentOf(message.content, at) };
+    if (!ROLES.includes(message?.role))
+      throw new TypeError(`messages[${at}].role: expected one of ${ROLES.join(', ')}, got ${String(message?.role)}`);
+    for (const [name, value] of Object.entries(message))
+      if (value != null && !['role', 'content', 'name'].includes(name) && OWN[name] !== message.role)
+        throw new TypeError(`messages[${at}].${name} is not a known field of the role ${message.role}`);
+    const { content, ...rest } = message;
+    return { ...rest, content: contentOf(message, at) };
   });
 }
 
-function contentOf(content: Message['content'], at: number): string {
+function contentOf({ content, tool_calls }: Message, at: number): string | null {
   if (typeof content === 'string') return content;
-  if (!Array.isArray(content))
-    throw new TypeError(`messages[${at}].content: expected text or parts of text, got ${typeof content}`);
+  if (content == null && tool_calls?.length) return null;
+  if (!Array.isArray(content)) {
+    const got = content == null ? String(content) : typeof content;
+    throw new TypeError(`messages[${at}].content: expected text or parts of text, got ${got}`);
+  }
   return content
     .map((part, i) => {
       if (part?.type !== 'text' || typeof part.text !== 'string')

@@ -25,8 +25,11 @@ export interface ByteSource {
   read(file: string, offset: number, length: number): Promise<Uint8Array>;
 }
 
-/** Called for each piece of text: whole characters only. `tokens`: tokens of this answer so far. */
-export type OnToken = (text: string, tokens: number) => void;
+/**
+ * Called for each piece of text: whole characters only. `tokens`: tokens of this answer so far. `moreJson`: the JSON of
+ * `{"toolCalls": ToolCallDelta[], "logprobs": ScoredToken[]}`, each only where there are any; then `text` may be empty.
+ */
+export type OnToken = (text: string, tokens: number, moreJson?: string) => void;
 
 export interface EngineModule {
   /** wasm-bindgen's initializer: compiles and instantiates the wasm. Called once, first. */
@@ -55,7 +58,7 @@ export interface EngineModule {
   /**
    * Answer a conversation: `messagesJson` is `Message[]`, `samplingJson` is `Sampling`. The common prefix with the
    * last call is kept in the cache. Resolves to the JSON of `{finishReason: FinishReason, usage: Usage}` when the
-   * answer ends; rejects with Aborted after `abort`. Errors: ContextFull, DeviceLost, OutOfMemory.
+   * answer ends; rejects with Aborted after `abort`. Errors: BadInput, ContextFull, DeviceLost, OutOfMemory.
    */
   chat(messagesJson: string, samplingJson: string, onToken: OnToken): Promise<string>;
 
@@ -87,6 +90,12 @@ export interface EngineModule {
 
   /** End the running `open`, `chat`, `generate` or `train` as soon as the current step allows. No effect when idle. */
   abort(): void;
+
+  /** The cache of the last conversation. Errors: BadInput (nothing to save), DeviceLost. */
+  saveState(): Promise<Uint8Array>;
+
+  /** Put it back; the number of its tokens. Errors: BadInput (of another model or cache, damaged). */
+  restoreState(bytes: Uint8Array): Promise<number>;
 
   /** Token ids of a text, without added special tokens. */
   tokenize(text: string): Uint32Array;

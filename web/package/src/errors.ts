@@ -36,6 +36,10 @@ export interface ErrorDetails {
   badAddress?: boolean;
   /** True where the server wants an access token (401, 403). */
   needsToken?: boolean;
+  /** True where the model is of a kind that is not read here, so that another copy would not help (BadCheckpoint). */
+  unsupported?: boolean;
+  /** The field of a request that is wrong, as `messages[1].tool_calls[0]` (BadInput). */
+  field?: string;
   /** `cpu` where a model is too large for it (UnsupportedDevice, OutOfMemory). */
   device?: 'cpu';
   reason?: string;
@@ -89,7 +93,10 @@ export class BadCheckpoint extends BayanError {
     super('BadCheckpoint', message, details);
   }
 }
-/** Examples, settings or a checkpoint of a training that cannot be used; the message says what and why. */
+/**
+ * What the caller passed cannot be used: messages, tools, schemas, a saved state, or the examples, settings or
+ * checkpoint of a training. The message says what and why.
+ */
 export class BadInput extends BayanError {
   constructor(message: string, details?: ErrorDetails) {
     super('BadInput', message, details);

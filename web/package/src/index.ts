@@ -9,10 +9,19 @@ export {
   type RunOptions,
   type TrainingOptions,
 } from './training/training';
+export { StateStore, type StoredState } from './states';
 export { TrainingStore, type StoredTraining } from './training/store';
 export type * from './training/types';
 export type { Backend, LoadCall, LoadHooks } from './backend';
 export { probeDevice } from './device';
 export type { EnginePlace } from './place';
 export type { ByteSource, EngineModule, OnToken } from './engine';
-export type { ChatCompletions, Completion, CompletionChunk, CompletionRequest, CompletionUsage } from './openai';
+export type {
+  ChatCompletions,
+  Completion,
+  CompletionChunk,
+  CompletionLogprobs,
+  CompletionMessage,
+  CompletionRequest,
+  CompletionUsage,
+} from './openai';

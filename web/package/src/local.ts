@@ -144,9 +144,10 @@ export class LocalBackend implements Backend {
       either.addEventListener('abort', stop, { once: true });
       let tokens = 0;
       try {
-        const json = await run(engine, (text, count) => {
+        const json = await run(engine, (text, count, more) => {
           tokens = count;
-          if (!either.aborted) queue.push({ text, tokens: count });
+          const rest = more === undefined ? {} : (JSON.parse(more) as Pick<Piece, 'toolCalls' | 'logprobs'>);
+          if (!either.aborted) queue.push({ text, tokens: count, ...rest });
         });
         throwIfAborted(either);
         const end = JSON.parse(json) as { finishReason: FinishReason; usage: Usage };
@@ -188,6 +189,14 @@ export class LocalBackend implements Backend {
 
   async detokenize(ids: Uint32Array): Promise<string> {
     return this.inTurn(undefined, async () => this.ready().detokenize(ids));
+  }
+
+  saveState(): Promise<Uint8Array> {
+    return this.inTurn(undefined, () => this.ready().saveState());
+  }
+
+  restoreState(bytes: Uint8Array): Promise<number> {
+    return this.inTurn(undefined, () => this.ready().restoreState(bytes));
   }
 
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {

@@ -1,6 +1,16 @@
 /** OpenAI's `chat.completions.create` on top of a session, for code written for that client. */
 import { checkMessages, checkSampling } from './check';
-import type { Message, Piece, ResponseFormat, Sampling } from './types';
+import type {
+  Message,
+  Piece,
+  ResponseFormat,
+  Sampling,
+  ScoredToken,
+  Tool,
+  ToolCall,
+  ToolCallDelta,
+  ToolChoice,
+} from './types';
 
 /**
  * Fields of OpenAI's request, and the sampling settings that other local servers add to it. A field that is not listed
@@ -26,11 +36,19 @@ export interface CompletionRequest {
   seed?: number | null;
   stop?: string | string[] | null;
   response_format?: ResponseFormat | null;
+  tools?: Tool[] | null;
+  tool_choice?: ToolChoice | null;
+  parallel_tool_calls?: boolean | null;
+  logprobs?: boolean | null;
+  top_logprobs?: number | null;
+  logit_bias?: Record<string, number> | null;
+  /** Further variables of the model's chat template, as other local servers take them. */
+  chat_template_kwargs?: Record<string, unknown> | null;
   /** Only 1. */
   n?: 1 | null;
 }
 
-/** Names of the request's numbers and those of `Sampling`. */
+/** Names of the request's fields and those of `Sampling`. */
 const SAMPLING = {
   temperature: 'temperature',
   top_p: 'topP',
@@ -42,8 +60,16 @@ const SAMPLING = {
   max_tokens: 'maxTokens',
   max_completion_tokens: 'maxTokens',
   seed: 'seed',
+  response_format: 'responseFormat',
+  tools: 'tools',
+  tool_choice: 'toolChoice',
+  parallel_tool_calls: 'parallelToolCalls',
+  logprobs: 'logprobs',
+  top_logprobs: 'topLogprobs',
+  logit_bias: 'logitBias',
+  chat_template_kwargs: 'templateVariables',
 } as const satisfies Record<string, keyof Sampling>;
-const OTHERS = ['messages', 'model', 'user', 'stream', 'stream_options', 'stop', 'response_format', 'n'];
+const OTHERS = ['messages', 'model', 'user', 'stream', 'stream_options', 'stop', 'n'];
 
 function checkRequest(request: CompletionRequest): void {
   const fail = (text: string) => {
@@ -63,15 +89,34 @@ export interface CompletionUsage {
   total_tokens: number;
 }
 
-type Finish = 'stop' | 'length';
+type Finish = 'stop' | 'length' | 'tool_calls';
+
+export interface CompletionLogprobs {
+  content: ScoredToken[];
+  refusal: null;
+}
+
+/** It can be a message of the next request as it is. */
+export interface CompletionMessage {
+  role: 'assistant';
+  /** Null where the answer holds only calls. */
+  content: string | null;
+  tool_calls?: ToolCall[];
+}
 
 export interface Completion {
   id: string;
   object: 'chat.completion';
   created: number;
   model: string;
-  choices: { index: 0; message: { role: 'assistant'; content: string }; finish_reason: Finish }[];
+  choices: { index: 0; message: CompletionMessage; logprobs: CompletionLogprobs | null; finish_reason: Finish }[];
   usage: CompletionUsage;
+}
+
+interface Delta {
+  role?: 'assistant';
+  content?: string;
+  tool_calls?: ToolCallDelta[];
 }
 
 export interface CompletionChunk {
@@ -79,7 +124,7 @@ export interface CompletionChunk {
   object: 'chat.completion.chunk';
   created: number;
   model: string;
-  choices: { index: 0; delta: { role?: 'assistant'; content?: string }; finish_reason: Finish | null }[];
+  choices: { index: 0; delta: Delta; logprobs: CompletionLogprobs | null; finish_reason: Finish | null }[];
   usage?: CompletionUsage;
 }
 
@@ -102,7 +147,9 @@ export function completions(chat: Chat, modelName: () => string): ChatCompletion
       sampling: samplingOf(request),
       ...(options.signal ? { signal: options.signal } : {}),
     });
-    return request.stream ? stream(head, pieces, request.stream_options?.include_usage ?? false) : whole(head, pieces);
+    return request.stream
+      ? stream(head, pieces, request.stream_options?.include_usage ?? false)
+      : whole(head, pieces, request.logprobs ?? false);
   };
   return { create: create as ChatCompletions['create'] };
 }
@@ -110,53 +157,65 @@ export function completions(chat: Chat, modelName: () => string): ChatCompletion
 type Head = { id: string; created: number; model: string };
 
 async function* stream(head: Head, pieces: AsyncIterable<Piece>, withUsage: boolean): AsyncIterable<CompletionChunk> {
-  const chunk = (delta: CompletionChunk['choices'][0]['delta'], finish: Finish | null): CompletionChunk => ({
+  const chunk = (delta: Delta, logprobs: ScoredToken[] | undefined, finish: Finish | null): CompletionChunk => ({
     ...head,
     object: 'chat.completion.chunk',
-    choices: [{ index: 0, delta, finish_reason: finish }],
+    choices: [
+      { index: 0, delta, logprobs: logprobs ? { content: logprobs, refusal: null } : null, finish_reason: finish },
+    ],
   });
-  yield chunk({ role: 'assistant', content: '' }, null);
-  for await (const piece of pieces) {
-    if (piece.text !== '') yield chunk({ content: piece.text }, null);
+  yield chunk({ role: 'assistant', content: '' }, undefined, null);
+  for await (const { text, toolCalls, logprobs, ...piece } of pieces) {
+    const delta = { ...(text === '' ? {} : { content: text }), ...(toolCalls ? { tool_calls: toolCalls } : {}) };
+    if (text !== '' || toolCalls || logprobs) yield chunk(delta, logprobs, null);
     if (!piece.done) continue;
-    yield chunk({}, finishOf(piece));
+    yield chunk({}, undefined, finishOf(piece));
     if (withUsage) yield { ...head, object: 'chat.completion.chunk', choices: [], usage: usageOf(piece) };
   }
 }
 
-async function whole(head: Head, pieces: AsyncIterable<Piece>): Promise<Completion> {
-  let content = '';
+async function whole(head: Head, pieces: AsyncIterable<Piece>, scored: boolean): Promise<Completion> {
+  let text = '';
+  const calls: ToolCall[] = [];
+  const content: ScoredToken[] = [];
   let last: Piece = { text: '', tokens: 0 };
   for await (const piece of pieces) {
-    content += piece.text;
+    text += piece.text;
+    for (const { index, id = '', function: part } of piece.toolCalls ?? []) {
+      const call = (calls[index] ??= { id, type: 'function', function: { name: part.name ?? '', arguments: '' } });
+      call.function.arguments += part.arguments;
+    }
+    content.push(...(piece.logprobs ?? []));
     last = piece;
   }
+  const message: CompletionMessage = { role: 'assistant', content: text === '' && calls.length > 0 ? null : text };
+  if (calls.length > 0) message.tool_calls = calls;
+  const logprobs = scored ? { content, refusal: null } : null;
   return {
     ...head,
     object: 'chat.completion',
-    choices: [{ index: 0, message: { role: 'assistant', content }, finish_reason: finishOf(last) }],
+    choices: [{ index: 0, message, logprobs, finish_reason: finishOf(last) }],
     usage: usageOf(last),
   };
 }
 
 /** A full context ends an answer as a length limit does, in OpenAI's words. */
-function finishOf(piece: Piece): Finish {
-  return piece.finishReason === 'length' || piece.finishReason === 'context' ? 'length' : 'stop';
+function finishOf({ finishReason }: Pick<Piece, 'finishReason'>): Finish {
+  return finishReason === 'context' ? 'length' : (finishReason ?? 'stop');
 }
 
-function usageOf(piece: Piece): CompletionUsage {
+function usageOf(piece: Pick<Piece, 'usage' | 'tokens'>): CompletionUsage {
   const prompt = piece.usage?.promptTokens ?? 0;
   const completion = piece.usage?.completionTokens ?? piece.tokens;
   return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion };
 }
 
 function samplingOf(request: CompletionRequest): Sampling {
-  const sampling: Sampling = {};
-  for (const [name, field] of Object.entries(SAMPLING) as [keyof typeof SAMPLING, (typeof SAMPLING)['seed']][]) {
-    const value = request[name];
+  const sampling: Record<string, unknown> = {};
+  for (const [name, field] of Object.entries(SAMPLING)) {
+    const value = request[name as keyof typeof SAMPLING];
     if (value != null) sampling[field] = value;
   }
-  if (request.stop != null) sampling.stop = Array.isArray(request.stop) ? request.stop : [request.stop];
-  if (request.response_format != null) sampling.responseFormat = request.response_format;
-  return checkSampling(sampling);
+  if (request.stop != null) sampling['stop'] = Array.isArray(request.stop) ? request.stop : [request.stop];
+  return checkSampling(sampling as Sampling);
 }

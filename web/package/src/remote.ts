@@ -73,6 +73,14 @@ export class RemoteBackend implements Backend {
     return this.call('detokenize', { ids });
   }
 
+  saveState(): Promise<Uint8Array> {
+    return this.call('saveState', null);
+  }
+
+  restoreState(bytes: Uint8Array): Promise<number> {
+    return this.call('restoreState', { bytes });
+  }
+
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {
     return this.call('loadAdapter', { source, options }, hooks);
   }

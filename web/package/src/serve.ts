@@ -40,6 +40,10 @@ export function serve(port: Port<FromWorker, ToWorker>, backend: Backend): void 
         return backend.tokenize(message.args.text);
       case 'detokenize':
         return backend.detokenize(message.args.ids);
+      case 'saveState':
+        return backend.saveState();
+      case 'restoreState':
+        return backend.restoreState(message.args.bytes);
       case 'loadAdapter':
         return backend.loadAdapter(message.args.source, message.args.options, hooksFor(id, signal));
       case 'unloadAdapter':
@@ -71,7 +75,11 @@ export function serve(port: Port<FromWorker, ToWorker>, backend: Backend): void 
     aborts.set(message.id, abort);
     run(message, abort.signal)
       .then(
-        (value) => port.postMessage({ kind: 'result', id: message.id, value: value ?? null }),
+        (value) => {
+          const moved =
+            message.name === 'saveState' && value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : [];
+          port.postMessage({ kind: 'result', id: message.id, value: value ?? null }, moved);
+        },
         (error) => port.postMessage({ kind: 'error', id: message.id, error: toWire(error) }),
       )
       .finally(() => {

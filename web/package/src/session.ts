@@ -162,6 +162,22 @@ export class Session {
     return this.backend.detokenize(Uint32Array.from(ids));
   }
 
+  /**
+   * The cache of the last conversation, as bytes to keep (see `StateStore`). A model needs 10 to 100 KB for a token.
+   */
+  saveState(): Promise<Uint8Array> {
+    return this.backend.saveState();
+  }
+
+  /**
+   * Puts a saved cache back, and resolves to its number of tokens: a conversation that begins with the saved one goes
+   * on without computing it again. Throws `BadInput` for bytes of another model, weight format or cache, of other
+   * adapters, and for damaged ones; the session is unchanged then.
+   */
+  async restoreState(bytes: Uint8Array | Blob): Promise<number> {
+    return this.backend.restoreState(bytes instanceof Blob ? new Uint8Array(await bytes.arrayBuffer()) : bytes);
+  }
+
   /** Loads a PEFT LoRA adapter onto the model; several add up. */
   async loadAdapter(source: Source | string, options: AdapterOptions & LoadHooks = {}): Promise<AdapterInfo> {
     const { name, scale, ...hooks } = options;

@@ -5,10 +5,60 @@ export interface TextPart {
   text: string;
 }
 
+/** As in OpenAI's chat completions. */
 export interface Message {
-  role: 'system' | 'user' | 'assistant';
-  /** Text, or parts of text that are joined. */
-  content: string | TextPart[];
+  role: 'system' | 'developer' | 'user' | 'assistant' | 'tool';
+  /** Text, or parts of text that are joined. Null or missing only beside `tool_calls`. */
+  content?: string | TextPart[] | null;
+  name?: string;
+  /** Of an assistant: its calls. Each needs a result, a message of the role `tool`, before the next turn. */
+  tool_calls?: ToolCall[];
+  /** Of a `tool`: the id of the call whose result this is. */
+  tool_call_id?: string;
+}
+
+/** A function that the model may call. */
+export interface Tool {
+  type: 'function';
+  function: {
+    /** 1 to 64 letters, digits, `_`, `-` or `.`. */
+    name: string;
+    description?: string;
+    /** JSON schema of the arguments, an object. A schema that cannot be enforced is an error. */
+    parameters?: Record<string, unknown>;
+    strict?: boolean | null;
+  };
+}
+
+export type ToolChoice = 'none' | 'auto' | 'required' | { type: 'function'; function: { name: string } };
+
+export interface ToolCall {
+  id: string;
+  type: 'function';
+  /** `arguments`: JSON of an object that the schema of the function allows. */
+  function: { name: string; arguments: string };
+}
+
+/** A part of a call: its id and name come first, then pieces of its arguments. */
+export interface ToolCallDelta {
+  /** The number of the call in the answer. */
+  index: number;
+  id?: string;
+  type?: 'function';
+  function: { name?: string; arguments: string };
+}
+
+/** A token with the natural logarithm of its probability, before penalties and biases. */
+export interface TokenLogprob {
+  /** Its text; parts of a character are U+FFFD. */
+  token: string;
+  logprob: number;
+  bytes: number[];
+}
+
+export interface ScoredToken extends TokenLogprob {
+  /** The likeliest tokens at this place, as many as `topLogprobs`. */
+  top_logprobs: TokenLogprob[];
 }
 
 /** Every field is optional: what is missing comes from the checkpoint's generation_config, then from the engine. */
@@ -32,6 +82,20 @@ export interface Sampling {
   /** The same seed on the same device gives the same answer. */
   seed?: number;
   stop?: string[];
+  /** Token ids, and what is added to their logits: -100 to 100, which stand for never and always. */
+  logitBias?: Record<string, number>;
+  /** Report the log-probability of each token of the answer. */
+  logprobs?: boolean;
+  /** Report it of this many likeliest tokens at each place as well: 0 to 20, with `logprobs`. */
+  topLogprobs?: number;
+  /** Functions that a `chat` may call; a grammar makes every call well formed. Not together with `responseFormat`. */
+  tools?: Tool[];
+  /** Default `auto`: the model decides. */
+  toolChoice?: ToolChoice;
+  /** Whether an answer may hold several calls. Default true. */
+  parallelToolCalls?: boolean;
+  /** Further variables of the model's chat template, as `{ enable_thinking: false }` for Qwen3. */
+  templateVariables?: Record<string, unknown>;
   /** What the answer must be: JSON, or JSON that a schema allows. As OpenAI's `response_format`. */
   responseFormat?: ResponseFormat;
 }
@@ -163,7 +227,8 @@ export interface SessionInfo {
   wasmBytes: number | null;
 }
 
-export type FinishReason = 'stop' | 'length' | 'context';
+/** `tool_calls`: the answer ends with calls whose results it waits for. */
+export type FinishReason = 'stop' | 'length' | 'context' | 'tool_calls';
 
 export interface Usage {
   promptTokens: number;
@@ -180,6 +245,10 @@ export interface Piece {
   text: string;
   /** Tokens of the answer so far. */
   tokens: number;
+  /** What this piece adds to calls. */
+  toolCalls?: ToolCallDelta[];
+  /** Of the tokens since the last piece, where the sampling asks for them. Their text may come later. */
+  logprobs?: ScoredToken[];
   done?: boolean;
   usage?: Usage;
   finishReason?: FinishReason;

@@ -24,6 +24,8 @@ export interface Calls {
   warmUp: { args: { tokens: number; sampling: Sampling }; result: null };
   tokenize: { args: { text: string }; result: Uint32Array };
   detokenize: { args: { ids: Uint32Array }; result: string };
+  saveState: { args: null; result: Uint8Array };
+  restoreState: { args: { bytes: Uint8Array }; result: number };
   loadAdapter: { args: { source: Source; options: AdapterOptions }; result: AdapterInfo };
   unloadAdapter: { args: { name: string | undefined }; result: null };
   prepareTraining: { args: TrainingCall; result: TrainingPlan };

@@ -40,6 +40,13 @@ export async function create(optionsJson: string, onLost: (json: string) => void
   });
 }
 
+/** Files that begin with these words are refused, as damaged ones and those of an unknown kind are. */
+function refuse(beginning: string): void {
+  if (beginning.startsWith('damaged')) throw failure('BadCheckpoint', 'the file is damaged');
+  if (beginning.startsWith('unknown'))
+    throw Object.assign(failure('BadCheckpoint', 'model_type x is not supported'), { details: { unsupported: true } });
+}
+
 export async function open(
   source: ByteSource,
   optionsJson: string,
@@ -56,6 +63,7 @@ export async function open(
     for (let at = 0; at < source.size(file); at += 1 << 20) {
       if (stop) throw failure('Aborted', 'stopped');
       const bytes = await source.read(file, at, Math.min(1 << 20, source.size(file) - at));
+      if (at === 0) refuse(new TextDecoder().decode(bytes.subarray(0, 9)));
       for (const byte of bytes) checksum = (Math.imul(checksum, 31) + byte) >>> 0;
       readBytes += bytes.length;
       onProgress(readBytes, total);
@@ -125,11 +133,42 @@ const SCRIPTS: [RegExp, string | ((text: string) => string)][] = [
   ],
 ];
 let answers = 0;
+let cached = 0;
+
+interface Asked {
+  maxTokens?: number;
+  logprobs?: boolean;
+  topLogprobs?: number;
+  tools?: { function: { name: string } }[];
+  toolChoice?: unknown;
+}
+
+/** Calls each function in turn, with the number of its letters, in two pieces. */
+function call(tools: NonNullable<Asked['tools']>, onToken: OnToken): void {
+  tools.forEach(({ function: { name } }, index) => {
+    const begun = { index, id: `call_${index}`, type: 'function', function: { name, arguments: '' } };
+    onToken('', 2 * index + 1, JSON.stringify({ toolCalls: [begun] }));
+    for (const part of ['{"letters":', `${name.length}}`])
+      onToken('', 2 * index + 2, JSON.stringify({ toolCalls: [{ index, function: { arguments: part } }] }));
+  });
+}
+
+/** Of the text's own token, and of others named by their number. */
+function scored(token: string, top: number): string {
+  const entry = (text: string, at: number) => ({
+    token: text,
+    logprob: -1 - at,
+    bytes: [...new TextEncoder().encode(text)],
+  });
+  const others = Array.from({ length: top }, (_, at) => entry(at === 0 ? token : String(at), at));
+  return JSON.stringify({ logprobs: [{ ...entry(token, 0), top_logprobs: others }] });
+}
 
 async function say(prompt: string, prefix: number, samplingJson: string, onToken: OnToken): Promise<string> {
   if (!open_) throw failure('Internal', 'no model');
   stop = false;
-  const sampling = JSON.parse(samplingJson) as { maxTokens?: number };
+  cached = prefix;
+  const sampling = JSON.parse(samplingJson) as Asked;
   if (/افقد الجهاز/.test(prompt)) {
     lost?.(JSON.stringify({ code: 'DeviceLost', message: 'the test asked for it' }));
     throw failure('DeviceLost', 'the test asked for it');
@@ -142,13 +181,20 @@ async function say(prompt: string, prefix: number, samplingJson: string, onToken
   const started = performance.now();
   let tokens = 0;
   let finishReason = 'stop';
-  for (let at = 0; at < text.length; at += size) {
+  const { tools = [], toolChoice } = sampling;
+  if (tools.length > 0 && toolChoice === 'required') {
+    call(tools, onToken);
+    finishReason = 'tool_calls';
+  }
+  for (let at = 0; at < text.length && finishReason === 'stop'; at += size) {
     if (stop) throw failure('Aborted', 'stopped');
     if (tokens >= (sampling.maxTokens ?? Infinity)) {
       finishReason = 'length';
       break;
     }
-    onToken(text.slice(at, at + size), ++tokens);
+    const piece = text.slice(at, at + size);
+    if (sampling.logprobs) onToken(piece, ++tokens, scored(piece, sampling.topLogprobs ?? 0));
+    else onToken(piece, ++tokens);
     // As on a device that takes seconds for a token.
     await new Promise((done) => setTimeout(done, /ببطء/.test(prompt) ? 3000 : 4));
   }
@@ -168,9 +214,9 @@ async function say(prompt: string, prefix: number, samplingJson: string, onToken
 }
 
 export function chat(messagesJson: string, samplingJson: string, onToken: OnToken): Promise<string> {
-  const messages = JSON.parse(messagesJson) as { role: string; content: string }[];
-  const length = messages.reduce((sum, message) => sum + Math.ceil(message.content.length / 3), 0);
-  const last = messages.at(-1)!.content;
+  const messages = JSON.parse(messagesJson) as { role: string; content: string | null }[];
+  const length = messages.reduce((sum, message) => sum + Math.ceil((message.content ?? '').length / 3), 0);
+  const last = messages.at(-1)!.content ?? '';
   if (/سياق ضيق/.test(last) && messages.length > 1) return Promise.reject(failure('ContextFull', 'too long'));
   return say(/أعد العدد/.test(last) ? `اعرض:\nرسائل: ${messages.length}` : last, length, samplingJson, onToken);
 }
@@ -193,6 +239,19 @@ export function tokenize(text: string): Uint32Array {
 
 export function detokenize(ids: Uint32Array): string {
   return String.fromCodePoint(...ids);
+}
+
+/** The state is the length of the last prompt, after a name. */
+export async function saveState(): Promise<Uint8Array> {
+  if (cached === 0) throw failure('BadInput', 'there is nothing to save');
+  return new TextEncoder().encode(`state ${cached}`);
+}
+
+export async function restoreState(bytes: Uint8Array): Promise<number> {
+  const found = /^state (\d+)$/.exec(new TextDecoder().decode(bytes));
+  if (!found) throw failure('BadInput', 'this is no saved state');
+  cached = Number(found[1]);
+  return cached;
 }
 
 export async function loadAdapter(source: ByteSource, optionsJson: string): Promise<string> {

@@ -180,6 +180,19 @@ describe('a session over the wire', () => {
     await s.dispose();
   });
 
+  it('saves the cache and puts it back', async () => {
+    const { session: s } = await session();
+    await expect(s.saveState()).rejects.toThrow(BayanError);
+    await collect(s.chat(user('مرحبا')));
+    const bytes = await s.saveState();
+    const { session: other } = await session();
+    expect(await other.restoreState(new Blob([bytes as Uint8Array<ArrayBuffer>]))).toBe(2);
+    expect(await other.saveState()).toEqual(bytes);
+    const refused = await other.restoreState(Uint8Array.of(1, 2)).catch((error: BayanError) => error.code);
+    expect(refused).toBe('BadInput');
+    await Promise.all([s.dispose(), other.dispose()]);
+  });
+
   it('fails every open call when the worker dies', async () => {
     const { session: s, remote } = await session();
     const answer = collect(s.chat(user('قصة طويلة')));
@@ -241,8 +254,11 @@ describe('the OpenAI shape', () => {
       seed: 7,
       stop: 'x',
       n: 1,
+      parallel_tool_calls: false,
+      logit_bias: { 7: -100 },
+      chat_template_kwargs: { enable_thinking: false },
     });
-    expect(JSON.parse(choices[0]!.message.content)).toEqual({
+    expect(JSON.parse(choices[0]!.message.content!)).toEqual({
       temperature: 0.5,
       topP: 0.9,
       topK: 40,
@@ -253,7 +269,60 @@ describe('the OpenAI shape', () => {
       maxTokens: 1000,
       seed: 7,
       stop: ['x'],
+      parallelToolCalls: false,
+      logitBias: { 7: -100 },
+      templateVariables: { enable_thinking: false },
     });
+    await s.dispose();
+  });
+
+  it('calls tools, whole and streamed, and takes their results', async () => {
+    const { session: s, engine } = await session();
+    const tools = ['طقس', 'add'].map((name) => ({ type: 'function' as const, function: { name } }));
+    const request = { messages: user('ما الطقس؟'), tools, tool_choice: 'required' as const };
+    const { message, finish_reason } = (await s.chat.completions.create(request)).choices[0]!;
+    expect(message).toEqual({
+      role: 'assistant',
+      content: null,
+      tool_calls: [
+        { id: 'call_0', type: 'function', function: { name: 'طقس', arguments: '{"letters":3}' } },
+        { id: 'call_1', type: 'function', function: { name: 'add', arguments: '{"letters":3}' } },
+      ],
+    });
+    expect(finish_reason).toBe('tool_calls');
+    const deltas = [];
+    for await (const { choices } of await s.chat.completions.create({ ...request, stream: true }))
+      deltas.push(...(choices[0]?.delta.tool_calls ?? []));
+    expect(deltas.map(({ index, id }) => [index, id])).toEqual([
+      [0, 'call_0'],
+      [0, undefined],
+      [0, undefined],
+      [1, 'call_1'],
+      [1, undefined],
+      [1, undefined],
+    ]);
+    // The answer is a message of the next request as it is.
+    const chat = vi.spyOn(engine, 'chat');
+    const results = message.tool_calls!.map(({ id }) => ({ role: 'tool' as const, tool_call_id: id, content: 'مشمس' }));
+    const next = [...request.messages, message, ...results];
+    expect((await s.chat.completions.create({ messages: next, tools })).choices[0]!.finish_reason).toBe('stop');
+    expect(JSON.parse(chat.mock.calls[0]![0])).toEqual(next);
+    await s.dispose();
+  });
+
+  it('reports log-probabilities with the text', async () => {
+    const { session: s } = await session();
+    const request = { messages: user('الإصدار'), logprobs: true, top_logprobs: 2 };
+    const whole = (await s.chat.completions.create(request)).choices[0]!;
+    expect(whole.logprobs!.content.map(({ token }) => token).join('')).toBe(whole.message.content);
+    expect(whole.logprobs!.content[0]!.top_logprobs.map(({ logprob }) => logprob)).toEqual([-1, -2]);
+    const streamed = [];
+    for await (const { choices } of await s.chat.completions.create({ ...request, stream: true }))
+      for (const { delta, logprobs } of choices)
+        if (logprobs) streamed.push([delta.content, logprobs.content[0]!.token]);
+    expect(streamed.length).toBe(3);
+    expect(streamed.every(([text, token]) => text === token)).toBe(true);
+    expect((await s.chat.completions.create({ messages: user('الإصدار') })).choices[0]!.logprobs).toBe(null);
     await s.dispose();
   });
 
@@ -261,17 +330,26 @@ describe('the OpenAI shape', () => {
     const { session: s } = await session();
     const ask = (more: object) => s.chat.completions.create({ messages: user('x'), ...more });
     for (const [more, message] of [
-      [{ tools: [] }, /tools is not supported; supported: messages/],
-      [{ tools: [] }, /tools is not supported/],
+      [{ functions: [] }, /functions is not supported; supported: messages/],
+      [{ store: true }, /store is not supported/],
+      [{ tools: 'f' }, /tools: expected a list of functions, got f/],
+      [{ tool_choice: 3 }, /toolChoice: expected none, auto, required or an object/],
+      [{ logprobs: 1 }, /logprobs: expected true or false, got 1/],
+      [{ top_logprobs: 21 }, /topLogprobs: expected a whole number from 0 to 20/],
       [{ n: 2 }, /n: expected 1, got 2/],
       [{ stream_options: { include_obfuscation: true } }, /stream_options\.include_obfuscation is not supported/],
       [{ top_k: -1 }, /topK: expected a whole number from 0/],
-      [{ messages: [{ role: 'tool', content: 'x' }] }, /role: expected system, user or assistant, got tool/],
+      [{ messages: [{ role: 'robot', content: 'x' }] }, /role: expected one of system, .*, tool, got robot/],
+      [{ messages: [{ role: 'assistant', content: null }] }, /content: expected text or parts of text, got null/],
+      [
+        { messages: [{ role: 'user', content: 'x', tool_call_id: 'y' }] },
+        /tool_call_id is not a known field of the role/,
+      ],
       [
         { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] },
         /expected a part of type text, got image_url/,
       ],
-      [{ messages: [{ role: 'user', content: 'x', name: 'y' }] }, /messages\[0\]\.name is not a known field/],
+      [{ messages: [{ role: 'user', content: 'x', weight: 1 }] }, /messages\[0\]\.weight is not a known field/],
     ] as [object, RegExp][])
       await expect(ask(more)).rejects.toThrow(message);
     // OpenAI's client sends null for what is not set.

@@ -167,7 +167,9 @@ async function stream(
 ): Promise<Turn['end']> {
   let end: Turn['end'];
   let lastSave = performance.now();
-  const sampling = samplingOf(getState().settings);
+  // Otherwise some models (Qwen3) write a long train of thought before they answer; other templates ignore it.
+  const templateVariables = { enable_thinking: false };
+  const sampling = { ...samplingOf(getState().settings), templateVariables };
   for await (const piece of session.chat(messages, { sampling, signal })) {
     if (live.firstAt === 0) live.firstAt = performance.now();
     live.text += piece.text;

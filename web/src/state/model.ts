@@ -8,6 +8,7 @@ import {
   type Session,
   type Source,
   type SourceFile,
+  type StoredModel,
 } from 'bayan-web';
 import { plainName } from '../text/hidden';
 import { addAdapter as add, forgetAdapters, reloadAdapters, removeAdapter as remove } from './adapters';
@@ -256,6 +257,19 @@ export function cancelLoading(): void {
 export async function reloadModel(): Promise<void> {
   if (lastSource) await loadModel(lastSource, plainLabel(), true);
   else set({ panel: 'models' });
+}
+
+/** Deletes the stored files of the model that failed, and downloads them again. */
+export async function fetchAgain(): Promise<void> {
+  const failed = lastSource;
+  const { stored } = getState();
+  if (stored === null) await refreshStored();
+  const same = ({ source }: StoredModel) =>
+    failed?.kind === 'hub'
+      ? source.kind === 'hub' && source.repo === failed.repo && source.file === failed.file
+      : failed?.kind === 'url' && source.kind === 'url' && source.url === failed.url;
+  for (const { id } of getState().stored?.filter(same) ?? []) await deleteStored(id);
+  await reloadModel();
 }
 
 export async function unloadModel(): Promise<void> {

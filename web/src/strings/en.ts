@@ -259,6 +259,8 @@ export const en: Strings = {
   updateReady: 'A newer version is available.',
   reload: 'Update',
   reloadModel: 'Restart the model',
+  fetchAgain: 'Delete the copy and download again',
+  retryLoad: 'Try again',
   busyOtherTab: 'Another window added a message to this chat.',
   oldModelStays: 'The previous model keeps running.',
   storageFailed: 'This browser refuses to store (a private window?). The chat will be lost on closing.',
@@ -287,7 +289,11 @@ export const en: Strings = {
     },
     BadCheckpoint: {
       title: 'The model could not be read',
-      text: 'Its files are incomplete, damaged or of an unknown kind. Delete the stored copy and download again.',
+      text: 'Its files are incomplete or damaged. The stored copy is deleted and downloaded again.',
+    },
+    BadKind: {
+      title: 'This kind of model is not supported',
+      text: 'Its files are whole, but this engine does not read their kind. Choose another model. See “Details”.',
     },
     BadInput: {
       title: 'These examples or settings cannot be used',

@@ -4,7 +4,7 @@ import { Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { regenerate } from '../state/answers';
 import { startConversation } from '../state/conversations';
-import { lastModel, loadModel, reloadModel, shippedSource } from '../state/model';
+import { fetchAgain, lastModel, loadModel, reloadModel, shippedSource } from '../state/model';
 import { formats, set, type SourceKind, strings } from '../state/store';
 import { shownTurns } from '../state/turns';
 import { plainName } from '../text/hidden';
@@ -12,6 +12,7 @@ import { rawCode } from '../text/markdown';
 import { useApp } from './hooks';
 import { Icon, Mark } from './icons';
 import { errorText } from './progress';
+import { type Remedy, remedyOf } from './remedy';
 import { AnswerTurn, ReadingMark, UserTurn } from './Turns';
 
 export function Chat() {
@@ -92,14 +93,9 @@ export function Chat() {
           {error && !failed && (
             <Trouble
               {...wordsOf(error)}
-              actions={
-                error.code === 'ContextFull'
-                  ? [
-                      [t.newChat, startConversation],
-                      [t.settings, () => set({ panel: 'settings' })],
-                    ]
-                  : [[t.regenerate, () => void regenerate()]]
-              }
+              actions={[
+                error.code === 'ContextFull' ? [t.newChat, startConversation] : [t.regenerate, () => void regenerate()],
+              ]}
             />
           )}
         </div>
@@ -108,19 +104,7 @@ export function Chat() {
         <div class="turns">
           <Trouble
             {...wordsOf(failed.error, failed.from)}
-            actions={
-              failed.error.code === 'UnsupportedDevice' && failed.error.details.device === 'cpu'
-                ? [
-                    [t.models, () => set({ panel: 'models' })],
-                    [t.device, () => set({ panel: 'device' })],
-                  ]
-                : failed.error.code === 'BadCheckpoint' && (failed.from === 'files' || failed.error.details.badAddress)
-                  ? [[t.models, () => set({ panel: 'models' })]]
-                  : [
-                      [t.reloadModel, () => void reloadModel()],
-                      [t.models, () => set({ panel: 'models' })],
-                    ]
-            }
+            actions={[actionOf(remedyOf(failed.error, failed.from, state.settings.device === 'cpu'))]}
           />
         </div>
       )}
@@ -152,6 +136,23 @@ export function Chat() {
       )}
     </div>
   );
+}
+
+/** The button of a remedy: its words, and what it does. */
+function actionOf(remedy: Remedy): [string, () => void] {
+  const t = strings();
+  switch (remedy) {
+    case 'models':
+      return [t.models, () => set({ panel: 'models' })];
+    case 'device':
+      return [t.device, () => set({ panel: 'device' })];
+    case 'reload':
+      return [t.reloadModel, () => void reloadModel()];
+    case 'retry':
+      return [t.retryLoad, () => void reloadModel()];
+    case 'fetchAgain':
+      return [t.fetchAgain, () => void fetchAgain()];
+  }
 }
 
 function wordsOf(error: BayanError, from: SourceKind = null) {

@@ -38,6 +38,7 @@ export function errorText(
     if (details.badAddress) return t.errors.BadAddress;
     // What is on the person's disk was not downloaded.
     if (from === 'files') return t.errors.BadFiles;
+    if (details.unsupported) return t.errors.BadKind;
   }
   if (error.code === 'UnsupportedDevice' && details.device === 'cpu') {
     const { title, text } = t.errors.LargeForCpu;
