@@ -22,12 +22,23 @@ try {
   const request = { messages: [{ role: 'user', content: [{ type: 'text', text: 'ما عاصمة مصر؟' }] }], temperature: 0 };
   const answer = await session.chat.completions.create({ ...request, top_k: 1, min_p: 0, max_tokens: 24 });
   const refusal = (field) => session.chat.completions.create({ ...request, ...field }).catch((error) => error.message);
-  show('refused', await refusal({ tools: [] }));
+  show('refused', await refusal({ functions: [] }));
   show('badFormat', await refusal({ response_format: {} }));
   const schema = { type: 'object', properties: { city: { enum: ['القاهرة', 'الرباط'] } }, required: ['city'] };
   const response_format = { type: 'json_schema', json_schema: { schema: { ...schema, additionalProperties: false } } };
   const constrained = await session.chat.completions.create({ ...request, response_format, max_tokens: 200 });
   show('city', JSON.parse(constrained.choices[0].message.content).city);
+  const tool = { type: 'function', function: { name: 'capital', parameters: schema } };
+  const called = await session.chat.completions.create({ ...request, tools: [tool], tool_choice: 'required', logprobs: true });
+  const { message, logprobs, finish_reason } = called.choices[0];
+  const [call] = message.tool_calls;
+  const result = { role: 'tool', tool_call_id: call.id, content: 'القاهرة' };
+  const next = await session.chat.completions.create({ messages: [...request.messages, message, result], max_tokens: 4 });
+  const state = await session.saveState();
+  const restored = await session.restoreState(state);
+  show('tools', JSON.stringify([call.function, finish_reason, logprobs.content.length, next.usage.prompt_tokens, restored]));
+  state[state.length >> 1] ^= 1;
+  show('damaged', await session.restoreState(state).catch((error) => error.code));
   show('again', await session.detokenize(await session.tokenize('القاهرة')));
   await session.dispose();
   show('answer', answer.choices[0].message.content);
@@ -36,7 +47,7 @@ try {
 }
 `;
 const TYPES = `
-import { load, type BayanError, type Completion, type Piece, type Session } from 'bayan-web';
+import { load, StateStore, type BayanError, type Completion, type Piece, type Session, type Tool } from 'bayan-web';
 export async function ask(): Promise<string> {
   const session: Session = await load('owner/name', { format: 'q4', onProgress: (progress) => progress.phase });
   const done: Completion = await session.chat.completions.create({
@@ -44,6 +55,14 @@ export async function ask(): Promise<string> {
     top_k: 40,
     min_p: 0.05,
   });
+  const tools: Tool[] = [{ type: 'function', function: { name: 'f', parameters: { type: 'object' } } }];
+  const { message, logprobs } = (
+    await session.chat.completions.create({ messages: [], tools, tool_choice: 'auto', logprobs: true })
+  ).choices[0]!;
+  const results = message.tool_calls?.map(({ id }) => ({ role: 'tool' as const, tool_call_id: id, content: 'x' }));
+  await session.chat.completions.create({ messages: [message, ...(results ?? [])] });
+  logprobs?.content[0]?.top_logprobs[0]?.logprob.toFixed();
+  await (await StateStore.open())?.write('x', await session.saveState());
   // @ts-expect-error: not a field of the request
   await session.chat.completions.create({ messages: [], respnse_format: {} });
   let text = done.choices[0]?.message.content ?? '';
@@ -92,12 +111,18 @@ async function answers(url) {
   const page = await browser.newPage();
   await page.goto(url);
   await page.waitForFunction(() => document.body.dataset.answer !== undefined, null, { timeout: 120_000 });
-  const { answer, refused, badFormat, city, again } = await page.evaluate(() => ({ ...document.body.dataset }));
+  const { answer, refused, badFormat, city, tools, damaged, again } = await page.evaluate(() => ({
+    ...document.body.dataset,
+  }));
   await page.close();
   assert.match(answer, /القاهرة/);
-  assert.match(refused, /tools is not supported; supported: messages/);
+  assert.match(refused, /functions is not supported; supported: messages/);
   assert.match(badFormat, /`type`: expected text, json_object or json_schema/);
   assert.match(city, /^(القاهرة|الرباط)$/);
+  const [called, finish, scored, prompt, restored] = JSON.parse(tools);
+  assert.match(JSON.parse(called.arguments).city, /^(القاهرة|الرباط)$/);
+  assert.deepEqual([called.name, finish, damaged], ['capital', 'tool_calls', 'BadInput']);
+  assert.ok(scored > 5 && restored >= prompt, tools);
   assert.equal(again, 'القاهرة');
 }
 

@@ -262,8 +262,7 @@ export async function reloadModel(): Promise<void> {
 /** Deletes the stored files of the model that failed, and downloads them again. */
 export async function fetchAgain(): Promise<void> {
   const failed = lastSource;
-  const { stored } = getState();
-  if (stored === null) await refreshStored();
+  await refreshStored();
   const same = ({ source }: StoredModel) =>
     failed?.kind === 'hub'
       ? source.kind === 'hub' && source.repo === failed.repo && source.file === failed.file

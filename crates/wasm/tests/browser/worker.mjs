@@ -124,6 +124,8 @@ const calls = {
     const { losses, files: adapter } = await engine.loraSteps(...of, JSON.stringify(request));
     return { losses: JSON.parse(losses), files: encoded(adapter) };
   },
+  saveState: async () => (await engine.saveState()).toBase64(),
+  restoreState: (text) => engine.restoreState(Uint8Array.fromBase64(text)),
   tokenize: (text) => Array.from(engine.tokenize(text)),
   detokenize: (ids) => engine.detokenize(Uint32Array.from(ids)),
   info: () => JSON.parse(engine.info()),
@@ -140,8 +142,10 @@ const calls = {
 
 async function streamed(run, abortAfter, live = false) {
   const pieces = [];
-  const json = await run((text, tokens) => {
+  const more = { toolCalls: [], logprobs: [] };
+  const json = await run((text, tokens, moreJson) => {
     pieces.push([text, tokens]);
+    for (const [name, list] of Object.entries(JSON.parse(moreJson ?? '{}'))) more[name].push(...list);
     if (live) self.postMessage({ event: 'token', value: tokens });
     if (tokens >= abortAfter) engine.abort();
   });
@@ -149,6 +153,7 @@ async function streamed(run, abortAfter, live = false) {
     ...JSON.parse(json),
     text: pieces.map((piece) => piece[0]).join(''),
     pieces,
+    ...more,
   };
 }
 
