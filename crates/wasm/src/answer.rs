@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use bayan_generate::openai::{Format, Reader, RequestError, Tools, chat_logprob, deltas, messages, prompt};
+use bayan_generate::text::Tokenizer;
 use bayan_generate::{Answer, FinishReason, GenerateError, Generation, Model, TokenScore, Usage};
 use js_sys::Function;
 use serde_json::{Map, Value, json};
