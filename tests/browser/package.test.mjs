@@ -18,7 +18,7 @@ const APP = `
 import { load } from 'bayan-web';
 const show = (name, value) => (document.body.dataset[name] = String(value));
 try {
-  const session = await load('./model/', { contextLength: 256 });
+  const session = await load('./model/', { contextLength: 512 });
   const request = { messages: [{ role: 'user', content: [{ type: 'text', text: 'ما عاصمة مصر؟' }] }], temperature: 0 };
   const answer = await session.chat.completions.create({ ...request, top_k: 1, min_p: 0, max_tokens: 24 });
   const refusal = (field) => session.chat.completions.create({ ...request, ...field }).catch((error) => error.message);
