@@ -31,7 +31,8 @@ pub fn open(source: ByteSource, options: String, on_progress: Function) -> Promi
 }
 
 /// Answers a conversation (`Message[]` and `Sampling` as JSON). `on_token(text, tokens, more)` is called with each new
-/// text; `more` is JSON with `toolCalls` and `logprobs` where there are any. Resolves to `{finishReason, usage}` as JSON.
+/// text; `more` is JSON with `toolCalls` and `logprobs` where there are any. Resolves to `{finishReason, usage}` as
+/// JSON.
 #[wasm_bindgen]
 pub fn chat(messages: String, sampling: String, on_token: Function) -> Promise {
     session::begin();
@@ -59,8 +60,8 @@ pub fn save_state() -> Promise {
     promise(state::save())
 }
 
-/// Puts the bytes of `saveState` back. Resolves to the number of their tokens: a conversation that begins with them goes
-/// on without computing them. States of other models, formats or adapters, and damaged ones, are refused.
+/// Puts the bytes of `saveState` back. Resolves to the number of their tokens: a conversation that begins with them
+/// goes on without computing them. States of other models, formats or adapters, and damaged ones, are refused.
 #[wasm_bindgen(js_name = restoreState)]
 pub fn restore_state(bytes: Vec<u8>) -> Promise {
     session::begin();

@@ -5,6 +5,7 @@ import {
   Aborted,
   asBayanError,
   BadCheckpoint,
+  BadInput,
   type BayanError,
   DeviceLost,
   fromWire,
@@ -196,7 +197,15 @@ export class LocalBackend implements Backend {
   }
 
   restoreState(bytes: Uint8Array): Promise<number> {
-    return this.inTurn(undefined, () => this.ready().restoreState(bytes));
+    return this.inTurn(undefined, () => {
+      const engine = this.ready();
+      // The cache, and tokens and header beside it.
+      const most = this.model!.cacheBytes + 4 * this.model!.contextLength + 1e6;
+      if (!(bytes instanceof Uint8Array)) throw new TypeError('restoreState: expected bytes of saveState');
+      if (bytes.length > most)
+        throw new BadInput(`the state has ${bytes.length} bytes: expected at most ${most}, as large as the cache here`);
+      return engine.restoreState(bytes);
+    });
   }
 
   loadAdapter(source: Source, options: AdapterOptions, hooks: LoadHooks): Promise<AdapterInfo> {

@@ -190,6 +190,8 @@ describe('a session over the wire', () => {
     expect(await other.saveState()).toEqual(bytes);
     const refused = await other.restoreState(Uint8Array.of(1, 2)).catch((error: BayanError) => error.code);
     expect(refused).toBe('BadInput');
+    const large = other.restoreState(new Uint8Array(2e6)).catch((error: BayanError) => error.message);
+    expect(await large).toMatch(/2000000 bytes: expected at most 1008192/);
     await Promise.all([s.dispose(), other.dispose()]);
   });
 

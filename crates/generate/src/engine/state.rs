@@ -1,8 +1,8 @@
 //! The cache of a conversation as bytes, so that it can go on later without its prompt being computed again.
 //!
-//! The bytes hold the tokens and, layer by layer, what the cache stores for them, in the cache's own format: they are as
-//! large as that part of the cache. Rejected: the tokens alone, because computing their cache is what takes the time, and
-//! a format that other caches could read, because a ring or quantized rows would have to be computed again.
+//! The bytes hold the tokens and, layer by layer, what the cache stores for them, in the cache's own format: they are
+//! as large as that part of the cache. Rejected: the tokens alone, because computing their cache is what takes the
+//! time, and a format that other caches could read, because a ring or quantized rows would have to be computed again.
 
 use serde::{Deserialize, Serialize};
 

@@ -140,8 +140,8 @@ impl Tools {
         }
     }
 
-    /// Whether an answer with this number of calls ends with the reason `tool_calls`. A call that the client named itself
-    /// ends as any answer.
+    /// Whether an answer with this number of calls ends with the reason `tool_calls`. A call that the client named
+    /// itself ends as any answer.
     pub fn ends_with_calls(&self, calls: usize) -> bool {
         calls > 0 && !matches!(self.choice, Choice::Named(_))
     }

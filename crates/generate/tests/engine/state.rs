@@ -63,9 +63,8 @@ fn states_of_others_and_damaged_ones_are_refused() {
     let (mut first, next) = answered(on_cpu("qwen3_qknorm", options()));
     let bytes = saved(&first);
     let mut refused = |model: &str, bytes: &[u8]| first.restore_state(model, bytes).unwrap_err();
-    assert!(
-        matches!(refused("other", &bytes), StateError::OtherModel { expected, got } if expected == "other" && got == "m")
-    );
+    let error = refused("other", &bytes).to_string();
+    assert!(error.contains("another model") && error.contains("expected other, got m"), "{error}");
     let mut cut: Vec<Vec<u8>> =
         (0..60).chain([bytes.len() / 2, bytes.len() - 1]).map(|n| bytes[..n].to_vec()).collect();
     cut.extend((0..bytes.len()).step_by(bytes.len() / 97).map(|at| {

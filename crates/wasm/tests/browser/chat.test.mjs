@@ -1,6 +1,6 @@
 /**
- * Tools, log-probabilities and saved states in real Chromium, on the CPU, which compiles no shaders. What the shared code
- * does is tested natively; here is what crosses into JavaScript.
+ * Tools, log-probabilities and saved states in real Chromium, on the CPU, which compiles no shaders. What the shared
+ * code does is tested natively; here is what crosses into JavaScript.
  */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
