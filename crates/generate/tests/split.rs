@@ -64,9 +64,10 @@ fn answers(engine: &mut Engine) -> (Vec<Vec<f32>>, Vec<Vec<u32>>) {
     block_on(engine.generate_many(&requests, &mut collect)).unwrap();
     // A prefix that is in the cache already.
     let longer = [&prompts[0][..], &[3, 4, 5]].concat();
-    let usage =
-        block_on(engine.generate(&longer, &SampleSettings::default(), &[], &[], 4, &mut |token| collect(3, token)))
-            .unwrap();
+    let usage = block_on(
+        engine.generate(&longer, &SampleSettings::default(), &[], &[], 4, &mut |token| collect(3, token, None)),
+    )
+    .unwrap();
     assert_eq!(usage.generated_tokens, 4);
     (logits, tokens)
 }
