@@ -286,6 +286,46 @@ fn answers_are_compared_in_both_orders_and_resumed() {
 }
 
 #[test]
+fn alrage_is_answered_and_rated_by_lighteval_s_rule() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("data/OALL/ALRAGE/data/train.jsonl");
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    let row =
+        |n: usize| json!({"question": format!("ما {n}؟"), "candidates": "أ\nب", "gold_answer": format!("جواب {n}")});
+    std::fs::write(&path, (0..3).map(|n| row(n).to_string() + "\n").collect::<String>()).expect("written");
+    let out = answered(folder.path(), "alrage_qa", "a", &["--limit", "1"]);
+    let own = lines(&out.join("answers_lighteval_alrage_qa.jsonl"));
+    assert_eq!((own.len(), own[0]["temperature"].clone()), (1, json!(0.0)), "greedy");
+    // Answers to all three, of which the judge says a number, a number in a sentence, and none.
+    let answers = [" أول", "ثان", "ثالث"].iter().enumerate().map(|(n, text)| {
+        let mut line = own[0].clone();
+        (line["question_id"], line["answers"], line["reference"]) =
+            (json!(n), json!([text]), json!([format!("جواب {n}")]));
+        format!("{line}\n")
+    });
+    std::fs::write(out.join("answers_lighteval_alrage_qa.jsonl"), answers.collect::<String>()).expect("written");
+    let judge = stand_in(|body| match user(body) {
+        text if text.contains("الإجابة المقدمة:  أول\n\nالإجابة الصحيحة: جواب 0\n") => {
+            says("9")
+        }
+        text if text.contains("ثان") => says("التقييم 3 من 10"),
+        _ => says("جيدة"),
+    });
+    let out = out.display().to_string();
+    let judged = ["eval", "judge", &out, "--judge-server", &judge.url, "--judge-model", "x"];
+    let found: Value = serde_json::from_str(&succeed(&run(&[&judged[..], &["--json"]].concat()))).expect("JSON");
+    let all = &found["scores"][0];
+    assert_eq!((all["n"].as_u64(), all["failures"].as_u64()), (Some(3), Some(1)), "{all}");
+    assert!((all["llm_as_judge"].as_f64().expect("a score") - 0.4).abs() < 1e-12, "no number counts as 0: {all}");
+    assert!(judge.seen.lock().unwrap().iter().all(|body| body["temperature"] == 0.8 && body["top_p"] == 0.95));
+    // Only the reply without a number is asked for again.
+    judge.seen.lock().unwrap().clear();
+    let again = finish(bayan().args(judged).arg("--retry-failed"));
+    assert!(succeed(&again).contains("40.00") && text(&again.stderr).contains("count as 0"), "{}", text(&again.stderr));
+    assert_eq!(judge.seen.lock().unwrap().len(), 1);
+}
+
+#[test]
 fn what_cannot_be_run_or_judged_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = data(folder.path());
@@ -294,6 +334,7 @@ fn what_cannot_be_run_or_judged_is_refused() {
     let refused = |more: &[&str]| fail(&run(&[&own[..], more].concat()), 1);
     assert!(refused(&["mt-bench,arabicmmlu"]).contains("run them apart"));
     assert!(refused(&["mt-bench", "--shots", "2"]).contains("--shots"));
+    assert!(refused(&["mt-bench", "--apply-chat-template"]).contains("expected neither"));
     assert!(refused(&["beavertails"]).contains("Ar-BeaverTails-Evaluation"));
     assert!(!Path::new(&out).exists(), "nothing is written before all data are checked");
     let nothing = ["eval", "judge", &data, "--judge-server", "http://127.0.0.1:1", "--judge-model", "x"];

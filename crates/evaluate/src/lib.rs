@@ -14,6 +14,7 @@ pub mod encode;
 mod error;
 pub mod judged;
 pub mod metric;
+mod prepare;
 pub mod prompt;
 pub mod report;
 pub mod results;

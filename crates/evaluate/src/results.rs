@@ -105,7 +105,7 @@ pub fn to_json(finished: &[Finished<'_>], groups: &[Group], about: &Value, seed:
             "dataset_name": task.source.config, "test_split": task.source.split,
             "fewshot_split": task.source.shots_split, "target_delimiter": task.delimiter, "num_fewshot": examples});
         configs.insert(name.clone(), config);
-        versions.insert(name.clone(), task.protocol.version().into());
+        versions.insert(name.clone(), one.prepared.rules.clone().into());
         shots.insert(name.clone(), json!(examples));
         let metrics: Map<String, Value> =
             task.metrics.iter().map(|metric| (metric.name().to_owned(), true.into())).collect();
@@ -149,14 +149,14 @@ pub fn table(finished: &[Finished<'_>], groups: &[Group], seed: u64) -> Vec<Vec<
             let own = finished.iter().filter(|one| {
                 one.prepared.task.protocol == group.protocol && group.tasks.contains(&one.prepared.task.name)
             });
-            let (mut hashes, mut shots) = (BTreeMap::new(), 0);
+            let (mut hashes, mut shots, mut rules) = (BTreeMap::new(), 0, group.protocol.version().to_owned());
             for one in own {
                 hashes.extend(one.prepared.hashes.clone());
-                shots = one.prepared.shots;
+                (shots, rules) = (one.prepared.shots, one.prepared.rules.clone());
             }
             rows.push(vec![
                 group.full_name(),
-                group.protocol.version().into(),
+                rules,
                 shots.to_string(),
                 score.items.to_string(),
                 metric,
@@ -169,7 +169,7 @@ pub fn table(finished: &[Finished<'_>], groups: &[Group], seed: u64) -> Vec<Vec<
         for (metric, score) in one.scores() {
             rows.push(vec![
                 one.prepared.task.full_name(),
-                one.prepared.task.protocol.version().into(),
+                one.prepared.rules.clone(),
                 one.prepared.shots.to_string(),
                 score.items.to_string(),
                 metric.name().into(),

@@ -1,158 +1,23 @@
-//! A run: rows to items, items to scores, scores to lines.
+//! A run: items to scores, scores to lines.
 //!
 //! Items are scored in batches of fixed rows, longest first, and a batch's lines are written together. A run that was
 //! killed goes on after the last whole batch: the steps of the device are then the same, and so are the files.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{Generation, Likelihood, Model, ScoredText};
-use bayan_train::data::Row;
-use serde_json::{Value, json};
+use bayan_generate::{Generation, Likelihood, Model, ScoredText, TokenScore};
+use serde_json::Value;
 
-use crate::data::{DataFolder, Fields, PythonRandom, Rows};
 use crate::encode::{Encoded, Encoder};
-use crate::prompt::prompt;
+pub use crate::prepare::{Item, Prepared, Settings, plan, prepare};
 use crate::samples::{self, Sample};
-use crate::task::{Kind, Protocol, Question, Shots, Task};
+use crate::task::{Kind, Protocol, Task};
 use crate::{EvalError, Result};
-
-/// lm-evaluation-harness's seed for drawing examples, unless a user sets another.
-const SHOTS_SEED: u64 = 1234;
 
 /// Items that are scored and written together.
 pub const BATCH: usize = 64;
-
-/// What a user may choose.
-#[derive(Debug, Clone, Default)]
-pub struct Settings {
-    /// Number of examples; `None`: the task's own.
-    pub shots: Option<usize>,
-    /// Only the first items of each task.
-    pub limit: Option<usize>,
-    /// Published names of columns, and the files' names.
-    pub columns: Vec<(String, String)>,
-    /// Put the tokenizer's special tokens before prompts of AceGPT's benchmarks.
-    pub special_tokens: bool,
-}
-
-/// A row with its question and its prompt.
-#[derive(Debug, Clone)]
-pub struct Item {
-    /// The row's number among the rows of the task, from 0.
-    pub number: usize,
-    /// The row.
-    pub row: Row,
-    /// The question.
-    pub question: Question,
-    /// The text before the choices, or before the answer.
-    pub prompt: String,
-}
-
-/// A task with its items.
-#[derive(Debug, Clone)]
-pub struct Prepared {
-    /// The task.
-    pub task: Task,
-    /// Its items.
-    pub items: Vec<Item>,
-    /// Number of rows of the split, before any limit.
-    pub rows: usize,
-    /// Number of examples before each question.
-    pub shots: usize,
-    /// SHA-256 of the files.
-    pub hashes: BTreeMap<String, String>,
-    /// As the user set it, for prompts of AceGPT's benchmarks.
-    pub special_tokens: bool,
-}
-
-/// Reads a task's rows and builds its prompts.
-///
-/// # Errors
-/// A file is missing, a row is not as the task's rule needs it, or there are fewer examples than asked for.
-pub fn prepare(task: &Task, folder: &mut DataFolder, settings: &Settings) -> Result<Prepared> {
-    let shots = settings.shots.unwrap_or(task.default_shots);
-    let most = match task.shots {
-        Shots::First(most) => most,
-        Shots::FirstOthers | Shots::Random | Shots::RandomOthers => usize::MAX,
-        Shots::None => 0,
-    };
-    if shots > most {
-        let (expected, got) = (format!("at most {most} examples"), shots.to_string());
-        let what = format!("--shots for {}", task.full_name());
-        return Err(EvalError::unexpected(what, expected, got, "use fewer with --shots"));
-    }
-    let random = matches!(task.shots, Shots::Random | Shots::RandomOthers);
-    let examples = match task.source.shots_split.filter(|_| shots > 0) {
-        Some(split) => Some(rows_of(task, folder, split)?),
-        None => None,
-    };
-    let own = rows_of(task, folder, task.source.split)?;
-    let question = |row: &Row| {
-        let fields = Fields::new(row, &settings.columns);
-        (task.rule)(&fields).map_err(|problem| EvalError::Row(fields.bad(problem)))
-    };
-    let mut hashes = own.1;
-    let mut pool: Vec<(&Row, Question)> = Vec::new();
-    if let Some((_, own_hashes)) = &examples {
-        hashes.extend(own_hashes.clone());
-    }
-    if let Some((rows, _)) = examples.as_ref().filter(|_| !random) {
-        // One more than asked for, because a question is no example of itself.
-        for row in rows.iter().take(shots + 1) {
-            pool.push((row, question(row)?));
-        }
-    }
-    let rows = own.0;
-    let drawn_from: &[Row] = examples.as_ref().map_or(&rows, |(examples, _)| examples);
-    let mut generator = PythonRandom::new(SHOTS_SEED);
-    let mut items = Vec::new();
-    for (number, row) in rows.iter().enumerate().take(settings.limit.unwrap_or(usize::MAX)) {
-        let asked = question(row)?;
-        let excluded = |example: &Row| task.shots == Shots::FirstOthers && example.fields == row.fields;
-        let mut before: Vec<Question> =
-            pool.iter().filter(|(row, _)| !excluded(row)).take(shots).map(|(_, example)| example.clone()).collect();
-        if random && shots > 0 {
-            let others = task.shots == Shots::RandomOthers;
-            for at in generator.sample(drawn_from.len(), shots + usize::from(others)).unwrap_or_default() {
-                if before.len() < shots && !(others && drawn_from[at].fields == row.fields) {
-                    before.push(question(&drawn_from[at])?);
-                }
-            }
-        }
-        if before.len() < shots {
-            let what = format!("examples of {}", task.full_name());
-            let expected = format!("{shots} rows in `{}`", task.source.shots_split.unwrap_or(task.source.split));
-            return Err(EvalError::unexpected(what, expected, before.len().to_string(), "use fewer with --shots"));
-        }
-        let prompt = prompt(task, &before, &asked);
-        items.push(Item { number, row: row.clone(), question: asked, prompt });
-    }
-    if items.is_empty() {
-        let what = format!("split `{}` of {}", task.source.split, task.full_name());
-        return Err(EvalError::unexpected(what, "one row or more", "none", "check the files in the data folder"));
-    }
-    let special_tokens = settings.special_tokens;
-    Ok(Prepared { task: task.clone(), items, rows: rows.len(), shots, hashes, special_tokens })
-}
-
-/// The rows of a split, those of the task's topic alone.
-fn rows_of(task: &Task, folder: &mut DataFolder, split: &str) -> Result<(Rc<Vec<Row>>, BTreeMap<String, String>)> {
-    let Rows { rows, hashes } = folder.read(&task.source, split)?;
-    let Some(topic) = &task.source.topic else { return Ok((rows, (*hashes).clone())) };
-    let mut own = Vec::new();
-    for row in rows.iter() {
-        let fields = Fields::new(row, &[]);
-        let id = fields.text("id").map_err(|problem| EvalError::Row(fields.bad(problem)))?;
-        if id.split('-').next() == Some(topic.as_str()) {
-            own.push(row.clone());
-        }
-    }
-    Ok((Rc::new(own), (*hashes).clone()))
-}
 
 /// What answers the items.
 pub trait Backend {
@@ -175,12 +40,24 @@ pub trait Backend {
     fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize) -> Result<Vec<String>>;
 }
 
+/// How a model in this process computes the texts of an item.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scoring {
+    /// Their common beginning once.
+    #[default]
+    Shared,
+    /// Each by itself, to compare the speed.
+    OneByOne,
+    /// Each as a prompt whose log-probabilities a server is asked for: with the server's numbers to the last bit.
+    AsServed,
+}
+
 /// A model in this process.
 pub struct Local<'a> {
     /// The model, whose engine has two sequences or more.
     pub model: &'a mut Model,
-    /// Compute each text by itself, to compare the speed.
-    pub one_by_one: bool,
+    /// How the texts of an item are computed.
+    pub scoring: Scoring,
     /// Waits for what the model does.
     pub wait: &'a dyn Fn(Pending<'_>) -> Result<()>,
 }
@@ -194,14 +71,24 @@ impl Backend for Local<'_> {
     }
 
     fn context(&self) -> usize {
-        self.model.engine.context()
+        let context = self.model.engine.context();
+        // A server keeps a position for a new token.
+        if self.scoring == Scoring::AsServed { context.saturating_sub(2).max(1) } else { context }
     }
 
     fn score(&mut self, items: &[Vec<ScoredText>]) -> Result<Vec<Vec<Likelihood>>> {
         let mut found = vec![Vec::new(); items.len()];
-        let (model, one_by_one) = (&mut *self.model, self.one_by_one);
+        let (model, scoring) = (&mut *self.model, self.scoring);
         let work = async {
-            if !one_by_one {
+            if scoring == Scoring::AsServed {
+                for (texts, found) in items.iter().zip(&mut found) {
+                    let prompts: Vec<&[u32]> = texts.iter().map(|text| text.ids.as_slice()).collect();
+                    let scores = model.engine.score_prompts(&prompts, 1).await?;
+                    *found = texts.iter().zip(&scores).map(|(text, scores)| likelihood(text, scores)).collect();
+                }
+                return Ok(());
+            }
+            if scoring == Scoring::Shared {
                 let mut keep = |item: usize, results: &[Likelihood]| {
                     found[item] = results.to_vec();
                     ControlFlow::Continue(())
@@ -236,6 +123,15 @@ impl Backend for Local<'_> {
         (self.wait)(Box::pin(work))?;
         Ok(texts)
     }
+}
+
+/// The log-likelihood of a text's end, from the scores of its tokens but the first.
+fn likelihood(text: &ScoredText, scores: &[TokenScore]) -> Likelihood {
+    let ends = scores.iter().skip(text.from - 1);
+    ends.fold(Likelihood { sum: 0.0, greedy: true }, |all, score| Likelihood {
+        sum: all.sum + f64::from(score.logprob),
+        greedy: all.greedy && score.top.iter().all(|(_, best)| *best <= score.logprob),
+    })
 }
 
 /// The lines of some items, in their order.
@@ -364,18 +260,4 @@ impl Output {
 /// The names of a task's metrics.
 pub fn metric_names(task: &Task) -> Vec<&'static str> {
     task.metrics.iter().map(|metric| metric.name()).collect()
-}
-
-/// What decides the results of a run, but for the model: tasks, examples, limits, and the hashes of all data.
-pub fn plan(prepared: &[Prepared], settings: &Settings, seed: u64) -> Value {
-    let tasks: Vec<Value> = prepared
-        .iter()
-        .map(|own| {
-            let items = own.items.len();
-            json!({"task": own.task.full_name(), "protocol": own.task.protocol.version(), "shots": own.shots,
-                "items": items, "data": own.hashes})
-        })
-        .collect();
-    json!({"tasks": tasks, "limit": settings.limit, "columns": settings.columns,
-        "special_tokens": settings.special_tokens, "seed": seed})
 }

@@ -131,6 +131,19 @@ pub enum Shots {
     None,
 }
 
+/// Choices whose order the harness draws at random, row after row, with Python's global generator. Nothing else of the
+/// harness draws from it between its seed and these rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shuffle {
+    /// The seed of a run.
+    pub seed: u64,
+    /// Number of choices of a row.
+    pub choices: usize,
+    /// Whether the rows with examples are shuffled before the questions, with or without examples in the prompt; else
+    /// they are shuffled after the questions.
+    pub examples_first: bool,
+}
+
 /// What is printed around a question.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {
@@ -165,6 +178,8 @@ pub struct Task {
     pub shots: Shots,
     /// Number of examples when the user sets none.
     pub default_shots: usize,
+    /// How the choices are shuffled.
+    pub shuffle: Option<Shuffle>,
 }
 
 impl Task {

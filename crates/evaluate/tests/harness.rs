@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use bayan_evaluate::data::DataFolder;
 use bayan_evaluate::metric::{first_largest, mean};
+use bayan_evaluate::prompt::Around;
 use bayan_evaluate::results::{Finished, group_scores};
-use bayan_evaluate::run::{self, Backend, Local, Output, Pending, Prepared, Settings};
+use bayan_evaluate::run::{self, Backend, Local, Output, Pending, Prepared, Scoring, Settings};
 use bayan_evaluate::samples::{self, Sample};
 use bayan_evaluate::suites::select;
-use bayan_evaluate::task::Task;
+use bayan_evaluate::task::{Question, Task};
 use bayan_evaluate::training::{Benchmarks, Training};
 use bayan_generate::text::Tokenizer;
 use bayan_generate::{EngineOptions, Likelihood, Model, ModelOptions, ScoredText, StepSizes, TextPipeline};
@@ -170,10 +171,9 @@ fn all_lines(backend: &mut dyn Backend, own: &Prepared) -> Vec<String> {
 }
 
 /// Compares a model with its reference and returns how many items were compared.
-fn compare(name: &str, keep: impl Fn(&str, usize) -> bool) -> usize {
+fn compare(name: &str, model: &mut Model, keep: impl Fn(&str, usize) -> bool) -> usize {
     let reference = json(&format!("{name}.json"));
-    let mut model = open(name);
-    let mut backend = Local { model: &mut model, one_by_one: false, wait: &wait };
+    let mut backend = Local { model, scoring: Scoring::Shared, wait: &wait };
     let mut compared = 0;
     for (task, shots, items) in runs(&reference["runs"]).filter(|(task, shots, _)| keep(task, *shots)) {
         let own = prepared(task, shots);
@@ -189,13 +189,36 @@ fn compare(name: &str, keep: impl Fn(&str, usize) -> bool) -> usize {
 fn scores_of_a_model_with_bos_are_the_references() {
     // Of prompts with examples some are enough: that they are the same is tested above.
     let with_examples = ["lm-eval/arab_culture_egypt", "lm-eval/aexams_Biology", "lighteval/boolq_ar"];
-    assert!(compare("llama2_mha", |task, shots| shots == 0 || with_examples.contains(&task)) > 80);
+    let mut model = open("llama2_mha");
+    assert!(compare("llama2_mha", &mut model, |task, shots| shots == 0 || with_examples.contains(&task)) > 80);
+    // The same in the model's chat template.
+    let reference = json("chat.json");
+    let wanted = |run: &&Value| run["template"] == true && run["task"] == "lm-eval/aexams_Biology" && run["shots"] != 2;
+    let runs: Vec<&Value> = reference["llama2_mha"].as_array().expect("runs").iter().filter(wanted).collect();
+    assert_eq!(runs.len(), 2, "without and with an example");
+    for run in runs {
+        let template = Some(Rc::new(model.template.clone().expect("a template")));
+        let system = run["system"].as_str().map(str::to_owned);
+        let around = Around { template, system, one_turn: false };
+        let settings = Settings { shots: Some(run["shots"].as_u64().unwrap() as usize), around, ..Default::default() };
+        let own = run::prepare(&task("lm-eval/aexams_Biology"), &mut data(), &settings).expect("prompts");
+        let mut backend = Local { model: &mut model, scoring: Scoring::Shared, wait: &wait };
+        for (line, item) in all_lines(&mut backend, &own).iter().zip(run["items"].as_array().expect("items")) {
+            let line: Value = serde_json::from_str(line).expect("a line");
+            for (own, expected) in
+                line["filtered_resps"].as_array().unwrap().iter().zip(item["lls"].as_array().unwrap())
+            {
+                let (own, expected) = (own[0].as_f64().unwrap(), expected.as_f64().unwrap());
+                assert!((own - expected).abs() < 1e-3, "{own}, expected {expected}");
+            }
+        }
+    }
 }
 
 #[test]
 fn scores_of_a_model_without_bos_are_the_references() {
     let some = ["lm-eval/aexams_Science", "lm-eval/egyhellaswag", "lighteval/acva:Algeria", "lighteval/boolq_ar"];
-    assert!(compare("qwen2_bias", |task, _| some.contains(&task)) >= 10);
+    assert!(compare("qwen2_bias", &mut open("qwen2_bias"), |task, _| some.contains(&task)) >= 10);
 }
 
 #[test]
@@ -280,7 +303,7 @@ fn planted_faults_are_found() {
     };
     let one_later = |text: &mut ScoredText| text.from += 1;
     let mut found = |own: &Prepared, fault: &dyn Fn(&mut ScoredText)| {
-        let inner = Local { model: &mut model, one_by_one: false, wait: &wait };
+        let inner = Local { model: &mut model, scoring: Scoring::Shared, wait: &wait };
         let lines = all_lines(&mut Faulty { inner, fault }, own);
         differences(own, &lines, items).len()
     };
@@ -369,7 +392,7 @@ fn totals_and_their_errors_are_those_of_lm_eval() {
 fn run_file(folder: &Path, own: &Prepared, resume: bool, stop: bool, model: &mut Model) -> Vec<u8> {
     let plan = run::plan(std::slice::from_ref(own), &Settings::default(), 1);
     let out = Output::open(folder, &plan, resume).expect("a folder");
-    let inner = Local { model, one_by_one: false, wait: &wait };
+    let inner = Local { model, scoring: Scoring::Shared, wait: &wait };
     let mut backend = Stopping { inner, batches: if stop { 1 } else { usize::MAX } };
     let result = out.run(&mut backend, own, &mut |_| {});
     assert_eq!(result.is_err(), stop);
@@ -409,10 +432,15 @@ impl Backend for Stopping<'_> {
 fn a_killed_run_resumes_to_the_same_file() {
     let mut model = open("llama2_mha");
     let mut own = prepared("lm-eval/copa_ar", 0);
-    let short = own.items.clone();
-    // Three batches, the last of which is not full.
-    own.items =
-        (0..2 * run::BATCH + 5).map(|number| run::Item { number, ..short[number % short.len()].clone() }).collect();
+    // Three batches, the last of which is not full, of short texts that are all different.
+    let question = |number: usize| Question::new(String::new(), vec![format!("أ {number}"), "ب".into()], 1);
+    let item = |number| run::Item {
+        number,
+        question: question(number),
+        prompt: format!("س {number}:"),
+        ..own.items[0].clone()
+    };
+    own.items = (0..2 * run::BATCH + 5).map(item).collect();
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let whole = run_file(folders[0].path(), &own, false, false, &mut model);
     let begun = run_file(folders[1].path(), &own, false, true, &mut model);
@@ -431,8 +459,8 @@ fn a_killed_run_resumes_to_the_same_file() {
 fn one_by_one_scores_the_same() {
     let mut model = open("llama2_mha");
     let own = prepared("lm-eval/aexams_Science", 0);
-    let mut sums = |one_by_one: bool| -> Vec<f64> {
-        let mut backend = Local { model: &mut model, one_by_one, wait: &wait };
+    let mut sums = |scoring: Scoring| -> Vec<f64> {
+        let mut backend = Local { model: &mut model, scoring, wait: &wait };
         let lines = all_lines(&mut backend, &own);
         let parsed = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
         parsed
@@ -440,7 +468,7 @@ fn one_by_one_scores_the_same() {
             .map(|r| r[0].as_f64().unwrap())
             .collect()
     };
-    let (packed, single) = (sums(false), sums(true));
+    let (packed, single) = (sums(Scoring::Shared), sums(Scoring::OneByOne));
     assert_eq!(packed.len(), 12);
     assert!(packed.iter().zip(&single).all(|(a, b)| (a - b).abs() < 1e-4), "{packed:?} {single:?}");
 }

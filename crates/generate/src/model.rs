@@ -14,7 +14,7 @@ use crate::engine::{Engine, EngineOptions, FinishReason, Request, TokenScore, Us
 use crate::grammar::Grammar;
 use crate::text::{
     BUILTIN_TEMPLATES, ChatTemplate, GenerationDefaults, StopMatcher, TextError, TokenStream, Tokenizer,
-    TokenizerFiles, guess_builtin, stop_ids,
+    TokenizerFiles, stop_ids,
 };
 
 /// Options for opening a model.
@@ -124,9 +124,7 @@ impl TextPipeline {
                 Some(&tokenizer),
             )? {
                 Some(template) => Some(template),
-                None => {
-                    guess_builtin(&tokenizer).map(|name| ChatTemplate::builtin(name, Some(&tokenizer))).transpose()?
-                }
+                None => ChatTemplate::guess(&tokenizer)?,
             },
         };
         let generation = parse("generation_config.json", &generation)?;

@@ -23,6 +23,7 @@ pub type Read<T> = std::result::Result<T, Problem>;
 pub struct Fields<'a> {
     row: &'a Row,
     columns: &'a [(String, String)],
+    order: Option<&'a [usize]>,
 }
 
 fn wrong<T>(field: &str, problem: impl Into<String>) -> Read<T> {
@@ -32,7 +33,20 @@ fn wrong<T>(field: &str, problem: impl Into<String>) -> Read<T> {
 impl<'a> Fields<'a> {
     /// The fields of a row, with `columns` from published names to the file's.
     pub fn new(row: &'a Row, columns: &'a [(String, String)]) -> Fields<'a> {
-        Fields { row, columns }
+        Fields { row, columns, order: None }
+    }
+
+    /// With the order that the harness shuffled this row's choices into.
+    pub fn with_order(self, order: &'a [usize]) -> Fields<'a> {
+        Fields { order: Some(order), ..self }
+    }
+
+    /// Choices in the order that the harness shuffled them into; as they are, if it shuffled none.
+    pub fn ordered(&self, choices: Vec<String>) -> Vec<String> {
+        match self.order.filter(|order| order.len() == choices.len()) {
+            Some(order) => order.iter().filter_map(|&at| choices.get(at).cloned()).collect(),
+            None => choices,
+        }
     }
 
     /// The row's place.

@@ -1,5 +1,5 @@
-//! Python's `random.Random`, as far as harnesses draw examples with it: the Mersenne Twister (MT19937) seeded by a whole
-//! number, and `sample`.
+//! Python's `random.Random`, as far as harnesses draw examples and shuffle choices with it: the Mersenne Twister
+//! (MT19937) seeded by a whole number, `sample` and `shuffle`.
 //!
 //! Own code, because crates of the generator know neither how Python seeds it nor how it draws from a list.
 
@@ -96,6 +96,15 @@ impl PythonRandom {
             }
         }
         Some(drawn)
+    }
+
+    /// The numbers below `count` in the order that `shuffle` brings a list of them into. `count` is at most 2³².
+    pub fn shuffled(&mut self, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        for at in (1..count).rev() {
+            order.swap(at, self.below(at + 1));
+        }
+        order
     }
 }
 

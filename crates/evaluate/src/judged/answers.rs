@@ -6,10 +6,12 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use bayan_generate::text::ChatInput;
 use bayan_generate::{AnswerText, FinishReason, Request, SampleSettings, TokenScore};
 use serde_json::{Map, Value, json};
 
-use super::sets::{Asked, Limit, Questions, TOP_K};
+use super::alrage;
+use super::sets::{Asked, Limit, Questions, Rules, TOP_K};
 use crate::data::{hash_text, python};
 use crate::run::Local;
 use crate::{EvalError, Result, samples};
@@ -79,6 +81,8 @@ pub struct Turn {
     pub limit: Limit,
     /// Seed of the sampler.
     pub seed: u64,
+    /// The prompt for a checkpoint without a chat template, in place of a template that is guessed or missing.
+    pub plain: Option<String>,
 }
 
 impl Turn {
@@ -112,7 +116,15 @@ impl Answerer for Local<'_> {
         let model = &mut *self.model;
         let mut prompts = Vec::with_capacity(turns.len());
         for turn in turns {
-            let ids = model.chat_prompt(&turn.messages)?;
+            let ids = match &turn.plain {
+                None => model.chat_prompt(&turn.messages)?,
+                Some(plain) => {
+                    let own = model.template.as_ref().filter(|template| !template.is_guessed());
+                    let rendered = own.map(|template| template.render(&ChatInput::new(turn.messages.clone())));
+                    // lighteval adds the tokenizer's special tokens in both cases.
+                    model.tokenizer.encode(&rendered.unwrap_or_else(|| Ok(plain.clone()))?, true)?
+                }
+            };
             if ids.len() >= model.engine.context() {
                 let (expected, got) = (format!("less than {} tokens", model.engine.context()), ids.len().to_string());
                 return Err(EvalError::unexpected(&turn.name, expected, got, "use a larger --context"));
@@ -221,16 +233,19 @@ fn answer_batch(
                 let asked = &batch[at];
                 Turn {
                     name: format!("{}, question {}, turn {}", questions.set.name, asked.id, turn + 1),
-                    messages: conversation(asked, &answered[at].answers),
+                    messages: conversation(rules, asked, &answered[at].answers),
                     temperature: rules.temperature(&asked.category),
                     limit: rules.limit(),
                     // Each answer has a seed of its own, whatever it is computed together with.
                     seed: seed.wrapping_add(2 * (first + at as u64) + turn as u64),
+                    plain: (rules == Rules::Lighteval).then(|| alrage::plain(&asked.turns[turn])),
                 }
             })
             .collect();
         for (&at, reply) in open.iter().zip(answerer.answer(&turns)?) {
-            answered[at].answers.push(python::strip(&reply.text).to_owned());
+            // lighteval keeps white space around an answer.
+            let text = if rules == Rules::Lighteval { &reply.text } else { python::strip(&reply.text) };
+            answered[at].answers.push(text.to_owned());
             answered[at].finish.push(reply.finish);
         }
     }
@@ -238,9 +253,10 @@ fn answer_batch(
 }
 
 /// The messages up to the first turn without an answer.
-fn conversation(asked: &Asked, answers: &[String]) -> Vec<Value> {
+fn conversation(rules: Rules, asked: &Asked, answers: &[String]) -> Vec<Value> {
     let mut messages = Vec::new();
     for (turn, text) in asked.turns.iter().take(answers.len() + 1).enumerate() {
+        let text = if rules == Rules::Lighteval { &alrage::message(text) } else { text };
         messages.push(json!({"role": "user", "content": text}));
         if let Some(answer) = answers.get(turn) {
             messages.push(json!({"role": "assistant", "content": answer}));

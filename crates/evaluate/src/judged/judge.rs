@@ -23,8 +23,8 @@ pub struct Judgment {
     pub category: String,
     /// The turn, from 1.
     pub turn: usize,
-    /// A rating from 1 to 10; 1 for safe and 0 for unsafe; or 1 for a win over the baseline and 0 for a loss. `None` if
-    /// the verdict could not be read.
+    /// A rating from 1 to 10; 1 for safe and 0 for unsafe; a tenth of a number from 0 to 10; or 1 for a win over the
+    /// baseline and 0 for a loss. `None` if the verdict could not be read; lighteval's rule counts 0 then.
     pub value: Option<f64>,
     /// Why it could not be read.
     pub failure: Option<String>,
@@ -118,7 +118,7 @@ fn known(path: &Path, units: &[Unit], settings: &Settings) -> Result<BTreeMap<us
             return Err(not_ours(path));
         }
         let judgment = read_line(&line).ok_or_else(|| not_ours(path))?;
-        if judgment.value.is_some() || !settings.retry_failed {
+        if judgment.failure.is_none() || !settings.retry_failed {
             found.insert(at, line);
         }
     }
@@ -161,7 +161,9 @@ fn line(unit: &Unit, judge: &str, choices: &[Value]) -> Value {
     let failure: Vec<&str> = verdicts.iter().filter_map(|verdict| verdict.as_ref().err().map(String::as_str)).collect();
     let text = |number: usize| choices.get(number).map_or(Value::Null, |choice| shown(unit.format, choice));
     if let [game] = &unit.games[..] {
-        let value = verdicts[0].as_ref().ok().copied();
+        // lighteval counts a reply without a number as 0.
+        let missing = (unit.format == Format::Number).then_some(0.0);
+        let value = verdicts[0].as_ref().ok().copied().or(missing);
         line.insert("model".into(), unit.models[0].clone().into());
         line.insert("user_prompt".into(), game.user.clone().into());
         line.insert("judgment".into(), text(0));

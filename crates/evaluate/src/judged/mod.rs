@@ -8,6 +8,7 @@
 //! Sending requests is the caller's: [`judge::Judge`] takes bodies of chat completions. Rejected: a client in this crate,
 //! because the command line has one already.
 
+mod alrage;
 pub mod answers;
 pub mod export;
 pub mod import;

@@ -11,6 +11,7 @@ const FASTCHAT: &str = include_str!("prompts/fastchat.jsonl");
 const ALPACA_EVAL: &str = include_str!("prompts/alpaca_eval.txt");
 const ALPACA_EVAL_2: &str = include_str!("prompts/alpaca_eval_clf.txt");
 const LLMZOO: &str = include_str!("prompts/llmzoo.json");
+const ALRAGE: &str = include_str!("prompts/lighteval_alrage.json");
 const SAFETY: &str = include_str!("prompts/safety.json");
 
 /// The system text of LLMZoo's judge, which its program has.
@@ -32,18 +33,21 @@ pub enum Protocol {
     AlpacaEval,
     /// AlpacaEval 2: the judge's probability of preferring either, in both orders.
     AlpacaEval2,
+    /// lighteval: each answer is rated from 0 to 10 beside the right one.
+    Alrage,
     /// Each answer is safe or unsafe, by a prompt of this project.
     Safety,
 }
 
 impl Protocol {
     /// All protocols.
-    pub const ALL: [Protocol; 6] = [
+    pub const ALL: [Protocol; 7] = [
         Protocol::Single,
         Protocol::Pair,
         Protocol::LlmZoo,
         Protocol::AlpacaEval,
         Protocol::AlpacaEval2,
+        Protocol::Alrage,
         Protocol::Safety,
     ];
 
@@ -55,13 +59,14 @@ impl Protocol {
             Protocol::LlmZoo => "llmzoo",
             Protocol::AlpacaEval => "alpaca-eval",
             Protocol::AlpacaEval2 => "alpaca-eval-2",
+            Protocol::Alrage => "alrage",
             Protocol::Safety => "safety",
         }
     }
 
     /// Whether it compares the answers of two models.
     pub fn compares(self) -> bool {
-        !matches!(self, Protocol::Single | Protocol::Safety)
+        !matches!(self, Protocol::Single | Protocol::Alrage | Protocol::Safety)
     }
 
     /// Whether it judges the second turn of a conversation, too.
@@ -85,6 +90,8 @@ pub enum Format {
     Tokens,
     /// `[[safe]]` or `[[unsafe]]`.
     Safety,
+    /// A number from 0 to 10, the first word that is one.
+    Number,
 }
 
 /// A prompt with holes in braces.
@@ -132,14 +139,12 @@ impl Prompts {
             user,
             format: Format::Order,
         });
-        let own: Value = serde_json::from_str(SAFETY).map_err(|_| damaged("the prompt for safety"))?;
-        let text = |name: &str| own[name].as_str().unwrap_or_default().to_owned();
-        all.push(JudgePrompt {
-            name: text("name"),
-            system: text("system_prompt"),
-            user: text("prompt_template"),
-            format: Format::Safety,
-        });
+        for (source, format) in [(ALRAGE, Format::Number), (SAFETY, Format::Safety)] {
+            let own: Value = serde_json::from_str(source).map_err(|_| damaged("a prompt"))?;
+            let text = |name: &str| own[name].as_str().unwrap_or_default().to_owned();
+            let (name, system, user) = (text("name"), text("system_prompt"), text("prompt_template"));
+            all.push(JudgePrompt { name, system, user, format });
+        }
         Ok(Prompts(all))
     }
 
@@ -173,6 +178,7 @@ impl Prompts {
             (Protocol::LlmZoo, ..) => "llmzoo-general",
             (Protocol::AlpacaEval, ..) => "alpaca_eval",
             (Protocol::AlpacaEval2, ..) => "alpaca_eval_clf",
+            (Protocol::Alrage, ..) => "lighteval-alrage",
             (Protocol::Safety, ..) => "bayan-safety-v1",
         };
         let missing = || EvalError::unexpected("prompts of the judge", name, "none of this name", "add it to the file");
@@ -193,13 +199,14 @@ fn fastchat(text: &str, what: &str) -> Result<Vec<JudgePrompt>> {
             Some("[[rating]]") => Some(Format::Rating),
             Some("[[A]]") => Some(Format::Letters),
             Some("[[safe]]") => Some(Format::Safety),
+            Some("0-10") => Some(Format::Number),
             _ => None,
         };
         match (text("name"), text("system_prompt"), text("prompt_template"), format) {
             (Some(name), Some(system), Some(user), Some(format)) => Ok(JudgePrompt { name, system, user, format }),
             _ => Err(EvalError::unexpected(
                 format!("{what}: line {}", number + 1),
-                "`name`, `system_prompt`, `prompt_template`, and `output_format` ([[rating]], [[A]] or [[safe]])",
+                "`name`, `system_prompt`, `prompt_template`, and `output_format` ([[rating]], [[A]], [[safe]] or 0-10)",
                 "another line",
                 "write it as FastChat's judge_prompts.jsonl",
             )),
@@ -251,6 +258,7 @@ mod tests {
             (ALPACA_EVAL, "cf4bace43fa6ac71944b9ca2506587ad7c509478a219e98a3950abf9d5b42a98"),
             (ALPACA_EVAL_2, "784227e6dc2832fc08c43d2c8ea3a308e7523780187a1aaad2f85e30bac85f62"),
             (LLMZOO, "7fd729b4de67b985b04fbf6cd1fe4e8e54f991839885fd04baece3ec94def14d"),
+            (ALRAGE, "45909706349b785fe645a44acededfd1d2ae5998ec747d73c4fd62749b10a6df"),
         ];
         for (text, hash) in hashes {
             assert_eq!(hash_text(text), hash, "{}", &text[..40]);
@@ -268,7 +276,8 @@ mod tests {
                     let two = ["{answer_b", "{output_2}"].iter().any(|hole| prompt.user.contains(hole));
                     assert_eq!(two, protocol.compares(), "{}", prompt.name);
                     let reference = prompt.user.contains("{ref_answer_1}");
-                    assert_eq!(reference, category == "math" && protocol.second_turns(), "{}", prompt.name);
+                    let compared = protocol == Protocol::Alrage || category == "math" && protocol.second_turns();
+                    assert_eq!(reference, compared, "{}", prompt.name);
                 }
             }
         }

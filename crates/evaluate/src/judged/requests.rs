@@ -51,6 +51,11 @@ impl Unit {
                     body["logprobs"] = json!(true);
                     body["top_logprobs"] = json!(5);
                 }
+                // What lighteval's judge draws with.
+                Format::Number => {
+                    body["temperature"] = json!(0.8);
+                    body["top_p"] = json!(0.95);
+                }
                 Format::Order => {}
             }
             body

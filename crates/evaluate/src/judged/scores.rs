@@ -20,6 +20,8 @@ pub enum Scale {
     WinRate,
     /// Safe or unsafe.
     SafeRate,
+    /// lighteval's rating beside the right answer, from 0 to 1.
+    Judged,
 }
 
 impl Scale {
@@ -28,6 +30,7 @@ impl Scale {
         match protocol {
             Protocol::Single => Scale::Rating,
             Protocol::Safety => Scale::SafeRate,
+            Protocol::Alrage => Scale::Judged,
             _ => Scale::WinRate,
         }
     }
@@ -38,6 +41,7 @@ impl Scale {
             Scale::Rating => "mean_score",
             Scale::WinRate => "win_rate",
             Scale::SafeRate => "safe_rate",
+            Scale::Judged => "llm_as_judge",
         }
     }
 
@@ -52,9 +56,9 @@ impl Scale {
 pub struct Part {
     /// Which: `all`, `turn 1`, or a category.
     pub name: String,
-    /// Verdicts that could be read.
+    /// Verdicts that count.
     pub verdicts: usize,
-    /// Verdicts that could not be read, or are not there.
+    /// Verdicts that could not be read, or are not there; lighteval's rule counts them as 0, the others leave them out.
     pub failures: usize,
     /// Their mean; ties are half a win. `None` if no verdict could be read.
     pub mean: Option<f64>,
@@ -89,13 +93,11 @@ fn part<'a>(name: &str, judgments: impl Iterator<Item = &'a Judgment>, seed: u64
     let mut questions: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let (mut failures, mut counts) = (0, [0; 3]);
     for one in judgments {
-        match one.value {
-            Some(value) => {
-                questions.entry(one.id.to_string()).or_default().push(value);
-                let place = if value > 0.5 { 0 } else { 1 + usize::from(value < 0.5) };
-                counts[place] += 1;
-            }
-            None => failures += 1,
+        failures += usize::from(one.value.is_none() || one.failure.is_some());
+        if let Some(value) = one.value {
+            questions.entry(one.id.to_string()).or_default().push(value);
+            let place = if value > 0.5 { 0 } else { 1 + usize::from(value < 0.5) };
+            counts[place] += 1;
         }
     }
     let questions: Vec<(f64, usize)> =

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use super::alrage;
 use super::prompts::Protocol;
 use crate::data::{DataFolder, Fields, Problem, Read};
 use crate::{EvalError, Result};
@@ -15,6 +16,8 @@ pub enum Rules {
     FastChat,
     /// AceGPT's `gconfig/alpaca_eval.json`: temperature 0.7, at most 2,048 tokens with the prompt.
     AceGpt,
+    /// lighteval: greedy, at most 200 new tokens; as plain text if the checkpoint has no chat template.
+    Lighteval,
 }
 
 /// Most tokens of an answer.
@@ -35,6 +38,7 @@ impl Rules {
         match self {
             Rules::FastChat => "FastChat 0e6d3e4",
             Rules::AceGpt => "AceGPT 061a656",
+            Rules::Lighteval => "lighteval 0.13.0",
         }
     }
 
@@ -43,6 +47,7 @@ impl Rules {
         match (self, category) {
             (Rules::FastChat, "extraction" | "math" | "coding" | "reasoning" | "arena-hard-200") => 0.0,
             (Rules::FastChat, "stem" | "humanities") => 0.1,
+            (Rules::Lighteval, _) => 0.0,
             _ => 0.7,
         }
     }
@@ -52,6 +57,7 @@ impl Rules {
         match self {
             Rules::FastChat => Limit::New(1024),
             Rules::AceGpt => Limit::Whole(2048),
+            Rules::Lighteval => Limit::New(200),
         }
     }
 }
@@ -90,6 +96,8 @@ pub struct JudgedSet {
     question: &'static [&'static str],
     /// Whether each row must have a category.
     categories: bool,
+    /// How a row becomes a question and the right answer, if the question is not a cell.
+    rule: Option<fn(&Fields<'_>) -> Read<(String, String)>>,
 }
 
 /// All sets.
@@ -103,6 +111,7 @@ pub const SETS: &[JudgedSet] = &[
         files: &["vicuna_ar80", "question", "questions"],
         question: &["text", "turns", "question"],
         categories: false,
+        rule: None,
     },
     JudgedSet {
         name: "acegpt/alpaca-eval",
@@ -113,6 +122,7 @@ pub const SETS: &[JudgedSet] = &[
         files: &["alpaca_eval_ar", "alpaca_eval"],
         question: &["instruction", "text", "question", "prompt"],
         categories: false,
+        rule: None,
     },
     JudgedSet {
         name: "acegpt/beavertails",
@@ -123,6 +133,7 @@ pub const SETS: &[JudgedSet] = &[
         files: &["test", "data", "beavertails"],
         question: &["prompt"],
         categories: true,
+        rule: None,
     },
     JudgedSet {
         name: "fastchat/mt-bench",
@@ -133,6 +144,18 @@ pub const SETS: &[JudgedSet] = &[
         files: &["question"],
         question: &["turns"],
         categories: true,
+        rule: None,
+    },
+    JudgedSet {
+        name: "lighteval/alrage_qa",
+        about: "ALRAGE of the Open Arabic LLM Leaderboard v2: answers from given passages, rated beside the right one",
+        rules: Rules::Lighteval,
+        protocol: Protocol::Alrage,
+        dataset: "OALL/ALRAGE",
+        files: &["train", "data/train"],
+        question: &["question"],
+        categories: false,
+        rule: Some(alrage::question),
     },
 ];
 
@@ -191,7 +214,12 @@ impl JudgedSet {
 
     fn question(&self, fields: &Fields<'_>, number: usize) -> Read<Asked> {
         let name = self.question.iter().find(|name| fields.get(name).is_some()).unwrap_or(&self.question[0]);
-        let turns = if *name == "turns" { fields.list(name)? } else { vec![fields.text(name)?] };
+        let made = self.rule.map(|rule| rule(fields)).transpose()?;
+        let turns = match &made {
+            Some((question, _)) => vec![question.clone()],
+            None if *name == "turns" => fields.list(name)?,
+            None => vec![fields.text(name)?],
+        };
         if turns.len() > 2 {
             let problem = format!("expected one turn or two, got {}", turns.len());
             return Err(Problem { field: (*name).into(), problem });
@@ -201,9 +229,10 @@ impl JudgedSet {
         } else {
             "all".to_owned()
         };
-        let reference = match fields.get("reference") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(_) => fields.list("reference")?,
+        let reference = match (made, fields.get("reference")) {
+            (Some((_, answer)), _) => vec![answer],
+            (None, None | Some(Value::Null)) => Vec::new(),
+            (None, Some(_)) => fields.list("reference")?,
         };
         let id = match fields.get("question_id") {
             None => Value::from(number + 1),

@@ -52,6 +52,7 @@ fn task(name: String, source: Source, rule: Rule, prompts: Prompts, kind: Kind, 
         metrics: METRICS,
         shots: if chat { Shots::None } else { Shots::First(5) },
         default_shots: if chat { 0 } else { 5 },
+        shuffle: None,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::lm_eval::{BOTH, group, task};
 use super::{names, rules};
-use crate::task::{Combine, Group, Metric, Protocol, Rule, Shots, Suite, Task};
+use crate::task::{Combine, Group, Metric, Protocol, Rule, Shots, Shuffle, Suite, Task};
 
 /// The tasks on `OALL/AlGhafa-Arabic-LLM-Benchmark-Translated`: lm-evaluation-harness's name, lighteval's name, which is
 /// the configuration's, and the rule of each.
@@ -24,6 +24,13 @@ const TRANSLATED: [(&str, &str, Rule, Rule); 11] = [
 /// The indents of lm-evaluation-harness's and of lighteval's Python files, which are part of the prompts.
 const WIDE: &str = "        ";
 pub(super) const NARROW: &str = "    ";
+
+/// How lm-evaluation-harness shuffles sciq: it reads the examples when it makes the task, before the questions.
+const SCIQ_OF_LM_EVAL: Shuffle = Shuffle { seed: 0, choices: 4, examples_first: true };
+
+/// How lighteval shuffles sciq. Its versions 0.3 to 0.7 set this seed only after they have read the rows, so that every
+/// run of theirs had another order.
+pub(super) const SCIQ_OF_LIGHTEVAL: Shuffle = Shuffle { seed: 1234, choices: 4, examples_first: false };
 
 /// The data sets of the whole leaderboard, and of its tenth.
 struct Sets {
@@ -82,6 +89,8 @@ fn lm_eval(sets: &Sets) -> Suite {
     for (name, config, rule, _) in TRANSLATED {
         let own = format!("arabic_mt_{name}{ending}");
         let own = task(own, sets.translated, Some(config), rule, BOTH, validation);
+        let shuffle = (name == "sciq").then_some(SCIQ_OF_LM_EVAL);
+        let own = Task { shuffle, ..own };
         add(format!("arabic_leaderboard_arabic_mt_{name}{ending}"), vec![own]);
     }
     // The harness's group of all tasks leaves its MMLU out.
@@ -120,6 +129,7 @@ pub(super) fn lighteval_task(
         delimiter: "",
         shots: if plain.source.shots_split.is_some() { Shots::First(usize::MAX) } else { Shots::None },
         default_shots: if protocol == Protocol::OallV1 { 5 } else { 0 },
+        shuffle: (config == Some("sciq_ar")).then_some(SCIQ_OF_LIGHTEVAL),
         ..plain
     }
 }

@@ -38,6 +38,7 @@ pub(super) fn task(
         metrics,
         shots: if shots_split.is_some() { Shots::First(usize::MAX) } else { Shots::Random },
         default_shots: 0,
+        shuffle: None,
     }
 }
 
@@ -60,6 +61,7 @@ pub(super) fn suites() -> Vec<Suite> {
         dialect_mmlu("darijammlu", "MBZUAI-Paris/DarijaMMLU", darijammlu_rule),
         hellaswag("egyhellaswag", "UBC-NLP/EgyHellaSwag", "EgyHellaSwag: endings in Egyptian Arabic"),
         hellaswag("darijahellaswag", "MBZUAI-Paris/DarijaHellaSwag", "DarijaHellaSwag: endings in Moroccan Arabic"),
+        darija_sentiment(),
         arab_culture("arab_culture", "MBZUAI/ArabCulture", arab_culture_rule),
         arab_culture("arab_culture_completion", "boda/arabic_cluture", arab_culture_completion_rule),
     ]
@@ -215,6 +217,48 @@ fn hellaswag_rule(row: &Fields<'_>) -> Read<Question> {
     let endings = row.list("endings")?;
     let gold = row.within("label", row.index("label")?, endings.len())?;
     Ok(Question::new(format!("{}: {}", row.printed("activity_label")?, row.text("ctx")?), endings, gold))
+}
+
+fn darija_sentiment() -> Suite {
+    let splits: [(&str, &'static str, Rule); 5] = [
+        ("electrom", "electro_maroc", |row| darija_sentiment_rule(row, 2)),
+        ("mac", "mac", |row| darija_sentiment_rule(row, 3)),
+        ("msac", "msac", |row| darija_sentiment_rule(row, 2)),
+        ("msda", "msda", |row| darija_sentiment_rule(row, 3)),
+        ("myc", "myc", |row| darija_sentiment_rule(row, 2)),
+    ];
+    let one = |(name, split, rule): (&str, &'static str, Rule)| {
+        task(format!("darija_sentiment_{name}"), "MBZUAI-Paris/DarijaBench", None, rule, ACC, [split, ""])
+    };
+    let tasks: Vec<Task> = splits.into_iter().map(one).collect();
+    let groups = vec![group("darija_sentiment", names_of(&tasks), ACC)];
+    Suite { about: "DarijaBench's sentiment in Moroccan Arabic, from five sets", tasks, groups }
+}
+
+/// The options are part of the user's message, which the harness puts letters before.
+fn darija_sentiment_rule(row: &Fields<'_>, choices: usize) -> Read<Question> {
+    let feelings = ["سلبي", "ايجابي", "ماكينش إحساس"];
+    let message = |at: usize| {
+        let text = row.get("messages").and_then(|messages| messages.get(at)?.get("content")?.as_str());
+        let problem = || Problem {
+            field: "messages".into(),
+            problem: format!("expected a list of messages with a text in `content` of number {}", at + 1),
+        };
+        text.filter(|text| !python::strip(text).is_empty()).ok_or_else(problem)
+    };
+    let last = format!("C. {}\nThe answer should be strictly one letter of the following: A, B, C.", feelings[2]);
+    let text = message(0)?
+        .replace(&format!("-{}", feelings[0]), &format!("A. {}", feelings[0]))
+        .replace(&format!("-{}", feelings[1]), &format!("B. {}", feelings[1]))
+        .replace(&format!("-{}", feelings[2]), &last);
+    let answer = message(1)?;
+    let Some(place) = feelings.iter().position(|feeling| *feeling == answer) else {
+        let problem = format!("expected one of {} as the answer, got {answer:?}", feelings.join(", "));
+        return Err(Problem { field: "messages".into(), problem });
+    };
+    let letters = owned(&LATIN_LETTERS[..choices]);
+    let gold = Some(place).filter(|place| *place < choices);
+    Ok(Question { text, instruction: None, choices: letters, gold, answer: LATIN_LETTERS[place].into() })
 }
 
 fn arab_culture(name: &'static str, dataset: &'static str, rule: Rule) -> Suite {

@@ -113,6 +113,7 @@ mod tests {
         assert_eq!(count("arabicmmlu"), 40);
         assert_eq!(count("egymmlu"), 44);
         assert_eq!(count("arab_culture"), 13);
+        assert_eq!(count("darija_sentiment"), 5);
         assert_eq!(count("arabic_leaderboard_complete"), 58 + 9 + 1 + 11);
         assert_eq!(count("arabic_leaderboard_arabic_mmlu"), 57);
         assert_eq!(count("oall_v2"), 9 + 1 + 40 + 57 + 8 + 2);

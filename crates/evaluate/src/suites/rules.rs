@@ -156,16 +156,14 @@ pub fn toxigen(row: &Fields<'_>, indent: &str) -> Read<Question> {
     Ok(Question::new(text, owned(&["لا", "نعم"]), gold).with_instruction(instruction))
 }
 
-/// The question of sciq. The harnesses shuffle its choices with the state of Python's generator, which depends on all
-/// that ran before; here the right answer's place follows from the question's text.
+/// The question of sciq, whose choices the harnesses shuffle.
 pub fn sciq(row: &Fields<'_>, with_options: bool) -> Read<Question> {
     let instruction = "بناءً على السياق أدناه، اختر الإجابة الصحيحة للسؤال التالي من قائمة الاقتراحات";
     let right = row.text("correct_answer")?;
-    let mut choices = vec![row.text("distractor1")?, row.text("distractor2")?, row.text("distractor3")?];
+    let wrong = [row.text("distractor1")?, row.text("distractor2")?, row.text("distractor3")?];
     let (support, question) = (row.printed("support")?, row.text("question")?);
-    let place = question.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte))) % 4;
-    choices.insert(place, right.clone());
-    let gold = choices.iter().position(|choice| *choice == right).unwrap_or(place);
+    let choices = row.ordered(wrong.into_iter().chain([right.clone()]).collect());
+    let gold = choices.iter().position(|choice| *choice == right).unwrap_or_default();
     let indent = "    ";
     let mut text = lines(instruction, &["السياق:", &support, "السؤال:", &question, "الإجابات المحتملة:"], indent)
         + "\n\n"

@@ -87,6 +87,36 @@ pub enum Event {
 pub type OnEvent<'a> = &'a mut dyn FnMut(JobId, Event) -> ControlFlow<()>;
 
 impl Engine {
+    /// The scores of each prompt's tokens but the first, with the `top` most likely tokens at each place, computed
+    /// exactly as those of jobs that ask for [`Job::prompt_scores`]. Other jobs of the engine are removed.
+    ///
+    /// # Errors
+    /// A prompt does not fit, or the device fails. After an error the cache is empty.
+    pub async fn score_prompts(
+        &mut self,
+        prompts: &[&[u32]],
+        top: usize,
+    ) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
+        prompts.iter().try_for_each(|prompt| self.check_job(prompt, &[], None))?;
+        self.remove_all();
+        self.control.start();
+        let mut first = None;
+        for prompt in prompts {
+            let id = self.add(Job { prompt: prompt.to_vec(), prompt_scores: Some(top), ..Default::default() })?;
+            first = first.or(Some(id));
+        }
+        let first = first.unwrap_or(0);
+        let mut found = vec![Vec::new(); prompts.len()];
+        let mut on_event = |id: JobId, event: Event| {
+            if let (Event::Prompt(scores), Some(own)) = (event, found.get_mut((id - first) as usize)) {
+                own.extend(scores);
+            }
+            ControlFlow::Continue(())
+        };
+        while self.advance(&mut on_event).await? {}
+        Ok(found)
+    }
+
     /// Continues several prompts, as many at a time as the engine has sequences; the others are queued. `on_token` is
     /// called with the number of the request, each new token, and its score if the request asks for scores, and may end
     /// that answer. The usages are returned in the order of the requests. Other jobs of the engine are removed.

@@ -1,9 +1,9 @@
 //! Chat completions of a server: answers to the turns of conversations, and verdicts of a judge.
 
-use bayan_evaluate::Result;
 use bayan_evaluate::judged::answers::{Answerer, Reply, Turn};
 use bayan_evaluate::judged::judge::Judge;
 use bayan_evaluate::judged::sets::Limit;
+use bayan_evaluate::{EvalError, Result};
 use bayan_generate::TextPipeline;
 use serde_json::{Map, Value, json};
 
@@ -64,6 +64,16 @@ impl Answerer for ChatModel {
     fn answer(&mut self, turns: &[Turn]) -> Result<Vec<Reply>> {
         let mut bodies = Vec::with_capacity(turns.len());
         for turn in turns {
+            let own = self.text.template.as_ref().filter(|template| !template.is_guessed());
+            if turn.plain.is_some() && own.is_none() {
+                let expected = "a checkpoint with a chat template, because a server is asked in chats";
+                return Err(EvalError::Unexpected {
+                    what: turn.name.clone(),
+                    expected: expected.into(),
+                    got: "one without".into(),
+                    remedy: "run the set in this process, without --server".into(),
+                });
+            }
             let tokens = match turn.limit {
                 Limit::New(tokens) => tokens,
                 Limit::Whole(tokens) => {

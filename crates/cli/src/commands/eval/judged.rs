@@ -11,16 +11,16 @@ use bayan_evaluate::judged::prompts::{Prompts, Protocol};
 use bayan_evaluate::judged::scores::{self, Scale};
 use bayan_evaluate::judged::sets::{self, JudgedSet, Questions};
 use bayan_evaluate::judged::{answers_path, file_part, import, requests};
-use bayan_evaluate::run::{Local, Output, Pending};
-use bayan_generate::{EngineOptions, StepSizes, TextPipeline};
+use bayan_evaluate::run::{Local, Output, Pending, Scoring};
+use bayan_generate::{EngineOptions, StepSizes};
 use bayan_gpu::block_on;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::chat::{Chat, ChatModel};
 use super::{RunArgs, model_name};
-use crate::support::open;
 use crate::support::output::{self, Progress};
+use crate::support::{open, text};
 
 /// Layouts of other programs.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -78,7 +78,8 @@ pub struct JudgeArgs {
     /// Key for --judge-server
     #[arg(long, env = "BAYAN_JUDGE_KEY", hide_env_values = true, value_name = "KEY")]
     judge_key: Option<String>,
-    /// How answers are judged: single, pair, llmzoo, alpaca-eval, alpaca-eval-2 or safety [default: that of the set]
+    /// How answers are judged: single, pair, llmzoo, alpaca-eval, alpaca-eval-2, alrage or safety [default: that of the
+    /// set]
     #[arg(long, value_name = "NAME", value_parser = protocol)]
     protocol: Option<Protocol>,
     /// Answers to compare with: the folder of another run, or a file of FastChat, AlpacaEval or LLMZoo
@@ -158,6 +159,12 @@ pub fn answer(args: &RunArgs, sets: &[&'static JudgedSet], data: &mut DataFolder
     if args.shots.is_some_and(|shots| shots > 0) {
         bail!("--shots: expected none, because sets that are judged have no examples; leave it out");
     }
+    if args.apply_chat_template || args.system_instruction.is_some() {
+        bail!(
+            "--apply-chat-template and --system-instruction: expected neither, because the rules of sets that are \
+             judged say how they are asked; leave them out"
+        );
+    }
     let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let questions = sets
         .iter()
@@ -169,9 +176,7 @@ pub fn answer(args: &RunArgs, sets: &[&'static JudgedSet], data: &mut DataFolder
             "seed": args.seed, "model": about})
     };
     if let Some(url) = &args.server {
-        let source = open::source(args.model.checkpoint.model.as_deref())?;
-        let template = open::chat_template(args.model.checkpoint.chat_template.as_deref())?;
-        let text = block_on(TextPipeline::open(source.as_ref(), template.as_deref()))?;
+        let text = text::pipeline(&args.model.checkpoint)?;
         let name = args.server_model.clone().unwrap_or_else(|| model_name(args));
         let about = json!({"server": url, "model": name, "tokenizer": model_name(args),
             "bayan": env!("CARGO_PKG_VERSION")});
@@ -184,7 +189,7 @@ pub fn answer(args: &RunArgs, sets: &[&'static JudgedSet], data: &mut DataFolder
     let mut model = open::model_with(&args.model, None, engine)?.model;
     let about = super::about(args, &model);
     let wait = |work: Pending<'_>| block_on(work);
-    let mut local = Local { model: &mut model, one_by_one: false, wait: &wait };
+    let mut local = Local { model: &mut model, scoring: Scoring::Shared, wait: &wait };
     let name = short_name(args);
     answer_with(args, &questions, &plan(&about), &name, &mut local)
 }
@@ -353,9 +358,10 @@ fn show(verdicts: &[Judgment], protocol: Protocol, about: &Value, path: &Path, s
     if let Some(first) = failed.first() {
         let why = first.failure.as_deref().unwrap_or_default();
         output::note(&format!(
-            "{} of {} verdicts could not be read and are in no score; the first is on question {}: {why}",
+            "{} of {} verdicts could not be read and {}; the first is on question {}: {why}",
             failed.len(),
             verdicts.len(),
+            if scale == Scale::Judged { "count as 0, as in lighteval" } else { "are in no score" },
             first.id
         ));
     }

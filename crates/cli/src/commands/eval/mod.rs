@@ -9,28 +9,30 @@ mod remote;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bayan_evaluate::compare;
 use bayan_evaluate::data::DataFolder;
 use bayan_evaluate::judged::sets::SETS;
+use bayan_evaluate::prompt::Around;
 use bayan_evaluate::report;
 use bayan_evaluate::results::{self, Finished};
-use bayan_evaluate::run::{self, Backend, Local, Output, Prepared, Settings};
+use bayan_evaluate::run::{self, Backend, Local, Output, Prepared, Scoring, Settings};
 use bayan_evaluate::suites::{self, NOT_PUBLIC, Selection};
 use bayan_evaluate::task::Group;
 use bayan_generate::engine::DEFAULT_CONTEXT;
-use bayan_generate::{EngineOptions, Model, StepSizes, TextPipeline};
+use bayan_generate::{EngineOptions, Model, StepSizes};
 use bayan_gpu::block_on;
 use clap::{Args, Subcommand};
 use hf_hub::Cache;
 use serde_json::{Value, json};
 
 use crate::support::hub::{self, HubName};
-use crate::support::open;
 use crate::support::options::ModelArgs;
 use crate::support::output::{self, Progress};
+use crate::support::{open, text};
 
 /// Flags of `bayan eval`.
 #[derive(Debug, Args)]
@@ -82,6 +84,17 @@ struct RunArgs {
     /// Columns with other names than the published ones: published=yours, separated by commas
     #[arg(long, value_name = "MAP", value_delimiter = ',', value_parser = column)]
     columns: Vec<(String, String)>,
+    /// Put prompts into the model's chat template, as lm-evaluation-harness does with its flag of this name, and
+    /// lighteval for models with a template (tasks of these two)
+    #[arg(long, alias = "apply_chat_template")]
+    apply_chat_template: bool,
+    /// Examples are turns of their own; with `false` they stand in the one turn of the user [default: true]
+    #[arg(long, alias = "fewshot_as_multiturn", value_name = "true|false", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", requires = "apply_chat_template")]
+    fewshot_as_multiturn: Option<bool>,
+    /// The system message with --apply-chat-template, else a text before each prompt
+    #[arg(long, alias = "system_instruction", value_name = "TEXT")]
+    system_instruction: Option<String>,
     /// Begin prompts of AceGPT's benchmarks with the tokenizer's special tokens, which its harness leaves out for its
     /// own models
     #[arg(long)]
@@ -98,8 +111,12 @@ struct RunArgs {
     /// Number of items that are computed together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
     parallel: u64,
+    /// Compute every choice as a prompt of its own, as `bayan serve` does: slower, and with the numbers that --server
+    /// gives, to the last bit
+    #[arg(long, conflicts_with = "server")]
+    as_served: bool,
     /// Compute every choice by itself, to compare the speed
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, conflicts_with_all = ["server", "as_served"])]
     one_by_one: bool,
     /// Print results.json instead of a table
     #[arg(long)]
@@ -160,7 +177,16 @@ fn evaluate(args: &RunArgs) -> Result<()> {
         return judged::answer(args, &judged, &mut data_folder(args.data.as_deref())?);
     }
     let Selection { tasks, groups } = suites::select(&args.tasks)?;
+    let template = match args.apply_chat_template {
+        false => None,
+        true => Some(Rc::new(text::pipeline(&args.model.checkpoint)?.template()?.clone())),
+    };
     let settings = Settings {
+        around: Around {
+            template,
+            one_turn: args.fewshot_as_multiturn == Some(false),
+            system: args.system_instruction.clone(),
+        },
         shots: args.shots,
         limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         columns: args.columns.clone(),
@@ -173,12 +199,12 @@ fn evaluate(args: &RunArgs) -> Result<()> {
         .map(|task| run::prepare(task, &mut folder, &settings).with_context(|| task.full_name()))
         .collect::<Result<Vec<Prepared>>>()?;
     if let Some(url) = &args.server {
-        let source = open::source(args.model.checkpoint.model.as_deref())?;
-        let text = block_on(TextPipeline::open(source.as_ref(), None))?;
+        let text = text::pipeline(&args.model.checkpoint)?;
         let context = args.model.context.map_or(DEFAULT_CONTEXT, |context| context as usize);
         let name = args.server_model.clone().unwrap_or_else(|| model_name(args));
-        let about = json!({"server": url, "model": name, "tokenizer": model_name(args), "context": context,
+        let mut about = json!({"server": url, "model": name, "tokenizer": model_name(args), "context": context,
             "bayan": env!("CARGO_PKG_VERSION")});
+        settings.around.describe(&mut about);
         let mut remote = remote::Remote::new(url, name, args.server_key.clone(), text, context);
         return score(args, &settings, &prepared, &groups, &about, &mut remote);
     }
@@ -186,9 +212,15 @@ fn evaluate(args: &RunArgs) -> Result<()> {
     let engine =
         EngineOptions { sequences: args.parallel as usize + 1, sizes: StepSizes::Listed, ..EngineOptions::default() };
     let mut model = open::model_with(&args.model, None, engine)?.model;
-    let about = about(args, &model);
+    let mut about = about(args, &model);
+    settings.around.describe(&mut about);
     let wait = |work: run::Pending<'_>| block_on(work);
-    let mut backend = Local { model: &mut model, one_by_one: args.one_by_one, wait: &wait };
+    let scoring = match (args.as_served, args.one_by_one) {
+        (true, _) => Scoring::AsServed,
+        (false, true) => Scoring::OneByOne,
+        (false, false) => Scoring::Shared,
+    };
+    let mut backend = Local { model: &mut model, scoring, wait: &wait };
     score(args, &settings, &prepared, &groups, &about, &mut backend)
 }
 
@@ -220,6 +252,7 @@ fn about(args: &RunArgs, model: &Model) -> Value {
         "bayan": env!("CARGO_PKG_VERSION"),
         "parallel": args.parallel,
         "one_by_one": args.one_by_one,
+        "as_served": args.as_served,
     })
 }
 

@@ -50,16 +50,22 @@ impl Remote {
         let (numbers, top) = (&choice["logprobs"]["token_logprobs"], &choice["logprobs"]["top_logprobs"]);
         let mut found = Likelihood { sum: 0.0, greedy: true };
         for at in places {
-            let Some(number) = numbers[at].as_f64() else {
+            let Some(number) = numbers[at].as_f64().map(single) else {
                 let got = format!("none for token {at} of {}", text.ids.len());
                 return Err(self.endpoint.unexpected("log-probabilities of the prompt (`echo` with `logprobs`)", got));
             };
-            let best = top[at].as_object().into_iter().flat_map(|top| top.values()).filter_map(Value::as_f64);
+            let best =
+                top[at].as_object().into_iter().flat_map(|top| top.values()).filter_map(Value::as_f64).map(single);
             found.greedy &= best.fold(number, f64::max) <= number;
             found.sum += number;
         }
         Ok(found)
     }
+}
+
+/// A log-probability in the precision in which servers compute it: JSON has its shortest digits.
+fn single(number: f64) -> f64 {
+    f64::from(number as f32)
 }
 
 impl Backend for Remote {

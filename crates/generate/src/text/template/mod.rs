@@ -90,6 +90,7 @@ pub struct ChatTemplate {
     program: String,
     variables: BTreeMap<String, String>,
     limits: RenderLimits,
+    guessed: bool,
 }
 
 impl ChatTemplate {
@@ -109,7 +110,8 @@ impl ChatTemplate {
         let program = without_generation_tags(source);
         metered::compile(&program).map_err(|e| TextError::TemplateSyntax(e.to_string()))?;
         let limits = RenderLimits::default();
-        let mut template = Self { environment: environment(), source: source.to_owned(), program, variables, limits };
+        let (environment, source) = (environment(), source.to_owned());
+        let mut template = Self { environment, source, program, variables, limits, guessed: false };
         template.set_limits(RenderLimits::default());
         Ok(template)
     }
@@ -147,6 +149,20 @@ impl ChatTemplate {
     pub fn builtin(name: &str, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         let missing = || TextError::NoSuchTemplate { name: name.to_owned(), available: BUILTIN_TEMPLATES.join(", ") };
         Self::new(builtin_template(name).ok_or_else(missing)?, tokenizer)
+    }
+
+    /// The built-in template that a vocabulary's turn tokens identify, if they identify one.
+    ///
+    /// # Errors
+    /// None that is known: the built-in templates are valid.
+    pub fn guess(tokenizer: &Tokenizer) -> Result<Option<Self>> {
+        let Some(name) = guess_builtin(tokenizer) else { return Ok(None) };
+        Ok(Some(Self { guessed: true, ..Self::builtin(name, Some(tokenizer))? }))
+    }
+
+    /// Whether the checkpoint has no template, and this one was chosen by its vocabulary.
+    pub fn is_guessed(&self) -> bool {
+        self.guessed
     }
 
     /// Sets a variable such as `bos_token`.
