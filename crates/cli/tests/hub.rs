@@ -247,6 +247,14 @@ fn a_data_set_is_pulled_scored_listed_and_removed() {
         (Some("Hennara/copa_ar"), Some(0))
     );
     assert!(succeed(&hub.run(&["list"])).contains("data set"));
+    // A benchmark is no training data, and says so.
+    let train = ["--offline", "finetune", "--model", &model, "--dry-run", "--data"];
+    let refused = fail(&hub.run(&[&train[..], &["Hennara/copa_ar"]].concat()), 1);
+    assert!(
+        refused.contains("expected a data set with training data") && refused.contains("bayan eval run"),
+        "{refused}"
+    );
+    assert!(fail(&hub.run(&[&train[..], &["org/other"]].concat()), 1).contains("bayan pull --dataset org/other"));
     assert!(fail(&hub.run(&["remove", "Hennara/copa_ar"]), 1).contains("bayan list"), "there is no such model");
     assert!(succeed(&hub.run(&["remove", "--dataset", "Hennara/copa_ar"])).contains("freed"));
     // Bytes that are not what was listed are not kept; a data set that a program makes is refused.
@@ -257,6 +265,31 @@ fn a_data_set_is_pulled_scored_listed_and_removed() {
     assert!(fail(&script.run(&["pull", "--dataset", "a/b"]), 1).contains("no file with rows"));
     assert!(fail(&script.run(&["pull", "--dataset", "a/b/x.gguf"]), 2).contains("org/name:revision"));
     fail(&script.run(&["pull"]), 2);
+}
+
+#[test]
+fn a_pulled_data_set_is_trained_on_by_name() {
+    let row = |question: &str, more: Value| {
+        let mut row = json!({"instruction": question, "output": "جواب"});
+        row.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        format!("{row}\n").into_bytes()
+    };
+    let files = BTreeMap::from([
+        ("data/train-00000-of-00001.jsonl".to_string(), row("سؤال للتدريب", json!({}))),
+        ("data/test-00000-of-00001.jsonl".to_string(), row("سؤال للاختبار", json!({}))),
+    ]);
+    let hub = serve(files, Faults::default());
+    succeed(&hub.run(&["pull", "--dataset", "org/set"]));
+    let model = fixtures("models").join("qwen2_bias").display().to_string();
+    let train = ["--offline", "finetune", "--model", &model, "--dry-run", "--data", "org/set"];
+    let shown = succeed(&hub.run(&train));
+    assert!(shown.contains("للتدريب") && !shown.contains("للاختبار"), "{shown}");
+    // Rows of a benchmark under a name of training data are refused with the columns that were found.
+    let files = BTreeMap::from([("train.jsonl".to_string(), b"{\"sol1\": \"a\", \"label\": 0}\n".to_vec())]);
+    let hub = serve(files, Faults::default());
+    succeed(&hub.run(&["pull", "--dataset", "org/set"]));
+    let refused = fail(&hub.run(&train), 1);
+    assert!(refused.contains("train.jsonl: line 1") && refused.contains("sol1"), "{refused}");
 }
 
 #[test]

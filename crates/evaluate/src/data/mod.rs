@@ -261,7 +261,7 @@ fn parts(folder: &Path, layout: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// Whether this is a file whose name ends as data files do.
-fn is_data_file(path: &Path) -> bool {
+pub fn is_data_file(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let plain = name.strip_suffix(".gz").unwrap_or(&name);
     plain.rsplit_once('.').is_some_and(|(_, ending)| ENDINGS.contains(&ending)) && path.is_file()

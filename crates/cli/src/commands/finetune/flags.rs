@@ -17,8 +17,8 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("chat_template", "NAME", "A built-in chat template instead of the model's own"),
     (
         "data",
-        "PATH",
-        "Training data: json, jsonl, csv, tsv (also .gz) or parquet, or a directory with train and valid files",
+        "PATH|NAME",
+        "Training data: json, jsonl, csv, tsv (also .gz) or parquet, a directory with train and valid files, or the name of a data set that was pulled (org/name)",
     ),
     ("valid_data", "PATH", "Evaluation data; without it --val-split sets examples of the training data aside"),
     ("val_split", "N", "Fraction (below 1) or number of training examples set aside for evaluation [default: 0]"),

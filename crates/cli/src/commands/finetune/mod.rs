@@ -30,7 +30,7 @@ use serde_json::{Map, Value, json};
 use crate::support::options::{CheckpointArgs, DeviceArgs, format_argument};
 use crate::support::output::Progress;
 
-use crate::support::{interrupt, open, output, text};
+use crate::support::{hub, interrupt, open, output, text};
 use benchmarks::Watcher;
 use flags::RecipeFlags;
 use show::RunPrinter;
@@ -155,6 +155,17 @@ fn read_recipe(file: &Path) -> Result<Map<String, Value>> {
     parsed.with_context(|| file.display().to_string())
 }
 
+/// The recipe with the paths of data that it names as on a hub.
+///
+/// # Errors
+/// The data set was not pulled, or is no training data.
+fn with_paths(recipe: &Recipe) -> Result<Recipe> {
+    let path = |text: &Option<String>| -> Result<Option<String>> {
+        text.as_deref().map(|text| Ok(hub::training::path(text)?.display().to_string())).transpose()
+    };
+    Ok(Recipe { data: path(&recipe.data)?, ..recipe.clone() })
+}
+
 /// Reads the data and the model's headers, and prints their reports.
 fn prepare(mut recipe: Recipe, show: &RunPrinter) -> Result<Prepared> {
     let model = recipe.model.as_deref().map(Path::new);
@@ -181,7 +192,8 @@ fn prepare(mut recipe: Recipe, show: &RunPrinter) -> Result<Prepared> {
     })?;
     let renderer = Renderer::new(text.tokenizer, text.template, RenderOptions::of(&recipe));
     let mut progress = Progress::new("reading data: rows", false);
-    let data = RunData::load(&recipe, &renderer, &mut |report| progress.set(report.read, report.read.max(1)))?;
+    let data =
+        RunData::load(&with_paths(&recipe)?, &renderer, &mut |report| progress.set(report.read, report.read.max(1)))?;
     drop(progress);
     let benchmarks = match benchmarks::open(&recipe)? {
         Some(benchmarks) => {

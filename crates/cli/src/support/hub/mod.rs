@@ -9,6 +9,7 @@
 pub mod download;
 pub mod listing;
 mod name;
+pub mod training;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -82,7 +83,7 @@ pub fn dataset(name: &HubName) -> Result<PathBuf> {
     match folder {
         Some(folder) => Ok(folder),
         None => bail!(
-            "{name} is neither a local folder nor a data set in the cache {}: download it with `bayan pull --dataset \
+            "{name} is neither a local file or folder nor a data set in the cache {}: download it with `bayan pull --dataset \
              {name}`",
             cache.path().display()
         ),
