@@ -145,10 +145,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar that counts bytes, or other things.
+    /// A bar that counts bytes, or other things, with their rate and the time left.
     pub fn new(what: &str, bytes: bool) -> Progress {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let counts = if bytes { "{bytes}/{total_bytes} {bytes_per_sec}" } else { "{pos}/{len}" };
+        let counts = if bytes { "{bytes}/{total_bytes} {bytes_per_sec}" } else { "{pos}/{len} {per_sec}" };
         if let Ok(style) = ProgressStyle::with_template(&format!("{{msg}} {{bar:30}} {counts} {{eta}}")) {
             bar.set_style(style);
         }
