@@ -490,12 +490,13 @@ impl Recipe {
             let missing =
                 names.iter().find(|name| !linears.iter().any(|l| l == *name || l.ends_with(&format!(".{name}"))));
             if let Some(missing) = missing {
-                return Err(TrainError::recipe(
-                    "target_modules",
-                    format!("names among {}", known()),
-                    missing,
-                    "correct the name or leave it out",
-                ));
+                let remedy = if missing.contains("embed") || missing == "wte" {
+                    "LoRA of the embedding is not trained here: leave the name out, or train with PEFT and apply the \
+                     adapter with `bayan merge`"
+                } else {
+                    "correct the name or leave it out"
+                };
+                return Err(TrainError::recipe("target_modules", format!("names among {}", known()), missing, remedy));
             }
         }
         if config.target_modules == TargetModules::AllLinear {

@@ -52,6 +52,21 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("dpo_beta", "beta"),
 ];
 
+/// Settings of PEFT whose kinds of adapters are read and merged, or not known at all, and not trained: the name, the
+/// values that ask for plain LoRA, and what such an adapter is.
+const NOT_TRAINED: &[(&str, &[&str], &str)] = &[
+    ("use_dora", &["false"], "DoRA"),
+    ("modules_to_save", &["[]"], "whole modules beside LoRA"),
+    ("trainable_token_indices", &["[]", "{}"], "rows of single tokens"),
+    ("init_lora_weights", &["true", "\"default\""], "a start other than PEFT's default"),
+    ("eva_config", &["{}"], "a start by EVA"),
+    ("bias", &["\"none\""], "biases"),
+    ("lora_bias", &["false"], "a bias in LoRA's pairs"),
+    ("exclude_modules", &["[]"], "leaving modules out by name (name those that get an adapter in target_modules)"),
+    ("fan_in_fan_out", &["false"], "transposed weights (they are found without this setting)"),
+    ("layer_replication", &["[]"], "replicated layers"),
+];
+
 /// The settings of a preset.
 ///
 /// `barka`: the published run over gemma-2 (rank 128, learning rate 1e-4, cosine); the rest is from the authors'
@@ -205,6 +220,9 @@ fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
             continue;
         }
         let Some(default) = defaults.get(&ours) else {
+            if asks_for_plain_lora(&name, &value)? {
+                continue;
+            }
             return Err(unknown(&name, &value, defaults.keys().map(String::as_str)));
         };
         if out.contains_key(&ours) {
@@ -225,6 +243,19 @@ fn canonical(layer: Map<String, Value>) -> Result<Map<String, Value>> {
         out.insert(ours, number.map_or(value, whole_or_fraction));
     }
     Ok(out)
+}
+
+/// Whether this is one of PEFT's other settings, with a value that changes nothing.
+fn asks_for_plain_lora(name: &str, value: &Value) -> Result<bool> {
+    let Some((_, plain, kind)) = NOT_TRAINED.iter().find(|(known, ..)| *known == name) else { return Ok(false) };
+    if value.is_null() || plain.contains(&value.to_string().as_str()) {
+        return Ok(true);
+    }
+    let remedy = format!(
+        "`bayan finetune` does not train {kind}: leave the field out for plain LoRA, or train with PEFT, whose adapters \
+         `bayan merge` applies where docs/training.md lists their kind"
+    );
+    Err(TrainError::recipe(name, format!("{}, or none", plain[0]), value, remedy))
 }
 
 /// Fields that are numbers although their default may be absent.

@@ -54,6 +54,27 @@ fn presets_are_bases_that_later_layers_change() {
 }
 
 #[test]
+fn peft_settings_that_are_not_trained_are_refused() {
+    for (name, value) in [
+        ("use_dora", json!(true)),
+        ("modules_to_save", json!(["lm_head"])),
+        ("trainable_token_indices", json!([3])),
+        ("init_lora_weights", json!("eva")),
+        ("bias", json!("all")),
+    ] {
+        let message = error(json!({name: value}));
+        assert!(message.contains(&format!("`{name}`")) && message.contains("does not train"), "{message}");
+    }
+    // An adapter_config.json of plain LoRA as the source of a recipe: these values change nothing.
+    let plain = json!({"use_dora": false, "modules_to_save": null, "init_lora_weights": true, "bias": "none",
+        "eva_config": null, "trainable_token_indices": [], "r": 16});
+    assert_eq!(Recipe::resolve([map(plain)]).unwrap(), Recipe::default());
+    let recipe = Recipe::resolve([map(json!({"target_modules": ["q_proj", "embed_tokens"]}))]).unwrap();
+    let message = recipe.adapter_config_for(&["model.layers.0.self_attn.q_proj".to_owned()]).unwrap_err().to_string();
+    assert!(message.contains("LoRA of the embedding"), "{message}");
+}
+
+#[test]
 fn mistakes_are_named_with_a_remedy() {
     for (recipe, parts) in [
         (json!({"learning_rat": 1}), ["learning_rat", "did you mean `learning_rate`"]),

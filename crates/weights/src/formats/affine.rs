@@ -1,7 +1,7 @@
 //! The search for scales and minima: `weight = scale · q − min`, q in 0..=`TOP`. q4_1 and q5_1 have a pair for each
 //! block; in q4_k and q5_k up to 8 blocks have multiples of two numbers ([`SharedScales`]).
 
-use super::search::{block_weights, limit, nearest};
+use super::search::{limit, nearest, sized_weights};
 use super::{SharedScales, Unrepresentable, peak_of, push_half, round_half};
 
 pub(super) const BLOCK: usize = 32;
@@ -79,8 +79,8 @@ fn sums(values: &[f32; BLOCK], weights: &[f32; BLOCK], grid: Affine, top: f32) -
 }
 
 /// The grid with the least weighted squared error: about twenty ranges around `low..high` are tried, each followed by
-/// the closed-form best scale and minimum for its codes.
-pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f32) -> Affine {
+/// the closed-form best scale and minimum for its codes. `measured`: the weights are an importance that was measured.
+pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f32, measured: bool) -> Affine {
     let low = values.iter().copied().fold(0.0f32, f32::min);
     let high = values.iter().copied().fold(low, f32::max);
     let plain = Affine { scale: (high - low) / top, min: -low };
@@ -116,7 +116,7 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
         }
     };
     // With importance the range need not include the smallest weights either.
-    let lows: &[f32] = if has_importance(weights) { &[1.0, 0.92, 0.84, 0.76] } else { &[1.0] };
+    let lows: &[f32] = if measured { &[1.0, 0.92, 0.84, 0.76] } else { &[1.0] };
     for factor in lows {
         for step in -8..=11 {
             try_grid(
@@ -126,11 +126,6 @@ pub(super) fn best_affine(values: &[f32; BLOCK], weights: &[f32; BLOCK], top: f3
         }
     }
     best
-}
-
-/// Whether the columns have different importance.
-fn has_importance(weights: &[f32; BLOCK]) -> bool {
-    weights.iter().any(|weight| *weight != weights[0])
 }
 
 /// Appends a pair as two f16 numbers; fails with the number that f16 cannot hold.
@@ -150,7 +145,8 @@ pub(super) fn quantize_row(
     push_codes: PushCodes,
 ) -> Result<(), Unrepresentable> {
     for (index, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
-        let free = best_affine(block, &block_weights(importance, index * BLOCK), top);
+        let weights = sized_weights(importance, index * BLOCK, block);
+        let free = best_affine(block, &weights, top, importance.is_some());
         let (Some(scale), Some(min)) = (round_half(free.scale), round_half(free.min)) else {
             let peak = peak_of(block);
             return Err(Unrepresentable { index: index * BLOCK + peak.index, ..peak });
@@ -176,8 +172,8 @@ pub(super) fn quantize_shared_row(
         let start = number * SUPER;
         let blocks = chunk.as_chunks::<BLOCK>().0;
         let weights: Vec<[f32; BLOCK]> =
-            (0..blocks.len()).map(|i| block_weights(importance, start + i * BLOCK)).collect();
-        let Some(shared) = shared_scales(blocks, &weights, top) else {
+            blocks.iter().enumerate().map(|(i, block)| sized_weights(importance, start + i * BLOCK, block)).collect();
+        let Some(shared) = shared_scales(blocks, &weights, top, importance.is_some()) else {
             let peak = peak_of(chunk);
             return Err(Unrepresentable { index: start + peak.index, ..peak });
         };
@@ -199,15 +195,16 @@ fn unit_of(largest: f32) -> Option<f32> {
 
 /// Rounds the grids of up to 8 blocks to 6-bit multiples of two f16 numbers, then tries the neighbouring multiples of
 /// each. `None` when a number overflows f16.
-fn shared_scales(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], top: f32) -> Option<SharedScales> {
-    let free: Vec<Affine> = blocks.iter().zip(weights).map(|(block, weight)| best_affine(block, weight, top)).collect();
+fn shared_scales(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], top: f32, measured: bool) -> Option<SharedScales> {
+    let free: Vec<Affine> =
+        blocks.iter().zip(weights).map(|(block, weight)| best_affine(block, weight, top, measured)).collect();
     let unit = |of: fn(&Affine) -> f32| unit_of(free.iter().map(of).fold(0.0, f32::max));
     let mut shared = SharedScales { units: (unit(|grid| grid.scale)?, unit(|grid| grid.min)?), ..Default::default() };
     let steps = |value: f32, unit: f32| if unit == 0.0 { 0.0 } else { (value / unit).round().min(STEPS) };
     for (index, ((block, weight), grid)) in blocks.iter().zip(weights).zip(&free).enumerate() {
         let (scale_steps, min_steps) = (steps(grid.scale, shared.units.0), steps(grid.min, shared.units.1));
         let mut least = f32::INFINITY;
-        let changes: &[f32] = if has_importance(weight) { &[0.0, -1.0, 1.0, -2.0, 2.0] } else { &[0.0, -1.0, 1.0] };
+        let changes: &[f32] = if measured { &[0.0, -1.0, 1.0, -2.0, 2.0] } else { &[0.0, -1.0, 1.0] };
         for scale_change in changes {
             for min_change in changes {
                 let scale = limit(scale_steps + scale_change, 0.0, STEPS);

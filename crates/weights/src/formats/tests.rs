@@ -172,7 +172,7 @@ fn q4_k_steps_cost_little() {
         let stepped = relative_error(&values, &through(&Q4K, &values, 1024));
         let mut free = Vec::new();
         for block in values.as_chunks::<32>().0 {
-            let grid = super::affine::best_affine(block, &[1.0; 32], 15.0);
+            let grid = super::affine::best_affine(block, &[1.0; 32], 15.0, false);
             let (scale, min) = (round_half(grid.scale).expect("fits"), round_half(grid.min).expect("fits"));
             free.extend(block.iter().map(|v| scale * ((v + min) / scale).round().clamp(0.0, 15.0) - min));
         }

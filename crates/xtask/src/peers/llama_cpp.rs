@@ -79,6 +79,27 @@ impl LlamaCpp {
         super::last_json(&process::capture(&mut node)?).context("llama.cpp printed no result")
     }
 
+    /// Runs a Python script that calls llama.cpp's C library, which the Node package brings: it quantizes, and renders
+    /// chats with templates that are part of llama.cpp.
+    pub fn library(&self, request: &Value) -> Result<Value> {
+        let folder = self.directory.join("node_modules/@node-llama-cpp/linux-x64/bins/linux-x64");
+        let entries = fs::read_dir(&folder).with_context(|| format!("{} could not be read", folder.display()))?;
+        let is_library = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("libllama.") && name.ends_with(".so")
+        };
+        let library = entries.flatten().map(|entry| entry.path()).find(is_library);
+        let library = library.with_context(|| format!("{} has no libllama", folder.display()))?;
+        let (program, file) = (self.directory.join("libllama.py"), self.directory.join("library.json"));
+        let mut request = request.clone();
+        request["library"] = Value::from(library.to_string_lossy());
+        for (path, text) in [(&program, include_str!("../real/libllama.py")), (&file, &request.to_string())] {
+            fs::write(path, text).with_context(|| format!("{} could not be written", path.display()))?;
+        }
+        let mut python = Command::new("python3");
+        super::last_json(&process::capture(python.arg(&program).arg(&file))?).context("libllama.py printed no result")
+    }
+
     /// Measures tokens per second; also returns the devices used.
     pub fn measure(&self, checkpoint: &Checkpoint, workload: &Workload, backend: Backend) -> Result<(Speed, String)> {
         let mut node = Command::new(&self.node);

