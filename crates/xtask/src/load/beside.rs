@@ -18,7 +18,9 @@ pub fn measure(target: &Target, words: usize) -> Result<()> {
     let came = AtomicUsize::new(0);
     let (running, long) = std::thread::scope(|scope| {
         let running = scope.spawn(|| {
-            let mut count = || drop(came.fetch_add(1, Ordering::Relaxed));
+            let mut count = || {
+                came.fetch_add(1, Ordering::Relaxed);
+            };
             target.complete("السؤال: ما عاصمة مصر؟ الجواب:", 1, TOKENS, None, &mut count)
         });
         while came.load(Ordering::Relaxed) < BEFORE && !running.is_finished() {
