@@ -79,7 +79,7 @@ it('scores the tokens of an answer as the logits say', async () => {
   assert.notEqual(banned.ids[0], answer[0]);
 });
 
-it('a saved conversation goes on in another engine, and only there', async () => {
+it('a saved conversation goes on in an engine with its model', async () => {
   const settings = { temperature: 0, maxTokens: 12 };
   const asked = [user('السلام عليكم')];
   const first = await engine.call('chat', asked, settings);

@@ -253,8 +253,8 @@ impl Checkpoint {
     }
 
     /// A short text that other checkpoints do not have: from the configuration, the names, sizes and formats of the
-    /// tensors, and the first rows of some matrices. It tells models apart that have the same sizes, and does not protect
-    /// from files that are made to be mistaken for others.
+    /// tensors, and the first rows of some matrices. It tells models of the same sizes apart, and does not protect from
+    /// files that are made to be mistaken for others.
     ///
     /// # Errors
     /// As [`Checkpoint::read_rows_f32`].
