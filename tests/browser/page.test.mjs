@@ -488,6 +488,8 @@ describe('without WebGPU', () => {
       return page.locator('.facts.mono');
     };
     assert.match(await (await path()).innerText(), /workgroup/);
+    // The name that the person saw, and what the checkpoint says of itself.
+    assert.match(await page.locator('.fact', { hasText: '· test' }).innerText(), /بيان الصغير · test/);
     assert.equal(await page.locator('.strip').count(), 0);
     await page.locator('input[name=device][value=cpu]').check();
     await page.waitForFunction(() => /SIMD128/.test(document.querySelector('.facts.mono')?.textContent ?? ''));

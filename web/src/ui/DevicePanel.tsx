@@ -1,5 +1,5 @@
 import { checkDevice, chooseDevice } from '../state/panels';
-import { sessionInfo } from '../state/session';
+import { runningLabel, sessionInfo } from '../state/session';
 import { baseDirection, formats, set, strings } from '../state/store';
 import { Sheet } from './Dialogs';
 import { Line } from './Directed';
@@ -74,7 +74,7 @@ export function DevicePanel() {
           <section class="block">
             <h3>{t.modelInfo}</h3>
             <dl class="facts">
-              <Row name={t.modelInfo} value={`${info.model.name} · ${info.model.architecture}`} />
+              <Row name={t.modelInfo} value={`${runningLabel()} · ${info.model.architecture}`} />
               <Row name={t.parameters} value={f.number(info.model.parameters)} />
               <Row name={t.format} value={info.model.format} />
               <Row name={t.weightsOnGpu} value={f.bytes(info.model.weightBytes)} />
