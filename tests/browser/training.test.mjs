@@ -130,9 +130,15 @@ it('pairs train, pause, go on in a new hidden tab, and change answers', async ()
 });
 
 it('the ready example is a part of the one of the command line', () => {
-  const linesOf = (...path) => readFileSync(join(root, ...path), 'utf8').trimEnd().split('\n');
+  const linesOf = (...path) =>
+    readFileSync(join(root, ...path), 'utf8')
+      .trimEnd()
+      .split('\n');
   const all = new Set(linesOf('examples/finetune/train.jsonl'));
   const ready = linesOf('web/public/training/am-rida.jsonl');
   assert.equal(ready.length, 40);
-  assert.deepEqual(ready.filter((line) => !all.has(line)), []);
+  assert.deepEqual(
+    ready.filter((line) => !all.has(line)),
+    [],
+  );
 });
