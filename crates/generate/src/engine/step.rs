@@ -175,6 +175,9 @@ const WANTED: &str = "likely tokens wanted";
 /// The input with the token after each token of a prompt.
 const FOLLOWING: &str = "following tokens";
 
+/// The inputs of mixed steps with positions, cache rows and tiles of the answers' tokens.
+const FIRST: [&str; 3] = ["first positions", "first cache rows", "first tiles"];
+
 /// An input that is written before each step, with its copies on other devices.
 #[derive(Debug)]
 struct Input {
@@ -267,12 +270,21 @@ impl Step {
                 inputs.push(zeros(FOLLOWING, &[rows])?);
             }
         }
+        if let StepKind::Mixed { rows, .. } = kind {
+            for (label, sizes) in FIRST.into_iter().zip([&[rows] as &[usize], &[rows], &[rows, 2]]) {
+                inputs.push(zeros(label, sizes)?);
+            }
+        }
         let labelled = |inputs: &[Input], label| {
             inputs.iter().find(|input| input.state.label() == label).map(|input| input.state.clone())
         };
         let (wanted, following) = (labelled(&inputs, WANTED), labelled(&inputs, FOLLOWING));
         let causality = Causality { positions, bases, tiles };
         let logits = spec.decoder.forward(&mut graph, StepInputs { tokens, causality, rows }, spec.cache);
+        if let ([Some(positions), Some(bases), Some(tiles)], Some(rows)) = (FIRST.map(|l| labelled(&inputs, l)), rows) {
+            let [positions, bases, tiles] = [positions, bases, tiles].map(|state| graph.state(&state));
+            graph = graph.with_early_rows(rows, Causality { positions, bases, tiles });
+        }
         if let Some(sums) = spec.sums {
             graph = graph.with_input_squares(sums);
         }
@@ -347,6 +359,10 @@ impl Step {
     pub(super) fn write_packed(&self, packed: &Packed) {
         let Packed { ids, positions, bases, tiles, rows } = packed;
         self.write_inputs([ids.as_slice(), positions, bases, tiles, rows]);
+        if let StepKind::Mixed { rows, .. } = self.kind {
+            let first = [&positions[..rows], &bases[..rows], &tiles[..2 * rows]];
+            FIRST.into_iter().zip(first).for_each(|(label, values)| self.write_labelled(label, values));
+        }
     }
 
     /// Sets how many of the most likely tokens are wanted after each token, of a step that computes log-probabilities.

@@ -1,8 +1,9 @@
-//! Rewrites of a recorded list: fusion, differentiation, partition over devices, saved activations in f16, and input
+//! Rewrites of a recorded list: fusion, rows selected early, differentiation, partition over devices, saved activations in f16, and input
 //! statistics.
 
 mod activations_f16;
 mod autodiff;
+mod early_rows;
 mod fuse;
 mod importance;
 mod partition;

@@ -8,7 +8,7 @@ use crate::graph::{Graph, Op, Operand, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, grid};
 
-/// y\[r\] = x[rows\[r\]]; inputs x [T, D] and rows \[R\].
+/// y\[r\] = x[rows\[r\]]; inputs x [T, D], or more sizes, and rows \[R\].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelectRows;
 
@@ -33,7 +33,7 @@ impl Op for SelectRows {
     }
 
     fn dispatch(&self, to: &mut Lowering<'_>) -> Result<(), GpuError> {
-        let (rows, width) = (to.output_shape(0)[0], to.output_shape(0)[1]);
+        let (rows, width) = (to.output_shape(0)[0], to.output_shape(0)[1..].iter().product::<usize>());
         let threads = grid::row_threads(to, width.div_ceil(4));
         let (defines, vectors) = grid::vectors(Defines::new().set("THREADS", threads), width);
         let bindings = vec![to.input(0), to.input(1), to.output(0)];
@@ -61,7 +61,7 @@ impl Op for SelectRows {
     }
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
-        let width = inputs[0].width();
+        let width = inputs[0].values.len() / inputs[0].shape[0].max(1);
         for (&row, y) in inputs[1].u32().iter().zip(outputs[0].f32_mut().chunks_exact_mut(width)) {
             y.copy_from_slice(&inputs[0].f32()[row as usize * width..(row as usize + 1) * width]);
         }
