@@ -33,6 +33,13 @@ impl Asked {
         self.times.first().map_or(f64::NAN, |first| (*first - self.start).as_secs_f64())
     }
 
+    /// The mean time of a token after the first. Where a client is slower than the server, several pieces of text come
+    /// together, and their mean is still right.
+    pub fn token_seconds(&self) -> f64 {
+        let whole = self.times.first().zip(self.times.last()).map(|(first, last)| (*last - *first).as_secs_f64());
+        whole.unwrap_or(f64::NAN) / self.tokens.saturating_sub(1) as f64
+    }
+
     /// From each token to the next.
     pub fn between_seconds(&self) -> impl Iterator<Item = f64> {
         self.times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64())

@@ -76,6 +76,8 @@ struct Measured {
     /// From a request to its first token.
     first_seconds: Vec<f64>,
     between_seconds: Vec<f64>,
+    /// The mean time of a token of each answer, the first left out.
+    token_seconds: Vec<f64>,
 }
 
 /// Requests after which memory should not grow any more.
@@ -137,6 +139,7 @@ fn measure(target: &Target, arguments: &LoadArguments) -> Result<Vec<Measured>> 
             tokens_per_second: tokens as f64 / seconds,
             first_seconds: asked.iter().map(Asked::first_seconds).collect(),
             between_seconds: asked.iter().flat_map(Asked::between_seconds).collect(),
+            token_seconds: asked.iter().map(Asked::token_seconds).collect(),
         };
         let ms = |values: &[f64], part: f64| quantile(values, part) * 1e3;
         println!(
