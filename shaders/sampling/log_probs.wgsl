@@ -1,7 +1,7 @@
 // Second pass of log-probabilities, one workgroup for each row: joins the chunks of log_probs_scan.wgsl, and finds the
-// most likely tokens. Each chunk offers its largest logit that was not taken yet; after the best of these is taken, only
-// its chunk is read again. chosen [R] and wanted [R]: the token whose logit is given, and the number of most likely ones.
-// values [R, 3 + TOP]: largest logit, Σ exp(logit - largest), chosen logit, largest logits; ids [R, TOP].
+// most likely tokens. Each chunk offers its largest logit that was not taken yet; after the best of these is taken,
+// only its chunk is read again. chosen [R] and wanted [R]: the token whose logit is given, and the number of most
+// likely ones. values [R, 3 + TOP]: largest logit, Σ exp(logit - largest), chosen logit, largest logits; ids [R, TOP].
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> parts: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> chosen: array<u32>;

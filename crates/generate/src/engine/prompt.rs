@@ -2,9 +2,9 @@
 //!
 //! A step that mixes both reads every weight once for both, and an answer's next token waits for one step instead of
 //! two. Its kernels are those for many tokens, so that an answer's sums may be rounded in another order than without a
-//! prompt beside it. Where that must not happen ([`super::StepSizes::Invariant`]), pieces and answers take turns, and so
-//! they do where rows cannot be filled up (recurrent models), where proposals are verified, and where prompt and answers
-//! have different adapters.
+//! prompt beside it. Where that must not happen ([`super::StepSizes::Invariant`]), pieces and answers take turns, and
+//! so they do where rows cannot be filled up (recurrent models), where proposals are verified, and where prompt and
+//! answers have different adapters.
 
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::Instant;

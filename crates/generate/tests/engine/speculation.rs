@@ -190,7 +190,7 @@ fn other_jobs_of_a_step_are_not_affected() {
 #[test]
 fn steps_that_verify_are_compiled_at_start() {
     let mut engine = with_lookup(on_cpu("qwen3_qknorm", listed(3)));
-    // 1, 2 and 3 answers, with proposals and without; 16 and 32 tokens of a prompt, alone and beside 1, 2 and 3 answers.
+    // 1, 2 and 3 answers, with proposals and without; 16 and 32 tokens of a prompt, alone and beside these answers.
     assert_eq!(block_on(engine.warm_up(&mut |_, _| {})).unwrap(), 14);
     let mut seen = Seen::default();
     for count in 0..5 {

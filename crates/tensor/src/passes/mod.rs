@@ -1,5 +1,5 @@
-//! Rewrites of a recorded list: fusion, rows selected early, differentiation, partition over devices, saved activations in f16, and input
-//! statistics.
+//! Rewrites of a recorded list: fusion, rows selected early, differentiation, partition over devices, saved
+//! activations in f16, and input statistics.
 
 mod activations_f16;
 mod autodiff;
