@@ -52,7 +52,7 @@ async function openPanel(page) {
 const button = (page, name) => page.getByRole('button', { name, exact: true });
 const stepsOf = (page) => page.evaluate(() => document.querySelector('.sheet progress.bar')?.value ?? 0);
 
-it('pairs train, pause, go on in a new hidden tab, and change answers', async () => {
+it('pairs train, pause, go on in a hidden tab, change answers', async () => {
   const page = await visit();
   await openPanel(page);
   await button(page, 'فحص الأمثلة').click();
