@@ -13,7 +13,7 @@ import sys
 with open(sys.argv[1], encoding="utf-8") as file:
     request = json.load(file)
 library = ctypes.CDLL(request["library"])
-TYPES = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_1": 9, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17,
+TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_1": 9, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17,
          "q6_k": 18, "iq4_nl": 25}
 
 
@@ -149,7 +149,7 @@ for job in request.get("quantize", []):
 answer = {"chats": [chat(messages, request["template"]) for messages in request.get("chats", [])]}
 if "model" in request:
     prompts, page, tokens = request["prompts"], request["page"], request["tokens"]
-    model = Model(request["model"], max(len(page), *[len(prompt) + tokens for prompt in prompts]) + 8)
+    model = Model(request["model"], max([len(page)] + [len(prompt) + tokens for prompt in prompts]) + 8)
     answer["greedy"] = [model.greedy(prompt, tokens) for prompt in prompts]
     answer["nll"] = model.nll(page)
 print(json.dumps(answer))
