@@ -344,6 +344,7 @@ mod tests {
             normalized: vec![vec![1], vec![3], vec![4]],
             greedy: vec![],
             nll: vec![],
+            nll_f32: vec![],
             chats: vec![],
             version: String::new(),
         };
