@@ -8,8 +8,6 @@ const CHUNK = ${CHUNK}u;
 const CHUNKS = ${CHUNKS}u;
 const THREADS = ${THREADS}u;
 
-var<workgroup> keys: array<u32, THREADS>;
-var<workgroup> ids: array<u32, THREADS>;
 var<workgroup> sums: array<f32, THREADS>;
 
 @compute @workgroup_size(THREADS)
@@ -35,20 +33,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
   }
 #endif
-  keys[lane] = key;
-  ids[lane] = id;
-  workgroupBarrier();
-  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      let other = lane + half;
-      if (keys[other] > keys[lane] || (keys[other] == keys[lane] && ids[other] < ids[lane])) {
-        keys[lane] = keys[other];
-        ids[lane] = ids[other];
-      }
-    }
-    workgroupBarrier();
-  }
-  let peak = value_of(keys[0]);
+  let best = best_of(key, id, lane);
+  let peak = value_of(best.x);
   var sum = 0.0;
 #if SCALAR
   for (var i = group.x * CHUNK + lane; i < end; i += THREADS) { sum += exp(max(logits[row * V + i] - peak, -80.0)); }
@@ -64,5 +50,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (lane < half) { sums[lane] += sums[lane + half]; }
     workgroupBarrier();
   }
-  if (lane == 0u) { parts[row * CHUNKS + group.x] = vec4<u32>(keys[0], ids[0], bitcast<u32>(sums[0]), 0u); }
+  if (lane == 0u) { parts[row * CHUNKS + group.x] = vec4<u32>(best, bitcast<u32>(sums[0]), 0u); }
 }

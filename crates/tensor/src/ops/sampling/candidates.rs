@@ -3,7 +3,7 @@
 
 use bayan_gpu::GpuError;
 
-use super::sample::{FLOAT_ORDER, SHARED, SHORTEST_CHUNK, Sample};
+use super::sample::{BEST_OF, FLOAT_ORDER, SHARED, SHORTEST_CHUNK, Sample};
 use super::scan;
 use crate::plan::{KernelText, Lowering, Target, Variant, grid};
 
@@ -39,7 +39,7 @@ fn emit(_: &Sample, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let threads = threads(&to.target()).unwrap_or(64);
     let text = KernelText {
         name: "sample_pick",
-        parts: &[FLOAT_ORDER, SHARED, wgsl!("sampling/pick_candidates.wgsl")],
+        parts: &[FLOAT_ORDER, BEST_OF, SHARED, wgsl!("sampling/pick_candidates.wgsl")],
         defines: defines.set("THREADS", threads),
         turns: turns(vocabulary, vocabulary.div_ceil(chunk), chunk, threads),
     };

@@ -7,7 +7,7 @@
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
-use super::sample::{FLOAT_ORDER, SHORTEST_CHUNK};
+use super::sample::{BEST_OF, FLOAT_ORDER, SHORTEST_CHUNK};
 use crate::cpu::{CpuStep, exp, lane_sum};
 use crate::graph::{Dtype, Graph, Op, Operand, Tensor, Values};
 use crate::plan::{Extent, KernelText, Lowering, grid};
@@ -64,7 +64,7 @@ impl Op for LogProbs {
         let tree = u64::from(threads.ilog2()) + 1;
         let text = KernelText {
             name: "log_probs_scan",
-            parts: &[FLOAT_ORDER, wgsl!("sampling/log_probs_scan.wgsl")],
+            parts: &[FLOAT_ORDER, BEST_OF, wgsl!("sampling/log_probs_scan.wgsl")],
             defines: vectors.set("THREADS", threads),
             turns: 2 * (grid::walk(chunk, threads) + tree),
         };
@@ -76,7 +76,7 @@ impl Op for LogProbs {
         let place = 1 + grid::walk(chunk, threads) + tree + offers + tree;
         let text = KernelText {
             name: "log_probs",
-            parts: &[FLOAT_ORDER, wgsl!("sampling/log_probs.wgsl")],
+            parts: &[FLOAT_ORDER, BEST_OF, wgsl!("sampling/log_probs.wgsl")],
             defines: defines.set("THREADS", threads).set("TOP", MOST_LIKELY),
             turns: 3 * offers + 2 * tree + grid::walk(MOST_LIKELY, threads) + MOST_LIKELY as u64 * place + 1,
         };

@@ -21,6 +21,9 @@ pub(super) const SHARED: &str = wgsl!("lib/sample.wgsl");
 /// Integers in the order of floats.
 pub(super) const FLOAT_ORDER: &str = wgsl!("lib/float_order.wgsl");
 
+/// The largest key of all invocations.
+pub(super) const BEST_OF: &str = wgsl!("lib/best_of.wgsl");
+
 /// The fewest logits per chunk that a variant uses in the first pass.
 pub(super) const SHORTEST_CHUNK: usize = 256;
 
