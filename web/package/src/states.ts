@@ -1,4 +1,5 @@
 /** Saved states in the browser's private file system, one file each. */
+import { privateFolder } from './private-folder';
 
 export interface StoredState {
   name: string;
@@ -11,12 +12,8 @@ export class StateStore {
 
   /** Null where the browser has no private file system for this page (some private windows, insecure origins). */
   static async open(folder = 'bayan-states'): Promise<StateStore | null> {
-    try {
-      const top = await navigator.storage.getDirectory();
-      return new StateStore(await top.getDirectoryHandle(folder, { create: true }));
-    } catch {
-      return null;
-    }
+    const root = await privateFolder(folder);
+    return root && new StateStore(root);
   }
 
   /** Writes or replaces the state of this name: 1 to 250 bytes of UTF-8. A break leaves the earlier one. */

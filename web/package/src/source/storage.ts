@@ -3,6 +3,8 @@
  * Reading goes through `File.slice`, which several tabs may do at once; writing through the worker's exclusive
  * access handle, which writes in place without a copy of the whole file.
  */
+import { privateFolder } from '../private-folder';
+
 export interface Writer {
   size(): number;
   write(offset: number, bytes: Uint8Array): void;
@@ -36,12 +38,8 @@ export class OpfsStorage implements Storage {
 
   /** Null where the browser has no private file system for this page (some private windows, insecure origins). */
   static async open(name = 'bayan-models'): Promise<OpfsStorage | null> {
-    try {
-      const top = await navigator.storage.getDirectory();
-      return new OpfsStorage(await top.getDirectoryHandle(name, { create: true }));
-    } catch {
-      return null;
-    }
+    const root = await privateFolder(name);
+    return root && new OpfsStorage(root);
   }
 
   private async file(folder: string, name: string): Promise<File | null> {

@@ -3,6 +3,7 @@
  * its examples, its newest checkpoint and `run.json`, which names that checkpoint: it is replaced in one step, after
  * the checkpoint is complete.
  */
+import { privateFolder } from '../private-folder';
 import type { SourceFile } from '../types';
 
 export interface StoredTraining<About = unknown> {
@@ -23,12 +24,8 @@ export class TrainingStore {
 
   /** Null where the browser has no private file system for this page (some private windows, insecure origins). */
   static async open(name = 'bayan-training'): Promise<TrainingStore | null> {
-    try {
-      const top = await navigator.storage.getDirectory();
-      return new TrainingStore(await top.getDirectoryHandle(name, { create: true }));
-    } catch {
-      return null;
-    }
+    const root = await privateFolder(name);
+    return root && new TrainingStore(root);
   }
 
   /** All runs, the newest first. */
