@@ -1,4 +1,4 @@
-/** The engine in real Chromium: each kernel against its reference, the fixtures' greedy answers, the error paths. */
+/** The engine in real Chromium: the fixtures' logits and greedy answers, sessions, the error paths. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -31,52 +31,6 @@ async function opened(model, create = {}, options = {}) {
   });
   return { engine, device, info };
 }
-
-/** The runs of the op suite on one device, with all features first; each must pass whole. */
-async function suiteOf(engine, options) {
-  const { device, runs, seconds } = await engine.call('runSuite', options);
-  console.log(`  ${device.adapter}: ${runs.length} runs in ${seconds.toFixed(1)} s`);
-  for (const { path, passed, total, failures } of runs) {
-    console.log(`  ${path}: ${passed} of ${total}`);
-    assert.deepEqual(failures.slice(0, 20), []);
-    assert.ok(total > 0 && passed === total);
-  }
-  return { device, runs };
-}
-
-it('op suite: agrees with the references in every form', async () => {
-  const engine = await newEngine(site.page);
-  const names = process.env.BAYAN_CASES ? process.env.BAYAN_CASES.split(',') : [];
-  const { runs } = await suiteOf(engine, { device: {}, names, further: [['subgroups'], ['subgroups', 'dot']] });
-  assert.deepEqual(
-    runs.map(({ paths }) => [paths.reduce, paths.dot]),
-    [
-      ['subgroups', 'packed'],
-      ['workgroup', 'packed'],
-      ['workgroup', 'f32'],
-    ],
-  );
-  await engine.end();
-});
-
-describe('language features', () => {
-  for (const [name, path, value] of [
-    ['subgroup_id', 'reduce', 'workgroup'],
-    ['packed_4x8_integer_dot_product', 'dot', 'f32'],
-  ]) {
-    it(`computes without ${name}, and says so`, async () => {
-      const engine = await newEngine(site.page);
-      await engine.call('withoutLanguageFeature', name);
-      const { device } = await suiteOf(engine, { device: {}, names: ['rms_norm', 'decode 8/2x80'] });
-      assert.equal(device.paths[path], value);
-      assert.ok(
-        device.missing.some((text) => text.includes(name)),
-        JSON.stringify(device.missing),
-      );
-      await engine.end();
-    });
-  }
-});
 
 describe('greedy answers', () => {
   for (const model of MODELS) {
