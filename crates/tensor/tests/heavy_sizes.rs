@@ -2,11 +2,11 @@
 
 mod common;
 
-use bayan_tensor::suite;
+use bayan_tensor::suite::{self, Case};
 
 /// Runs the cases whose name contains one of `families`.
 fn suite(disable: &str, families: &[&str]) {
-    let wanted = |name: &str| families.iter().any(|family| name.contains(family));
+    let wanted = |case: &Case| families.iter().any(|family| case.name.contains(family));
     common::compare(&common::open(disable, None), &suite::large_cases(), wanted);
 }
 

@@ -19,8 +19,8 @@ struct SuiteOptions {
     device: CreateOptions,
     /// Run only cases whose name contains one of these; all when empty.
     names: Vec<String>,
-    /// Run the cases again without these features: a list for each further run. Runs share the device, so that only
-    /// kernels whose text differs are compiled again.
+    /// Run the cases that are for repeats ([`Case::in_repeats`]) again without these features: a list for each further
+    /// run. Runs share the device, so that only kernels whose text differs are compiled again.
     further: Vec<Vec<String>>,
 }
 
@@ -69,7 +69,8 @@ pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, Eng
             &(done as f64).into(),
             &(chosen.len() as f64).into(),
         );
-        for (device, results) in devices.iter().zip(&mut results) {
+        let forms = if case.in_repeats { devices.len() } else { 1 };
+        for (device, results) in devices.iter().zip(&mut results).take(forms) {
             results.add(device, case, *index as u64).await;
         }
     }

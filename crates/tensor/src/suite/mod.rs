@@ -143,7 +143,7 @@ fn element_cases() -> Vec<Case> {
 
 fn linear_cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for &format in FORMATS {
+    for (index, &format) in FORMATS.iter().enumerate() {
         for width in [64, 100, 544] {
             all.push(case(format!("embed {} 300x{width}", format.name()), 1e-12, move |make| {
                 let mut graph = Graph::new();
@@ -156,8 +156,9 @@ fn linear_cases() -> Vec<Case> {
         }
         // Odd row counts, a single block, block counts that do not divide evenly among invocations; few, odd and many
         // tokens.
-        for (n, k) in [(7, 32), (33, 96), (64, 1056), (130, 512), (70, 100)] {
-            for tokens in [1, 2, 5, 9, 45, 65] {
+        // A repeat has each shape and each number of tokens of a format, but not all pairs of them.
+        for (shape, (n, k)) in [(7, 32), (33, 96), (64, 1056), (130, 512), (70, 100)].into_iter().enumerate() {
+            for (count, tokens) in [1, 2, 5, 9, 45, 65].into_iter().enumerate() {
                 for bias in [false, true] {
                     if bias && tokens != 2 && tokens != 45 {
                         continue;
@@ -167,7 +168,7 @@ fn linear_cases() -> Vec<Case> {
                         format.name(),
                         if bias { ", bias" } else { "" }
                     );
-                    all.push(case(name, LINEAR_BOUND, move |make| {
+                    let recorded = case(name, LINEAR_BOUND, move |make| {
                         let mut graph = Graph::new();
                         let weight = make.matrix(format, n, k)?;
                         let x = make.random(&[tokens, k])?;
@@ -175,7 +176,8 @@ fn linear_cases() -> Vec<Case> {
                         let bias = if bias { Some(make.random(&[n])?) } else { None };
                         let y = graph.linear(x, &weight, bias.as_ref());
                         Ok((graph, vec![y]))
-                    }));
+                    });
+                    all.push(Case { in_repeats: (index + shape + count).is_multiple_of(2), ..recorded });
                 }
             }
         }
@@ -239,12 +241,15 @@ fn layer_cases() -> Vec<Case> {
                     if norms { ", head norms, f16 cache" } else { "" }
                 );
                 let position = [0, 5, 255, 256, 300, 510 - tokens][index % 6];
-                all.push(case(name, 2e-6, move |make| layer_case(make, format, tokens, position, norms, half)));
+                let layer = case(name, 2e-6, move |make| layer_case(make, format, tokens, position, norms, half));
+                // A repeat has each number of tokens of a format once, with or without norms in turn.
+                all.push(Case { in_repeats: (index + tokens % 4 + usize::from(norms)).is_multiple_of(2), ..layer });
             }
         }
         for tokens in [1, 40] {
             let name = format!("layer {} {tokens} tokens, norms after, squared ReLU", format.name());
-            all.push(case(name, 2e-6, move |make| post_norm_case(make, format, tokens)));
+            let layer = case(name, 2e-6, move |make| post_norm_case(make, format, tokens));
+            all.push(Case { in_repeats: (index + tokens % 4).is_multiple_of(2), ..layer });
         }
     }
     all
