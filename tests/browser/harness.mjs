@@ -62,43 +62,112 @@ GPUDevice.prototype.createBuffer = function (descriptor) {
 };
 `;
 
+/** The limits that the standard guarantees (WebGPU, section 3.6.2). */
+const GUARANTEED = {
+  maxBufferSize: 268435456,
+  maxStorageBufferBindingSize: 134217728,
+  maxStorageBuffersPerShaderStage: 8,
+  maxComputeWorkgroupStorageSize: 16384,
+  maxComputeInvocationsPerWorkgroup: 256,
+  maxComputeWorkgroupSizeX: 256,
+  maxComputeWorkgroupSizeY: 256,
+  maxComputeWorkgroupSizeZ: 64,
+  maxComputeWorkgroupsPerDimension: 65535,
+  minStorageBufferOffsetAlignment: 256,
+  minUniformBufferOffsetAlignment: 256,
+  maxBindGroups: 4,
+};
+
 /**
- * Makes Chromium offer what a browser of another maker may: no API of Chromium alone, no optional feature of WebGPU,
- * and the limits that the standard guarantees (WebGPU, section 3.6.2). Those of Firefox and Safari lie between these
- * and Chromium's. A device then really refuses more. Runs in the page and in the engine's worker.
+ * What other browsers lack or do otherwise. Their APIs and language features are those of MDN's browser-compat-data
+ * 8.1.9 (November 2026). No double has `shader-f16`, which Safari has and the software device here lacks.
  */
-export function otherBrowser({ languageFeatures = [], f16 = false } = {}) {
-  for (const [place, name] of [
-    [globalThis.Navigator, 'deviceMemory'],
-    [globalThis.window, 'showDirectoryPicker'],
-    [globalThis.window, 'SpeechRecognition'],
-  ])
-    if (place) Object.defineProperty(place.prototype ?? place, name, { value: undefined, configurable: true });
-  const guaranteed = {
-    maxBufferSize: 268435456,
-    maxStorageBufferBindingSize: 134217728,
-    maxStorageBuffersPerShaderStage: 8,
-    maxComputeWorkgroupStorageSize: 16384,
-    maxComputeInvocationsPerWorkgroup: 256,
-    maxComputeWorkgroupSizeX: 256,
-    maxComputeWorkgroupSizeY: 256,
-    maxComputeWorkgroupSizeZ: 64,
-    maxComputeWorkgroupsPerDimension: 65535,
-    minStorageBufferOffsetAlignment: 256,
-    minUniformBufferOffsetAlignment: 256,
-    maxBindGroups: 4,
-  };
+export const OTHER_BROWSERS = {
+  // The least that the standard permits, with the one language feature that the kernels use.
+  standard: {
+    lacks: ['Navigator.deviceMemory', 'showDirectoryPicker', 'SpeechRecognition'],
+    languageFeatures: ['packed_4x8_integer_dot_product'],
+    limits: GUARANTEED,
+  },
+  // Firefox 141. It looks for finished GPU work every 100 ms. With `privacy.resistFingerprinting`, its limits are the
+  // guaranteed ones.
+  firefox: {
+    lacks: [
+      'Navigator.deviceMemory',
+      'Navigator.userAgentData',
+      'DataTransferItem.getAsFileSystemHandle',
+      'showDirectoryPicker',
+      'SpeechRecognition',
+    ],
+    languageFeatures: [],
+    limits: GUARANTEED,
+    pollMs: 100,
+  },
+  // Safari 26 on a phone: WebKit's HardwareCapabilities.mm, where a binding may be as large as a buffer.
+  safari: {
+    lacks: [
+      'Navigator.deviceMemory',
+      'Navigator.userAgentData',
+      'Navigator.connection',
+      'DataTransferItem.getAsFileSystemHandle',
+      'requestIdleCallback',
+      'scheduler',
+      'showDirectoryPicker',
+      'SpeechRecognition',
+    ],
+    languageFeatures: [],
+    limits: {
+      maxBufferSize: 268435456,
+      maxStorageBufferBindingSize: 268435456,
+      maxStorageBuffersPerShaderStage: 44,
+      maxComputeWorkgroupStorageSize: 32768,
+      maxComputeInvocationsPerWorkgroup: 1024,
+      maxComputeWorkgroupSizeX: 1024,
+      maxComputeWorkgroupSizeY: 1024,
+      maxComputeWorkgroupSizeZ: 1024,
+      maxBindGroups: 11,
+    },
+  },
+};
+
+/**
+ * Makes Chromium offer what another browser offers, one of `OTHER_BROWSERS`: only its APIs, its language features and
+ * its limits, and no optional feature of WebGPU. A device then really refuses more. Runs in the page and in the
+ * engine's worker.
+ */
+export function becomeBrowser({ lacks, languageFeatures, limits, pollMs = 0 }) {
+  for (const path of lacks) {
+    const [name, type] = path.split('.').reverse();
+    const place = type ? globalThis[type]?.prototype : globalThis;
+    if (place) Object.defineProperty(place, name, { value: undefined, configurable: true });
+  }
   const { get } = Object.getOwnPropertyDescriptor(GPUAdapter.prototype, 'limits');
-  const limits = (own) =>
-    new Proxy(own, { get: (target, name) => guaranteed[name] ?? Reflect.get(target, name, target) });
+  // An alignment may be larger than the device's, every other limit only smaller.
+  const stricter = (name, own) => {
+    if (limits[name] === undefined) return own;
+    return name.startsWith('min') ? Math.max(limits[name], own) : Math.min(limits[name], own);
+  };
   Object.defineProperty(GPUAdapter.prototype, 'limits', {
     get() {
-      return limits(get.call(this));
+      const read = (own, name) => stricter(name, Reflect.get(own, name, own));
+      return new Proxy(get.call(this), { get: read });
     },
   });
-  const features = new Set(['core-features-and-limits', ...(f16 ? ['shader-f16'] : [])]);
+  const features = new Set(['core-features-and-limits']);
   Object.defineProperty(GPUAdapter.prototype, 'features', { get: () => features });
   Object.defineProperty(GPU.prototype, 'wgslLanguageFeatures', { get: () => new Set(languageFeatures) });
+  if (!pollMs) return;
+  const atNextPoll = () => new Promise((resolve) => setTimeout(resolve, pollMs - (performance.now() % pollMs)));
+  for (const [type, name] of [
+    [GPUBuffer, 'mapAsync'],
+    [GPUQueue, 'onSubmittedWorkDone'],
+  ]) {
+    const original = type.prototype[name];
+    type.prototype[name] = async function (...values) {
+      await original.apply(this, values);
+      await atNextPoll();
+    };
+  }
 }
 
 /** The engine's script and wasm (or those of its test double) and the files of the included model. */
