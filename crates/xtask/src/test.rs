@@ -3,7 +3,7 @@
 //! The first failing step ends the run, and the summary lists the steps that were not run. Rejected: continuing after a
 //! failure, because most later steps would report the same error again, more slowly.
 
-use crate::{process, tools, vulkan, wasm, web, workspace};
+use crate::{kernels, process, tools, vulkan, wasm, web, workspace};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -56,6 +56,9 @@ fn steps(quick: bool) -> Vec<Step> {
     ];
     if quick {
         return steps;
+    }
+    if kernels::laboratory().is_some() {
+        steps.push(step("Kernels for GPUs (compilers that BAYAN_GPU_LAB names)", gpu_kernels));
     }
     steps.push(step("Documentation tests (cargo test --doc)", doc_tests));
     steps.push(step("Documentation (cargo doc, warnings are errors)", documentation));
@@ -128,6 +131,11 @@ fn tests(session: &Session) -> Result<()> {
     process::run(&mut session.cargo(&["nextest", "run", "--workspace", "--all-targets", "--profile", profile]))
 }
 
+fn gpu_kernels(session: &Session) -> Result<()> {
+    let Some(lab) = kernels::laboratory() else { return Ok(()) };
+    kernels::check(lab, built_program(session)?)
+}
+
 fn doc_tests(session: &Session) -> Result<()> {
     process::run(&mut session.cargo(&["test", "--workspace", "--doc", "--quiet"]))
 }
@@ -150,13 +158,18 @@ fn page_tests(session: &Session) -> Result<()> {
 /// Browser tests that check how soon the page reacts: nothing else runs beside them.
 const TIMED: [&str; 4] = ["errors.test.mjs", "kept.test.mjs", "page.test.mjs", "real.test.mjs"];
 
+/// The `bayan` of the everyday profile. Only with all targets are the features of its dependencies those of the native
+/// tests, so that nothing is compiled again.
+fn built_program(session: &Session) -> Result<PathBuf> {
+    process::run(&mut session.cargo(&["build", "--workspace", "--all-targets"]))?;
+    Ok(workspace::target_dir()?.join("debug").join(format!("bayan{}", std::env::consts::EXE_SUFFIX)))
+}
+
 fn browser_tests(session: &Session) -> Result<()> {
     let node = tools::node()?;
     let chromium = tools::chromium()?;
-    // The browser's answers are compared with this program. Only with all targets are the features of its dependencies
-    // those of the step before, so that nothing is compiled again.
-    process::run(&mut session.cargo(&["build", "--workspace", "--all-targets"]))?;
-    let program = workspace::target_dir()?.join("debug").join(format!("bayan{}", std::env::consts::EXE_SUFFIX));
+    // The browser's answers are compared with this program.
+    let program = built_program(session)?;
     let (timed, others): (Vec<PathBuf>, Vec<PathBuf>) =
         workspace::browser_tests().into_iter().partition(|path| TIMED.iter().any(|name| path.ends_with(name)));
     // Each file starts a Chromium with a software GPU, whose compiler uses one core most of the time.

@@ -3,9 +3,10 @@
 //! A program that is not part of the repository (the laboratory) offers drivers whose compilers work without hardware.
 //! It is called as `LAB kernels FAMILY PROGRAM ARGUMENTS…`, runs `bayan bench --compile-only` on a driver for that family
 //! of GPUs, and leaves what the program prints in `$GPU_LAB_OUT/program.out`. Without it, `--here` asks the driver of
-//! this machine. A spill, or a kernel that does not compile, is an error.
+//! this machine. A spill, an occupancy below the kernel's floor, or a kernel that does not compile is an error.
 
 mod devices;
+mod floors;
 mod model;
 
 use crate::{chat, process};
@@ -68,7 +69,7 @@ fn workload(name: &str) -> Result<Vec<Vec<&'static str>>> {
     })
 }
 
-/// Compiles, prints a table for each workload, and fails on spills.
+/// Compiles, prints a table for each workload, and fails on spills and low occupancy.
 pub fn run(arguments: &KernelsArguments) -> Result<ExitCode> {
     let workloads: Vec<_> = arguments.workload.iter().map(|name| Ok((name, workload(name)?))).collect::<Result<_>>()?;
     if arguments.lab.is_none() && !arguments.here {
@@ -82,7 +83,7 @@ pub fn run(arguments: &KernelsArguments) -> Result<ExitCode> {
         None => chat::build_bayan()?,
     };
     let families = if arguments.here { vec!["here".to_string()] } else { arguments.family.clone() };
-    let (mut reports, mut spilled) = (Vec::new(), Vec::new());
+    let (mut reports, mut faults) = (Vec::new(), Vec::new());
     for family in &families {
         for (shape, format) in arguments.shape.iter().flat_map(|s| arguments.format.iter().map(move |f| (s, f))) {
             for (name, lists) in &workloads {
@@ -93,7 +94,8 @@ pub fn run(arguments: &KernelsArguments) -> Result<ExitCode> {
                     let result = compile(arguments, &bayan, family, shape, format, list, &folder);
                     let report = result.with_context(|| what.clone())?;
                     print!("{}", tables(&what, &report, &folder));
-                    spilled.extend(spills(&report).into_iter().map(|kernel| format!("{what}: {kernel}")));
+                    let found = spills(&report).into_iter().chain(floors::below(kernels(&report)));
+                    faults.extend(found.map(|kernel| format!("{what}: {kernel}")));
                     reports.push(json!({"family": family, "shape": shape, "format": format, "report": report}));
                     keep(arguments.keep.as_deref(), &folder)?;
                 }
@@ -104,11 +106,32 @@ pub fn run(arguments: &KernelsArguments) -> Result<ExitCode> {
         let text = serde_json::to_string_pretty(&reports)?;
         std::fs::write(file, text).with_context(|| format!("--json {}", file.display()))?;
     }
-    if spilled.is_empty() {
+    if faults.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("error: registers of {} kernels are spilled:\n{}", spilled.len(), spilled.join("\n"));
+    eprintln!("error: {} kernels spill registers or have a low occupancy:\n{}", faults.len(), faults.join("\n"));
     Ok(ExitCode::FAILURE)
+}
+
+/// The laboratory, if this machine names one.
+pub fn laboratory() -> Option<PathBuf> {
+    std::env::var_os("BAYAN_GPU_LAB").filter(|lab| !lab.is_empty()).map(PathBuf::from)
+}
+
+/// Checks the kernels of a model of 8 billion parameters on the laboratory's default families.
+pub fn check(lab: PathBuf, bayan: PathBuf) -> Result<()> {
+    #[derive(clap::Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        arguments: KernelsArguments,
+    }
+    let list = ["kernels", "--shape", "llama3-8b", "--format", "q4_k,q8_0"];
+    let Parsed { arguments } = clap::Parser::try_parse_from(list)?;
+    let arguments = KernelsArguments { lab: Some(lab), bayan: Some(bayan), ..arguments };
+    match run(&arguments)? == ExitCode::SUCCESS {
+        true => Ok(()),
+        false => bail!("kernels for GPUs have the faults above"),
+    }
 }
 
 /// An empty directory for what one run leaves.
@@ -187,7 +210,8 @@ fn spills(report: &Value) -> Vec<String> {
         ["spilled", "scratch_bytes"].iter().any(|name| kernel[*name].as_f64().is_some_and(|count| count > 0.0))
     };
     let describe = |kernel: &Value| {
-        format!("{}: {} registers, {} bytes", kernel["kernel"], kernel["spilled"], kernel["scratch_bytes"])
+        let spilled = [&kernel["spilled"], &kernel["scratch_bytes"]].map(show);
+        format!("{}: {} registers spilled, {} bytes", show(&kernel["kernel"]), spilled[0], spilled[1])
     };
     let mut found: Vec<String> = kernels(report).filter(spilled).map(describe).collect();
     found.sort();
@@ -315,7 +339,7 @@ mod tests {
 
     #[test]
     fn spills_are_named() {
-        assert_eq!(spills(&report()), ["\"b\": 3.0 registers, 64.0 bytes"]);
+        assert_eq!(spills(&report()), ["b: 3 registers spilled, 64 bytes"]);
     }
 
     #[test]
