@@ -20,7 +20,7 @@ mod passes;
 mod plan;
 pub mod suite;
 
-pub use cpu::{Cpu, CpuPlan, CpuStep};
+pub use cpu::{CHANNEL_BYTES, Channel, Cpu, CpuPlan, CpuStep, Helper};
 pub use graph::{
     Dtype, ELEMENT_BYTES, GROUP, Graph, Matrix, MatrixBuilder, Move, Node, Op, Operand, Shard, Slots, State,
     StateRange, Tensor, TensorInfo, Trained, Values, copy_within, interpret, nmse, pack_rows, packed_len, row_bytes,

@@ -14,8 +14,9 @@ use crate::suite;
 use crate::training;
 
 /// Opens the device. `options`: `{"device": "auto" | "gpu" | "cpu", "powerPreference", "disable": ["f16" | "subgroups" |
-/// "dot"], "maxBindingBytes"}`, all optional; `auto` is the GPU, or the CPU where the browser offers none. Resolves to
-/// `DeviceInfo` as JSON; `on_lost(errorJson)` is called at most once, later.
+/// "dot"], "threads", "maxBindingBytes"}`, all optional; `auto` is the GPU, or the CPU where the browser offers none;
+/// `threads` is the most that the CPU uses. Resolves to `DeviceInfo` as JSON; `on_lost(errorJson)` is called at most
+/// once, later.
 #[wasm_bindgen]
 pub fn create(options: String, on_lost: Function) -> Promise {
     install_panic_hook(session::lose);

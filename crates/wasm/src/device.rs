@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::browser::{self, Adapter};
 use crate::error::{Code, EngineError};
+use crate::helpers;
 use crate::options::{CreateOptions, Wanted};
 use crate::pause;
 
@@ -15,7 +16,7 @@ use crate::pause;
 pub(crate) enum Device {
     /// A GPU, through WebGPU.
     Gpu(Gpu),
-    /// The processor, on the worker's thread.
+    /// The processor, on the worker's thread and those of its helpers.
     Cpu(Cpu),
 }
 
@@ -24,7 +25,7 @@ impl Device {
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         match self {
             Device::Gpu(gpu) => Ok(gpu.check()?),
-            Device::Cpu(_) => Ok(()),
+            Device::Cpu(cpu) => Ok(cpu.check()?),
         }
     }
 
@@ -32,7 +33,7 @@ impl Device {
     pub(crate) async fn flush(&self) -> Result<(), EngineError> {
         match self {
             Device::Gpu(gpu) => Ok(gpu.flush().await?),
-            Device::Cpu(_) => Ok(()),
+            Device::Cpu(cpu) => Ok(cpu.check()?),
         }
     }
 
@@ -45,10 +46,12 @@ impl Device {
 /// Opens the device that the options name; by default the GPU, or the CPU where the browser offers none.
 pub(crate) async fn open(options: &CreateOptions) -> Result<(Device, Value), EngineError> {
     match options.device()? {
-        Wanted::Cpu => cpu("GPU: not used, because the options name the CPU".to_string()),
+        Wanted::Cpu => cpu("GPU: not used, because the options name the CPU".to_string(), options.threads).await,
         Wanted::Gpu => gpu(options).await,
         Wanted::Any => match gpu(options).await {
-            Err(error) if error.code() == Code::NoWebGpu => cpu(format!("GPU: {}", error.message())),
+            Err(error) if error.code() == Code::NoWebGpu => {
+                cpu(format!("GPU: {}", error.message()), options.threads).await
+            }
             other => other,
         },
     }
@@ -71,17 +74,27 @@ async fn gpu(options: &CreateOptions) -> Result<(Device, Value), EngineError> {
     Ok((Device::Gpu(gpu), info))
 }
 
-/// The CPU; `missing` says why there is no GPU.
-fn cpu(missing: String) -> Result<(Device, Value), EngineError> {
-    let cpu = Cpu::open(None)?;
+/// The CPU, with helpers where the page may have them; `missing` says why there is no GPU.
+async fn cpu(missing: String, threads: Option<usize>) -> Result<(Device, Value), EngineError> {
+    let mut missing = vec![format!("{missing}; the CPU computes, more slowly")];
+    let cpu = match helpers::start(threads).await {
+        Ok(channels) => Cpu::with_helpers(channels)?,
+        Err(reason) => {
+            missing.push(format!("threads: one, because {reason}"));
+            Cpu::open(None)?
+        }
+    };
     let capabilities = cpu.capabilities();
     let info = json!({
         "kind": "cpu",
         "adapter": "CPU",
         "software": false,
         "path": capabilities.path(),
-        "paths": { "vectors": capabilities.path(), "threads": cpu.threads().to_string() },
-        "missing": [format!("{missing}; the CPU computes, more slowly")],
+        "paths": {
+            "vectors": capabilities.path(),
+            "threads": (cpu.threads() + cpu.helper_count()).to_string(),
+        },
+        "missing": missing,
         "maxBufferBytes": LARGEST_CPU_BYTES,
         "maxWeightBytes": LARGEST_CPU_WEIGHTS_BYTES,
     });

@@ -21,6 +21,8 @@ pub(crate) struct CreateOptions {
     power_preference: Option<String>,
     /// Features to disable: `f16`, `subgroups`, `dot`.
     disable: Vec<String>,
+    /// The most threads on the CPU.
+    pub(crate) threads: Option<usize>,
     /// Pretend that bindings may not be larger than this.
     pub(crate) max_binding_bytes: Option<u64>,
 }

@@ -21,7 +21,7 @@ use crate::device::{Device, LARGEST_CPU_BYTES, LARGEST_CPU_WEIGHTS_BYTES};
 use crate::error::{Code, EngineError};
 use crate::options::{CreateOptions, OpenOptions};
 use crate::source::{ByteSource, JsSource};
-use crate::{adapter, device, training};
+use crate::{adapter, device, helpers, training};
 
 thread_local! {
     static DEVICE: RefCell<Option<Device>> = const { RefCell::new(None) };
@@ -71,6 +71,7 @@ pub(crate) fn lose(error: &EngineError) {
 
 pub(crate) async fn create(options: &str, on_lost: Function) -> Result<JsValue, EngineError> {
     let options: CreateOptions = serde_json::from_str(options).map_err(|e| EngineError::options("create", &e))?;
+    helpers::stop();
     let (device, info) = device::open(&options).await?;
     ON_LOST.set(Some(on_lost));
     if let Device::Gpu(gpu) = &device {
@@ -315,4 +316,5 @@ pub(crate) fn dispose() {
         gpu.set_on_lost(None);
         gpu.destroy();
     }
+    helpers::stop();
 }

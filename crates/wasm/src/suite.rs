@@ -34,7 +34,9 @@ struct Results {
 
 /// Runs the suite on its own device; `on_case(name, done, total)` is called before each case.
 pub(crate) async fn run(options: &str, on_case: Function) -> Result<JsValue, EngineError> {
-    let options: SuiteOptions = serde_json::from_str(options).map_err(|e| EngineError::options("suite", &e))?;
+    let mut options: SuiteOptions = serde_json::from_str(options).map_err(|e| EngineError::options("suite", &e))?;
+    // The helpers belong to the engine's own device.
+    options.device.threads = Some(1);
     let mut forms = vec![Disable::default()];
     for features in &options.further {
         let disable = Disable::parse(&features.join(","));

@@ -1,6 +1,6 @@
 //! A static file server for the page, on localhost only.
 //!
-//! HTTP/1.1 with GET and HEAD, one range, and `Content-Type`; the page needs nothing else. Rejected: a server crate,
+//! HTTP/1.1 with GET and HEAD, one range, and a few headers; the page needs nothing else. Rejected: a server crate,
 //! because it would be the largest dependency of this program.
 
 use anyhow::{Context, Result};
@@ -9,6 +9,13 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Sent with every file. COOP and COEP allow the page threads on the CPU.
+const HEADERS: &str = concat!(
+    "Accept-Ranges: bytes\r\nCache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n",
+    "Cross-Origin-Opener-Policy: same-origin\r\n",
+    "Cross-Origin-Embedder-Policy: require-corp\r\n",
+);
 
 /// Most bytes of a request head.
 const HEAD_BYTES: u64 = 16 * 1024;
@@ -107,7 +114,7 @@ fn answer(mut stream: &TcpStream, directory: &Path, request: &Request) -> std::i
         }
     };
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {}\r\nContent-Length: {length}\r\nAccept-Ranges: bytes\r\nCache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Type: {}\r\nContent-Length: {length}\r\n{HEADERS}\r\n",
         content_type(&path)
     );
     stream.write_all(head.as_bytes())?;

@@ -73,6 +73,7 @@ pub fn build_package(root: &Path, package: &str, target_dir: &Path) -> Result<Pa
     }
     std::fs::create_dir_all(&out).with_context(|| format!("{} could not be made", out.display()))?;
     bindgen(&wasm, &out)?;
+    append_helper(root, &out)?;
     optimize(&out.join(format!("{NAME}_bg.wasm")), &build_dir)?;
     Ok(out)
 }
@@ -143,6 +144,18 @@ fn bindgen(wasm: &Path, out: &Path) -> Result<()> {
     let mut cargo = workspace::cargo();
     cargo.args(["run", "--quiet", "--package", "xtask", "--features", "bindgen", "--bin", "bindgen", "--"]);
     process::run(cargo.arg(wasm).arg(out).arg(NAME))
+}
+
+/// Appends the code of helper workers to the engine's module: they are the same file, started under another name.
+fn append_helper(root: &Path, out: &Path) -> Result<()> {
+    let from = root.join("crates/wasm/src/helper.js");
+    if !from.is_file() {
+        return Ok(());
+    }
+    let helper = std::fs::read_to_string(&from).with_context(|| format!("{} could not be read", from.display()))?;
+    let module = out.join(format!("{NAME}.js"));
+    let text = std::fs::read_to_string(&module).with_context(|| format!("{} could not be read", module.display()))?;
+    std::fs::write(&module, text + &helper).with_context(|| format!("{} could not be written", module.display()))
 }
 
 /// Makes the module smaller and faster, in place. This takes a minute, so the result is cached by the digest of the

@@ -70,6 +70,14 @@ impl DevicePlan {
         }
     }
 
+    /// Fails if the CPU could not compute the last run. A GPU reports errors with what is read.
+    pub(super) fn check(&self) -> Result<(), GpuError> {
+        match self {
+            DevicePlan::Gpu(..) => Ok(()),
+            DevicePlan::Cpu(plan) => plan.check(),
+        }
+    }
+
     pub(super) fn is_on_cpu(&self) -> bool {
         matches!(self, DevicePlan::Cpu(_))
     }

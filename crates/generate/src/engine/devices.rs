@@ -58,7 +58,7 @@ impl Devices {
     }
 
     pub(super) fn placement(&self, gpu_layers: Option<usize>) -> Placement<'_> {
-        Placement { gpus: &self.gpus, layers: &self.layers, gpu_layers }
+        Placement { gpus: &self.gpus, cpu: self.cpu.as_ref(), layers: &self.layers, gpu_layers }
     }
 
     /// The copy of a constant on another device. [`Devices::fill_copies`] fills it.

@@ -441,7 +441,10 @@ impl Step {
     /// Runs the step for tokens that only fill the cache; on one device it is divided into this many submissions.
     pub(super) async fn run_prefill(&self, cached: usize, submissions: usize) -> Result<(), GpuError> {
         match self.stages.as_slice() {
-            [only] => only.plan.submit_parts(cached, submissions),
+            [only] => {
+                only.plan.submit_parts(cached, submissions);
+                only.plan.check()?;
+            }
             _ => drop(self.submit(cached, &[]).await?),
         }
         for gpu in &self.gpus {
@@ -467,7 +470,9 @@ impl Step {
                 }
             }
         }
-        Ok(last.plan.submit(cached, reads))
+        let values = last.plan.submit(cached, reads);
+        last.plan.check()?;
+        Ok(values)
     }
 }
 

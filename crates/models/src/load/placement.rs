@@ -5,6 +5,7 @@
 //! twice per layer, which costs more through the host than it saves.
 
 use bayan_gpu::Gpu;
+use bayan_tensor::Cpu;
 use bayan_weights::{Checkpoint, Policy, TensorEntry};
 
 use super::recorder::Description;
@@ -16,6 +17,8 @@ use crate::adapter::layer_of;
 pub struct Placement<'a> {
     /// The devices; empty: the host, for the interpreter.
     pub gpus: &'a [Gpu],
+    /// The CPU that runs the model, if one does.
+    pub cpu: Option<&'a Cpu>,
     /// The device index of each layer; layers beyond the list are on the first device.
     pub layers: &'a [usize],
     /// Number of layers whose matrices stay on their device; the matrices of the others are kept in host memory and

@@ -106,6 +106,7 @@ impl<'a> Reader<'a> {
     ) -> Result<MatrixBuilder<'a>, ModelError> {
         self.go_to(name);
         let layer = layer_of(name).filter(|layer| self.placement.gpu_layers.is_some_and(|kept| *layer >= kept));
+        let cpu = self.placement.cpu;
         Ok(match (self.gpu(), layer) {
             (Some(gpu), Some(layer)) => {
                 // The device holds two streamed layers at a time, and layers alternate between the two slots: one can
@@ -114,7 +115,10 @@ impl<'a> Reader<'a> {
                     format!("{} {}{}", self.device, layer % 2, name.rsplit('.').take(3).collect::<Vec<_>>().join("."));
                 MatrixBuilder::streamed(gpu, &mut self.slots, &slot, name, format, rows, columns)?
             }
-            (gpu, _) => MatrixBuilder::new(gpu, name, format, rows, columns)?,
+            (gpu, _) => match cpu {
+                Some(cpu) if gpu.is_none() => MatrixBuilder::on_cpu(cpu, name, format, rows, columns),
+                _ => MatrixBuilder::new(gpu, name, format, rows, columns)?,
+            },
         })
     }
 
@@ -320,6 +324,9 @@ impl<'a> Reader<'a> {
         if let (Some(gpu), true) = (self.gpu(), self.unflushed_bytes >= FLUSH_BYTES) {
             gpu.flush().await?;
             self.unflushed_bytes = 0;
+        }
+        if let Some(cpu) = self.placement.cpu {
+            cpu.check()?;
         }
         (self.on_progress)(self.read_bytes.min(self.checkpoint.size_bytes()), self.checkpoint.size_bytes());
         Ok(())

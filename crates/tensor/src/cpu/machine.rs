@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bayan_gpu::{Capabilities, GpuError};
 
+use super::helpers::{Channel, Helpers};
 use super::simd::Level;
 use super::threads::{Shared, Threads};
 
@@ -16,6 +17,8 @@ struct Inner {
     threads: Threads,
     level: Level,
     capabilities: Capabilities,
+    /// Threads that share no memory with these.
+    helpers: Option<Arc<Helpers>>,
 }
 
 /// The CPU as a device. Clones share its threads.
@@ -28,7 +31,7 @@ impl Cpu {
     /// # Errors
     /// The system starts no threads.
     pub fn open(threads: Option<usize>) -> Result<Cpu, GpuError> {
-        Cpu::with_level(threads, Level::detect())
+        Cpu::with_level(threads, Level::detect(), Vec::new())
     }
 
     /// As [`Cpu::open`], without vector instructions beyond those that the program is compiled for: the form of every
@@ -37,18 +40,46 @@ impl Cpu {
     /// # Errors
     /// As [`Cpu::open`].
     pub fn portable(threads: Option<usize>) -> Result<Cpu, GpuError> {
-        Cpu::with_level(threads, Level::Portable)
+        Cpu::with_level(threads, Level::Portable, Vec::new())
     }
 
-    fn with_level(threads: Option<usize>, level: Level) -> Result<Cpu, GpuError> {
+    /// The CPU with one thread, and a [`super::Helper`] behind each of these channels. Models that are loaded for it
+    /// have a part of their rows there.
+    ///
+    /// # Errors
+    /// As [`Cpu::open`].
+    pub fn with_helpers(channels: Vec<Box<dyn Channel>>) -> Result<Cpu, GpuError> {
+        Cpu::with_level(Some(1), Level::detect(), channels)
+    }
+
+    fn with_level(threads: Option<usize>, level: Level, channels: Vec<Box<dyn Channel>>) -> Result<Cpu, GpuError> {
         let threads =
             Threads::start(threads).map_err(|reason| GpuError::OpenFailed { device: "cpu".into(), reason })?;
         let capabilities = capabilities(threads.count(), level);
         tracing::info!("device: {}, {}", capabilities.name, capabilities.driver);
-        Ok(Cpu(Arc::new(Inner { threads, level, capabilities })))
+        let helpers = (!channels.is_empty()).then(|| Arc::new(Helpers::new(channels)));
+        Ok(Cpu(Arc::new(Inner { threads, level, capabilities, helpers })))
     }
 
-    /// Number of threads.
+    /// The helpers, if there are any.
+    pub(crate) fn helpers(&self) -> Option<&Arc<Helpers>> {
+        self.0.helpers.as_ref()
+    }
+
+    /// Number of helpers.
+    pub fn helper_count(&self) -> usize {
+        self.helpers().map_or(0, |helpers| helpers.count())
+    }
+
+    /// Fails if a helper has failed: what was computed since then is wrong.
+    ///
+    /// # Errors
+    /// Why the helper failed.
+    pub fn check(&self) -> Result<(), GpuError> {
+        self.helpers().map_or(Ok(()), |helpers| helpers.check())
+    }
+
+    /// Number of threads that share memory.
     pub fn threads(&self) -> usize {
         self.0.threads.count()
     }

@@ -2,10 +2,12 @@
 //!
 //! [`CpuPlan`] gives the tensors memory and runs each op's [`crate::Op::compute`], the op's form for the CPU beside its
 //! reference; an op without such a form is computed by the reference. Ops are not fused: one thread has the results of
-//! the last op in its cache anyway. Vector instructions are chosen when the program runs (`simd`), threads by rayon.
+//! the last op in its cache anyway. Vector instructions are chosen when the program runs (`simd`). Threads are rayon's;
+//! where threads cannot share memory, [`Helper`]s multiply a part of the rows of large matrices.
 
 pub(crate) mod activations;
 pub(crate) mod attend;
+pub(crate) mod helpers;
 mod machine;
 mod plan;
 pub(crate) mod product;
@@ -13,6 +15,7 @@ pub(crate) mod simd;
 mod step;
 mod threads;
 
+pub use helpers::{CHANNEL_BYTES, Channel, Helper};
 pub use machine::Cpu;
 pub use plan::CpuPlan;
 pub use step::CpuStep;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use bayan_gpu::KernelTime;
+use bayan_gpu::{GpuError, KernelTime};
 
 use super::{Cpu, CpuStep};
 use crate::graph::{Dtype, ELEMENT_BYTES, Graph, Operand, State, Tensor, Values};
@@ -91,6 +91,14 @@ impl CpuPlan {
     /// If a tensor was not kept, or a state is not on the host.
     pub fn run(&self, reads: &[Tensor]) -> Vec<Values> {
         self.run_with(&mut |_, run| run(), reads)
+    }
+
+    /// Fails if a helper of the CPU has failed; results since then are wrong.
+    ///
+    /// # Errors
+    /// As [`Cpu::check`].
+    pub fn check(&self) -> Result<(), GpuError> {
+        self.cpu.check()
     }
 
     /// Runs the plan once and measures the time of each op.

@@ -9,12 +9,12 @@
 //! instructions as products of bytes.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bayan_weights::{Codes, Dtype, Format, Minimum};
 
 use super::activations::Activations;
-use super::simd::{Simd, by_level};
+use super::helpers::{Divided, Input, Part};
+use super::simd::{Level, Simd, by_level};
 use super::{Cpu, Shared};
 use crate::graph::Matrix;
 use crate::graph::host::{HostRows, LANES};
@@ -67,12 +67,17 @@ fn kind(format: &dyn Format) -> Option<Kind> {
     }
 }
 
+/// Whether there is a fast product for a format.
+pub(crate) fn is_fast(format: &dyn Format) -> bool {
+    kind(format).is_some()
+}
+
 /// The product of some rows of a matrix with all tokens.
 struct Tile<'a> {
     host: &'a HostRows,
     kind: Kind,
     rows: usize,
-    /// x [T, K]
+    /// x [T, K]; empty unless the weights are dense.
     x: &'a [f32],
     /// x in 8 bits, unless the weights are dense.
     rounded: Option<&'a Activations>,
@@ -90,29 +95,97 @@ const TOKENS: usize = 64;
 /// Multiply-adds that are worth another thread.
 const LEAST_WORK: usize = 1 << 15;
 
+/// A matrix, or one that is stacked with others; its row 0 gives column `first` of y.
+struct Stacked<'a> {
+    first: usize,
+    matrix: &'a Matrix,
+    host: &'a HostRows,
+    kind: Kind,
+}
+
+impl Stacked<'_> {
+    fn is_dense(&self) -> bool {
+        matches!(self.kind, Kind::Dense { .. })
+    }
+}
+
+/// The parts of a matrix, if there is a fast product for each.
+fn parts(weight: &Matrix) -> Option<Vec<Stacked<'_>>> {
+    fn part(first: usize, matrix: &Matrix) -> Option<Stacked<'_>> {
+        Some(Stacked { first, matrix, host: matrix.host_rows()?, kind: kind(matrix.format())? })
+    }
+    match weight.parts() {
+        [] => Some(vec![part(0, weight)?]),
+        parts => parts.iter().map(|(first, matrix)| part(*first, matrix)).collect(),
+    }
+}
+
 /// y [T, N] = x [T, K] Wᵀ + bias, if there is a fast product for every part of the matrix. Returns whether there is.
 pub(crate) fn linear(cpu: &Cpu, weight: &Matrix, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) -> bool {
-    let whole = [(0, weight)];
-    let parts: Vec<(usize, &Matrix)> = match weight.parts() {
-        [] => whole.to_vec(),
-        parts => parts.iter().map(|(first, part): &(usize, Arc<Matrix>)| (*first, part.as_ref())).collect(),
-    };
-    let known: Option<Vec<_>> =
-        parts.iter().map(|(first, part)| Some((*first, *part, part.host_rows()?, kind(part.format())?))).collect();
-    let Some(parts) = known else { return false };
-    let (columns, tokens) = (weight.columns(), x.len() / weight.columns());
-    let dense = |kind: &Kind| matches!(kind, Kind::Dense { .. });
-    let rounded = (!parts.iter().all(|part| dense(&part.3))).then(|| Activations::of(cpu, x, columns));
-    let (width, y) = (weight.rows(), Shared::new(y));
-    for (first, part, host, kind) in parts {
-        let rows = part.rows();
+    let Some(parts) = parts(weight) else { return false };
+    let tokens = Divided::most_tokens(&divided(&parts));
+    let (columns, width) = (weight.columns(), weight.rows());
+    for (x, y) in x.chunks(tokens.saturating_mul(columns)).zip(y.chunks_mut(tokens.saturating_mul(width))) {
+        multiply_parts(cpu, &parts, (x, columns), bias, (y, width));
+    }
+    true
+}
+
+/// The parts of which helpers keep rows.
+fn divided<'a>(parts: &[Stacked<'a>]) -> Vec<Part<'a>> {
+    let part = |part: &Stacked<'a>| Some(Part { divided: part.matrix.divided()?, first: part.first });
+    parts.iter().filter_map(part).collect()
+}
+
+/// y [T, width] = x [T, columns] Wᵀ + bias
+fn multiply_parts(
+    cpu: &Cpu,
+    parts: &[Stacked<'_>],
+    (x, columns): (&[f32], usize),
+    bias: Option<&[f32]>,
+    (y, width): (&mut [f32], usize),
+) {
+    let tokens = x.len() / columns;
+    let rounded = (!parts.iter().all(Stacked::is_dense)).then(|| Activations::of(cpu, x, columns));
+    let divided = divided(parts);
+    let exchange = cpu.helpers().filter(|_| !divided.is_empty()).map(|helpers| {
+        let dense = parts.iter().any(|part| part.is_dense() && part.matrix.divided().is_some()).then_some(x);
+        let rounded = rounded.as_ref();
+        helpers.begin(&Input { tokens, columns, rounded, dense }, divided)
+    });
+    let to = Shared::new(y);
+    for &Stacked { first, matrix, host, kind } in parts {
+        let rows = matrix.divided().map_or(matrix.rows(), Divided::own_rows);
         let bias = bias.map(|bias| &bias[first..first + rows]);
-        let rounded = rounded.as_ref().filter(|_| !dense(&kind));
-        let tile = Tile { host, kind, rows, x, rounded, columns, bias, y, width, first };
+        let rounded = rounded.as_ref().filter(|_| !matches!(kind, Kind::Dense { .. }));
+        let tile = Tile { host, kind, rows, x, rounded, columns, bias, y: to, width, first };
         let least = LEAST_WORK.div_ceil(columns * LANES * tokens.max(1));
         cpu.split(rows.div_ceil(LANES), least, |groups| multiply(cpu.level(), &tile, groups));
     }
-    true
+    if let Some(exchange) = exchange {
+        exchange.finish(bias, y, width);
+    }
+}
+
+/// Rows of a matrix that one thread multiplies.
+pub(crate) struct Rows<'a> {
+    pub(crate) host: &'a HostRows,
+    pub(crate) format: &'static dyn Format,
+    pub(crate) count: usize,
+    pub(crate) columns: usize,
+}
+
+/// y [T, N] = x [T, K] Wᵀ on this thread. `x` has the values for dense weights, `rounded` for others.
+///
+/// # Panics
+/// If there is no fast product for the format.
+pub(crate) fn rows(level: Level, rows: &Rows<'_>, x: &[f32], rounded: Option<&Activations>, y: &mut [f32]) {
+    let Some(kind) = kind(rows.format) else { panic!("no fast product for {}", rows.format.name()) };
+    let &Rows { host, count, columns, .. } = rows;
+    let rounded = rounded.filter(|_| !matches!(kind, Kind::Dense { .. }));
+    let y = Shared::new(y);
+    let tile = Tile { host, kind, rows: count, x, rounded, columns, bias: None, y, width: count, first: 0 };
+    multiply(level, &tile, 0..count.div_ceil(LANES));
 }
 
 by_level! {

@@ -9,6 +9,8 @@ use bayan_weights::{F32, Format, Planes};
 
 use super::host::HostRows;
 use super::state::State;
+use crate::cpu::Cpu;
+use crate::cpu::helpers::Divided;
 
 /// Every shard starts at a multiple of this many rows, so that no workgroup needs rows of two shards.
 pub const SHARD_ROWS: usize = 256;
@@ -40,7 +42,9 @@ pub struct Matrix {
     rows: usize,
     columns: usize,
     shards: Vec<Shard>,
+    /// The rows in host memory: all, or the first ones where `divided` has the others.
     host: Option<HostRows>,
+    divided: Option<Divided>,
     trained: Option<Trained>,
     /// For a stacked matrix: its parts, each with its first row.
     parts: Vec<(usize, Arc<Matrix>)>,
@@ -58,8 +62,13 @@ pub struct Trained {
 impl Matrix {
     /// A matrix without storage, which must never be run: for describing a model by names and sizes alone.
     pub fn without_storage(label: &str, rows: usize, columns: usize) -> Arc<Matrix> {
+        Arc::new(Matrix::empty(label, &F32, rows, columns, Vec::new()))
+    }
+
+    /// A matrix on the devices of its shards only.
+    fn empty(label: &str, format: &'static dyn Format, rows: usize, columns: usize, shards: Vec<Shard>) -> Matrix {
         let (label, parts) = (label.to_string(), Vec::new());
-        Arc::new(Matrix { label, format: &F32, rows, columns, shards: Vec::new(), host: None, trained: None, parts })
+        Matrix { label, format, rows, columns, shards, host: None, divided: None, trained: None, parts }
     }
 
     /// Stacks matrices of equal width by rows, in order. Nothing is copied and each part keeps its format.
@@ -79,7 +88,7 @@ impl Matrix {
             stacked.push((rows, part.clone()));
             rows += part.rows;
         }
-        Arc::new(Matrix { label, format, rows, columns, shards, host: None, trained: None, parts: stacked })
+        Arc::new(Matrix { parts: stacked, ..Matrix::empty(&label, format, rows, columns, shards) })
     }
 
     /// The name, for error messages.
@@ -139,13 +148,24 @@ impl Matrix {
     /// Bytes of all planes, on a device or on the host.
     pub fn size_bytes(&self) -> u64 {
         let on_device: u64 = self.shards.iter().flat_map(|s| &s.planes).map(|plane| plane.size_bytes).sum();
-        let parts: u64 = self.parts.iter().map(|(_, part)| part.host.as_ref().map_or(0, HostRows::size_bytes)).sum();
-        on_device + parts + self.host.as_ref().map_or(0, HostRows::size_bytes)
+        on_device + self.host_bytes() + self.parts.iter().map(|(_, part)| part.host_bytes()).sum::<u64>()
+    }
+
+    /// Bytes in the memory of the host and of helpers.
+    fn host_bytes(&self) -> u64 {
+        let own = self.host.as_ref().map_or(0, HostRows::size_bytes);
+        let row: usize = row_bytes(self.format, self.columns).iter().sum();
+        own + self.divided.as_ref().map_or(0, |divided| ((self.rows - divided.own_rows()) * row) as u64)
     }
 
     /// The rows in host memory, if they are there and not trained or stacked.
     pub(crate) fn host_rows(&self) -> Option<&HostRows> {
         self.host.as_ref()
+    }
+
+    /// Where the rows are that helpers of the CPU keep, if there are any.
+    pub(crate) fn divided(&self) -> Option<&Divided> {
+        self.divided.as_ref()
     }
 
     /// For a stacked matrix: its parts, each with its first row; otherwise none.
@@ -176,7 +196,11 @@ impl Matrix {
             "matrix `{}`: rows {rows:?}",
             matrix.label
         );
-        assert!(matrix.parts.is_empty(), "matrix `{}`: rows of one that is stacked", matrix.label);
+        assert!(
+            matrix.parts.is_empty() && matrix.divided.is_none(),
+            "matrix `{}`: rows of one that is stacked or divided",
+            matrix.label
+        );
         let bytes = row_bytes(matrix.format, matrix.columns);
         let mut shards = Vec::new();
         for shard in &matrix.shards {
@@ -200,16 +224,8 @@ impl Matrix {
         let host = matrix.host.as_ref().map(|host| host.rows(rows.clone()));
         let trained =
             matrix.trained.as_ref().map(|t| Trained { state: t.state.clone(), first_row: t.first_row + rows.start });
-        Arc::new(Matrix {
-            label: matrix.label.clone(),
-            format: matrix.format,
-            rows: rows.len(),
-            columns: matrix.columns,
-            shards,
-            host,
-            trained,
-            parts: Vec::new(),
-        })
+        let view = Matrix::empty(&matrix.label, matrix.format, rows.len(), matrix.columns, shards);
+        Arc::new(Matrix { host, trained, ..view })
     }
 
     /// Row `row` as f32, from host memory.
@@ -228,7 +244,10 @@ impl Matrix {
         }
         let host = self.host.as_ref().unwrap_or_else(|| panic!("matrix `{}` is not on the host", self.label));
         out.resize(self.columns.next_multiple_of(32), 0.0);
-        host.dequantize(self.format, row, out);
+        match &self.divided {
+            Some(divided) if row >= divided.own_rows() => divided.row(row, out),
+            _ => host.dequantize(self.format, row, out),
+        }
         out.truncate(self.columns);
     }
 }
@@ -291,9 +310,24 @@ impl<'a> MatrixBuilder<'a> {
         }
         let host = gpu.is_none().then(|| HostRows::new(format, rows, columns));
         let pending = vec![Vec::new(); bytes.len()];
-        let matrix =
-            Matrix { label: label.to_string(), format, rows, columns, shards, host, trained: None, parts: Vec::new() };
+        let matrix = Matrix { host, ..Matrix::empty(label, format, rows, columns, shards) };
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending, streamed: None })
+    }
+
+    /// A matrix on the host for a CPU, whose helpers get a part of the rows if there are any.
+    pub fn on_cpu(
+        cpu: &Cpu,
+        label: &str,
+        format: &'static dyn Format,
+        rows: usize,
+        columns: usize,
+    ) -> MatrixBuilder<'a> {
+        let divided = cpu.helpers().and_then(|helpers| helpers.divide(format, rows, columns));
+        let own = divided.as_ref().map_or(rows, Divided::own_rows);
+        let host = Some(HostRows::new(format, own, columns));
+        let matrix = Matrix { host, divided, ..Matrix::empty(label, format, rows, columns, Vec::new()) };
+        let pending = vec![Vec::new(); row_bytes(format, columns).len()];
+        MatrixBuilder { gpu: None, matrix, filled: 0, emitted: 0, pending, streamed: None }
     }
 
     /// An f32 matrix whose values are stored in `state`, which has [`packed_len`] elements, on the device or on the
@@ -330,16 +364,7 @@ impl<'a> MatrixBuilder<'a> {
             });
         }
         let trained = Some(Trained { state: state.clone(), first_row: 0 });
-        let matrix = Matrix {
-            label: label.to_string(),
-            format: &F32,
-            rows,
-            columns,
-            shards,
-            host: None,
-            trained,
-            parts: Vec::new(),
-        };
+        let matrix = Matrix { trained, ..Matrix::empty(label, &F32, rows, columns, shards) };
         Ok(MatrixBuilder { gpu, matrix, filled: 0, emitted: 0, pending: vec![Vec::new()], streamed: None })
     }
 
@@ -368,16 +393,7 @@ impl<'a> MatrixBuilder<'a> {
                     format,
                     planes: planes.iter().map(Buffer::whole).collect(),
                 });
-                let matrix = Matrix {
-                    label: label.to_string(),
-                    format,
-                    rows,
-                    columns,
-                    shards: shards.collect(),
-                    host: None,
-                    trained: None,
-                    parts: Vec::new(),
-                };
+                let matrix = Matrix::empty(label, format, rows, columns, shards.collect());
                 let pending = vec![Vec::new(); row_bytes(format, columns).len()];
                 MatrixBuilder { gpu: Some(gpu), matrix, filled: 0, emitted: 0, pending, streamed: None }
             }
@@ -427,7 +443,12 @@ impl<'a> MatrixBuilder<'a> {
         for (plane, &n) in bytes.iter().enumerate() {
             let mut rows: Vec<u8> = self.pending[plane].drain(..count * n).collect();
             if let Some(host) = &mut self.matrix.host {
-                host.write(plane, self.emitted, &rows);
+                let own = self.matrix.divided.as_ref().map_or(self.matrix.rows, Divided::own_rows);
+                let kept = own.saturating_sub(self.emitted).min(count) * n;
+                host.write(plane, self.emitted, &rows[..kept]);
+            }
+            if let Some(divided) = &self.matrix.divided {
+                divided.write(plane, self.emitted, &rows, n);
             }
             if self.gpu.is_none() && self.matrix.trained.is_none() {
                 continue;

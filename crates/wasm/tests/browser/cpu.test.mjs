@@ -4,8 +4,8 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, it } from 'node:test';
-import { filesOf, fixtures, made, newEngine, nmse, root, start, tensor } from './harness.mjs';
+import { after, before, describe, it } from 'node:test';
+import { filesOf, fixtures, ISOLATED, made, newEngine, nmse, root, start, tensor } from './harness.mjs';
 import { synthetic } from './synthetic.mjs';
 
 const program = process.env.BAYAN_NATIVE ?? join(root, 'target/debug/bayan');
@@ -16,16 +16,18 @@ const GREEDY = { temperature: 0, repetitionPenalty: 1, ignoreEos: true };
 
 const json = (...path) => JSON.parse(readFileSync(join(fixtures, ...path), 'utf8'));
 let site;
+/** A site under the headers that allow threads. */
+let isolated;
 before(async () => {
-  site = await start();
+  [site, isolated] = await Promise.all([start(), start(ISOLATED)]);
 });
 after(async () => {
-  await site?.stop();
+  await Promise.all([site?.stop(), isolated?.stop()]);
 });
 
-async function onCpu() {
-  const engine = await newEngine(site.page);
-  return { engine, device: await engine.call('create', { device: 'cpu' }) };
+async function onCpu(page = site.page, options = {}) {
+  const engine = await newEngine(page);
+  return { engine, device: await engine.call('create', { device: 'cpu', ...options }) };
 }
 
 it('op suite: vectors of 128 bits agree with the references', async () => {
@@ -87,6 +89,91 @@ for (const [file, model] of [
     assert.deepEqual((await engine.call('generateFromIds', ids, { ...GREEDY, maxTokens: 16 })).ids, answer.ids);
     await engine.end();
   });
+
+describe('threads', () => {
+  /** Some of its matrices are divided between threads, and some are too small for that. */
+  const SHAPE = { hidden: 1024, intermediate: 2048, layers: 2, heads: 8, vocabulary: 4096 };
+  /** More tokens than one message to a helper has. */
+  const IDS = Array.from({ length: 150 }, (_, i) => (i * 37) % 4000);
+
+  /** Logits and an answer of the model on this page. */
+  async function answers(page, options, format) {
+    const { engine, device } = await onCpu(page, options);
+    made.threads ??= synthetic(embedded, SHAPE);
+    const info = await engine.call('open', 'threads/', made.threads.sizes, { format });
+    const logits = await engine.call('logits', IDS);
+    const { ids } = await engine.call('generateFromIds', IDS, { ...GREEDY, maxTokens: 12 });
+    const { wasmBytes } = await engine.call('info');
+    await engine.end();
+    return { threads: Number(device.paths.threads), missing: device.missing, info, logits, ids, wasmBytes };
+  }
+
+  for (const format of ['q4', 'f16'])
+    it(`${format}: the bits of one thread, in less memory of each`, async () => {
+      const cores = await isolated.page.evaluate(() => navigator.hardwareConcurrency);
+      const [without, one, several] = [
+        await answers(site.page, {}, format),
+        await answers(isolated.page, { threads: 1 }, format),
+        await answers(isolated.page, {}, format),
+      ];
+      assert.equal(without.threads, 1);
+      assert.match(without.missing[1], /^threads: one, .* headers COOP and COEP$/);
+      assert.equal(one.threads, 1);
+      assert.equal(several.threads, Math.min(cores, 4));
+      assert.ok(cores > 1, 'this test needs two cores');
+      assert.ok(without.logits.every(Number.isFinite) && without.logits.length === SHAPE.vocabulary);
+      for (const other of [one, several]) {
+        assert.deepEqual(other.logits, without.logits);
+        assert.deepEqual(other.ids, without.ids);
+        assert.ok(Math.abs(other.info.weightBytes / without.info.weightBytes - 1) < 0.01);
+      }
+      const saved = one.wasmBytes - several.wasmBytes;
+      assert.ok(saved > 0.2 * one.info.weightBytes, `${saved} bytes of ${one.info.weightBytes} are with helpers`);
+    });
+
+  it('helpers end with the engine', async () => {
+    const engine = await newEngine(isolated.page);
+    await engine.call('watchHelpers');
+    const { paths } = await engine.call('create', { device: 'cpu', threads: 2 });
+    assert.equal(paths.threads, '2');
+    assert.deepEqual(await engine.call('helpers'), [1, 0]);
+    await engine.call('open', 'threads/', made.threads.sizes, { format: 'q4' });
+    await engine.call('dispose');
+    assert.deepEqual(await engine.call('helpers'), [1, 1]);
+    await engine.end();
+  });
+
+  it('a helper that does not start: one thread, and the reason', async () => {
+    const engine = await newEngine(isolated.page);
+    await engine.call('watchHelpers', 'missing.mjs');
+    const { paths, missing } = await engine.call('create', { device: 'cpu' });
+    assert.equal(paths.threads, '1');
+    assert.match(missing[1], /^threads: one, because a helper did not start: /);
+    assert.deepEqual(await engine.call('helpers'), [1, 1]);
+    await engine.call('open', 'embedded/', filesOf(embedded), {});
+    const text = await engine.call('chat', [{ role: 'user', content: 'ما عاصمة مصر؟' }], { temperature: 0 });
+    assert.match(text.text, /القاهرة/);
+    await engine.end();
+  });
+
+  it('a lost helper: a clear error, and a new engine answers', async () => {
+    const engine = await newEngine(isolated.page);
+    await engine.call('watchHelpers');
+    await engine.call('create', { device: 'cpu', threads: 2 });
+    await engine.call('open', 'threads/', made.threads.sizes, { format: 'q4' });
+    await engine.call('loseHelpers');
+    for (const _ of [1, 2]) {
+      const { error } = await engine.attempt('generateFromIds', IDS, { ...GREEDY, maxTokens: 4 });
+      assert.equal(error?.code, 'DeviceLost', error?.message);
+      assert.match(error.message, /a helper thread of the CPU ended: it did not answer within 20 seconds/);
+    }
+    await engine.call('create', { device: 'cpu', threads: 2 });
+    await engine.call('open', 'threads/', made.threads.sizes, { format: 'q4' });
+    const { ids } = await engine.call('generateFromIds', IDS, { ...GREEDY, maxTokens: 4 });
+    assert.equal(ids.length, 4);
+    await engine.end();
+  });
+});
 
 it('answers can be stopped from the page', async () => {
   const { engine, device } = await onCpu();

@@ -62,10 +62,20 @@ export function filesOf(folder) {
   return Object.fromEntries(readdirSync(folder).map((name) => [name, statSync(join(folder, name)).size]));
 }
 
-export async function start() {
+/** Headers with which a page may have memory that its workers share. */
+export const ISOLATED = {
+  'Cross-Origin-Opener-Policy': 'same-origin',
+  'Cross-Origin-Embedder-Policy': 'require-corp',
+};
+
+/** The server, which sends these headers with every file, and a page of it in Chromium. */
+export async function start(headers = {}) {
   if (!existsSync(join(engine, 'bayan.js')))
     throw new Error(`${engine} holds no bayan.js: build the engine first (cargo xtask web)`);
-  const server = createServer(answer);
+  const server = createServer((request, response) => {
+    for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
+    answer(request, response);
+  });
   await new Promise((done) => server.listen(0, '127.0.0.1', done));
   const browser = await chromium.launch({
     executablePath: process.env.BAYAN_CHROMIUM ?? '/usr/bin/chromium',

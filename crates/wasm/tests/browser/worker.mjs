@@ -53,7 +53,28 @@ function note(prototype, method, after) {
   };
 }
 
+/** The helper workers that the engine has started, and how many of them it has ended. */
+const helpers = { started: [], ended: 0 };
+
 const calls = {
+  /** From now on helpers are counted; with `script`, they run that file instead. */
+  watchHelpers(script) {
+    self.Worker = class extends Worker {
+      constructor(url, options) {
+        super(script ? new URL(script, url) : url, options);
+        helpers.started.push(this);
+      }
+      terminate() {
+        helpers.ended++;
+        super.terminate();
+      }
+    };
+  },
+  helpers: () => [helpers.started.length, helpers.ended],
+  /** As if the browser had ended the helpers. */
+  loseHelpers() {
+    for (const helper of helpers.started) Object.getPrototypeOf(Object.getPrototypeOf(helper)).terminate.call(helper);
+  },
   async watch() {
     for (const method of [
       'createBuffer',

@@ -82,7 +82,7 @@ async function bayan(settings, onCpu) {
   });
   const start = now();
   await call('load', '/engine/');
-  const device = await call('create', { device: onCpu ? 'cpu' : 'gpu' });
+  const device = await call('create', { device: onCpu ? 'cpu' : 'gpu', threads: 1 });
   const [folder, files, format] = onCpu
     ? ['/gguf/', { [settings.gguf]: settings.ggufBytes }, 'stored']
     : ['/checkpoint/', settings.files, 'q4'];
