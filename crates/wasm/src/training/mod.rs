@@ -100,7 +100,8 @@ pub(crate) async fn prepare(source: ByteSource, examples: ByteSource, options: &
     let source = JsSource::new(source);
     let checkpoint = Checkpoint::open(source.clone()).await.map_err(|e| source.explain(e))?;
     let policy = policy(options.format.as_deref(), &checkpoint)?;
-    let text = TextPipeline::open(source.as_ref(), recipe.chat_template.as_deref());
+    // The checkpoint's own view of the files: a GGUF file has its tokenizer and template inside.
+    let text = TextPipeline::open(checkpoint.source().as_ref(), recipe.chat_template.as_deref());
     let text = text.await.map_err(|e| source.explain(e))?;
     let positions = bayan_models::sizes(&checkpoint)?.max_position_embeddings;
     recipe.max_seq_length = recipe.max_seq_length.min(positions);

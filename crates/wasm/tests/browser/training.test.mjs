@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { filesOf, fixtures, newEngine, nmse, root, start } from './harness.mjs';
+import { filesOf, fixtures, made, newEngine, nmse, root, start } from './harness.mjs';
 
 const program = process.env.BAYAN_NATIVE ?? join(root, 'target/debug/bayan');
 const json = (...path) => JSON.parse(readFileSync(join(fixtures, ...path), 'utf8'));
@@ -192,6 +192,19 @@ describe('a run', () => {
     assert.ok(nmse(tuned, base) > 1e-6, 'the adapter changes something');
     assert.ok(error < 1e-8, `NMSE ${error}`);
     await chat.end();
+  });
+
+  it('takes tokenizer and template from a GGUF file', async () => {
+    const engine = await trainer();
+    const file = 'qwen2_bias-Q4_0.gguf';
+    const bytes = readFileSync(join(fixtures, 'gguf', file));
+    made.gguf = { sizes: { [file]: bytes.length }, read: (_, from, to) => bytes.subarray(from, to) };
+    const examples = { 'train.jsonl': base64(EXAMPLES) };
+    const options = { format: 'stored', recipe: { ...RECIPE, max_steps: 2 } };
+    const plan = await engine.call('prepareTraining', 'gguf/', made.gguf.sizes, examples, options);
+    assert.deepEqual([plan.examples, plan.steps], [ROWS.length, 2]);
+    assert.ok(plan.trainedTokens > 0);
+    await engine.end();
   });
 
   it('refuses unusable examples and settings, and says why', async () => {
