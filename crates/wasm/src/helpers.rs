@@ -119,10 +119,6 @@ impl Shared {
 }
 
 impl Channel for Shared {
-    fn size_bytes(&self) -> usize {
-        CHANNEL_BYTES
-    }
-
     fn write(&self, at: usize, bytes: &[u8]) {
         self.with(|view| view.part(at, bytes.len()).copy_from(bytes));
     }

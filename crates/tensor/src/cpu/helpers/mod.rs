@@ -22,10 +22,8 @@ use super::product;
 use crate::graph::host::LANES;
 pub use helper::Helper;
 
-/// Memory through which two threads talk that share no other. One side at a time uses it.
+/// Memory of [`CHANNEL_BYTES`] through which two threads talk that share no other. One side at a time uses it.
 pub trait Channel: std::fmt::Debug + Send + Sync {
-    /// Its size; at least [`CHANNEL_BYTES`].
-    fn size_bytes(&self) -> usize;
     /// Copies bytes into it.
     fn write(&self, at: usize, bytes: &[u8]);
     /// Copies bytes out of it.

@@ -36,10 +36,6 @@ impl Side {
 }
 
 impl Channel for Side {
-    fn size_bytes(&self) -> usize {
-        CHANNEL_BYTES
-    }
-
     fn write(&self, at: usize, bytes: &[u8]) {
         self.memory.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
     }
