@@ -43,6 +43,13 @@ impl Scores {
         let likeliest = ids.iter().zip(&values[3..]).take(top);
         TokenScore { id, logprob: of(values[2]), top: likeliest.map(|(&id, &logit)| (id, of(logit))).collect() }
     }
+
+    /// The log-probability of a row's token, and the most likely token at its place.
+    pub(super) fn of_pair(&self, row: usize) -> (f64, u32) {
+        let values = &self.values.f32()[row * LOG_PROB_VALUES..][..LOG_PROB_VALUES];
+        let shift = f64::from(values[0]) + f64::from(values[1]).ln();
+        (f64::from(values[2]) - shift, self.ids.u32()[row * MOST_LIKELY])
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +65,10 @@ mod tests {
         values[LOG_PROB_VALUES..][..6].copy_from_slice(&[3.0, sum, 2.0, 3.0, 2.0, 1.0]);
         let mut ids = vec![0; 2 * MOST_LIKELY];
         ids[MOST_LIKELY..][..3].copy_from_slice(&[1, 2, 0]);
-        let score = Scores { values: Values::F32(values), ids: Values::U32(ids) }.of_row(1, 2, 3);
+        let scores = Scores { values: Values::F32(values), ids: Values::U32(ids) };
+        let score = scores.of_row(1, 2, 3);
+        let (single, likeliest) = scores.of_pair(1);
+        assert!((single - (2.0 - total.ln())).abs() < 1e-6 && likeliest == 1, "{single}, {likeliest}");
         assert!((f64::from(score.logprob) - (2.0 - total.ln())).abs() < 1e-6, "{score:?}");
         assert_eq!(score.top.iter().map(|entry| entry.0).collect::<Vec<_>>(), [1, 2, 0]);
         assert_eq!(score.top[1].1, score.logprob);

@@ -35,7 +35,7 @@ pub(super) enum StepKind {
     ScoredPrompt(usize),
     /// Tokens with the logits after each of them.
     Logits(usize),
-    /// Tokens of several sequences, with the logits after some of them.
+    /// Tokens of several sequences, with log-probabilities of tokens after some of them.
     Packed {
         /// Number of tokens.
         tokens: usize,
@@ -43,6 +43,8 @@ pub(super) enum StepKind {
         tiles: usize,
         /// Number of tokens whose logits are computed.
         rows: usize,
+        /// Number of log-probabilities: several tokens may be scored in one place.
+        pairs: usize,
     },
     /// Consecutive tokens of each of several sequences, then sampling after each of them.
     Verify {
@@ -78,6 +80,7 @@ impl StepKind {
             StepKind::Scored(rows) | StepKind::ScoredPrompt(rows) | StepKind::Mixed { rows, scored: true, .. } => {
                 Some(rows)
             }
+            StepKind::Packed { pairs, .. } => Some(pairs),
             _ => None,
         }
     }
@@ -172,8 +175,10 @@ pub(super) type SumsOf<'a> = dyn Fn(&Arc<Matrix>) -> Option<Arc<State>> + 'a;
 
 /// The input with the number of most likely tokens that are wanted in each row of log-probabilities.
 const WANTED: &str = "likely tokens wanted";
-/// The input with the token after each token of a prompt.
+/// The input with the tokens that are scored.
 const FOLLOWING: &str = "following tokens";
+/// The input with the row of logits that each scored token of a packed step is looked up in.
+const PAIRS: &str = "rows of scored tokens";
 
 /// The inputs of mixed steps with positions, cache rows and tiles of the answers' tokens.
 const FIRST: [&str; 3] = ["first positions", "first cache rows", "first tiles"];
@@ -266,8 +271,11 @@ impl Step {
         let rows = inputs.get(4).map(|input| graph.state(&input.state));
         if let Some(rows) = kind.scored() {
             inputs.push(zeros(WANTED, &[rows])?);
-            if matches!(kind, StepKind::ScoredPrompt(_)) {
+            if matches!(kind, StepKind::ScoredPrompt(_) | StepKind::Packed { .. }) {
                 inputs.push(zeros(FOLLOWING, &[rows])?);
+            }
+            if matches!(kind, StepKind::Packed { .. }) {
+                inputs.push(zeros(PAIRS, &[rows])?);
             }
         }
         if let StepKind::Mixed { rows, .. } = kind {
@@ -279,6 +287,7 @@ impl Step {
             inputs.iter().find(|input| input.state.label() == label).map(|input| input.state.clone())
         };
         let (wanted, following) = (labelled(&inputs, WANTED), labelled(&inputs, FOLLOWING));
+        let pairs = labelled(&inputs, PAIRS);
         let causality = Causality { positions, bases, tiles };
         let logits = spec.decoder.forward(&mut graph, StepInputs { tokens, causality, rows }, spec.cache);
         if let ([Some(positions), Some(bases), Some(tiles)], Some(rows)) = (FIRST.map(|l| labelled(&inputs, l)), rows) {
@@ -307,8 +316,12 @@ impl Step {
                 let [values, ids] = log_probs(&mut graph, copy, tokens);
                 vec![tokens, values, ids]
             }
-            StepKind::ScoredPrompt(_) => {
+            StepKind::ScoredPrompt(_) | StepKind::Packed { .. } => {
                 let chosen = following.as_ref().map_or(tokens, |following| graph.state(following));
+                let logits = pairs.as_ref().map_or(logits, |pairs| {
+                    let pairs = graph.state(pairs);
+                    graph.select_rows(logits, pairs)
+                });
                 log_probs(&mut graph, logits, chosen).to_vec()
             }
             // A prompt's tokens only fill the cache: operations after the last cache write are not run.
@@ -316,7 +329,7 @@ impl Step {
                 graph = graph.until_last_state();
                 Vec::new()
             }
-            StepKind::Logits(_) | StepKind::Packed { .. } => vec![logits],
+            StepKind::Logits(_) => vec![logits],
         };
         let keep: Vec<Tensor> = results.iter().copied().filter(|&tensor| graph.info(tensor).state.is_none()).collect();
         let only = |plan| vec![StagePlan { plan, transfers: Vec::new() }];
@@ -374,6 +387,14 @@ impl Step {
     /// Sets the token after each token of a prompt, of a step that computes its log-probabilities.
     pub(super) fn write_following(&self, following: &[u32]) {
         self.write_labelled(FOLLOWING, following);
+    }
+
+    /// Sets the tokens that a packed step scores, and for each the number of its row of logits. Both have the length of
+    /// the step.
+    pub(super) fn write_pairs(&self, rows: &[u32], tokens: &[u32]) {
+        self.write_labelled(PAIRS, rows);
+        self.write_labelled(FOLLOWING, tokens);
+        self.write_wanted(tokens.iter().map(|_| Some(1)));
     }
 
     fn write_labelled(&self, label: &str, values: &[u32]) {
