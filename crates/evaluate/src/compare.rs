@@ -6,11 +6,16 @@ use std::path::Path;
 use bayan_train::Rng;
 use serde_json::Value;
 
+use crate::overlap;
 use crate::samples::{self, Sample};
+use crate::task::Metric;
 use crate::{EvalError, Result};
 
 /// Bootstrap samples of a comparison.
 const SAMPLES: usize = 10_000;
+
+/// Bootstrap samples where each needs sums of several counts.
+const SAMPLES_OF_SUMS: usize = 2_000;
 
 /// Two runs of one task.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +30,7 @@ pub struct Comparison {
     pub scores: [f64; 2],
     /// The bounds of the difference (second minus first) that hold 95 % of the bootstrap samples.
     pub interval: [f64; 2],
-    /// Items that only the first, and only the second run has right.
+    /// Items that only the first, and only the second run has right; of texts, those where it is better.
     pub only: [usize; 2],
     /// The probability of so uneven a split of those items, or a more uneven one, by chance.
     pub p: f64,
@@ -60,13 +65,32 @@ pub fn interval(differences: &[f64], seed: u64) -> [f64; 2] {
     [at(0.025), at(0.975)]
 }
 
+/// The bounds that hold 95 % of the differences of scores in bootstrap samples of pairs, where scores follow from sums.
+fn interval_of_sums(metric: Metric, counts: &[Vec<&[f64]>; 2], seed: u64) -> [f64; 2] {
+    let mut random = Rng::new(seed, 0);
+    let items = counts[0].len();
+    let mut differences: Vec<f64> = (0..SAMPLES_OF_SUMS)
+        .map(|_| {
+            let drawn: Vec<usize> = (0..items).map(|_| random.below(items as u64) as usize).collect();
+            let of = |run: usize| overlap::score(metric, &overlap::sums(&counts[run], &drawn));
+            of(1) - of(0)
+        })
+        .collect();
+    differences.sort_by(f64::total_cmp);
+    let at = |part: f64| differences[((SAMPLES_OF_SUMS - 1) as f64 * part).round() as usize];
+    [at(0.025), at(0.975)]
+}
+
 /// Compares samples of one task, which must be of the same prompts.
 ///
 /// # Errors
 /// No item is in both runs, or an item has another prompt or another answer.
 pub fn pair(task: &str, metric: &str, runs: [&[Sample]; 2], seed: u64) -> Result<Comparison> {
     let second: BTreeMap<u64, &Sample> = runs[1].iter().map(|sample| (sample.number, sample)).collect();
+    let known = Metric::by_name(metric);
+    let higher_is_better = known.is_none_or(Metric::higher_is_better);
     let mut differences = Vec::new();
+    let mut counts = [Vec::new(), Vec::new()];
     let (mut sums, mut only) = ([0.0; 2], [0; 2]);
     for one in runs[0] {
         let Some(other) = second.get(&one.number) else { continue };
@@ -79,23 +103,28 @@ pub fn pair(task: &str, metric: &str, runs: [&[Sample]; 2], seed: u64) -> Result
         differences.push(values[1] - values[0]);
         (0..2).for_each(|run| sums[run] += values[run]);
         if values[0] != values[1] {
-            only[usize::from(values[1] > values[0])] += 1;
+            only[usize::from((values[1] > values[0]) == higher_is_better)] += 1;
+        }
+        for (counts, sample) in counts.iter_mut().zip([one, other]) {
+            counts.push(sample.counts.first().map_or(&[][..], Vec::as_slice));
         }
     }
     if differences.is_empty() {
         let remedy = "compare runs of the same tasks";
         return Err(EvalError::unexpected(task, "items that both runs have", "none", remedy));
     }
-    let count = differences.len() as f64;
-    Ok(Comparison {
-        task: task.to_owned(),
-        metric: metric.to_owned(),
-        items: differences.len(),
-        scores: sums.map(|sum| sum / count),
-        interval: interval(&differences, seed),
-        only,
-        p: mcnemar(only[0], only[1]),
-    })
+    let items = differences.len();
+    let of_sums = known.filter(|_| counts[0].iter().all(|counts| counts.len() > 1));
+    let (scores, interval) = match of_sums {
+        Some(metric) => {
+            let all: Vec<usize> = (0..items).collect();
+            let scores = counts.each_ref().map(|counts| overlap::score(metric, &overlap::sums(counts, &all)));
+            (scores, interval_of_sums(metric, &counts, seed))
+        }
+        None => (sums.map(|sum| sum / items as f64), interval(&differences, seed)),
+    };
+    let (task, metric, p) = (task.to_owned(), metric.to_owned(), mcnemar(only[0], only[1]));
+    Ok(Comparison { task, metric, items, scores, interval, only, p })
 }
 
 /// From the full name of each task of a finished run to its file and the names of its metrics.
@@ -163,6 +192,7 @@ mod tests {
             pick: Some(0),
             choices: vec![],
             values: vec![value],
+            counts: vec![vec![]],
             truncated: false,
         }
     }

@@ -104,12 +104,33 @@ impl Encoder<'_> {
         Ok((ids, 1))
     }
 
+    /// Encodes contexts, each with its continuation. Equal contexts that follow each other are encoded once.
+    ///
+    /// # Errors
+    /// As [`Encoder::choices`].
+    pub fn pairs(&self, protocol: Protocol, pairs: &[(&str, String)]) -> Result<Encoded> {
+        let mut all = Encoded { texts: Vec::with_capacity(pairs.len()), truncated: false };
+        for same in pairs.chunk_by(|one, other| one.0 == other.0) {
+            let continuations: Vec<String> = same.iter().map(|(_, continuation)| continuation.clone()).collect();
+            let Encoded { texts, truncated } = self.choices(protocol, same[0].0, &continuations)?;
+            all.texts.extend(texts);
+            all.truncated |= truncated;
+        }
+        Ok(all)
+    }
+
     /// Encodes a prompt that an answer is generated for. Of a prompt that is too long the beginning is left out.
     ///
     /// # Errors
     /// The tokenizer fails.
-    pub fn prompt(&self, text: &str, special_tokens: bool, answer_tokens: usize) -> Result<(Vec<u32>, bool)> {
-        let mut ids = self.tokenizer.encode(text, special_tokens)?;
+    pub fn prompt(
+        &self,
+        protocol: Protocol,
+        text: &str,
+        special_tokens: bool,
+        answer_tokens: usize,
+    ) -> Result<(Vec<u32>, bool)> {
+        let mut ids = if special_tokens { self.encode(protocol, text)? } else { self.tokenizer.encode(text, false)? };
         let most = self.context.saturating_sub(answer_tokens).max(1);
         let truncated = ids.len() > most;
         if truncated {

@@ -14,6 +14,7 @@ pub mod encode;
 mod error;
 pub mod judged;
 pub mod metric;
+pub mod overlap;
 mod prepare;
 pub mod prompt;
 pub mod report;

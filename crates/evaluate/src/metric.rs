@@ -2,6 +2,7 @@
 
 use bayan_train::Rng;
 
+use crate::data::python;
 use crate::task::Extract;
 
 /// The number of the first largest value.
@@ -21,10 +22,11 @@ pub fn pick_normalized(sums: &[f64], choices: &[String]) -> usize {
     first_largest(&normalized)
 }
 
-/// The answer in a generated text, as AceGPT's harness finds it.
+/// The answer in a generated text, as the harness finds it.
 pub fn extract(rule: Extract, text: &str) -> String {
     let line = text.split('\n').next().unwrap_or_default();
     match rule {
+        Extract::All => python::strip(text).to_owned(),
         Extract::Letters => ['A', 'B', 'C', 'D'].into_iter().filter(|letter| line.contains(*letter)).collect(),
         Extract::YesNo => {
             let found = ["نعم", "لا"].into_iter().filter_map(|word| line.find(word).map(|at| (at, word)));
@@ -36,7 +38,7 @@ pub fn extract(rule: Extract, text: &str) -> String {
 /// A score.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
-    /// Its value, from 0 to 1.
+    /// Its value, from 0 to 1 or, where the harness gives it in percent, from 0 to 100.
     pub value: f64,
     /// Its standard error; `None` where one item is all there is.
     pub error: Option<f64>,
@@ -48,9 +50,16 @@ pub struct Score {
 pub fn mean(values: &[f64]) -> Score {
     let count = values.len() as f64;
     let value = values.iter().sum::<f64>() / count.max(1.0);
-    let squares: f64 = values.iter().map(|other| (other - value).powi(2)).sum();
-    let error = (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt() / count.sqrt());
+    let error = (values.len() > 1).then(|| deviation(values) / count.sqrt());
     Score { value, error, items: values.len() }
+}
+
+/// The standard deviation of a sample of two values or more.
+pub fn deviation(values: &[f64]) -> f64 {
+    let count = values.len() as f64;
+    let middle = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|other| (other - middle).powi(2)).sum();
+    (squares / (count - 1.0)).sqrt()
 }
 
 /// The mean over items of several tasks, with the pooled standard error that lm-evaluation-harness prints.
@@ -90,9 +99,7 @@ pub fn pooled_f1(pairs: &[(usize, Option<usize>)], seed: u64) -> Score {
     let samples: Vec<f64> = (0..F1_SAMPLES)
         .map(|_| f1((0..pairs.len()).map(|_| pairs[random.below(pairs.len() as u64) as usize])))
         .collect();
-    let middle = samples.iter().sum::<f64>() / samples.len() as f64;
-    let squares: f64 = samples.iter().map(|sample| (sample - middle).powi(2)).sum();
-    let error = (pairs.len() > 1).then(|| (squares / (samples.len() as f64 - 1.0)).sqrt());
+    let error = (pairs.len() > 1).then(|| deviation(&samples));
     Score { value, error, items: pairs.len() }
 }
 

@@ -38,8 +38,23 @@ pub struct Item {
     pub row: Row,
     /// The question.
     pub question: Question,
-    /// The text before the choices, or before the answer.
+    /// The text before the choices, or before the answer; where choices stand in the prompt, that with the first one.
     pub prompt: String,
+    /// The prompts with each choice in them; empty where choices follow the prompt.
+    pub prompts: Vec<String>,
+}
+
+impl Item {
+    /// The context and the scored text of each choice, with what stands between them.
+    pub fn pairs(&self, delimiter: &str) -> Vec<(&str, String)> {
+        let question = &self.question;
+        match &question.ending {
+            Some(ending) => {
+                self.prompts.iter().map(|prompt| (prompt.as_str(), format!("{delimiter}{ending}"))).collect()
+            }
+            None => question.choices.iter().map(|own| (self.prompt.as_str(), format!("{delimiter}{own}"))).collect(),
+        }
+    }
 }
 
 /// A task with its items.
@@ -68,11 +83,12 @@ pub struct Prepared {
 /// template refuses the conversation.
 pub fn prepare(task: &Task, folder: &mut DataFolder, settings: &Settings) -> Result<Prepared> {
     settings.around.check(task)?;
-    let shots = settings.shots.unwrap_or(task.default_shots);
+    let wanted = settings.shots.filter(|_| task.shots != Shots::Never);
+    let shots = wanted.unwrap_or(task.default_shots);
     let most = match task.shots {
         Shots::First(most) => most,
         Shots::FirstOthers | Shots::Random | Shots::RandomOthers => usize::MAX,
-        Shots::None => 0,
+        Shots::None | Shots::Never => 0,
     };
     if shots > most {
         let (expected, got) = (format!("at most {most} examples"), shots.to_string());
@@ -83,10 +99,10 @@ pub fn prepare(task: &Task, folder: &mut DataFolder, settings: &Settings) -> Res
     // Their number decides the order of choices that are shuffled after them.
     let always = task.shuffle.is_some_and(|shuffle| shuffle.examples_first);
     let examples = match task.source.shots_split.filter(|_| shots > 0 || always) {
-        Some(split) => Some(rows_of(task, folder, split)?),
+        Some(split) => Some(rows_of(task, folder, split, &settings.columns)?),
         None => None,
     };
-    let (rows, mut hashes) = rows_of(task, folder, task.source.split)?;
+    let (rows, mut hashes) = rows_of(task, folder, task.source.split, &settings.columns)?;
     let orders = Orders::new(task.shuffle, rows.len(), examples.as_ref().map_or(0, |(rows, _)| rows.len()));
     let question = |row: &Row, order: Option<&Vec<usize>>| {
         let plain = Fields::new(row, &settings.columns);
@@ -124,8 +140,17 @@ pub fn prepare(task: &Task, folder: &mut DataFolder, settings: &Settings) -> Res
             let expected = format!("{shots} rows in `{}`", task.source.shots_split.unwrap_or(task.source.split));
             return Err(EvalError::unexpected(what, expected, before.len().to_string(), "use fewer with --shots"));
         }
-        let prompt = prompt(task, &before, &asked, &settings.around)?;
-        items.push(Item { number, row: row.clone(), question: asked, prompt });
+        let around = &settings.around;
+        let with = |choice: &String| prompt(task, &before, &Question { text: choice.clone(), ..asked.clone() }, around);
+        let mut prompts = Vec::new();
+        if asked.ending.is_some() {
+            prompts = asked.choices.iter().map(with).collect::<Result<_>>()?;
+        }
+        let prompt = match prompts.first() {
+            Some(first) => first.clone(),
+            None => prompt(task, &before, &asked, around)?,
+        };
+        items.push(Item { number, row: row.clone(), question: asked, prompt, prompts });
     }
     if items.is_empty() {
         let what = format!("split `{}` of {}", task.source.split, task.full_name());
@@ -162,15 +187,19 @@ impl Orders {
     }
 }
 
-/// The rows of a split, those of the task's topic alone.
-fn rows_of(task: &Task, folder: &mut DataFolder, split: &str) -> Result<(Rc<Vec<Row>>, BTreeMap<String, String>)> {
+/// The rows of a split that belong to the task.
+fn rows_of(
+    task: &Task,
+    folder: &mut DataFolder,
+    split: &str,
+    columns: &[(String, String)],
+) -> Result<(Rc<Vec<Row>>, BTreeMap<String, String>)> {
     let Rows { rows, hashes } = folder.read(&task.source, split)?;
-    let Some(topic) = &task.source.topic else { return Ok((rows, (*hashes).clone())) };
+    let Some(part) = &task.source.part else { return Ok((rows, (*hashes).clone())) };
     let mut own = Vec::new();
     for row in rows.iter() {
-        let fields = Fields::new(row, &[]);
-        let id = fields.text("id").map_err(|problem| EvalError::Row(fields.bad(problem)))?;
-        if id.split('-').next() == Some(topic.as_str()) {
+        let fields = Fields::new(row, columns);
+        if part.has(&fields).map_err(|problem| EvalError::Row(fields.bad(problem)))? {
             own.push(row.clone());
         }
     }

@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 
 use crate::metric::mean;
 use crate::results::{Finished, HEADINGS, table};
-use crate::samples::Sample;
 use crate::task::Group;
 
 /// Most different choices in a table of confusions; choices that are texts of their own have more.
@@ -66,12 +65,17 @@ fn bars(title: &str, entries: &[(String, f64, Option<f64>, usize)]) -> String {
 
 /// Scores of four parts of all items with equal numbers, from the shortest prompts to the longest.
 fn by_length(finished: &[Finished<'_>]) -> Vec<(String, f64, Option<f64>, usize)> {
-    let mut all: Vec<&Sample> = finished.iter().flat_map(|one| &one.samples).collect();
-    all.sort_by_key(|sample| sample.prompt_length);
+    let of = |one: &Finished<'_>| {
+        let metric = one.prepared.task.metrics[0];
+        let values = one.samples.iter().map(|sample| (sample.prompt_length, metric.percent(sample.values[0]) / 100.0));
+        values.collect::<Vec<_>>()
+    };
+    let mut all: Vec<(usize, f64)> = finished.iter().flat_map(of).collect();
+    all.sort_by_key(|(length, _)| *length);
     let part = all.len().div_ceil(4).max(1);
-    let entry = |part: &[&Sample]| {
-        let score = mean(&part.iter().map(|sample| sample.values[0]).collect::<Vec<_>>());
-        let ends = [part.first(), part.last()].map(|sample| sample.map_or(0, |sample| sample.prompt_length));
+    let entry = |part: &[(usize, f64)]| {
+        let score = mean(&part.iter().map(|(_, value)| *value).collect::<Vec<_>>());
+        let ends = [part.first(), part.last()].map(|end| end.map_or(0, |(length, _)| *length));
         (format!("{} to {} characters", ends[0], ends[1]), score.value, score.error, score.items)
     };
     all.chunks(part).map(entry).collect()
@@ -117,8 +121,9 @@ pub fn to_html(finished: &[Finished<'_>], groups: &[Group], about: &serde_json::
     let entries: Vec<(String, f64, Option<f64>, usize)> = finished
         .iter()
         .map(|one| {
-            let (_, score) = one.scores()[0];
-            (one.prepared.task.full_name(), score.value, score.error, score.items)
+            let (metric, score) = one.scores()[0];
+            let part = |value: f64| metric.percent(value) / 100.0;
+            (one.prepared.task.full_name(), part(score.value), score.error.map(part), score.items)
         })
         .collect();
     page += &bars("By task (first metric, in percent, with standard error)", &entries);

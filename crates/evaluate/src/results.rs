@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::metric::{Score, by_size, mean, mean_of, pooled_f1, weighted};
+use crate::overlap;
 use crate::run::Prepared;
 use crate::samples::Sample;
-use crate::task::{Combine, Group, Metric};
+use crate::task::{Combine, Group, Kind, Metric};
 
 /// A task with its samples.
 #[derive(Debug)]
@@ -22,8 +23,13 @@ impl Finished<'_> {
     /// The score of each metric.
     pub fn scores(&self) -> Vec<(Metric, Score)> {
         let of = |(at, metric): (usize, &Metric)| {
+            if metric.compares_texts() {
+                let counts: Vec<&[f64]> = self.samples.iter().map(|sample| sample.counts[at].as_slice()).collect();
+                return (*metric, overlap::total(*metric, &counts));
+            }
             let values: Vec<f64> = self.samples.iter().map(|sample| sample.values[at]).collect();
-            (*metric, mean(&values))
+            let error = mean(&values).error.filter(|_| *metric != Metric::F1);
+            (*metric, Score { error, ..mean(&values) })
         };
         self.prepared.task.metrics.iter().enumerate().map(of).collect()
     }
@@ -77,10 +83,10 @@ pub fn group_scores(group: &Group, finished: &[Finished<'_>], seed: u64) -> Vec<
     found
 }
 
-fn insert_score(entry: &mut Map<String, Value>, metric: &str, score: &Score) {
-    entry.insert(format!("{metric},none"), json!(score.value));
+fn insert_score(entry: &mut Map<String, Value>, metric: &str, filter: &str, score: &Score) {
+    entry.insert(format!("{metric},{filter}"), json!(score.value));
     let error = score.error.map_or(json!("N/A"), |error| json!(error));
-    entry.insert(format!("{metric}_stderr,none"), error);
+    entry.insert(format!("{metric}_stderr,{filter}"), error);
 }
 
 /// The results file. Nothing in it depends on when or how fast the run was.
@@ -96,19 +102,22 @@ pub fn to_json(finished: &[Finished<'_>], groups: &[Group], about: &Value, seed:
         let mut entry = Map::new();
         entry.insert("alias".into(), task.name.clone().into());
         for (metric, score) in one.scores() {
-            insert_score(&mut entry, metric.name(), &score);
+            insert_score(&mut entry, metric.name(), task.filter(), &score);
         }
         entry.insert("sample_len".into(), items.len().into());
         entry.insert("truncated".into(), one.samples.iter().filter(|sample| sample.truncated).count().into());
         results.insert(name.clone(), Value::Object(entry));
-        let config = json!({"task": task.name, "dataset_path": task.source.dataset,
+        let mut config = json!({"task": task.name, "dataset_path": task.source.dataset,
             "dataset_name": task.source.config, "test_split": task.source.split,
             "fewshot_split": task.source.shots_split, "target_delimiter": task.delimiter, "num_fewshot": examples});
+        if let Kind::Generate { tokens, stop, .. } = task.kind {
+            config["generation_kwargs"] = json!({"until": stop, "max_gen_toks": tokens, "do_sample": false});
+        }
         configs.insert(name.clone(), config);
         versions.insert(name.clone(), one.prepared.rules.clone().into());
         shots.insert(name.clone(), json!(examples));
         let metrics: Map<String, Value> =
-            task.metrics.iter().map(|metric| (metric.name().to_owned(), true.into())).collect();
+            task.metrics.iter().map(|m| (m.name().to_owned(), m.higher_is_better().into())).collect();
         higher.insert(name.clone(), Value::Object(metrics));
         counts.insert(name.clone(), json!({"original": rows, "effective": items.len()}));
         protocols.insert(name, task.protocol.name().into());
@@ -119,8 +128,10 @@ pub fn to_json(finished: &[Finished<'_>], groups: &[Group], about: &Value, seed:
         let scores = group_scores(group, finished, seed);
         let mut entry = Map::new();
         entry.insert("alias".into(), group.name.clone().into());
-        scores.iter().for_each(|(metric, score)| insert_score(&mut entry, metric, score));
-        entry.insert("sample_len".into(), scores.first().map_or(0, |(_, score)| score.items).into());
+        scores.iter().for_each(|(metric, score)| insert_score(&mut entry, metric, "none", score));
+        if let Some((_, score)) = scores.first() {
+            entry.insert("sample_len".into(), score.items.into());
+        }
         group_results.insert(name.clone(), Value::Object(entry));
         let own = group.tasks.iter().map(|task| format!("{}/{task}", group.protocol.name()));
         subtasks.insert(name, own.collect());
@@ -135,9 +146,10 @@ pub fn to_json(finished: &[Finished<'_>], groups: &[Group], about: &Value, seed:
 /// The rows of a table: name, protocol, examples, items, metric, score in percent with its standard error, and the
 /// beginning of the SHA-256 of all files of the task.
 pub fn table(finished: &[Finished<'_>], groups: &[Group], seed: u64) -> Vec<Vec<String>> {
-    let percent = |score: &Score| {
-        let error = score.error.map_or("n/a".to_owned(), |error| format!("{:.2}", 100.0 * error));
-        format!("{:.2} ± {error}", 100.0 * score.value)
+    let percent = |metric: Option<Metric>, score: &Score| {
+        let of = |value: f64| metric.map_or(100.0 * value, |metric| metric.percent(value));
+        let error = score.error.map_or("n/a".to_owned(), |error| format!("{:.2}", of(error)));
+        format!("{:.2} ± {error}", of(score.value))
     };
     let short = |hashes: &BTreeMap<String, String>| {
         let all: String = hashes.values().map(String::as_str).collect();
@@ -160,7 +172,7 @@ pub fn table(finished: &[Finished<'_>], groups: &[Group], seed: u64) -> Vec<Vec<
                 shots.to_string(),
                 score.items.to_string(),
                 metric,
-                percent(&score),
+                percent(None, &score),
                 short(&hashes),
             ]);
         }
@@ -173,7 +185,7 @@ pub fn table(finished: &[Finished<'_>], groups: &[Group], seed: u64) -> Vec<Vec<
                 one.prepared.shots.to_string(),
                 score.items.to_string(),
                 metric.name().into(),
-                percent(&score),
+                percent(Some(metric), &score),
                 short(&one.prepared.hashes),
             ]);
         }

@@ -33,11 +33,11 @@ pub trait Backend {
     /// The model fails.
     fn score(&mut self, items: &[Vec<ScoredText>]) -> Result<Vec<Vec<Likelihood>>>;
 
-    /// Greedy continuations of prompts.
+    /// Greedy continuations of prompts, of at most `tokens` tokens. They may end at the texts `stop`, or go on.
     ///
     /// # Errors
     /// The model fails.
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize) -> Result<Vec<String>>;
+    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> Result<Vec<String>>;
 }
 
 /// How a model in this process computes the texts of an item.
@@ -111,18 +111,33 @@ impl Backend for Local<'_> {
         Ok(found)
     }
 
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize) -> Result<Vec<String>> {
+    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> Result<Vec<String>> {
         let mut texts = Vec::new();
         let model = &mut *self.model;
+        // Special tokens are not part of texts, so that texts cannot end at them: their ids end answers.
+        let special = stop.iter().filter_map(|text| model.tokenizer.id(text));
+        let special: Vec<u32> = special.filter(|id| !model.stop.contains(id)).collect();
+        let own = model.stop.len();
+        model.stop.extend(special);
         let work = async {
-            let generation = Generation { max_tokens: Some(tokens), ..Default::default() };
+            let stop = stop.iter().map(|text| (*text).to_owned()).collect();
+            let generation = Generation { max_tokens: Some(tokens), stop, ..Default::default() };
             let answers = model.generate_many(prompts, &generation, &mut |_, _| ControlFlow::Continue(())).await?;
-            texts = answers.into_iter().map(|answer| answer.text).collect();
+            // Harnesses decode an answer as a whole, which replaces broken characters otherwise than a stream of text.
+            let decoded = answers.iter().map(|answer| model.tokenizer.decode(&answer.ids, true));
+            texts = decoded.collect::<std::result::Result<_, _>>()?;
             Ok(())
         };
-        (self.wait)(Box::pin(work))?;
-        Ok(texts)
+        let done = (self.wait)(Box::pin(work));
+        self.model.stop.truncate(own);
+        done.map(|()| texts)
     }
+}
+
+/// The text before the first of these.
+fn until<'a>(text: &'a str, stop: &[&str]) -> &'a str {
+    let end = stop.iter().filter_map(|stop| text.find(stop)).min();
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// The log-likelihood of a text's end, from the scores of its tokens but the first.
@@ -150,9 +165,7 @@ pub fn lines(backend: &mut dyn Backend, prepared: &Prepared, items: &[Item]) -> 
     match task.kind {
         Kind::Choices => {
             let encode = |item: &Item| {
-                let choices: Vec<String> =
-                    item.question.choices.iter().map(|choice| format!("{}{choice}", task.delimiter)).collect();
-                encoder.choices(task.protocol, &item.prompt, &choices).map_err(|error| bad(item, error))
+                encoder.pairs(task.protocol, &item.pairs(task.delimiter)).map_err(|error| bad(item, error))
             };
             let encoded = items.iter().map(encode).collect::<Result<Vec<Encoded>>>()?;
             // Items of similar lengths share steps.
@@ -167,14 +180,14 @@ pub fn lines(backend: &mut dyn Backend, prepared: &Prepared, items: &[Item]) -> 
             }
             Ok(lines)
         }
-        Kind::Generate { tokens, extract } => {
+        Kind::Generate { tokens, stop, extract } => {
             let special = prepared.special_tokens || task.protocol != Protocol::AceGpt;
-            let prompts =
-                items.iter().map(|item| encoder.prompt(&item.prompt, special, tokens)).collect::<Result<Vec<_>>>()?;
+            let prompt = |item: &Item| encoder.prompt(task.protocol, &item.prompt, special, tokens);
+            let prompts = items.iter().map(prompt).collect::<Result<Vec<_>>>()?;
             let ids: Vec<Vec<u32>> = prompts.iter().map(|(ids, _)| ids.clone()).collect();
-            let texts = backend.generate(&ids, tokens)?;
+            let texts = backend.generate(&ids, tokens, stop)?;
             let of = |((item, text), (_, truncated)): ((&Item, &String), &(Vec<u32>, bool))| {
-                samples::of_text(task, item, extract, text, *truncated)
+                samples::of_text(task, item, extract, until(text, stop), *truncated)
             };
             Ok(items.iter().zip(&texts).zip(&prompts).map(of).collect())
         }

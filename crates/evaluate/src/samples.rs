@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::data::hash_text;
 use crate::metric::{extract, pick, pick_normalized};
+use crate::overlap;
 use crate::run::Item;
 use crate::task::{Extract, Metric, Task};
 use crate::{EvalError, Result};
@@ -33,6 +34,8 @@ pub struct Sample {
     pub choices: Vec<String>,
     /// The value of each metric of the task.
     pub values: Vec<f64>,
+    /// What metrics that compare texts have counted, else nothing, for each metric of the task.
+    pub counts: Vec<Vec<f64>>,
     /// Whether the prompt lost its beginning.
     pub truncated: bool,
 }
@@ -45,7 +48,12 @@ pub fn path(folder: &Path, task: &Task) -> PathBuf {
 }
 
 fn common(item: &Item) -> Map<String, Value> {
-    let target = item.question.gold.map_or(Value::Null, |gold| json!(gold));
+    let question = &item.question;
+    let target = match question.gold {
+        Some(gold) => json!(gold),
+        None if question.choices.is_empty() => json!(question.answer),
+        None => Value::Null,
+    };
     let mut line = Map::new();
     line.insert("doc_id".into(), json!(item.number));
     line.insert("doc".into(), Value::Object(item.row.fields.clone()));
@@ -68,12 +76,11 @@ pub fn of_choices(task: &Task, item: &Item, found: &[Likelihood], tokens: &[usiz
     let (plain, normalized) = (pick(&sums), pick_normalized(&sums, &question.choices));
     let picked = |metric: Metric| if metric == Metric::AccNorm { normalized } else { plain };
     let mut line = common(item);
-    let argument = |choice: &String| json!([item.prompt, format!("{}{choice}", task.delimiter)]);
-    line.insert("arguments".into(), question.choices.iter().map(argument).collect());
+    line.insert("arguments".into(), json!(item.pairs(task.delimiter)));
     let scored: Vec<Value> = found.iter().map(|likelihood| json!([likelihood.sum, likelihood.greedy])).collect();
     line.insert("resps".into(), scored.iter().map(|scored| json!([scored])).collect());
     line.insert("filtered_resps".into(), scored.into());
-    line.insert("filter".into(), "none".into());
+    line.insert("filter".into(), task.filter().into());
     line.insert("metrics".into(), task.metrics.iter().map(|metric| metric.name()).collect());
     hashes(&mut line, item);
     line.insert("choices".into(), json!(question.choices));
@@ -97,7 +104,7 @@ pub fn of_text(task: &Task, item: &Item, rule: Extract, response: &str, truncate
     line.insert("arguments".into(), json!([[item.prompt]]));
     line.insert("resps".into(), json!([[response]]));
     line.insert("filtered_resps".into(), json!([answer]));
-    line.insert("filter".into(), "none".into());
+    line.insert("filter".into(), task.filter().into());
     line.insert("metrics".into(), task.metrics.iter().map(|metric| metric.name()).collect());
     hashes(&mut line, item);
     line.insert("choices".into(), json!(question.choices));
@@ -105,7 +112,19 @@ pub fn of_text(task: &Task, item: &Item, rule: Extract, response: &str, truncate
     line.insert("pick".into(), json!(picked));
     line.insert("truncated".into(), truncated.into());
     let right = picked.is_some() && picked == question.gold;
-    line.insert(task.metrics[0].name().into(), json!(if right { 1.0 } else { 0.0 }));
+    let mut counted = Map::new();
+    for &metric in task.metrics {
+        let mut value = if right { 1.0 } else { 0.0 };
+        if metric.compares_texts() {
+            let counts = overlap::counts(metric, &answer, &question.answer);
+            value = overlap::score(metric, &counts);
+            counted.insert(metric.name().into(), json!(counts));
+        }
+        line.insert(metric.name().into(), json!(value));
+    }
+    if !counted.is_empty() {
+        line.insert("counts".into(), counted.into());
+    }
     Value::Object(line).to_string()
 }
 
@@ -113,6 +132,10 @@ pub fn of_text(task: &Task, item: &Item, rule: Extract, response: &str, truncate
 pub fn parse(line: &str, metrics: &[&str]) -> Option<Sample> {
     let line: Value = serde_json::from_str(line).ok()?;
     let index = |name: &str| line[name].as_u64().map(|index| index as usize);
+    let counts = |name: &&str| match line["counts"][*name].as_array() {
+        Some(counts) => counts.iter().map(Value::as_f64).collect(),
+        None => Some(Vec::new()),
+    };
     let texts = line["choices"].as_array()?.iter().map(|choice| choice.as_str().map(str::to_owned));
     Some(Sample {
         number: line["doc_id"].as_u64()?,
@@ -122,6 +145,7 @@ pub fn parse(line: &str, metrics: &[&str]) -> Option<Sample> {
         pick: index("pick"),
         choices: texts.collect::<Option<_>>()?,
         values: metrics.iter().map(|metric| line[*metric].as_f64()).collect::<Option<_>>()?,
+        counts: metrics.iter().map(counts).collect::<Option<_>>()?,
         truncated: line["truncated"].as_bool()?,
     })
 }

@@ -49,15 +49,22 @@ pub struct Question {
     pub choices: Vec<String>,
     /// The number of the right choice; `None` if the row's answer is none of them, which then never counts.
     pub gold: Option<usize>,
-    /// The answer as it is printed in an example before another question.
+    /// The answer as it is printed in an example before another question, and what texts are compared with.
     pub answer: String,
+    /// What is scored after each choice, where the choices stand in the prompt: `text` then ends in the right choice.
+    pub ending: Option<String>,
 }
 
 impl Question {
     /// A question whose answer is printed as its choice.
     pub fn new(text: String, choices: Vec<String>, gold: usize) -> Question {
         let answer = choices.get(gold).cloned().unwrap_or_default();
-        Question { text, instruction: None, choices, gold: Some(gold), answer }
+        Question { text, instruction: None, choices, gold: Some(gold), answer, ending: None }
+    }
+
+    /// A question that is answered in a text, which is compared with `reference`.
+    pub fn open(text: String, reference: String) -> Question {
+        Question { text, instruction: None, choices: Vec::new(), gold: None, answer: reference, ending: None }
     }
 
     /// With an instruction at the beginning of the text.
@@ -76,8 +83,24 @@ pub enum Metric {
     Acc,
     /// The same, with log-likelihoods divided by the number of code points of the choice.
     AccNorm,
+    /// F1 over all choices together, which is the accuracy; lm-evaluation-harness has no standard error for it.
+    F1,
     /// The answer in the generated text is right.
     Accuracy,
+    /// BLEU, from 0 to 100.
+    Bleu,
+    /// chrF2, from 0 to 100.
+    Chrf,
+    /// Edits for 100 words: fewer are better.
+    Ter,
+    /// Words in common.
+    Rouge1,
+    /// Pairs of words in common.
+    Rouge2,
+    /// The longest common subsequence of words.
+    RougeL,
+    /// The same for each line.
+    RougeLsum,
 }
 
 impl Metric {
@@ -86,7 +109,51 @@ impl Metric {
         match self {
             Metric::Acc => "acc",
             Metric::AccNorm => "acc_norm",
+            Metric::F1 => "f1",
             Metric::Accuracy => "accuracy",
+            Metric::Bleu => "bleu",
+            Metric::Chrf => "chrf",
+            Metric::Ter => "ter",
+            Metric::Rouge1 => "rouge1",
+            Metric::Rouge2 => "rouge2",
+            Metric::RougeL => "rougeL",
+            Metric::RougeLsum => "rougeLsum",
+        }
+    }
+
+    /// The metric of a name in results.
+    pub fn by_name(name: &str) -> Option<Metric> {
+        const ALL: [Metric; 11] = [
+            Metric::Acc,
+            Metric::AccNorm,
+            Metric::F1,
+            Metric::Accuracy,
+            Metric::Bleu,
+            Metric::Chrf,
+            Metric::Ter,
+            Metric::Rouge1,
+            Metric::Rouge2,
+            Metric::RougeL,
+            Metric::RougeLsum,
+        ];
+        ALL.into_iter().find(|metric| metric.name() == name)
+    }
+
+    /// Whether texts are compared with references: scores of many are not the means of the scores of each.
+    pub fn compares_texts(self) -> bool {
+        !matches!(self, Metric::Acc | Metric::AccNorm | Metric::F1 | Metric::Accuracy)
+    }
+
+    /// Whether larger scores are better.
+    pub fn higher_is_better(self) -> bool {
+        self != Metric::Ter
+    }
+
+    /// What is printed for a score: percent.
+    pub fn percent(self, score: f64) -> f64 {
+        match self {
+            Metric::Bleu | Metric::Chrf | Metric::Ter => score,
+            _ => 100.0 * score,
         }
     }
 }
@@ -98,6 +165,8 @@ pub enum Extract {
     Letters,
     /// The first `نعم` or `لا` in the first line.
     YesNo,
+    /// The whole text without white space around it.
+    All,
 }
 
 /// How an item is answered.
@@ -109,6 +178,8 @@ pub enum Kind {
     Generate {
         /// Most new tokens.
         tokens: usize,
+        /// Texts that end the answer and are not part of it.
+        stop: &'static [&'static str],
         /// What counts as the answer.
         extract: Extract,
     },
@@ -129,6 +200,8 @@ pub enum Shots {
     RandomOthers,
     /// The task has no examples.
     None,
+    /// The harness puts no examples before the question, however many are asked for.
+    Never,
 }
 
 /// Choices whose order the harness draws at random, row after row, with Python's global generator. Nothing else of the
@@ -186,6 +259,14 @@ impl Task {
     /// The name with its protocol, unique among all tasks.
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.protocol.name(), self.name)
+    }
+
+    /// lm-evaluation-harness's name of what it does with answers before it counts them.
+    pub fn filter(&self) -> &'static str {
+        match self.kind {
+            Kind::Generate { extract: Extract::All, .. } => "STRIP_ANSWER",
+            _ => "none",
+        }
     }
 }
 

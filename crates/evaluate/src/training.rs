@@ -81,7 +81,7 @@ impl Backend for Training<'_> {
         Ok(items.iter().map(|texts| rest.by_ref().take(texts.len()).collect()).collect())
     }
 
-    fn generate(&mut self, _: &[Vec<u32>], _: usize) -> Result<Vec<String>> {
+    fn generate(&mut self, _: &[Vec<u32>], _: usize, _: &[&str]) -> Result<Vec<String>> {
         let remedy = "choose tasks with choices";
         Err(EvalError::unexpected("a model in training", "tasks with choices", "one that is answered in text", remedy))
     }
@@ -137,9 +137,7 @@ impl Benchmarks {
         let mut longest = 0;
         for own in &self.prepared {
             for item in &own.items {
-                let choice = |choice: &String| format!("{}{choice}", own.task.delimiter);
-                let choices: Vec<String> = item.question.choices.iter().map(choice).collect();
-                let encoded = encoder.choices(own.task.protocol, &item.prompt, &choices)?;
+                let encoded = encoder.pairs(own.task.protocol, &item.pairs(own.task.delimiter))?;
                 longest = encoded.texts.iter().map(|text| text.ids.len()).fold(longest, usize::max);
             }
         }

@@ -297,8 +297,8 @@ impl Backend for Faulty<'_, '_> {
         self.inner.score(&items)
     }
 
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize) -> bayan_evaluate::Result<Vec<String>> {
-        self.inner.generate(prompts, tokens)
+    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> bayan_evaluate::Result<Vec<String>> {
+        self.inner.generate(prompts, tokens, stop)
     }
 }
 
@@ -367,6 +367,7 @@ fn reference_samples(task: &Task, items: &[Value]) -> Vec<Sample> {
         pick: None,
         choices: vec![],
         values: expected(task, item).values,
+        counts: vec![],
         truncated: false,
     };
     items.iter().enumerate().map(of).collect()
@@ -440,8 +441,8 @@ impl Backend for Stopping<'_> {
         self.inner.score(items)
     }
 
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize) -> bayan_evaluate::Result<Vec<String>> {
-        self.inner.generate(prompts, tokens)
+    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> bayan_evaluate::Result<Vec<String>> {
+        self.inner.generate(prompts, tokens, stop)
     }
 }
 

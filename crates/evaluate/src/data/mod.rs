@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{EvalError, Result};
 pub use fields::{Fields, Problem, Read};
-pub use python_random::PythonRandom;
+pub use python_random::{NumpyRandom, PythonRandom};
 
 /// Where the files of a configuration and a split are, without the file's ending.
 pub const LAYOUTS: &[&str] = &[
@@ -60,8 +60,30 @@ pub struct Source {
     pub file: Option<&'static str>,
     /// The columns of files without a header line.
     pub columns: Option<&'static [&'static str]>,
-    /// Only rows whose `id` begins with this and a hyphen.
-    pub topic: Option<String>,
+    /// The rows that belong to the task; `None`: all.
+    pub part: Option<Part>,
+}
+
+/// The part of a file's rows that belongs to a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Rows whose `id` begins with this and a hyphen.
+    Topic(String),
+    /// Rows with this `direction` of translation.
+    Direction(String),
+}
+
+impl Part {
+    /// Whether a row belongs to it.
+    ///
+    /// # Errors
+    /// The row does not have the column that decides.
+    pub fn has(&self, fields: &Fields<'_>) -> Read<bool> {
+        match self {
+            Part::Topic(topic) => Ok(fields.text("id")?.split('-').next() == Some(topic)),
+            Part::Direction(direction) => Ok(fields.text("direction")? == *direction),
+        }
+    }
 }
 
 /// The rows of one split.
@@ -304,7 +326,7 @@ mod tests {
 
     fn source(dataset: &'static str, config: Option<&str>) -> Source {
         let config = config.map(str::to_owned);
-        Source { dataset, config, split: "test", shots_split: None, file: None, columns: None, topic: None }
+        Source { dataset, config, split: "test", shots_split: None, file: None, columns: None, part: None }
     }
 
     fn found(root: &Path, files: &[&str], source: &Source, split: &str) -> Result<Vec<String>> {

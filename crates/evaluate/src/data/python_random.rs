@@ -1,5 +1,6 @@
-//! Python's `random.Random`, as far as harnesses draw examples and shuffle choices with it: the Mersenne Twister
-//! (MT19937) seeded by a whole number, `sample` and `shuffle`.
+//! Python's `random.Random`, as far as harnesses draw examples, shuffle choices and draw bootstrap samples with it: the
+//! Mersenne Twister (MT19937) seeded by a whole number, `sample`, `shuffle` and `choices`. NumPy's older generator,
+//! which ROUGE is averaged with, is the same with another seeding.
 //!
 //! Own code, because crates of the generator know neither how Python seeds it nor how it draws from a list.
 
@@ -19,11 +20,7 @@ impl PythonRandom {
         let low = seed as u32;
         let high = (seed >> 32) as u32;
         let key: &[u32] = if high == 0 { &[low] } else { &[low, high] };
-        let mut state = [0; WORDS];
-        state[0] = 19_650_218;
-        for at in 1..WORDS {
-            state[at] = mixed(state[at - 1], 1_812_433_253).wrapping_add(at as u32);
-        }
+        let mut state = filled(19_650_218);
         let (mut at, mut word) = (1, 0);
         for _ in 0..WORDS.max(key.len()) {
             state[at] = (state[at] ^ mixed(state[at - 1], 1_664_525)).wrapping_add(key[word]).wrapping_add(word as u32);
@@ -98,6 +95,13 @@ impl PythonRandom {
         Some(drawn)
     }
 
+    /// `choices(range(count))[0]`; `count` is at least 1.
+    pub fn choice(&mut self, count: usize) -> usize {
+        let (high, low) = (f64::from(self.next_u32() >> 5), f64::from(self.next_u32() >> 6));
+        let part = (high * f64::from(1 << 26) + low) / (1u64 << 53) as f64;
+        (part * count as f64) as usize
+    }
+
     /// The numbers below `count` in the order that `shuffle` brings a list of them into. `count` is at most 2³².
     pub fn shuffled(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
@@ -106,6 +110,42 @@ impl PythonRandom {
         }
         order
     }
+}
+
+/// `numpy.random.RandomState`.
+#[derive(Debug, Clone)]
+pub struct NumpyRandom(PythonRandom);
+
+impl NumpyRandom {
+    /// `numpy.random.RandomState(seed)`.
+    pub fn new(seed: u32) -> NumpyRandom {
+        NumpyRandom(PythonRandom { state: filled(seed), next: WORDS })
+    }
+
+    /// `randint(bound)`, a number below `bound`, which is at least 1 and below 2³².
+    pub fn below(&mut self, bound: usize) -> usize {
+        let largest = bound as u32 - 1;
+        if largest == 0 {
+            return 0;
+        }
+        let mask = u32::MAX >> largest.leading_zeros();
+        loop {
+            let drawn = self.0.next_u32() & mask;
+            if drawn <= largest {
+                return drawn as usize;
+            }
+        }
+    }
+}
+
+/// The state that begins with this word.
+fn filled(first: u32) -> [u32; WORDS] {
+    let mut state = [0; WORDS];
+    state[0] = first;
+    for at in 1..WORDS {
+        state[at] = mixed(state[at - 1], 1_812_433_253).wrapping_add(at as u32);
+    }
+    state
 }
 
 fn mixed(word: u32, factor: u32) -> u32 {
@@ -134,6 +174,15 @@ mod tests {
         assert_eq!(words(1234, 4), [4_150_886_329, 3_342_196_574, 1_892_932_127, 501_869_158]);
         assert_eq!(words((1 << 40) + 5, 3), [2_166_296_868, 2_220_160_828, 1_153_647_273]);
         assert_eq!(words(0, 1), [3_626_764_237]);
+    }
+
+    #[test]
+    fn choices_are_python_s_and_numpy_s() {
+        let mut python = PythonRandom::new(0);
+        assert_eq!([0; 8].map(|_| python.choice(10)), [8, 7, 4, 2, 5, 4, 7, 3]);
+        let mut numpy = NumpyRandom::new(1234);
+        assert_eq!([0; 8].map(|_| numpy.below(10)), [3, 6, 5, 4, 8, 9, 1, 7]);
+        assert_eq!(NumpyRandom::new(1).below(1), 0);
     }
 
     /// What lm-evaluation-harness's own sampler drew with the seed 1234 from lists of these lengths.

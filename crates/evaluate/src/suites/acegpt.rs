@@ -2,7 +2,7 @@
 
 use super::names;
 use super::rules::{LATIN_LETTERS, letter, owned};
-use crate::data::{Fields, Read, Source, python};
+use crate::data::{Fields, Part, Read, Source, python};
 use crate::task::{Combine, Extract, Frame, Group, Kind, Metric, Protocol, Question, Rule, Shots, Suite, Task};
 
 const METRICS: &[Metric] = &[Metric::Accuracy];
@@ -80,7 +80,7 @@ fn group(name: String, tasks: &[Task], combine: Combine) -> Group {
 }
 
 fn mmlu(chat: bool) -> Suite {
-    let kind = Kind::Generate { tokens: 10, extract: Extract::Letters };
+    let kind = Kind::Generate { tokens: 10, stop: &[], extract: Extract::Letters };
     let one = |(subject, arabic): &(&str, &str)| {
         let source = Source {
             dataset: "MMLUArabic",
@@ -89,7 +89,7 @@ fn mmlu(chat: bool) -> Suite {
             shots_split: Some("dev"),
             file: None,
             columns: Some(COLUMNS),
-            topic: None,
+            part: None,
         };
         let name = format!("{}:{subject}", named("mmlu", chat));
         task(name, source, lettered, letter_prompts(&arabic.replace('_', " ")), kind, chat)
@@ -113,7 +113,7 @@ fn of_topic(dataset: &'static str, file: &'static str, topic: &str) -> Source {
         shots_split: Some("dev"),
         file: Some(file),
         columns: None,
-        topic: Some(topic.into()),
+        part: Some(Part::Topic(topic.into())),
     }
 }
 
@@ -125,7 +125,7 @@ fn exams(chat: bool) -> Suite {
         ("Biology", "علم الأحياء"),
         ("Physics", "علم الفيزياء"),
     ];
-    let kind = Kind::Generate { tokens: 10, extract: Extract::Letters };
+    let kind = Kind::Generate { tokens: 10, stop: &[], extract: Extract::Letters };
     let one = |(topic, arabic): (&str, &str)| {
         let source = of_topic("EXAMS_Arabic", "exam_{split}", topic);
         task(format!("{}:{topic}", named("exams", chat)), source, lettered, letter_prompts(arabic), kind, chat)
@@ -139,7 +139,7 @@ fn exams(chat: bool) -> Suite {
 }
 
 fn acva(chat: bool) -> Suite {
-    let kind = Kind::Generate { tokens: 20, extract: Extract::YesNo };
+    let kind = Kind::Generate { tokens: 20, stop: &[], extract: Extract::YesNo };
     let one = |(topic, arabic): &(&str, &str)| {
         let source = of_topic("ArabicCulture", "difficulty-easy-TF_{split}", topic);
         let prompts = Prompts {

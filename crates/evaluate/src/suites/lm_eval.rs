@@ -5,7 +5,7 @@ use super::rules::{LATIN_LETTERS, answer_key, numbered_options, owned};
 use crate::data::{Fields, Problem, Read, Source, python};
 use crate::task::{Combine, Frame, Group, Kind, Metric, Protocol, Question, Rule, Shots, Suite, Task};
 
-const ACC: &[Metric] = &[Metric::Acc];
+pub(super) const ACC: &[Metric] = &[Metric::Acc];
 pub(super) const BOTH: &[Metric] = &[Metric::Acc, Metric::AccNorm];
 
 /// A task of lm-evaluation-harness with examples from `shots_split`.
@@ -28,7 +28,7 @@ pub(super) fn task(
             shots_split,
             file: None,
             columns: None,
-            topic: None,
+            part: None,
         },
         rule,
         few: Frame::default(),
@@ -47,7 +47,7 @@ pub(super) fn group(name: impl Into<String>, tasks: Vec<String>, metrics: &'stat
     Group { name: name.into(), protocol: Protocol::LmEval, tasks, combine: Combine::BySize, metrics }
 }
 
-fn names_of(tasks: &[Task]) -> Vec<String> {
+pub(super) fn names_of(tasks: &[Task]) -> Vec<String> {
     tasks.iter().map(|task| task.name.clone()).collect()
 }
 
@@ -61,7 +61,6 @@ pub(super) fn suites() -> Vec<Suite> {
         dialect_mmlu("darijammlu", "MBZUAI-Paris/DarijaMMLU", darijammlu_rule),
         hellaswag("egyhellaswag", "UBC-NLP/EgyHellaSwag", "EgyHellaSwag: endings in Egyptian Arabic"),
         hellaswag("darijahellaswag", "MBZUAI-Paris/DarijaHellaSwag", "DarijaHellaSwag: endings in Moroccan Arabic"),
-        darija_sentiment(),
         arab_culture("arab_culture", "MBZUAI/ArabCulture", arab_culture_rule),
         arab_culture("arab_culture_completion", "boda/arabic_cluture", arab_culture_completion_rule),
     ]
@@ -219,48 +218,6 @@ fn hellaswag_rule(row: &Fields<'_>) -> Read<Question> {
     Ok(Question::new(format!("{}: {}", row.printed("activity_label")?, row.text("ctx")?), endings, gold))
 }
 
-fn darija_sentiment() -> Suite {
-    let splits: [(&str, &'static str, Rule); 5] = [
-        ("electrom", "electro_maroc", |row| darija_sentiment_rule(row, 2)),
-        ("mac", "mac", |row| darija_sentiment_rule(row, 3)),
-        ("msac", "msac", |row| darija_sentiment_rule(row, 2)),
-        ("msda", "msda", |row| darija_sentiment_rule(row, 3)),
-        ("myc", "myc", |row| darija_sentiment_rule(row, 2)),
-    ];
-    let one = |(name, split, rule): (&str, &'static str, Rule)| {
-        task(format!("darija_sentiment_{name}"), "MBZUAI-Paris/DarijaBench", None, rule, ACC, [split, ""])
-    };
-    let tasks: Vec<Task> = splits.into_iter().map(one).collect();
-    let groups = vec![group("darija_sentiment", names_of(&tasks), ACC)];
-    Suite { about: "DarijaBench's sentiment in Moroccan Arabic, from five sets", tasks, groups }
-}
-
-/// The options are part of the user's message, which the harness puts letters before.
-fn darija_sentiment_rule(row: &Fields<'_>, choices: usize) -> Read<Question> {
-    let feelings = ["سلبي", "ايجابي", "ماكينش إحساس"];
-    let message = |at: usize| {
-        let text = row.get("messages").and_then(|messages| messages.get(at)?.get("content")?.as_str());
-        let problem = || Problem {
-            field: "messages".into(),
-            problem: format!("expected a list of messages with a text in `content` of number {}", at + 1),
-        };
-        text.filter(|text| !python::strip(text).is_empty()).ok_or_else(problem)
-    };
-    let last = format!("C. {}\nThe answer should be strictly one letter of the following: A, B, C.", feelings[2]);
-    let text = message(0)?
-        .replace(&format!("-{}", feelings[0]), &format!("A. {}", feelings[0]))
-        .replace(&format!("-{}", feelings[1]), &format!("B. {}", feelings[1]))
-        .replace(&format!("-{}", feelings[2]), &last);
-    let answer = message(1)?;
-    let Some(place) = feelings.iter().position(|feeling| *feeling == answer) else {
-        let problem = format!("expected one of {} as the answer, got {answer:?}", feelings.join(", "));
-        return Err(Problem { field: "messages".into(), problem });
-    };
-    let letters = owned(&LATIN_LETTERS[..choices]);
-    let gold = Some(place).filter(|place| *place < choices);
-    Ok(Question { text, instruction: None, choices: letters, gold, answer: LATIN_LETTERS[place].into() })
-}
-
 fn arab_culture(name: &'static str, dataset: &'static str, rule: Rule) -> Suite {
     let (mut tasks, mut groups) = (Vec::new(), Vec::new());
     for (region, countries) in names::ARAB_CULTURE {
@@ -297,7 +254,7 @@ fn arab_culture_rule(row: &Fields<'_>) -> Read<Question> {
     );
     let answer = python::strip(&row.inner_text("answer_key", "english_answer_key")?).to_owned();
     let gold = keys.iter().position(|key| *key == answer);
-    Ok(Question { text, instruction: None, choices: keys, gold, answer })
+    Ok(Question { text, instruction: None, choices: keys, gold, answer, ending: None })
 }
 
 fn arab_culture_completion_rule(row: &Fields<'_>) -> Read<Question> {
@@ -318,5 +275,5 @@ fn arab_culture_completion_rule(row: &Fields<'_>) -> Read<Question> {
     // The harness compares the stripped text with the options as they are: an option with a space at its end is never
     // right.
     let gold = texts.iter().position(|text| *text == answer);
-    Ok(Question { text, instruction: None, choices: texts, gold, answer })
+    Ok(Question { text, instruction: None, choices: texts, gold, answer, ending: None })
 }

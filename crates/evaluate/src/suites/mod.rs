@@ -1,6 +1,8 @@
 //! All tasks, in suites, and how tasks are selected by name.
 
 mod acegpt;
+mod aradice;
+mod darija;
 mod leaderboard;
 mod lighteval;
 mod lm_eval;
@@ -20,7 +22,15 @@ pub const NOT_PUBLIC: &[(&str, &str)] = &[
 
 /// All suites.
 pub fn suites() -> Vec<Suite> {
-    [acegpt::suites(), lm_eval::suites(), leaderboard::suites(), lighteval::suites()].concat()
+    [
+        acegpt::suites(),
+        lm_eval::suites(),
+        darija::suites(),
+        aradice::suites(),
+        leaderboard::suites(),
+        lighteval::suites(),
+    ]
+    .concat()
 }
 
 /// Selected tasks, and the groups whose tasks are all among them.
@@ -53,8 +63,16 @@ pub fn select(names: &[String]) -> Result<Selection> {
     let mut wanted: BTreeSet<&String> = BTreeSet::new();
     for name in names {
         let ending = format!("/{name}");
-        let found: Vec<&String> =
+        let mut found: Vec<&String> =
             if known.contains_key(name) { vec![name] } else { known.keys().filter(|k| k.ends_with(&ending)).collect() };
+        if found.is_empty() {
+            let (name, ending) = (name.to_lowercase(), ending.to_lowercase());
+            let same = |known: &&String| {
+                let known = known.to_lowercase();
+                known == name || known.ends_with(&ending)
+            };
+            found = known.keys().filter(same).collect();
+        }
         match found[..] {
             [one] => wanted.extend(known.get(one).into_iter().flatten()),
             [] => return Err(unknown(name, known.keys())),
@@ -114,6 +132,9 @@ mod tests {
         assert_eq!(count("egymmlu"), 44);
         assert_eq!(count("arab_culture"), 13);
         assert_eq!(count("darija_sentiment"), 5);
+        assert_eq!((count("darija_translation"), count("darija_transliteration")), (7 + 7 + 3 + 3, 3));
+        assert_eq!(count("darija_summarization"), 1);
+        assert_eq!((count("aradice"), count("aradice_arabicmmlu_lev")), (40 + 40 + 4 + 6 + 4 + 4 + 4 + 4, 40));
         assert_eq!(count("arabic_leaderboard_complete"), 58 + 9 + 1 + 11);
         assert_eq!(count("arabic_leaderboard_arabic_mmlu"), 57);
         assert_eq!(count("oall_v2"), 9 + 1 + 40 + 57 + 8 + 2);

@@ -21,7 +21,7 @@ use bayan_evaluate::report;
 use bayan_evaluate::results::{self, Finished};
 use bayan_evaluate::run::{self, Backend, Local, Output, Prepared, Scoring, Settings};
 use bayan_evaluate::suites::{self, NOT_PUBLIC, Selection};
-use bayan_evaluate::task::Group;
+use bayan_evaluate::task::{Group, Metric};
 use bayan_generate::engine::DEFAULT_CONTEXT;
 use bayan_generate::{EngineOptions, Model, StepSizes};
 use bayan_gpu::block_on;
@@ -351,16 +351,17 @@ fn compare_runs(args: &CompareArgs) -> Result<()> {
         });
         return output::json(&all.collect());
     }
-    let percent = |value: f64| format!("{:.2}", 100.0 * value);
     let row = |one: &compare::Comparison| {
+        let of = |value: f64| Metric::by_name(&one.metric).map_or(100.0 * value, |metric| metric.percent(value));
+        let percent = |value: f64| format!("{:.2}", of(value));
         vec![
             one.task.clone(),
             one.metric.clone(),
             one.items.to_string(),
             percent(one.scores[0]),
             percent(one.scores[1]),
-            format!("{:+.2}", 100.0 * (one.scores[1] - one.scores[0])),
-            format!("{:+.2} to {:+.2}", 100.0 * one.interval[0], 100.0 * one.interval[1]),
+            format!("{:+.2}", of(one.scores[1] - one.scores[0])),
+            format!("{:+.2} to {:+.2}", of(one.interval[0]), of(one.interval[1])),
             one.only[0].to_string(),
             one.only[1].to_string(),
             format!("{:.4}", one.p),

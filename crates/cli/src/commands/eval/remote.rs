@@ -12,6 +12,9 @@ use super::http::Endpoint;
 /// Prompts of one request.
 const TOGETHER: usize = 8;
 
+/// Texts to stop at that OpenAI's interface takes.
+const MOST_STOPS: usize = 4;
+
 /// A server.
 pub struct Remote {
     endpoint: Endpoint,
@@ -92,11 +95,15 @@ impl Backend for Remote {
         Ok(items.iter().map(|texts| rest.by_ref().take(texts.len()).collect()).collect())
     }
 
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize) -> Result<Vec<String>> {
+    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> Result<Vec<String>> {
         let mut texts = Vec::with_capacity(prompts.len());
         for part in prompts.chunks(TOGETHER) {
             let ids: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
-            for choice in self.ask(json!({"max_tokens": tokens}), &ids)? {
+            let mut body = json!({"max_tokens": tokens});
+            if !stop.is_empty() {
+                body["stop"] = json!(&stop[..stop.len().min(MOST_STOPS)]);
+            }
+            for choice in self.ask(body, &ids)? {
                 let Some(text) = choice["text"].as_str() else {
                     return Err(self.endpoint.unexpected("a text in each choice", "none"));
                 };
