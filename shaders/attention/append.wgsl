@@ -11,11 +11,7 @@ const WIDTH = ${WIDTH}u; // elements per cache row
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let token = group.x;
-#if RING == 0
-  let row = bases[token] + positions[token];
-#else
-  let row = bases[token] / ${CONTEXT}u * ${RING}u + positions[token] % ${RING}u;
-#endif
+  let row = cache_row(bases[token], positions[token]);
   for (var i = lane; i < WIDTH; i += ${THREADS}u) {
     let source = token * WIDTH + i;
     let to = row * WIDTH + i;

@@ -18,11 +18,7 @@ fn codes4(v: vec4<f32>) -> u32 {
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let token = group.x;
-#if RING == 0
-  let row = bases[token] + positions[token];
-#else
-  let row = bases[token] / ${CONTEXT}u * ${RING}u + positions[token] % ${RING}u;
-#endif
+  let row = cache_row(bases[token], positions[token]);
   for (var block = lane; block < BLOCKS; block += ${THREADS}u) {
     let source = (token * BLOCKS + block) * 8u;
     let to = row * BLOCKS + block;

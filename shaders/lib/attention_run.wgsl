@@ -10,6 +10,12 @@ const SPLIT = ${SPLIT}u;
 const WINDOW = ${WINDOW}u; // 0: none
 const MAX_SPLITS = ${MAX_SPLITS}u;
 
+// The cache row of position start + i of a run whose first position is `start`, in row `first`.
+#if CONSECUTIVE
+fn run_row(first: u32, base: u32, start: u32, i: u32) -> u32 { return first + i; }
+#else
+fn run_row(first: u32, base: u32, start: u32, i: u32) -> u32 { return cache_row(base, start + i); }
+#endif
 
 // The positions of a run that the token at `position` sees: from x up to, but without, y.
 fn visible(split: u32, position: u32) -> vec2<u32> {

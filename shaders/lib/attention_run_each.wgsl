@@ -6,11 +6,12 @@ var<workgroup> weights: array<f32, ${G_SPLIT}>; // [G, SPLIT]
 fn attend(token: u32, split: u32, kv: u32, query: u32, base: u32, position: u32, run: vec2<u32>, me: Invocation) {
   let lane = me.lane;
   let count = run.y - run.x;
+  let first_row = cache_row(base, run.x);
 #for g in G
   let slope_${g} = alibi_slope(kv * G + ${g}u);
 #end
   for (var i = lane; i < count; i += ${THREADS}u) {
-    let at = (cache_row(base, run.x + i) * K + kv) * D4;
+    let at = (run_row(first_row, base, run.x, i) * K + kv) * D4;
     // One variable per head: SwiftShader does not keep values stored in an array that is declared in a loop's body.
 #for g in G
     var sum_${g} = 0.0;
@@ -45,7 +46,7 @@ fn attend(token: u32, split: u32, kv: u32, query: u32, base: u32, position: u32,
     var out_${g} = vec4<f32>(0.0);
 #end
     for (var i = 0u; i < count; i++) {
-      let value = value4((cache_row(base, run.x + i) * K + kv) * D4 + c);
+      let value = value4((run_row(first_row, base, run.x, i) * K + kv) * D4 + c);
 #for g in G
       out_${g} += weights[${g}u * SPLIT + i] * value;
 #end

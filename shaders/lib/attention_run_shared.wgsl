@@ -31,6 +31,7 @@ fn lanes_max(value: f32) -> f32 {
 // `query`: offset of the group's first query.
 fn attend(token: u32, split: u32, kv: u32, query: u32, base: u32, position: u32, run: vec2<u32>, me: Invocation) {
   let count = run.y - run.x;
+  let first_row = cache_row(base, run.x);
   // The order of invocations within a workgroup by subgroups: neighbours exchange values.
   let lane = me.subgroup * (${THREADS}u / me.subgroups) + me.subgroup_lane;
   let part = lane % LANES;
@@ -44,7 +45,7 @@ fn attend(token: u32, split: u32, kv: u32, query: u32, base: u32, position: u32,
   for (var start = 0u; start < count; start += KEYS_AT_ONCE * ${KEYS}u) {
 #for u in KEYS
     let i_${u} = start + ${u}u * KEYS_AT_ONCE + lane / LANES;
-    let at_${u} = (cache_row(base, run.x + min(i_${u}, count - 1u)) * K + kv) * D4 + part;
+    let at_${u} = (run_row(first_row, base, run.x, min(i_${u}, count - 1u)) * K + kv) * D4 + part;
 #for j in STEPS
     let key_${u}_${j} = key4(at_${u} + ${j}u * LANES);
 #end
@@ -117,7 +118,7 @@ fn attend(token: u32, split: u32, kv: u32, query: u32, base: u32, position: u32,
   for (var start = 0u; start < count; start += SLOTS * VALUES) {
     let i = start + min(slot, SLOTS - 1u) * VALUES;
 #for u in VALUES
-    let value_${u} = value4((cache_row(base, run.x + min(i + ${u}u, count - 1u)) * K + kv) * D4 + c);
+    let value_${u} = value4((run_row(first_row, base, run.x, min(i + ${u}u, count - 1u)) * K + kv) * D4 + c);
 #end
 #for u in VALUES
 #for b in BATCHES

@@ -24,10 +24,3 @@ fn four(w: u32, scale: u32) -> vec4<f32> {
 fn key4(i: u32) -> vec4<f32> { return four(k_cache[i >> 1u] >> ((i & 1u) * 16u), k_cache[${SCALES}u + (i >> 3u)]); }
 fn value4(i: u32) -> vec4<f32> { return four(v_cache[i >> 1u] >> ((i & 1u) * 16u), v_cache[${SCALES}u + (i >> 3u)]); }
 #endif
-
-// The cache row of a position. `base` is the row of the sequence's position 0 in a cache without rings.
-#if RING == 0
-fn cache_row(base: u32, position: u32) -> u32 { return base + position; }
-#else
-fn cache_row(base: u32, position: u32) -> u32 { return base / ${CONTEXT}u * ${RING}u + position % ${RING}u; }
-#endif

@@ -36,6 +36,28 @@ pub enum GenerateError {
         /// Positions of the context.
         context: usize,
     },
+    /// The cache is smaller than one context.
+    #[error(
+        "a cache of {positions} positions does not hold one context of {context}; use a larger `--cache-positions` or a \
+         smaller `--context`"
+    )]
+    CachePositions {
+        /// Positions of the cache.
+        positions: usize,
+        /// Positions of a context.
+        context: usize,
+    },
+    /// The cache has no room for what is computed outside of jobs.
+    #[error(
+        "the cache has {positions} positions and lacks room for {needed} more beside the sequences in it; use a larger \
+         `--cache-positions`"
+    )]
+    CacheFull {
+        /// Positions of the sequence that lacks room.
+        needed: usize,
+        /// Positions of the cache.
+        positions: usize,
+    },
     /// A token id is outside the model's vocabulary.
     #[error("token {id} is outside the vocabulary of {vocabulary}; the tokenizer does not belong to this checkpoint")]
     Token {

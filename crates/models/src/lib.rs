@@ -21,7 +21,7 @@ pub use adapter::{
     PEFT_VERSION, Rules, TargetModules, TokenRows, WholeTensor, layer_of, tensor_names,
 };
 pub use arch::supported;
-pub use cache::{Cache, CacheFormat, CacheShape, LayerCache, LayerCacheSpec};
+pub use cache::{BLOCK, Blocks, Cache, CacheFormat, CacheShape, LayerCache, LayerCacheSpec};
 pub use config::{Fields, Sizes};
 pub use decoder::{Decoder, StepInputs};
 pub use error::ModelError;

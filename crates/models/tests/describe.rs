@@ -46,7 +46,7 @@ fn a_description_has_the_sizes_and_cache_of_the_model() {
         assert_eq!(&described.sizes, decoder.sizes(), "{name}");
         assert_eq!(described.cache, decoder.cache_specs(), "{name}");
         for (context, step) in [(64, None), (64, Some(8)), (1000, Some(64))] {
-            let shape = CacheShape { sequences: 2, context, format: CacheFormat::F16, step };
+            let shape = CacheShape { sequences: 2, context, format: CacheFormat::F16, step, positions: None };
             let planned: u64 = described.cache.iter().map(|layer| layer.size_bytes(shape)).sum();
             assert_eq!(planned, Cache::new(None, shape, &described.cache).unwrap().size_bytes());
         }

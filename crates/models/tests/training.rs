@@ -87,7 +87,7 @@ fn train(name: &str, gpu: Option<&Gpu>) -> Trained {
     let vocabulary = decoder.sizes().vocab_size;
     let cache = Cache::new(
         gpu,
-        CacheShape { sequences: 1, context: tokens, format: CacheFormat::F32, step: None },
+        CacheShape { sequences: 1, context: tokens, format: CacheFormat::F32, step: None, positions: None },
         &decoder.cache_specs(),
     )
     .unwrap();

@@ -48,7 +48,7 @@ pub fn memory(checkpoint: &Checkpoint, sizes: &Sizes, args: &ModelArgs, device: 
     // Without a device, the size of layers without ring buffers.
     let shape = match device {
         Some(device) => cache_shape(context, args.cache.format(), device),
-        None => CacheShape { sequences: 1, context, format: args.cache.format(), step: None },
+        None => CacheShape { sequences: 1, context, format: args.cache.format(), step: None, positions: Some(context) },
     };
     let cache_bytes = specs.iter().map(|layer| layer.size_bytes(shape)).fold(0, u64::saturating_add);
     let cache_binding_bytes = specs.iter().map(|layer| layer.binding_bytes(shape)).max().unwrap_or(0);

@@ -69,7 +69,8 @@ impl Engine {
                     self.devices.fill_copies().await?;
                 }
                 let Some(step) = steps.get(&chunk.len()) else { continue };
-                step.write(chunk, position, 0);
+                self.hold(0, position + chunk.len())?;
+                step.write(chunk, position, 0, &self.cache.table());
                 position += chunk.len();
                 step.run_prefill(position, 1).await?;
                 tokens += chunk.len() as u64;

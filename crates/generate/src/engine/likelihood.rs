@@ -213,6 +213,7 @@ impl Engine {
                 end += 1;
             }
             packed.push(&run.ids[lane.done..end], run.start + lane.done, number * context);
+            self.hold(number, run.start + end)?;
             longest = longest.max(run.start + end);
             lane.done = end;
         }
@@ -237,7 +238,7 @@ impl Engine {
         pair_rows.resize(scored, 0);
         pair_tokens.resize(scored, 0);
         let step = self.prepared_step(StepKind::Packed { tokens, tiles, rows, pairs: scored }, None).await?;
-        step.write_packed(&packed);
+        step.write_packed(&packed, &self.cache.table());
         step.write_pairs(&pair_rows, &pair_tokens);
         let mut reads = step.submit_reading(longest).await?.into_iter();
         let (Some(values), Some(ids)) = (reads.next(), reads.next()) else { return Ok(()) };

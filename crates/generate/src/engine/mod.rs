@@ -3,6 +3,7 @@
 
 mod adapters;
 mod batch;
+mod blocks;
 mod constrain;
 mod control;
 mod device_plan;
@@ -58,6 +59,9 @@ pub struct EngineOptions {
     pub kept: usize,
     /// Element format of the key-value cache.
     pub cache: CacheFormat,
+    /// Positions in the cache for all slots together: at least one context, and no more than a context for each slot,
+    /// which is what `None` gives.
+    pub cache_positions: Option<usize>,
     /// Quantize dense weights as they are loaded.
     pub policy: Option<Policy>,
     /// Number of layers on the device; the others stay in host memory and are uploaded for every step. `None`: all.
@@ -76,6 +80,7 @@ impl Default for EngineOptions {
             sequences: 1,
             kept: 0,
             cache: CacheFormat::F16,
+            cache_positions: None,
             policy: None,
             gpu_layers: None,
             prefill_chunk: None,
@@ -97,7 +102,8 @@ fn step_tokens(chunks: &PrefillChunks) -> usize {
 
 /// The shape of an engine's cache for one sequence on such a device, for computing its size in advance.
 pub fn cache_shape(context: usize, format: CacheFormat, capabilities: &Capabilities) -> CacheShape {
-    CacheShape { sequences: 1, context, format, step: Some(step_tokens(&PrefillChunks::new(None, capabilities))) }
+    let step = Some(step_tokens(&PrefillChunks::new(None, capabilities)));
+    CacheShape { sequences: 1, context, format, step, positions: Some(context) }
 }
 
 /// Why generation ended.
@@ -250,6 +256,9 @@ impl Engine {
                 context -= context % chunk;
             }
         }
+        if let Some(positions) = options.cache_positions.filter(|&positions| positions < context) {
+            return Err(GenerateError::CachePositions { positions, context });
+        }
         let placement = devices.placement(options.gpu_layers);
         let mut decoder = bayan_models::open_on(
             checkpoint,
@@ -261,7 +270,10 @@ impl Engine {
         .await?;
         let sequences = options.sequences.max(1);
         let slots = sequences + options.kept;
-        let shape = CacheShape { sequences: slots, context, format: options.cache, step: Some(step_tokens(&chunks)) };
+        let step = Some(step_tokens(&chunks));
+        let shape = CacheShape { sequences: slots, context, format: options.cache, step, positions: None };
+        let positions = options.cache_positions.unwrap_or(usize::MAX).min(shape.all_positions());
+        let shape = CacheShape { positions: Some(positions), ..shape };
         let cache = Cache::placed(&placement, shape, &decoder.cache_specs())?;
         if cache.is_recurrent() && options.sizes == StepSizes::Invariant {
             return Err(GenerateError::Recurrent);
@@ -433,6 +445,7 @@ impl Engine {
     /// Clears the cache.
     pub fn reset(&mut self) {
         self.cached.iter_mut().for_each(Vec::clear);
+        self.cache.blocks_mut().clear();
         self.speculation.as_mut().and_then(Speculation::draft_mut).into_iter().for_each(Engine::reset);
     }
 
@@ -467,7 +480,8 @@ impl Engine {
     pub async fn profile_decode(&mut self) -> Result<Vec<KernelTime>, GenerateError> {
         let step = self.prepared_step(StepKind::Decode(1), None).await?;
         let position = self.cached[0].len().min(self.context() - 1);
-        step.write(&[0], position, 0);
+        self.hold(0, position + 1)?;
+        step.write(&[0], position, 0, &self.cache.table());
         Ok(step.profile(position + 1).await?)
     }
 
@@ -477,8 +491,9 @@ impl Engine {
     /// The device has no timestamps, or fails.
     pub async fn profile_prefill(&mut self, tokens: usize) -> Result<Vec<KernelTime>, GenerateError> {
         let step = self.prepared_step(StepKind::Prefill(tokens), None).await?;
-        step.write(&vec![0; tokens], 0, 0);
         self.reset();
+        self.hold(0, tokens)?;
+        step.write(&vec![0; tokens], 0, 0, &self.cache.table());
         Ok(step.profile(tokens).await?)
     }
 
@@ -543,13 +558,14 @@ impl Engine {
         if ids.len() > self.context() {
             return Err(GenerateError::PromptTooLong { prompt: ids.len(), context: self.context() });
         }
-        self.cached[0].clear();
+        self.empty(0);
         self.slot_adapters[0] = None;
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
         for chunk in ids.chunks(self.chunks.chunk().min(LOGITS_CHUNK)) {
             let step = self.prepared_step(StepKind::Logits(chunk.len()), None).await?;
-            step.write(chunk, self.cached[0].len(), 0);
+            self.hold(0, self.cached[0].len() + chunk.len())?;
+            step.write(chunk, self.cached[0].len(), 0, &self.cache.table());
             self.cached[0].extend_from_slice(chunk);
             self.written[0] = self.cached[0].len();
             if let Some(read) = step.submit_reading(self.cached[0].len()).await?.pop() {

@@ -1,10 +1,9 @@
-//! Prefixes that jobs share. Each slot of the cache holds one sequence, in rows that follow each other. A job whose
-//! prompt begins as the tokens of another slot gets a copy of their rows on the device; a prefix is found only by jobs
-//! of the same owner and adapter.
+//! Prefixes that jobs share. Each slot of the cache holds one sequence, in blocks. A job whose prompt begins as the
+//! tokens of another slot points at the same whole blocks, and gets a copy of the rest of a block on the device; a
+//! prefix is found only by jobs of the same owner and adapter.
 //!
 //! Slots keep their tokens after an answer. A job that uses most of a free slot takes that slot; else it takes the free
-//! slot that was used least recently. Rejected: blocks reached through a table, which would store a prefix once: every
-//! attention kernel would look up every position, while a copy happens once for a prompt.
+//! slot that was used least recently.
 
 use std::cmp::Reverse;
 
@@ -42,13 +41,13 @@ impl Engine {
 
     /// The slot with most of a job's prompt, and the number of its tokens: a free slot among equals, and among those
     /// the least recently used.
-    fn source(&self, job: &Job) -> (usize, usize) {
+    pub(super) fn source(&self, job: &Job) -> (usize, usize) {
         let order = |slot: usize| (self.usable(slot, job), self.is_free(slot), Reverse(self.used[slot]), Reverse(slot));
         let best = (0..self.slots()).max_by_key(|&slot| order(slot)).unwrap_or(0);
         (best, self.usable(best, job))
     }
 
-    fn is_free(&self, slot: usize) -> bool {
+    pub(super) fn is_free(&self, slot: usize) -> bool {
         self.jobs.rows.iter().all(|row| row.slot != slot)
     }
 
@@ -63,22 +62,25 @@ impl Engine {
         let oldest = others.min_by_key(|&slot| (!self.cached[slot].is_empty(), self.used[slot], slot));
         let slot = if in_place { source } else { oldest.unwrap_or(source) };
         let mut cached = self.usable(slot, job);
-        if shared >= cached + LEAST_COPIED {
-            self.copy(source, slot, shared)?;
+        if shared >= cached + LEAST_COPIED && self.share(source, slot, shared)? {
             self.used[source] = id;
             cached = shared;
         }
+        // A last block that others have too becomes the slot's own. Where no block is left for that, the tokens are
+        // computed anew.
+        self.spare_block(&[slot]);
+        if self.cache.rewind(&self.devices.gpus, slot, cached)? < cached {
+            cached = 0;
+        }
         self.cached[slot].truncate(cached);
         if cached == 0 {
-            self.written[slot] = 0;
+            self.empty(slot);
         }
-        self.owners[slot] = job.owner;
-        self.slot_adapters[slot] = job.adapter.clone();
-        self.used[slot] = id;
+        self.claim(slot, id, job);
         Ok((slot, cached))
     }
 
-    /// Copies more of a row's prompt from another slot, where it was computed since the row got its own: several
+    /// Takes more of a row's prompt from another slot, where it was computed since the row got its own: several
     /// answers to one prompt compute it once.
     ///
     /// # Errors
@@ -87,20 +89,23 @@ impl Engine {
         let row = &self.jobs.rows[index];
         let (slot, id, at) = (row.slot, row.id, self.cached[row.slot].len());
         let (source, shared) = self.source(&row.job);
-        if source != slot && shared >= at + LEAST_COPIED {
-            self.copy(source, slot, shared)?;
+        if source != slot && shared >= at + LEAST_COPIED && self.share(source, slot, shared)? {
+            self.hold(slot, self.jobs.rows[index].job.prompt.len())?;
             self.used[source] = self.used[source].max(id);
             self.jobs.rows[index].usage.cached_tokens += shared - at;
         }
         Ok(())
     }
 
-    /// Copies the first tokens of a slot to another one.
-    fn copy(&mut self, from: usize, to: usize, tokens: usize) -> Result<(), GenerateError> {
-        self.cache.copy_prefix(&self.devices.gpus, from, to, tokens)?;
+    /// Lets a slot begin with the first tokens of another one. Returns whether there was a block for that.
+    fn share(&mut self, from: usize, to: usize, tokens: usize) -> Result<bool, GenerateError> {
+        self.spare_block(&[from, to]);
+        if !self.cache.share_prefix(&self.devices.gpus, from, to, tokens)? {
+            return Ok(false);
+        }
         self.cached[to] = self.cached[from][..tokens].to_vec();
         // A ring is copied whole.
         self.written[to] = self.written_in(from);
-        Ok(())
+        Ok(true)
     }
 }

@@ -123,7 +123,7 @@ impl Engine {
             self.devices.flush().await?;
         }
         let start = Instant::now();
-        step.write(&piece.ids, piece.at, piece.slot * self.context());
+        step.write(&piece.ids, piece.at, piece.slot * self.context(), &self.cache.table());
         let mut found = Vec::new();
         match scores {
             Some(top) => {
@@ -169,7 +169,7 @@ impl Engine {
         }
         packed.push(&piece.ids, piece.at, piece.slot * self.context());
         packed.rows = (0..rows as u32).collect();
-        step.write_packed(&packed);
+        step.write_packed(&packed, &self.cache.table());
         let reads = step.submit_reading(longest).await?;
         self.jobs.submitted(reads);
         self.drain(on_event).await

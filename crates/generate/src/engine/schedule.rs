@@ -15,6 +15,7 @@ use web_time::Instant;
 use bayan_tensor::ops::{MOST_LIKELY, SampleSettings};
 
 use super::batch::{Event, Job, JobId, OnEvent};
+use super::blocks::Parked;
 use super::device_plan::PendingValues;
 use super::score::{Scores, TokenScore};
 use super::step::{Step, StepKind, refuse_all_banned};
@@ -93,6 +94,11 @@ impl Row {
         self.limit - self.submitted.min(self.limit)
     }
 
+    /// Most positions that it may need.
+    pub(super) fn most(&self) -> usize {
+        self.job.prompt.len() + self.limit
+    }
+
     /// Positions of its slot that its submitted steps write.
     pub(super) fn written(&self) -> usize {
         if self.answers { self.job.prompt.len() - 1 + self.submitted } else { 0 }
@@ -111,13 +117,18 @@ struct LaidOut {
     step: Rc<Step>,
     /// The job of each row of the step; rows beyond them repeat the first.
     jobs: Vec<JobId>,
+    /// The version of the cache's table that the step has.
+    table: u64,
 }
 
 /// The jobs of an engine.
 #[derive(Default)]
 pub(super) struct Jobs {
     last_id: JobId,
-    waiting: VecDeque<(JobId, Job)>,
+    pub(super) waiting: VecDeque<(JobId, Job)>,
+    /// Jobs that gave up their slots.
+    pub(super) parked: Vec<Parked>,
+    pub(super) preemptions: u64,
     pub(super) rows: Vec<Row>,
     laid_out: Option<LaidOut>,
     /// The job of each row of the samplers on the device.
@@ -200,16 +211,17 @@ impl Engine {
     pub fn cancel(&mut self, id: JobId) -> bool {
         let waiting = self.jobs.waiting.len();
         self.jobs.waiting.retain(|(job, _)| *job != id);
-        if let Some(row) = self.jobs.row(id) {
+        let parked = self.jobs.parked.iter_mut().map(|parked| &mut parked.row);
+        if let Some(row) = self.jobs.rows.iter_mut().chain(parked).find(|row| row.id == id) {
             row.finish = Some(FinishReason::Stopped);
             return true;
         }
         self.jobs.waiting.len() != waiting
     }
 
-    /// The numbers of jobs with a slot, and of jobs in the queue.
+    /// The numbers of jobs that have begun, and of jobs in the queue.
     pub fn load(&self) -> (usize, usize) {
-        (self.jobs.rows.len(), self.jobs.waiting.len())
+        (self.jobs.rows.len() + self.jobs.parked.len(), self.jobs.waiting.len())
     }
 
     /// Removes all jobs. What their submitted steps wrote is not reused.
@@ -217,7 +229,8 @@ impl Engine {
         for row in &self.jobs.rows {
             self.cached[row.slot].clear();
         }
-        self.jobs = Jobs { last_id: self.jobs.last_id, ..Jobs::default() };
+        let Jobs { last_id, preemptions, .. } = self.jobs;
+        self.jobs = Jobs { last_id, preemptions, ..Jobs::default() };
     }
 
     /// Goes on by one round: ended jobs leave, waiting ones take their slots, one piece of a prompt is computed, and
@@ -237,10 +250,9 @@ impl Engine {
     async fn round(&mut self, on_event: OnEvent<'_>) -> Result<bool, GenerateError> {
         self.pause().await;
         self.retire(on_event).await?;
-        while self.jobs.rows.len() < self.sequences() {
-            let Some((id, job)) = self.jobs.waiting.pop_front() else { break };
-            self.admit(id, job, on_event)?;
-        }
+        self.end_parked(on_event);
+        self.admit_waiting(on_event)?;
+        self.make_room(on_event).await?;
         let interleaves = self.sizes.interleaves();
         if self.control.is_stopped() {
             self.jobs
@@ -265,11 +277,11 @@ impl Engine {
         if interleaves || all_answer {
             self.decode(&served, on_event).await?;
         }
-        Ok(!(self.jobs.rows.is_empty() && self.jobs.waiting.is_empty()))
+        Ok(self.load() != (0, 0))
     }
 
     /// Takes the rows of ended jobs away, once no submitted step writes to their slots any more.
-    async fn retire(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+    pub(super) async fn retire(&mut self, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
         if self.jobs.rows.iter().all(|row| row.finish.is_none()) {
             return Ok(());
         }
@@ -280,6 +292,7 @@ impl Engine {
                 self.cached[row.slot] = row.tokens[..read].to_vec();
                 self.written[row.slot] = self.written[row.slot].max(row.written());
             }
+            self.cache.blocks_mut().truncate(row.slot, self.cached[row.slot].len());
             let finish = row.finish.unwrap_or(FinishReason::Length);
             let _ = on_event(row.id, Event::Ended(Usage { finish, ..row.usage }));
         }
@@ -287,8 +300,10 @@ impl Engine {
     }
 
     /// Assigns a job a free slot.
-    fn admit(&mut self, id: JobId, job: Job, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
+    pub(super) fn admit(&mut self, id: JobId, job: Job, on_event: OnEvent<'_>) -> Result<(), GenerateError> {
         let (slot, cached_tokens) = self.take_slot(id, &job)?;
+        // What is missing is made room for before the next step.
+        let _enough = self.reserve(slot, job.prompt.len());
         let room = self.context() - job.prompt.len();
         let finish = self.control.is_stopped().then_some(FinishReason::Stopped);
         let usage = Usage {
@@ -388,9 +403,10 @@ impl Engine {
             }
             let rows: Vec<&Row> = self.jobs.rows.iter().filter(|row| self.jobs.is_laid_out(row.id)).collect();
             let ended = rows.iter().any(|row| row.finish.is_some() || row.steps_left() == 0);
-            if ended || self.jobs.in_flight.len() >= ahead {
+            if ended || self.jobs.in_flight.len() >= ahead || !self.reserve_laid_out() {
                 break;
             }
+            let rows: Vec<&Row> = self.jobs.rows.iter().filter(|row| self.jobs.is_laid_out(row.id)).collect();
             let length = rows.iter().map(|row| row.job.prompt.len() + row.submitted).max().unwrap_or(1);
             if step.is_split() {
                 self.write_tokens();
@@ -402,6 +418,21 @@ impl Engine {
             Some(reads) => self.take(reads, on_event).await,
             None => Ok(()),
         }
+    }
+
+    /// Reserves what the next run of the laid-out step needs, and writes the table if it has changed: places that
+    /// submitted runs read stay as they are.
+    fn reserve_laid_out(&mut self) -> bool {
+        let jobs = self.jobs.laid_out.as_ref().map(|laid_out| laid_out.jobs.clone()).unwrap_or_default();
+        if !self.reserve_next(|id| jobs.contains(&id)) {
+            return false;
+        }
+        let version = self.cache.blocks().version();
+        if let Some(laid_out) = self.jobs.laid_out.as_mut().filter(|laid_out| laid_out.table != version) {
+            laid_out.table = version;
+            laid_out.step.write_table(&self.cache.table());
+        }
+        true
     }
 
     /// Reads the results of one step.
@@ -426,7 +457,7 @@ impl Engine {
 
     /// Lays a step out for these jobs, and writes their samplers. No step may be in flight.
     pub(super) fn lay_out(&mut self, step: Rc<Step>, jobs: Vec<JobId>) {
-        self.jobs.laid_out = Some(LaidOut { step, jobs });
+        self.jobs.laid_out = Some(LaidOut { step, jobs, table: self.cache.blocks().version() });
         let ids: Vec<JobId> = self.laid_rows().into_iter().flat_map(|(_, rows)| rows).map(|row| row.id).collect();
         if let Some((step, rows)) = self.laid_rows() {
             step.write_wanted(rows.iter().map(|row| row.job.scores));
@@ -440,7 +471,7 @@ impl Engine {
 
     /// The rows of the step that is laid out; those beyond the jobs repeat the first.
     pub(super) fn laid_rows(&self) -> Option<(&Rc<Step>, Vec<&Row>)> {
-        let LaidOut { step, jobs } = self.jobs.laid_out.as_ref()?;
+        let LaidOut { step, jobs, .. } = self.jobs.laid_out.as_ref()?;
         let mut rows: Vec<&Row> =
             jobs.iter().filter_map(|id| self.jobs.rows.iter().find(|row| row.id == *id)).collect();
         // A repeated row computes and writes exactly what the first one does, also to the cache.
@@ -456,7 +487,7 @@ impl Engine {
             let position = row.tokens.len() - 1;
             (row.tokens[position], position, row.slot * self.context())
         });
-        step.write_each(&next.collect::<Vec<_>>());
+        step.write_each(&next.collect::<Vec<_>>(), &self.cache.table());
     }
 
     /// Writes each row's sampler. No step may be in flight.

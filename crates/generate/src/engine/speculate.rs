@@ -133,7 +133,11 @@ impl Engine {
         }
         // Proposals follow the last token.
         self.drain(on_event).await?;
-        let proposed = self.proposals(adapter).await?;
+        let mut proposed = self.proposals(adapter).await?;
+        proposed.retain(|(id, ids)| {
+            let row = self.jobs.row(*id).map(|row| (row.slot, row.tokens.len() + ids.len()));
+            row.is_some_and(|(slot, positions)| self.reserve(slot, positions))
+        });
         let most = self.speculation.as_ref().map_or(1, |speculation| speculation.rows);
         for part in proposed.chunks(most) {
             self.verify(adapter, part, on_event).await?;
@@ -199,7 +203,7 @@ impl Engine {
                 }
             }
         }
-        step.write_packed(&packed);
+        step.write_packed(&packed, &self.cache.table());
         let Some(read) = step.submit_reading(longest).await?.into_iter().next() else { return Ok(()) };
         let sampled = read.wait().await?;
         for ((id, ids), sampled) in proposed.iter().zip(sampled.u32().chunks_exact(width)) {

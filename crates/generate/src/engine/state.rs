@@ -154,13 +154,14 @@ impl Engine {
         if tokens.is_empty() || header.written < tokens.len() || self.check(&tokens).is_err() {
             return Err(damaged("its tokens are not those of this model"));
         }
-        let ranges = self.cache.ranges(0, tokens.len());
-        let size: usize = ranges.iter().map(|range| range.size_bytes()).sum();
+        let size = self.cache.prefix_bytes(tokens.len());
         if values.len() != size {
             return Err(damaged(format!("expected {size} bytes of keys and values, got {}", values.len())));
         }
+        self.empty(0);
+        self.hold(0, tokens.len()).map_err(|error| other(error.to_string()))?;
         let mut rest = values;
-        for range in &ranges {
+        for range in self.cache.ranges(0, tokens.len()) {
             let (own, after) = rest.split_at(range.size_bytes());
             range.write(&self.devices.gpus, own);
             rest = after;

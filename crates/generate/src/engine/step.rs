@@ -180,6 +180,9 @@ const FOLLOWING: &str = "following tokens";
 /// The input with the row of logits that each scored token of a packed step is looked up in.
 const PAIRS: &str = "rows of scored tokens";
 
+/// The input with the first cache row of each token's sequence, and the table of the cache behind them.
+const CACHE_ROWS: &str = "cache rows";
+
 /// The inputs of mixed steps with positions, cache rows and tiles of the answers' tokens.
 const FIRST: [&str; 3] = ["first positions", "first cache rows", "first tiles"];
 
@@ -259,7 +262,7 @@ impl Step {
         let fixed = [
             zeros("tokens", &[count])?,
             zeros("positions", &[count])?,
-            zeros("cache rows", &[count])?,
+            zeros(CACHE_ROWS, &[count + spec.cache.table_len()])?,
             zeros("tiles", &[kind.tiles(), 2])?,
         ];
         let mut graph = Graph::new();
@@ -279,7 +282,8 @@ impl Step {
             }
         }
         if let StepKind::Mixed { rows, .. } = kind {
-            for (label, sizes) in FIRST.into_iter().zip([&[rows] as &[usize], &[rows], &[rows, 2]]) {
+            let table = spec.cache.table_len();
+            for (label, sizes) in FIRST.into_iter().zip([&[rows] as &[usize], &[rows + table], &[rows, 2]]) {
                 inputs.push(zeros(label, sizes)?);
             }
         }
@@ -348,34 +352,41 @@ impl Step {
     }
 
     /// Sets the tokens of the next run: consecutive tokens of one sequence, whose cache begins at row `base`, from
-    /// `position` on.
-    pub(super) fn write(&self, ids: &[u32], position: usize, base: usize) {
+    /// `position` on. `table` is that of the cache.
+    pub(super) fn write(&self, ids: &[u32], position: usize, base: usize, table: &[u32]) {
         let positions: Vec<u32> = (0..ids.len()).map(|i| (position + i) as u32).collect();
         let tiles: Vec<u32> = (0..ids.len())
             .step_by(QUERY_TILE)
             .flat_map(|start| [start as u32, QUERY_TILE.min(ids.len() - start) as u32])
             .collect();
-        self.write_inputs([ids, &positions, &vec![base as u32; ids.len()], &tiles]);
+        let bases = [&vec![base as u32; ids.len()], table].concat();
+        self.write_inputs([ids, &positions, &bases, &tiles]);
     }
 
     /// Sets one token for each of several sequences: (id, position, first row of the cache).
-    pub(super) fn write_each(&self, rows: &[(u32, usize, usize)]) {
+    pub(super) fn write_each(&self, rows: &[(u32, usize, usize)], table: &[u32]) {
         let ids: Vec<u32> = rows.iter().map(|row| row.0).collect();
         let positions: Vec<u32> = rows.iter().map(|row| row.1 as u32).collect();
-        let bases: Vec<u32> = rows.iter().map(|row| row.2 as u32).collect();
+        let bases: Vec<u32> = rows.iter().map(|row| row.2 as u32).chain(table.iter().copied()).collect();
         let tiles: Vec<u32> = (0..rows.len() as u32).flat_map(|row| [row, 1]).collect();
         self.write_inputs([&ids, &positions, &bases, &tiles]);
     }
 
     /// Sets packed tokens; `rows` are the numbers of those whose logits are read, if the step is of a kind that has
     /// them. All have the lengths of the step.
-    pub(super) fn write_packed(&self, packed: &Packed) {
+    pub(super) fn write_packed(&self, packed: &Packed, table: &[u32]) {
         let Packed { ids, positions, bases, tiles, rows } = packed;
-        self.write_inputs([ids.as_slice(), positions, bases, tiles, rows]);
+        self.write_inputs([ids.as_slice(), positions, &[bases, table].concat(), tiles, rows]);
         if let StepKind::Mixed { rows, .. } = self.kind {
-            let first = [&positions[..rows], &bases[..rows], &tiles[..2 * rows]];
+            let first = [&positions[..rows], &[&bases[..rows], table].concat(), &tiles[..2 * rows]];
             FIRST.into_iter().zip(first).for_each(|(label, values)| self.write_labelled(label, values));
         }
+    }
+
+    /// Sets the table of the cache; places that submitted steps read stay as they are.
+    pub(super) fn write_table(&self, table: &[u32]) {
+        let input = self.inputs.iter().find(|input| input.state.label() == CACHE_ROWS);
+        input.into_iter().for_each(|input| self.write_from(input, self.kind.tokens(), table));
     }
 
     /// Sets how many of the most likely tokens are wanted after each token, of a step that computes log-probabilities.
@@ -407,9 +418,14 @@ impl Step {
     }
 
     fn write_input(&self, input: &Input, values: &[u32]) {
-        input.state.write(self.gpus.first(), 0, bytemuck::cast_slice(values));
+        self.write_from(input, 0, values);
+    }
+
+    /// Writes values from an index of the input on.
+    fn write_from(&self, input: &Input, first: usize, values: &[u32]) {
+        input.state.write(self.gpus.first(), first, bytemuck::cast_slice(values));
         for (device, copy) in &input.copies {
-            copy.write(self.gpus.get(*device), 0, bytemuck::cast_slice(values));
+            copy.write(self.gpus.get(*device), first, bytemuck::cast_slice(values));
         }
     }
 

@@ -2,6 +2,7 @@
 //! node by node, several sequences in one step, the cost of a token, cached prefixes, shards, limits.
 
 mod adapters;
+mod blocks;
 mod cache;
 mod cpu;
 mod devices;
@@ -102,7 +103,7 @@ fn load(name: &str, gpu: Option<&Gpu>, sequences: usize, format: &str) -> Loaded
     let decoder =
         block_on(bayan_models::open(&checkpoint(name), gpu, &LoadOptions { context }, policy(format), &mut |_, _| {}))
             .unwrap();
-    let shape = CacheShape { sequences, context, format: CacheFormat::F32, step: None };
+    let shape = CacheShape { sequences, context, format: CacheFormat::F32, step: None, positions: None };
     let cache = Cache::new(gpu, shape, &decoder.cache_specs()).unwrap();
     Loaded { decoder, cache, gpu: gpu.cloned() }
 }

@@ -403,7 +403,7 @@ impl SelfAttention {
                 graph.state(&cache.values),
             ),
         };
-        let attention = ops::Attention { context: cache.rows.context, ring: cache.rows.ring, ..self.attention.clone() };
+        let attention = self.attention.over(cache.rows);
         let y = graph.attention(attention, q, keys, values, over); // [T, H, d]
         let y = graph.flatten(y);
         self.o_proj.forward(graph, y)

@@ -271,7 +271,7 @@ impl GatedAttention {
         let [q, k, v] = graph.rope(self.rope.clone(), qkv, over.positions, &self.rotary, norms);
         let caches = [&cache.keys, &cache.values];
         let (keys, values) = graph.append(cache.rows, k, v, over.positions, over.bases, caches);
-        let attention = ops::Attention { context: cache.rows.context, ring: cache.rows.ring, ..self.attention.clone() };
+        let attention = self.attention.over(cache.rows);
         let y = graph.attention(attention, q, keys, values, over); // [T, H, d]
         let y = graph.flatten(y);
         let y = graph.gate_columns(self.gate.clone(), y, qkv);

@@ -1,14 +1,19 @@
 //! The state of sequences between steps: the keys and values of every layer, one row per position, and the other states
-//! of its layers.
+//! of its layers. Rows follow each other, or are in blocks that a table gives to sequences ([`Blocks`]).
 //!
 //! Layers with a sliding window store a ring of as many rows as the window and the tokens of one step, instead of the
 //! whole context. Recurrent layers store states of fixed size, which cannot be reset to an earlier position.
 
+mod blocks;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuError};
 use bayan_tensor::ops::{CacheElement, CacheRows};
 use bayan_tensor::{Dtype, Move, State, StateRange, copy_within};
+use blocks::BlockCopy;
+pub use blocks::{BLOCK, Blocks};
 
 use crate::load::Placement;
 
@@ -27,6 +32,21 @@ pub struct CacheShape {
     /// Largest number of tokens of one sequence in one step. `None`: as many as the context; then every layer stores
     /// all positions.
     pub step: Option<usize>,
+    /// Positions that all sequences together can have, in whole blocks. `None`: each sequence has rows for its whole
+    /// context, which follow each other.
+    pub positions: Option<usize>,
+}
+
+impl CacheShape {
+    /// Number of blocks, if there are any. A whole context fits in any case.
+    fn blocks(self) -> Option<usize> {
+        self.positions.map(|positions| positions.max(self.context).div_ceil(BLOCK))
+    }
+
+    /// The positions with which every sequence can have its whole context.
+    pub fn all_positions(self) -> usize {
+        self.sequences.saturating_mul(self.context.next_multiple_of(BLOCK))
+    }
 }
 
 /// What one layer stores in the cache.
@@ -46,7 +66,18 @@ impl LayerCacheSpec {
     /// How positions map to rows: one row each, or a ring of as many rows as the window and the tokens of one step.
     fn rows(&self, shape: CacheShape) -> CacheRows {
         let ring = self.window.zip(shape.step).and_then(|(window, step)| window.checked_add(step));
-        CacheRows { context: shape.context, ring: ring.filter(|&ring| ring < shape.context) }
+        let ring = ring.filter(|&ring| ring < shape.context);
+        let block = shape.positions.map(|_| BLOCK).filter(|_| ring.is_none());
+        CacheRows { context: shape.context, ring, block }
+    }
+
+    /// Number of rows of all sequences; with blocks, those of the block that nobody has as well.
+    fn row_count(&self, shape: CacheShape) -> usize {
+        let rows = self.rows(shape);
+        match shape.blocks().filter(|_| rows.block.is_some()) {
+            Some(blocks) => blocks.saturating_add(1).saturating_mul(BLOCK),
+            None => shape.sequences.saturating_mul(rows.per_sequence()),
+        }
     }
 
     /// Rows and words per row of the keys; the values have the same.
@@ -54,7 +85,7 @@ impl LayerCacheSpec {
         match self.width {
             _ if self.shares.is_some() => [0, 0],
             0 => [1, 4],
-            width => [shape.sequences.saturating_mul(self.rows(shape).per_sequence()), shape.format.words(width)],
+            width => [self.row_count(shape), shape.format.words(width)],
         }
     }
 
@@ -90,34 +121,91 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// The elements that hold the first `positions` positions of a sequence: of a ring all rows, of other states
-    /// everything.
-    fn ranges(&self, shape: CacheShape, sequence: usize, positions: usize) -> Vec<StateRange<'_>> {
-        let rows = self.rows.per_sequence();
-        let held = if self.rows.ring.is_some() { rows } else { positions };
+    /// The elements that hold these rows of keys and values; none if the layer has none of its own.
+    fn row_ranges(&self, format: CacheFormat, rows: &[Range<usize>]) -> Vec<StateRange<'_>> {
         let mut ranges = Vec::new();
-        if self.width > 0 {
-            let parts = shape.format.parts(shape.sequences * rows, self.width);
-            for (state, (start, words)) in
-                [&self.keys, &self.values].into_iter().flat_map(|s| parts.iter().map(move |p| (s, *p)))
-            {
-                ranges.push(StateRange { state, from: start + sequence * rows * words, len: held * words });
-            }
+        if self.width == 0 {
+            return ranges;
         }
-        for state in &self.states {
-            let len = state.shape()[1];
-            ranges.push(StateRange { state, from: sequence * len, len });
+        for state in [&self.keys, &self.values] {
+            for (start, words) in format.parts(state.shape()[0], self.width) {
+                let range = |rows: &Range<usize>| StateRange {
+                    state,
+                    from: start + rows.start * words,
+                    len: rows.len() * words,
+                };
+                ranges.extend(rows.iter().map(range));
+            }
         }
         ranges
     }
 
-    /// The ranges that [`Cache::copy_prefix`] copies.
-    fn moves(&self, shape: CacheShape, from: usize, to: usize, positions: usize) -> Vec<Move<'_>> {
-        let sources = self.ranges(shape, from, positions);
-        let places = self.ranges(shape, to, positions).into_iter().map(|range| range.from);
-        let pairs = sources.into_iter().zip(places);
-        pairs.map(|(StateRange { state, from, len }, to)| Move { state, from, to, len }).collect()
+    /// The elements that hold the first `positions` positions of a sequence with these blocks: of a ring all rows, of
+    /// other states everything.
+    fn ranges(&self, format: CacheFormat, sequence: usize, blocks: &[u32], positions: usize) -> Vec<StateRange<'_>> {
+        let mut ranges = match self.rows {
+            CacheRows { block: Some(_), .. } => self.row_ranges(format, &block_rows(blocks, positions)),
+            CacheRows { ring, .. } => {
+                let first = sequence * self.rows.per_sequence();
+                self.row_ranges(format, &[first..first + ring.unwrap_or(positions)])
+            }
+        };
+        ranges.extend(self.state_ranges(sequence));
+        ranges
     }
+
+    /// The elements of a sequence's other states.
+    fn state_ranges(&self, sequence: usize) -> impl Iterator<Item = StateRange<'_>> {
+        self.states.iter().map(move |state| StateRange {
+            state,
+            from: sequence * state.shape()[1],
+            len: state.shape()[1],
+        })
+    }
+
+    /// What is copied when a sequence begins as another one: the rows of a block, a ring, and the other states.
+    fn share_moves(&self, format: CacheFormat, from: usize, to: usize, copy: Option<BlockCopy>) -> Vec<Move<'_>> {
+        let mut moves = self.block_moves(format, copy);
+        if self.rows.block.is_none() {
+            let ring = self.rows.per_sequence();
+            let [sources, places] =
+                [from, to].map(|sequence| self.row_ranges(format, &[sequence * ring..(sequence + 1) * ring]));
+            moves.extend(moves_between(sources, places));
+        }
+        moves.extend(moves_between(self.state_ranges(from), self.state_ranges(to)));
+        moves
+    }
+
+    /// The copy of a block's rows.
+    fn block_moves(&self, format: CacheFormat, copy: Option<BlockCopy>) -> Vec<Move<'_>> {
+        let Some(BlockCopy { from, to, rows }) = copy.filter(|_| self.rows.block.is_some()) else { return Vec::new() };
+        let [sources, places] =
+            [from, to].map(|block| self.row_ranges(format, &[block as usize * BLOCK..block as usize * BLOCK + rows]));
+        moves_between(sources, places).collect()
+    }
+}
+
+/// Copies of ranges to other places of the same states.
+fn moves_between<'a>(
+    sources: impl IntoIterator<Item = StateRange<'a>>,
+    places: impl IntoIterator<Item = StateRange<'a>>,
+) -> impl Iterator<Item = Move<'a>> {
+    let pairs = sources.into_iter().zip(places);
+    pairs.map(|(StateRange { state, from, len }, place)| Move { state, from, to: place.from, len })
+}
+
+/// The rows of the first positions of a sequence with these blocks; blocks that follow each other are one range.
+fn block_rows(blocks: &[u32], positions: usize) -> Vec<Range<usize>> {
+    let mut rows: Vec<Range<usize>> = Vec::new();
+    for (number, &block) in blocks.iter().enumerate().take(positions.div_ceil(BLOCK)) {
+        let start = block as usize * BLOCK;
+        let end = start + BLOCK.min(positions - number * BLOCK);
+        match rows.last_mut().filter(|last| last.end == start) {
+            Some(last) => last.end = end,
+            None => rows.push(start..end),
+        }
+    }
+    rows
 }
 
 /// The cache of all layers.
@@ -126,6 +214,8 @@ pub struct Cache {
     /// The cache's size.
     pub shape: CacheShape,
     layers: Vec<LayerCache>,
+    /// Which sequence has which blocks; without blocks there are none to give.
+    blocks: Blocks,
 }
 
 impl Cache {
@@ -159,7 +249,28 @@ impl Cache {
             };
             layers.push(layer);
         }
-        Ok(Cache { shape, layers })
+        let blocks = Blocks::new(shape.blocks().unwrap_or(0), shape.sequences, shape.context);
+        Ok(Cache { shape, layers, blocks })
+    }
+
+    /// The table that follows the bases of a step's tokens; empty without blocks.
+    pub fn table(&self) -> Vec<u32> {
+        if self.shape.positions.is_some() { self.blocks.words() } else { Vec::new() }
+    }
+
+    /// Number of words of [`Cache::table`].
+    pub fn table_len(&self) -> usize {
+        self.shape.positions.map_or(0, |_| self.shape.sequences * self.shape.context.div_ceil(BLOCK))
+    }
+
+    /// Which sequence has which blocks.
+    pub fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// Gives and takes blocks.
+    pub fn blocks_mut(&mut self) -> &mut Blocks {
+        &mut self.blocks
     }
 
     /// The caches of the layers, in order.
@@ -190,22 +301,47 @@ impl Cache {
         self.layers.iter().all(layer)
     }
 
-    /// Copies the first `positions` positions of a sequence to another one, on the devices of the layers. Of a ring,
-    /// and of recurrent states, everything is copied: the sequence must be one that can continue there
-    /// ([`Cache::can_rewind`]).
+    /// Lets a sequence begin with the first `positions` positions of another one, on the devices of the layers: whole
+    /// blocks are shared, the rest of a block is copied. Of a ring, and of recurrent states, everything is copied: the
+    /// sequence must be one that can continue there ([`Cache::can_rewind`]). Returns whether there was a block for the
+    /// copy; without, nothing changes.
     ///
     /// # Errors
     /// The device's memory is exhausted.
-    pub fn copy_prefix(&self, gpus: &[Gpu], from: usize, to: usize, positions: usize) -> Result<(), GpuError> {
+    pub fn share_prefix(&mut self, gpus: &[Gpu], from: usize, to: usize, positions: usize) -> Result<bool, GpuError> {
+        let Ok(copy) = self.blocks.share(from, to, positions) else { return Ok(false) };
+        let format = self.shape.format;
         let moves: Vec<Move<'_>> =
-            self.layers.iter().flat_map(|layer| layer.moves(self.shape, from, to, positions)).collect();
-        copy_within(gpus, &moves)
+            self.layers.iter().flat_map(|layer| layer.share_moves(format, from, to, copy)).collect();
+        copy_within(gpus, &moves)?;
+        Ok(true)
+    }
+
+    /// Prepares a sequence to go on behind its first `positions` positions, and returns how many of them are left: fewer
+    /// if a block was missing for a copy of the last one.
+    ///
+    /// # Errors
+    /// The device's memory is exhausted.
+    pub fn rewind(&mut self, gpus: &[Gpu], sequence: usize, positions: usize) -> Result<usize, GpuError> {
+        let (left, copy) = self.blocks.rewind(sequence, positions);
+        let moves: Vec<Move<'_>> =
+            self.layers.iter().flat_map(|layer| layer.block_moves(self.shape.format, copy)).collect();
+        copy_within(gpus, &moves)?;
+        Ok(left)
     }
 
     /// The elements that hold the first `positions` positions of a sequence, layer by layer: of a ring, and of recurrent
     /// states, everything.
     pub fn ranges(&self, sequence: usize, positions: usize) -> Vec<StateRange<'_>> {
-        self.layers.iter().flat_map(|layer| layer.ranges(self.shape, sequence, positions)).collect()
+        let blocks = self.blocks.of(sequence);
+        self.layers.iter().flat_map(|layer| layer.ranges(self.shape.format, sequence, blocks, positions)).collect()
+    }
+
+    /// Bytes of what [`Cache::ranges`] gives for so many positions.
+    pub fn prefix_bytes(&self, positions: usize) -> usize {
+        let blocks: Vec<u32> = (0..positions.div_ceil(BLOCK) as u32).collect();
+        let ranges = self.layers.iter().flat_map(|layer| layer.ranges(self.shape.format, 0, &blocks, positions));
+        ranges.map(|range| range.size_bytes()).sum()
     }
 
     /// The rows of each layer's ring (0: a row for every position), the width of its rows, and the sizes of its other
@@ -255,7 +391,7 @@ mod tests {
     use super::*;
 
     fn cache(step: Option<usize>, spec: LayerCacheSpec) -> Cache {
-        let shape = CacheShape { sequences: 2, context: 1000, format: CacheFormat::Q8_0, step };
+        let shape = CacheShape { sequences: 2, context: 1000, format: CacheFormat::Q8_0, step, positions: None };
         Cache::new(None, shape, &[spec]).unwrap()
     }
 
@@ -284,7 +420,7 @@ mod tests {
 
     #[test]
     fn layers_that_share_keys_store_none() {
-        let shape = CacheShape { sequences: 2, context: 1000, format: CacheFormat::F16, step: None };
+        let shape = CacheShape { sequences: 2, context: 1000, format: CacheFormat::F16, step: None, positions: None };
         let own = LayerCacheSpec { width: 64, ..Default::default() };
         let shared = LayerCacheSpec { shares: Some(0), ..own.clone() };
         let alone = Cache::new(None, shape, std::slice::from_ref(&own)).unwrap();
@@ -294,8 +430,25 @@ mod tests {
     }
 
     #[test]
+    fn blocks_take_memory_for_the_positions_of_all_sequences() {
+        let shape =
+            CacheShape { sequences: 5, context: 1000, format: CacheFormat::F16, step: Some(28), positions: Some(1500) };
+        let whole = LayerCacheSpec { width: 64, ..Default::default() };
+        assert_eq!(whole.binding_bytes(shape), (24 + 1) * BLOCK as u64 * 32 * 4);
+        let windowed = LayerCacheSpec { window: Some(100), ..whole.clone() };
+        assert_eq!(windowed.binding_bytes(shape), 5 * 128 * 32 * 4, "a ring for each sequence");
+        let least = CacheShape { positions: Some(1), ..shape };
+        assert_eq!(whole.binding_bytes(least), (16 + 1) * BLOCK as u64 * 32 * 4, "a context fits in any case");
+        let mut cache = Cache::new(None, shape, &[whole, windowed]).unwrap();
+        assert_eq!((cache.table().len(), cache.table_len(), cache.blocks().load()), (80, 80, (24, 24)));
+        assert!(cache.blocks_mut().reserve(1, 70) && cache.blocks_mut().reserve(0, 70));
+        assert!(cache.blocks_mut().reserve(1, 130));
+        assert_eq!(block_rows(cache.blocks().of(1), 150), [64..192, 320..342]);
+    }
+
+    #[test]
     fn a_width_that_does_not_fit_is_an_error() {
-        let shape = CacheShape { sequences: 1, context: 8, format: CacheFormat::Q4_0, step: None };
+        let shape = CacheShape { sequences: 1, context: 8, format: CacheFormat::Q4_0, step: None, positions: None };
         let error = Cache::new(None, shape, &[LayerCacheSpec { width: 40, ..Default::default() }]).unwrap_err();
         assert!(error.to_string().contains("multiple of 32"), "{error}");
     }

@@ -43,7 +43,7 @@ impl Attention {
         let [q, k, v] = graph.rope(self.rope.clone(), qkv, causality.positions, &self.rotary, norms);
         let (keys, values) =
             graph.append(cache.rows, k, v, causality.positions, causality.bases, [&cache.keys, &cache.values]);
-        let attention = ops::Attention { context: cache.rows.context, ring: cache.rows.ring, ..self.attention.clone() };
+        let attention = self.attention.over(cache.rows);
         let y = graph.attention(attention, q, keys, values, causality); // [T, H, d]
         let y = graph.flatten(y); // [T, H d]
         self.o_proj.forward(graph, y)

@@ -17,6 +17,8 @@ pub(crate) struct Heads<'a> {
     pub values: &'a Values,
     pub positions: &'a [u32],
     pub bases: &'a [u32],
+    /// What follows the bases; see [`crate::ops::CacheRows`].
+    pub table: &'a [u32],
     /// y [T, H, d]
     pub y: Shared<f32>,
     /// Query heads in one part of the work: 1, 2 or 4.
@@ -87,7 +89,7 @@ unsafe fn part<S: Simd, const ELEMENT: u8, const C: usize>(heads: &Heads<'_>, nu
     let (width, kv_head) = (op.kv_heads * d, head / (op.heads / op.kv_heads));
     let count = position + 1 - begin;
     let Memory { starts, unpacked_starts, scores, unpacked } = memory;
-    row_starts(op, base, begin, count, starts);
+    row_starts(op, heads.table, base, begin..begin + count, starts);
     starts.iter_mut().for_each(|start| *start = *start * width + kv_head * d);
     let quantized = op.element.is_quantized();
     if quantized {
@@ -133,16 +135,15 @@ unsafe fn part<S: Simd, const ELEMENT: u8, const C: usize>(heads: &Heads<'_>, nu
 
 /// The cache rows of consecutive positions.
 #[inline(always)]
-fn row_starts(op: &Attention, base: usize, begin: usize, count: usize, starts: &mut Vec<usize>) {
+fn row_starts(op: &Attention, table: &[u32], base: usize, positions: Range<usize>, starts: &mut Vec<usize>) {
+    let rows = op.rows();
     starts.clear();
-    let mut row = op.rows().row(base, begin);
-    let end = op.rows().row(base, 0) + op.rows().per_sequence();
-    for _ in 0..count {
-        if row == end {
-            row -= op.rows().per_sequence();
-        }
-        starts.push(row);
-        row += 1;
+    let mut position = positions.start;
+    while position < positions.end {
+        let count = rows.consecutive(position).min(positions.end - position);
+        let row = rows.row(table, base, position);
+        starts.extend(row..row + count);
+        position += count;
     }
 }
 

@@ -31,6 +31,7 @@ struct Kind {
     softcap: Option<f32>,
     alibi: Option<f32>,
     ring: Option<usize>,
+    block: Option<usize>,
 }
 
 impl Kind {
@@ -40,12 +41,13 @@ impl Kind {
             (self.softcap.is_some(), " softcap"),
             (self.alibi.is_some(), " alibi"),
             (self.ring.is_some(), " ring"),
+            (self.block.is_some(), " blocks"),
         ];
         self.element.name().to_string() + &flags.iter().filter(|f| f.0).map(|f| f.1).collect::<String>()
     }
 
     fn attention(self, heads: Heads) -> Attention {
-        let Kind { element, window, softcap, alibi, ring } = self;
+        let Kind { element, window, softcap, alibi, ring, block } = self;
         let Heads { h, k, d } = heads;
         Attention {
             heads: h,
@@ -57,7 +59,28 @@ impl Kind {
             context: CONTEXT,
             alibi,
             ring,
+            block,
             element,
+        }
+    }
+
+    fn rows(self) -> CacheRows {
+        CacheRows { context: CONTEXT, ring: self.ring, block: self.block }
+    }
+
+    /// The blocks of each sequence: a shuffled table over twice as many blocks as are needed.
+    fn table(self, make: &mut RandomTensors<'_>, sequences: usize) -> Vec<u32> {
+        let needed = sequences * self.rows().blocks_per_sequence();
+        let mut order: Vec<(u32, u32)> = make.numbers(2 * needed, false).iter().map(|v| v.to_bits()).zip(0..).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, block)| block).take(needed).collect()
+    }
+
+    /// Number of cache rows of so many sequences.
+    fn cache_rows(self, sequences: usize) -> usize {
+        match self.block {
+            Some(block) => 2 * sequences * self.rows().blocks_per_sequence() * block,
+            None => sequences * self.rows().per_sequence(),
         }
     }
 }
@@ -76,12 +99,18 @@ pub(crate) fn cases() -> Vec<Case> {
     let half = CacheElement::F16;
     for (index, head) in heads.into_iter().enumerate() {
         let capped = Kind { window: Some(16), softcap: Some(5.0), ..Kind::default() };
-        let mut kinds = vec![Kind::default(), Kind { element: half, ..capped }];
+        let blocks = Kind { block: Some(64), ..Kind::default() };
+        let mut kinds = vec![Kind::default(), Kind { element: half, ..capped }, blocks];
         if index < 2 {
             let ring = Kind { window: Some(40), ring: Some(75), ..Kind::default() };
             let element = [CacheElement::Q8_0, CacheElement::Q4_0][index];
             kinds.extend([Kind { element: half, ..Kind::default() }, capped, Kind { element, ..ring }]);
             kinds.push([ring, Kind { alibi: Some(0.5), ..Kind::default() }][index]);
+            kinds.extend([
+                Kind { block: Some(48), ..capped },
+                Kind { element, ..blocks },
+                Kind { element: half, ..blocks },
+            ]);
         }
         for kind in kinds {
             for step in steps {
@@ -114,7 +143,9 @@ pub(crate) fn cases() -> Vec<Case> {
                 Kind { window: Some(40), ring: Some(75), ..Kind::default() },
                 Kind { alibi: Some(1.0), ..Kind::default() },
             ][all.len() % 3];
-            all.push(case(name, 1e-6, move |make| decode_case(make, head, norm, eps, interleaved, kind)));
+            all.push(case(name.clone(), 1e-6, move |make| decode_case(make, head, norm, eps, interleaved, kind)));
+            let name = format!("{name} blocks");
+            all.push(case(name, 1e-6, move |make| decode_case(make, head, norm, eps, interleaved, blocks)));
         }
     }
     all
@@ -129,7 +160,7 @@ pub(crate) fn recurrent_cases() -> Vec<Case> {
             let name = format!("short_conv {channels}x{kernel} {step:?}{}", if gated { " gated" } else { "" });
             all.push(case(name, 1e-7, move |make| {
                 let mut graph = Graph::new();
-                let (tokens, over) = sequences(make, &mut graph, step)?;
+                let (tokens, over) = sequences(make, &mut graph, step, Kind::default())?;
                 let width = 5 + channels * if gated { 3 } else { 2 };
                 let (x, weight, last) = (
                     make.random(&[tokens, width])?,
@@ -148,7 +179,7 @@ pub(crate) fn recurrent_cases() -> Vec<Case> {
             let name = format!("gated_delta {heads}x{value_dim} {key_heads}x{key_dim} {step:?}");
             all.push(case(name, 1e-7, move |make| {
                 let mut graph = Graph::new();
-                let (tokens, over) = sequences(make, &mut graph, step)?;
+                let (tokens, over) = sequences(make, &mut graph, step, Kind::default())?;
                 let op = GatedDelta { heads, value_dim, key_heads, key_dim, tiled: heads == 6, context: CONTEXT };
                 let (mixed, gates) = (make.random(&[tokens, op.width()])?, make.random(&[tokens, 2 * heads])?);
                 let numbers = make.numbers(2 * heads, false);
@@ -165,7 +196,7 @@ pub(crate) fn recurrent_cases() -> Vec<Case> {
             let name = format!("state_space {heads}x{head_dim} {groups}x{state_size} {step:?}");
             all.push(case(name, 1e-7, move |make| {
                 let mut graph = Graph::new();
-                let (tokens, over) = sequences(make, &mut graph, step)?;
+                let (tokens, over) = sequences(make, &mut graph, step, Kind::default())?;
                 let inner = heads * head_dim;
                 let op =
                     StateSpace { heads, head_dim, groups, state_size, steps: inner + 3, scale: 0.7, context: CONTEXT };
@@ -307,10 +338,11 @@ fn decode_case(
     let mut graph = Graph::new();
     let (rope, [qkv, positions], table, weights) = rotated(make, &mut graph, heads, norm, eps, interleaved, vec![301])?;
     let [k_cache, v_cache] = caches(make, heads, 1, kind)?;
-    let (bases, tiles) = (make.indices(&[1], vec![0])?, make.indices(&[1, 2], vec![0, 1])?);
+    let bases = [vec![0], kind.table(make, 1)].concat();
+    let (bases, tiles) = (make.indices(&[bases.len()], bases)?, make.indices(&[1, 2], vec![0, 1])?);
     let over = Causality { positions, bases: graph.state(&bases), tiles: graph.state(&tiles) };
     let [q, k, v] = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|[q, k]| (q, k)));
-    let rows = CacheRows { context: CONTEXT, ring: kind.ring };
+    let rows = kind.rows();
     let (keys, values) = graph.append(rows, k, v, over.positions, over.bases, [&k_cache, &v_cache]);
     let y = graph.attention(kind.attention(heads), q, keys, values, over);
     Ok((graph, vec![y, keys, values]))
@@ -323,7 +355,7 @@ fn caches(
     kind: Kind,
 ) -> Result<[std::sync::Arc<State>; 2], GpuError> {
     let width = heads.k * heads.d;
-    let rows = sequences * kind.ring.unwrap_or(CONTEXT);
+    let rows = kind.cache_rows(sequences);
     let mut cache = || {
         let numbers = make.numbers(rows * width, false);
         let mut values = Values::zeros(rows * kind.element.words(width), kind.element.dtype());
@@ -337,7 +369,12 @@ fn caches(
 }
 
 /// The tokens of a step: their number, and their positions, bases and tiles.
-fn sequences(make: &mut RandomTensors<'_>, graph: &mut Graph, step: Sequences) -> Result<(usize, Causality), GpuError> {
+fn sequences(
+    make: &mut RandomTensors<'_>,
+    graph: &mut Graph,
+    step: Sequences,
+    kind: Kind,
+) -> Result<(usize, Causality), GpuError> {
     let (mut positions, mut bases, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
     for (sequence, &(before, new)) in step.iter().enumerate() {
         for start in (0..new).step_by(QUERY_TILE) {
@@ -347,7 +384,8 @@ fn sequences(make: &mut RandomTensors<'_>, graph: &mut Graph, step: Sequences) -
         bases.extend(std::iter::repeat_n((sequence * CONTEXT) as u32, new));
     }
     let tokens = positions.len();
-    let (positions, bases) = (make.indices(&[tokens], positions)?, make.indices(&[tokens], bases)?);
+    bases.extend(kind.table(make, step.len()));
+    let (positions, bases) = (make.indices(&[tokens], positions)?, make.indices(&[bases.len()], bases)?);
     let tiles = make.indices(&[tiles.len() / 2, 2], tiles)?;
     Ok((
         tokens,
@@ -363,12 +401,12 @@ fn attention_case(
 ) -> Result<Recorded, GpuError> {
     let Heads { h, k, d } = heads;
     let mut graph = Graph::new();
-    let (tokens, over) = sequences(make, &mut graph, step)?;
+    let (tokens, over) = sequences(make, &mut graph, step, kind)?;
     let [k_cache, v_cache] = caches(make, heads, step.len(), kind)?;
     let (q, new_k, new_v) =
         (make.random(&[tokens, h, d])?, make.random(&[tokens, k, d])?, make.random(&[tokens, k, d])?);
     let (q, new_k, new_v) = (graph.state(&q), graph.state(&new_k), graph.state(&new_v));
-    let rows = CacheRows { context: CONTEXT, ring: kind.ring };
+    let rows = kind.rows();
     let (k_cache, v_cache) = graph.append(rows, new_k, new_v, over.positions, over.bases, [&k_cache, &v_cache]);
     let y = graph.attention(kind.attention(heads), q, k_cache, v_cache, over);
     // In other formats the caches may differ where a value lies between two representable ones.

@@ -329,7 +329,7 @@ fn layer_case(
     };
     let [q, new_k, new_v] = graph.rope(rope, qkv, over.positions, &table, weights.as_ref().map(|(q, k)| (q, k)));
     let (keys, values) =
-        graph.append(CacheRows { context, ring: None }, new_k, new_v, over.positions, over.bases, [&keys, &values]);
+        graph.append(CacheRows::direct(context), new_k, new_v, over.positions, over.bases, [&keys, &values]);
     let attention = Attention {
         heads: h,
         kv_heads: k,

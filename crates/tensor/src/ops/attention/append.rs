@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bayan_gpu::GpuError;
 use bayan_gpu::shader::Defines;
 
-use super::cache::{CacheElement, CacheRows};
+use super::cache::{CacheElement, CacheRows, ROW};
 use crate::cpu::CpuStep;
 use crate::graph::{Graph, Op, Operand, State, Tensor, Values};
 use crate::passes::{Backward, BackwardError};
 use crate::plan::{KernelText, Lowering, Variant, grid};
 
-/// cache\[row of t\] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\]; outputs: the two cache
-/// states, with rows in the format of [`CacheElement`].
+/// cache\[row of t\] = (k\[t\], v\[t\]); inputs k, v [T, K, d], positions \[T\], bases \[T\] and a table as
+/// [`CacheRows`] says; outputs: the two cache states, with rows in the format of [`CacheElement`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Append {
     /// Maps positions to cache rows.
@@ -52,12 +52,12 @@ fn emit_codes(op: &Append, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let blocks = width / 32;
     let threads = grid::row_threads(to, blocks);
     let defines = Defines::new().set("THREADS", threads).set("BLOCKS", blocks);
-    let defines = op.element.defines(op.rows.defines(defines), to.output_shape(0)[0], width);
+    let defines = op.element.defines(op.rows.defines(defines, shape[0]), to.output_shape(0)[0], width);
     for part in 0..2 {
         let bindings = vec![to.input(part), to.input(2), to.input(3), to.output(part)];
         let text = KernelText {
             name: "append_codes",
-            parts: &[wgsl!("attention/append_codes.wgsl")],
+            parts: &[ROW, wgsl!("attention/append_codes.wgsl")],
             defines: defines.clone(),
             turns: grid::walk(blocks, threads),
         };
@@ -79,8 +79,8 @@ fn emit_numbers(op: &Append, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let defines = Defines::new().set("THREADS", threads).set("FROM", from).set("TO", into).set("WIDTH", units);
     let text = KernelText {
         name: "append",
-        parts: &[wgsl!("attention/append.wgsl")],
-        defines: op.element.defines(op.rows.defines(defines), to.output_shape(0)[0], width),
+        parts: &[ROW, wgsl!("attention/append.wgsl")],
+        defines: op.element.defines(op.rows.defines(defines, shape[0]), to.output_shape(0)[0], width),
         turns: grid::walk(units, threads),
     };
     let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
@@ -117,9 +117,10 @@ impl Op for Append {
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let (tokens, width) = (inputs[0].shape[0], inputs[0].shape[1] * inputs[0].shape[2]);
+        let (bases, table) = inputs[3].u32().split_at(tokens);
         for (input, output) in inputs[..2].iter().zip(outputs.iter_mut()) {
             for t in 0..tokens {
-                let row = self.rows.row(inputs[3].u32()[t] as usize, inputs[2].u32()[t] as usize);
+                let row = self.rows.row(table, bases[t] as usize, inputs[2].u32()[t] as usize);
                 self.element.write(output, row, &input.f32()[t * width..(t + 1) * width]);
             }
         }

@@ -7,6 +7,9 @@ use bayan_gpu::shader::Defines;
 
 use crate::graph::{Dtype, Values, pack_f16, unpack_f16};
 
+/// The row of a position, for all kernels that read or write a cache.
+pub(super) const ROW: &str = wgsl!("lib/cache_row.wgsl");
+
 /// Number of values that share a scale.
 const BLOCK: usize = 32;
 
@@ -192,29 +195,61 @@ impl CacheElement {
     }
 }
 
-/// How a sequence's positions map to cache rows: one row for each position of the context, or a ring of fewer rows. A
-/// layer with a window needs only as many as the window and the tokens of one step together.
+/// How a sequence's positions map to cache rows: one row for each position of the context; a ring of fewer rows, where a
+/// window needs only as many as the window and the tokens of one step together; or rows in blocks, which a table gives
+/// to sequences. The table follows the bases of a step's tokens in their tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheRows {
     /// Positions per sequence; the base of each sequence is a multiple of it.
     pub context: usize,
     /// Number of rows in the ring, if there is one.
     pub ring: Option<usize>,
+    /// Positions of a block, if rows are in blocks; a ring has none.
+    pub block: Option<usize>,
 }
 
 impl CacheRows {
-    /// Number of rows of one sequence.
+    /// A row for each position of each sequence.
+    pub fn direct(context: usize) -> CacheRows {
+        CacheRows { context, ring: None, block: None }
+    }
+
+    /// Number of rows of one sequence, without blocks.
     pub fn per_sequence(self) -> usize {
         self.ring.unwrap_or(self.context)
     }
 
-    pub(crate) fn defines(self, defines: Defines) -> Defines {
-        defines.set("CONTEXT", self.context).set("RING", self.ring.unwrap_or(0))
+    /// Number of blocks that the table has for each sequence.
+    pub fn blocks_per_sequence(self) -> usize {
+        self.block.map_or(0, |block| self.context.div_ceil(block))
     }
 
-    /// The row of a position.
-    pub(crate) fn row(self, base: usize, position: usize) -> usize {
-        self.ring.map_or(base + position, |ring| base / self.context * ring + position % ring)
+    /// The names that `lib/cache_row.wgsl` reads, for a step of `tokens` tokens.
+    pub(crate) fn defines(self, defines: Defines, tokens: usize) -> Defines {
+        defines
+            .set("CONTEXT", self.context)
+            .set("RING", self.ring.unwrap_or(0))
+            .set("BLOCK", self.block.unwrap_or(0))
+            .set("TABLE_PITCH", self.blocks_per_sequence())
+            .set("TABLE", tokens)
+    }
+
+    /// Number of positions from `position` on, itself included, whose rows follow each other.
+    pub(crate) fn consecutive(self, position: usize) -> usize {
+        match self.ring.or(self.block) {
+            Some(size) => size - position % size,
+            None => usize::MAX,
+        }
+    }
+
+    /// The row of a position. `table` is what follows the bases of the step's tokens.
+    pub(crate) fn row(self, table: &[u32], base: usize, position: usize) -> usize {
+        if let Some(ring) = self.ring {
+            return base / self.context * ring + position % ring;
+        }
+        let Some(block) = self.block else { return base + position };
+        let place = base / self.context * self.blocks_per_sequence() + position / block;
+        table[place] as usize * block + position % block
     }
 }
 
@@ -258,8 +293,19 @@ mod tests {
 
     #[test]
     fn a_ring_has_a_row_for_every_position() {
-        let rows = CacheRows { context: 100, ring: Some(32) };
-        assert_eq!((rows.row(0, 5), rows.row(100, 37), rows.row(200, 31)), (5, 37, 95));
-        assert_eq!(CacheRows { context: 100, ring: None }.row(100, 37), 137);
+        let rows = CacheRows { ring: Some(32), ..CacheRows::direct(100) };
+        assert_eq!([(0, 5), (100, 37), (200, 31)].map(|(base, at)| rows.row(&[], base, at)), [5, 37, 95]);
+        assert_eq!((rows.consecutive(5), rows.consecutive(95)), (27, 1));
+        assert_eq!(CacheRows::direct(100).row(&[], 100, 37), 137);
+    }
+
+    #[test]
+    fn a_table_gives_blocks_to_sequences() {
+        let rows = CacheRows { block: Some(32), ..CacheRows::direct(100) };
+        let table = [6, 2, 0, 4, 1, 7, 3, 5];
+        assert_eq!(rows.blocks_per_sequence(), 4);
+        let found = [(0, 5), (0, 99), (100, 0), (100, 37)].map(|(base, at)| rows.row(&table, base, at));
+        assert_eq!(found, [6 * 32 + 5, 4 * 32 + 3, 32, 7 * 32 + 5]);
+        assert_eq!((rows.consecutive(0), rows.consecutive(37)), (32, 27));
     }
 }

@@ -4,6 +4,7 @@
 use bayan_gpu::{Capabilities, GpuError};
 
 use super::append::Append;
+use super::cache::ROW;
 use super::forward::{Attention, Run, SCORE};
 use super::rope::{Projection, Rope};
 use crate::graph::{Dtype, Op, Operand, Values};
@@ -60,6 +61,7 @@ fn emit(op: &AttentionDecode, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         wgsl!("lib/reduce.wgsl"),
         wgsl!("lib/head_norm.wgsl"),
         wgsl!("lib/cache.wgsl"),
+        ROW,
         SCORE,
         common,
         attend,

@@ -171,14 +171,8 @@ fn layers(make: &mut RandomTensors<'_>, recompute: bool) -> Result<Differentiate
             Rope { heads, kv_heads: 1, head_dim, rotary_dim: head_dim, norm_eps: Some(0.3), ..Default::default() };
         let [q, k, v] = graph.rope(rope, y, over.positions, &table, Some((&q_norm, &k_norm)));
         let cache = [zeros(make, &[7, head_dim])?, zeros(make, &[7, head_dim])?];
-        let (keys, values) = graph.append(
-            CacheRows { context: 8, ring: None },
-            k,
-            v,
-            over.positions,
-            over.bases,
-            [&cache[0], &cache[1]],
-        );
+        let (keys, values) =
+            graph.append(CacheRows::direct(8), k, v, over.positions, over.bases, [&cache[0], &cache[1]]);
         let attention = Attention { heads, kv_heads: 1, head_dim, scale: 0.5, context: 8, ..Default::default() };
         let y = graph.attention(attention, q, keys, values, over);
         let y = graph.flatten(y);

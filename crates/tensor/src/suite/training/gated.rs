@@ -103,7 +103,7 @@ fn shared_key_cases() -> Vec<GradientCase> {
                 let over = packed(make, graph, lengths)?;
                 let cache = [make.random(&[tokens, head_dim])?, make.random(&[tokens, head_dim])?];
                 let [tq, to, tk, tv] = [&q, &other, &k, &v].map(|state| graph.state(state));
-                let rows = CacheRows { context: tokens, ring: None };
+                let rows = CacheRows::direct(tokens);
                 let caches = [&cache[0], &cache[1]];
                 let (keys, values) = graph.append(rows, tk, tv, over.positions, over.bases, caches);
                 let attention =

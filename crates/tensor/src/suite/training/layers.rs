@@ -68,14 +68,8 @@ pub(crate) fn layers(
         let rope = Rope { heads, kv_heads: 1, head_dim, rotary_dim: head_dim, ..Default::default() };
         let [q, k, v] = graph.rope(rope, qkv, over.positions, &table, None);
         let cache = [zeros(make, &[7, head_dim])?, zeros(make, &[7, head_dim])?];
-        let (keys, values) = graph.append(
-            CacheRows { context: 8, ring: None },
-            k,
-            v,
-            over.positions,
-            over.bases,
-            [&cache[0], &cache[1]],
-        );
+        let (keys, values) =
+            graph.append(CacheRows::direct(8), k, v, over.positions, over.bases, [&cache[0], &cache[1]]);
         let attention = Attention {
             heads,
             kv_heads: 1,

@@ -345,14 +345,8 @@ fn attention_case(shape: Heads, sequences: Vec<usize>) -> GradientCase {
         let over = packed(make, graph, &sequences)?;
         let cache = [zeros(make, &[tokens, kv_heads * head_dim])?, zeros(make, &[tokens, kv_heads * head_dim])?];
         let [tq, tk, tv] = [&q, &k, &v].map(|state| graph.state(state));
-        let (keys, values) = graph.append(
-            CacheRows { context: tokens, ring: None },
-            tk,
-            tv,
-            over.positions,
-            over.bases,
-            [&cache[0], &cache[1]],
-        );
+        let (keys, values) =
+            graph.append(CacheRows::direct(tokens), tk, tv, over.positions, over.bases, [&cache[0], &cache[1]]);
         let attention = Attention {
             heads,
             kv_heads,

@@ -94,7 +94,13 @@ impl Trainer {
                 self.steps.clear();
                 Cache::new(
                     gpu,
-                    CacheShape { sequences: 1, context: shape.tokens, format: CacheFormat::F32, step: None },
+                    CacheShape {
+                        sequences: 1,
+                        context: shape.tokens,
+                        format: CacheFormat::F32,
+                        step: None,
+                        positions: None,
+                    },
                     &self.decoder.cache_specs(),
                 )?
             }

@@ -3,7 +3,7 @@
 
 use bayan_gpu::GpuError;
 
-use super::{Attention, CACHE, QUERY_TILE, SCORE};
+use super::{Attention, CACHE, QUERY_TILE, ROW, SCORE};
 use crate::plan::{Extent, KernelText, Lowering, Target, Variant};
 
 pub(super) const VARIANT: Variant<Attention> = Variant { name: "lanes", fits, emit };
@@ -15,7 +15,7 @@ fn fits(attention: &Attention, target: &Target<'_>) -> bool {
 fn emit(attention: &Attention, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let lanes = to.target().rows_shape.lanes;
     let defines = attention
-        .defines(to.input_shape(1)[0])
+        .defines(to.input_shape(1)[0], to.input_shape(3)[0])
         .set("LANES", lanes)
         .set("TQ", QUERY_TILE)
         .set("HELD", attention.head_dim / 4 / lanes)
@@ -24,7 +24,7 @@ fn emit(attention: &Attention, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let tiles = to.input_shape(5)[0] * QUERY_TILE / lanes;
     let text = KernelText {
         name: "attention_lanes",
-        parts: &[CACHE, SCORE, wgsl!("attention/lanes.wgsl")],
+        parts: &[CACHE, ROW, SCORE, wgsl!("attention/lanes.wgsl")],
         defines,
         turns: attention.keys().div_ceil(4) as u64 + 1,
     };

@@ -10,7 +10,7 @@ use bayan_gpu::shader::Defines;
 
 pub(super) use run::Run;
 
-use super::cache::{CacheElement, CacheRows};
+use super::cache::{CacheElement, CacheRows, ROW};
 use crate::cpu::attend::{Heads, attend};
 use crate::cpu::{CpuStep, Shared};
 use crate::graph::{Graph, Op, Operand, Tensor, Values, elements};
@@ -35,7 +35,7 @@ const VARIANTS: &[Variant<Attention>] = &[
 /// Inputs: q [T, H, d], k and v cache, positions \[T\], bases \[T\], tiles [n, 2]; outputs: y [T, H, d], and after a
 /// rewrite the results of runs [T, splits, H, d + 2].
 ///
-/// Token t sees the cache rows bases\[t\] + p for p ≤ positions\[t\], and with a window only the last `window` of them.
+/// Token t sees the positions p ≤ positions\[t\] of its sequence, and with a window only the last `window` of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attention {
     /// Query heads H.
@@ -57,6 +57,8 @@ pub struct Attention {
     pub alibi: Option<f32>,
     /// Number of cache rows per sequence, where it is smaller than the context; see [`CacheRows`].
     pub ring: Option<usize>,
+    /// Positions of a block of the cache, if it has blocks.
+    pub block: Option<usize>,
     /// The cache's element format; set when the operation is recorded.
     pub element: CacheElement,
 }
@@ -66,7 +68,8 @@ pub struct Attention {
 pub struct Causality {
     /// Position of each token in its sequence \[T\].
     pub positions: Tensor,
-    /// Cache row of position 0 of each token's sequence \[T\].
+    /// Number of each token's sequence, times the context \[T\]: its first row in a cache without rings and blocks. With
+    /// blocks a table follows, as [`CacheRows`] says.
     pub bases: Tensor,
     /// First token and number of tokens of each tile [n, 2]; all tokens of a tile belong to one sequence. Unused tiles
     /// have 0 tokens.
@@ -100,13 +103,18 @@ impl Attention {
 
     /// How a sequence's positions map to cache rows.
     pub fn rows(&self) -> CacheRows {
-        CacheRows { context: self.context, ring: self.ring }
+        CacheRows { context: self.context, ring: self.ring, block: self.block }
     }
 
-    /// The names that all kernels read, for a cache of `rows` rows.
-    pub(super) fn defines(&self, rows: usize) -> Defines {
+    /// The same over a cache whose positions map to rows like this.
+    pub fn over(&self, rows: CacheRows) -> Attention {
+        Attention { context: rows.context, ring: rows.ring, block: rows.block, ..self.clone() }
+    }
+
+    /// The names that all kernels read, for a cache of `rows` rows and a step of `tokens` tokens.
+    pub(super) fn defines(&self, rows: usize, tokens: usize) -> Defines {
         let defines = self.score_defines(Defines::new());
-        let defines = self.element.defines(self.rows().defines(defines), rows, self.kv_heads * self.head_dim);
+        let defines = self.element.defines(self.rows().defines(defines, tokens), rows, self.kv_heads * self.head_dim);
         defines
             .set("H", self.heads)
             .set("K", self.kv_heads)
@@ -179,8 +187,8 @@ impl Op for Attention {
     fn backward(&self, to: &mut Backward<'_>) -> Result<(), BackwardError> {
         let Some(dy) = to.gradient(0) else { return Ok(()) };
         let [q, k, v] = [to.input(0), to.input(1), to.input(2)];
-        if self.element != CacheElement::F32 || self.ring.is_some() {
-            return Err(BackwardError("attention over a cache that is not in f32, or a ring"));
+        if self.element != CacheElement::F32 || self.ring.or(self.block).is_some() {
+            return Err(BackwardError("attention over a cache that is not in f32, a ring, or in blocks"));
         }
         let over = Causality { positions: to.input(3), bases: to.input(4), tiles: to.input(5) };
         let y = to.output(0);
@@ -201,7 +209,8 @@ impl Op for Attention {
         let (keys, values) = (step.inputs[1].values, step.inputs[2].values);
         let y = Shared::new(step.outputs[0].f32_mut());
         let together = Heads::together(self, positions.len(), step.cpu.threads());
-        let heads = Heads { op: self, q, keys, values, positions, bases, y, together };
+        let (bases, table) = bases.split_at(positions.len());
+        let heads = Heads { op: self, q, keys, values, positions, bases, table, y, together };
         let level = step.cpu.level();
         let longest = positions.iter().max().map_or(1, |&position| position as usize + 1);
         let seen = self.window.map_or(longest, |window| longest.min(window));
@@ -214,13 +223,14 @@ impl Op for Attention {
         let group = self.heads / self.kv_heads;
         let [keys, values] = [1, 2].map(|i: usize| self.element.read(inputs[i].values, self.kv_heads * d));
         let rows = self.rows();
+        let (bases, table) = inputs[4].u32().split_at(inputs[0].shape[0]);
         for t in 0..inputs[0].shape[0] {
             let position = inputs[3].u32()[t] as usize;
-            let base = inputs[4].u32()[t] as usize;
+            let base = bases[t] as usize;
             let begin = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
             for head in 0..self.heads {
                 let q = &inputs[0].f32()[(t * self.heads + head) * d..][..d];
-                let row = |p: usize| (rows.row(base, p) * self.kv_heads + head / group) * d;
+                let row = |p: usize| (rows.row(table, base, p) * self.kv_heads + head / group) * d;
                 let dot =
                     |p: usize| q.iter().zip(&keys[row(p)..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
                 let scores: Vec<f64> = (begin..=position).map(|p| self.score(dot(p), head, position - p).0).collect();

@@ -110,8 +110,10 @@ impl Run {
     /// The names that the texts read, for a cache of `rows` rows.
     pub(crate) fn defines(&self, attention: &Attention, to: &Lowering<'_>, rows: usize) -> Defines {
         let group = attention.heads / attention.kv_heads;
+        let in_one_block = attention.block.is_none_or(|block| block.is_multiple_of(self.split));
         let defines = attention
-            .defines(rows)
+            .defines(rows, to.target().tokens)
+            .set("CONSECUTIVE", attention.ring.is_none() && in_one_block)
             .set("SPLIT", self.split)
             .set("MAX_SPLITS", attention.context.div_ceil(self.split))
             .set("G_SPLIT", group * self.split);

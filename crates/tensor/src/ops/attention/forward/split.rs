@@ -4,7 +4,7 @@
 use bayan_gpu::GpuError;
 
 use super::run::Run;
-use super::{Attention, CACHE, SCORE};
+use super::{Attention, CACHE, ROW, SCORE};
 use crate::plan::{KernelText, Lowering, Target, Variant};
 
 pub(super) const VARIANT: Variant<Attention> = Variant { name: "split", fits, emit };
@@ -24,7 +24,7 @@ fn emit(attention: &Attention, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     };
     let defines = run.defines(attention, to, to.input_shape(1)[0]);
     let [common, attend] = run.text();
-    let parts = [wgsl!("lib/reduce.wgsl"), CACHE, SCORE, common, attend, wgsl!("attention/split.wgsl")];
+    let parts = [wgsl!("lib/reduce.wgsl"), CACHE, ROW, SCORE, common, attend, wgsl!("attention/split.wgsl")];
     let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];
     let turns = run.turns(attention);
     let text = KernelText { name: "attention_split", parts: &parts, defines: defines.clone(), turns };

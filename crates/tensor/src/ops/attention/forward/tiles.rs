@@ -3,7 +3,7 @@
 
 use bayan_gpu::GpuError;
 
-use super::{Attention, CACHE, QUERY_TILE, SCORE};
+use super::{Attention, CACHE, QUERY_TILE, ROW, SCORE};
 use crate::plan::{Extent, KernelText, Lowering, Target, Variant, grid};
 
 pub(super) const VARIANT: Variant<Attention> = Variant { name: "tiles", fits, emit };
@@ -33,7 +33,7 @@ fn emit(attention: &Attention, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         keys /= 2;
     }
     let defines = attention
-        .defines(to.input_shape(1)[0])
+        .defines(to.input_shape(1)[0], to.input_shape(3)[0])
         .set("THREADS", THREADS)
         .set("TQ", QUERY_TILE)
         .set("TK", keys)
@@ -52,7 +52,7 @@ fn emit(attention: &Attention, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let each = 1 + 2 * loads + weights + keys as u64 + 1;
     let text = KernelText {
         name: "attention_tiles",
-        parts: &[CACHE, SCORE, wgsl!("attention/tiles.wgsl")],
+        parts: &[CACHE, ROW, SCORE, wgsl!("attention/tiles.wgsl")],
         defines,
         turns: 1 + grid::walk(QUERY_TILE * d4, THREADS) + SHARE as u64 + attention.keys().div_ceil(keys) as u64 * each,
     };
