@@ -143,7 +143,8 @@ impl Jobs {
 
     /// Whether a job uses an adapter.
     pub(super) fn use_adapter(&self, name: &str) -> bool {
-        let jobs = self.rows.iter().map(|row| &row.job).chain(self.waiting.iter().map(|(_, job)| job));
+        let begun = self.rows.iter().chain(self.parked.iter().map(|parked| &parked.row)).map(|row| &row.job);
+        let jobs = begun.chain(self.waiting.iter().map(|(_, job)| job));
         jobs.filter_map(|job| job.adapter.as_deref()).any(|used| used == name)
     }
 
