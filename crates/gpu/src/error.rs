@@ -46,7 +46,7 @@ pub enum GpuError {
     },
     /// The device was lost.
     #[error(
-        "the GPU device was lost ({0}); the conversation is kept: reload the model, and if it happens again use a smaller model or a shorter context"
+        "the device was lost ({0}); the conversation is kept: reload the model, and if it happens again use a smaller model or a shorter context"
     )]
     DeviceLost(String),
     /// The driver or wgpu rejected an operation.
