@@ -23,8 +23,8 @@ const ENGINE: i32 = 0;
 /// The helper's turn.
 const HELPER: i32 = 1;
 
-/// How long a helper may take to answer, in milliseconds; a piece of a prompt takes less than a second. The engine waits
-/// for it twice: when a computer wakes up, the time of its sleep may have counted.
+/// How long a helper may take to answer, in milliseconds; a piece of a prompt takes less than a second. The engine
+/// waits for it twice: when a computer wakes up, the time of its sleep may have counted.
 const ANSWER_MS: f64 = 10_000.0;
 
 /// Reads of the turn before a thread sleeps until it is woken, which takes some microseconds.
