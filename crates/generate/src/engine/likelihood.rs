@@ -4,8 +4,8 @@
 //! The common beginning of an item's texts is computed once and stays in the item's cache slot; each different rest is
 //! computed after it. Texts that differ only in their last token have no different rest: one forward pass gives all of
 //! them. A step packs tokens of as many items as there are slots, and computes logits only where a continuation is
-//! predicted. The device gives the log-probability of each scored token: the host reads no row of logits, whose sum took
-//! it 1.4 ms for a vocabulary of 152,000. Rejected: a job for each text ([`super::Job::prompt_scores`]), because it
+//! predicted. The device gives the log-probability of each scored token: the host reads no row of logits, whose sum
+//! took it 1.4 ms for a vocabulary of 152,000. Rejected: a job for each text ([`super::Job::prompt_scores`]), because it
 //! computes the context once for every continuation, with logits everywhere.
 
 use std::collections::VecDeque;
