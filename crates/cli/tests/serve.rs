@@ -58,7 +58,7 @@ fn a_process_answers_logs_and_ends_in_order() {
     assert_eq!(process.0.wait().expect("an end").code(), Some(0));
     let mut log = String::new();
     process.0.stderr.take().expect("stderr").read_to_string(&mut log).expect("UTF-8");
-    assert!(log.contains("2 slots of 256 positions"), "{log}");
+    assert!(log.contains("2 slots of up to 256 positions, 512 in all"), "{log}");
     let entries: Vec<serde_json::Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let chat = entries.iter().find(|entry| entry["route"] == "/v1/chat/completions").unwrap_or_else(|| panic!("{log}"));
     assert_eq!((&chat["status"], &chat["method"]), (&200.into(), &"POST".into()));

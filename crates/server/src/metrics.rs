@@ -33,6 +33,8 @@ pub struct Metrics {
     pub cached: Gauge,
     /// Positions of the cache.
     pub positions: Gauge,
+    /// Positions whose blocks a slot has.
+    pub taken: Gauge,
     /// Bytes on the device.
     pub device_bytes: Gauge,
     /// Tokens of prompts.
@@ -47,6 +49,8 @@ pub struct Metrics {
     pub accepted_tokens: Counter,
     /// Requests whose client went away.
     pub cancelled: Counter,
+    /// Times that an answer waited for room in the cache after it had begun.
+    pub preemptions: Counter,
     /// Fields of requests that had no effect.
     pub ignored_fields: Counter,
     /// Times that the model was opened again after the device failed.
@@ -78,6 +82,7 @@ impl Metrics {
             gauge("cache_slots", "Slots of the cache: one for each running answer, and those that keep prefixes");
         let cached = gauge("cache_tokens", "Tokens whose keys and values are in the cache");
         let positions = gauge("cache_positions", "Tokens that fit the cache");
+        let taken = gauge("cache_positions_taken", "Those in blocks that a slot has");
         let device_bytes = gauge("device_memory_bytes", "Bytes allocated on the device");
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
@@ -90,6 +95,8 @@ impl Metrics {
         let proposed_tokens = counter("proposed_tokens", "Tokens that speculative decoding proposed");
         let accepted_tokens = counter("accepted_tokens", "Proposed tokens that became part of answers");
         let cancelled = counter("requests_cancelled", "Answers whose client went away");
+        let preemptions =
+            counter("preemptions", "Times that an answer waited for room in the cache after it had begun");
         let ignored_fields = counter("ignored_fields", "Fields of requests that had no effect");
         let recoveries = counter("recoveries", "Times that the model was opened again after the device failed");
         let mut histogram = |name: &str, help: &str, bounds: &[f64]| {
@@ -107,6 +114,7 @@ impl Metrics {
             slots,
             cached,
             positions,
+            taken,
             device_bytes,
             prompt_tokens,
             cached_prompt_tokens,
@@ -114,6 +122,7 @@ impl Metrics {
             proposed_tokens,
             accepted_tokens,
             cancelled,
+            preemptions,
             ignored_fields,
             recoveries,
             first_token,

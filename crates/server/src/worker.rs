@@ -248,7 +248,7 @@ impl Worker {
         let engine = &self.model.engine;
         let metrics = &self.shared.metrics;
         metrics.slots.set(engine.slots() as i64);
-        metrics.positions.set((engine.slots() * engine.context()) as i64);
+        metrics.positions.set(engine.cache_positions().0 as i64);
         loop {
             if self.answers.is_empty() && self.held.is_empty() {
                 self.show_memory();
@@ -346,8 +346,12 @@ impl Worker {
 
     fn advance(&mut self) -> Result<(), String> {
         let Worker { model, answers, shared, .. } = self;
+        let preemptions = model.engine.preemptions();
         let advanced = block_on(model.engine.advance(&mut |id, event| on_event(answers, shared, id, event)));
         shared.metrics.cached.set(model.engine.cached_tokens() as i64);
+        let (positions, free) = model.engine.cache_positions();
+        shared.metrics.taken.set((positions - free) as i64);
+        shared.metrics.preemptions.inc_by(model.engine.preemptions() - preemptions);
         advanced.map(drop).map_err(|error| error.to_string())
     }
 

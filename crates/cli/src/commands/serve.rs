@@ -32,12 +32,16 @@ pub struct ServeArgs {
     /// Name of the model in requests [default: the last part of --model]
     #[arg(long, visible_alias = "alias", env = "BAYAN_SERVED_MODEL_NAME", value_name = "NAME")]
     served_model_name: Option<String>,
-    /// Answers computed in parallel, each with its own context
+    /// Answers computed in parallel
     #[arg(long, visible_alias = "np", env = "BAYAN_PARALLEL", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
     /// Further slots of the cache: they keep the tokens of ended answers for requests that begin alike
     #[arg(long, env = "BAYAN_KEPT_PREFIXES", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1024))]
     kept_prefixes: u32,
+    /// Positions in the cache for all slots together; answers that find no room wait [default: a whole context for each
+    /// slot]
+    #[arg(long, env = "BAYAN_CACHE_POSITIONS", value_name = "N")]
+    cache_positions: Option<u64>,
     /// Tokens of a prompt that are read between two tokens of other answers [default: by device]
     #[arg(long, env = "BAYAN_PREFILL_CHUNK", value_name = "N", value_parser = clap::value_parser!(u32).range(16..=4096))]
     prefill_chunk: Option<u32>,
@@ -173,6 +177,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let engine = EngineOptions {
         sequences: args.parallel as usize,
         kept: args.kept_prefixes as usize,
+        cache_positions: args.cache_positions.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         prefill_chunk: args.prefill_chunk.map(|n| n as usize),
         sizes: if args.batch_invariant { StepSizes::Invariant } else { StepSizes::Listed },
         ..Default::default()
@@ -211,9 +216,10 @@ fn opened(mut model: Model, sampling: &SamplingArgs, warm_up: bool, report: bool
         }
         let engine = &model.engine;
         output::note(&format!(
-            "{} slots of {} positions; pieces of {} tokens; {} step sizes compiled; cache {}, {} on the device in all",
+            "{} slots of up to {} positions, {} in all; pieces of {} tokens; {} step sizes compiled; cache {}, {} on the device in all",
             engine.slots(),
             engine.context(),
+            engine.cache_positions().0,
             engine.prefill_chunk(),
             engine.compiled_steps(),
             output::size(engine.cache_bytes()),
