@@ -109,7 +109,7 @@ fn memory_is_taken_for_positions_that_exist() {
 }
 
 #[test]
-fn who_goes_on_within_a_shared_block_leaves_the_others_as_they_are() {
+fn going_on_within_a_shared_block_leaves_others_as_they_are() {
     let gpu = gpu(GpuOptions::default());
     let mut engine = engine("llama3_gqa", &gpu, listed(2));
     let first = ids(100, engine.decoder().sizes().vocab_size);

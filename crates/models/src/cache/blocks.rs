@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-/// Positions of a block: as many as the attention kernels of hardware take in one run, so that a run looks up one block.
+/// Positions of a block: as many as the attention kernels of hardware take in one run, so that a run is in one block.
 pub const BLOCK: usize = 64;
 
 /// Which sequence has which blocks.
