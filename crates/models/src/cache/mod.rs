@@ -7,6 +7,7 @@
 mod blocks;
 
 use std::ops::Range;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuError};
@@ -147,7 +148,7 @@ impl LayerCache {
             CacheRows { block: Some(_), .. } => self.row_ranges(format, &block_rows(blocks, positions)),
             CacheRows { ring, .. } => {
                 let first = sequence * self.rows.per_sequence();
-                self.row_ranges(format, &[first..first + ring.unwrap_or(positions)])
+                self.row_ranges(format, from_ref(&(first..first + ring.unwrap_or(positions))))
             }
         };
         ranges.extend(self.state_ranges(sequence));
@@ -168,8 +169,8 @@ impl LayerCache {
         let mut moves = self.block_moves(format, copy);
         if self.rows.block.is_none() {
             let ring = self.rows.per_sequence();
-            let [sources, places] =
-                [from, to].map(|sequence| self.row_ranges(format, &[sequence * ring..(sequence + 1) * ring]));
+            let rows = |sequence: usize| sequence * ring..(sequence + 1) * ring;
+            let [sources, places] = [from, to].map(|sequence| self.row_ranges(format, from_ref(&rows(sequence))));
             moves.extend(moves_between(sources, places));
         }
         moves.extend(moves_between(self.state_ranges(from), self.state_ranges(to)));
@@ -179,8 +180,8 @@ impl LayerCache {
     /// The copy of a block's rows.
     fn block_moves(&self, format: CacheFormat, copy: Option<BlockCopy>) -> Vec<Move<'_>> {
         let Some(BlockCopy { from, to, rows }) = copy.filter(|_| self.rows.block.is_some()) else { return Vec::new() };
-        let [sources, places] =
-            [from, to].map(|block| self.row_ranges(format, &[block as usize * BLOCK..block as usize * BLOCK + rows]));
+        let rows_of = |block: u32| block as usize * BLOCK..block as usize * BLOCK + rows;
+        let [sources, places] = [from, to].map(|block| self.row_ranges(format, from_ref(&rows_of(block))));
         moves_between(sources, places).collect()
     }
 }
