@@ -1,5 +1,6 @@
 //! The interface between an architecture and the rest of Bayan.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bayan_tensor::ops::Causality;
@@ -40,6 +41,12 @@ pub trait Decoder: std::fmt::Debug {
 }
 
 impl dyn Decoder + '_ {
+    /// Each weight matrix once: a tied output head is the embedding.
+    pub fn distinct_matrices(&self) -> Vec<&Arc<Matrix>> {
+        let mut seen = HashSet::new();
+        self.matrices().into_iter().filter(|matrix| seen.insert(Arc::as_ptr(matrix))).collect()
+    }
+
     /// Adds one LoRA pair to the module with that name; the module's rows replace `rows` of the pair. Graphs that are
     /// already recorded do not include the pair and must be recorded again.
     ///

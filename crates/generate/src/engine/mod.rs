@@ -29,7 +29,7 @@ use std::sync::Arc;
 use bayan_gpu::{Capabilities, Gpu, KernelTime};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoadOptions, OnProgress, Sizes};
 use bayan_tensor::ops::SampleSettings;
-use bayan_tensor::{Cost, Cpu, Matrix, Measured, PlannedKernel, Tuning, measure_rows};
+use bayan_tensor::{Cost, Cpu, Measured, PlannedKernel, Tuning, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
@@ -339,7 +339,7 @@ impl Engine {
     /// Bytes that the model has in the memory of all devices; on the CPU, those of weights and cache.
     pub fn allocated_bytes(&self) -> u64 {
         if self.devices.cpu.is_some() {
-            let weights: u64 = self.decoder.matrices().iter().map(|matrix| matrix.size_bytes()).sum();
+            let weights: u64 = self.decoder.distinct_matrices().iter().map(|matrix| matrix.size_bytes()).sum();
             return weights + self.cache_bytes() + self.draft().map_or(0, Engine::allocated_bytes);
         }
         self.devices.gpus.iter().map(Gpu::allocated_bytes).sum()
@@ -381,10 +381,9 @@ impl Engine {
     /// # Errors
     /// The device fails.
     pub async fn autotune(&mut self, now_ms: &dyn Fn() -> f64) -> Result<Vec<Measured>, GenerateError> {
-        let mut seen = std::collections::HashSet::new();
         let Some(gpu) = self.devices.gpus.first().cloned() else { return Ok(Vec::new()) };
-        let own = |matrix: &&Arc<Matrix>| matrix.is_on(&gpu) && seen.insert(Arc::as_ptr(matrix));
-        let matrices: Vec<_> = self.decoder.matrices().into_iter().filter(own).cloned().collect();
+        let own = self.decoder.distinct_matrices().into_iter().filter(|matrix| matrix.is_on(&gpu));
+        let matrices: Vec<_> = own.cloned().collect();
         let measured = measure_rows(&gpu, &matrices, now_ms).await?;
         if let Some(best) = measured.first() {
             self.set_tuning(Tuning { rows: Some(best.shape), ..self.tuning.clone() });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bayan_gpu::{Gpu, GpuError, KernelTime};
 use bayan_models::{Cache, Decoder, StepInputs};
-use bayan_tensor::ops::{Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleStates};
+use bayan_tensor::ops::{CacheRows, Causality, QUERY_TILE, SETTINGS, SampleSettings, SampleStates};
 use bayan_tensor::{
     Cost, Dtype, Graph, Matrix, PlannedKernel, Stage, State, Tensor, Transfer, Tuning, Values, partition,
 };
@@ -262,7 +262,7 @@ impl Step {
         let fixed = [
             zeros("tokens", &[count])?,
             zeros("positions", &[count])?,
-            zeros(CACHE_ROWS, &[count + spec.cache.table_len()])?,
+            zeros(CACHE_ROWS, &[CacheRows::bases_len(count, spec.cache.table_len())])?,
             zeros("tiles", &[kind.tiles(), 2])?,
         ];
         let mut graph = Graph::new();
@@ -283,7 +283,8 @@ impl Step {
         }
         if let StepKind::Mixed { rows, .. } = kind {
             let table = spec.cache.table_len();
-            for (label, sizes) in FIRST.into_iter().zip([&[rows] as &[usize], &[rows + table], &[rows, 2]]) {
+            let bases = CacheRows::bases_len(rows, table);
+            for (label, sizes) in FIRST.into_iter().zip([&[rows] as &[usize], &[bases], &[rows, 2]]) {
                 inputs.push(zeros(label, sizes)?);
             }
         }
@@ -359,7 +360,7 @@ impl Step {
             .step_by(QUERY_TILE)
             .flat_map(|start| [start as u32, QUERY_TILE.min(ids.len() - start) as u32])
             .collect();
-        let bases = [&vec![base as u32; ids.len()], table].concat();
+        let bases = CacheRows::with_table(&vec![base as u32; ids.len()], table);
         self.write_inputs([ids, &positions, &bases, &tiles]);
     }
 
@@ -367,18 +368,18 @@ impl Step {
     pub(super) fn write_each(&self, rows: &[(u32, usize, usize)], table: &[u32]) {
         let ids: Vec<u32> = rows.iter().map(|row| row.0).collect();
         let positions: Vec<u32> = rows.iter().map(|row| row.1 as u32).collect();
-        let bases: Vec<u32> = rows.iter().map(|row| row.2 as u32).chain(table.iter().copied()).collect();
+        let bases: Vec<u32> = rows.iter().map(|row| row.2 as u32).collect();
         let tiles: Vec<u32> = (0..rows.len() as u32).flat_map(|row| [row, 1]).collect();
-        self.write_inputs([&ids, &positions, &bases, &tiles]);
+        self.write_inputs([&ids, &positions, &CacheRows::with_table(&bases, table), &tiles]);
     }
 
     /// Sets packed tokens; `rows` are the numbers of those whose logits are read, if the step is of a kind that has
     /// them. All have the lengths of the step.
     pub(super) fn write_packed(&self, packed: &Packed, table: &[u32]) {
         let Packed { ids, positions, bases, tiles, rows } = packed;
-        self.write_inputs([ids.as_slice(), positions, &[bases, table].concat(), tiles, rows]);
+        self.write_inputs([ids.as_slice(), positions, &CacheRows::with_table(bases, table), tiles, rows]);
         if let StepKind::Mixed { rows, .. } = self.kind {
-            let first = [&positions[..rows], &[&bases[..rows], table].concat(), &tiles[..2 * rows]];
+            let first = [&positions[..rows], &CacheRows::with_table(&bases[..rows], table), &tiles[..2 * rows]];
             FIRST.into_iter().zip(first).for_each(|(label, values)| self.write_labelled(label, values));
         }
     }
@@ -386,7 +387,7 @@ impl Step {
     /// Sets the table of the cache; places that submitted steps read stay as they are.
     pub(super) fn write_table(&self, table: &[u32]) {
         let input = self.inputs.iter().find(|input| input.state.label() == CACHE_ROWS);
-        input.into_iter().for_each(|input| self.write_from(input, self.kind.tokens(), table));
+        input.into_iter().for_each(|input| self.write_from(input, CacheRows::table_start(self.kind.tokens()), table));
     }
 
     /// Sets how many of the most likely tokens are wanted after each token, of a step that computes log-probabilities.

@@ -74,6 +74,16 @@ fn answers_are_those_of_a_gpu() {
     }
 }
 
+/// The embedding of `llama3_tied`, which is also its head, is a third of its weights.
+#[test]
+fn a_tied_head_is_counted_once() {
+    let engine = on_cpu("llama3_tied", EngineOptions { policy: policy("f32"), ..Default::default() });
+    let weights = (engine.allocated_bytes() - engine.cache_bytes()) as f64;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama3_tied/model.safetensors");
+    let file = std::fs::metadata(file).expect("a file").len() as f64;
+    assert!((0.9..1.1).contains(&(weights / file)), "{weights} bytes of weights, a file of {file}");
+}
+
 #[test]
 fn quantized_answers_are_close_in_every_cache_format() {
     let gpu = gpu(GpuOptions::default());

@@ -181,3 +181,19 @@ fn decoding_one_by_one_is_prefilling() {
         }
     }
 }
+
+/// Compiling takes longer than computing: a second question must not wait for it.
+#[test]
+fn prompts_of_other_lengths_need_no_new_kernels() {
+    let gpu = gpu(GpuOptions::default());
+    for name in ["llama3_gqa", "gemma2_softcap"] {
+        let mut engine = engine(name, &gpu, EngineOptions { policy: policy("q4_0"), ..Default::default() });
+        let vocabulary = engine.sizes().vocab_size;
+        let mut kernels_after = |count| {
+            block_on(engine.logits(&ids(count, vocabulary), false)).unwrap();
+            gpu.kernel_texts().len()
+        };
+        let first = kernels_after(40);
+        assert_eq!([41, 47, 61].map(kernels_after), [first; 3], "{name}");
+    }
+}

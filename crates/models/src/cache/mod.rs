@@ -254,7 +254,7 @@ impl Cache {
         Ok(Cache { shape, layers, blocks })
     }
 
-    /// The table that follows the bases of a step's tokens; empty without blocks.
+    /// The table that follows the bases of a step's tokens ([`CacheRows::with_table`]); empty without blocks.
     pub fn table(&self) -> Vec<u32> {
         if self.shape.positions.is_some() { self.blocks.words() } else { Vec::new() }
     }

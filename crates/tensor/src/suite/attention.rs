@@ -338,7 +338,7 @@ fn decode_case(
     let mut graph = Graph::new();
     let (rope, [qkv, positions], table, weights) = rotated(make, &mut graph, heads, norm, eps, interleaved, vec![301])?;
     let [k_cache, v_cache] = caches(make, heads, 1, kind)?;
-    let bases = [vec![0], kind.table(make, 1)].concat();
+    let bases = CacheRows::with_table(&[0], &kind.table(make, 1));
     let (bases, tiles) = (make.indices(&[bases.len()], bases)?, make.indices(&[1, 2], vec![0, 1])?);
     let over = Causality { positions, bases: graph.state(&bases), tiles: graph.state(&tiles) };
     let [q, k, v] = graph.rope(rope, qkv, positions, &table, weights.as_ref().map(|[q, k]| (q, k)));
@@ -384,7 +384,7 @@ fn sequences(
         bases.extend(std::iter::repeat_n((sequence * CONTEXT) as u32, new));
     }
     let tokens = positions.len();
-    bases.extend(kind.table(make, step.len()));
+    let bases = CacheRows::with_table(&bases, &kind.table(make, step.len()));
     let (positions, bases) = (make.indices(&[tokens], positions)?, make.indices(&[bases.len()], bases)?);
     let tiles = make.indices(&[tiles.len() / 2, 2], tiles)?;
     Ok((

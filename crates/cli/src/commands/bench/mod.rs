@@ -10,7 +10,6 @@ mod train;
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -296,13 +295,8 @@ fn measure_generate(engine: &mut Engine, count: usize, generation: Generation) -
 fn weight_bytes(engine: &Engine) -> u64 {
     let decoder = engine.decoder();
     let tied = decoder.sizes().tie_word_embeddings;
-    let mut seen = Vec::new();
     let mut bytes = 0;
-    for matrix in decoder.matrices() {
-        if seen.iter().any(|other| Arc::ptr_eq(other, matrix)) {
-            continue;
-        }
-        seen.push(matrix.clone());
+    for matrix in decoder.distinct_matrices() {
         let only_looked_up = !tied && matrix.label().contains("embed_tokens");
         bytes += if only_looked_up { matrix.size_bytes() / matrix.rows().max(1) as u64 } else { matrix.size_bytes() };
     }

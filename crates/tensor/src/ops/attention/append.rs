@@ -52,7 +52,8 @@ fn emit_codes(op: &Append, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let blocks = width / 32;
     let threads = grid::row_threads(to, blocks);
     let defines = Defines::new().set("THREADS", threads).set("BLOCKS", blocks);
-    let defines = op.element.defines(op.rows.defines(defines, shape[0]), to.output_shape(0)[0], width);
+    let defines =
+        op.element.defines(op.rows.defines(defines, to.input_shape(3)[0], shape[0]), to.output_shape(0)[0], width);
     for part in 0..2 {
         let bindings = vec![to.input(part), to.input(2), to.input(3), to.output(part)];
         let text = KernelText {
@@ -80,7 +81,11 @@ fn emit_numbers(op: &Append, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let text = KernelText {
         name: "append",
         parts: &[ROW, wgsl!("attention/append.wgsl")],
-        defines: op.element.defines(op.rows.defines(defines, shape[0]), to.output_shape(0)[0], width),
+        defines: op.element.defines(
+            op.rows.defines(defines, to.input_shape(3)[0], shape[0]),
+            to.output_shape(0)[0],
+            width,
+        ),
         turns: grid::walk(units, threads),
     };
     let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.output(0), to.output(1)];
@@ -117,7 +122,7 @@ impl Op for Append {
 
     fn reference(&self, inputs: &[Operand<'_>], outputs: &mut [Values]) {
         let (tokens, width) = (inputs[0].shape[0], inputs[0].shape[1] * inputs[0].shape[2]);
-        let (bases, table) = inputs[3].u32().split_at(tokens);
+        let (bases, table) = CacheRows::split_table(inputs[3].u32(), tokens);
         for (input, output) in inputs[..2].iter().zip(outputs.iter_mut()) {
             for t in 0..tokens {
                 let row = self.rows.row(table, bases[t] as usize, inputs[2].u32()[t] as usize);

@@ -197,7 +197,7 @@ impl CacheElement {
 
 /// How a sequence's positions map to cache rows: one row for each position of the context; a ring of fewer rows, where a
 /// window needs only as many as the window and the tokens of one step together; or rows in blocks, which a table gives
-/// to sequences. The table follows the bases of a step's tokens in their tensor.
+/// to sequences. The table follows the bases of a step's tokens in their tensor ([`CacheRows::with_table`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheRows {
     /// Positions per sequence; the base of each sequence is a multiple of it.
@@ -224,14 +224,41 @@ impl CacheRows {
         self.block.map_or(0, |block| self.context.div_ceil(block))
     }
 
-    /// The names that `lib/cache_row.wgsl` reads, for a step of `tokens` tokens.
-    pub(crate) fn defines(self, defines: Defines, tokens: usize) -> Defines {
+    /// The bases of a step's tokens with the table behind them; without a table, as they are. Kernels count from the end
+    /// of a binding, which is a multiple of 4 words, so both parts are filled up to that.
+    pub fn with_table(bases: &[u32], table: &[u32]) -> Vec<u32> {
+        let mut words = bases.to_vec();
+        if !table.is_empty() {
+            words.resize(CacheRows::table_start(bases.len()), 0);
+            words.extend_from_slice(table);
+            words.resize(words.len().next_multiple_of(4), 0);
+        }
+        words
+    }
+
+    /// Where the table begins in the tensor of the bases of so many tokens.
+    pub fn table_start(tokens: usize) -> usize {
+        tokens.next_multiple_of(4)
+    }
+
+    /// Length of the tensor of the bases of so many tokens, with a table of so many words.
+    pub fn bases_len(tokens: usize, table: usize) -> usize {
+        if table == 0 { tokens } else { CacheRows::table_start(tokens) + table.next_multiple_of(4) }
+    }
+
+    /// Takes what [`CacheRows::with_table`] made apart.
+    pub(crate) fn split_table(words: &[u32], tokens: usize) -> (&[u32], &[u32]) {
+        (&words[..tokens], words.get(CacheRows::table_start(tokens)..).unwrap_or_default())
+    }
+
+    /// The names that `lib/cache_row.wgsl` reads, for a step of `tokens` tokens with bases of `bases` words.
+    pub(crate) fn defines(self, defines: Defines, bases: usize, tokens: usize) -> Defines {
         defines
             .set("CONTEXT", self.context)
             .set("RING", self.ring.unwrap_or(0))
             .set("BLOCK", self.block.unwrap_or(0))
             .set("TABLE_PITCH", self.blocks_per_sequence())
-            .set("TABLE", tokens)
+            .set("TABLE", bases.saturating_sub(CacheRows::table_start(tokens)))
     }
 
     /// Number of positions from `position` on, itself included, whose rows follow each other.
@@ -297,6 +324,19 @@ mod tests {
         assert_eq!([(0, 5), (100, 37), (200, 31)].map(|(base, at)| rows.row(&[], base, at)), [5, 37, 95]);
         assert_eq!((rows.consecutive(5), rows.consecutive(95)), (27, 1));
         assert_eq!(CacheRows::direct(100).row(&[], 100, 37), 137);
+    }
+
+    #[test]
+    fn a_table_is_found_from_both_ends() {
+        for tokens in 1..=9 {
+            let bases: Vec<u32> = (100..100 + tokens as u32).collect();
+            assert_eq!(CacheRows::with_table(&bases, &[]), bases);
+            assert_eq!(CacheRows::split_table(&bases, tokens), (&bases[..], &[][..]));
+            let words = CacheRows::with_table(&bases, &[1, 2, 3, 4, 5]);
+            assert_eq!(words.len(), CacheRows::bases_len(tokens, 5));
+            assert_eq!(CacheRows::split_table(&words, tokens), (&bases[..], &[1, 2, 3, 4, 5, 0, 0, 0][..]));
+            assert_eq!(words[words.len() - 8..][..5], [1, 2, 3, 4, 5]);
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn emit(op: &AttentionDecode, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let tokens = to.target().tokens;
     let run = Run::of(&op.attention, to.capabilities(), tokens);
     let threads = run.threads;
-    let defines = run.defines(&op.attention, to, to.output_shape(1)[0]);
+    let defines = run.defines(&op.attention, to, to.output_shape(1)[0], to.input_shape(3)[0]);
     let rotate = if op.rope.norm_eps.is_some() { threads } else { run.lanes_per_head(op.rope.rotary_dim) };
     let defines = op.rope.name(defines).set("G_D4", heads / kv_heads * head_dim / 4).set("ROTATE", rotate);
     let mut bindings: Vec<_> = (0..4).map(|i| to.input(i)).chain((1..4).map(|i| to.output(i))).collect();

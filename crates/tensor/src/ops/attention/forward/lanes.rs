@@ -15,7 +15,7 @@ fn fits(attention: &Attention, target: &Target<'_>) -> bool {
 fn emit(attention: &Attention, to: &mut Lowering<'_>) -> Result<(), GpuError> {
     let lanes = to.target().rows_shape.lanes;
     let defines = attention
-        .defines(to.input_shape(1)[0], to.input_shape(3)[0])
+        .defines(to.input_shape(1)[0], to.input_shape(4)[0], to.input_shape(3)[0])
         .set("LANES", lanes)
         .set("TQ", QUERY_TILE)
         .set("HELD", attention.head_dim / 4 / lanes)

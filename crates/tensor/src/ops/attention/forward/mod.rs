@@ -111,10 +111,11 @@ impl Attention {
         Attention { context: rows.context, ring: rows.ring, block: rows.block, ..self.clone() }
     }
 
-    /// The names that all kernels read, for a cache of `rows` rows and a step of `tokens` tokens.
-    pub(super) fn defines(&self, rows: usize, tokens: usize) -> Defines {
+    /// The names that all kernels read, for a cache of `rows` rows and a step of `tokens` tokens with bases of `bases` words.
+    pub(super) fn defines(&self, rows: usize, bases: usize, tokens: usize) -> Defines {
         let defines = self.score_defines(Defines::new());
-        let defines = self.element.defines(self.rows().defines(defines, tokens), rows, self.kv_heads * self.head_dim);
+        let defines = self.rows().defines(defines, bases, tokens);
+        let defines = self.element.defines(defines, rows, self.kv_heads * self.head_dim);
         defines
             .set("H", self.heads)
             .set("K", self.kv_heads)
@@ -209,7 +210,7 @@ impl Op for Attention {
         let (keys, values) = (step.inputs[1].values, step.inputs[2].values);
         let y = Shared::new(step.outputs[0].f32_mut());
         let together = Heads::together(self, positions.len(), step.cpu.threads());
-        let (bases, table) = bases.split_at(positions.len());
+        let (bases, table) = CacheRows::split_table(bases, positions.len());
         let heads = Heads { op: self, q, keys, values, positions, bases, table, y, together };
         let level = step.cpu.level();
         let longest = positions.iter().max().map_or(1, |&position| position as usize + 1);
@@ -223,7 +224,7 @@ impl Op for Attention {
         let group = self.heads / self.kv_heads;
         let [keys, values] = [1, 2].map(|i: usize| self.element.read(inputs[i].values, self.kv_heads * d));
         let rows = self.rows();
-        let (bases, table) = inputs[4].u32().split_at(inputs[0].shape[0]);
+        let (bases, table) = CacheRows::split_table(inputs[4].u32(), inputs[0].shape[0]);
         for t in 0..inputs[0].shape[0] {
             let position = inputs[3].u32()[t] as usize;
             let base = bases[t] as usize;

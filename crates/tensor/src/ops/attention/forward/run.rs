@@ -107,12 +107,12 @@ impl Run {
         [wgsl!("lib/attention_run.wgsl"), attend]
     }
 
-    /// The names that the texts read, for a cache of `rows` rows.
-    pub(crate) fn defines(&self, attention: &Attention, to: &Lowering<'_>, rows: usize) -> Defines {
+    /// The names that the texts read, for a cache of `rows` rows and bases of `bases` words.
+    pub(crate) fn defines(&self, attention: &Attention, to: &Lowering<'_>, rows: usize, bases: usize) -> Defines {
         let group = attention.heads / attention.kv_heads;
         let in_one_block = attention.block.is_none_or(|block| block.is_multiple_of(self.split));
         let defines = attention
-            .defines(rows, to.target().tokens)
+            .defines(rows, bases, to.target().tokens)
             .set("CONSECUTIVE", attention.ring.is_none() && in_one_block)
             .set("SPLIT", self.split)
             .set("MAX_SPLITS", attention.context.div_ceil(self.split))

@@ -22,7 +22,7 @@ fn emit(attention: &Attention, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         let results = run.results(attention, tokens).iter().product::<usize>();
         to.gpu().allocate("attention runs", results as u64 * 4)?.whole()
     };
-    let defines = run.defines(attention, to, to.input_shape(1)[0]);
+    let defines = run.defines(attention, to, to.input_shape(1)[0], to.input_shape(4)[0]);
     let [common, attend] = run.text();
     let parts = [wgsl!("lib/reduce.wgsl"), CACHE, ROW, SCORE, common, attend, wgsl!("attention/split.wgsl")];
     let bindings = vec![to.input(0), to.input(1), to.input(2), to.input(3), to.input(4), partial.clone()];

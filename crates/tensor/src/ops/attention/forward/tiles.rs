@@ -33,7 +33,7 @@ fn emit(attention: &Attention, to: &mut Lowering<'_>) -> Result<(), GpuError> {
         keys /= 2;
     }
     let defines = attention
-        .defines(to.input_shape(1)[0], to.input_shape(3)[0])
+        .defines(to.input_shape(1)[0], to.input_shape(4)[0], to.input_shape(3)[0])
         .set("THREADS", THREADS)
         .set("TQ", QUERY_TILE)
         .set("TK", keys)
