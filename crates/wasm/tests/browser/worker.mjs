@@ -71,9 +71,10 @@ const calls = {
     };
   },
   helpers: () => [helpers.started.length, helpers.ended],
-  /** As if the browser had ended the helpers. */
-  loseHelpers() {
+  /** As if the browser had ended the helpers. Chromium lets a worker that waits go on for up to two seconds. */
+  async loseHelpers() {
     for (const helper of helpers.started) Object.getPrototypeOf(Object.getPrototypeOf(helper)).terminate.call(helper);
+    await new Promise((resolve) => setTimeout(resolve, 4000));
   },
   async watch() {
     for (const method of [
