@@ -218,6 +218,35 @@ mod tests {
         assert_eq!(found, pair("t", "acc", [&first, &better], 7).unwrap());
     }
 
+    /// Samples of answers whose metric is computed from counts.
+    fn texts(metric: Metric, pairs: &[(&str, &str)]) -> Vec<Sample> {
+        let of = |(number, &(answer, reference)): (usize, &(&str, &str))| {
+            let counts = overlap::counts(metric, answer, reference);
+            let value = overlap::score(metric, &counts);
+            Sample { counts: vec![counts], ..sample(number as u64, value) }
+        };
+        pairs.iter().enumerate().map(of).collect()
+    }
+
+    #[test]
+    fn texts_are_compared_by_the_score_of_all_of_them() {
+        let reference = "ذهب الولد إلى المدرسة في الصباح الباكر";
+        let (good, poor) = (("ذهب الولد إلى المدرسة في الصباح", reference), ("أكل القط السمكة", reference));
+        let (first, second) = ([good, poor, good, poor], [good, good, good, poor]);
+        for metric in [Metric::Bleu, Metric::Chrf, Metric::Ter] {
+            let runs = [texts(metric, &first), texts(metric, &second)];
+            let found = pair("t", metric.name(), [&runs[0], &runs[1]], 3).unwrap();
+            for (score, run) in found.scores.iter().zip(&runs) {
+                let counts: Vec<&[f64]> = run.iter().map(|sample| sample.counts[0].as_slice()).collect();
+                assert_eq!(*score, overlap::total(metric, &counts).value, "{}", metric.name());
+            }
+            assert_eq!(found.only, [0, 1], "{}: the second run has one better text", metric.name());
+            let better = found.scores[1] - found.scores[0];
+            assert_eq!(better > 0.0, metric.higher_is_better(), "{}: {:?}", metric.name(), found.scores);
+            assert!((found.interval[0]..=found.interval[1]).contains(&better), "{found:?}");
+        }
+    }
+
     #[test]
     fn other_prompts_are_refused() {
         let first = [sample(0, 1.0)];

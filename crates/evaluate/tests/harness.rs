@@ -1,42 +1,33 @@
 //! Prompts, log-likelihoods, picks and totals against those of lm-evaluation-harness's and lighteval's own code, on small
 //! models with random weights. `tests/fixtures/reference/make_evaluate.py` made them.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::rc::Rc;
 
 use bayan_evaluate::data::DataFolder;
 use bayan_evaluate::metric::{first_largest, mean};
 use bayan_evaluate::prompt::Around;
 use bayan_evaluate::results::{Finished, group_scores};
-use bayan_evaluate::run::{self, Backend, Local, Output, Pending, Prepared, Scoring, Settings};
+use bayan_evaluate::run::{self, Backend, Local, Output, Prepared, Scoring, Settings};
 use bayan_evaluate::samples::{self, Sample};
 use bayan_evaluate::suites::select;
 use bayan_evaluate::task::{Question, Task};
 use bayan_evaluate::training::{Benchmarks, Training};
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{Cpu, EngineOptions, Likelihood, Model, ModelOptions, ScoredText, StepSizes, TextPipeline};
+use bayan_generate::{Likelihood, Model, ScoredText, TextPipeline};
 use bayan_gpu::{Disable, Gpu, GpuOptions, block_on};
-use bayan_models::{CacheFormat, LoadOptions};
+use bayan_models::LoadOptions;
 use bayan_train::engine::{Trainer, TrainerOptions, new_adapter};
 use bayan_train::{Recipe, Rng};
-use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
+use bayan_weights::{Checkpoint, DirectorySource};
 use serde_json::Value;
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
-}
-
-fn json(name: &str) -> Value {
-    let path = fixtures().join("evaluate").join(name);
-    serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON")
-}
+use common::{checkpoint, fixtures, json, open_on_cpu, task, wait};
 
 fn data() -> DataFolder {
     DataFolder::open(&fixtures().join("evaluate/data")).expect("the data")
-}
-
-fn task(name: &str) -> Task {
-    select(&[name.to_owned()]).expect("a task").tasks.remove(0)
 }
 
 fn prepared(name: &str, shots: usize) -> Prepared {
@@ -110,31 +101,6 @@ fn open(name: &str) -> Model {
     let (checkpoint, options) = checkpoint(name);
     let gpu: Gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
     block_on(Model::open(&checkpoint, &gpu, &options, &mut |_, _| {})).unwrap()
-}
-
-/// A model on the CPU, which is faster than the software device.
-fn open_on_cpu(name: &str) -> Model {
-    let (checkpoint, options) = checkpoint(name);
-    let cpu = Cpu::open(Some(2)).expect("a CPU");
-    block_on(Model::open_on_cpu(&checkpoint, &cpu, &options, &mut |_, _| {})).unwrap()
-}
-
-fn checkpoint(name: &str) -> (Checkpoint, ModelOptions) {
-    let path = fixtures().join("models").join(name);
-    let checkpoint = block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap();
-    let engine = EngineOptions {
-        cache: CacheFormat::F32,
-        policy: format_by_name("f32").map(Policy::for_format),
-        sequences: 9,
-        context: Some(2048),
-        sizes: StepSizes::Listed,
-        ..Default::default()
-    };
-    (checkpoint, ModelOptions { engine, chat_template: None })
-}
-
-fn wait(work: Pending<'_>) -> bayan_evaluate::Result<()> {
-    block_on(work)
 }
 
 /// What the reference has of an item.

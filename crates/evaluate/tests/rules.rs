@@ -1,30 +1,23 @@
 //! Prompts against those of the harnesses' own code: shuffled choices, chat templates, and the first leaderboard.
 //! `tests/fixtures/reference/make_evaluate_more.py` made the references.
 
-use std::path::PathBuf;
+mod common;
+
 use std::rc::Rc;
 
 use bayan_evaluate::data::DataFolder;
 use bayan_evaluate::prompt::Around;
 use bayan_evaluate::run::{self, Prepared, Settings};
-use bayan_evaluate::suites::select;
 use bayan_generate::TextPipeline;
 use bayan_gpu::block_on;
 use bayan_weights::DirectorySource;
 use serde_json::Value;
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
-}
-
-fn json(name: &str) -> Value {
-    let path = fixtures().join("evaluate").join(name);
-    serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON")
-}
+use common::{fixtures, json, task};
 
 fn prepare(run: &Value, around: Around) -> bayan_evaluate::Result<Prepared> {
     let mut folder = DataFolder::open(&fixtures().join("evaluate/data")).expect("the data");
-    let task = select(&[run["task"].as_str().expect("a name").to_owned()]).expect("a task").tasks.remove(0);
+    let task = task(run["task"].as_str().expect("a name"));
     let shots = Some(run["shots"].as_u64().expect("a number") as usize);
     run::prepare(&task, &mut folder, &Settings { shots, around, ..Default::default() })
 }
@@ -72,7 +65,7 @@ fn shuffled_questions_need_the_split_with_examples() {
     std::fs::create_dir_all(&own).expect("a folder");
     let name = "evaluate/data/AlGhafa-Arabic-LLM-Benchmark-Translated/sciq_ar/test.jsonl";
     std::fs::copy(fixtures().join(name), own.join("test.jsonl")).expect("a file");
-    let task = select(&["lm-eval/arabic_mt_sciq".to_owned()]).expect("a task").tasks.remove(0);
+    let task = task("lm-eval/arabic_mt_sciq");
     let mut folder = DataFolder::open(root.path()).expect("the data");
     let error = run::prepare(&task, &mut folder, &Settings::default()).expect_err("no examples").to_string();
     assert!(error.contains("split `validation`"), "{error}");

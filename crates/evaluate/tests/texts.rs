@@ -2,31 +2,23 @@
 //! lm-evaluation-harness, sacrebleu, rouge-score and `evaluate` make of the same rows and pairs.
 //! `tests/fixtures/reference/make_evaluate_texts.py` made the references.
 
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+mod common;
+
+use std::path::Path;
 
 use bayan_evaluate::data::DataFolder;
 use bayan_evaluate::metric::Score;
 use bayan_evaluate::results::Finished;
-use bayan_evaluate::run::{self, Backend, Local, Pending, Prepared, Scoring, Settings};
-use bayan_evaluate::suites::select;
+use bayan_evaluate::run::{self, Backend, Local, Prepared, Scoring, Settings};
 use bayan_evaluate::task::{Kind, Metric};
 use bayan_evaluate::{overlap, samples};
 use bayan_generate::text::Tokenizer;
-use bayan_generate::{Cpu, EngineOptions, Likelihood, Model, ModelOptions, ScoredText, StepSizes, TextPipeline};
+use bayan_generate::{Likelihood, ScoredText, TextPipeline};
 use bayan_gpu::block_on;
-use bayan_models::CacheFormat;
-use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
+use bayan_weights::DirectorySource;
 use serde_json::Value;
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
-}
-
-fn json(name: &str) -> Value {
-    let path = fixtures().join("evaluate").join(name);
-    serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON")
-}
+use common::{fixtures, json, open_on_cpu, task, wait};
 
 fn list(value: &Value) -> &Vec<Value> {
     value.as_array().expect("a list")
@@ -37,7 +29,7 @@ fn text(value: &Value) -> &str {
 }
 
 fn prepare_in(root: &Path, name: &str, shots: usize) -> bayan_evaluate::Result<Prepared> {
-    let task = select(&[name.to_owned()]).expect("a task").tasks.remove(0);
+    let task = task(name);
     let settings = Settings { shots: Some(shots), ..Default::default() };
     run::prepare(&task, &mut DataFolder::open(root).expect("the data"), &settings)
 }
@@ -164,29 +156,9 @@ fn written_answers_are_asked_for_and_counted_as_in_lm_eval() {
     assert!(runs.len() >= 2 * 24, "{}", runs.len());
 }
 
-fn model() -> Model {
-    let path = fixtures().join("models/llama2_mha");
-    let checkpoint = block_on(Checkpoint::open(Rc::new(DirectorySource::new(path).unwrap()))).unwrap();
-    let engine = EngineOptions {
-        cache: CacheFormat::F32,
-        policy: format_by_name("f32").map(Policy::for_format),
-        sequences: 9,
-        context: Some(2048),
-        sizes: StepSizes::Listed,
-        ..Default::default()
-    };
-    let cpu = Cpu::open(Some(2)).expect("a CPU");
-    let options = ModelOptions { engine, chat_template: None };
-    block_on(Model::open_on_cpu(&checkpoint, &cpu, &options, &mut |_, _| {})).unwrap()
-}
-
-fn wait(work: Pending<'_>) -> bayan_evaluate::Result<()> {
-    block_on(work)
-}
-
 #[test]
 fn generated_answers_are_those_of_lm_eval_with_transformers() {
-    let (reference, mut model) = (json("darija_texts.json"), model());
+    let (reference, mut model) = (json("darija_texts.json"), open_on_cpu("llama2_mha"));
     let stop = model.stop.clone();
     let mut compared = 0;
     for run in list(&reference["generated"]) {
@@ -207,7 +179,7 @@ fn generated_answers_are_those_of_lm_eval_with_transformers() {
 
 #[test]
 fn aradice_is_asked_and_scored_as_in_lm_eval() {
-    let (reference, mut model) = (json("aradice.json"), model());
+    let (reference, mut model) = (json("aradice.json"), open_on_cpu("llama2_mha"));
     let mut compared = 0;
     for run in list(&reference) {
         let own = prepared(run);
