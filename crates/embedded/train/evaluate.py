@@ -9,6 +9,7 @@ Run on the checkpoint as stored, and after simulated q8_0 and q4_0 round trips o
 import argparse
 import collections
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -60,6 +61,31 @@ def score(model, tok, items):
     return table, wrong
 
 
+def conversations(model, tok):
+    """Number of held-out conversations whose answers are all right, each after the model's own earlier ones."""
+    good = 0
+    for turns in text.heldout_conversations():
+        messages, fine = [], True
+        for turn in turns:
+            messages.append({"role": "user", "content": turn["content"]})
+            messages.append({"role": "assistant", "content": answer(model, tok, messages)})
+            fine = fine and right(messages[-1]["content"], turn["facts"])
+        good += fine
+    return good
+
+
+def after_others(model, tok, items, before, seed=1):
+    """Number of questions answered right after `before` others, with the model's own answers to them."""
+    rng, good = random.Random(seed), 0
+    for _, item in items:
+        messages = []
+        for _, other in rng.sample(items, before):
+            messages += other["messages"]
+            messages.append({"role": "assistant", "content": answer(model, tok, messages)})
+        good += right(answer(model, tok, messages + item["messages"]), item["facts"])
+    return good
+
+
 def reference(directory, model, tok):
     """Largest difference between these logits and transformers' on one prompt."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -78,6 +104,7 @@ def main():
     p.add_argument("--model", required=True)
     p.add_argument("--json")
     p.add_argument("--show", action="store_true", help="print the wrong answers")
+    p.add_argument("--after", type=int, nargs="*", help="also ask each question after so many others")
     p.add_argument("--reference", action="store_true", help="also compare with transformers")
     p.add_argument("--only", help="one of f32, q8_0, q4_0")
     p.add_argument("--ask", nargs="*", help="answer these instead")
@@ -92,6 +119,10 @@ def main():
     if a.reference:
         print("largest logit difference from transformers:", reference(a.model, model, tok))
     items, results = text.heldout(), {}
+    if a.after is not None:
+        print("conversations right:", conversations(model, tok), "of", len(text.heldout_conversations()), flush=True)
+        for before in a.after:
+            print("after", before, "others:", after_others(model, tok, items, before), "of", len(items), flush=True)
     stored = {p: p.data for p in model.parameters()}
     for name in [a.only] if a.only else ["f32", "q8_0", "q4_0"]:
         for q, data in (quant.round_trip(model, name) if name != "f32" else stored).items():

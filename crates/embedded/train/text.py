@@ -41,6 +41,11 @@ def corpus():
 def heldout():
     """The held-out questions: [(part, item)]."""
     out = []
-    for path in sorted((ROOT / "heldout").glob("*.jsonl")):
+    for path in sorted((ROOT / "heldout").glob("?.jsonl")):
         out += [(path.stem, item) for item in read(path)]
     return out
+
+
+def heldout_conversations():
+    """The held-out conversations: of each, its turns, with "content" and "facts"."""
+    return [item["turns"] for item in read(ROOT / "heldout" / "conversations.jsonl")]

@@ -12,6 +12,8 @@ work this loses far less than the threads of one process, which wait for each ot
 operation.
 
     python train.py --data /tmp/widened.jsonl --out /tmp/embedded-f16 --minutes 35
+
+With `--start` a run goes on from another checkpoint's weights, at a lower `--rate`.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 import quant
@@ -131,6 +133,10 @@ def gather(model, world, progress):
 
 def worker(rank, world, a, meeting):
     config = json.loads((HERE / "config.json").read_text())
+    if a.rate:
+        config["learning_rate"] = a.rate
+    if a.start:
+        config["quantized_from"] = 0.0
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     torch.manual_seed(config["seed"])
@@ -139,6 +145,9 @@ def worker(rank, world, a, meeting):
     rows = [encode(tok, c) for c in text.read(a.data)]
     rows = [r for r in rows if len(r[0]) <= config["model"]["max_position_embeddings"]]
     model = Qwen3(config["model"], config["dropout"])
+    if a.start:
+        state = load_file(str(Path(a.start) / "model.safetensors"))
+        model.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
     torch.manual_seed(config["seed"] + rank)
     opt = optimizer(model, config)
     log = open(a.log, "w") if rank == 0 else None
@@ -192,6 +201,8 @@ def main():
     p.add_argument("--minutes", type=float, help="fit the schedule to this time")
     p.add_argument("--steps", type=int, help="or to this many steps (then the run repeats exactly)")
     p.add_argument("--workers", type=int, default=3)
+    p.add_argument("--start", help="checkpoint in f16 or f32 whose weights the run begins with; rounded ones are seen from its first step on")
+    p.add_argument("--rate", type=float, help="highest learning rate, instead of config.json's")
     a = p.parse_args()
     if (a.minutes is None) == (a.steps is None):
         p.error("give either --minutes or --steps")

@@ -4,7 +4,8 @@ Answers are the hand-written ones, or come from a table or a sum; only the user'
 other phrasings of the same relation, polite beginnings and endings, vocatives, dialect question
 words, spelling without hamza or punctuation, tashkeel. Single exchanges are then composed into
 conversations of several turns. No user turn may equal a held-out question (see `text.normalise`),
-nor may one be made by adding a prefix, a suffix or a spelling change to a held-out question.
+nor may one be made by adding a prefix, a suffix or a spelling change to a held-out question; and
+no conversation has the user turns of a held-out one.
 
     python widen.py --out /tmp/widened.jsonl
 """
@@ -41,6 +42,7 @@ class Widener:
     def __init__(self, seed):
         self.rng = random.Random(seed)
         self.banned = {text.normalise(m["content"]) for _, i in text.heldout() for m in i["messages"] if m["role"] == "user"}
+        self.held = {tuple(text.normalise(t["content"]) for t in turns) for turns in text.heldout_conversations()}
         self.dropped = collections.Counter()
         conversations = [c for c in text.corpus()]
         self.multi = [c for c in conversations if len(c["messages"]) > 2]
@@ -254,7 +256,7 @@ class Widener:
         hello = [x for x in by["greetings"] if x[2].startswith(("وعليكم", "صباح", "مساء", "أهلا", "مرحبا", "أنا بخير"))]
         while len(out) < count:
             turns = [rng.choice(hello)[1:]] if rng.random() < 0.25 else []
-            k, same = rng.choice([1, 2, 2, 3, 3, 4, 6]), rng.random() < 0.4
+            k, same = rng.choice(self.lengths), rng.random() < 0.4
             topic = rng.choice(pool)[0]
             for _ in range(k):
                 turns.append((rng.choice(by[topic]) if same else rng.choice(pool))[1:])
@@ -264,8 +266,8 @@ class Widener:
                 out.append(turns)
         return out
 
-    def run(self, per, composed):
-        rng = self.rng
+    def run(self, per, composed, lengths):
+        rng, self.lengths = self.rng, lengths
         self.pool = self.singles(per)
         out = []
         for topic, q, a in self.pool:
@@ -281,7 +283,8 @@ class Widener:
         out += [("names", t) for t in self.names()]
         out += [("follow", t) for t in self.follow_ups(composed // 3)]
         out += [("composed", t) for t in self.compose(composed)]
-        out = [(t, turns) for t, turns in out if all(self.allowed(q) for q, _ in turns)]
+        out = [(t, turns) for t, turns in out if all(self.allowed(q) for q, _ in turns)
+               and tuple(text.normalise(q) for q, _ in turns) not in self.held]
         rng.shuffle(out)
         return out
 
@@ -292,9 +295,10 @@ def main():
     p.add_argument("--seed", type=int, default=7)
     p.add_argument("--per", type=int, default=12, help="exchanges per hand-written answer, at least")
     p.add_argument("--composed", type=int, default=6000)
+    p.add_argument("--lengths", type=int, nargs="+", default=[1, 2, 2, 3, 3, 4, 6], help="exchanges in composed conversations, one drawn for each")
     a = p.parse_args()
     w = Widener(a.seed)
-    rows = w.run(a.per, a.composed)
+    rows = w.run(a.per, a.composed, a.lengths)
     with open(a.out, "w", encoding="utf-8") as f:
         for topic, turns in rows:
             # A few conversations carry a system message, so that one does not confuse the model.

@@ -1,8 +1,9 @@
 //! No kernel executes more loop iterations (turns) than its op states: plans rely on it on devices that end loops
 //! early.
 //!
-//! With `BAYAN_CASES`, the cases whose name contains its value are counted; with an empty value, all. Without it, weights
-//! have the formats f32, q8_0 and q4_k: the loops of the others are those of the format with the same blocks. Nor are
+//! With `BAYAN_CASES`, the cases whose name contains its value are counted; with an empty value, all. Without it, those
+//! of `Case::in_repeats` are, and weights have the formats f32, q8_0 and q4_k: the loops of the others are those of the
+//! format with the same blocks. Nor are
 //! the gradients of attention with heads of 512 counted: the kernels are those of 256, and compiling them for counting
 //! takes over a minute. Mesa's software driver does not optimise the kernels: their loops end as often, and compiling
 //! takes most of the time.
@@ -22,8 +23,8 @@ fn is_counted(case: &Case) -> bool {
     let weights = name.starts_with("linear") || name.starts_with("layer") || name.starts_with("embed");
     let skipped = weights && name.split_whitespace().any(|word| SAME_LOOPS.contains(&word.trim_end_matches(',')));
     let widest = name.starts_with("attention_backward") && name.contains("head_dim: 512");
-    let chosen = case.in_repeats && !skipped && !widest;
-    common::asked_for(name) && (chosen || std::env::var_os("BAYAN_CASES").is_some())
+    let on_request = std::env::var_os("BAYAN_CASES").is_some();
+    common::asked_for(name) && (on_request || case.in_repeats && !skipped && !widest)
 }
 
 /// Set before any device is opened, and only once.

@@ -1,6 +1,6 @@
 //! Devices: layers in host memory, shards, tuning, a lost device.
 
-use bayan_generate::EngineOptions;
+use bayan_generate::{Engine, EngineOptions};
 use bayan_gpu::{GpuOptions, block_on};
 use bayan_models::CacheFormat;
 use bayan_tensor::nmse;
@@ -45,12 +45,7 @@ fn shards_change_nothing() {
     let (whole, sharded) =
         (gpu(GpuOptions::default()), gpu(GpuOptions { max_binding_bytes: Some(78 << 10), ..Default::default() }));
     for name in ["llama2_mha", "qwen2_bias", "llama3_tied"] {
-        let options = || EngineOptions {
-            policy: policy("q8_0"),
-            cache: CacheFormat::F32,
-            context: Some(64),
-            ..Default::default()
-        };
+        let options = || EngineOptions { policy: policy("q8_0"), context: Some(64), ..Default::default() };
         let (mut a, mut b) = (engine(name, &whole, options()), engine(name, &sharded, options()));
         let prompt = ids(12, a.decoder().sizes().vocab_size);
         assert!(b.decoder().matrices().iter().any(|matrix| matrix.shards().len() > 1), "{name}: nothing was sharded");
@@ -59,6 +54,16 @@ fn shards_change_nothing() {
         assert!(nmse(&a_logits.concat(), &b_logits.concat()) < 1e-12, "{name}");
         assert_eq!(greedy(&mut a, &prompt, 8), greedy(&mut b, &prompt, 8), "{name}");
     }
+}
+
+#[test]
+fn a_cache_larger_than_a_binding_is_refused_when_the_model_is_opened() {
+    let gpu = gpu(GpuOptions { max_binding_bytes: Some(78 << 10), ..Default::default() });
+    let options =
+        EngineOptions { policy: policy("q8_0"), cache: CacheFormat::F32, context: Some(512), ..Default::default() };
+    let opened = block_on(Engine::open(&checkpoint("llama2_mha"), &gpu, &options, &mut |_, _| {}));
+    let error = opened.err().expect("an error").to_string();
+    assert!(error.contains("the keys of one layer") && error.contains("--context"), "{error}");
 }
 
 #[test]

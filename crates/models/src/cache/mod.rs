@@ -223,7 +223,7 @@ impl Cache {
     /// An empty cache for layers that store this.
     ///
     /// # Errors
-    /// Out of memory, or a format that does not fit a layer's width.
+    /// Out of memory, more keys in one layer than the device can bind, or a format that does not fit a layer's width.
     pub fn new(gpu: Option<&Gpu>, shape: CacheShape, specs: &[LayerCacheSpec]) -> Result<Cache, GpuError> {
         let gpus: Vec<Gpu> = gpu.into_iter().cloned().collect();
         Cache::placed(&Placement { gpus: &gpus, ..Default::default() }, shape, specs)
@@ -368,6 +368,11 @@ fn layer_cache(gpu: Option<&Gpu>, shape: CacheShape, spec: &LayerCacheSpec) -> R
         return Err(GpuError::Validation(format!(
             "a key-value cache in {name} needs rows of a multiple of 32 numbers, this model has {width}; use f16"
         )));
+    }
+    let (size_bytes, limit) = (spec.binding_bytes(shape), gpu.map(|gpu| gpu.capabilities().max_binding_bytes));
+    if let Some(limit_bytes) = limit.filter(|&limit| limit < size_bytes) {
+        let what = "the keys of one layer in the cache".to_string();
+        return Err(GpuError::TooLarge { what, kind: "binding", size_bytes, limit_bytes });
     }
     let rows = spec.rows(shape);
     let dtype = if spec.width == 0 { Dtype::F32 } else { format.dtype() };

@@ -16,8 +16,8 @@ pub struct Case {
     pub name: String,
     /// Largest permitted NMSE against the reference.
     pub bound: f64,
-    /// Whether the case also runs where a form of the kernels repeats another with a feature less. There, half of the
-    /// products of each format are enough: compiling them takes most of the suite's time.
+    /// Whether the case also runs where a form of the kernels repeats another with a feature less. There, a fifth of
+    /// the cases is enough: compiling kernels takes most of the suite's time.
     pub in_repeats: bool,
     /// Number of cached positions of the longest sequence after the case.
     pub(crate) cached: usize,

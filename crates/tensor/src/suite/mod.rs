@@ -9,6 +9,8 @@ mod large;
 mod sampling;
 pub mod training;
 
+use std::collections::BTreeMap;
+
 use bayan_gpu::{Gpu, GpuError};
 use bayan_weights::{FORMATS, Format};
 
@@ -32,8 +34,32 @@ pub fn cases() -> Vec<Case> {
     all.extend(sampling::cases());
     all.extend(layer_cases());
     all.extend(training::f16::cases());
+    choose_for_repeats(&mut all);
     all
 }
+
+/// Marks every fifth case of each operation, and of each format's products and layers, for forms of the kernels that
+/// repeat another with a feature less. The products have 8 kinds of a shape's tokens, so that every fifth of them has
+/// each shape and each number of tokens.
+fn choose_for_repeats(cases: &mut [Case]) {
+    let mut groups: BTreeMap<String, (usize, Vec<usize>)> = BTreeMap::new();
+    for (index, case) in cases.iter().enumerate() {
+        let mut words = case.name.split_whitespace();
+        let op = words.next().unwrap_or_default();
+        let format = if matches!(op, "linear" | "layer") { words.next().unwrap_or_default() } else { "" };
+        let number = groups.len();
+        groups.entry(format!("{op} {format}")).or_insert((number, Vec::new())).1.push(index);
+    }
+    for (number, members) in groups.values() {
+        let first = number % members.len().min(REPEATED);
+        for (place, &index) in members.iter().enumerate() {
+            cases[index].in_repeats = place % REPEATED == first;
+        }
+    }
+}
+
+/// One case of so many is in a repeat.
+const REPEATED: usize = 5;
 
 fn element_cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -143,7 +169,7 @@ fn element_cases() -> Vec<Case> {
 
 fn linear_cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (index, &format) in FORMATS.iter().enumerate() {
+    for &format in FORMATS {
         for width in [64, 100, 544] {
             all.push(case(format!("embed {} 300x{width}", format.name()), 1e-12, move |make| {
                 let mut graph = Graph::new();
@@ -156,9 +182,8 @@ fn linear_cases() -> Vec<Case> {
         }
         // Odd row counts, a single block, block counts that do not divide evenly among invocations; few, odd and many
         // tokens.
-        // A repeat has each shape and each number of tokens of a format, but not all pairs of them.
-        for (shape, (n, k)) in [(7, 32), (33, 96), (64, 1056), (130, 512), (70, 100)].into_iter().enumerate() {
-            for (count, tokens) in [1, 2, 5, 9, 45, 65].into_iter().enumerate() {
+        for (n, k) in [(7, 32), (33, 96), (64, 1056), (130, 512), (70, 100)] {
+            for tokens in [1, 2, 5, 9, 45, 65] {
                 for bias in [false, true] {
                     if bias && tokens != 2 && tokens != 45 {
                         continue;
@@ -168,7 +193,7 @@ fn linear_cases() -> Vec<Case> {
                         format.name(),
                         if bias { ", bias" } else { "" }
                     );
-                    let recorded = case(name, LINEAR_BOUND, move |make| {
+                    all.push(case(name, LINEAR_BOUND, move |make| {
                         let mut graph = Graph::new();
                         let weight = make.matrix(format, n, k)?;
                         let x = make.random(&[tokens, k])?;
@@ -176,8 +201,7 @@ fn linear_cases() -> Vec<Case> {
                         let bias = if bias { Some(make.random(&[n])?) } else { None };
                         let y = graph.linear(x, &weight, bias.as_ref());
                         Ok((graph, vec![y]))
-                    });
-                    all.push(Case { in_repeats: (index + shape + count).is_multiple_of(2), ..recorded });
+                    }));
                 }
             }
         }
@@ -241,15 +265,12 @@ fn layer_cases() -> Vec<Case> {
                     if norms { ", head norms, f16 cache" } else { "" }
                 );
                 let position = [0, 5, 255, 256, 300, 510 - tokens][index % 6];
-                let layer = case(name, 2e-6, move |make| layer_case(make, format, tokens, position, norms, half));
-                // A repeat has each number of tokens of a format once, with or without norms in turn.
-                all.push(Case { in_repeats: (index + tokens % 4 + usize::from(norms)).is_multiple_of(2), ..layer });
+                all.push(case(name, 2e-6, move |make| layer_case(make, format, tokens, position, norms, half)));
             }
         }
         for tokens in [1, 40] {
             let name = format!("layer {} {tokens} tokens, norms after, squared ReLU", format.name());
-            let layer = case(name, 2e-6, move |make| post_norm_case(make, format, tokens));
-            all.push(Case { in_repeats: (index + tokens % 4).is_multiple_of(2), ..layer });
+            all.push(case(name, 2e-6, move |make| post_norm_case(make, format, tokens)));
         }
     }
     all

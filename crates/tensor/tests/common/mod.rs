@@ -17,6 +17,11 @@ pub fn asked_for(name: &str) -> bool {
     std::env::var("BAYAN_CASES").map_or(true, |part| name.contains(&part))
 }
 
+/// Whether a form that repeats another with a feature less runs the case; with `BAYAN_CASES`, it runs all.
+pub fn is_repeated(case: &Case) -> bool {
+    case.in_repeats || std::env::var_os("BAYAN_CASES").is_some()
+}
+
 /// Runs the cases that are `wanted` and that `BAYAN_CASES` asks for, and fails with all that differ from their references.
 pub fn compare(gpu: &Gpu, cases: &[Case], wanted: impl Fn(&Case) -> bool) {
     let mut failures = Vec::new();

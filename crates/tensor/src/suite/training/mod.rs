@@ -40,6 +40,7 @@ pub fn cases() -> Vec<Case> {
             adamw_case(make, len, max_norm, window)
         }));
     }
+    super::choose_for_repeats(&mut all);
     all
 }
 
