@@ -133,6 +133,8 @@ def gather(model, world, progress):
 
 def worker(rank, world, a, meeting):
     config = json.loads((HERE / "config.json").read_text())
+    if a.f32:
+        config["bf16_autocast"] = False
     if a.rate:
         config["learning_rate"] = a.rate
     if a.start:
@@ -202,6 +204,7 @@ def main():
     p.add_argument("--steps", type=int, help="or to this many steps (then the run repeats exactly)")
     p.add_argument("--workers", type=int, default=3)
     p.add_argument("--start", help="checkpoint in f16 or f32 whose weights the run begins with; rounded ones are seen from its first step on")
+    p.add_argument("--f32", action="store_true", help="compute in f32: far quicker on processors without bf16 products")
     p.add_argument("--rate", type=float, help="highest learning rate, instead of config.json's")
     a = p.parse_args()
     if (a.minutes is None) == (a.steps is None):

@@ -59,9 +59,7 @@ fn hardware_shapes_with_little_memory() {
 #[test]
 fn software_with_subgroups_of_four() {
     for format in bayan_weights::FORMATS.iter().map(|format| format.name()) {
-        for sizes in ["33x96, 9 tokens", "33x96, 45 tokens, bias"] {
-            let only = format!("linear {format} {sizes}");
-            suite_on("f16", &only, |capabilities| capabilities.subgroup_size = (4, 4));
-        }
+        let only = format!("linear {format} 33x96");
+        suite_on("f16", &only, |capabilities| capabilities.subgroup_size = (4, 4));
     }
 }

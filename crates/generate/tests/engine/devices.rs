@@ -57,7 +57,7 @@ fn shards_change_nothing() {
 }
 
 #[test]
-fn a_cache_larger_than_a_binding_is_refused_when_the_model_is_opened() {
+fn a_cache_larger_than_a_binding_is_refused_at_the_start() {
     let gpu = gpu(GpuOptions { max_binding_bytes: Some(78 << 10), ..Default::default() });
     let options =
         EngineOptions { policy: policy("q8_0"), cache: CacheFormat::F32, context: Some(512), ..Default::default() };
