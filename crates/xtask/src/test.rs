@@ -156,7 +156,7 @@ fn page_tests(session: &Session) -> Result<()> {
 }
 
 /// Browser tests that check how soon the page reacts: nothing else runs beside them.
-const TIMED: [&str; 4] = ["errors.test.mjs", "kept.test.mjs", "page.test.mjs", "real.test.mjs"];
+const TIMED: [&str; 1] = ["page.test.mjs"];
 
 /// The `bayan` of the everyday profile. Only with all targets are the features of its dependencies those of the native
 /// tests, so that nothing is compiled again.
