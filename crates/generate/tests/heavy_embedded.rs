@@ -89,6 +89,38 @@ fn replay_the_readme(mut model: Model) {
     }
 }
 
+/// What the page suggests for the embedded model, in every order within one conversation.
+#[test]
+fn the_suggestions_of_the_page_are_answered_in_any_order() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../web/src/strings/ar.ts");
+    let strings = std::fs::read_to_string(file).unwrap();
+    let list = strings.split("smallSuggestions: [").nth(1).and_then(|rest| rest.split(']').next()).expect("a list");
+    let suggested: Vec<&str> =
+        list.split("text: '").skip(1).map(|rest| rest.split('\'').next().expect("a text")).collect();
+    let answers = [
+        ("السلام عليكم", "وعليكم السلام"),
+        ("ما عاصمة المغرب؟", "الرباط"),
+        ("كيف أصنع الشاي؟", "لعمل الشاي"),
+        ("ما جمع كتاب؟", "كتب"),
+    ];
+    assert_eq!(suggested, answers.map(|(question, _)| question), "the page's suggestions");
+    let mut model = embedded_on_cpu();
+    let generation = Generation { max_tokens: Some(120), ..Default::default() };
+    let orders = (0..256).map(|number| [number % 4, number / 4 % 4, number / 16 % 4, number / 64]);
+    let mut asked = 0;
+    for order in orders.filter(|order| HashSet::from(*order).len() == 4) {
+        let mut messages = Vec::new();
+        for (question, fact) in order.map(|index: usize| answers[index]) {
+            messages.push(json!({"role": "user", "content": question}));
+            let answer = block_on(model.chat(&messages, &generation, &mut |_| ControlFlow::Continue(()))).unwrap().text;
+            assert!(answer.contains(fact), "{order:?}: {question} -> {answer}");
+            messages.push(json!({"role": "assistant", "content": answer}));
+            asked += 1;
+        }
+    }
+    assert_eq!(asked, 24 * 4);
+}
+
 #[test]
 fn the_embedded_model_answers_four_of_five_held_out_questions() {
     ask_held_out_questions(embedded());
