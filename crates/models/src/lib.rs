@@ -25,7 +25,7 @@ pub use cache::{BLOCK, Blocks, Cache, CacheFormat, CacheShape, LayerCache, Layer
 pub use config::{Fields, Sizes};
 pub use decoder::{Decoder, StepInputs};
 pub use error::ModelError;
-pub use layers::{Linear, LoraPair, Rotary};
+pub use layers::{Linear, LoraPair, Rotary, TokenFactors};
 pub use load::{
     DescribedTensor, Description, FirstValues, Loader, OnProgress, Parameter, Parameters, Placement, arena_sizes,
     describe, split_layers,

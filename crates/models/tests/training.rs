@@ -12,9 +12,13 @@ use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, V
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 
 /// The checkpoints of tests/fixtures/models, in order.
+/// Models that exist for GGUF's sake and have the architecture of another.
+const LIKE_OTHERS: [&str; 4] = ["cohere2_even", "cohere_plain", "gemma4_even", "qwen3_5_even"];
+
 fn models() -> Vec<String> {
     let folders = std::fs::read_dir(fixtures()).unwrap();
     let mut names: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !LIKE_OTHERS.contains(&name.as_str()));
     names.sort();
     assert!(names.len() >= bayan_models::supported().len());
     names
@@ -72,6 +76,7 @@ fn attach(decoder: &mut dyn Decoder, gpu: Option<&Gpu>) -> Vec<Arc<State>> {
                     scale: 0.5,
                     dropout: None,
                     enabled: true,
+                    factors: None,
                 },
             )
             .unwrap();

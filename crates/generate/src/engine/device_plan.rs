@@ -62,6 +62,13 @@ impl DevicePlan {
         }
     }
 
+    /// Lets a GPU compile the kernels that it has not dispatched yet; nothing is computed.
+    pub(super) fn submit_empty(&self) {
+        if let DevicePlan::Gpu(gpu, plan) = self {
+            plan.submit_empty(gpu);
+        }
+    }
+
     /// Runs the plan; on a GPU it is divided into this many submissions.
     pub(super) fn submit_parts(&self, cached: usize, parts: usize) {
         match self {

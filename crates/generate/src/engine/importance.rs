@@ -13,6 +13,7 @@ use bayan_tensor::{Dtype, Matrix, State};
 use bayan_weights::Importance;
 
 use super::Engine;
+use super::adapters::StepAdapters;
 use super::step::{Step, StepKind, StepSpec};
 use crate::GenerateError;
 
@@ -28,7 +29,7 @@ impl Engine {
         windows: &[&[u32]],
         on_progress: &mut dyn FnMut(u64),
     ) -> Result<Importance, GenerateError> {
-        self.enable(None);
+        self.enable(&StepAdapters::NONE, 0)?;
         for window in windows {
             self.check(window)?;
             if window.len() > self.context() {
@@ -64,6 +65,7 @@ impl Engine {
                         sampling: &self.sampling,
                         tuning: &self.tuning,
                         sums: Some(&of),
+                        factors: None,
                     };
                     entry.insert(Step::new(&mut self.devices, &spec, StepKind::Prefill(chunk.len()))?);
                     self.devices.fill_copies().await?;

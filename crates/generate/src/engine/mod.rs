@@ -12,6 +12,7 @@ mod importance;
 mod likelihood;
 mod pause;
 mod prefix;
+mod profile;
 mod prompt;
 mod schedule;
 mod score;
@@ -26,13 +27,14 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bayan_gpu::{Capabilities, Gpu, KernelTime};
+use bayan_gpu::{Capabilities, Gpu};
 use bayan_models::{Cache, CacheFormat, CacheShape, Decoder, LoadOptions, OnProgress, Sizes};
 use bayan_tensor::ops::SampleSettings;
-use bayan_tensor::{Cost, Cpu, Measured, PlannedKernel, Tuning, measure_rows};
+use bayan_tensor::{Cpu, Measured, Tuning, measure_rows};
 use bayan_weights::{Checkpoint, Policy};
 
 use crate::GenerateError;
+use adapters::StepAdapters;
 pub use batch::{Event, Job, JobId, OnEvent, Request};
 pub use control::Control;
 use control::PrefillChunks;
@@ -153,8 +155,8 @@ pub struct Engine {
     sampling: Sampling,
     /// How tokens are proposed, if they are.
     speculation: Option<Speculation>,
-    /// For each kind of step, and the loaded adapter that it is recorded with.
-    steps: HashMap<(StepKind, Option<String>), Rc<Step>>,
+    /// For each kind of step, and the loaded adapters that it is recorded with.
+    steps: HashMap<(StepKind, StepAdapters), Rc<Step>>,
     /// Number of sequences that are decoded together.
     sequences: usize,
     /// For each slot of the cache, the tokens whose keys and values are in the cache.
@@ -360,7 +362,7 @@ impl Engine {
     /// # Errors
     /// The step cannot be recorded.
     pub fn transfer_bytes(&mut self) -> Result<u64, GenerateError> {
-        Ok(self.step(StepKind::Decode(1), None)?.transfer_bytes())
+        Ok(self.step(StepKind::Decode(1), &StepAdapters::NONE)?.transfer_bytes())
     }
 
     /// The kernel variants in use.
@@ -448,56 +450,8 @@ impl Engine {
         self.speculation.as_mut().and_then(Speculation::draft_mut).into_iter().for_each(Engine::reset);
     }
 
-    /// The cost of decoding one token.
-    ///
-    /// # Errors
-    /// The step cannot be recorded.
-    pub fn decode_cost(&mut self) -> Result<Cost, GenerateError> {
-        Ok(self.step(StepKind::Decode(1), None)?.cost())
-    }
-
-    /// The dispatches that decode one token of each of `sequences`, with `cached` positions in the longest.
-    ///
-    /// # Errors
-    /// The step cannot be recorded.
-    pub fn decode_kernels(&mut self, sequences: usize, cached: usize) -> Result<Vec<PlannedKernel>, GenerateError> {
-        Ok(self.step(StepKind::Decode(sequences), None)?.kernels(cached))
-    }
-
-    /// The dispatches of this many tokens of a prompt, with `cached` positions after them.
-    ///
-    /// # Errors
-    /// As [`Engine::decode_kernels`].
-    pub fn prompt_kernels(&mut self, tokens: usize, cached: usize) -> Result<Vec<PlannedKernel>, GenerateError> {
-        Ok(self.step(StepKind::Prefill(tokens), None)?.kernels(cached))
-    }
-
-    /// The time of each kernel for one decoded token.
-    ///
-    /// # Errors
-    /// The device has no timestamps, or fails.
-    pub async fn profile_decode(&mut self) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.prepared_step(StepKind::Decode(1), None).await?;
-        let position = self.cached[0].len().min(self.context() - 1);
-        self.hold(0, position + 1)?;
-        step.write(&[0], position, 0, &self.cache.table());
-        Ok(step.profile(position + 1).await?)
-    }
-
-    /// The time of each kernel for a prompt of this many tokens.
-    ///
-    /// # Errors
-    /// The device has no timestamps, or fails.
-    pub async fn profile_prefill(&mut self, tokens: usize) -> Result<Vec<KernelTime>, GenerateError> {
-        let step = self.prepared_step(StepKind::Prefill(tokens), None).await?;
-        self.reset();
-        self.hold(0, tokens)?;
-        step.write(&vec![0; tokens], 0, 0, &self.cache.table());
-        Ok(step.profile(tokens).await?)
-    }
-
-    fn step(&mut self, kind: StepKind, adapter: Option<&str>) -> Result<Rc<Step>, GenerateError> {
-        let key = (kind, adapter.map(str::to_string));
+    fn step(&mut self, kind: StepKind, adapters: &StepAdapters) -> Result<Rc<Step>, GenerateError> {
+        let key = (kind, adapters.clone());
         if let Some(step) = self.steps.get(&key) {
             return Ok(step.clone());
         }
@@ -508,7 +462,7 @@ impl Engine {
                     || *kind == StepKind::Prefill(self.chunks.chunk())
             });
         }
-        self.enable(adapter);
+        let factors = self.enable(adapters, kind.tokens())?;
         let spec = StepSpec {
             decoder: self.decoder.as_ref(),
             cache: &self.cache,
@@ -518,16 +472,21 @@ impl Engine {
             },
             tuning: &self.tuning,
             sums: None,
+            factors: factors.as_ref(),
         };
         tracing::debug!("planning a step: {kind:?}");
         let step = Rc::new(Step::new(&mut self.devices, &spec, kind)?);
+        if factors.is_some() {
+            // The factors belong to this step.
+            self.enable(&StepAdapters::NONE, 0)?;
+        }
         self.steps.insert(key, step.clone());
         Ok(step)
     }
 
     /// The recorded step of this kind, with its constants on their devices.
-    async fn prepared_step(&mut self, kind: StepKind, adapter: Option<&str>) -> Result<Rc<Step>, GenerateError> {
-        let step = self.step(kind, adapter)?;
+    async fn prepared_step(&mut self, kind: StepKind, adapters: &StepAdapters) -> Result<Rc<Step>, GenerateError> {
+        let step = self.step(kind, adapters)?;
         self.devices.fill_copies().await?;
         Ok(step)
     }
@@ -562,7 +521,7 @@ impl Engine {
         let vocabulary = self.decoder.sizes().vocab_size;
         let mut rows = Vec::new();
         for chunk in ids.chunks(self.chunks.chunk().min(LOGITS_CHUNK)) {
-            let step = self.prepared_step(StepKind::Logits(chunk.len()), None).await?;
+            let step = self.prepared_step(StepKind::Logits(chunk.len()), &StepAdapters::NONE).await?;
             self.hold(0, self.cached[0].len() + chunk.len())?;
             step.write(chunk, self.cached[0].len(), 0, &self.cache.table());
             self.cached[0].extend_from_slice(chunk);

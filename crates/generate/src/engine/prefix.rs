@@ -13,7 +13,7 @@ use super::{Engine, StepSizes};
 use crate::GenerateError;
 
 /// Fewer tokens are computed anew, not copied: the smallest step of a prompt has about as many.
-const LEAST_COPIED: usize = 16;
+pub(super) const LEAST_COPIED: usize = 16;
 
 impl Engine {
     /// Positions of a slot that have been written, also by steps whose results are not read yet.

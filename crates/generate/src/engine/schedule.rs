@@ -14,6 +14,7 @@ use web_time::Instant;
 
 use bayan_tensor::ops::{MOST_LIKELY, SampleSettings};
 
+use super::adapters::StepAdapters;
 use super::batch::{Event, Job, JobId, OnEvent};
 use super::blocks::Parked;
 use super::device_plan::PendingValues;
@@ -104,7 +105,7 @@ impl Row {
         if self.answers { self.job.prompt.len() - 1 + self.submitted } else { 0 }
     }
 
-    fn is_filling(&self) -> bool {
+    pub(super) fn is_filling(&self) -> bool {
         !self.answers && self.finish.is_none()
     }
 }
@@ -337,8 +338,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes on with all answers but those that were `served` in this round. Those with one loaded adapter share a step;
-    /// with several adapters, their steps take turns and none is submitted ahead of the host.
+    /// Goes on with all answers but those that were `served` in this round. They share a step, or, where that is not
+    /// possible, those with one loaded adapter do: then the steps of several adapters take turns, and none is submitted
+    /// ahead of the host.
     async fn decode(&mut self, served: &[JobId], on_event: OnEvent<'_>) -> Result<(), GenerateError> {
         // For each adapter, whether any of its answers still needs a step.
         let mut adapters: Vec<(Option<String>, bool)> = Vec::new();
@@ -350,10 +352,13 @@ impl Engine {
             }
         }
         let alone = adapters.len() < 2;
+        if !alone && self.share_steps() {
+            return self.decode_with(&StepAdapters::Each, true, served, on_event).await;
+        }
         for (adapter, _) in adapters.into_iter().filter(|(_, waits)| *waits) {
             let mut verified = self.speculate(adapter.as_deref(), on_event).await?;
             verified.extend_from_slice(served);
-            self.decode_with(adapter.as_deref(), alone, &verified, on_event).await?;
+            self.decode_with(&StepAdapters::Same(adapter), alone, &verified, on_event).await?;
             if !alone {
                 self.drain(on_event).await?;
             }
@@ -361,17 +366,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Submits steps of the answers with an adapter, but for those that have their next token already, and reads the
-    /// oldest.
+    /// Submits steps of the answers with these adapters, but for those that have their next token already, and reads
+    /// the oldest.
     async fn decode_with(
         &mut self,
-        adapter: Option<&str>,
+        adapters: &StepAdapters,
         alone: bool,
         served: &[JobId],
         on_event: OnEvent<'_>,
     ) -> Result<(), GenerateError> {
         let answering = |row: &&Row| {
-            row.answers && row.finish.is_none() && row.job.adapter.as_deref() == adapter && !served.contains(&row.id)
+            row.answers && row.finish.is_none() && adapters.take(&row.job.adapter) && !served.contains(&row.id)
         };
         if self.jobs.laid_out.is_none() {
             let answers = self.jobs.rows.iter().filter(answering).count();
@@ -381,7 +386,7 @@ impl Engine {
             let scored = self.jobs.rows.iter().filter(answering).any(|row| row.job.scores.is_some());
             let size = self.sizes.row_count(answers, self.sequences(), self.cache.is_recurrent());
             let kind = if scored { StepKind::Scored(size) } else { StepKind::Decode(size) };
-            let step = self.prepared_step(kind, adapter).await?;
+            let step = self.prepared_step(kind, adapters).await?;
             let jobs = self.jobs.rows.iter().filter(answering).map(|row| row.id).collect();
             self.lay_out(step, jobs);
             self.write_tokens();
@@ -394,7 +399,10 @@ impl Engine {
         let filling = self.jobs.rows.iter().any(Row::is_filling);
         // A grammar must know the last token before the next step.
         let constrained = self.jobs.rows.iter().any(|row| row.answers && row.job.grammar.is_some());
-        let speculates = self.may_speculate(adapter);
+        let speculates = match adapters {
+            StepAdapters::Same(adapter) => self.may_speculate(adapter.as_deref()),
+            StepAdapters::Each => false,
+        };
         let waits = self.cache.is_recurrent() || step.is_split() || step.is_on_cpu() || filling || constrained;
         let waits = waits || speculates || !alone;
         let ahead = if waits { 1 } else { STEPS_AHEAD };
@@ -489,6 +497,8 @@ impl Engine {
             (row.tokens[position], position, row.slot * self.context())
         });
         step.write_each(&next.collect::<Vec<_>>(), &self.cache.table());
+        let numbers: Vec<_> = rows.iter().map(|row| self.adapter_number(&row.job.adapter)).collect();
+        step.write_adapters(&numbers, self.loaded.len());
     }
 
     /// Writes each row's sampler. No step may be in flight.

@@ -44,11 +44,12 @@ impl Scores {
         TokenScore { id, logprob: of(values[2]), top: likeliest.map(|(&id, &logit)| (id, of(logit))).collect() }
     }
 
-    /// The log-probability of a row's token, and the most likely token at its place.
-    pub(super) fn of_pair(&self, row: usize) -> (f64, u32) {
+    /// The log-probabilities of a row's token and of the most likely one, with the digits of [`Scores::of_row`].
+    pub(super) fn of_pair(&self, row: usize) -> (f32, f32) {
         let values = &self.values.f32()[row * LOG_PROB_VALUES..][..LOG_PROB_VALUES];
         let shift = f64::from(values[0]) + f64::from(values[1]).ln();
-        (f64::from(values[2]) - shift, self.ids.u32()[row * MOST_LIKELY])
+        let of = |logit: f32| (f64::from(logit) - shift) as f32;
+        (of(values[2]), of(values[3]))
     }
 }
 
@@ -67,9 +68,8 @@ mod tests {
         ids[MOST_LIKELY..][..3].copy_from_slice(&[1, 2, 0]);
         let scores = Scores { values: Values::F32(values), ids: Values::U32(ids) };
         let score = scores.of_row(1, 2, 3);
-        let (single, likeliest) = scores.of_pair(1);
-        assert!((single - (2.0 - total.ln())).abs() < 1e-6 && likeliest == 1, "{single}, {likeliest}");
         assert!((f64::from(score.logprob) - (2.0 - total.ln())).abs() < 1e-6, "{score:?}");
+        assert_eq!(scores.of_pair(1), (score.logprob, score.top[0].1), "the same bits");
         assert_eq!(score.top.iter().map(|entry| entry.0).collect::<Vec<_>>(), [1, 2, 0]);
         assert_eq!(score.top[1].1, score.logprob);
         assert!((score.top.iter().map(|entry| f64::from(entry.1).exp()).sum::<f64>() - 1.0).abs() < 1e-6);

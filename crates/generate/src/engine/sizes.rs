@@ -19,7 +19,7 @@ pub enum StepSizes {
 }
 
 /// The smallest listed piece of a prompt; smaller ones are filled up.
-const SMALLEST_PIECE: usize = 16;
+pub(super) const SMALLEST_PIECE: usize = 16;
 
 /// A piece of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,13 +67,16 @@ impl StepSizes {
         }
     }
 
-    /// The next piece of a prompt of which `left` tokens remain, where the cache has `room` more positions.
-    pub(super) fn piece(self, left: usize, room: usize, chunk: usize, recurrent: bool) -> Piece {
+    /// The next piece of a prompt of which `left` tokens remain, where the cache has `room` more positions. It is filled
+    /// up to `least` tokens if it can be.
+    pub(super) fn piece(self, left: usize, room: usize, [least, chunk]: [usize; 2], recurrent: bool) -> Piece {
         let exact = |size: usize| Piece { tokens: size, size };
         if self == StepSizes::Exact || left >= chunk {
             return exact(left.min(chunk));
         }
-        let listed = self.pieces(chunk, recurrent).into_iter().find(|&size| size >= left && size <= room);
+        let sizes = self.pieces(chunk, recurrent);
+        let fitting = |tokens: usize| sizes.iter().copied().find(|&size| size >= tokens && size <= room);
+        let listed = fitting(if recurrent { left } else { left.max(least.min(chunk)) }).or_else(|| fitting(left));
         match listed.filter(|&size| !recurrent || size == left) {
             Some(size) => Piece { tokens: left, size },
             // Nothing can be filled up: the largest power of two.
@@ -99,7 +102,7 @@ mod tests {
     fn pieces(sizes: StepSizes, tokens: usize, context: usize, chunk: usize, recurrent: bool) -> Vec<usize> {
         let (mut at, mut found) = (0, Vec::new());
         while at < tokens {
-            let piece = sizes.piece(tokens - at, context - at, chunk, recurrent);
+            let piece = sizes.piece(tokens - at, context - at, [1, chunk], recurrent);
             assert!(piece.tokens > 0 && piece.tokens <= piece.size && at + piece.size <= context, "{piece:?} at {at}");
             assert!(!recurrent || piece.tokens == piece.size, "{piece:?}: a recurrent state reads every token");
             at += piece.tokens;
@@ -120,6 +123,13 @@ mod tests {
         assert_eq!(pieces(StepSizes::Listed, 600, 2048, 256, false), [256, 256, 128]);
         assert_eq!(pieces(StepSizes::Exact, 600, 2048, 256, false), [256, 256, 88]);
         assert_eq!(pieces(StepSizes::Invariant, 300, 2048, 256, false), [256, 256]);
+    }
+
+    #[test]
+    fn pieces_are_filled_up_to_the_smallest_size() {
+        let piece = |left, room, recurrent| StepSizes::Listed.piece(left, room, [64, 64], recurrent).size;
+        assert_eq!([piece(5, 100, false), piece(64, 100, false), piece(5, 20, false)], [64, 64, 16]);
+        assert_eq!(piece(5, 100, true), 4, "a recurrent state reads every token");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! Answers with a grammar, penalties, biases or scores get no proposals and are computed as without: each of their
 //! tokens changes what may follow, or its logits are read. So do answers at the end of the context.
 
+use super::adapters::StepAdapters;
 use super::batch::{Job, JobId, OnEvent};
 use super::schedule::Row;
 use super::step::{Packed, Sampling, StepKind};
@@ -188,7 +189,8 @@ impl Engine {
     ) -> Result<(), GenerateError> {
         let Some((width, most)) = self.speculation.as_ref().map(|s| (s.width(), s.rows)) else { return Ok(()) };
         let size = self.sizes.row_count(proposed.len(), most, false);
-        let step = self.prepared_step(StepKind::Verify { rows: size, width }, adapter).await?;
+        let adapters = StepAdapters::Same(adapter.map(str::to_string));
+        let step = self.prepared_step(StepKind::Verify { rows: size, width }, &adapters).await?;
         let (mut packed, mut longest) = (Packed::default(), 0);
         for number in 0..size {
             // What fills the step up computes and writes exactly what the first answer does.

@@ -183,6 +183,9 @@ const PAIRS: &str = "rows of scored tokens";
 /// The input with the first cache row of each token's sequence, and the table of the cache behind them.
 const CACHE_ROWS: &str = "cache rows";
 
+/// The input with the factor of each adapter for each token.
+pub(super) const FACTORS: &str = "factors of adapters";
+
 /// The inputs of mixed steps with positions, cache rows and tiles of the answers' tokens.
 const FIRST: [&str; 3] = ["first positions", "first cache rows", "first tiles"];
 
@@ -249,6 +252,8 @@ pub(super) struct StepSpec<'a> {
     /// For every linear layer, the squares of its inputs are added to the state that this returns for the layer's
     /// matrix.
     pub(super) sums: Option<&'a SumsOf<'a>>,
+    /// The factors of adapters that the decoder's pairs read, of a step whose tokens have different ones.
+    pub(super) factors: Option<&'a Arc<State>>,
 }
 
 impl Step {
@@ -288,6 +293,7 @@ impl Step {
                 inputs.push(zeros(label, sizes)?);
             }
         }
+        inputs.extend(spec.factors.map(|state| Input { state: state.clone(), copies: Vec::new() }));
         let labelled = |inputs: &[Input], label| {
             inputs.iter().find(|input| input.state.label() == label).map(|input| input.state.clone())
         };
@@ -409,6 +415,18 @@ impl Step {
         self.write_wanted(tokens.iter().map(|_| Some(1)));
     }
 
+    /// Sets the adapter of each token, by its number, of a step whose tokens have some of `count` adapters.
+    pub(super) fn write_adapters(&self, adapters: &[Option<usize>], count: usize) {
+        let Some(input) = self.inputs.iter().find(|input| input.state.label() == FACTORS) else { return };
+        let width = input.state.shape()[1];
+        let rank = width / count;
+        let mut factors = vec![0u32; self.kind.tokens() * width];
+        for (row, adapter) in factors.chunks_exact_mut(width).zip(adapters) {
+            adapter.iter().for_each(|number| row[number * rank..(number + 1) * rank].fill(1f32.to_bits()));
+        }
+        self.write_input(input, &factors);
+    }
+
     fn write_labelled(&self, label: &str, values: &[u32]) {
         let input = self.inputs.iter().find(|input| input.state.label() == label);
         input.into_iter().for_each(|input| self.write_input(input, values));
@@ -474,6 +492,11 @@ impl Step {
             times.extend(stage.plan.profile(cached).await?);
         }
         Ok(times)
+    }
+
+    /// Lets the devices compile the kernels that they have not dispatched yet; nothing is computed.
+    pub(super) fn submit_empty(&self) {
+        self.stages.iter().for_each(|stage| stage.plan.submit_empty());
     }
 
     /// Runs the step for tokens that only fill the cache; on one device it is divided into this many submissions.

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::Engine;
+use super::adapters::StepAdapters;
 use super::speculate::Speculation;
 use super::step::StepKind;
 use crate::GenerateError;
@@ -17,7 +18,7 @@ impl Engine {
         let kinds = self.listed_kinds();
         for (done, &kind) in kinds.iter().enumerate() {
             on_step(done, kinds.len());
-            self.prepared_step(kind, None).await?;
+            self.prepared_step(kind, &StepAdapters::NONE).await?.submit_empty();
         }
         self.devices.flush().await?;
         let draft = match self.speculation.as_mut().and_then(Speculation::draft_mut) {

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use bayan_generate::{EngineOptions, GenerateError, Likelihood, ScoredText};
-use bayan_gpu::{GpuOptions, block_on};
+use bayan_generate::{EngineOptions, GenerateError, Likelihood, ScoredText, StepSizes};
+use bayan_gpu::{Disable, GpuOptions, block_on};
 
+use crate::cpu::on_cpu;
 use crate::*;
 
 /// Tokens of a step, also of the plain engine's.
@@ -77,6 +78,142 @@ fn packed_items_score_as_their_texts_alone() {
         }
         assert_eq!(packing.cached_tokens(), 0);
         assert!(packing.compiled_steps() <= 6, "{name}: {} steps", packing.compiled_steps());
+    }
+}
+
+/// Questions after common examples: of each the number of the examples' tokens that it has, of its own tokens, and of
+/// those of its choices. The last of the second kind of examples are other ones.
+fn after_examples(vocabulary: usize) -> Vec<Vec<ScoredText>> {
+    let shapes: [(usize, usize, &[usize]); 12] = [
+        (130, 20, &[1, 1, 1, 1]),
+        (130, 9, &[1, 1, 1, 1]),
+        (130, 31, &[6, 9, 2, 7]),
+        (128, 12, &[1, 1]),
+        (130, 20, &[1, 1, 1, 1]),
+        (0, 45, &[3, 1]),
+        (70, 25, &[1, 1, 1]),
+        (130, 3, &[12, 5]),
+        (64, 5, &[2, 2]),
+        (130, 17, &[1, 1, 1, 1]),
+        (130, 1, &[4, 30]),
+        (110, 33, &[1, 1, 1, 1]),
+    ];
+    let examples = ids(130, vocabulary);
+    let token = |seed: usize| ((seed * 31 + seed * seed * 7 + 11) % vocabulary) as u32;
+    let item = |(number, &(common, own, counts)): (usize, &(usize, usize, &[usize]))| {
+        let context = examples[..common].iter().copied().chain((0..own).map(|at| token(number * 50 + at)));
+        let context: Vec<u32> = context.collect();
+        let choice = |(choice, &count): (usize, &usize)| {
+            let rest = (0..count).map(|at| token(900 + number * 70 + choice * 13 + at));
+            ScoredText { ids: context.iter().copied().chain(rest).collect(), from: context.len() }
+        };
+        counts.iter().enumerate().map(choice).collect()
+    };
+    shapes.iter().enumerate().map(item).collect()
+}
+
+fn scoring(sequences: usize) -> EngineOptions {
+    EngineOptions { sequences, context: Some(256), sizes: StepSizes::Listed, ..exact() }
+}
+
+/// The same numbers as each item alone, with far fewer tokens.
+fn shares(engine: &mut Engine, name: &str) {
+    let items = after_examples(engine.sizes().vocab_size);
+    let mut alone = Vec::new();
+    let mut all_tokens = 0;
+    for item in &items {
+        let mut keep = |_: usize, found: &[Likelihood]| {
+            alone.push(found.to_vec());
+            ControlFlow::Continue(())
+        };
+        all_tokens += block_on(engine.likelihoods(std::slice::from_ref(item), &mut keep)).unwrap();
+    }
+    let mut together = vec![Vec::new(); items.len()];
+    let mut keep = |item: usize, found: &[Likelihood]| {
+        together[item] = found.to_vec();
+        ControlFlow::Continue(())
+    };
+    let tokens = block_on(engine.likelihoods(&items, &mut keep)).unwrap();
+    // Where a window begins decides how the kernels of a GPU group the keys.
+    let within = if engine.cpu().is_none() && ["gemma3_text", "mistral_swa"].contains(&name) { 1e-5 } else { 0.0 };
+    for (found, expected) in together.iter().flatten().zip(alone.iter().flatten()) {
+        let distance = (found.sum - expected.sum).abs();
+        assert!(distance <= within * expected.sum.abs(), "{name}: {found:?}, alone {expected:?}");
+        assert_eq!(found.greedy, expected.greedy, "{name}");
+    }
+    if ["lfm2", "falcon_h1"].contains(&name) {
+        assert_eq!(tokens, all_tokens, "{name}: a recurrent state has no way back");
+    } else {
+        // The examples once, one token before each question's own ones at most, and a question without examples.
+        let own: usize = items.iter().map(|item| computed_alone(item) - item[0].from).sum();
+        let questions: usize = [20, 9, 31, 12, 20, 45, 25, 3, 5, 17, 1, 33].iter().sum();
+        assert!(tokens <= 130 + questions + own + items.len(), "{name}: {tokens} of {all_tokens} tokens");
+        assert!(2 * tokens < all_tokens, "{name}: {tokens} of {all_tokens} tokens");
+    }
+}
+
+/// Tokens that an item takes by itself: its context, and of each choice all but the last, with the one before.
+fn computed_alone(item: &[ScoredText]) -> usize {
+    let longer = item.iter().filter(|text| text.ids.len() > text.from + 1);
+    item[0].from + longer.map(|text| text.ids.len() - text.from).sum::<usize>()
+}
+
+#[test]
+fn examples_before_questions_are_computed_once() {
+    let gpu = gpu(GpuOptions::default());
+    for name in ["llama3_gqa", "gemma3_text", "mistral_swa", "jais", "lfm2"] {
+        shares(&mut engine(name, &gpu, scoring(4)), name);
+    }
+    for name in ["llama3_gqa", "gemma2_softcap", "mistral_swa", "falcon_h1"] {
+        shares(&mut on_cpu(name, scoring(4)), name);
+    }
+}
+
+/// What a server computes for each text as a prompt of its own.
+fn as_prompts(engine: &mut Engine, items: &[Vec<ScoredText>]) -> Vec<Vec<Likelihood>> {
+    let of = |item: &Vec<ScoredText>| {
+        let prompts: Vec<&[u32]> = item.iter().map(|text| text.ids.as_slice()).collect();
+        let scores = block_on(engine.score_prompts(&prompts, 1)).unwrap();
+        let sum = |(text, scores): (&ScoredText, &Vec<bayan_generate::TokenScore>)| {
+            let ends = &scores[text.from - 1..];
+            let sum = ends.iter().map(|score| f64::from(score.logprob)).sum();
+            Likelihood { sum, greedy: ends.iter().all(|score| score.top[0].1 <= score.logprob) }
+        };
+        item.iter().zip(&scores).map(sum).collect()
+    };
+    items.iter().map(of).collect()
+}
+
+fn has_the_bits_of_prompts(what: &str, mut local: Engine, mut server: Engine, items: usize) {
+    let mut all = after_examples(local.sizes().vocab_size);
+    all.truncate(items);
+    assert_eq!(scored(&mut local, &all), as_prompts(&mut server, &all), "{what}");
+}
+
+#[test]
+fn items_have_the_bits_of_scored_prompts() {
+    for (name, format, cache) in [
+        ("llama3_gqa", "f32", CacheFormat::F32),
+        ("mistral_swa", "q8_0", CacheFormat::F16),
+        ("gemma2_softcap", "q4_k", CacheFormat::Q8_0),
+        ("jais", "f16", CacheFormat::F32),
+    ] {
+        let open = |sequences| on_cpu(name, EngineOptions { cache, policy: policy(format), ..scoring(sequences) });
+        has_the_bits_of_prompts(&format!("{name} on the CPU"), open(6), open(3), 12);
+    }
+}
+
+/// Also with the kernels that hardware runs.
+#[test]
+fn items_have_the_bits_of_scored_prompts_on_a_gpu() {
+    for disable in ["", "software"] {
+        let gpu = gpu(GpuOptions { disable: Disable::parse(disable).expect("a feature"), ..GpuOptions::default() });
+        for (name, format, cache) in [("llama3_gqa", "f32", CacheFormat::F32), ("qwen2_bias", "q4_k", CacheFormat::F16)]
+        {
+            let open =
+                |sequences| engine(name, &gpu, EngineOptions { cache, policy: policy(format), ..scoring(sequences) });
+            has_the_bits_of_prompts(&format!("{name} without {disable:?}"), open(4), open(2), 4);
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Steps that read a piece of a prompt and compute the next tokens of the running answers together.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::rc::Rc;
 
-use bayan_generate::{Engine, EngineOptions, Event, Job, JobId, SampleSettings};
+use bayan_generate::{Engine, EngineOptions, Event, Job, JobId, SampleSettings, StepSizes};
 use bayan_gpu::{GpuOptions, block_on};
 
 use crate::cpu::on_cpu;
@@ -87,6 +89,120 @@ fn on_the_cpu_mixed_steps_change_no_bit() {
         let options = EngineOptions { cache, policy: policy("q4_0"), ..pieces() };
         compare(&mut on_cpu(name, options), name, true);
     }
+}
+
+/// Prompts of these many tokens, with no beginning in common.
+fn prompts(lengths: &[usize], vocabulary: usize) -> Vec<Job> {
+    let every = ids(200, vocabulary);
+    lengths.iter().enumerate().map(|(i, &length)| job(every[3 * i..3 * i + length].to_vec(), 5)).collect()
+}
+
+/// Adds the jobs at once; the number of rounds until each has its first token, and the answers.
+fn rounds_together(engine: &mut Engine, jobs: &[Job]) -> Vec<(usize, Answer)> {
+    engine.reset();
+    let mut seen = Seen::default();
+    let added: Vec<JobId> = jobs.iter().map(|job| engine.add(job.clone()).unwrap()).collect();
+    let mut first = vec![0; jobs.len()];
+    for round in 1.. {
+        advance(engine, &mut seen);
+        let begun = |id: &JobId| !seen.tokens(*id).is_empty();
+        first
+            .iter_mut()
+            .zip(&added)
+            .filter(|(first, id)| **first == 0 && begun(id))
+            .for_each(|(first, _)| *first = round);
+        if first.iter().all(|&first| first > 0) {
+            break;
+        }
+    }
+    finish(engine, &mut seen);
+    first.into_iter().zip(added).map(|(first, id)| (first, (seen.tokens(id), seen.bits(id)))).collect()
+}
+
+#[test]
+fn several_prompts_are_read_in_one_step() {
+    let options = EngineOptions { prefill_chunk: Some(64), policy: policy("q4_0"), ..listed(4) };
+    for name in ["llama3_gqa", &described(|layer| layer.window.is_some())[0]] {
+        let mut engine = on_cpu(name, options.clone());
+        let vocabulary = engine.sizes().vocab_size;
+        // With the first prompt's 16 tokens there is room for 48 more: two short prompts, and the last one's first part.
+        let jobs = prompts(&[17, 10, 12, 40], vocabulary);
+        let expected: Vec<Answer> = jobs.iter().map(|job| alone(&mut engine, job.clone())).collect();
+        let found = rounds_together(&mut engine, &jobs);
+        let rounds: Vec<usize> = found.iter().map(|(first, _)| *first).collect();
+        assert_eq!(rounds, [1, 1, 1, 3], "{name}: rounds until the first token");
+        let found: Vec<Answer> = found.into_iter().map(|(_, answer)| answer).collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn prompts_that_begin_alike_are_read_once() {
+    let mut engine = on_cpu("llama3_gqa", EngineOptions { prefill_chunk: Some(64), ..listed(4) });
+    let vocabulary = engine.sizes().vocab_size;
+    let mut jobs = prompts(&[33, 33], vocabulary);
+    let shared = jobs[0].prompt[..30].to_vec();
+    jobs[1].prompt[..30].copy_from_slice(&shared);
+    let expected: Vec<Answer> = jobs.iter().map(|job| alone(&mut engine, job.clone())).collect();
+    let found = rounds_together(&mut engine, &jobs);
+    assert_eq!([found[0].0, found[1].0], [1, 3], "the second takes 30 tokens of the first in the second round");
+    assert_eq!(found.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn on_a_gpu_several_prompts_give_the_same_answers() {
+    let gpu = gpu(GpuOptions::default());
+    let mut engine = engine("llama3_gqa", &gpu, EngineOptions { prefill_chunk: Some(64), ..listed(4) });
+    let jobs = prompts(&[17, 10, 12, 40], engine.sizes().vocab_size);
+    let expected: Vec<Answer> = jobs.iter().map(|job| alone(&mut engine, job.clone())).collect();
+    let found = rounds_together(&mut engine, &jobs);
+    assert_eq!(found.iter().map(|(first, _)| *first).max(), Some(3));
+    for ((_, found), expected) in found.iter().zip(&expected) {
+        assert_eq!(found.0, expected.0);
+    }
+}
+
+/// An adapter of the fixtures.
+fn adapter(case: &str) -> bayan_models::Adapter {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lora").join(case);
+    block_on(bayan_models::Adapter::open(Rc::new(DirectorySource::new(root).unwrap()))).unwrap()
+}
+
+#[test]
+fn answers_with_several_adapters_share_steps_to_the_bit() {
+    let names = [Some("initial"), Some("final"), None];
+    let answers = |adapters: &[Option<&str>], vocabulary: usize| -> Vec<Job> {
+        let jobs = prompts(&[20, 25, 30], vocabulary).into_iter().zip(adapters);
+        let with =
+            |(job, name): (Job, &Option<&str>)| Job { adapter: name.map(str::to_string), scores: Some(1), ..job };
+        jobs.map(with).collect()
+    };
+    let open = |sizes| {
+        let mut engine = on_cpu("llama3_gqa", EngineOptions { sizes, ..pieces() });
+        for (name, case) in [("initial", "llama3_r8_all/adapter_init"), ("final", "llama3_r8_all/adapter_final")] {
+            engine.load_adapter(name, &adapter(case)).unwrap();
+        }
+        engine
+    };
+    let mut engine = open(StepSizes::Listed);
+    let jobs = answers(&names, engine.sizes().vocab_size);
+    let expected: Vec<Answer> = jobs.iter().map(|job| alone(&mut engine, job.clone())).collect();
+    assert_ne!(expected[0].0, alone(&mut engine, Job { adapter: None, ..jobs[0].clone() }).0, "the adapter changes it");
+    let before = engine.compiled_steps();
+    let found = rounds_together(&mut engine, &jobs);
+    assert_eq!(found.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>(), expected);
+    let shared = engine.compiled_steps() - before;
+    assert!(shared > 0, "steps for several adapters were made");
+    // They belong to these adapters: one more, and they are gone.
+    engine.load_adapter("third", &adapter("llama3_r8_all/adapter_final")).unwrap();
+    assert_eq!(engine.compiled_steps(), before);
+    // With steps of one size each, they take turns: no step is made for several adapters.
+    let mut turns = open(StepSizes::Invariant);
+    let expected: Vec<Answer> = jobs.iter().map(|job| alone(&mut turns, job.clone())).collect();
+    let before = turns.compiled_steps();
+    let found = rounds_together(&mut turns, &jobs);
+    assert_eq!(found.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>(), expected);
+    assert_eq!(turns.compiled_steps(), before);
 }
 
 #[test]

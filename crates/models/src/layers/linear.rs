@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bayan_tensor::ops::{self};
+use bayan_tensor::ops::{self, Activation, Columns, GateColumns};
 use bayan_tensor::{Graph, Matrix, State, Tensor};
 
 use crate::ModelError;
@@ -26,6 +26,28 @@ pub struct LoraPair {
     pub dropout: Option<ops::Dropout>,
     /// Whether the pair is recorded. A server switches adapters off for requests that do not name them.
     pub enabled: bool,
+    /// Which tokens the pair is for; `None`: all.
+    pub factors: Option<TokenFactors>,
+}
+
+/// A factor of each token, 1 or 0: tokens with different adapters are computed in one step.
+#[derive(Debug, Clone)]
+pub struct TokenFactors {
+    /// The factors of several adapters [T, W], each repeated as often as the largest rank.
+    pub state: Arc<State>,
+    /// The first column of the pair's adapter.
+    pub first: usize,
+}
+
+impl TokenFactors {
+    /// u [T, r], times each token's factor.
+    fn apply(&self, graph: &mut Graph, u: Tensor) -> Tensor {
+        let count = graph.shape(u)[1];
+        let gate = graph.state(&self.state);
+        // This activation keeps 0 and 1.
+        let (activation, x) = (Activation::Relu2, Columns::from(0, count));
+        graph.gate_columns(GateColumns { count, activation, x, gate: Columns::from(self.first, count) }, u, gate)
+    }
 }
 
 /// x [T, K] to x Wᵀ + b [T, N]. The matrix may hold several projections of the same input, stacked by rows, and each
@@ -103,7 +125,13 @@ impl Linear {
         let y = graph.linear(x, &self.weight, self.bias.as_ref());
         for pair in self.lora.iter().filter(|pair| pair.enabled) {
             let x = pair.dropout.as_ref().map_or(x, |dropout| graph.dropout(x, dropout));
-            graph.lora(x, y, pair.rows.start, &pair.a, &pair.b, pair.scale);
+            let Some(factors) = &pair.factors else {
+                graph.lora(x, y, pair.rows.start, &pair.a, &pair.b, pair.scale);
+                continue;
+            };
+            let u = graph.lora_down(x, &pair.a);
+            let u = factors.apply(graph, u);
+            graph.lora_up(u, y, pair.rows.start, &pair.b, pair.scale);
         }
         y
     }

@@ -10,7 +10,7 @@ mod rotary;
 
 pub(crate) use attention::Attention;
 pub(crate) use embedding::{Embedding, lm_head};
-pub use linear::{Linear, LoraPair};
+pub use linear::{Linear, LoraPair, TokenFactors};
 pub(crate) use mlp::{GatedMlp, PlainMlp};
 pub(crate) use norm::{LayerNorm, RmsNorm};
 pub use rotary::Rotary;

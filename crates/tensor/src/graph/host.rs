@@ -1,9 +1,9 @@
 //! The planes of a matrix in host memory, in the order in which a CPU multiplies them.
 //!
-//! Rows are stored in groups of eight, `[group][unit][row of the group]`, where a unit is one f16, or 4 bytes of codes
-//! or of a value. A vector of 32 bytes then has the same columns of eight rows, so that a product needs no sum over the
-//! lanes of a vector, and one conversion serves the scales of eight rows. Rejected: row after row, which needs such a
-//! sum and a conversion for every block of every row.
+//! Rows are stored in groups of eight, `[group][unit][row of the group]`, where a unit is one f16, two multiples of it,
+//! or 4 bytes of codes or of a value. A vector of 32 bytes then has the same columns of eight rows, so that a product
+//! needs no sum over the lanes of a vector, and one conversion serves the scales of eight rows. Rejected: row after
+//! row, which needs such a sum and a conversion for every block of every row.
 
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ impl HostRows {
     pub(crate) fn new(format: &dyn Format, rows: usize, columns: usize) -> HostRows {
         let plane = |(spec, row_bytes): (&bayan_weights::PlaneSpec, usize)| {
             let bytes = rows.next_multiple_of(LANES) * row_bytes;
-            let unit = if spec.dtype == Dtype::F16 { 2 } else { 4 };
+            let unit = if spec.dtype == Dtype::F16 || spec.apart == 2 { 2 } else { 4 };
             HostPlane { lines: vec![Line([0; 64]); bytes.div_ceil(64)], row_bytes, unit }
         };
         HostRows { planes: format.planes().iter().zip(row_bytes(format, columns)).map(plane).collect() }

@@ -454,8 +454,7 @@ impl<'a> MatrixBuilder<'a> {
                 continue;
             }
             rows.resize(count.next_multiple_of(GROUP) * n, 0);
-            let block_bytes = self.matrix.format.row_bytes(plane, 32) as usize;
-            let interleaved = interleave(&rows, n, block_bytes);
+            let interleaved = interleave(&rows, n, &parts(self.matrix.format, plane));
             if let Some(trained) = &self.matrix.trained {
                 trained.state.write(self.gpu, self.emitted * n / 4, &interleaved);
                 continue;
@@ -503,18 +502,30 @@ impl<'a> MatrixBuilder<'a> {
 /// own neighbouring rows then read neighbouring words, and no sum over invocations is needed for a row.
 pub const GROUP: usize = 32;
 
-/// Reorders row-major bytes into groups: `[group][block][part][row of the group]`. A part is 16 bytes, or the whole
-/// block where a block has fewer.
-fn interleave(rows: &[u8], row_bytes: usize, block_bytes: usize) -> Vec<u8> {
-    let unit = block_bytes.min(16);
-    let units = row_bytes / unit;
+/// Sizes of the parts in which kernels load a unit of a plane ([`bayan_weights::PlaneSpec::apart`]).
+fn parts(format: &dyn Format, plane: usize) -> Vec<usize> {
+    let spec = &format.planes()[plane];
+    let unit = format.row_bytes(plane, 32) as usize;
+    if spec.apart == 0 {
+        return vec![unit.min(16); unit.div_ceil(16)];
+    }
+    let mut parts = vec![4; 1 + (unit - spec.apart) / 4];
+    parts[0] = spec.apart;
+    parts
+}
+
+/// Reorders row-major bytes into groups: `[group][block][part][row of the group]`, where `parts` are the sizes of the
+/// parts of a block, or of 8 blocks.
+fn interleave(rows: &[u8], row_bytes: usize, parts: &[usize]) -> Vec<u8> {
     let mut out = vec![0; rows.len()];
     for (from, to) in rows.chunks_exact(GROUP * row_bytes).zip(out.chunks_exact_mut(GROUP * row_bytes)) {
-        for (r, row) in from.chunks_exact(row_bytes).enumerate() {
-            for (u, bytes) in row.chunks_exact(unit).enumerate().take(units) {
-                let at = (u * GROUP + r) * unit;
-                to[at..at + unit].copy_from_slice(bytes);
+        let (mut start, mut sizes) = (0, parts.iter().cycle());
+        while let Some(&part) = sizes.next().filter(|_| start < row_bytes) {
+            for (r, row) in from.chunks_exact(row_bytes).enumerate() {
+                let at = GROUP * start + r * part;
+                to[at..at + part].copy_from_slice(&row[start..start + part]);
             }
+            start += part;
         }
     }
     out

@@ -18,6 +18,12 @@ pub(crate) const FEW_TOKENS: usize = 8;
 /// the first time; a tile of 64 tokens that is mostly empty leaves a large device without workgroups.
 pub(crate) const FEW_TOKENS_HARDWARE: usize = 32;
 
+/// The smallest power of two of tokens whose step runs the kernels for many tokens on a GPU: all larger steps then
+/// compute a token in the same order.
+pub const fn many_tokens(software: bool) -> usize {
+    2 * if software { FEW_TOKENS } else { FEW_TOKENS_HARDWARE }
+}
+
 pub use attention::{
     Append, AppendBackward, Attention, AttentionBackward, AttentionDecode, CacheElement, CacheRows, Causality,
     HeadNorm, Projection, QUERY_TILE, Rope, RopeBackward,

@@ -165,6 +165,14 @@ impl Plan {
         gpu.submit(dispatches.iter(), reads)
     }
 
+    /// Submits every dispatch without workgroups: nothing is computed. Software devices compile a kernel when it is
+    /// first dispatched and not when it is made, so that the first run would wait for that.
+    pub fn submit_empty(&self, gpu: &Gpu) {
+        let mut dispatches = self.dispatches.lock().unwrap_or_else(|e| e.into_inner());
+        dispatches.iter_mut().for_each(|dispatch| dispatch.grid = [0; 3]);
+        gpu.submit(dispatches.iter(), &[]);
+    }
+
     /// As [`Plan::submit`], split into several submissions of at most `work` multiply-adds each (a single dispatch with
     /// more gets its own), because a device that also draws the screen aborts submissions that run for seconds. The
     /// results are bit-identical.

@@ -107,6 +107,12 @@ fn gradients_are_those_of_peft_on_qwen2() {
     check_gradients("qwen2_r4_rslora");
 }
 
+/// Attention with a gate, and the gated delta rule; the fixture is computed in f64.
+#[test]
+fn gradients_are_those_of_peft_on_qwen3_5() {
+    check_gradients("qwen3_5_r2");
+}
+
 fn check_training(case: &str) {
     let gpu = gpu();
     let directory = tempfile::tempdir().expect("a directory");
@@ -151,6 +157,11 @@ fn twenty_steps_are_those_of_peft_on_llama() {
 #[test]
 fn twenty_steps_are_those_of_peft_on_qwen2() {
     check_training("qwen2_r4_rslora");
+}
+
+#[test]
+fn twenty_steps_are_those_of_peft_on_qwen3_5() {
+    check_training("qwen3_5_r2");
 }
 
 #[test]

@@ -121,7 +121,16 @@ pub(super) fn attach(
     for (number, slot) in arena.slots().iter().enumerate() {
         let [a, b] = slot.parameters.clone();
         let dropout = dropout.map(|(p, seed)| Dropout { p, salt: number as u32 + 1, seed: seed.clone() });
-        let pair = LoraPair { adapter: NAME.to_string(), rows: 0..0, a, b, scale: slot.scale, dropout, enabled: true };
+        let pair = LoraPair {
+            adapter: NAME.to_string(),
+            rows: 0..0,
+            a,
+            b,
+            scale: slot.scale,
+            dropout,
+            enabled: true,
+            factors: None,
+        };
         if let Err(error) = decoder.attach(&slot.name, pair) {
             decoder.detach(NAME);
             return Err(error.into());

@@ -111,7 +111,7 @@ impl Graph {
 
     /// y[:, first_row..] += scale · (x Aᵀ) Bᵀ for x [T, K], y [T, N], A [r, K], B [rows, r].
     pub fn lora(&mut self, x: Tensor, y: Tensor, first_row: usize, a: &Arc<State>, b: &Arc<State>, scale: f32) {
-        let (tokens, width, wide) = (self.rows(x), self.width(x), self.width(y));
+        let (width, wide) = (self.width(x), self.width(y));
         let (rank, rows) = (a.shape()[0], b.shape()[0]);
         assert_eq!(
             (a.shape(), b.shape()[1]),
@@ -120,7 +120,14 @@ impl Graph {
             a.label()
         );
         assert!(first_row + rows <= wide, "lora `{}`: rows {first_row}+{rows} of {wide}", b.label());
-        let (a, b) = (self.state(a), self.state(b));
+        let u = self.lora_down(x, a);
+        self.lora_up(u, y, first_row, b, scale);
+    }
+
+    /// The first product of [`Graph::lora`]: x [T, K] and A [r, K] to x Aᵀ [T, r].
+    pub fn lora_down(&mut self, x: Tensor, a: &Arc<State>) -> Tensor {
+        let (tokens, width, rank) = (self.rows(x), self.width(x), a.shape()[0]);
+        let a = self.state(a);
         let u = self.tensor(&[tokens, rank], Dtype::F32);
         let down = Product {
             m: tokens,
@@ -134,6 +141,13 @@ impl Graph {
             packed: false,
         };
         self.product(down, x, a, u);
+        u
+    }
+
+    /// The second product of [`Graph::lora`]: y[:, first_row..] += scale · u Bᵀ, with u [T, r] and B [rows, r].
+    pub fn lora_up(&mut self, u: Tensor, y: Tensor, first_row: usize, b: &Arc<State>, scale: f32) {
+        let (tokens, rank, wide, rows) = (self.rows(u), self.width(u), self.width(y), b.shape()[0]);
+        let b = self.state(b);
         let c = View { offset: first_row, ..View::of(wide) };
         let up = Product {
             m: tokens,
