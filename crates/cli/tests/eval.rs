@@ -88,7 +88,15 @@ fn data_that_cannot_be_scored_are_refused_with_file_and_row() {
     row(r#"{"query": "سؤال", "sol1": "أ", "sol2": "ب", "label": "ج"}"#, "`label`: expected a whole number");
     row(r#"{"query": "سؤال", "sol1": ["أ"], "sol2": "ب", "label": 0}"#, "`sol1`: expected a text");
     row("{", "expected a JSON object");
-    assert!(refused("", &[]).contains("one row or more"));
+    let empty = refused("", &[]);
+    assert!(empty.contains("expected one row or more, got none in copa_ar/test.jsonl"), "{empty}");
+    let columns = refused(good, &["--columns", "query=سؤال"]);
+    assert!(columns.contains("`query`: expected this column"), "{columns}");
+    let columns = refused(good, &["--columns", "extra=text"]);
+    assert!(
+        columns.contains("--columns extra=text: expected a column `text` in the data, got label, query"),
+        "{columns}"
+    );
     assert!(refused(good, &["--shots", "2"]).contains("2 rows in `test`"));
     let columns = refused(r#"{"q": "", "sol1": "أ", "sol2": "ب", "label": 0}"#, &["--columns", "query=q"]);
     assert!(columns.contains("`query`"), "{columns}");
@@ -116,8 +124,9 @@ fn a_server_scores_as_the_model_in_the_process() {
     let folder = tempfile::tempdir().expect("a folder");
     let (local, remote) = (folder.path().join("local"), folder.path().join("remote"));
     let tasks = ["--tasks", "lm-eval/aexams_Science,acegpt/exams:Physics", "--shots", "1"];
-    // Computed as the server computes them, the numbers are the same to the last bit.
-    succeed(&evaluate(&local, &[&tasks[..], &["--as-served"]].concat()));
+    succeed(&evaluate(&local, &tasks));
+    let prompts = folder.path().join("prompts");
+    succeed(&evaluate(&prompts, &[&tasks[..], &["--as-served"]].concat()));
     let mut command = bayan();
     command.args(["serve", "--port", "0", "--no-warm-up", "--context", "1024", "--cache", "f32", "--parallel", "2"]);
     command.arg("--model").arg(model("llama2_mha")).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -133,7 +142,8 @@ fn a_server_scores_as_the_model_in_the_process() {
     };
     let (own, theirs) = (scores(&local, "lm-eval_aexams_Science"), scores(&remote, "lm-eval_aexams_Science"));
     assert_eq!(own.len(), 3);
-    assert_eq!(own, theirs);
+    assert_eq!(own, theirs, "the same bits");
+    assert_eq!(own, scores(&prompts, "lm-eval_aexams_Science"), "the same bits");
     let task = "acegpt_exams_Physics";
     assert_eq!(scores(&local, task), scores(&remote, task), "the same text");
 }

@@ -1,6 +1,6 @@
 //! Rows to items: which rows are asked, which examples stand before them, and the prompt of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bayan_train::data::Row;
@@ -74,6 +74,20 @@ pub struct Prepared {
     pub special_tokens: bool,
     /// The rules with their version, and what was put around prompts.
     pub rules: String,
+}
+
+/// Checks that each column that `columns` names is in a file of some task.
+///
+/// # Errors
+/// A column is in none of them.
+pub fn check_columns(prepared: &[Prepared], columns: &[(String, String)]) -> Result<()> {
+    let rows = || prepared.iter().flat_map(|one| &one.items).map(|item| &item.row.fields);
+    let Some((ours, theirs)) = columns.iter().find(|(_, theirs)| !rows().any(|row| row.contains_key(theirs))) else {
+        return Ok(());
+    };
+    let found: BTreeSet<&str> = rows().flat_map(|row| row.keys().map(String::as_str)).collect();
+    let (what, got) = (format!("--columns {ours}={theirs}"), found.into_iter().collect::<Vec<_>>().join(", "));
+    Err(EvalError::unexpected(what, format!("a column `{theirs}` in the data"), got, "name columns of the files"))
 }
 
 /// Reads a task's rows and builds its prompts.
@@ -153,8 +167,10 @@ pub fn prepare(task: &Task, folder: &mut DataFolder, settings: &Settings) -> Res
         items.push(Item { number, row: row.clone(), question: asked, prompt, prompts });
     }
     if items.is_empty() {
+        let files: Vec<&str> = hashes.keys().map(String::as_str).collect();
         let what = format!("split `{}` of {}", task.source.split, task.full_name());
-        return Err(EvalError::unexpected(what, "one row or more", "none", "check the files in the data folder"));
+        let got = format!("none in {}", files.join(", "));
+        return Err(EvalError::unexpected(what, "one row or more", got, "check the files in the data folder"));
     }
     let mut task = task.clone();
     if task.protocol == Protocol::LmEval && settings.around.template.is_some() {

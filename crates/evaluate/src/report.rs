@@ -97,6 +97,40 @@ fn confusions(finished: &[Finished<'_>]) -> BTreeMap<Vec<String>, BTreeMap<(usiz
     found
 }
 
+/// The right choices as rows and the picked ones as columns; a cell is the darker, the larger its part of the row.
+fn heat_map(choices: &[String], counts: &BTreeMap<(usize, usize), usize>) -> String {
+    let (cell, left, top) = (64.0, 64.0, 26.0);
+    let side = cell * choices.len() as f64;
+    let (width, height) = (left + side, top + side);
+    let mut svg =
+        format!("<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\n");
+    let middle = |number: usize, start: f64| start + cell * (number as f64 + 0.5);
+    for (number, choice) in choices.iter().enumerate() {
+        for (x, y) in [(middle(number, left), top / 2.0), (left / 2.0, middle(number, top))] {
+            let _ = writeln!(svg, "<text x=\"{x}\" y=\"{}\" class=\"axis\">{}</text>", y + 4.0, escaped(choice));
+        }
+    }
+    for gold in 0..choices.len() {
+        let count = |pick: usize| counts.get(&(gold, pick)).copied().unwrap_or(0);
+        let all = (0..choices.len()).map(count).sum::<usize>().max(1);
+        for pick in 0..choices.len() {
+            let part = count(pick) as f64 / all as f64;
+            let class = if part > 0.5 { "dark" } else { "light" };
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{}\" y=\"{}\" width=\"{cell}\" height=\"{cell}\" fill-opacity=\"{part:.3}\"/>\
+                 <text x=\"{}\" y=\"{}\" class=\"{class}\">{}</text>",
+                left + cell * pick as f64,
+                top + cell * gold as f64,
+                middle(pick, left),
+                middle(gold, top) + 4.0,
+                count(pick)
+            );
+        }
+    }
+    svg + "</svg>\n"
+}
+
 fn html_table(headings: &[String], rows: &[Vec<String>]) -> String {
     let cells = |kind: &str, row: &[String]| -> String {
         row.iter().map(|cell| format!("<{kind} dir=\"auto\">{}</{kind}>", escaped(cell))).collect()
@@ -130,14 +164,7 @@ pub fn to_html(finished: &[Finished<'_>], groups: &[Group], about: &serde_json::
     page += &bars("By length of the prompt", &by_length(finished));
     for (choices, counts) in confusions(finished) {
         page += "<h2>Right choice (rows) and picked choice (columns)</h2>\n";
-        let rows: Vec<Vec<String>> = (0..choices.len())
-            .map(|gold| {
-                let count = |pick| counts.get(&(gold, pick)).copied().unwrap_or(0).to_string();
-                std::iter::once(choices[gold].clone()).chain((0..choices.len()).map(count)).collect()
-            })
-            .collect();
-        let headings: Vec<String> = std::iter::once(String::new()).chain(choices.iter().cloned()).collect();
-        page += &html_table(&headings, &rows);
+        page += &heat_map(&choices, &counts);
     }
     page + "</body></html>\n"
 }
@@ -154,6 +181,24 @@ rect { fill: #2f7f79; }
 .error { stroke: #1c2733; stroke-width: 2; }
 .label { text-anchor: end; }
 .axis { text-anchor: middle; fill: #5b6875; }
+.light { text-anchor: middle; fill: #1c2733; }
+.dark { text-anchor: middle; fill: #ffffff; }
 </style></head><body>
 <h1>bayan eval</h1>
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_as_dark_as_its_part_of_the_row() {
+        let choices = ["أ".to_owned(), "<".to_owned()];
+        let svg = heat_map(&choices, &BTreeMap::from([((0, 0), 3), ((0, 1), 1), ((1, 0), 2)]));
+        let opacities: Vec<&str> =
+            svg.split("fill-opacity=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(opacities, ["0.750", "0.250", "1.000", "0.000"]);
+        assert_eq!(svg.matches("class=\"dark\"").count(), 2);
+        assert!(svg.contains(">&lt;</text>") && svg.contains(">أ</text>") && !svg.contains("><<"));
+    }
+}

@@ -11,7 +11,7 @@ use bayan_generate::{Generation, Likelihood, Model, ScoredText, TokenScore};
 use serde_json::Value;
 
 use crate::encode::{Encoded, Encoder};
-pub use crate::prepare::{Item, Prepared, Settings, plan, prepare};
+pub use crate::prepare::{Item, Prepared, Settings, check_columns, plan, prepare};
 use crate::samples::{self, Sample};
 use crate::task::{Kind, Protocol, Task};
 use crate::{EvalError, Result};
@@ -31,14 +31,23 @@ pub trait Backend {
     ///
     /// # Errors
     /// The model fails.
-    fn score(&mut self, items: &[Vec<ScoredText>]) -> Result<Vec<Vec<Likelihood>>>;
+    fn score(&mut self, items: &[Vec<ScoredText>], on_item: OnItem<'_>) -> Result<Vec<Vec<Likelihood>>>;
 
     /// Greedy continuations of prompts, of at most `tokens` tokens. They may end at the texts `stop`, or go on.
     ///
     /// # Errors
     /// The model fails.
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> Result<Vec<String>>;
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        tokens: usize,
+        stop: &[&str],
+        on_item: OnItem<'_>,
+    ) -> Result<Vec<String>>;
 }
+
+/// Called when an item is done, for a progress bar: a backend may leave calls out.
+pub type OnItem<'a> = &'a mut dyn FnMut();
 
 /// How a model in this process computes the texts of an item.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,7 +85,7 @@ impl Backend for Local<'_> {
         if self.scoring == Scoring::AsServed { context.saturating_sub(2).max(1) } else { context }
     }
 
-    fn score(&mut self, items: &[Vec<ScoredText>]) -> Result<Vec<Vec<Likelihood>>> {
+    fn score(&mut self, items: &[Vec<ScoredText>], on_item: OnItem<'_>) -> Result<Vec<Vec<Likelihood>>> {
         let mut found = vec![Vec::new(); items.len()];
         let (model, scoring) = (&mut *self.model, self.scoring);
         let work = async {
@@ -85,15 +94,18 @@ impl Backend for Local<'_> {
                     let prompts: Vec<&[u32]> = texts.iter().map(|text| text.ids.as_slice()).collect();
                     let scores = model.engine.score_prompts(&prompts, 1).await?;
                     *found = texts.iter().zip(&scores).map(|(text, scores)| likelihood(text, scores)).collect();
+                    on_item();
                 }
                 return Ok(());
             }
             if scoring == Scoring::Shared {
                 let mut keep = |item: usize, results: &[Likelihood]| {
                     found[item] = results.to_vec();
+                    on_item();
                     ControlFlow::Continue(())
                 };
-                return Ok(model.engine.likelihoods(items, &mut keep).await?);
+                model.engine.likelihoods(items, &mut keep).await?;
+                return Ok(());
             }
             for (texts, found) in items.iter().zip(&mut found) {
                 for text in texts {
@@ -104,6 +116,7 @@ impl Backend for Local<'_> {
                     };
                     model.engine.likelihoods(&single, &mut keep).await?;
                 }
+                on_item();
             }
             Ok(())
         };
@@ -111,7 +124,13 @@ impl Backend for Local<'_> {
         Ok(found)
     }
 
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> Result<Vec<String>> {
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        tokens: usize,
+        stop: &[&str],
+        on_item: OnItem<'_>,
+    ) -> Result<Vec<String>> {
         let mut texts = Vec::new();
         let model = &mut *self.model;
         // Special tokens are not part of texts, so that texts cannot end at them: their ids end answers.
@@ -122,7 +141,16 @@ impl Backend for Local<'_> {
         let work = async {
             let stop = stop.iter().map(|text| (*text).to_owned()).collect();
             let generation = Generation { max_tokens: Some(tokens), stop, ..Default::default() };
-            let answers = model.generate_many(prompts, &generation, &mut |_, _| ControlFlow::Continue(())).await?;
+            // An answer that begins when all sequences are taken has the place of one that ended.
+            let mut begun = model.engine.sequences();
+            let mut on_text = |index: usize, _: &str| {
+                if index >= begun {
+                    begun += 1;
+                    on_item();
+                }
+                ControlFlow::Continue(())
+            };
+            let answers = model.generate_many(prompts, &generation, &mut on_text).await?;
             // Harnesses decode an answer as a whole, which replaces broken characters otherwise than a stream of text.
             let decoded = answers.iter().map(|answer| model.tokenizer.decode(&answer.ids, true));
             texts = decoded.collect::<std::result::Result<_, _>>()?;
@@ -153,7 +181,12 @@ fn likelihood(text: &ScoredText, scores: &[TokenScore]) -> Likelihood {
 ///
 /// # Errors
 /// An item cannot be encoded, or the model fails.
-pub fn lines(backend: &mut dyn Backend, prepared: &Prepared, items: &[Item]) -> Result<Vec<String>> {
+pub fn lines(
+    backend: &mut dyn Backend,
+    prepared: &Prepared,
+    items: &[Item],
+    on_item: OnItem<'_>,
+) -> Result<Vec<String>> {
     let task = &prepared.task;
     let encoder = Encoder { tokenizer: backend.tokenizer(), context: backend.context() };
     let bad = |item: &Item, error: EvalError| match error {
@@ -172,7 +205,7 @@ pub fn lines(backend: &mut dyn Backend, prepared: &Prepared, items: &[Item]) -> 
             let mut order: Vec<usize> = (0..items.len()).collect();
             order.sort_by_key(|&at| std::cmp::Reverse(encoded[at].texts.iter().map(|text| text.ids.len()).max()));
             let sorted: Vec<Vec<ScoredText>> = order.iter().map(|&at| encoded[at].texts.clone()).collect();
-            let found = backend.score(&sorted)?;
+            let found = backend.score(&sorted, on_item)?;
             let mut lines = vec![String::new(); items.len()];
             for (&at, found) in order.iter().zip(&found) {
                 let tokens: Vec<usize> = encoded[at].texts.iter().map(|text| text.ids.len() - text.from).collect();
@@ -185,7 +218,7 @@ pub fn lines(backend: &mut dyn Backend, prepared: &Prepared, items: &[Item]) -> 
             let prompt = |item: &Item| encoder.prompt(task.protocol, &item.prompt, special, tokens);
             let prompts = items.iter().map(prompt).collect::<Result<Vec<_>>>()?;
             let ids: Vec<Vec<u32>> = prompts.iter().map(|(ids, _)| ids.clone()).collect();
-            let texts = backend.generate(&ids, tokens, stop)?;
+            let texts = backend.generate(&ids, tokens, stop, on_item)?;
             let of = |((item, text), (_, truncated)): ((&Item, &String), &(Vec<u32>, bool))| {
                 samples::of_text(task, item, extract, until(text, stop), *truncated)
             };
@@ -247,8 +280,8 @@ impl Output {
         self.resumed
     }
 
-    /// Runs a task, or the rest of it, and reads its samples. `on_items` is called with the number of new items after
-    /// each batch.
+    /// Runs a task, or the rest of it, and reads its samples. `on_items` is called with the number of items that an
+    /// earlier run has done, and then with that of new ones.
     ///
     /// # Errors
     /// An item cannot be scored, or the file cannot be written.
@@ -263,8 +296,14 @@ impl Output {
         let done = if self.resumed { samples::keep_whole_batches(&path, BATCH, total)? } else { 0 };
         on_items(done);
         for batch in prepared.items[done..].chunks(BATCH) {
-            samples::append(&path, &lines(backend, prepared, batch)?)?;
-            on_items(batch.len());
+            let mut left = batch.len();
+            let mut on_item = || {
+                let count = left.min(1);
+                left -= count;
+                on_items(count);
+            };
+            samples::append(&path, &lines(backend, prepared, batch, &mut on_item)?)?;
+            on_items(left);
         }
         samples::read(&path, &metric_names(&prepared.task))
     }

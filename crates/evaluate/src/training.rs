@@ -14,7 +14,7 @@ use bayan_train::engine::Trainer;
 use crate::data::DataFolder;
 use crate::encode::Encoder;
 use crate::results::{Finished, group_scores};
-use crate::run::{self, Backend, Pending, Prepared, Settings};
+use crate::run::{self, Backend, OnItem, Pending, Prepared, Settings};
 use crate::suites::{self, Selection};
 use crate::task::{Group, Kind};
 use crate::{EvalError, Result, samples};
@@ -46,7 +46,7 @@ impl Backend for Training<'_> {
     }
 
     /// Whether a text is the greedy one is not known here: no score of a suite counts it.
-    fn score(&mut self, items: &[Vec<ScoredText>]) -> Result<Vec<Vec<Likelihood>>> {
+    fn score(&mut self, items: &[Vec<ScoredText>], _: OnItem<'_>) -> Result<Vec<Vec<Likelihood>>> {
         let texts: Vec<&ScoredText> = items.iter().flatten().collect();
         let mut sums: Vec<f64> = Vec::with_capacity(texts.len());
         let (sequences, tokens) = self.batch;
@@ -81,7 +81,7 @@ impl Backend for Training<'_> {
         Ok(items.iter().map(|texts| rest.by_ref().take(texts.len()).collect()).collect())
     }
 
-    fn generate(&mut self, _: &[Vec<u32>], _: usize, _: &[&str]) -> Result<Vec<String>> {
+    fn generate(&mut self, _: &[Vec<u32>], _: usize, _: &[&str], _: OnItem<'_>) -> Result<Vec<String>> {
         let remedy = "choose tasks with choices";
         Err(EvalError::unexpected("a model in training", "tasks with choices", "one that is answered in text", remedy))
     }
@@ -151,7 +151,7 @@ impl Benchmarks {
     pub fn score(&self, backend: &mut dyn Backend) -> Result<BTreeMap<String, f64>> {
         let mut finished = Vec::with_capacity(self.prepared.len());
         for own in &self.prepared {
-            let lines = run::lines(backend, own, &own.items)?;
+            let lines = run::lines(backend, own, &own.items, &mut || ())?;
             let metrics = run::metric_names(&own.task);
             let of = |line: &String| {
                 let place = own.task.full_name();

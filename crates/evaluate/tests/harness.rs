@@ -10,7 +10,7 @@ use bayan_evaluate::data::DataFolder;
 use bayan_evaluate::metric::{first_largest, mean};
 use bayan_evaluate::prompt::Around;
 use bayan_evaluate::results::{Finished, group_scores};
-use bayan_evaluate::run::{self, Backend, Local, Output, Prepared, Scoring, Settings};
+use bayan_evaluate::run::{self, Backend, Local, OnItem, Output, Prepared, Scoring, Settings};
 use bayan_evaluate::samples::{self, Sample};
 use bayan_evaluate::suites::select;
 use bayan_evaluate::task::{Question, Task};
@@ -145,7 +145,7 @@ fn differences(own: &Prepared, lines: &[String], items: &[Value]) -> Vec<String>
 }
 
 fn all_lines(backend: &mut dyn Backend, own: &Prepared) -> Vec<String> {
-    run::lines(backend, own, &own.items).unwrap_or_else(|error| panic!("{}: {error}", own.task.full_name()))
+    run::lines(backend, own, &own.items, &mut || ()).unwrap_or_else(|error| panic!("{}: {error}", own.task.full_name()))
 }
 
 /// Compares a model with its reference and returns how many items were compared.
@@ -257,14 +257,24 @@ impl Backend for Faulty<'_, '_> {
         self.inner.context()
     }
 
-    fn score(&mut self, items: &[Vec<ScoredText>]) -> bayan_evaluate::Result<Vec<Vec<Likelihood>>> {
+    fn score(
+        &mut self,
+        items: &[Vec<ScoredText>],
+        on_item: OnItem<'_>,
+    ) -> bayan_evaluate::Result<Vec<Vec<Likelihood>>> {
         let mut items = items.to_vec();
         items.iter_mut().flatten().for_each(self.fault);
-        self.inner.score(&items)
+        self.inner.score(&items, on_item)
     }
 
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> bayan_evaluate::Result<Vec<String>> {
-        self.inner.generate(prompts, tokens, stop)
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        tokens: usize,
+        stop: &[&str],
+        on_item: OnItem<'_>,
+    ) -> bayan_evaluate::Result<Vec<String>> {
+        self.inner.generate(prompts, tokens, stop, on_item)
     }
 }
 
@@ -378,8 +388,13 @@ fn run_file(folder: &Path, own: &Prepared, resume: bool, stop: bool, model: &mut
     let out = Output::open(folder, &plan, resume).expect("a folder");
     let inner = Local { model, scoring: Scoring::Shared, wait: &wait };
     let mut backend = Stopping { inner, batches: if stop { 1 } else { usize::MAX } };
-    let result = out.run(&mut backend, own, &mut |_| {});
+    let mut counts = Vec::new();
+    let result = out.run(&mut backend, own, &mut |items| counts.push(items));
     assert_eq!(result.is_err(), stop);
+    // First what was done before, then one after the other.
+    assert_eq!(counts[0], if resume { run::BATCH } else { 0 });
+    let done = if stop { run::BATCH } else { own.items.len() };
+    assert_eq!((counts.iter().sum::<usize>(), counts[1..].iter().max()), (done, Some(&1)));
     std::fs::read(samples::path(folder, &own.task)).expect("samples")
 }
 
@@ -399,16 +414,26 @@ impl Backend for Stopping<'_> {
         self.inner.context()
     }
 
-    fn score(&mut self, items: &[Vec<ScoredText>]) -> bayan_evaluate::Result<Vec<Vec<Likelihood>>> {
+    fn score(
+        &mut self,
+        items: &[Vec<ScoredText>],
+        on_item: OnItem<'_>,
+    ) -> bayan_evaluate::Result<Vec<Vec<Likelihood>>> {
         let Some(left) = self.batches.checked_sub(1) else {
             return Err(bayan_generate::GenerateError::EmptyPrompt.into());
         };
         self.batches = left;
-        self.inner.score(items)
+        self.inner.score(items, on_item)
     }
 
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> bayan_evaluate::Result<Vec<String>> {
-        self.inner.generate(prompts, tokens, stop)
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        tokens: usize,
+        stop: &[&str],
+        on_item: OnItem<'_>,
+    ) -> bayan_evaluate::Result<Vec<String>> {
+        self.inner.generate(prompts, tokens, stop, on_item)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use bayan_evaluate::data::DataFolder;
 use bayan_evaluate::metric::Score;
 use bayan_evaluate::results::Finished;
-use bayan_evaluate::run::{self, Backend, Local, Prepared, Scoring, Settings};
+use bayan_evaluate::run::{self, Backend, Local, OnItem, Prepared, Scoring, Settings};
 use bayan_evaluate::task::{Kind, Metric};
 use bayan_evaluate::{overlap, samples};
 use bayan_generate::text::Tokenizer;
@@ -102,11 +102,17 @@ impl Backend for Prompted<'_> {
         4096
     }
 
-    fn score(&mut self, _: &[Vec<ScoredText>]) -> bayan_evaluate::Result<Vec<Vec<Likelihood>>> {
+    fn score(&mut self, _: &[Vec<ScoredText>], _: OnItem<'_>) -> bayan_evaluate::Result<Vec<Vec<Likelihood>>> {
         panic!("these tasks have no choices")
     }
 
-    fn generate(&mut self, _: &[Vec<u32>], _: usize, stop: &[&str]) -> bayan_evaluate::Result<Vec<String>> {
+    fn generate(
+        &mut self,
+        _: &[Vec<u32>],
+        _: usize,
+        stop: &[&str],
+        _: OnItem<'_>,
+    ) -> bayan_evaluate::Result<Vec<String>> {
         // What follows a text to stop at is not counted.
         Ok(self.answers.iter().zip(stop.iter().cycle()).map(|(answer, stop)| format!("{answer}{stop} words")).collect())
     }
@@ -134,7 +140,7 @@ fn written_answers_are_asked_for_and_counted_as_in_lm_eval() {
         assert_eq!((Value::from(stop), Value::from(tokens)), (run["until"].clone(), run["tokens"].clone()), "{what}");
         let answers = items.iter().map(|item| text(&item["raw"]).to_owned()).collect();
         let mut backend = Prompted { tokenizer: &pipeline.tokenizer, answers };
-        let lines = run::lines(&mut backend, &own, &own.items).expect("lines");
+        let lines = run::lines(&mut backend, &own, &own.items, &mut || ()).expect("lines");
         for (line, expected) in lines.iter().zip(items) {
             let line: Value = serde_json::from_str(line).expect("a line");
             assert_eq!(line["filtered_resps"][0], expected["answer"], "{what}");
@@ -166,7 +172,7 @@ fn generated_answers_are_those_of_lm_eval_with_transformers() {
         let Kind::Generate { tokens, .. } = &mut own.task.kind else { panic!("a text") };
         *tokens = run["tokens"].as_u64().expect("a number") as usize;
         let mut backend = Local { model: &mut model, scoring: Scoring::Shared, wait: &wait };
-        let lines = run::lines(&mut backend, &own, &own.items).expect("lines");
+        let lines = run::lines(&mut backend, &own, &own.items, &mut || ()).expect("lines");
         for (line, expected) in lines.iter().zip(list(&run["answers"])) {
             let line: Value = serde_json::from_str(line).expect("a line");
             assert_eq!(line["filtered_resps"][0], *expected, "{}, item {}", run["task"], line["doc_id"]);
@@ -190,7 +196,7 @@ fn aradice_is_asked_and_scored_as_in_lm_eval() {
             assert_eq!(serde_json::json!(item.pairs(own.task.delimiter)), expected["pairs"], "{what}");
         }
         let mut backend = Local { model: &mut model, scoring: Scoring::Shared, wait: &wait };
-        let lines = run::lines(&mut backend, &own, &own.items).expect("lines");
+        let lines = run::lines(&mut backend, &own, &own.items, &mut || ()).expect("lines");
         for (line, expected) in lines.iter().zip(items) {
             let line: Value = serde_json::from_str(line).expect("a line");
             for (own, expected) in list(&line["filtered_resps"]).iter().zip(list(&expected["lls"])) {

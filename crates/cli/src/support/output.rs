@@ -167,6 +167,12 @@ impl Progress {
         }
     }
 
+    /// Sets the progress to what was done before: the rate and the time left do not count it.
+    pub fn skip(&mut self, done: u64, total: u64) {
+        self.set(done, total);
+        self.bar.reset_eta();
+    }
+
     /// Sets the text of the bar.
     pub fn message(&self, text: &str) {
         self.bar.set_message(text.to_string());

@@ -112,7 +112,7 @@ struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
     parallel: u64,
     /// Compute every choice as a prompt of its own, as `bayan serve` does: slower, and with the numbers that --server
-    /// gives, to the last bit
+    /// gives to the last bit also on a GPU with models that have windows or recurrent states
     #[arg(long, conflicts_with = "server")]
     as_served: bool,
     /// Compute every choice by itself, to compare the speed
@@ -198,6 +198,7 @@ fn evaluate(args: &RunArgs) -> Result<()> {
         .iter()
         .map(|task| run::prepare(task, &mut folder, &settings).with_context(|| task.full_name()))
         .collect::<Result<Vec<Prepared>>>()?;
+    run::check_columns(&prepared, &settings.columns)?;
     if let Some(url) = &args.server {
         let text = text::pipeline(&args.model.checkpoint)?;
         let context = args.model.context.map_or(DEFAULT_CONTEXT, |context| context as usize);
@@ -280,9 +281,13 @@ fn score(
         progress.message(&one.task.name);
         let mut first = true;
         let mut on_items = |items: usize| {
-            skipped += if std::mem::take(&mut first) { items } else { 0 };
             done += items;
-            progress.set(done as u64, total as u64);
+            if std::mem::take(&mut first) && items > 0 {
+                skipped += items;
+                progress.skip(done as u64, total as u64);
+            } else {
+                progress.set(done as u64, total as u64);
+            }
         };
         let samples = out.run(backend, one, &mut on_items).with_context(|| one.task.full_name())?;
         finished.push(Finished { prepared: one, samples });

@@ -2,7 +2,7 @@
 //! template have no part in them, and the log-probabilities of the prompt come back with `echo`.
 
 use bayan_evaluate::Result;
-use bayan_evaluate::run::Backend;
+use bayan_evaluate::run::{Backend, OnItem};
 use bayan_generate::text::Tokenizer;
 use bayan_generate::{Likelihood, ScoredText, TextPipeline};
 use serde_json::{Value, json};
@@ -81,21 +81,36 @@ impl Backend for Remote {
         self.context.saturating_sub(2).max(1)
     }
 
-    fn score(&mut self, items: &[Vec<ScoredText>]) -> Result<Vec<Vec<Likelihood>>> {
+    fn score(&mut self, items: &[Vec<ScoredText>], on_item: OnItem<'_>) -> Result<Vec<Vec<Likelihood>>> {
         let texts: Vec<&ScoredText> = items.iter().flatten().collect();
         let mut found = Vec::with_capacity(texts.len());
+        // The number of texts after which each item is done.
+        let ends = items.iter().scan(0, |end, texts| {
+            *end += texts.len();
+            Some(*end)
+        });
+        let mut ends = ends.peekable();
         for part in texts.chunks(TOGETHER) {
             let prompts: Vec<&[u32]> = part.iter().map(|text| text.ids.as_slice()).collect();
             let choices = self.ask(json!({"echo": true, "logprobs": 1, "max_tokens": 1}), &prompts)?;
             for (text, choice) in part.iter().zip(&choices) {
                 found.push(self.likelihood(text, choice)?);
             }
+            while ends.next_if(|&end| end <= found.len()).is_some() {
+                on_item();
+            }
         }
         let mut rest = found.into_iter();
         Ok(items.iter().map(|texts| rest.by_ref().take(texts.len()).collect()).collect())
     }
 
-    fn generate(&mut self, prompts: &[Vec<u32>], tokens: usize, stop: &[&str]) -> Result<Vec<String>> {
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        tokens: usize,
+        stop: &[&str],
+        on_item: OnItem<'_>,
+    ) -> Result<Vec<String>> {
         let mut texts = Vec::with_capacity(prompts.len());
         for part in prompts.chunks(TOGETHER) {
             let ids: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
@@ -108,6 +123,7 @@ impl Backend for Remote {
                     return Err(self.endpoint.unexpected("a text in each choice", "none"));
                 };
                 texts.push(text.to_owned());
+                on_item();
             }
         }
         Ok(texts)
