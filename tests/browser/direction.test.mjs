@@ -232,6 +232,32 @@ describe('links', () => {
   });
 });
 
+it('a message has its direction while it is written', async () => {
+  const context = await browser.newContext({ locale: 'ar' });
+  const page = await openPage(context, server.url);
+  const field = page.locator('#composer');
+  const layout = async (text) => {
+    await field.fill(text);
+    return field.evaluate((box) => [box.dir, getComputedStyle(box).unicodeBidi]);
+  };
+  assert.deepEqual(await layout('GPU هو معالج رسوميات.'), ['rtl', 'isolate']);
+  assert.deepEqual(await layout('ترجم:\nHello, my friend.'), ['rtl', 'plaintext']);
+  await context.close();
+});
+
+it('the form of examples to paste is in order', async () => {
+  const context = await browser.newContext({ locale: 'ar' });
+  const page = await openPage(context, server.url);
+  await loadShipped(page);
+  await page.locator('.model-chip').click();
+  await page.getByRole('button', { name: 'تدريب مهايئ جديد' }).click();
+  await page.locator('input[name="way"][value="paste"]').check();
+  const [pairs, messages] = ['\u2066{"prompt": "…", "response": "…"}\u2069', '\u2066{"messages": […]}\u2069'];
+  const line = `سطر |JSON| لكل مثال: |${pairs}| أو |${messages}|، أو جدول |csv| له سطر عناوين.`;
+  await noFaults(page, '#train-text-note', [line], 'rtl');
+  await context.close();
+});
+
 it('headings of the device panel without WebGPU are in order', async () => {
   const context = await browser.newContext({ locale: 'ar' });
   await context.addInitScript(() => Object.defineProperty(Navigator.prototype, 'gpu', { value: undefined }));

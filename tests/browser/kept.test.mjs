@@ -289,5 +289,13 @@ describe('many conversations', () => {
     for (const part of ['.sidebar', '.top', '.composer', '.tools'])
       assert.ok(!(await page.locator(part).first().isVisible()), part);
     assert.ok(await page.locator('.bubble').isVisible());
+    const colours = () =>
+      page.locator('.bubble').evaluate((bubble) => {
+        const { color, backgroundColor } = getComputedStyle(bubble);
+        return [color, backgroundColor];
+      });
+    const light = await colours();
+    await page.emulateMedia({ media: 'print', colorScheme: 'dark' });
+    assert.deepEqual(await colours(), light, 'on paper, a dark page is light');
   });
 });

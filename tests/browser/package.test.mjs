@@ -131,12 +131,14 @@ async function answers(url) {
 
 const html = (script) => `<!doctype html><meta charset="utf-8"><body>${script}</body>`;
 
-it('holds code, declarations, engine and licences, and no source', () => {
+it('holds code, types, engine, headers and licences, no source', () => {
   const files = execFileSync('tar', ['-tzf', tarball], { encoding: 'utf8' }).trim().split('\n');
   for (const name of ['dist/index.js', 'dist/index.d.ts', 'dist/worker.js', 'dist/types.d.ts', 'engine/bayan.js'])
     assert.ok(files.includes(`package/${name}`), `${name} is missing in ${files.join(', ')}`);
   for (const name of ['engine/bayan_bg.wasm', 'LICENSE-MIT', 'LICENSE-APACHE', 'README.md', 'package.json'])
     assert.ok(files.includes(`package/${name}`), `${name} is missing in ${files.join(', ')}`);
+  for (const name of [...readdirSync(join(web, 'hosting')), '_headers'])
+    assert.ok(files.includes(`package/hosting/${name}`), `hosting/${name} is missing in ${files.join(', ')}`);
   assert.deepEqual(
     files.filter((name) => /\/(src|test)\/|(?<!\.d)\.ts$/.test(name)),
     [],

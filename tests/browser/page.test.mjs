@@ -159,6 +159,7 @@ describe('a conversation', () => {
     await page.waitForSelector('.answer-turn');
     await finished(page);
     assert.match(await lastAnswer(page).innerText(), /أهلًا/);
+    await page.waitForSelector('.model-chip.quick');
   });
 
   it('keeps text in the same Text node while a paragraph grows', async () => {
@@ -468,8 +469,15 @@ describe('without WebGPU', () => {
       await p.locator('.strip').getByRole('button', { name: 'السبب وما يمكن فعله' }).click();
       assert.match(await p.locator('.no-gpu').innerText(), /WebGPU[\s\S]*Safari[\s\S]*Firefox/);
       assert.match(await p.locator('.sheet').innerText(), /SIMD128/);
+      assert.match(await p.locator('.sheet').innerText(), /خيط واحد/);
+      assert.ok(!(await p.locator('.sheet [lang=en]').isVisible()), 'sentences for developers are under details');
       assert.equal(await p.locator('input[name=device]').count(), 0, 'there is nothing to choose');
       assert.deepEqual(await seriousViolations(p), []);
+      await p.keyboard.press('Escape');
+      await p.locator('.model-chip').click();
+      await p.getByRole('button', { name: 'تدريب مهايئ جديد' }).click();
+      assert.match(await p.locator('.sheet .callout').innerText(), /يحتاج التدريب إلى WebGPU/);
+      assert.equal(await p.locator('.sheet form').count(), 0, 'no form is filled in vain');
       await p.keyboard.press('Escape');
       await p.locator('.strip').getByRole('button', { name: 'إغلاق' }).click();
       await p.reload();
@@ -527,6 +535,15 @@ describe('accessibility and layout', () => {
     await page.keyboard.press('Escape');
     await page.emulateMedia({ colorScheme: 'dark' });
     await check('dark');
+  });
+
+  it('an empty field takes one line on a phone', async () => {
+    await page.setViewportSize({ width: 390, height: 844 });
+    await page.reload();
+    await page.waitForSelector('#composer');
+    await loadShipped(page);
+    const height = await page.locator('.composer-box').evaluate((box) => box.getBoundingClientRect().height);
+    assert.ok(height < 75, `${height} px`);
   });
 
   for (const width of [320, 360, 768, 1440]) {

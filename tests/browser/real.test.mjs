@@ -1,6 +1,7 @@
 /** The page with the real engine and the embedded model: no part is a test double. */
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import {
@@ -15,7 +16,10 @@ import {
   OTHER_BROWSERS,
   say,
   startServer,
+  web,
 } from './harness.mjs';
+
+const { zipSync } = createRequire(join(web, 'package.json'))('fflate');
 
 let server;
 let browser;
@@ -111,6 +115,7 @@ describe('a conversation with the embedded model', () => {
     assert.match(await lastAnswer(page).innerText(), /٧/);
     assert.equal(await page.locator('.bubble').count(), 2);
     assert.match(await page.locator('.gauge').innerText(), /%|٪/);
+    assert.equal(await page.locator('.model-chip.quick').count(), 1, 'green after the first answer');
     assert.match(await page.locator('.answer-turn .tools').last().innerText(), /رمز\/ث/);
     await say(page, 'كيف أصنع الشاي؟');
     // As soon as there is text, before the short answer ends.
@@ -143,11 +148,19 @@ describe('a conversation with the embedded model', () => {
     assert.deepEqual(page.errors, []);
   });
 
-  it('compiles no kernel at the first question of a ready model', async () => {
+  it('compiles no kernel at a question once its chip is green', async () => {
     page = await visit();
     const compiled = () => engineWorker(page).evaluate(() => probe.pipelines);
     assert.ok((await compiled()) > 0, 'kernels were compiled before the model was ready');
-    await page.waitForSelector('.model-chip.compiled', { timeout: 120_000 });
+    const green = () =>
+      page
+        .locator('.dot')
+        .first()
+        .evaluate((dot) => getComputedStyle(dot).backgroundColor);
+    const early = await green();
+    await page.waitForSelector('.model-chip.quick', { timeout: 120_000 });
+    assert.equal(await green(), 'rgb(47, 158, 99)');
+    assert.notEqual(early, await green(), 'the chip is not green while kernels are compiled');
     const before = await compiled();
     // A short and a longer message.
     for (const text of ['مرحبا', 'أريد أن أعرف كيف أصنع الشاي بالنعناع في البيت']) {
@@ -177,6 +190,65 @@ describe('a conversation with the embedded model', () => {
     assert.match(await lastAnswer(page).innerText(), /الرياض/);
   });
 
+  it('goes on after a reload without reading all text again', async () => {
+    server.state.prelude = `globalThis.usages = [];
+      const post = self.postMessage;
+      self.postMessage = function (message, ...rest) {
+        if (message.piece?.usage) usages.push(message.piece.usage);
+        return post.call(this, message, ...rest);
+      };\n`;
+    /** Sizes of the caches that are kept; a file is empty until it is written. */
+    const kept = () =>
+      page.evaluate(async () => {
+        const root = await navigator.storage.getDirectory();
+        const folder = await root.getDirectoryHandle('bayan-newest', { create: true });
+        const files = await Promise.all((await Array.fromAsync(folder.values())).map((file) => file.getFile()));
+        return files.map(({ size }) => size);
+      });
+    const untilKept = async (count) => {
+      const until = Date.now() + 30_000;
+      for (;;) {
+        const sizes = await kept();
+        if (sizes.length === count && sizes.every((size) => size > 0)) return;
+        assert.ok(Date.now() < until, `expected ${count} kept, got ${sizes}`);
+        await page.waitForTimeout(100);
+      }
+    };
+    const lastUsage = () => engineWorker(page).evaluate(() => usages.at(-1));
+    page = await visit();
+    await say(page, `ما اسمك؟ ${'وما عاصمة مصر؟ '.repeat(60)}`);
+    await finished(page);
+    const { contextUsed } = await lastUsage();
+    assert.ok(contextUsed >= 256, `a long conversation has ${contextUsed} tokens`);
+    await untilKept(1);
+    await page.reload();
+    await page.waitForSelector('.model-chip.quick', { timeout: 120_000 });
+    await say(page, 'ما اسمك؟');
+    await finished(page);
+    const { cachedTokens, promptTokens } = await lastUsage();
+    assert.ok(cachedTokens > contextUsed - 8 && cachedTokens < promptTokens, `${cachedTokens} of ${promptTokens}`);
+    const answer = await lastAnswer(page).innerText();
+    // The same answer where everything is read again.
+    await page.evaluate(async () =>
+      (await navigator.storage.getDirectory()).removeEntry('bayan-newest', { recursive: true }),
+    );
+    await page.reload();
+    await page.waitForSelector('.model-chip.quick', { timeout: 120_000 });
+    await page.getByRole('button', { name: 'إعادة المحاولة' }).click();
+    await page.waitForSelector('.versions');
+    await finished(page);
+    assert.ok((await lastUsage()).cachedTokens < 8);
+    assert.equal(await lastAnswer(page).innerText(), answer);
+    await untilKept(1);
+    await page
+      .getByRole('button', { name: /^خيارات/ })
+      .first()
+      .click();
+    await page.locator('.row-menu .danger').click();
+    await untilKept(0);
+    assert.deepEqual(page.errors, []);
+  });
+
   it('continues in a hidden tab', async () => {
     page = await visit();
     await say(page, 'كيف أصنع الشاي؟');
@@ -194,7 +266,7 @@ describe('a conversation with the embedded model', () => {
 });
 
 describe('an adapter from disk', () => {
-  it('changes answers, survives a lost device, is removable', async () => {
+  it('changes answers, survives a lost device, is switched, shared', async () => {
     page = await visit();
     const filesIn = (folder) => readdirSync(folder).map((name) => join(folder, name));
     const open = async (input, folder) => {
@@ -227,10 +299,41 @@ describe('an adapter from disk', () => {
       timeout: 90_000,
     });
     assert.equal(await ask(), tuned);
-    await page.locator('.model-chip').click();
-    await page.getByRole('button', { name: 'إزالة' }).click();
-    await page.waitForSelector('.adapters .card', { state: 'detached' });
+    for (const [on, expected] of [
+      [false, plain],
+      [true, tuned],
+    ]) {
+      await page.locator('.model-chip').click();
+      await page.getByRole('switch').click();
+      await page.waitForFunction((on) => document.querySelectorAll('.chip-adapter').length === Number(on), on);
+      await page.keyboard.press('Escape');
+      assert.equal(await ask(), expected);
+    }
+    const remove = async () => {
+      await page.locator('.model-chip').click();
+      await page.getByRole('button', { name: 'إزالة' }).click();
+      await page.waitForSelector('.adapters .card', { state: 'detached' });
+      await page.keyboard.press('Escape');
+    };
+    await remove();
+    assert.equal(await ask(), plain);
+    // As one file, as the page gives it to be shared.
+    const adapter = join(fixtures, 'lora/llama3_r8_all/adapter_final');
+    const parts = ['adapter_config.json', 'adapter_model.safetensors'];
+    const zip = zipSync(Object.fromEntries(parts.map((name) => [`x/${name}`, readFileSync(join(adapter, name))])));
+    const dropped = await page.evaluateHandle(
+      (bytes) => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(bytes)], 'رضا.zip'));
+        return data;
+      },
+      [...zip],
+    );
+    await page.dispatchEvent('body', 'drop', { dataTransfer: dropped });
+    await page.waitForSelector('.adapters .card:has-text("رضا")');
     await page.keyboard.press('Escape');
+    assert.equal(await ask(), tuned);
+    await remove();
     assert.equal(await ask(), plain);
     assert.deepEqual(page.errors, []);
   });

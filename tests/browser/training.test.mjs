@@ -1,9 +1,12 @@
 /** The page trains the embedded model: no part is a test double. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { after, before, it } from 'node:test';
-import { launch, longestFrame, openPage, root, seriousViolations, startServer, watchFrames } from './harness.mjs';
+import { launch, longestFrame, openPage, root, seriousViolations, startServer, watchFrames, web } from './harness.mjs';
+
+const { strFromU8, unzipSync } = createRequire(join(web, 'package.json'))('fflate');
 
 /** Kernels are compiled before the first step, which takes a software GPU most of a minute. */
 const PATIENCE = { timeout: 300_000 };
@@ -104,6 +107,13 @@ it('pairs train, pause, go on in a hidden tab, change answers', async () => {
   await later.locator('a[download="adapter_config.json"]').click();
   const config = JSON.parse(readFileSync(await (await arriving).path(), 'utf8'));
   assert.equal(config.peft_type, 'LORA');
+  const packed = later.waitForEvent('download');
+  await later.getByRole('button', { name: 'ملف واحد' }).click();
+  const archive = await packed;
+  assert.equal(archive.suggestedFilename(), 'رضا.zip');
+  const parts = unzipSync(readFileSync(await archive.path()));
+  assert.deepEqual(Object.keys(parts).sort(), ['adapter_config.json', 'adapter_model.safetensors']);
+  assert.deepEqual(JSON.parse(strFromU8(parts['adapter_config.json'])), config);
   assert.deepEqual(await seriousViolations(later), []);
   await later.getByRole('button', { name: 'إغلاق', exact: true }).click();
   await later.locator('.model-chip').click();

@@ -1,8 +1,8 @@
 /**
- * Before `npm pack`: puts the engine and the licences into the package; with `--clean`, after it: removes them. The
- * engine is that of `cargo xtask web`, in BAYAN_ENGINE or in the target directory.
+ * Before `npm pack`: puts the engine, the response headers for hosts and the licences into the package; with `--clean`,
+ * after it: removes them. The engine is that of `cargo xtask web`, in BAYAN_ENGINE or in the target directory.
  */
-import { copyFileSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, mkdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -20,11 +20,13 @@ function put() {
       throw new Error(`${join(engine, name)} is missing: build the engine first (cargo xtask web --release-dir DIR)`);
     copyFileSync(join(engine, name), join(here, 'engine', name));
   }
+  cpSync(join(here, '../hosting'), join(here, 'hosting'), { recursive: true });
+  copyFileSync(join(here, '../public/_headers'), join(here, 'hosting/_headers'));
   for (const name of LICENCES) copyFileSync(join(root, name), join(here, name));
 }
 
 function remove() {
-  for (const name of ['engine', ...LICENCES]) rmSync(join(here, name), { recursive: true, force: true });
+  for (const name of ['engine', 'hosting', ...LICENCES]) rmSync(join(here, name), { recursive: true, force: true });
 }
 
 if (process.argv.includes('--clean')) remove();

@@ -6,6 +6,7 @@ import { cleanSettings, DEFAULTS, samplingOf } from '../src/state/settings';
 import { ar } from '../src/strings/ar';
 import { en } from '../src/strings/en';
 import { directionOf, StickyDirection } from '../src/text/direction';
+import { fieldDirection } from '../src/text/field';
 import { plainName, splitHidden } from '../src/text/hidden';
 import { runsOf } from '../src/text/runs';
 import { Formats } from '../src/text/format';
@@ -47,6 +48,15 @@ describe('direction of a block', () => {
     expect(runs('عندي 3 كتب')).toEqual([]);
     const inEnglish = 'The word كتاب 5 times';
     expect(runsOf(inEnglish, 'ltr').map(({ from, to }) => inEnglish.slice(from, to))).toEqual(['كتاب']);
+  });
+
+  it('of a field is by line only where the first letters are right', () => {
+    expect(fieldDirection('', 'rtl')).toEqual({ dir: 'rtl' });
+    expect(fieldDirection('GPU هو معالج رسوميات', 'rtl')).toEqual({ dir: 'rtl' });
+    expect(fieldDirection('COVID-19 مرض معدٍ جدًّا\nHello', 'rtl')).toEqual({ dir: 'rtl' });
+    expect(fieldDirection('ترجم:\n\nHello, my friend.', 'rtl')).toEqual({ dir: 'rtl', class: 'each-line' });
+    expect(fieldDirection('ترجم:\n1.', 'rtl')).toEqual({ dir: 'rtl' });
+    expect(fieldDirection('The word كتاب means book', 'rtl')).toEqual({ dir: 'ltr', class: 'each-line' });
   });
 
   it('drops reordering characters from names only', () => {

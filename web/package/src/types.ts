@@ -232,6 +232,8 @@ export type FinishReason = 'stop' | 'length' | 'context' | 'tool_calls';
 
 export interface Usage {
   promptTokens: number;
+  /** Tokens of the prompt that were in the cache and not computed again. */
+  cachedTokens: number;
   completionTokens: number;
   /** Tokens now in the cache, and how many it holds. */
   contextUsed: number;

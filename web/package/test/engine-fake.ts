@@ -204,6 +204,7 @@ async function say(prompt: string, prefix: number, samplingJson: string, onToken
     finishReason,
     usage: {
       promptTokens: prefix,
+      cachedTokens: 0,
       completionTokens: tokens,
       contextUsed: Math.min(CONTEXT, prefix + tokens),
       contextLength: CONTEXT,

@@ -4,6 +4,7 @@ import { fitted, shareOfFiles, takeAttachments } from './attachments';
 import { firstToRead } from './context';
 import { change, show } from './conversations';
 import { type Conversation, titleFrom } from './database';
+import { keepCache } from './kept-cache';
 import { finishLive, type Live, liveChanged, startLive } from './live';
 import { currentSession, loseModel, plainLabel } from './session';
 import { samplingOf } from './settings';
@@ -67,11 +68,13 @@ export async function regenerate(): Promise<void> {
   else set({ panel: 'models' });
 }
 
-/** Answers a message that was written before a model was loaded. */
-export async function answerWaiting(): Promise<void> {
+/** Answers a message that was written before a model was loaded; whether there was one. */
+export async function answerWaiting(): Promise<boolean> {
   const { current, answering, answerError } = getState();
   const last = shownTurns(current).at(-1)?.turn;
-  if (last?.role === 'user' && !answering && !answerError) await answer(current.id, last.id);
+  if (last?.role !== 'user' || answering || answerError) return false;
+  await answer(current.id, last.id);
+  return true;
 }
 
 async function answer(id: string, messageId: string): Promise<void> {
@@ -115,6 +118,7 @@ async function answer(id: string, messageId: string): Promise<void> {
   await change(id, (c) =>
     keep ? newest(withTurn(c, done), done) : { ...c, turns: c.turns.filter((each) => each.id !== done.id) },
   );
+  if (!failure) keepCache(id);
   if (failure && (failure.code === 'DeviceLost' || failure.code === 'OutOfMemory' || failure.code === 'Internal'))
     loseModel(failure);
 }

@@ -7,6 +7,7 @@ import {
   removeConversation,
   titleFrom,
 } from './database';
+import { forgetCache } from './kept-cache';
 import { stop } from './live';
 import { formats, getState, set, strings } from './store';
 import { exportText, importText, markdownText } from './transfer';
@@ -108,6 +109,7 @@ export async function deleteConversation(id: string): Promise<void> {
   if (getState().answering?.conversation === id) stop();
   set({ conversations: getState().conversations.filter((c) => c.id !== id) });
   if (getState().current.id === id) startConversation();
+  void forgetCache(id);
   await removeConversation(id).catch(() => set({ storageBroken: true }));
   const t = strings();
   const restore = () => void change(id, (c) => c, gone).then(() => openConversation(id));
@@ -120,7 +122,8 @@ export async function setConversationSystem(system: string): Promise<void> {
   else await change(current.id, (c) => ({ ...c, system }));
 }
 
-function saveFile(file: File): void {
+/** Gives a file to the person as a download. */
+export function saveFile(file: File): void {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(file);
   link.download = file.name;

@@ -11,12 +11,14 @@ import {
   type StoredModel,
 } from 'bayan-web';
 import { plainName } from '../text/hidden';
-import { addAdapter as add, forgetAdapters, reloadAdapters, removeAdapter as remove } from './adapters';
+import * as adapters from './adapters';
+import { unpackAdapter } from './adapter-file';
 import { answerWaiting } from './answers';
+import { restoreCache } from './kept-cache';
 import { stop } from './live';
 import { currentSession, loseModel, plainLabel, runningLabel, setSession } from './session';
 import { samplingOf } from './settings';
-import { getState, onCpu, set, subscribe } from './store';
+import { getState, onCpu, set, strings, subscribe } from './store';
 
 let lastSource: Source | null = null;
 /** Where the running model came from. */
@@ -127,12 +129,12 @@ export async function loadModel(source: Source, label: string, again = false): P
     const name = label || opened.info.model.name;
     setSession(opened, name);
     opened.onLost = (error) => loseModel(error);
-    await (again ? reloadAdapters(opened) : forgetAdapters());
+    await (again ? adapters.reloadAdapters(opened) : adapters.forgetAdapters());
     // The label that the person saw stays; many checkpoints do not hold their own name.
-    set({ model: { kind: 'ready', label: name }, compiled: false });
+    set({ model: { kind: 'ready', label: name }, quick: false });
     storeLast(source, name);
-    if (!again) await answerWaiting();
-    void compileShort(opened);
+    if (!again && (await answerWaiting())) set({ quick: currentSession() === opened });
+    else void compileShort(opened);
   } catch (error) {
     if (loading !== abort) return;
     const known = error instanceof BayanError ? error : new BayanError('Internal', String(error));
@@ -209,22 +211,38 @@ async function compile(opened: Session, signal: AbortSignal): Promise<void> {
   await opened.warmUp(tokens, { sampling: samplingOf(settings), signal });
 }
 
-/** Compiles the kernels of short prompts while the person has not written yet. */
+/** Without a key pressed for this long, the person does not write. */
+const WRITING_PAUSE_MS = 1000;
+
+/**
+ * Compiles the kernels of short prompts while the person does not write: a question would wait for the kernel that is
+ * being compiled. The first question ends it, because it would displace the conversation from the cache.
+ */
 async function compileShort(opened: Session): Promise<void> {
-  const abort = new AbortController();
+  const question = new AbortController();
   const off = subscribe(() => {
-    if (getState().answering || currentSession() !== opened) abort.abort();
+    if (getState().answering || currentSession() !== opened) question.abort();
   });
+  let wroteAt = -Infinity;
+  const onInput = () => (wroteAt = performance.now());
+  addEventListener('input', onInput, true);
   const sampling = samplingOf(getState().settings);
   try {
-    if (getState().answering) return;
-    for (const tokens of SHORT_PROMPTS) await opened.warmUp(tokens, { sampling, signal: abort.signal });
-    set({ compiled: true });
+    for (const tokens of SHORT_PROMPTS) {
+      for (let left; (left = wroteAt + WRITING_PAUSE_MS - performance.now()) > 0;)
+        await new Promise((resolve) => setTimeout(resolve, left));
+      await opened.warmUp(tokens, { sampling, signal: question.signal });
+    }
   } catch {
-    // The person has written, or the device failed: the answer says so.
+    // The person asked first, or the device failed: the answer says so.
+    await answerEnds();
   } finally {
     off();
+    removeEventListener('input', onInput, true);
   }
+  if (currentSession() !== opened) return;
+  if (!question.signal.aborted) await restoreCache(opened);
+  set({ quick: true });
 }
 
 /** Ends the session that runs, if there is one. */
@@ -246,8 +264,15 @@ function answerEnds(): Promise<void> {
   });
 }
 
-export const addAdapter = (files: SourceFile[], label: string): Promise<void> => add(currentSession(), files, label);
-export const removeAdapter = (name: string): Promise<void> => remove(currentSession(), name);
+/** Puts an adapter on the running model: PEFT's two files, or an archive of them. */
+export async function addAdapter(files: SourceFile[], label: string): Promise<void> {
+  // Files that were chosen without their folder have the same names for every adapter.
+  const name = label.startsWith('adapter_') ? strings().training.unnamed : label.replace(/\.zip$/i, '');
+  await adapters.addAdapter(currentSession(), await unpackAdapter(files), name);
+}
+export const switchAdapter = (name: string, on: boolean): Promise<void> =>
+  adapters.switchAdapter(currentSession(), name, on);
+export const removeAdapter = (name: string): Promise<void> => adapters.removeAdapter(currentSession(), name);
 
 export function cancelLoading(): void {
   loading?.abort();
@@ -275,7 +300,7 @@ export async function unloadModel(): Promise<void> {
   stop();
   loading?.abort();
   set({ model: { kind: 'none' } });
-  forgetAdapters();
+  adapters.forgetAdapters();
   storeLast(null, '');
   await closeSession();
 }

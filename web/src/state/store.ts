@@ -35,7 +35,8 @@ export type ModelState =
 export type SourceKind = Source['kind'] | null;
 
 export interface AdapterState {
-  list: AdapterInfo[];
+  /** All that the person chose; those that are off are not on the model. */
+  list: (AdapterInfo & { on: boolean })[];
   busy: boolean;
   error: BayanError | null;
 }
@@ -61,8 +62,8 @@ export interface State {
   reading: number;
   /** The answer that is read aloud. */
   speaking: string | null;
-  /** Whether the kernels of all lengths of prompts are compiled. */
-  compiled: boolean;
+  /** Whether the next first token waits for no kernel: all are compiled, or the first answer is written. */
+  quick: boolean;
   /** A model that could not be loaded while another one runs. */
   loadError: { label: string; error: BayanError; from: SourceKind } | null;
   /** The error under the last answer. */
@@ -92,7 +93,7 @@ let state: State = {
   attachments: [],
   reading: 0,
   speaking: null,
-  compiled: false,
+  quick: false,
   loadError: null,
   answerError: null,
   usage: null,

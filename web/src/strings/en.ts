@@ -134,12 +134,14 @@ export const en: Strings = {
   adapters: 'LoRA adapters',
   adaptersNote:
     'A small file that fits the model to a dialect, a style or a field. ' +
-    'It is read from your device; once it is removed, the model is as it was.',
+    'It is read from your device; once it is switched off, the model is as it was.',
   adapterSize: 'rank {rank} · {parameters} parameters',
+  adapterOn: 'On',
+  adapterOff: 'Off',
   adapterRemove: 'Remove',
   adapterFailed: 'The adapter could not be loaded',
   adapterBad:
-    'Choose the folder with adapter_config.json and adapter_model.safetensors ' +
+    'Choose the folder with adapter_config.json and adapter_model.safetensors, or a zip file of these two, ' +
     'of an adapter that was trained on this very model.',
   other: 'Another source',
   fromDisk: 'From your device',
@@ -225,6 +227,12 @@ export const en: Strings = {
   parameters: 'Parameters',
   weightsOnGpu: 'Weights in memory',
   cpuNote: 'Answers are computed on the processor, not on the GPU, so they are slower.',
+  oneThread: {
+    headers:
+      'One thread: the site of this page allows no memory shared by threads (it needs the headers COOP and COEP).',
+    cores: 'One thread: the browser reports one core only.',
+    failed: 'One thread: others could not be started.',
+  },
   cpuMore: 'Why, and what you can do',
   computeOn: 'Compute on',
   computers: { auto: 'GPU', cpu: 'Processor' },

@@ -9,7 +9,10 @@ export const trainingAr = {
   answer: 'جواب',
   addPair: 'إضافة مثال',
   removePair: 'حذف المثال {n}',
-  pasteNote: 'سطر JSON لكل مثال: {"prompt": "…", "response": "…"} أو {"messages": […]}، أو جدول csv له سطر عناوين.',
+  pasteNote:
+    // Isolated, so that brackets and quotation marks keep their places.
+    'سطر JSON لكل مثال: \u2066{"prompt": "…", "response": "…"}\u2069 أو \u2066{"messages": […]}\u2069، ' +
+    'أو جدول csv له سطر عناوين.',
   pasteLabel: 'الأمثلة نصًّا',
   fileNote: 'jsonl أو json أو csv أو tsv. أفلته هنا أو اختره.',
   pickFile: 'اختيار ملف',
@@ -58,11 +61,12 @@ export const trainingAr = {
   lossAxis: 'منحنى الخسارة: من {first} إلى {last} في {steps} خطوة',
   evaluated: 'على أمثلة لم يتدرّب عليها',
   done: 'اكتمل التدريب',
-  doneNote: 'رُكّب المهايئ على النموذج. تجده في «النماذج والتخزين» لإزالته أو تركيبه.',
+  doneNote: 'رُكّب المهايئ على النموذج. تجده في «النماذج والتخزين» لتعطيله أو إزالته.',
   doneNoModel: 'المهايئ محفوظ. شغّل النموذج «{model}» لتركيبه.',
   before: 'قبل',
   after: 'بعد',
-  downloads: 'تنزيل المهايئ (صيغة PEFT، ملفان)',
+  downloads: 'تنزيل المهايئ بصيغة PEFT: ملفان، أو ملف واحد (zip) لمن تشاركه معه، ويُفتح هنا بإفلاته على الصفحة.',
+  oneFile: 'ملف واحد',
   again: 'تدريب آخر',
   runs: 'تدريبات محفوظة',
   runUnfinished: 'الخطوة {step} من {total}',
@@ -76,5 +80,7 @@ export const trainingAr = {
   otherTab: 'يجري هذا التدريب في نافذة أخرى.',
   needsModel: 'شغّل النموذج «{model}» أولًا: دُرّب هذا المهايئ على ملفات من جهازك.',
   noExamples: 'أضف مثالًا واحدًا على الأقل: سؤالًا وجوابه.',
+  needsGpu:
+    'يحتاج التدريب إلى WebGPU، وليس متاحًا في هذا المتصفح. المحادثة تعمل دونه، ويعمل فيها مهايئ دُرّب في مكان آخر.',
   chip: 'تدريب {percent}',
 };

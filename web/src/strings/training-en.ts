@@ -64,11 +64,12 @@ export const trainingEn: typeof trainingAr = {
   lossAxis: 'Loss curve: from {first} to {last} in {steps} steps',
   evaluated: 'On examples that are not trained on',
   done: 'The training is complete',
-  doneNote: 'The adapter is on the model. “Models and storage” removes it or puts it on again.',
+  doneNote: 'The adapter is on the model. “Models and storage” switches it off or removes it.',
   doneNoModel: 'The adapter is stored. Start the model “{model}” to put it on.',
   before: 'Before',
   after: 'After',
-  downloads: 'Download the adapter (PEFT’s format, two files)',
+  downloads: 'Download the adapter in PEFT’s format: two files, or one (zip) to be shared; it opens here when dropped.',
+  oneFile: 'One file',
   again: 'Another training',
   runs: 'Stored trainings',
   runUnfinished: 'Step {step} of {total}',
@@ -82,5 +83,7 @@ export const trainingEn: typeof trainingAr = {
   otherTab: 'This training runs in another tab.',
   needsModel: 'Start the model “{model}” first: this adapter was trained over files from your disk.',
   noExamples: 'Add at least one example: a question and its answer.',
+  needsGpu:
+    'Training needs WebGPU, which this browser does not offer. Chats work without it, with adapters trained elsewhere.',
   chip: 'Training {percent}',
 };

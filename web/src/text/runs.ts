@@ -37,7 +37,6 @@ const WORD = new RegExp(
   'uy',
 );
 const HAS_LTR_LETTER = new RegExp(LTR_LETTER, 'u');
-const STARTS_WORD = new RegExp(`^(?:${LTR_LETTER}|_)`, 'u');
 
 const NUMBER =
   `(?:(?<=^|[\\s([{«“"'=]|(?:^|\\s)[وفبلك])[+\\-−±~≈])?[#$€£¥₪₺₹]?${DIGIT}(?:(?:${DIGIT}|[.,:/٫٬])*${DIGIT})?` +
@@ -46,7 +45,10 @@ const OPERATOR = '(?:\\s?[+\\-−–—×÷*/=<>≤≥≈^]\\s?|\\s[xX]\\s)';
 const UNIT = [
   '(?:[kKMGTPEµμmncdh]?(?:Bytes|B|bits?|b|Hz|Wh?|m|g|s|[lL]|V|Ah?|Ω|N|J|Pa|bps|iB|mol|cal|px)(?:[²³]|\\^[23])?' +
     '(?:/(?:s|h|m|kg))?)',
-  '°[CF]|[CF]°|km/h|mph|fps|FPS|rpm|dB|ppm|em|rem|in|ft|lb|oz|hp|AM|PM|am|pm|tok(?:en)?s?(?:/s)?|min|ms|h',
+  '°[CF]|[CF]°|(?<=°\\s?)[NSEW]|km/h|mph|fps|FPS|rpm|dB|ppm|em|rem|in|ft|lb|oz|hp|AM|PM|am|pm',
+  'tok(?:en)?s?(?:/s)?|min|ms|h',
+  'mmHg|(?:Jan|Feb|Mar|Apr|May|June?|July?|Aug|Sept?|Oct|Nov|Dec)\\.?',
+  'January|February|March|April|August|September|October|November|December',
   'USD|EUR|GBP|SAR|EGP|AED|KWD|QAR|BHD|OMR|JOD|IQD|LYD|MAD|TND|DZD|SYP|LBP|YER|SDG|TRY|JPY|CNY|INR|CHF|CAD|AUD',
 ].join('|');
 const CALCULATION = new RegExp(`${NUMBER}(?:${OPERATOR}${NUMBER})*(?<unit>\\s?(?:${UNIT})(?![\\p{L}\\p{N}]))?`, 'uy');
@@ -55,6 +57,14 @@ const PHONE = new RegExp(
   `\\+${D}{1,4}(?:[ \\-.]?\\(?${D}{1,4}\\)?){2,6}(?!${D})` +
     `|\\(?0${D}{1,4}\\)?(?:[ \\-]${D}{2,5}){2,}(?!${D})|0${D}{1,3}[- ]${D}{6,8}(?!${D})|${D}{4}(?: ${D}{4}){3}(?!${D})`,
   'uy',
+);
+
+/** `e.g`, `Ph.D`, `U.S`: a dot after them is their own. */
+const DOTTED = /^(?:\p{L}{1,2}\.)+\p{L}{1,2}$/u;
+/** Words before a dot that ends no sentence: `Fig. 3`, `Dr. Smith`, `J. Smith`. */
+const SHORTENED = new RegExp(
+  `(?<!${LTR_LETTER})(?:[Dd]r|Mrs?|Ms|Prof|St|[Nn]os?|[Ff]igs?|[Vv]ols?|[Cc]h|[Ss]ec|[Ee]q|[Pp]p?|vs|cf|\\p{Lu})$`,
+  'u',
 );
 
 function matchAt(pattern: RegExp, text: string, at: number): RegExpExecArray | null {
@@ -68,10 +78,15 @@ function unitAt(text: string, at: number): Unit | null {
   if (phone) return { from: at, to: at + phone[0].length, isWord: false };
   const word = matchAt(WORD, text, at);
   const number = matchAt(CALCULATION, text, at);
-  if (number && !STARTS_WORD.test(text.slice(at + number[0].length, at + number[0].length + 4)))
+  const isName = word !== null && HAS_LTR_LETTER.test(word[0]);
+  // The longer one: `12(b)` is a word, `16 GB` a number with its unit.
+  if (number && !(isName && word[0].length > number[0].length))
     return { from: at, to: at + number[0].length, isWord: number.groups?.['unit'] !== undefined };
-  if (!word || !HAS_LTR_LETTER.test(word[0])) return null;
+  if (!isName) return null;
   let to = at + word[0].length;
+  if (DOTTED.test(word[0]) && text[to] === '.') to++;
+  // Of an address or a folder: `https://example.com/`, `src/app/`.
+  if (text[to] === '/' && /[./]/.test(word[0])) to++;
   // The closing brackets of `f(x)` and `a[i]`.
   for (const [open, close] of ['()', '[]', '{}'] as const)
     if (text[to] === close && word[0].split(open!).length > word[0].split(close!).length) to++;
@@ -112,12 +127,19 @@ function groupEnd(text: string, from: number, to: number): number | null {
   return null;
 }
 
+/** Where a run ends that fills its quotation marks or brackets: the sign at its end belongs to it. */
+function endInQuotes(text: string, { from, to }: Run): number {
+  const close = CLOSING[text[from - 1] ?? ''];
+  const signs = /^[.!?…]{1,3}/.exec(text.slice(to, to + 3))?.[0].length ?? 0;
+  return close !== undefined && text[to + signs] === close ? to + signs : to;
+}
+
 /** Whether the algorithm would keep `before` and `after` in one run of letters, and a reader would, too. */
 function belongTogether(text: string, before: Unit, after: Unit, words: number, next: Unit | undefined): boolean {
   const gap = text.slice(before.to, after.from);
   if (gap === '') return true;
   if (!before.isWord || gap.length > 6 || RTL.test(gap) || /[\n،؛؟«»“”„"()[\]{}]/.test(gap)) return false;
-  if (!/[.!?]\s/.test(gap)) return true;
+  if (!/[.!?]\s/.test(gap) || (/^\.\s$/.test(gap) && SHORTENED.test(text.slice(0, before.to)))) return true;
   // One sentence after another: single names on both sides are two Arabic sentences that end and begin with a name.
   return words >= 2 && next !== undefined && /^\s+$/.test(text.slice(after.to, next.from));
 }
@@ -147,6 +169,7 @@ function ltrRuns(text: string): Run[] {
       hasWord ||= last.isWord;
       run.to = last.to;
     }
+    run.to = endInQuotes(text, run);
     if (needsIsolation(text, run, hasWord))
       runs.push(/[\u0660-\u0669]/.test(text.slice(run.from, run.to)) ? { ...run, override: true } : run);
   }

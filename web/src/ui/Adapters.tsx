@@ -1,5 +1,5 @@
-/** The adapters on the running model, each with its size and a button that removes it, and a picker that loads one. */
-import { addAdapter, removeAdapter } from '../state/model';
+/** The adapters of the running model, each with its size, a switch and a button that removes it; a picker loads one. */
+import { addAdapter, removeAdapter, switchAdapter } from '../state/model';
 import { formats, set, strings } from '../state/store';
 import { plainName } from '../text/hidden';
 import { FilePicker } from './FilePicker';
@@ -30,6 +30,17 @@ export function Adapters() {
                     .replace('{parameters}', f.number(item.parameters))}
                 </p>
               </div>
+              <label class="check">
+                <input
+                  type="checkbox"
+                  role="switch"
+                  checked={item.on}
+                  disabled={busy}
+                  aria-label={`${t.adapterOn}: ${plainName(item.name)}`}
+                  onChange={(e) => void switchAdapter(item.name, e.currentTarget.checked)}
+                />
+                {item.on ? t.adapterOn : t.adapterOff}
+              </label>
               <button type="button" class="button" disabled={busy} onClick={() => void removeAdapter(item.name)}>
                 {t.adapterRemove}
               </button>

@@ -7,7 +7,7 @@ import { baseDirection, strings } from '../state/store';
 import type { Conversation } from '../state/database';
 import { draftOf, keepDraft } from '../state/drafts';
 import { shownTurns } from '../state/turns';
-import { directionOf } from '../text/direction';
+import { fieldDirection } from '../text/field';
 import { AttachButton, PendingFiles } from './Attachments';
 import { DictateButton, WritingTools } from './ComposerTools';
 import { useApp } from './hooks';
@@ -23,13 +23,15 @@ export function Composer() {
   const key = keyOf(state.current);
   const [text, setText] = useState(draftOf(key) ?? '');
   const [width, setWidth] = useState(innerWidth);
+  const placeholder = state.model.kind === 'none' ? t.placeholderNoModel : t.placeholder;
   const [turned, setTurned] = useState<'rtl' | 'ltr' | null>(null);
   useEffect(() => setText(draftOf(key) ?? ''), [state.current.id, key]);
   useEffect(() => {
     const area = box.current!;
     area.style.height = 'auto';
     area.style.height = `${Math.min(area.scrollHeight, 240)}px`;
-  }, [text, width]);
+    // A long hint takes two lines on a phone.
+  }, [text, width, placeholder]);
   useEffect(() => {
     const onResize = () => setWidth(innerWidth);
     addEventListener('resize', onResize);
@@ -81,8 +83,8 @@ export function Composer() {
           ref={box}
           rows={1}
           value={text}
-          dir={turned ?? directionOf(text, baseDirection()).direction}
-          placeholder={state.model.kind === 'none' ? t.placeholderNoModel : t.placeholder}
+          {...(turned ? { dir: turned } : fieldDirection(text, baseDirection()))}
+          placeholder={placeholder}
           aria-label={t.placeholder}
           enterkeyhint="send"
           autocomplete="off"

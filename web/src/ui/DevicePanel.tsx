@@ -88,12 +88,20 @@ export function DevicePanel() {
                 <Row key={name} name={name} value={value} />
               ))}
             </dl>
-            {info.device.missing.length > 0 && (
-              <ul class="plain" dir="ltr" lang="en">
-                {info.device.missing.map((line) => (
-                  <li key={line}>{line}</li>
-                ))}
+            {info.device.paths['threads'] === '1' && (
+              <ul class="plain">
+                <li>{t.oneThread[whyOneThread()]}</li>
               </ul>
+            )}
+            {info.device.missing.length > 0 && (
+              <details>
+                <summary>{t.details}</summary>
+                <ul class="plain" dir="ltr" lang="en">
+                  {info.device.missing.map((line) => (
+                    <li key={line}>{line}</li>
+                  ))}
+                </ul>
+              </details>
             )}
           </section>
         </>
@@ -105,6 +113,11 @@ export function DevicePanel() {
       </div>
     </Sheet>
   );
+}
+
+function whyOneThread(): 'headers' | 'cores' | 'failed' {
+  if (!crossOriginIsolated) return 'headers';
+  return navigator.hardwareConcurrency > 1 ? 'failed' : 'cores';
 }
 
 /** What can be done about a missing WebGPU. */

@@ -25,17 +25,20 @@ export function Header() {
       </button>
       <button
         type="button"
-        class={`model-chip ${model.kind}${state.compiled ? ' compiled' : ''}`}
+        class={`model-chip ${model.kind}${state.quick ? ' quick' : ''}`}
+        title={model.kind === 'ready' && !state.quick ? t.phaseCompile : undefined}
         onClick={() => set({ panel: 'models' })}
       >
         <span class="dot" aria-hidden="true" />
         <span class="model-name">
           <bdi>{model.kind === 'none' ? t.chooseModel : model.label}</bdi>
-          {state.adapters.list.map((adapter) => (
-            <bdi key={adapter.name} class="chip-adapter">
-              {plainName(adapter.name)}
-            </bdi>
-          ))}
+          {state.adapters.list
+            .filter(({ on }) => on)
+            .map((adapter) => (
+              <bdi key={adapter.name} class="chip-adapter">
+                {plainName(adapter.name)}
+              </bdi>
+            ))}
         </span>
       </button>
       {training.phase !== 'idle' && panel !== 'training' && (

@@ -1,7 +1,8 @@
 import { exportConversations, setConversationSystem } from '../state/conversations';
 import { changeSettings } from '../state/panels';
-import { set, strings } from '../state/store';
+import { baseDirection, set, strings } from '../state/store';
 import { DEFAULTS, isAdvised, OWN_SAMPLING } from '../state/settings';
+import { fieldDirection } from '../text/field';
 import { Sheet } from './Dialogs';
 import { Choice, NumberField, Slider } from './fields';
 import { useApp } from './hooks';
@@ -56,7 +57,7 @@ export function SettingsPanel() {
           <label for="system">{t.systemPrompt}</label>
           <textarea
             id="system"
-            dir="auto"
+            {...fieldDirection(s.system, baseDirection())}
             rows={3}
             maxLength={20000}
             value={s.system}
@@ -71,7 +72,7 @@ export function SettingsPanel() {
           <label for="system-chat">{t.systemChat}</label>
           <textarea
             id="system-chat"
-            dir="auto"
+            {...fieldDirection(current.system, baseDirection())}
             rows={2}
             maxLength={20000}
             value={current.system}

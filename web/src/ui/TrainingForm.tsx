@@ -2,7 +2,7 @@
 import { useState } from 'preact/hooks';
 import type { SourceFile } from 'bayan-web';
 import { sessionInfo } from '../state/session';
-import { formats, set, strings } from '../state/store';
+import { baseDirection, formats, set, strings } from '../state/store';
 import { prepare } from '../state/training';
 import {
   EMPTY_PAIR,
@@ -14,7 +14,7 @@ import {
   recipeOf,
   settingsOf,
 } from '../state/training-draft';
-import { directionOf } from '../text/direction';
+import { fieldDirection } from '../text/field';
 import { plainName } from '../text/hidden';
 import { NumberField, Segments } from './fields';
 import { useApp } from './hooks';
@@ -152,7 +152,7 @@ function Examples({ form, change }: { form: Form; change: (part: Partial<Form>) 
         <label for="train-text">{t.pasteLabel}</label>
         <textarea
           id="train-text"
-          dir={form.text === '' ? 'ltr' : directionOf(form.text, 'ltr').direction}
+          {...fieldDirection(form.text, 'ltr')}
           rows={8}
           spellcheck={false}
           value={form.text}
@@ -174,7 +174,7 @@ function Examples({ form, change }: { form: Form; change: (part: Partial<Form>) 
         {form.pairs.map((pair, at) => (
           <li key={at}>
             <textarea
-              dir="auto"
+              {...fieldDirection(pair.prompt, baseDirection())}
               rows={1}
               placeholder={t.question}
               aria-label={`${t.question} ${f.number(at + 1)}`}
@@ -182,7 +182,7 @@ function Examples({ form, change }: { form: Form; change: (part: Partial<Form>) 
               onInput={(e) => replace(at, { prompt: e.currentTarget.value })}
             />
             <textarea
-              dir="auto"
+              {...fieldDirection(pair.response, baseDirection())}
               rows={1}
               placeholder={t.answer}
               aria-label={`${t.answer} ${f.number(at + 1)}`}

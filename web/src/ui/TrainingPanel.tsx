@@ -1,6 +1,8 @@
 /** Trains an adapter: examples and settings, the estimate, the run with its curve, the result, and stored runs. */
 import type { SourceFile } from 'bayan-web';
 import { useEffect, useState } from 'preact/hooks';
+import { packAdapter } from '../state/adapter-file';
+import { saveFile } from '../state/conversations';
 import { formats, set, strings } from '../state/store';
 import { attachRun, begin, cancelTraining, changeDraft, deleteRun, measure, pause, resume } from '../state/training';
 import type { Run, TrainingState } from '../state/training-state';
@@ -15,7 +17,7 @@ import { errorText } from './progress';
 import { TrainingForm } from './TrainingForm';
 
 export function TrainingPanel() {
-  const { training, model } = useApp();
+  const { training, model, probe } = useApp();
   const t = strings().training;
   const { phase } = training;
   const form = phase === 'idle' || phase === 'preparing';
@@ -24,12 +26,26 @@ export function TrainingPanel() {
       {form && <p class="dim intro">{t.intro}</p>}
       <Trouble training={training} />
       {!training.kept && <p class="callout">{t.notKept}</p>}
-      {form && (model.kind === 'ready' ? <TrainingForm /> : <NeedModel />)}
+      {form && (probe?.webgpu === false ? <NeedGpu /> : model.kind === 'ready' ? <TrainingForm /> : <NeedModel />)}
       {(phase === 'ready' || phase === 'measuring') && <Plan training={training} />}
       {['asking', 'loading', 'running', 'pausing', 'paused'].includes(phase) && <Running training={training} />}
       {phase === 'done' && <Done training={training} />}
       {form && <Runs runs={training.runs} />}
     </Sheet>
+  );
+}
+
+function NeedGpu() {
+  const t = strings();
+  return (
+    <>
+      <p class="callout">{t.training.needsGpu}</p>
+      <div class="actions">
+        <button type="button" class="button primary" onClick={() => set({ panel: 'device' })}>
+          {t.cpuMore}
+        </button>
+      </div>
+    </>
   );
 }
 
@@ -280,14 +296,14 @@ function Done({ training }: { training: TrainingState }) {
   const { adapters } = useApp();
   const t = strings().training;
   const { run, adapter, attachedAs, model } = training;
-  const attached = adapters.list.some(({ name }) => name === attachedAs);
+  const attached = adapters.list.some(({ name, on }) => name === attachedAs && on);
   return (
     <section class="block">
       <h3>{t.done}</h3>
       <p>{attached ? t.doneNote : t.doneNoModel.replace('{model}', plainName(model))}</p>
       <Curve training={training} />
       {training.before !== null && <Answers training={training} />}
-      {adapter && <Downloads files={adapter} />}
+      {adapter && <Downloads files={adapter} name={training.name} />}
       <div class="actions">
         {!attached && run && (
           <button type="button" class="button" disabled={adapters.busy} onClick={() => void attachRun(run)}>
@@ -302,10 +318,11 @@ function Done({ training }: { training: TrainingState }) {
   );
 }
 
-function Downloads({ files }: { files: SourceFile[] }) {
+function Downloads({ files, name }: { files: SourceFile[]; name: string }) {
   const t = strings().training;
   const f = formats();
   const [links, setLinks] = useState<{ path: string; url: string; size: number }[]>([]);
+  const packed = async () => saveFile(new File([await packAdapter(files)], `${plainName(name)}.zip`));
   useEffect(() => {
     const made = files.map(({ path, file }) => ({ path, url: URL.createObjectURL(file), size: file.size }));
     setLinks(made);
@@ -321,6 +338,10 @@ function Downloads({ files }: { files: SourceFile[] }) {
             {path} <bdi class="dim num">{f.bytes(size)}</bdi>
           </a>
         ))}
+        <button type="button" class="button" onClick={() => void packed()}>
+          <Icon name="down" size={18} />
+          {t.oneFile} <bdi class="dim">zip</bdi>
+        </button>
       </div>
     </div>
   );

@@ -8,6 +8,7 @@ import { onVoices, speak, stopSpeaking, voiceOf } from '../state/speech';
 import { baseDirection, formats, getState, set, strings } from '../state/store';
 import type { ShownTurn } from '../state/turns';
 import { directionOf, languageOf } from '../text/direction';
+import { fieldDirection } from '../text/field';
 import { Sentences } from '../text/sentences';
 import { StreamingText } from '../text/streaming';
 import { SentFiles } from './Attachments';
@@ -139,7 +140,7 @@ export function UserTurn({ shown }: { shown: ShownTurn }) {
     return (
       <article class="turn user editing">
         <textarea
-          dir="auto"
+          {...fieldDirection(draft, baseDirection())}
           aria-label={t.edit}
           value={draft}
           rows={Math.min(10, draft.split('\n').length + 1)}
@@ -311,11 +312,13 @@ export function AnswerTurn({ shown, last }: { shown: ShownTurn; last: boolean })
                 {t.continueAnswer}
               </button>
             )}
-            {turn.tokensPerSecond !== undefined && Number.isFinite(turn.tokensPerSecond) && (
-              <span class="num dim" dir="auto">
-                {speedText(turn.tokensPerSecond, turn.charsPerSecond ?? 0)}
-              </span>
-            )}
+            {turn.tokensPerSecond !== undefined &&
+              turn.tokensPerSecond > 0 &&
+              Number.isFinite(turn.tokensPerSecond) && (
+                <span class="num dim" dir="auto">
+                  {speedText(turn.tokensPerSecond, turn.charsPerSecond ?? 0)}
+                </span>
+              )}
           </div>
         </>
       )}
