@@ -27,8 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   // Scales that 8 blocks share are loaded once for all of them.
   for (var first = 0u; first < blocks; first += 8u) {
 #for r in ROWS
-  let shared_${r} = scales[slot_of_eight(row + ${r}u % OWN + ${r}u / OWN * rows, first)];
-  let units_${r} = unpack2x16float(shared_${r}.x);
+  let shared_${r} = eight(row + ${r}u % OWN + ${r}u / OWN * rows, first);
 #end
   for (var block = first; block < min(first + 8u, blocks); block++) {
 #else
@@ -50,7 +49,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for r in ROWS
     let weights_${r} = codes32(row + ${r}u % OWN + ${r}u / OWN * rows, block);
 #if SHARED_SCALES
-    let scales_${r} = pair_of_eight(shared_${r}, units_${r}, block);
+    let scales_${r} = scales_in(shared_${r}, block);
 #else
     let scales_${r} = scales32(row + ${r}u % OWN + ${r}u / OWN * rows, block);
 #endif

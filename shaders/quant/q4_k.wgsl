@@ -1,10 +1,16 @@
 // q4_k: codes of 4 bits (lib/codes4); (d, m) per block of 32 from lib/shared_scales: w = d q - m.
 @group(1) @binding(1) var<storage, read> scales: array<vec4<u32>>;
 
-fn scales32(row: u32, block: u32) -> vec4<f32> {
-  let shared_scales = scales[slot_of_eight(row, block)];
-  return pair_of_eight(shared_scales, unpack2x16float(shared_scales.x), block);
+struct Eight { words: vec4<u32>, units: vec2<f32> }
+
+fn eight(row: u32, block: u32) -> Eight {
+  let words = scales[slot_of_eight(row, block)];
+  return Eight(words, unpack2x16float(words.x));
 }
+
+fn scales_in(e: Eight, block: u32) -> vec4<f32> { return pair_of_eight(e.words, e.units, block); }
+
+fn scales32(row: u32, block: u32) -> vec4<f32> { return scales_in(eight(row, block), block); }
 
 #if MATRICES
 struct Stored { codes: vec4<u32>, scales: vec4<u32>, block: u32 }

@@ -49,7 +49,7 @@ pub(crate) fn has_offset(format: &dyn Format) -> bool {
     matches!(format.codes(), Codes::Unsigned { .. })
 }
 
-/// Whether 8 blocks share a vector of scales (`lib/shared_scales.wgsl`).
+/// Whether 8 blocks share scales: the format's text then has `eight`, which loads them, and `scales_in`.
 pub(crate) fn has_shared_scales(format: &dyn Format) -> bool {
     format.planes().iter().any(|plane| plane.blocks == 8)
 }

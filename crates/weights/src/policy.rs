@@ -3,8 +3,8 @@
 //! Matrices of linear layers get the format that the user names. Embeddings and output heads get a finer one: they are
 //! multiplied once per token instead of once per layer, so they take little time, while their errors go directly into
 //! the logits and no later layer can correct them. Each format names its finer one ([`Format::finer`]): for `q4_k` that
-//! is `q6_k` (7 bits), for `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per weight). Vectors
-//! (norms, biases) stay f32: they are a thousandth of the bytes.
+//! is `q6_k` (6.56 bits), for `q4_0`, chosen where unpacking must be cheapest, `q8_0` (one byte per weight).
+//! Vectors (norms, biases) stay f32: they are a thousandth of the bytes.
 
 use crate::formats::{F16, F32, Format};
 use std::collections::BTreeMap;

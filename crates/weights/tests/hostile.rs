@@ -185,6 +185,7 @@ fn quantized_descriptions_are_checked() {
     for description in [
         r#"{"version":1,"tensors":{"w":{"format":"q8_0","shape":[2,40]}}}"#,
         r#"{"version":2,"tensors":{"w":{"format":"q8_0","shape":[2,40]}}}"#,
+        r#"{"version":3,"tensors":{"w":{"format":"q8_0","shape":[2,40]}}}"#,
     ] {
         let good = open(quantized(description)).expect("sound");
         assert_eq!(good.names().collect::<Vec<_>>(), ["w"]);
@@ -192,7 +193,7 @@ fn quantized_descriptions_are_checked() {
     }
     for (what, description) in [
         ("an earlier version", r#"{"version":0,"tensors":{}}"#),
-        ("a later version", r#"{"version":3,"tensors":{}}"#),
+        ("a later version", r#"{"version":4,"tensors":{}}"#),
         ("an unknown format", r#"{"version":1,"tensors":{"w":{"format":"q9","shape":[2,40]}}}"#),
         ("a dense format", r#"{"version":1,"tensors":{"w":{"format":"f32","shape":[2,40]}}}"#),
         ("another format", r#"{"version":1,"tensors":{"w":{"format":"q4_0","shape":[2,40]}}}"#),

@@ -37,8 +37,9 @@ enum Kind {
 enum Scales {
     /// An f16 for each block; the minimum is the scale times this code.
     Centred(u8),
-    /// An f16 for each half of a block; the minimum is the scale times this code.
-    Halves(u8),
+    /// Multiples of an f16 for each half of a block ([`bayan_weights::StepScales`]); the minimum is the scale times this
+    /// code.
+    Steps(u8),
     /// A scale and a minimum in f16 for each block.
     Pairs,
     /// Scales and minima of 8 blocks as multiples of two numbers ([`bayan_weights::SharedScales`]).
@@ -60,8 +61,8 @@ fn kind(format: &dyn Format) -> Option<Kind> {
         (Codes::Unsigned { bits: bits @ (4 | 5), minimum: Minimum::Stored }, 32, 2 | 3) => {
             Some(Kind::Unsigned { bits, scales: if eights { Scales::Shared } else { Scales::Pairs } })
         }
-        (Codes::Unsigned { bits: 6, minimum: Minimum::Centred(code) }, 16, 3) => {
-            Some(Kind::Unsigned { bits: 6, scales: Scales::Halves(code) })
+        (Codes::Unsigned { bits: 6, minimum: Minimum::Centred(code) }, 16, 3) if eights => {
+            Some(Kind::Unsigned { bits: 6, scales: Scales::Steps(code) })
         }
         _ => None,
     }
@@ -204,7 +205,7 @@ by_level! {
                     (4, Scales::Shared) => integers::<S, 4, SHARED>(tile, groups, &[0; 16], 0),
                     (5, Scales::Pairs) => integers::<S, 5, PAIRS>(tile, groups, &[0; 16], 0),
                     (5, Scales::Shared) => integers::<S, 5, SHARED>(tile, groups, &[0; 16], 0),
-                    (6, Scales::Halves(code)) => integers::<S, 6, HALVES>(tile, groups, &[0; 16], code),
+                    (6, Scales::Steps(code)) => integers::<S, 6, STEPS>(tile, groups, &[0; 16], code),
                     _ => unreachable!("`kind` gives no other codes"),
                 },
             }
@@ -215,7 +216,7 @@ by_level! {
 /// Values of the parameter `SCALES`: those of [`Scales`], and a scale for each block without a minimum.
 const SIGNED: u8 = 0;
 const CENTRED: u8 = 1;
-const HALVES: u8 = 2;
+const STEPS: u8 = 2;
 const PAIRS: u8 = 3;
 const SHARED: u8 = 4;
 
@@ -273,6 +274,7 @@ unsafe fn group_of<S: Simd, const BITS: u32, const SCALES: u8, const T: usize>(
     unsafe {
         let mut sums = [S::splat(0.0); T];
         let mut shared = Shared8::<S>::none();
+        let mut unit = S::splat(0.0);
         for block in 0..x.blocks {
             let weights = unpack::<S, BITS>(codes, highs, block, table);
             let (scale, other) = match SCALES {
@@ -282,7 +284,17 @@ unsafe fn group_of<S: Simd, const BITS: u32, const SCALES: u8, const T: usize>(
                     }
                     shared.pair(block % 8)
                 }
-                HALVES | PAIRS => {
+                STEPS => {
+                    // For 8 blocks: the units of eight rows, then two multiples of each row for each block.
+                    let at = scales.add(block / 8 * 144);
+                    if block % 8 == 0 {
+                        unit = S::load_half(at);
+                    }
+                    let steps = S::shorts(at.add(16 + 16 * (block % 8)));
+                    let of = |shift| S::mul(unit, S::add(S::floats(S::field(steps, shift, 8)), S::splat(-128.0)));
+                    (of(0), of(8))
+                }
+                PAIRS => {
                     let at = scales.add(block * 32);
                     (S::load_half(at), S::load_half(at.add(16)))
                 }
@@ -295,7 +307,7 @@ unsafe fn group_of<S: Simd, const BITS: u32, const SCALES: u8, const T: usize>(
                 let from = x_codes.add((t * x.blocks + block) * 32);
                 let by = x_scales.add((t * x.blocks + block) * 4);
                 let d = S::splat(*by);
-                if SCALES == HALVES {
+                if SCALES == STEPS {
                     let first = S::floats(dot::<S, BITS>(&weights, from, 0, 4));
                     let second = S::floats(dot::<S, BITS>(&weights, from, 4, 8));
                     sums[t] = S::fma(first, S::mul(scale, d), sums[t]);
@@ -306,7 +318,7 @@ unsafe fn group_of<S: Simd, const BITS: u32, const SCALES: u8, const T: usize>(
                 }
                 if SCALES == PAIRS || SCALES == SHARED {
                     sums[t] = S::fma(other, S::splat(-*by.add(3)), sums[t]);
-                } else if SCALES == HALVES {
+                } else if SCALES == STEPS {
                     sums[t] = S::fma(scale, S::splat(-centre * *by.add(1)), sums[t]);
                     sums[t] = S::fma(other, S::splat(-centre * *by.add(2)), sums[t]);
                 } else if SCALES == CENTRED {

@@ -128,6 +128,13 @@ fn parse_description(file: &str, json: &str) -> Result<BTreeMap<String, Describe
             }
         }
     }
+    let old = |(_, described): &(&String, &Described)| description.version < 3 && described.format == "q6_k";
+    if let Some((name, _)) = description.tensors.iter().find(old) {
+        return Err(WeightsError::Unsupported {
+            what: format!("{file}: tensor {name:?}: q6_k as version {} stored it, in 7 bits", description.version),
+            remedy: format!("version {METADATA_VERSION} has 6.56 bits; quantize the original model again"),
+        });
+    }
     Ok(description.tensors)
 }
 

@@ -11,7 +11,7 @@
 //! elements per row]`. The file describes itself through the header's `__metadata__` entry `"bayan"`, a JSON string:
 //!
 //! ```json
-//! {"version": 2, "tensors": {"model.layers.0.mlp.up_proj.weight": {"format": "q4_0", "shape": [224, 128]}}}
+//! {"version": 3, "tensors": {"model.layers.0.mlp.up_proj.weight": {"format": "q4_0", "shape": [224, 128]}}}
 //! ```
 //!
 //! where `shape` is logical, before `K` is padded. All planes of a tensor are in one file. `config.json` repeats the
@@ -39,8 +39,9 @@ use std::rc::Rc;
 /// The key of `__metadata__` that describes quantized tensors.
 pub const METADATA_KEY: &str = "bayan";
 /// The version of that description. In version 1, the q4_k and q5_k of today did not exist, and q4_1 and q5_1 had their
-/// names; both versions are read.
-pub const METADATA_VERSION: u32 = 2;
+/// names. Until version 2, q6_k had an f16 scale for each 16 weights; such tensors are refused. All else of the older
+/// versions is read.
+pub const METADATA_VERSION: u32 = 3;
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 const MAX_TEXT_BYTES: u64 = 256 << 20;

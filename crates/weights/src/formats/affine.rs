@@ -2,16 +2,12 @@
 //! block; in q4_k and q5_k up to 8 blocks have multiples of two numbers ([`SharedScales`]).
 
 use super::search::{limit, nearest, sized_weights};
-use super::{SharedScales, Unrepresentable, peak_of, push_half, round_half};
+use super::{SharedScales, Unrepresentable, peak_of, push_half, round_half, rounded_unit};
 
 pub(super) const BLOCK: usize = 32;
 pub(super) const SUPER: usize = 256;
 const LANES: usize = 8;
 const STEPS: f32 = 63.0;
-/// The least f16 above zero.
-const LEAST_HALF: f32 = 1.0 / 16_777_216.0;
-/// Below this f16 has so few bits that a unit rounded down would leave 63 steps short of the largest scale.
-const LEAST_ROUNDED: f32 = 64.0 * LEAST_HALF;
 
 /// Appends the codes of one block to the planes before the scales.
 type PushCodes = fn(&[u8; BLOCK], &mut [Vec<u8>]);
@@ -187,18 +183,12 @@ pub(super) fn quantize_shared_row(
     Ok(())
 }
 
-/// The f16 number of which 63 reach `largest`; `None` when it overflows f16.
-fn unit_of(largest: f32) -> Option<f32> {
-    let exact = largest / STEPS;
-    if exact < LEAST_ROUNDED { Some((exact / LEAST_HALF).ceil() * LEAST_HALF) } else { round_half(exact) }
-}
-
 /// Rounds the grids of up to 8 blocks to 6-bit multiples of two f16 numbers, then tries the neighbouring multiples of
 /// each. `None` when a number overflows f16.
 fn shared_scales(blocks: &[[f32; BLOCK]], weights: &[[f32; BLOCK]], top: f32, measured: bool) -> Option<SharedScales> {
     let free: Vec<Affine> =
         blocks.iter().zip(weights).map(|(block, weight)| best_affine(block, weight, top, measured)).collect();
-    let unit = |of: fn(&Affine) -> f32| unit_of(free.iter().map(of).fold(0.0, f32::max));
+    let unit = |of: fn(&Affine) -> f32| rounded_unit(free.iter().map(of).fold(0.0, f32::max) / STEPS);
     let mut shared = SharedScales { units: (unit(|grid| grid.scale)?, unit(|grid| grid.min)?), ..Default::default() };
     let steps = |value: f32, unit: f32| if unit == 0.0 { 0.0 } else { (value / unit).round().min(STEPS) };
     for (index, ((block, weight), grid)) in blocks.iter().zip(weights).zip(&free).enumerate() {

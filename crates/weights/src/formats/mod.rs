@@ -40,6 +40,7 @@ mod q6_k;
 mod q8_0;
 mod search;
 mod shared;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -50,7 +51,9 @@ use std::fmt::Debug;
 pub use self::f16::F16;
 pub use self::f32::F32;
 use self::numbers::peak_of;
-pub(crate) use self::numbers::{half_at, halves_to_f32, push_half, push_halves, push_nibbles, round_half};
+pub(crate) use self::numbers::{
+    half_at, halves_to_f32, push_half, push_halves, push_nibbles, round_half, rounded_unit,
+};
 pub use self::planes::Planes;
 pub use self::q4_0::Q4_0;
 pub use self::q4_1::Q4_1;
@@ -60,6 +63,7 @@ pub use self::q5_k::Q5K;
 pub use self::q6_k::Q6K;
 pub use self::q8_0::Q8_0;
 pub use self::shared::SharedScales;
+pub use self::steps::StepScales;
 
 /// Every format, from exact to smallest; help texts and tests iterate over this table.
 pub static FORMATS: &[&dyn Format] = &[&F32, &F16, &Q8_0, &Q6K, &Q5_1, &Q5K, &Q4_1, &Q4K, &iq4_nl::Iq4Nl, &Q4_0];
@@ -101,18 +105,26 @@ pub struct PlaneSpec {
     pub dtype: Dtype,
     /// How many numbers at the beginning of each unit are f16 and have to be finite; planes of type F16 have no others.
     pub halves: usize,
+    /// Bytes at the beginning of each unit that kernels load apart from the rest, which they load in words of 4 bytes;
+    /// 0: a unit is loaded in parts of 16 bytes, or as a whole where it has fewer.
+    pub apart: usize,
 }
 
 impl PlaneSpec {
     /// A plane with `bytes` bytes for each block.
     pub(crate) const fn new(name: &'static str, bytes: usize, dtype: Dtype) -> Self {
         let halves = if matches!(dtype, Dtype::F16) { bytes / 2 } else { 0 };
-        Self { name, bytes, blocks: 1, dtype, halves }
+        Self { name, bytes, blocks: 1, dtype, halves, apart: 0 }
     }
 
     /// A plane of type U8 with `bytes` bytes for 8 blocks, of which the first are `halves` f16 numbers.
     pub(crate) const fn of_eight(name: &'static str, bytes: usize, halves: usize) -> Self {
-        Self { name, bytes, blocks: 8, dtype: Dtype::U8, halves }
+        Self { name, bytes, blocks: 8, dtype: Dtype::U8, halves, apart: 0 }
+    }
+
+    /// With [`PlaneSpec::apart`].
+    const fn apart(self, apart: usize) -> Self {
+        Self { apart, ..self }
     }
 }
 
@@ -232,6 +244,16 @@ pub trait Format: Sync + Send + Debug {
     fn push_super_block(&self, codes: &[i8; 256], scales: &SharedScales, planes: &mut [Vec<u8>]) -> Result<(), f32> {
         let mut groups = codes.as_chunks::<32>().0.iter().enumerate();
         groups.try_for_each(|(block, codes)| self.push_block(codes, [scales.pair(block); 2], planes))
+    }
+
+    /// Appends 256 weights that another program quantized with [`StepScales`], without minima. The default
+    /// implementation is for formats without such scales: it rounds them to f16.
+    ///
+    /// Errors: as [`push_block`](Self::push_block).
+    fn push_stepped(&self, codes: &[i8; 256], scales: &StepScales, planes: &mut [Vec<u8>]) -> Result<(), f32> {
+        let mut groups = codes.as_chunks::<32>().0.iter().enumerate();
+        let scale = |group| (scales.scale(group), 0.0);
+        groups.try_for_each(|(block, codes)| self.push_block(codes, [scale(2 * block), scale(2 * block + 1)], planes))
     }
 
     /// Appends one row, given as its part of every plane, in blocks of a type of [`BlockTypes::written`]. The default

@@ -56,6 +56,17 @@ pub(crate) fn round_half(value: f32) -> Option<f32> {
     rounded.is_finite().then_some(rounded)
 }
 
+/// The least f16 above zero.
+const LEAST_HALF: f32 = 1.0 / 16_777_216.0;
+/// Below this f16 has so few bits that a unit rounded down would leave its largest multiple short of the largest scale.
+const LEAST_ROUNDED: f32 = 64.0 * LEAST_HALF;
+
+/// The unit of scales that are stored as its multiples: `exact`, not negative, as an f16 number, rounded up where f16
+/// has few bits; `None` when it overflows f16.
+pub(crate) fn rounded_unit(exact: f32) -> Option<f32> {
+    if exact < LEAST_ROUNDED { Some((exact / LEAST_HALF).ceil() * LEAST_HALF) } else { round_half(exact) }
+}
+
 /// The value of the largest magnitude, with its index: it is reported when a scale overflows.
 pub(crate) fn peak_of(values: &[f32]) -> Unrepresentable {
     let mut peak = Unrepresentable { index: 0, value: 0.0 };

@@ -88,7 +88,7 @@ fn moments<const N: usize>(values: &[f32; N], weights: &[f32; N], inverse: f32, 
 
 /// Weighted squared error of rounding `values` to the grid of `scale`.
 #[inline(always)]
-fn error<const N: usize>(values: &[f32; N], weights: &[f32; N], scale: f32, grid: impl Grid) -> f32 {
+pub(super) fn error<const N: usize>(values: &[f32; N], weights: &[f32; N], scale: f32, grid: impl Grid) -> f32 {
     let inverse = invert(scale);
     let mut sum = [0.0f32; LANES];
     for start in (0..N).step_by(LANES) {

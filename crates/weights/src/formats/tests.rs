@@ -308,7 +308,7 @@ fn q6_k_unpacks_by_words() {
         let first = (word(0, i) & 0x0f0f_0f0f) | ((word(1, 0) >> (2 * i)) & 0x0303_0303) << 4;
         let second = ((word(0, i) >> 4) & 0x0f0f_0f0f) | ((word(1, 1) >> (2 * i)) & 0x0303_0303) << 4;
         for b in 0..4 {
-            let value = |q: u8, group: usize| half_at(&planes.bytes[2], group) * (f32::from(q) - 32.0);
+            let value = |q: u8, group: usize| StepScales::at(&planes.bytes[2], 0).scale(group) * (f32::from(q) - 32.0);
             assert_eq!(value(first.to_le_bytes()[b], 0), back[4 * i + b]);
             assert_eq!(value(second.to_le_bytes()[b], 1), back[16 + 4 * i + b]);
         }

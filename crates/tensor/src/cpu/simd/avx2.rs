@@ -144,6 +144,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn shorts(from: *const u8) -> __m256i {
+        unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
     unsafe fn words(from: *const u8) -> __m256i {
         unsafe { _mm256_loadu_si256(from.cast()) }
     }

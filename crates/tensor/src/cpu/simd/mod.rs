@@ -105,6 +105,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn no_integers() -> Self::I;
     unsafe fn add_integers(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn floats(values: Self::I) -> Self::F;
+    /// Eight unsigned numbers of 16 bits.
+    unsafe fn shorts(from: *const u8) -> Self::I;
     /// Eight words.
     unsafe fn words(from: *const u8) -> Self::I;
     /// The `bits` (below 32) bits from `shift` on of every word.

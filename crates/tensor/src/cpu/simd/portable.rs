@@ -144,6 +144,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn shorts(from: *const u8) -> [i32; 8] {
+        // SAFETY: the caller's pointer is to 16 bytes.
+        unsafe { from.cast::<[u16; 8]>().read_unaligned() }.map(|short| i32::from(u16::from_le(short)))
+    }
+
+    #[inline(always)]
     unsafe fn words(from: *const u8) -> [i32; 8] {
         // SAFETY: the caller's pointer is to 32 bytes.
         unsafe { from.cast::<[i32; 8]>().read_unaligned() }.map(i32::from_le)

@@ -176,6 +176,11 @@ impl Simd for Simd128 {
     }
 
     #[inline(always)]
+    unsafe fn shorts(from: *const u8) -> Two {
+        unsafe { [u32x4_load_extend_u16x4(from.cast()), u32x4_load_extend_u16x4(from.add(8).cast())] }
+    }
+
+    #[inline(always)]
     unsafe fn words(from: *const u8) -> Two {
         unsafe { [v128_load(from.cast()), v128_load(from.add(16).cast())] }
     }
