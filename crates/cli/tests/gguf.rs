@@ -159,11 +159,9 @@ fn inspect_says_what_becomes_of_each_type() {
 fn exported_models_come_back() {
     let prompts = |model: &str| json_of(&fixtures("expected").join(model).join("prompts.json"));
     let folder = tempfile::tempdir().expect("a folder");
-    let is_written = |model: &String| {
-        let config = json_of(&fixtures("models").join(model).join("config.json"));
-        let model_type = config["model_type"].as_str().expect("a type");
-        bayan_weights::gguf::arch::Arch::by_model_type(model_type).is_some_and(|arch| arch.is_exported())
-    };
+    // These have sizes or orders of layers that no published model has, which llama.cpp cannot open; `*_plain` and
+    // `*_even` are like them.
+    let is_written = |model: &String| !["cohere", "cohere2", "gemma4", "qwen3_5"].contains(&model.as_str());
     let written: Vec<String> = every_model().into_iter().filter(is_written).collect();
     let formats = FORMATS.iter().copied().filter(|format| !format.is_dense());
     // Each format once, with one of three models in turn.
@@ -172,7 +170,7 @@ fn exported_models_come_back() {
     let quantized = quantized.cycle().zip(formats).map(|(model, format)| (model, Some(format)));
     // Rows of 256, which the block types of formats with shared scales divide.
     let wide = written.iter().filter(|model| *model == "llama3_k256");
-    let shared = FORMATS.iter().copied().filter(|format| format.block_types().written.len() > 1);
+    let shared = FORMATS.iter().copied().filter(|format| format.planes().iter().any(|plane| plane.blocks == 8));
     let wide = wide.cycle().zip(shared).map(|(model, format)| (model, Some(format)));
     let as_stored = written.iter().map(|model| (model, None));
     for (model, format) in quantized.chain(wide).chain(as_stored).map(|(model, format)| (model.as_str(), format)) {
@@ -203,26 +201,52 @@ fn exported_models_come_back() {
             json!({"id": "ids", "op": "encode", "text": text, "add_special_tokens": true}),
             json!({"id": "logits", "op": "logits", "ids": prompt, "top_k": 1, "full_last": true}),
         ];
-        let flags = ["--cache", "f32", "--disable", "f16,dot"];
-        let (found, wanted) = (ask(&out, &requests, &flags), ask(&from, &requests, &flags));
+        // A file is read alike for every device; the CPU would multiply quantized matrices with rounded inputs.
+        let gpu = ["--cache", "f32", "--disable", "f16,dot"];
+        let flags = if format.is_some() { &gpu[..] } else { &["--device", "cpu", "--cache", "f32"] };
+        let (found, wanted) = (ask(&out, &requests, flags), ask(&from, &requests, flags));
         assert_eq!(found["ids"], wanted["ids"], "{name}");
         let last = |answers: &BTreeMap<String, Value>| -> Vec<f32> {
             serde_json::from_value(answers["logits"]["last_logits"].clone()).expect("logits")
         };
         let error = nmse(&last(&wanted), &last(&found));
-        // Formats without a block type for these rows are written as f16, or with scales in f16; so are gemma2's
-        // queries, whose scale differs from llama.cpp's.
+        // Formats without a block type for these rows are written as f16, or with scales in f16; so are matrices with
+        // another scale in llama.cpp's form (gemma2's queries, multipliers of falcon_h1 and jais).
         let narrow = |format: &dyn Format| format.block_types().written[0].block() == 256 && model != "llama3_k256";
         let is_rounded =
             format.is_some_and(|format| format.block_types().written == [BlockType::F16] || narrow(format));
         let bound = if is_rounded {
             1e-5
-        } else if model == "gemma2_softcap" {
+        } else if ["gemma2_softcap", "falcon_h1", "falcon_h1_norm", "jais"].contains(&model) {
             1e-6
         } else {
             1e-9
         };
         assert!(error < bound, "{name}: NMSE {error:.2e}");
+    }
+}
+
+/// The embedded model, whose pre-tokenizer has another expression than those of GGUF, but cuts alike.
+#[test]
+fn the_embedded_model_is_exported() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("embedded.gguf");
+    succeed(&finish(bayan().arg("export").arg("--gguf").arg(&out).args(["--model", "embedded"])));
+    let texts = json_of(&fixtures("expected").join("llama3_gqa").join("tokenizer_cases.json"));
+    let texts = texts["cases"].as_array().expect("cases").iter().map(|case| case["text"].clone());
+    // Marks alone, before and after letters, and in another order than NFC's.
+    let marks = ["َ", "ّ َ", "ّب", "\n\u{651}\u{64e}ب", "مُحَمَّدٌ", "ا\u{654}", "«\u{64b}"].map(Value::from);
+    let mut requests: Vec<Value> = texts
+        .chain(marks)
+        .enumerate()
+        .map(|(i, text)| json!({"id": i.to_string(), "op": "encode", "text": text, "add_special_tokens": true}))
+        .collect();
+    requests.push(json!({"id": "logits", "op": "logits", "ids": [5, 900, 33, 71], "top_k": 1, "full_last": true}));
+    let flags = ["--cache", "f32", "--disable", "f16,dot"];
+    let (found, wanted) = (ask(&out, &requests, &flags), ask(Path::new("embedded"), &requests, &flags));
+    assert!(wanted.len() > 100);
+    for (id, answer) in &wanted {
+        assert_eq!(&found[id], answer, "{id}");
     }
 }
 

@@ -90,6 +90,29 @@ fn every_format_round_trips_through_files() {
     }
 }
 
+/// Replaces a text of the header by one as long, which occurs once.
+fn replace(bytes: &mut [u8], from: &str, to: &str) {
+    let places: Vec<usize> =
+        (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes())).collect();
+    assert_eq!((places.len(), from.len()), (1, to.len()), "{from} in the header");
+    bytes[places[0]..][..to.len()].copy_from_slice(to.as_bytes());
+}
+
+/// Until version 2, q6_k had other scales: such a file is refused and says what to do.
+#[test]
+fn q6_k_of_version_2_is_refused() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let directory = temp.path().join("model");
+    write_all_formats(&directory, &WriteOptions::default()).expect("written");
+    let file = directory.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).expect("read");
+    replace(&mut bytes, r#"\"version\":3"#, r#"\"version\":2"#);
+    std::fs::write(&file, &bytes).expect("written");
+    let source = DirectorySource::new(&directory).expect("a directory");
+    let error = block_on(Checkpoint::open(Rc::new(source))).expect_err("another q6_k").to_string();
+    assert!(error.contains("q6_k.weight") && error.contains("quantize the original model again"), "{error}");
+}
+
 /// In version 1 of the description, today's q4_1 was called q4_k.
 #[test]
 fn files_of_version_1_are_read() {
@@ -105,12 +128,8 @@ fn files_of_version_1_are_read() {
     writer.finish().expect("complete");
     let file = directory.join("model.safetensors");
     let mut bytes = std::fs::read(&file).expect("read");
-    for (from, to) in [(r#"\"version\":2"#, r#"\"version\":1"#), (r#"\"q4_1\""#, r#"\"q4_k\""#)] {
-        let places: Vec<usize> =
-            (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes())).collect();
-        assert_eq!(places.len(), 1, "{from} in the header");
-        bytes[places[0]..][..to.len()].copy_from_slice(to.as_bytes());
-    }
+    replace(&mut bytes, r#"\"version\":3"#, r#"\"version\":1"#);
+    replace(&mut bytes, r#"\"q4_1\""#, r#"\"q4_k\""#);
     std::fs::write(&file, &bytes).expect("written");
     let checkpoint = open(&directory);
     let stored = checkpoint.require("a").expect("there").stored;

@@ -10,7 +10,7 @@ use bayan_gpu::block_on;
 use bayan_models::Adapter;
 use bayan_weights::gguf::arch::Arch;
 use bayan_weights::gguf::blocks::BlockType;
-use bayan_weights::gguf::export::{export, interleave};
+use bayan_weights::gguf::export::{change_adapter, export};
 use bayan_weights::gguf::tokenizer_entries;
 use bayan_weights::gguf::vocabulary;
 use bayan_weights::gguf::writer::{Declared, Entry, GgufWriter};
@@ -98,9 +98,6 @@ fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("none");
     let arch = Arch::by_model_type(model_type)
         .with_context(|| format!("model_type {model_type}: expected an architecture that GGUF supports"))?;
-    let of = |key: &str| config.get(key).and_then(Value::as_u64);
-    let head =
-        of("head_dim").or_else(|| of("hidden_size")?.checked_div(of("num_attention_heads")?)).unwrap_or(0) as usize;
     let alpha = adapter.modules.values().next().map_or(1.0, |module| module.scale * module.rank as f32);
     let metadata = [
         ("general.type", Entry::Text("adapter".into())),
@@ -113,23 +110,10 @@ fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<
     for (name, module) in &adapter.modules {
         let base = format!("{name}.weight");
         let gguf = arch.to_gguf(&base).with_context(|| format!("{name}: llama.cpp has no tensor of this name"))?;
-        let entry = checkpoint.require(&base)?;
-        if entry.shape != [module.out_features, module.in_features] {
-            bail!(
-                "{name}: the adapter is for [{}, {}], the model has {:?}",
-                module.out_features,
-                module.in_features,
-                entry.shape
-            );
-        }
         let factor = module.scale * module.rank as f32 / alpha;
-        let bytes = |values: &[f32], factor: f32| {
-            values.iter().flat_map(|value| (value * factor).to_le_bytes()).collect::<Vec<u8>>()
-        };
-        let mut b = bytes(&module.b, factor);
-        if arch.is_interleaved(&base) {
-            b = interleave(&b, 4 * module.rank, head.max(2));
-        }
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let (mut a, mut b) = (module.a.clone(), module.b.iter().map(|value| value * factor).collect());
+        change_adapter(checkpoint, &base, module.rank, &mut a, &mut b)?;
         declared.push(Declared {
             name: format!("{gguf}.lora_a"),
             shape: vec![module.rank, module.in_features],
@@ -140,7 +124,7 @@ fn write_adapter(checkpoint: &Checkpoint, path: &Path, target: &Path) -> Result<
             shape: vec![module.out_features, module.rank],
             kind: BlockType::F32,
         });
-        arrays.extend([bytes(&module.a, 1.0), b]);
+        arrays.extend([bytes(&a), bytes(&b)]);
     }
     let mut writer = GgufWriter::create(target, &metadata, declared)?;
     for array in arrays {

@@ -42,8 +42,8 @@ const B: &str = ".lora_b";
 /// Reads the adapter in `file`, for a base model with heads of size `head_dim`.
 ///
 /// # Errors
-/// A damaged file, a model or another kind of adapter, a tensor that is not one of a pair, or values that are not
-/// finite.
+/// A damaged file, a model or another kind of adapter, a tensor that is not one of a pair, a pair for a matrix that the
+/// architecture's files change ([`Arch::changed_pairs`]), or values that are not finite.
 pub async fn read_adapter(source: &dyn Source, file: &str, head_dim: usize) -> Result<AdapterFile, WeightsError> {
     let header = read_header(source, file).await?;
     let arch = check(file, &header)?;
@@ -71,6 +71,12 @@ pub async fn read_adapter(source: &dyn Source, file: &str, head_dim: usize) -> R
         let (Some(tensor), Some(module)) = (&tensor, module) else {
             return Err(bad(format!("tensor {name:?}: the architecture {:?} has no matrix {base:?}", arch.gguf)));
         };
+        if arch.changed_pairs.iter().any(|ending| module.ends_with(ending)) {
+            return Err(WeightsError::Unsupported {
+                what: format!("{file}: tensor {name:?}: a pair for a matrix that {:?} files change", arch.gguf),
+                remedy: "take the adapter's safetensors; llama.cpp runs this file, on a GGUF model".to_owned(),
+            });
+        }
         let mut pair = pair(source, file, info, other).await?;
         if arch.is_interleaved(tensor) {
             reorder(&mut pair, head_dim).map_err(|problem| bad(format!("tensor {name:?}: {problem}")))?;

@@ -1,10 +1,10 @@
 //! Decoding of GGUF's block types, and the planes that they are loaded as.
 //!
 //! Each format lists the types that it reads ([`Format::block_types`]). `f32`, `f16` and `bf16` are dense tensors.
-//! Every other type is loaded in the format that holds the same numbers. In Q3_K, Q6_K and IQ4_XS a scale, the product
-//! of an f16 and an integer of up to 8 bits, is rounded to f16: by 2^-12 at most ([`BlockType::change`]). Only Q2_K is
-//! quantized again, to q8_0, because it has a minimum for every 16 weights, which no format here has; that adds less
-//! than a thousandth of Q2_K's own error.
+//! Every other type is loaded in the format that holds the same numbers. In IQ4_XS a scale, the product of an f16 and
+//! an integer of 6 bits, is rounded to f16: by 2^-12 at most ([`BlockType::change`]). Only Q2_K is quantized again, to
+//! q8_0, because it has a minimum for every 16 weights, which no format here has; that adds less than a thousandth of
+//! Q2_K's own error.
 //!
 //! `f32` rows are exact for every type. Rejected: loading everything as f16, because that would triple the memory of
 //! common files.
@@ -25,7 +25,7 @@ impl BlockType {
     /// What loading it as planes changes, in words; `None` for nothing.
     pub fn change(self) -> Option<&'static str> {
         match self {
-            Q3_K | Q6_K | IQ4_XS => Some("scales rounded to f16"),
+            IQ4_XS => Some("scales rounded to f16"),
             Q2_K => Some("quantized again to 8 bits"),
             BF16 => Some("rounded to f16"),
             _ => None,

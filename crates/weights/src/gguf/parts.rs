@@ -6,7 +6,7 @@
 
 use super::block_type::BlockType::{self, *};
 use crate::formats::iq4_nl::LEVELS as IQ4_LEVELS;
-use crate::formats::{SharedScales, half_at, round_half};
+use crate::formats::{SharedScales, StepScales, half_at, round_half};
 
 /// e2m1 values times two.
 const MXFP4_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -21,12 +21,14 @@ pub(super) struct Parts {
     sub: usize,
     /// The scales of Q4_K and Q5_K, as they are stored.
     shared: Option<SharedScales>,
+    /// The scales of Q3_K and Q6_K, as they are stored.
+    stepped: Option<StepScales>,
 }
 
 impl Parts {
     /// Unpacks a block of a quantized type.
     pub(super) fn of(kind: BlockType, bytes: &[u8]) -> Self {
-        let mut parts = Self { kind, codes: [0; 256], scales: [(0.0, 0.0); 16], sub: 32, shared: None };
+        let mut parts = Self { kind, codes: [0; 256], scales: [(0.0, 0.0); 16], sub: 32, shared: None, stepped: None };
         match kind {
             Q4_0 | Q4_1 | IQ4_NL | MXFP4 => parts.small_4(bytes),
             Q5_0 | Q5_1 => parts.small_5(bytes),
@@ -61,6 +63,9 @@ impl Parts {
     pub(super) fn push(&self, planes: &mut [Vec<u8>]) -> Result<(), (usize, f32)> {
         if let Some(shared) = &self.shared {
             return self.kind.native().push_super_block(&self.codes, shared, planes).map_err(|value| (0, value));
+        }
+        if let Some(stepped) = &self.stepped {
+            return self.kind.native().push_stepped(&self.codes, stepped, planes).map_err(|value| (0, value));
         }
         let mut groups = 0..self.kind.block() / 32;
         groups.try_for_each(|group| self.push_group(group, planes).map_err(|value| (group * 32, value)))
@@ -122,13 +127,13 @@ impl Parts {
 
     /// As Q2_K's codes, with a third bit that means "do not subtract 4"; 16 scales of 6 bits.
     fn q3_k(&mut self, bytes: &[u8]) {
-        let (scale, packed) = (half_at(&bytes[108..], 0), &bytes[96..108]);
-        self.sub = 16;
-        for (index, to) in self.scales.iter_mut().enumerate() {
+        let packed = &bytes[96..108];
+        let step = |index: usize| {
             let low = packed[index % 8] >> (4 * (index / 8)) & 15;
             let high = packed[8 + index % 4] >> (2 * (index / 4)) & 3;
-            to.0 = scale * (f32::from(low | high << 4) - 32.0);
-        }
+            (low | high << 4) as i8 - 32
+        };
+        self.stepped(StepScales { unit: half_at(&bytes[108..], 0), steps: std::array::from_fn(step) });
         for (index, code) in self.codes.iter_mut().enumerate() {
             let (half, group, lane) = (index / 128, index / 32 % 4, index % 32);
             let low = bytes[32 + 32 * half + lane] >> (2 * group) & 3;
@@ -151,17 +156,20 @@ impl Parts {
     }
 
     fn q6_k(&mut self, bytes: &[u8]) {
-        let scale = half_at(&bytes[208..], 0);
-        self.sub = 16;
-        for (to, &byte) in self.scales.iter_mut().zip(&bytes[192..208]) {
-            to.0 = scale * f32::from(byte as i8);
-        }
+        let steps = std::array::from_fn(|group| bytes[192 + group] as i8);
+        self.stepped(StepScales { unit: half_at(&bytes[208..], 0), steps });
         for (index, code) in self.codes.iter_mut().enumerate() {
             let (half, group, lane) = (index / 128, index / 32 % 4, index % 32);
             let low = bytes[64 * half + 32 * (group % 2) + lane] >> (4 * (group / 2)) & 15;
             let high = bytes[128 + 32 * half + lane] >> (2 * group) & 3;
             *code = (low | high << 4) as i8 - 32;
         }
+    }
+
+    fn stepped(&mut self, stepped: StepScales) {
+        self.sub = 16;
+        self.scales = std::array::from_fn(|group| (stepped.scale(group), 0.0));
+        self.stepped = Some(stepped);
     }
 
     fn iq4_xs(&mut self, bytes: &[u8]) {

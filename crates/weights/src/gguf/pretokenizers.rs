@@ -121,6 +121,17 @@ const MINICPM5: &str =
 const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
 
+/// The embedded model's expression. It cuts every text as `QWEN35` does: only the character that may stand before a run
+/// of letters and marks is described without marks, and a mark there belongs to the same run in either expression.
+const EMBEDDED: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+/// Expressions of published files that cut every text as one of the table does.
+pub(super) const EQUAL: &[(&str, &str)] = &[(EMBEDDED, QWEN35)];
+/// The key that says whether texts are normalized to NFC, where that differs from the rules of the name.
+pub(super) const NFC_KEY: &str = "tokenizer.bayan.nfc";
+
 const PLAIN: PreTokenizer = PreTokenizer { names: &[], steps: &[Gpt2], nfc: false, ignore_merges: false, bos: false };
 
 /// Every known name.

@@ -21,9 +21,10 @@ pub(super) enum RowOrder {
 }
 
 /// A transformation of the values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Values {
     /// None.
+    #[default]
     Same,
     /// 1 was added (Gemma's norms).
     PlusOne,

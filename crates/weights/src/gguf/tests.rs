@@ -133,6 +133,23 @@ fn planes_keep_the_values() {
     }
 }
 
+/// Types of 256 weights that a format of ours writes are read and written back without a changed bit.
+#[test]
+fn blocks_are_written_as_they_were_read() {
+    for kind in [BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K] {
+        let (blocks, _) = case(kind);
+        let format = kind.native();
+        assert!(format.block_types().written.contains(&kind), "{}", kind.name());
+        let mut planes = Planes::new(format, kind.block());
+        kind.push_planes(&blocks, &mut planes.bytes).expect("the scales fit");
+        let mut back = Vec::new();
+        let rows: Vec<&[u8]> = planes.bytes.iter().map(Vec::as_slice).collect();
+        format.write_row(kind, &rows, &mut back).expect("the scales fit");
+        let differ = back.iter().zip(&blocks).filter(|(a, b)| a != b).count();
+        assert_eq!((back.len(), differ), (blocks.len(), 0), "{}", kind.name());
+    }
+}
+
 /// Blocks of llama.cpp's unevenly spaced levels take no more memory on the device than in the file, except for the
 /// 6-bit scales of IQ4_XS.
 #[test]
@@ -430,6 +447,24 @@ fn adapters_and_models_are_told_apart() {
     assert!(read(&alpha(whole_weight)).expect_err("a whole weight").contains("output_norm.weight"));
     let activated = whole().key("adapter.alora.invocation_tokens", 4, &1u32.to_le_bytes());
     assert!(read(&alpha(activated)).expect_err("another kind").contains("alora"));
+}
+
+/// llama.cpp reorders or multiplies these matrices by the model's own sizes, which an adapter's file does not have.
+#[test]
+fn pairs_of_changed_matrices_are_refused() {
+    for (arch, tensor) in [("qwen35", "ssm_out"), ("falcon-h1", "attn_q"), ("jais", "output")] {
+        let base = if tensor == "output" { "output".to_owned() } else { format!("blk.0.{tensor}") };
+        let file = File::default()
+            .text("general.architecture", arch)
+            .text("general.type", "adapter")
+            .text("adapter.type", "lora")
+            .float("adapter.lora.alpha", 4.0)
+            .tensor(&format!("{base}.weight.lora_a"), &[2, 32], 0, 0, 256)
+            .tensor(&format!("{base}.weight.lora_b"), &[32, 2], 0, 256, 256);
+        let source = MemorySource::new().with("a.gguf", file.bytes());
+        let error = block_on(adapter::read_adapter(&source, "a.gguf", 16)).expect_err(arch).to_string();
+        assert!(error.contains(tensor) && error.contains("safetensors"), "{arch}: {error}");
+    }
 }
 
 #[test]

@@ -239,6 +239,11 @@ fn bpe(
     let [normalizer, pre_tokenizer, decoder] = form.json();
     let spaces = matches!(form, Form::Spaces);
     let ignore_merges = matches!(form, Form::Bytes(rules) if rules.ignore_merges);
+    let normalizer = match (form, header.flag(pretokenizers::NFC_KEY)) {
+        (Form::Bytes(_), Some(true)) => json!({"type": "NFC"}),
+        (Form::Bytes(_), Some(false)) => Value::Null,
+        _ => normalizer,
+    };
     let unknown = header.integer("tokenizer.ggml.unknown_token_id").filter(|_| spaces);
     let unknown = unknown.and_then(|id| tokens.get(usize::try_from(id).ok()?));
     let json = json!({

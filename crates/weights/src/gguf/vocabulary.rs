@@ -1,15 +1,24 @@
 //! Converts a `tokenizer.json` to GGUF's metadata.
 
-use super::pretokenizers::TABLE;
+use super::pretokenizers::{EQUAL, NFC_KEY, PreTokenizer, TABLE};
 use super::writer::Entry;
 use crate::error::WeightsError;
 use serde_json::Value;
 use std::collections::HashMap;
 
+/// Token types, numbered as in SentencePiece.
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+/// Special tokens of Gemma 4 that llama.cpp's converter marks as plain ones, so that programs see where thoughts and
+/// calls of tools begin and end.
+const SHOWN_BY_GEMMA4: [&str; 7] =
+    ["<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|\"|>"];
+
 fn unsupported(what: &str) -> WeightsError {
     WeightsError::Unsupported {
         what: format!("tokenizer.json: {what}, as GGUF"),
-        remedy: "supported are byte-level BPE with the pre-tokenizer of GPT-2, LLaMA 3 or Qwen 2, and BPE with byte fallback"
+        remedy: "GGUF has only names of pre-tokenizers: supported are byte-level BPE with the rules of one of them, \
+                 and BPE with byte fallback; keep this model as safetensors"
             .to_owned(),
     }
 }
@@ -72,7 +81,18 @@ pub fn metadata(
                 && around.contains(&format!("{{\"SpecialToken\":{{\"id\":{}", Value::from(text)))
         });
     }
-    if fallback {
+    // Gemma 4's has merges instead of scores.
+    let is_gemma4 = fallback && config.get("model_type").and_then(Value::as_str) == Some("gemma4_text");
+    if is_gemma4 {
+        for (token, kind) in tokens.iter().zip(&mut kinds) {
+            if *kind == CONTROL && SHOWN_BY_GEMMA4.contains(&token.as_str()) {
+                *kind = USER_DEFINED;
+            }
+        }
+        add("ggml.model", Entry::Text("gemma4".into()));
+        add("ggml.merges", Entry::Texts(merges.iter().map(|[left, right]| format!("{left} {right}")).collect()));
+        add("ggml.add_space_prefix", Entry::Flag(false));
+    } else if fallback {
         let prefix = tokenizer.get("normalizer").is_some_and(|value| value.to_string().contains("Prepend"))
             || tokenizer.get("pre_tokenizer").is_some_and(|value| value.to_string().contains("Metaspace"));
         let mut rank: HashMap<String, usize> = HashMap::new();
@@ -87,7 +107,11 @@ pub fn metadata(
         add("ggml.add_space_prefix", Entry::Flag(prefix));
     } else {
         add("ggml.model", Entry::Text("gpt2".into()));
-        add("ggml.pre", Entry::Text(nickname(tokenizer)?.into()));
+        let rules = rules(tokenizer)?;
+        add("ggml.pre", Entry::Text(rules.names[0].into()));
+        if rules.nfc != normalizes(tokenizer) {
+            add(NFC_KEY.trim_start_matches("tokenizer."), Entry::Flag(normalizes(tokenizer)));
+        }
         add("ggml.merges", Entry::Texts(merges.iter().map(|[left, right]| format!("{left} {right}")).collect()));
     }
     for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
@@ -116,15 +140,27 @@ fn merges(model: &Value) -> Result<Vec<[String; 2]>, WeightsError> {
     list.iter().map(|merge| pair(merge).ok_or_else(|| unsupported("a merge that is not a pair of tokens"))).collect()
 }
 
-/// llama.cpp's name of the pre-tokenizer: the first one of the rules that the file states.
-fn nickname(tokenizer: &Value) -> Result<&'static str, WeightsError> {
-    let stated = tokenizer.get("pre_tokenizer").unwrap_or(&Value::Null);
+/// The rules of the table that the file states; the first of their names is llama.cpp's name.
+fn rules(tokenizer: &Value) -> Result<&'static PreTokenizer, WeightsError> {
+    let mut stated = tokenizer.get("pre_tokenizer").cloned().unwrap_or(Value::Null);
+    for step in stated.get_mut("pretokenizers").and_then(Value::as_array_mut).into_iter().flatten() {
+        let regex = step.pointer_mut("/pattern/Regex");
+        if let Some(regex) = regex
+            && let Some((_, known)) = EQUAL.iter().find(|(equal, _)| regex.as_str() == Some(equal))
+        {
+            *regex = Value::from(*known);
+        }
+    }
     let ignores = tokenizer.pointer("/model/ignore_merges").and_then(Value::as_bool).unwrap_or(false);
-    let nfc = tokenizer.pointer("/normalizer/type").and_then(Value::as_str) == Some("NFC");
-    let same = TABLE.iter().filter(|rules| same_rules(&rules.json(), stated));
+    let same = TABLE.iter().filter(|rules| same_rules(&rules.json(), &stated));
     // Names with the same expression differ in how they normalize and merge.
-    let closest = same.max_by_key(|rules| (rules.ignore_merges == ignores, rules.nfc == nfc));
-    closest.map(|rules| rules.names[0]).ok_or_else(|| unsupported("a pre-tokenizer that GGUF has no name for"))
+    let closest = same.max_by_key(|rules| (rules.ignore_merges == ignores, rules.nfc == normalizes(tokenizer)));
+    closest.ok_or_else(|| unsupported("a pre-tokenizer that GGUF has no name for"))
+}
+
+/// Whether texts are normalized to NFC.
+fn normalizes(tokenizer: &Value) -> bool {
+    tokenizer.pointer("/normalizer/type").and_then(Value::as_str) == Some("NFC")
 }
 
 /// Whether two pre-tokenizers cut alike: fields that only move offsets may differ.

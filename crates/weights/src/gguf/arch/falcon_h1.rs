@@ -3,7 +3,7 @@
 use super::super::config::Reader;
 use super::super::names::Names;
 use super::super::tensors::Values;
-use super::{Arch, PLAIN, recurrent};
+use super::{Arch, Change, Exported, Key, Model, PLAIN, recurrent, recurrent_change};
 use crate::error::WeightsError;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ const LAYERS: Names = &[
     ("ssm_d", "mamba.D"),
     ("ssm_norm", "mamba.norm"),
     ("ssm_out", "mamba.out_proj"),
-    // llama.cpp's name table of this architecture has this one without a suffix.
+    // llama.cpp's name table of this architecture has this one without a suffix; it is written so.
     ("ffn_norm", "pre_ff_layernorm.weight"),
     ("ffn_norm.weight", "pre_ff_layernorm.weight"),
     ("ffn_gate", "feed_forward.gate_proj"),
@@ -42,6 +42,8 @@ pub(super) const FALCON_H1: Arch = Arch {
         flat.or_else(|| recurrent(name, shape))
     },
     config,
+    export,
+    changed_pairs: &["_proj", "lm_head"],
     ..PLAIN
 };
 
@@ -68,4 +70,71 @@ fn config(reader: &mut Reader<'_>) -> Result<(), WeightsError> {
     let head = of("mamba_d_ssm") / of("mamba_n_heads").max(1);
     reader.set("mamba_d_head", json!(head));
     Ok(())
+}
+
+/// The multipliers are multiplied into the weights. An output head that is the embedding has another multiplier than
+/// the embedding, so that it is written as a matrix of its own.
+fn export(model: &Model<'_>) -> Result<Exported, WeightsError> {
+    model.without(&["attention_bias", "mlp_bias", "mamba_proj_bias", "projectors_bias"])?;
+    model.without_rotary_scaling()?;
+    if model.flag("mamba_rms_norm") && model.config.get("mamba_norm_before_gate") != Some(&Value::Bool(false)) {
+        return Err(model.refuse("mamba_norm_before_gate = true", "the gate before the norm"));
+    }
+    let of = |key: &str| model.number(key).unwrap_or(1.0);
+    let numbers = |key: &str, count: usize| -> Result<Vec<f32>, WeightsError> {
+        let Some(value) = model.config.get(key).filter(|value| !value.is_null()) else { return Ok(vec![1.0; count]) };
+        let list: Vec<f32> =
+            value.as_array().into_iter().flatten().filter_map(Value::as_f64).map(|n| n as f32).collect();
+        let bad = || WeightsError::malformed("config.json", format!("expected {count} numbers under {key:?}"));
+        if list.len() == count { Ok(list) } else { Err(bad()) }
+    };
+    let expanded = model.size("mamba_expand").unwrap_or(2).saturating_mul(model.require("hidden_size")?);
+    let inner = model.size("mamba_d_ssm").unwrap_or(expanded);
+    let (groups, state) = (model.size("mamba_n_groups").unwrap_or(1), model.require("mamba_d_state")?);
+    let keys = vec![
+        ("ssm.conv_kernel", Key::Whole(model.size("mamba_d_conv").unwrap_or(4))),
+        ("ssm.inner_size", Key::Whole(inner)),
+        ("ssm.state_size", Key::Whole(state)),
+        ("ssm.time_step_rank", Key::Whole(model.require("mamba_n_heads")?)),
+        ("ssm.group_count", Key::Whole(groups)),
+    ];
+    let (mlp, parts) = (numbers("mlp_multipliers", 2)?, numbers("ssm_multipliers", 5)?);
+    let (into, head) = (of("attention_in_multiplier"), of("lm_head_multiplier"));
+    let factors = [
+        ("model.embed_tokens.weight", of("embedding_multiplier")),
+        ("lm_head.weight", head),
+        ("self_attn.q_proj.weight", into),
+        ("self_attn.k_proj.weight", into * of("key_multiplier")),
+        ("self_attn.v_proj.weight", into),
+        ("self_attn.o_proj.weight", of("attention_out_multiplier")),
+        ("feed_forward.gate_proj.weight", mlp[0]),
+        ("feed_forward.down_proj.weight", mlp[1]),
+        ("mamba.out_proj.weight", of("ssm_out_multiplier")),
+    ];
+    // The gate, the values, both projections of the state, and the time steps.
+    let (inner, shared, into) = (inner as usize, groups as usize * state as usize, of("ssm_in_multiplier"));
+    let ends = [inner, 2 * inner, 2 * inner + shared, 2 * inner + 2 * shared, usize::MAX];
+    let parts: Vec<(usize, f32)> = ends.into_iter().zip(parts).map(|(end, part)| (end, part * into)).collect();
+    let change = move |name: &str, shape: &[usize]| {
+        if let Some((_, factor)) = factors.iter().find(|(ending, factor)| name.ends_with(ending) && *factor != 1.0) {
+            return Change::factor(*factor);
+        }
+        let parts = || if parts.iter().all(|(_, factor)| *factor == 1.0) { Vec::new() } else { parts.clone() };
+        let column = |shape: &[usize]| Some(vec![shape.iter().product(), 1]);
+        let all = Change::default();
+        match name {
+            _ if name.ends_with("mamba.in_proj.weight") => Change { factors: parts(), ..all },
+            _ if name.ends_with("mamba.A_log") => {
+                Change { shape: column(shape), exact: true, ..recurrent_change(name, shape) }
+            }
+            _ if name.ends_with("mamba.D") => Change { shape: column(shape), exact: true, ..all },
+            _ if name.ends_with("mamba.norm.weight") => {
+                let groups = groups.max(1) as usize;
+                Change { shape: Some(vec![groups, inner / groups]), exact: true, ..all }
+            }
+            _ => recurrent_change(name, shape),
+        }
+    };
+    let tied = model.flag("tie_word_embeddings");
+    Ok(Exported { keys, change: Some(Box::new(change)), head: tied.then_some(head), ..Exported::default() })
 }

@@ -3,7 +3,8 @@
 
 use super::super::config::{Reader, short};
 use super::super::names::FOUR_NORMS;
-use super::{Arch, Exported, Key, PLAIN};
+use super::written::{ChangeOf, interval};
+use super::{Arch, Change, Exported, Key, Model, PLAIN};
 use crate::error::WeightsError;
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ pub(super) const GEMMA: Arch = Arch {
         activation(reader);
         Ok(())
     },
-    export: Some(|config, _| Ok(Exported { keys: keys(config), factor: None })),
+    export: |model| Ok(Exported { keys: keys(model.config), ..Exported::default() }),
     ..PLAIN
 };
 
@@ -33,10 +34,10 @@ pub(super) const GEMMA2: Arch = Arch {
         window_and_scale(reader, GEMMA2_27B);
         Ok(())
     },
-    export: Some(|config, head_dim| {
-        let factor = query_factor(config, head_dim, GEMMA2_27B).map(|factor| (".q_proj.weight", factor));
-        Ok(Exported { keys: keys(config), factor })
-    }),
+    export: |model| {
+        let change = query_change(model, GEMMA2_27B, ".q_proj.weight");
+        Ok(Exported { keys: keys(model.config), change, ..Exported::default() })
+    },
     ..PLAIN
 };
 
@@ -54,16 +55,17 @@ pub(super) const GEMMA3: Arch = Arch {
         reader.set("sliding_window_pattern", json!(pattern));
         Ok(())
     },
-    export: Some(|config, head_dim| {
+    export: |model| {
+        let config = model.config;
         let number = |value: Option<&Value>| value.and_then(Value::as_f64).map(|n| n as f32);
         let local = number(config.pointer("/rope_parameters/sliding_attention/rope_theta"))
             .or(number(config.get("rope_local_base_freq")));
         let mut keys = keys(config);
         keys.push(("rope.freq_base_swa", Key::Float(local.unwrap_or(10_000.0))));
         keys.push(("attention.sliding_window_pattern", Key::Whole(window_pattern(config)?)));
-        let factor = query_factor(config, head_dim, GEMMA3_27B).map(|factor| (".q_norm.weight", factor));
-        Ok(Exported { keys, factor })
-    }),
+        let change = query_change(model, GEMMA3_27B, ".q_norm.weight");
+        Ok(Exported { keys, change, ..Exported::default() })
+    },
     ..PLAIN
 };
 
@@ -102,9 +104,7 @@ fn window_pattern(config: &Value) -> Result<u32, WeightsError> {
     let told = told.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
     let Some(types) = config.get("layer_types").and_then(Value::as_array) else { return Ok(told.unwrap_or(6)) };
     let full: Vec<bool> = types.iter().map(|kind| kind.as_str() == Some("full_attention")).collect();
-    let follows = |pattern: usize| full.iter().enumerate().all(|(layer, full)| *full == ((layer + 1) % pattern == 0));
-    let found = (1..=full.len() + 1).find(|&pattern| follows(pattern)).and_then(|pattern| u32::try_from(pattern).ok());
-    found.ok_or_else(|| WeightsError::Unsupported {
+    interval(&full).ok_or_else(|| WeightsError::Unsupported {
         what: format!("writing layer_types {types:?} as GGUF"),
         remedy: "llama.cpp's form of this architecture has full attention on every n-th layer".to_owned(),
     })
@@ -112,11 +112,16 @@ fn window_pattern(config: &Value) -> Result<u32, WeightsError> {
 
 /// The factor on the queries, needed because llama.cpp derives the scale of the attention scores from the head size
 /// (except in the 27B models). It is applied to the query norm where there is one, otherwise to the query projection.
-fn query_factor(config: &Value, head_dim: usize, layers_of_27b: u64) -> Option<f32> {
-    let of = |key: &str| config.get(key).and_then(Value::as_u64).unwrap_or(0);
-    let scalar = config.get("query_pre_attn_scalar").and_then(Value::as_f64).filter(|scalar| *scalar > 0.0)?;
+fn query_change(model: &Model<'_>, layers_of_27b: u64, ending: &'static str) -> Option<ChangeOf> {
+    let of = |key: &str| model.config.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let scalar = model.config.get("query_pre_attn_scalar").and_then(Value::as_f64).filter(|scalar| *scalar > 0.0)?;
     let is_27b = of("num_hidden_layers") == layers_of_27b;
-    let built_in =
-        if is_27b { of("hidden_size") as f64 / of("num_attention_heads").max(1) as f64 } else { head_dim as f64 };
-    Some((built_in / scalar).sqrt() as f32)
+    let hidden = of("hidden_size") as f64;
+    let built_in = if is_27b { hidden / of("num_attention_heads").max(1) as f64 } else { model.head_dim as f64 };
+    let factor = (built_in / scalar).sqrt() as f32;
+    let change = move |name: &str, _: &[usize]| match name.ends_with(ending) {
+        true => Change::factor(factor),
+        false => Change::default(),
+    };
+    (factor != 1.0).then(|| Box::new(change) as ChangeOf)
 }

@@ -1,7 +1,7 @@
 //! Granite: LLaMA's names, with its multipliers as metadata keys.
 
 use super::{Arch, Exported, Key, PLAIN};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Hugging Face's fields and llama.cpp's keys.
 const MULTIPLIERS: [(&str, &str); 4] = [
@@ -21,12 +21,12 @@ pub(super) const GRANITE: Arch = Arch {
         MULTIPLIERS.iter().for_each(|(to, from)| reader.copy(to, from));
         Ok(())
     },
-    export: Some(|config, _| {
+    export: |model| {
         let key = |(from, to): (&str, &'static str)| {
-            let value = config.get(from).and_then(Value::as_f64).unwrap_or(1.0);
-            (to, Key::Float(value as f32))
+            let value = model.number(from).unwrap_or(1.0);
+            (to, Key::Float(value))
         };
-        Ok(Exported { keys: MULTIPLIERS.map(key).to_vec(), factor: None })
-    }),
+        Ok(Exported { keys: MULTIPLIERS.map(key).to_vec(), ..Exported::default() })
+    },
     ..PLAIN
 };

@@ -2,9 +2,9 @@
 
 use super::super::config::Reader;
 use super::super::names::Names;
-use super::{Arch, PLAIN};
+use super::{Arch, Change, Exported, Key, Model, PLAIN};
 use crate::error::WeightsError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const GLOBALS: Names = &[("token_embd", "transformer.wte"), ("output_norm", "transformer.ln_f"), ("output", "lm_head")];
 
@@ -25,6 +25,8 @@ pub(super) const JAIS: Arch = Arch {
     layer_prefix: "transformer.h.",
     layers: LAYERS,
     config,
+    export,
+    changed_pairs: &["lm_head"],
     ..PLAIN
 };
 
@@ -56,4 +58,41 @@ fn config(reader: &mut Reader<'_>) -> Result<(), WeightsError> {
     reader.set("mup_scale_qk_dot_by_d", json!(true));
     reader.set(crate::checkpoint::TRANSPOSED_KEY, json!(true));
     Ok(())
+}
+
+/// llama.cpp divides the scores by the head size, and needs an output head of its own.
+fn export(model: &Model<'_>) -> Result<Exported, WeightsError> {
+    if !model.flag("scale_qk_dot_by_d") && !model.flag("mup_scale_qk_dot_by_d") {
+        let expected = "scores of this architecture divided by the head size";
+        return Err(model.refuse("scores that are divided by the root of the head size", expected));
+    }
+    if let Some(scaling) = model.config.get("alibi_scaling").filter(|value| !value.is_null()) {
+        return Err(model.refuse(&format!("alibi_scaling {scaling}"), "ALiBi without scaling"));
+    }
+    let text = |key: &str| model.config.get(key).and_then(Value::as_str).unwrap_or("none");
+    for (key, expected) in [("position_embedding_type", "alibi"), ("activation_function", "swiglu")] {
+        if text(key) != expected {
+            return Err(model.refuse(&format!("{key} {:?}", text(key)), &format!("{expected} only")));
+        }
+    }
+    let embeddings = model.number("embeddings_scale").or(model.number("mup_embeddings_scale")).unwrap_or(1.0);
+    let of = |key: &str| model.number(key).unwrap_or(1.0);
+    let head = model.number("width_scale").unwrap_or(of("mup_output_alpha") * of("mup_width_scale"));
+    let tied = model.config.get("tie_word_embeddings") != Some(&Value::Bool(false));
+    let change = move |name: &str, _: &[usize]| match name {
+        "transformer.wte.weight" if embeddings != 1.0 => Change::factor(embeddings),
+        "lm_head.weight" if head != 1.0 => Change::factor(head),
+        _ => Change::default(),
+    };
+    Ok(Exported {
+        keys: vec![
+            ("attention.max_alibi_bias", Key::Float(8.0)),
+            ("rope.freq_base", Key::Absent),
+            ("rope.dimension_count", Key::Absent),
+        ],
+        change: Some(Box::new(change)),
+        head: tied.then_some(head),
+        tied,
+        ..Exported::default()
+    })
 }

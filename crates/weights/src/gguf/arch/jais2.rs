@@ -1,7 +1,7 @@
 //! Jais 2: LLaMA's names, with LayerNorm and biases, and an MLP without gate. Rows of q and k are in Hugging Face's
 //! order.
 
-use super::{Arch, PLAIN, nothing_more};
+use super::{Arch, PLAIN};
 use serde_json::json;
 
 pub(super) const JAIS2: Arch = Arch {
@@ -13,6 +13,5 @@ pub(super) const JAIS2: Arch = Arch {
         reader.set("mlp_bias", json!(reader.has("blk.0.ffn_down.bias")));
         Ok(())
     },
-    export: Some(nothing_more),
     ..PLAIN
 };

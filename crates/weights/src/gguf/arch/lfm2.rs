@@ -3,9 +3,9 @@
 use super::super::config::Reader;
 use super::super::names::Names;
 use super::super::tensors::Values;
-use super::{Arch, PLAIN};
+use super::{Arch, Change, Exported, Key, Model, PLAIN};
 use crate::error::WeightsError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const GLOBALS: Names = &[
     ("token_embd", "model.embed_tokens"),
@@ -41,6 +41,7 @@ pub(super) const LFM2: Arch = Arch {
         name.ends_with("conv.conv.weight").then(|| (vec![channels, 1, kernel], Values::Same))
     },
     config,
+    export,
     ..PLAIN
 };
 
@@ -56,4 +57,31 @@ fn config(reader: &mut Reader<'_>) -> Result<(), WeightsError> {
         reader.set("layer_types", json!(kinds));
     }
     Ok(())
+}
+
+/// Layers with a convolution have no key-value heads.
+fn export(model: &Model<'_>) -> Result<Exported, WeightsError> {
+    model.without(&["conv_bias"])?;
+    model.without_rotary_scaling()?;
+    model.heads_fill_the_hidden_size()?;
+    let heads = model.size("num_key_value_heads").unwrap_or(model.require("num_attention_heads")?) as i32;
+    let attends = |layer: usize| model.shape(&format!("model.layers.{layer}.self_attn.q_proj.weight")).is_some();
+    let counts = (0..model.layers()?).map(|layer| if attends(layer) { heads } else { 0 }).collect();
+    // The configuration may hold this size before it is multiplied and rounded up.
+    let width = model.rows("model.layers.0.feed_forward.w1.weight")? as u32;
+    let keys = vec![
+        ("attention.head_count_kv", Key::Wholes(counts)),
+        ("feed_forward_length", Key::Whole(width)),
+        ("shortconv.l_cache", Key::Whole(model.size("conv_L_cache").unwrap_or(3))),
+        ("attention.layer_norm_rms_epsilon", Key::Float(model.number("norm_eps").unwrap_or(1e-5))),
+    ];
+    let change = |name: &str, shape: &[usize]| match shape {
+        [channels, .., kernel] if name.ends_with("conv.conv.weight") => {
+            Change { shape: Some(vec![*channels, *kernel]), exact: true, ..Change::default() }
+        }
+        _ => Change::default(),
+    };
+    let tied = ["tie_embedding", "tie_word_embeddings"].iter().find_map(|key| model.config.get(*key));
+    let tied = tied.and_then(Value::as_bool).unwrap_or(true);
+    Ok(Exported { keys, change: Some(Box::new(change)), tied, ..Exported::default() })
 }

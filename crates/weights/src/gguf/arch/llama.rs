@@ -19,10 +19,14 @@ pub(super) const LLAMA: Arch = Arch {
         }
         Ok(())
     },
-    export: Some(|config, _| {
+    export: |model| {
+        let config = model.config;
         let window = config.get("sliding_window").filter(|_| config.get("model_type") == Some(&json!("mistral")));
         let window = window.and_then(Value::as_u64).and_then(|window| u32::try_from(window).ok());
-        Ok(Exported { keys: window.map(|window| (WINDOW, Key::Whole(window))).into_iter().collect(), factor: None })
-    }),
+        Ok(Exported {
+            keys: window.map(|window| (WINDOW, Key::Whole(window))).into_iter().collect(),
+            ..Exported::default()
+        })
+    },
     ..PLAIN
 };

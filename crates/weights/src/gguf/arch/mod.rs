@@ -15,12 +15,13 @@ mod phi3;
 mod qwen;
 mod qwen35;
 mod smollm3;
+pub(super) mod written;
 
 use super::config::Reader;
 use super::names::{GLOBALS, LAYERS, Names};
 use super::tensors::Values;
 use crate::error::WeightsError;
-use serde_json::Value;
+use written::{Change, Exported, Key, Model};
 
 /// An architecture.
 #[derive(Debug)]
@@ -37,6 +38,9 @@ pub struct Arch {
     pub layers: Names,
     /// The rows of q and k are reordered for rotary pairs (2i, 2i + 1).
     pub interleaved: bool,
+    /// Endings of the modules whose matrices llama.cpp's form multiplies, or reorders by more than `interleaved`. What a
+    /// LoRA adapter's pair for one of them means then depends on the model, so that it is not read.
+    pub changed_pairs: &'static [&'static str],
     /// 1 has been added to the norm weights.
     pub norm_plus_one: bool,
     /// Shape and value transformation of a tensor, by Hugging Face's name and the shape in the file, where they differ
@@ -44,29 +48,8 @@ pub struct Arch {
     pub(super) stored: fn(&str, &[usize]) -> Option<(Vec<usize>, Values)>,
     /// Adds the architecture's own fields to `config.json`.
     pub(super) config: fn(&mut Reader<'_>) -> Result<(), WeightsError>,
-    /// The architecture's additions to a written file, from `config.json` and the head size. `None`: it is not written,
-    /// because no test compares such a file with llama.cpp's.
-    pub(super) export: Option<fn(&Value, usize) -> Result<Exported, WeightsError>>,
-}
-
-/// An architecture's additions to a written file. A browser writes none.
-#[cfg_attr(target_arch = "wasm32", allow(dead_code))]
-#[derive(Debug, Default)]
-pub(super) struct Exported {
-    /// Metadata keys, without the architecture's prefix.
-    pub keys: Vec<(&'static str, Key)>,
-    /// The ending of the names of tensors that are multiplied, and the factor.
-    pub factor: Option<(&'static str, f32)>,
-}
-
-/// The value of a metadata key.
-#[cfg_attr(target_arch = "wasm32", allow(dead_code))]
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Key {
-    /// An unsigned integer.
-    Whole(u32),
-    /// A float.
-    Float(f32),
+    /// The architecture's additions to a written file. Errors: llama.cpp would compute something else than this model.
+    pub(super) export: fn(&Model<'_>) -> Result<Exported, WeightsError>,
 }
 
 /// LLaMA's names, without any difference from Hugging Face's checkpoint.
@@ -77,10 +60,11 @@ const PLAIN: Arch = Arch {
     layer_prefix: "model.layers.",
     layers: LAYERS,
     interleaved: false,
+    changed_pairs: &[],
     norm_plus_one: false,
     stored: |_, _| None,
     config: |_| Ok(()),
-    export: None,
+    export: nothing_more,
 };
 
 /// An [`Arch::stored`] of recurrent layers: a convolution without its middle dimension, and -exp(A) in place of log A.
@@ -92,8 +76,19 @@ fn recurrent(name: &str, shape: &[usize]) -> Option<(Vec<usize>, Values)> {
     }
 }
 
+/// The reverse of [`recurrent`].
+fn recurrent_change(name: &str, shape: &[usize]) -> Change {
+    match shape {
+        [channels, .., kernel] if name.ends_with(".conv1d.weight") => {
+            Change { shape: Some(vec![*channels, *kernel]), exact: true, ..Change::default() }
+        }
+        _ if name.ends_with(".A_log") => Change { values: Values::MinusExp, ..Change::default() },
+        _ => Change::default(),
+    }
+}
+
 /// An [`Arch::export`] that adds nothing.
-fn nothing_more(_: &Value, _: usize) -> Result<Exported, WeightsError> {
+fn nothing_more(_: &Model<'_>) -> Result<Exported, WeightsError> {
     Ok(Exported::default())
 }
 
@@ -128,10 +123,5 @@ impl Arch {
     /// Finds an architecture by Hugging Face's `model_type`.
     pub fn by_model_type(name: &str) -> Option<&'static Arch> {
         ARCHS.iter().find(|arch| arch.model_types.contains(&name))
-    }
-
-    /// Whether its checkpoints can be written as GGUF.
-    pub fn is_exported(&self) -> bool {
-        self.export.is_some()
     }
 }

@@ -1,7 +1,7 @@
 //! Qwen 2 and 3.
 
-use super::{Arch, PLAIN, nothing_more};
+use super::{Arch, PLAIN};
 
-pub(super) const QWEN2: Arch = Arch { gguf: "qwen2", model_types: &["qwen2"], export: Some(nothing_more), ..PLAIN };
+pub(super) const QWEN2: Arch = Arch { gguf: "qwen2", model_types: &["qwen2"], ..PLAIN };
 
-pub(super) const QWEN3: Arch = Arch { gguf: "qwen3", model_types: &["qwen3"], export: Some(nothing_more), ..PLAIN };
+pub(super) const QWEN3: Arch = Arch { gguf: "qwen3", model_types: &["qwen3"], ..PLAIN };

@@ -17,7 +17,8 @@ pub(super) const SMOLLM3: Arch = Arch {
         reader.set("no_rope_layer_interval", json!(INTERVAL));
         Ok(())
     },
-    export: Some(|config, _| {
+    export: |model| {
+        let config = model.config;
         let refuse = |what: String| WeightsError::Unsupported {
             what: format!("writing a smollm3 model with {what} as GGUF"),
             remedy: format!("llama.cpp has rotary positions on all but every {INTERVAL}th layer, and no windows"),
@@ -42,6 +43,6 @@ pub(super) const SMOLLM3: Arch = Arch {
             return Err(refuse("use_sliding_window".to_owned()));
         }
         Ok(Exported::default())
-    }),
+    },
     ..PLAIN
 };
