@@ -2,9 +2,13 @@
 //!
 //! The first failing step ends the run, and the summary lists the steps that were not run. Rejected: continuing after a
 //! failure, because most later steps would report the same error again, more slowly.
+//!
+//! The site is built beside the steps between the tests and the browser tests, because much of either keeps only one
+//! core busy. Rejected: building it beside the tests, some of which check times.
 
 use crate::{kernels, process, tools, vulkan, wasm, web, workspace};
 use anyhow::{Context, Result};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -19,10 +23,12 @@ struct Session {
 struct Step {
     title: &'static str,
     action: fn(&Session) -> Result<()>,
+    /// Begins when the step with this title begins, on a thread of its own.
+    beside: Option<&'static str>,
 }
 
 const fn step(title: &'static str, action: fn(&Session) -> Result<()>) -> Step {
-    Step { title, action }
+    Step { title, action, beside: None }
 }
 
 /// Runs the steps; after a failure the exit code is 1.
@@ -31,20 +37,32 @@ pub fn run(quick: bool) -> Result<ExitCode> {
     let steps = steps(quick);
     let mut taken: Vec<Duration> = Vec::new();
     let start = Instant::now();
-    for (index, step) in steps.iter().enumerate() {
-        eprintln!("\n==> [{}/{}] {}", index + 1, steps.len(), step.title);
-        let begin = Instant::now();
-        let result = (step.action)(&session);
-        taken.push(begin.elapsed());
-        if let Err(error) = result {
-            eprintln!("error: {error:#}");
-            summarize(&steps, &taken, start.elapsed(), true);
-            return Ok(ExitCode::FAILURE);
+    let result = std::thread::scope(|scope| {
+        let mut begun = HashMap::new();
+        for (index, step) in steps.iter().enumerate() {
+            for early in steps.iter().filter(|early| early.beside == Some(step.title)) {
+                eprintln!("\n==> {}: begins now, beside the next steps", early.title);
+                begun.insert(early.title, scope.spawn(|| (early.action)(&session)));
+            }
+            eprintln!("\n==> [{}/{}] {}", index + 1, steps.len(), step.title);
+            let begin = Instant::now();
+            let result = match begun.remove(step.title) {
+                Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                None => (step.action)(&session),
+            };
+            taken.push(begin.elapsed());
+            result?;
         }
+        Ok::<(), anyhow::Error>(())
+    });
+    if let Err(error) = &result {
+        eprintln!("error: {error:#}");
     }
-    summarize(&steps, &taken, start.elapsed(), false);
-    Ok(ExitCode::SUCCESS)
+    summarize(&steps, &taken, start.elapsed(), result.is_err());
+    Ok(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+const DOC_TESTS: &str = "Documentation tests (cargo test --doc)";
 
 /// The steps for the existing parts of the project.
 fn steps(quick: bool) -> Vec<Step> {
@@ -60,7 +78,10 @@ fn steps(quick: bool) -> Vec<Step> {
     if kernels::laboratory().is_some() {
         steps.push(step("Kernels for GPUs (compilers that BAYAN_GPU_LAB names)", gpu_kernels));
     }
-    steps.push(step("Documentation tests (cargo test --doc)", doc_tests));
+    if workspace::has_web() {
+        steps.push(step("Page: npm packages", npm_packages));
+    }
+    steps.push(step(DOC_TESTS, doc_tests));
     steps.push(step("Documentation (cargo doc, warnings are errors)", documentation));
     if workspace::has_wasm() && !workspace::has_web() {
         steps.push(step("Browser engine (WebAssembly)", |_| wasm::build().map(drop)));
@@ -70,7 +91,7 @@ fn steps(quick: bool) -> Vec<Step> {
     }
     if workspace::has_web() {
         steps.push(if workspace::has_wasm() {
-            step("Site: page, engine and model", |_| web::build_site().map(drop))
+            Step { beside: Some(DOC_TESTS), ..step("Site: page, engine and model", |_| web::build_site().map(drop)) }
         } else {
             step("Page: build", |_| web::build_page().map(drop))
         });
@@ -144,9 +165,13 @@ fn documentation(session: &Session) -> Result<()> {
     process::run(session.cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
+/// Before steps that run at the same time and need them.
+fn npm_packages(_: &Session) -> Result<()> {
+    tools::web_modules(tools::node()?.as_deref())
+}
+
 fn page_tests(session: &Session) -> Result<()> {
     let node = tools::node()?;
-    tools::web_modules(node.as_deref())?;
     for script in ["check", "test"] {
         let mut command = tools::in_web("npm", node.as_deref())?;
         command.args(["run", script]);
