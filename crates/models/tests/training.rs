@@ -11,10 +11,10 @@ use bayan_tensor::ops::Causality;
 use bayan_tensor::{BackwardOptions, Dtype, Graph, Plan, State, Tensor, Tuning, Values, interpret, nmse};
 use bayan_weights::{Checkpoint, DirectorySource, Policy, format_by_name};
 
-/// The checkpoints of tests/fixtures/models, in order.
 /// Models that exist for GGUF's sake and have the architecture of another.
 const LIKE_OTHERS: [&str; 4] = ["cohere2_even", "cohere_plain", "gemma4_even", "qwen3_5_even"];
 
+/// The checkpoints of tests/fixtures/models, in order.
 fn models() -> Vec<String> {
     let folders = std::fs::read_dir(fixtures()).unwrap();
     let mut names: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -131,6 +131,9 @@ fn on_host(trained: &Trained) -> (f64, Vec<Vec<f32>>) {
 
 #[test]
 fn gradients_of_every_architecture() {
+    // Each kernel runs once, and Mesa's software driver takes longer to optimise it.
+    // SAFETY: the only test of this process, before a device is opened.
+    unsafe { std::env::set_var("GALLIVM_PERF", "nopt") };
     let gpu = block_on(Gpu::open(&GpuOptions::default())).expect("a device");
     for name in models().iter().map(String::as_str) {
         let host = train(name, None);

@@ -21,12 +21,12 @@ fn references_are_the_derivatives() {
 }
 
 fn suite(disable: &str) {
-    common::compare(&common::open(disable, None), &suite::training::cases(), |_| true);
+    common::compare(&common::open_unoptimised(disable, None), &suite::training::cases(), |_| true);
 }
 
 /// As in the op suite, a form with fewer features than another runs a fifth of the cases.
 fn repeat(disable: &str) {
-    common::compare(&common::open(disable, None), &suite::training::cases(), common::is_repeated);
+    common::compare(&common::open_unoptimised(disable, None), &suite::training::cases(), common::is_repeated);
 }
 
 #[test]

@@ -3,14 +3,10 @@
 //!
 //! With `BAYAN_CASES`, the cases whose name contains its value are counted; with an empty value, all. Without it, those
 //! of `Case::in_repeats` are, and weights have the formats f32, q8_0 and q4_k: the loops of the others are those of the
-//! format with the same blocks. Nor are
-//! the gradients of attention with heads of 512 counted: the kernels are those of 256, and compiling them for counting
-//! takes over a minute. Mesa's software driver does not optimise the kernels: their loops end as often, and compiling
-//! takes most of the time.
+//! format with the same blocks. Nor are the gradients of attention with heads of 512 counted: the kernels are those of
+//! 256, and compiling them for counting takes over a minute.
 
 mod common;
-
-use std::sync::Once;
 
 use bayan_gpu::block_on;
 use bayan_tensor::suite::{self, Case};
@@ -27,13 +23,8 @@ fn is_counted(case: &Case) -> bool {
     common::asked_for(name) && (on_request || case.in_repeats && !skipped && !widest)
 }
 
-/// Set before any device is opened, and only once.
-static UNOPTIMISED: Once = Once::new();
-
 fn count(disable: &str) {
-    // SAFETY: drivers read variables when a device is opened, which every test of this process does after this line.
-    UNOPTIMISED.call_once(|| unsafe { std::env::set_var("GALLIVM_PERF", "nopt") });
-    let gpu = common::open(disable, None);
+    let gpu = common::open_unoptimised(disable, None);
     let mut over = Vec::new();
     let mut counted = 0;
     let cases = suite::cases().into_iter().chain(suite::training::cases());

@@ -9,15 +9,15 @@ use bayan_gpu::Capabilities;
 use bayan_tensor::suite;
 
 fn suite(disable: &str) {
-    common::compare(&common::open(disable, None), &suite::cases(), |_| true);
+    common::compare(&common::open_unoptimised(disable, None), &suite::cases(), |_| true);
 }
 
 fn repeat(disable: &str) {
-    common::compare(&common::open(disable, None), &suite::cases(), common::is_repeated);
+    common::compare(&common::open_unoptimised(disable, None), &suite::cases(), common::is_repeated);
 }
 
 fn suite_on(disable: &str, only: &str, override_capabilities: fn(&mut Capabilities)) {
-    let gpu = common::open(disable, Some(override_capabilities));
+    let gpu = common::open_unoptimised(disable, Some(override_capabilities));
     common::compare(&gpu, &suite::cases(), |case| case.name.contains(only));
 }
 

@@ -3,6 +3,8 @@
 // Each test binary uses some of these.
 #![allow(dead_code)]
 
+use std::sync::Once;
+
 use bayan_gpu::{Capabilities, Disable, Gpu, GpuOptions, block_on};
 use bayan_tensor::suite::{self, Case};
 
@@ -10,6 +12,17 @@ use bayan_tensor::suite::{self, Case};
 pub fn open(disable: &str, override_capabilities: Option<fn(&mut Capabilities)>) -> Gpu {
     let options = GpuOptions { disable: Disable::parse(disable).unwrap(), override_capabilities, ..Default::default() };
     block_on(Gpu::open(&options)).expect("a device")
+}
+
+/// Set before any device is opened, and only once.
+static UNOPTIMISED: Once = Once::new();
+
+/// As `open`, for cases of which each kernel runs once: Mesa's software driver then does not optimise kernels, because
+/// optimising them takes longer than they run. It changes nothing on other drivers.
+pub fn open_unoptimised(disable: &str, override_capabilities: Option<fn(&mut Capabilities)>) -> Gpu {
+    // SAFETY: drivers read variables when a device is opened, which every test of this process does after this line.
+    UNOPTIMISED.call_once(|| unsafe { std::env::set_var("GALLIVM_PERF", "nopt") });
+    open(disable, override_capabilities)
 }
 
 /// Whether `BAYAN_CASES` asks for a case of this name: the name contains it, or it is not set.
