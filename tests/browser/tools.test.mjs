@@ -163,7 +163,7 @@ describe('files', () => {
     const empty = Buffer.from(zipSync({ 'x.txt': strToU8('x') }));
     for (const [name, buffer, why] of [
       ['صورة.png', Buffer.from([0x89, 0x50, 0x4e, 0x47, 0, 1, 2]), /لا يُقرأ «صورة.png»/],
-      ['أرشيف.zip', empty, /لا يُقرأ/],
+      ['أرشيف.zip', empty, /لا يُقرأ «أرشيف.zip»/],
       ['فارغ.txt', Buffer.from('  \n'), /لا نص/],
       ['معطوب.docx', Buffer.from('PK\u0003\u0004 broken'), /تالف/],
       ['معطوب.pdf', Buffer.from('%PDF-1.7 broken'), /تالف/],
